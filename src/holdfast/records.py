@@ -1,0 +1,241 @@
+"""The nouns. Frozen records that alone cross the borders between rooms.
+
+    Case ─ rollout ─▶ Trajectory ─ judge ─▶ Score ─ pair ─▶ PreferencePair ─ train ─▶ Checkpoint
+    Score ─ analyze ─▶ Estimate
+
+Mappings inside a record are JSON values and are never changed after it is made. Ids are derived from
+content, so equal things have equal ids in every run and on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+JSON = Mapping[str, Any]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+def content_id(*parts: object) -> str:
+    """A 32-digit id of JSON-able parts: the same parts give the same id everywhere."""
+    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=list)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool as it is shown to an agent; ``parameters`` is a JSON schema of type object."""
+
+    name: str
+    description: str
+    parameters: JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call that an agent made. ``arguments`` that were no JSON object stand under the key ``_raw``."""
+
+    name: str
+    arguments: JSON
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One chat message. A tool's answer has role ``tool`` and the tool's name.
+
+    ``detail`` holds what the agent never saw, such as an emulator's reasoning behind an answer.
+    """
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str | None = None
+    detail: JSON | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One test case.
+
+    ``messages`` open the conversation; ``state`` is the world's initial state, hidden parts included;
+    ``facts`` says what is true of the case for judges and splits (family, hazard, objects, twin).
+    ``number`` is unique within the suite.
+    """
+
+    id: str
+    suite: str
+    number: int
+    family: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    state: JSON = field(default_factory=dict)
+    facts: JSON = field(default_factory=dict)
+
+
+class Ending(str, Enum):
+    """How an episode ended."""
+
+    FINISHED = "finished"
+    TRUNCATED = "truncated"  # a limit on tokens, steps or time
+    OUT_OF_MEMORY = "out_of_memory"
+    INCOHERENT = "incoherent"  # the agent's reply could not be read as a message or a call
+    ERROR = "error"  # the infrastructure failed: never scored
+
+
+class Flag(str, Enum):
+    """What the audit found in a trajectory. ``holdfast.audit`` says which of them make it unfit."""
+
+    INVENTED_RESULT = "invented_result"  # the last message holds a call and its result, both written by the agent
+    INVENTED_MIDWAY = "invented_midway"  # the same in an earlier message
+    NO_CALL = "no_call"  # no tool was ever executed
+    CLAIMED_WITHOUT_CALL = "claimed_without_call"  # no tool was executed although the agent wrote calls
+    TRUNCATED = "truncated"
+    OUT_OF_MEMORY = "out_of_memory"
+    LOOP = "loop"
+    NOTHING_DONE = "nothing_done"
+    INVALID_CALL = "invalid_call"  # at least one call was refused by the world as malformed
+    INCOHERENT = "incoherent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """What one agent did in one case: the messages after the case's own, and the world before and after.
+
+    ``calls`` counts tool calls that the world executed, ``invalid_calls`` those that it refused as
+    malformed, ``tokens`` the agent's own tokens (None where unknown).
+    """
+
+    id: str
+    case_id: str
+    checkpoint_id: str
+    rollout: int
+    messages: tuple[Message, ...]
+    ending: Ending
+    flags: tuple[Flag, ...] = ()
+    world_before: JSON | None = None
+    world_after: JSON | None = None
+    calls: int = 0
+    invalid_calls: int = 0
+    tokens: int | None = None
+    detail: JSON | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A judge's reading of a trajectory: ``value`` in 0..3, or the reason that it is ``missing``.
+
+    Exactly one of the two is None. ``rubric`` identifies prompt, schema and parser; scores under
+    different rubrics are never pooled.
+    """
+
+    trajectory_id: str
+    judge: str
+    objective: str
+    value: float | None
+    missing: str | None = None
+    label: str | None = None
+    reply: str | None = None
+    rubric: str = ""
+    repeat: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.missing is None):
+            raise ValueError("a score has either a value or the reason that it is missing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencePair:
+    """Two trajectories of one case, the chosen one scored higher. ``gap`` is in score points."""
+
+    case_id: str
+    chosen: str
+    rejected: str
+    objectives: tuple[str, ...]
+    judge: str
+    gap: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """One training stage as it was run. ``settings`` are resolved; ``steps`` are optimiser steps."""
+
+    name: str
+    method: str
+    objectives: tuple[str, ...]
+    settings: JSON = field(default_factory=dict)
+    steps: int | None = None
+    pairs: int | None = None
+    data: str | None = None  # fingerprint of the data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Weights, and how they came to be. A base has no stages.
+
+    ``axes`` are the study's axes at this point (``beta``, ``pair_judge``, ``dose`` …). ``path`` is relative
+    to the run directory and None where the weights are elsewhere; ``model`` is the name that a library
+    or provider knows the weights by, where there is one.
+    """
+
+    id: str
+    base: str
+    stages: tuple[StageRecord, ...] = ()
+    axes: JSON = field(default_factory=dict)
+    split_seed: int | None = None
+    train_seed: int | None = None
+    parent_id: str | None = None
+    path: str | None = None
+    digest: str | None = None
+    model: str | None = None
+
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """Stage names in order after the base."""
+        return tuple(stage.name for stage in self.stages)
+
+    @property
+    def name(self) -> str:
+        """A name for people; never parsed."""
+        parts = [self.base, ",".join(self.lineage) or "base"]
+        parts += [f"{key}={value}" for key, value in self.axes.items()]
+        parts += [f"split {self.split_seed}"] if self.split_seed is not None else []
+        parts += [f"seed {self.train_seed}"] if self.train_seed is not None else []
+        return " · ".join(parts)
+
+
+class Unbounded(str, Enum):
+    """An interval that is no interval: a Fieller set that excludes nothing, or all but a gap."""
+
+    UNBOUNDED = "unbounded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One number of a report, with what it is a number of.
+
+    ``kind`` names the quantity, ``estimator`` how it was computed. ``base``, ``lineage``, ``axes``,
+    ``judge`` and ``objective`` say what it is about: an absent key means pooled over. ``interval`` is a
+    95 % interval, ``resampled`` names what it treats as random (cases, seeds, bases), ``claim`` says
+    whether it speaks of these checkpoints or of the recipe. ``value`` None means not identified or not
+    computable, and ``caveats`` then say why.
+    """
+
+    kind: str
+    estimator: str
+    value: float | None
+    interval: tuple[float, float] | Unbounded | None = None
+    claim: Literal["checkpoint", "recipe"] = "checkpoint"
+    base: str | None = None
+    lineage: tuple[str, ...] | None = None
+    axes: JSON = field(default_factory=dict)
+    judge: str | None = None
+    objective: str | None = None
+    resampled: tuple[str, ...] = ()
+    n: Mapping[str, int] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
