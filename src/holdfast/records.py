@@ -239,3 +239,52 @@ class Estimate:
     resampled: tuple[str, ...] = ()
     n: Mapping[str, int] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A lineage in the plane of two objectives. ``covariance`` is (xx, xy, yy) in squared score points.
+
+    ``non_dominated`` is the share of resamples in which no other point of the frontier is better on both.
+    """
+
+    lineage: tuple[str, ...]
+    x: float
+    y: float
+    base: str | None = None
+    axes: JSON = field(default_factory=dict)
+    judge: str | None = None
+    covariance: tuple[float, float, float] | None = None
+    non_dominated: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """Points of lineages in the plane of two objectives, and the lines through them.
+
+    ``relative`` is True where coordinates are differences from each point's base. ``lines`` are estimates of
+    kind ``slope`` and ``intercept`` by estimator.
+    """
+
+    unit: str
+    x_objective: str
+    y_objective: str
+    relative: bool
+    points: tuple[Point, ...]
+    lines: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """Every estimate that a report needs, by section."""
+
+    scores: tuple[Estimate, ...] = ()
+    persistence: tuple[Estimate, ...] = ()
+    frontier: tuple[Estimate, ...] = ()
+    deltas: tuple[Estimate, ...] = ()
+    agreement: tuple[Estimate, ...] = ()
+    audit: tuple[Estimate, ...] = ()
+    dose: tuple[Estimate, ...] = ()
+    health: tuple[Estimate, ...] = ()
+    frontiers: tuple[Frontier, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,78 @@
+"""The log of a run's steps: which are under way, done or failed, and which batches of them are committed.
+
+It lives in the run's database; ``Store.log`` is the way to it, and writes join the store's transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STEP_SCHEMA = """
+CREATE TABLE steps (fingerprint TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
+  result TEXT, started REAL, finished REAL) WITHOUT ROWID;
+CREATE TABLE batches (fingerprint TEXT NOT NULL, batch INTEGER NOT NULL,
+  PRIMARY KEY (fingerprint, batch)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStatus:
+    """What is known of a step: its status (``running``, ``done``, ``failed``) and its result."""
+
+    fingerprint: str
+    kind: str
+    name: str
+    status: str
+    result: Mapping[str, Any]
+    seconds: float | None
+
+
+class StepLog:
+    """Reads and writes the status of steps; made by the store on its own connection."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def begin(self, fingerprint: str, kind: str, name: str) -> None:
+        """Note that a step is under way."""
+        self._db.execute(
+            "INSERT INTO steps VALUES (?, ?, ?, 'running', NULL, ?, NULL)"
+            " ON CONFLICT (fingerprint) DO UPDATE SET status = 'running', started = excluded.started"
+            " WHERE status <> 'done'",
+            (fingerprint, kind, name, time.time()),
+        )
+
+    def finish(self, fingerprint: str, result: Mapping[str, Any], *, status: str = "done") -> None:
+        """Note a step's end (``done`` or ``failed``) and its result, a JSON object."""
+        text = json.dumps(result, sort_keys=True, allow_nan=False)
+        self._db.execute(
+            "UPDATE steps SET status = ?, result = ?, finished = ? WHERE fingerprint = ?",
+            (status, text, time.time(), fingerprint),
+        )
+
+    def commit_batch(self, fingerprint: str, batch: int) -> None:
+        """Mark one batch of a step as done; call it in the transaction that stores the batch."""
+        self._db.execute("INSERT INTO batches VALUES (?, ?)", (fingerprint, batch))
+
+    def batches(self, fingerprint: str) -> set[int]:
+        """The batches of a step that are done."""
+        return {row[0] for row in self._db.execute("SELECT batch FROM batches WHERE fingerprint = ?", (fingerprint,))}
+
+    def steps(self) -> dict[str, StepStatus]:
+        """Every step that was ever begun, by fingerprint."""
+        return {
+            row[0]: StepStatus(
+                fingerprint=row[0],
+                kind=row[1],
+                name=row[2],
+                status=row[3],
+                result=json.loads(row[4]) if row[4] else {},
+                seconds=None if row[6] is None else row[6] - row[5],
+            )
+            for row in self._db.execute("SELECT * FROM steps ORDER BY started")
+        }

@@ -1,0 +1,126 @@
+"""A run's scores and trajectories as columns: what statistics and reports compute on.
+
+Read from the database without touching a text, so that a million scores cost seconds and no memory to speak of.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.records import Checkpoint
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreTable:
+    """Every score of a run as aligned columns, one row per trajectory × judge × objective × repeat.
+
+    ``checkpoint``, ``case``, ``judge`` and ``objective`` index the tuples of that name; ``value`` is NaN where
+    the score is missing; ``flags`` are the audit's bits (``codec.FLAG_BITS``).
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    case_ids: tuple[str, ...]
+    case_numbers: tuple[int, ...]
+    families: tuple[str, ...]
+    judges: tuple[str, ...]
+    objectives: tuple[str, ...]
+    trajectory: Ints
+    checkpoint: Ints
+    case: Ints
+    rollout: Ints
+    judge: Ints
+    objective: Ints
+    repeat: Ints
+    flags: Ints
+    value: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrajectoryTable:
+    """Every trajectory's columns without its text. ``case`` and ``checkpoint`` index as in ``ScoreTable``."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    trajectory: Ints
+    checkpoint: Ints
+    case: Ints
+    rollout: Ints
+    flags: Ints
+    calls: Ints
+    invalid_calls: Ints
+    tokens: Floats
+
+
+def _columns(
+    db: sqlite3.Connection, query: str, parameters: tuple[object, ...], width: int
+) -> list[NDArray[np.float64]]:
+    """The query's columns as floats, NULL as NaN."""
+    rows = np.array(db.execute(query, parameters).fetchall(), dtype=np.float64).reshape(-1, width)
+    return [np.ascontiguousarray(rows[:, column]) for column in range(width)]
+
+
+def _index(keys: NDArray[np.float64], known: Sequence[int]) -> Ints:
+    """Positions of ``keys`` in the sorted sequence ``known``."""
+    return np.searchsorted(np.asarray(known, dtype=np.float64), keys).astype(np.int64)
+
+
+def _keys(db: sqlite3.Connection, table: str) -> list[int]:
+    return [row[0] for row in db.execute(f"SELECT key FROM {table} ORDER BY key")]
+
+
+def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None) -> ScoreTable:
+    """All scores, or those of the trajectories that one rollout step made."""
+    judge_rows = db.execute("SELECT key, name, objective FROM judges ORDER BY key").fetchall()
+    judges = tuple(sorted({name for _, name, _ in judge_rows}))
+    objectives = tuple(sorted({objective for _, _, objective in judge_rows}))
+    cases = db.execute("SELECT key, id, number, family FROM cases ORDER BY key").fetchall()
+    query = (
+        "SELECT t.key, t.checkpoint, t.case_key, t.rollout, s.judge, s.repeat, t.flags, s.value"
+        " FROM trajectories t JOIN scores s ON s.trajectory = t.key"
+    )
+    where, parameters = (" WHERE t.step = ?", (step,)) if step is not None else ("", ())
+    found = _columns(db, query + where + " ORDER BY t.key, s.judge, s.repeat", parameters, 8)
+    judge_index = _index(found[4], [row[0] for row in judge_rows])
+    return ScoreTable(
+        checkpoints=tuple(checkpoints),
+        case_ids=tuple(row[1] for row in cases),
+        case_numbers=tuple(row[2] for row in cases),
+        families=tuple(row[3] for row in cases),
+        judges=judges,
+        objectives=objectives,
+        trajectory=_index(found[0], _keys(db, "trajectories")),
+        checkpoint=_index(found[1], _keys(db, "checkpoints")),
+        case=_index(found[2], [row[0] for row in cases]),
+        rollout=found[3].astype(np.int64),
+        judge=np.array([judges.index(row[1]) for row in judge_rows], dtype=np.int64)[judge_index],
+        objective=np.array([objectives.index(row[2]) for row in judge_rows], dtype=np.int64)[judge_index],
+        repeat=found[5].astype(np.int64),
+        flags=found[6].astype(np.int64),
+        value=found[7],
+    )
+
+
+def read_trajectories(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint]) -> TrajectoryTable:
+    """All trajectories' columns."""
+    query = (
+        "SELECT key, checkpoint, case_key, rollout, flags, calls, invalid_calls, tokens FROM trajectories ORDER BY key"
+    )
+    found = _columns(db, query, (), 8)
+    return TrajectoryTable(
+        checkpoints=tuple(checkpoints),
+        trajectory=np.arange(len(found[0]), dtype=np.int64),
+        checkpoint=_index(found[1], _keys(db, "checkpoints")),
+        case=_index(found[2], _keys(db, "cases")),
+        rollout=found[3].astype(np.int64),
+        flags=found[4].astype(np.int64),
+        calls=found[5].astype(np.int64),
+        invalid_calls=found[6].astype(np.int64),
+        tokens=found[7],
+    )
