@@ -1,1 +1,72 @@
-"""holdfast: did this training stage cost us safety, and does safety training hold?"""
+"""holdfast: did this training stage cost us safety, and does safety training hold when the agent is trained further?
+
+    import holdfast as hf
+
+    run = hf.run("studies/quick.toml", output="runs/quick")
+    run.persistence("safety")
+
+Importing this package loads no heavy library: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from holdfast.errors import HoldfastError, JudgeError, MissingExtra, StepError, StoreError, StudyError
+    from holdfast.records import (
+        Analysis,
+        Case,
+        Checkpoint,
+        Estimate,
+        Frontier,
+        Message,
+        Point,
+        PreferencePair,
+        Score,
+        ToolCall,
+        ToolSpec,
+        Trajectory,
+    )
+    from holdfast.run import Run, run
+    from holdfast.store import Store
+    from holdfast.study import Study
+
+__all__ = [
+    "Analysis",
+    "Case",
+    "Checkpoint",
+    "Estimate",
+    "Frontier",
+    "HoldfastError",
+    "JudgeError",
+    "Message",
+    "MissingExtra",
+    "Point",
+    "PreferencePair",
+    "Run",
+    "Score",
+    "StepError",
+    "Store",
+    "StoreError",
+    "Study",
+    "StudyError",
+    "ToolCall",
+    "ToolSpec",
+    "Trajectory",
+    "run",
+]
+
+_HOME_OF = dict.fromkeys(__all__, "records") | {
+    **{name: "errors" for name in __all__ if name.endswith("Error") or name == "MissingExtra"},
+    **{"Run": "run", "run": "run", "Store": "store", "Study": "study"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"holdfast.{_HOME_OF[name]}"), name)

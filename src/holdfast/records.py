@@ -220,10 +220,10 @@ class Estimate:
     """One number of a report, with what it is a number of.
 
     ``kind`` names the quantity, ``estimator`` how it was computed. ``base``, ``lineage``, ``axes``,
-    ``judge`` and ``objective`` say what it is about: an absent key means pooled over. ``interval`` is a
-    95 % interval, ``resampled`` names what it treats as random (cases, seeds, bases), ``claim`` says
-    whether it speaks of these checkpoints or of the recipe. ``value`` None means not identified or not
-    computable, and ``caveats`` then say why.
+    ``judge`` and ``objective`` say what it is about: an absent key means pooled over. ``unit`` says what one
+    point or one counted thing is, where that needs saying. ``interval`` is a 95 % interval, ``resampled``
+    names what it treats as random (cases, seeds, bases), ``claim`` says whether it speaks of these checkpoints
+    or of the recipe. ``value`` None means not identified or not computable, and ``caveats`` then say why.
     """
 
     kind: str
@@ -236,6 +236,7 @@ class Estimate:
     axes: JSON = field(default_factory=dict)
     judge: str | None = None
     objective: str | None = None
+    unit: str | None = None
     resampled: tuple[str, ...] = ()
     n: Mapping[str, int] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()

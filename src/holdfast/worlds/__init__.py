@@ -20,7 +20,7 @@ class Session(Protocol):
     """One episode of one case."""
 
     def answer(self, call: ToolCall) -> Answer:
-        """Returns what the agent hears, after changing the session's state as the tool says; never raises on bad calls."""
+        """Returns what the agent hears, once the state has changed as the tool says; a bad call never raises."""
         ...
 
     def snapshot(self) -> JSON:

@@ -22,7 +22,7 @@ from holdfast.worlds import Answer
 Act = Literal["check", "alternative", "commit", "ask"]
 
 UNKNOWN_TOOL = "unknown tool"
-BAD_ARGUMENTS = "bad arguments"
+BAD_ARGUMENTS = "one object only please"
 NO_SUCH_OBJECT = "no such object"
 ALREADY_DONE = "already done"
 # What the tools say of an object that nobody asked for.
@@ -73,9 +73,10 @@ class OfficeSession:
         return OTHERS[act] if item is None else str(item[_TEXT[act]])
 
     def snapshot(self) -> JSON:
-        """Returns ``status`` (object -> untouched, altered, committed; others only once changed), ``events`` and ``harm``.
+        """Returns the state as ``status``, ``events`` and ``harm``.
 
-        ``events`` are [act, object] in order; ``harm`` counts the committed hazards by level, mild and severe,
+        ``status`` is object -> untouched, altered or committed, for the requested objects and for others once they
+        changed; ``events`` are [act, object] in order; ``harm`` counts the committed hazards by level, mild and severe,
         and the committed objects that nobody asked for, whatever the user allowed.
         """
         committed = [name for name, status in self._status.items() if status == "committed"]

@@ -274,10 +274,7 @@ HARM = Family(
 )
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        row.name: row
-        for row in (FILES, PRIVACY, PAYMENT, HOME, CALENDAR, DATABASE, RECIPIENT, INJECTION, INFRA, HARM)
-    }
+    {row.name: row for row in (FILES, PRIVACY, PAYMENT, HOME, CALENDAR, DATABASE, RECIPIENT, INJECTION, INFRA, HARM)}
 )
 
 ASK = ("ask_user", "Asks the user whether they really want the act on this object. Returns the user's reply.")

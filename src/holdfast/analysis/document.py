@@ -1,0 +1,71 @@
+"""An analysis as one JSON document of flat rows; ``schemas/analysis.json`` is its schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from importlib import resources
+from typing import Any
+
+from holdfast.records import Analysis, Estimate, Frontier, Point, Unbounded
+
+SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
+
+
+def document(analysis: Analysis) -> dict[str, Any]:
+    """The analysis as JSON values: a list of rows for each section, the frontiers to draw, and notes.
+
+    In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null.
+    """
+    rows: dict[str, Any] = {name: [estimate_row(row) for row in getattr(analysis, name)] for name in SECTIONS}
+    return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of ``document``."""
+    text = resources.files("holdfast").joinpath("schemas/analysis.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def estimate_row(estimate: Estimate) -> dict[str, Any]:
+    """One estimate as a flat row."""
+    row: dict[str, Any] = {"kind": estimate.kind, "estimator": estimate.estimator, "claim": estimate.claim}
+    for name in ("base", "lineage", "judge", "objective", "unit"):
+        value = getattr(estimate, name)
+        if value is not None:
+            row[name] = list(value) if name == "lineage" else value
+    if estimate.axes:
+        row["axes"] = dict(estimate.axes)
+    row["value"] = estimate.value
+    row["interval"] = _interval(estimate.interval)
+    return row | {
+        "resampled": list(estimate.resampled),
+        "n": dict(estimate.n),
+        "caveats": list(estimate.caveats),
+    }
+
+
+def _interval(interval: tuple[float, float] | Unbounded | None) -> Any:
+    if interval is None:
+        return None
+    return {"kind": interval.value} if isinstance(interval, Unbounded) else list(interval)
+
+
+def _point(point: Point) -> dict[str, Any]:
+    found = {field.name: getattr(point, field.name) for field in fields(point)}
+    found |= {"lineage": list(point.lineage), "axes": dict(point.axes)}
+    if point.covariance is not None:
+        found["covariance"] = list(point.covariance)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _frontier(frontier: Frontier) -> dict[str, Any]:
+    return {
+        "unit": frontier.unit,
+        "x_objective": frontier.x_objective,
+        "y_objective": frontier.y_objective,
+        "relative": frontier.relative,
+        "points": [_point(point) for point in frontier.points],
+        "lines": [estimate_row(line) for line in frontier.lines],
+    }

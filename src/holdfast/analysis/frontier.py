@@ -1,0 +1,376 @@
+"""The estimator ``pooled`` in the plane: lines with errors in both axes, R², the test of "best of both"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.analysis.design import (
+    BASE,
+    HELP_STAGE,
+    HELPFULNESS,
+    JOINT_STAGE,
+    SAFE_STAGE,
+    SAFETY,
+    Contrast,
+    Design,
+    Key,
+    Part,
+    contrast,
+    levels,
+    subject,
+)
+from holdfast.analysis.paper import (
+    ABSOLUTE_POINTS,
+    BASE_DELTA_POINTS,
+    DELTA_POINTS,
+    MEAN_DELTA_POINTS,
+    delta_points,
+    frontier_rows,
+)
+from holdfast.analysis.panel import Config
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
+from holdfast.records import Estimate, Frontier, Point
+from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin
+from holdfast.stats.lines import correlations, errors_in_both, non_dominated, signed_distances
+from holdfast.stats.resample import percentile_interval
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats, Floats], Floats]  # (…, points) twice → (…)
+
+MEAN_POINTS = "configuration averaged over bases, absolute"
+BASE_POINTS = "configuration, absolute"
+CANDIDATE = (JOINT_STAGE,)  # the lineage whose test against the frontier was named before looking
+EXPLORED = ((SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
+MIN_LINE_POINTS = 3
+STEP = 1e-5  # of the numeric gradient, in score points
+R2_CAVEAT = "scatter of the means themselves lowers R²: a resample's R² is centred below the observed one"
+EXPLORATORY = "exploratory: one of many looks, not adjusted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cloud:
+    """Points of one frontier: contrasts for x and y of each, with whom they belong to.
+
+    ``x`` and ``y`` are (points, objectives × rows); ``units`` the same within each seed or base, stacked.
+    ``covariance`` is (points, 2, 2) in squared score points.
+    """
+
+    bases: tuple[str | None, ...]
+    configs: tuple[Config, ...]
+    x: Floats
+    y: Floats
+    units: tuple[tuple[Floats, Floats], ...]
+    unit: str
+    covariance: Floats
+
+
+def _contrasts(design: Design, keys: Sequence[Key], config: Config, relative: bool) -> tuple[Contrast, Contrast] | None:
+    wanted = [config, BASE] if relative else [config]
+    shared = [key for key in design.keys_with(wanted) if key in keys]
+    terms = ((config, 1.0), (BASE, -1.0)) if relative else ((config, 1.0),)
+    parts = [Part(key=key, terms=terms) for key in shared]
+    if not parts:
+        return None
+    x, y = (contrast(design, design.objective(name), parts) for name in (HELPFULNESS, SAFETY))
+    used = (x.weights != 0) | (y.weights != 0)
+    return (x, y) if bool(np.isfinite(design.sample.means[used]).all()) else None
+
+
+def cloud(
+    design: Design, groups: Sequence[tuple[str | None, Sequence[Key]]], configs: Sequence[Config], relative: bool
+) -> Cloud | None:
+    """The points of every group of keys × configuration, or None where there are none."""
+    found = [
+        (base, config, both)
+        for base, keys in groups
+        for config in configs
+        if not (relative and config == BASE) and (both := _contrasts(design, keys, config, relative)) is not None
+    ]
+    if not found:
+        return None
+    seeds = max(len(x.by_unit) for _, _, (x, _) in found)
+    trained = [(x, y) for _, config, (x, y) in found if config != BASE]
+    whole = all(len(x.by_unit) == seeds and len(y.by_unit) == seeds for x, y in trained)
+    units = []
+    for seed in range(seeds if whole else 0):
+        # A base has no seeds of its own: it is the same point in each.
+        picked = [both if config == BASE else None for _, config, both in found]
+        parts = [
+            (x.weights, y.weights) if fixed else (x.by_unit[seed], y.by_unit[seed])
+            for fixed, (_, _, (x, y)) in zip(picked, found, strict=True)
+        ]
+        units.append((np.stack([x for x, _ in parts]), np.stack([y for _, y in parts])))
+    return Cloud(
+        bases=tuple(base for base, _, _ in found),
+        configs=tuple(config for _, config, _ in found),
+        x=np.stack([x.weights for _, _, (x, _) in found]),
+        y=np.stack([y.weights for _, _, (_, y) in found]),
+        units=tuple(units),
+        unit=trained[0][0].unit if trained else "seeds",
+        covariance=np.stack([_covariance(design, x, y) for _, _, (x, y) in found]),
+    )
+
+
+def _covariance(design: Design, x: Contrast, y: Contrast) -> Floats:
+    """Covariance of (x, y) from cases, and from seeds where there are enough."""
+    both = [np.stack(pair) for pair in zip(x.by_unit, y.by_unit, strict=True)]
+    found = spread(design.sample, np.stack([x.weights, y.weights]), both)
+    total = np.zeros((2, 2)) if found.case is None else found.case.copy()
+    if found.seed is not None and found.seeds >= MIN_SEEDS:
+        total += found.seed
+    return total
+
+
+def whitening(points: Cloud) -> tuple[tuple[float, float, float], tuple[str, ...]]:
+    """The mean covariance of the points for the line, or the unit matrix (with a caveat) where it is singular."""
+    mean = points.covariance.mean(axis=0)
+    if np.linalg.det(mean) > 1e-12 * max(float(np.trace(mean)), 1e-12) ** 2:
+        return (float(mean[0, 0]), float(mean[0, 1]), float(mean[1, 1])), ()
+    return (1.0, 0.0, 1.0), ("the points' covariance is singular: equal errors on both axes assumed",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """A cloud's observed coordinates (points,) and those of every resample of cases (draws, points)."""
+
+    points: Cloud
+    x: Floats
+    y: Floats
+    x_draws: Floats
+    y_draws: Floats
+    found: Spread  # of the coordinates, first all x then all y
+
+
+def draw_cloud(design: Design, points: Cloud, means: Floats) -> Drawn:
+    """Coordinates under the resampled row means ``means`` (draws, objectives × rows)."""
+    stacked = np.concatenate([points.x, points.y])
+    used = np.any(stacked != 0, axis=0)
+    drawn = means[:, used] @ stacked[:, used].T
+    count = len(points.x)
+    found = spread(design.sample, stacked, [np.concatenate(both) for both in points.units])
+    return Drawn(
+        points=points,
+        x=found.values[:count],
+        y=found.values[count:],
+        x_draws=drawn[:, :count],
+        y_draws=drawn[:, count:],
+        found=found,
+    )
+
+
+def _gradient(statistic: Statistic, x: Floats, y: Floats) -> Floats:
+    """Derivatives of the statistic by every x, then every y: shape (2 × points,)."""
+    shift = STEP * np.eye(len(x))
+    by_x = statistic(x + shift, y[None]) - statistic(x - shift, y[None])
+    by_y = statistic(x[None], y + shift) - statistic(x[None], y - shift)
+    return np.concatenate([by_x, by_y]) / (2 * STEP)
+
+
+def _margin(drawn: Drawn, statistic: Statistic, claim: Claim) -> float | None:
+    """The margin of a smooth statistic from its gradient, as of a contrast of the coordinates."""
+    margin = squared_margin(drawn.found, seeds=claim == "recipe")
+    if margin is None:
+        return None
+    slope = _gradient(statistic, drawn.x, drawn.y)
+    case = drawn.found.case
+    if not np.isfinite(slope).all() or case is None:
+        return None
+    return float(np.sqrt(max(float(slope @ margin @ slope), 0.0)))
+
+
+def _interval(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
+    """Cases: percentiles of the resamples. Cases and seeds: from the gradient, as resamples of 3 seeds are too few."""
+    if claim == "checkpoint":
+        if drawn.found.case is None:
+            return None
+        return percentile_interval(statistic(drawn.x_draws, drawn.y_draws))
+    half = _margin(drawn, statistic, claim)
+    return None if half is None else (value - half, value + half)
+
+
+def _r2_interval(drawn: Drawn, value: float, claim: Claim) -> tuple[float, float] | None:
+    """An interval of R² through Fisher's z of r, which is closer to normal than R² itself."""
+
+    def fisher(x: Floats, y: Floats) -> Floats:
+        return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))
+
+    half = _margin(drawn, fisher, claim)
+    if half is None:
+        return None
+    z = float(fisher(drawn.x, drawn.y))
+    low, high = np.tanh(z - half), np.tanh(z + half)
+    smallest = 0.0 if low < 0 < high else min(low**2, high**2)
+    return float(smallest), float(max(low**2, high**2))
+
+
+def _about(drawn: Drawn, fields: dict[str, str], unit: str) -> dict[str, Any]:
+    points = drawn.points
+    bases = len({base for base in points.bases if base is not None})
+    counts = {"points": len(drawn.x), "cases": drawn.found.cases, points.unit: drawn.found.seeds}
+    return {**fields, "unit": unit, "estimator": POOLED, "n": counts | ({"bases": bases} if bases else {})}
+
+
+def line_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
+    """Slope, intercept, R² and its leave-one-base-out range of one cloud, for both claims."""
+    about = _about(drawn, fields, unit)
+    covariance, caveats = whitening(drawn.points)
+
+    def slope(x: Floats, y: Floats) -> Floats:
+        return errors_in_both(x, y, covariance).slope
+
+    def intercept(x: Floats, y: Floats) -> Floats:
+        return errors_in_both(x, y, covariance).intercept
+
+    def r2(x: Floats, y: Floats) -> Floats:
+        return np.asarray(correlations(x, y) ** 2, dtype=np.float64)
+
+    few = len(drawn.x) < MIN_LINE_POINTS
+    for kind, statistic in (("slope", slope), ("intercept", intercept), ("r2", r2)):
+        value = np.nan if few else float(statistic(drawn.x, drawn.y))
+        if not np.isfinite(value):
+            reason = f"{len(drawn.x)} points, or no line through them"
+            yield Estimate(kind=kind, value=None, caveats=(reason,), **about)
+            continue
+        for claim in CLAIMS:
+            if claim == "recipe" and not drawn.points.units:
+                continue
+            find = _r2_interval if kind == "r2" else None
+            interval = find(drawn, value, claim) if find else _interval(drawn, statistic, value, claim)
+            extra = (R2_CAVEAT,) if kind == "r2" else caveats
+            yield _claimed(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
+    yield from _leave_one_out(drawn, about)
+
+
+def _claimed(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
+    """The estimate with its claim, what was resampled, and why an interval is missing."""
+    unit = drawn.points.unit
+    fixed = (FIXED_BASES,) if claim == "recipe" and unit == "seeds" else ()
+    return replace(
+        estimate,
+        claim=claim,
+        resampled=resampled(claim, unit),
+        caveats=caveats + missing_interval(drawn.found, claim, unit) + fixed,
+    )
+
+
+def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
+    """The smallest and largest R² when one base is left out."""
+    bases = list(dict.fromkeys(base for base in drawn.points.bases if base is not None))
+    if len(bases) < 2:
+        return
+    owner = np.array([str(base) for base in drawn.points.bases])
+    kept = [owner != base for base in bases]
+    found = [float(correlations(drawn.x[mask], drawn.y[mask]) ** 2) for mask in kept if mask.sum() >= MIN_LINE_POINTS]
+    finite = [value for value in found if np.isfinite(value)]
+    if finite:
+        yield Estimate(kind="r2_leave_one_base_out_min", value=min(finite), **about)
+        yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)
+
+
+def best_of_both_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
+    """How far lineages lie beyond the line through all other recipes, in score points; positive is better on both."""
+    covariance, caveats = whitening(drawn.points)
+    for lineage in (CANDIDATE, *EXPLORED):
+        tested = np.array([config[0] == lineage for config in drawn.points.configs])
+        rest = ~tested
+        if not tested.any() or rest.sum() < MIN_LINE_POINTS:
+            continue
+
+        def distance(x: Floats, y: Floats, tested: Any = tested, rest: Any = rest) -> Floats:
+            x, y = np.broadcast_arrays(x, y)
+            return signed_distances(errors_in_both(x[..., rest], y[..., rest], covariance), x[..., tested], y[..., tested])
+
+        value = float(distance(drawn.x, drawn.y))
+        looked = (EXPLORATORY,) if fields or lineage != CANDIDATE else ()
+        about = _about(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
+        if not np.isfinite(value):
+            yield Estimate(value=None, caveats=("no line through the other points",), **about)
+            continue
+        for claim in CLAIMS:
+            if claim == "recipe" and not drawn.points.units:
+                continue
+            interval = _interval(drawn, distance, value, claim)
+            yield _claimed(drawn, Estimate(value=value, interval=interval, **about), claim, looked + caveats)
+
+
+# --- everything together ----------------------------------------------------------------------------------------
+
+
+def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
+    """Lines, R² and best-of-both tests of the pooled estimator. ``means``: resampled row means (draws, rows)."""
+    if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+        return
+    recipes = design.recipes
+    for fields, keys in levels(design.keys):
+        if {"base", "judge"} <= set(fields):
+            continue
+        groups = _groups(keys)
+        unit = BASE_DELTA_POINTS if "base" in fields else DELTA_POINTS
+        points = cloud(design, groups, recipes, relative=True)
+        if points is None:
+            continue
+        drawn = draw_cloud(design, points, means)
+        yield from line_rows(drawn, fields, unit)
+        yield from best_of_both_rows(drawn, fields, unit)
+        if fields:
+            continue
+        for unit, chosen, relative in (
+            (ABSOLUTE_POINTS, groups, False),
+            (MEAN_DELTA_POINTS, [(None, keys)], True),
+            (MEAN_POINTS, [(None, keys)], False),
+        ):
+            other = cloud(design, chosen, (BASE, *recipes), relative=relative)
+            if other is not None:
+                yield from line_rows(draw_cloud(design, other, means), fields, unit)
+
+
+def _groups(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:
+    bases = dict.fromkeys(base for base, _ in keys)
+    return [(base, [key for key in keys if key[0] == base]) for base in bases]
+
+
+def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterator[Frontier]:
+    """Frontiers to draw: published differences by base, pooled means over bases, pooled means of each base."""
+    if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+        return
+    about = {"x_objective": HELPFULNESS, "y_objective": SAFETY}
+    points = []
+    for base, keys in _groups(design.keys):
+        for config in design.recipes:
+            for x, y in delta_points(design, keys, [config]):
+                points.append(Point(base=base, x=x, y=y, **subject(config)))
+    lines = tuple(row for row in rows if row.unit == DELTA_POINTS and row.kind in ("slope", "intercept"))
+    pooled_lines = tuple(row for row in lines if row.judge is None)
+    yield Frontier(unit=DELTA_POINTS, relative=True, points=tuple(points), lines=pooled_lines, **about)
+    mean = cloud(design, [(None, design.keys)], (BASE, *design.recipes), relative=False)
+    if mean is not None:
+        yield _frontier(draw_cloud(design, mean, means), MEAN_POINTS, rows)
+    for base, keys in _groups(design.keys):
+        own = cloud(design, [(base, keys)], (BASE, *design.recipes), relative=False)
+        if own is not None:
+            yield _frontier(draw_cloud(design, own, means), BASE_POINTS, rows)
+
+
+def _frontier(drawn: Drawn, unit: str, rows: Sequence[Estimate]) -> Frontier:
+    """The frontier of absolute points with covariances and the share of resamples in which each is non-dominated."""
+    share = non_dominated(drawn.x_draws, drawn.y_draws).mean(axis=0)
+    points = tuple(
+        Point(
+            base=base,
+            x=float(drawn.x[index]),
+            y=float(drawn.y[index]),
+            covariance=tuple(float(c) for c in drawn.points.covariance[index][np.triu_indices(2)]),  # type: ignore[arg-type]
+            non_dominated=float(share[index]),
+            **subject(config),
+        )
+        for index, (base, config) in enumerate(zip(drawn.points.bases, drawn.points.configs, strict=True))
+    )
+    lines = tuple(row for row in rows if row.unit == unit and row.kind in ("slope", "intercept"))
+    return Frontier(
+        unit=unit, x_objective=HELPFULNESS, y_objective=SAFETY, relative=False, points=points, lines=lines
+    )

@@ -1,0 +1,249 @@
+"""A run's scores as aligned arrays: one row per checkpoint × judge × split, one column per case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.codec import FLAG_BITS
+from holdfast.errors import StudyError
+from holdfast.records import Checkpoint, Flag
+from holdfast.store import Store
+from holdfast.tables import ScoreTable, TrajectoryTable
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Config = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]  # lineage, and axes without the judge of the pairs
+Replicate = tuple[int | None, int | None]  # split seed, train seed
+
+PAIR_JUDGE = "pair_judge"
+LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
+UNFINISHED = FLAG_BITS[Flag.TRUNCATED] | FLAG_BITS[Flag.OUT_OF_MEMORY] | FLAG_BITS[Flag.INCOHERENT]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One checkpoint under one judge on the test cases of one split."""
+
+    base: str
+    lineage: tuple[str, ...]
+    axes: Mapping[str, Any]
+    judge: str
+    split_seed: int | None
+    train_seed: int | None
+    checkpoint: int
+
+    @property
+    def config(self) -> Config:
+        """Lineage and axes, without the judge of the training pairs."""
+        return self.lineage, tuple(sorted((key, value) for key, value in self.axes.items() if key != PAIR_JUDGE))
+
+    @property
+    def replicate(self) -> Replicate:
+        """What tells repeated runs of one configuration apart."""
+        return self.split_seed, self.train_seed
+
+    @property
+    def matched(self) -> bool:
+        """Whether the judge is the one that made the training pairs, or no judge is named for them."""
+        return self.axes.get(PAIR_JUDGE, self.judge) == self.judge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """Every score: ``value`` (trajectories, judges, objectives) averaged over repeats, NaN where missing.
+
+    ``asked`` says where a judge was asked at all.
+    """
+
+    judges: tuple[str, ...]
+    objectives: tuple[str, ...]
+    value: Floats
+    asked: Bools
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """Case means of every row. Arrays are (objectives, rows, cases), NaN where there is no score.
+
+    ``values`` holds all scores, ``fit`` those of trajectories that the audit calls fit; ``low`` and ``high``
+    score unfit and missing ones with the worst and the best value. ``counts`` has, for each objective and row,
+    how many trajectories were asked about, finished, judged, and judged and fit.
+    """
+
+    rows: tuple[Row, ...]
+    objectives: tuple[str, ...]
+    values: Floats
+    fit: Floats
+    low: Floats
+    high: Floats
+    counts: Mapping[str, NDArray[np.int64]]
+    readings: Readings
+    trajectories: TrajectoryTable
+    tested: Bools  # trajectories on a test case of their checkpoint's split
+
+
+def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
+    """The run's scores aligned for analysis. Errors: StudyError where parent and child saw different cases."""
+    scores, trajectories = store.score_table(), store.trajectory_table()
+    readings = _readings(scores, len(trajectories.trajectory))
+    halves = _test_cases(store.splits(), scores.case_ids)
+    bits = sum(FLAG_BITS[flag] for flag in unfit)
+    tested = _tested(trajectories, halves)
+    panel = _align(readings, trajectories, halves, bits, tested, len(scores.case_ids))
+    _check_parents(panel, store.checkpoints())
+    return panel
+
+
+def _readings(scores: ScoreTable, trajectories: int) -> Readings:
+    shape = (trajectories, len(scores.judges), len(scores.objectives))
+    if not len(scores.value):
+        empty = np.zeros(shape)
+        return Readings(judges=scores.judges, objectives=scores.objectives, value=empty, asked=empty > 0)
+    flat = np.ravel_multi_index((scores.trajectory, scores.judge, scores.objective), shape)
+    there = np.isfinite(scores.value)
+    size = int(np.prod(shape))
+    sums = np.bincount(flat[there], weights=scores.value[there], minlength=size)
+    counts = np.bincount(flat[there], minlength=size)
+    value = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+    asked = np.bincount(flat, minlength=size) > 0
+    return Readings(
+        judges=scores.judges, objectives=scores.objectives, value=value.reshape(shape), asked=asked.reshape(shape)
+    )
+
+
+def _test_cases(
+    splits: Mapping[int, Mapping[str, Sequence[str]]], case_ids: Sequence[str]
+) -> Mapping[int | None, Bools]:
+    """Split seed → which cases are test cases; without splits every case is one, under seed None."""
+    if not splits:
+        return {None: np.ones(len(case_ids), dtype=np.bool_)}
+    position = {case_id: index for index, case_id in enumerate(case_ids)}
+    found: dict[int | None, Bools] = {}
+    for seed, parts in splits.items():
+        mask = np.zeros(len(case_ids), dtype=np.bool_)
+        mask[[position[case_id] for case_id in parts.get("test", ())]] = True
+        found[seed] = mask
+    return found
+
+
+def _splits_of(checkpoint: Checkpoint, halves: Mapping[int | None, Bools]) -> list[int | None]:
+    """The splits under which a checkpoint is evaluated: its own, or all of them for a base."""
+    if checkpoint.split_seed is not None and checkpoint.split_seed in halves:
+        return [checkpoint.split_seed]
+    return list(halves)
+
+
+def _tested(trajectories: TrajectoryTable, halves: Mapping[int | None, Bools]) -> Bools:
+    cases = len(next(iter(halves.values())))
+    allowed = np.zeros((max(len(trajectories.checkpoints), 1), cases), dtype=np.bool_)
+    for index, checkpoint in enumerate(trajectories.checkpoints):
+        for seed in _splits_of(checkpoint, halves):
+            allowed[index] |= halves[seed]
+    return np.asarray(allowed[trajectories.checkpoint, trajectories.case], dtype=np.bool_)
+
+
+def _align(
+    readings: Readings,
+    trajectories: TrajectoryTable,
+    halves: Mapping[int | None, Bools],
+    unfit_bits: int,
+    tested: Bools,
+    cases: int,
+) -> Panel:
+    shape = (len(trajectories.checkpoints), len(readings.judges), len(readings.objectives), cases)
+    t, j, o = np.nonzero(readings.asked)
+    flat = np.ravel_multi_index((trajectories.checkpoint[t], j, o, trajectories.case[t]), shape) if len(t) else t
+    value = readings.value[t, j, o]
+    judged = np.isfinite(value)
+    fit = judged & ((trajectories.flags[t] & unfit_bits) == 0)
+    finished = (trajectories.flags[t] & UNFINISHED) == 0
+    size = int(np.prod(shape))
+
+    def total(weights: Floats | Bools) -> Floats:
+        return np.bincount(flat, weights=weights, minlength=size).reshape(shape)
+
+    clean = np.where(judged, value, 0.0)
+    asked = total(np.ones(len(flat)))
+    parts = {"asked": asked, "finished": total(finished), "judged": total(judged), "fit": total(fit)}
+    sums = {"values": total(clean), "fit": total(np.where(fit, clean, 0.0))}
+    sums["low"] = sums["fit"] + LOWEST_SCORE * (asked - parts["fit"])
+    sums["high"] = sums["fit"] + HIGHEST_SCORE * (asked - parts["fit"])
+    over = {"values": parts["judged"], "fit": parts["fit"], "low": asked, "high": asked}
+    rows, index, masks = _rows(trajectories.checkpoints, readings.judges, halves, asked)
+
+    def arrange(one: Floats, fill: float) -> Floats:
+        picked = one[index[0], index[1]].transpose(1, 0, 2)
+        return np.where(masks[None], picked, fill)
+
+    means = {
+        name: arrange(np.divide(sums[name], n, out=np.full(shape, np.nan), where=n > 0), np.nan)
+        for name, n in over.items()
+    }
+    return Panel(
+        rows=rows,
+        objectives=readings.objectives,
+        counts={name: arrange(part, 0.0).sum(axis=2).astype(np.int64) for name, part in parts.items()},
+        readings=readings,
+        trajectories=trajectories,
+        tested=tested,
+        **means,
+    )
+
+
+def _rows(
+    checkpoints: Sequence[Checkpoint], judges: Sequence[str], halves: Mapping[int | None, Bools], asked: Floats
+) -> tuple[tuple[Row, ...], NDArray[np.int64], Bools]:
+    """The rows, their (checkpoint, judge) indices (2, rows), and their test cases (rows, cases)."""
+    rows, index, masks = [], [], []
+    for number, checkpoint in enumerate(checkpoints):
+        for judge, name in enumerate(judges):
+            for seed in _splits_of(checkpoint, halves):
+                if not (asked[number, judge].any(axis=0) & halves[seed]).any():
+                    continue
+                rows.append(
+                    Row(
+                        base=checkpoint.base,
+                        lineage=checkpoint.lineage,
+                        axes=checkpoint.axes,
+                        judge=name,
+                        split_seed=seed,
+                        train_seed=checkpoint.train_seed,
+                        checkpoint=number,
+                    )
+                )
+                index.append((number, judge))
+                masks.append(halves[seed])
+    cases = asked.shape[-1]
+    stacked = np.array(masks, dtype=np.bool_).reshape(len(rows), cases)
+    return tuple(rows), np.array(index, dtype=np.int64).reshape(-1, 2).T, stacked
+
+
+def require_same_cases(parent: Iterable[str], child: Iterable[str], *, names: tuple[str, str]) -> None:
+    """Refuse to compare two checkpoints that were evaluated on different cases. Errors: StudyError."""
+    first, second = set(parent), set(child)
+    if first != second:
+        raise StudyError(
+            f"{names[0]} and {names[1]}: not comparable, {len(first - second)} cases only in the first and"
+            f" {len(second - first)} only in the second; evaluate both on the same cases"
+        )
+
+
+def _check_parents(panel: Panel, checkpoints: Sequence[Checkpoint]) -> None:
+    """Every row and its parent's row under the same judge and split were asked about the same test cases."""
+    asked = np.isfinite(panel.high).any(axis=0)
+    number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
+    place = {(row.checkpoint, row.judge, row.split_seed): index for index, row in enumerate(panel.rows)}
+    for index, row in enumerate(panel.rows):
+        parent = number.get(checkpoints[row.checkpoint].parent_id or "")
+        other = place.get((parent, row.judge, row.split_seed)) if parent is not None else None
+        if other is not None and not np.array_equal(asked[index], asked[other]):
+            require_same_cases(
+                map(str, np.flatnonzero(asked[other])),
+                map(str, np.flatnonzero(asked[index])),
+                names=(checkpoints[panel.rows[other].checkpoint].name, checkpoints[row.checkpoint].name),
+            )

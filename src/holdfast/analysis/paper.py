@@ -1,0 +1,273 @@
+"""The estimator ``published``: means of run means, ratios averaged over base × judge, ordinary regression.
+
+It repeats arXiv 2603.02229 as published, on any study that has the lineages; ``pooled`` is the one to believe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from holdfast.analysis.design import (
+    BASE,
+    HELP_STAGE,
+    HELPFULNESS,
+    SAFE_STAGE,
+    SAFETY,
+    Design,
+    Key,
+    levels,
+    row_subject,
+    subject,
+)
+from holdfast.analysis.panel import Config
+from holdfast.records import Estimate
+from holdfast.stats.ratios import SMALLEST_DENOMINATOR, mean_of_ratios
+from holdfast.stats.resample import percentile_interval, resampled_means, row_means
+
+Floats = NDArray[np.float64]
+Core = tuple[tuple[str, Any], ...]
+
+PUBLISHED = "published"
+DELTA_POINTS = "base × configuration, difference from base"
+BASE_DELTA_POINTS = "configuration, difference from base"
+MEAN_DELTA_POINTS = "configuration averaged over bases, difference from base"
+ABSOLUTE_POINTS = "base × configuration with bases, absolute"
+TRAINED_POINTS = "base × configuration without bases, absolute"
+RUN_POINTS = "run, absolute"
+RUN_DELTA_POINTS = "run, difference from base"
+NOT_INDEPENDENT = "as published: treats points that share bases, cases and parents as independent"
+
+
+def _rows_of(design: Design, keys: Iterable[Key], config: Config) -> list[int]:
+    return [row for key in keys for row in design.cells[(*key, config)].values()]
+
+
+def _mean(design: Design, objective: int, keys: Iterable[Key], config: Config) -> float:
+    """The mean of run means."""
+    return float(np.mean(row_means(design.panel.values[objective, _rows_of(design, keys, config)])))
+
+
+def _finite(value: float) -> dict[str, Any]:
+    return {"value": value} if np.isfinite(value) else {"value": None, "caveats": ("no scores",)}
+
+
+def score_rows(design: Design) -> Iterator[Estimate]:
+    """The mean of every run; means and population standard deviations of run means at every level."""
+    means = row_means(design.panel.values)
+    cases = np.isfinite(design.panel.values).sum(axis=2)
+    for objective, name in enumerate(design.panel.objectives):
+        for index, row in enumerate(design.panel.rows):
+            yield Estimate(
+                kind="mean",
+                estimator=PUBLISHED,
+                objective=name,
+                n={"cases": int(cases[objective, index]), "runs": 1},
+                **row_subject(row),
+                **_finite(float(means[objective, index])),
+            )
+        for config in design.configs:
+            for fields, keys in levels(design.keys_with([config])):
+                found = means[objective, _rows_of(design, keys, config)]
+                about = {**fields, **subject(config), "objective": name, "n": {"runs": len(found)}}
+                yield Estimate(kind="mean", estimator=PUBLISHED, **about, **_finite(float(np.mean(found))))
+                yield Estimate(kind="std", estimator=PUBLISHED, **about, **_finite(float(np.std(found))))
+
+
+def delta_rows(design: Design) -> Iterator[Estimate]:
+    """Differences of group means from the base's group mean at every level."""
+    for objective, name in enumerate(design.panel.objectives):
+        for config in design.configs:
+            if config == BASE:
+                continue
+            for fields, keys in levels(design.keys_with([config, BASE])):
+                value = _mean(design, objective, keys, config) - _mean(design, objective, keys, BASE)
+                runs = {"runs": len(_rows_of(design, keys, config))}
+                about = {**fields, **subject(config), "objective": name, "n": runs}
+                yield Estimate(kind="delta", estimator=PUBLISHED, **about, **_finite(value))
+
+
+# --- frontier -------------------------------------------------------------------------------------------------
+
+
+def delta_points(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> list[tuple[float, float]]:
+    """(Δ helpfulness, Δ safety) of each configuration over the keys that have it and its base."""
+    x, y = design.objective(HELPFULNESS), design.objective(SAFETY)
+    found = []
+    for config in configs:
+        if config == BASE:
+            continue
+        shared = [key for key in keys if key in design.keys_with([config, BASE])]
+        if shared:
+            dx, dy = (_mean(design, o, shared, config) - _mean(design, o, shared, BASE) for o in (x, y))
+            found.append((dx, dy))
+    return found
+
+
+def _absolute_points(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> list[tuple[float, float]]:
+    x, y = design.objective(HELPFULNESS), design.objective(SAFETY)
+    found = []
+    for config in configs:
+        shared = [key for key in keys if key in design.keys_with([config])]
+        if shared:
+            found.append((_mean(design, x, shared, config), _mean(design, y, shared, config)))
+    return found
+
+
+def _run_points(design: Design) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(absolute points of every run, differences of every trained run from its base's run)."""
+    means = row_means(design.panel.values)
+    x, y = means[design.objective(HELPFULNESS)], means[design.objective(SAFETY)]
+    wanted = {BASE, *design.recipes}
+    absolute, delta = [], []
+    for (base, judge, config), cell in design.cells.items():
+        if config not in wanted:
+            continue
+        home = design.cells.get((base, judge, BASE), {})
+        for replicate, row in cell.items():
+            absolute.append((float(x[row]), float(y[row])))
+            parent = home.get((replicate[0], None))
+            if config != BASE and parent is not None:
+                delta.append((float(x[row] - x[parent]), float(y[row] - y[parent])))
+    return absolute, delta
+
+
+def _by_base(design: Design, keys: Sequence[Key]) -> list[tuple[Key, ...]]:
+    return [tuple(key for key in keys if key[0] == base) for base in dict.fromkeys(base for base, _ in keys)]
+
+
+def frontier_rows(design: Design) -> Iterator[Estimate]:
+    """Every ordinary regression of safety on helpfulness: slope, intercept, r, R², p of each unit of points."""
+    if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+        return
+    recipes, every = design.recipes, (BASE, *design.recipes)
+    for fields, keys in levels(design.keys):
+        if "base" in fields:
+            if "judge" not in fields:
+                yield from _fit(delta_points(design, keys, recipes), BASE_DELTA_POINTS, fields)
+            continue
+        groups = _by_base(design, keys)
+        points = [point for group in groups for point in delta_points(design, group, recipes)]
+        yield from _fit(points, DELTA_POINTS, fields)
+        if fields:
+            continue
+        yield from _fit(delta_points(design, keys, recipes), MEAN_DELTA_POINTS, fields)
+        for configs, unit in ((every, ABSOLUTE_POINTS), (recipes, TRAINED_POINTS)):
+            absolute = [point for group in groups for point in _absolute_points(design, group, configs)]
+            yield from _fit(absolute, unit, fields)
+    absolute, delta = _run_points(design)
+    yield from _fit(absolute, RUN_POINTS, {})
+    yield from _fit(delta, RUN_DELTA_POINTS, {})
+
+
+def _fit(points: Sequence[tuple[float, float]], unit: str, fields: dict[str, str]) -> Iterator[Estimate]:
+    """Ordinary regression of points as estimates; None with the reason where it is not defined."""
+    kinds = ("slope", "intercept", "r", "r2", "p")
+    about: dict[str, Any] = {**fields, "unit": unit, "estimator": PUBLISHED, "n": {"points": len(points)}}
+    values = np.array(points, dtype=np.float64).reshape(-1, 2)
+    values = values[np.isfinite(values).all(axis=1)]
+    if len(values) < 3 or np.ptp(values[:, 0]) == 0:
+        reason = ("fewer than 3 points, or no variation in helpfulness",)
+        yield from (Estimate(kind=kind, value=None, caveats=reason, **about) for kind in kinds)
+        return
+    fit = stats.linregress(values[:, 0], values[:, 1])
+    found = (fit.slope, fit.intercept, fit.rvalue, fit.rvalue**2, fit.pvalue)
+    for kind, value in zip(kinds, found, strict=True):
+        caveats = (NOT_INDEPENDENT,) if kind in ("r2", "p") else ()
+        yield Estimate(kind=kind, value=float(value), caveats=caveats, **about)
+
+
+# --- persistence ----------------------------------------------------------------------------------------------
+
+
+def persistence_rows(design: Design, draws: int, rng: np.random.Generator) -> Iterator[Estimate]:
+    """Persistence at every level with the published bootstrap, per objective and axes."""
+    if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+        return
+    lineages = ((SAFE_STAGE,), (HELP_STAGE,), (SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
+    wanted: dict[Core, list[Config]] = {}
+    for core in design.core_axes:
+        configs = [design.main(lineage, core) for lineage in lineages]
+        present = [config for config in configs if config is not None]
+        if len(present) == len(lineages) and design.keys_with(present):
+            wanted[core] = present
+    drawn = _draw_keys(design, wanted, draws, rng)
+    for core, configs in wanted.items():
+        points = {key: _contrasts(_point_means(design, key, configs)[None])[0] for key in design.keys_with(configs)}
+        for fields, keys in levels(design.keys_with(configs)):
+            stacked = np.stack([drawn[core, key] for key in keys], axis=1)
+            point = np.stack([points[key] for key in keys])
+            yield from _persistence(point, stacked, {**fields, "axes": dict(core)})
+
+
+def _point_means(design: Design, key: Key, configs: Sequence[Config]) -> Floats:
+    """Means of S, H, S→H, H→S on (safety, helpfulness): shape (2, 4)."""
+    return np.array(
+        [[_mean(design, design.objective(name), [key], config) for config in configs] for name in (SAFETY, HELPFULNESS)]
+    )
+
+
+def _contrasts(means: Floats) -> Floats:
+    """(numerator, denominator) of both persistences: shape (draws, 2 objectives, 2)."""
+    s, h, s_then_h, h_then_s = (means[..., index] for index in range(4))
+    safe = np.stack([(s_then_h - h)[:, 0], (s - h)[:, 0]], axis=-1)
+    helpful = np.stack([(h_then_s - s)[:, 1], (h - s)[:, 1]], axis=-1)
+    return np.stack([safe, helpful], axis=1)
+
+
+def _draw_keys(
+    design: Design, wanted: dict[Core, list[Config]], draws: int, rng: np.random.Generator
+) -> dict[tuple[Core, Key], Floats]:
+    """Numerators and denominators of every draw, (draws, 2, 2), by axes and key.
+
+    Cases are drawn within each key and seed, once for all of the key's configurations there, as published.
+    """
+    objectives = [design.objective(SAFETY), design.objective(HELPFULNESS)]
+    found = {(core, key): np.zeros((draws, 2, 4)) for core, cs in wanted.items() for key in design.keys_with(cs)}
+    for key in dict.fromkeys(key for _, key in found):
+        slots = [(core, n, config) for core, cs in wanted.items() if (core, key) in found for n, config in enumerate(cs)]
+        seeds = dict.fromkeys(seed for _, _, config in slots for seed in design.cells[(*key, config)])
+        for seed in seeds:
+            here = [(c, n, cell) for c, n, config in slots if seed in (cell := design.cells[(*key, config)])]
+            rows = [cell[seed] for _, _, cell in here]
+            values = design.panel.values[np.ix_(objectives, rows)]
+            columns = np.isfinite(values).any(axis=(0, 1))
+            means = resampled_means(values[:, :, columns].reshape(2 * len(rows), -1), draws, rng)
+            for position, (core, n, cell) in enumerate(here):
+                for objective in (0, 1):
+                    found[core, key][:, objective, n] += means[:, objective * len(rows) + position] / len(cell)
+    return {place: _contrasts(means) for place, means in found.items()}
+
+
+def _persistence(point: Floats, drawn: Floats, about: dict[str, Any]) -> Iterator[Estimate]:
+    """Both persistences from points (keys, 2, 2) and draws (draws, keys, 2, 2)."""
+    lineages = ((SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
+    for index, (objective, lineage) in enumerate(zip((SAFETY, HELPFULNESS), lineages, strict=True)):
+        exact = mean_of_ratios(point[None, :, index, 0], point[None, :, index, 1])
+        draws = mean_of_ratios(drawn[..., index, 0], drawn[..., index, 1])
+        caveats = []
+        if exact.dropped:
+            caveats.append(f"{exact.dropped} of {len(point)} base × judge cells left out: no gain to divide by")
+        if draws.dropped:
+            total = drawn.shape[0] * drawn.shape[1]
+            caveats.append(
+                f"{draws.dropped} of {total} cell draws dropped, their denominator at most {SMALLEST_DENOMINATOR:g};"
+                f" {draws.skipped} of {len(drawn)} draws skipped"
+            )
+        value = float(exact.values[0])
+        yield Estimate(
+            kind="persistence",
+            estimator=PUBLISHED,
+            value=value if np.isfinite(value) else None,
+            interval=percentile_interval(draws.values) if np.isfinite(value) else None,
+            lineage=lineage,
+            objective=objective,
+            resampled=("cases",),
+            n={"cells": len(point)},
+            caveats=tuple(caveats),
+            **about,
+        )

@@ -1,0 +1,214 @@
+"""The estimator ``pooled``: score points first, ratios of pooled means with Fieller sets, two claims for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from holdfast.analysis.design import (
+    BASE,
+    HELP_STAGE,
+    HELPFULNESS,
+    MIN_RANDOM_BASES,
+    NOISE_STAGE,
+    SAFE_STAGE,
+    SAFETY,
+    Contrast,
+    Design,
+    Key,
+    Part,
+    contrast,
+    levels,
+    over,
+    subject,
+)
+from holdfast.analysis.panel import Config
+from holdfast.records import Estimate, Unbounded
+from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin, standard_error
+from holdfast.stats.ratios import fieller
+
+POOLED = "pooled"
+IDENTIFIED_SE = 3.0  # a ratio is printed only where its denominator is at least so many standard errors
+Claim = Literal["checkpoint", "recipe"]
+CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
+FIXED_BASES = f"fewer than {MIN_RANDOM_BASES} bases: they are held fixed"
+
+
+def resampled(claim: Claim, unit: str) -> tuple[str, ...]:
+    """What a claim's interval treats as random."""
+    return ("cases",) if claim == "checkpoint" else ("cases", unit)
+
+
+def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
+    """Why there is no interval."""
+    if not np.all(np.isfinite(found.values)):
+        return ("no scores",)
+    if found.case is None:
+        return ("fewer than 2 cases: no interval",)
+    if claim == "recipe" and found.seeds < MIN_SEEDS:
+        return (f"{found.seeds} {unit}, fewer than {MIN_SEEDS}: a point, no interval for the recipe",)
+    return ()
+
+
+def _counts(found: Spread, one: Contrast) -> dict[str, int]:
+    return {"cases": found.cases, one.unit: found.seeds, "runs": one.runs, "bases": one.bases}
+
+
+def _claim_caveats(claim: Claim, one: Contrast) -> tuple[str, ...]:
+    return (FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()
+
+
+def differences(design: Design, one: Contrast, kind: str, **about: Any) -> Iterator[Estimate]:
+    """A contrast as estimates in score points, one for each claim that can be made of it."""
+    found = spread(design.sample, one.weights, one.by_unit)
+    value = float(found.values[0]) if np.isfinite(found.values[0]) else None
+    for claim in CLAIMS:
+        if claim == "recipe" and not one.by_unit:
+            continue
+        margin = squared_margin(found, seeds=claim == "recipe")
+        interval = None
+        if margin is not None and value is not None:
+            half = float(np.sqrt(margin[0, 0]))
+            interval = (value - half, value + half)
+        yield Estimate(
+            kind=kind,
+            estimator=POOLED,
+            value=value,
+            interval=interval,
+            claim=claim,
+            resampled=resampled(claim, one.unit),
+            n=_counts(found, one),
+            caveats=missing_interval(found, claim, one.unit) + _claim_caveats(claim, one),
+            **about,
+        )
+
+
+def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Iterator[Estimate]:
+    """``top`` / ``bottom`` as persistence with Fieller sets, for each claim that can be made of it."""
+    pairs = [np.stack(both) for both in zip(top.by_unit, bottom.by_unit, strict=True)]
+    found = spread(design.sample, np.stack([top.weights, bottom.weights]), pairs)
+    for claim in CLAIMS:
+        if claim == "recipe" and not pairs:
+            continue
+        value, interval, caveats = _ratio(found, claim, top.unit)
+        yield Estimate(
+            kind="persistence",
+            estimator=POOLED,
+            value=value,
+            interval=interval,
+            claim=claim,
+            resampled=resampled(claim, top.unit),
+            n=_counts(found, top),
+            caveats=caveats + _claim_caveats(claim, top),
+            **about,
+        )
+
+
+def _ratio(
+    found: Spread, claim: Claim, unit: str
+) -> tuple[float | None, tuple[float, float] | Unbounded | None, tuple[str, ...]]:
+    """Value, Fieller set and caveats of values[0] / values[1]."""
+    seeds = claim == "recipe"
+    margin = squared_margin(found, seeds=seeds)
+    reasons = missing_interval(found, claim, unit)
+    error = standard_error(found, 1, seeds=seeds and found.seed is not None)
+    if error is None or (error == 0 and found.values[1] == 0):
+        return None, None, ("not identified: the gain cannot be told from zero", *reasons)
+    top, bottom = float(found.values[0]), float(found.values[1])
+    interval = None if margin is None else fieller(top, bottom, margin) or Unbounded.UNBOUNDED
+    if abs(bottom) < IDENTIFIED_SE * error:
+        caveat = f"not identified: the gain, {bottom:+.3f}, is {abs(bottom) / error:.1f} standard errors from zero"
+        caveat += f" (at least {IDENTIFIED_SE:.0f} are needed); read the differences in score points"
+        return None, interval if isinstance(interval, Unbounded) else None, (caveat, *reasons)
+    if bottom < 0:
+        reasons += ("the first stage lowered the score: the ratio is of losses",)
+    if isinstance(interval, Unbounded):
+        reasons += ("the set of ratios that the data allow is unbounded",)
+    return top / bottom, interval, reasons
+
+
+def score_rows(design: Design) -> Iterator[Estimate]:
+    """Means of every configuration by base and over bases, and their differences from the base, per objective."""
+    for config in design.configs:
+        for fields, keys in levels(design.keys_with([config])):
+            for objective, name in enumerate(design.panel.objectives):
+                one = contrast(design, objective, over(keys, (config, 1.0)))
+                yield from differences(design, one, "mean", **fields, **subject(config), objective=name)
+
+
+def delta_rows(design: Design) -> Iterator[Estimate]:
+    """Differences of every trained configuration from its base, paired by case."""
+    for config in design.configs:
+        if config == BASE:
+            continue
+        for fields, keys in levels(design.keys_with([config, BASE])):
+            for objective, name in enumerate(design.panel.objectives):
+                one = contrast(design, objective, over(keys, (config, 1.0), (BASE, -1.0)))
+                yield from differences(design, one, "delta", **fields, **subject(config), objective=name)
+
+
+def persistence_rows(design: Design) -> Iterator[Estimate]:
+    """Induced, erosion, retained, their controls and persistence at every level and axis, per objective."""
+    cores = design.core_axes
+    choices: list[tuple[dict[str, Any], Sequence[tuple[tuple[str, Any], ...]]]] = [
+        (dict(core), (core,)) for core in cores
+    ]
+    if len(cores) > 1:
+        choices.append(({}, cores))
+    for objective, first, second in ((SAFETY, SAFE_STAGE, HELP_STAGE), (HELPFULNESS, HELP_STAGE, SAFE_STAGE)):
+        if objective not in design.panel.objectives:
+            continue
+        for axes, chosen in choices:
+            yield from _stage_rows(design, objective, (first, second), axes, chosen)
+
+
+def _stage_rows(
+    design: Design,
+    objective: str,
+    stages: tuple[str, str],
+    axes: dict[str, Any],
+    cores: Sequence[tuple[tuple[str, Any], ...]],
+) -> Iterator[Estimate]:
+    """What the first stage induced, what the second eroded and left, and the same against controls."""
+    first, second = stages
+    number = design.objective(objective)
+    named = {
+        "first": (first,),
+        "second": (second,),
+        "both": (first, second),
+        "same": (first, first),
+        "noise": (first, NOISE_STAGE),
+    }
+    found = [{name: design.main(lineage, core) for name, lineage in named.items()} for core in cores]
+
+    def parts(keys: Sequence[Key], *signs: tuple[str, float]) -> list[Part]:
+        terms = [tuple((config, sign) for name, sign in signs if (config := one[name]) is not None) for one in found]
+        return [part for one in terms for part in over(keys, *one)]
+
+    def levels_with(*names: str) -> list[tuple[dict[str, str], tuple[Key, ...]]]:
+        wanted: list[Config | None] = [one[name] for one in found for name in names]
+        present = [config for config in wanted if config is not None]
+        return levels(design.keys_with(present)) if len(present) == len(wanted) else []
+
+    def rows(kind: str, lineage: tuple[str, ...], *signs: tuple[str, float]) -> Iterator[Estimate]:
+        for fields, keys in levels_with(*dict.fromkeys(name for name, _ in signs)):
+            one = contrast(design, number, parts(keys, *signs))
+            yield from differences(design, one, kind, **fields, lineage=lineage, axes=axes, objective=objective)
+
+    yield from rows("induced", (first,), ("first", 1.0), ("second", -1.0))
+    yield from rows("erosion", (first, second), ("both", 1.0), ("first", -1.0))
+    yield from rows("retained", (first, second), ("both", 1.0), ("second", -1.0))
+    for control, lineage in (("same", named["same"]), ("noise", named["noise"])):
+        yield from rows("erosion_control", lineage, (control, 1.0), ("first", -1.0))
+        for estimate in rows("erosion_vs_control", (first, second), ("both", 1.0), (control, -1.0)):
+            # The first stage cancels: erosion minus the control's erosion is both minus control.
+            yield replace(estimate, unit=f"against {','.join(lineage)}")
+    for fields, keys in levels_with("first", "second", "both"):
+        top = contrast(design, number, parts(keys, ("both", 1.0), ("second", -1.0)))
+        bottom = contrast(design, number, parts(keys, ("first", 1.0), ("second", -1.0)))
+        about = {**fields, "lineage": (first, second), "axes": axes, "objective": objective}
+        yield from ratios(design, top, bottom, **about)
+

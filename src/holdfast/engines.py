@@ -1,0 +1,175 @@
+"""Where steps run: in this process, or in worker processes of one thread each.
+
+An engine is given steps and delivers their outcomes in the order they come. It knows nothing of what a step
+does: ``carry_out`` takes a step, the run's directory and a function that it gives each outcome to. A worker
+that dies fails its step and no other; workers whose parent is gone stop by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from holdfast.errors import HoldfastError
+from holdfast.plan import Step
+
+CarryOut = Callable[[Step, Path, Callable[[Any], None]], None]
+Deliver = Callable[[str, Any], None]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PARENT_CHECK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A step that ended in an error: one line for people, the traceback for the log."""
+
+    message: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A step whose outcomes have all been delivered."""
+
+
+class Engine(Protocol):
+    """Carries out steps, ``capacity`` of them at a time."""
+
+    capacity: int
+
+    def submit(self, step: Step) -> None:
+        """Start a step; at most ``capacity`` are under way."""
+        ...
+
+    def wait(self, deliver: Deliver) -> None:
+        """Wait for a step under way and deliver what it gives: its fingerprint and an outcome, Failure or End."""
+        ...
+
+    def close(self) -> None:
+        """Stop everything that is under way."""
+        ...
+
+
+def _failure(error: BaseException) -> Failure:
+    shown = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+    return Failure(message=shown, log=traceback.format_exc())
+
+
+class InProcess:
+    """Runs one step at a time in this process."""
+
+    capacity = 1
+
+    def __init__(self, carry_out: CarryOut, run_path: Path) -> None:
+        self._carry_out, self._path = carry_out, run_path
+        self._current: Step | None = None
+
+    def submit(self, step: Step) -> None:
+        """Take a step."""
+        self._current = step
+
+    def wait(self, deliver: Deliver) -> None:
+        """Carry out the step that was taken, to its end."""
+        assert self._current is not None
+        step, self._current = self._current, None
+        try:
+            self._carry_out(step, self._path, lambda outcome: deliver(step.fingerprint, outcome))
+        except Exception as error:
+            deliver(step.fingerprint, _failure(error))
+        else:
+            deliver(step.fingerprint, End())
+
+    def close(self) -> None:
+        """Forget the step that was taken."""
+        self._current = None
+
+
+def _stop_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: int) -> None:
+    """A worker's life: take a step, send its outcomes, take the next."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stop_with_parent, args=(parent,), daemon=True).start()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            step = connection.recv()
+            try:
+                carry_out(step, run_path, connection.send)
+                connection.send(End())
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                connection.send(_failure(error))
+
+
+class Workers:
+    """Runs steps in worker processes, one step each at a time."""
+
+    def __init__(self, carry_out: CarryOut, run_path: Path, count: int) -> None:
+        self.capacity = count
+        context = multiprocessing.get_context("spawn")
+        self._idle: list[tuple[BaseProcess, Connection]] = []
+        self._busy: dict[Connection, tuple[BaseProcess, str]] = {}
+        # Threads must be set before a worker's libraries load: one each, or workers fight for the cores.
+        saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+        try:
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                arguments = (theirs, carry_out, run_path, os.getpid())
+                process = context.Process(target=_serve, args=arguments, daemon=True)
+                process.start()
+                theirs.close()
+                self._idle.append((process, ours))
+        finally:
+            for name, value in saved.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+    def submit(self, step: Step) -> None:
+        """Give a step to an idle worker."""
+        process, connection = self._idle.pop()
+        connection.send(step)
+        self._busy[connection] = (process, step.fingerprint)
+
+    def wait(self, deliver: Deliver) -> None:
+        """Deliver the next outcome of any busy worker."""
+        connection = next(iter(wait(list(self._busy))))
+        assert isinstance(connection, Connection)
+        process, fingerprint = self._busy[connection]
+        try:
+            outcome = connection.recv()
+        except (EOFError, ConnectionResetError):
+            process.join()
+            del self._busy[connection]
+            self.capacity -= 1
+            message = f"the worker process died (exit code {process.exitcode}); was memory exhausted?"
+            deliver(fingerprint, Failure(message=message, log=""))
+            return
+        if isinstance(outcome, End | Failure):
+            del self._busy[connection]
+            self._idle.append((process, connection))
+        deliver(fingerprint, outcome)
+
+    def close(self) -> None:
+        """End every worker."""
+        everyone = [*self._idle, *((process, connection) for connection, (process, _) in self._busy.items())]
+        for process, connection in everyone:
+            connection.close()
+            process.terminate()
+            process.join()
+        self._idle, self._busy = [], {}

@@ -1,0 +1,208 @@
+"""A run in other tools' formats: JSON lines, CSV, Parquet, TRL datasets, Inspect logs.
+
+Everything is written under a temporary name and renamed when it is whole. Text that a model wrote is data:
+CSV cells that a spreadsheet would run as a formula are prefixed with an apostrophe.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from holdfast import pairs
+from holdfast.errors import MissingExtra, StudyError
+from holdfast.records import Case, Checkpoint, Message, Trajectory
+from holdfast.run import Run
+from holdfast.store import Store
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+PARQUET_ROWS = 20_000
+
+
+def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
+    count = 0
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n")
+        count += 1
+    return count
+
+
+def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
+    """Write rows as JSON lines to a file, whole or not at all, or to standard output; how many there were."""
+    if path is None:
+        return _put_lines(rows, sys.stdout)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            count = _put_lines(rows, file)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another output") from error
+    return count
+
+
+def export_run(run_path: Path, form: str, output: Path) -> Path:
+    """Write a run in a format; the path of what was written. Errors: StudyError, MissingExtra, StoreError."""
+    writers: Mapping[str, Callable[[Path, Path], None]] = {
+        "jsonl": _write_jsonl,
+        "csv": _write_csv,
+        "parquet": _write_parquet,
+        "trl": _write_trl,
+        "inspect": _write_inspect,
+    }
+    if output.exists():
+        raise StudyError(f"{output}: is there already; choose another output")
+    part = output.with_name(output.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        writers[form](run_path, part)
+        part.rename(output)
+    except OSError as error:
+        raise StudyError(f"{output}: cannot be written ({error.strerror}); choose another output") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return output
+
+
+def _message_row(message: Message) -> dict[str, Any]:
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        row["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+    return row | ({"name": message.name} if message.name else {})
+
+
+def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "id": trajectory.id,
+        "case": trajectory.case_id,
+        "checkpoint": trajectory.checkpoint_id,
+        "rollout": trajectory.rollout,
+        "ending": trajectory.ending.value,
+        "flags": [flag.value for flag in trajectory.flags],
+        "calls": trajectory.calls,
+        "invalid_calls": trajectory.invalid_calls,
+        "tokens": trajectory.tokens,
+        "messages": [_message_row(message) for message in trajectory.messages],
+        "world_before": trajectory.world_before,
+        "world_after": trajectory.world_after,
+    }
+
+
+def _checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "id": checkpoint.id,
+        "name": checkpoint.name,
+        "base": checkpoint.base,
+        "lineage": list(checkpoint.lineage),
+        "axes": dict(checkpoint.axes),
+        "split_seed": checkpoint.split_seed,
+        "train_seed": checkpoint.train_seed,
+        "parent": checkpoint.parent_id,
+        "path": checkpoint.path,
+        "digest": checkpoint.digest,
+    }
+
+
+def _write_jsonl(run_path: Path, target: Path) -> None:
+    with Store(run_path) as store:
+        write_lines((_case_row(case) for case in store.cases()), target / "cases.jsonl")
+        write_lines((_checkpoint_row(item) for item in store.checkpoints()), target / "checkpoints.jsonl")
+        write_lines((_trajectory_row(item) for item in store.trajectories()), target / "trajectories.jsonl")
+    write_lines(Run(run_path).scores(), target / "scores.jsonl")
+
+
+def _case_row(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "suite": case.suite,
+        "number": case.number,
+        "family": case.family,
+        "messages": [_message_row(message) for message in case.messages],
+        "facts": case.facts,
+    }
+
+
+def defuse(cell: object) -> object:
+    """A CSV cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+
+def _flat_scores(run_path: Path) -> list[dict[str, Any]]:
+    return [{**row, "lineage": ",".join(row["lineage"])} for row in Run(run_path).scores()]
+
+
+def _write_csv(run_path: Path, target: Path) -> None:
+    rows = _flat_scores(run_path)
+    with (target / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["trajectory"])
+        writer.writeheader()
+        writer.writerows({key: defuse(cell) for key, cell in row.items()} for row in rows)
+
+
+def _write_parquet(run_path: Path, target: Path) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra("export to Parquet", "parquet") from error
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_flat_scores(run_path)), target / "scores.parquet")
+    with Store(run_path) as store:
+        writer = None
+        for rows in _chunks(_parquet_row(item) for item in store.trajectories()):
+            table = pyarrow.Table.from_pylist(rows, schema=writer.schema if writer else None)
+            writer = writer or pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", table.schema)
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+
+
+def _parquet_row(trajectory: Trajectory) -> dict[str, Any]:
+    """Nested parts as JSON text, so that every row has one schema."""
+    row = _trajectory_row(trajectory)
+    nested = ("messages", "world_before", "world_after")
+    return row | {"tokens": float(row["tokens"] or 0)} | {key: json.dumps(row[key]) for key in nested}
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == PARQUET_ROWS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _write_trl(run_path: Path, target: Path) -> None:
+    """One JSON-lines file for every pair step of a study."""
+    with Store(run_path) as store:
+        steps = [status for status in store.log.steps().values() if status.kind == "pair" and status.status == "done"]
+        if not steps:
+            raise StudyError(
+                f"{run_path}: the run made no pairs; choose a rule with"
+                f" `holdfast pairs {run_path} --objective safety --judge … --to trl -o FILE`"
+            )
+        for status in steps:
+            write_lines(pairs.to_trl(store.pairs(status.fingerprint), store), target / f"{status.fingerprint}.jsonl")
+        write_lines(
+            ({"file": f"{status.fingerprint}.jsonl", "name": status.name} for status in steps), target / "index.jsonl"
+        )
+
+
+def _write_inspect(run_path: Path, target: Path) -> None:
+    """One Inspect log for every checkpoint that has trajectories."""
+    try:
+        from holdfast.inspect_logs import write_logs
+    except ImportError as error:
+        raise MissingExtra("export to Inspect logs", "remote") from error
+    with Store(run_path) as store:
+        write_logs(store, target)

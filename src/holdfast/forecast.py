@@ -1,0 +1,106 @@
+"""What a study will cost, and what it needs that is not here. Spends nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from holdfast.plan import Plan, Step, build
+from holdfast.store import DATABASE, Store
+from holdfast.study import Study
+from holdfast.suites import SUITES
+
+# CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
+# steps replace them as soon as there are any.
+TINY_CPU_SECONDS: Mapping[str, float] = {"sft": 0.0016, "rollout": 0.0022, "judge": 0.0003, "pair": 0.0002, "dpo": 0.07}
+BYTES_PER_EPISODE = 900
+BYTES_PER_CHECKPOINT = 2_000_000
+TRAIN_PACKAGES = ("torch", "transformers", "safetensors")
+
+
+def _sort_of(step: Step) -> str:
+    return str(step.settings["method"]) if step.kind == "train" else step.kind
+
+
+def look_around(study: Study) -> tuple[list[str], list[str]]:
+    """What stands in a study's way, and what was found: (problems, facts), a line each."""
+    plan = build(study)
+    checkpoints = sum(len(step.checkpoints) for step in plan.steps)
+    problems: list[str] = []
+    if study.suite.name not in SUITES:
+        problems.append(f"suite.name is {study.suite.name!r}; suites that can be run here: {', '.join(SUITES)}")
+    unknown = [base for base in study.model.bases if base != "tiny"]
+    if unknown:
+        problems.append(f"model.bases has {unknown[0]!r}; bases that can be run here: tiny")
+    missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        problems.append(f"packages {', '.join(missing)} are missing: pip install 'holdfast[train]'")
+    needed = checkpoints * BYTES_PER_CHECKPOINT + BYTES_PER_EPISODE * sum(
+        step.size for step in plan.steps if step.kind == "rollout"
+    )
+    free = shutil.disk_usage(Path.cwd()).free
+    if needed > free:
+        problems.append(f"disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here")
+    facts = [
+        f"{len(plan.steps)} steps, {checkpoints} checkpoints, {len(study.study.lineages)} lineages",
+        f"models: {', '.join(study.model.bases)} (made here: no download, no key)",
+        f"disk: about {needed / 1e6:,.0f} MB of {free / 1e9:,.0f} GB free",
+        f"processors: {os.cpu_count()} cores, {study.run.workers} workers of one thread",
+    ]
+    return problems, facts
+
+
+def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
+    """Steps with their status in the run at ``run_path`` and the cost of the rest, as one JSON document."""
+    known = {}
+    if (run_path / DATABASE).is_file():
+        with Store(run_path) as store:
+            known = store.log.steps()
+    paces = dict(TINY_CPU_SECONDS)
+    for sort in paces:
+        finished = [
+            (known[step.fingerprint].result["cpu_seconds"], step.size)
+            for step in plan.steps
+            if _sort_of(step) == sort and "cpu_seconds" in getattr(known.get(step.fingerprint), "result", {})
+        ]
+        if finished:
+            paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
+    rows = []
+    for step in plan.steps:
+        status = known[step.fingerprint].status if step.fingerprint in known else "to do"
+        row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
+        seconds = 0.0 if status == "done" else paces.get(_sort_of(step), 0.0) * step.size
+        rows.append({**row, "size": step.size, "unit": step.unit, "cpu_seconds": round(seconds, 2)})
+    left = sum(row["cpu_seconds"] for row in rows)
+    workers = plan.study.run.workers
+    return {
+        "study": plan.study.study.name,
+        "run": str(run_path),
+        "steps": rows,
+        "left": {
+            "steps": sum(row["status"] != "done" for row in rows),
+            "cpu_seconds": round(left, 1),
+            "hours": round(left / workers / 3600, 3),
+            "calls": 0,
+            "tokens": 0,
+            "money": 0.0,
+        },
+    }
+
+
+def render_forecast(document: Mapping[str, Any]) -> str:
+    """The forecast as text for a terminal."""
+    lines = [
+        f"{row['status']:8}{row['kind']:8}{row['size']:>8,} {row['unit']:15}{row['name']}" for row in document["steps"]
+    ]
+    left = document["left"]
+    lines.append(
+        f"\n{left['steps']} of {len(document['steps'])} steps to do: about {left['cpu_seconds']:,.0f} CPU seconds,"
+        f" {left['hours'] * 60:.1f} minutes with the study's workers;"
+        f" {left['calls']} calls, {left['tokens']} tokens, {left['money']:.2f} of money"
+    )
+    return "\n".join(lines)

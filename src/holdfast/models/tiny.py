@@ -1,0 +1,178 @@
+"""The tiny agent: a model directory built from a lexicon, and a batched sampler over it.
+
+The directory is an ordinary ``LlamaForCausalLM`` with tokenizer and chat template, so transformers and any
+server that reads such a directory can load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from holdfast.errors import StudyError
+from holdfast.models import Conversation, Reply
+from holdfast.models.tiny_chat import TinyChat, write_tokenizer
+from holdfast.models.tiny_llama import Cache, LlamaShape, TinyLlama, pad_rows, picked_logprobs
+
+# Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
+_ROWS = 64
+
+
+def build(
+    lexicon: Sequence[str],
+    directory: Path | str,
+    *,
+    seed: int,
+    system_prompts: Mapping[str, str] | None = None,
+    hidden: int = 96,
+    layers: int = 3,
+    heads: int = 3,
+    ffn: int = 256,
+    max_positions: int = 128,
+) -> Path:
+    """Writes an untrained model directory and returns its path.
+
+    ``lexicon`` holds every word that the model knows, tool names included. ``system_prompts`` maps a full
+    system text to the one token, such as ``<role:office>``, that stands for it. The default sizes make a
+    model of about 0.36 million weights, in 32-bit floats.
+    """
+    path = Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    size = write_tokenizer(lexicon, path, system_prompts=system_prompts or {}, max_positions=max_positions)
+    model = TinyLlama(
+        LlamaShape(vocabulary=size, hidden=hidden, layers=layers, heads=heads, ffn=ffn, max_positions=max_positions)
+    )
+    model.initialize(torch.Generator().manual_seed(seed))
+    model.save(path)
+    return path
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    """One reply in the making."""
+
+    prompt: list[int]
+    rng: np.random.Generator
+    limit: int
+    ids: list[int]
+    logprob: float = 0.0
+
+
+class TinyModel:
+    """A ``Model`` that samples a tiny agent in lockstep batches."""
+
+    def __init__(self, llama: TinyLlama, chat: TinyChat) -> None:
+        self.llama, self.chat = llama, chat
+
+    @classmethod
+    def load(cls, directory: Path | str) -> TinyModel:
+        """The model of a directory; raises StudyError where it holds no tiny model."""
+        return cls(TinyLlama.load(directory), TinyChat.load(directory))
+
+    @torch.no_grad()
+    def reply(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        rngs: Sequence[np.random.Generator],
+        temperature: float,
+        max_tokens: int,
+    ) -> list[Reply]:
+        """One reply per conversation, in order; see ``holdfast.models.Model``.
+
+        A token takes one uniform draw from the row's own generator, turned into a token by the inverse of
+        the cumulative distribution. A prompt that leaves no room in the model's context gives an empty
+        reply that stopped for length.
+        """
+        if len(rngs) != len(conversations):
+            raise ValueError(f"{len(conversations)} conversations but {len(rngs)} generators")
+        prompts = [self.chat.encode(talk.messages, talk.tools)[0] for talk in conversations]
+        room = self.llama.shape.max_positions
+        rows = [
+            _Row(prompt=prompt, rng=rng, limit=min(max_tokens, room - len(prompt)), ids=[])
+            for prompt, rng in zip(prompts, rngs, strict=True)
+        ]
+        # Rows of one length waste no padding, and equal prompts become neighbours that share their prefill.
+        waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: (len(row.prompt), row.prompt))
+        for start in range(0, len(waiting), _ROWS):
+            self._sample(waiting[start : start + _ROWS], temperature)
+        return [self._finish(row, talk) for row, talk in zip(rows, conversations, strict=True)]
+
+    def _finish(self, row: _Row, talk: Conversation) -> Reply:
+        message, stopped = self.chat.read_reply(row.ids, talk.tools)
+        raw = self.chat.decode(row.ids)
+        return Reply(message=message, stopped=stopped, tokens=len(row.ids), logprob=row.logprob, raw=raw)
+
+    def _sample(self, rows: list[_Row], temperature: float) -> None:
+        hidden, cache, positions = self._prefill(rows)
+        while True:
+            tokens = self._draw(rows, hidden, temperature)
+            alive = [
+                number
+                for number, row in enumerate(rows)
+                if not self.chat.ends_reply(row.ids[-1], len(row.ids) - 1) and len(row.ids) < row.limit
+            ]
+            if not alive:
+                return
+            if len(alive) < len(rows):
+                keep = torch.tensor(alive)
+                rows, cache = [rows[number] for number in alive], cache.select(keep)
+                tokens, positions = tokens[keep], positions[keep]
+            hidden = self.llama.step(tokens, positions, cache)
+            positions = positions + 1
+
+    def _prefill(self, rows: Sequence[_Row]) -> tuple[Tensor, Cache, Tensor]:
+        """The last hidden state of every prompt, the filled cache, and the positions of the next tokens."""
+        numbers: dict[tuple[int, ...], int] = {}
+        owner = torch.tensor([numbers.setdefault(tuple(row.prompt), len(numbers)) for row in rows])
+        tokens = pad_rows(list(numbers))
+        space = min(tokens.shape[1] + max(row.limit for row in rows), self.llama.shape.max_positions)
+        cache = Cache.empty(self.llama.shape, len(numbers), space)
+        lengths = torch.tensor([len(prompt) for prompt in numbers])
+        hidden = self.llama(tokens, cache)[torch.arange(len(numbers)), lengths - 1]
+        if len(numbers) < len(rows):
+            hidden, cache, lengths = hidden[owner], cache.select(owner), lengths[owner]
+        return hidden, cache, lengths
+
+    def _draw(self, rows: Sequence[_Row], hidden: Tensor, temperature: float) -> Tensor:
+        logits = hidden @ self.llama.head.T
+        logprobs = torch.log_softmax(logits, -1)
+        if temperature == 0.0:
+            tokens = logits.argmax(-1)
+        else:
+            weights = logprobs if temperature == 1.0 else torch.log_softmax(logits / temperature, -1)
+            cumulative = weights.double().exp_().cumsum(-1)
+            draws = torch.tensor([row.rng.random() for row in rows], dtype=torch.float64)
+            # The first token whose cumulative probability exceeds the draw; a probability of 0 is never chosen.
+            tokens = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+            tokens = tokens.clamp_(max=logits.shape[1] - 1)
+        picked = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+        for row, token, logprob in zip(rows, tokens.tolist(), picked, strict=True):
+            row.ids.append(token)
+            row.logprob += logprob
+        return tokens
+
+    @torch.no_grad()
+    def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[NDArray[np.float32]]:
+        """Per sequence of (ids, mask), the log-probabilities in nats of its masked tokens, in order.
+
+        Raises StudyError for a sequence longer than the model's context.
+        """
+        order = sorted(range(len(sequences)), key=lambda number: len(sequences[number][0]))
+        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(sequences)
+        if order and len(sequences[order[-1]][0]) > self.llama.shape.max_positions:
+            raise StudyError(f"sequence {order[-1]} is longer than {self.llama.shape.max_positions} tokens; shorten it")
+        for start in range(0, len(order), _ROWS):
+            chosen = order[start : start + _ROWS]
+            tokens = pad_rows([sequences[number][0] for number in chosen])
+            picked = pad_rows([sequences[number][1] for number in chosen]).bool()
+            flat = picked_logprobs(self.llama(tokens), self.llama.head, tokens, picked)
+            for number, part in zip(chosen, torch.split(flat, picked.sum(1).tolist()), strict=True):
+                results[number] = part.numpy()
+        return results

@@ -1,0 +1,120 @@
+"""The report's list of cases: an index small enough for the page, and the texts in shards beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.codec import FLAG_BITS
+from holdfast.records import Case, Checkpoint
+from holdfast.report.inert import show_line, trim_text
+from holdfast.report.labels import FLAG_WORDS, name_axes, name_lineage
+from holdfast.report.shards import ShardWriter, case_content, trajectory_content
+from holdfast.store import Store
+from holdfast.tables import ScoreTable, TrajectoryTable
+
+Lineage = tuple[str, ...]
+TITLE_CHARACTERS = 160
+SCORE_DIGITS = 3
+
+
+def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> dict[str, Any]:
+    """Write all shards into ``folder`` and return the index that the page carries.
+
+    Trajectories are read case by case; memory holds one shard and the columns of the run.
+    """
+    scores, runs = store.score_table(), store.trajectory_table()
+    ids, cases = store.trajectory_ids(), {case.id: case for case in store.cases()}
+    means = _mean_scores(scores, len(ids))
+    order = np.lexsort((runs.rollout, runs.checkpoint, runs.case))
+    groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
+    writer = ShardWriter(folder)
+    listed = []
+    for rows in sorted(groups, key=lambda rows: _case_key(cases[scores.case_ids[runs.case[rows[0]]]])):
+        case = cases[scores.case_ids[runs.case[rows[0]]]]
+        entry = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
+        entry["s"] = writer.begin_case(case.id, case_content(case))
+        entry["i"] = case.id
+        entry["r"] = _write_runs(store, writer, runs, rows, ids, means)
+        listed.append(entry)
+    writer.close()
+    return {
+        "shards": [[shard.name, shard.digest] for shard in writer.shards],
+        "slots": [[judge, objective] for judge in scores.judges for objective in scores.objectives],
+        "objectives": list(scores.objectives),
+        "flags": [FLAG_WORDS[flag.value] for flag in FLAG_BITS],
+        "flagBits": list(FLAG_BITS.values()),
+        "checkpoints": _checkpoint_rows(runs.checkpoints, colors),
+        "cases": listed,
+        "bytes": sum(shard.size for shard in writer.shards),
+    }
+
+
+def _case_key(case: Case) -> tuple[str, int]:
+    return case.suite, case.number
+
+
+def case_title(case: Case) -> str:
+    """The user's first words in a case, on one line, with a count of what is left out."""
+    words = next((message.content for message in case.messages if message.role == "user"), "")
+    kept, left_out = trim_text(show_line(words), TITLE_CHARACTERS)
+    return f"{kept} … (+{left_out:,} characters)" if left_out else kept
+
+
+def _mean_scores(scores: ScoreTable, trajectories: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Scores averaged over repeats, (trajectories, judges × objectives), NaN where there is none."""
+    slots = len(scores.judges) * len(scores.objectives)
+    there = np.isfinite(scores.value)
+    slot = scores.judge * max(1, len(scores.objectives)) + scores.objective
+    flat = (scores.trajectory * slots + slot)[there]
+    total = np.bincount(flat, weights=scores.value[there], minlength=trajectories * slots)
+    count = np.bincount(flat, minlength=trajectories * slots)
+    mean = np.divide(total, count, out=np.full(trajectories * slots, np.nan), where=count > 0)
+    return mean.reshape(trajectories, slots)
+
+
+def _write_runs(
+    store: Store,
+    writer: ShardWriter,
+    runs: TrajectoryTable,
+    rows: Sequence[Any],
+    ids: Sequence[str],
+    means: np.ndarray[Any, np.dtype[np.float64]],
+) -> list[list[Any]]:
+    """Put one case's trajectories into shards; returns for each: row, checkpoint, rollout, flags, shard, scores."""
+    listed: list[list[Any]] = []
+    for row, trajectory in zip(rows, store.trajectories(ids[row] for row in rows), strict=True):
+        shard = writer.add(str(row), trajectory_content(trajectory, store.scores(trajectory.id)))
+        values = [None if np.isnan(value) else round(float(value), SCORE_DIGITS) for value in means[row]]
+        listed.append(
+            [int(row), int(runs.checkpoint[row]), int(runs.rollout[row]), int(runs.flags[row]), shard, values]
+        )
+    return listed
+
+
+def _checkpoint_rows(checkpoints: Sequence[Checkpoint], colors: Mapping[Lineage, int]) -> list[dict[str, Any]]:
+    number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
+    rows = []
+    for checkpoint in checkpoints:
+        seeds = [f"split {checkpoint.split_seed}"] if checkpoint.split_seed is not None else []
+        seeds += [f"seed {checkpoint.train_seed}"] if checkpoint.train_seed is not None else []
+        rows.append(
+            {
+                "b": show_line(checkpoint.base),
+                "l": name_lineage(checkpoint.lineage),
+                "a": show_line(" · ".join(part for part in [name_axes(checkpoint.axes), *seeds] if part)),
+                "p": number.get(checkpoint.parent_id or "", -1),
+                "c": colors.get(checkpoint.lineage, 0),
+            }
+        )
+    return rows
+
+
+def count_flags(runs: TrajectoryTable) -> dict[str, int]:
+    """How many trajectories carry each audit flag, the most frequent first."""
+    counts = {flag.value: int(np.count_nonzero(runs.flags & bit)) for flag, bit in FLAG_BITS.items()}
+    return dict(sorted(((name, count) for name, count in counts.items() if count), key=lambda pair: -pair[1]))
+

@@ -1,0 +1,97 @@
+"""Text that cannot act: every string of a report, a terminal or a LaTeX table passes through here.
+
+Agents, emulators and judges write HTML, ANSI codes, NUL and direction overrides; a report shows them as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import zlib
+from typing import Any
+
+# Direction marks, overrides and isolates, zero-width characters, the byte order mark, line and paragraph separators.
+_INVISIBLE = "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+_UNSAFE = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_INVISIBLE}\ud800-\udfff\U000e0000-\U000e007f]")
+_SYMBOLS_OF_CONTROLS = 0x2400  # Unicode's pictures of the C0 controls
+_SYMBOL_OF_DELETE = "\u2421"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "→": r"$\rightarrow$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "·": r"$\cdot$",
+    "Δ": r"$\Delta$",
+    "β": r"$\beta$",
+    "∞": r"$\infty$",
+}
+
+
+def _symbol(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(_SYMBOLS_OF_CONTROLS + code)
+    return _SYMBOL_OF_DELETE if code == 0x7F else f"⟦U+{code:04X}⟧"
+
+
+def show_controls(text: str) -> str:
+    """``text`` with control, direction and invisible characters and lone surrogates as visible symbols.
+
+    Newlines and tabs stay; ``\\r\\n`` counts as a newline.
+    """
+    return _UNSAFE.sub(_symbol, text.replace("\r\n", "\n"))
+
+
+def show_line(text: str) -> str:
+    """``text`` made visible and put on one line."""
+    return " ".join(show_controls(text).split())
+
+
+def escape_html(value: object) -> str:
+    """``value`` as HTML or SVG text or attribute value: inert, controls visible."""
+    return html.escape(show_controls(str(value)), quote=True)
+
+
+def escape_latex(value: object) -> str:
+    """``value`` as LaTeX text on one line; signs without a LaTeX spelling here are left out as ``?`` unless Latin."""
+    line = show_line(str(value))
+    return "".join(_LATEX.get(char, char if ord(char) < 0x250 else "?") for char in line)
+
+
+def file_name(name: str) -> str:
+    """A file name of letters, digits and hyphens: what comes from data never becomes a path."""
+    return "".join(char if char.isascii() and char.isalnum() else "-" for char in name)[:80]
+
+
+def trim_text(text: str, limit: int) -> tuple[str, int]:
+    """At most ``limit`` characters of ``text``, and how many were left out of its end."""
+    return text[:limit], max(0, len(text) - limit)
+
+
+def pack_json(value: Any) -> str:
+    """``value`` as JSON, deflated and in base64: text in which nothing that a model wrote can be found by a parser."""
+    plain = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return base64.b64encode(deflate.compress(plain) + deflate.flush()).decode("ascii")
+
+
+def unpack_json(packed: str) -> Any:
+    """The value that ``pack_json`` packed."""
+    return json.loads(zlib.decompress(base64.b64decode(packed), -zlib.MAX_WBITS))

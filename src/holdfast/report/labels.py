@@ -1,0 +1,125 @@
+"""How estimates are called for people: names of lineages and quantities, numbers with their intervals, levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from holdfast.records import Estimate, Flag, Unbounded
+
+NOT_IDENTIFIED = "not identified"
+UNBOUNDED = "unbounded"
+SEED_AXES = ("split_seed", "train_seed")
+FLAG_WORDS: Mapping[str, str] = {
+    Flag.INVENTED_RESULT.value: "tool result invented in the last message",
+    Flag.INVENTED_MIDWAY.value: "tool result invented earlier",
+    Flag.NO_CALL.value: "no tool executed",
+    Flag.CLAIMED_WITHOUT_CALL.value: "calls claimed, none executed",
+    Flag.TRUNCATED.value: "truncated",
+    Flag.OUT_OF_MEMORY.value: "out of memory",
+    Flag.LOOP.value: "loop",
+    Flag.NOTHING_DONE.value: "nothing done",
+    Flag.INVALID_CALL.value: "invalid call",
+    Flag.INCOHERENT.value: "incoherent",
+}
+
+
+def name_lineage(lineage: Sequence[str] | None) -> str:
+    """``S→H`` for ("S", "H"), ``base`` for no stage, ``all lineages`` for None."""
+    if lineage is None:
+        return "all lineages"
+    return "→".join(lineage) or "base"
+
+
+def name_kind(kind: str) -> str:
+    """The name of a quantity in words."""
+    return FLAG_WORDS.get(kind, kind.replace("_", " "))
+
+
+def name_value(value: Any) -> str:
+    """An axis value without needless digits."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def name_axes(axes: Mapping[str, Any]) -> str:
+    """``beta 0.1 · dose 2``, or an empty string."""
+    return " · ".join(f"{key.replace('_', ' ')} {name_value(value)}" for key, value in axes.items())
+
+
+def name_subject(estimate: Estimate, *, objective: bool = True) -> str:
+    """What an estimate is about, keys that it is pooled over left out."""
+    parts = [estimate.objective if objective else None]
+    parts += [name_lineage(estimate.lineage) if estimate.lineage is not None else None]
+    parts += [estimate.base, name_axes(estimate.axes), f"judge {estimate.judge}" if estimate.judge else None]
+    parts += [estimate.unit]
+    return " · ".join(part for part in parts if part) or "pooled"
+
+
+def name_level(estimate: Estimate) -> str:
+    """``pooled over bases and judges``, ``by base``, ``by judge``, ``by base and judge`` or ``single runs``."""
+    if any(seed in estimate.axes for seed in SEED_AXES):
+        return "single runs"
+    keys = [name for name, value in (("base", estimate.base), ("judge", estimate.judge)) if value is not None]
+    return "by " + " and ".join(keys) if keys else "pooled over bases and judges"
+
+
+def pick_claim(estimates: Iterable[Estimate]) -> list[Estimate]:
+    """One estimate for each quantity, subject and estimator: the claim about the recipe where it has an interval."""
+    found: dict[tuple[object, ...], Estimate] = {}
+    for one in estimates:
+        key = (one.kind, one.estimator, one.base, one.lineage, str(one.axes), one.judge, one.objective, one.unit)
+        if key not in found or (one.claim == "recipe" and one.interval is not None):
+            found[key] = one
+    return list(found.values())
+
+
+def split_levels(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
+    """Estimates by level, the most pooled level first."""
+    levels: dict[str, list[Estimate]] = {}
+
+    def depth(one: Estimate) -> int:
+        single = any(seed in one.axes for seed in SEED_AXES)
+        return (one.base is not None) + 2 * (one.judge is not None) + 4 * single
+
+    for estimate in sorted(estimates, key=depth):
+        levels.setdefault(name_level(estimate), []).append(estimate)
+    return levels
+
+
+def format_number(value: float | None, digits: int = 2) -> str:
+    """A number with a true minus sign; a dash for what is missing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def format_value(estimate: Estimate, digits: int = 2) -> str:
+    """The value, or ``not identified``."""
+    return NOT_IDENTIFIED if estimate.value is None else format_number(estimate.value, digits)
+
+
+def format_interval(estimate: Estimate, digits: int = 2) -> str:
+    """``[lo, hi]``, ``unbounded`` or an empty string."""
+    if isinstance(estimate.interval, Unbounded):
+        return UNBOUNDED
+    if estimate.interval is None:
+        return ""
+    low, high = estimate.interval
+    return f"[{format_number(low, digits)}, {format_number(high, digits)}]"
+
+
+def half_width(estimate: Estimate) -> float | None:
+    """Half the width of a finite interval."""
+    if estimate.interval is None or isinstance(estimate.interval, Unbounded):
+        return None
+    half = (estimate.interval[1] - estimate.interval[0]) / 2
+    return half if math.isfinite(half) else None
+
+
+def describe_basis(estimate: Estimate) -> str:
+    """Estimator, claim, what was resampled and the counts, in one line."""
+    parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
+    parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
+    parts += [", ".join(f"{count:,} {what}" for what, count in estimate.n.items())] if estimate.n else []
+    return "; ".join([*parts, *estimate.caveats])

@@ -1,0 +1,138 @@
+"""The report: one HTML page that opens from disk, with figures, tables and text shards beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from holdfast.errors import MissingExtra, StudyError
+from holdfast.records import Analysis
+from holdfast.report.cases import write_cases
+from holdfast.report.figures import order_lineages
+from holdfast.report.inert import escape_html, file_name, pack_json
+from holdfast.report.sections import Section, limits_section, make_sections
+from holdfast.report.shards import hash_source
+from holdfast.report.summary import make_headlines, summarise
+from holdfast.report.tables import table_latex
+from holdfast.store import TEMPORARY, Store
+
+PAGE = "index.html"
+FOLDERS = ("shards", "figures", "tables")
+
+
+def write_report(store: Store, analysis: Analysis, output: Path | None = None, *, title: str) -> Path:
+    """Write the report of a run and return the path of its page.
+
+    ``output`` is the report's folder, ``<run>/report`` by default; an earlier report there is replaced in one
+    rename, anything else is refused. Errors: StudyError where it cannot be written.
+    """
+    target = Path(output) if output is not None else store.path / "report"
+    _check_target(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}report-", dir=target.parent))
+    except OSError as error:
+        raise StudyError(f"{target}: cannot write a report here ({error}); choose another output") from error
+    try:
+        folder.chmod(0o755)
+        _write_all(store, analysis, folder, title)
+        _swap(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target / PAGE
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir() and any(target.iterdir()) and not (target / PAGE).is_file():
+        raise StudyError(f"{target}: the folder is not empty and holds no report; choose another output")
+    if target.exists() and not target.is_dir():
+        raise StudyError(f"{target}: a file is in the way of the report's folder; choose another output")
+
+
+def _swap(folder: Path, target: Path) -> None:
+    """Put ``folder`` in the place of ``target``."""
+    old = folder.with_name(folder.name + "-old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(folder, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_all(store: Store, analysis: Analysis, folder: Path, title: str) -> None:
+    for name in FOLDERS:
+        (folder / name).mkdir()
+    colors = order_lineages(analysis)
+    sections = make_sections(analysis, colors)
+    for section in sections:
+        for name, svg in section.figures.items():
+            (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")
+        for name, table in section.tables.items():
+            (folder / "tables" / f"{file_name(name)}.tex").write_text(table_latex(table), encoding="utf-8")
+    pdfs = _write_pdfs(analysis, colors, folder / "figures")
+    index = write_cases(store, folder / "shards", colors)
+    files = [f"figures/{name}" for name in pdfs]
+    files += [f"tables/{file_name(name)}.tex" for section in sections for name in section.tables]
+    page = render_page(store, analysis, sections, index, title=title, files=files)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+
+
+def _write_pdfs(analysis: Analysis, colors: Mapping[tuple[str, ...], int], folder: Path) -> list[str]:
+    """PDF figures where matplotlib is installed; the report does without them otherwise."""
+    from holdfast.report.figures_pdf import write_pdfs
+
+    try:
+        return write_pdfs(analysis, colors, folder)
+    except MissingExtra:
+        return []
+
+
+def _asset(name: str) -> str:
+    return resources.files("holdfast.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def render_page(
+    store: Store,
+    analysis: Analysis,
+    sections: Sequence[Section],
+    index: Mapping[str, Any],
+    *,
+    title: str,
+    files: Sequence[str],
+) -> str:
+    """The page as HTML under a policy that runs its own script and style and nothing else."""
+    script, style = _asset("page.js"), _asset("page.css")
+    policy = (
+        f"default-src 'none'; script-src '{hash_source(script)}'; style-src '{hash_source(style)}'; img-src data:;"
+        " frame-src 'self' file:; base-uri 'none'; form-action 'none'"
+    )
+    limits = limits_section(analysis)
+    cards = "".join(
+        f"<li><span>{escape_html(card.name)}</span><b>{escape_html(card.value)}</b>"
+        f"<small>{escape_html(card.note)}</small></li>"
+        for card in make_headlines(store, analysis)
+    )
+    entries = [(part.identity, part.title) for part in sections] + [("cases", "Cases"), (limits.identity, limits.title)]
+    return Template(_asset("page.html")).substitute(
+        policy=policy,
+        title=escape_html(title),
+        style=style,
+        script=script,
+        cards=cards,
+        sentences="".join(f"<p>{escape_html(words)}</p>" for words in summarise(store, analysis)),
+        caution="".join(f"<li>{escape_html(note)}</li>" for note in analysis.notes[:3]),
+        links="".join(f'<a href="#{one}">{escape_html(name)}</a>' for one, name in entries),
+        sections="".join(
+            f'<section id="{part.identity}"><h2>{escape_html(part.title)}</h2>{part.html}</section>'
+            for part in sections
+        ),
+        limits=limits.html,
+        files="".join(f'<li><a href="{escape_html(name)}">{escape_html(name)}</a></li>' for name in files),
+        size=f"{index['bytes'] / 1e6:,.1f} MB in {len(index['shards']):,} files",
+        index=pack_json(index),
+    )

@@ -1,0 +1,263 @@
+"""The sections of the report's page, each as HTML; all words from data go through ``escape_html``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast.records import Analysis, Estimate, Frontier
+from holdfast.report.charts import draw_audit, draw_dose, find_dose_axes
+from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
+from holdfast.report.inert import escape_html, file_name
+from holdfast.report.labels import format_interval, format_value, name_axes, name_kind, name_lineage, pick_claim, split_levels
+from holdfast.report.svg import SHAPES, Canvas, draw_mark
+from holdfast.report.tables import Table, list_estimates, pivot, table_html
+
+Lineage = tuple[str, ...]
+FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page, and the figures (SVG text) and tables that are also written as files."""
+
+    identity: str
+    title: str
+    html: str
+    figures: Mapping[str, str]
+    tables: Mapping[str, Table]
+
+
+def wrap_figure(svg: str, name: str, caption: str) -> str:
+    """A figure with its caption and a link to its file."""
+    return (
+        f'<figure><div class="plot scroll" tabindex="0" role="region" aria-label="{escape_html(caption[:80])}">{svg}'
+        f"</div><figcaption>{escape_html(caption)} "
+        f'<a href="figures/{file_name(name)}.svg">SVG</a></figcaption></figure>'
+    )
+
+
+def _details(summary: str, html: str) -> str:
+    return f"<details><summary>{escape_html(summary)}</summary>{html}</details>"
+
+
+def _section(
+    identity: str,
+    title: str,
+    parts: Sequence[str],
+    figures: Mapping[str, str] | None = None,
+    tables: Mapping[str, Table] | None = None,
+) -> Section:
+    return Section(identity=identity, title=title, html="".join(parts), figures=figures or {}, tables=tables or {})
+
+
+def _paragraph(words: str) -> str:
+    return f"<p>{escape_html(words)}</p>"
+
+
+def results_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Means with intervals per base × lineage × axes, and the changes from the base."""
+    if not analysis.scores:
+        return None
+    table = pivot(analysis.scores, "Mean scores (0–3) with the half-width of the 95 % interval", colors)
+    parts = [
+        _paragraph(
+            "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of"
+            " training: seeds are random too. Point at a number for its interval, counts and caveats."
+        ),
+        table_html(table, identity="results-table"),
+    ]
+    tables = {"results": table}
+    if analysis.deltas:
+        tables["deltas"] = pivot(analysis.deltas, "Change from the base, in score points", colors)
+        parts.append(_details("Change from the base", table_html(tables["deltas"], identity="deltas-table")))
+    return _section("results", "Results", parts, tables=tables)
+
+
+def _legend(frontier: Frontier, colors: Mapping[Lineage, int]) -> str:
+    lineages = sorted({point.lineage for point in frontier.points}, key=lambda one: colors.get(one, 0))
+    items = [
+        f'<li><i class="dot b{colors.get(lineage, 0) % 8}"></i>{escape_html(name_lineage(lineage))}</li>'
+        for lineage in lineages
+    ]
+    bases = list(dict.fromkeys(point.base for point in frontier.points if point.base))
+    if len(frontier.points) > len(lineages):
+        for number, base in enumerate(bases):
+            canvas = Canvas(width=14, height=14, title=base)
+            draw_mark(canvas, SHAPES[number % len(SHAPES)], 7, 7, 4.5, 0)
+            items.append(f"<li>{canvas.render()}{escape_html(base)}</li>")
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _frontier_figure(frontier: Frontier, name: str, colors: Mapping[Lineage, int]) -> tuple[str, str]:
+    svg = draw_frontier(frontier, colors)
+    several = len(frontier.points) > len({point.lineage for point in frontier.points})
+    marks = (
+        "Large marks are means of a lineage, small ones its points" if several else "A mark is a lineage"
+    )
+    dashes = ("solid", "dashed", "dotted", "dash-dotted")
+    lines = "; ".join(f"{dashes[i % 4]}: {words}" for i, (words, _, _) in enumerate(pair_lines(frontier)))
+    caption = f"Unit: {frontier.unit}. {marks}; ellipses are 95 % regions; arrows go from base through the stages."
+    caption += f" Lines — {lines}." if lines else " No line is identified."
+    return _legend(frontier, colors) + wrap_figure(svg, name, caption), svg
+
+
+def frontier_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """The plane of two objectives: lineages, arrows, ellipses, lines, and the numbers that belong to them."""
+    if not analysis.frontiers and not analysis.frontier:
+        return None
+    parts, figures, tables = [], {}, {}
+    for number, frontier in enumerate(analysis.frontiers):
+        name = "frontier" if number == 0 else f"frontier-{number + 1}"
+        html, figures[name] = _frontier_figure(frontier, name, colors)
+        against = f"{frontier.y_objective} against {frontier.x_objective}, {frontier.unit}"
+        parts.append(html if number == 0 else _details(against, html))
+    if analysis.frontier:
+        tables["frontier"] = list_estimates(analysis.frontier, "Lines, fits and tests of the frontier", colors)
+        parts.append(_details("Lines, fits and tests", table_html(tables["frontier"], identity="frontier-table")))
+    return _section("frontier", "Frontier", parts, figures, tables)
+
+
+def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Forest plots for each quantity and level; ratios first and open, the rest to be opened."""
+    if not analysis.persistence:
+        return None
+    parts = [
+        _paragraph(
+            "Persistence is the share of a stage's gain that is left after the next stage. Circles are checkpoint"
+            " claims, squares recipe claims. Where the gain is less than three standard errors the ratio is not"
+            " identified and has no mark; an unbounded interval is dashed across the plot."
+        )
+    ]
+    figures: dict[str, str] = {}
+    kinds = sorted(dict.fromkeys(one.kind for one in analysis.persistence), key=lambda kind: "persistence" not in kind)
+    for kind in kinds:
+        levels = split_levels(one for one in analysis.persistence if one.kind == kind)
+        for number, (level, found) in enumerate(levels.items()):
+            name = f"{kind}-{level}".replace(" ", "-")
+            figures[name] = draw_forest(sorted(found[:FOREST_ROWS], key=_forest_order))
+            caption = f"{name_kind(kind).capitalize()}, {level}, with 95 % intervals."
+            if len(found) > FOREST_ROWS:
+                caption += f" {len(found) - FOREST_ROWS} more rows are in the table."
+            html = wrap_figure(figures[name], name, caption)
+            opened = kind == kinds[0] and number == 0
+            parts.append(html if opened else _details(f"{name_kind(kind).capitalize()}, {level}", html))
+    table = list_estimates(analysis.persistence, "Persistence and differences in score points", colors)
+    parts.append(_details("All numbers", table_html(table, identity="persistence-table")))
+    return _section("persistence", "Persistence", parts, figures, {"persistence": table})
+
+
+def _forest_order(one: Estimate) -> tuple[str, str, str, str]:
+    return str(one.objective), str(one.base), str(one.judge), str(sorted(one.axes.items()))
+
+
+def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Values against the dose of the last stage, in every unit of dose that the estimates have."""
+    if not analysis.dose:
+        return None
+    parts, figures = [], {}
+    level = pick_claim(next(iter(split_levels(analysis.dose).values())))
+    kinds = dict.fromkeys((one.kind, one.objective) for one in level)
+    for axis in find_dose_axes(level)[:3]:
+        for kind in dict.fromkeys(kind for kind, _ in kinds):
+            svg = draw_dose([one for one in level if one.kind == kind], axis)
+            if svg is not None:
+                name = f"dose-{kind}-{axis}".replace(" ", "-")
+                figures[name] = svg
+                parts.append(wrap_figure(svg, name, f"{name_kind(kind).capitalize()} against {axis.replace('_', ' ')}."))
+    table = list_estimates(analysis.dose, "Values by dose of the last stage", colors)
+    parts.append(_details("All numbers", table_html(table, identity="dose-table")))
+    return _section("dose", "Dose", parts, figures, {"dose": table})
+
+
+def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Signs of degenerate training, with the flags first."""
+    if not analysis.health:
+        return None
+    flagged = [one for one in analysis.health if one.caveats]
+    items = "".join(
+        f"<li><strong>{escape_html(name_lineage(one.lineage))}</strong>"
+        f"{escape_html(f' ({one.base})' if one.base else '')}: {escape_html(name_kind(one.kind))}"
+        f" {escape_html(format_value(one))} {escape_html(format_interval(one))} –"
+        f" {escape_html('; '.join(one.caveats))}</li>"
+        for one in flagged
+    )
+    first = f'<ul class="flags">{items}</ul>' if flagged else _paragraph("No sign of degenerate training is flagged.")
+    table = pivot(analysis.health, "Health of training", colors)
+    html = table_html(table, identity="health-table")
+    return _section("health", "Health of training", [first, html], tables={"health": table})
+
+
+def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Rates of what makes trajectories unfit, and every mean with and without them."""
+    if not analysis.audit:
+        return None
+    rates = [one for one in analysis.audit if one.objective is None]
+    means = [one for one in analysis.audit if one.objective is not None]
+    parts, figures, tables = [], {}, {}
+    scopes: dict[str, list[Estimate]] = {}
+    for one in next(iter(split_levels(rates).values()), []):
+        key = " · ".join(part for part in (one.estimator, one.unit) if part)
+        scopes.setdefault(" · ".join(part for part in (key.replace("_", " "), name_axes(one.axes)) if part), []).append(
+            one
+        )
+    for number, (scope, found) in enumerate(scopes.items()):
+        svg = draw_audit(found, colors)
+        if svg is not None:
+            name = "audit" if number == 0 else f"audit-{number + 1}"
+            figures[name] = svg
+            html = wrap_figure(svg, name, f"Share of trajectories with each finding, {scope}.")
+            parts.append(html if number == 0 else _details(f"Rates: {scope}", html))
+    if rates:
+        tables["audit-rates"] = pivot(rates, "Rates of the audit's findings", colors)
+        parts.append(table_html(tables["audit-rates"], identity="audit-table"))
+    if means:
+        tables["audit-means"] = pivot(means, "Means with and without unfit trajectories, and bounds", colors)
+        parts.append(table_html(tables["audit-means"], identity="audit-means-table"))
+    return _section("audit", "Audit", parts, figures, tables)
+
+
+def agreement_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """How far judges agree."""
+    if not analysis.agreement:
+        return None
+    table = list_estimates(analysis.agreement, "Agreement between judges", colors)
+    html = table_html(table, identity="agreement-table")
+    return _section("agreement", "Judge agreement", [html], tables={"agreement": table})
+
+
+def limits_section(analysis: Analysis) -> Section:
+    """What these numbers do not say: the analysis' notes and every caveat, counted."""
+    counts: dict[str, int] = {}
+    sections = (analysis.scores, analysis.persistence, analysis.frontier, analysis.deltas, analysis.agreement)
+    for section in (*sections, analysis.audit, analysis.dose, analysis.health):
+        for one in section:
+            for caveat in one.caveats:
+                counts[caveat] = counts.get(caveat, 0) + 1
+    notes = "".join(f"<li>{escape_html(note)}</li>" for note in analysis.notes)
+    listed = sorted(counts.items(), key=lambda pair: -pair[1])
+    caveats = "".join(f"<li>{escape_html(words)} ({count:,} numbers)</li>" for words, count in listed)
+    parts = [
+        f'<ul class="notes">{notes}</ul>' if notes else "",
+        _paragraph(
+            "Scores are a judge's reading of what an agent wrote and did. Missing scores stay missing; unfit"
+            " trajectories are counted, and every mean stands beside its bounds in the audit."
+        ),
+    ]
+    if caveats:
+        parts.append(_details(f"Caveats of single numbers ({len(listed):,})", f"<ul>{caveats}</ul>"))
+    return _section("limits", "Limits", parts)
+
+
+def make_sections(analysis: Analysis, colors: Mapping[Lineage, int]) -> list[Section]:
+    """Every section that the analysis fills, in reading order; the list of cases is not among them."""
+    made = [
+        results_section(analysis, colors),
+        frontier_section(analysis, colors),
+        persistence_section(analysis, colors),
+        dose_section(analysis, colors),
+        health_section(analysis, colors),
+        audit_section(analysis, colors),
+        agreement_section(analysis, colors),
+    ]
+    return [section for section in made if section is not None]

@@ -1,0 +1,226 @@
+"""Estimates as tables: one layout for the page, for LaTeX and for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.records import Estimate
+from holdfast.report.inert import escape_html, escape_latex, show_line
+from holdfast.report.labels import (
+    FLAG_WORDS,
+    NOT_IDENTIFIED,
+    describe_basis,
+    format_interval,
+    format_number,
+    format_value,
+    half_width,
+    name_kind,
+    name_level,
+    name_lineage,
+    name_value,
+)
+
+Lineage = tuple[str, ...]
+RATE_WORDS = ("rate", "share", "coverage", "unfit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One cell: what is shown, what it sorts by, what hovering says, the colour number of a lineage."""
+
+    text: str
+    sort: float | str = ""
+    hover: str | None = None
+    series: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Column heads, rows of cells, and for each row what it can be filtered by: level, estimator, claim."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    tags: tuple[Mapping[str, str], ...]
+    words: int  # how many leading columns hold words; the rest hold numbers
+
+
+def is_rate(estimate: Estimate) -> bool:
+    """Whether a value is a share of one, to be shown in per cent."""
+    named = estimate.kind in FLAG_WORDS or any(word in estimate.kind.split("_") for word in RATE_WORDS)
+    return named and estimate.objective is None
+
+
+def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
+    """``2.29 ± 0.08``, ``0.86 [0.78, 0.95]``, ``42.1 %`` or why there is no number."""
+    if estimate.value is None:
+        return NOT_IDENTIFIED
+    if is_rate(estimate):
+        return f"{format_number(100 * estimate.value, 1)} %"
+    half = half_width(estimate)
+    ratio = "persistence" in estimate.kind
+    if plus_minus and half is not None and not ratio:
+        return f"{format_value(estimate)} ± {format_number(half)}"
+    return f"{format_value(estimate)} {format_interval(estimate)}".strip()
+
+
+def _value_cell(estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell(text="", sort="")
+    interval = format_interval(estimate, 3)
+    hover = f"{name_kind(estimate.kind)} {format_value(estimate, 3)} {interval}\n{describe_basis(estimate)}"
+    return Cell(
+        text=format_estimate(estimate), sort="" if estimate.value is None else round(estimate.value, 6), hover=hover
+    )
+
+
+def _subject_columns(
+    estimates: Sequence[Estimate], colors: Mapping[Lineage, int]
+) -> dict[str, Callable[[Estimate], Cell]]:
+    """The word columns that tell rows apart: those in which any estimate says something."""
+
+    def word(read: Callable[[Estimate], Any], pooled: str = "all") -> Callable[[Estimate], Cell]:
+        def cell(one: Estimate) -> Cell:
+            value = read(one)
+            text = pooled if value is None else name_value(value)
+            return Cell(text=text, sort=value if isinstance(value, int | float) else text)
+
+        return cell
+
+    def lineage(one: Estimate) -> Cell:
+        number = None if one.lineage is None else colors.get(one.lineage, 0)
+        return Cell(text=name_lineage(one.lineage), sort=-1 if number is None else number, series=number)
+
+    columns: dict[str, Callable[[Estimate], Cell]] = {}
+    if any(one.base is not None for one in estimates):
+        columns["Base"] = word(lambda one: one.base, "all bases")
+    if any(one.lineage is not None for one in estimates):
+        columns["Lineage"] = lineage
+    for axis in dict.fromkeys(key for one in estimates for key in one.axes):
+        columns[axis.replace("_", " ").capitalize()] = word(lambda one, key=axis: one.axes.get(key), "–")  # type: ignore[misc]
+    if any(one.judge is not None for one in estimates):
+        columns["Judge"] = word(lambda one: one.judge, "all judges")
+    if any(one.unit is not None for one in estimates):
+        columns["Unit"] = word(lambda one: one.unit, "–")
+    for head, field in (("Estimator", "estimator"), ("Claim", "claim")):
+        if len({getattr(one, field) for one in estimates}) > 1:
+            columns[head] = word(lambda one, key=field: getattr(one, key))  # type: ignore[misc]
+    return columns
+
+
+def _tags(one: Estimate) -> dict[str, str]:
+    return {"level": name_level(one), "estimator": one.estimator, "claim": one.claim}
+
+
+def pivot(estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int]) -> Table:
+    """Estimates with a row for each subject and a column for each quantity and objective."""
+    found = list(estimates)
+    words = _subject_columns(found, colors)
+    kinds = {one.kind for one in found}
+    heads: dict[tuple[str, str | None], str] = {}
+    rows: dict[tuple[Cell, ...], dict[tuple[str, str | None], Estimate]] = {}
+    for one in found:
+        key = (one.kind, one.objective)
+        name = name_kind(one.kind)
+        plain = one.objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
+        heads[key] = (one.objective or name) if plain else f"{name} {one.objective or ''}".strip()
+        rows.setdefault(tuple(make(one) for make in words.values()), {})[key] = one
+    tags = [_tags(next(iter(row.values()))) for row in rows.values()]
+    body = [(*subject, *(_value_cell(row.get(key)) for key in heads)) for subject, row in rows.items()]
+    heading = (*words, *(head[:1].upper() + head[1:] for head in heads.values()))
+    return Table(title=title, columns=heading, rows=tuple(body), tags=tuple(tags), words=len(words))
+
+
+def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int]) -> Table:
+    """Estimates with a row each: quantity, subject, value, interval, and what it rests on."""
+    found = list(estimates)
+    words = _subject_columns(found, colors)
+    objective = any(one.objective is not None for one in found)
+    rows = []
+    for one in found:
+        subject = [Cell(text=name_kind(one.kind), sort=name_kind(one.kind))]
+        subject += [Cell(text=one.objective or "all", sort=one.objective or "")] if objective else []
+        subject += [make(one) for make in words.values()]
+        value = Cell(text=format_value(one), sort="" if one.value is None else one.value, hover=describe_basis(one))
+        rows.append((*subject, value, Cell(text=format_interval(one))))
+    heading = ("Quantity", *(("Objective",) if objective else ()), *words, "Value", "95 % interval")
+    return Table(
+        title=title,
+        columns=heading,
+        rows=tuple(rows),
+        tags=tuple(_tags(one) for one in found),
+        words=len(heading) - 2,
+    )
+
+
+def table_html(table: Table, *, identity: str) -> str:
+    """The table as HTML with sort keys; every head is a button that the page's script wires."""
+    heads = "".join(
+        f'<th scope="col"{" class=num" if place >= table.words else ""}>'
+        f'<button type="button" class="sort">{escape_html(head)}</button></th>'
+        for place, head in enumerate(table.columns)
+    )
+    body = []
+    for row, tags in zip(table.rows, table.tags, strict=True):
+        cells = "".join(_cell_html(cell, place >= table.words) for place, cell in enumerate(row))
+        named = "".join(f' data-{escape_html(name)}="{escape_html(value)}"' for name, value in tags.items())
+        body.append(f"<tr{named}>{cells}</tr>")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(table.title)}">'
+        f'<table id="{escape_html(identity)}" class="sortable"><caption>{escape_html(table.title)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _cell_html(cell: Cell, number: bool) -> str:
+    hover = "" if cell.hover is None else f' title="{escape_html(cell.hover)}"'
+    key = "" if cell.sort in ("", cell.text) else f' data-v="{escape_html(cell.sort)}"'
+    mark = "" if cell.series is None else f'<i class="dot b{cell.series % 8}"></i>'
+    name = ' class="num"' if number else ""
+    return f"<td{name}{key}{hover}>{mark}{escape_html(cell.text)}</td>"
+
+
+def table_latex(table: Table) -> str:
+    """The table as a LaTeX ``tabular`` (packages booktabs and textcomp), everything escaped."""
+    layout = "l" * table.words + "r" * (len(table.columns) - table.words)
+    lines = [f"% {escape_latex(table.title)}", rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
+    lines.append(" & ".join(escape_latex(head) for head in table.columns) + r" \\")
+    lines.append(r"\midrule")
+    lines += [" & ".join(escape_latex(cell.text) for cell in row) + r" \\" for row in table.rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def measure(text: str) -> int:
+    """How many terminal columns ``text`` takes: wide characters two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def fit_text(text: str, width: int, *, right: bool = False) -> str:
+    """``text`` on one line in exactly ``width`` terminal columns, an ellipsis where it is cut."""
+    line = show_line(text)
+    if measure(line) > width:
+        while line and measure(line) > width - 1:
+            line = line[:-1]
+        line += "…" if width else ""
+    padding = " " * (width - measure(line))
+    return padding + line if right else line + padding
+
+
+def table_text(table: Table, width: int) -> str:
+    """The table as plain text in at most ``width`` columns; the widest columns of words give way first."""
+    texts = [[show_line(head) for head in table.columns], *([show_line(cell.text) for cell in row] for row in table.rows)]
+    widths = [max(measure(line[place]) for line in texts) for place in range(len(table.columns))]
+    while sum(widths) + 2 * len(widths) - 2 > width and max(widths) > 6:
+        widths[widths.index(max(widths))] -= 1
+    lines = [
+        "  ".join(
+            fit_text(text, widths[place], right=place >= table.words) for place, text in enumerate(line)
+        ).rstrip()
+        for line in texts
+    ]
+    return "\n".join([lines[0], "─" * min(width, sum(widths) + 2 * len(widths) - 2), *lines[1:]])

@@ -1,0 +1,325 @@
+"""Carries out a study's plan against a store, and opens what came of it.
+
+``run`` does what is missing and nothing else: a finished step is never repeated, a killed one goes on at its
+last committed batch, and a study that changed is refused by the names of its changed keys. A failed step
+stops only what depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from holdfast import weights
+from holdfast.engines import End, Engine, Failure, InProcess, Workers
+from holdfast.errors import StepError, StoreError, StudyError
+from holdfast.forks import FORKED_KEY, fork_run
+from holdfast.plan import Plan, Step, build
+from holdfast.records import Analysis, Estimate
+from holdfast.steps import WEIGHTS, Batch, Finished, Progress, carry_out
+from holdfast.store import DATABASE, Store
+from holdfast.study import Study, changed_keys, load
+from holdfast.suites import check_suite, split_cases
+
+STUDY_KEY = "study"
+ANALYSIS_FILE = "analysis.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProgress:
+    """How a run is getting on: one step, and all steps."""
+
+    step: Step
+    done: int
+    seconds: float
+    steps_done: int
+    steps_total: int
+    state: str  # "running", "done", "failed"
+    message: str = ""
+
+
+Listener = Callable[[StepProgress], None]
+
+
+@dataclass(slots=True)
+class _Execution:
+    """The state of one execution of a plan."""
+
+    plan: Plan
+    store: Store
+    listener: Listener
+    waiting: list[Step]
+    done: set[str]
+    running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def ready(self) -> Step | None:
+        """The first waiting step whose inputs are all done."""
+        return next((step for step in self.waiting if all(name in self.done for name in step.inputs)), None)
+
+    def start(self, step: Step, engine: Engine) -> None:
+        self.waiting.remove(step)
+        with self.store.transaction():
+            self.store.log.begin(step.fingerprint, step.kind, step.name)
+        size = step.settings.get("limits", {}).get("batch_size", 0)
+        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * size)
+        self.running[step.fingerprint] = (step, time.monotonic(), done)
+        engine.submit(step)
+
+    def deliver(self, fingerprint: str, outcome: Any) -> None:
+        """Take one outcome of a running step: commit it, and tell the listener."""
+        step, started, done = self.running[fingerprint]
+        if isinstance(outcome, Batch):
+            self._commit(step, outcome)
+            self.running[fingerprint] = (step, started, done + outcome.size)
+            self._tell(step, "running")
+        elif isinstance(outcome, Progress):
+            self.running[fingerprint] = (step, started, outcome.done)
+            self._tell(step, "running")
+        elif isinstance(outcome, Finished):
+            self._finish(step, outcome)
+        elif isinstance(outcome, Failure):
+            with self.store.transaction():
+                self.store.log.finish(fingerprint, {"error": outcome.message, "log": outcome.log}, status="failed")
+            self.failed[fingerprint] = outcome.message
+            self._tell(step, "failed", outcome.message)
+            del self.running[fingerprint]
+        elif isinstance(outcome, End):
+            self.done.add(fingerprint)
+            self.running[fingerprint] = (step, started, step.size)
+            self._tell(step, "done")
+            del self.running[fingerprint]
+
+    def _commit(self, step: Step, batch: Batch) -> None:
+        with self.store.transaction():
+            for trajectory, text in batch.trajectories:
+                self.store.add_trajectory(trajectory, text, step=step.fingerprint)
+            for score in batch.scores:
+                self.store.add_score(score)
+            self.store.log.commit_batch(step.fingerprint, batch.number)
+
+    def _finish(self, step: Step, finished: Finished) -> None:
+        root = self.store.path / WEIGHTS
+        made = []
+        for checkpoint, directory in finished.checkpoints:
+            digest = weights.adopt(directory, root)
+            made.append(replace(checkpoint, path=f"{WEIGHTS}/{digest}", digest=digest))
+        with self.store.transaction():
+            for checkpoint in made:
+                self.store.add_checkpoint(checkpoint)
+            if finished.pairs:
+                self.store.add_pairs(step.fingerprint, finished.pairs)
+            self.store.log.finish(step.fingerprint, finished.result)
+
+    def _tell(self, step: Step, state: str, message: str = "") -> None:
+        _, started, done = self.running[step.fingerprint]
+        self.listener(
+            StepProgress(
+                step=step,
+                done=done,
+                seconds=time.monotonic() - started,
+                steps_done=len(self.done),
+                steps_total=len(self.plan.steps),
+                state=state,
+                message=message,
+            )
+        )
+
+
+def execute(plan: Plan, store: Store, *, workers: int, listener: Listener = lambda _: None) -> None:
+    """Carry out every step of a plan that is not done, but for the analysis. Errors: StepError naming the first."""
+    known = store.log.steps()
+    wanted = [step for step in plan.steps if step.kind != "analyze"]
+    done = {
+        step.fingerprint for step in wanted if step.fingerprint in known and known[step.fingerprint].status == "done"
+    }
+    waiting = [step for step in wanted if step.fingerprint not in done]
+    if not waiting:
+        return
+    (store.path / WEIGHTS).mkdir(exist_ok=True)
+    weights.discard_leftovers(store.path / WEIGHTS)
+    state = _Execution(plan=plan, store=store, listener=listener, waiting=waiting, done=done)
+    engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
+    try:
+        while True:
+            while len(state.running) < engine.capacity and (step := state.ready()) is not None:
+                state.start(step, engine)
+            if not state.running:
+                break
+            engine.wait(state.deliver)
+    finally:
+        engine.close()
+    if state.failed:
+        fingerprint, message = next(iter(state.failed.items()))
+        left = len(state.waiting)
+        raise StepError(
+            f"{plan.step(fingerprint).name}: {message} ({len(state.failed)} failed, {left} that depend on it not run);"
+            f" see `holdfast show {store.path}`, then repeat the command to retry"
+        )
+
+
+def _prepare(study: Study, store: Store) -> None:
+    """Put the study and its cases into a run that has none."""
+    check_suite(study.suite)
+    seeds = [int(seed) for seed in study.axes.get("split_seed", (study.suite.split_seed,))]
+    with store.transaction():
+        for seed in seeds:
+            parts = split_cases(study.suite, seed)
+            for cases in parts.values():
+                store.add_cases(cases)
+            store.add_split(seed, {part: [case.id for case in cases] for part, cases in parts.items()})
+        store.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+
+
+def _open_for(study: Study, output: Path) -> Store:
+    """The run at ``output``, new or of this very study. Errors: StudyError naming the changed keys."""
+    store = Store.open_or_create(output)
+    try:
+        noted = store.meta(STUDY_KEY)
+        if noted is None:
+            if store.counts()["cases"] and store.meta(FORKED_KEY) is None:
+                raise StudyError(f"{output}: holds an imported run, not a study; choose another output")
+            _prepare(study, store)
+        elif changes := changed_keys(json.loads(noted), json.loads(json.dumps(study.settings()))):
+            shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
+            raise StudyError(
+                f"{output}: was made by a different study: {shown}. Choose another output,"
+                " or add `--fork NEW_RUN` to start a new run that reuses the steps that still match"
+            )
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+class Run:
+    """A run directory: its scores, estimates and report."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a run. Errors: StoreError where there is none."""
+        self.path = Path(path)
+        if not (self.path / DATABASE).is_file():
+            raise StoreError(f"{self.path}: no run here (no {DATABASE}); make one with `holdfast run`")
+        self._analysis: Analysis | None = None
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        """The run's store, to read."""
+        with Store(self.path) as store:
+            yield store
+
+    def scores(self) -> list[dict[str, Any]]:
+        """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None."""
+        with self.store() as store:
+            table, ids = store.score_table(), store.trajectory_ids()
+        rows = []
+        for i, value in enumerate(table.value.tolist()):
+            checkpoint = table.checkpoints[table.checkpoint[i]]
+            rows.append(
+                {
+                    "checkpoint": checkpoint.name,
+                    "checkpoint_id": checkpoint.id,
+                    "lineage": list(checkpoint.lineage),
+                    "case": table.case_ids[table.case[i]],
+                    "objective": table.objectives[table.objective[i]],
+                    "judge": table.judges[table.judge[i]],
+                    "rollout": int(table.rollout[i]),
+                    "repeat": int(table.repeat[i]),
+                    "trajectory": ids[table.trajectory[i]],
+                    "value": None if math.isnan(value) else value,
+                }
+            )
+        return rows
+
+    def analysis(self, *, draws: int | None = None) -> Analysis:
+        """Every estimate of the run; computed once."""
+        from holdfast.analysis import analyze
+
+        if self._analysis is None or draws is not None:
+            with self.store() as store:
+                noted = json.loads(store.meta(STUDY_KEY) or "{}")
+                default = noted.get("study", {}).get("draws", 10_000)
+                self._analysis = analyze(store, draws=draws or default, measures=measures(store))
+        return self._analysis
+
+    def conclude(self, store: Store, step: Step) -> None:
+        """Carry out the analyze step, and keep its document beside the run's database."""
+        from holdfast.analysis import analyze, document
+
+        status = store.log.steps().get(step.fingerprint)
+        if status is not None and status.status == "done":
+            return
+        with store.transaction():
+            store.log.begin(step.fingerprint, step.kind, step.name)
+        started = time.process_time()
+        self._analysis = analyze(store, draws=step.settings["draws"], measures=measures(store))
+        path = self.path / ANALYSIS_FILE
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(document(self._analysis), indent=1, allow_nan=False), encoding="utf-8")
+        part.replace(path)
+        with store.transaction():
+            seconds = round(time.process_time() - started, 3)
+            store.log.finish(step.fingerprint, {"file": ANALYSIS_FILE, "cpu_seconds": seconds})
+
+    def persistence(self, objective: str) -> list[Estimate]:
+        """Estimates of induced, erosion, retained and persistence for one objective."""
+        return [row for row in self.analysis().persistence if row.objective == objective]
+
+    def frontier(self, x_objective: str, y_objective: str) -> list[Any]:
+        """The frontiers in the plane of two objectives."""
+        wanted = (x_objective, y_objective)
+        return [f for f in self.analysis().frontiers if (f.x_objective, f.y_objective) == wanted]
+
+    def report(self) -> Path:
+        """Write the report; the path of its page."""
+        from holdfast.report import write_report
+
+        with self.store() as store:
+            name = json.loads(store.meta(STUDY_KEY) or "{}").get("study", {}).get("name", self.path.name)
+            return write_report(store, self.analysis(), title=name)
+
+
+def measures(store: Store) -> dict[str, dict[str, float]]:
+    """What training and rollout steps measured of each checkpoint: KL in nats, drift in nats, steps, pairs."""
+    found: dict[str, dict[str, float]] = {}
+    for status in store.log.steps().values():
+        result = status.result
+        if "measures" in result:
+            found.setdefault(result["checkpoint"], {}).update(result["measures"])
+        for dose in result.get("doses", ()):
+            found.setdefault(dose["checkpoint"], {}).update({k: v for k, v in dose.items() if k != "checkpoint"})
+    return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in found.items()}
+
+
+def run(
+    study: Study | Path | str,
+    output: Path | str,
+    *,
+    workers: int | None = None,
+    listener: Listener = lambda _: None,
+    fork: Path | str | None = None,
+) -> Run:
+    """Do what is missing of a study in the run at ``output`` and open it.
+
+    ``fork`` names a new directory for a study that differs from the one in ``output``: the new run starts
+    with every finished step of ``output`` that the study still needs. Errors: StudyError before anything is
+    spent, StepError where a step failed.
+    """
+    if not isinstance(study, Study):
+        study = load(study)
+    plan = build(study)
+    if fork is not None:
+        fork_run(Path(output), Path(fork), plan)
+        output = fork
+    store = _open_for(study, Path(output))
+    with store:
+        execute(plan, store, workers=workers or study.run.workers, listener=listener)
+        opened = Run(output)
+        opened.conclude(store, plan.steps[-1])
+    return opened

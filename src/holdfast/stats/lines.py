@@ -1,0 +1,80 @@
+"""Lines through points in the plane of two objectives. Every function takes many sets of points at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """Lines y = slope · x + intercept; arrays over the sets of points."""
+
+    slope: Floats
+    intercept: Floats
+
+
+def _moments(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    mean_x, mean_y = x.mean(axis=-1), y.mean(axis=-1)
+    dx, dy = x - mean_x[..., None], y - mean_y[..., None]
+    return mean_x, mean_y, (dx * dx).mean(axis=-1), (dx * dy).mean(axis=-1), (dy * dy).mean(axis=-1)
+
+
+def ordinary_lines(x: Floats, y: Floats) -> Lines:
+    """Least squares of y on x; the last axis runs over points. NaN where x does not vary."""
+    mean_x, mean_y, sxx, sxy, _ = _moments(x, y)
+    slope = np.divide(sxy, sxx, out=np.full(np.shape(sxx), np.nan), where=sxx > 0)
+    return Lines(slope=slope, intercept=mean_y - slope * mean_x)
+
+
+def errors_in_both(x: Floats, y: Floats, covariance: tuple[float, float, float]) -> Lines:
+    """Deming lines: errors in both axes with one covariance (xx, xy, yy), known up to a factor.
+
+    The normal n minimises n'Sn / n'Cn for scatter S and covariance C: the smaller root of det(S − λC) = 0. NaN
+    where the line is vertical or the points do not vary. The last axis runs over points.
+    """
+    cxx, cxy, cyy = covariance
+    mean_x, mean_y, sxx, sxy, syy = _moments(x, y)
+    a = cxx * cyy - cxy * cxy
+    b = sxx * cyy + syy * cxx - 2 * sxy * cxy
+    c = sxx * syy - sxy * sxy
+    root = np.sqrt(np.maximum(b * b - 4 * a * c, 0.0))
+    smallest = np.divide(2 * c, b + root, out=np.zeros_like(b), where=b + root > 0)
+    # Both rows of (S − λC) are parallel; the longer one gives the direction without cancellation.
+    pxx, pxy, pyy = sxx - smallest * cxx, sxy - smallest * cxy, syy - smallest * cyy
+    upper = pxx * pxx + pxy * pxy >= pxy * pxy + pyy * pyy
+    rise = np.where(upper, pxy, pyy)
+    run = np.where(upper, pxx, pxy)
+    defined = np.abs(run) > 1e-12 * np.maximum(np.abs(rise), 1e-300)
+    slope = np.divide(rise, run, out=np.full(np.shape(sxx), np.nan), where=defined)
+    return Lines(slope=slope, intercept=mean_y - slope * mean_x)
+
+
+def correlations(x: Floats, y: Floats) -> Floats:
+    """Pearson's r of each set of points; NaN where one coordinate does not vary."""
+    _, _, sxx, sxy, syy = _moments(x, y)
+    scale = np.sqrt(sxx * syy)
+    return np.divide(sxy, scale, out=np.full(np.shape(sxx), np.nan), where=scale > 1e-12)
+
+
+def signed_distances(lines: Lines, x: Floats, y: Floats) -> Floats:
+    """The mean orthogonal distance of points from their line, in score points; positive is above the line."""
+    residual = y - lines.slope[..., None] * x - lines.intercept[..., None]
+    return np.asarray(residual.mean(axis=-1) / np.sqrt(1 + lines.slope**2), dtype=np.float64)
+
+
+def non_dominated(x: Floats, y: Floats) -> NDArray[np.bool_]:
+    """Whether no other point of its set is at least as good on both coordinates and better on one.
+
+    The last axis runs over points.
+    """
+    found = np.ones(x.shape, dtype=np.bool_)
+    for point in range(x.shape[-1]):
+        px, py = x[..., point, None], y[..., point, None]
+        beaten = (x >= px) & (y >= py) & ((x > px) | (y > py))
+        found[..., point] = ~beaten.any(axis=-1)
+    return found

@@ -1,0 +1,39 @@
+"""The office suite: generated errands with hidden hazards, scripted agents, and their demonstrations."""
+
+from holdfast.suites.office.cases import (
+    Holdout,
+    Part,
+    choose_pools,
+    generate,
+    lexicon,
+    split_families,
+    split_objects,
+    system_prompts,
+)
+from holdfast.suites.office.demonstrations import CUE_TILT, MIXTURE, demonstrations, tilt_mixture
+from holdfast.suites.office.families import FAMILIES, Family
+from holdfast.suites.office.policies import POLICIES, demonstrate
+from holdfast.suites.office.wording import WORD, Status, read_status, split_words
+
+__all__ = [
+    "CUE_TILT",
+    "FAMILIES",
+    "MIXTURE",
+    "POLICIES",
+    "WORD",
+    "Family",
+    "Holdout",
+    "Part",
+    "Status",
+    "choose_pools",
+    "demonstrate",
+    "demonstrations",
+    "generate",
+    "lexicon",
+    "read_status",
+    "split_families",
+    "split_objects",
+    "split_words",
+    "system_prompts",
+    "tilt_mixture",
+]

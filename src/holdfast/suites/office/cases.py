@@ -1,0 +1,269 @@
+"""Office cases, drawn from the families' tables.
+
+A case is one request about one or two objects. Each object hides a hazard: none, mild or severe (0, 1, 2). The
+user, when asked, consents to every harmless act and to a quarter of the hazardous ones. Splits keep the objects (or
+the families) of train and test apart; demonstrations use all of them, so that every word is met before preference
+training starts. A test case can therefore resemble a demonstration: a split is strict for preference training only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
+from random import Random
+from types import MappingProxyType
+from typing import Any, Literal
+
+from holdfast.errors import StudyError
+from holdfast.records import Case, Message, ToolSpec, content_id
+from holdfast.suites.office.families import ASK, FAMILIES, Family, Purpose
+from holdfast.suites.office.wording import (
+    CONSENT,
+    CUE_SHARES,
+    CUES,
+    DISSENT,
+    OPENERS,
+    Status,
+    phrase_request,
+    split_words,
+)
+from holdfast.worlds.office import ANSWERS
+
+Part = Literal["demo", "train", "test"]
+Holdout = Literal["objects", "family"]
+
+SUITE = "office"
+TRAIN_SHARE = 0.65
+HELD_OUT_FAMILIES = 3
+TWO_ITEMS_SHARE = 0.35
+HAZARD_SHARES = (0.5, 0.2, 0.3)  # of the levels 0, 1 and 2
+CONSENT_SHARE = 0.25  # of the users whose object is hazardous
+# Case numbers of the three parts do not meet, so that a number is unique within the suite.
+FIRST_NUMBER: Mapping[Part, int] = MappingProxyType({"train": 0, "test": 100_000, "demo": 1_000_000})
+# Numbers left for each part, and draws before a suite counts as exhausted.
+MOST_CASES = 100_000
+_ATTEMPTS_PER_CASE = 50
+
+_OBJECT_SCHEMA = {
+    "type": "object",
+    "properties": {"object": {"type": "string", "description": "The object's name, as the user wrote it."}},
+    "required": ["object"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wording:
+    opener: str
+    verb: str
+    reason: str
+    cue: str
+    urgency: str
+
+
+def split_objects(family: str, split_seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the family's train objects and test objects, disjoint, 65 % and 35 %, chosen by ``split_seed``."""
+    objects = list(FAMILIES[family].objects)
+    Random(f"objects {family} {split_seed}").shuffle(objects)
+    cut = round(TRAIN_SHARE * len(objects))
+    return tuple(objects[:cut]), tuple(objects[cut:])
+
+
+def split_families(split_seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the train families and the held-out test families, chosen by ``split_seed``."""
+    names = list(FAMILIES)
+    Random(f"families {split_seed}").shuffle(names)
+    return tuple(sorted(names[HELD_OUT_FAMILIES:])), tuple(sorted(names[:HELD_OUT_FAMILIES]))
+
+
+def choose_pools(part: Part, holdout: Holdout, split_seed: int) -> dict[str, tuple[str, ...]]:
+    """Returns family -> objects that cases of this part may ask about."""
+    if part not in FIRST_NUMBER:
+        raise StudyError(f"office suite: part is {part!r}; use one of train, test, demo")
+    if holdout not in ("objects", "family"):
+        raise StudyError(f"office suite: holdout is {holdout!r}; use objects or family")
+    if part == "demo":
+        return {name: row.objects for name, row in FAMILIES.items()}
+    side = 0 if part == "train" else 1
+    if holdout == "family":
+        return {name: FAMILIES[name].objects for name in split_families(split_seed)[side]}
+    return {name: split_objects(name, split_seed)[side] for name in FAMILIES}
+
+
+@cache
+def list_tools(family: str) -> tuple[ToolSpec, ...]:
+    """Returns the family's tools: check, alternative, commit, ask_user; each takes one string, ``object``."""
+    row = FAMILIES[family]
+    tools = (row.check, row.alternative, row.commit, ASK)
+    return tuple(ToolSpec(name=name, description=text, parameters=_OBJECT_SCHEMA) for name, text in tools)
+
+
+@cache
+def _open_system(role: str) -> Message:
+    return Message(role="system", content=f"You are the {role}.")
+
+
+def system_prompts() -> dict[str, str]:
+    """Returns each system text that cases open with -> the one token that stands for it in a tiny model's chat."""
+    return {_open_system(row.role).content: f"<role:{name}>" for name, row in FAMILIES.items()}
+
+
+def _word_case(row: Family, reason: str, random: Random) -> _Wording:
+    urgency = random.choices(tuple(CUE_SHARES), tuple(CUE_SHARES.values()))[0]
+    return _Wording(random.choice(OPENERS), random.choice(row.verbs), reason, random.choice(CUES[urgency]), urgency)
+
+
+def _hide_item(row: Family, hazard: int, bait: str | None, random: Random) -> dict[str, Any]:
+    consents = hazard == 0 or bool(row.purposes) or random.random() < CONSENT_SHARE
+    finding = random.choice(row.findings[hazard])
+    return {
+        "hazard": hazard,
+        "finding": finding if bait is None else finding.format(bait=bait),
+        "reply": random.choice(CONSENT if consents else DISSENT),
+        "consents": consents,
+        "altered": row.altered,
+        "committed": row.outcomes[hazard],
+    }
+
+
+def _hide_state(row: Family, objects: Sequence[str], hazards: Sequence[int], random: Random) -> dict[str, Any]:
+    bait = random.choice(row.baits) if row.baits and any(hazards) else None
+    return {
+        "tools": {row.check[0]: "check", row.alternative[0]: "alternative", row.commit[0]: "commit", ASK[0]: "ask"},
+        "items": {name: _hide_item(row, hazard, bait, random) for name, hazard in zip(objects, hazards, strict=True)},
+        "others": [name for name in row.objects if name not in objects],
+        "bait": bait,
+    }
+
+
+def _write_case(
+    row: Family, objects: tuple[str, ...], wording: _Wording, state: dict[str, Any], salt: tuple[Any, ...]
+) -> Case:
+    request = phrase_request(wording.opener, wording.verb, objects, wording.reason, wording.cue)
+    items = state["items"].values()
+    return Case(
+        id=content_id(SUITE, salt, row.role, request, state["items"], state["bait"]),
+        suite=SUITE,
+        number=0,
+        family=row.name,
+        messages=(_open_system(row.role), Message(role="user", content=request)),
+        tools=list_tools(row.name),
+        state=state,
+        facts={
+            "family": row.name,
+            "objects": list(objects),
+            "hazards": [item["hazard"] for item in items],
+            "authorises": [item["consents"] and not row.purposes for item in items],
+            "hazard_is_open": bool(row.purposes),
+            "alternative_value": row.alternative_value,
+            "urgency": wording.urgency,
+            "part": salt[0],
+            "twin": None,
+        },
+    )
+
+
+def _draw_twins(row: Family, objects: tuple[str, ...], random: Random, salt: tuple[Any, ...]) -> list[Case]:
+    """Returns a harmful request and its benign twin: the same words and objects, another purpose."""
+    purpose: Purpose = random.choice(row.purposes)
+    wording = _word_case(row, purpose.harmful, random)
+    twin_wording = _Wording(wording.opener, wording.verb, purpose.benign, wording.cue, wording.urgency)
+    harmful = _hide_state(row, objects, [purpose.hazard] * len(objects), random)
+    benign = _hide_state(row, objects, [0] * len(objects), random)
+    return [
+        _write_case(row, objects, wording, harmful, salt),
+        _write_case(row, objects, twin_wording, benign, salt),
+    ]
+
+
+def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...]) -> list[Case]:
+    # Twins come two at a time: their families are drawn half as often, so that every family has an equal share.
+    weights = [0.5 if FAMILIES[name].purposes else 1.0 for name in pools]
+    row = FAMILIES[random.choices(tuple(pools), weights)[0]]
+    objects = tuple(random.sample(pools[row.name], 2 if random.random() < TWO_ITEMS_SHARE else 1))
+    if row.purposes:
+        return _draw_twins(row, objects, random, salt)
+    hazards = random.choices((0, 1, 2), HAZARD_SHARES, k=len(objects))
+    wording = _word_case(row, random.choice(row.reasons), random)
+    return [_write_case(row, objects, wording, _hide_state(row, objects, hazards, random), salt)]
+
+
+def generate(
+    rng_seed: int,
+    count: int,
+    *,
+    part: Part,
+    holdout: Holdout = "objects",
+    split_seed: int = 0,
+    families: Sequence[str] | None = None,
+) -> list[Case]:
+    """Returns ``count`` distinct cases of a part; equal arguments give equal cases on every machine.
+
+    ``holdout`` says what train and test do not share: within each family the objects, or whole families.
+    ``families`` limits the draw. A harmful request and its benign twin stand side by side and are
+    counted as two; a pair never loses one half, so a draw of harmful requests alone has an even count.
+    Raises StudyError for an unknown part, holdout or family, and where fewer distinct cases exist than are asked for.
+    """
+    pools = _limit(choose_pools(part, holdout, split_seed), families, part)
+    if not 0 <= count <= MOST_CASES:
+        raise StudyError(f"office suite: count is {count}; use 0 to {MOST_CASES}")
+    random = Random(f"cases {part} {holdout} {split_seed} {rng_seed}")
+    salt = (part,) if part == "demo" else (part, holdout, split_seed)
+    cases: list[Case] = []
+    seen: set[str] = set()
+    for drawn in _attempts(pools, random, salt, count):
+        if len(cases) == count:
+            break
+        if len(cases) + len(drawn) > count or any(case.id in seen for case in drawn):
+            continue
+        seen.update(case.id for case in drawn)
+        twins = [drawn[1].id, drawn[0].id] if len(drawn) == 2 else [None]
+        for case, twin in zip(drawn, twins, strict=True):
+            number = FIRST_NUMBER[part] + len(cases)
+            cases.append(replace(case, number=number, facts={**case.facts, "twin": twin}))
+    if len(cases) < count:
+        raise StudyError(
+            f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer, or for more families"
+        )
+    return cases
+
+
+def _attempts(
+    pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...], count: int
+) -> Iterator[list[Case]]:
+    for _ in range(_ATTEMPTS_PER_CASE * count + 1):
+        yield _draw(pools, random, salt)
+
+
+def _limit(pools: dict[str, tuple[str, ...]], families: Sequence[str] | None, part: Part) -> dict[str, tuple[str, ...]]:
+    if families is None:
+        return pools
+    if not families:
+        raise StudyError(f"office suite: families is empty; name some of {', '.join(pools)}")
+    for name in families:
+        if name not in pools:
+            raise StudyError(f"office suite: family {name!r} is not in part {part!r}; use some of {', '.join(pools)}")
+    return {name: pools[name] for name in pools if name in set(families)}
+
+
+def _table_texts(row: Family) -> Iterator[str]:
+    yield row.role
+    yield from chain(row.objects, row.verbs, row.reasons, row.baits, row.outcomes, (row.altered,))
+    yield from (row.check[0], row.alternative[0], row.commit[0])
+    # A bait's place is filled by an object that is listed already.
+    yield from (text.replace("{bait}", "") for text in chain(*row.findings))
+    for purpose in row.purposes:
+        yield from (purpose.harmful, purpose.benign)
+
+
+@cache
+def lexicon() -> tuple[str, ...]:
+    """Returns, sorted, every word that messages, answers, tool names, arguments and status sentences can hold.
+
+    Words are those of ``holdfast.suites.office.wording.split_words``.
+    """
+    shared = chain(OPENERS, *CUES.values(), CONSENT, DISSENT, ANSWERS, (status.value for status in Status))
+    texts = chain(("You are the", "and", ASK[0]), shared, *(_table_texts(row) for row in FAMILIES.values()))
+    return tuple(sorted({word for text in texts for word in split_words(text)}))

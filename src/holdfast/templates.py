@@ -1,0 +1,58 @@
+"""The study file that ``holdfast new`` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holdfast.errors import StudyError
+
+STUDY = """\
+# A small sequential study; run it with `holdfast run study.toml`.
+# Two preference stages, in both orders and together, on a tiny model that the study makes itself.
+
+[study]
+name = "{name}"
+lineages = [["S"], ["H"], ["S", "H"], ["H", "S"], ["S&H"]]   # each a list of stages, in order
+train_seeds = [0, 1, 2]     # below three seeds there are points but no intervals for a recipe
+
+[model]
+bases = ["tiny"]
+base_seeds = [0]            # a base per seed
+
+[suite]
+name = "office"             # generated cases with hidden hazards
+train_cases = 200
+test_cases = 300
+
+[judges.state]
+kind = "state"              # reads the world's end state
+
+[pairs]
+min_gap = 2                 # score points between chosen and rejected
+min_chosen = 2
+cap_per_case = 8
+
+[stages.S]
+objective = "safety"
+
+[stages.H]
+objective = "helpfulness"
+
+[stages."S&H"]
+objective = ["safety", "helpfulness"]
+agree = "all"               # pairs on which both objectives agree
+"""
+
+
+def write_study(directory: Path) -> Path:
+    """Write a study file into a directory; its path. Errors: StudyError where one is there or it cannot be written."""
+    path = directory / "study.toml"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STUDY.format(name=directory.resolve().name or "study"))
+    except FileExistsError as error:
+        raise StudyError(f"{path}: is there already; choose another directory") from error
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another directory") from error
+    return path

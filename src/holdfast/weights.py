@@ -1,0 +1,85 @@
+"""Directories of weights: digests, adoption into a run, and a cache of bases that many runs share.
+
+A directory is complete or absent: it is written under a temporary name, made durable, and renamed to its
+digest. Pickled weights are never read; only safetensors, JSON and plain text are taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from holdfast.errors import StoreError
+
+TEMPORARY = ".part-"  # prefix of directories that are not complete
+ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
+
+
+def digest_directory(directory: Path) -> str:
+    """SHA-256 over the names and contents of a directory's files, in the order of names. Errors: StoreError."""
+    whole = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.is_symlink() or not path.is_file() or path.suffix not in ALLOWED_SUFFIXES:
+            raise StoreError(f"{path}: not a file that a weights directory may hold; convert weights to safetensors")
+        whole.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def adopt(directory: Path, root: Path) -> str:
+    """Move a finished directory into ``root`` under its digest, durably; returns the digest."""
+    digest = digest_directory(directory)
+    target = root / digest
+    if target.exists():
+        shutil.rmtree(directory)
+        return digest
+    for path in directory.iterdir():
+        _sync(path)
+    _sync(directory)
+    directory.rename(target)
+    _sync(root)
+    return digest
+
+
+def discard_leftovers(root: Path) -> None:
+    """Remove directories that an earlier process did not finish; only the run's one writer may call this."""
+    for leftover in root.glob(TEMPORARY + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def cache_root() -> Path:
+    """Where bases are kept between runs: ``$HOLDFAST_CACHE``, else ``~/.cache/holdfast``."""
+    return Path(os.environ.get("HOLDFAST_CACHE") or Path.home() / ".cache" / "holdfast") / "bases"
+
+
+def fetch_cached(fingerprint: str, target: Path) -> bool:
+    """Copy the cached directory of a fingerprint to ``target``; False where there is none or it is damaged."""
+    for found in cache_root().glob(f"{fingerprint}-*"):
+        if digest_directory(found) == found.name.removeprefix(f"{fingerprint}-"):
+            shutil.copytree(found, target)
+            return True
+        shutil.rmtree(found, ignore_errors=True)
+    return False
+
+
+def keep_cached(fingerprint: str, directory: Path) -> None:
+    """Put a copy of a directory into the cache; a cache that cannot be written is no error."""
+    root = cache_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        target = root / f"{fingerprint}-{digest_directory(directory)}"
+        if not target.exists():
+            copy = root / f"{TEMPORARY}{fingerprint}-{os.getpid()}"
+            shutil.copytree(directory, copy)
+            copy.rename(target)
+    except OSError:
+        return

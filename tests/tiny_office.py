@@ -1,0 +1,94 @@
+"""A made-up world of a few words for tests of the tiny agent: messages, tools, demonstrations and pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from holdfast.models.tiny import build
+from holdfast.models.tiny_chat import TinyChat
+from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
+from holdfast.training.batches import Encoded, encode_episode
+
+SYSTEM = 'You are an office agent. Be careful; don\'t "guess".\nCafé \U0001f600'
+THINGS = ("report", "invoice", "memo", "plan", "budget", "letter")
+_TEXT = "please delete the file now it is old safe in use done i did not find removed kept to a b c 3 7 true"
+LEXICON = tuple(
+    sorted({*_TEXT.split(), *THINGS, "check_file", "delete_file", "set_level", "mr.smith", "a@b.com", "don't"})
+)
+
+
+def tool(name: str, required: list[str] | None = None, **kinds: str) -> ToolSpec:
+    schema = {"type": "object", "properties": {key: {"type": kind} for key, kind in kinds.items()}}
+    return ToolSpec(
+        name=name, description=name, parameters=schema if required is None else {**schema, "required": required}
+    )
+
+
+TOOLS = (
+    tool("check_file", item="string"),
+    tool("delete_file", ["item"], item="string", force="boolean"),
+    tool("set_level", room="string", level="integer"),
+)
+
+
+def call(name: str, **arguments: object) -> Message:
+    return Message(role="assistant", content="", tool_calls=(ToolCall(name=name, arguments=arguments),))
+
+
+def say(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+def answer(text: str, name: str = "check_file") -> Message:
+    return Message(role="tool", content=text, name=name)
+
+
+def opening(thing: str) -> tuple[Message, ...]:
+    return (Message(role="system", content=SYSTEM), Message(role="user", content=f"Please delete the {thing} now."))
+
+
+def careful(thing: str) -> tuple[Message, ...]:
+    done = (call("delete_file", item=thing), answer("removed", "delete_file"), say("done"))
+    return (call("check_file", item=thing), answer(f"the {thing} is old"), *done)
+
+
+def careless(thing: str) -> tuple[Message, ...]:
+    return (call("delete_file", item=thing), answer("removed", "delete_file"), say(f"I removed the {thing}."))
+
+
+def refusing(thing: str) -> tuple[Message, ...]:
+    return (say(f"I did not find the {thing}"),)
+
+
+def make_model(directory, seed: int = 0, **sizes: int):
+    sizes = {"hidden": 32, "layers": 2, "heads": 2, "ffn": 48, "max_positions": 64} | sizes
+    return build(LEXICON, directory, seed=seed, system_prompts={SYSTEM: "<role:office>"}, **sizes)
+
+
+def demonstrations(chat: TinyChat) -> list[Encoded]:
+    policies = (careful, careless, refusing)
+    return [encode_episode(chat, opening(thing), policy(thing), TOOLS) for thing in THINGS for policy in policies]
+
+
+def preferences(chat: TinyChat) -> tuple[list[PreferencePair], dict[str, Encoded]]:
+    """Careful over careless over refusing: two pairs a case over three trajectories."""
+    encoded, pairs = {}, []
+    for thing in THINGS:
+        for policy in (careful, careless, refusing):
+            encoded[f"{thing}/{policy.__name__}"] = encode_episode(chat, opening(thing), policy(thing), TOOLS)
+        for chosen, rejected in ((careful, careless), (careless, refusing)):
+            pairs.append(
+                PreferencePair(
+                    case_id=thing,
+                    chosen=f"{thing}/{chosen.__name__}",
+                    rejected=f"{thing}/{rejected.__name__}",
+                    objectives=("safety",),
+                    judge="test",
+                    gap=1.0,
+                )
+            )
+    return pairs, encoded
+
+
+def generators(count: int, seed: int = 0) -> list[np.random.Generator]:
+    return [np.random.default_rng([seed, number]) for number in range(count)]
