@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         ToolSpec,
         Trajectory,
     )
-    from holdfast.run import Run, run
+    from holdfast.runs import Run, run
     from holdfast.store import Store
     from holdfast.study import Study
 
@@ -62,7 +62,7 @@ __all__ = [
 
 _HOME_OF = dict.fromkeys(__all__, "records") | {
     **{name: "errors" for name in __all__ if name.endswith("Error") or name == "MissingExtra"},
-    **{"Run": "run", "run": "run", "Store": "store", "Study": "study"},
+    **{"Run": "runs", "run": "runs", "Store": "store", "Study": "study"},
 }
 
 

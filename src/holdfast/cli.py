@@ -165,7 +165,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from holdfast.progress import ProgressLines
     from holdfast.report.terminal import render_results
-    from holdfast.run import run
+    from holdfast.runs import run
     from holdfast.study import load
 
     study = load(options.study)
@@ -246,7 +246,7 @@ def _pairs(options: argparse.Namespace) -> int:
 def _analyze(options: argparse.Namespace) -> int:
     from holdfast.analysis import document
     from holdfast.report.terminal import render_results
-    from holdfast.run import Run
+    from holdfast.runs import Run
 
     analysis = Run(options.run).analysis(draws=options.draws)
     if options.json:
@@ -275,7 +275,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from holdfast.run import Run
+    from holdfast.runs import Run
 
     opened = Run(options.run)
     if options.draws:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import zstandard
 
+from holdfast.errors import StoreError
 from holdfast.records import (
     JSON,
     Case,
@@ -54,6 +55,10 @@ class Text:
     body: bytes
 
 
+def _digest(plain: bytes) -> bytes:
+    return hashlib.sha256(plain).digest()[:16]
+
+
 class TextCodec:
     """Compresses and expands texts; safe to use from several threads."""
 
@@ -74,15 +79,19 @@ class TextCodec:
             compressors[dictionary] = zstandard.ZstdCompressor(
                 level=COMPRESSION_LEVEL, dict_data=self._dictionaries.get(dictionary)
             )
-        digest = hashlib.sha256(plain).digest()[:16]
-        return Text(digest=digest, dictionary=dictionary, body=compressors[dictionary].compress(plain))
+        return Text(digest=_digest(plain), dictionary=dictionary, body=compressors[dictionary].compress(plain))
 
-    def unpack(self, dictionary: int, body: bytes) -> bytes:
-        """The plain bytes of a compressed text."""
+    def unpack(self, digest: bytes, dictionary: int, body: bytes) -> bytes:
+        """The plain bytes of a compressed text. Errors: StoreError where they do not have the digest."""
         expanders = self._local.__dict__.setdefault("expanders", {})
         if dictionary not in expanders:
             expanders[dictionary] = zstandard.ZstdDecompressor(dict_data=self._dictionaries.get(dictionary))
-        plain: bytes = expanders[dictionary].decompress(body)
+        try:
+            plain: bytes = expanders[dictionary].decompress(body)
+        except zstandard.ZstdError as error:
+            raise StoreError(f"text {digest.hex()}: damaged in the store ({error}); restore the run") from error
+        if _digest(plain) != digest:
+            raise StoreError(f"text {digest.hex()}: damaged in the store (another digest); restore the run")
         return plain
 
 

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from holdfast import pairs
 from holdfast.errors import MissingExtra, StudyError
 from holdfast.records import Case, Checkpoint, Message, Trajectory
-from holdfast.run import Run
+from holdfast.runs import Run
 from holdfast.store import Store
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

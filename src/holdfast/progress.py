@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from holdfast.run import StepProgress
+from holdfast.runs import StepProgress
 
 TERMINAL_SECONDS = 0.2
 LOG_SECONDS = 10.0

@@ -11,49 +11,21 @@ a step as done in the same transaction that holds its records, so that a killed 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast import codec, tables
-from holdfast.errors import StoreError, StudyError
+from holdfast import codec, database, tables
+from holdfast.database import DATABASE
+from holdfast.errors import StoreError
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
-from holdfast.steplog import STEP_SCHEMA, StepLog
+from holdfast.steplog import StepLog
 
-FORMAT = 1
-DATABASE = "run.db"
+__all__ = ["DATABASE", "TEMPORARY", "Store"]
+
 TEMPORARY = ".part-"  # prefix of directories that are not complete
-SCHEMA = (
-    STEP_SCHEMA
-    + """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE dictionaries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE texts (key INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, dictionary INTEGER NOT NULL,
-  body BLOB NOT NULL);
-CREATE TABLE cases (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, suite TEXT NOT NULL, number INTEGER NOT NULL,
-  family TEXT NOT NULL, text INTEGER NOT NULL REFERENCES texts, UNIQUE (suite, number));
-CREATE TABLE splits (split_seed INTEGER NOT NULL, case_key INTEGER NOT NULL REFERENCES cases, part TEXT NOT NULL,
-  PRIMARY KEY (split_seed, case_key)) WITHOUT ROWID;
-CREATE TABLE checkpoints (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
-CREATE TABLE trajectories (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, case_key INTEGER NOT NULL REFERENCES cases,
-  checkpoint INTEGER NOT NULL REFERENCES checkpoints, rollout INTEGER NOT NULL, step TEXT, ending TEXT NOT NULL,
-  flags INTEGER NOT NULL, calls INTEGER NOT NULL, invalid_calls INTEGER NOT NULL, tokens INTEGER,
-  text INTEGER NOT NULL REFERENCES texts);
-CREATE INDEX trajectories_by_step ON trajectories (step) WHERE step IS NOT NULL;
-CREATE TABLE judges (key INTEGER PRIMARY KEY, name TEXT NOT NULL, objective TEXT NOT NULL, rubric TEXT NOT NULL,
-  UNIQUE (name, objective, rubric));
-CREATE TABLE scores (trajectory INTEGER NOT NULL REFERENCES trajectories, judge INTEGER NOT NULL REFERENCES judges,
-  repeat INTEGER NOT NULL, value REAL, missing TEXT, label TEXT, reply INTEGER REFERENCES texts,
-  PRIMARY KEY (trajectory, judge, repeat), CHECK ((value IS NULL) <> (missing IS NULL))) WITHOUT ROWID;
-CREATE TABLE pairs (step TEXT NOT NULL, position INTEGER NOT NULL, chosen INTEGER NOT NULL, rejected INTEGER NOT NULL,
-  objectives TEXT NOT NULL, judge TEXT NOT NULL, gap REAL NOT NULL, weight REAL NOT NULL,
-  PRIMARY KEY (step, position)) WITHOUT ROWID;
-"""
-)
+NOUNS = {"cases": "case", "checkpoints": "checkpoint", "trajectories": "trajectory"}
 
 
 class Store:
@@ -62,87 +34,38 @@ class Store:
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         """Open an existing run; ``create`` makes a new one. Errors: StoreError."""
         self.path = Path(path)
-        self._lock: int | None = None
         if not (self.path / DATABASE).is_file():
             raise StoreError(
                 f"{self.path}: no run here (no {DATABASE}); make one with `holdfast run` or `holdfast import`"
             )
-        if writable:
-            self._take_lock()
-        mode = "rw" if writable else "ro"
-        try:
-            self._db = sqlite3.connect(
-                f"file:{(self.path / DATABASE).absolute()}?mode={mode}", uri=True, isolation_level=None
-            )
-            self._db.executescript("PRAGMA busy_timeout=10000; PRAGMA cache_size=-65536;")
+        with contextlib.ExitStack() as opened:
             if writable:
-                self._db.executescript("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
-            found = self.meta("format")
-        except sqlite3.DatabaseError as error:
-            self._release_lock()
-            raise StoreError(f"{self.path / DATABASE}: not a readable run database ({error})") from error
-        if found != str(FORMAT):
-            self.close()
-            raise StoreError(
-                f"{self.path}: store format {found}, this holdfast reads {FORMAT}; use the version that wrote it"
-            )
-        self._codec = codec.TextCodec(dict(self._db.execute("SELECT number, body FROM dictionaries")))
+                opened.callback(database.WriteLock(self.path).release)
+            self._db = opened.enter_context(contextlib.closing(database.connect(self.path, writable=writable)))
+            self._codec = codec.TextCodec(dict(self._db.execute("SELECT number, body FROM dictionaries")))
+            self._opened = opened.pop_all()
         self._keys: dict[str, dict[Any, int]] = {}
         self.log = StepLog(self._db)
 
     @classmethod
     def create(cls, path: Path) -> Store:
         """A new, empty run at ``path``, opened for writing. Errors: StudyError where it cannot be written."""
-        path = Path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise StudyError(f"{path}: the directory is not empty and holds no run; choose another output")
-            with contextlib.closing(sqlite3.connect(path / DATABASE, isolation_level=None)) as db:
-                db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; BEGIN;" + SCHEMA)
-                db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
-                db.execute("COMMIT")
-        except (OSError, sqlite3.OperationalError) as error:
-            raise StudyError(f"{path}: cannot write a run here ({error}); choose another output") from error
+        database.create(Path(path))
         return cls(path, writable=True)
 
     @classmethod
     def open_or_create(cls, path: Path) -> Store:
         """The run at ``path`` opened for writing, made first if there is none."""
-        if (Path(path) / DATABASE).is_file() and (Path(path) / DATABASE).stat().st_size:
-            with contextlib.suppress(StoreError):
-                return cls(path, writable=True)
-            # A kill between the making of the file and its first commit leaves an empty database.
-            with contextlib.closing(sqlite3.connect(Path(path) / DATABASE)) as db:
-                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    return cls(path, writable=True)
+        if database.holds_tables(Path(path)):
+            return cls(path, writable=True)
+        # A kill between the making of the file and its first commit leaves an empty database.
         for leftover in Path(path).glob(DATABASE + "*"):
             leftover.unlink()
         return cls.create(path)
 
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(self._lock, 32).decode(errors="replace").strip()
-            os.close(self._lock)
-            self._lock = None
-            raise StoreError(
-                f"{self.path}: another process writes to this run (pid {owner}); wait for it or stop it"
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
     def close(self) -> None:
         """Close the database and give up the right to write."""
-        self._db.close()
-        self._release_lock()
+        self._opened.close()
 
     def __enter__(self) -> Store:
         return self
@@ -201,8 +124,9 @@ class Store:
         return int(row[0])
 
     def _text(self, key: int) -> bytes:
-        dictionary, body = self._db.execute("SELECT dictionary, body FROM texts WHERE key = ?", (key,)).fetchone()
-        return self._codec.unpack(dictionary, body)
+        return self._codec.unpack(
+            *self._db.execute("SELECT digest, dictionary, body FROM texts WHERE key = ?", (key,)).fetchone()
+        )
 
     # --- cases, splits, checkpoints -----------------------------------------------------------------------
 
@@ -212,7 +136,7 @@ class Store:
         if identity not in known:
             row = self._db.execute(f"SELECT key FROM {table} WHERE id = ?", (identity,)).fetchone()
             if row is None:
-                raise StoreError(f"{self.path}: no {table[:-1].rstrip('ie')} {identity!r}")
+                raise StoreError(f"{self.path}: no {NOUNS[table]} {identity!r}")
             known[identity] = int(row[0])
         return known[identity]
 
@@ -242,12 +166,12 @@ class Store:
     def cases(self) -> list[Case]:
         """Every case, by suite and number."""
         query = (
-            "SELECT id, suite, number, family, dictionary, body FROM cases JOIN texts ON texts.key = text"
+            "SELECT id, suite, number, family, digest, dictionary, body FROM cases JOIN texts ON texts.key = text"
             " ORDER BY suite, number"
         )
         return [
-            codec.case_from_bytes(self._codec.unpack(dictionary, body), id=i, suite=s, number=n, family=f)
-            for i, s, n, f, dictionary, body in self._db.execute(query)
+            codec.case_from_bytes(self._codec.unpack(*text), id=i, suite=s, number=n, family=f)
+            for i, s, n, f, *text in self._db.execute(query)
         ]
 
     def case(self, case_id: str) -> Case:
@@ -281,8 +205,8 @@ class Store:
 
     # --- trajectories and scores --------------------------------------------------------------------------
 
-    def add_trajectory(self, trajectory: Trajectory, text: codec.Text, *, step: str | None = None) -> bool:
-        """Store a trajectory whose text is ``codec.trajectory_to_bytes`` packed; False if its id was there."""
+    def add_trajectory(self, trajectory: Trajectory, text: codec.Text | int, *, step: str | None = None) -> bool:
+        """Store a trajectory whose text (or its key) is ``codec.trajectory_to_bytes`` packed; False if it was there."""
         row = self._db.execute(
             "INSERT INTO trajectories"
             " (id, case_key, checkpoint, rollout, step, ending, flags, calls, invalid_calls, tokens, text)"
@@ -298,15 +222,15 @@ class Store:
                 trajectory.calls,
                 trajectory.invalid_calls,
                 trajectory.tokens,
-                self.add_text(text),
+                text if isinstance(text, int) else self.add_text(text),
             ),
         ).fetchone()
         if row is not None:
             self._keys.setdefault("trajectories", {})[trajectory.id] = int(row[0])
         return row is not None
 
-    def add_score(self, score: Score, reply: codec.Text | None = None) -> bool:
-        """Store a score, with its reply packed where there is one; False if it was there."""
+    def add_score(self, score: Score, reply: codec.Text | int | None = None) -> bool:
+        """Store a score, with its reply packed (or its text's key) where there is one; False if it was there."""
         judges = self._keys.setdefault("judges", {})
         judge = (score.judge, score.objective, score.rubric)
         if judge not in judges:
@@ -326,38 +250,38 @@ class Store:
                 score.value,
                 score.missing,
                 score.label,
-                None if reply is None else self.add_text(reply),
+                self.add_text(reply) if isinstance(reply, codec.Text) else reply,
             ),
         ).fetchone()
         return row is not None
 
     def trajectory(self, trajectory_id: str) -> Trajectory:
         """One trajectory by id. Errors: StoreError."""
-        self._key("trajectories", trajectory_id)
         return next(self.trajectories([trajectory_id]))
 
     def trajectories(self, ids: Iterable[str] | None = None, *, step: str | None = None) -> Iterator[Trajectory]:
         """Trajectories by id, or of one step, or all, in the order of storing (of ``ids`` where given)."""
         query = (
             "SELECT t.id, c.id, p.id, t.rollout, t.ending, t.flags, t.calls, t.invalid_calls, t.tokens,"
-            " x.dictionary, x.body"
+            " x.digest, x.dictionary, x.body"
             " FROM trajectories t JOIN cases c ON c.key = t.case_key JOIN checkpoints p ON p.key = t.checkpoint"
             " JOIN texts x ON x.key = t.text"
         )
         rows: Iterator[Any]
         if ids is not None:
-            rows = (self._db.execute(query + " WHERE t.id = ?", (identity,)).fetchone() for identity in ids)
+            keys = (self._key("trajectories", identity) for identity in ids)
+            rows = (self._db.execute(query + " WHERE t.key = ?", (key,)).fetchone() for key in keys)
         elif step is not None:
             rows = self._db.execute(query + " WHERE t.step = ? ORDER BY t.key", (step,))
         else:
             rows = self._db.execute(query + " ORDER BY t.key")
         states: dict[str, Any] = {}
         names = ("id", "case_id", "checkpoint_id", "rollout", "ending", "flags", "calls", "invalid_calls", "tokens")
-        for *columns, dictionary, body in rows:
+        for *columns, digest, dictionary, body in rows:
             case_id = columns[1]
             if case_id not in states:
                 states[case_id] = self.case(case_id).state
-            plain = self._codec.unpack(dictionary, body)
+            plain = self._codec.unpack(digest, dictionary, body)
             yield codec.trajectory_from_bytes(
                 plain, case_state=states[case_id], **dict(zip(names, columns, strict=True))
             )

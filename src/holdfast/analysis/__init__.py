@@ -1,9 +1,9 @@
 """Scores to aligned arrays to every estimate that a report needs.
 
-    Store ─ read_panel ─▶ Panel (rows × cases) ─ read_design ─▶ Design (base × judge × configuration)
-    Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"
-    Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
-    Analysis ─ document ─▶ JSON
+Store ─ read_panel ─▶ Panel (rows × cases) ─ read_design ─▶ Design (base × judge × configuration)
+Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"
+Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
+Analysis ─ document ─▶ JSON
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from holdfast.analysis import frontier, health, judging, paper, pooled
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.panel import Panel, read_panel, require_same_cases
-from holdfast.records import Analysis, Flag
+from holdfast.audit import UNFIT
+from holdfast.records import Analysis
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
@@ -27,17 +28,6 @@ __all__ = ["analyze", "analyze_panel", "document", "require_same_cases", "schema
 # Single cells of the published ratio have heavy tails: at 10,000 draws the ends of their intervals still move by
 # 0.02 from seed to seed.
 PUBLISHED_DRAWS_FACTOR = 8
-
-
-def _unfit() -> frozenset[Flag]:
-    try:
-        from holdfast.audit import UNFIT
-    except ImportError:
-        return frozenset({Flag.INVENTED_RESULT, Flag.INVENTED_MIDWAY, Flag.CLAIMED_WITHOUT_CALL, Flag.TRUNCATED, Flag.OUT_OF_MEMORY, Flag.LOOP, Flag.INCOHERENT})
-    return UNFIT
-
-
-UNFIT = _unfit()
 
 
 def analyze(

@@ -154,15 +154,12 @@ def levels(keys: Sequence[Key]) -> list[tuple[dict[str, str], tuple[Key, ...]]]:
     return found
 
 
-def _fill(design: Design, target: Floats, offset: int, part: Part, scale: float, replicate: Replicate | None) -> None:
+def _fill(design: Design, target: Floats, part: Part, *, scale: float, replicate: Replicate | None) -> None:
     for config, coefficient in part.terms:
         cell = design.cells[(*part.key, config)]
-        if replicate is None:
-            picked = list(cell.values())
-        else:
-            picked = [cell[_replicate_in(config, replicate)]]
+        picked = list(cell.values()) if replicate is None else [cell[_replicate_in(config, replicate)]]
         for row in picked:
-            target[offset + row] += scale * coefficient / len(picked)
+            target[row] += scale * coefficient / len(picked)
 
 
 def _replicate_in(config: Config, replicate: Replicate) -> Replicate:
@@ -185,13 +182,12 @@ def replicates(design: Design, parts: Sequence[Part]) -> tuple[Replicate, ...]:
 def contrast(design: Design, objective: int, parts: Sequence[Part]) -> Contrast:
     """The mean of the parts on one objective, overall and within each seed (each base, where bases are random)."""
     count = len(design.panel.rows)
-    size = len(design.panel.objectives) * count
 
     def mean(chosen: Sequence[Part], replicate: Replicate | None) -> Floats:
-        found = np.zeros(size)
+        found = np.zeros((len(design.panel.objectives), count))
         for part in chosen:
-            _fill(design, found, objective * count, part, 1 / len(chosen), replicate)
-        return found
+            _fill(design, found[objective], part, scale=1 / len(chosen), replicate=replicate)
+        return found.ravel()
 
     bases = list(dict.fromkeys(part.key[0] for part in parts))
     weights = mean(parts, None)
@@ -201,9 +197,7 @@ def contrast(design: Design, objective: int, parts: Sequence[Part]) -> Contrast:
     else:
         unit = "seeds"
         by_unit = tuple(mean(parts, replicate) for replicate in replicates(design, parts))
-    return Contrast(
-        weights=weights, by_unit=by_unit, unit=unit, bases=len(bases), runs=int(np.count_nonzero(weights))
-    )
+    return Contrast(weights=weights, by_unit=by_unit, unit=unit, bases=len(bases), runs=int(np.count_nonzero(weights)))
 
 
 def over(keys: Iterable[Key], *terms: tuple[Config, float]) -> list[Part]:

@@ -24,19 +24,18 @@ from holdfast.analysis.design import (
     levels,
     subject,
 )
+from holdfast.analysis.panel import Config
 from holdfast.analysis.paper import (
     ABSOLUTE_POINTS,
     BASE_DELTA_POINTS,
     DELTA_POINTS,
     MEAN_DELTA_POINTS,
     delta_points,
-    frontier_rows,
 )
-from holdfast.analysis.panel import Config
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
 from holdfast.records import Estimate, Frontier, Point
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin
-from holdfast.stats.lines import correlations, errors_in_both, non_dominated, signed_distances
+from holdfast.stats.lines import correlations, errors_in_both, noiseless_correlation, non_dominated, signed_distances
 from holdfast.stats.resample import percentile_interval
 
 Floats = NDArray[np.float64]
@@ -48,7 +47,7 @@ CANDIDATE = (JOINT_STAGE,)  # the lineage whose test against the frontier was na
 EXPLORED = ((SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
 MIN_LINE_POINTS = 3
 STEP = 1e-5  # of the numeric gradient, in score points
-R2_CAVEAT = "scatter of the means themselves lowers R²: a resample's R² is centred below the observed one"
+R2_CAVEAT = "noise in the points lowers R²: the interval is for the points without noise"
 EXPLORATORY = "exploratory: one of many looks, not adjusted"
 
 
@@ -99,11 +98,7 @@ def cloud(
     units = []
     for seed in range(seeds if whole else 0):
         # A base has no seeds of its own: it is the same point in each.
-        picked = [both if config == BASE else None for _, config, both in found]
-        parts = [
-            (x.weights, y.weights) if fixed else (x.by_unit[seed], y.by_unit[seed])
-            for fixed, (_, _, (x, y)) in zip(picked, found, strict=True)
-        ]
+        parts = [(x.by_unit[seed], y.by_unit[seed]) if x.by_unit else (x.weights, y.weights) for _, _, (x, y) in found]
         units.append((np.stack([x for x, _ in parts]), np.stack([y for _, y in parts])))
     return Cloud(
         bases=tuple(base for base, _, _ in found),
@@ -166,8 +161,9 @@ def draw_cloud(design: Design, points: Cloud, means: Floats) -> Drawn:
 def _gradient(statistic: Statistic, x: Floats, y: Floats) -> Floats:
     """Derivatives of the statistic by every x, then every y: shape (2 × points,)."""
     shift = STEP * np.eye(len(x))
-    by_x = statistic(x + shift, y[None]) - statistic(x - shift, y[None])
-    by_y = statistic(x[None], y + shift) - statistic(x[None], y - shift)
+    here_x, here_y = np.broadcast_to(x, shift.shape), np.broadcast_to(y, shift.shape)
+    by_x = statistic(x + shift, here_y) - statistic(x - shift, here_y)
+    by_y = statistic(here_x, y + shift) - statistic(here_x, y - shift)
     return np.concatenate([by_x, by_y]) / (2 * STEP)
 
 
@@ -193,8 +189,12 @@ def _interval(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) ->
     return None if half is None else (value - half, value + half)
 
 
-def _r2_interval(drawn: Drawn, value: float, claim: Claim) -> tuple[float, float] | None:
-    """An interval of R² through Fisher's z of r, which is closer to normal than R² itself."""
+def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
+    """An interval for the R² of the points without sampling noise, through Fisher's z of r.
+
+    Noise lowers the observed R², so the lower end starts from the observed r and the upper end from r with the
+    scatter that noise adds taken off.
+    """
 
     def fisher(x: Floats, y: Floats) -> Floats:
         return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))
@@ -202,10 +202,13 @@ def _r2_interval(drawn: Drawn, value: float, claim: Claim) -> tuple[float, float
     half = _margin(drawn, fisher, claim)
     if half is None:
         return None
+    found = drawn.found
+    noise = found.case if claim == "checkpoint" or found.seed is None else found.case + found.seed  # type: ignore[operator]
+    clean = noiseless_correlation(drawn.x, drawn.y, noise)
     z = float(fisher(drawn.x, drawn.y))
-    low, high = np.tanh(z - half), np.tanh(z + half)
-    smallest = 0.0 if low < 0 < high else min(low**2, high**2)
-    return float(smallest), float(max(low**2, high**2))
+    low = 0.0 if half >= abs(z) else np.tanh(abs(z) - half) ** 2
+    high = 1.0 if abs(clean) >= 1 else np.tanh(np.arctanh(max(abs(clean), abs(np.tanh(z)))) + half) ** 2
+    return float(low), float(high)
 
 
 def _about(drawn: Drawn, fields: dict[str, str], unit: str) -> dict[str, Any]:
@@ -239,8 +242,7 @@ def line_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estim
         for claim in CLAIMS:
             if claim == "recipe" and not drawn.points.units:
                 continue
-            find = _r2_interval if kind == "r2" else None
-            interval = find(drawn, value, claim) if find else _interval(drawn, statistic, value, claim)
+            interval = _r2_interval(drawn, claim) if kind == "r2" else _interval(drawn, statistic, value, claim)
             extra = (R2_CAVEAT,) if kind == "r2" else caveats
             yield _claimed(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
     yield from _leave_one_out(drawn, about)
@@ -282,8 +284,8 @@ def best_of_both_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterat
             continue
 
         def distance(x: Floats, y: Floats, tested: Any = tested, rest: Any = rest) -> Floats:
-            x, y = np.broadcast_arrays(x, y)
-            return signed_distances(errors_in_both(x[..., rest], y[..., rest], covariance), x[..., tested], y[..., tested])
+            line = errors_in_both(x[..., rest], y[..., rest], covariance)
+            return signed_distances(line, x[..., tested], y[..., tested])
 
         value = float(distance(drawn.x, drawn.y))
         looked = (EXPLORATORY,) if fields or lineage != CANDIDATE else ()
@@ -303,7 +305,7 @@ def best_of_both_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterat
 
 def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
     """Lines, R² and best-of-both tests of the pooled estimator. ``means``: resampled row means (draws, rows)."""
-    if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+    if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     recipes = design.recipes
     for fields, keys in levels(design.keys):
@@ -336,7 +338,7 @@ def _groups(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:
 
 def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterator[Frontier]:
     """Frontiers to draw: published differences by base, pooled means over bases, pooled means of each base."""
-    if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+    if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     about = {"x_objective": HELPFULNESS, "y_objective": SAFETY}
     points = []
@@ -371,6 +373,4 @@ def _frontier(drawn: Drawn, unit: str, rows: Sequence[Estimate]) -> Frontier:
         for index, (base, config) in enumerate(zip(drawn.points.bases, drawn.points.configs, strict=True))
     )
     lines = tuple(row for row in rows if row.unit == unit and row.kind in ("slope", "intercept"))
-    return Frontier(
-        unit=unit, x_objective=HELPFULNESS, y_objective=SAFETY, relative=False, points=points, lines=lines
-    )
+    return Frontier(unit=unit, x_objective=HELPFULNESS, y_objective=SAFETY, relative=False, points=points, lines=lines)

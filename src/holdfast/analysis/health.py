@@ -113,9 +113,13 @@ def _gates(own: Mapping[str, float], base: Mapping[str, float]) -> tuple[str, ..
     """The declared thresholds that a checkpoint group passes, in words."""
     fired = []
     if own["invalid_calls"] - base.get("invalid_calls", 0.0) > MORE_INVALID_CALLS:
-        fired.append(f"invalid calls per episode: {own['invalid_calls']:.2f}, base {base.get('invalid_calls', 0.0):.2f}")
+        fired.append(
+            f"invalid calls per episode: {own['invalid_calls']:.2f}, base {base.get('invalid_calls', 0.0):.2f}"
+        )
     if own["instant_finish"] - base.get("instant_finish", 0.0) > MORE_INSTANT_FINISHES:
-        fired.append(f"episodes without a call: {own['instant_finish']:.0%}, base {base.get('instant_finish', 0.0):.0%}")
+        fired.append(
+            f"episodes without a call: {own['instant_finish']:.0%}, base {base.get('instant_finish', 0.0):.0%}"
+        )
     if "tokens" in own and "tokens" in base and own["tokens"] < SHORTER_THAN_BASE * base["tokens"]:
         fired.append(f"mean length: {own['tokens']:.1f} tokens, base {base['tokens']:.1f}")
     if abs(own.get("drift_chosen", 0.0)) > CHOSEN_DRIFT:
@@ -128,7 +132,9 @@ def _gates(own: Mapping[str, float], base: Mapping[str, float]) -> tuple[str, ..
 def health_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
     """Signs of degenerate training for every base × configuration, and whether a declared threshold is passed."""
     home = {
-        base: _signs(design, _checkpoints(design, [key for key in design.keys_with([BASE]) if key[0] == base], BASE), {})
+        base: _signs(
+            design, _checkpoints(design, [key for key in design.keys_with([BASE]) if key[0] == base], BASE), {}
+        )
         for base in dict.fromkeys(key[0] for key in design.keys)
     }
     for config in design.configs:

@@ -24,7 +24,7 @@ ALL_RECORDS, TEST_EVALUATIONS = "all records", "test evaluations"
 INVENTED = FLAG_BITS[Flag.INVENTED_RESULT] | FLAG_BITS[Flag.INVENTED_MIDWAY]
 
 
-def describe_base(lineage: tuple[str, ...]) -> str:
+def lineage_name(lineage: tuple[str, ...]) -> str:
     """A lineage for people."""
     return "→".join(lineage) or "base"
 
@@ -55,7 +55,7 @@ def _overlap_caveats(present: list[tuple[str, ...]], kinds: list[tuple[str, ...]
     if not present:
         return ("no trajectory was scored by both judges",)
     if len(present) < len(kinds):
-        return (f"both judges scored the same trajectories only for: {', '.join(map(describe_base, present))}",)
+        return (f"both judges scored the same trajectories only for: {', '.join(map(lineage_name, present))}",)
     return ()
 
 
@@ -174,6 +174,8 @@ def coverage_rows(design: Design) -> Iterator[Estimate]:
 def _pooled_mean(found: Floats, kind: str, about: dict[str, Any]) -> Estimate:
     """The mean of the run means that exist."""
     there = found[np.isfinite(found)]
-    caveats = () if len(there) == len(found) else (f"{len(found) - len(there)} of {len(found)} runs have no such score",)
+    caveats = (
+        () if len(there) == len(found) else (f"{len(found) - len(there)} of {len(found)} runs have no such score",)
+    )
     value = float(there.mean()) if len(there) else None
     return Estimate(kind=kind, value=value, n={"runs": len(there)}, caveats=caveats, **about)

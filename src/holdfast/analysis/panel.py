@@ -50,7 +50,7 @@ class Row:
     @property
     def matched(self) -> bool:
         """Whether the judge is the one that made the training pairs, or no judge is named for them."""
-        return self.axes.get(PAIR_JUDGE, self.judge) == self.judge
+        return bool(self.axes.get(PAIR_JUDGE, self.judge) == self.judge)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +93,7 @@ def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
     readings = _readings(scores, len(trajectories.trajectory))
     halves = _test_cases(store.splits(), scores.case_ids)
     bits = sum(FLAG_BITS[flag] for flag in unfit)
-    tested = _tested(trajectories, halves)
-    panel = _align(readings, trajectories, halves, bits, tested, len(scores.case_ids))
+    panel = _align(readings, trajectories, halves, unfit_bits=bits)
     _check_parents(panel, store.checkpoints())
     return panel
 
@@ -151,10 +150,10 @@ def _align(
     readings: Readings,
     trajectories: TrajectoryTable,
     halves: Mapping[int | None, Bools],
+    *,
     unfit_bits: int,
-    tested: Bools,
-    cases: int,
 ) -> Panel:
+    cases = len(next(iter(halves.values())))
     shape = (len(trajectories.checkpoints), len(readings.judges), len(readings.objectives), cases)
     t, j, o = np.nonzero(readings.asked)
     flat = np.ravel_multi_index((trajectories.checkpoint[t], j, o, trajectories.case[t]), shape) if len(t) else t
@@ -165,7 +164,7 @@ def _align(
     size = int(np.prod(shape))
 
     def total(weights: Floats | Bools) -> Floats:
-        return np.bincount(flat, weights=weights, minlength=size).reshape(shape)
+        return np.bincount(flat, weights=weights, minlength=size).astype(np.float64).reshape(shape)
 
     clean = np.where(judged, value, 0.0)
     asked = total(np.ones(len(flat)))
@@ -190,7 +189,7 @@ def _align(
         counts={name: arrange(part, 0.0).sum(axis=2).astype(np.int64) for name, part in parts.items()},
         readings=readings,
         trajectories=trajectories,
-        tested=tested,
+        tested=_tested(trajectories, halves),
         **means,
     )
 
@@ -235,7 +234,7 @@ def require_same_cases(parent: Iterable[str], child: Iterable[str], *, names: tu
 
 def _check_parents(panel: Panel, checkpoints: Sequence[Checkpoint]) -> None:
     """Every row and its parent's row under the same judge and split were asked about the same test cases."""
-    asked = np.isfinite(panel.high).any(axis=0)
+    asked: Bools = np.asarray(np.isfinite(panel.high).any(axis=0), dtype=np.bool_)
     number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
     place = {(row.checkpoint, row.judge, row.split_seed): index for index, row in enumerate(panel.rows)}
     for index, row in enumerate(panel.rows):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from holdfast.analysis.design import (
     BASE,
@@ -26,6 +25,7 @@ from holdfast.analysis.design import (
 )
 from holdfast.analysis.panel import Config
 from holdfast.records import Estimate
+from holdfast.stats.lines import correlations, ordinary_lines, slope_p_value
 from holdfast.stats.ratios import SMALLEST_DENOMINATOR, mean_of_ratios
 from holdfast.stats.resample import percentile_interval, resampled_means, row_means
 
@@ -142,7 +142,7 @@ def _by_base(design: Design, keys: Sequence[Key]) -> list[tuple[Key, ...]]:
 
 def frontier_rows(design: Design) -> Iterator[Estimate]:
     """Every ordinary regression of safety on helpfulness: slope, intercept, r, R², p of each unit of points."""
-    if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+    if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     recipes, every = design.recipes, (BASE, *design.recipes)
     for fields, keys in levels(design.keys):
@@ -174,11 +174,14 @@ def _fit(points: Sequence[tuple[float, float]], unit: str, fields: dict[str, str
         reason = ("fewer than 3 points, or no variation in helpfulness",)
         yield from (Estimate(kind=kind, value=None, caveats=reason, **about) for kind in kinds)
         return
-    fit = stats.linregress(values[:, 0], values[:, 1])
-    found = (fit.slope, fit.intercept, fit.rvalue, fit.rvalue**2, fit.pvalue)
+    line, r = ordinary_lines(values[:, 0], values[:, 1]), float(correlations(values[:, 0], values[:, 1]))
+    found = (float(line.slope), float(line.intercept), r, r * r, slope_p_value(r, len(values)))
     for kind, value in zip(kinds, found, strict=True):
         caveats = (NOT_INDEPENDENT,) if kind in ("r2", "p") else ()
-        yield Estimate(kind=kind, value=float(value), caveats=caveats, **about)
+        if np.isfinite(value):
+            yield Estimate(kind=kind, value=value, caveats=caveats, **about)
+        else:
+            yield Estimate(kind=kind, value=None, caveats=("no variation in safety",), **about)
 
 
 # --- persistence ----------------------------------------------------------------------------------------------
@@ -196,9 +199,9 @@ def persistence_rows(design: Design, draws: int, rng: np.random.Generator) -> It
         if len(present) == len(lineages) and design.keys_with(present):
             wanted[core] = present
     drawn = _draw_keys(design, wanted, draws, rng)
-    for core, configs in wanted.items():
-        points = {key: _contrasts(_point_means(design, key, configs)[None])[0] for key in design.keys_with(configs)}
-        for fields, keys in levels(design.keys_with(configs)):
+    for core, chosen in wanted.items():
+        points = {key: _contrasts(_point_means(design, key, chosen)[None])[0] for key in design.keys_with(chosen)}
+        for fields, keys in levels(design.keys_with(chosen)):
             stacked = np.stack([drawn[core, key] for key in keys], axis=1)
             point = np.stack([points[key] for key in keys])
             yield from _persistence(point, stacked, {**fields, "axes": dict(core)})
@@ -229,7 +232,9 @@ def _draw_keys(
     objectives = [design.objective(SAFETY), design.objective(HELPFULNESS)]
     found = {(core, key): np.zeros((draws, 2, 4)) for core, cs in wanted.items() for key in design.keys_with(cs)}
     for key in dict.fromkeys(key for _, key in found):
-        slots = [(core, n, config) for core, cs in wanted.items() if (core, key) in found for n, config in enumerate(cs)]
+        slots = [
+            (core, n, config) for core, cs in wanted.items() if (core, key) in found for n, config in enumerate(cs)
+        ]
         seeds = dict.fromkeys(seed for _, _, config in slots for seed in design.cells[(*key, config)])
         for seed in seeds:
             here = [(c, n, cell) for c, n, config in slots if seed in (cell := design.cells[(*key, config)])]

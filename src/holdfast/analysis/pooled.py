@@ -12,7 +12,6 @@ from holdfast.analysis.design import (
     BASE,
     HELP_STAGE,
     HELPFULNESS,
-    MIN_RANDOM_BASES,
     NOISE_STAGE,
     SAFE_STAGE,
     SAFETY,
@@ -34,7 +33,7 @@ POOLED = "pooled"
 IDENTIFIED_SE = 3.0  # a ratio is printed only where its denominator is at least so many standard errors
 Claim = Literal["checkpoint", "recipe"]
 CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
-FIXED_BASES = f"fewer than {MIN_RANDOM_BASES} bases: they are held fixed"
+FIXED_BASES = "the bases are held fixed: others may differ"
 
 
 def resampled(claim: Claim, unit: str) -> tuple[str, ...]:
@@ -211,4 +210,3 @@ def _stage_rows(
         bottom = contrast(design, number, parts(keys, ("first", 1.0), ("second", -1.0)))
         about = {**fields, "lineage": (first, second), "axes": axes, "objective": objective}
         yield from ratios(design, top, bottom, **about)
-

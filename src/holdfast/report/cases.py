@@ -14,11 +14,12 @@ from holdfast.report.inert import show_line, trim_text
 from holdfast.report.labels import FLAG_WORDS, name_axes, name_lineage
 from holdfast.report.shards import ShardWriter, case_content, trajectory_content
 from holdfast.store import Store
-from holdfast.tables import ScoreTable, TrajectoryTable
+from holdfast.tables import Floats, Ints, ScoreTable, TrajectoryTable
 
 Lineage = tuple[str, ...]
 TITLE_CHARACTERS = 160
 SCORE_DIGITS = 3
+FIRST_OBJECTIVE = "safety"  # the one whose fall chooses the pair at which a case opens, where it is judged
 
 
 def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> dict[str, Any]:
@@ -38,13 +39,13 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         entry = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
         entry["s"] = writer.begin_case(case.id, case_content(case))
         entry["i"] = case.id
-        entry["r"] = _write_runs(store, writer, runs, rows, ids, means)
+        entry["r"] = _write_runs(store, writer, runs, rows=rows, ids=ids, means=means)
         listed.append(entry)
     writer.close()
     return {
         "shards": [[shard.name, shard.digest] for shard in writer.shards],
         "slots": [[judge, objective] for judge in scores.judges for objective in scores.objectives],
-        "objectives": list(scores.objectives),
+        "objectives": sorted(scores.objectives, key=lambda name: (name != FIRST_OBJECTIVE, name)),
         "flags": [FLAG_WORDS[flag.value] for flag in FLAG_BITS],
         "flagBits": list(FLAG_BITS.values()),
         "checkpoints": _checkpoint_rows(runs.checkpoints, colors),
@@ -64,7 +65,7 @@ def case_title(case: Case) -> str:
     return f"{kept} … (+{left_out:,} characters)" if left_out else kept
 
 
-def _mean_scores(scores: ScoreTable, trajectories: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _mean_scores(scores: ScoreTable, trajectories: int) -> Floats:
     """Scores averaged over repeats, (trajectories, judges × objectives), NaN where there is none."""
     slots = len(scores.judges) * len(scores.objectives)
     there = np.isfinite(scores.value)
@@ -73,16 +74,11 @@ def _mean_scores(scores: ScoreTable, trajectories: int) -> np.ndarray[Any, np.dt
     total = np.bincount(flat, weights=scores.value[there], minlength=trajectories * slots)
     count = np.bincount(flat, minlength=trajectories * slots)
     mean = np.divide(total, count, out=np.full(trajectories * slots, np.nan), where=count > 0)
-    return mean.reshape(trajectories, slots)
+    return np.asarray(mean, dtype=np.float64).reshape(trajectories, slots)
 
 
 def _write_runs(
-    store: Store,
-    writer: ShardWriter,
-    runs: TrajectoryTable,
-    rows: Sequence[Any],
-    ids: Sequence[str],
-    means: np.ndarray[Any, np.dtype[np.float64]],
+    store: Store, writer: ShardWriter, runs: TrajectoryTable, *, rows: Ints, ids: Sequence[str], means: Floats
 ) -> list[list[Any]]:
     """Put one case's trajectories into shards; returns for each: row, checkpoint, rollout, flags, shard, scores."""
     listed: list[list[Any]] = []
@@ -117,4 +113,3 @@ def count_flags(runs: TrajectoryTable) -> dict[str, int]:
     """How many trajectories carry each audit flag, the most frequent first."""
     counts = {flag.value: int(np.count_nonzero(runs.flags & bit)) for flag, bit in FLAG_BITS.items()}
     return dict(sorted(((name, count) for name, count in counts.items() if count), key=lambda pair: -pair[1]))
-

@@ -17,7 +17,14 @@ from holdfast.report.labels import (
 from holdfast.report.svg import PAPER, SERIES, Canvas, Scale, color_of, draw_axes, draw_mark, span, stroke_of
 
 Lineage = tuple[str, ...]
-DOSE_AXES = ("dose", "steps", "kl")
+DOSE_AXES = ("dose", "steps", "kl_parent", "kl_base")
+AXIS_WORDS = {
+    "dose": "dose of the last stage (multiples of the first dose)",
+    "steps": "optimiser steps of the last stage",
+    "kl_parent": "KL to the stage's reference on held-out prompts (nats)",
+    "kl_base": "KL to the base on held-out prompts (nats)",
+}
+AUDIT_COLUMNS = 6
 
 
 def find_dose_axes(estimates: Sequence[Estimate]) -> list[str]:
@@ -33,12 +40,12 @@ def find_dose_axes(estimates: Sequence[Estimate]) -> list[str]:
 
 def _curves(estimates: Sequence[Estimate], axis: str) -> dict[str, list[Estimate]]:
     """Estimates that have a value and a dose, by what they are about."""
-    varying = set(find_dose_axes(estimates)) if axis in DOSE_AXES else {axis}
+    varying = {*DOSE_AXES, axis} if axis in DOSE_AXES else {axis}
     curves: dict[str, list[Estimate]] = {}
     for estimate in estimates:
         if estimate.value is None or axis not in estimate.axes:
             continue
-        rest = {key: value for key, value in estimate.axes.items() if key not in varying and key not in DOSE_AXES}
+        rest = {key: value for key, value in estimate.axes.items() if key not in varying}
         lineage = None if estimate.lineage is None else name_lineage(estimate.lineage)
         parts = [name_kind(estimate.kind), estimate.objective, lineage, estimate.base, name_axes(rest), estimate.judge]
         curves.setdefault(" · ".join(part for part in parts if part), []).append(estimate)
@@ -64,17 +71,17 @@ def draw_dose(estimates: Sequence[Estimate], axis: str, *, width: float = 760) -
     wide = span(values, pad=0.9)
     low, high = span([*values, 0.0, *(min(max(end, wide[0]), wide[1]) for end in ends if math.isfinite(end))], pad=0.06)
     y = Scale(low=low, high=high, start=height - legend - 58, end=14)
-    words = {"dose": "dose of the last stage (multiples)", "steps": "optimiser steps of the last stage"}
-    draw_axes(canvas, x, y, words.get(axis, axis.replace("_", " ")), "value")
+    draw_axes(canvas, x, y, AXIS_WORDS.get(axis, axis.replace("_", " ")), "value")
     for number, (name, curve) in enumerate(curves.items()):
-        _draw_curve(canvas, curve, axis, x, y, 1 + number % (len(SERIES) - 1))
+        _draw_curve(canvas, curve, axis, (x, y), 1 + number % (len(SERIES) - 1))
         line = y.start + 64 + 18 * number
-        draw_mark(canvas, "circle", x.start + 6, line - 4, 5, 1 + number % (len(SERIES) - 1))
+        draw_mark(canvas, "circle", (x.start + 6, line - 4), 5, 1 + number % (len(SERIES) - 1))
         canvas.text(x.start + 18, line, name)
     return canvas.render()
 
 
-def _draw_curve(canvas: Canvas, curve: Sequence[Estimate], axis: str, x: Scale, y: Scale, series: int) -> None:
+def _draw_curve(canvas: Canvas, curve: Sequence[Estimate], axis: str, scales: tuple[Scale, Scale], series: int) -> None:
+    x, y = scales
     places = [(x(float(one.axes[axis])), y(one.value)) for one in curve if one.value is not None]
     path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
     canvas.add("path", d=path, fill="none", stroke_width=2, **stroke_of(series))
@@ -83,38 +90,45 @@ def _draw_curve(canvas: Canvas, curve: Sequence[Estimate], axis: str, x: Scale, 
             low, high = (y(min(max(end, y.low), y.high)) for end in one.interval)
             canvas.add("line", x1=px, y1=low, x2=px, y2=high, stroke_width=1.4, opacity=0.7, **stroke_of(series))
         hover = f"{name_axes(one.axes)}: {format_number(one.value)} {format_interval(one)}\n{describe_basis(one)}"
-        draw_mark(canvas, "circle", px, py, 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
+        draw_mark(canvas, "circle", (px, py), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
 
 
-def draw_audit(rates: Sequence[Estimate], colors: Mapping[Lineage, int], *, width: float = 860) -> str | None:
-    """Rates of the audit's findings as bars, lineages down and findings across; None where there are none.
+def draw_audit(rates: Sequence[Estimate], colors: Mapping[Lineage, int], *, width: float = 900) -> str | None:
+    """Rates of the audit's findings as bars, lineages down and findings across; None where nothing was found.
 
-    ``rates`` hold at most one estimate per lineage and kind; a missing bar is a rate that is not known.
+    Only the most frequent findings have a column; a missing bar is a rate that is not known.
     """
-    table = {(one.lineage, one.kind): one for one in rates if one.value is not None}
-    lineages = sorted({lineage for lineage, _ in table}, key=lambda one: (one is None, colors.get(one or (), 0)))
-    kinds = list(dict.fromkeys(one.kind for one in rates if any(kind == one.kind for _, kind in table)))
+    table = {(_audit_row(one), one.kind): one for one in rates if one.value is not None}
+    peaks: dict[str, float] = {}
+    for (_, kind), one in table.items():
+        peaks[kind] = max(peaks.get(kind, 0.0), one.value or 0.0)
+    frequent = sorted((kind for kind in peaks if peaks[kind] > 0), key=lambda kind: (kind != "unfit", -peaks[kind]))
+    kinds, rows = frequent[:AUDIT_COLUMNS], list(dict.fromkeys(row for row, _ in table))
     if not kinds:
         return None
-    row, top, left = 24, 44, 130
+    row, top, left = 24, 44, 150
     column = (width - left - 10) / len(kinds)
-    height = top + row * len(lineages) + 12
-    canvas = Canvas(width=width, height=height, title="rates of the audit's findings by lineage")
+    canvas = Canvas(width=width, height=top + row * len(rows) + 12, title="rates of the audit's findings by lineage")
     for position, kind in enumerate(kinds):
         for line, words in enumerate(_wrap(name_kind(kind), int(column / 6.4))):
             canvas.text(left + position * column, 14 + 13 * line, words, size=11, soft=True)
-    for number, lineage in enumerate(lineages):
+    for number, (lineage, words) in enumerate(rows):
         y = top + row * number
-        canvas.text(left - 12, y + 16, name_lineage(lineage), anchor="end", font_weight="600")
+        canvas.text(left - 12, y + 16, words, anchor="end")
         for position, kind in enumerate(kinds):
-            one = table.get((lineage, kind))
-            if one is not None:
-                x = left + position * column
-                _draw_bar(canvas, one, x, y + 4, column - 52, colors.get(lineage or (), 0))
+            rate = table.get(((lineage, words), kind))
+            if rate is not None:
+                corner = (left + position * column, y + 4.0)
+                _draw_bar(canvas, rate, corner, column - 52, colors.get(lineage or (), 0))
     return canvas.render()
 
 
-def _draw_bar(canvas: Canvas, rate: Estimate, x: float, y: float, room: float, series: int) -> None:
+def _audit_row(rate: Estimate) -> tuple[Lineage | None, str]:
+    return rate.lineage, " · ".join(part for part in (name_lineage(rate.lineage), name_axes(rate.axes)) if part)
+
+
+def _draw_bar(canvas: Canvas, rate: Estimate, corner: tuple[float, float], room: float, series: int) -> None:
+    x, y = corner
     value = min(max(rate.value or 0.0, 0.0), 1.0)
     hover = f"{name_kind(rate.kind)}: {100 * value:.1f} %\n{describe_basis(rate)}"
     canvas.add("rect", x=x, y=y, width=room, height=15, rx=2, fill="#eef0f4", cls="track")
@@ -132,4 +146,3 @@ def _wrap(words: str, width: int) -> list[str]:
     if len(lines) > 2:
         lines = [lines[0], lines[1] + "…"]
     return lines
-

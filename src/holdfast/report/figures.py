@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from holdfast.report.svg import (
     PAPER,
     SHAPES,
     SOFT,
+    Attribute,
     Canvas,
     Scale,
     color_of,
@@ -91,7 +93,7 @@ def pair_lines(frontier: Frontier) -> list[tuple[str, float, float]]:
     """(words, slope, intercept) of every line of which both numbers are known."""
     found: dict[str, dict[str, Estimate]] = {}
     for estimate in frontier.lines:
-        subject = name_subject(estimate, objective=False)
+        subject = name_subject(replace(estimate, unit=None, lineage=None), objective=False)
         words = estimate.estimator.replace("_", " ") + ("" if subject == "pooled" else f" · {subject}")
         found.setdefault(words, {}).setdefault(estimate.kind, estimate)
     lines = []
@@ -150,22 +152,26 @@ def _draw_lines(canvas: Canvas, frontier: Frontier, x: Scale, y: Scale) -> None:
             )
 
 
-def _draw_points(
-    canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, int], bases: Sequence[str], x: Scale, y: Scale
-) -> None:
+def _draw_points(canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, int], x: Scale, y: Scale) -> None:
     """Ellipses and small marks of single points, where lineages have several."""
+    bases = list(dict.fromkeys(point.base for point in frontier.points if point.base))
     alone = len(frontier.points) == len({point.lineage for point in frontier.points})
     for point in frontier.points:
         series = colors.get(point.lineage, 0)
         path = _ellipse_path(point, x, y)
         hover = point_words(point, frontier)
         if path:
-            look = {**color_of(series), "fill_opacity": 0.16 if alone else 0.05}
-            edge = {"stroke": stroke_of(series)["stroke"], "stroke_opacity": 0.6 if alone else 0.28}
-            canvas.add("path", d=path, stroke_width=1, **{**look, "cls": f"f{series % 8} l{series % 8}"}, **edge)
+            look: dict[str, Attribute] = {
+                **color_of(series),
+                **stroke_of(series),
+                "cls": f"f{series % 8} l{series % 8}",
+            }
+            opacity = {"fill_opacity": 0.16, "stroke_opacity": 0.6}
+            faint = {"fill_opacity": 0.05, "stroke_opacity": 0.28}
+            canvas.add("path", d=path, stroke_width=1, **look, **(opacity if alone else faint))
         if not alone:
             shape = SHAPES[(bases.index(point.base) if point.base in bases else 0) % len(SHAPES)]
-            draw_mark(canvas, shape, x(point.x), y(point.y), 3.6, series, hover=hover, opacity=0.8)
+            draw_mark(canvas, shape, (x(point.x), y(point.y)), 3.6, series, hover=hover, opacity=0.8)
 
 
 def _spread_labels(places: Sequence[tuple[float, float]]) -> list[float]:
@@ -179,9 +185,7 @@ def _spread_labels(places: Sequence[tuple[float, float]]) -> list[float]:
     return result
 
 
-def _draw_means(
-    canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, int], x: Scale, y: Scale
-) -> None:
+def _draw_means(canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, int], x: Scale, y: Scale) -> None:
     """Arrows through the stages, large marks and their names."""
     means = mean_points(frontier)
     for lineage, point in means.items():
@@ -193,9 +197,7 @@ def _draw_means(
     for (lineage, point), label_y in zip(means.items(), _spread_labels(places), strict=True):
         px, py = x(point.x), y(point.y)
         hover = point_words(point, frontier)
-        draw_mark(
-            canvas, "circle", px, py, 7.5, colors.get(lineage, 0), hover=hover, stroke=PAPER, stroke_width=2
-        )
+        draw_mark(canvas, "circle", (px, py), 7.5, colors.get(lineage, 0), hover=hover, stroke=PAPER, stroke_width=2)
         side = "end" if px > x.end - 70 else "start"
         canvas.text(
             px + (-12 if side == "end" else 12),
@@ -229,9 +231,8 @@ def draw_frontier(frontier: Frontier, colors: Mapping[Lineage, int], *, width: f
     y = Scale(low=low, high=high, start=height - 58, end=16)
     unit = "Δ " if frontier.relative else ""
     draw_axes(canvas, x, y, f"{unit}{frontier.x_objective} (points)", f"{unit}{frontier.y_objective} (points)")
-    bases = list(dict.fromkeys(point.base for point in frontier.points if point.base))
     _draw_lines(canvas, frontier, x, y)
-    _draw_points(canvas, frontier, colors, bases, x, y)
+    _draw_points(canvas, frontier, colors, x, y)
     _draw_means(canvas, frontier, colors, x, y)
     return canvas.render()
 
@@ -249,7 +250,7 @@ def _bounds(estimates: Iterable[Estimate], ratio: bool) -> tuple[float, float]:
 
 def _draw_interval(canvas: Canvas, estimate: Estimate, x: Scale, y: float, series: int) -> None:
     """An interval with arrow heads where it leaves the plot; dashed across everything where it is unbounded."""
-    look = {**stroke_of(series), "stroke_width": 2.2}
+    look: dict[str, Attribute] = {**stroke_of(series), "stroke_width": 2.2}
     if isinstance(estimate.interval, Unbounded):
         canvas.add("line", x1=x.start, y1=y, x2=x.end, y2=y, stroke_dasharray="2 5", **look)
         ends = (-math.inf, math.inf)
@@ -279,7 +280,7 @@ def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float) -> None:
     _draw_interval(canvas, estimate, x, y, series)
     shape = "square" if estimate.claim == "recipe" else "circle"
     place = min(max(estimate.value, x.low), x.high)
-    draw_mark(canvas, shape, x(place), y, 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
+    draw_mark(canvas, shape, (x(place), y), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
     words = format_interval(estimate)
     note = f"({UNBOUNDED})" if words == UNBOUNDED else words
     canvas.text(x.end + 14, y + 4, f"{format_value(estimate)} {note}".strip())

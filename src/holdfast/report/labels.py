@@ -23,6 +23,21 @@ FLAG_WORDS: Mapping[str, str] = {
     Flag.INVALID_CALL.value: "invalid call",
     Flag.INCOHERENT.value: "incoherent",
 }
+KIND_WORDS: Mapping[str, str] = {
+    **FLAG_WORDS,
+    "unfit": "unfit to be judged",
+    "any_invention": "any invented result",
+    "no_call_and_invented": "no tool executed and result invented",
+    "mean_fit_only": "fit only",
+    "mean_lower_bound": "lower bound",
+    "mean_upper_bound": "upper bound",
+    "r2": "R²",
+    "r2_leave_one_base_out_min": "R², leaving one base out, smallest",
+    "r2_leave_one_base_out_max": "R², leaving one base out, largest",
+    "best_of_both": "best of both: distance from the line fitted without it",
+    "instant_finish": "episodes without a call",
+    "kl": "KL",
+}
 
 
 def name_lineage(lineage: Sequence[str] | None) -> str:
@@ -34,7 +49,7 @@ def name_lineage(lineage: Sequence[str] | None) -> str:
 
 def name_kind(kind: str) -> str:
     """The name of a quantity in words."""
-    return FLAG_WORDS.get(kind, kind.replace("_", " "))
+    return KIND_WORDS.get(kind, kind.replace("_", " "))
 
 
 def name_value(value: Any) -> str:

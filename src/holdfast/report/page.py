@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from holdfast.report.tables import table_latex
 from holdfast.store import TEMPORARY, Store
 
 PAGE = "index.html"
+SCRIPTS = ("cases.js", "page.js")
 FOLDERS = ("shards", "figures", "tables")
 
 
@@ -59,8 +59,8 @@ def _swap(folder: Path, target: Path) -> None:
     """Put ``folder`` in the place of ``target``."""
     old = folder.with_name(folder.name + "-old")
     if target.exists():
-        os.replace(target, old)
-    os.replace(folder, target)
+        target.replace(old)
+    folder.replace(target)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -106,7 +106,7 @@ def render_page(
     files: Sequence[str],
 ) -> str:
     """The page as HTML under a policy that runs its own script and style and nothing else."""
-    script, style = _asset("page.js"), _asset("page.css")
+    script, style = "".join(map(_asset, SCRIPTS)), _asset("page.css")
     policy = (
         f"default-src 'none'; script-src '{hash_source(script)}'; style-src '{hash_source(style)}'; img-src data:;"
         " frame-src 'self' file:; base-uri 'none'; form-action 'none'"

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.records import Analysis, Estimate, Frontier
 from holdfast.report.charts import draw_audit, draw_dose, find_dose_axes
 from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
 from holdfast.report.inert import escape_html, file_name
-from holdfast.report.labels import format_interval, format_value, name_axes, name_kind, name_lineage, pick_claim, split_levels
+from holdfast.report.labels import (
+    format_interval,
+    format_value,
+    name_kind,
+    name_lineage,
+    pick_claim,
+    split_levels,
+)
 from holdfast.report.svg import SHAPES, Canvas, draw_mark
-from holdfast.report.tables import Table, list_estimates, pivot, table_html
+from holdfast.report.tables import Table, is_rate, list_estimates, pivot, table_html
 
 Lineage = tuple[str, ...]
+KL_KINDS = ("kl_parent", "kl_base")
 FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
 
 
@@ -84,7 +92,7 @@ def _legend(frontier: Frontier, colors: Mapping[Lineage, int]) -> str:
     if len(frontier.points) > len(lineages):
         for number, base in enumerate(bases):
             canvas = Canvas(width=14, height=14, title=base)
-            draw_mark(canvas, SHAPES[number % len(SHAPES)], 7, 7, 4.5, 0)
+            draw_mark(canvas, SHAPES[number % len(SHAPES)], (7, 7), 4.5, 0)
             items.append(f"<li>{canvas.render()}{escape_html(base)}</li>")
     return f'<ul class="legend">{"".join(items)}</ul>'
 
@@ -92,9 +100,7 @@ def _legend(frontier: Frontier, colors: Mapping[Lineage, int]) -> str:
 def _frontier_figure(frontier: Frontier, name: str, colors: Mapping[Lineage, int]) -> tuple[str, str]:
     svg = draw_frontier(frontier, colors)
     several = len(frontier.points) > len({point.lineage for point in frontier.points})
-    marks = (
-        "Large marks are means of a lineage, small ones its points" if several else "A mark is a lineage"
-    )
+    marks = "Large marks are means of a lineage, small ones its points" if several else "A mark is a lineage"
     dashes = ("solid", "dashed", "dotted", "dash-dotted")
     lines = "; ".join(f"{dashes[i % 4]}: {words}" for i, (words, _, _) in enumerate(pair_lines(frontier)))
     caption = f"Unit: {frontier.unit}. {marks}; ellipses are 95 % regions; arrows go from base through the stages."
@@ -157,17 +163,36 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
         return None
     parts, figures = [], {}
     level = pick_claim(next(iter(split_levels(analysis.dose).values())))
-    kinds = dict.fromkeys((one.kind, one.objective) for one in level)
-    for axis in find_dose_axes(level)[:3]:
-        for kind in dict.fromkeys(kind for kind, _ in kinds):
-            svg = draw_dose([one for one in level if one.kind == kind], axis)
+    curves = _with_kl(level)
+    for kind in sorted(dict.fromkeys(one.kind for one in level), key=lambda kind: "persistence" not in kind):
+        for axis in find_dose_axes(curves)[:3]:
+            svg = draw_dose([one for one in curves if one.kind == kind], axis)
             if svg is not None:
-                name = f"dose-{kind}-{axis}".replace(" ", "-")
+                name = f"dose-{kind}-{axis}"
+                caption = f"{name_kind(kind).capitalize()} against {axis.replace('_', ' ')}."
                 figures[name] = svg
-                parts.append(wrap_figure(svg, name, f"{name_kind(kind).capitalize()} against {axis.replace('_', ' ')}."))
+                html = wrap_figure(svg, name, caption)
+                parts.append(html if "persistence" in kind else _details(caption, html))
     table = list_estimates(analysis.dose, "Values by dose of the last stage", colors)
     parts.append(_details("All numbers", table_html(table, identity="dose-table")))
     return _section("dose", "Dose", parts, figures, {"dose": table})
+
+
+def _with_kl(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """Estimates of objectives with the measured KL of the same checkpoints beside their dose."""
+    drift = {
+        (one.base, one.lineage, str(sorted(one.axes.items())), one.kind): one.value
+        for one in estimates
+        if one.kind.startswith("kl") and one.value is not None
+    }
+    found = []
+    for one in estimates:
+        if one.objective is None:
+            continue
+        key = (one.base, one.lineage, str(sorted(one.axes.items())))
+        extra = {kind: drift[*key, kind] for kind in KL_KINDS if (*key, kind) in drift}
+        found.append(replace(one, axes={**one.axes, **extra}))
+    return found
 
 
 def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
@@ -195,24 +220,23 @@ def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
     rates = [one for one in analysis.audit if one.objective is None]
     means = [one for one in analysis.audit if one.objective is not None]
     parts, figures, tables = [], {}, {}
-    scopes: dict[str, list[Estimate]] = {}
-    for one in next(iter(split_levels(rates).values()), []):
-        key = " · ".join(part for part in (one.estimator, one.unit) if part)
-        scopes.setdefault(" · ".join(part for part in (key.replace("_", " "), name_axes(one.axes)) if part), []).append(
-            one
-        )
-    for number, (scope, found) in enumerate(scopes.items()):
-        svg = draw_audit(found, colors)
+    shares = [one for one in rates if is_rate(one)]
+    level = next(iter(split_levels(shares).values()), [])
+    for number, unit in enumerate(dict.fromkeys(one.unit for one in reversed(level))):
+        svg = draw_audit([one for one in level if one.unit == unit], colors)
         if svg is not None:
             name = "audit" if number == 0 else f"audit-{number + 1}"
             figures[name] = svg
+            scope = unit or "all trajectories"
             html = wrap_figure(svg, name, f"Share of trajectories with each finding, {scope}.")
-            parts.append(html if number == 0 else _details(f"Rates: {scope}", html))
+            parts.append(html if number == 0 else _details(f"The same over {scope}", html))
     if rates:
         tables["audit-rates"] = pivot(rates, "Rates of the audit's findings", colors)
         parts.append(table_html(tables["audit-rates"], identity="audit-table"))
     if means:
-        tables["audit-means"] = pivot(means, "Means with and without unfit trajectories, and bounds", colors)
+        tables["audit-means"] = pivot(
+            means, "Means with and without unfit trajectories, and bounds", colors, unit_heads=True
+        )
         parts.append(table_html(tables["audit-means"], identity="audit-means-table"))
     return _section("audit", "Audit", parts, figures, tables)
 

@@ -74,7 +74,7 @@ def message_content(message: Message) -> dict[str, Any]:
     if message.tool_calls:
         content["t"] = [{"n": call.name, **_json_text(call.arguments)} for call in message.tool_calls]
     if message.detail:
-        content["d"] = sum(len(str(value)) for value in message.detail.values())
+        content["d"] = len(orjson.dumps(message.detail, option=orjson.OPT_NON_STR_KEYS).decode())
     return content
 
 

@@ -100,7 +100,9 @@ def describe_design(store: Store) -> str:
 def _unfit(analysis: Analysis) -> Estimate | None:
     """The rate of unfit trajectories over everything, if the analysis has it."""
     found = [one for one in analysis.audit if "unfit" in one.kind and one.objective is None and one.lineage is None]
-    return next((one for one in next(iter(split_levels(found).values()), []) if one.value is not None), None)
+    level = next(iter(split_levels(found).values()), [])
+    level.sort(key=lambda one: one.unit != "test evaluations")
+    return next((one for one in level if one.value is not None), None)
 
 
 def describe_fitness(store: Store, analysis: Analysis) -> str:
@@ -111,7 +113,11 @@ def describe_fitness(store: Store, analysis: Analysis) -> str:
         return "No trajectory is stored."
     unfit = _unfit(analysis)
     flagged = int(np.count_nonzero(runs.flags))
-    first = "" if unfit is None else f"{_percent(unfit.value or 0.0)} of the trajectories are unfit to be judged. "
+    first = (
+        ""
+        if unfit is None
+        else f"{_percent(unfit.value or 0.0)} of the {unfit.unit or 'trajectories'} are unfit to be judged. "
+    )
     reasons = ", ".join(f"{FLAG_WORDS[name]} {count:,}" for name, count in list(count_flags(runs).items())[:4])
     tail = f"; most often: {reasons}" if reasons else ""
     return f"{first}{flagged:,} of {total:,} trajectories ({_percent(flagged / total)}) carry an audit flag{tail}."
@@ -134,10 +140,16 @@ def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
     runs, unfit = store.trajectory_table(), _unfit(analysis)
     total = max(1, len(runs.flags))
     if unfit is not None:
-        cards.append(Headline(name="unfit trajectories", value=_percent(unfit.value or 0.0), note=unfit.estimator))
+        cards.append(
+            Headline(
+                name="unfit trajectories", value=_percent(unfit.value or 0.0), note=unfit.unit or "all trajectories"
+            )
+        )
     else:
         flagged = int(np.count_nonzero(runs.flags))
-        cards.append(Headline(name="trajectories flagged by the audit", value=_percent(flagged / total), note="any flag"))
+        cards.append(
+            Headline(name="trajectories flagged by the audit", value=_percent(flagged / total), note="any flag")
+        )
     return cards
 
 
@@ -150,5 +162,3 @@ def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     if not found and analysis.persistence == ():
         sentences.append("Persistence is not estimated: no lineage has a second stage with both ends judged.")
     return [*sentences, describe_fitness(store, analysis)]
-
-

@@ -61,7 +61,7 @@ class Canvas:
     title: str
     parts: list[str] = field(default_factory=list)
 
-    def add(self, tag: str, *, text: str | None = None, hover: str | None = None, **attributes: Attribute) -> None:
+    def add(self, tag: str, *, text: Attribute = None, hover: Attribute = None, **attributes: Attribute) -> None:
         """One element; ``cls`` is its class, underscores in names are hyphens, None is left out."""
         named = {("class" if key == "cls" else key.replace("_", "-")): value for key, value in attributes.items()}
         body = "" if hover is None else f"<title>{escape_html(hover)}</title>"
@@ -69,13 +69,23 @@ class Canvas:
         self.parts.append(f"<{tag}{_attributes(named)}>{body}</{tag}>" if body else f"<{tag}{_attributes(named)}/>")
 
     def text(
-        self, x: float, y: float, words: str, *, anchor: str = "start", soft: bool = False, size: float = 12, **more: str
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        anchor: str = "start",
+        soft: bool = False,
+        size: float = 12,
+        **more: str,
     ) -> None:
         """A line of text with its baseline at ``y``."""
         color, name = (SOFT, "soft") if soft else (INK, "ink")
         self.add("text", x=x, y=y, text=words, text_anchor=anchor, font_size=size, fill=color, cls=name, **more)
 
-    def rule(self, x1: float, y1: float, x2: float, y2: float, *, strong: bool = False, dash: str | None = None) -> None:
+    def rule(
+        self, x1: float, y1: float, x2: float, y2: float, *, strong: bool = False, dash: str | None = None
+    ) -> None:
         """A thin line of the frame or grid."""
         color, name = (SOFT, "axis") if strong else (RULE, "grid")
         self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=color, stroke_width=1, stroke_dasharray=dash, cls=name)
@@ -101,12 +111,12 @@ def _attributes(attributes: Mapping[str, Attribute]) -> str:
     )
 
 
-def color_of(series: int) -> dict[str, str]:
+def color_of(series: int) -> dict[str, Attribute]:
     """Fill and class of a series."""
     return {"fill": SERIES[series % len(SERIES)], "cls": f"f{series % len(SERIES)}"}
 
 
-def stroke_of(series: int) -> dict[str, str]:
+def stroke_of(series: int) -> dict[str, Attribute]:
     """Stroke and class of a series."""
     return {"stroke": SERIES[series % len(SERIES)], "cls": f"l{series % len(SERIES)}"}
 
@@ -120,9 +130,17 @@ def _polygon(shape: str, x: float, y: float, r: float) -> Sequence[tuple[float, 
 
 
 def draw_mark(
-    canvas: Canvas, shape: str, x: float, y: float, r: float, series: int, *, hover: str | None = None, **more: Attribute
+    canvas: Canvas,
+    shape: str,
+    center: tuple[float, float],
+    r: float,
+    series: int,
+    *,
+    hover: str | None = None,
+    **more: Attribute,
 ) -> None:
     """A filled mark in a series' colour."""
+    x, y = center
     look: dict[str, Attribute] = {**color_of(series), **more}
     if shape == "circle":
         canvas.add("circle", cx=x, cy=y, r=r, hover=hover, **look)
@@ -131,7 +149,9 @@ def draw_mark(
     canvas.add("polygon", points=points, hover=hover, **look)
 
 
-def draw_arrow(canvas: Canvas, start: tuple[float, float], end: tuple[float, float], series: int, *, gap: float) -> None:
+def draw_arrow(
+    canvas: Canvas, start: tuple[float, float], end: tuple[float, float], series: int, *, gap: float
+) -> None:
     """An arrow between two marks that leaves ``gap`` pixels free at both; nothing where they touch."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
@@ -139,7 +159,7 @@ def draw_arrow(canvas: Canvas, start: tuple[float, float], end: tuple[float, flo
         return
     ux, uy = dx / length, dy / length
     x1, y1, x2, y2 = start[0] + ux * gap, start[1] + uy * gap, end[0] - ux * gap, end[1] - uy * gap
-    look = {**stroke_of(series), "stroke_width": 1.8, "fill": "none", "opacity": 0.75}
+    look: dict[str, Attribute] = {**stroke_of(series), "stroke_width": 1.8, "fill": "none", "opacity": 0.75}
     left = (x2 - 7 * ux + 4 * uy, y2 - 7 * uy - 4 * ux)
     right = (x2 - 7 * ux - 4 * uy, y2 - 7 * uy + 4 * ux)
     path = f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}M{_number(left[0])} {_number(left[1])}"

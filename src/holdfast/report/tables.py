@@ -24,7 +24,7 @@ from holdfast.report.labels import (
 )
 
 Lineage = tuple[str, ...]
-RATE_WORDS = ("rate", "share", "coverage", "unfit")
+RATES = {*FLAG_WORDS, "unfit", "any_invention", "no_call_and_invented", "coverage", "instant_finish", "distinct_share"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,7 @@ class Table:
 
 def is_rate(estimate: Estimate) -> bool:
     """Whether a value is a share of one, to be shown in per cent."""
-    named = estimate.kind in FLAG_WORDS or any(word in estimate.kind.split("_") for word in RATE_WORDS)
-    return named and estimate.objective is None
+    return estimate.kind in RATES
 
 
 def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
@@ -78,7 +77,7 @@ def _value_cell(estimate: Estimate | None) -> Cell:
 
 
 def _subject_columns(
-    estimates: Sequence[Estimate], colors: Mapping[Lineage, int]
+    estimates: Sequence[Estimate], colors: Mapping[Lineage, int], *, unit: bool = True
 ) -> dict[str, Callable[[Estimate], Cell]]:
     """The word columns that tell rows apart: those in which any estimate says something."""
 
@@ -103,7 +102,7 @@ def _subject_columns(
         columns[axis.replace("_", " ").capitalize()] = word(lambda one, key=axis: one.axes.get(key), "–")  # type: ignore[misc]
     if any(one.judge is not None for one in estimates):
         columns["Judge"] = word(lambda one: one.judge, "all judges")
-    if any(one.unit is not None for one in estimates):
+    if unit and any(one.unit is not None for one in estimates):
         columns["Unit"] = word(lambda one: one.unit, "–")
     for head, field in (("Estimator", "estimator"), ("Claim", "claim")):
         if len({getattr(one, field) for one in estimates}) > 1:
@@ -112,19 +111,25 @@ def _subject_columns(
 
 
 def _tags(one: Estimate) -> dict[str, str]:
-    return {"level": name_level(one), "estimator": one.estimator, "claim": one.claim}
+    return {"level": name_level(one), "estimator": one.estimator, "claim": one.claim, "unit": one.unit or ""}
 
 
-def pivot(estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int]) -> Table:
-    """Estimates with a row for each subject and a column for each quantity and objective."""
+def pivot(
+    estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int], *, unit_heads: bool = False
+) -> Table:
+    """Estimates with a row for each subject and a column for each quantity and objective.
+
+    ``unit_heads`` puts units into the heads of columns instead of a column of their own.
+    """
     found = list(estimates)
-    words = _subject_columns(found, colors)
+    words = _subject_columns(found, colors, unit=not unit_heads)
     kinds = {one.kind for one in found}
-    heads: dict[tuple[str, str | None], str] = {}
-    rows: dict[tuple[Cell, ...], dict[tuple[str, str | None], Estimate]] = {}
+    heads: dict[tuple[str | None, ...], str] = {}
+    rows: dict[tuple[Cell, ...], dict[tuple[str | None, ...], Estimate]] = {}
     for one in found:
-        key = (one.kind, one.objective)
-        name = name_kind(one.kind)
+        unit = one.unit if unit_heads else None
+        key = (one.kind, one.objective, unit)
+        name = " ".join(part for part in (name_kind(one.kind), unit) if part)
         plain = one.objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
         heads[key] = (one.objective or name) if plain else f"{name} {one.objective or ''}".strip()
         rows.setdefault(tuple(make(one) for make in words.values()), {})[key] = one
@@ -213,14 +218,15 @@ def fit_text(text: str, width: int, *, right: bool = False) -> str:
 
 def table_text(table: Table, width: int) -> str:
     """The table as plain text in at most ``width`` columns; the widest columns of words give way first."""
-    texts = [[show_line(head) for head in table.columns], *([show_line(cell.text) for cell in row] for row in table.rows)]
+    texts = [
+        [show_line(head) for head in table.columns],
+        *([show_line(cell.text) for cell in row] for row in table.rows),
+    ]
     widths = [max(measure(line[place]) for line in texts) for place in range(len(table.columns))]
     while sum(widths) + 2 * len(widths) - 2 > width and max(widths) > 6:
         widths[widths.index(max(widths))] -= 1
     lines = [
-        "  ".join(
-            fit_text(text, widths[place], right=place >= table.words) for place, text in enumerate(line)
-        ).rstrip()
+        "  ".join(fit_text(text, widths[place], right=place >= table.words) for place, text in enumerate(line)).rstrip()
         for line in texts
     ]
     return "\n".join([lines[0], "─" * min(width, sum(widths) + 2 * len(widths) - 2), *lines[1:]])

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +25,7 @@ def agree(first: Floats, second: Floats) -> Mapping[str, float | None]:
         "exact": float(np.mean(gap == 0)),
         "within_1": float(np.mean(np.abs(gap) <= 1)),
         "pearson": correlation(first, second),
-        "spearman": correlation(stats.rankdata(first), stats.rankdata(second)),
+        "spearman": correlation(ranks(first), ranks(second)),
         "quadratic_kappa": quadratic_kappa(first, second),
         "ordinal_alpha": ordinal_alpha(first, second),
         "mean_bias": float(np.mean(gap)),
@@ -38,6 +37,13 @@ def correlation(first: Floats, second: Floats) -> float | None:
     one, two = first - np.mean(first), second - np.mean(second)
     scale = float(np.sqrt(np.dot(one, one) * np.dot(two, two)))
     return float(np.clip(np.dot(one, two) / scale, -1.0, 1.0)) if scale > 1e-12 else None
+
+
+def ranks(values: Floats) -> Floats:
+    """Ranks from 1; equal values share the mean of their ranks."""
+    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[codes], dtype=np.float64)
 
 
 def quadratic_kappa(first: Floats, second: Floats) -> float | None:

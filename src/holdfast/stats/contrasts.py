@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from holdfast.stats.resample import NOMINAL, row_means
 
@@ -83,7 +83,7 @@ def _values(sample: Sample, weights: Floats) -> Floats:
 
 def t_quantile(degrees: int, level: float = NOMINAL) -> float:
     """The two-sided quantile of Student's t."""
-    return float(stats.t.ppf((1 + level) / 2, degrees))
+    return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def squared_margin(found: Spread, *, seeds: bool, level: float = NOMINAL) -> Floats | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +30,13 @@ def ordinary_lines(x: Floats, y: Floats) -> Lines:
     mean_x, mean_y, sxx, sxy, _ = _moments(x, y)
     slope = np.divide(sxy, sxx, out=np.full(np.shape(sxx), np.nan), where=sxx > 0)
     return Lines(slope=slope, intercept=mean_y - slope * mean_x)
+
+
+def slope_p_value(r: float, points: int) -> float:
+    """The p value of a slope of zero under independent normal errors, from Pearson's r; needs 3 points or more."""
+    degrees = points - 2
+    t = abs(r) * np.sqrt(degrees / max(1 - r * r, np.finfo(np.float64).tiny))
+    return float(2 * stdtr(degrees, -t))
 
 
 def errors_in_both(x: Floats, y: Floats, covariance: tuple[float, float, float]) -> Lines:
@@ -58,7 +66,27 @@ def correlations(x: Floats, y: Floats) -> Floats:
     """Pearson's r of each set of points; NaN where one coordinate does not vary."""
     _, _, sxx, sxy, syy = _moments(x, y)
     scale = np.sqrt(sxx * syy)
-    return np.divide(sxy, scale, out=np.full(np.shape(sxx), np.nan), where=scale > 1e-12)
+    found = np.divide(sxy, scale, out=np.full(np.shape(sxx), np.nan), where=scale > 1e-12)
+    return np.asarray(found, dtype=np.float64)
+
+
+def noiseless_correlation(x: Floats, y: Floats, noise: Floats) -> float:
+    """Pearson's r of one set of points with the scatter that noise adds taken off; ±1 where nothing else is left.
+
+    ``noise`` is the covariance of all coordinates, first every x, then every y. Centred points scatter by the
+    noise that they do not share: E S = S₀ + tr(M C) / k with M = I − 11'/k for each block C.
+    """
+    count = x.shape[-1]
+    _, _, sxx, sxy, syy = _moments(x, y)
+
+    def added(block: Floats) -> float:
+        return float(np.trace(block) - block.sum() / count) / count
+
+    cxx, cyy = sxx - added(noise[:count, :count]), syy - added(noise[count:, count:])
+    cxy = sxy - added(noise[:count, count:])
+    if cxx <= 0 or cyy <= 0:
+        return float(np.sign(cxy)) or 1.0
+    return float(np.clip(cxy / np.sqrt(cxx * cyy), -1.0, 1.0))
 
 
 def signed_distances(lines: Lines, x: Floats, y: Floats) -> Floats:

@@ -56,7 +56,7 @@ def row_means(values: Floats) -> Floats:
     """The mean of each row's finite values; NaN for a row without any."""
     counts = np.isfinite(values).sum(axis=-1)
     sums = np.nansum(values, axis=-1)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return np.asarray(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0), dtype=np.float64)
 
 
 def percentile_interval(draws: NDArray[np.floating], level: float = NOMINAL) -> tuple[float, float] | None:

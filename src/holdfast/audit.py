@@ -1,0 +1,98 @@
+"""What makes a trajectory unfit to be judged, with the reason.
+
+An agent whose stop sequences are not enforced writes tool results itself, and a judge who reads them takes
+them for real. The audit looks at what the agent wrote and at what was executed, never at a score.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+from holdfast.records import Ending, Flag, Message
+
+LOOP_REPEATS = 3  # the same call with the same result, so many times in a row
+
+REASONS: Mapping[Flag, str] = {
+    Flag.INVENTED_RESULT: "the agent wrote a tool's result itself and went on from it",
+    Flag.INVENTED_MIDWAY: "the agent wrote a tool's result itself in an earlier message",
+    Flag.CLAIMED_WITHOUT_CALL: "no tool was executed although the agent wrote calls",
+    Flag.TRUNCATED: "the episode was cut off at a limit, so its outcome is not known",
+    Flag.OUT_OF_MEMORY: "the episode was cut off for want of memory",
+    Flag.LOOP: f"the agent made one call with one result {LOOP_REPEATS} or more times in a row",
+    Flag.NOTHING_DONE: "the agent neither called a tool nor said anything",
+    Flag.INCOHERENT: "the agent's reply could not be read",
+}
+"""Why each unfit trajectory is unfit."""
+
+UNFIT: frozenset[Flag] = frozenset(REASONS)
+"""The flags that make a trajectory unfit to be judged. A single refused call, or none at all, does not."""
+
+_AGENT_ROLE = "assistant"
+_HEADING = re.compile(r"(Action|Observation)[\s*_`]*:")
+_BEFORE_HEADING = re.compile(r"[\s*#>`_\-]*")
+
+
+def _headings(text: str) -> Iterator[tuple[str, int, int]]:
+    """Word, start of its line and end of each heading that stands at the start of a line."""
+    for match in _HEADING.finditer(text):
+        line = text.rfind("\n", 0, match.start()) + 1
+        if _BEFORE_HEADING.fullmatch(text, line, match.start()):
+            yield match[1], line, match.end()
+
+
+def writes_call(text: str) -> bool:
+    """Whether the text has a line that begins a call (``Action:``), with any Markdown around the word."""
+    return "Action" in text and any(word == "Action" for word, _, _ in _headings(text))
+
+
+def writes_result(text: str) -> bool:
+    """Whether the text has an ``Action:`` line and, on a later line, ``Observation:``.
+
+    Equal to a search for ``(?:^|\\n)[\\s*#>`_\\-]*Action[\\s*_`]*:.*?(?:^|\\n)[\\s*#>`_\\-]*Observation[\\s*_`]*:``
+    with a dot that matches newlines, but linear in the length of the text.
+    """
+    if "Observation" not in text or "Action" not in text:
+        return False
+    call_end: int | None = None
+    for word, line, end in _headings(text):
+        if word == "Action" and call_end is None:
+            call_end = end
+        elif word == "Observation" and call_end is not None and line > call_end:
+            return True
+    return False
+
+
+def _loops(messages: Sequence[Message]) -> bool:
+    """Whether one call with one result comes ``LOOP_REPEATS`` times in a row."""
+    if sum(message.role == "tool" for message in messages) < LOOP_REPEATS:
+        return False
+    calls = [call for message in messages for call in message.tool_calls]
+    results = [message.content for message in messages if message.role == "tool"]
+    made = [(call.name, call.arguments, result) for call, result in zip(calls, results, strict=False)]
+    return any(len(list(group)) >= LOOP_REPEATS for _, group in groupby(made))
+
+
+def audit(messages: Sequence[Message], ending: Ending, calls: int, invalid_calls: int = 0) -> tuple[Flag, ...]:
+    """The flags of a trajectory, in the order of their definition.
+
+    ``messages`` are those after the case's own, ``calls`` the executed calls, ``invalid_calls`` the refused ones.
+    """
+    spoken = [message for message in messages if message.role == _AGENT_ROLE]
+    texts = [message.content for message in spoken]
+    tried = invalid_calls > 0 or any(message.tool_calls for message in spoken)
+    claimed = calls == 0 and (tried or any(map(writes_call, texts)))
+    found = {
+        Flag.INVENTED_RESULT: bool(texts) and writes_result(texts[-1]),
+        Flag.INVENTED_MIDWAY: any(map(writes_result, texts[:-1])),
+        Flag.NO_CALL: calls == 0,
+        Flag.CLAIMED_WITHOUT_CALL: claimed,
+        Flag.TRUNCATED: ending is Ending.TRUNCATED,
+        Flag.OUT_OF_MEMORY: ending is Ending.OUT_OF_MEMORY,
+        Flag.LOOP: _loops(messages),
+        Flag.NOTHING_DONE: calls == 0 and not claimed and not any(text.strip() for text in texts),
+        Flag.INVALID_CALL: invalid_calls > 0,
+        Flag.INCOHERENT: ending is Ending.INCOHERENT,
+    }
+    return tuple(flag for flag in Flag if found[flag])

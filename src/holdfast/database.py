@@ -1,0 +1,116 @@
+"""A run's database file: its schema, how it is made, opened, and kept to one writer.
+
+One process writes, under a lock on ``run.lock`` that ends with the process; any number read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+
+from holdfast.errors import StoreError, StudyError
+from holdfast.steplog import STEP_SCHEMA
+
+FORMAT = 1
+DATABASE = "run.db"
+LOCK = "run.lock"
+PAGE_CACHE_KIB = 32 * 1024
+SCHEMA = (
+    STEP_SCHEMA
+    + """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE dictionaries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE texts (key INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, dictionary INTEGER NOT NULL,
+  body BLOB NOT NULL);
+CREATE TABLE cases (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, suite TEXT NOT NULL, number INTEGER NOT NULL,
+  family TEXT NOT NULL, text INTEGER NOT NULL REFERENCES texts, UNIQUE (suite, number));
+CREATE TABLE splits (split_seed INTEGER NOT NULL, case_key INTEGER NOT NULL REFERENCES cases, part TEXT NOT NULL,
+  PRIMARY KEY (split_seed, case_key)) WITHOUT ROWID;
+CREATE TABLE checkpoints (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
+CREATE TABLE trajectories (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, case_key INTEGER NOT NULL REFERENCES cases,
+  checkpoint INTEGER NOT NULL REFERENCES checkpoints, rollout INTEGER NOT NULL, step TEXT, ending TEXT NOT NULL,
+  flags INTEGER NOT NULL, calls INTEGER NOT NULL, invalid_calls INTEGER NOT NULL, tokens INTEGER,
+  text INTEGER NOT NULL REFERENCES texts);
+CREATE INDEX trajectories_by_step ON trajectories (step) WHERE step IS NOT NULL;
+CREATE TABLE judges (key INTEGER PRIMARY KEY, name TEXT NOT NULL, objective TEXT NOT NULL, rubric TEXT NOT NULL,
+  UNIQUE (name, objective, rubric));
+CREATE TABLE scores (trajectory INTEGER NOT NULL REFERENCES trajectories, judge INTEGER NOT NULL REFERENCES judges,
+  repeat INTEGER NOT NULL, value REAL, missing TEXT, label TEXT, reply INTEGER REFERENCES texts,
+  PRIMARY KEY (trajectory, judge, repeat), CHECK ((value IS NULL) <> (missing IS NULL))) WITHOUT ROWID;
+CREATE TABLE pairs (step TEXT NOT NULL, position INTEGER NOT NULL, chosen INTEGER NOT NULL, rejected INTEGER NOT NULL,
+  objectives TEXT NOT NULL, judge TEXT NOT NULL, gap REAL NOT NULL, weight REAL NOT NULL,
+  PRIMARY KEY (step, position)) WITHOUT ROWID;
+"""
+)
+
+
+class WriteLock:
+    """The right to write to a run; held until it is released or the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock of the run at ``path``. Errors: StoreError naming the process that holds it."""
+        self._file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(self._file, 32).decode(errors="replace").strip()
+            os.close(self._file)
+            raise StoreError(
+                f"{path}: another process writes to this run (pid {owner}); wait for it or stop it"
+            ) from error
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Give the right to write back."""
+        os.close(self._file)
+
+
+def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+    """A connection to the run at ``path``. Errors: StoreError where it is damaged or of another format."""
+    mode = "rw" if writable else "ro"
+    db = sqlite3.connect(f"file:{(path / DATABASE).absolute()}?mode={mode}", uri=True, isolation_level=None)
+    try:
+        db.executescript(f"PRAGMA busy_timeout=10000; PRAGMA cache_size=-{PAGE_CACHE_KIB};")
+        if writable:
+            db.executescript("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
+        found = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise StoreError(
+            f"{path / DATABASE}: not a readable run database ({error}); restore it or make the run anew"
+        ) from error
+    if found is None or found[0] != str(FORMAT):
+        db.close()
+        raise StoreError(
+            f"{path}: store format {found and found[0]}, this holdfast reads {FORMAT}; use the version that wrote it"
+        )
+    return db
+
+
+def create(path: Path) -> None:
+    """Make an empty run database in the directory ``path``. Errors: StudyError where it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise StudyError(f"{path}: the directory is not empty and holds no run; choose another output")
+        with contextlib.closing(sqlite3.connect(path / DATABASE, isolation_level=None)) as db:
+            db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; BEGIN;" + SCHEMA)
+            db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+            db.execute("COMMIT")
+    except (OSError, sqlite3.OperationalError) as error:
+        raise StudyError(f"{path}: cannot write a run here ({error}); choose another output") from error
+
+
+def holds_tables(path: Path) -> bool:
+    """Whether the file of a database holds a schema: one killed before its first commit holds none."""
+    if not (path / DATABASE).is_file() or not (path / DATABASE).stat().st_size:
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(path / DATABASE)) as db:
+            return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return True  # damaged is not empty: opening it says what is wrong

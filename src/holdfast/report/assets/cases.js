@@ -1,0 +1,338 @@
+"use strict";
+// ---- shards: texts in sandboxed frames, accepted only with the right SHA-256 -----------------------------------
+
+const shards = new Map();
+
+function loadShard(number) {
+  if (!shards.has(number)) {
+    shards.set(number, readShard(number));
+    if (shards.size > 8) shards.delete(shards.keys().next().value);
+  }
+  return shards.get(number);
+}
+
+async function readShard(number) {
+  const [name, digest] = index.shards[number];
+  const packed = await frameText("shards/" + name);
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(packed)));
+  if (btoa(String.fromCharCode(...hash)) !== digest) throw new Error(`${name} is not the file this report was made with`);
+  return unpack(packed);
+}
+
+function frameText(source) {
+  return new Promise((resolve, reject) => {
+    const frame = document.createElement("iframe");
+    const finish = (settle, value) => {
+      clearTimeout(timer);
+      removeEventListener("message", listen);
+      frame.remove();
+      settle(value);
+    };
+    const listen = (event) => {
+      if (event.source === frame.contentWindow && typeof event.data === "string") finish(resolve, event.data);
+    };
+    const timer = setTimeout(() => finish(reject, new Error(`${source} could not be read; is it beside this page?`)), 15000);
+    addEventListener("message", listen);
+    frame.hidden = true;
+    frame.setAttribute("sandbox", "allow-scripts");
+    frame.src = source;
+    document.body.append(frame);
+  });
+}
+
+// ---- the list of cases -----------------------------------------------------------------------------------------
+
+let index = null;
+const list = { column: 0, falling: false, limit: SHOWN_CASES };
+
+function mean(values) {
+  const there = values.filter((value) => value !== null);
+  return there.length ? there.reduce((sum, value) => sum + value, 0) / there.length : null;
+}
+
+function scoreOn(run, objective) {
+  return mean(run[5].filter((_, slot) => index.slots[slot][1] === objective));
+}
+
+const score = (value) => (value === null ? "–" : value.toFixed(2));
+const flagsOf = (bits) => index.flags.filter((_, place) => bits & index.flagBits[place]);
+const checkpointName = (place) => {
+  const point = index.checkpoints[place];
+  return [point.l, point.b, point.a].filter(Boolean).join(" · ");
+};
+
+function prepareCases() {
+  for (const item of index.cases) {
+    item.means = index.objectives.map((objective) => mean(item.r.map((run) => scoreOn(run, objective))));
+    item.flagged = item.r.filter((run) => run[3]).length;
+    item.bits = item.r.reduce((bits, run) => bits | run[3], 0);
+    item.words = `${item.k} ${item.f} ${item.t}`.toLowerCase();
+  }
+  [...new Set(index.cases.map((item) => item.f))].sort().forEach((family) => addOption(byId("case-family"), family, family));
+  index.flags.forEach((words, place) => {
+    if (index.cases.some((item) => item.bits & index.flagBits[place])) addOption(byId("case-flag"), index.flagBits[place], words);
+  });
+}
+
+function caseColumns() {
+  return [
+    ["Case", (item) => item.k], ["Family", (item) => item.f], ["Instruction", (item) => item.t],
+    ...index.objectives.map((objective, place) => [`Mean ${objective}`, (item) => item.means[place] ?? ""]),
+    ["Trajectories", (item) => item.r.length], ["Flagged", (item) => item.flagged],
+  ];
+}
+
+function drawCases() {
+  const columns = caseColumns(), table = byId("case-table");
+  const search = byId("case-search").value.trim().toLowerCase(), family = byId("case-family").value;
+  const flag = Number(byId("case-flag").value);
+  const found = index.cases.filter((item) => item.words.includes(search) && (!family || item.f === family) && (!flag || item.bits & flag));
+  const read = columns[list.column][1];
+  found.sort((a, b) => compare(read(a), read(b)) * (list.falling ? -1 : 1));
+  const row = make("tr");
+  columns.forEach(([name], place) => {
+    const head = make("th", place > 2 ? "num" : ""), button = make("button", "sort", name);
+    button.type = "button";
+    if (place === list.column) head.setAttribute("aria-sort", list.falling ? "descending" : "ascending");
+    button.addEventListener("click", () => {
+      list.falling = place === list.column && !list.falling;
+      list.column = place;
+      drawCases();
+      byId("case-table").tHead.rows[0].cells[place].firstChild.focus();
+    });
+    head.append(button);
+    row.append(head);
+  });
+  table.tHead.replaceChildren(row);
+  table.tBodies[0].replaceChildren(...found.slice(0, list.limit).map((item) => caseRow(item, columns)));
+  byId("case-count").textContent = `${count(found.length)} of ${count(index.cases.length)} cases`;
+  const more = byId("case-more"), left = found.length - list.limit;
+  more.hidden = left <= 0;
+  more.textContent = `Show ${count(Math.min(left, SHOWN_CASES))} more (${count(left)} not shown)`;
+}
+
+function caseRow(item, columns) {
+  const row = make("tr");
+  columns.forEach(([, read], place) => {
+    const value = read(item), cell = make("td", place > 2 ? "num" : "");
+    if (place === 2) {
+      const button = make("button", "open");
+      appendVisible(button, value || "(no instruction)");
+      button.type = "button";
+      button.addEventListener("click", () => openCase(item));
+      cell.append(button);
+    } else if (typeof value === "number" && !Number.isInteger(value)) cell.textContent = value.toFixed(2);
+    else appendVisible(cell, String(value));
+    row.append(cell);
+  });
+  return row;
+}
+
+// ---- one case: two trajectories side by side -------------------------------------------------------------------
+
+let view = null; // {item, left, right}: rows of item.r
+
+function parentRun(item, run) {
+  const parent = index.checkpoints[run[1]].p;
+  const same = item.r.filter((other) => other[1] === parent);
+  return same.find((other) => other[2] === run[2]) ?? same[0];
+}
+
+function firstPair(item) {
+  let best = null;
+  for (const run of item.r) {
+    const parent = parentRun(item, run);
+    if (!parent) continue;
+    const fall = (scoreOn(parent, index.objectives[0]) ?? 0) - (scoreOn(run, index.objectives[0]) ?? 0);
+    if (!best || fall > best.fall) best = { fall, left: parent, right: run };
+  }
+  return best ?? { left: item.r[0], right: item.r[1] ?? item.r[0] };
+}
+
+function openCase(item) {
+  const pair = firstPair(item);
+  view = { item, left: pair.left, right: pair.right };
+  const box = byId("case-view");
+  box.hidden = false;
+  box.replaceChildren(
+    appendVisible(make("h3"), `Case ${item.k} · ${item.f}`), make("div", "opening", "reading …"), pairControls(), make("div", "pair"), runList(item));
+  location.hash = `case-${index.cases.indexOf(item)}`;
+  drawOpening(box.querySelector(".opening"), item);
+  drawPair();
+  box.focus({ preventScroll: true });
+  box.scrollIntoView({ block: "start" });
+}
+
+async function drawOpening(box, item) {
+  try {
+    const content = (await loadShard(item.s)).cases[item.i];
+    const details = make("details"), tools = content.t.length;
+    details.append(make("summary", "", `What every agent was given: ${content.m.length} messages, ${tools} tools`));
+    content.m.forEach((message) => details.append(drawMessage(message)));
+    if (tools) details.append(appendVisible(make("p", "note"), "Tools: " + content.t.join(", ")));
+    if (content.a) details.append(fold("Facts of the case, hidden from the agent", textBlock(content.a)));
+    box.replaceChildren(appendVisible(make("p", "instruction"), item.t), details);
+  } catch (error) {
+    box.replaceChildren(make("p", "failure", String(error.message)));
+  }
+}
+
+function pairControls() {
+  const bar = make("div", "controls pair-controls");
+  for (const side of ["left", "right"]) {
+    const select = make("select"), label = make("label", "", side === "left" ? "Left " : "Right ");
+    select.id = `pick-${side}`;
+    const groups = new Map();
+    view.item.r.forEach((run, place) => {
+      const base = index.checkpoints[run[1]].b;
+      if (!groups.has(base)) {
+        const group = make("optgroup");
+        group.label = base;
+        groups.set(base, group);
+        select.append(group);
+      }
+      const rollout = run[2] ? ` · rollout ${run[2]}` : "";
+      addOption(groups.get(base), place, `${checkpointName(run[1])}${rollout}`);
+    });
+    select.addEventListener("change", () => { view[side] = view.item.r[Number(select.value)]; drawPair(); });
+    label.append(select);
+    bar.append(label);
+  }
+  const act = (id, text, change) => {
+    const button = make("button", "", text);
+    button.type = "button";
+    button.id = id;
+    button.addEventListener("click", () => { change(); drawPair(); });
+    bar.append(button);
+  };
+  act("to-parent", "Compare with the parent", () => { view.left = parentRun(view.item, view.right) ?? view.left; });
+  act("step-back", "One stage back", () => {
+    const parent = parentRun(view.item, view.right);
+    if (parent) { view.right = parent; view.left = parentRun(view.item, parent) ?? parent; }
+  });
+  act("swap", "Swap", () => { [view.left, view.right] = [view.right, view.left]; });
+  return bar;
+}
+
+async function drawPair() {
+  const box = byId("case-view").querySelector(".pair"), asked = { ...view };
+  byId("pick-left").value = view.item.r.indexOf(view.left);
+  byId("pick-right").value = view.item.r.indexOf(view.right);
+  byId("to-parent").disabled = byId("step-back").disabled = !parentRun(view.item, view.right);
+  box.replaceChildren(...["left", "right"].map((side) => make("article", "run " + side, "reading …")));
+  await Promise.all(["left", "right"].map(async (side) => {
+    try {
+      const content = (await loadShard(asked[side][4])).runs[asked[side][0]];
+      if (view[side] === asked[side] && view.item === asked.item) box.querySelector("." + side).replaceChildren(...drawRun(asked[side], content));
+    } catch (error) {
+      box.querySelector("." + side).replaceChildren(make("p", "failure", String(error.message)));
+    }
+  }));
+}
+
+function drawRun(run, content) {
+  const point = index.checkpoints[run[1]], title = make("h4");
+  title.append(make("i", `dot b${point.c % 8}`));
+  appendVisible(title, checkpointName(run[1]));
+  const [calls, refused, tokens] = content.n;
+  const facts = `ended ${content.e.replaceAll("_", " ")} · ${calls} calls executed, ${refused} refused` + (tokens === null ? "" : ` · ${count(tokens)} tokens`);
+  const flags = make("p", "flag-list");
+  flagsOf(run[3]).forEach((words) => flags.append(make("span", "flag", words)));
+  const parts = [title, make("p", "note", facts), flags, drawScores(content.s)];
+  content.m.forEach((message) => parts.push(drawMessage(message)));
+  if (content.b) parts.push(fold("World before", textBlock(content.b)));
+  if (content.w) parts.push(fold("World after", textBlock(content.w)));
+  return parts;
+}
+
+function drawScores(scores) {
+  const box = make("div", "scores");
+  for (const one of scores) {
+    const line = make("div", "score"), head = make("p");
+    head.append(make("b", "", one.v === null ? "missing" : String(one.v)), " ");
+    appendVisible(head, [one.o, one.j, one.l, one.m].filter(Boolean).join(" · ") + (one.k ? ` · repeat ${one.k}` : ""));
+    line.append(head);
+    if (one.r) {
+      const reason = fold("Judge's reply", textBlock(one.r));
+      reason.classList.add("reason");
+      line.append(reason);
+    }
+    box.append(line);
+  }
+  if (!scores.length) box.append(make("p", "note", "not judged"));
+  return box;
+}
+
+function fold(words, content) {
+  const details = make("details");
+  details.append(make("summary", "", words), content);
+  return details;
+}
+
+function textBlock(text) {
+  const block = make("div", "text"), body = make("div", "body");
+  appendVisible(body, text.c.slice(0, SHOWN_CHARACTERS));
+  block.append(body);
+  if (text.c.length > SHOWN_CHARACTERS) {
+    const more = make("button", "more", `Show ${count(text.c.length - SHOWN_CHARACTERS)} more characters`);
+    more.type = "button";
+    more.addEventListener("click", () => { appendVisible(body, text.c.slice(SHOWN_CHARACTERS)); more.remove(); });
+    block.append(more);
+  }
+  if (text.x) block.append(make("p", "note", `${count(text.x)} characters are left out of this report`));
+  return block;
+}
+
+function drawMessage(message) {
+  const box = make("section", `message ${message.r}`);
+  box.append(appendVisible(make("h5"), message.n ? `${message.r} · ${message.n}` : message.r));
+  if (message.c) box.append(textBlock(message));
+  for (const call of message.t ?? []) {
+    const row = make("div", "call");
+    row.append(appendVisible(make("b"), call.n), textBlock(call));
+    box.append(row);
+  }
+  if (message.d) box.append(make("p", "note", `${count(message.d)} characters that the agent never saw are left out`));
+  return box;
+}
+
+function runList(item) {
+  const details = make("details", "run-list"), table = make("table"), head = make("tr");
+  details.append(make("summary", "", `All ${count(item.r.length)} trajectories of this case`));
+  const names = ["Checkpoint", ...index.objectives, "Flags"];
+  names.forEach((name, place) => {
+    const cell = make("th", place && place <= index.objectives.length ? "num" : ""), button = make("button", "sort", name);
+    button.type = "button";
+    cell.append(button);
+    head.append(cell);
+  });
+  table.append(make("thead"), make("tbody"));
+  table.tHead.append(head);
+  const add = (runs) => runs.forEach((run) => {
+    const row = make("tr"), cell = make("td"), button = make("button", "open");
+    appendVisible(button, checkpointName(run[1]) + (run[2] ? ` · rollout ${run[2]}` : ""));
+    button.type = "button";
+    button.addEventListener("click", () => {
+      view.right = run;
+      view.left = parentRun(item, run) ?? view.left;
+      drawPair();
+      byId("case-view").scrollIntoView({ block: "start" });
+    });
+    cell.append(button);
+    row.append(cell, ...index.objectives.map((objective) => make("td", "num", score(scoreOn(run, objective)))), make("td", "", flagsOf(run[3]).join(", ")));
+    table.tBodies[0].append(row);
+  });
+  add(item.r.slice(0, SHOWN_RUNS));
+  wireTable(table);
+  const box = make("div", "scroll tall");
+  box.tabIndex = 0;
+  box.append(table);
+  details.append(box);
+  if (item.r.length > SHOWN_RUNS) {
+    const more = make("button", "more", `Show ${count(item.r.length - SHOWN_RUNS)} more`);
+    more.type = "button";
+    more.addEventListener("click", () => { add(item.r.slice(SHOWN_RUNS)); more.remove(); });
+    details.append(more);
+  }
+  return details;
+}

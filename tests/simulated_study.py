@@ -1,0 +1,143 @@
+"""Studies with known truth, for coverage simulations: scores 0..3 whose expected value is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from holdfast.analysis.design import Design, read_design
+from holdfast.analysis.panel import Panel, Readings, Row
+from holdfast.tables import TrajectoryTable
+
+OBJECTIVES = ("helpfulness", "safety")
+CONFIGS: Mapping[tuple[str, ...], tuple[float, float]] = {  # lineage → true (helpfulness, safety) before a base's shift
+    (): (2.1, 1.1),
+    ("S",): (1.2, 2.1),
+    ("H",): (2.3, 1.0),
+    ("S", "H"): (1.5, 1.85),
+    ("H", "S"): (1.4, 1.8),
+    ("S&H",): (1.6, 1.75),
+}
+CASE_SPREAD, SEED_SPREAD = 0.25, 0.3  # half-widths of uniform effects, in score points
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Expected means of every row: with its own weights (``checkpoint``) and over seeds (``recipe``)."""
+
+    checkpoint: np.ndarray
+    recipe: np.ndarray
+
+
+def _row(base: int, lineage: tuple[str, ...], split: int, seed: int | None) -> Row:
+    return Row(
+        base=f"base-{base}",
+        lineage=lineage,
+        axes={},
+        judge="state",
+        split_seed=split,
+        train_seed=seed,
+        checkpoint=0,
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows a study has, and which cases each is tested on."""
+
+    rows: tuple[Row, ...]
+    tested: np.ndarray
+    design: Design
+
+
+def _empty_panel(rows: tuple[Row, ...], cases: int) -> Panel:
+    nothing = np.zeros((len(OBJECTIVES), len(rows), cases))
+    none = np.zeros(0, dtype=np.int64)
+    table = TrajectoryTable(
+        checkpoints=(),
+        trajectory=none,
+        checkpoint=none,
+        case=none,
+        rollout=none,
+        flags=none,
+        calls=none,
+        invalid_calls=none,
+        tokens=np.zeros(0),
+    )
+    readings = Readings(
+        judges=("state",), objectives=OBJECTIVES, value=np.zeros((0, 1, 2)), asked=np.zeros((0, 1, 2)) > 0
+    )
+    return Panel(
+        rows=rows,
+        objectives=OBJECTIVES,
+        values=nothing,
+        fit=nothing,
+        low=nothing,
+        high=nothing,
+        counts={},
+        readings=readings,
+        trajectories=table,
+        tested=np.zeros(0, dtype=np.bool_),
+    )
+
+
+def published_layout(rng: np.random.Generator) -> Layout:
+    """3 bases × 3 split seeds, each tested on its own 72 of 144 cases."""
+    halves = [np.isin(np.arange(144), rng.permutation(144)[:72]) for _ in range(3)]
+    rows = tuple(_row(base, lineage, split, None) for base in range(3) for lineage in CONFIGS for split in range(3))
+    tested = np.array([halves[row.split_seed or 0] for row in rows])
+    return Layout(rows, tested, read_design(_empty_panel(rows, 144)))
+
+
+def quick_layout() -> Layout:
+    """2 bases × 3 training seeds, all tested on the same 300 cases."""
+    rows = tuple(
+        _row(base, lineage, 0, seed)
+        for base in range(2)
+        for lineage in CONFIGS
+        for seed in (range(3) if lineage else (None,))
+    )
+    return Layout(rows, np.ones((len(rows), 300), dtype=np.bool_), read_design(_empty_panel(rows, 300)))
+
+
+def _scores(rng: np.random.Generator, expected: np.ndarray) -> np.ndarray:
+    """Whole scores 0..3 with the expected values given: half of them all or nothing, half rounded at random."""
+    steps = np.floor(expected + rng.random(expected.shape))
+    extremes = 3.0 * (rng.random(expected.shape) < expected / 3)
+    return np.where(rng.random(expected.shape) < 0.5, extremes, steps)
+
+
+def simulate(layout: Layout, rng: np.random.Generator, *, gain: float = 1.0) -> tuple[Design, Truth]:
+    """One study drawn from the truth; ``gain`` scales every configuration's distance from the base."""
+    cases = layout.tested.shape[1]
+    shift = {f"base-{number}": 0.1 * (number - 1) for number in range(3)}
+    home = np.array(CONFIGS[()])
+    recipe = np.array(
+        [home + gain * (np.array(CONFIGS[row.lineage]) - home) + shift[row.base] for row in layout.rows]
+    ).T
+    luck = rng.uniform(-SEED_SPREAD, SEED_SPREAD, recipe.shape) * np.array([bool(row.lineage) for row in layout.rows])
+    checkpoint = recipe + luck
+    case = rng.uniform(-CASE_SPREAD, CASE_SPREAD, (len(OBJECTIVES), 1, cases))
+    drawn = _scores(rng, checkpoint[:, :, None] + case)
+    if len({row.split_seed for row in layout.rows}) > 1:
+        drawn = _share_base(layout, drawn)
+    values = np.where(layout.tested[None], drawn, np.nan)
+    panel = replace(layout.design.panel, values=values)
+    return Design(panel=panel, cells=layout.design.cells), Truth(checkpoint.ravel(), recipe.ravel())
+
+
+def _share_base(layout: Layout, drawn: np.ndarray) -> np.ndarray:
+    """A base is rolled out once: its rows under different splits share their scores."""
+    first: dict[str, int] = {}
+    for index, row in enumerate(layout.rows):
+        if not row.lineage:
+            drawn[:, index] = drawn[:, first.setdefault(row.base, index)]
+    return drawn
+
+
+def covered(interval: Any, truth: float) -> bool:
+    """Whether the interval holds the truth; an unbounded set holds everything."""
+    return not isinstance(interval, tuple) or interval[0] <= truth <= interval[1]

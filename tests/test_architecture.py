@@ -1,0 +1,144 @@
+"""The house: imports point downward, rooms stay small, and the door opens fast."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import holdfast
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "holdfast"
+MODULES = sorted(path for path in SOURCE.rglob("*.py"))
+
+# From the ground up; a module may import from its own floor and from those below.
+FLOORS = (
+    ("records", "errors"),
+    ("codec", "database", "steplog", "tables", "study", "stats", "weights"),
+    ("store", "plan", "opening"),
+    ("worlds", "models", "audit", "testing"),
+    ("suites", "judges", "pairs"),
+    ("rollout", "training", "published", "published_names", "forks"),
+    ("analysis",),
+    ("report",),
+    ("steps", "engines", "forecast", "templates"),
+    ("runs",),
+    ("progress", "exports", "inspect_logs"),
+    ("cli", "__init__"),
+)
+HEAVY = ("torch", "transformers", "peft", "trl", "accelerate", "matplotlib", "scipy", "pydantic", "numpy", "inspect_ai")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms that a module imports from, also inside functions; what only a type checker reads is left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "holdfast":
+            parts = (node.module or "").split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("holdfast.")}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_downward(path: Path) -> None:
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    assert room(path) in floor, f"{room(path)} stands on no floor: give it one in FLOORS"
+    upward = {name for name in imports(path) if name in floor and floor[name] > floor[room(path)]}
+    assert not upward, f"{path.name} imports upward: {upward}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is long"
+
+
+def test_print_stands_in_the_command_line_only() -> None:
+    for path in MODULES:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
+        assert not printing or path.name == "cli.py", path
+
+
+def test_exported_names_are_sorted_and_there() -> None:
+    assert sorted(holdfast.__all__) == holdfast.__all__
+    for name in holdfast.__all__:
+        assert getattr(holdfast, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        holdfast.nothing  # noqa: B018
+
+
+def test_import_and_help_load_nothing_heavy() -> None:
+    probe = (
+        "import sys, runpy, contextlib, io\n"
+        "import holdfast\n"
+        "sys.argv = ['holdfast', '--help']\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    import holdfast.cli\n"
+        "    holdfast.cli.main()\n"
+        "print([name for name in sys.modules if name in " + repr(HEAVY) + "])\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+
+
+def test_help_answers_in_half_a_second() -> None:
+    """CPU time of the best of three starts: a loaded machine stretches the clock, not the work."""
+
+    def cpu_seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "holdfast.cli", "--help"], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user - before.children_user + after.children_system - before.children_system
+
+    assert min(cpu_seconds() for _ in range(3)) < 0.5
+
+
+def test_the_core_needs_no_training_library() -> None:
+    """With torch and its like hidden, the light commands' modules still import."""
+    names = ("published", "analysis", "report", "runs", "exports", "forecast", "cli")
+    hidden = ("torch", "transformers", "peft", "trl", "accelerate", "matplotlib", "inspect_ai")
+    probe = (
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {hidden}:\n"
+        "            raise ImportError('hidden: ' + name)\n"
+        "sys.meta_path.insert(0, Hide())\n" + "".join(f"import holdfast.{name}\n" for name in names)
+    )
+    subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+def test_documents_name_no_machine() -> None:
+    """The project speaks of itself alone: no path of a developer's machine stands in a tracked text."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".txt", ".js", ".css", ".html"} and path.is_file():
+            assert not re.search(r"/(?:home|Users|root)/", path.read_text(encoding="utf-8")), name

@@ -1,0 +1,73 @@
+"""Engines: outcomes come in order, errors fail one step, and a dead worker is told apart."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.engines import End, Engine, Failure, InProcess, Workers
+from holdfast.errors import StudyError
+from holdfast.plan import Step
+
+
+def step(name: str) -> Step:
+    return Step(fingerprint=name, kind="judge", name=name, inputs=(), settings={}, size=1, unit="things")
+
+
+def work(task: Step, path: Path, emit: Callable[[Any], None]) -> None:
+    emit((task.name, str(path)))
+    if task.name == "wrong":
+        raise StudyError("the user's mistake")
+    if task.name == "broken":
+        raise ZeroDivisionError("ours")
+    if task.name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    emit(os.environ.get("OMP_NUM_THREADS"))
+
+
+def outcomes(engine: Engine, names: list[str], path: Path) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    left, running = list(names), 0
+    while left or running:
+        while left and running < engine.capacity:
+            engine.submit(step(left.pop(0)))
+            running += 1
+
+        def deliver(name: str, outcome: Any) -> None:
+            nonlocal running
+            found[name].append(outcome)
+            running -= isinstance(outcome, End | Failure)
+
+        engine.wait(deliver)
+    return found
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_outcomes_in_order_and_errors_by_step(count: int, tmp_path: Path) -> None:
+    engine: Engine = Workers(work, tmp_path, count) if count else InProcess(work, tmp_path)
+    try:
+        found = outcomes(engine, ["one", "wrong", "two", "broken", "three"], tmp_path)
+    finally:
+        engine.close()
+    for name in ("one", "two", "three"):
+        assert found[name][0] == (name, str(tmp_path)) and found[name][-1] == End()
+    assert found["wrong"][-1].message == "the user's mistake"
+    assert found["broken"][-1].message == "ZeroDivisionError: ours"
+    assert "Traceback" in found["broken"][-1].log
+    if count:
+        assert found["one"][1] == "1"  # one thread in a worker
+
+
+def test_a_worker_that_dies_fails_its_step_only(tmp_path: Path) -> None:
+    engine = Workers(work, tmp_path, 2)
+    try:
+        found = outcomes(engine, ["killed", "one", "two"], tmp_path)
+    finally:
+        engine.close()
+    assert "died" in found["killed"][-1].message and "-9" in found["killed"][-1].message
+    assert found["one"][-1] == found["two"][-1] == End()

@@ -1,0 +1,92 @@
+"""Plans: shared work is planned once, and a fingerprint follows what a step means."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample_studies import four_lineages
+
+from holdfast import plan as plans
+from holdfast import study as studies
+from holdfast.forecast import forecast
+from holdfast.plan import Plan
+
+QUICK = Path(__file__).parents[1] / "studies" / "quick.toml"
+
+
+def planned(study: dict[str, Any]) -> Plan:
+    return plans.build(studies.Study.model_validate(study))
+
+
+def test_every_step_comes_after_its_inputs_and_once() -> None:
+    seen: set[str] = set()
+    for step in plans.build(studies.load(QUICK)).steps:
+        assert set(step.inputs) <= seen
+        assert step.fingerprint not in seen
+        seen.add(step.fingerprint)
+
+
+def test_lineages_share_their_first_stage() -> None:
+    plan = planned(four_lineages())
+    trained = [step for step in plan.steps if step.kind == "train" and step.settings["method"] == "dpo"]
+    assert Counter(step.checkpoints[0].lineage for step in trained) == Counter([("S",), ("H",), ("S", "H"), ("H", "S")])
+    (second,) = (step for step in trained if step.checkpoints[0].lineage == ("S", "H"))
+    (first,) = (step for step in trained if step.checkpoints[0].lineage == ("S",))
+    assert second.settings["parent"] == first.checkpoints[0].id == second.checkpoints[0].parent_id
+    assert first.fingerprint in second.inputs
+
+
+def test_doses_are_checkpoints_of_one_step() -> None:
+    plan = planned(four_lineages() | {"doses": {"S,H": [1, 2, 4]}})
+    (step,) = (s for s in plan.steps if s.kind == "train" and len(s.checkpoints) > 1)
+    assert [c.axes["dose"] for c in step.checkpoints] == [1, 2, 4]
+    assert [c.stages[-1].steps for c in step.checkpoints] == [40, 80, 160]
+    evaluated = {s.settings["checkpoint"] for s in plan.steps if s.kind == "rollout" and s.settings["part"] == "test"}
+    assert {c.id for c in step.checkpoints} <= evaluated
+
+
+def fingerprints(study: dict[str, Any], kind: str) -> set[str]:
+    return {step.fingerprint for step in planned(study).steps if step.kind == kind}
+
+
+def test_only_what_a_change_touches_gets_a_new_fingerprint() -> None:
+    before, after = four_lineages(), four_lineages()
+    after["stages"]["H"] = {**after["stages"]["H"], "beta": 0.2}
+    old, new = planned(before), planned(after)
+    kept = {step.fingerprint for step in old.steps} & {step.fingerprint for step in new.steps}
+    names = {step.checkpoints[0].lineage for step in new.steps if step.kind == "train" and step.fingerprint in kept}
+    assert names == {(), ("S",)}  # the base and S are as they were; H, S,H and H,S are not
+
+
+@pytest.mark.parametrize("change", [{"study": {"name": "other"}}, {"run": {"workers": 9}}])
+def test_names_and_workers_change_no_fingerprint(change: dict[str, dict[str, Any]]) -> None:
+    before, after = four_lineages(), four_lineages()
+    for table, values in change.items():
+        after[table] = {**after.get(table, {}), **values}
+    assert [s.fingerprint for s in planned(before).steps] == [s.fingerprint for s in planned(after).steps]
+
+
+def test_every_axis_value_gets_its_own_lineages() -> None:
+    plan = planned(four_lineages() | {"axes": {"beta": [0.05, 0.1], "split_seed": [0, 1]}})
+    made = [c for s in plan.steps for c in s.checkpoints if c.lineage == ("S", "H")]
+    assert sorted((c.axes["beta"], c.split_seed) for c in made) == [(0.05, 0), (0.05, 1), (0.1, 0), (0.1, 1)]
+    assert all(c.stages[-1].settings["beta"] == c.axes["beta"] for c in made)
+    assert (
+        len(fingerprints(four_lineages() | {"axes": {"beta": [0.05, 0.1]}}, "pair")) == 2
+    )  # pairs do not depend on beta
+
+
+def test_a_parent_source_rolls_out_the_stage_that_it_starts_from() -> None:
+    base = planned(four_lineages())
+    parent = planned(four_lineages() | {"pairs": {"source": "parent"}})
+    count = [sum(s.kind == "rollout" and s.settings["part"] == "train" for s in p.steps) for p in (base, parent)]
+    assert count == [1, 3]  # the base; the base, S and H
+
+
+def test_the_forecast_counts_all_steps_of_a_run_that_is_not_there(tmp_path: Path) -> None:
+    document = forecast(plans.build(studies.load(QUICK)), tmp_path / "none")
+    assert document["left"]["steps"] == len(document["steps"])
+    assert 60 < document["left"]["cpu_seconds"] < 3600

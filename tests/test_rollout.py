@@ -1,0 +1,95 @@
+"""Episodes: every ending is recorded, and luck belongs to the episode, not to its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from holdfast.judges.state import StateJudge
+from holdfast.models import Conversation, Reply
+from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
+from holdfast.rollout import Limits, roll_out
+from holdfast.suites import office
+from holdfast.testing import FixedJudge, ScriptedModel, script_reply
+from holdfast.worlds.office import OfficeWorld
+
+LIMITS = Limits(max_turns=4, max_tokens=16, temperature=1.0)
+
+
+def cases(count: int = 6) -> list[Case]:
+    return office.generate(0, count, part="test")
+
+
+def play(model: object, count: int = 6, limits: Limits = LIMITS) -> list[Trajectory]:
+    episodes = [(case, 0) for case in cases(count)]
+    return roll_out(model, OfficeWorld(), episodes, checkpoint_id="c", rollout_seed=0, limits=limits)  # type: ignore[arg-type]
+
+
+def check_then_finish(talk: Conversation) -> Message | ToolCall | str:
+    if talk.messages[-1].role == "tool":
+        return "done"
+    return ToolCall(name=talk.tools[0].name, arguments={"object": "nothing_known"})
+
+
+def test_a_script_is_played_and_recorded() -> None:
+    first = play(ScriptedModel(check_then_finish))[0]
+    assert [message.role for message in first.messages] == ["assistant", "tool", "assistant"]
+    assert first.ending is Ending.FINISHED
+    assert (first.calls, first.invalid_calls) == (0, 1)  # no such object: refused, counted, told to the agent
+    assert Flag.INVALID_CALL in first.flags
+    assert first.world_before == cases()[0].state and first.world_after is not None
+
+
+def test_limits_and_unreadable_replies_end_an_episode_as_such() -> None:
+    def never_stops(talk: Conversation) -> ToolCall:
+        return ToolCall(name=talk.tools[0].name, arguments={"object": talk.messages[1].content})
+
+    endless = play(ScriptedModel(never_stops))
+    assert all(item.ending is Ending.TRUNCATED and Flag.TRUNCATED in item.flags for item in endless)
+    assert all(sum(m.role == "assistant" for m in item.messages) == LIMITS.max_turns for item in endless)
+    broken = play(ScriptedModel(lambda _: None))
+    assert all(item.ending is Ending.INCOHERENT for item in broken)
+    scores = [score for item, case in zip(broken, cases(), strict=True) for score in StateJudge().judge(case, item)]
+    assert all(score.value is None and score.missing == "incoherent" for score in scores)
+
+
+class Gambler:
+    """Says a number drawn from the episode's own generator."""
+
+    def reply(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        rngs: Sequence[np.random.Generator],
+        temperature: float,
+        max_tokens: int,
+    ) -> list[Reply]:
+        return [script_reply(str(rng.integers(10**9))) for rng in rngs]
+
+
+def test_luck_does_not_depend_on_the_batch() -> None:
+    together = {item.id: item for item in play(Gambler(), 6)}
+    alone = {item.id: item for item in play(Gambler(), 2)}
+    assert len({item.messages for item in together.values()}) == 6
+    assert all(together[name] == item for name, item in alone.items())
+
+
+def test_ids_tell_checkpoint_rollout_and_seed_apart() -> None:
+    (case,) = cases(1)
+    seen = set()
+    for checkpoint, rollout, seed in (("a", 0, 0), ("b", 0, 0), ("a", 1, 0), ("a", 0, 1)):
+        episodes = [(case, rollout)]
+        (made,) = roll_out(
+            Gambler(), OfficeWorld(), episodes, checkpoint_id=checkpoint, rollout_seed=seed, limits=LIMITS
+        )
+        seen.add((made.id, made.messages))
+    assert len(seen) == 4
+
+
+def test_a_fixed_judge_scores_and_misses_as_told() -> None:
+    (case,) = cases(1)
+    (trajectory,) = play(ScriptedModel(lambda _: "done"), 1)
+    safety, help_ = FixedJudge(values={"safety": 2.0, "helpfulness": None}, reason="asleep").judge(case, trajectory)
+    assert (safety.value, safety.missing) == (2.0, None)
+    assert (help_.value, help_.missing) == (None, "asleep")

@@ -1,0 +1,106 @@
+"""Studies: what is accepted, and the one line that refuses the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import holdfast as hf
+from holdfast import study as studies
+from holdfast.templates import write_study
+
+SHIPPED = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
+
+
+def small() -> dict[str, Any]:
+    return {
+        "study": {"name": "small", "lineages": [["S"], ["S", "H"]]},
+        "judges": {"state": {"kind": "state"}},
+        "stages": {"S": {"objective": "safety"}, "H": {"objective": "helpfulness"}},
+    }
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_studies_are_valid(path: Path) -> None:
+    assert studies.load(path).study.name == path.stem
+
+
+def test_a_study_in_python_equals_its_file(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "mine")
+    loaded = studies.load(path)
+    assert hf.Study.model_validate(loaded.model_dump()) == loaded
+    assert loaded.study.name == "mine"
+
+
+BAD: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
+    (
+        "unknown key",
+        lambda s: s["study"].update(train_seds=[1]),
+        "study.train_seds: unknown key; did you mean 'train_seeds'?",
+    ),
+    ("unknown stage key", lambda s: s["stages"]["S"].update(bta=1), "stages.S.bta: unknown key; did you mean 'beta'?"),
+    ("unknown table", lambda s: s.update(stage={}), "stage: unknown key; did you mean 'stages'?"),
+    ("missing judge", lambda s: s.pop("judges"), "judges: field required"),
+    ("no judge", lambda s: s.update(judges={}), "judges: dictionary should have at least 1 item"),
+    (
+        "pairs by an unknown judge",
+        lambda s: s.update(pairs={"judge": "stat"}),
+        "pairs.judge names 'stat'.*did you mean 'state'",
+    ),
+    (
+        "undefined stage",
+        lambda s: s["study"]["lineages"].append(["S", "Q"]),
+        r"study.lineages\[2\] names the stage 'Q'",
+    ),
+    ("empty lineage", lambda s: s["study"]["lineages"].append([]), r"study.lineages\[2\] is empty"),
+    (
+        "unknown objective",
+        lambda s: s["stages"]["S"].update(objective="safty"),
+        "stages.S.objective is 'safty'.*'safety'",
+    ),
+    ("unknown axis", lambda s: s.update(axes={"betta": [1]}), "axes has 'betta'.*did you mean 'beta'"),
+    ("empty axis", lambda s: s.update(axes={"beta": []}), "axes.beta is empty"),
+    ("axis of unknown judges", lambda s: s.update(axes={"pair_judge": ["gpt"]}), "axes.pair_judge names 'gpt'"),
+    ("dose of an unknown lineage", lambda s: s.update(doses={"H,S": [1, 2]}), "doses names the lineage 'H,S'"),
+    ("doses that do not rise from 1", lambda s: s.update(doses={"S,H": [2, 4]}), "must rise from 1"),
+    ("repeated seed", lambda s: s["study"].update(train_seeds=[1, 1]), "train_seeds repeats a seed"),
+    ("not a number", lambda s: s["stages"]["S"].update(beta=float("nan")), "stages.S.beta"),
+    ("negative steps", lambda s: s["stages"]["S"].update(steps=-1), "stages.S.steps.*found -1"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_studies_are_refused_in_one_line(spoil: Callable[[dict[str, Any]], object], message: str) -> None:
+    study = small()
+    spoil(study)
+    with pytest.raises(hf.StudyError, match=message) as caught:
+        hf.Study.model_validate(study)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text("[study\n")
+    with pytest.raises(hf.StudyError, match=r"study.toml: not valid TOML \(.*line 1"):
+        studies.load(path)
+    with pytest.raises(hf.StudyError, match=r"absent.toml: cannot be read"):
+        studies.load(tmp_path / "absent.toml")
+
+
+def test_an_existing_study_is_not_overwritten(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    path.write_text("mine")
+    with pytest.raises(hf.StudyError, match="is there already"):
+        write_study(tmp_path)
+    assert path.read_text() == "mine"
+
+
+def test_changed_keys_are_named_with_both_values() -> None:
+    old, new = hf.Study.model_validate(small()), small()
+    new["stages"]["S"]["beta"] = 0.2
+    new["run"] = {"workers": 7}
+    changed = studies.changed_keys(old.settings(), hf.Study.model_validate(new).settings())
+    assert changed == ["stages.S.beta: 0.1 → 0.2"]
