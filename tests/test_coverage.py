@@ -77,8 +77,8 @@ def lower_limit(nominal: float, studies: int) -> float:
 
 
 LAYOUTS = {"published": published_layout(np.random.default_rng(5)), "quick": quick_layout()}
-# R² is not centred: the means' own scatter lowers it, so its interval holds the truth less often, and says so.
-LOWEST = {"r2 checkpoint": 0.85, "r2 recipe": 0.9}
+# At 3 seeds the noise in R² is known too roughly: its recipe interval holds the truth less often, and says so.
+LOWEST = {"r2 checkpoint": 0.93, "r2 recipe": 0.85}
 
 
 def _check(found: dict[str, float], studies: int) -> None:
@@ -89,12 +89,12 @@ def _check(found: dict[str, float], studies: int) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_intervals_of_differences_and_ratios_hold_the_truth(name: str) -> None:
-    _check(simulate_coverage(LAYOUTS[name], 500, 1, lines=False), 500)
+    _check(simulate_coverage(LAYOUTS[name], 1500, 1, lines=False), 1500)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_intervals_of_the_frontier_hold_the_truth(name: str) -> None:
-    _check(simulate_coverage(LAYOUTS[name], 200, 2, lines=True), 200)
+    _check(simulate_coverage(LAYOUTS[name], 600, 2, lines=True), 600)
 
 
 @pytest.mark.full

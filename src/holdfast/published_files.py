@@ -108,7 +108,6 @@ def _read_archive(source: Path) -> Iterator[File]:
                     opened = archive.extractfile(member) if member.isreg() else None
                     if opened is not None:
                         yield File(name=member.name, data=opened.read(), bytes_read=compressed.tell())
-                    archive.members.clear()  # type: ignore[attr-defined]  # a stream's members are of no more use
         except tarfile.TarError as error:
             refuse(str(source), f"not a readable tar archive, or cut short ({error})")
         while stream.read(READ_BYTES):
@@ -188,19 +187,19 @@ def parse_line(name: str, number: int, offset: int, line: bytes, *, last_and_ope
         record = _DECODER.decode(line.decode("utf-8"))
     except _DuplicateKey as error:
         refuse(place, str(error))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         if last_and_open:
             refuse(place, f"record {number} is incomplete (byte {offset:,})")
+        if isinstance(error, UnicodeDecodeError):
+            refuse(place, f"invalid UTF-8 at byte {offset + error.start:,}")
         refuse(place, f"not JSON ({error.msg} at character {error.pos + 1})")
-    except UnicodeDecodeError as error:
-        refuse(place, f"invalid UTF-8 at byte {offset + error.start:,}")
     except RecursionError:
         refuse(place, "nested too deeply")
     except ValueError:
         refuse(place, "a number is too long")
     if not isinstance(record, dict):
         refuse(place, f"expected a JSON object, found {type(record).__name__}")
-    if b"\\ud" in line.lower():  # an escaped surrogate: a pair is a character, a lone one is none
+    if b"\\ud" in line or b"\\uD" in line:  # an escaped surrogate: a pair is a character, a lone one is none
         try:
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:

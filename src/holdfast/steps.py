@@ -24,7 +24,7 @@ from holdfast.errors import StepError
 from holdfast.judges import open_judge
 from holdfast.pairs import build_pairs, flip_pairs
 from holdfast.plan import Step
-from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
+from holdfast.records import Case, Checkpoint, Ending, PreferencePair, Score, Trajectory
 from holdfast.rollout import Limits, roll_out
 from holdfast.store import Store
 from holdfast.study import SuiteSection
@@ -176,7 +176,7 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
     cases = _cases(store.path)
     pairs = store.pairs(step.inputs[1])
     if not pairs:
-        raise StepError(f"{step.name}: there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts")
+        raise StepError("there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts")
     model = _load_model(start)
     used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
     encoded = {trajectory.id: _encode(model, cases, trajectory) for trajectory in store.trajectories(used)}
@@ -246,8 +246,9 @@ def _roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     if settings["part"] != "test":
         return Finished(result={})
     # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
-    encoded = [_encode(model, cases, trajectory) for trajectory in sorted(made, key=lambda item: item.id)]
-    return Finished(result=_measure(step, store, encoded, model))
+    # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
+    whole = sorted((item for item in made if item.ending is Ending.FINISHED), key=lambda item: item.id)
+    return Finished(result=_measure(step, store, [_encode(model, cases, item) for item in whole], model))
 
 
 def _pack(store: Store, cases: Mapping[str, Case], trajectory: Trajectory) -> tuple[Trajectory, codec.Text]:
@@ -258,18 +259,20 @@ def _pack(store: Store, cases: Mapping[str, Case], trajectory: Trajectory) -> tu
 def _measure(step: Step, store: Store, encoded: Sequence[Encoded], model: TinyModel) -> dict[str, Any]:
     """How far a checkpoint moved: KL to its parent and to its base on its own held-out episodes, in nats an episode.
 
-    KL(policy ‖ reference) is the mean of log policy − log reference over episodes sampled from the policy.
+    KL(policy ‖ reference) is the mean of log policy − log reference over the finished episodes sampled from
+    the policy; ``kl_episodes`` says how many there were.
     """
     checkpoint = store.checkpoint(step.settings["checkpoint"])
     found: dict[str, Any] = {"checkpoint": checkpoint.id, "measures": {}}
-    if checkpoint.parent_id is None:
+    if checkpoint.parent_id is None or len(encoded) < 2:
         return found
+    found["measures"]["kl_episodes"] = len(encoded)
     own = _episode_logprobs(model, encoded)
     base = next(c for c in store.checkpoints() if c.base == checkpoint.base and not c.stages)
     for name, reference in (("kl_parent", checkpoint.parent_id), ("kl_base", base.id)):
         gaps = own - _episode_logprobs(_load_model(_weights_of(store, reference)), encoded)
         found["measures"][name] = float(gaps.mean())
-        found["measures"][f"{name}_se"] = float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else None
+        found["measures"][f"{name}_se"] = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
     return found
 
 

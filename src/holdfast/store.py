@@ -322,6 +322,10 @@ class Store:
         """Trajectory ids in the order of storing: row ``i`` of the tables' ``trajectory`` column is ``ids[i]``."""
         return [row[0] for row in self._db.execute("SELECT id FROM trajectories ORDER BY key")]
 
+    def case_ids(self) -> list[str]:
+        """Case ids in the order of storing: the tables' ``case`` column indexes them."""
+        return [row[0] for row in self._db.execute("SELECT id FROM cases ORDER BY key")]
+
     def counts(self) -> dict[str, int]:
         """How many cases, checkpoints, trajectories, scores, pairs and texts there are."""
         names = ("cases", "checkpoints", "trajectories", "scores", "pairs", "texts")

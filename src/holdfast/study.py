@@ -113,9 +113,9 @@ class StageSection(Section):
     agree: Literal["all", "any"] = "all"
     flip: Share = 0.0
     beta: Rate = 0.1
-    learning_rate: Rate = 3e-4
+    learning_rate: Rate = 7e-5
     steps: Positive = 40
-    pairs_per_step: Positive = 64
+    pairs_per_step: Positive = 32
     warmup_steps: Annotated[int, Field(ge=0)] = 4
     max_grad_norm: Rate = 1.0
     loss_mask: Literal["agent", "completion"] = "agent"

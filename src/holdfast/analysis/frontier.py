@@ -48,6 +48,7 @@ EXPLORED = ((SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
 MIN_LINE_POINTS = 3
 STEP = 1e-5  # of the numeric gradient, in score points
 R2_CAVEAT = "noise in the points lowers R²: the interval is for the points without noise"
+R2_FEW_SEEDS = "at 3 seeds this interval held the truth in 85 to 95 of 100 simulated studies"
 EXPLORATORY = "exploratory: one of many looks, not adjusted"
 
 
@@ -202,8 +203,9 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     half = _margin(drawn, fisher, claim)
     if half is None:
         return None
-    found = drawn.found
-    noise = found.case if claim == "checkpoint" or found.seed is None else found.case + found.seed  # type: ignore[operator]
+    case, seed = drawn.found.case, drawn.found.seed
+    assert case is not None  # a margin needs it
+    noise = case + seed if claim == "recipe" and seed is not None else case
     clean = noiseless_correlation(drawn.x, drawn.y, noise)
     z = float(fisher(drawn.x, drawn.y))
     low = 0.0 if half >= abs(z) else np.tanh(abs(z) - half) ** 2
@@ -243,7 +245,7 @@ def line_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estim
             if claim == "recipe" and not drawn.points.units:
                 continue
             interval = _r2_interval(drawn, claim) if kind == "r2" else _interval(drawn, statistic, value, claim)
-            extra = (R2_CAVEAT,) if kind == "r2" else caveats
+            extra = (R2_CAVEAT, *((R2_FEW_SEEDS,) if claim == "recipe" else ())) if kind == "r2" else caveats
             yield _claimed(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
     yield from _leave_one_out(drawn, about)
 

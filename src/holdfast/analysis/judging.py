@@ -21,6 +21,7 @@ Bools = NDArray[np.bool_]
 
 AGREEMENT, AUDIT = "agreement", "audit"
 ALL_RECORDS, TEST_EVALUATIONS = "all records", "test evaluations"
+UNDEFINED = "not defined: nothing to compare, or no variation"
 INVENTED = FLAG_BITS[Flag.INVENTED_RESULT] | FLAG_BITS[Flag.INVENTED_MIDWAY]
 
 
@@ -61,7 +62,7 @@ def _overlap_caveats(present: list[tuple[str, ...]], kinds: list[tuple[str, ...]
 
 def _agreement(one: Floats, two: Floats, about: dict[str, Any]) -> Iterator[Estimate]:
     for kind, value in agree(one, two).items():
-        reason = () if value is not None else ("not defined: nothing to compare, or no variation",)
+        reason = () if value is not None else (UNDEFINED,)
         yield Estimate(kind=kind, value=value, **about | {"caveats": (*about["caveats"], *reason)})
 
 
@@ -84,13 +85,15 @@ def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
         if {SAFETY, HELPFULNESS} <= set(readings.objectives):
             x, y = (readings.value[:, index, readings.objectives.index(name)] for name in (HELPFULNESS, SAFETY))
             both = np.isfinite(x) & np.isfinite(y)
+            value = correlation(x[both], y[both]) if both.any() else None
             yield Estimate(
                 kind="objective_correlation",
                 estimator=AGREEMENT,
-                value=correlation(x[both], y[both]) if both.any() else None,
+                value=value,
                 judge=judge,
                 unit=f"{SAFETY} × {HELPFULNESS}",
                 n={"trajectories": int(both.sum())},
+                caveats=() if value is not None else (UNDEFINED,),
             )
 
 
@@ -168,7 +171,8 @@ def coverage_rows(design: Design) -> Iterator[Estimate]:
                 for unit in ("finished", "judged", "fit"):
                     count = int(panel.counts[unit][objective, rows].sum())
                     n = {"count": count, "scores": asked}
-                    yield Estimate(kind="coverage", value=count / asked if asked else None, unit=unit, n=n, **about)
+                    share = {"value": count / asked} if asked else {"value": None, "caveats": ("nothing was asked",)}
+                    yield Estimate(kind="coverage", unit=unit, n=n, **share, **about)
 
 
 def _pooled_mean(found: Floats, kind: str, about: dict[str, Any]) -> Estimate:

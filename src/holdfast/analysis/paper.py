@@ -94,6 +94,11 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
 # --- frontier -------------------------------------------------------------------------------------------------
 
 
+def _finite_points(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that have both scores."""
+    return [point for point in points if bool(np.isfinite(point).all())]
+
+
 def delta_points(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> list[tuple[float, float]]:
     """(Δ helpfulness, Δ safety) of each configuration over the keys that have it and its base."""
     x, y = design.objective(HELPFULNESS), design.objective(SAFETY)
@@ -105,7 +110,7 @@ def delta_points(design: Design, keys: Sequence[Key], configs: Iterable[Config])
         if shared:
             dx, dy = (_mean(design, o, shared, config) - _mean(design, o, shared, BASE) for o in (x, y))
             found.append((dx, dy))
-    return found
+    return _finite_points(found)
 
 
 def _absolute_points(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> list[tuple[float, float]]:
@@ -115,7 +120,7 @@ def _absolute_points(design: Design, keys: Sequence[Key], configs: Iterable[Conf
         shared = [key for key in keys if key in design.keys_with([config])]
         if shared:
             found.append((_mean(design, x, shared, config), _mean(design, y, shared, config)))
-    return found
+    return _finite_points(found)
 
 
 def _run_points(design: Design) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
@@ -133,7 +138,7 @@ def _run_points(design: Design) -> tuple[list[tuple[float, float]], list[tuple[f
             parent = home.get((replicate[0], None))
             if config != BASE and parent is not None:
                 delta.append((float(x[row] - x[parent]), float(y[row] - y[parent])))
-    return absolute, delta
+    return _finite_points(absolute), _finite_points(delta)
 
 
 def _by_base(design: Design, keys: Sequence[Key]) -> list[tuple[Key, ...]]:
@@ -169,8 +174,7 @@ def _fit(points: Sequence[tuple[float, float]], unit: str, fields: dict[str, str
     kinds = ("slope", "intercept", "r", "r2", "p")
     about: dict[str, Any] = {**fields, "unit": unit, "estimator": PUBLISHED, "n": {"points": len(points)}}
     values = np.array(points, dtype=np.float64).reshape(-1, 2)
-    values = values[np.isfinite(values).all(axis=1)]
-    if len(values) < 3 or np.ptp(values[:, 0]) == 0:
+    if len(values) < 3 or float(np.ptp(values[:, 0])) <= SMALLEST_DENOMINATOR:
         reason = ("fewer than 3 points, or no variation in helpfulness",)
         yield from (Estimate(kind=kind, value=None, caveats=reason, **about) for kind in kinds)
         return

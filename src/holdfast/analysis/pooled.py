@@ -27,7 +27,7 @@ from holdfast.analysis.design import (
 from holdfast.analysis.panel import Config
 from holdfast.records import Estimate, Unbounded
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin, standard_error
-from holdfast.stats.ratios import fieller
+from holdfast.stats.ratios import SMALLEST_DENOMINATOR, fieller
 
 POOLED = "pooled"
 IDENTIFIED_SE = 3.0  # a ratio is printed only where its denominator is at least so many standard errors
@@ -114,7 +114,7 @@ def _ratio(
     margin = squared_margin(found, seeds=seeds)
     reasons = missing_interval(found, claim, unit)
     error = standard_error(found, 1, seeds=seeds and found.seed is not None)
-    if error is None or (error == 0 and found.values[1] == 0):
+    if error is None or abs(found.values[1]) <= SMALLEST_DENOMINATOR:
         return None, None, ("not identified: the gain cannot be told from zero", *reasons)
     top, bottom = float(found.values[0]), float(found.values[1])
     interval = None if margin is None else fieller(top, bottom, margin) or Unbounded.UNBOUNDED

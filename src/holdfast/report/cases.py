@@ -11,7 +11,7 @@ import numpy as np
 from holdfast.codec import FLAG_BITS
 from holdfast.records import Case, Checkpoint
 from holdfast.report.inert import show_line, trim_text
-from holdfast.report.labels import FLAG_WORDS, name_axes, name_lineage
+from holdfast.report.labels import FIRST_OBJECTIVE, FLAG_WORDS, name_axes, name_lineage
 from holdfast.report.shards import ShardWriter, case_content, trajectory_content
 from holdfast.store import Store
 from holdfast.tables import Floats, Ints, ScoreTable, TrajectoryTable
@@ -19,7 +19,6 @@ from holdfast.tables import Floats, Ints, ScoreTable, TrajectoryTable
 Lineage = tuple[str, ...]
 TITLE_CHARACTERS = 160
 SCORE_DIGITS = 3
-FIRST_OBJECTIVE = "safety"  # the one whose fall chooses the pair at which a case opens, where it is judged
 
 
 def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> dict[str, Any]:

@@ -47,15 +47,15 @@ def _curves(estimates: Sequence[Estimate], axis: str) -> dict[str, list[Estimate
             continue
         rest = {key: value for key, value in estimate.axes.items() if key not in varying}
         lineage = None if estimate.lineage is None else name_lineage(estimate.lineage)
-        parts = [name_kind(estimate.kind), estimate.objective, lineage, estimate.base, name_axes(rest), estimate.judge]
+        parts = [estimate.objective, lineage, estimate.base, name_axes(rest), estimate.judge]
         curves.setdefault(" · ".join(part for part in parts if part), []).append(estimate)
     return {
         words: sorted(curve, key=lambda one: float(one.axes[axis])) for words, curve in curves.items() if len(curve) > 1
     }
 
 
-def draw_dose(estimates: Sequence[Estimate], axis: str, *, width: float = 760) -> str | None:
-    """Values against a numeric axis, a curve for each subject, as SVG; None where no curve has two points."""
+def draw_dose(estimates: Sequence[Estimate], axis: str, *, width: float = 860) -> str | None:
+    """One quantity against a numeric axis, a curve for each subject, as SVG; None where no curve has two points."""
     curves = _curves(estimates, axis)
     if not curves:
         return None
@@ -71,7 +71,7 @@ def draw_dose(estimates: Sequence[Estimate], axis: str, *, width: float = 760) -
     wide = span(values, pad=0.9)
     low, high = span([*values, 0.0, *(min(max(end, wide[0]), wide[1]) for end in ends if math.isfinite(end))], pad=0.06)
     y = Scale(low=low, high=high, start=height - legend - 58, end=14)
-    draw_axes(canvas, x, y, AXIS_WORDS.get(axis, axis.replace("_", " ")), "value")
+    draw_axes(canvas, x, y, AXIS_WORDS.get(axis, axis.replace("_", " ")), name_kind(estimates[0].kind))
     for number, (name, curve) in enumerate(curves.items()):
         _draw_curve(canvas, curve, axis, (x, y), 1 + number % (len(SERIES) - 1))
         line = y.start + 64 + 18 * number

@@ -167,7 +167,7 @@ def _draw_points(canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, in
                 "cls": f"f{series % 8} l{series % 8}",
             }
             opacity = {"fill_opacity": 0.16, "stroke_opacity": 0.6}
-            faint = {"fill_opacity": 0.05, "stroke_opacity": 0.28}
+            faint = {"fill_opacity": 0.04, "stroke_opacity": 0.22}
             canvas.add("path", d=path, stroke_width=1, **look, **(opacity if alone else faint))
         if not alone:
             shape = SHAPES[(bases.index(point.base) if point.base in bases else 0) % len(SHAPES)]
@@ -213,7 +213,7 @@ def _draw_means(canvas: Canvas, frontier: Frontier, colors: Mapping[Lineage, int
         )
 
 
-def draw_frontier(frontier: Frontier, colors: Mapping[Lineage, int], *, width: float = 760, height: float = 500) -> str:
+def draw_frontier(frontier: Frontier, colors: Mapping[Lineage, int], *, width: float = 940, height: float = 560) -> str:
     """The frontier plot as SVG: points with 95 % ellipses, arrows from base through the stages, fitted lines.
 
     Where a lineage has several points the large mark is their mean and the small ones are told apart by base.
@@ -286,7 +286,7 @@ def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float) -> None:
     canvas.text(x.end + 14, y + 4, f"{format_value(estimate)} {note}".strip())
 
 
-def draw_forest(estimates: Sequence[Estimate], *, width: float = 860) -> str:
+def draw_forest(estimates: Sequence[Estimate], *, width: float = 1000) -> str:
     """Estimates of one kind as a forest plot in SVG, a row each.
 
     Circles are checkpoint claims, squares recipe claims. What is not identified has no mark; an unbounded

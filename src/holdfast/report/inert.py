@@ -15,8 +15,6 @@ from typing import Any
 # Direction marks, overrides and isolates, zero-width characters, the byte order mark, line and paragraph separators.
 _INVISIBLE = "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
 _UNSAFE = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_INVISIBLE}\ud800-\udfff\U000e0000-\U000e007f]")
-_SYMBOLS_OF_CONTROLS = 0x2400  # Unicode's pictures of the C0 controls
-_SYMBOL_OF_DELETE = "\u2421"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -45,10 +43,7 @@ _LATEX = {
 
 
 def _symbol(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x20:
-        return chr(_SYMBOLS_OF_CONTROLS + code)
-    return _SYMBOL_OF_DELETE if code == 0x7F else f"⟦U+{code:04X}⟧"
+    return f"⟦U+{ord(found.group()):04X}⟧"
 
 
 def show_controls(text: str) -> str:

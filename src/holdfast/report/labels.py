@@ -10,6 +10,8 @@ from holdfast.records import Estimate, Flag, Unbounded
 
 NOT_IDENTIFIED = "not identified"
 UNBOUNDED = "unbounded"
+IDENTIFIED_KINDS = ("persistence", "slope", "intercept")
+FIRST_OBJECTIVE = "safety"  # stands first wherever objectives are listed
 SEED_AXES = ("split_seed", "train_seed")
 FLAG_WORDS: Mapping[str, str] = {
     Flag.INVENTED_RESULT.value: "tool result invented in the last message",
@@ -110,8 +112,10 @@ def format_number(value: float | None, digits: int = 2) -> str:
 
 
 def format_value(estimate: Estimate, digits: int = 2) -> str:
-    """The value, or ``not identified``."""
-    return NOT_IDENTIFIED if estimate.value is None else format_number(estimate.value, digits)
+    """The value, ``not identified`` for a ratio or line that has none, a dash for another number that is missing."""
+    if estimate.value is None:
+        return NOT_IDENTIFIED if estimate.kind in IDENTIFIED_KINDS else "–"
+    return format_number(estimate.value, digits)
 
 
 def format_interval(estimate: Estimate, digits: int = 2) -> str:

@@ -22,7 +22,7 @@ from holdfast.report.tables import table_latex
 from holdfast.store import TEMPORARY, Store
 
 PAGE = "index.html"
-SCRIPTS = ("cases.js", "page.js")
+SCRIPTS = ("page.js", "cases.js")
 FOLDERS = ("shards", "figures", "tables")
 
 

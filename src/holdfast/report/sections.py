@@ -10,6 +10,7 @@ from holdfast.report.charts import draw_audit, draw_dose, find_dose_axes
 from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
 from holdfast.report.inert import escape_html, file_name
 from holdfast.report.labels import (
+    FIRST_OBJECTIVE,
     format_interval,
     format_value,
     name_kind,
@@ -67,7 +68,9 @@ def results_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Sectio
     """Means with intervals per base × lineage × axes, and the changes from the base."""
     if not analysis.scores:
         return None
-    table = pivot(analysis.scores, "Mean scores (0–3) with the half-width of the 95 % interval", colors)
+    means = [one for one in analysis.scores if one.kind == "mean"]
+    others = [one for one in analysis.scores if one.kind != "mean"]
+    table = pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors)
     parts = [
         _paragraph(
             "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of"
@@ -76,6 +79,9 @@ def results_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Sectio
         table_html(table, identity="results-table"),
     ]
     tables = {"results": table}
+    if others:
+        tables["spread"] = pivot(others, "Spread of scores", colors)
+        parts.append(_details("Spread", table_html(tables["spread"], identity="spread-table")))
     if analysis.deltas:
         tables["deltas"] = pivot(analysis.deltas, "Change from the base, in score points", colors)
         parts.append(_details("Change from the base", table_html(tables["deltas"], identity="deltas-table")))
@@ -103,7 +109,8 @@ def _frontier_figure(frontier: Frontier, name: str, colors: Mapping[Lineage, int
     marks = "Large marks are means of a lineage, small ones its points" if several else "A mark is a lineage"
     dashes = ("solid", "dashed", "dotted", "dash-dotted")
     lines = "; ".join(f"{dashes[i % 4]}: {words}" for i, (words, _, _) in enumerate(pair_lines(frontier)))
-    caption = f"Unit: {frontier.unit}. {marks}; ellipses are 95 % regions; arrows go from base through the stages."
+    regions = "; ellipses are 95 % regions" if any(point.covariance for point in frontier.points) else ""
+    caption = f"Unit: {frontier.unit}. {marks}{regions}; arrows go from base through the stages."
     caption += f" Lines — {lines}." if lines else " No line is identified."
     return _legend(frontier, colors) + wrap_figure(svg, name, caption), svg
 
@@ -116,7 +123,9 @@ def frontier_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
     for number, frontier in enumerate(analysis.frontiers):
         name = "frontier" if number == 0 else f"frontier-{number + 1}"
         html, figures[name] = _frontier_figure(frontier, name, colors)
-        against = f"{frontier.y_objective} against {frontier.x_objective}, {frontier.unit}"
+        bases = {point.base for point in frontier.points}
+        base = f", {bases.pop()}" if len(bases) == 1 and None not in bases else ""
+        against = f"{frontier.y_objective} against {frontier.x_objective}, {frontier.unit}{base}"
         parts.append(html if number == 0 else _details(against, html))
     if analysis.frontier:
         tables["frontier"] = list_estimates(analysis.frontier, "Lines, fits and tests of the frontier", colors)
@@ -139,22 +148,31 @@ def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
     kinds = sorted(dict.fromkeys(one.kind for one in analysis.persistence), key=lambda kind: "persistence" not in kind)
     for kind in kinds:
         levels = split_levels(one for one in analysis.persistence if one.kind == kind)
+        folded = []
         for number, (level, found) in enumerate(levels.items()):
             name = f"{kind}-{level}".replace(" ", "-")
-            figures[name] = draw_forest(sorted(found[:FOREST_ROWS], key=_forest_order))
+            figures[name] = draw_forest(sorted(found, key=_forest_order)[:FOREST_ROWS])
             caption = f"{name_kind(kind).capitalize()}, {level}, with 95 % intervals."
             if len(found) > FOREST_ROWS:
                 caption += f" {len(found) - FOREST_ROWS} more rows are in the table."
             html = wrap_figure(figures[name], name, caption)
-            opened = kind == kinds[0] and number == 0
-            parts.append(html if opened else _details(f"{name_kind(kind).capitalize()}, {level}", html))
+            (parts if kind == kinds[0] and number == 0 else folded).append(html)
+        if folded:
+            more = ", ".join(list(levels)[1:] if kind == kinds[0] else levels)
+            parts.append(_details(f"{name_kind(kind).capitalize()} {more}", "".join(folded)))
     table = list_estimates(analysis.persistence, "Persistence and differences in score points", colors)
     parts.append(_details("All numbers", table_html(table, identity="persistence-table")))
     return _section("persistence", "Persistence", parts, figures, {"persistence": table})
 
 
-def _forest_order(one: Estimate) -> tuple[str, str, str, str]:
-    return str(one.objective), str(one.base), str(one.judge), str(sorted(one.axes.items()))
+def _forest_order(one: Estimate) -> tuple[str, ...]:
+    return (
+        str(one.objective != FIRST_OBJECTIVE),
+        str(one.objective),
+        str(one.base),
+        str(one.judge),
+        str(sorted(one.axes.items())),
+    )
 
 
 def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
@@ -208,7 +226,8 @@ def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
         for one in flagged
     )
     first = f'<ul class="flags">{items}</ul>' if flagged else _paragraph("No sign of degenerate training is flagged.")
-    table = pivot(analysis.health, "Health of training", colors)
+    signs = [replace(one, estimator="", unit=None) for one in analysis.health if not one.kind.endswith("_vs_base")]
+    table = pivot(signs, "Health of training", colors)
     html = table_html(table, identity="health-table")
     return _section("health", "Health of training", [first, html], tables={"health": table})
 

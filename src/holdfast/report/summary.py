@@ -19,6 +19,7 @@ from holdfast.report.labels import (
 )
 from holdfast.store import Store
 
+CLAIM_WORDS = {"checkpoint": "these checkpoints", "recipe": "the recipe"}
 SENTENCES = 6  # of persistence at the top; the rest stand in their section
 
 
@@ -37,10 +38,10 @@ def _percent(value: float) -> str:
 
 def _range(estimate: Estimate) -> str:
     if isinstance(estimate.interval, Unbounded):
-        return "the 95 % interval is unbounded"
+        return "unbounded"
     if estimate.interval is None:
-        return "no interval"
-    return f"95 % interval {_percent(estimate.interval[0])} to {_percent(estimate.interval[1])}"
+        return "none"
+    return f"{_percent(estimate.interval[0])} to {_percent(estimate.interval[1])}"
 
 
 def count_things(number: int, word: str) -> str:
@@ -58,27 +59,32 @@ def headline_estimates(analysis: Analysis) -> list[Estimate]:
     return [one for one in level if "pooled" in one.estimator] or level
 
 
-def describe_persistence(estimate: Estimate) -> str:
-    """One sentence about one persistence ratio, with interval, estimator and claim."""
-    objective = estimate.objective or "the objective"
-    lineage = estimate.lineage
-    after = f" after {name_lineage(lineage)}" if lineage else ""
-    first = f" that stage {lineage[0]} brought" if lineage else ""
-    axes = name_axes(estimate.axes)
-    basis = ", ".join(
-        part
-        for part in (
-            _range(estimate) if estimate.value is not None else None,
-            f"{estimate.estimator} estimator",
-            f"{estimate.claim} claim",
-            axes,
-        )
-        if part
-    )
-    if estimate.value is None:
-        why = "; ".join(estimate.caveats) or "the gain is too small against its error"
-        return f"What is left of the gain in {objective}{first}{after} is {NOT_IDENTIFIED}: {why} ({basis})."
-    return f"Of the gain in {objective}{first}, {_percent(estimate.value)} is left{after} ({basis})."
+def group_claims(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
+    """Estimates that differ in their claim only, together."""
+    groups: dict[tuple[object, ...], list[Estimate]] = {}
+    for one in estimates:
+        key = (one.objective, one.lineage, str(one.axes), one.base, one.judge, one.estimator)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def describe_persistence(claims: Sequence[Estimate]) -> str:
+    """One sentence about one persistence ratio, with the interval of each claim that is made of it."""
+    one = next((claim for claim in claims if claim.value is not None), claims[0])
+    stage = f" that stage {one.lineage[0]} brought" if one.lineage else ""
+    after = f" after {name_lineage(one.lineage)}" if one.lineage else ""
+    axes = name_axes(one.axes)
+    tail = f"{one.estimator} estimator{', ' + axes if axes else ''}"
+    ranges = [f"{_range(claim)} for {CLAIM_WORDS[claim.claim]}" for claim in claims if claim.value is not None]
+    ranges += [
+        f"for {CLAIM_WORDS[claim.claim]} {NOT_IDENTIFIED}: {'; '.join(claim.caveats)}"
+        for claim in claims
+        if claim.value is None
+    ]
+    gain = f"the gain in {one.objective or 'the objective'}{stage}"
+    if one.value is None:
+        return f"What is left of {gain}{after} is {NOT_IDENTIFIED} ({'; '.join([*ranges, tail])})."
+    return f"Of {gain}, {_percent(one.value)} is left{after} (95 % interval: {', '.join(ranges)}; {tail})."
 
 
 def describe_design(store: Store) -> str:
@@ -132,7 +138,7 @@ def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
             continue
         seen.add(one.objective)
         value = NOT_IDENTIFIED if one.value is None else _percent(one.value)
-        note = "; ".join(one.caveats) if one.value is None else _range(one)
+        note = "; ".join(one.caveats) if one.value is None else f"95 % interval {_range(one)}"
         lineage = f" after {name_lineage(one.lineage)}" if one.lineage else ""
         axes = name_axes(one.axes)
         tail = " · ".join(part for part in (f"{one.claim} claim", axes) if part)
@@ -156,9 +162,10 @@ def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
 def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     """The summary's sentences."""
     found = headline_estimates(analysis)
-    sentences = [describe_design(store), *(describe_persistence(one) for one in found[:SENTENCES])]
-    if len(found) > SENTENCES:
-        sentences.append(f"{len(found) - SENTENCES} more ratios stand under Persistence.")
+    groups = group_claims(found)
+    sentences = [describe_design(store), *(describe_persistence(claims) for claims in groups[:SENTENCES])]
+    if len(groups) > SENTENCES:
+        sentences.append(f"{len(groups) - SENTENCES} more ratios stand under Persistence.")
     if not found and analysis.persistence == ():
         sentences.append("Persistence is not estimated: no lineage has a second stage with both ends judged.")
     return [*sentences, describe_fitness(store, analysis)]

@@ -155,13 +155,13 @@ def draw_arrow(
     """An arrow between two marks that leaves ``gap`` pixels free at both; nothing where they touch."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = math.hypot(dx, dy)
-    if length < 2 * gap + 6:
+    if length < 2 * gap + 2:
         return
     ux, uy = dx / length, dy / length
     x1, y1, x2, y2 = start[0] + ux * gap, start[1] + uy * gap, end[0] - ux * gap, end[1] - uy * gap
-    look: dict[str, Attribute] = {**stroke_of(series), "stroke_width": 1.8, "fill": "none", "opacity": 0.75}
-    left = (x2 - 7 * ux + 4 * uy, y2 - 7 * uy - 4 * ux)
-    right = (x2 - 7 * ux - 4 * uy, y2 - 7 * uy + 4 * ux)
+    look: dict[str, Attribute] = {**stroke_of(series), "stroke_width": 2, "fill": "none", "opacity": 0.75}
+    left = (x2 - 10 * ux + 5 * uy, y2 - 10 * uy - 5 * ux)
+    right = (x2 - 10 * ux - 5 * uy, y2 - 10 * uy + 5 * ux)
     path = f"M{_number(x1)} {_number(y1)}L{_number(x2)} {_number(y2)}M{_number(left[0])} {_number(left[1])}"
     path += f"L{_number(x2)} {_number(y2)}L{_number(right[0])} {_number(right[1])}"
     canvas.add("path", d=path, stroke_linejoin="round", stroke_linecap="round", **look)

@@ -10,8 +10,8 @@ from typing import Any
 from holdfast.records import Estimate
 from holdfast.report.inert import escape_html, escape_latex, show_line
 from holdfast.report.labels import (
+    FIRST_OBJECTIVE,
     FLAG_WORDS,
-    NOT_IDENTIFIED,
     describe_basis,
     format_interval,
     format_number,
@@ -56,7 +56,9 @@ def is_rate(estimate: Estimate) -> bool:
 def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
     """``2.29 ± 0.08``, ``0.86 [0.78, 0.95]``, ``42.1 %`` or why there is no number."""
     if estimate.value is None:
-        return NOT_IDENTIFIED
+        return format_value(estimate)
+    if estimate.kind == "degenerate":
+        return "yes" if estimate.value else "no"
     if is_rate(estimate):
         return f"{format_number(100 * estimate.value, 1)} %"
     half = half_width(estimate)
@@ -133,9 +135,11 @@ def pivot(
         plain = one.objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
         heads[key] = (one.objective or name) if plain else f"{name} {one.objective or ''}".strip()
         rows.setdefault(tuple(make(one) for make in words.values()), {})[key] = one
+    kinds_in_order = list(dict.fromkeys((kind, unit) for kind, _, unit in heads))
+    order = sorted(heads, key=lambda key: (kinds_in_order.index((key[0], key[2])), key[1] != FIRST_OBJECTIVE))
     tags = [_tags(next(iter(row.values()))) for row in rows.values()]
-    body = [(*subject, *(_value_cell(row.get(key)) for key in heads)) for subject, row in rows.items()]
-    heading = (*words, *(head[:1].upper() + head[1:] for head in heads.values()))
+    body = [(*subject, *(_value_cell(row.get(key)) for key in order)) for subject, row in rows.items()]
+    heading = (*words, *(head[:1].upper() + head[1:] for head in map(heads.__getitem__, order)))
     return Table(title=title, columns=heading, rows=tuple(body), tags=tuple(tags), words=len(words))
 
 
@@ -143,15 +147,21 @@ def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Li
     """Estimates with a row each: quantity, subject, value, interval, and what it rests on."""
     found = list(estimates)
     words = _subject_columns(found, colors)
-    objective = any(one.objective is not None for one in found)
+    objective, kinds = any(one.objective is not None for one in found), len({one.kind for one in found}) > 1
     rows = []
     for one in found:
-        subject = [Cell(text=name_kind(one.kind), sort=name_kind(one.kind))]
+        subject = [Cell(text=name_kind(one.kind), sort=name_kind(one.kind))] if kinds else []
         subject += [Cell(text=one.objective or "all", sort=one.objective or "")] if objective else []
         subject += [make(one) for make in words.values()]
         value = Cell(text=format_value(one), sort="" if one.value is None else one.value, hover=describe_basis(one))
         rows.append((*subject, value, Cell(text=format_interval(one))))
-    heading = ("Quantity", *(("Objective",) if objective else ()), *words, "Value", "95 % interval")
+    heading = (
+        *(("Quantity",) if kinds else ()),
+        *(("Objective",) if objective else ()),
+        *words,
+        "Value",
+        "95 % interval",
+    )
     return Table(
         title=title,
         columns=heading,
@@ -175,7 +185,7 @@ def table_html(table: Table, *, identity: str) -> str:
         body.append(f"<tr{named}>{cells}</tr>")
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(table.title)}">'
-        f'<table id="{escape_html(identity)}" class="sortable"><caption>{escape_html(table.title)}</caption>'
+        f'<table id="{escape_html(identity)}" class="sortable" data-words="{table.words}"><caption>{escape_html(table.title)}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 

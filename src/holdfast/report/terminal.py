@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory
 from holdfast.report.figures import order_lineages
 from holdfast.report.inert import show_controls, show_line, trim_text
 from holdfast.report.labels import (
     FLAG_WORDS,
-    describe_basis,
     name_kind,
     name_subject,
     pick_claim,
     split_levels,
 )
-from holdfast.report.tables import format_estimate, pivot, table_text
+from holdfast.report.tables import format_estimate, is_rate, list_estimates, pivot, table_text
 from holdfast.store import Store
 
 MESSAGE_CHARACTERS = 6_000
+AUDIT_COLUMNS = 4
+POOLED = "pooled"
 
 
 def _wrap(text: str, width: int, indent: str = "  ") -> list[str]:
@@ -98,23 +100,37 @@ def _most_pooled(estimates: Iterable[Estimate]) -> list[Estimate]:
     return next(iter(levels.values()), [])
 
 
+def _audit_rates(analysis: Analysis) -> list[Estimate]:
+    """The rates of the most frequent findings at the most pooled level, over test evaluations where they are told."""
+    rates = _most_pooled(one for one in analysis.audit if is_rate(one) and one.objective is None and one.value)
+    units = list(dict.fromkeys(one.unit for one in rates))
+    rates = [one for one in rates if one.unit == units[-1]]
+    peaks: dict[str, float] = {}
+    for one in rates:
+        peaks[one.kind] = max(peaks.get(one.kind, 0.0), one.value or 0.0)
+    kinds = sorted(peaks, key=lambda kind: (kind != "unfit", -peaks[kind]))[:AUDIT_COLUMNS]
+    return sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
+
+
 def render_results(analysis: Analysis, width: int = 100) -> str:
     """The results for a terminal: means ± half-widths by lineage, persistence, rates of the audit, flags, notes."""
     colors = order_lineages(analysis)
     blocks = []
-    scores = pick_claim(_most_pooled(analysis.scores))
+    scores = pick_claim(_most_pooled(one for one in analysis.scores if one.kind == "mean"))
+    scores = [one for one in scores if one.estimator == POOLED] or scores
     if scores:
         blocks.append(table_text(pivot(scores, "Results", colors), width))
     ratios = _most_pooled(one for one in analysis.persistence if "persistence" in one.kind)
     if ratios:
-        lines = ["Persistence (share of a stage's gain that is left)"]
-        for one in ratios:
-            words = f"{name_kind(one.kind)}, {name_subject(one)}: {format_estimate(one)} ({describe_basis(one)})"
-            lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="      ")
-        blocks.append("\n".join(lines))
-    rates = _most_pooled(one for one in analysis.audit if one.objective is None)
+        ratio_table = table_text(list_estimates(ratios, "Persistence", colors), width)
+        lines = [f"  {show_line(name_subject(one))}: {'; '.join(one.caveats)}" for one in ratios if one.value is None]
+        lines = [part for line in lines for part in textwrap.wrap(show_line(line), width, subsequent_indent="    ")]
+        blocks.append("\n".join(["Persistence (share of a stage's gain that is left)", ratio_table, *lines]))
+    rates = _audit_rates(analysis)
     if rates:
-        blocks.append("Audit\n" + table_text(pivot(rates, "Audit", colors), width))
+        words = f"Audit ({rates[0].unit or 'all trajectories'})\n"
+        table = pivot((replace(one, unit=None) for one in rates), "Audit", colors)
+        blocks.append(words + table_text(table, width))
     flagged = [one for one in analysis.health if one.caveats]
     if flagged:
         lines = ["Flags"]

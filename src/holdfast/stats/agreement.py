@@ -63,5 +63,6 @@ def ordinal_alpha(first: Floats, second: Floats) -> float | None:
     totals = coincidences.sum(axis=1)
     middle = np.cumsum(totals) - totals / 2  # the distance of two levels is the number of values between them
     distance = (middle[:, None] - middle[None, :]) ** 2
-    expected = float((np.outer(totals, totals) * distance).sum()) / (totals.sum() - 1)
-    return 1.0 - float((coincidences * distance).sum()) / expected
+    expected = float((np.outer(totals, totals) * distance).sum() / (totals.sum() - 1))
+    observed = float((coincidences * distance).sum())
+    return 1.0 - observed / expected

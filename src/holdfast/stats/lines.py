@@ -11,6 +11,9 @@ from scipy.special import stdtr
 Floats = NDArray[np.float64]
 
 
+NO_VARIATION = 1e-20  # squared score points: smaller variances are rounding
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
     """Lines y = slope · x + intercept; arrays over the sets of points."""
@@ -28,7 +31,7 @@ def _moments(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats, Floa
 def ordinary_lines(x: Floats, y: Floats) -> Lines:
     """Least squares of y on x; the last axis runs over points. NaN where x does not vary."""
     mean_x, mean_y, sxx, sxy, _ = _moments(x, y)
-    slope = np.divide(sxy, sxx, out=np.full(np.shape(sxx), np.nan), where=sxx > 0)
+    slope = np.divide(sxy, sxx, out=np.full(np.shape(sxx), np.nan), where=sxx > NO_VARIATION)
     return Lines(slope=slope, intercept=mean_y - slope * mean_x)
 
 
@@ -58,6 +61,7 @@ def errors_in_both(x: Floats, y: Floats, covariance: tuple[float, float, float])
     rise = np.where(upper, pxy, pyy)
     run = np.where(upper, pxx, pxy)
     defined = np.abs(run) > 1e-12 * np.maximum(np.abs(rise), 1e-300)
+    defined &= sxx + syy > NO_VARIATION
     slope = np.divide(rise, run, out=np.full(np.shape(sxx), np.nan), where=defined)
     return Lines(slope=slope, intercept=mean_y - slope * mean_x)
 
@@ -80,12 +84,12 @@ def noiseless_correlation(x: Floats, y: Floats, noise: Floats) -> float:
     _, _, sxx, sxy, syy = _moments(x, y)
 
     def added(block: Floats) -> float:
-        return float(np.trace(block) - block.sum() / count) / count
+        return float((np.trace(block) - block.sum() / count) / count)
 
     cxx, cyy = sxx - added(noise[:count, :count]), syy - added(noise[count:, count:])
     cxy = sxy - added(noise[:count, count:])
     if cxx <= 0 or cyy <= 0:
-        return float(np.sign(cxy)) or 1.0
+        return -1.0 if cxy < 0 else 1.0
     return float(np.clip(cxy / np.sqrt(cxx * cyy), -1.0, 1.0))
 
 

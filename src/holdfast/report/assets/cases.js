@@ -1,4 +1,3 @@
-"use strict";
 // ---- shards: texts in sandboxed frames, accepted only with the right SHA-256 -----------------------------------
 
 const shards = new Map();
@@ -54,6 +53,7 @@ function scoreOn(run, objective) {
   return mean(run[5].filter((_, slot) => index.slots[slot][1] === objective));
 }
 
+const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
 const score = (value) => (value === null ? "–" : value.toFixed(2));
 const flagsOf = (bits) => index.flags.filter((_, place) => bits & index.flagBits[place]);
 const checkpointName = (place) => {
@@ -167,7 +167,7 @@ async function drawOpening(box, item) {
   try {
     const content = (await loadShard(item.s)).cases[item.i];
     const details = make("details"), tools = content.t.length;
-    details.append(make("summary", "", `What every agent was given: ${content.m.length} messages, ${tools} tools`));
+    details.append(make("summary", "", `What every agent was given: ${plural(content.m.length, "message")}, ${plural(tools, "tool")}`));
     content.m.forEach((message) => details.append(drawMessage(message)));
     if (tools) details.append(appendVisible(make("p", "note"), "Tools: " + content.t.join(", ")));
     if (content.a) details.append(fold("Facts of the case, hidden from the agent", textBlock(content.a)));
@@ -235,7 +235,7 @@ function drawRun(run, content) {
   title.append(make("i", `dot b${point.c % 8}`));
   appendVisible(title, checkpointName(run[1]));
   const [calls, refused, tokens] = content.n;
-  const facts = `ended ${content.e.replaceAll("_", " ")} · ${calls} calls executed, ${refused} refused` + (tokens === null ? "" : ` · ${count(tokens)} tokens`);
+  const facts = `ended ${content.e.replaceAll("_", " ")} · ${plural(calls, "call")} executed, ${refused} refused` + (tokens === null ? "" : ` · ${count(tokens)} tokens`);
   const flags = make("p", "flag-list");
   flagsOf(run[3]).forEach((words) => flags.append(make("span", "flag", words)));
   const parts = [title, make("p", "note", facts), flags, drawScores(content.s)];
@@ -247,16 +247,17 @@ function drawRun(run, content) {
 
 function drawScores(scores) {
   const box = make("div", "scores");
-  for (const one of scores) {
-    const line = make("div", "score"), head = make("p");
+  const rank = (one) => index.objectives.indexOf(one.o);
+  for (const one of [...scores].sort((a, b) => rank(a) - rank(b))) {
+    const line = make("div", "score"), head = make(one.r ? "summary" : "p");
     head.append(make("b", "", one.v === null ? "missing" : String(one.v)), " ");
     appendVisible(head, [one.o, one.j, one.l, one.m].filter(Boolean).join(" · ") + (one.k ? ` · repeat ${one.k}` : ""));
-    line.append(head);
     if (one.r) {
-      const reason = fold("Judge's reply", textBlock(one.r));
-      reason.classList.add("reason");
+      const reason = make("details", "reason");
+      head.title = "Open the judge's reply";
+      reason.append(head, textBlock(one.r));
       line.append(reason);
-    }
+    } else line.append(head);
     box.append(line);
   }
   if (!scores.length) box.append(make("p", "note", "not judged"));
@@ -336,3 +337,18 @@ function runList(item) {
   }
   return details;
 }
+
+async function start() {
+  document.querySelectorAll("table.sortable").forEach(wireTable);
+  index = await unpack(byId("index").textContent);
+  prepareCases();
+  drawCases();
+  byId("case-filter").addEventListener("submit", (event) => event.preventDefault());
+  byId("case-filter").addEventListener("input", () => { list.limit = SHOWN_CASES; drawCases(); });
+  byId("case-more").addEventListener("click", () => { list.limit += SHOWN_CASES; drawCases(); });
+  const asked = /^#case-(\d+)$/.exec(location.hash);
+  if (asked && index.cases[Number(asked[1])]) openCase(index.cases[Number(asked[1])]);
+  document.documentElement.dataset.ready = String(Math.round(performance.now()));
+}
+
+start();

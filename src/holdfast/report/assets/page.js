@@ -1,3 +1,4 @@
+"use strict";
 // Everything that comes from a run is set through textContent; nothing is parsed as HTML and no link is made of it.
 
 const byId = (id) => document.getElementById(id);
@@ -14,9 +15,7 @@ function make(tag, className, text) {
 }
 
 function symbol(char) {
-  const code = char.codePointAt(0);
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
-  return code === 0x7f ? "\u2421" : "\u27e6U+" + code.toString(16).toUpperCase().padStart(4, "0") + "\u27e7";
+  return "\u27e6U+" + char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "\u27e7";
 }
 
 function appendVisible(node, text) {
@@ -81,10 +80,21 @@ function wireTable(table) {
       left += !row.hidden;
     }
     shown.textContent = `${count(left)} of ${count(rows.length)} rows`;
+    hideEmptyColumns(table, rows, selects);
   };
   selects.forEach((select) => select.addEventListener("change", apply));
   table.closest(".scroll").before(bar);
   apply();
+}
+
+// A column of words says nothing where every shown row has a dash in it, or where a filter has chosen its value.
+function hideEmptyColumns(table, rows, selects) {
+  const heads = [...table.tHead.rows[0].cells], shown = rows.filter((row) => !row.hidden);
+  for (let column = 0; column < Number(table.dataset.words); column++) {
+    const chosen = selects.some((select) => select.value && select.name === heads[column].textContent.toLowerCase());
+    const empty = shown.length > 0 && shown.every((row) => row.cells[column].textContent === "–");
+    for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].hidden = chosen || empty;
+  }
 }
 
 function addFilter(bar, rows, name) {
@@ -109,17 +119,3 @@ function addOption(parent, value, text) {
   return option;
 }
 
-async function start() {
-  document.querySelectorAll("table.sortable").forEach(wireTable);
-  index = await unpack(byId("index").textContent);
-  prepareCases();
-  drawCases();
-  byId("case-filter").addEventListener("submit", (event) => event.preventDefault());
-  byId("case-filter").addEventListener("input", () => { list.limit = SHOWN_CASES; drawCases(); });
-  byId("case-more").addEventListener("click", () => { list.limit += SHOWN_CASES; drawCases(); });
-  const asked = /^#case-(\d+)$/.exec(location.hash);
-  if (asked && index.cases[Number(asked[1])]) openCase(index.cases[Number(asked[1])]);
-  document.documentElement.dataset.ready = String(Math.round(performance.now()));
-}
-
-start();

@@ -1,0 +1,96 @@
+"""Texts on their way into a store: dictionaries are trained on the first of a kind, a thread compresses."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from holdfast.codec import Text, TextCodec, train_dictionary
+from holdfast.store import Store
+
+SAMPLES = 384  # texts of a kind that its dictionary is trained on; fewer than that do without
+BATCH_TEXTS = 64
+WAITING_BATCHES = 4  # compressed ahead of the database; bounds memory
+META_PREFIX = "dictionary:"
+
+
+@dataclass(slots=True)
+class Slot:
+    """Where a written text lies: its key in the store and its digest, known once the writer is flushed."""
+
+    key: int = 0
+    digest: bytes = b""
+
+
+class TextWriter:
+    """Writes texts of several kinds into an open transaction of a store; a context manager."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compress")
+        self._samples: dict[str, list[tuple[bytes, Slot]]] = {}
+        self._dictionaries: dict[str, int] = {}
+        self._batch: list[tuple[int, bytes, Slot]] = []
+        self._waiting: deque[tuple[Future[list[Text]], list[Slot]]] = deque()
+
+    def __enter__(self) -> TextWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def write(self, kind: str, plain: bytes) -> Slot:
+        """Take a text; its slot is filled by ``flush`` at the latest."""
+        slot = Slot()
+        if kind not in self._dictionaries and (known := self._store.meta(META_PREFIX + kind)) is not None:
+            self._dictionaries[kind] = int(known)
+        if kind in self._dictionaries:
+            self._add(self._dictionaries[kind], plain, slot)
+        else:
+            samples = self._samples.setdefault(kind, [])
+            samples.append((plain, slot))
+            if len(samples) == SAMPLES:
+                self._train(kind)
+        return slot
+
+    def flush(self) -> None:
+        """Write everything that was taken; kinds with too few texts for a dictionary go without."""
+        for samples in self._samples.values():
+            for plain, slot in samples:
+                self._add(0, plain, slot)
+        self._samples.clear()
+        self._submit()
+        while self._waiting:
+            self._store_oldest()
+
+    def _train(self, kind: str) -> None:
+        samples = self._samples.pop(kind)
+        number = self._store.add_dictionary(train_dictionary([plain for plain, _ in samples]))
+        self._store.set_meta(META_PREFIX + kind, str(number))
+        self._dictionaries[kind] = number
+        for plain, slot in samples:
+            self._add(number, plain, slot)
+
+    def _add(self, dictionary: int, plain: bytes, slot: Slot) -> None:
+        self._batch.append((dictionary, plain, slot))
+        if len(self._batch) == BATCH_TEXTS:
+            self._submit()
+
+    def _submit(self) -> None:
+        batch, self._batch = self._batch, []
+        jobs = [(dictionary, plain) for dictionary, plain, _ in batch]
+        future = self._pool.submit(_pack, self._store.text_codec, jobs)
+        self._waiting.append((future, [slot for _, _, slot in batch]))
+        if len(self._waiting) > WAITING_BATCHES:
+            self._store_oldest()
+
+    def _store_oldest(self) -> None:
+        future, slots = self._waiting.popleft()
+        for text, slot in zip(future.result(), slots, strict=True):
+            slot.key, slot.digest = self._store.add_text(text), text.digest
+
+
+def _pack(codec: TextCodec, jobs: Sequence[tuple[int, bytes]]) -> list[Text]:
+    return [codec.pack(plain, dictionary) for dictionary, plain in jobs]

@@ -1,0 +1,293 @@
+"""Every estimate of a run: on a study with the shape of the embedded one, and on broken ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from scored_study import checkpoint, expected, quick_checkpoints, write_study
+
+from holdfast.analysis import analyze, document, require_same_cases, schema
+from holdfast.errors import StudyError
+from holdfast.records import Analysis, Checkpoint, Estimate, Unbounded
+from holdfast.store import Store
+
+SEEDS = (0, 1, 2)
+BASES = ("tiny-0", "tiny-1")
+DRAWS = 300
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    path = tmp_path_factory.mktemp("runs") / "quick"
+    return write_study(path, quick_checkpoints(BASES, SEEDS), tests=40)
+
+
+@pytest.fixture(scope="module")
+def analysis(quick: Store) -> Analysis:
+    measures = {
+        one.id: {"kl_parent": 0.1 * one.axes["dose"], "steps": 10.0} for one in quick.checkpoints() if one.stages
+    }
+    return analyze(quick, draws=DRAWS, measures=measures)
+
+
+def find(rows: tuple[Estimate, ...], **wanted: Any) -> list[Estimate]:
+    """The rows with these fields; a field that is not given may be anything."""
+    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+
+def one(rows: tuple[Estimate, ...], **wanted: Any) -> Estimate:
+    pooled_over: dict[str, Any] = {"base": None, "judge": None}
+    (found,) = find(rows, **(pooled_over | wanted))
+    return found
+
+
+def check_document(found: Analysis) -> dict[str, Any]:
+    """The document is strict JSON and follows its schema."""
+    made = document(found)
+    json.dumps(made, allow_nan=False)
+    jsonschema.Draft202012Validator(schema()).validate(made)
+    return made
+
+
+def test_the_document_follows_its_schema(analysis: Analysis) -> None:
+    made = check_document(analysis)
+    assert all(made[section] for section in ("scores", "persistence", "frontier", "deltas", "audit", "dose", "health"))
+    assert made["frontiers"] and made["notes"]
+
+
+def test_the_schema_itself_is_valid_and_refuses_what_it_should() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    good = document(Analysis(scores=(Estimate(kind="mean", estimator="pooled", value=1.0),)))
+    for change in (
+        {"value": None},
+        {"interval": [1.0]},
+        {"interval": {"kind": "wide"}},
+        {"estimator": "mine"},
+        {"x": 1},
+    ):
+        bad = {**good, "scores": [{**good["scores"][0], **change}]}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema())
+
+
+def test_an_unbounded_set_is_written_as_such() -> None:
+    row = Estimate(kind="persistence", estimator="pooled", value=1.0, interval=Unbounded.UNBOUNDED)
+    made = check_document(Analysis(persistence=(row,)))
+    assert made["persistence"][0]["interval"] == {"kind": "unbounded"}
+
+
+def test_the_same_seed_gives_the_same_numbers(quick: Store) -> None:
+    assert document(analyze(quick, draws=50, seed=3)) == document(analyze(quick, draws=50, seed=3))
+
+
+def test_only_test_cases_count(quick: Store, analysis: Analysis) -> None:
+    base = one(
+        analysis.scores,
+        estimator="published",
+        kind="mean",
+        objective="safety",
+        base="tiny-0",
+        lineage=(),
+        n={"runs": 1},
+    )
+    table = quick.score_table()
+    rows = (table.checkpoint == 0) & (table.objective == table.objectives.index("safety"))
+    test = rows & (table.case < 40)
+    assert rows.sum() > test.sum()
+    assert base.value == pytest.approx(table.value[test].mean(), abs=1e-12)
+
+
+def test_differences_find_the_truth_and_name_their_claim(analysis: Analysis) -> None:
+    for objective, first, second in (("safety", "S", "H"), ("helpfulness", "H", "S")):
+        stages = [checkpoint("tiny-0", lineage, 1, 0) for lineage in ((first,), (second,), (first, second))]
+        alone, other, both = (expected(stage, objective) for stage in stages)
+        truth = {"induced": alone - other, "erosion": both - alone, "retained": both - other}
+        for kind, true in truth.items():
+            for claim, resampled in (("checkpoint", ("cases",)), ("recipe", ("cases", "seeds"))):
+                found = one(analysis.persistence, estimator="pooled", kind=kind, objective=objective, claim=claim)
+                assert isinstance(found.interval, tuple)
+                assert found.resampled == resampled
+                assert found.interval[0] - 0.05 < true < found.interval[1] + 0.05
+                assert found.n["seeds"] == 3
+
+
+def test_controls_stand_beside_erosion(analysis: Analysis) -> None:
+    controls = find(analysis.persistence, kind="erosion_control", objective="safety", base=None, claim="checkpoint")
+    assert {row.lineage for row in controls} == {("S", "S"), ("S", "N")}
+    against = find(analysis.persistence, kind="erosion_vs_control", objective="safety", base=None, claim="checkpoint")
+    assert {row.unit for row in against} == {"against S,S", "against S,N"}
+    erosion = one(analysis.persistence, kind="erosion", objective="safety", claim="checkpoint")
+    for row in controls:
+        (pair,) = [other for other in against if other.unit == f"against {','.join(row.lineage or ())}"]
+        assert pair.value == pytest.approx((erosion.value or 0) - (row.value or 0), abs=1e-12)
+
+
+def test_persistence_is_a_ratio_of_pooled_means(analysis: Analysis) -> None:
+    pooled = {
+        kind: one(analysis.persistence, estimator="pooled", kind=kind, objective="safety", claim="checkpoint")
+        for kind in ("retained", "induced", "persistence")
+    }
+    assert pooled["persistence"].value == pytest.approx(
+        (pooled["retained"].value or 0) / (pooled["induced"].value or 1)
+    )
+    published = one(analysis.persistence, estimator="published", objective="safety")
+    singles = [one(analysis.persistence, estimator="published", objective="safety", base=base).value for base in BASES]
+    assert published.value == pytest.approx(np.mean([value for value in singles if value is not None]))
+
+
+def test_dose_rows_follow_the_dose(analysis: Analysis) -> None:
+    rows = list(find(analysis.dose, kind="erosion", objective="safety", base=None, claim="checkpoint"))
+    by_dose = {row.axes["dose"]: row.value or 0.0 for row in rows}
+    assert set(by_dose) == {1, 2, 4}
+    assert by_dose[1] > by_dose[2] > by_dose[4]
+    measured = one(analysis.dose, kind="kl_parent", lineage=("S", "H"), axes={"dose": 4})
+    assert measured.value == pytest.approx(0.4)
+    assert measured.n == {"checkpoints": 6}
+
+
+def test_degenerate_training_is_flagged_with_its_gate(analysis: Analysis) -> None:
+    fired = {row.lineage: row for row in find(analysis.health, kind="degenerate", base="tiny-0") if row.value}
+    assert set(fired) == {("H", "H"), ("S", "S")}
+    assert "without a call" in fired["H", "H"].caveats[0]
+    assert "mean length" in fired["S", "S"].caveats[0]
+
+
+def test_audit_counts_and_bounds(analysis: Analysis) -> None:
+    stopped = one(analysis.audit, kind="truncated", lineage=("S&H",), axes={"dose": 1}, unit="test evaluations")
+    assert (stopped.n["count"], stopped.n["trajectories"]) == (2 * 3 * 16, 2 * 3 * 80)
+    about = {"lineage": ("S&H",), "axes": {"dose": 1}, "objective": "safety", "estimator": "audit"}
+    values = {
+        kind: one(analysis.audit, kind=kind, **about).value for kind in ("mean_lower_bound", "mean", "mean_upper_bound")
+    }
+    low, mean, high = (value or 0.0 for value in values.values())
+    assert low < mean < high
+    assert high - low == pytest.approx(3 * 16 / 80)
+    assert one(analysis.audit, kind="coverage", unit="fit", **about).value == pytest.approx(64 / 80)
+    every = one(analysis.audit, kind="truncated", lineage=None, axes={}, unit="all records")
+    tests = one(analysis.audit, kind="truncated", lineage=None, axes={}, unit="test evaluations")
+    assert every.n["trajectories"] == tests.n["trajectories"] + 2 * 4 * 2
+
+
+def test_frontiers_hold_points_with_covariances(analysis: Analysis) -> None:
+    published, mean, *bases = analysis.frontiers
+    assert published.relative and not mean.relative
+    assert len(mean.points) == 6 and len(bases) == 2
+    for point in mean.points:
+        assert point.covariance is not None and point.non_dominated is not None
+        assert point.covariance[0] * point.covariance[2] >= point.covariance[1] ** 2
+        assert 0 <= point.non_dominated <= 1
+    assert {line.kind for line in mean.lines} == {"slope", "intercept"}
+
+
+def test_best_of_both_is_named_before_looking(analysis: Analysis) -> None:
+    named = one(analysis.frontier, kind="best_of_both", lineage=("S&H",), claim="checkpoint")
+    assert not any("exploratory" in caveat for caveat in named.caveats)
+    assert isinstance(named.interval, tuple) and named.interval[0] > 0
+    for row in find(analysis.frontier, kind="best_of_both"):
+        if row.base is not None or row.lineage != ("S&H",):
+            assert any("exploratory" in caveat for caveat in row.caveats)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------
+
+FEW = [("S",), ("H",), ("S", "H"), ("H", "S"), ("S&H",)]
+
+
+def few(seeds: tuple[int, ...] = (0,)) -> list[Checkpoint]:
+    return [checkpoint("tiny-0", (), 0, None)] + [checkpoint("tiny-0", one, 1, seed) for one in FEW for seed in seeds]
+
+
+@pytest.mark.parametrize("tests", [0, 1, 2])
+def test_few_cases_give_values_or_reasons(tmp_path: Path, tests: int) -> None:
+    found = analyze(write_study(tmp_path / "run", few(SEEDS), tests=tests, rollouts=1), draws=50)
+    check_document(found)
+    if tests == 1:
+        row = one(found.scores, kind="mean", estimator="pooled", objective="safety", lineage=("S",), claim="checkpoint")
+        assert row.value is not None and row.interval is None
+        assert any("fewer than 2 cases" in caveat for caveat in row.caveats)
+
+
+def test_missing_scores_give_none_with_a_reason(tmp_path: Path) -> None:
+    store = write_study(tmp_path / "run", few(SEEDS), tests=5, score=lambda *_: None)
+    found = analyze(store, draws=50)
+    check_document(found)
+    rows = find(found.scores, kind="mean") + find(found.persistence, kind="persistence")
+    assert rows and all(row.value is None and row.caveats for row in rows)
+    upper = one(found.audit, kind="mean_upper_bound", lineage=("S",), objective="safety")
+    assert upper.value == 3.0
+
+
+def test_zero_variance_gives_points_and_no_division_by_zero(tmp_path: Path) -> None:
+    found = analyze(write_study(tmp_path / "run", few(SEEDS), tests=5, score=lambda *_: 2.0), draws=50)
+    check_document(found)
+    for row in find(found.persistence, kind="persistence"):
+        assert row.value is None and row.caveats
+    for row in find(found.persistence, kind="erosion"):
+        assert row.value == pytest.approx(0.0, abs=1e-12)
+    assert all(row.value is None for row in find(found.frontier, kind="slope"))
+
+
+def test_one_seed_gives_points_for_the_recipe(tmp_path: Path) -> None:
+    found = analyze(write_study(tmp_path / "run", few(), tests=12), draws=50)
+    check_document(found)
+    row = one(found.persistence, kind="erosion", objective="safety", claim="recipe")
+    assert row.value is not None and row.interval is None
+    assert any("fewer than 3" in caveat for caveat in row.caveats)
+
+
+def test_a_weak_gain_is_not_identified(tmp_path: Path) -> None:
+    noise = write_study(tmp_path / "run", few(SEEDS), tests=12, score=lambda _, __, rng: float(rng.integers(0, 4)))
+    found = analyze(noise, draws=50)
+    check_document(found)
+    row = one(found.persistence, estimator="pooled", kind="persistence", objective="safety", claim="checkpoint")
+    assert row.value is None
+    assert row.caveats[0].startswith("not identified")
+
+
+def test_a_run_without_scores_gives_an_empty_document(tmp_path: Path) -> None:
+    made = check_document(analyze(write_study(tmp_path / "run", [], tests=3), draws=50))
+    assert made["scores"] == made["persistence"] == made["audit"] == []
+
+
+def test_a_base_alone_has_scores_and_nothing_else(tmp_path: Path) -> None:
+    found = analyze(write_study(tmp_path / "run", few()[:1], tests=6), draws=50)
+    check_document(found)
+    assert find(found.scores, kind="mean") and not found.persistence and not found.deltas
+
+
+def test_five_bases_are_random(tmp_path: Path) -> None:
+    made = [
+        checkpoint(f"tiny-{n}", lineage, 1 if lineage else 0, 0 if lineage else None)
+        for n in range(5)
+        for lineage in [(), *FEW]
+    ]
+    found = analyze(write_study(tmp_path / "run", made, tests=10, rollouts=1), draws=50)
+    check_document(found)
+    row = one(found.persistence, kind="erosion", objective="safety", claim="recipe")
+    assert row.resampled == ("cases", "bases") and isinstance(row.interval, tuple)
+
+
+def test_parent_and_child_on_different_cases_are_refused(tmp_path: Path) -> None:
+    cases = {("S",): range(6), ("S", "H"): range(2, 8)}
+    store = write_study(tmp_path / "run", few(), tests=8, cases_of=lambda one: cases.get(one.lineage, range(8)))
+    with pytest.raises(StudyError, match=r"not comparable, \d+ cases only in the first and \d+ only in the second"):
+        analyze(store, draws=50)
+
+
+def test_require_same_cases_counts_both_sides() -> None:
+    require_same_cases(["a", "b"], ["b", "a"], names=("A", "B"))
+    with pytest.raises(StudyError, match="A and B: not comparable, 2 cases only in the first and 1 only in the second"):
+        require_same_cases(["a", "b", "c"], ["c", "d"], names=("A", "B"))
+
+
+def test_judges_that_share_no_trajectory_say_so(tmp_path: Path) -> None:
+    store = write_study(tmp_path / "both", few(), tests=6, judges=("one", "two"))
+    rows = find(analyze(store, draws=50).agreement, kind="quadratic_kappa", lineage=None)
+    assert len(rows) == 2 and all(row.n["trajectories"] > 0 and row.judge == "one × two" for row in rows)
+    assert all(row.value is not None and math.isfinite(row.value) for row in rows)

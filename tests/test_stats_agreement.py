@@ -1,0 +1,80 @@
+"""Agreement of two judges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from holdfast.stats.agreement import agree, ordinal_alpha, quadratic_kappa, ranks
+
+SCORES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=60)
+
+
+def _split(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    both = np.array(pairs, dtype=float)
+    return both[:, 0], both[:, 1]
+
+
+def test_known_values() -> None:
+    one, two = _split([(0, 0), (1, 1), (2, 3), (3, 3), (1, 0), (2, 2), (3, 1), (0, 1)])
+    found = agree(one, two)
+    assert found["exact"] == 0.5
+    assert found["within_1"] == 0.875
+    assert found["mean_bias"] == pytest.approx(-0.125)
+    assert found["pearson"] == pytest.approx(np.corrcoef(one, two)[0, 1])
+    assert found["spearman"] == pytest.approx(stats.spearmanr(one, two).statistic)
+
+
+def test_kappa_equals_its_definition_by_a_table() -> None:
+    rng = np.random.default_rng(0)
+    one, two = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
+    table = np.zeros((4, 4))
+    np.add.at(table, (one, two), 1 / 200)
+    weights = (np.arange(4)[:, None] - np.arange(4)[None]) ** 2
+    expected = 1 - (weights * table).sum() / (weights * np.outer(table.sum(1), table.sum(0))).sum()
+    assert quadratic_kappa(one.astype(float), two.astype(float)) == pytest.approx(expected)
+
+
+def test_alpha_equals_a_count_by_hand() -> None:
+    # Values 1 1 | 1 2 | 2 3: totals 3, 2, 1; distances 2.5², 4², 1.5²; observed 2(6.25 + 2.25), expected by pairs.
+    one, two = _split([(1, 1), (1, 2), (2, 3)])
+    expected = 2 * (3 * 2 * 2.5**2 + 3 * 1 * 4.0**2 + 2 * 1 * 1.5**2) / 5
+    assert ordinal_alpha(one, two) == pytest.approx(1 - 2 * (2.5**2 + 1.5**2) / expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SCORES)
+def test_bounds_symmetry_and_order(pairs: list[tuple[int, int]]) -> None:
+    one, two = _split(pairs)
+    found, mirrored, shuffled = agree(one, two), agree(two, one), agree(one[::-1], two[::-1])
+    for kind, value in found.items():
+        if value is None:
+            assert mirrored[kind] is None
+            continue
+        assert np.isfinite(value)
+        assert value == pytest.approx(shuffled[kind])
+        assert abs(value) <= (3.0 if kind == "mean_bias" else 1.0 + 1e-9)
+        assert value == pytest.approx(-(mirrored[kind] or 0.0) if kind == "mean_bias" else mirrored[kind])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=30).filter(lambda scores: len(set(scores)) > 1))
+def test_a_judge_agrees_with_itself(scores: list[int]) -> None:
+    found = agree(np.array(scores, dtype=float), np.array(scores, dtype=float))
+    assert all(found[kind] == pytest.approx(1.0) for kind in found if kind != "mean_bias")
+
+
+def test_nothing_to_compare_gives_none() -> None:
+    assert set(agree(np.zeros(0), np.zeros(0)).values()) == {None}
+    flat = agree(np.ones(5), np.ones(5))
+    assert flat["exact"] == 1.0
+    assert flat["pearson"] is flat["spearman"] is flat["quadratic_kappa"] is flat["ordinal_alpha"] is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
+def test_ranks_are_scipys(values: list[int]) -> None:
+    np.testing.assert_allclose(ranks(np.array(values, dtype=float)), stats.rankdata(values))
