@@ -99,7 +99,7 @@ def test_flags(messages: list[Message], ending: Ending, calls: int, invalid: int
 
 
 def test_every_unfit_flag_has_a_reason_and_refusing_is_fit() -> None:
-    assert UNFIT == frozenset(REASONS)
+    assert frozenset(REASONS) == UNFIT
     assert all(REASONS.values())
     assert UNFIT.isdisjoint({Flag.NO_CALL, Flag.INVALID_CALL})
 

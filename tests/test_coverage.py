@@ -78,7 +78,7 @@ def lower_limit(nominal: float, studies: int) -> float:
 
 LAYOUTS = {"published": published_layout(np.random.default_rng(5)), "quick": quick_layout()}
 # At 3 seeds the noise in R² is known too roughly: its recipe interval holds the truth less often, and says so.
-LOWEST = {"r2 checkpoint": 0.93, "r2 recipe": 0.85}
+LOWEST = {"r2 checkpoint": 0.92, "r2 recipe": 0.85}
 
 
 def _check(found: dict[str, float], studies: int) -> None:

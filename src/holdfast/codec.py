@@ -31,7 +31,7 @@ from holdfast.records import (
 )
 
 FLAG_BITS: Mapping[Flag, int] = {flag: 1 << position for position, flag in enumerate(Flag)}
-COMPRESSION_LEVEL = 6
+COMPRESSION_LEVEL = 4  # level 6 saves a tenth of the space and costs a third more CPU time in an import
 DICTIONARY_BYTES = 112 * 1024
 SAME_AS_CASE = "case"  # stands for a world that equals the case's initial state
 

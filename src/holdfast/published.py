@@ -376,12 +376,15 @@ def import_into(source: Path, output: Path, *, progress: Listener | None = None)
     fresh = not (output / DATABASE).exists()
     try:
         with Store.open_or_create(output) as store:
-            return import_published(source, store, progress=progress)
+            try:
+                return import_published(source, store, progress=progress)
+            except BaseException:
+                if fresh:
+                    for path in (*output.glob(DATABASE + "*"), output / LOCK):
+                        path.unlink(missing_ok=True)
+                raise
     except BaseException:
-        if fresh:
-            for path in (*output.glob(DATABASE + "*"), output / LOCK):
-                path.unlink(missing_ok=True)
-            for path in made:
-                if path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
         raise

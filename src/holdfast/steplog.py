@@ -30,6 +30,7 @@ class StepStatus:
     status: str
     result: Mapping[str, Any]
     seconds: float | None
+    finished: float | None  # seconds since the epoch
 
 
 class StepLog:
@@ -73,6 +74,7 @@ class StepLog:
                 status=row[3],
                 result=json.loads(row[4]) if row[4] else {},
                 seconds=None if row[6] is None else row[6] - row[5],
+                finished=row[6],
             )
             for row in self._db.execute("SELECT * FROM steps ORDER BY started")
         }

@@ -190,11 +190,9 @@ class Store:
         )
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Every checkpoint in the order of storing."""
-        return [
-            codec.checkpoint_from_bytes(body)
-            for (body,) in self._db.execute("SELECT body FROM checkpoints ORDER BY key")
-        ]
+        """Every checkpoint by base, stages, axes and seeds, whichever was made first."""
+        stored = self._db.execute("SELECT body FROM checkpoints")
+        return tables.in_order(codec.checkpoint_from_bytes(body) for (body,) in stored)
 
     def checkpoint(self, checkpoint_id: str) -> Checkpoint:
         """One checkpoint by id. Errors: StoreError."""

@@ -6,7 +6,7 @@ Read from the database without touching a text, so that a million scores cost se
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +75,32 @@ def _keys(db: sqlite3.Connection, table: str) -> list[int]:
     return [row[0] for row in db.execute(f"SELECT key FROM {table} ORDER BY key")]
 
 
+def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """Checkpoints in an order that does not depend on which was made first: base, stages, axes, seeds."""
+
+    def place(checkpoint: Checkpoint) -> tuple[object, ...]:
+        axes = [(key, str(value)) for key, value in sorted(checkpoint.axes.items())]
+        seeds = [-1 if seed is None else seed for seed in (checkpoint.split_seed, checkpoint.train_seed)]
+        return (checkpoint.base, len(checkpoint.stages), checkpoint.lineage, axes, seeds, checkpoint.id)
+
+    return sorted(checkpoints, key=place)
+
+
+def _places(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], keys: NDArray[np.float64]) -> Ints:
+    """Positions in ``checkpoints`` of the checkpoints with these row keys."""
+    position = {checkpoint.id: place for place, checkpoint in enumerate(checkpoints)}
+    stored = db.execute("SELECT key, id FROM checkpoints ORDER BY key").fetchall()
+    places = np.array([position[identity] for _, identity in stored], dtype=np.int64)
+    index = _index(keys, [key for key, _ in stored])
+    return places[index] if len(places) else index
+
+
 def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None) -> ScoreTable:
-    """All scores, or those of the trajectories that one rollout step made."""
+    """All scores, or those of the trajectories that one rollout step made.
+
+    Rows stand by checkpoint, case, rollout, judge and repeat, so that a sum over them does not depend on what
+    was committed first.
+    """
     judge_rows = db.execute("SELECT key, name, objective FROM judges ORDER BY key").fetchall()
     judges = tuple(sorted({name for _, name, _ in judge_rows}))
     objectives = tuple(sorted({objective for _, _, objective in judge_rows}))
@@ -87,6 +111,9 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
     )
     where, parameters = (" WHERE t.step = ?", (step,)) if step is not None else ("", ())
     found = _columns(db, query + where + " ORDER BY t.key, s.judge, s.repeat", parameters, 8)
+    place = _places(db, checkpoints, found[1])
+    order = np.lexsort((found[5], found[4], found[3], found[2], place))
+    found, place = [column[order] for column in found], place[order]
     judge_index = _index(found[4], [row[0] for row in judge_rows])
     return ScoreTable(
         checkpoints=tuple(checkpoints),
@@ -96,7 +123,7 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
         judges=judges,
         objectives=objectives,
         trajectory=_index(found[0], _keys(db, "trajectories")),
-        checkpoint=_index(found[1], _keys(db, "checkpoints")),
+        checkpoint=place,
         case=_index(found[2], [row[0] for row in cases]),
         rollout=found[3].astype(np.int64),
         judge=np.array([judges.index(row[1]) for row in judge_rows], dtype=np.int64)[judge_index],
@@ -116,7 +143,7 @@ def read_trajectories(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint])
     return TrajectoryTable(
         checkpoints=tuple(checkpoints),
         trajectory=np.arange(len(found[0]), dtype=np.int64),
-        checkpoint=_index(found[1], _keys(db, "checkpoints")),
+        checkpoint=_places(db, checkpoints, found[1]),
         case=_index(found[2], _keys(db, "cases")),
         rollout=found[3].astype(np.int64),
         flags=found[4].astype(np.int64),

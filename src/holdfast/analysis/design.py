@@ -73,8 +73,8 @@ class Design:
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
-        """Every base × judge that has rows, in the order of their appearance."""
-        return tuple(dict.fromkeys((base, judge) for base, judge, _ in self.cells))
+        """Every base × judge that has rows, sorted, so that draws do not depend on the order of storing."""
+        return tuple(sorted({(base, judge) for base, judge, _ in self.cells}))
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:

@@ -48,7 +48,7 @@ EXPLORED = ((SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
 MIN_LINE_POINTS = 3
 STEP = 1e-5  # of the numeric gradient, in score points
 R2_CAVEAT = "noise in the points lowers R²: the interval is for the points without noise"
-R2_FEW_SEEDS = "at 3 seeds this interval held the truth in 85 to 95 of 100 simulated studies"
+R2_FEW_SEEDS = "at 3 seeds this interval held the truth in 87 to 93 of 100 simulated studies"
 EXPLORATORY = "exploratory: one of many looks, not adjusted"
 
 

@@ -146,14 +146,10 @@ def _tested(trajectories: TrajectoryTable, halves: Mapping[int | None, Bools]) -
     return np.asarray(allowed[trajectories.checkpoint, trajectories.case], dtype=np.bool_)
 
 
-def _align(
-    readings: Readings,
-    trajectories: TrajectoryTable,
-    halves: Mapping[int | None, Bools],
-    *,
-    unfit_bits: int,
-) -> Panel:
-    cases = len(next(iter(halves.values())))
+def _totals(
+    readings: Readings, trajectories: TrajectoryTable, cases: int, *, unfit_bits: int
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Counts and sums of scores by (checkpoint, judge, objective, case)."""
     shape = (len(trajectories.checkpoints), len(readings.judges), len(readings.objectives), cases)
     t, j, o = np.nonzero(readings.asked)
     flat = np.ravel_multi_index((trajectories.checkpoint[t], j, o, trajectories.case[t]), shape) if len(t) else t
@@ -161,36 +157,40 @@ def _align(
     judged = np.isfinite(value)
     fit = judged & ((trajectories.flags[t] & unfit_bits) == 0)
     finished = (trajectories.flags[t] & UNFINISHED) == 0
-    size = int(np.prod(shape))
 
     def total(weights: Floats | Bools) -> Floats:
-        return np.bincount(flat, weights=weights, minlength=size).astype(np.float64).reshape(shape)
+        return np.bincount(flat, weights=weights, minlength=int(np.prod(shape))).astype(np.float64).reshape(shape)
 
     clean = np.where(judged, value, 0.0)
-    asked = total(np.ones(len(flat)))
-    parts = {"asked": asked, "finished": total(finished), "judged": total(judged), "fit": total(fit)}
+    counts = {"asked": total(np.ones(len(flat))), "finished": total(finished)}
+    counts |= {"judged": total(judged), "fit": total(fit)}
     sums = {"values": total(clean), "fit": total(np.where(fit, clean, 0.0))}
-    sums["low"] = sums["fit"] + LOWEST_SCORE * (asked - parts["fit"])
-    sums["high"] = sums["fit"] + HIGHEST_SCORE * (asked - parts["fit"])
-    over = {"values": parts["judged"], "fit": parts["fit"], "low": asked, "high": asked}
-    rows, index, masks = _rows(trajectories.checkpoints, readings.judges, halves, asked)
+    return counts, sums
+
+
+def _align(
+    readings: Readings, trajectories: TrajectoryTable, halves: Mapping[int | None, Bools], *, unfit_bits: int
+) -> Panel:
+    cases = len(next(iter(halves.values())))
+    counts, sums = _totals(readings, trajectories, cases, unfit_bits=unfit_bits)
+    others = counts["asked"] - counts["fit"]
+    sums |= {"low": sums["fit"] + LOWEST_SCORE * others, "high": sums["fit"] + HIGHEST_SCORE * others}
+    over = {"values": counts["judged"], "fit": counts["fit"], "low": counts["asked"], "high": counts["asked"]}
+    rows, index, masks = _rows(trajectories.checkpoints, readings.judges, halves, counts["asked"])
 
     def arrange(one: Floats, fill: float) -> Floats:
         picked = one[index[0], index[1]].transpose(1, 0, 2)
         return np.where(masks[None], picked, fill)
 
-    means = {
-        name: arrange(np.divide(sums[name], n, out=np.full(shape, np.nan), where=n > 0), np.nan)
-        for name, n in over.items()
-    }
+    means = {name: np.divide(sums[name], n, out=np.full(n.shape, np.nan), where=n > 0) for name, n in over.items()}
     return Panel(
         rows=rows,
         objectives=readings.objectives,
-        counts={name: arrange(part, 0.0).sum(axis=2).astype(np.int64) for name, part in parts.items()},
+        counts={name: arrange(part, 0.0).sum(axis=2).astype(np.int64) for name, part in counts.items()},
         readings=readings,
         trajectories=trajectories,
         tested=_tested(trajectories, halves),
-        **means,
+        **{name: arrange(part, np.nan) for name, part in means.items()},
     )
 
 

@@ -57,7 +57,7 @@ def _finite(value: float) -> dict[str, Any]:
 
 
 def score_rows(design: Design) -> Iterator[Estimate]:
-    """The mean of every run; means and population standard deviations of run means at every level."""
+    """The mean of every run; means and standard deviations (n − 1) of run means at every level."""
     means = row_means(design.panel.values)
     cases = np.isfinite(design.panel.values).sum(axis=2)
     for objective, name in enumerate(design.panel.objectives):
@@ -75,7 +75,14 @@ def score_rows(design: Design) -> Iterator[Estimate]:
                 found = means[objective, _rows_of(design, keys, config)]
                 about = {**fields, **subject(config), "objective": name, "n": {"runs": len(found)}}
                 yield Estimate(kind="mean", estimator=PUBLISHED, **about, **_finite(float(np.mean(found))))
-                yield Estimate(kind="std", estimator=PUBLISHED, **about, **_finite(float(np.std(found))))
+                yield _deviation(found, about)
+
+
+def _deviation(found: Floats, about: dict[str, Any]) -> Estimate:
+    """The standard deviation of run means, with n − 1."""
+    if len(found) < 2:
+        return Estimate(kind="std", estimator=PUBLISHED, value=None, caveats=("one run: no deviation",), **about)
+    return Estimate(kind="std", estimator=PUBLISHED, **about, **_finite(float(np.std(found, ddof=1))))
 
 
 def delta_rows(design: Design) -> Iterator[Estimate]:
@@ -233,23 +240,32 @@ def _draw_keys(
 
     Cases are drawn within each key and seed, once for all of the key's configurations there, as published.
     """
+    found = {}
+    for key in design.keys:
+        slots = [(core, chosen) for core, chosen in wanted.items() if key in design.keys_with(chosen)]
+        configs = [config for _, chosen in slots for config in chosen]
+        means = _resampled_cells(design, key, configs, draws=draws, rng=rng)
+        for index, (core, chosen) in enumerate(slots):
+            start = index * len(chosen)
+            found[core, key] = _contrasts(means[:, :, start : start + len(chosen)])
+    return found
+
+
+def _resampled_cells(
+    design: Design, key: Key, configs: Sequence[Config], *, draws: int, rng: np.random.Generator
+) -> Floats:
+    """The resampled means of configurations under one key: shape (draws, 2 objectives, configurations)."""
     objectives = [design.objective(SAFETY), design.objective(HELPFULNESS)]
-    found = {(core, key): np.zeros((draws, 2, 4)) for core, cs in wanted.items() for key in design.keys_with(cs)}
-    for key in dict.fromkeys(key for _, key in found):
-        slots = [
-            (core, n, config) for core, cs in wanted.items() if (core, key) in found for n, config in enumerate(cs)
-        ]
-        seeds = dict.fromkeys(seed for _, _, config in slots for seed in design.cells[(*key, config)])
-        for seed in seeds:
-            here = [(c, n, cell) for c, n, config in slots if seed in (cell := design.cells[(*key, config)])]
-            rows = [cell[seed] for _, _, cell in here]
-            values = design.panel.values[np.ix_(objectives, rows)]
-            columns = np.isfinite(values).any(axis=(0, 1))
-            means = resampled_means(values[:, :, columns].reshape(2 * len(rows), -1), draws, rng)
-            for position, (core, n, cell) in enumerate(here):
-                for objective in (0, 1):
-                    found[core, key][:, objective, n] += means[:, objective * len(rows) + position] / len(cell)
-    return {place: _contrasts(means) for place, means in found.items()}
+    cells = [design.cells[(*key, config)] for config in configs]
+    found = np.zeros((draws, 2, len(configs)))
+    for seed in sorted({seed for cell in cells for seed in cell}, key=str):
+        here = [index for index, cell in enumerate(cells) if seed in cell]
+        values = design.panel.values[np.ix_(objectives, [cells[index][seed] for index in here])]
+        columns = np.isfinite(values).any(axis=(0, 1))
+        means = resampled_means(values[:, :, columns].reshape(2 * len(here), -1), draws, rng)
+        share = np.array([1 / len(cells[index]) for index in here])
+        found[:, :, here] += means.reshape(draws, 2, len(here)) * share
+    return found
 
 
 def _persistence(point: Floats, drawn: Floats, about: dict[str, Any]) -> Iterator[Estimate]:

@@ -17,14 +17,11 @@ from holdfast.analysis.design import (
     SAFETY,
     Contrast,
     Design,
-    Key,
-    Part,
     contrast,
     levels,
     over,
     subject,
 )
-from holdfast.analysis.panel import Config
 from holdfast.records import Estimate, Unbounded
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin, standard_error
 from holdfast.stats.ratios import SMALLEST_DENOMINATOR, fieller
@@ -32,6 +29,7 @@ from holdfast.stats.ratios import SMALLEST_DENOMINATOR, fieller
 POOLED = "pooled"
 IDENTIFIED_SE = 3.0  # a ratio is printed only where its denominator is at least so many standard errors
 Claim = Literal["checkpoint", "recipe"]
+Core = tuple[tuple[str, Any], ...]  # axes without dose
 CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
 FIXED_BASES = "the bases are held fixed: others may differ"
 
@@ -152,9 +150,7 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
 def persistence_rows(design: Design) -> Iterator[Estimate]:
     """Induced, erosion, retained, their controls and persistence at every level and axis, per objective."""
     cores = design.core_axes
-    choices: list[tuple[dict[str, Any], Sequence[tuple[tuple[str, Any], ...]]]] = [
-        (dict(core), (core,)) for core in cores
-    ]
+    choices: list[tuple[dict[str, Any], Sequence[Core]]] = [(dict(core), (core,)) for core in cores]
     if len(cores) > 1:
         choices.append(({}, cores))
     for objective, first, second in ((SAFETY, SAFE_STAGE, HELP_STAGE), (HELPFULNESS, HELP_STAGE, SAFE_STAGE)):
@@ -164,49 +160,44 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
             yield from _stage_rows(design, objective, (first, second), axes, chosen)
 
 
+Lineage = tuple[str, ...]
+Sign = tuple[Lineage, float]
+
+
+def _pooled(
+    design: Design, objective: int, cores: Sequence[Core], *signs: Sign
+) -> Iterator[tuple[dict[str, str], Contrast]]:
+    """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level that has them."""
+    terms = [[(design.main(lineage, core), sign) for lineage, sign in signs] for core in cores]
+    if any(config is None for one in terms for config, _ in one):
+        return
+    found = [tuple((config, sign) for config, sign in one if config is not None) for one in terms]
+    for fields, keys in levels(design.keys_with(config for one in found for config, _ in one)):
+        yield fields, contrast(design, objective, [part for one in found for part in over(keys, *one)])
+
+
 def _stage_rows(
-    design: Design,
-    objective: str,
-    stages: tuple[str, str],
-    axes: dict[str, Any],
-    cores: Sequence[tuple[tuple[str, Any], ...]],
+    design: Design, objective: str, stages: tuple[str, str], axes: dict[str, Any], cores: Sequence[Core]
 ) -> Iterator[Estimate]:
     """What the first stage induced, what the second eroded and left, and the same against controls."""
-    first, second = stages
     number = design.objective(objective)
-    named = {
-        "first": (first,),
-        "second": (second,),
-        "both": (first, second),
-        "same": (first, first),
-        "noise": (first, NOISE_STAGE),
-    }
-    found = [{name: design.main(lineage, core) for name, lineage in named.items()} for core in cores]
+    first, second, both = (stages[0],), (stages[1],), stages
 
-    def parts(keys: Sequence[Key], *signs: tuple[str, float]) -> list[Part]:
-        terms = [tuple((config, sign) for name, sign in signs if (config := one[name]) is not None) for one in found]
-        return [part for one in terms for part in over(keys, *one)]
-
-    def levels_with(*names: str) -> list[tuple[dict[str, str], tuple[Key, ...]]]:
-        wanted: list[Config | None] = [one[name] for one in found for name in names]
-        present = [config for config in wanted if config is not None]
-        return levels(design.keys_with(present)) if len(present) == len(wanted) else []
-
-    def rows(kind: str, lineage: tuple[str, ...], *signs: tuple[str, float]) -> Iterator[Estimate]:
-        for fields, keys in levels_with(*dict.fromkeys(name for name, _ in signs)):
-            one = contrast(design, number, parts(keys, *signs))
+    def rows(kind: str, lineage: Lineage, *signs: Sign) -> Iterator[Estimate]:
+        for fields, one in _pooled(design, number, cores, *signs):
             yield from differences(design, one, kind, **fields, lineage=lineage, axes=axes, objective=objective)
 
-    yield from rows("induced", (first,), ("first", 1.0), ("second", -1.0))
-    yield from rows("erosion", (first, second), ("both", 1.0), ("first", -1.0))
-    yield from rows("retained", (first, second), ("both", 1.0), ("second", -1.0))
-    for control, lineage in (("same", named["same"]), ("noise", named["noise"])):
-        yield from rows("erosion_control", lineage, (control, 1.0), ("first", -1.0))
-        for estimate in rows("erosion_vs_control", (first, second), ("both", 1.0), (control, -1.0)):
+    yield from rows("induced", first, (first, 1.0), (second, -1.0))
+    yield from rows("erosion", both, (both, 1.0), (first, -1.0))
+    yield from rows("retained", both, (both, 1.0), (second, -1.0))
+    for control in ((*first, *first), (*first, NOISE_STAGE)):
+        yield from rows("erosion_control", control, (control, 1.0), (first, -1.0))
+        for estimate in rows("erosion_vs_control", both, (both, 1.0), (control, -1.0)):
             # The first stage cancels: erosion minus the control's erosion is both minus control.
-            yield replace(estimate, unit=f"against {','.join(lineage)}")
-    for fields, keys in levels_with("first", "second", "both"):
-        top = contrast(design, number, parts(keys, ("both", 1.0), ("second", -1.0)))
-        bottom = contrast(design, number, parts(keys, ("first", 1.0), ("second", -1.0)))
-        about = {**fields, "lineage": (first, second), "axes": axes, "objective": objective}
+            yield replace(estimate, unit=f"against {','.join(control)}")
+    # A sign of zero keeps a lineage in the list of what a base × judge must have, so that both levels match.
+    tops = _pooled(design, number, cores, (both, 1.0), (second, -1.0), (first, 0.0))
+    bottoms = _pooled(design, number, cores, (both, 0.0), (second, -1.0), (first, 1.0))
+    for (fields, top), (_, bottom) in zip(tops, bottoms, strict=True):
+        about = {**fields, "lineage": both, "axes": axes, "objective": objective}
         yield from ratios(design, top, bottom, **about)

@@ -18,7 +18,7 @@ from holdfast.report.inert import escape_html, file_name, pack_json
 from holdfast.report.sections import Section, limits_section, make_sections
 from holdfast.report.shards import hash_source
 from holdfast.report.summary import make_headlines, summarise
-from holdfast.report.tables import table_latex
+from holdfast.report.tables import narrow, table_latex
 from holdfast.store import TEMPORARY, Store
 
 PAGE = "index.html"
@@ -73,11 +73,13 @@ def _write_all(store: Store, analysis: Analysis, folder: Path, title: str) -> No
         for name, svg in section.figures.items():
             (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")
         for name, table in section.tables.items():
-            (folder / "tables" / f"{file_name(name)}.tex").write_text(table_latex(table), encoding="utf-8")
+            (folder / "tables" / f"{file_name(name)}.tex").write_text(table_latex(narrow(table)), encoding="utf-8")
+            (folder / "tables" / f"{file_name(name)}-all.tex").write_text(table_latex(table), encoding="utf-8")
     pdfs = _write_pdfs(analysis, colors, folder / "figures")
     index = write_cases(store, folder / "shards", colors)
     files = [f"figures/{name}" for name in pdfs]
-    files += [f"tables/{file_name(name)}.tex" for section in sections for name in section.tables]
+    names = [file_name(name) for section in sections for name in section.tables]
+    files += [f"tables/{name}{part}.tex" for name in names for part in ("", "-all")]
     page = render_page(store, analysis, sections, index, title=title, files=files)
     (folder / PAGE).write_text(page, encoding="utf-8")
 

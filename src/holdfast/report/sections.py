@@ -148,7 +148,7 @@ def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
     kinds = sorted(dict.fromkeys(one.kind for one in analysis.persistence), key=lambda kind: "persistence" not in kind)
     for kind in kinds:
         levels = split_levels(one for one in analysis.persistence if one.kind == kind)
-        folded = []
+        folded: list[str] = []
         for number, (level, found) in enumerate(levels.items()):
             name = f"{kind}-{level}".replace(" ", "-")
             figures[name] = draw_forest(sorted(found, key=_forest_order)[:FOREST_ROWS])
@@ -264,7 +264,7 @@ def agreement_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Sect
     """How far judges agree."""
     if not analysis.agreement:
         return None
-    table = list_estimates(analysis.agreement, "Agreement between judges", colors)
+    table = pivot(analysis.agreement, "Agreement between judges", colors, objective_heads=False)
     html = table_html(table, identity="agreement-table")
     return _section("agreement", "Judge agreement", [html], tables={"agreement": table})
 

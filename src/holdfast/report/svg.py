@@ -97,7 +97,8 @@ class Canvas:
             f' width="{_number(self.width)}" height="{_number(self.height)}" role="img"'
             f' aria-label="{escape_html(self.title)}" font-family="{escape_html(FONT)}">'
         )
-        return head + "".join(self.parts) + "</svg>"
+        ground = f'<rect width="100%" height="100%" fill="{PAPER}" class="ground"/>'  # for dark viewers of the file
+        return head + ground + "".join(self.parts) + "</svg>"
 
 
 def _number(value: float) -> str:

@@ -117,23 +117,32 @@ def _tags(one: Estimate) -> dict[str, str]:
 
 
 def pivot(
-    estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int], *, unit_heads: bool = False
+    estimates: Iterable[Estimate],
+    title: str,
+    colors: Mapping[Lineage, int],
+    *,
+    unit_heads: bool = False,
+    objective_heads: bool = True,
 ) -> Table:
     """Estimates with a row for each subject and a column for each quantity and objective.
 
-    ``unit_heads`` puts units into the heads of columns instead of a column of their own.
+    ``unit_heads`` puts units into the heads of columns instead of a column of their own; objectives stand in the
+    heads unless ``objective_heads`` is false.
     """
     found = list(estimates)
     words = _subject_columns(found, colors, unit=not unit_heads)
+    if not objective_heads:
+        words = {"Objective": lambda one: Cell(text=one.objective or "all"), **words}
     kinds = {one.kind for one in found}
     heads: dict[tuple[str | None, ...], str] = {}
     rows: dict[tuple[Cell, ...], dict[tuple[str | None, ...], Estimate]] = {}
     for one in found:
         unit = one.unit if unit_heads else None
-        key = (one.kind, one.objective, unit)
+        objective = one.objective if objective_heads else None
+        key = (one.kind, objective, unit)
         name = " ".join(part for part in (name_kind(one.kind), unit) if part)
-        plain = one.objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
-        heads[key] = (one.objective or name) if plain else f"{name} {one.objective or ''}".strip()
+        plain = objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
+        heads[key] = (objective or name) if plain else f"{name} {objective or ''}".strip()
         rows.setdefault(tuple(make(one) for make in words.values()), {})[key] = one
     kinds_in_order = list(dict.fromkeys((kind, unit) for kind, _, unit in heads))
     order = sorted(heads, key=lambda key: (kinds_in_order.index((key[0], key[2])), key[1] != FIRST_OBJECTIVE))
@@ -171,6 +180,25 @@ def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Li
     )
 
 
+def narrow(table: Table) -> Table:
+    """The rows of the most pooled level, without the columns of words that then say the same everywhere."""
+    first = next((tags["level"] for tags in table.tags if tags["level"].startswith("pooled")), None)
+    kept = [place for place, tags in enumerate(table.tags) if first is None or tags["level"] == first]
+    rows = [table.rows[place] for place in kept]
+    columns = [
+        column
+        for column in range(len(table.columns))
+        if column >= table.words or len({row[column].text for row in rows}) > 1
+    ]
+    return Table(
+        title=table.title,
+        columns=tuple(table.columns[column] for column in columns),
+        rows=tuple(tuple(row[column] for column in columns) for row in rows),
+        tags=tuple(table.tags[place] for place in kept),
+        words=sum(column < table.words for column in columns),
+    )
+
+
 def table_html(table: Table, *, identity: str) -> str:
     """The table as HTML with sort keys; every head is a button that the page's script wires."""
     heads = "".join(
@@ -183,9 +211,10 @@ def table_html(table: Table, *, identity: str) -> str:
         cells = "".join(_cell_html(cell, place >= table.words) for place, cell in enumerate(row))
         named = "".join(f' data-{escape_html(name)}="{escape_html(value)}"' for name, value in tags.items())
         body.append(f"<tr{named}>{cells}</tr>")
+    name = escape_html(table.title)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(table.title)}">'
-        f'<table id="{escape_html(identity)}" class="sortable" data-words="{table.words}"><caption>{escape_html(table.title)}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
+        f'<table id="{escape_html(identity)}" class="sortable" data-words="{table.words}"><caption>{name}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 

@@ -30,7 +30,10 @@ function frameText(source) {
     const listen = (event) => {
       if (event.source === frame.contentWindow && typeof event.data === "string") finish(resolve, event.data);
     };
-    const timer = setTimeout(() => finish(reject, new Error(`${source} could not be read; is it beside this page?`)), 15000);
+    const giveUp = () => finish(reject, new Error(`${source} could not be read; is it beside this page?`));
+    let timer = setTimeout(giveUp, 20000);
+    // A shard posts its text before it is loaded; a file that is not there is loaded as an error page and posts nothing.
+    frame.addEventListener("load", () => { clearTimeout(timer); timer = setTimeout(giveUp, 1500); });
     addEventListener("message", listen);
     frame.hidden = true;
     frame.setAttribute("sandbox", "allow-scripts");
@@ -344,7 +347,10 @@ async function start() {
   prepareCases();
   drawCases();
   byId("case-filter").addEventListener("submit", (event) => event.preventDefault());
-  byId("case-filter").addEventListener("input", () => { list.limit = SHOWN_CASES; drawCases(); });
+  const redraw = () => { list.limit = SHOWN_CASES; drawCases(); };
+  byId("case-search").addEventListener("input", redraw);
+  byId("case-family").addEventListener("change", redraw);
+  byId("case-flag").addEventListener("change", redraw);
   byId("case-more").addEventListener("click", () => { list.limit += SHOWN_CASES; drawCases(); });
   const asked = /^#case-(\d+)$/.exec(location.hash);
   if (asked && index.cases[Number(asked[1])]) openCase(index.cases[Number(asked[1])]);

@@ -1,0 +1,117 @@
+"""Report text: what a model wrote is made inert, and what a terminal shows is complete and keeps its width."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import report_samples as samples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.records import Analysis
+from holdfast.report.figures import order_lineages
+from holdfast.report.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
+from holdfast.report.tables import fit_text, measure, pivot, table_text
+from holdfast.report.terminal import render_results, render_status, render_trajectory
+from holdfast.store import Store
+
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with samples.make_store(tmp_path_factory.mktemp("run") / "run") as made:
+        yield made
+
+
+# --- text that cannot act -----------------------------------------------------------------------------------------
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_escaped_text_holds_no_markup_and_no_controls(text: str) -> None:
+    shown = escape_html(text)
+    assert not set(shown) & set("<>\"'")
+    assert not CONTROLS.search(shown)
+    shown.encode("utf-8")
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["C", "Z"])))
+def test_plain_text_stays_as_it_is(text: str) -> None:
+    visible = re.sub("[\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]", "", text)
+    assert show_controls(visible) == visible
+
+
+def test_controls_and_directions_become_symbols() -> None:
+    assert show_controls("a\x00\x1b[31m\u202eb\ud83d\n\tc\r\nd") == ("a⟦U+0000⟧⟦U+001B⟧[31m⟦U+202E⟧b⟦U+D83D⟧\n\tc\nd")
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_packed_json_is_base64_and_comes_back(text: str) -> None:
+    packed = pack_json({"text": text})
+    assert re.fullmatch(r"[A-Za-z0-9+/=]*", packed)
+    assert unpack_json(packed) == {"text": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("50 % of A_b & {c}", r"50 \% of A\_b \& \{c\}"),
+        ("\\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("S→H − 1 $x^2~", r"S$\rightarrow$H $-$ 1 \$x\textasciicircum{}2\textasciitilde{}"),
+    ],
+)
+def test_latex_is_escaped(text: str, expected: str) -> None:
+    assert escape_latex(text) == expected
+
+
+def test_file_names_are_no_paths() -> None:
+    assert file_name("../../etc/passwd\x00") == "------etc-passwd-"
+
+
+@given(st.text(max_size=60), st.integers(1, 40))
+def test_fitted_text_has_the_asked_width(text: str, width: int) -> None:
+    assert measure(fit_text(text, width)) == width
+
+
+def test_text_table_keeps_its_width() -> None:
+    analysis = samples.make_analysis()
+    lines = table_text(pivot(analysis.scores, "Results", order_lineages(analysis)), 50).splitlines()
+    assert max(measure(line) for line in lines) <= 50
+    assert len(lines) == 2 + 4 * len(samples.LINEAGES)
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------------
+
+
+def test_trajectory_for_a_terminal_is_inert_and_whole(store: Store) -> None:
+    for trajectory in store.trajectories():
+        case, checkpoint = store.case(trajectory.case_id), store.checkpoint(trajectory.checkpoint_id)
+        text = render_trajectory(case, checkpoint, trajectory, store.scores(trajectory.id), 80)
+        assert not CONTROLS.search(text.replace("\n", ""))
+        text.encode("utf-8")
+        assert "TOOL delete_file" in text
+        assert "characters that the agent never saw are not shown" in text
+        assert ("characters left out" in text) == (case.number == 1)
+
+
+def test_results_for_a_terminal_tell_means_persistence_flags_and_notes() -> None:
+    text = render_results(samples.make_analysis(), 100)
+    assert re.search(r"S→H +0\.1 +2\.25 ± 0\.08 +1\.75 ± 0\.08", text)
+    assert re.search(r"safety +S→H +pooled +recipe +0\.86 +\[0\.56, 1\.21\]", text)
+    assert "! S · tiny-a: degenerate yes: invalid calls per episode: 0.90, base 0.03" in text
+    assert "Audit (test evaluations)" in text
+    assert "not evidence about LLMs" in text
+    assert max(measure(line) for line in text.splitlines()) <= 100
+    assert "nothing is judged" in render_results(Analysis())
+
+
+def test_status_counts_and_lists_steps(store: Store) -> None:
+    store.log.begin("f1", "rollout", "base \x1b[31m")
+    store.log.begin("f2", "judge", "base")
+    store.log.finish("f2", {})
+    text = render_status(store)
+    assert "162 trajectories" in text
+    assert "Steps: 1 of 2 done" in text
+    assert re.search(r"running +rollout +base ⟦U\+001B⟧\[31m", text)
