@@ -24,7 +24,7 @@ FLOORS = (
     ("store", "plan", "opening"),
     ("worlds", "models", "audit", "testing"),
     ("suites", "judges", "pairs"),
-    ("rollout", "training", "published", "published_names", "forks"),
+    ("rollout", "training", "published", "published_files", "published_names", "text_writer", "forks"),
     ("analysis",),
     ("report",),
     ("steps", "engines", "forecast", "templates"),

@@ -196,7 +196,7 @@ def test_copies_under_two_evaluators_are_one_trajectory(tmp_path: Path) -> None:
     assert (summary.trajectories, summary.scores, summary.checkpoints) == (1, 2, 1)
 
 
-def test_a_child_knows_its_parent_where_the_run_holds_it(tmp_path: Path) -> None:
+def test_a_child_knows_its_parent_whether_or_not_the_run_holds_it(tmp_path: Path) -> None:
     agents = ("Qwen_Qwen2.5-7B-Instruct", AGENT, f"{AGENT}_help_gpt5m_s0", "dpo_Qwen2.5-7B_help_gpt5m_s1_safe_gpt5m_s1")
     files = {f"{stem(agent)}.jsonl": lines(trajectory()) for agent in reversed(agents)}
     import_into(write(tmp_path, files), tmp_path / "run")
@@ -205,7 +205,7 @@ def test_a_child_knows_its_parent_where_the_run_holds_it(tmp_path: Path) -> None
             store.checkpoints(), key=lambda one: (len(one.stages), one.split_seed or 0)
         )
     assert (base.parent_id, first.parent_id, second.parent_id) == (None, base.id, first.id)
-    assert orphan.parent_id is None
+    assert orphan.parent_id not in (None, base.id, first.id, second.id)
 
 
 def test_progress_counts_up_to_the_size_of_the_source(tmp_path: Path) -> None:

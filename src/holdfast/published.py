@@ -174,7 +174,7 @@ class _Import:
         self.files = self.ignored = self.found_scores = 0
         self.names: set[str] = set()
         self.cases: dict[int, Mapping[str, Any]] = {}
-        self.checkpoints: dict[str, tuple[Checkpoint, str | None]] = {}
+        self.checkpoints: dict[str, Checkpoint] = {}
         self.episodes: dict[Key, list[_Episode]] = {}
         self._lines: dict[tuple[str, bytes], Key] = {}
         self._streams: dict[str, list[Key]] = {}
@@ -190,7 +190,7 @@ class _Import:
         self.names.add(file.name)
         self.files += 1
         entry = parse_entry(file.name)
-        self.checkpoints.setdefault(entry.checkpoint.id, (entry.checkpoint, entry.parent_id))
+        self.checkpoints.setdefault(entry.checkpoint.id, entry.checkpoint)
         if entry.metric is None:
             self._take_trajectories(file, entry)
         else:
@@ -252,10 +252,8 @@ class _Import:
 
     def store_checkpoints(self) -> None:
         """Checkpoints, parents before children, by name."""
-        there = {checkpoint.id for checkpoint in self._store.checkpoints()} | self.checkpoints.keys()
-        rows = sorted(self.checkpoints.values(), key=lambda row: (len(row[0].stages), row[0].name))
-        for checkpoint, parent_id in rows:
-            self._store.add_checkpoint(replace(checkpoint, parent_id=parent_id if parent_id in there else None))
+        for checkpoint in sorted(self.checkpoints.values(), key=lambda one: (len(one.stages), one.name)):
+            self._store.add_checkpoint(checkpoint)
 
     def store_trajectories(self) -> tuple[dict[Key, str], int]:
         """Ids by checkpoint and case, and how many are new. Errors: StudyError where two texts claim one place."""

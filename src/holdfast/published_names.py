@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -60,7 +60,6 @@ class Entry:
 
     stem: str
     checkpoint: Checkpoint
-    parent_id: str | None
     judge: str
     metric: str | None
     start: int
@@ -85,8 +84,8 @@ def _checkpoint(
     )
 
 
-def _trained(agent: str, name: str) -> tuple[Checkpoint, str]:
-    """A trained model and the id of the checkpoint that its last stage starts from."""
+def _trained(agent: str, name: str) -> Checkpoint:
+    """A trained model; its parent is the checkpoint that its last stage starts from, in this run or not."""
     expected = "dpo_NICK_METRIC_JUDGE[_beta-0.05]_sSEED, one or two stages of one judge, beta and seed"
     whole = _TRAINED.fullmatch(agent)
     if whole is None:
@@ -103,16 +102,13 @@ def _trained(agent: str, name: str) -> tuple[Checkpoint, str]:
         for stage in found
     )
     seed = int(found[0]["seed"])
-    parent = (
-        _checkpoint(whole["nick"], None, stages[:-1], axes, seed)
-        if stages[:-1]
-        else _checkpoint(whole["nick"], None, (), {}, None)
-    )
-    return _checkpoint(whole["nick"], None, stages, axes, seed), parent.id
+    before = stages[:-1]
+    parent = _checkpoint(whole["nick"], None, before, axes if before else {}, seed if before else None)
+    return replace(_checkpoint(whole["nick"], None, stages, axes, seed), parent_id=parent.id)
 
 
 @lru_cache(maxsize=1024)
-def _agent(agent: str, quantization: str | None, name: str) -> tuple[Checkpoint, str | None]:
+def _agent(agent: str, quantization: str | None, name: str) -> Checkpoint:
     if agent.startswith("dpo_"):
         if quantization is not None:
             _refuse(
@@ -122,7 +118,7 @@ def _agent(agent: str, quantization: str | None, name: str) -> tuple[Checkpoint,
     axes = {} if quantization is None else {"quantization": quantization}
     if agent in SOURCES:
         base, model = SOURCES[agent]
-        return _checkpoint(base, model, (), axes, None), None
+        return _checkpoint(base, model, (), axes, None)
     found = _MODEL.fullmatch(agent)
     if found is None or (found["org"] is None and not found["name"].startswith("gpt-")):
         _refuse(
@@ -133,7 +129,7 @@ def _agent(agent: str, quantization: str | None, name: str) -> tuple[Checkpoint,
     # "nt" marks runs of a Qwen3 model with its thinking switched off; the weights are the same.
     weights = found["name"].removesuffix("nt") if found["name"].endswith("Bnt") else found["name"]
     model = f"{found['org'] or 'openai'}/{weights}"
-    return _checkpoint(found["name"], model, (), axes, None), None
+    return _checkpoint(found["name"], model, (), axes, None)
 
 
 def _place(parts: tuple[str, ...]) -> int | None:
@@ -182,13 +178,12 @@ def parse_entry(name: str) -> Entry:
     judge = JUDGE_IN_FILE.get(found["judge"])
     if judge is None:
         _refuse(name, f"evaluator {found['judge']!r}", " or ".join(JUDGE_IN_FILE))
-    checkpoint, parent_id = _agent(found["agent"], found["quantization"], name)
+    checkpoint = _agent(found["agent"], found["quantization"], name)
     _check_judge(name, kind, judge, checkpoint)
     stem = name.removesuffix(".jsonl").removesuffix(f"_eval_agent_{found['metric']}")
     return Entry(
         stem=stem,
         checkpoint=checkpoint,
-        parent_id=parent_id,
         judge=judge,
         metric=found["metric"],
         start=int(found["start"]),
