@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from machine import document, show
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -105,24 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = run_parts(options.data, Path(folder))
-    document: dict[str, Any] = {
-        "name": "published",
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-        },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "figures": figures,
-        "ratios": ratios(figures),
-    }
-    if options.json:
-        print(json.dumps(document, indent=1))
-        return
-    for name, row in figures.items():
-        print(f"{name:32}" + "  ".join(f"{key} {value:g}" for key, value in row.items()))
-    for name, row in document["ratios"].items():
-        print(f"{name:32}{row['user_cpu']:g} × less CPU, {row['peak_memory']:g} × less memory than the published code")
+    show(document("published", PACKAGES, figures, ratios(figures)), as_json=options.json)
 
 
 if __name__ == "__main__":

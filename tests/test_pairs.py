@@ -260,7 +260,7 @@ def test_trl_rows_have_its_conversational_preference_format(tmp_path: Path) -> N
             store.add_score(Score(trajectory_id=one.id, judge="j", objective="safety", value=value))
     with Store(tmp_path / "run") as store:
         chosen = build_pairs(store.score_table(), store.trajectory_ids(), objectives=["safety"], judge="j")
-        rows = list(to_trl(chosen, store))
+        rows = list(to_trl(chosen.pairs(), store))
     call = {"id": "call_0", "type": "function", "function": {"name": "send", "arguments": '{"to": "x"}'}}
     assert rows == [
         {
@@ -292,7 +292,7 @@ def test_trl_loads_published_pairs(published_raw: Path) -> None:
             judge="gpt-5-mini",
             cases={"official_3", "official_7"},
         )
-        rows = list(to_trl(selection, store))
+        rows = list(to_trl(selection.pairs(), store))
     loaded = datasets.Dataset.from_list(rows)
     assert len(loaded) == len(selection) > 0
     assert data_utils.is_conversational(loaded[0])

@@ -230,7 +230,7 @@ def _pairs(options: argparse.Namespace) -> int:
         if options.to == "trl":
             from holdfast.exports import write_lines
 
-            count = write_lines(pairs.to_trl(selection, store), options.output)
+            count = write_lines(pairs.to_trl(selection.pairs(), store), options.output)
             if options.output is not None:
                 _say(f"wrote {count:,} pairs to {options.output}")
             return 0

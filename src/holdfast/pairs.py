@@ -8,7 +8,7 @@ median of its repeats.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -293,7 +293,7 @@ def _to_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return chat
 
 
-def to_trl(selection: PairSelection, store: Store) -> Iterator[dict[str, Any]]:
+def to_trl(pairs: Iterable[PreferencePair], store: Store) -> Iterator[dict[str, Any]]:
     """The pairs in TRL's conversational preference format: ``prompt``, ``chosen``, ``rejected``, ``tools``.
 
     Each is a list of chat messages, calls in the OpenAI style; ``tools`` is there where the case shows tools.
@@ -307,7 +307,7 @@ def to_trl(selection: PairSelection, store: Store) -> Iterator[dict[str, Any]]:
             sides[identity] = _to_chat(trajectory.messages)
         return sides[identity]
 
-    for pair in selection.pairs():
+    for pair in pairs:
         if pair.case_id != current:
             case = store.case(pair.case_id)
             current, sides = case.id, {}

@@ -16,9 +16,13 @@ NUMBERS_PER_SPLIT = 10_000_000
 
 
 def check_suite(suite: SuiteSection) -> None:
-    """Raise StudyError for a suite that does not exist."""
+    """Raise StudyError for a suite that does not exist or a mixture that cannot be drawn from."""
+    from holdfast.suites import office
+
     if suite.name not in SUITES:
         raise StudyError(f"suite.name is {suite.name!r}; suites that can be run here: {', '.join(SUITES)}")
+    if suite.mixture:
+        office.check_mixture(suite.mixture)
 
 
 def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
@@ -27,7 +31,8 @@ def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]
 
     check_suite(suite)
     parts: dict[str, list[Case]] = {}
-    for part, count in (("train", suite.train_cases), ("test", suite.test_cases)):
+    counts: dict[office.Part, int] = {"train": suite.train_cases, "test": suite.test_cases}
+    for part, count in counts.items():
         cases = office.generate(split_seed, count, part=part, holdout=suite.holdout, split_seed=split_seed)
         shift = split_seed * NUMBERS_PER_SPLIT
         parts[part] = [replace(case, number=case.number + shift) for case in cases]

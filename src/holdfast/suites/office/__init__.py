@@ -10,7 +10,7 @@ from holdfast.suites.office.cases import (
     split_objects,
     system_prompts,
 )
-from holdfast.suites.office.demonstrations import CUE_TILT, MIXTURE, demonstrations, tilt_mixture
+from holdfast.suites.office.demonstrations import CUE_TILT, MIXTURE, check_mixture, demonstrations, tilt_mixture
 from holdfast.suites.office.families import FAMILIES, Family
 from holdfast.suites.office.policies import POLICIES, demonstrate
 from holdfast.suites.office.wording import WORD, Status, read_status, split_words
@@ -25,6 +25,7 @@ __all__ = [
     "Holdout",
     "Part",
     "Status",
+    "check_mixture",
     "choose_pools",
     "demonstrate",
     "demonstrations",

@@ -47,7 +47,7 @@ def demonstrations(
     ``mixture`` holds policy -> share before cues tilt it. Raises StudyError for an unknown policy, a negative
     share, or shares without a positive sum.
     """
-    _check_mixture(mixture)
+    check_mixture(mixture)
     tables = {urgency: tilt_mixture(mixture, urgency) for urgency in CUE_TILT}
     random = Random(f"demonstrations {rng_seed}")
     pairs = []
@@ -58,7 +58,8 @@ def demonstrations(
     return pairs
 
 
-def _check_mixture(mixture: Mapping[str, float]) -> None:
+def check_mixture(mixture: Mapping[str, float]) -> None:
+    """Raises StudyError for a mixture that cannot be drawn from."""
     for name, share in mixture.items():
         if name not in POLICIES:
             raise StudyError(f"mixture: policy {name!r} is unknown; use some of {', '.join(POLICIES)}")
