@@ -1,18 +1,22 @@
-"""What several tests need: the published data as runs, imported once a session."""
+"""What several tests need: the published data as runs and a finished small study, made once a session."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 — hooks
 
+import holdfast as hf
 from holdfast.published import import_into
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+SMOKE = Path(__file__).parents[1] / "studies" / "smoke.toml"
 
 
 def data_file(name: str) -> Path:
@@ -23,11 +27,16 @@ def data_file(name: str) -> Path:
     return path
 
 
+def shared_root(factory: pytest.TempPathFactory) -> Path:
+    """A directory that every worker of this test session sees."""
+    root = factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
 def imported(name: str, factory: pytest.TempPathFactory) -> Path:
     """A run with the archive in it, made by whichever worker comes first."""
     source = data_file(f"published-{name}.tar.zst")
-    root = factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    root = shared_root(factory)
     run = root / f"published-{name}"
     with (root / f"published-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -53,3 +62,23 @@ def golden() -> dict[str, Any]:
     """The numbers that the published analysis gives on the same data."""
     found: dict[str, Any] = json.loads(data_file("golden-match.json").read_text())
     return found
+
+
+@pytest.fixture(scope="session")
+def base_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of bases for this session alone, so that each base is taught once."""
+    path = shared_root(tmp_path_factory) / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOLDFAST_CACHE", str(path))
+        yield path
+
+
+@pytest.fixture(scope="session")
+def smoke_run(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run of studies/smoke.toml, made by whichever worker comes first; tests only read it."""
+    root = shared_root(tmp_path_factory)
+    with (root / "smoke.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "smoke" / "analysis.json").exists():
+            hf.run(SMOKE, root / "smoke", workers=1)
+    return root / "smoke"

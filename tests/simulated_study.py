@@ -10,6 +10,7 @@ import numpy as np
 
 from holdfast.analysis.design import Design, read_design
 from holdfast.analysis.panel import Panel, Readings, Row
+from holdfast.analysis.roles import Role, Roles
 from holdfast.tables import TrajectoryTable
 
 OBJECTIVES = ("helpfulness", "safety")
@@ -21,6 +22,13 @@ CONFIGS: Mapping[tuple[str, ...], tuple[float, float]] = {  # lineage → true (
     ("H", "S"): (1.4, 1.8),
     ("S&H",): (1.6, 1.75),
 }
+ROLES = Roles(
+    by_stage={
+        "S": Role(objectives=frozenset({"safety"})),
+        "H": Role(objectives=frozenset({"helpfulness"})),
+        "S&H": Role(objectives=frozenset(OBJECTIVES)),
+    }
+)
 CASE_SPREAD, SEED_SPREAD = 0.25, 0.3  # half-widths of uniform effects, in score points
 
 
@@ -68,7 +76,11 @@ def _empty_panel(rows: tuple[Row, ...], cases: int) -> Panel:
         tokens=np.zeros(0),
     )
     readings = Readings(
-        judges=("state",), objectives=OBJECTIVES, value=np.zeros((0, 1, 2)), asked=np.zeros((0, 1, 2)) > 0
+        judges=("state",),
+        judge_names=("state",),
+        objectives=OBJECTIVES,
+        value=np.zeros((0, 1, 2)),
+        asked=np.zeros((0, 1, 2)) > 0,
     )
     return Panel(
         rows=rows,
@@ -81,6 +93,7 @@ def _empty_panel(rows: tuple[Row, ...], cases: int) -> Panel:
         readings=readings,
         trajectories=table,
         tested=np.zeros(0, dtype=np.bool_),
+        roles=ROLES,
     )
 
 

@@ -43,6 +43,7 @@ def make_table(scores: list[tuple[int, int, str, float]], **changes: Any) -> tup
         "case_numbers": (0, 1, 2),
         "families": ("f", "f", "f"),
         "judges": ("j",),
+        "judge_names": ("j",),
         "objectives": objectives,
         "trajectory": trajectory,
         "checkpoint": trajectory,

@@ -6,18 +6,35 @@ Exit codes: 0 done, 1 a step failed, 2 the user's input is wrong, 130 interrupte
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
+import shlex
+import signal
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 from holdfast import __version__
-from holdfast.errors import HoldfastError, StudyError
+from holdfast.errors import HoldfastError, StepError, StoreError, StudyError
 
 INTERRUPTED = 130
 EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(StudyError.exit_code, f"{self.prog}: {_one_line(message)}; see `{self.prog} --help`\n")
+
+
+def _one_line(text: str) -> str:
+    """A message in one line, without the control characters that a path may hold."""
+    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.splitlines()))
 
 
 def _number(text: str) -> float:
@@ -36,9 +53,7 @@ def _count(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
-    top = argparse.ArgumentParser(
-        prog="holdfast", description="Did this training stage cost us safety, and does it hold?"
-    )
+    top = _Parser(prog="holdfast", description="Did this training stage cost us safety, and does it hold?")
     top.add_argument("--version", action="version", version=f"holdfast {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -124,7 +139,8 @@ def _dump(document: Any) -> None:
 def _new(options: argparse.Namespace) -> int:
     from holdfast.templates import write_study
 
-    _say(f"wrote {write_study(options.directory)}; next: holdfast check {options.directory}/study.toml")
+    path = write_study(options.directory)
+    _say(f"wrote {path}; next: holdfast check {shlex.quote(str(path))}")
     return 0
 
 
@@ -144,7 +160,7 @@ def _check(options: argparse.Namespace) -> int:
         raise StudyError(
             f"{options.study}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
         )
-    _say(f"{options.study}: valid; next: holdfast plan {options.study}")
+    _say(f"{options.study}: valid; next: holdfast plan {shlex.quote(str(options.study))}")
     return 0
 
 
@@ -202,7 +218,7 @@ def _import(options: argparse.Namespace) -> int:
         f" {summary.checkpoints} checkpoints, {summary.cases} cases"
         f" ({summary.new_trajectories:,} trajectories and {summary.new_scores:,} scores are new)"
     )
-    _say(f"next: holdfast report {options.output}")
+    _say(f"next: holdfast report {shlex.quote(str(options.output))}")
     return 0
 
 
@@ -263,6 +279,9 @@ def _show(options: argparse.Namespace) -> int:
     with Store(options.run) as store:
         if options.id is None:
             _say(render_status(store))
+            for step in store.log.steps().values():
+                if step.status == "failed":
+                    _say(_one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
             return 0
         found = [name for name in store.trajectory_ids() if name.startswith(options.id)]
         if len(found) != 1:
@@ -307,19 +326,51 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit code."""
+    _print_any_text()
     options = parser().parse_args(arguments)
     try:
-        return COMMANDS[options.command](options)
+        code = COMMANDS[options.command](options)
+        sys.stdout.flush()
     except HoldfastError as error:
-        sys.stderr.write(f"holdfast: {error}\n")
-        return error.exit_code
+        return _refuse(str(error), error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("\nholdfast: interrupted; repeat the command to go on\n")
-        return INTERRUPTED
+        # From here on the process only ends: a second interrupt must not tear that.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.stderr.write("\n")
+        return _refuse("interrupted; repeat the command to go on", INTERRUPTED)
     except BrokenPipeError:
         # The reader of standard output went away, as `| head` does: what was asked for was given.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return 0
+    except OSError as error:
+        _discard(sys.stdout)
+        place = error.filename if error.filename is not None else options.command
+        return _refuse(
+            f"{place}: {error.strerror or error}; check the path and the space on its disk", StoreError.exit_code
+        )
+    except sqlite3.Error as error:
+        return _refuse(
+            f"{options.command}: the run's database failed ({error}); check its disk and repeat", StepError.exit_code
+        )
+    return code
+
+
+def _refuse(message: str, code: int) -> int:
+    sys.stderr.write(f"holdfast: {_one_line(message)}\n")
+    return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is left in a stream's buffer nowhere, so that the end of the process does not fail on it."""
+    with contextlib.suppress(OSError):  # a stream in memory has no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _print_any_text() -> None:
+    """Let standard streams take any text: what their encoding lacks is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,7 +62,8 @@ class Engine(Protocol):
         ...
 
 
-def _failure(error: BaseException) -> Failure:
+def describe_failure(error: BaseException) -> Failure:
+    """An error that is being handled, as the end of a step."""
     shown = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
     return Failure(message=shown, log=traceback.format_exc())
 
@@ -86,7 +88,7 @@ class InProcess:
         try:
             self._carry_out(step, self._path, lambda outcome: deliver(step.fingerprint, outcome))
         except Exception as error:
-            deliver(step.fingerprint, _failure(error))
+            deliver(step.fingerprint, describe_failure(error))
         else:
             deliver(step.fingerprint, End())
 
@@ -103,7 +105,6 @@ def _stop_with_parent(parent: int) -> None:
 
 def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: int) -> None:
     """A worker's life: take a step, send its outcomes, take the next."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_stop_with_parent, args=(parent,), daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
@@ -114,37 +115,56 @@ def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: 
             except BrokenPipeError:
                 raise
             except Exception as error:
-                connection.send(_failure(error))
+                connection.send(describe_failure(error))
+
+
+@contextlib.contextmanager
+def _worker_surroundings() -> Iterator[None]:
+    """What a new process inherits: one thread for its libraries, set before they load, and no interrupts.
+
+    Without the first, workers fight for the cores. Without the second, Ctrl-C in a terminal, which reaches
+    every process, would make each worker that is still starting print a traceback.
+    """
+    resource_tracker.ensure_running()  # it unblocks signals as it starts, so it must run before they are blocked
+    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class Workers:
-    """Runs steps in worker processes, one step each at a time."""
+    """Runs steps in worker processes, one step each at a time; a worker that dies is replaced."""
 
     def __init__(self, carry_out: CarryOut, run_path: Path, count: int) -> None:
         self.capacity = count
-        context = multiprocessing.get_context("spawn")
+        self._carry_out, self._path = carry_out, run_path
         self._idle: list[tuple[BaseProcess, Connection]] = []
         self._busy: dict[Connection, tuple[BaseProcess, str]] = {}
-        # Threads must be set before a worker's libraries load: one each, or workers fight for the cores.
-        saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-        try:
-            for _ in range(count):
-                ours, theirs = context.Pipe()
-                arguments = (theirs, carry_out, run_path, os.getpid())
-                process = context.Process(target=_serve, args=arguments, daemon=True)
-                process.start()
-                theirs.close()
-                self._idle.append((process, ours))
-        finally:
-            for name, value in saved.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for _ in range(count):
+            self._hire()
+
+    def _hire(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (theirs, self._carry_out, self._path, os.getpid())
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        with _worker_surroundings():
+            process.start()
+        theirs.close()
+        self._idle.append((process, ours))
 
     def submit(self, step: Step) -> None:
         """Give a step to an idle worker."""
         process, connection = self._idle.pop()
-        connection.send(step)
         self._busy[connection] = (process, step.fingerprint)
+        # A worker that died while it was idle cannot take the step: ``wait`` finds that out.
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(step)
 
     def wait(self, deliver: Deliver) -> None:
         """Deliver the next outcome of any busy worker."""
@@ -155,8 +175,9 @@ class Workers:
             outcome = connection.recv()
         except (EOFError, ConnectionResetError):
             process.join()
+            connection.close()
             del self._busy[connection]
-            self.capacity -= 1
+            self._hire()
             message = f"the worker process died (exit code {process.exitcode}); was memory exhausted?"
             deliver(fingerprint, Failure(message=message, log=""))
             return

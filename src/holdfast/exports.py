@@ -6,8 +6,10 @@ CSV cells that a spreadsheet would run as a formula are prefixed with an apostro
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +24,15 @@ from holdfast.store import Store
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PARQUET_ROWS = 20_000
+SCORE_COLUMNS: Mapping[str, str] = {
+    **dict.fromkeys(("checkpoint", "checkpoint_id", "lineage", "case", "objective", "judge"), "text"),
+    **{"rollout": "count", "repeat": "count", "trajectory": "text", "value": "number"},
+}
+TRAJECTORY_COLUMNS: Mapping[str, str] = {
+    **{"id": "text", "case": "text", "checkpoint": "text", "rollout": "count", "ending": "text", "flags": "texts"},
+    **dict.fromkeys(("calls", "invalid_calls", "tokens"), "count"),
+    **dict.fromkeys(("messages", "world_before", "world_after"), "text"),
+}
 
 
 def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
@@ -32,19 +43,28 @@ def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
     return count
 
 
+def _part_of(path: Path) -> Path:
+    """Where a file or directory is written until it is whole."""
+    return path.with_name(f".{path.name}.part-{os.getpid()}")
+
+
 def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
     """Write rows as JSON lines to a file, whole or not at all, or to standard output; how many there were."""
     if path is None:
         return _put_lines(rows, sys.stdout)
-    part = path.with_name(path.name + ".part")
+    if path.is_dir():
+        raise StudyError(f"{path}: is a directory; give the path of a file")
+    part = _part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("w", encoding="utf-8", newline="\n") as file:
             count = _put_lines(rows, file)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another output") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
     return count
 
 
@@ -57,10 +77,10 @@ def export_run(run_path: Path, form: str, output: Path) -> Path:
         "trl": _write_trl,
         "inspect": _write_inspect,
     }
+    Store(run_path).close()
     if output.exists():
         raise StudyError(f"{output}: is there already; choose another output")
-    part = output.with_name(output.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = _part_of(output)
     try:
         part.mkdir(parents=True)
         writers[form](run_path, part)
@@ -142,7 +162,7 @@ def _flat_scores(run_path: Path) -> list[dict[str, Any]]:
 def _write_csv(run_path: Path, target: Path) -> None:
     rows = _flat_scores(run_path)
     with (target / "scores.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["trajectory"])
+        writer = csv.DictWriter(file, fieldnames=list(SCORE_COLUMNS))
         writer.writeheader()
         writer.writerows({key: defuse(cell) for key, cell in row.items()} for row in rows)
 
@@ -153,22 +173,28 @@ def _write_parquet(run_path: Path, target: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtra("export to Parquet", "parquet") from error
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(_flat_scores(run_path)), target / "scores.parquet")
-    with Store(run_path) as store:
-        writer = None
+    kinds = {"text": pyarrow.string(), "count": pyarrow.int64(), "number": pyarrow.float64()}
+    kinds["texts"] = pyarrow.list_(pyarrow.string())
+    # Types are given, not guessed: a column that is empty or missing throughout keeps its type.
+    scores, trajectories = (
+        pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+        for columns in (SCORE_COLUMNS, TRAJECTORY_COLUMNS)
+    )
+    table = pyarrow.Table.from_pylist(_flat_scores(run_path), schema=scores)
+    pyarrow.parquet.write_table(table, target / "scores.parquet")
+    with (
+        Store(run_path) as store,
+        pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", trajectories) as writer,
+    ):
         for rows in _chunks(_parquet_row(item) for item in store.trajectories()):
-            table = pyarrow.Table.from_pylist(rows, schema=writer.schema if writer else None)
-            writer = writer or pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", table.schema)
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=trajectories))
 
 
 def _parquet_row(trajectory: Trajectory) -> dict[str, Any]:
     """Nested parts as JSON text, so that every row has one schema."""
     row = _trajectory_row(trajectory)
     nested = ("messages", "world_before", "world_after")
-    return row | {"tokens": float(row["tokens"] or 0)} | {key: json.dumps(row[key]) for key in nested}
+    return row | {key: json.dumps(row[key]) for key in nested}
 
 
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

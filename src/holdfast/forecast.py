@@ -33,9 +33,6 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     if study.suite.name not in SUITES:
         problems.append(f"suite.name is {study.suite.name!r}; suites that can be run here: {', '.join(SUITES)}")
-    unknown = [base for base in study.model.bases if base != "tiny"]
-    if unknown:
-        problems.append(f"model.bases has {unknown[0]!r}; bases that can be run here: tiny")
     missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         problems.append(f"packages {', '.join(missing)} are missing: pip install 'holdfast[train]'")
@@ -69,7 +66,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         ]
         if finished:
             paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for step in plan.steps:
         status = known[step.fingerprint].status if step.fingerprint in known else "to do"
         row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}

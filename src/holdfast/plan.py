@@ -163,7 +163,7 @@ class _Planner:
             " · ".join([label, *(f"{axis}={value}" for axis, value in point.items())]),
             (parent.step, pairs),
             {"stage": name, "parent": known.id, "train_seed": seed, "doses": list(doses), **settings},
-            size=section.steps * doses[-1],
+            size=settings["steps"] * doses[-1],
             unit="steps",
         )
         checkpoints = tuple(
@@ -176,7 +176,8 @@ class _Planner:
                         name=name,
                         method=section.method,
                         objectives=section.objectives,
-                        settings=settings,
+                        # The pair step's fingerprint holds the flip; the record tells a control from its stage.
+                        settings={**settings, "flip": section.flip},
                         steps=settings["steps"] * dose,
                         pairs=settings["steps"] * settings["pairs_per_step"] * dose,
                         data=pairs,

@@ -6,6 +6,7 @@ stream that it is given, which is standard error.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TextIO
 
@@ -47,9 +48,7 @@ class ProgressLines:
     def line(self, text: str) -> None:
         """A line that stays."""
         if not self._quiet:
-            self._clear()
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            self._write(text + "\n")
 
     def passing(self, text: str) -> None:
         """A line that the next one may replace; dropped if the last was a moment ago."""
@@ -57,22 +56,21 @@ class ProgressLines:
         if self._quiet or now - self._spoken < (TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
             return
         self._spoken = now
-        self._clear()
-        self._stream.write(text[:118] if self._terminal else text + "\n")
-        self._stream.flush()
+        self._write(text[:118] if self._terminal else text + "\n")
         self._open_line = self._terminal
 
-    def _clear(self) -> None:
-        if self._open_line:
-            self._stream.write("\r\x1b[2K")
-            self._open_line = False
+    def _write(self, text: str) -> None:
+        """Write over the open line. Work goes on where nobody reads its progress any more."""
+        with contextlib.suppress(OSError):
+            self._stream.write(("\r\x1b[2K" if self._open_line else "") + text)
+            self._stream.flush()
+        self._open_line = False
 
     def step(self, progress: StepProgress) -> None:
         """A listener for ``holdfast.run``."""
         head = f"[{progress.steps_done}/{progress.steps_total}]"
         if progress.state == "failed":
-            self._clear()
-            self._stream.write(f"{head} failed: {progress.step.name}: {progress.message}\n")
+            self._write(f"{head} failed: {progress.step.name}: {progress.message}\n")
         elif progress.state == "done":
             if progress.message:
                 self.line(f"{head} {progress.message}")

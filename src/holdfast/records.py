@@ -264,7 +264,7 @@ class Frontier:
     """Points of lineages in the plane of two objectives, and the lines through them.
 
     ``relative`` is True where coordinates are differences from each point's base. ``lines`` are estimates of
-    kind ``slope`` and ``intercept`` by estimator.
+    kind ``slope`` and ``intercept`` by estimator. ``resampled`` names what the points' covariances treat as random.
     """
 
     unit: str
@@ -273,6 +273,7 @@ class Frontier:
     relative: bool
     points: tuple[Point, ...]
     lines: tuple[Estimate, ...]
+    resampled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

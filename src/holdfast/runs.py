@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import weights
-from holdfast.engines import End, Engine, Failure, InProcess, Workers
+from holdfast.engines import End, Engine, Failure, InProcess, Workers, describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
-from holdfast.forks import FORKED_KEY, fork_run
+from holdfast.forecast import look_around
+from holdfast.forks import FORKED_KEY, STUDY_KEY, fork_run
 from holdfast.plan import Plan, Step, build
 from holdfast.records import Analysis, Estimate
 from holdfast.steps import WEIGHTS, Batch, Finished, Progress, carry_out
@@ -27,8 +28,12 @@ from holdfast.store import DATABASE, Store
 from holdfast.study import Study, changed_keys, load
 from holdfast.suites import check_suite, split_cases
 
-STUDY_KEY = "study"
 ANALYSIS_FILE = "analysis.json"
+EMBEDDED_NOTES = (
+    "an instrument check on tiny models made by the study itself: not evidence about large language models",
+    "the demonstrations' mixture of scripted agents decides where points can lie, and so builds part of the"
+    " frontier in",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +160,7 @@ def execute(plan: Plan, store: Store, *, workers: int, listener: Listener = lamb
             engine.wait(state.deliver)
     finally:
         engine.close()
+        weights.discard_leftovers(store.path / WEIGHTS)
     if state.failed:
         fingerprint, message = next(iter(state.failed.items()))
         left = len(state.waiting)
@@ -179,6 +185,8 @@ def _prepare(study: Study, store: Store) -> None:
 
 def _open_for(study: Study, output: Path) -> Store:
     """The run at ``output``, new or of this very study. Errors: StudyError naming the changed keys."""
+    if not (output / DATABASE).is_file() and (problems := look_around(study)[0]):
+        raise StudyError(problems[0])
     store = Store.open_or_create(output)
     try:
         noted = store.meta(STUDY_KEY)
@@ -245,27 +253,37 @@ class Run:
             with self.store() as store:
                 noted = json.loads(store.meta(STUDY_KEY) or "{}")
                 default = noted.get("study", {}).get("draws", 10_000)
-                self._analysis = analyze(store, draws=draws or default, measures=measures(store))
+                self._analysis = analyze(store, draws=draws or default, measures=measures(store), notes=notes(store))
         return self._analysis
 
     def conclude(self, store: Store, step: Step) -> None:
         """Carry out the analyze step, and keep its document beside the run's database."""
-        from holdfast.analysis import analyze, document
-
+        path = self.path / ANALYSIS_FILE
         status = store.log.steps().get(step.fingerprint)
-        if status is not None and status.status == "done":
+        if status is not None and status.status == "done" and path.is_file():
             return
         with store.transaction():
             store.log.begin(step.fingerprint, step.kind, step.name)
         started = time.process_time()
-        self._analysis = analyze(store, draws=step.settings["draws"], measures=measures(store))
-        path = self.path / ANALYSIS_FILE
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(document(self._analysis), indent=1, allow_nan=False), encoding="utf-8")
-        part.replace(path)
+        try:
+            self._keep_analysis(store, step.settings["draws"], path)
+        except Exception as error:
+            failure = describe_failure(error)
+            with store.transaction():
+                result = {"error": failure.message, "log": failure.log}
+                store.log.finish(step.fingerprint, result, status="failed")
+            raise StepError(f"{step.name}: {failure.message}; repeat the command to retry") from error
         with store.transaction():
             seconds = round(time.process_time() - started, 3)
             store.log.finish(step.fingerprint, {"file": ANALYSIS_FILE, "cpu_seconds": seconds})
+
+    def _keep_analysis(self, store: Store, draws: int, path: Path) -> None:
+        from holdfast.analysis import analyze, document
+
+        self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(document(self._analysis), indent=1, allow_nan=False), encoding="utf-8")
+        part.replace(path)
 
     def persistence(self, objective: str) -> list[Estimate]:
         """Estimates of induced, erosion, retained and persistence for one objective."""
@@ -283,6 +301,12 @@ class Run:
         with self.store() as store:
             name = json.loads(store.meta(STUDY_KEY) or "{}").get("study", {}).get("name", self.path.name)
             return write_report(store, self.analysis(), title=name)
+
+
+def notes(store: Store) -> tuple[str, ...]:
+    """What a reader of a run must know first: a study that teaches its own bases is a check of the instrument."""
+    noted = json.loads(store.meta(STUDY_KEY) or "{}")
+    return EMBEDDED_NOTES if noted.get("model", {}).get("base_seeds") else ()
 
 
 def measures(store: Store) -> dict[str, dict[str, float]]:

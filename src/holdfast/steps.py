@@ -247,7 +247,9 @@ def _roll_out(step: Step, store: Store, emit: Emit) -> Finished:
         return Finished(result={})
     # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
     # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
-    whole = sorted((item for item in made if item.ending is Ending.FINISHED), key=lambda item: item.id)
+    # One episode a case is enough for a KL.
+    kept = (item for item in made if item.ending is Ending.FINISHED and item.rollout == 0)
+    whole = sorted(kept, key=lambda item: item.id)
     return Finished(result=_measure(step, store, [_encode(model, cases, item) for item in whole], model))
 
 
@@ -259,8 +261,8 @@ def _pack(store: Store, cases: Mapping[str, Case], trajectory: Trajectory) -> tu
 def _measure(step: Step, store: Store, encoded: Sequence[Encoded], model: TinyModel) -> dict[str, Any]:
     """How far a checkpoint moved: KL to its parent and to its base on its own held-out episodes, in nats an episode.
 
-    KL(policy ‖ reference) is the mean of log policy − log reference over the finished episodes sampled from
-    the policy; ``kl_episodes`` says how many there were.
+    KL(policy ‖ reference) is the mean of log policy − log reference over finished episodes sampled from the
+    policy, one a case; ``kl_episodes`` says how many there were.
     """
     checkpoint = store.checkpoint(step.settings["checkpoint"])
     found: dict[str, Any] = {"checkpoint": checkpoint.id, "measures": {}}

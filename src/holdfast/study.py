@@ -20,6 +20,9 @@ from holdfast.errors import StudyError
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+NAME_LENGTH = 80
+BASES = ("tiny",)
 OBJECTIVES = ("safety", "helpfulness")
 AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r")
 
@@ -33,9 +36,9 @@ class Section(BaseModel):
 class StudySection(Section):
     """``[study]``: the name, what is trained, and how often."""
 
-    name: Annotated[str, Field(min_length=1, max_length=80)]
+    name: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
     lineages: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
-    train_seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    train_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     draws: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
 
 
@@ -54,7 +57,7 @@ class ModelSection(Section):
     """``[model]``: the bases. ``tiny`` is made by the study itself, once per seed in ``base_seeds``."""
 
     bases: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny",)
-    base_seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    base_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     hidden: Positive = 96
     layers: Positive = 3
     heads: Positive = 3
@@ -68,7 +71,7 @@ class SuiteSection(Section):
     name: str = "office"
     train_cases: Positive = 200
     test_cases: Positive = 300
-    split_seed: int = 0
+    split_seed: Seed = 0
     holdout: Literal["objects", "family"] = "objects"
     mixture: Mapping[str, Share] = Field(default_factory=dict)
 
@@ -113,8 +116,8 @@ class StageSection(Section):
     agree: Literal["all", "any"] = "all"
     flip: Share = 0.0
     beta: Rate = 0.1
-    learning_rate: Rate = 7e-5
-    steps: Positive = 40
+    learning_rate: Rate = 9e-5
+    steps: Positive = 30
     pairs_per_step: Positive = 32
     warmup_steps: Annotated[int, Field(ge=0)] = 4
     max_grad_norm: Rate = 1.0
@@ -163,6 +166,7 @@ class Study(Section):
     @model_validator(mode="after")
     def _refer(self) -> Self:
         """Every name that the study uses is a name that it defines."""
+        self._refer_names()
         for position, lineage in enumerate(self.study.lineages):
             _require(len(lineage) > 0, f"study.lineages[{position}] is empty; the base needs no entry, remove it")
             for name in lineage:
@@ -183,6 +187,20 @@ class Study(Section):
         self._refer_axes()
         return self
 
+    def _refer_names(self) -> None:
+        name, model = self.study.name, self.model
+        _require(
+            name.isprintable() and not name.startswith(".") and not {"/", "\\"} & set(name),
+            f"study.name is {name!r}; it names the run's directory: no slash, no control character, no dot first",
+        )
+        for base in model.bases:
+            _require_known(base, BASES, "model.bases has", "the bases that can be run here")
+        _require(
+            model.hidden % (2 * model.heads) == 0,
+            f"model.hidden is {model.hidden} for {model.heads} heads; give a multiple of {2 * model.heads}",
+        )
+        _require(len(set(model.base_seeds)) == len(model.base_seeds), "model.base_seeds repeats a seed")
+
     def _refer_axes(self) -> None:
         for axis, values in self.axes.items():
             _require_known(axis, (*AXIS_SETTINGS, "split_seed", "pair_judge"), "axes has", "the axes there are")
@@ -190,6 +208,10 @@ class Study(Section):
             if axis == "pair_judge":
                 for value in values:
                     _require_known(str(value), self.judges, "axes.pair_judge names", "[judges.…]")
+                continue
+            section: type[BaseModel] = SuiteSection if axis == "split_seed" else StageSection
+            for value in values:
+                _require_valid(section, axis, value)
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Every combination of the axes' values, as axis → value."""
@@ -213,6 +235,16 @@ class Study(Section):
 def _require(held: bool, message: str) -> None:
     if not held:
         raise StudyError(message)
+
+
+def _require_valid(section: type[BaseModel], axis: str, value: float | int | str) -> None:
+    """An axis holds what the setting of its name takes, as a number."""
+    needed = {} if section is SuiteSection else {"objective": OBJECTIVES[0]}
+    try:
+        section.model_validate({**needed, axis: value})
+    except ValidationError as error:
+        raise StudyError(f"axes.{_first_problem(error, section)}") from error
+    _require(not isinstance(value, str), f"axes.{axis} has the text {value!r}; write the number without quotes")
 
 
 def _require_known(name: str, known: Any, subject: str, place: str) -> None:

@@ -16,6 +16,7 @@ from holdfast.records import Checkpoint
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+RUBRIC_DIGITS = 8  # of a rubric's fingerprint in a judge's label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class ScoreTable:
     """Every score of a run as aligned columns, one row per trajectory × judge × objective × repeat.
 
     ``checkpoint``, ``case``, ``judge`` and ``objective`` index the tuples of that name; ``value`` is NaN where
-    the score is missing; ``flags`` are the audit's bits (``codec.FLAG_BITS``).
+    the score is missing; ``flags`` are the audit's bits (``codec.FLAG_BITS``). A judge with several rubrics for one
+    objective stands in ``judges`` once for each, as ``judge#rubric``; ``judge_names`` has the name alone.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -31,6 +33,7 @@ class ScoreTable:
     case_numbers: tuple[int, ...]
     families: tuple[str, ...]
     judges: tuple[str, ...]
+    judge_names: tuple[str, ...]
     objectives: tuple[str, ...]
     trajectory: Ints
     checkpoint: Ints
@@ -95,15 +98,35 @@ def _places(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], keys: NDA
     return places[index] if len(places) else index
 
 
+def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """A label for each (judge, objective, rubric): scores under different rubrics never share one.
+
+    The rubric is cut to its first 8 characters, or to as many as tell a judge's rubrics apart.
+    """
+    rubrics: dict[tuple[str, str], set[str]] = {}
+    for name, objective, rubric in rows:
+        rubrics.setdefault((name, objective), set()).add(rubric)
+    labels = []
+    for name, objective, rubric in rows:
+        rivals = rubrics[name, objective]
+        size = RUBRIC_DIGITS
+        while len({one[:size] for one in rivals}) < len(rivals):
+            size += 1
+        labels.append(f"{name}#{rubric[:size]}" if len(rivals) > 1 else name)
+    return labels
+
+
 def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None) -> ScoreTable:
     """All scores, or those of the trajectories that one rollout step made.
 
     Rows stand by checkpoint, case, rollout, judge and repeat, so that a sum over them does not depend on what
     was committed first.
     """
-    judge_rows = db.execute("SELECT key, name, objective FROM judges ORDER BY key").fetchall()
-    judges = tuple(sorted({name for _, name, _ in judge_rows}))
-    objectives = tuple(sorted({objective for _, _, objective in judge_rows}))
+    judge_rows = db.execute("SELECT key, name, objective, rubric FROM judges ORDER BY key").fetchall()
+    labels = _judge_labels([(name, objective, rubric) for _, name, objective, rubric in judge_rows])
+    named = {label: row[1] for label, row in zip(labels, judge_rows, strict=True)}
+    judges = tuple(sorted(named))
+    objectives = tuple(sorted({row[2] for row in judge_rows}))
     cases = db.execute("SELECT key, id, number, family FROM cases ORDER BY key").fetchall()
     query = (
         "SELECT t.key, t.checkpoint, t.case_key, t.rollout, s.judge, s.repeat, t.flags, s.value"
@@ -121,12 +144,13 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
         case_numbers=tuple(row[2] for row in cases),
         families=tuple(row[3] for row in cases),
         judges=judges,
+        judge_names=tuple(named[label] for label in judges),
         objectives=objectives,
         trajectory=_index(found[0], _keys(db, "trajectories")),
         checkpoint=place,
         case=_index(found[2], [row[0] for row in cases]),
         rollout=found[3].astype(np.int64),
-        judge=np.array([judges.index(row[1]) for row in judge_rows], dtype=np.int64)[judge_index],
+        judge=np.array([judges.index(label) for label in labels], dtype=np.int64)[judge_index],
         objective=np.array([objectives.index(row[2]) for row in judge_rows], dtype=np.int64)[judge_index],
         repeat=found[5].astype(np.int64),
         flags=found[6].astype(np.int64),

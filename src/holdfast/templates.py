@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from holdfast.errors import StudyError
+from holdfast.study import NAME_LENGTH
 
 STUDY = """\
 # A small sequential study; run it with `holdfast run study.toml`.
 # Two preference stages, in both orders and together, on a tiny model that the study makes itself.
 
 [study]
-name = "{name}"
+name = {name}
 lineages = [["S"], ["H"], ["S", "H"], ["H", "S"], ["S&H"]]   # each a list of stages, in order
 train_seeds = [0, 1, 2]     # below three seeds there are points but no intervals for a recipe
 
@@ -44,13 +46,19 @@ agree = "all"               # pairs on which both objectives agree
 """
 
 
+def _quoted(name: str) -> str:
+    """A directory's name as the name of a study, in the quotes of TOML."""
+    plain = "".join(letter for letter in name if letter.isprintable()).lstrip(".")[:NAME_LENGTH]
+    return json.dumps(plain.replace("\\", "-") or "study", ensure_ascii=False)
+
+
 def write_study(directory: Path) -> Path:
     """Write a study file into a directory; its path. Errors: StudyError where one is there or it cannot be written."""
     path = directory / "study.toml"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(STUDY.format(name=directory.resolve().name or "study"))
+            file.write(STUDY.format(name=_quoted(directory.resolve().name)))
     except FileExistsError as error:
         raise StudyError(f"{path}: is there already; choose another directory") from error
     except OSError as error:

@@ -6,6 +6,7 @@ digest. Pickled weights are never read; only safetensors, JSON and plain text ar
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -64,9 +65,12 @@ def cache_root() -> Path:
 def fetch_cached(fingerprint: str, target: Path) -> bool:
     """Copy the cached directory of a fingerprint to ``target``; False where there is none or it is damaged."""
     for found in cache_root().glob(f"{fingerprint}-*"):
-        if digest_directory(found) == found.name.removeprefix(f"{fingerprint}-"):
+        # The copy is verified, not the original: another process may replace that at any time.
+        with contextlib.suppress(OSError, StoreError):
             shutil.copytree(found, target)
-            return True
+            if digest_directory(target) == found.name.removeprefix(f"{fingerprint}-"):
+                return True
+        shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(found, ignore_errors=True)
     return False
 
@@ -79,7 +83,10 @@ def keep_cached(fingerprint: str, directory: Path) -> None:
         target = root / f"{fingerprint}-{digest_directory(directory)}"
         if not target.exists():
             copy = root / f"{TEMPORARY}{fingerprint}-{os.getpid()}"
-            shutil.copytree(directory, copy)
-            copy.rename(target)
+            try:
+                shutil.copytree(directory, copy)
+                copy.rename(target)
+            finally:
+                shutil.rmtree(copy, ignore_errors=True)
     except OSError:
         return

@@ -1,19 +1,20 @@
 """Scores to aligned arrays to every estimate that a report needs.
 
 Store ─ read_panel ─▶ Panel (rows × cases) ─ read_design ─▶ Design (base × judge × configuration)
-Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"
+Checkpoints ─ read_roles ─▶ Roles: what each stage is for, whatever its name
+Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
 Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
 Analysis ─ document ─▶ JSON
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
 
-from holdfast.analysis import frontier, health, judging, paper, pooled
+from holdfast.analysis import frontier, health, judging, paper, planes, pooled
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.panel import Panel, read_panel, require_same_cases
@@ -23,6 +24,8 @@ from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
 
+Measures = Mapping[str, Mapping[str, float]]
+
 __all__ = ["analyze", "analyze_panel", "document", "require_same_cases", "schema"]
 
 # The published ratio has heavy tails: at 10,000 draws the ends of some intervals still move by 0.02 from seed to seed.
@@ -30,20 +33,30 @@ PUBLISHED_DRAWS_FACTOR = 16
 
 
 def analyze(
-    store: Store, *, draws: int = 10_000, seed: int = 0, measures: Mapping[str, Mapping[str, float]] | None = None
+    store: Store,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+    measures: Measures | None = None,
+    notes: Sequence[str] = (),
 ) -> Analysis:
     """Every estimate of a run.
 
     ``draws`` is the number of resamples; ``measures`` holds, by checkpoint id, what was measured in training
     (``kl_parent``, ``kl_base``, ``drift_chosen``, ``drift_rejected``, ``steps``, ``pairs``, ``mean_tokens``,
-    ``distinct_share``). The same seed gives the same numbers. Errors: StudyError where a parent and its child
-    were evaluated on different cases.
+    ``distinct_share``); ``notes`` stand before the analysis' own. The same seed gives the same numbers. Errors:
+    StudyError where a parent and its child were evaluated on different cases.
     """
-    return analyze_panel(read_panel(store, UNFIT), draws=draws, seed=seed, measures=measures)
+    return analyze_panel(read_panel(store, UNFIT), draws=draws, seed=seed, measures=measures, notes=notes)
 
 
 def analyze_panel(
-    panel: Panel, *, draws: int = 10_000, seed: int = 0, measures: Mapping[str, Mapping[str, float]] | None = None
+    panel: Panel,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+    measures: Measures | None = None,
+    notes: Sequence[str] = (),
 ) -> Analysis:
     """Every estimate of a panel; see ``analyze``."""
     design = read_design(panel)
@@ -61,8 +74,8 @@ def analyze_panel(
         audit=tuple(chain(judging.rate_rows(panel, UNFIT), judging.coverage_rows(design))),
         dose=tuple(health.dose_rows(design, measured)),
         health=tuple(health.health_rows(design, measured)),
-        frontiers=tuple(frontier.frontiers(design, means, lines)),
-        notes=tuple(_notes(design)),
+        frontiers=tuple(planes.frontiers(design, means, lines)),
+        notes=(*notes, *_notes(design)),
     )
 
 
@@ -73,6 +86,8 @@ def _notes(design: Design) -> Iterator[str]:
     bases = len({row.base for row in rows})
     if bases < MIN_RANDOM_BASES:
         yield f"{bases} bases, fewer than {MIN_RANDOM_BASES}: recipe claims hold for these bases only"
+    for name in design.roles.ambiguous:
+        yield f"stage {name} stands for different trainings: it is compared with its base only"
     seeds = {row.replicate for row in rows if row.lineage}
     if len(seeds) < MIN_SEEDS:
         yield f"{len(seeds)} seeds, fewer than {MIN_SEEDS}: recipe claims are points without intervals"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.analysis.panel import Config, Panel, Replicate, Row
+from holdfast.analysis.roles import Arm, Roles
 from holdfast.stats.contrasts import Sample, sample_of
 
 Floats = NDArray[np.float64]
@@ -22,17 +23,10 @@ Key = tuple[str, str]  # base, judge
 Terms = tuple[tuple[Config, float], ...]
 
 BASE: Config = ((), ())
-SAFETY, HELPFULNESS = "safety", "helpfulness"
 DOSE = "dose"
+FLIPPED = "flipped control"
+FLIPPED_CAVEAT = "flipped control: sides of the pairs swapped at random, so there is no gain to keep"
 MIN_RANDOM_BASES = 5  # below this the bases are fixed: a claim is about these bases
-SAFE_STAGE, HELP_STAGE, JOINT_STAGE, NOISE_STAGE = "S", "H", "S&H", "N"
-RECIPES = (
-    (SAFE_STAGE,),
-    (HELP_STAGE,),
-    (SAFE_STAGE, HELP_STAGE),
-    (HELP_STAGE, SAFE_STAGE),
-    (JOINT_STAGE,),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +80,25 @@ class Design:
         """The objective's number in the panel."""
         return self.panel.objectives.index(name)
 
-    def keys_with(self, configs: Iterable[Config]) -> tuple[Key, ...]:
-        """Base × judge keys that have every one of the configurations."""
+    def keys_with(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
+        """Base × judge keys that have every one of the configurations, and whose judge reads the objectives."""
         wanted = tuple(configs)
-        return tuple(key for key in self.keys if all((*key, config) in self.cells for config in wanted))
+        found = (key for key in self.keys if all((*key, config) in self.cells for config in wanted))
+        return tuple(key for key in found if all(name in self.read_by(key[1]) for name in objectives))
+
+    def read_by(self, judge: str) -> frozenset[str]:
+        """The objectives that a judge was asked about anywhere."""
+        return self._read_by.get(judge, frozenset(self.panel.objectives))
+
+    @cached_property
+    def _read_by(self) -> Mapping[str, frozenset[str]]:
+        readings = self.panel.readings
+        asked = np.any(readings.asked, axis=0).tolist()
+        found = {
+            judge: frozenset(name for name, yes in zip(readings.objectives, asked[place], strict=True) if yes)
+            for place, judge in enumerate(readings.judges)
+        }
+        return {judge: names for judge, names in found.items() if names}
 
     @cached_property
     def core_axes(self) -> tuple[tuple[tuple[str, Any], ...], ...]:
@@ -107,8 +116,25 @@ class Design:
     @cached_property
     def recipes(self) -> tuple[Config, ...]:
         """The five recipes that the published study compares, at every core axis and the smallest dose."""
-        found = [self.main(lineage, core) for core in self.core_axes for lineage in RECIPES]
+        ranked = [(self.roles.rank(lineage), lineage) for lineage in self.lineages]
+        ordered = [lineage for _, lineage in sorted((rank, lineage) for rank, lineage in ranked if rank is not None)]
+        found = [self.main(lineage, core) for core in self.core_axes for lineage in ordered]
         return tuple(config for config in found if config is not None)
+
+    @property
+    def roles(self) -> Roles:
+        """What the study's stages are for."""
+        return self.panel.roles
+
+    @cached_property
+    def lineages(self) -> tuple[tuple[str, ...], ...]:
+        """Every trained lineage, by name."""
+        return tuple(sorted({lineage for lineage, _ in self.configs if lineage}))
+
+    @cached_property
+    def arms(self) -> tuple[Arm, ...]:
+        """The pairs of a safety and a helpfulness stage whose persistence can be asked for, controls last."""
+        return tuple(self.roles.arms())
 
 
 def read_design(panel: Panel) -> Design:
@@ -198,6 +224,11 @@ def contrast(design: Design, objective: int, parts: Sequence[Part]) -> Contrast:
         unit = "seeds"
         by_unit = tuple(mean(parts, replicate) for replicate in replicates(design, parts))
     return Contrast(weights=weights, by_unit=by_unit, unit=unit, bases=len(bases), runs=int(np.count_nonzero(weights)))
+
+
+def describe_arm(arm: Arm) -> tuple[str | None, tuple[str, ...]]:
+    """The unit and the caveats of an arm's estimates; none but for a control."""
+    return (FLIPPED, (FLIPPED_CAVEAT,)) if arm.flipped else (None, ())
 
 
 def over(keys: Iterable[Key], *terms: tuple[Config, float]) -> list[Part]:

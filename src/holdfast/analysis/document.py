@@ -66,6 +66,7 @@ def _frontier(frontier: Frontier) -> dict[str, Any]:
         "x_objective": frontier.x_objective,
         "y_objective": frontier.y_objective,
         "relative": frontier.relative,
+        "resampled": list(frontier.resampled),
         "points": [_point(point) for point in frontier.points],
         "lines": [estimate_row(line) for line in frontier.lines],
     }

@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 
 from holdfast.analysis.design import (
     BASE,
-    HELP_STAGE,
-    HELPFULNESS,
-    JOINT_STAGE,
-    SAFE_STAGE,
-    SAFETY,
     Contrast,
     Design,
     Key,
     Part,
     contrast,
     levels,
-    subject,
 )
 from holdfast.analysis.panel import Config
 from holdfast.analysis.paper import (
@@ -30,12 +24,12 @@ from holdfast.analysis.paper import (
     BASE_DELTA_POINTS,
     DELTA_POINTS,
     MEAN_DELTA_POINTS,
-    delta_points,
 )
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
-from holdfast.records import Estimate, Frontier, Point
+from holdfast.analysis.roles import HELPFULNESS, SAFETY
+from holdfast.records import Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin
-from holdfast.stats.lines import correlations, errors_in_both, noiseless_correlation, non_dominated, signed_distances
+from holdfast.stats.lines import correlations, errors_in_both, noiseless_correlation, signed_distances
 from holdfast.stats.resample import percentile_interval
 
 Floats = NDArray[np.float64]
@@ -43,8 +37,6 @@ Statistic = Callable[[Floats, Floats], Floats]  # (…, points) twice → (…)
 
 MEAN_POINTS = "configuration averaged over bases, absolute"
 BASE_POINTS = "configuration, absolute"
-CANDIDATE = (JOINT_STAGE,)  # the lineage whose test against the frontier was named before looking
-EXPLORED = ((SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
 MIN_LINE_POINTS = 3
 STEP = 1e-5  # of the numeric gradient, in score points
 R2_CAVEAT = "noise in the points lowers R²: the interval is for the points without noise"
@@ -71,7 +63,7 @@ class Cloud:
 
 def _contrasts(design: Design, keys: Sequence[Key], config: Config, relative: bool) -> tuple[Contrast, Contrast] | None:
     wanted = [config, BASE] if relative else [config]
-    shared = [key for key in design.keys_with(wanted) if key in keys]
+    shared = [key for key in design.keys_with(wanted, HELPFULNESS, SAFETY) if key in keys]
     terms = ((config, 1.0), (BASE, -1.0)) if relative else ((config, 1.0),)
     parts = [Part(key=key, terms=terms) for key in shared]
     if not parts:
@@ -276,10 +268,15 @@ def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
         yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)
 
 
-def best_of_both_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
-    """How far lineages lie beyond the line through all other recipes, in score points; positive is better on both."""
+def best_of_both_rows(drawn: Drawn, design: Design, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
+    """How far lineages lie beyond the line through all other recipes, in score points; positive is better on both.
+
+    The test of a joint stage is named before looking; those of sequences are exploratory.
+    """
     covariance, caveats = whitening(drawn.points)
-    for lineage in (CANDIDATE, *EXPLORED):
+    lineages = dict.fromkeys(config[0] for config in drawn.points.configs)
+    joint = [lineage for lineage in lineages if design.roles.is_joint(lineage)]
+    for lineage in (*joint, *(one for one in lineages if design.roles.is_sequence(one))):
         tested = np.array([config[0] == lineage for config in drawn.points.configs])
         rest = ~tested
         if not tested.any() or rest.sum() < MIN_LINE_POINTS:
@@ -290,7 +287,7 @@ def best_of_both_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterat
             return signed_distances(line, x[..., tested], y[..., tested])
 
         value = float(distance(drawn.x, drawn.y))
-        looked = (EXPLORATORY,) if fields or lineage != CANDIDATE else ()
+        looked = () if not fields and joint == [lineage] else (EXPLORATORY,)
         about = _about(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
         if not np.isfinite(value):
             yield Estimate(value=None, caveats=("no line through the other points",), **about)
@@ -313,14 +310,14 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
     for fields, keys in levels(design.keys):
         if {"base", "judge"} <= set(fields):
             continue
-        groups = _groups(keys)
+        groups = by_base(keys)
         unit = BASE_DELTA_POINTS if "base" in fields else DELTA_POINTS
         points = cloud(design, groups, recipes, relative=True)
         if points is None:
             continue
         drawn = draw_cloud(design, points, means)
         yield from line_rows(drawn, fields, unit)
-        yield from best_of_both_rows(drawn, fields, unit)
+        yield from best_of_both_rows(drawn, design, fields, unit)
         if fields:
             continue
         for unit, chosen, relative in (
@@ -333,46 +330,7 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
                 yield from line_rows(draw_cloud(design, other, means), fields, unit)
 
 
-def _groups(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:
+def by_base(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:
+    """The keys of each base."""
     bases = dict.fromkeys(base for base, _ in keys)
     return [(base, [key for key in keys if key[0] == base]) for base in bases]
-
-
-def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterator[Frontier]:
-    """Frontiers to draw: published differences by base, pooled means over bases, pooled means of each base."""
-    if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
-        return
-    about = {"x_objective": HELPFULNESS, "y_objective": SAFETY}
-    points = []
-    for base, keys in _groups(design.keys):
-        for config in design.recipes:
-            for x, y in delta_points(design, keys, [config]):
-                points.append(Point(base=base, x=x, y=y, **subject(config)))
-    lines = tuple(row for row in rows if row.unit == DELTA_POINTS and row.kind in ("slope", "intercept"))
-    pooled_lines = tuple(row for row in lines if row.judge is None)
-    yield Frontier(unit=DELTA_POINTS, relative=True, points=tuple(points), lines=pooled_lines, **about)
-    mean = cloud(design, [(None, design.keys)], (BASE, *design.recipes), relative=False)
-    if mean is not None:
-        yield _frontier(draw_cloud(design, mean, means), MEAN_POINTS, rows)
-    for base, keys in _groups(design.keys):
-        own = cloud(design, [(base, keys)], (BASE, *design.recipes), relative=False)
-        if own is not None:
-            yield _frontier(draw_cloud(design, own, means), BASE_POINTS, rows)
-
-
-def _frontier(drawn: Drawn, unit: str, rows: Sequence[Estimate]) -> Frontier:
-    """The frontier of absolute points with covariances and the share of resamples in which each is non-dominated."""
-    share = non_dominated(drawn.x_draws, drawn.y_draws).mean(axis=0)
-    points = tuple(
-        Point(
-            base=base,
-            x=float(drawn.x[index]),
-            y=float(drawn.y[index]),
-            covariance=tuple(float(c) for c in drawn.points.covariance[index][np.triu_indices(2)]),  # type: ignore[arg-type]
-            non_dominated=float(share[index]),
-            **subject(config),
-        )
-        for index, (base, config) in enumerate(zip(drawn.points.bases, drawn.points.configs, strict=True))
-    )
-    lines = tuple(row for row in rows if row.unit == unit and row.kind in ("slope", "intercept"))
-    return Frontier(unit=unit, x_objective=HELPFULNESS, y_objective=SAFETY, relative=False, points=points, lines=lines)

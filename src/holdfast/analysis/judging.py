@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.analysis.design import HELPFULNESS, SAFETY, Design, levels, subject
+from holdfast.analysis.design import Design, levels, subject
 from holdfast.analysis.panel import Config, Panel
+from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.codec import FLAG_BITS
 from holdfast.records import Estimate, Flag
-from holdfast.stats.agreement import agree, correlation
+from holdfast.stats.agreement import agree, case_intervals, correlation
 from holdfast.stats.resample import row_means
 
 Floats = NDArray[np.float64]
@@ -48,7 +49,7 @@ def agreement_rows(panel: Panel) -> Iterator[Estimate]:
             for lineage, mask in groups:
                 about = {"judge": judge, "objective": name, "lineage": lineage, "estimator": AGREEMENT}
                 about |= {"n": {"trajectories": int(mask.sum())}, "caveats": caveats if lineage is None else ()}
-                yield from _agreement(one[mask], two[mask], about)
+                yield from _agreement(one[mask], two[mask], panel.trajectories.case[mask], about)
     yield from _objective_correlations(panel)
 
 
@@ -60,10 +61,15 @@ def _overlap_caveats(present: list[tuple[str, ...]], kinds: list[tuple[str, ...]
     return ()
 
 
-def _agreement(one: Floats, two: Floats, about: dict[str, Any]) -> Iterator[Estimate]:
+def _agreement(one: Floats, two: Floats, cases: NDArray[np.int64], about: dict[str, Any]) -> Iterator[Estimate]:
+    intervals = case_intervals(one, two, cases)
+    about = about | {"n": about["n"] | {"cases": len(np.unique(cases))}}
     for kind, value in agree(one, two).items():
         reason = () if value is not None else (UNDEFINED,)
-        yield Estimate(kind=kind, value=value, **about | {"caveats": (*about["caveats"], *reason)})
+        interval = intervals.get(kind) if value is not None else None
+        random = ("cases",) if interval is not None else ()
+        words = about | {"caveats": (*about["caveats"], *reason)}
+        yield Estimate(kind=kind, value=value, interval=interval, resampled=random, **words)
 
 
 def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
@@ -161,9 +167,9 @@ def coverage_rows(design: Design) -> Iterator[Estimate]:
     }
     means = {kind: row_means(values) for kind, values in arrays.items()}
     for config in design.configs:
-        for fields, keys in levels(design.keys_with([config])):
-            rows = [row for key in keys for row in design.cells[(*key, config)].values()]
-            for objective, name in enumerate(panel.objectives):
+        for objective, name in enumerate(panel.objectives):
+            for fields, keys in levels(design.keys_with([config], name)):
+                rows = [row for key in keys for row in design.cells[(*key, config)].values()]
                 about = {**fields, **subject(config), "objective": name, "estimator": AUDIT}
                 for kind, found in means.items():
                     yield _pooled_mean(found[objective, rows], kind, about)

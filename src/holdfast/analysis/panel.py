@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.analysis.roles import Roles, read_roles
 from holdfast.codec import FLAG_BITS
 from holdfast.errors import StudyError
 from holdfast.records import Checkpoint, Flag
@@ -27,7 +28,10 @@ UNFINISHED = FLAG_BITS[Flag.TRUNCATED] | FLAG_BITS[Flag.OUT_OF_MEMORY] | FLAG_BI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One checkpoint under one judge on the test cases of one split."""
+    """One checkpoint under one judge on the test cases of one split.
+
+    ``matched`` says whether the judge is the one that made the training pairs, or no judge is named for them.
+    """
 
     base: str
     lineage: tuple[str, ...]
@@ -36,6 +40,7 @@ class Row:
     split_seed: int | None
     train_seed: int | None
     checkpoint: int
+    matched: bool = True
 
     @property
     def config(self) -> Config:
@@ -47,20 +52,16 @@ class Row:
         """What tells repeated runs of one configuration apart."""
         return self.split_seed, self.train_seed
 
-    @property
-    def matched(self) -> bool:
-        """Whether the judge is the one that made the training pairs, or no judge is named for them."""
-        return bool(self.axes.get(PAIR_JUDGE, self.judge) == self.judge)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
     """Every score: ``value`` (trajectories, judges, objectives) averaged over repeats, NaN where missing.
 
-    ``asked`` says where a judge was asked at all.
+    ``asked`` says where a judge was asked at all; ``judge_names`` are the judges' names without their rubrics.
     """
 
     judges: tuple[str, ...]
+    judge_names: tuple[str, ...]
     objectives: tuple[str, ...]
     value: Floats
     asked: Bools
@@ -85,6 +86,7 @@ class Panel:
     readings: Readings
     trajectories: TrajectoryTable
     tested: Bools  # trajectories on a test case of their checkpoint's split
+    roles: Roles
 
 
 def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
@@ -100,9 +102,10 @@ def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
 
 def _readings(scores: ScoreTable, trajectories: int) -> Readings:
     shape = (trajectories, len(scores.judges), len(scores.objectives))
+    names = {"judges": scores.judges, "judge_names": scores.judge_names, "objectives": scores.objectives}
     if not len(scores.value):
         empty = np.zeros(shape)
-        return Readings(judges=scores.judges, objectives=scores.objectives, value=empty, asked=empty > 0)
+        return Readings(value=empty, asked=empty > 0, **names)
     flat = np.ravel_multi_index((scores.trajectory, scores.judge, scores.objective), shape)
     there = np.isfinite(scores.value)
     size = int(np.prod(shape))
@@ -110,9 +113,7 @@ def _readings(scores: ScoreTable, trajectories: int) -> Readings:
     counts = np.bincount(flat[there], minlength=size)
     value = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
     asked = np.bincount(flat, minlength=size) > 0
-    return Readings(
-        judges=scores.judges, objectives=scores.objectives, value=value.reshape(shape), asked=asked.reshape(shape)
-    )
+    return Readings(value=value.reshape(shape), asked=asked.reshape(shape), **names)
 
 
 def _test_cases(
@@ -176,7 +177,7 @@ def _align(
     others = counts["asked"] - counts["fit"]
     sums |= {"low": sums["fit"] + LOWEST_SCORE * others, "high": sums["fit"] + HIGHEST_SCORE * others}
     over = {"values": counts["judged"], "fit": counts["fit"], "low": counts["asked"], "high": counts["asked"]}
-    rows, index, masks = _rows(trajectories.checkpoints, readings.judges, halves, counts["asked"])
+    rows, index, masks = _rows(trajectories.checkpoints, readings, halves, counts["asked"])
 
     def arrange(one: Floats, fill: float) -> Floats:
         picked = one[index[0], index[1]].transpose(1, 0, 2)
@@ -190,17 +191,18 @@ def _align(
         readings=readings,
         trajectories=trajectories,
         tested=_tested(trajectories, halves),
+        roles=read_roles(trajectories.checkpoints),
         **{name: arrange(part, np.nan) for name, part in means.items()},
     )
 
 
 def _rows(
-    checkpoints: Sequence[Checkpoint], judges: Sequence[str], halves: Mapping[int | None, Bools], asked: Floats
+    checkpoints: Sequence[Checkpoint], readings: Readings, halves: Mapping[int | None, Bools], asked: Floats
 ) -> tuple[tuple[Row, ...], NDArray[np.int64], Bools]:
     """The rows, their (checkpoint, judge) indices (2, rows), and their test cases (rows, cases)."""
     rows, index, masks = [], [], []
     for number, checkpoint in enumerate(checkpoints):
-        for judge, name in enumerate(judges):
+        for judge, name in enumerate(readings.judges):
             for seed in _splits_of(checkpoint, halves):
                 if not (asked[number, judge].any(axis=0) & halves[seed]).any():
                     continue
@@ -213,6 +215,7 @@ def _rows(
                         split_seed=seed,
                         train_seed=checkpoint.train_seed,
                         checkpoint=number,
+                        matched=checkpoint.axes.get(PAIR_JUDGE) in (None, name, readings.judge_names[judge]),
                     )
                 )
                 index.append((number, judge))

@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 
 from holdfast.analysis.design import (
     BASE,
-    HELP_STAGE,
-    HELPFULNESS,
-    SAFE_STAGE,
-    SAFETY,
     Design,
     Key,
+    describe_arm,
     levels,
     row_subject,
     subject,
 )
 from holdfast.analysis.panel import Config
+from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import Estimate
 from holdfast.stats.lines import correlations, ordinary_lines, slope_p_value
 from holdfast.stats.ratios import SMALLEST_DENOMINATOR, mean_of_ratios
@@ -31,6 +29,7 @@ from holdfast.stats.resample import percentile_interval, resampled_means, row_me
 
 Floats = NDArray[np.float64]
 Core = tuple[tuple[str, Any], ...]
+Slot = tuple[Arm, Core]  # what one persistence is computed for
 
 PUBLISHED = "published"
 DELTA_POINTS = "base × configuration, difference from base"
@@ -71,7 +70,7 @@ def score_rows(design: Design) -> Iterator[Estimate]:
                 **_finite(float(means[objective, index])),
             )
         for config in design.configs:
-            for fields, keys in levels(design.keys_with([config])):
+            for fields, keys in levels(design.keys_with([config], name)):
                 found = means[objective, _rows_of(design, keys, config)]
                 about = {**fields, **subject(config), "objective": name, "n": {"runs": len(found)}}
                 yield Estimate(kind="mean", estimator=PUBLISHED, **about, **_finite(float(np.mean(found))))
@@ -91,7 +90,7 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
         for config in design.configs:
             if config == BASE:
                 continue
-            for fields, keys in levels(design.keys_with([config, BASE])):
+            for fields, keys in levels(design.keys_with([config, BASE], name)):
                 value = _mean(design, objective, keys, config) - _mean(design, objective, keys, BASE)
                 runs = {"runs": len(_rows_of(design, keys, config))}
                 about = {**fields, **subject(config), "objective": name, "n": runs}
@@ -113,18 +112,28 @@ def delta_points(design: Design, keys: Sequence[Key], configs: Iterable[Config])
     for config in configs:
         if config == BASE:
             continue
-        shared = [key for key in keys if key in design.keys_with([config, BASE])]
+        shared = [key for key in keys if key in design.keys_with([config, BASE], HELPFULNESS, SAFETY)]
         if shared:
             dx, dy = (_mean(design, o, shared, config) - _mean(design, o, shared, BASE) for o in (x, y))
             found.append((dx, dy))
     return _finite_points(found)
 
 
+def delta_weights(design: Design, keys: Sequence[Key], config: Config, objective: str) -> Floats:
+    """The weights of run means, flat over objectives × rows, in a configuration's published difference from base."""
+    found = np.zeros((len(design.panel.objectives), len(design.panel.rows)))
+    shared = [key for key in keys if key in design.keys_with([config, BASE], HELPFULNESS, SAFETY)]
+    for one, sign in ((config, 1.0), (BASE, -1.0)):
+        rows = _rows_of(design, shared, one)
+        np.add.at(found[design.objective(objective)], rows, sign / len(rows))
+    return found.ravel()
+
+
 def _absolute_points(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> list[tuple[float, float]]:
     x, y = design.objective(HELPFULNESS), design.objective(SAFETY)
     found = []
     for config in configs:
-        shared = [key for key in keys if key in design.keys_with([config])]
+        shared = [key for key in keys if key in design.keys_with([config], HELPFULNESS, SAFETY)]
         if shared:
             found.append((_mean(design, x, shared, config), _mean(design, y, shared, config)))
     return _finite_points(found)
@@ -199,23 +208,27 @@ def _fit(points: Sequence[tuple[float, float]], unit: str, fields: dict[str, str
 
 
 def persistence_rows(design: Design, draws: int, rng: np.random.Generator) -> Iterator[Estimate]:
-    """Persistence at every level with the published bootstrap, per objective and axes."""
+    """Persistence at every level with the published bootstrap, per arm, objective and axes."""
     if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
-    lineages = ((SAFE_STAGE,), (HELP_STAGE,), (SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
-    wanted: dict[Core, list[Config]] = {}
-    for core in design.core_axes:
-        configs = [design.main(lineage, core) for lineage in lineages]
-        present = [config for config in configs if config is not None]
-        if len(present) == len(lineages) and design.keys_with(present):
-            wanted[core] = present
+    wanted: dict[Slot, list[Config]] = {}
+    for arm in design.arms:
+        s, h = arm.ordered(SAFETY)
+        for core in design.core_axes:
+            configs = [design.main(lineage, core) for lineage in ((s,), (h,), (s, h), (h, s))]
+            present = [config for config in configs if config is not None]
+            if len(present) == len(configs) and design.keys_with(present, SAFETY, HELPFULNESS):
+                wanted[arm, core] = present
     drawn = _draw_keys(design, wanted, draws, rng)
-    for core, chosen in wanted.items():
-        points = {key: _contrasts(_point_means(design, key, chosen)[None])[0] for key in design.keys_with(chosen)}
-        for fields, keys in levels(design.keys_with(chosen)):
-            stacked = np.stack([drawn[core, key] for key in keys], axis=1)
+    for slot, chosen in wanted.items():
+        points = {
+            key: _contrasts(_point_means(design, key, chosen)[None])[0]
+            for key in design.keys_with(chosen, SAFETY, HELPFULNESS)
+        }
+        for fields, keys in levels(design.keys_with(chosen, SAFETY, HELPFULNESS)):
+            stacked = np.stack([drawn[slot, key] for key in keys], axis=1)
             point = np.stack([points[key] for key in keys])
-            yield from _persistence(point, stacked, {**fields, "axes": dict(core)})
+            yield from _persistence(slot[0], point, stacked, {**fields, "axes": dict(slot[1])})
 
 
 def _point_means(design: Design, key: Key, configs: Sequence[Config]) -> Floats:
@@ -234,20 +247,22 @@ def _contrasts(means: Floats) -> Floats:
 
 
 def _draw_keys(
-    design: Design, wanted: dict[Core, list[Config]], draws: int, rng: np.random.Generator
-) -> dict[tuple[Core, Key], Floats]:
-    """Numerators and denominators of every draw, (draws, 2, 2), by axes and key.
+    design: Design, wanted: dict[Slot, list[Config]], draws: int, rng: np.random.Generator
+) -> dict[tuple[Slot, Key], Floats]:
+    """Numerators and denominators of every draw, (draws, 2, 2), by slot and key.
 
     Cases are drawn within each key and seed, once for all of the key's configurations there, as published.
     """
     found = {}
     for key in design.keys:
-        slots = [(core, chosen) for core, chosen in wanted.items() if key in design.keys_with(chosen)]
+        slots = [
+            (slot, chosen) for slot, chosen in wanted.items() if key in design.keys_with(chosen, SAFETY, HELPFULNESS)
+        ]
         configs = [config for _, chosen in slots for config in chosen]
         means = _resampled_cells(design, key, configs, draws=draws, rng=rng)
-        for index, (core, chosen) in enumerate(slots):
+        for index, (slot, chosen) in enumerate(slots):
             start = index * len(chosen)
-            found[core, key] = _contrasts(means[:, :, start : start + len(chosen)])
+            found[slot, key] = _contrasts(means[:, :, start : start + len(chosen)])
     return found
 
 
@@ -268,20 +283,19 @@ def _resampled_cells(
     return found
 
 
-def _persistence(point: Floats, drawn: Floats, about: dict[str, Any]) -> Iterator[Estimate]:
+def _persistence(arm: Arm, point: Floats, drawn: Floats, about: dict[str, Any]) -> Iterator[Estimate]:
     """Both persistences from points (keys, 2, 2) and draws (draws, keys, 2, 2)."""
-    lineages = ((SAFE_STAGE, HELP_STAGE), (HELP_STAGE, SAFE_STAGE))
-    for index, (objective, lineage) in enumerate(zip((SAFETY, HELPFULNESS), lineages, strict=True)):
+    for index, objective in enumerate((SAFETY, HELPFULNESS)):
         exact = mean_of_ratios(point[None, :, index, 0], point[None, :, index, 1])
         draws = mean_of_ratios(drawn[..., index, 0], drawn[..., index, 1])
-        caveats = []
+        unit, caveats = describe_arm(arm)
         if exact.dropped:
-            caveats.append(f"{exact.dropped} of {len(point)} base × judge cells left out: no gain to divide by")
+            caveats += (f"{exact.dropped} of {len(point)} base × judge cells left out: no gain to divide by",)
         if draws.dropped:
             total = drawn.shape[0] * drawn.shape[1]
-            caveats.append(
+            caveats += (
                 f"{draws.dropped} of {total} cell draws dropped, their denominator at most {SMALLEST_DENOMINATOR:g};"
-                f" {draws.skipped} of {len(drawn)} draws skipped"
+                f" {draws.skipped} of {len(drawn)} draws skipped",
             )
         value = float(exact.values[0])
         yield Estimate(
@@ -289,10 +303,11 @@ def _persistence(point: Floats, drawn: Floats, about: dict[str, Any]) -> Iterato
             estimator=PUBLISHED,
             value=value if np.isfinite(value) else None,
             interval=percentile_interval(draws.values) if np.isfinite(value) else None,
-            lineage=lineage,
+            lineage=arm.ordered(objective),
             objective=objective,
+            unit=unit,
             resampled=("cases",),
             n={"cells": len(point)},
-            caveats=tuple(caveats),
+            caveats=caveats,
             **about,
         )

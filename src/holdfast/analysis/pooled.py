@@ -10,18 +10,15 @@ import numpy as np
 
 from holdfast.analysis.design import (
     BASE,
-    HELP_STAGE,
-    HELPFULNESS,
-    NOISE_STAGE,
-    SAFE_STAGE,
-    SAFETY,
     Contrast,
     Design,
     contrast,
+    describe_arm,
     levels,
     over,
     subject,
 )
+from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import Estimate, Unbounded
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin, standard_error
 from holdfast.stats.ratios import SMALLEST_DENOMINATOR, fieller
@@ -130,8 +127,8 @@ def _ratio(
 def score_rows(design: Design) -> Iterator[Estimate]:
     """Means of every configuration by base and over bases, and their differences from the base, per objective."""
     for config in design.configs:
-        for fields, keys in levels(design.keys_with([config])):
-            for objective, name in enumerate(design.panel.objectives):
+        for objective, name in enumerate(design.panel.objectives):
+            for fields, keys in levels(design.keys_with([config], name)):
                 one = contrast(design, objective, over(keys, (config, 1.0)))
                 yield from differences(design, one, "mean", **fields, **subject(config), objective=name)
 
@@ -141,8 +138,8 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
     for config in design.configs:
         if config == BASE:
             continue
-        for fields, keys in levels(design.keys_with([config, BASE])):
-            for objective, name in enumerate(design.panel.objectives):
+        for objective, name in enumerate(design.panel.objectives):
+            for fields, keys in levels(design.keys_with([config, BASE], name)):
                 one = contrast(design, objective, over(keys, (config, 1.0), (BASE, -1.0)))
                 yield from differences(design, one, "delta", **fields, **subject(config), objective=name)
 
@@ -153,11 +150,16 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
     choices: list[tuple[dict[str, Any], Sequence[Core]]] = [(dict(core), (core,)) for core in cores]
     if len(cores) > 1:
         choices.append(({}, cores))
-    for objective, first, second in ((SAFETY, SAFE_STAGE, HELP_STAGE), (HELPFULNESS, HELP_STAGE, SAFE_STAGE)):
-        if objective not in design.panel.objectives:
-            continue
-        for axes, chosen in choices:
-            yield from _stage_rows(design, objective, (first, second), axes, chosen)
+    for arm in design.arms:
+        for objective in (SAFETY, HELPFULNESS):
+            if objective not in design.panel.objectives:
+                continue
+            for axes, chosen in choices:
+                yield from _stage_rows(design, objective, arm, axes, chosen)
+    for objective in (SAFETY, HELPFULNESS):
+        if objective in design.panel.objectives:
+            for axes, chosen in choices:
+                yield from _control_rows(design, objective, axes, chosen)
 
 
 Lineage = tuple[str, ...]
@@ -165,39 +167,58 @@ Sign = tuple[Lineage, float]
 
 
 def _pooled(
-    design: Design, objective: int, cores: Sequence[Core], *signs: Sign
+    design: Design, objective: str, cores: Sequence[Core], *signs: Sign
 ) -> Iterator[tuple[dict[str, str], Contrast]]:
     """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level that has them."""
     terms = [[(design.main(lineage, core), sign) for lineage, sign in signs] for core in cores]
     if any(config is None for one in terms for config, _ in one):
         return
     found = [tuple((config, sign) for config, sign in one if config is not None) for one in terms]
-    for fields, keys in levels(design.keys_with(config for one in found for config, _ in one)):
-        yield fields, contrast(design, objective, [part for one in found for part in over(keys, *one)])
+    for fields, keys in levels(design.keys_with((config for one in found for config, _ in one), objective)):
+        yield (
+            fields,
+            contrast(design, design.objective(objective), [part for one in found for part in over(keys, *one)]),
+        )
 
 
 def _stage_rows(
-    design: Design, objective: str, stages: tuple[str, str], axes: dict[str, Any], cores: Sequence[Core]
+    design: Design, objective: str, arm: Arm, axes: dict[str, Any], cores: Sequence[Core]
 ) -> Iterator[Estimate]:
     """What the first stage induced, what the second eroded and left, and the same against controls."""
-    number = design.objective(objective)
-    first, second, both = (stages[0],), (stages[1],), stages
+    both = arm.ordered(objective)
+    first, second = (both[0],), (both[1],)
+    unit, caveats = describe_arm(arm)
 
     def rows(kind: str, lineage: Lineage, *signs: Sign) -> Iterator[Estimate]:
-        for fields, one in _pooled(design, number, cores, *signs):
-            yield from differences(design, one, kind, **fields, lineage=lineage, axes=axes, objective=objective)
+        for fields, one in _pooled(design, objective, cores, *signs):
+            about = {**fields, "lineage": lineage, "axes": axes, "objective": objective, "unit": unit}
+            for estimate in differences(design, one, kind, **about):
+                yield replace(estimate, caveats=caveats + estimate.caveats)
 
-    yield from rows("induced", first, (first, 1.0), (second, -1.0))
+    rivals = [one for one in design.arms if one.ordered(objective)[0] == both[0]]
+    for estimate in rows("induced", first, (first, 1.0), (second, -1.0)):
+        yield replace(estimate, unit=f"against {both[1]}") if len(rivals) > 1 else estimate
     yield from rows("erosion", both, (both, 1.0), (first, -1.0))
     yield from rows("retained", both, (both, 1.0), (second, -1.0))
-    for control in ((*first, *first), (*first, NOISE_STAGE)):
-        yield from rows("erosion_control", control, (control, 1.0), (first, -1.0))
+    for control in design.roles.controls(both[0], design.lineages):
         for estimate in rows("erosion_vs_control", both, (both, 1.0), (control, -1.0)):
             # The first stage cancels: erosion minus the control's erosion is both minus control.
             yield replace(estimate, unit=f"against {','.join(control)}")
     # A sign of zero keeps a lineage in the list of what a base × judge must have, so that both levels match.
-    tops = _pooled(design, number, cores, (both, 1.0), (second, -1.0), (first, 0.0))
-    bottoms = _pooled(design, number, cores, (both, 0.0), (second, -1.0), (first, 1.0))
+    tops = _pooled(design, objective, cores, (both, 1.0), (second, -1.0), (first, 0.0))
+    bottoms = _pooled(design, objective, cores, (both, 0.0), (second, -1.0), (first, 1.0))
     for (fields, top), (_, bottom) in zip(tops, bottoms, strict=True):
-        about = {**fields, "lineage": both, "axes": axes, "objective": objective}
-        yield from ratios(design, top, bottom, **about)
+        about = {**fields, "lineage": both, "axes": axes, "objective": objective, "unit": unit}
+        for estimate in ratios(design, top, bottom, **about):
+            yield replace(estimate, caveats=caveats + estimate.caveats)
+
+
+def _control_rows(design: Design, objective: str, axes: dict[str, Any], cores: Sequence[Core]) -> Iterator[Estimate]:
+    """What more training without the other objective does to what a stage of this objective left."""
+    firsts = dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped)
+    for first in firsts:
+        for control in design.roles.controls(first, design.lineages):
+            signs: tuple[Sign, Sign] = ((control, 1.0), ((first,), -1.0))
+            about = {"lineage": control, "axes": axes, "objective": objective}
+            for fields, one in _pooled(design, objective, cores, *signs):
+                yield from differences(design, one, "erosion_control", **fields, **about)

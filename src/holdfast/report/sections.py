@@ -110,6 +110,7 @@ def _frontier_figure(frontier: Frontier, name: str, colors: Mapping[Lineage, int
     dashes = ("solid", "dashed", "dotted", "dash-dotted")
     lines = "; ".join(f"{dashes[i % 4]}: {words}" for i, (words, _, _) in enumerate(pair_lines(frontier)))
     regions = "; ellipses are 95 % regions" if any(point.covariance for point in frontier.points) else ""
+    regions += f" ({' and '.join(frontier.resampled)} are random)" if regions and frontier.resampled else ""
     caption = f"Unit: {frontier.unit}. {marks}{regions}; arrows go from base through the stages."
     caption += f" Lines — {lines}." if lines else " No line is identified."
     return _legend(frontier, colors) + wrap_figure(svg, name, caption), svg

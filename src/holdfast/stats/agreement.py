@@ -1,13 +1,17 @@
-"""Agreement of two judges who scored the same things."""
+"""Agreement of two judges who scored the same things, with intervals that treat cases as random."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.stats.contrasts import t_quantile
+
 Floats = NDArray[np.float64]
+STEP = 1e-6  # of the numeric gradient, as a share of all items
+MAX_LEVELS = 40  # distinct scores up to which intervals are computed: the table of pairs has their square
 
 
 def agree(first: Floats, second: Floats) -> Mapping[str, float | None]:
@@ -66,3 +70,74 @@ def ordinal_alpha(first: Floats, second: Floats) -> float | None:
     expected = float((np.outer(totals, totals) * distance).sum() / (totals.sum() - 1))
     observed = float((coincidences * distance).sum())
     return 1.0 - observed / expected
+
+
+def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> Mapping[str, tuple[float, float]]:
+    """95 % intervals of quadratic kappa, ordinal alpha and mean bias; items of one case go together.
+
+    ``cases`` numbers the case of each item. All three are functions of the table of pairs of scores, so a case's
+    influence is the table of its own items, centred, times the gradient (delta method; Student's t over cases). Empty
+    below 2 cases and above ``MAX_LEVELS`` distinct scores.
+    """
+    levels, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
+    _, owner = np.unique(cases, return_inverse=True)
+    count, size = int(owner.max(initial=-1)) + 1, len(levels) ** 2
+    if count < 2 or not 1 < len(levels) <= MAX_LEVELS:
+        return {}
+    cell = codes[: len(first)] * len(levels) + codes[len(first) :]
+    # Only cells that occur have an influence, so the gradient is taken in those alone.
+    used, place = np.unique(cell, return_inverse=True)
+    tables = np.bincount(owner * len(used) + place, minlength=count * len(used)).reshape(count, len(used))
+    total = tables.sum(axis=0) / len(first)
+    centred = (tables - tables.sum(axis=1, keepdims=True) * total) / len(first)
+
+    def full(shares: Floats) -> Floats:
+        table = np.zeros(size)
+        table[used] = shares
+        return table.reshape(len(levels), len(levels))
+
+    found = {}
+    for name, statistic in TABLE_STATISTICS.items():
+        value = statistic(full(total), levels)
+        steps = [_slope(lambda shares, f=statistic: f(full(shares), levels), total, at) for at in range(len(used))]
+        spread = centred @ np.array(steps)
+        half = t_quantile(count - 1) * float(np.sqrt(count / (count - 1) * (spread @ spread)))
+        if np.isfinite(value) and np.isfinite(half):
+            found[name] = (value - half, value + half if name == "mean_bias" else min(value + half, 1.0))
+    return found
+
+
+def _slope(statistic: Callable[[Floats], float], shares: Floats, cell: int) -> float:
+    step = np.zeros_like(shares)
+    step[cell] = STEP
+    return (statistic(shares + step) - statistic(shares - step)) / (2 * STEP)
+
+
+def _table_kappa(table: Floats, levels: Floats) -> float:
+    """Quadratic kappa of a table of shares (first, second)."""
+    shares = table / table.sum()
+    apart = (levels[:, None] - levels[None, :]) ** 2
+    chance = float(shares.sum(axis=1) @ apart @ shares.sum(axis=0))
+    return 1.0 - float((shares * apart).sum()) / chance if chance > 1e-12 else np.nan
+
+
+def _table_alpha(table: Floats, levels: Floats) -> float:
+    """Ordinal alpha of a table of shares, in the limit of many items."""
+    coincidences = (table + table.T) / table.sum()
+    totals = coincidences.sum(axis=1)
+    middle = np.cumsum(totals) - totals / 2
+    distance = (middle[:, None] - middle[None, :]) ** 2
+    expected = float(totals @ distance @ totals) / 2
+    return 1.0 - float((coincidences * distance).sum()) / expected if expected > 1e-12 else np.nan
+
+
+def _table_bias(table: Floats, levels: Floats) -> float:
+    """The mean of second − first of a table of shares."""
+    return float((table * (levels[None, :] - levels[:, None])).sum() / table.sum())
+
+
+TABLE_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
+    "quadratic_kappa": _table_kappa,
+    "ordinal_alpha": _table_alpha,
+    "mean_bias": _table_bias,
+}

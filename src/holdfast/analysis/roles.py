@@ -1,0 +1,106 @@
+"""What stages are for, read from the records: their names are the study's own and mean nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from holdfast.records import Checkpoint
+
+SAFETY, HELPFULNESS = "safety", "helpfulness"
+FLIP = "flip"  # the setting of a stage that holds the share of pairs whose sides are swapped
+Lineage = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """The objectives that a stage trains, and whether its pairs are flipped, which makes it a control."""
+
+    objectives: frozenset[str]
+    flipped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A safety stage and a helpfulness stage to be trained in sequence; ``flipped`` where both are controls."""
+
+    safety: str
+    helpfulness: str
+    flipped: bool
+
+    def ordered(self, objective: str) -> tuple[str, str]:
+        """The stage that trains the objective, then the other one."""
+        pair = (self.safety, self.helpfulness)
+        return pair if objective == SAFETY else (pair[1], pair[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The role of every stage of a study; a name that stands for different things has none."""
+
+    by_stage: Mapping[str, Role]
+    ambiguous: tuple[str, ...] = ()
+
+    def single(self, name: str) -> str | None:
+        """The one objective that a stage trains, or None for a joint stage or one without a role."""
+        role = self.by_stage.get(name)
+        return next(iter(role.objectives)) if role is not None and len(role.objectives) == 1 else None
+
+    def flipped(self, name: str) -> bool:
+        """Whether a stage is a control with flipped pairs."""
+        role = self.by_stage.get(name)
+        return role is not None and role.flipped
+
+    def is_joint(self, lineage: Lineage) -> bool:
+        """Whether a lineage is one stage that trains safety and helpfulness at once."""
+        role = self.by_stage.get(lineage[0]) if len(lineage) == 1 else None
+        return role is not None and not role.flipped and {SAFETY, HELPFULNESS} <= role.objectives
+
+    def is_sequence(self, lineage: Lineage) -> bool:
+        """Whether a lineage is safety then helpfulness or the reverse, without controls."""
+        if len(lineage) != 2 or any(map(self.flipped, lineage)):
+            return False
+        return {self.single(name) for name in lineage} == {SAFETY, HELPFULNESS}
+
+    def rank(self, lineage: Lineage) -> int | None:
+        """The place of a recipe that the published study compares: S, H, S→H, H→S, S&H; None for any other."""
+        if not lineage or any(map(self.flipped, lineage)):
+            return None
+        if self.is_joint(lineage):
+            return 4
+        first = self.single(lineage[0])
+        if first not in (SAFETY, HELPFULNESS) or not (len(lineage) == 1 or self.is_sequence(lineage)):
+            return None
+        return (first == HELPFULNESS) + 2 * (len(lineage) - 1)
+
+    def arms(self) -> Iterator[Arm]:
+        """Every safety stage with every helpfulness stage, both real or both controls; controls last."""
+        single: dict[tuple[str | None, bool], list[str]] = {}
+        for name in sorted(self.by_stage):
+            single.setdefault((self.single(name), self.flipped(name)), []).append(name)
+        for flipped in (False, True):
+            for first in single.get((SAFETY, flipped), ()):
+                for second in single.get((HELPFULNESS, flipped), ()):
+                    yield Arm(safety=first, helpfulness=second, flipped=flipped)
+
+    def controls(self, first: str, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
+        """Lineages that train on after ``first`` without the other objective: the same goal again, or flipped pairs."""
+        for lineage in dict.fromkeys(lineages):
+            if len(lineage) != 2 or lineage[0] != first or self.flipped(first):
+                continue
+            same = self.single(lineage[1]) is not None and self.single(lineage[1]) == self.single(first)
+            if same or self.flipped(lineage[1]):
+                yield lineage
+
+
+def read_roles(checkpoints: Iterable[Checkpoint]) -> Roles:
+    """The roles of all stages of some checkpoints."""
+    seen: dict[str, set[Role]] = {}
+    for checkpoint in checkpoints:
+        for stage in checkpoint.stages:
+            flipped = float(stage.settings.get(FLIP) or 0) > 0
+            seen.setdefault(stage.name, set()).add(Role(objectives=frozenset(stage.objectives), flipped=flipped))
+    return Roles(
+        by_stage={name: next(iter(roles)) for name, roles in seen.items() if len(roles) == 1},
+        ambiguous=tuple(sorted(name for name, roles in seen.items() if len(roles) > 1)),
+    )
