@@ -23,8 +23,10 @@ def test_absent():
 
 
 def outcome(folder: Path, switch: str, *options: str) -> tuple[int, str]:
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "HOLDFAST_NO_SKIPS": switch}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no_skips", "-p", "no:cacheprovider", *options, str(folder)]
+    quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, **quick, "HOLDFAST_NO_SKIPS": switch}
+    plugins = ["-p", "no_skips", "-p", "xdist", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *options, str(folder)]
     shown = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return shown.returncode, shown.stdout
 

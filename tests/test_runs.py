@@ -140,20 +140,20 @@ def test_a_fork_that_cannot_be_is_refused_and_leaves_nothing(smoke_run: Path, tm
 def test_a_failed_step_stops_only_what_depends_on_it(
     base_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A rule that no pair meets: both first stages fail, the base is evaluated all the same."""
+    """A rule that no helpfulness pair meets: the safety stage goes on all the same."""
     study = changed(tmp_path, lambda s: s.update(pairs={"min_gap": 3, "min_chosen": 3}, suite=one_case(s["suite"])))
     command = ["run", str(study), "-o", str(tmp_path / "run"), "--quiet", "--workers", "1"]
     assert main(command) == 1
     told = capsys.readouterr().err.splitlines()
-    assert told[-1].startswith("holdfast: train tiny-0 · S · seed 0: there are no pairs to learn from; lower [pairs]")
+    assert told[-1].startswith("holdfast: train tiny-0 · H · seed 0: there are no pairs to learn from; lower [pairs]")
     assert "2 failed" in told[-1] and "repeat the command to retry" in told[-1]
     first = steps_of(tmp_path / "run")
     found = {status.name: status.status for status in first.values()}
-    assert found["train tiny-0 · S · seed 0"] == found["train tiny-0 · H · seed 0"] == "failed"
-    assert found["judge tiny-0 · base on test cases by state"] == "done"
-    assert not any("S,H" in name for name in found)
+    assert found["train tiny-0 · H · seed 0"] == found["train tiny-0 · S,H · seed 0"] == "failed"
+    assert found["judge tiny-0 · S · dose=1 · split 0 · seed 0 on test cases by state"] == "done"
+    assert not any("H,S" in name for name in found)
     assert main(["show", str(tmp_path / "run")]) == 0
-    assert "failed: train tiny-0 · S · seed 0: there are no pairs" in capsys.readouterr().out
+    assert "failed: train tiny-0 · H · seed 0: there are no pairs" in capsys.readouterr().out
     assert main(command) == 1
     again = steps_of(tmp_path / "run")
     for name, status in first.items():
@@ -228,7 +228,8 @@ def test_a_run_in_python(own_run: Path) -> None:
         store.add_score(replace(score, repeat=1, value=None, missing="no verdict", label=None, reply=None))
     rows = run.scores()
     assert len(rows) == counts["scores"] + 1
-    assert [row["repeat"] for row in rows if row["value"] is None] == [1]
+    (repeated,) = (row for row in rows if row["repeat"] == 1)
+    assert repeated["trajectory"] == trajectory.id and repeated["value"] is None
     assert all(row["value"] is None or 0 <= row["value"] <= 3 for row in rows)
     persistence = run.persistence("safety")
     assert {"induced", "erosion", "retained", "persistence"} <= {row.kind for row in persistence}

@@ -98,7 +98,7 @@ class _Execution:
         elif isinstance(outcome, End):
             self.done.add(fingerprint)
             self.running[fingerprint] = (step, started, step.size)
-            self._tell(step, "done")
+            self._tell(step, "done", self._read_scores(step) if step.kind == "judge" else "")
             del self.running[fingerprint]
 
     def _commit(self, step: Step, batch: Batch) -> None:
@@ -121,6 +121,20 @@ class _Execution:
             if finished.pairs:
                 self.store.add_pairs(step.fingerprint, finished.pairs)
             self.store.log.finish(step.fingerprint, finished.result)
+
+    def _read_scores(self, step: Step) -> str:
+        """A line on a checkpoint that is evaluated now: its scores by this judge; empty for its training cases."""
+        rollout = self.plan.step(step.inputs[0])
+        if rollout.settings["part"] != "test":
+            return ""
+        checkpoint = self.store.checkpoint(rollout.settings["checkpoint"])
+        means = self.store.mean_scores(rollout.fingerprint)
+        shown = [
+            f"{objective} {'–' if mean is None else f'{mean:.2f}'} ({count} scored)"
+            for (judge, objective), (mean, count) in means.items()
+            if judge == step.settings["judge"]
+        ]
+        return f"{checkpoint.name}: {', '.join(shown)}"
 
     def _tell(self, step: Step, state: str, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]

@@ -312,6 +312,14 @@ class Store:
         """Every score as columns without texts; of one rollout step's trajectories if ``step`` is given."""
         return tables.read_scores(self._db, self.checkpoints(), step)
 
+    def mean_scores(self, step: str) -> dict[tuple[str, str], tuple[float | None, int]]:
+        """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
+        query = (
+            "SELECT j.name, j.objective, avg(s.value), count(s.value) FROM trajectories t"
+            " JOIN scores s ON s.trajectory = t.key JOIN judges j ON j.key = s.judge WHERE t.step = ? GROUP BY 1, 2"
+        )
+        return {(judge, objective): (mean, count) for judge, objective, mean, count in self._db.execute(query, (step,))}
+
     def trajectory_table(self) -> tables.TrajectoryTable:
         """Every trajectory's columns, texts left where they are."""
         return tables.read_trajectories(self._db, self.checkpoints())
