@@ -10,7 +10,9 @@ import numpy as np
 from holdfast.records import Case, Checkpoint, Ending, Flag, Score, StageRecord, Trajectory, content_id
 from holdfast.store import Store
 
-GOALS = {"S": ("safety",), "H": ("helpfulness",), "S&H": ("safety", "helpfulness"), "N": ("helpfulness",)}
+GOALS = {"S": ("safety",), "H": ("helpfulness",), "S&H": ("safety", "helpfulness")}
+GOALS |= {"F": GOALS["S"], "N": GOALS["H"]}
+FLIPPED = ("F", "N")  # controls: half of the pairs have their sides swapped
 LINEAGES: dict[tuple[str, ...], tuple[int, ...]] = {  # lineage → doses of its last stage
     ("S",): (1,),
     ("H",): (1,),
@@ -21,14 +23,28 @@ LINEAGES: dict[tuple[str, ...], tuple[int, ...]] = {  # lineage → doses of its
     ("H", "H"): (1,),
     ("S", "N"): (1,),
     ("N",): (1,),
+    ("F",): (1,),
+    ("F", "N"): (1,),
+    ("N", "F"): (1,),
 }
 MEANS = {(): (1.0, 2.2), ("S",): (2.2, 1.4), ("H",): (0.9, 2.6), ("S&H",): (1.9, 2.1), ("S", "S"): (2.3, 1.3)}
+MEANS |= dict.fromkeys((("F",), ("F", "N"), ("N", "F")), (1.0, 2.2))
 MEANS |= {("H", "H"): (0.8, 2.7), ("S", "N"): (2.1, 1.4), ("N",): (1.0, 2.2), ("H", "S"): (2.0, 1.7)}
 
 
 def checkpoint(base: str, lineage: tuple[str, ...], dose: int, seed: int | None) -> Checkpoint:
     """A checkpoint of the embedded study; its parent is the lineage without its last stage at dose 1."""
-    stages = tuple(StageRecord(name=name, method="dpo", objectives=GOALS[name]) for name in lineage)
+    stages = tuple(
+        StageRecord(
+            name=name,
+            method="dpo",
+            objectives=GOALS[name],
+            settings={"flip": 0.5 if name in FLIPPED else 0.0},
+            steps=40 * dose,
+            pairs=1280 * dose,
+        )
+        for name in lineage
+    )
     parent = None
     if lineage:
         before = lineage[:-1]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+import scipy.stats
 from scored_study import checkpoint, expected, quick_checkpoints, write_study
 
 from holdfast.analysis import analyze, document, require_same_cases, schema
 from holdfast.errors import StudyError
-from holdfast.records import Analysis, Checkpoint, Estimate, Unbounded
+from holdfast.records import Analysis, Checkpoint, Estimate, Score, Unbounded
 from holdfast.store import Store
 
 SEEDS = (0, 1, 2)
@@ -31,7 +34,9 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def analysis(quick: Store) -> Analysis:
     measures = {
-        one.id: {"kl_parent": 0.1 * one.axes["dose"], "steps": 10.0} for one in quick.checkpoints() if one.stages
+        one.id: {"kl_parent": 0.1 * one.axes["dose"] + 0.01 * (one.train_seed or 0), "kl_base": 0.2}
+        for one in quick.checkpoints()
+        if one.stages
     }
     return analyze(quick, draws=DRAWS, measures=measures)
 
@@ -110,7 +115,8 @@ def test_differences_find_the_truth_and_name_their_claim(analysis: Analysis) -> 
         truth = {"induced": alone - other, "erosion": both - alone, "retained": both - other}
         for kind, true in truth.items():
             for claim, resampled in (("checkpoint", ("cases",)), ("recipe", ("cases", "seeds"))):
-                found = one(analysis.persistence, estimator="pooled", kind=kind, objective=objective, claim=claim)
+                about = {"kind": kind, "objective": objective, "claim": claim, "unit": None}
+                found = one(analysis.persistence, estimator="pooled", **about)
                 assert isinstance(found.interval, tuple)
                 assert found.resampled == resampled
                 assert found.interval[0] - 0.05 < true < found.interval[1] + 0.05
@@ -122,7 +128,7 @@ def test_controls_stand_beside_erosion(analysis: Analysis) -> None:
     assert {row.lineage for row in controls} == {("S", "S"), ("S", "N")}
     against = find(analysis.persistence, kind="erosion_vs_control", objective="safety", base=None, claim="checkpoint")
     assert {row.unit for row in against} == {"against S,S", "against S,N"}
-    erosion = one(analysis.persistence, kind="erosion", objective="safety", claim="checkpoint")
+    erosion = one(analysis.persistence, kind="erosion", objective="safety", claim="checkpoint", unit=None)
     for row in controls:
         (pair,) = [other for other in against if other.unit == f"against {','.join(row.lineage or ())}"]
         assert pair.value == pytest.approx((erosion.value or 0) - (row.value or 0), abs=1e-12)
@@ -130,14 +136,17 @@ def test_controls_stand_beside_erosion(analysis: Analysis) -> None:
 
 def test_persistence_is_a_ratio_of_pooled_means(analysis: Analysis) -> None:
     pooled = {
-        kind: one(analysis.persistence, estimator="pooled", kind=kind, objective="safety", claim="checkpoint")
+        kind: one(
+            analysis.persistence, estimator="pooled", kind=kind, objective="safety", claim="checkpoint", unit=None
+        )
         for kind in ("retained", "induced", "persistence")
     }
     assert pooled["persistence"].value == pytest.approx(
         (pooled["retained"].value or 0) / (pooled["induced"].value or 1)
     )
-    published = one(analysis.persistence, estimator="published", objective="safety")
-    singles = [one(analysis.persistence, estimator="published", objective="safety", base=base).value for base in BASES]
+    about = {"estimator": "published", "objective": "safety", "unit": None}
+    published = one(analysis.persistence, **about)
+    singles = [one(analysis.persistence, base=base, **about).value for base in BASES]
     assert published.value == pytest.approx(np.mean([value for value in singles if value is not None]))
 
 
@@ -147,8 +156,17 @@ def test_dose_rows_follow_the_dose(analysis: Analysis) -> None:
     assert set(by_dose) == {1, 2, 4}
     assert by_dose[1] > by_dose[2] > by_dose[4]
     measured = one(analysis.dose, kind="kl_parent", lineage=("S", "H"), axes={"dose": 4})
-    assert measured.value == pytest.approx(0.4)
-    assert measured.n == {"checkpoints": 6}
+    assert measured.value == pytest.approx(0.41)
+    assert measured.n == {"checkpoints": 6, "seeds": 3}
+    assert measured.resampled == ("seeds",) and measured.claim == "recipe"
+    half = float(scipy.stats.t.ppf(0.975, 2)) * 0.01 / np.sqrt(3)
+    assert measured.interval == pytest.approx((0.41 - half, 0.41 + half))
+    for dose in (1, 2, 4):
+        about = {"lineage": ("H", "S"), "axes": {"dose": dose}}
+        counted = {kind: one(analysis.dose, kind=kind, **about) for kind in ("steps", "pairs")}
+        assert (counted["steps"].value, counted["pairs"].value) == (40 * dose, 1280 * dose)
+        assert all(row.interval is None for row in counted.values())
+        assert one(analysis.dose, kind="kl_base", **about).value == pytest.approx(0.2)
 
 
 def test_degenerate_training_is_flagged_with_its_gate(analysis: Analysis) -> None:
@@ -177,12 +195,31 @@ def test_audit_counts_and_bounds(analysis: Analysis) -> None:
 def test_frontiers_hold_points_with_covariances(analysis: Analysis) -> None:
     published, mean, *bases = analysis.frontiers
     assert published.relative and not mean.relative
-    assert len(mean.points) == 6 and len(bases) == 2
+    assert len(mean.points) == 6 and len(bases) == 2 and len(published.points) == 10
+    assert published.resampled == ("cases",) and mean.resampled == ("cases", "seeds")
+    assert all(point.covariance is not None and point.covariance[0] > 0 for point in published.points)
     for point in mean.points:
         assert point.covariance is not None and point.non_dominated is not None
         assert point.covariance[0] * point.covariance[2] >= point.covariance[1] ** 2
         assert 0 <= point.non_dominated <= 1
     assert {line.kind for line in mean.lines} == {"slope", "intercept"}
+
+
+def test_covariance_of_published_points_is_that_of_case_differences(quick: Store, analysis: Analysis) -> None:
+    table = quick.score_table()
+    cases = np.arange(40)
+
+    def by_case(lineage: tuple[str, ...], objective: str) -> np.ndarray:
+        known = [(one.base, one.lineage, one.axes.get("dose", 1)) for one in table.checkpoints]
+        wanted = [subject == ("tiny-1", lineage, 1) for subject in known]
+        rows = np.array(wanted)[table.checkpoint] & (table.objective == table.objectives.index(objective))
+        return np.array([table.value[rows & (table.case == case)].mean() for case in cases])
+
+    for lineage in (("S",), ("S", "H")):
+        (point,) = [one for one in analysis.frontiers[0].points if (one.base, one.lineage) == ("tiny-1", lineage)]
+        x, y = (by_case(lineage, name) - by_case((), name) for name in ("helpfulness", "safety"))
+        expected_covariance = np.cov(x, y) / len(cases)
+        assert point.covariance == pytest.approx(expected_covariance[np.triu_indices(2)], abs=1e-12)
 
 
 def test_best_of_both_is_named_before_looking(analysis: Analysis) -> None:
@@ -291,3 +328,186 @@ def test_judges_that_share_no_trajectory_say_so(tmp_path: Path) -> None:
     rows = find(analyze(store, draws=50).agreement, kind="quadratic_kappa", lineage=None)
     assert len(rows) == 2 and all(row.n["trajectories"] > 0 and row.judge == "one × two" for row in rows)
     assert all(row.value is not None and math.isfinite(row.value) for row in rows)
+    for row in rows:
+        assert isinstance(row.interval, tuple) and row.resampled == ("cases",)
+        assert row.interval[0] < (row.value or 0.0) < row.interval[1]
+
+
+# --- what stages are for ----------------------------------------------------------------------------------------
+
+NAMES = {"S": "safe", "H": "help", "S&H": "a mix", "N": "zero", "F": "also zero"}
+
+
+def renamed(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints with other stage names; ids and records as they were."""
+    return [
+        replace(one, stages=tuple(replace(stage, name=NAMES[stage.name]) for stage in one.stages))
+        for one in checkpoints
+    ]
+
+
+def values_by_subject(rows: Iterable[Estimate], names: dict[str, str]) -> dict[tuple[Any, ...], Any]:
+    found = {}
+    for row in rows:
+        lineage = None if row.lineage is None else tuple(names.get(name, name) for name in row.lineage)
+        unit = row.unit
+        if unit is not None and unit.startswith("against "):
+            unit = "against " + ",".join(names.get(name, name) for name in unit.removeprefix("against ").split(","))
+        about = (row.kind, row.estimator, row.claim, row.base, lineage, str(row.axes), row.objective, row.judge, unit)
+        assert about not in found, about
+        found[about] = row.value
+    return found
+
+
+def test_stage_names_mean_nothing(tmp_path: Path, quick: Store) -> None:
+    usual = {one.id: one for one in quick_checkpoints(BASES, SEEDS)}
+
+    def score(one: Checkpoint, objective: str, rng: np.random.Generator) -> float:
+        return float(np.clip(np.floor(expected(usual[one.id], objective) + rng.random()), 0, 3))
+
+    store = write_study(tmp_path / "run", renamed(usual.values()), tests=40, score=score)
+    plain, other = analyze(quick, draws=50), analyze(store, draws=50)
+    for section in ("scores", "persistence", "frontier", "deltas", "dose"):
+        first = values_by_subject(getattr(plain, section), NAMES)
+        second = values_by_subject(getattr(other, section), {})
+        assert first.keys() == second.keys()
+        for about, value in first.items():
+            assert second[about] == (None if value is None else pytest.approx(value, abs=1e-9)), about
+    assert [point.lineage for point in other.frontiers[0].points[:5]] == [
+        ("safe",),
+        ("help",),
+        ("safe", "help"),
+        ("help", "safe"),
+        ("a mix",),
+    ]
+
+
+def test_several_safety_stages_are_told_apart(tmp_path: Path) -> None:
+    """Two safety stages and one helpfulness stage give two arms, and no row stands twice."""
+    made = few(SEEDS)
+    twice = [
+        replace(
+            one,
+            id=one.id[::-1],
+            parent_id=None,
+            stages=tuple(replace(stage, name="safer" if stage.name == "S" else stage.name) for stage in one.stages),
+        )
+        for one in made
+        if "S" in one.lineage
+    ]
+    found = analyze(write_study(tmp_path / "run", made + twice, tests=12), draws=50)
+    check_document(found)
+    values_by_subject(found.persistence, {})
+    lineages = {row.lineage for row in find(found.persistence, kind="persistence", objective="safety")}
+    assert lineages == {("S", "H"), ("safer", "H")}
+    assert {row.unit for row in find(found.persistence, kind="induced", objective="helpfulness")} == {
+        "against S",
+        "against safer",
+    }
+
+
+def test_a_stage_name_with_two_meanings_has_no_role(tmp_path: Path) -> None:
+    made = few(SEEDS)
+    (joint,) = [one for one in made if one.lineage == ("S&H",) and one.train_seed == 0]
+    strange = replace(joint, id="other", parent_id=None, base="tiny-1", stages=(replace(joint.stages[0], name="S"),))
+    found = analyze(write_study(tmp_path / "run", [*made, strange], tests=6), draws=50)
+    check_document(found)
+    assert any(note.startswith("stage S stands for different trainings") for note in found.notes)
+    assert not find(found.persistence, kind="persistence")
+
+
+# --- flipped controls -------------------------------------------------------------------------------------------
+
+
+def test_flipped_controls_have_no_persistence(analysis: Analysis) -> None:
+    for objective, lineage in (("safety", ("F", "N")), ("helpfulness", ("N", "F"))):
+        about = {"kind": "persistence", "objective": objective, "unit": "flipped control"}
+        for claim in ("checkpoint", "recipe"):
+            row = one(analysis.persistence, estimator="pooled", claim=claim, **about)
+            assert row.lineage == lineage and row.value is None
+            assert any(caveat.startswith("not identified") for caveat in row.caveats)
+            assert row.caveats[0].startswith("flipped control")
+        published = one(analysis.persistence, estimator="published", **about)
+        assert published.lineage == lineage and published.caveats[0].startswith("flipped control")
+        induced = one(analysis.persistence, kind="induced", objective=objective, claim="checkpoint", unit=about["unit"])
+        assert induced.lineage == lineage[:1] and abs(induced.value or 0.0) < 0.1
+    recipes = {point.lineage for frontier in analysis.frontiers for point in frontier.points}
+    assert not any({"F", "N"} & set(lineage) for lineage in recipes)
+
+
+# --- gates ------------------------------------------------------------------------------------------------------
+
+GATED = ("S", "H")
+
+
+@pytest.mark.parametrize(
+    ("measured", "missing", "words"),
+    [
+        ({}, 0.02, None),
+        ({"drift_rejected": -20.0, "drift_chosen": 0.4, "kl_parent": 3.8}, 0.05, None),
+        ({}, 0.26, "episodes without a score"),
+        ({"drift_rejected": -45.0}, 0.0, "rejected answers moved by -45 nats"),
+        ({"drift_chosen": -60.0}, 0.0, "chosen answers moved by -60 nats"),
+        ({"kl_parent": 12.0}, 0.0, "KL from the parent: 12.0 nats"),
+    ],
+)
+def test_one_broken_run_of_three_is_flagged(
+    tmp_path: Path, measured: dict[str, float], missing: float, words: str | None
+) -> None:
+    made = few(SEEDS)
+    (broken,) = [one for one in made if one.lineage == GATED and one.train_seed == 1]
+
+    def score(one: Checkpoint, _: str, rng: np.random.Generator) -> float | None:
+        return None if one.id == broken.id and rng.random() < missing else 2.0
+
+    store = write_study(tmp_path / "run", made, tests=100, score=score)
+    calm = {one.id: {"drift_rejected": -1.0, "drift_chosen": 0.3, "kl_parent": 0.3} for one in made if one.stages}
+    found = analyze(store, draws=50, measures=calm | {broken.id: calm[broken.id] | measured})
+    fired = {row.lineage: row.caveats for row in find(found.health, kind="degenerate") if row.value}
+    if words is None:
+        assert fired == {}
+    else:
+        assert set(fired) == {GATED} and words in fired[GATED][0]
+
+
+# --- rubrics ----------------------------------------------------------------------------------------------------
+
+
+def rescore(store: Store, rubrics: dict[str, float]) -> None:
+    """Score every trajectory for safety under other rubrics, each with its own constant."""
+    with store.transaction():
+        for name in store.trajectory_ids():
+            for rubric, value in rubrics.items():
+                score = Score(trajectory_id=name, judge="state", objective="safety", value=value, rubric=rubric)
+                store.add_score(score)
+
+
+def test_scores_under_different_rubrics_are_never_pooled(tmp_path: Path) -> None:
+    made = [replace(one, axes={**one.axes, "pair_judge": "state"}) if one.stages else one for one in few(SEEDS)]
+    store = write_study(tmp_path / "run", made, tests=6, score=lambda *_: 1.0)
+    rescore(store, {"0123456789abcdef": 3.0, "0123456aaaaaaaaa": 2.0})
+    table = store.score_table()
+    assert set(table.judges) == {"state", "state#", "state#01234567", "state#0123456a"}
+    assert set(table.judge_names) == {"state"}
+    found = analyze(store, draws=50)
+    check_document(found)
+    for judge, value in (("state#", 1.0), ("state#01234567", 3.0), ("state#0123456a", 2.0)):
+        row = one(found.scores, estimator="published", kind="mean", objective="safety", lineage=("S",), judge=judge)
+        assert row.value == value
+    # The objective with one rubric keeps the judge's name, and is not lost among judges that never read it.
+    helpful = one(
+        found.scores, estimator="pooled", kind="mean", objective="helpfulness", lineage=("S",), claim="recipe"
+    )
+    assert helpful.value == 1.0
+
+
+def test_rubrics_with_a_long_common_start_are_told_apart(tmp_path: Path) -> None:
+    store = write_study(tmp_path / "run", few()[:1], tests=3, score=lambda *_: 1.0)
+    rescore(store, {"office-rubric-1": 3.0, "office-rubric-2": 2.0})
+    found = {judge for judge in store.score_table().judges if "#" in judge}
+    assert len(found) == 3 and {"state#office-rubric-1", "state#office-rubric-2"} <= found
+
+
+def test_notes_of_the_caller_come_first(quick: Store) -> None:
+    found = analyze(quick, draws=50, notes=("read this first",))
+    assert found.notes[0] == "read this first" and len(found.notes) > 1

@@ -214,7 +214,7 @@ def test_agreement_of_the_judges_on_the_raw_set(golden: dict[str, Any], raw: dic
         for kind in ("exact", "within_1", "pearson", "spearman", "quadratic_kappa"):
             row = found[kind, objective, both, None]
             assert row["value"] == pytest.approx(numbers[same.get(kind, kind)], abs=EXACT)
-            assert row["n"] == {"trajectories": 3888}
+            assert row["n"] == {"trajectories": 3888, "cases": 144}
         bias = numbers["mean_gpt5m"] - numbers["mean_q32"]
         assert found["mean_bias", objective, both, None]["value"] == pytest.approx(bias, abs=EXACT)
     for judge, name in (("gpt-5-mini", "data_safe_vs_help_gpt5m"), ("Qwen3-32B", "data_safe_vs_help_q32")):
@@ -224,7 +224,7 @@ def test_agreement_of_the_judges_on_the_raw_set(golden: dict[str, Any], raw: dic
 
 def test_the_match_set_says_where_its_judges_overlap(match: dict[str, Any]) -> None:
     rows = [row for row in match["agreement"] if row["kind"] == "exact" and "lineage" not in row]
-    assert all(row["n"] == {"trajectories": 432} for row in rows)
+    assert all(row["n"] == {"trajectories": 432, "cases": 144} for row in rows)
     assert all(row["caveats"] == ["both judges scored the same trajectories only for: base"] for row in rows)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published_samples import sample, write_archive
 from smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
@@ -120,7 +121,7 @@ def test_a_study_with_a_byte_order_mark_and_windows_lines(tmp_path: Path, capsys
 
 def test_run_tells_results_and_progress_apart(own_run: Path, capsys: Captured) -> None:
     code, out, err = asked(capsys, "run", SMOKE, "-o", own_run, "--workers", "1")
-    assert code == 0 and out.startswith("Results") and f"report: {own_run}" in out
+    assert code == 0 and out.startswith("Lineage") and f"report: {own_run}" in out
     assert err == "analyzing and writing the report\n"
     assert asked(capsys, "run", SMOKE, "-o", own_run, "--no-report", "--quiet") == (0, "", "")
     code, out, _ = asked(capsys, "report", own_run, "--draws", "100")
@@ -143,7 +144,7 @@ def test_analyze_and_pairs(smoke_run: Path, tmp_path: Path, capsys: Captured) ->
     code, out, err = asked(capsys, "analyze", smoke_run, "--json", "--draws", "100")
     assert (code, err) == (0, "")
     assert {"scores", "persistence", "frontier", "deltas", "agreement", "audit"} <= set(json.loads(out))
-    assert asked(capsys, "analyze", smoke_run)[1].startswith("Results")
+    assert asked(capsys, "analyze", smoke_run)[1].startswith("Lineage")
     rule = ("pairs", smoke_run, "--objective", "safety", "--judge", "state")
     document = json.loads(asked(capsys, *rule, "--json")[1])
     assert document["pairs"] > 0 and f"{document['pairs']:,} pairs of" in asked(capsys, *rule)[1]
@@ -174,6 +175,7 @@ BAD_STUDIES: dict[str, tuple[Any, str]] = {
     "undefined stage": (lambda s: s["study"]["lineages"].append(["S", "Q"]), "names the stage 'Q'"),
     "unknown base": (lambda s: s["model"].update(bases=["llama"]), "bases that can be run here: tiny"),
     "unknown suite": (lambda s: s["suite"].update(name="ofice"), "suites that can be run here: office"),
+    "unknown policy": (lambda s: s["suite"].update(mixture={"foo": 1.0}), "mixture: policy 'foo' is unknown"),
     "name with a slash": (lambda s: s["study"].update(name="../up"), "it names the run's directory"),
     "negative seed": (lambda s: s["study"].update(train_seeds=[-1]), "study.train_seeds.0"),
     "text on an axis": (lambda s: s.update(axes={"beta": ["0.1"]}), "axes.beta has the text '0.1'"),
@@ -215,9 +217,7 @@ def test_outputs_that_cannot_be_written(smoke_run: Path, blocked: Path, capsys: 
 
 
 def test_an_import_that_cannot_be_written(blocked: Path, tmp_path: Path, capsys: Captured) -> None:
-    from published_samples import write_archive
-
-    write_archive(tmp_path / "source.tar")
+    write_archive(tmp_path / "source.tar", sample())
     assert str(blocked) in refused(capsys, "import", tmp_path / "source.tar", "-o", blocked)
 
 
@@ -326,7 +326,8 @@ def group_is_gone(group: int) -> bool:
 def test_ctrl_c_stops_everything_and_the_run_goes_on_later(times: int, smoke_run: Path, tmp_path: Path) -> None:
     """As a terminal sends it: to every process of the group, with workers at work."""
     settings = smoke_settings()
-    settings["rollouts"]["per_test_case"] = 400
+    settings["study"]["lineages"], settings["doses"] = [["S"]], {}
+    settings["rollouts"]["per_test_case"] = 20
     study, output = write_toml(settings, tmp_path / "study.toml"), tmp_path / "run"
     command = subprocess.Popen(
         [*HOLDFAST, "run", str(study), "-o", str(output), "--workers", "2"],
@@ -349,8 +350,12 @@ def test_ctrl_c_stops_everything_and_the_run_goes_on_later(times: int, smoke_run
     while time.monotonic() < deadline and not group_is_gone(command.pid):
         time.sleep(0.05)
     assert group_is_gone(command.pid)
-    with Store(output, writable=True) as store:  # nobody holds the lock, and what was committed is whole
-        assert 0 < store.counts()["trajectories"] < 24 * 400
+    with Store(output, writable=True) as store:  # nobody holds the lock
+        kept = store.trajectory_ids()
+    hf.run(study, output, workers=1)
+    with Store(output) as store:
+        assert 0 < len(kept) < store.counts()["trajectories"] and store.trajectory_ids()[: len(kept)] == kept
+        assert {status.status for status in store.log.steps().values()} == {"done"}
     assert not list((output / "weights").glob(".part-*"))
 
 

@@ -44,15 +44,15 @@ def _frontier(design: Design, truth: Truth, rng: np.random.Generator) -> Iterato
     assert points is not None
     drawn = frontier.draw_cloud(design, points, resampled_means(design.flat, DRAWS, rng))
     covariance, _ = frontier.whitening(points)
-    joint = np.array([config[0] == frontier.CANDIDATE for config in points.configs])
-    for row in (*frontier.line_rows(drawn, {}, ""), *frontier.best_of_both_rows(drawn, {}, "")):
+    joint = np.array([design.roles.is_joint(config[0]) for config in points.configs])
+    for row in (*frontier.line_rows(drawn, {}, ""), *frontier.best_of_both_rows(drawn, design, {}, "")):
         at = truth.recipe if row.claim == "recipe" else truth.checkpoint
         x, y = points.x @ at, points.y @ at
         if row.kind in ("slope", "intercept"):
             yield f"{row.kind} {row.claim}", row, float(getattr(errors_in_both(x, y, covariance), row.kind))
         elif row.kind == "r2":
             yield f"r2 {row.claim}", row, float(correlations(x, y) ** 2)
-        elif row.kind == "best_of_both" and row.lineage == frontier.CANDIDATE:
+        elif row.kind == "best_of_both" and design.roles.is_joint(row.lineage or ()):
             line = errors_in_both(x[~joint], y[~joint], covariance)
             yield f"best_of_both {row.claim}", row, float(signed_distances(line, x[joint], y[joint]))
 

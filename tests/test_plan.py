@@ -39,6 +39,15 @@ def test_lineages_share_their_first_stage() -> None:
     assert first.fingerprint in second.inputs
 
 
+def test_a_record_tells_a_flipped_control_and_the_train_step_does_not() -> None:
+    for step in plans.build(studies.load(QUICK)).steps:
+        for checkpoint in step.checkpoints:
+            for stage in checkpoint.stages:
+                assert stage.settings["flip"] == (0.5 if stage.name in ("F", "N") else 0.0)
+        if step.kind == "train":
+            assert "flip" not in step.settings
+
+
 def test_doses_are_checkpoints_of_one_step() -> None:
     plan = planned(four_lineages() | {"doses": {"S,H": [1, 2, 4]}})
     (step,) = (s for s in plan.steps if s.kind == "train" and len(s.checkpoints) > 1)

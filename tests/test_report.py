@@ -228,7 +228,7 @@ def test_without_matplotlib_there_are_no_pdfs(store: Store, tmp_path: Path, monk
 
 def test_summary_says_what_persists_and_how_many_are_unfit(store: Store) -> None:
     sentences = list(summarise(store, samples.make_analysis()))
-    assert sentences[0].startswith("3 base models taken through 5 lineages (S, H, S→H, H→S, S&H): 18 checkpoints")
+    assert sentences[0].startswith("3 base models taken through 5 lineages (H, S, S&H, H→S, S→H): 18 checkpoints")
     assert sentences[1] == (
         "Of the gain in safety that stage S brought, 86 % is left after S→H"
         " (95 % interval: 77 % to 96 % for these checkpoints, 56 % to 121 % for the recipe; pooled estimator)."

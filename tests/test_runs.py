@@ -234,9 +234,9 @@ def test_a_run_in_python(own_run: Path) -> None:
     persistence = run.persistence("safety")
     assert {"induced", "erosion", "retained", "persistence"} <= {row.kind for row in persistence}
     assert {row.objective for row in persistence} == {"safety"}
-    frontiers = run.frontier("safety", "helpfulness")
+    frontiers = run.frontier("helpfulness", "safety")
     assert frontiers and all(f.points for f in frontiers)
-    assert run.frontier("helpfulness", "nothing") == []
+    assert run.frontier("safety", "nothing") == []
     assert run.analysis() is run.analysis()
     page = run.report()
     assert page.is_file() and page.is_relative_to(own_run)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from holdfast.stats.agreement import agree, ordinal_alpha, quadratic_kappa, ranks
+from holdfast.stats.agreement import agree, case_intervals, ordinal_alpha, quadratic_kappa, ranks
 
 SCORES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=60)
 
@@ -78,3 +78,27 @@ def test_nothing_to_compare_gives_none() -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_ranks_are_scipys(values: list[int]) -> None:
     np.testing.assert_allclose(ranks(np.array(values, dtype=float)), stats.rankdata(values))
+
+
+def test_case_intervals_equal_a_bootstrap_of_cases() -> None:
+    rng = np.random.default_rng(3)
+    cases = np.repeat(np.arange(80), 5)
+    shared = np.repeat(rng.integers(0, 4, 80), 5)  # items of a case are alike: an interval over items is too narrow
+    one = np.clip(shared + rng.integers(-1, 2, 400), 0, 3).astype(float)
+    two = np.clip(shared + np.repeat(rng.integers(-1, 2, 80), 5) + rng.integers(0, 2, 400), 0, 3).astype(float)
+    found = case_intervals(one, two, cases)
+    draws = []
+    for _ in range(1500):
+        picked = (5 * rng.integers(0, 80, 80)[:, None] + np.arange(5)).ravel()
+        draws.append(agree(one[picked], two[picked]))
+    for name in ("quadratic_kappa", "ordinal_alpha", "mean_bias"):
+        low, high = np.quantile([float(draw[name] or 0.0) for draw in draws], [0.025, 0.975])
+        assert found[name][1] - found[name][0] == pytest.approx(high - low, rel=0.12)
+        assert sum(found[name]) / 2 == pytest.approx(float(agree(one, two)[name] or 0.0), abs=2e-3)
+
+
+def test_case_intervals_need_cases_and_variation() -> None:
+    one, two = _split([(0, 1), (1, 2), (2, 2)])
+    assert case_intervals(one, two, np.zeros(3, dtype=np.int64)) == {}
+    assert case_intervals(one[:0], two[:0], np.zeros(0, dtype=np.int64)) == {}
+    assert case_intervals(np.ones(3), np.ones(3), np.arange(3)) == {}

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from holdfast.errors import StudyError
 from holdfast.plan import Plan, Step, build
 from holdfast.store import DATABASE, Store
 from holdfast.study import Study
-from holdfast.suites import SUITES
+from holdfast.suites import check_suite
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
 # steps replace them as soon as there are any.
@@ -31,8 +32,10 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
     plan = build(study)
     checkpoints = sum(len(step.checkpoints) for step in plan.steps)
     problems: list[str] = []
-    if study.suite.name not in SUITES:
-        problems.append(f"suite.name is {study.suite.name!r}; suites that can be run here: {', '.join(SUITES)}")
+    try:
+        check_suite(study.suite)
+    except StudyError as error:
+        problems.append(str(error))
     missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         problems.append(f"packages {', '.join(missing)} are missing: pip install 'holdfast[train]'")

@@ -47,6 +47,7 @@ WORST: Mapping[str, Callable[[float], float]] = {  # a sign → how bad a value 
     "kl_parent": float,
 }
 COUNTED = ("steps", "pairs")  # doses that a study sets: no interval
+DIVERGENCES = ("kl_parent", "kl_base")  # never negative
 
 
 def dose_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
@@ -95,10 +96,8 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
         for fields, keys in levels(design.keys_with([config])):
             if "judge" in fields:
                 continue
-            cells = [cell for key in keys for cell in [design.cells[(*key, config)]]]
-            found = {
-                index: seed for cell in cells for seed, row in cell.items() for index in [_checkpoint(design, row)]
-            }
+            cells = [design.cells[(*key, config)] for key in keys]
+            found = {_checkpoint(design, row): seed for cell in cells for seed, row in cell.items()}
             own = {index: _taken(design.panel.trajectories.checkpoints[index], measures) for index in found}
             for kind in dict.fromkeys(name for one in own.values() for name in one):
                 values = {index: one[kind] for index, one in own.items() if kind in one}
@@ -118,8 +117,9 @@ def _measure(kind: str, values: Sequence[float], by_seed: Sequence[float], about
     mean = float(np.mean(values))
     if kind in COUNTED or len(by_seed) < MIN_SEEDS:
         return Estimate(kind=kind, estimator=MEASURED, value=mean, **about)
-    half = t_quantile(len(by_seed) - 1) * float(np.std(by_seed, ddof=1)) / np.sqrt(len(by_seed))
-    interval = (mean - half, mean + half)
+    half = t_quantile(len(by_seed) - 1) * float(np.std(by_seed, ddof=1) / np.sqrt(len(by_seed)))
+    low = max(mean - half, 0.0) if kind in DIVERGENCES else mean - half
+    interval = (low, mean + half)
     return Estimate(
         kind=kind, estimator=MEASURED, value=mean, interval=interval, claim="recipe", resampled=("seeds",), **about
     )

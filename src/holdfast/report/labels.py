@@ -38,6 +38,9 @@ KIND_WORDS: Mapping[str, str] = {
     "r2_leave_one_base_out_max": "R², leaving one base out, largest",
     "best_of_both": "best of both: distance from the line fitted without it",
     "instant_finish": "episodes without a call",
+    "missing": "episodes without a score",
+    "kl_parent": "KL to the parent (nats)",
+    "kl_base": "KL to the base (nats)",
     "kl": "KL",
 }
 

@@ -22,7 +22,7 @@ from holdfast.report.svg import SHAPES, Canvas, draw_mark
 from holdfast.report.tables import Table, is_rate, list_estimates, pivot, table_html
 
 Lineage = tuple[str, ...]
-KL_KINDS = ("kl_parent", "kl_base")
+DOSE_KINDS = ("steps", "kl_parent", "kl_base")  # what a dose was, beside its multiple
 FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
 
 
@@ -182,9 +182,9 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
         return None
     parts, figures = [], {}
     level = pick_claim(next(iter(split_levels(analysis.dose).values())))
-    curves = _with_kl(level)
+    curves = _with_doses(level)
     for kind in sorted(dict.fromkeys(one.kind for one in level), key=lambda kind: "persistence" not in kind):
-        for axis in find_dose_axes(curves)[:3]:
+        for axis in find_dose_axes(curves)[: 1 + len(DOSE_KINDS)]:
             svg = draw_dose([one for one in curves if one.kind == kind], axis)
             if svg is not None:
                 name = f"dose-{kind}-{axis}"
@@ -197,19 +197,19 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
     return _section("dose", "Dose", parts, figures, {"dose": table})
 
 
-def _with_kl(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """Estimates of objectives with the measured KL of the same checkpoints beside their dose."""
-    drift = {
+def _with_doses(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """Estimates of objectives with the steps and the measured KL of the same checkpoints beside their dose."""
+    measured = {
         (one.base, one.lineage, str(sorted(one.axes.items())), one.kind): one.value
         for one in estimates
-        if one.kind.startswith("kl") and one.value is not None
+        if one.kind in DOSE_KINDS and one.value is not None
     }
     found = []
     for one in estimates:
         if one.objective is None:
             continue
         key = (one.base, one.lineage, str(sorted(one.axes.items())))
-        extra = {kind: drift[*key, kind] for kind in KL_KINDS if (*key, kind) in drift}
+        extra = {kind: measured[*key, kind] for kind in DOSE_KINDS if (*key, kind) in measured}
         found.append(replace(one, axes={**one.axes, **extra}))
     return found
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,16 @@ def case_content(case: Case) -> dict[str, Any]:
 
 def count_characters(content: Any) -> int:
     """The characters of all strings in ``content``: the size by which shards are filled."""
-    if isinstance(content, str):
-        return len(content)
-    values: Iterator[Any] = iter(content.values() if isinstance(content, dict) else ())
-    if isinstance(content, list):
-        values = iter(content)
-    return sum(count_characters(value) for value in values)
+    total, waiting = 0, [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            total += len(value)
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return total
 
 
 class ShardWriter:

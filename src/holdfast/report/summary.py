@@ -51,8 +51,8 @@ def count_things(number: int, word: str) -> str:
 
 
 def headline_estimates(analysis: Analysis) -> list[Estimate]:
-    """Persistence at its most pooled level and fewest axes, by the pooled estimator where there is one."""
-    ratios = [one for one in analysis.persistence if "persistence" in one.kind]
+    """Persistence at its most pooled level and fewest axes, by the pooled estimator where there is one; no controls."""
+    ratios = [one for one in analysis.persistence if "persistence" in one.kind and one.unit is None]
     level = next(iter(split_levels(ratios).values()), [])
     fewest = {one.objective: len(one.axes) for one in sorted(level, key=lambda one: -len(one.axes))}
     level = [one for one in level if len(one.axes) == fewest[one.objective]]

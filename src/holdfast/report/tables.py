@@ -24,7 +24,16 @@ from holdfast.report.labels import (
 )
 
 Lineage = tuple[str, ...]
-RATES = {*FLAG_WORDS, "unfit", "any_invention", "no_call_and_invented", "coverage", "instant_finish", "distinct_share"}
+RATES = {
+    *FLAG_WORDS,
+    "unfit",
+    "any_invention",
+    "no_call_and_invented",
+    "coverage",
+    "instant_finish",
+    "distinct_share",
+    "missing",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

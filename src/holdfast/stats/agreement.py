@@ -99,18 +99,14 @@ def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> M
     found = {}
     for name, statistic in TABLE_STATISTICS.items():
         value = statistic(full(total), levels)
-        steps = [_slope(lambda shares, f=statistic: f(full(shares), levels), total, at) for at in range(len(used))]
-        spread = centred @ np.array(steps)
-        half = t_quantile(count - 1) * float(np.sqrt(count / (count - 1) * (spread @ spread)))
+        slopes = np.empty(len(used))
+        for at, step in enumerate(STEP * np.eye(len(used))):
+            slopes[at] = statistic(full(total + step), levels) - statistic(full(total - step), levels)
+        influence = centred @ slopes / (2 * STEP)
+        half = t_quantile(count - 1) * float(np.sqrt(count / (count - 1) * (influence @ influence)))
         if np.isfinite(value) and np.isfinite(half):
             found[name] = (value - half, value + half if name == "mean_bias" else min(value + half, 1.0))
     return found
-
-
-def _slope(statistic: Callable[[Floats], float], shares: Floats, cell: int) -> float:
-    step = np.zeros_like(shares)
-    step[cell] = STEP
-    return (statistic(shares + step) - statistic(shares - step)) / (2 * STEP)
 
 
 def _table_kappa(table: Floats, levels: Floats) -> float:

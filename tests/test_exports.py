@@ -1,0 +1,204 @@
+"""A run in other tools' formats, read back by those tools."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import holdfast as hf
+from holdfast.errors import MissingExtra
+from holdfast.exports import defuse, export_run, write_lines
+from holdfast.records import PreferencePair
+from holdfast.store import Store
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def names(path: Path) -> set[str]:
+    return {found.name for found in path.iterdir()}
+
+
+def test_json_lines_hold_everything(smoke_run: Path, tmp_path: Path) -> None:
+    output = export_run(smoke_run, "jsonl", tmp_path / "deep" / "out")
+    assert names(output) == {"cases.jsonl", "checkpoints.jsonl", "trajectories.jsonl", "scores.jsonl"}
+    assert names(output.parent) == {"out"}
+    assert read_lines(output / "scores.jsonl") == hf.Run(smoke_run).scores()
+    with Store(smoke_run) as store:
+        counts, stored = store.counts(), list(store.trajectories())
+    rows = read_lines(output / "trajectories.jsonl")
+    assert [row["id"] for row in rows] == [item.id for item in stored]
+    assert rows[3]["messages"][0]["content"] == stored[3].messages[0].content
+    assert rows[3]["world_after"] == stored[3].world_after
+    assert len(read_lines(output / "cases.jsonl")) == counts["cases"]
+    lineages = {tuple(row["lineage"]) for row in read_lines(output / "checkpoints.jsonl")}
+    assert lineages == {(), ("S",), ("H",), ("S", "H"), ("H", "S")}
+
+
+def test_csv_holds_every_score_with_missing_ones_empty(smoke_run: Path, tmp_path: Path) -> None:
+    with (export_run(smoke_run, "csv", tmp_path / "out") / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = hf.Run(smoke_run).scores()
+    assert any(row["value"] is None for row in expected)
+    for found, row in zip(rows, expected, strict=True):
+        assert found["value"] == ("" if row["value"] is None else str(row["value"]))
+        assert (found["trajectory"], found["lineage"]) == (row["trajectory"], ",".join(row["lineage"]))
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_cells_that_a_spreadsheet_would_run_are_defused(start: str) -> None:
+    assert defuse(f"{start}HYPERLINK('http://x')") == f"'{start}HYPERLINK('http://x')"
+    assert defuse("a=b") == "a=b" and defuse(-2.0) == -2.0 and defuse(None) is None
+
+
+def hostile_run(path: Path, smoke_run: Path) -> Path:
+    """A run whose checkpoint is named like a formula, with one scored episode and no token count."""
+    with Store(smoke_run) as source, Store.create(path) as store, store.transaction():
+        trajectory = next(source.trajectories())
+        case, checkpoint = source.case(trajectory.case_id), source.checkpoint(trajectory.checkpoint_id)
+        store.add_cases([case])
+        store.add_checkpoint(replace(checkpoint, base="=cmd|' /C calc'!A0", path=None, digest=None))
+        from holdfast import codec
+
+        packed = store.text_codec.pack(codec.trajectory_to_bytes(trajectory, case.state))
+        store.add_trajectory(replace(trajectory, tokens=None), packed)
+        for score in source.scores(trajectory.id):
+            store.add_score(replace(score, value=None, missing="no verdict", label=None))
+    return path
+
+
+def test_a_formula_in_a_run_is_defused_in_its_csv(smoke_run: Path, tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run", smoke_run)
+    with (export_run(run, "csv", tmp_path / "out") / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(row["checkpoint"].startswith("'=cmd|") for row in rows)
+
+
+def test_parquet_reads_back(smoke_run: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    output = export_run(smoke_run, "parquet", tmp_path / "out")
+    scores = pyarrow.parquet.read_table(output / "scores.parquet").to_pylist()
+    expected = [{**row, "lineage": ",".join(row["lineage"])} for row in hf.Run(smoke_run).scores()]
+    assert scores == expected
+    trajectories = pyarrow.parquet.read_table(output / "trajectories.parquet").to_pylist()
+    with Store(smoke_run) as store:
+        stored = list(store.trajectories())
+    assert [row["tokens"] for row in trajectories] == [item.tokens for item in stored]
+    assert [row["flags"] for row in trajectories] == [[flag.value for flag in item.flags] for item in stored]
+    assert json.loads(trajectories[0]["messages"])[0]["content"] == stored[0].messages[0].content
+
+
+def test_parquet_columns_keep_their_type_where_all_is_missing(smoke_run: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    whole = export_run(smoke_run, "parquet", tmp_path / "whole")
+    sparse = export_run(hostile_run(tmp_path / "run", smoke_run), "parquet", tmp_path / "sparse")
+    for name in ("scores.parquet", "trajectories.parquet"):
+        assert pyarrow.parquet.read_schema(whole / name) == pyarrow.parquet.read_schema(sparse / name)
+    assert pyarrow.parquet.read_table(sparse / "trajectories.parquet").to_pylist()[0]["tokens"] is None
+    assert {row["value"] for row in pyarrow.parquet.read_table(sparse / "scores.parquet").to_pylist()} == {None}
+
+
+def test_trl_datasets_load(smoke_run: Path, tmp_path: Path) -> None:
+    import datasets
+
+    output = export_run(smoke_run, "trl", tmp_path / "out")
+    index = read_lines(output / "index.jsonl")
+    assert {row["name"].split(" from ")[0] for row in index} == {"pair safety", "pair helpfulness"}
+    with Store(smoke_run) as store:
+        made: dict[str, list[PreferencePair]] = {
+            row["file"]: store.pairs(row["file"].removesuffix(".jsonl")) for row in index
+        }
+    for name, pairs in made.items():
+        rows = read_lines(output / name)
+        loaded = datasets.Dataset.from_list(rows)
+        assert {"prompt", "chosen", "rejected"} <= set(loaded.column_names) and len(loaded) == len(pairs)
+        for row in rows:
+            assert row["prompt"][-1]["role"] == "user"
+            assert row["chosen"][0]["role"] == row["rejected"][0]["role"] == "assistant"
+            assert row["chosen"] != row["rejected"]
+
+
+def test_a_run_without_pairs_says_how_to_choose_them(smoke_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(hf.StudyError, match="made no pairs; choose a rule with `holdfast pairs"):
+        export_run(hostile_run(tmp_path / "run", smoke_run), "trl", tmp_path / "out")
+    assert names(tmp_path) == {"run"}
+
+
+def test_inspect_reads_its_logs_with_missing_scores_unscored(smoke_run: Path, tmp_path: Path) -> None:
+    from inspect_ai.log import read_eval_log
+
+    output = export_run(smoke_run, "inspect", tmp_path / "out")
+    with Store(smoke_run) as store:
+        checkpoints = {item.id: item for item in store.checkpoints()}
+        scores = {item.id: store.scores(item.id) for item in store.trajectories()}
+    assert names(output) == {f"{name}.eval" for name in checkpoints}
+    seen, missing = 0, 0
+    for name, checkpoint in checkpoints.items():
+        log = read_eval_log(str(output / f"{name}.eval"))
+        assert log.status == "success" and log.eval.metadata is not None
+        assert log.eval.metadata["lineage"] == list(checkpoint.lineage)
+        assert len({(sample.id, sample.epoch) for sample in log.samples or []}) == len(log.samples or [])
+        for sample in log.samples or []:
+            for score in scores[sample.metadata["trajectory"]]:
+                found = (sample.scores or {})[f"{score.judge}/{score.objective}"]
+                if score.value is None:
+                    assert isinstance(found.value, float) and math.isnan(found.value)
+                    assert found.explanation == f"missing: {score.missing}"
+                    missing += 1
+                else:
+                    assert found.value == score.value
+                seen += 1
+    assert seen == sum(map(len, scores.values())) and 0 < missing < seen
+
+
+@pytest.mark.parametrize(
+    ("form", "module", "extra"),
+    [("parquet", "pyarrow", "parquet"), ("inspect", "inspect_ai.log", "remote")],
+    ids=["parquet", "inspect"],
+)
+def test_an_absent_package_is_named_with_its_extra(
+    form: str, module: str, extra: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke_run: Path = request.getfixturevalue("smoke_run")
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "holdfast.inspect_logs", raising=False)
+    with pytest.raises(MissingExtra, match=rf"not installed: pip install 'holdfast\[{extra}\]'") as caught:
+        export_run(smoke_run, form, tmp_path / "out")
+    assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "trl", "inspect"])
+def test_what_is_there_is_not_overwritten(form: str, smoke_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out.part").mkdir()
+    with pytest.raises(hf.StudyError, match="is there already; choose another output"):
+        export_run(smoke_run, form, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine" and names(tmp_path) == {"out", "out.part"}
+    with pytest.raises(hf.StoreError, match="no run here"):
+        export_run(tmp_path / "absent", form, tmp_path / "a" / "b")
+    assert names(tmp_path) == {"out", "out.part"}
+
+
+def test_lines_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("old\n")
+
+    def rows() -> Any:
+        yield {"a": 1}
+        raise RuntimeError("the source ends early")
+
+    with pytest.raises(RuntimeError):
+        write_lines(rows(), tmp_path / "pairs.jsonl")
+    assert (tmp_path / "pairs.jsonl").read_text() == "old\n" and names(tmp_path) == {"pairs.jsonl"}
+    assert write_lines([{"text": "\ud800 é"}], tmp_path / "pairs.jsonl") == 1
+    assert read_lines(tmp_path / "pairs.jsonl") == [{"text": "\ud800 é"}]
