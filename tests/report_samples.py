@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from holdfast.codec import trajectory_to_bytes
 from holdfast.records import (
     Analysis,
     Case,
@@ -26,6 +25,7 @@ from holdfast.records import (
     content_id,
 )
 from holdfast.store import Store
+from holdfast.store.codec import trajectory_to_bytes
 
 SCRIPT = "</script><script>alert('page')</script>"
 IMAGE = "<img src=x onerror=alert(1)>"

@@ -11,7 +11,7 @@ import numpy as np
 from holdfast.analysis.design import Design, read_design
 from holdfast.analysis.panel import Panel, Readings, Row
 from holdfast.analysis.roles import Role, Roles
-from holdfast.tables import TrajectoryTable
+from holdfast.store.tables import TrajectoryTable
 
 OBJECTIVES = ("helpfulness", "safety")
 CONFIGS: Mapping[tuple[str, ...], tuple[float, float]] = {  # lineage → true (helpfulness, safety) before a base's shift

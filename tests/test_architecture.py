@@ -20,11 +20,10 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
     ("records", "errors"),
-    ("codec", "database", "steplog", "tables", "study", "stats", "weights"),
-    ("store", "plan", "opening"),
-    ("worlds", "models", "audit", "testing"),
-    ("suites", "judges", "pairs"),
-    ("rollout", "training", "published", "published_files", "published_names", "text_writer", "forks"),
+    ("study", "stats", "store"),
+    ("plan", "worlds", "models", "audit"),
+    ("suites", "judges", "pairs", "testing"),
+    ("rollout", "training", "published", "forks"),
     ("analysis",),
     ("report",),
     ("steps", "engines", "forecast", "templates"),

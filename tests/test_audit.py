@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.audit import REASONS, UNFIT, audit, writes_call, writes_result
-from holdfast.codec import bits_to_flags
 from holdfast.records import Checkpoint, Ending, Flag, Message, ToolCall
 from holdfast.store import Store
+from holdfast.store.codec import bits_to_flags
 
 PATTERN = re.compile(r"(?:^|\n)[\s*#>`_\-]*Action[\s*_`]*:.*?(?:^|\n)[\s*#>`_\-]*Observation[\s*_`]*:", re.DOTALL)
 INVENTED = "Action: Send\nAction Input: {}\nObservation: sent\nFinal Answer: done"

@@ -66,7 +66,7 @@ def hostile_run(path: Path, smoke_run: Path) -> Path:
         case, checkpoint = source.case(trajectory.case_id), source.checkpoint(trajectory.checkpoint_id)
         store.add_cases([case])
         store.add_checkpoint(replace(checkpoint, base="=cmd|' /C calc'!A0", path=None, digest=None))
-        from holdfast import codec
+        from holdfast.store import codec
 
         packed = store.text_codec.pack(codec.trajectory_to_bytes(trajectory, case.state))
         store.add_trajectory(replace(trajectory, tokens=None), packed)

@@ -23,4 +23,4 @@ def test_directions_hold_under_three_mixtures(tmp_path: Path, monkeypatch: pytes
         assert row["helpfulness S"] < row["helpfulness H,S"] < row["helpfulness H"]
     sys.modules.pop("mixture", None)
     levels = [row["safety base"] + row["helpfulness base"] for row in found.values()]
-    assert levels == sorted(levels) and levels[-1] - levels[0] > 0.3  # the mixture does decide where the points lie
+    assert levels == sorted(levels) and levels[-1] - levels[0] > 0.2  # the mixture does decide where the points lie

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.codec import FLAG_BITS, trajectory_to_bytes
 from holdfast.errors import StudyError
 from holdfast.pairs import build_pairs, count_document, flip_pairs, to_trl
 from holdfast.records import Case, Checkpoint, Ending, Flag, Message, Score, ToolCall, ToolSpec, Trajectory
 from holdfast.store import Store
-from holdfast.tables import ScoreTable
+from holdfast.store.codec import FLAG_BITS, trajectory_to_bytes
+from holdfast.store.tables import ScoreTable
 
 GOLDEN = {
     ("gpt-5-mini", ("safety",)): "safe_gpt5m",

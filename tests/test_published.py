@@ -30,10 +30,11 @@ from published_samples import (
     write_archive,
 )
 
-from holdfast import published_files
 from holdfast.errors import StudyError
-from holdfast.published import ImportProgress, import_into, import_published, split_cases
-from holdfast.published_names import is_published, parse_entry
+from holdfast.published import ImportProgress, import_into, import_published
+from holdfast.published import files as published_files
+from holdfast.published.names import is_published, parse_entry
+from holdfast.published.reader import split_cases
 from holdfast.records import Ending, Flag
 from holdfast.store import Store
 

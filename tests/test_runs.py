@@ -19,9 +19,9 @@ from holdfast.cli import main
 from holdfast.plan import Step, build
 from holdfast.records import Score
 from holdfast.runs import StepProgress
-from holdfast.steplog import StepStatus
 from holdfast.steps import carry_out
 from holdfast.store import Store
+from holdfast.store.steplog import StepStatus
 from holdfast.study import load
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.codec import TextCodec, bits_to_flags, flags_to_bits, train_dictionary, trajectory_to_bytes
 from holdfast.errors import StoreError, StudyError
 from holdfast.records import (
     Case,
@@ -30,6 +29,7 @@ from holdfast.records import (
     Trajectory,
 )
 from holdfast.store import DATABASE, Store
+from holdfast.store.codec import TextCodec, bits_to_flags, flags_to_bits, train_dictionary, trajectory_to_bytes
 
 CASE = Case(
     id="case-a",

@@ -10,10 +10,9 @@ import pytest
 from smoke_study import smoke_settings
 
 import holdfast as hf
-from holdfast import weights
 from holdfast.forks import fork_run
 from holdfast.plan import build
-from holdfast.store import Store
+from holdfast.store import Store, weights
 
 
 def directory(path: Path, **files: str) -> Path:

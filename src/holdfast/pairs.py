@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.audit import UNFIT
-from holdfast.codec import flags_to_bits
 from holdfast.errors import StudyError
 from holdfast.records import Checkpoint, Message, PreferencePair, Trajectory
-from holdfast.tables import Floats, Ints, ScoreTable
+from holdfast.store.codec import flags_to_bits
+from holdfast.store.tables import Floats, Ints, ScoreTable
 
 if TYPE_CHECKING:
     from holdfast.store import Store

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from holdfast import weights
 from holdfast.engines import End, Engine, Failure, InProcess, Workers, describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.forecast import look_around
@@ -24,7 +23,7 @@ from holdfast.forks import FORKED_KEY, STUDY_KEY, fork_run
 from holdfast.plan import Plan, Step, build
 from holdfast.records import Analysis, Estimate
 from holdfast.steps import WEIGHTS, Batch, Finished, Progress, carry_out
-from holdfast.store import DATABASE, Store
+from holdfast.store import DATABASE, Store, weights
 from holdfast.study import Study, changed_keys, load
 from holdfast.suites import check_suite, split_cases
 

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast import codec, weights
 from holdfast.errors import StepError
 from holdfast.judges import open_judge
 from holdfast.pairs import build_pairs, flip_pairs
 from holdfast.plan import Step
 from holdfast.records import Case, Checkpoint, Ending, PreferencePair, Score, Trajectory
 from holdfast.rollout import Limits, roll_out
-from holdfast.store import Store
+from holdfast.store import Store, codec, weights
 from holdfast.study import SuiteSection
 from holdfast.suites import open_world
 

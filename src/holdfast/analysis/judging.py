@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from holdfast.analysis.design import Design, levels, subject
 from holdfast.analysis.panel import Config, Panel
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
-from holdfast.codec import FLAG_BITS
 from holdfast.records import Estimate, Flag
 from holdfast.stats.agreement import agree, case_intervals, correlation
 from holdfast.stats.resample import row_means
+from holdfast.store.codec import FLAG_BITS
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.analysis.roles import Roles, read_roles
-from holdfast.codec import FLAG_BITS
 from holdfast.errors import StudyError
 from holdfast.records import Checkpoint, Flag
 from holdfast.store import Store
-from holdfast.tables import ScoreTable, TrajectoryTable
+from holdfast.store.codec import FLAG_BITS
+from holdfast.store.tables import ScoreTable, TrajectoryTable
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.codec import FLAG_BITS
 from holdfast.records import Case, Checkpoint
 from holdfast.report.inert import show_line, trim_text
 from holdfast.report.labels import FIRST_OBJECTIVE, FLAG_WORDS, name_axes, name_lineage
 from holdfast.report.shards import ShardWriter, case_content, trajectory_content
 from holdfast.store import Store
-from holdfast.tables import Floats, Ints, ScoreTable, TrajectoryTable
+from holdfast.store.codec import FLAG_BITS
+from holdfast.store.tables import Floats, Ints, ScoreTable, TrajectoryTable
 
 Lineage = tuple[str, ...]
 TITLE_CHARACTERS = 160

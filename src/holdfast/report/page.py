@@ -19,7 +19,8 @@ from holdfast.report.sections import Section, limits_section, make_sections
 from holdfast.report.shards import hash_source
 from holdfast.report.summary import make_headlines, summarise
 from holdfast.report.tables import narrow, table_latex
-from holdfast.store import TEMPORARY, Store
+from holdfast.store import Store
+from holdfast.store.weights import TEMPORARY
 
 PAGE = "index.html"
 SCRIPTS = ("page.js", "cases.js")

@@ -12,7 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from holdfast.errors import StoreError, StudyError
-from holdfast.steplog import STEP_SCHEMA
+from holdfast.store.steplog import STEP_SCHEMA
 
 FORMAT = 1
 DATABASE = "run.db"

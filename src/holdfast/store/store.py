@@ -16,15 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast import codec, database, tables
-from holdfast.database import DATABASE
 from holdfast.errors import StoreError
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
-from holdfast.steplog import StepLog
+from holdfast.store import codec, database, tables
+from holdfast.store.database import DATABASE
+from holdfast.store.steplog import StepLog
 
-__all__ = ["DATABASE", "TEMPORARY", "Store"]
-
-TEMPORARY = ".part-"  # prefix of directories that are not complete
 NOUNS = {"cases": "case", "checkpoints": "checkpoint", "trajectories": "trajectory"}
 
 

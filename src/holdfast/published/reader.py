@@ -17,10 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from holdfast import codec
 from holdfast.audit import audit
-from holdfast.database import DATABASE, LOCK
-from holdfast.published_files import (
+from holdfast.published.files import (
     CASES,
     OOM_TOOL,
     OUT_OF_MEMORY,
@@ -35,10 +33,11 @@ from holdfast.published_files import (
     source_bytes,
     split_lines,
 )
-from holdfast.published_names import METRICS, Entry, is_published, parse_entry
+from holdfast.published.names import METRICS, Entry, is_published, parse_entry
+from holdfast.published.text_writer import Slot, TextWriter
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, Trajectory, content_id
-from holdfast.store import Store
-from holdfast.text_writer import Slot, TextWriter
+from holdfast.store import Store, codec
+from holdfast.store.database import DATABASE, LOCK
 
 SUITE = "toolemu"
 SPLIT_SEEDS = (0, 1, 2)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from holdfast.codec import Text, TextCodec, train_dictionary
 from holdfast.store import Store
+from holdfast.store.codec import Text, TextCodec, train_dictionary
 
 SAMPLES = 384  # texts of a kind that its dictionary is trained on; fewer than that do without
 BATCH_TEXTS = 64

@@ -1,0 +1,14 @@
+"""A run on disk: the only reader and writer of its artifacts.
+
+store.py      cases, checkpoints, trajectories, scores and pairs: written in transactions, read by id
+tables.py     the same as columns, without texts: what statistics compute on
+steplog.py    which steps are under way, done or failed, and which batches are committed
+codec.py      records to bytes and back
+database.py   opening, locking and the schema
+weights.py    directories of weights under the digest of their files, and the cache of bases
+"""
+
+from holdfast.store.database import DATABASE
+from holdfast.store.store import Store
+
+__all__ = ["DATABASE", "Store"]
