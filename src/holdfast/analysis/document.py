@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.records import Analysis, Estimate, Frontier, Point, Unbounded
 
+DIGITS = 12  # significant digits of a number: what lies beyond changes with the processor's linear algebra
 SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
 
 
@@ -37,7 +38,7 @@ def estimate_row(estimate: Estimate) -> dict[str, Any]:
             row[name] = list(value) if name == "lineage" else value
     if estimate.axes:
         row["axes"] = dict(estimate.axes)
-    row["value"] = estimate.value
+    row["value"] = None if estimate.value is None else _number(estimate.value)
     row["interval"] = _interval(estimate.interval)
     return row | {
         "resampled": list(estimate.resampled),
@@ -49,14 +50,18 @@ def estimate_row(estimate: Estimate) -> dict[str, Any]:
 def _interval(interval: tuple[float, float] | Unbounded | None) -> Any:
     if interval is None:
         return None
-    return {"kind": interval.value} if isinstance(interval, Unbounded) else list(interval)
+    return {"kind": interval.value} if isinstance(interval, Unbounded) else [_number(end) for end in interval]
+
+
+def _number(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _point(point: Point) -> dict[str, Any]:
     found = {field.name: getattr(point, field.name) for field in fields(point)}
-    found |= {"lineage": list(point.lineage), "axes": dict(point.axes)}
+    found |= {"lineage": list(point.lineage), "axes": dict(point.axes), "x": _number(point.x), "y": _number(point.y)}
     if point.covariance is not None:
-        found["covariance"] = list(point.covariance)
+        found["covariance"] = [_number(part) for part in point.covariance]
     return {name: value for name, value in found.items() if value is not None}
 
 

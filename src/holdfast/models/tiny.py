@@ -18,7 +18,7 @@ from torch import Tensor
 from holdfast.errors import StudyError
 from holdfast.models import Conversation, Reply
 from holdfast.models.tiny_chat import TinyChat, write_tokenizer
-from holdfast.models.tiny_llama import Cache, LlamaShape, TinyLlama, pad_rows, picked_logprobs
+from holdfast.models.tiny_llama import Cache, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
 
 # Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
 _ROWS = 64
@@ -100,8 +100,9 @@ class TinyModel:
         ]
         # Rows of one length waste no padding, and equal prompts become neighbours that share their prefill.
         waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: (len(row.prompt), row.prompt))
-        for start in range(0, len(waiting), _ROWS):
-            self._sample(waiting[start : start + _ROWS], temperature)
+        with one_thread():
+            for start in range(0, len(waiting), _ROWS):
+                self._sample(waiting[start : start + _ROWS], temperature)
         return [self._finish(row, talk) for row, talk in zip(rows, conversations, strict=True)]
 
     def _finish(self, row: _Row, talk: Conversation) -> Reply:
@@ -159,6 +160,7 @@ class TinyModel:
         return tokens
 
     @torch.no_grad()
+    @one_thread()
     def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[NDArray[np.float32]]:
         """Per sequence of (ids, mask), the log-probabilities in nats of its masked tokens, in order.
 

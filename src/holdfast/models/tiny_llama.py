@@ -8,7 +8,8 @@ it, so no mask is built.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,17 @@ from holdfast.models.tiny_chat import BOS, END, EOS, PAD
 _NORM_EPSILON = 1e-6
 _ROPE_THETA = 10000.0
 _INIT_STD = 0.02
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread inside: the same numbers on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import StepError, StudyError
-from holdfast.models.tiny_llama import picked_logprobs
+from holdfast.models.tiny_llama import one_thread, picked_logprobs
 from holdfast.records import PreferencePair
 from holdfast.training.adapters import Policy, open_policy
 from holdfast.training.batches import (
@@ -353,11 +353,6 @@ def _check_lengths(named: Mapping[str, Encoded], policy: Policy) -> None:
 @contextmanager
 def _isolated(seed: int) -> Iterator[None]:
     """One thread, and a seeded global generator (an adapter's first weights and dropout use it), both put back."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
