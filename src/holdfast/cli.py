@@ -37,18 +37,18 @@ def _one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.splitlines()))
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 3:
-        raise argparse.ArgumentTypeError(f"{text}: a score is between 0 and 3")
-    return value
+def _score(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 3:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no score: give a number from 0 to 3")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number from 1")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,8 +112,8 @@ def _add_pairs(pairs: argparse.ArgumentParser) -> None:
     pairs.add_argument("run", type=Path, metavar="RUN")
     pairs.add_argument("--objective", action="append", required=True, help="twice: both must agree")
     pairs.add_argument("--judge", required=True)
-    pairs.add_argument("--min-gap", type=_number, default=2.0, help="score points (default 2)")
-    pairs.add_argument("--min-chosen", type=_number, default=2.0, help="score of the chosen side (default 2)")
+    pairs.add_argument("--min-gap", type=_score, default=2.0, help="score points (default 2)")
+    pairs.add_argument("--min-chosen", type=_score, default=2.0, help="score of the chosen side (default 2)")
     pairs.add_argument("--any", action="store_true", help="union of the objectives' pairs instead of their agreement")
     pairs.add_argument("--cap-per-case", type=_count, help="at most so many pairs of a case")
     pairs.add_argument("--equal-cases", action="store_true", help="weigh pairs so that cases count alike")

@@ -106,7 +106,7 @@ def _stop_with_parent(parent: int) -> None:
 def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: int) -> None:
     """A worker's life: take a step, send its outcomes, take the next."""
     threading.Thread(target=_stop_with_parent, args=(parent,), daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             step = connection.recv()
             try:
@@ -173,7 +173,7 @@ class Workers:
         process, fingerprint = self._busy[connection]
         try:
             outcome = connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of an outcome
             process.join()
             connection.close()
             del self._busy[connection]

@@ -21,6 +21,7 @@ from holdfast.errors import MissingExtra, StudyError
 from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.runs import Run
 from holdfast.store import Store
+from holdfast.store.weights import TEMPORARY
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PARQUET_ROWS = 20_000
@@ -45,7 +46,7 @@ def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
 
 def _part_of(path: Path) -> Path:
     """Where a file or directory is written until it is whole."""
-    return path.with_name(f".{path.name}.part-{os.getpid()}")
+    return path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
 
 
 def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast.errors import StudyError
 from holdfast.plan import Plan, Step, build
 from holdfast.store import DATABASE, Store
+from holdfast.store.steplog import StepStatus
 from holdfast.study import Study
 from holdfast.suites import check_suite
 
@@ -21,6 +22,12 @@ TINY_CPU_SECONDS: Mapping[str, float] = {"sft": 0.0016, "rollout": 0.0022, "judg
 BYTES_PER_EPISODE = 900
 BYTES_PER_CHECKPOINT = 2_000_000
 TRAIN_PACKAGES = ("torch", "transformers", "safetensors")
+ADAPTER_PACKAGES = ("peft",)
+
+
+def _is_measured(status: StepStatus) -> bool:
+    """Whether a step's seconds say what its work costs; those of a base that came from the cache do not."""
+    return "cpu_seconds" in status.result and not status.result.get("cached")
 
 
 def _sort_of(step: Step) -> str:
@@ -36,7 +43,9 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
         check_suite(study.suite)
     except StudyError as error:
         problems.append(str(error))
-    missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
+    needed_packages = (*TRAIN_PACKAGES, *ADAPTER_PACKAGES) if adapters else TRAIN_PACKAGES
+    missing = [name for name in needed_packages if importlib.util.find_spec(name) is None]
     if missing:
         problems.append(f"packages {', '.join(missing)} are missing: pip install 'holdfast[train]'")
     needed = checkpoints * BYTES_PER_CHECKPOINT + BYTES_PER_EPISODE * sum(
@@ -56,7 +65,7 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
 
 def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     """Steps with their status in the run at ``run_path`` and the cost of the rest, as one JSON document."""
-    known = {}
+    known: Mapping[str, StepStatus] = {}
     if (run_path / DATABASE).is_file():
         with Store(run_path) as store:
             known = store.log.steps()
@@ -65,7 +74,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         finished = [
             (known[step.fingerprint].result["cpu_seconds"], step.size)
             for step in plan.steps
-            if _sort_of(step) == sort and "cpu_seconds" in getattr(known.get(step.fingerprint), "result", {})
+            if _sort_of(step) == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
         ]
         if finished:
             paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)

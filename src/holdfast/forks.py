@@ -11,10 +11,10 @@ from pathlib import Path
 from holdfast.errors import StudyError
 from holdfast.plan import Plan
 from holdfast.store import DATABASE, Store
+from holdfast.store.weights import TEMPORARY, WEIGHTS
 
 STUDY_KEY = "study"
 FORKED_KEY = "forked_from"
-WEIGHTS = "weights"
 
 # What a step made goes with it; what nothing refers to any more goes last.
 _PRUNE = """
@@ -48,7 +48,7 @@ def fork_run(source: Path, target: Path, plan: Plan) -> None:
             )
     if target.exists():
         return
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    part = target.with_name(f".{target.name}{TEMPORARY}{os.getpid()}")
     try:
         shutil.rmtree(part, ignore_errors=True)
         (part / WEIGHTS).mkdir(parents=True)

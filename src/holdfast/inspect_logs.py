@@ -63,7 +63,6 @@ def _sample(case: Case, trajectory: Trajectory, scores: Sequence[Score]) -> Eval
         input="\n".join(message.content for message in case.messages if message.role == "user"),
         target="",
         messages=messages,
-        # Usage is given so that a reader does not try to count tokens with a tokenizer it would download.
         output=ModelOutput(model="holdfast", completion=text),
         scores={f"{score.judge}/{score.objective}": _score(score) for score in scores if score.repeat == 0},
         metadata={

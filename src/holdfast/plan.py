@@ -11,7 +11,7 @@ one S checkpoint without being told, and a run that stops goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
@@ -87,8 +87,7 @@ class _Planner:
     def set_checkpoints(self, fingerprint: str, checkpoints: tuple[Checkpoint, ...]) -> None:
         step = self.steps[fingerprint]
         if not step.checkpoints:
-            fields = {name: getattr(step, name) for name in Step.__slots__}
-            self.steps[fingerprint] = Step(**{**fields, "checkpoints": checkpoints})
+            self.steps[fingerprint] = replace(step, checkpoints=checkpoints)
 
     def base(self, kind: str, seed: int) -> _Made:
         """The supervised stage that makes one tiny base."""
@@ -200,7 +199,7 @@ def build(study: Study) -> Plan:
     bases = [planner.base(kind, seed) for kind in study.model.bases for seed in study.model.base_seeds]
     evaluations: list[str] = []
     for point in study.points():
-        split_seed = int(point.get("split_seed", study.suite.split_seed))
+        split_seed = point.get("split_seed", study.suite.split_seed)
         for base in bases:
             evaluations += _evaluate(planner, base, split_seed)
         for seed in study.study.train_seeds:
@@ -221,7 +220,7 @@ def _evaluate(planner: _Planner, made: _Made, split_seed: int) -> list[str]:
 def _plan_replicate(planner: _Planner, base: _Made, point: JSON, split_seed: int, seed: int) -> list[str]:
     """All lineages from one base at one point of the axes with one training seed."""
     study = planner.study
-    judge = str(point.get("pair_judge", study.pair_judge))
+    judge = point.get("pair_judge", study.pair_judge)
     made: dict[tuple[str, ...], _Made] = {(): base}
     evaluations: list[str] = []
     for lineage in study.study.lineages:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from holdfast.engines import End, Engine, Failure, InProcess, Workers, describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
@@ -22,12 +22,14 @@ from holdfast.forecast import look_around
 from holdfast.forks import FORKED_KEY, STUDY_KEY, fork_run
 from holdfast.plan import Plan, Step, build
 from holdfast.records import Analysis, Estimate
-from holdfast.steps import WEIGHTS, Batch, Finished, Progress, carry_out
+from holdfast.steps import Batch, Finished, Progress, batch_size, carry_out
 from holdfast.store import DATABASE, Store, weights
+from holdfast.store.weights import WEIGHTS
 from holdfast.study import Study, changed_keys, load
 from holdfast.suites import check_suite, split_cases
 
 ANALYSIS_FILE = "analysis.json"
+DEFAULT_DRAWS = 10_000  # resamples, where no study says
 EMBEDDED_NOTES = (
     "an instrument check on tiny models made by the study itself: not evidence about large language models",
     "the demonstrations' mixture of scripted agents decides where points can lie, and so builds part of the"
@@ -35,16 +37,19 @@ EMBEDDED_NOTES = (
 )
 
 
+ProgressState = Literal["running", "done", "failed"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepProgress:
-    """How a run is getting on: one step, and all steps."""
+    """How a run is getting on: one step (``done`` in its unit, ``seconds`` since it was started), and all steps."""
 
     step: Step
     done: int
     seconds: float
     steps_done: int
     steps_total: int
-    state: str  # "running", "done", "failed"
+    state: ProgressState
     message: str = ""
 
 
@@ -71,8 +76,7 @@ class _Execution:
         self.waiting.remove(step)
         with self.store.transaction():
             self.store.log.begin(step.fingerprint, step.kind, step.name)
-        size = step.settings.get("limits", {}).get("batch_size", 0)
-        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * size)
+        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch_size(step))
         self.running[step.fingerprint] = (step, time.monotonic(), done)
         engine.submit(step)
 
@@ -135,7 +139,7 @@ class _Execution:
         ]
         return f"{checkpoint.name}: {', '.join(shown)}"
 
-    def _tell(self, step: Step, state: str, message: str = "") -> None:
+    def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]
         self.listener(
             StepProgress(
@@ -264,9 +268,8 @@ class Run:
 
         if self._analysis is None or draws is not None:
             with self.store() as store:
-                noted = json.loads(store.meta(STUDY_KEY) or "{}")
-                default = noted.get("study", {}).get("draws", 10_000)
-                self._analysis = analyze(store, draws=draws or default, measures=measures(store), notes=notes(store))
+                draws = draws or _study_settings(store).get("study", {}).get("draws", DEFAULT_DRAWS)
+                self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
         return self._analysis
 
     def conclude(self, store: Store, step: Step) -> None:
@@ -312,14 +315,19 @@ class Run:
         from holdfast.report import write_report
 
         with self.store() as store:
-            name = json.loads(store.meta(STUDY_KEY) or "{}").get("study", {}).get("name", self.path.name)
+            name = _study_settings(store).get("study", {}).get("name", self.path.name)
             return write_report(store, self.analysis(), title=name)
+
+
+def _study_settings(store: Store) -> dict[str, Any]:
+    """The settings of the study that made a run; empty for an imported one."""
+    found: dict[str, Any] = json.loads(store.meta(STUDY_KEY) or "{}")
+    return found
 
 
 def notes(store: Store) -> tuple[str, ...]:
     """What a reader of a run must know first: a study that teaches its own bases is a check of the instrument."""
-    noted = json.loads(store.meta(STUDY_KEY) or "{}")
-    return EMBEDDED_NOTES if noted.get("model", {}).get("base_seeds") else ()
+    return EMBEDDED_NOTES if _study_settings(store).get("model", {}).get("base_seeds") else ()
 
 
 def measures(store: Store) -> dict[str, dict[str, float]]:

@@ -26,6 +26,7 @@ from holdfast.plan import Step
 from holdfast.records import Case, Checkpoint, Ending, PreferencePair, Score, Trajectory
 from holdfast.rollout import Limits, roll_out
 from holdfast.store import Store, codec, weights
+from holdfast.store.weights import WEIGHTS
 from holdfast.study import SuiteSection
 from holdfast.suites import open_world
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from holdfast.models.tiny import TinyModel
     from holdfast.training.batches import Encoded
 
-WEIGHTS = "weights"
 PROGRESS_SECONDS = 0.5
 JUDGE_BATCH = 400
 
@@ -90,8 +90,18 @@ def _beat(emit: Emit, per_step: int = 1) -> Callable[[int, int], None]:
     return tell
 
 
+def batch_size(step: Step) -> int:
+    """How many units of a step are committed together; 0 where nothing is committed before its end."""
+    return {"rollout": step.settings.get("limits", {}).get("batch_size", 0), "judge": JUDGE_BATCH}.get(step.kind, 0)
+
+
+def _cases(store: Store) -> Mapping[str, Case]:
+    """A run's cases by id. Ids say what is in them, so another run at the same place is told apart."""
+    return _read_cases(store.path, tuple(store.case_ids()))
+
+
 @lru_cache(maxsize=4)
-def _cases(run_path: Path) -> Mapping[str, Case]:
+def _read_cases(run_path: Path, _: tuple[str, ...]) -> Mapping[str, Case]:
     with Store(run_path) as store:
         return {case.id: case for case in store.cases()}
 
@@ -172,7 +182,7 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
 
     settings = step.settings
     start = _weights_of(store, settings["parent"])
-    cases = _cases(store.path)
+    cases = _cases(store)
     pairs = store.pairs(step.inputs[1])
     if not pairs:
         raise StepError("there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts")
@@ -220,7 +230,7 @@ def _roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     """Episodes in batches of a fixed plan, run whole; what is committed is not run again."""
     settings = step.settings
     suite = SuiteSection.model_validate(settings["suite"])
-    cases = _cases(store.path)
+    cases = _cases(store)
     part = store.splits()[settings["split_seed"]][settings["part"]]
     episodes = [(cases[name], rollout) for rollout in range(settings["per_case"]) for name in part]
     model = _load_model(_weights_of(store, settings["checkpoint"]))
@@ -261,7 +271,8 @@ def _measure(step: Step, store: Store, encoded: Sequence[Encoded], model: TinyMo
     """How far a checkpoint moved: KL to its parent and to its base on its own held-out episodes, in nats an episode.
 
     KL(policy ‖ reference) is the mean of log policy − log reference over finished episodes sampled from the
-    policy, one a case; ``kl_episodes`` says how many there were.
+    policy, one a case. Episodes that did not finish are left out, so it is the KL of finished conduct, which
+    differs from that of all conduct where many are cut off; ``kl_episodes`` says how many were counted.
     """
     checkpoint = store.checkpoint(step.settings["checkpoint"])
     found: dict[str, Any] = {"checkpoint": checkpoint.id, "measures": {}}
@@ -270,8 +281,14 @@ def _measure(step: Step, store: Store, encoded: Sequence[Encoded], model: TinyMo
     found["measures"]["kl_episodes"] = len(encoded)
     own = _episode_logprobs(model, encoded)
     base = next(c for c in store.checkpoints() if c.base == checkpoint.base and not c.stages)
-    for name, reference in (("kl_parent", checkpoint.parent_id), ("kl_base", base.id)):
-        gaps = own - _episode_logprobs(_load_model(_weights_of(store, reference)), encoded)
+    references = {"kl_parent": checkpoint.parent_id, "kl_base": base.id}
+    # A first stage's parent is its base: one scoring serves both.
+    given = {
+        reference: _episode_logprobs(_load_model(_weights_of(store, reference)), encoded)
+        for reference in dict.fromkeys(references.values())
+    }
+    for name, reference in references.items():
+        gaps = own - given[reference]
         found["measures"][name] = float(gaps.mean())
         found["measures"][f"{name}_se"] = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
     return found
@@ -288,7 +305,7 @@ def _episode_logprobs(model: TinyModel, encoded: Sequence[Encoded]) -> NDArray[n
 def _judge(step: Step, store: Store, emit: Emit) -> Finished:
     """Scores for one rollout step's trajectories, in batches."""
     judge = open_judge(step.settings["judge"], step.settings["kind"])
-    cases = _cases(store.path)
+    cases = _cases(store)
     done = store.log.batches(step.fingerprint)
     trajectories = store.trajectories(step=step.inputs[0])
     number = 0

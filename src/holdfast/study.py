@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -22,9 +22,11 @@ Rate = Annotated[float, Field(gt=0, lt=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 NAME_LENGTH = 80
+MOST_CASES = 100_000  # of one part of a suite, or demonstrations
 BASES = ("tiny",)
 OBJECTIVES = ("safety", "helpfulness")
 AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r")
+CaseCount = Annotated[int, Field(ge=1, le=MOST_CASES)]
 
 
 class Section(BaseModel):
@@ -45,7 +47,7 @@ class StudySection(Section):
 class SFTSection(Section):
     """``[model.sft]``: how a tiny base learns the chat format and the tools from demonstrations."""
 
-    demonstrations: Positive = 28_000
+    demonstrations: CaseCount = 28_000
     batch_size: Positive = 8
     learning_rate: Rate = 1.5e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 100
@@ -69,8 +71,8 @@ class SuiteSection(Section):
     """``[suite]``: where cases come from and how they are split."""
 
     name: str = "office"
-    train_cases: Positive = 200
-    test_cases: Positive = 300
+    train_cases: CaseCount = 200
+    test_cases: CaseCount = 300
     split_seed: Seed = 0
     holdout: Literal["objects", "family"] = "objects"
     mixture: Mapping[str, Share] = Field(default_factory=dict)
@@ -123,8 +125,8 @@ class StageSection(Section):
     max_grad_norm: Rate = 1.0
     loss_mask: Literal["agent", "completion"] = "agent"
     lora_r: Annotated[int, Field(ge=0)] = 0
-    lora_alpha: Annotated[int, Field(ge=0)] = 32
-    lora_dropout: Share = 0.0
+    lora_alpha: Positive = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -179,11 +181,13 @@ class Study(Section):
                 f"doses.{label!r} must rise from 1, found {list(doses)}",
             )
         for name, stage in self.stages.items():
+            _require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
+            _require_distinct(stage.objectives, f"stages.{name}.objective")
             for objective in stage.objectives:
                 _require_known(objective, OBJECTIVES, f"stages.{name}.objective is", "the objectives that judges score")
         if self.pairs.judge is not None:
             _require_known(self.pairs.judge, self.judges, "pairs.judge names", "[judges.…]")
-        _require(len(set(self.study.train_seeds)) == len(self.study.train_seeds), "study.train_seeds repeats a seed")
+        _require_distinct(self.study.train_seeds, "study.train_seeds")
         self._refer_axes()
         return self
 
@@ -199,23 +203,21 @@ class Study(Section):
             model.hidden % (2 * model.heads) == 0,
             f"model.hidden is {model.hidden} for {model.heads} heads; give a multiple of {2 * model.heads}",
         )
-        _require(len(set(model.base_seeds)) == len(model.base_seeds), "model.base_seeds repeats a seed")
+        _require_distinct(model.bases, "model.bases")
+        _require_distinct(model.base_seeds, "model.base_seeds")
 
     def _refer_axes(self) -> None:
         for axis, values in self.axes.items():
             _require_known(axis, (*AXIS_SETTINGS, "split_seed", "pair_judge"), "axes has", "the axes there are")
-            _require(len(values) > 0, f"axes.{axis} is empty; give at least one value or remove it")
             if axis == "pair_judge":
                 for value in values:
                     _require_known(str(value), self.judges, "axes.pair_judge names", "[judges.…]")
-                continue
-            section: type[BaseModel] = SuiteSection if axis == "split_seed" else StageSection
-            for value in values:
-                _require_valid(section, axis, value)
+            _require_distinct([_read_axis(axis, value) for value in values], f"axes.{axis}")
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Every combination of the axes' values, as axis → value."""
-        for values in itertools.product(*self.axes.values()):
+        read = [[_read_axis(axis, value) for value in values] for axis, values in self.axes.items()]
+        for values in itertools.product(*read):
             yield dict(zip(self.axes, values, strict=True))
 
     @property
@@ -237,14 +239,23 @@ def _require(held: bool, message: str) -> None:
         raise StudyError(message)
 
 
-def _require_valid(section: type[BaseModel], axis: str, value: float | int | str) -> None:
-    """An axis holds what the setting of its name takes, as a number."""
+def _require_distinct(values: Sequence[object], place: str) -> None:
+    _require(len(values) > 0, f"{place} is empty; give at least one value")
+    _require(len(set(values)) == len(values), f"{place} repeats a value, found {list(values)}; give each once")
+
+
+def _read_axis(axis: str, value: float | int | str) -> Any:
+    """An axis's value as the setting of its name takes it: 1 and 1.0 are one beta. Errors: StudyError."""
+    if axis == "pair_judge":
+        return value
+    section: type[BaseModel] = SuiteSection if axis == "split_seed" else StageSection
     needed = {} if section is SuiteSection else {"objective": OBJECTIVES[0]}
     try:
-        section.model_validate({**needed, axis: value})
+        read = section.model_validate({**needed, axis: value})
     except ValidationError as error:
         raise StudyError(f"axes.{_first_problem(error, section)}") from error
     _require(not isinstance(value, str), f"axes.{axis} has the text {value!r}; write the number without quotes")
+    return getattr(read, axis)
 
 
 def _require_known(name: str, known: Any, subject: str, place: str) -> None:

@@ -1,12 +1,12 @@
 """Which rows stand for what: cells of base × judge × configuration, and contrasts of them.
 
 A contrast is a vector over (objective, row), flat. Its parts are one per base × judge, averaged; within a part,
-each configuration's mean is over its replicates.
+all configurations are averaged over the same replicates: those that every one of them has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.analysis.panel import Config, Panel, Replicate, Row
+from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import Arm, Roles
 from holdfast.stats.contrasts import Sample, sample_of
 
@@ -38,14 +38,32 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """The runs on which configurations are compared within one base and judge.
+
+    ``rows`` holds one row of each configuration for each of the ``replicates`` (a base's row serves every training
+    seed of its split). ``left_out`` says in words which replicates are not compared, and for want of what.
+    """
+
+    rows: Mapping[Config, tuple[int, ...]]
+    replicates: tuple[Replicate, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contrast:
-    """``weights`` over all data, and ``by_unit``, the same within each seed (or base): what the claim's ``unit`` is."""
+    """``weights`` over all data, and ``by_unit``, the same within each seed (or base): what the claim's ``unit`` is.
+
+    ``units`` names them. ``runs`` is 0 where nothing is left to compare; ``left_out`` says what was not compared.
+    """
 
     weights: Floats
     by_unit: tuple[Floats, ...]
+    units: tuple[Hashable, ...]
     unit: str
     bases: int
     runs: int
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +90,53 @@ class Design:
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:
-        """Every configuration, the base first."""
+        """Every configuration of a checkpoint, scored or not, the base first."""
         found = dict.fromkeys(config for _, _, config in self.cells)
+        found |= dict.fromkeys(map(config_of, self.panel.trajectories.checkpoints))
         return tuple(sorted(found, key=lambda config: (len(config[0]), str(config))))
+
+    @cached_property
+    def replicates(self) -> Mapping[str, tuple[Replicate, ...]]:
+        """The replicates in which a base has any trained configuration under any judge."""
+        found: dict[str, dict[Replicate, None]] = {}
+        for (base, _, config), cell in self.cells.items():
+            if config != BASE:
+                found.setdefault(base, {}).update(dict.fromkeys(cell))
+        return {base: tuple(replicates) for base, replicates in found.items()}
+
+    def scored(self, key: Key, config: Config, objectives: Iterable[int]) -> Mapping[Replicate, int]:
+        """The replicates of a configuration that have scores on every one of the objectives, with their rows."""
+        cell = self.cells.get((*key, config), {})
+        wanted = list(objectives)
+        return {one: row for one, row in cell.items() if bool(np.isfinite(self.means[wanted, row]).all())}
+
+    @cached_property
+    def means(self) -> Floats:
+        """Every run's mean: (objectives, rows), NaN where it has no scores."""
+        return self.sample.means.reshape(len(self.panel.objectives), len(self.panel.rows))
 
     def objective(self, name: str) -> int:
         """The objective's number in the panel."""
         return self.panel.objectives.index(name)
 
     def keys_with(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
-        """Base × judge keys that have every one of the configurations, and whose judge reads the objectives."""
+        """Base × judge keys that have any run of every configuration, and whose judge reads the objectives."""
         wanted = tuple(configs)
         found = (key for key in self.keys if all((*key, config) in self.cells for config in wanted))
-        return tuple(key for key in found if all(name in self.read_by(key[1]) for name in objectives))
+        return tuple(key for key in found if self._reads(key[1], objectives))
 
-    def read_by(self, judge: str) -> frozenset[str]:
-        """The objectives that a judge was asked about anywhere."""
-        return self._read_by.get(judge, frozenset(self.panel.objectives))
+    def keys_for(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
+        """Base × judge keys that a comparison of the configurations is about, those that lack some of them too."""
+        trained = any(config != BASE for config in configs)
+        found = {(judge, config != BASE) for _, judge, config in self.cells}
+        judges = sorted({judge for judge, is_trained in found if is_trained or not trained})
+        bases = sorted({base for base, _, _ in self.cells})
+        return tuple((base, judge) for base in bases for judge in judges if self._reads(judge, objectives))
+
+    def _reads(self, judge: str, objectives: Iterable[str]) -> bool:
+        """Whether a judge was asked about every one of the objectives anywhere."""
+        read = self._read_by.get(judge, frozenset(self.panel.objectives))
+        return all(name in read for name in objectives)
 
     @cached_property
     def _read_by(self) -> Mapping[str, frozenset[str]]:
@@ -180,50 +228,117 @@ def levels(keys: Sequence[Key]) -> list[tuple[dict[str, str], tuple[Key, ...]]]:
     return found
 
 
-def _fill(design: Design, target: Floats, part: Part, *, scale: float, replicate: Replicate | None) -> None:
-    for config, coefficient in part.terms:
-        cell = design.cells[(*part.key, config)]
-        picked = list(cell.values()) if replicate is None else [cell[_replicate_in(config, replicate)]]
-        for row in picked:
-            target[row] += scale * coefficient / len(picked)
-
-
 def _replicate_in(config: Config, replicate: Replicate) -> Replicate:
     """The replicate's key within a configuration: a base is not trained, so it has no training seed."""
     return (replicate[0], None) if config == BASE else replicate
 
 
-def replicates(design: Design, parts: Sequence[Part]) -> tuple[Replicate, ...]:
-    """The replicates that every part has for every trained configuration; none where nothing is trained."""
-    shared: dict[Replicate, None] | None = None
-    for part in parts:
-        for config, _ in part.terms:
-            if config != BASE:
-                cell = design.cells[(*part.key, config)]
-                shared = {one: None for one in (cell if shared is None else shared) if one in cell}
-    bases = [design.cells[(*part.key, BASE)] for part in parts if any(config == BASE for config, _ in part.terms)]
-    return tuple(one for one in shared or {} if all((one[0], None) in cell for cell in bases))
+def match(design: Design, key: Key, configs: Iterable[Config], objectives: Iterable[int]) -> Matched:
+    """The replicates of a base × judge in which every configuration has scores on the objectives."""
+    wanted, needed = tuple(dict.fromkeys(configs)), tuple(objectives)
+    cells = {config: design.scored(key, config, needed) for config in wanted}
+    if any(config != BASE for config in wanted):
+        known = design.replicates.get(key[0], ())
+    else:
+        known = tuple(design.cells.get((*key, BASE), ()))
+    lacking = {
+        one: tuple(config for config in wanted if _replicate_in(config, one) not in cells[config]) for one in known
+    }
+    kept = tuple(one for one, missing in lacking.items() if not missing)
+    return Matched(
+        rows={config: tuple(cells[config][_replicate_in(config, one)] for one in kept) for config in wanted},
+        replicates=kept,
+        left_out=_name_left_out(design, key, lacking or {(None, None): wanted}),
+    )
 
 
-def contrast(design: Design, objective: int, parts: Sequence[Part]) -> Contrast:
-    """The mean of the parts on one objective, overall and within each seed (each base, where bases are random)."""
-    count = len(design.panel.rows)
+def _name_left_out(design: Design, key: Key, lacking: Mapping[Replicate, tuple[Config, ...]]) -> tuple[str, ...]:
+    """Which replicates are left out for want of which configurations, in words."""
+    who = key[0] if len({judge for _, judge in design.keys}) == 1 else f"{key[0]} under {key[1]}"
+    groups: dict[tuple[Config, ...], list[Replicate]] = {}
+    for replicate, missing in lacking.items():
+        if missing:
+            groups.setdefault(missing, []).append(replicate)
+    found = []
+    for missing, replicates in groups.items():
+        some = f" {_name_replicates(design, replicates)}" if len(replicates) < len(lacking) else ""
+        verb = "has" if len(missing) == 1 else "have"
+        found.append(f"{who}{some} left out: {', '.join(map(name_config, missing))} {verb} no scores")
+    return tuple(found)
 
-    def mean(chosen: Sequence[Part], replicate: Replicate | None) -> Floats:
-        found = np.zeros((len(design.panel.objectives), count))
-        for part in chosen:
-            _fill(design, found[objective], part, scale=1 / len(chosen), replicate=replicate)
+
+def _name_replicates(design: Design, replicates: Sequence[Replicate]) -> str:
+    """Replicates for people; the split is named where there is more than one."""
+    splits = {row.split_seed for row in design.panel.rows}
+    names = []
+    for split, seed in replicates:
+        parts = [f"split {split}"] if split is not None and (len(splits) > 1 or seed is None) else []
+        names.append(" ".join([*parts, *([f"seed {seed}"] if seed is not None else [])]) or "its only run")
+    return ", ".join(names)
+
+
+def name_config(config: Config) -> str:
+    """A configuration for people, as in ``S,H dose 4``."""
+    return " ".join([",".join(config[0]) or "base", *(f"{key} {value}" for key, value in config[1])])
+
+
+def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Sequence[int] = ()) -> Contrast:
+    """The mean of the parts on one objective, overall and within each seed (each base, where bases are random).
+
+    A part without a replicate that has all its configurations is left out. ``needs`` are the objectives that a
+    replicate must have scores on, where they are more than the one.
+    """
+    pairs = [
+        (part, match(design, part.key, [config for config, _ in part.terms], needs or (objective,))) for part in parts
+    ]
+    kept = [(part, matched) for part, matched in pairs if matched.replicates]
+    shape = (len(design.panel.objectives), len(design.panel.rows))
+
+    def mean(chosen: Sequence[tuple[Part, Matched]], replicate: Replicate | None) -> Floats:
+        found = np.zeros(shape)
+        for part, matched in chosen:
+            places = range(len(matched.replicates)) if replicate is None else [matched.replicates.index(replicate)]
+            for config, coefficient in part.terms:
+                for place in places:
+                    found[objective, matched.rows[config][place]] += coefficient / (len(chosen) * len(places))
         return found.ravel()
 
-    bases = list(dict.fromkeys(part.key[0] for part in parts))
-    weights = mean(parts, None)
-    if len(bases) >= MIN_RANDOM_BASES:
-        unit = "bases"
-        by_unit = tuple(mean([part for part in parts if part.key[0] == base], None) for base in bases)
+    units: list[Hashable] = list(dict.fromkeys(part.key[0] for part, _ in kept))
+    bases, unit = len(units), "bases"
+    if bases >= MIN_RANDOM_BASES:
+        by_unit = tuple(mean([one for one in kept if one[0].key[0] == base], None) for base in units)
     else:
-        unit = "seeds"
-        by_unit = tuple(mean(parts, replicate) for replicate in replicates(design, parts))
-    return Contrast(weights=weights, by_unit=by_unit, unit=unit, bases=len(bases), runs=int(np.count_nonzero(weights)))
+        trained = any(config != BASE for part in parts for config, _ in part.terms)
+        first = kept[0][1].replicates if kept and trained else ()
+        shared = [one for one in first if all(one in matched.replicates for _, matched in kept)]
+        units, unit = list(shared), "seeds"
+        by_unit = tuple(mean(kept, one) for one in shared)
+    weights = mean(kept, None)
+    return Contrast(
+        weights=weights,
+        by_unit=by_unit,
+        units=tuple(units),
+        unit=unit,
+        bases=bases,
+        runs=int(np.count_nonzero(weights)),
+        left_out=tuple(dict.fromkeys(words for _, matched in pairs for words in matched.left_out)),
+    )
+
+
+def compare(
+    design: Design, keys: Iterable[Key], configs: Iterable[Config], *objectives: str
+) -> tuple[Mapping[Config, list[int]], tuple[str, ...]]:
+    """The rows of configurations over keys, each on the same replicates as the others; what was left out, in words."""
+    wanted, needed = tuple(configs), [design.objective(name) for name in objectives]
+    found = [match(design, key, wanted, needed) for key in keys]
+    rows = {config: [row for one in found for row in one.rows[config]] for config in wanted}
+    return rows, tuple(dict.fromkeys(words for one in found for words in one.left_out))
+
+
+def comparable(design: Design, keys: Iterable[Key], configs: Iterable[Config], *objectives: str) -> list[Config]:
+    """The configurations that have scores on the objectives anywhere in the keys."""
+    needed, chosen = [design.objective(name) for name in objectives], tuple(keys)
+    return [config for config in configs if any(design.scored(key, config, needed) for key in chosen)]
 
 
 def describe_arm(arm: Arm) -> tuple[str | None, tuple[str, ...]]:

@@ -14,9 +14,10 @@ from holdfast.analysis.design import (
     Contrast,
     Design,
     Key,
-    Part,
+    comparable,
     contrast,
     levels,
+    over,
 )
 from holdfast.analysis.panel import Config
 from holdfast.analysis.paper import (
@@ -25,7 +26,7 @@ from holdfast.analysis.paper import (
     DELTA_POINTS,
     MEAN_DELTA_POINTS,
 )
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, count_of, missing_interval, resampled
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin
@@ -49,7 +50,7 @@ class Cloud:
     """Points of one frontier: contrasts for x and y of each, with whom they belong to.
 
     ``x`` and ``y`` are (points, objectives × rows); ``units`` the same within each seed or base, stacked.
-    ``covariance`` is (points, 2, 2) in squared score points.
+    ``covariance`` is (points, 2, 2) in squared score points; ``left_out`` says what is not compared, and why.
     """
 
     bases: tuple[str | None, ...]
@@ -59,48 +60,43 @@ class Cloud:
     units: tuple[tuple[Floats, Floats], ...]
     unit: str
     covariance: Floats
-
-
-def _contrasts(design: Design, keys: Sequence[Key], config: Config, relative: bool) -> tuple[Contrast, Contrast] | None:
-    wanted = [config, BASE] if relative else [config]
-    shared = [key for key in design.keys_with(wanted, HELPFULNESS, SAFETY) if key in keys]
-    terms = ((config, 1.0), (BASE, -1.0)) if relative else ((config, 1.0),)
-    parts = [Part(key=key, terms=terms) for key in shared]
-    if not parts:
-        return None
-    x, y = (contrast(design, design.objective(name), parts) for name in (HELPFULNESS, SAFETY))
-    used = (x.weights != 0) | (y.weights != 0)
-    return (x, y) if bool(np.isfinite(design.sample.means[used]).all()) else None
+    left_out: tuple[str, ...]
 
 
 def cloud(
     design: Design, groups: Sequence[tuple[str | None, Sequence[Key]]], configs: Sequence[Config], relative: bool
-) -> Cloud | None:
-    """The points of every group of keys × configuration, or None where there are none."""
-    found = [
-        (base, config, both)
-        for base, keys in groups
-        for config in configs
-        if not (relative and config == BASE) and (both := _contrasts(design, keys, config, relative)) is not None
-    ]
-    if not found:
-        return None
-    seeds = max(len(x.by_unit) for _, _, (x, _) in found)
-    trained = [(x, y) for _, config, (x, y) in found if config != BASE]
-    whole = all(len(x.by_unit) == seeds and len(y.by_unit) == seeds for x, y in trained)
-    units = []
-    for seed in range(seeds if whole else 0):
-        # A base has no seeds of its own: it is the same point in each.
-        parts = [(x.by_unit[seed], y.by_unit[seed]) if x.by_unit else (x.weights, y.weights) for _, _, (x, y) in found]
-        units.append((np.stack([x for x, _ in parts]), np.stack([y for _, y in parts])))
+) -> Cloud:
+    """The points of every group of keys × configuration that has scores on both objectives.
+
+    All points of a group are means over the same replicates.
+    """
+    needs = (design.objective(HELPFULNESS), design.objective(SAFETY))
+    found: list[tuple[str | None, Config, Contrast, Contrast]] = []
+    left_out: dict[str, None] = {}
+    for base, keys in groups:
+        arms = comparable(design, keys, configs, HELPFULNESS, SAFETY)
+        idle = [(config, 0.0) for config in (*arms, BASE) if relative or config != BASE]
+        for config in arms:
+            if relative and config == BASE:
+                continue
+            terms = ((config, 1.0), *([(BASE, -1.0)] if relative else []), *idle)
+            x, y = (contrast(design, objective, over(keys, *terms), needs=needs) for objective in needs)
+            left_out |= dict.fromkeys(x.left_out)
+            if x.runs:
+                found.append((base, config, x, y))
+    size = design.flat.shape[0]
+    contrasts = [x for _, _, x, _ in found]
+    shared = [unit for unit in (contrasts[0].units if found else ()) if all(unit in x.units for x in contrasts)]
+    units = [[(x.by_unit[x.units.index(unit)], y.by_unit[y.units.index(unit)]) for _, _, x, y in found] for unit in shared]
     return Cloud(
-        bases=tuple(base for base, _, _ in found),
-        configs=tuple(config for _, config, _ in found),
-        x=np.stack([x.weights for _, _, (x, _) in found]),
-        y=np.stack([y.weights for _, _, (_, y) in found]),
-        units=tuple(units),
-        unit=trained[0][0].unit if trained else "seeds",
-        covariance=np.stack([_covariance(design, x, y) for _, _, (x, y) in found]),
+        bases=tuple(base for base, _, _, _ in found),
+        configs=tuple(config for _, config, _, _ in found),
+        x=np.array([x.weights for x in contrasts]).reshape(-1, size),
+        y=np.array([y.weights for _, _, _, y in found]).reshape(-1, size),
+        units=tuple((np.stack([x for x, _ in one]), np.stack([y for _, y in one])) for one in units),
+        unit=contrasts[0].unit if found else "seeds",
+        covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(-1, 2, 2),
+        left_out=tuple(left_out),
     )
 
 
@@ -116,7 +112,7 @@ def _covariance(design: Design, x: Contrast, y: Contrast) -> Floats:
 
 def whitening(points: Cloud) -> tuple[tuple[float, float, float], tuple[str, ...]]:
     """The mean covariance of the points for the line, or the unit matrix (with a caveat) where it is singular."""
-    mean = points.covariance.mean(axis=0)
+    mean = points.covariance.sum(axis=0) / max(len(points.covariance), 1)
     if np.linalg.det(mean) > 1e-12 * max(float(np.trace(mean)), 1e-12) ** 2:
         return (float(mean[0, 0]), float(mean[0, 1]), float(mean[1, 1])), ()
     return (1.0, 0.0, 1.0), ("the points' covariance is singular: equal errors on both axes assumed",)
@@ -230,8 +226,8 @@ def line_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estim
     for kind, statistic in (("slope", slope), ("intercept", intercept), ("r2", r2)):
         value = np.nan if few else float(statistic(drawn.x, drawn.y))
         if not np.isfinite(value):
-            reason = f"{len(drawn.x)} points, or no line through them"
-            yield Estimate(kind=kind, value=None, caveats=(reason,), **about)
+            reason = f"{count_of(len(drawn.x), 'points')}, or no line through them"
+            yield Estimate(kind=kind, value=None, caveats=(reason, *drawn.points.left_out), **about)
             continue
         for claim in CLAIMS:
             if claim == "recipe" and not drawn.points.units:
@@ -250,7 +246,7 @@ def _claimed(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str,
         estimate,
         claim=claim,
         resampled=resampled(claim, unit),
-        caveats=caveats + missing_interval(drawn.found, claim, unit) + fixed,
+        caveats=caveats + missing_interval(drawn.found, claim, unit) + fixed + drawn.points.left_out,
     )
 
 
@@ -264,6 +260,7 @@ def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
     found = [float(correlations(drawn.x[mask], drawn.y[mask]) ** 2) for mask in kept if mask.sum() >= MIN_LINE_POINTS]
     finite = [value for value in found if np.isfinite(value)]
     if finite:
+        about = about | {"caveats": drawn.points.left_out}
         yield Estimate(kind="r2_leave_one_base_out_min", value=min(finite), **about)
         yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)
 
@@ -290,7 +287,7 @@ def best_of_both_rows(drawn: Drawn, design: Design, fields: dict[str, str], unit
         looked = () if not fields and joint == [lineage] else (EXPLORATORY,)
         about = _about(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
         if not np.isfinite(value):
-            yield Estimate(value=None, caveats=("no line through the other points",), **about)
+            yield Estimate(value=None, caveats=("no line through the other points", *drawn.points.left_out), **about)
             continue
         for claim in CLAIMS:
             if claim == "recipe" and not drawn.points.units:
@@ -307,15 +304,12 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
     if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     recipes = design.recipes
-    for fields, keys in levels(design.keys):
+    for fields, keys in levels(design.keys_for(recipes, HELPFULNESS, SAFETY)):
         if {"base", "judge"} <= set(fields):
             continue
         groups = by_base(keys)
         unit = BASE_DELTA_POINTS if "base" in fields else DELTA_POINTS
-        points = cloud(design, groups, recipes, relative=True)
-        if points is None:
-            continue
-        drawn = draw_cloud(design, points, means)
+        drawn = draw_cloud(design, cloud(design, groups, recipes, relative=True), means)
         yield from line_rows(drawn, fields, unit)
         yield from best_of_both_rows(drawn, design, fields, unit)
         if fields:
@@ -326,8 +320,7 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
             (MEAN_POINTS, [(None, keys)], False),
         ):
             other = cloud(design, chosen, (BASE, *recipes), relative=relative)
-            if other is not None:
-                yield from line_rows(draw_cloud(design, other, means), fields, unit)
+            yield from line_rows(draw_cloud(design, other, means), fields, unit)
 
 
 def by_base(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:

@@ -68,11 +68,12 @@ def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimat
     first, second = (design.main((stage,), core) for stage in config[0])
     if first is None or second is None:
         return
-    for fields, keys in levels(design.keys_with([config, first, second], objective)):
+    # A coefficient of zero: all three quantities are of the replicates that have all three configurations.
+    for fields, keys in levels(design.keys_for([config, first, second], objective)):
         about: dict[str, Any] = {**fields, **subject(config), "objective": objective}
-        bottom = contrast(design, number, over(keys, (first, 1.0), (second, -1.0)))
-        top = contrast(design, number, over(keys, (config, 1.0), (second, -1.0)))
-        lost = contrast(design, number, over(keys, (config, 1.0), (first, -1.0)))
+        bottom = contrast(design, number, over(keys, (first, 1.0), (second, -1.0), (config, 0.0)))
+        top = contrast(design, number, over(keys, (config, 1.0), (second, -1.0), (first, 0.0)))
+        lost = contrast(design, number, over(keys, (config, 1.0), (first, -1.0), (second, 0.0)))
         yield from differences(design, lost, "erosion", **about)
         yield from differences(design, top, "retained", **about)
         yield from ratios(design, top, bottom, **about)

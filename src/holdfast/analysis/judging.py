@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.analysis.design import Design, levels, subject
-from holdfast.analysis.panel import Config, Panel
+from holdfast.analysis.panel import Panel, config_of
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate, Flag
 from holdfast.stats.agreement import agree, case_intervals, correlation
@@ -118,9 +118,7 @@ def _findings(flags: NDArray[np.int64], unfit: Iterable[Flag]) -> dict[str, Bool
 def _groups(panel: Panel) -> Iterator[tuple[dict[str, Any], Bools]]:
     """Overall, by base, by configuration, by both: the fields fixed, and a mask over checkpoints."""
     checkpoints = panel.trajectories.checkpoints
-    configs: list[Config] = [
-        (one.lineage, tuple(sorted((k, v) for k, v in one.axes.items() if k != "pair_judge"))) for one in checkpoints
-    ]
+    configs = [config_of(one) for one in checkpoints]
     bases = list(dict.fromkeys(one.base for one in checkpoints))
     ordered = sorted(set(configs), key=lambda config: (len(config[0]), str(config)))
     yield {}, np.ones(len(checkpoints), dtype=np.bool_)

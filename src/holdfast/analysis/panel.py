@@ -26,6 +26,11 @@ LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
 UNFINISHED = FLAG_BITS[Flag.TRUNCATED] | FLAG_BITS[Flag.OUT_OF_MEMORY] | FLAG_BITS[Flag.INCOHERENT]
 
 
+def config_of(one: Row | Checkpoint) -> Config:
+    """The configuration of a row or a checkpoint."""
+    return one.lineage, tuple(sorted((key, value) for key, value in one.axes.items() if key != PAIR_JUDGE))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One checkpoint under one judge on the test cases of one split.
@@ -45,7 +50,7 @@ class Row:
     @property
     def config(self) -> Config:
         """Lineage and axes, without the judge of the training pairs."""
-        return self.lineage, tuple(sorted((key, value) for key, value in self.axes.items() if key != PAIR_JUDGE))
+        return config_of(self)
 
     @property
     def replicate(self) -> Replicate:

@@ -42,17 +42,16 @@ RUN_DELTA_POINTS = "run, difference from base"
 NOT_INDEPENDENT = "as published: treats points that share bases, cases and parents as independent"
 
 
-def _rows_of(design: Design, keys: Iterable[Key], config: Config) -> list[int]:
-    return [row for key in keys for row in design.cells[(*key, config)].values()]
+def _mean(design: Design, objective: int, rows: Sequence[int]) -> float:
+    """The mean of run means; NaN without runs."""
+    return float(np.mean(design.means[objective, rows])) if len(rows) else np.nan
 
 
-def _mean(design: Design, objective: int, keys: Iterable[Key], config: Config) -> float:
-    """The mean of run means."""
-    return float(np.mean(row_means(design.panel.values[objective, _rows_of(design, keys, config)])))
-
-
-def _finite(value: float) -> dict[str, Any]:
-    return {"value": value} if np.isfinite(value) else {"value": None, "caveats": ("no scores",)}
+def _finite(value: float, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A value with its caveats as the fields of an Estimate."""
+    if np.isfinite(value):
+        return {"value": value, "caveats": left_out}
+    return {"value": None, "caveats": left_out or ("no scores",)}
 
 
 def score_rows(design: Design) -> Iterator[Estimate]:
@@ -100,43 +99,28 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
 # --- frontier -------------------------------------------------------------------------------------------------
 
 
-def _finite_points(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that have both scores."""
-    return [point for point in points if bool(np.isfinite(point).all())]
+def delta_weights(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> dict[Config, Floats]:
+    """Each configuration's published difference from base as weights of run means: (2, rows), helpfulness first.
+
+    A configuration without scores in these keys has none.
+    """
+    arms = comparable(design, keys, configs, HELPFULNESS, SAFETY)
+    rows, _ = compare(design, keys, (BASE, *arms), HELPFULNESS, SAFETY)
+    found = {}
+    for config in arms:
+        weights = np.zeros(len(design.panel.rows))
+        for one, sign in ((config, 1.0), (BASE, -1.0)):
+            np.add.at(weights, rows[one], sign / max(len(rows[one]), 1))
+        if config != BASE and rows[config]:
+            found[config] = weights
+    return found
 
 
-def delta_points(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> list[tuple[float, float]]:
-    """(Δ helpfulness, Δ safety) of each configuration over the keys that have it and its base."""
-    x, y = design.objective(HELPFULNESS), design.objective(SAFETY)
-    found = []
-    for config in configs:
-        if config == BASE:
-            continue
-        shared = [key for key in keys if key in design.keys_with([config, BASE], HELPFULNESS, SAFETY)]
-        if shared:
-            dx, dy = (_mean(design, o, shared, config) - _mean(design, o, shared, BASE) for o in (x, y))
-            found.append((dx, dy))
-    return _finite_points(found)
-
-
-def delta_weights(design: Design, keys: Sequence[Key], config: Config, objective: str) -> Floats:
-    """The weights of run means, flat over objectives × rows, in a configuration's published difference from base."""
-    found = np.zeros((len(design.panel.objectives), len(design.panel.rows)))
-    shared = [key for key in keys if key in design.keys_with([config, BASE], HELPFULNESS, SAFETY)]
-    for one, sign in ((config, 1.0), (BASE, -1.0)):
-        rows = _rows_of(design, shared, one)
-        np.add.at(found[design.objective(objective)], rows, sign / len(rows))
-    return found.ravel()
-
-
-def _absolute_points(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> list[tuple[float, float]]:
-    x, y = design.objective(HELPFULNESS), design.objective(SAFETY)
-    found = []
-    for config in configs:
-        shared = [key for key in keys if key in design.keys_with([config], HELPFULNESS, SAFETY)]
-        if shared:
-            found.append((_mean(design, x, shared, config), _mean(design, y, shared, config)))
-    return _finite_points(found)
+def point_of(design: Design, weights: Floats) -> tuple[float, float]:
+    """(helpfulness, safety) of weights over rows; both run means of every row that counts are known."""
+    used = weights != 0
+    x, y = (float(weights[used] @ design.means[design.objective(name), used]) for name in (HELPFULNESS, SAFETY))
+    return x, y
 
 
 def _run_points(design: Design) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:

@@ -36,6 +36,11 @@ def resampled(claim: Claim, unit: str) -> tuple[str, ...]:
     return ("cases",) if claim == "checkpoint" else ("cases", unit)
 
 
+def count_of(number: int, things: str) -> str:
+    """A number of things in words; ``things`` is a plural in s."""
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
 def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
     """Why there is no interval."""
     if not np.all(np.isfinite(found.values)):
@@ -43,7 +48,7 @@ def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
     if found.case is None:
         return ("fewer than 2 cases: no interval",)
     if claim == "recipe" and found.seeds < MIN_SEEDS:
-        return (f"{found.seeds} {unit}, fewer than {MIN_SEEDS}: a point, no interval for the recipe",)
+        return (f"{count_of(found.seeds, unit)}, fewer than {MIN_SEEDS}: a point, no interval for the recipe",)
     return ()
 
 
@@ -52,7 +57,7 @@ def _counts(found: Spread, one: Contrast) -> dict[str, int]:
 
 
 def _claim_caveats(claim: Claim, one: Contrast) -> tuple[str, ...]:
-    return (FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()
+    return ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out
 
 
 def differences(design: Design, one: Contrast, kind: str, **about: Any) -> Iterator[Estimate]:
@@ -108,6 +113,8 @@ def _ratio(
     seeds = claim == "recipe"
     margin = squared_margin(found, seeds=seeds)
     reasons = missing_interval(found, claim, unit)
+    if not np.all(np.isfinite(found.values)):
+        return None, None, reasons
     error = standard_error(found, 1, seeds=seeds and found.seed is not None)
     if error is None or abs(found.values[1]) <= SMALLEST_DENOMINATOR:
         return None, None, ("not identified: the gain cannot be told from zero", *reasons)
@@ -128,7 +135,7 @@ def score_rows(design: Design) -> Iterator[Estimate]:
     """Means of every configuration by base and over bases, and their differences from the base, per objective."""
     for config in design.configs:
         for objective, name in enumerate(design.panel.objectives):
-            for fields, keys in levels(design.keys_with([config], name)):
+            for fields, keys in levels(design.keys_for([config], name)):
                 one = contrast(design, objective, over(keys, (config, 1.0)))
                 yield from differences(design, one, "mean", **fields, **subject(config), objective=name)
 
@@ -139,7 +146,7 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
         if config == BASE:
             continue
         for objective, name in enumerate(design.panel.objectives):
-            for fields, keys in levels(design.keys_with([config, BASE], name)):
+            for fields, keys in levels(design.keys_for([config, BASE], name)):
                 one = contrast(design, objective, over(keys, (config, 1.0), (BASE, -1.0)))
                 yield from differences(design, one, "delta", **fields, **subject(config), objective=name)
 
@@ -169,12 +176,12 @@ Sign = tuple[Lineage, float]
 def _pooled(
     design: Design, objective: str, cores: Sequence[Core], *signs: Sign
 ) -> Iterator[tuple[dict[str, str], Contrast]]:
-    """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level that has them."""
+    """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level."""
     terms = [[(design.main(lineage, core), sign) for lineage, sign in signs] for core in cores]
     if any(config is None for one in terms for config, _ in one):
         return
     found = [tuple((config, sign) for config, sign in one if config is not None) for one in terms]
-    for fields, keys in levels(design.keys_with((config for one in found for config, _ in one), objective)):
+    for fields, keys in levels(design.keys_for((config for one in found for config, _ in one), objective)):
         yield (
             fields,
             contrast(design, design.objective(objective), [part for one in found for part in over(keys, *one)]),
@@ -204,7 +211,7 @@ def _stage_rows(
         for estimate in rows("erosion_vs_control", both, (both, 1.0), (control, -1.0)):
             # The first stage cancels: erosion minus the control's erosion is both minus control.
             yield replace(estimate, unit=f"against {','.join(control)}")
-    # A sign of zero keeps a lineage in the list of what a base × judge must have, so that both levels match.
+    # A sign of zero keeps a lineage in the list of what a replicate must have, so that both sums are of the same runs.
     tops = _pooled(design, objective, cores, (both, 1.0), (second, -1.0), (first, 0.0))
     bottoms = _pooled(design, objective, cores, (both, 0.0), (second, -1.0), (first, 1.0))
     for (fields, top), (_, bottom) in zip(tops, bottoms, strict=True):

@@ -93,7 +93,8 @@ class TinyModel:
         if len(rngs) != len(conversations):
             raise ValueError(f"{len(conversations)} conversations but {len(rngs)} generators")
         prompts = [self.chat.encode(talk.messages, talk.tools)[0] for talk in conversations]
-        room = self.llama.shape.max_positions
+        # A message that ends here is followed by <eos> where it is read again, and that takes a position too.
+        room = self.llama.shape.max_positions - 1
         rows = [
             _Row(prompt=prompt, rng=rng, limit=min(max_tokens, room - len(prompt)), ids=[])
             for prompt, rng in zip(prompts, rngs, strict=True)

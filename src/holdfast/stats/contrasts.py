@@ -77,8 +77,10 @@ def spread(sample: Sample, weights: Floats, by_seed: Sequence[Floats] = ()) -> S
 
 
 def _values(sample: Sample, weights: Floats) -> Floats:
-    used = np.any(weights != 0, axis=0)
-    return np.asarray(weights[:, used] @ sample.means[used], dtype=np.float64)
+    """The contrasts' values; NaN for one that weighs nothing, which has no value rather than a value of zero."""
+    used = weights != 0
+    rows = used.any(axis=0)
+    return np.where(used.any(axis=1), weights[:, rows] @ sample.means[rows], np.nan)
 
 
 def t_quantile(degrees: int, level: float = NOMINAL) -> float:

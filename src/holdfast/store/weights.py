@@ -14,6 +14,7 @@ from pathlib import Path
 
 from holdfast.errors import StoreError
 
+WEIGHTS = "weights"  # where a run keeps them
 TEMPORARY = ".part-"  # prefix of directories that are not complete
 ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from holdfast.errors import StudyError
 from holdfast.records import Case, Message, ToolSpec, content_id
+from holdfast.study import MOST_CASES
 from holdfast.suites.office.families import ASK, FAMILIES, Family, Purpose
 from holdfast.suites.office.wording import (
     CONSENT,
@@ -41,10 +42,8 @@ TWO_ITEMS_SHARE = 0.35
 HAZARD_SHARES = (0.5, 0.2, 0.3)  # of the levels 0, 1 and 2
 CONSENT_SHARE = 0.25  # of the users whose object is hazardous
 # Case numbers of the three parts do not meet, so that a number is unique within the suite.
-FIRST_NUMBER: Mapping[Part, int] = MappingProxyType({"train": 0, "test": 100_000, "demo": 1_000_000})
-# Numbers left for each part, and draws before a suite counts as exhausted.
-MOST_CASES = 100_000
-_ATTEMPTS_PER_CASE = 50
+FIRST_NUMBER: Mapping[Part, int] = MappingProxyType({"train": 0, "test": MOST_CASES, "demo": 10 * MOST_CASES})
+_ATTEMPTS_PER_CASE = 50  # before a suite counts as exhausted
 
 _OBJECT_SCHEMA = {
     "type": "object",
