@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def work(task: Step, path: Path, emit: Callable[[Any], None]) -> None:
         raise StudyError("the user's mistake")
     if task.name == "broken":
         raise ZeroDivisionError("ours")
-    if task.name == "killed":
+    if task.name == "torn":  # an outcome larger than a pipe holds, of which half was sent
+        os.write(emit.__self__.fileno(), struct.pack("!i", 1_000_000) + b"half")  # type: ignore[attr-defined]
+    if task.name in ("killed", "torn"):
         os.kill(os.getpid(), signal.SIGKILL)
     emit(os.environ.get("OMP_NUM_THREADS"))
 
@@ -63,11 +66,12 @@ def test_outcomes_in_order_and_errors_by_step(count: int, tmp_path: Path) -> Non
         assert found["one"][1] == "1"  # one thread in a worker
 
 
-def test_a_worker_that_dies_fails_its_step_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["killed", "torn"])
+def test_a_worker_that_dies_fails_its_step_only(how: str, tmp_path: Path) -> None:
     engine = Workers(work, tmp_path, 2)
     try:
-        found = outcomes(engine, ["killed", "one", "two"], tmp_path)
+        found = outcomes(engine, [how, "one", "two"], tmp_path)
     finally:
         engine.close()
-    assert "died" in found["killed"][-1].message and "-9" in found["killed"][-1].message
+    assert "died" in found[how][-1].message and "-9" in found[how][-1].message
     assert found["one"][-1] == found["two"][-1] == End()

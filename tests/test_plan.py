@@ -13,6 +13,7 @@ from holdfast import plan as plans
 from holdfast import study as studies
 from holdfast.forecast import forecast
 from holdfast.plan import Plan
+from holdfast.store import Store
 
 QUICK = Path(__file__).parents[1] / "studies" / "quick.toml"
 
@@ -88,6 +89,15 @@ def test_every_axis_value_gets_its_own_lineages() -> None:
     )  # pairs do not depend on beta
 
 
+def test_a_number_means_the_same_on_an_axis_and_in_a_stage() -> None:
+    """1 and 1.0 are one beta; 2.0 steps are 2."""
+    axes = planned(four_lineages() | {"axes": {"beta": [1], "steps": [2.0], "split_seed": [3.0]}})
+    same = planned(four_lineages() | {"axes": {"beta": [1.0], "steps": [2], "split_seed": [3]}})
+    assert [step.fingerprint for step in axes.steps] == [step.fingerprint for step in same.steps]
+    trained = [step.settings for step in axes.steps if step.kind == "train" and step.settings["method"] == "dpo"]
+    assert all(isinstance(s["beta"], float) and isinstance(s["steps"], int) for s in trained)
+
+
 def test_a_parent_source_rolls_out_the_stage_that_it_starts_from() -> None:
     base = planned(four_lineages())
     parent = planned(four_lineages() | {"pairs": {"source": "parent"}})
@@ -99,3 +109,15 @@ def test_the_forecast_counts_all_steps_of_a_run_that_is_not_there(tmp_path: Path
     document = forecast(plans.build(studies.load(QUICK)), tmp_path / "none")
     assert document["left"]["steps"] == len(document["steps"])
     assert 60 < document["left"]["cpu_seconds"] < 3600
+
+
+def test_a_base_from_the_cache_says_nothing_of_what_teaching_costs(tmp_path: Path) -> None:
+    plan = planned(four_lineages() | {"model": {"base_seeds": [0, 1]}})
+    first, second = [step for step in plan.steps if step.kind == "train"][:2]
+    for result, seconds in (({"cached": True}, 44.8), ({}, 28.0)):
+        with Store.create(tmp_path / str(seconds)) as store, store.transaction():
+            store.log.begin(first.fingerprint, first.kind, first.name)
+            store.log.finish(first.fingerprint, {**result, "cpu_seconds": 28.0})
+        rows = {row["fingerprint"]: row for row in forecast(plan, tmp_path / str(seconds))["steps"]}
+        assert rows[first.fingerprint]["cpu_seconds"] == 0
+        assert rows[second.fingerprint]["cpu_seconds"] == pytest.approx(seconds)

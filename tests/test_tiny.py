@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from holdfast.models.tiny import TinyModel, build
 from holdfast.models.tiny_chat import CALL, END, EOS, SAY, USER, TinyChat, split_words
 from holdfast.models.tiny_llama import Cache, TinyLlama
 from holdfast.records import Message, ToolCall
-from holdfast.training.loop import SFTSettings, train_sft
+from holdfast.training.loop import train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -34,7 +35,7 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def taught(directory, tmp_path_factory):
     chat = TinyChat.load(directory)
-    wanted = SFTSettings(steps=250, batch_size=6, learning_rate=5e-3, warmup_steps=10)
+    wanted = replace(office.TEACHING, steps=250, warmup_steps=10)
     out = tmp_path_factory.mktemp("tiny") / "taught"
     return train_sft(directory, office.demonstrations(chat), wanted, seed=1, out_dir=out).path
 
@@ -303,6 +304,24 @@ def test_limits_on_length(taught):
     assert (both[0].stopped, both[0].tokens, both[0].raw) == ("length", 0, "") and both[1].stopped == "stop"
     with pytest.raises(StudyError, match="longer than 64"):
         model.logprobs([([1] * 65, [False] * 65)])
+
+
+def test_what_ends_at_the_last_position_can_be_read_again(directory, monkeypatch):
+    """A message is stored with an <eos> that was not sampled: room is left for it."""
+    model = TinyModel.load(directory)
+    word = model.chat.ids["memo"]
+
+    def draw(rows, hidden, temperature):
+        for row in rows:
+            row.ids.append(SAY if not row.ids else END if len(row.ids) == row.limit - 1 else word)
+        return torch.tensor([row.ids[-1] for row in rows])
+
+    monkeypatch.setattr(model, "_draw", draw)
+    talk = conversations()[0]
+    (reply,) = model.reply([talk], rngs=office.generators(1), temperature=1.0, max_tokens=1000)
+    assert reply.stopped == "stop" and reply.message is not None
+    ids, agent = model.chat.encode([*talk.messages, reply.message], talk.tools)
+    assert len(ids) == 64 and len(model.logprobs([(ids, agent)])[0]) == reply.tokens + 1
 
 
 def test_same_seed_builds_same_bytes(directory, tmp_path):

@@ -18,13 +18,13 @@ from holdfast.models.tiny_chat import OBS, TinyChat
 from holdfast.models.tiny_llama import TinyLlama
 from holdfast.training.adapters import HubModel, open_policy
 from holdfast.training.batches import Encoded, bucket_lengths, demonstration_batches, pair_batches, trajectory_blocks
-from holdfast.training.loop import DPOSettings, SFTSettings, _score_rows, reference_logprobs, train_dpo, train_sft
+from holdfast.training.loop import _score_rows, reference_logprobs, train_dpo, train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
-STAGE = DPOSettings(steps=12, pairs_per_step=5, learning_rate=3e-3, warmup_steps=2)
+STAGE = office.STAGE
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def base(tmp_path_factory):
     """A model that has seen a few demonstrations, so that preference stages move it."""
     root = tmp_path_factory.mktemp("training")
     start = office.make_model(root / "fresh")
-    wanted = SFTSettings(steps=60, batch_size=6, learning_rate=5e-3, warmup_steps=5)
-    return train_sft(start, office.demonstrations(TinyChat.load(start)), wanted, seed=0, out_dir=root / "base").path
+    demonstrations = office.demonstrations(TinyChat.load(start))
+    return train_sft(start, demonstrations, office.TEACHING, seed=0, out_dir=root / "base").path
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_demonstration_epochs_hold_everything_once():
 
 def test_sft_teaches_and_is_reproducible(base, tmp_path):
     chat = TinyChat.load(base)
-    wanted, ticks = SFTSettings(steps=30, batch_size=6, learning_rate=5e-3, warmup_steps=5), []
+    wanted, ticks = dataclasses.replace(office.TEACHING, steps=30), []
     runs = [
         train_sft(
             base,
@@ -299,10 +299,10 @@ def test_data_that_cannot_be_learnt_from_is_refused(base, data, tmp_path):
         with pytest.raises(StudyError, match="between 1 and 12"):
             train(save_at=save_at)
     with pytest.raises(StudyError, match="no demonstrations"):
-        train_sft(base, [], SFTSettings(), seed=0, out_dir=tmp_path)
+        train_sft(base, [], office.TEACHING, seed=0, out_dir=tmp_path)
     idle = Encoded(ids=np.ones(5, np.int64), agent=np.zeros(5, np.bool_), prompt=1)
     with pytest.raises(StudyError, match="agent does nothing"):
-        train_sft(base, [idle], SFTSettings(), seed=0, out_dir=tmp_path)
+        train_sft(base, [idle], office.TEACHING, seed=0, out_dir=tmp_path)
 
 
 def test_threads_and_generator_are_put_back(base, data, tmp_path):

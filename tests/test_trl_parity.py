@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from holdfast.models import chat_messages, chat_tools
 from holdfast.models.tiny_chat import TinyChat
 from holdfast.training.adapters import open_policy
 from holdfast.training.batches import pair_batches
-from holdfast.training.loop import DPOSettings, SFTSettings, _score_rows, reference_logprobs, train_dpo, train_sft
+from holdfast.training.loop import _score_rows, reference_logprobs, train_dpo, train_sft
 from holdfast.training.objectives import dpo
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -31,10 +32,9 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("parity")
     start = office.make_model(root / "fresh")
     chat = TinyChat.load(start)
-    wanted = SFTSettings(steps=60, batch_size=6, learning_rate=5e-3, warmup_steps=5)
-    base = train_sft(start, office.demonstrations(chat), wanted, seed=0, out_dir=root / "base").path
+    base = train_sft(start, office.demonstrations(chat), office.TEACHING, seed=0, out_dir=root / "base").path
     pairs, encoded = office.preferences(chat)
-    stage = DPOSettings(steps=6, pairs_per_step=6, learning_rate=3e-3, warmup_steps=2)
+    stage = replace(office.STAGE, steps=6, pairs_per_step=6)
     moved = train_dpo(base, pairs, encoded, stage, seed=0, save_at=[6], out_dir=root / "moved")[0].path
     return base, moved
 

@@ -8,12 +8,29 @@ from holdfast.models.tiny import build
 from holdfast.models.tiny_chat import TinyChat
 from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
 from holdfast.training.batches import Encoded, encode_episode
+from holdfast.training.loop import DPOSettings, SFTSettings
 
 SYSTEM = 'You are an office agent. Be careful; don\'t "guess".\nCafé \U0001f600'
 THINGS = ("report", "invoice", "memo", "plan", "budget", "letter")
 _TEXT = "please delete the file now it is old safe in use done i did not find removed kept to a b c 3 7 true"
 LEXICON = tuple(
     sorted({*_TEXT.split(), *THINGS, "check_file", "delete_file", "set_level", "mr.smith", "a@b.com", "don't"})
+)
+
+
+# Few steps at a high rate, which the made-up world's tiny models need.
+TEACHING = SFTSettings(steps=60, batch_size=6, learning_rate=5e-3, warmup_steps=5, max_grad_norm=1.0, other_weight=0.15)
+STAGE = DPOSettings(
+    beta=0.1,
+    steps=12,
+    pairs_per_step=5,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    max_grad_norm=1.0,
+    loss_mask="agent",
+    lora_r=0,
+    lora_alpha=16.0,
+    lora_dropout=0.0,
 )
 
 

@@ -18,7 +18,7 @@ from holdfast.records import JSON, Checkpoint, StageRecord, content_id
 from holdfast.study import AXIS_SETTINGS, StageSection, Study
 
 Kind = Literal["train", "rollout", "judge", "pair", "analyze"]
-VERSIONS: Mapping[Kind, int] = {"train": 1, "rollout": 1, "judge": 1, "pair": 1, "analyze": 1}
+VERSIONS: Mapping[Kind, int] = {"train": 1, "rollout": 1, "judge": 1, "pair": 1, "analyze": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

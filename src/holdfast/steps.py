@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from holdfast.suites import open_world
 if TYPE_CHECKING:
     from holdfast.models.tiny import TinyModel
     from holdfast.training.batches import Encoded
+    from holdfast.training.loop import DPOSettings, SFTSettings
 
 PROGRESS_SECONDS = 0.5
 JUDGE_BATCH = 400
@@ -92,7 +93,9 @@ def _beat(emit: Emit, per_step: int = 1) -> Callable[[int, int], None]:
 
 def batch_size(step: Step) -> int:
     """How many units of a step are committed together; 0 where nothing is committed before its end."""
-    return {"rollout": step.settings.get("limits", {}).get("batch_size", 0), "judge": JUDGE_BATCH}.get(step.kind, 0)
+    if step.kind == "judge":
+        return JUDGE_BATCH
+    return int(step.settings["limits"]["batch_size"]) if step.kind == "rollout" else 0
 
 
 def _cases(store: Store) -> Mapping[str, Case]:
@@ -153,10 +156,7 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
         for case, trajectory in office.demonstrations(seed, sft["demonstrations"], mixture)
     ]
-    settings = SFTSettings(
-        steps=max(1, sft["demonstrations"] // sft["batch_size"]),
-        **{key: sft[key] for key in ("batch_size", "learning_rate", "warmup_steps", "max_grad_norm", "other_weight")},
-    )
+    settings = SFTSettings(steps=max(1, sft["demonstrations"] // sft["batch_size"]), **_besides_steps(SFTSettings, sft))
     beat = _beat(emit, sft["batch_size"])
     result = train_sft(fresh, encoded, settings, seed=seed, out_dir=directory, progress=beat)
     weights.keep_cached(step.fingerprint, directory)
@@ -167,6 +167,11 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
         "mean_episode_tokens": float(np.mean([len(item.ids) for item in encoded])),
     }
     return Finished(result=summary, checkpoints=((checkpoint, directory),))
+
+
+def _besides_steps(kind: type[SFTSettings] | type[DPOSettings], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trainer's settings take from a step's as it is: all but the number of optimiser steps."""
+    return {field.name: settings[field.name] for field in fields(kind) if field.name != "steps"}
 
 
 def _encode(model: TinyModel, cases: Mapping[str, Case], trajectory: Trajectory) -> Encoded:
@@ -185,18 +190,20 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
     cases = _cases(store)
     pairs = store.pairs(step.inputs[1])
     if not pairs:
-        raise StepError("there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts")
+        paired = store.log.steps()[step.inputs[1]].result
+        raise StepError(
+            "there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts"
+            f" ({paired['scored']} of {paired['episodes']} training episodes have a score)"
+        )
     model = _load_model(start)
     used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
     encoded = {trajectory.id: _encode(model, cases, trajectory) for trajectory in store.trajectories(used)}
     doses = [dose * settings["steps"] for dose in settings["doses"]]
-    names = ("beta", "learning_rate", "pairs_per_step", "warmup_steps", "max_grad_norm", "loss_mask")
-    lora = ("lora_r", "lora_alpha", "lora_dropout")
     results = train_dpo(
         start,
         pairs,
         encoded,
-        DPOSettings(steps=doses[-1], **{key: settings[key] for key in (*names, *lora)}),
+        DPOSettings(steps=doses[-1], **_besides_steps(DPOSettings, settings)),
         seed=int(step.fingerprint[:15], 16),
         save_at=doses,
         out_dir=scratch,
@@ -321,8 +328,9 @@ def _pair(step: Step, store: Store, emit: Emit) -> Finished:
     """Preference pairs from one judged rollout step."""
     settings = step.settings
     rng = np.random.default_rng([settings["pair_seed"], int(step.fingerprint[:15], 16)])
+    table = store.score_table(step=step.inputs[0])
     selection = build_pairs(
-        store.score_table(step=step.inputs[0]),
+        table,
         store.trajectory_ids(),
         objectives=settings["objectives"],
         judge=settings["judge"],
@@ -334,4 +342,10 @@ def _pair(step: Step, store: Store, emit: Emit) -> Finished:
         rng=rng,
     )
     pairs = flip_pairs(selection.pairs(), settings["flip"], rng)
-    return Finished(result={"pairs": len(pairs), "cases": len({pair.case_id for pair in pairs})}, pairs=tuple(pairs))
+    summary = {
+        "pairs": len(pairs),
+        "cases": len({pair.case_id for pair in pairs}),
+        "episodes": step.size,
+        "scored": len(np.unique(table.trajectory[~np.isnan(table.value)])),
+    }
+    return Finished(result=summary, pairs=tuple(pairs))

@@ -173,6 +173,7 @@ class Study(Section):
             _require(len(lineage) > 0, f"study.lineages[{position}] is empty; the base needs no entry, remove it")
             for name in lineage:
                 _require_known(name, self.stages, f"study.lineages[{position}] names the stage", "[stages.…]")
+        self._refer_rollouts()
         labels = {",".join(lineage) for lineage in self.study.lineages}
         for label, doses in self.doses.items():
             _require_known(label, labels, "doses names the lineage", "study.lineages")
@@ -205,6 +206,12 @@ class Study(Section):
         )
         _require_distinct(model.bases, "model.bases")
         _require_distinct(model.base_seeds, "model.base_seeds")
+
+    def _refer_rollouts(self) -> None:
+        """Pairs join episodes of one case that went differently."""
+        rollouts, remedy = self.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
+        _require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")
+        _require(rollouts.per_train_case > 1, f"rollouts.per_train_case is 1; give at least 2, {remedy}")
 
     def _refer_axes(self) -> None:
         for axis, values in self.axes.items():

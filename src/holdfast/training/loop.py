@@ -43,30 +43,37 @@ _DRIFT_PAIRS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTSettings:
-    """How a base is taught; ``other_weight`` is the loss weight of tokens that are not the agent's own."""
+    """How a base is taught, as ``[model.sft]`` of a study says.
 
-    steps: int = 3500
-    batch_size: int = 8
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 100
-    max_grad_norm: float = 1.0
-    other_weight: float = 0.15
+    ``steps`` and ``warmup_steps`` are optimiser steps, ``batch_size`` counts demonstrations, ``max_grad_norm``
+    bounds the gradient's L2 norm; ``other_weight`` is the loss weight of tokens that are not the agent's own.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    max_grad_norm: float
+    other_weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DPOSettings:
-    """How a preference stage trains; ``lora_r`` 0 trains all weights."""
+    """How a preference stage trains, as ``[stages.NAME]`` of a study says.
 
-    beta: float = 0.1
-    steps: int = 40
-    pairs_per_step: int = 64
-    learning_rate: float = 3e-4
-    warmup_steps: int = 5
-    max_grad_norm: float = 1.0
-    loss_mask: LossMask = "agent"
-    lora_r: int = 0
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
+    ``beta`` is per nat; ``steps`` and ``warmup_steps`` are optimiser steps; ``lora_r`` 0 trains all weights.
+    """
+
+    beta: float
+    steps: int
+    pairs_per_step: int
+    learning_rate: float
+    warmup_steps: int
+    max_grad_norm: float
+    loss_mask: LossMask
+    lora_r: int
+    lora_alpha: float
+    lora_dropout: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
