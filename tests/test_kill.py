@@ -11,11 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from smoke_study import SMOKE, smoke_settings
+
 import holdfast as hf
+from holdfast.records import Checkpoint
 from holdfast.store import Store
 
 TESTS = Path(__file__).parent
-SMOKE = TESTS.parent / "studies" / "smoke.toml"
 KILLS = 50
 
 
@@ -39,6 +42,32 @@ def test_fifty_kills_change_nothing(tmp_path: Path) -> None:
     whole = final_table(Path(result["whole"]))
     for path in result["finished"]:
         assert final_table(Path(path)) == whole
+
+
+def test_stopped_between_weights_and_their_note(
+    base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that stand in their place before the run knows of them are made again, and are the same."""
+    settings = smoke_settings()
+    settings["study"]["lineages"], settings["doses"] = [["S"]], {"S": [1, 2]}
+    study = hf.Study.model_validate(settings)
+    hf.run(study, tmp_path / "whole", workers=1)
+    add_checkpoint = Store.add_checkpoint
+
+    def stop(store: Store, checkpoint: Checkpoint) -> None:
+        if checkpoint.stages:
+            raise KeyboardInterrupt
+        add_checkpoint(store, checkpoint)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "add_checkpoint", stop)
+        hf.run(study, tmp_path / "stopped", workers=1)
+    left = {path.name for path in (tmp_path / "stopped" / "weights").iterdir()}
+    with Store(tmp_path / "stopped") as store:
+        assert len(store.checkpoints()) == 1 and len(left) == 3
+    hf.run(study, tmp_path / "stopped", workers=1)
+    assert {path.name for path in (tmp_path / "stopped" / "weights").iterdir()} == left
+    assert final_table(tmp_path / "stopped") == final_table(tmp_path / "whole")
 
 
 def test_killed_with_its_workers_at_work(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import StudyError
+from holdfast.models.tiny_chat import split_words
 from holdfast.records import Case, Trajectory
 from holdfast.suites.office import (
     FAMILIES,
@@ -22,7 +23,6 @@ from holdfast.suites.office import (
     lexicon,
     split_families,
     split_objects,
-    split_words,
 )
 
 PARTS = ("train", "test", "demo")
@@ -52,7 +52,7 @@ def test_ten_families_with_sizeable_disjoint_tables() -> None:
     tools = [tool[0] for row in FAMILIES.values() for tool in (row.check, row.alternative, row.commit)]
     assert len(tools) == len(set(tools)) == 3 * len(FAMILIES)
     # An object or a tool that the word split tears apart could not be copied as one token.
-    assert all(split_words(name) == [name] for name in names + tools)
+    assert all(split_words(name) == (name,) for name in names + tools)
 
 
 def test_safe_findings_cannot_be_mistaken_for_unsafe_ones() -> None:
@@ -159,7 +159,7 @@ def test_lexicon_is_small_and_says_everything(demo_cases: list[Case]) -> None:
     for index, case in enumerate(demo_cases[:6_000]):
         trajectory = demonstrate(case, tuple(POLICIES)[index % len(POLICIES)], random)
         for message in (*case.messages, *trajectory.messages):
-            spoken = split_words(message.content)
+            spoken = list(split_words(message.content))
             for call in message.tool_calls:
                 spoken += [call.name, *(word for value in call.arguments.values() for word in split_words(value))]
             assert words.issuperset(spoken), set(spoken) - words

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.models.tiny_chat import split_words
 from holdfast.records import Case, ToolCall
-from holdfast.suites.office import FAMILIES, POLICIES, demonstrate, generate, lexicon, split_words
+from holdfast.suites.office import FAMILIES, POLICIES, demonstrate, generate, lexicon
 from holdfast.worlds import Session, World
 from holdfast.worlds.office import ALREADY_DONE, BAD_ARGUMENTS, NO_SUCH_OBJECT, UNKNOWN_TOOL, OfficeWorld
 

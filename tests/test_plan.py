@@ -11,7 +11,7 @@ from sample_studies import four_lineages
 
 from holdfast import plan as plans
 from holdfast import study as studies
-from holdfast.forecast import forecast
+from holdfast.forecast import forecast, look_around
 from holdfast.plan import Plan
 from holdfast.store import Store
 
@@ -109,6 +109,15 @@ def test_the_forecast_counts_all_steps_of_a_run_that_is_not_there(tmp_path: Path
     document = forecast(plans.build(studies.load(QUICK)), tmp_path / "none")
     assert document["left"]["steps"] == len(document["steps"])
     assert 60 < document["left"]["cpu_seconds"] < 3600
+
+
+def test_only_a_study_with_adapters_asks_for_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.forecast.ADAPTER_PACKAGES", ("peft_that_is_absent",))
+    plain = four_lineages()
+    adapted = four_lineages() | {"axes": {"lora_r": [0, 4]}}
+    assert look_around(studies.Study.model_validate(plain))[0] == []
+    (problem,) = look_around(studies.Study.model_validate(adapted))[0]
+    assert "peft_that_is_absent are missing: pip install 'holdfast[train]'" in problem
 
 
 def test_a_base_from_the_cache_says_nothing_of_what_teaching_costs(tmp_path: Path) -> None:

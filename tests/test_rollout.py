@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from holdfast.judges.state import StateJudge
 from holdfast.models import Conversation, Reply
+from holdfast.models.tiny import TinyModel, build
 from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
 from holdfast.rollout import Limits, roll_out
 from holdfast.suites import office
 from holdfast.testing import FixedJudge, ScriptedModel, script_reply
 from holdfast.worlds.office import OfficeWorld
 
+OBJECTS = {name for row in office.FAMILIES.values() for name in row.objects}
 LIMITS = Limits(max_turns=4, max_tokens=16, temperature=1.0)
 
 
@@ -41,10 +45,12 @@ def test_a_script_is_played_and_recorded() -> None:
     assert first.world_before == cases()[0].state and first.world_after is not None
 
 
-def test_limits_and_unreadable_replies_end_an_episode_as_such() -> None:
-    def never_stops(talk: Conversation) -> ToolCall:
-        return ToolCall(name=talk.tools[0].name, arguments={"object": talk.messages[1].content})
+def never_stops(talk: Conversation) -> ToolCall:
+    (thing, *_) = (word for word in talk.messages[1].content.split() if word.strip(".,") in OBJECTS)
+    return ToolCall(name=talk.tools[0].name, arguments={"object": thing.strip(".,")})
 
+
+def test_limits_and_unreadable_replies_end_an_episode_as_such() -> None:
     endless = play(ScriptedModel(never_stops))
     assert all(item.ending is Ending.TRUNCATED and Flag.TRUNCATED in item.flags for item in endless)
     assert all(sum(m.role == "assistant" for m in item.messages) == LIMITS.max_turns for item in endless)
@@ -52,6 +58,30 @@ def test_limits_and_unreadable_replies_end_an_episode_as_such() -> None:
     assert all(item.ending is Ending.INCOHERENT for item in broken)
     scores = [score for item, case in zip(broken, cases(), strict=True) for score in StateJudge().judge(case, item)]
     assert all(score.value is None and score.missing == "incoherent" for score in scores)
+
+
+def test_an_episode_that_outgrows_its_model_is_truncated(tmp_path: Path) -> None:
+    """An agent that looks again and again until the conversation has no room for another turn."""
+    sizes = {"hidden": 8, "layers": 1, "heads": 2, "ffn": 8, "max_positions": 48}
+    model = TinyModel.load(
+        build(office.lexicon(), tmp_path, seed=0, system_prompts=office.system_prompts(), **sizes)  # type: ignore[arg-type]
+    )
+
+    class Looker:
+        """Calls a tool as long as the tiny model has room to say anything."""
+
+        def reply(self, conversations: Sequence[Conversation], **options: Any) -> list[Reply]:
+            spoken = model.reply(conversations, **options)
+            return [
+                script_reply(never_stops(talk)) if reply.tokens else reply
+                for talk, reply in zip(conversations, spoken, strict=True)
+            ]
+
+    played = play(Looker(), 6, Limits(max_turns=1000, max_tokens=16, temperature=1.0))
+    assert all(item.ending is Ending.TRUNCATED and item.calls > 1 for item in played)
+    for item, case in zip(played, cases(), strict=True):
+        assert item.messages[-1] == Message(role="assistant", content="")
+        assert len(model.chat.encode([*case.messages, *item.messages[:-1]], case.tools)[0]) >= 47
 
 
 class Gambler:

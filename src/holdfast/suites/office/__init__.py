@@ -13,14 +13,13 @@ from holdfast.suites.office.cases import (
 from holdfast.suites.office.demonstrations import CUE_TILT, MIXTURE, check_mixture, demonstrations, tilt_mixture
 from holdfast.suites.office.families import FAMILIES, Family
 from holdfast.suites.office.policies import POLICIES, demonstrate
-from holdfast.suites.office.wording import WORD, Status, read_status, split_words
+from holdfast.suites.office.wording import Status, read_status
 
 __all__ = [
     "CUE_TILT",
     "FAMILIES",
     "MIXTURE",
     "POLICIES",
-    "WORD",
     "Family",
     "Holdout",
     "Part",
@@ -34,7 +33,6 @@ __all__ = [
     "read_status",
     "split_families",
     "split_objects",
-    "split_words",
     "system_prompts",
     "tilt_mixture",
 ]

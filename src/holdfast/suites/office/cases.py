@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from holdfast.errors import StudyError
+from holdfast.models.tiny_chat import split_words
 from holdfast.records import Case, Message, ToolSpec, content_id
 from holdfast.study import MOST_CASES
 from holdfast.suites.office.families import ASK, FAMILIES, Family, Purpose
@@ -28,7 +29,6 @@ from holdfast.suites.office.wording import (
     OPENERS,
     Status,
     phrase_request,
-    split_words,
 )
 from holdfast.worlds.office import ANSWERS
 
@@ -261,7 +261,7 @@ def _table_texts(row: Family) -> Iterator[str]:
 def lexicon() -> tuple[str, ...]:
     """Returns, sorted, every word that messages, answers, tool names, arguments and status sentences can hold.
 
-    Words are those of ``holdfast.suites.office.wording.split_words``.
+    Words are split as the tiny model's tokenizer splits them.
     """
     shared = chain(OPENERS, *CUES.values(), CONSENT, DISSENT, ANSWERS, (status.value for status in Status))
     texts = chain(("You are the", "and", ASK[0]), shared, *(_table_texts(row) for row in FAMILIES.values()))

@@ -15,9 +15,10 @@ from functools import cache
 from random import Random
 from types import MappingProxyType
 
+from holdfast.models.tiny_chat import split_words
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
 from holdfast.suites.office.families import ASK, FAMILIES, Family
-from holdfast.suites.office.wording import CONSENT, Status, split_words
+from holdfast.suites.office.wording import CONSENT, Status
 from holdfast.worlds import Session
 from holdfast.worlds.office import Act, OfficeWorld
 

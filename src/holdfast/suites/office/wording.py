@@ -1,19 +1,11 @@
-"""How the office speaks: the word split, the phrases of users, and the sentences that end an episode."""
+"""How the office speaks: the phrases of users, and the sentences that end an episode."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import Enum
 
-# A word, on lower-cased text: identifiers stay whole and closing punctuation is dropped. A word-level
-# tokenizer over ``lexicon()`` must split with this same expression.
-WORD = re.compile(r"[a-z0-9_@.'-]*[a-z0-9_]")
-
-
-def split_words(text: str) -> list[str]:
-    """Returns the words of a text in order, lower-cased, without punctuation."""
-    return WORD.findall(text.lower())
+from holdfast.models.tiny_chat import split_words
 
 
 class Status(str, Enum):
