@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from holdfast.records import (
@@ -35,6 +36,7 @@ ANSI = "\x1b[31mred\x1b[0m\x1b]0;title\x07"
 LINK = "javascript:alert(3)"
 NUL = "a\x00b"
 HOSTILE = (SCRIPT, IMAGE, CDATA, BIDI, ANSI, LINK, NUL)
+NAME = f"{SCRIPT}{IMAGE}{CDATA}{BIDI}{ANSI}{LINK}{NUL}\uffff=1+1"
 SURROGATE = "half \ud83d a pair"
 
 BASES = ("tiny-a", "tiny-b", f"odd {IMAGE}")
@@ -272,4 +274,59 @@ def make_analysis() -> Analysis:
         ),
         frontiers=tuple(_frontiers()),
         notes=("An embedded quick study is an instrument check, not evidence about LLMs.", f"A note with {IMAGE}."),
+    )
+
+
+def make_hostile_store(path: Path) -> Store:
+    """Two checkpoints and two cases, every name of which tries to act; open for writing."""
+    stage = StageRecord(name=NAME, method=NAME, objectives=(NAME,))
+    base = Checkpoint(id="constructor", base=NAME)
+    child = Checkpoint(id=NAME, base=NAME, stages=(stage,), axes={NAME: NAME}, parent_id=base.id)
+    made = make_case(0)
+    cases = [
+        replace(
+            made,
+            id=identity,
+            suite=NAME,
+            family=NAME,
+            number=number,
+            tools=(ToolSpec(name=NAME, description=NAME, parameters={}),),
+        )
+        for number, identity in enumerate(("__proto__", NAME))
+    ]
+    store = Store.create(path)
+    with store.transaction():
+        store.add_cases(cases)
+        for checkpoint in (base, child):
+            store.add_checkpoint(checkpoint)
+            for case in cases:
+                call = ToolCall(name=NAME, arguments={NAME: NAME, "__proto__": 1}, id=NAME)
+                one = Trajectory(
+                    id=content_id(checkpoint.id, case.id),
+                    case_id=case.id,
+                    checkpoint_id=checkpoint.id,
+                    rollout=0,
+                    messages=(
+                        Message(role="assistant", content=NAME, tool_calls=(call,)),
+                        Message(role="tool", content=NAME, name=NAME),
+                    ),
+                    ending=Ending.FINISHED,
+                    world_after={NAME: NAME},
+                )
+                store.add_trajectory(one, store.text_codec.pack(trajectory_to_bytes(one)))
+                about = {"trajectory_id": one.id, "judge": NAME, "objective": NAME, "label": NAME, "reply": NAME}
+                store.add_score(Score(**about, value=2.0))
+                store.add_score(Score(**about, value=None, missing=NAME, repeat=1))
+    return store
+
+
+def make_hostile_analysis() -> Analysis:
+    """One estimate of each sort, every name of which tries to act."""
+    about = {"base": NAME, "lineage": (NAME,), "axes": {NAME: NAME}, "judge": NAME, "objective": NAME}
+    mean = Estimate(kind="mean", estimator="pooled", value=2.0, interval=(1.0, 3.0), caveats=(NAME,), **about)
+    kept = replace(mean, kind="persistence", value=0.5, interval=(0.1, 0.9))
+    point = Point(lineage=(NAME,), x=1.0, y=2.0, base=NAME, axes={NAME: NAME}, covariance=(0.1, 0.0, 0.1))
+    plane = Frontier(unit=NAME, x_objective=NAME, y_objective=NAME, relative=True, points=(point,), lines=())
+    return Analysis(
+        scores=(mean,), persistence=(kept,), health=(replace(mean, kind=NAME),), frontiers=(plane,), notes=(NAME,)
     )

@@ -103,6 +103,18 @@ def test_no_file_of_the_report_holds_anything_hostile(page: Path) -> None:
             assert not any(words in text for words in samples.HOSTILE), path.name
 
 
+def test_hostile_names_leave_figures_well_formed_and_pages_inert(tmp_path: Path) -> None:
+    with samples.make_hostile_store(tmp_path / "run") as store:
+        page = write_report(store, samples.make_hostile_analysis(), title=samples.NAME)
+    figures = list(page.parent.glob("figures/*.svg"))
+    assert figures
+    for figure in figures:
+        ElementTree.parse(figure)
+    acts = re.compile("[\x00-\x08\x0b-\x1f\u202e\uffff]|<script>alert|<img")
+    for file in (page, *figures, *page.parent.glob("tables/*.tex")):
+        assert not acts.search(file.read_text(encoding="utf-8")), file
+
+
 def test_page_has_only_tags_of_its_own(outline: Outline) -> None:
     names = [name for name, _ in outline.tags]
     assert names.count("script") == 2

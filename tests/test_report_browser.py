@@ -232,3 +232,73 @@ def test_a_changed_or_missing_shard_is_refused(chromium: Any, page: Path, tmp_pa
     until(chromium, lambda: len(chromium.find_elements(By.CSS_SELECTOR, ".failure")) == 3)
     assert "could not be read" in texts(chromium, ".failure")[0]
     chromium.get_log("browser")
+
+
+REACH = """
+(async () => {
+  const tries = {
+    parent: () => parent.document.title, top: () => { top.document.title = "broken"; },
+    navigate: () => { top.location = "about:blank"; }, storage: () => localStorage.length,
+    popup: () => { if (!open("about:blank")) throw new Error("no popup"); },
+    page: async () => (await fetch("../index.html")).text(), forge: () => { parent.byId = null; },
+  };
+  const done = [];
+  for (const [name, attempt] of Object.entries(tries)) {
+    try { await attempt(); done.push(name); } catch { /* refused */ }
+  }
+  parent.postMessage({ forged: true }, "*");
+  parent.postMessage("got " + JSON.stringify(done), "*");
+})();
+"""
+
+
+def test_a_shard_that_runs_scripts_of_its_own_reaches_nothing(chromium: Any, page: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "report"
+    shutil.copytree(page.parent, copy)
+    for shard in (copy / "shards").iterdir():
+        shard.write_text(f"<!doctype html><title>shard</title><script>{REACH}</script>", encoding="ascii")
+    open_page(chromium, copy / "index.html")
+    heard = "window.heard = []; addEventListener('message', (event) => window.heard.push([event.origin, event.data]))"
+    chromium.execute_script(heard)
+    click(chromium, "#case-table .open")
+    until(chromium, lambda: len(chromium.find_elements(By.CSS_SELECTOR, ".failure")) == 3)
+    messages = chromium.execute_script("return window.heard")
+    assert {origin for origin, _ in messages} == {"null"}
+    assert {data for _, data in messages if isinstance(data, str)} == {"got []"}
+    assert chromium.title == "Browser sample"
+    assert "is not the file this report was made with" in texts(chromium, ".failure")[0]
+    chromium.get_log("browser")
+
+
+def test_a_shard_cannot_speak_for_another(chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.report.shards.SHARD_CHARACTERS", 20_000)
+    with samples.make_store(tmp_path / "run") as store:
+        page = write_report(store, samples.make_analysis(), title="Browser sample")
+    names = sorted((page.parent / "shards").iterdir())
+    assert len(names) > 2
+    bodies = [name.read_bytes() for name in names]
+    for name, body in zip(names, [*bodies[1:], bodies[0]], strict=True):
+        name.write_bytes(body)
+    open_page(chromium, page)
+    click(chromium, "#case-table .open")
+    until(chromium, lambda: len(chromium.find_elements(By.CSS_SELECTOR, ".failure")) == 3)
+    assert all("is not the file this report was made with" in words for words in texts(chromium, ".failure"))
+    chromium.get_log("browser")
+
+
+def test_hostile_names_are_shown_and_do_nothing(chromium: Any, tmp_path: Path) -> None:
+    with samples.make_hostile_store(tmp_path / "run") as store:
+        page = write_report(store, samples.make_hostile_analysis(), title=samples.NAME)
+    open_page(chromium, page)
+    for button in chromium.find_elements(By.CSS_SELECTOR, "#case-table .open"):
+        chromium.execute_script("arguments[0].click()", button)
+        until(chromium, lambda: len(chromium.find_elements(By.CSS_SELECTOR, ".run h4")) == 2)
+        shown = chromium.execute_script("return document.body.innerText")
+        assert "\u202e" not in chromium.execute_script("return document.documentElement.textContent")
+        assert samples.SCRIPT in shown
+        tags = "img, iframe:not([sandbox]), svg [onload], [onerror], a[href^=javascript]"
+        assert chromium.find_elements(By.CSS_SELECTOR, tags) == []
+        assert len(chromium.find_elements(By.CSS_SELECTOR, "script")) == 2
+    assert [entry for entry in chromium.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    with pytest.raises(NoAlertPresentException):
+        _ = chromium.switch_to.alert.text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +31,14 @@ from holdfast.records import (
     Trajectory,
 )
 from holdfast.store import DATABASE, Store
-from holdfast.store.codec import TextCodec, bits_to_flags, flags_to_bits, train_dictionary, trajectory_to_bytes
+from holdfast.store.codec import (
+    TextCodec,
+    bits_to_flags,
+    case_to_bytes,
+    flags_to_bits,
+    train_dictionary,
+    trajectory_to_bytes,
+)
 
 CASE = Case(
     id="case-a",
@@ -227,9 +236,81 @@ def test_what_is_there_is_not_stored_again(run: Path) -> None:
             store.add_cases([CASE])
             store.add_checkpoint(CHILD)
             assert not add_trajectory(store, TRAJECTORY)
-            assert not store.add_score(replace(SCORES[0], value=0.0))
+            assert not store.add_score(SCORES[0])
         assert store.counts() == before
-        assert store.scores("trajectory-a")[0].value == 2.0, "nothing is edited in place"
+
+
+@pytest.mark.parametrize("other", [replace(SCORES[0], value=0.0), replace(SCORES[1], value=1.0, missing=None)])
+def test_another_score_in_the_same_place_is_refused(run: Path, other: Score) -> None:
+    with Store(run, writable=True) as store:
+        before = store.scores("trajectory-a")
+        words = rf"trajectory-a: j scored safety (2.0|None) before and {other.value} now \(repeat {other.repeat}\)"
+        with pytest.raises(StoreError, match=words), store.transaction():
+            store.add_score(other)
+        assert store.scores("trajectory-a") == before, "nothing is edited in place"
+
+
+def test_many_are_read_in_the_order_that_was_asked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.store.store.READ_ROWS", 2)
+    ids = ["trajectory-b", "trajectory-a", "trajectory-a", "trajectory-b", "trajectory-b"]
+    with Store(run) as store:
+        assert [one.id for one in store.trajectories(ids)] == ids
+        assert [len(scores) for scores in store.scores_of(ids)] == [0, 2, 2, 0, 0]
+        assert store.scores("trajectory-a") == list(SCORES)
+
+
+def read_everything(path: Path) -> None:
+    with Store(path) as store:
+        ids = [one.id for one in store.trajectories()]
+        list(store.scores_of(ids))
+        store.score_table(), store.trajectory_table(), store.cases(), store.splits(), store.log.steps()
+
+
+def test_flipped_bits_are_told_or_harmless(run: Path) -> None:
+    whole, rng, told = (run / DATABASE).read_bytes(), random.Random(5), 0
+    used = [place for place, byte in enumerate(whole) if byte]
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.choice(used)] ^= 1 << rng.randrange(8)
+        (run / DATABASE).write_bytes(damaged)
+        try:
+            read_everything(run)
+        except StoreError as error:
+            told += 1
+            assert "\n" not in str(error)
+    assert told > 50
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE scores SET value = 19 WHERE value = 2",
+        "UPDATE checkpoints SET body = '{'",
+        "UPDATE checkpoints SET id = 'other' WHERE id = 'child'",
+        "UPDATE trajectories SET ending = 'fynished'",
+        "UPDATE trajectories SET text = 999",
+        "UPDATE scores SET reply = 999 WHERE reply IS NOT NULL",
+        "DROP TABLE splits",
+    ],
+)
+def test_damaged_columns_are_told(run: Path, damage: str) -> None:
+    with contextlib.closing(sqlite3.connect(run / DATABASE)) as db:
+        db.execute(damage)
+        db.commit()
+    with pytest.raises(StoreError, match=r"damaged in the store|not a readable run database"):
+        read_everything(run)
+
+
+def test_files_of_the_user_beside_a_new_run_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run.db.backup").write_text("mine")
+    with pytest.raises(StudyError, match="not empty and holds no run"):
+        Store.open_or_create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.db.backup"]
+
+
+def test_what_json_cannot_hold_is_told() -> None:
+    with pytest.raises(StoreError, match="case case-a: cannot be stored as JSON"):
+        case_to_bytes(replace(CASE, state={"n": 2**70}))
 
 
 def test_a_transaction_is_all_or_nothing(run: Path) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
+from typing import IO, Any, NoReturn, Self, cast
 
 import zstandard
 
@@ -24,6 +26,7 @@ MAX_RATIO = 100  # expanded to compressed bytes, looked at beyond RATIO_FREE_BYT
 RATIO_FREE_BYTES = 64 * 2**20
 MAX_WINDOW_BYTES = 2**27  # memory that a frame may ask of the decompressor
 READ_BYTES = 2**20
+NAME_CHARACTERS = 200  # of an entry's name in a message
 ARCHIVES = (".tar.zst", ".tar")
 CASES = 144
 STEP_PARTS = 3
@@ -57,6 +60,17 @@ class File:
     bytes_read: int
 
 
+class _Member(tarfile.TarInfo):
+    """An entry whose header must be sound: ``tarfile`` takes a damaged one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except (InvalidHeaderError, TruncatedHeaderError) as error:
+            raise ReadError(f"{error} at byte {tarfile.offset:,}") from error
+
+
 class _Metered:
     """A stream that refuses to expand beyond the caps, and remembers how it ended."""
 
@@ -80,16 +94,20 @@ class _Metered:
 
 
 def _check_name(source: Path, name: str) -> None:
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
-        refuse(f"{source}: entry {name!r}", "the name leaves the archive", "make the archive anew with plain names")
+    place, remedy = f"{source}: entry {name[:NAME_CHARACTERS]!r}", "make the archive anew with plain names"
+    if not name.isprintable():
+        refuse(place, "control characters in the name", remedy)
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+        refuse(place, "the name leaves the archive", remedy)
 
 
 def _check_member(source: Path, member: tarfile.TarInfo) -> None:
     _check_name(source, member.name)
-    place = f"{source}: entry {member.name!r}"
+    place = f"{source}: entry {member.name[:NAME_CHARACTERS]!r}"
     if not (member.isdir() or (member.isreg() and not member.issparse())):
         refuse(place, "a link or device, not a plain file", "make the archive anew with plain files")
+    if member.size < 0:
+        refuse(place, "a size below zero")
     if member.size > MAX_ENTRY_BYTES:
         refuse(place, f"{member.size:,} bytes, beyond {MAX_ENTRY_BYTES >> 20} MiB", "split or leave out the file")
 
@@ -102,40 +120,55 @@ def _read_archive(source: Path) -> Iterator[File]:
             expanded = expander.stream_reader(compressed, read_across_frames=True)
         stream = _Metered(str(source), expanded, compressed)
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", bufsize=READ_BYTES) as archive:
+            reading = cast("IO[bytes]", stream)
+            with tarfile.open(fileobj=reading, mode="r|", bufsize=READ_BYTES, tarinfo=_Member) as archive:
                 for member in archive:
                     _check_member(source, member)
                     opened = archive.extractfile(member) if member.isreg() else None
                     if opened is not None:
                         yield File(name=member.name, data=opened.read(), bytes_read=compressed.tell())
+                while rest := cast("IO[bytes]", archive.fileobj).read(READ_BYTES):
+                    if any(rest):
+                        refuse(str(source), "more data after the end of the archive", "make one archive of the files")
         except tarfile.TarError as error:
             refuse(str(source), f"not a readable tar archive, or cut short ({error})")
-        while stream.read(READ_BYTES):
-            pass
         if len(stream.tail) < tarfile.BLOCKSIZE or any(stream.tail):
             refuse(str(source), "the archive is cut short")
 
 
 def _read_directory(source: Path) -> Iterator[File]:
     read = 0
-    for path in sorted(source.rglob("*")):
+    for path in sorted(_walk(source)):
         name = f"{source.resolve().name}/{path.relative_to(source).as_posix()}"
+        _check_name(source, name)
+        place = f"{source}: entry {name[:NAME_CHARACTERS]!r}"
         if path.is_symlink():
-            refuse(f"{source}: entry {name!r}", "a link, not a plain file", "replace it by the file itself")
-        if path.is_file() and path.suffix == ".jsonl":
+            refuse(place, "a link, not a plain file", "replace it by the file itself")
+        if path.suffix == ".jsonl":
+            if not path.is_file():
+                refuse(place, "not a plain file", "leave it out")
             if path.stat().st_size > MAX_ENTRY_BYTES:
-                refuse(
-                    f"{source}: entry {name!r}", f"beyond {MAX_ENTRY_BYTES >> 20} MiB", "split or leave out the file"
-                )
+                refuse(place, f"beyond {MAX_ENTRY_BYTES >> 20} MiB", "split or leave out the file")
             data = path.read_bytes()
             read += len(data)
             yield File(name=name, data=data, bytes_read=read)
 
 
+def _walk(source: Path) -> Iterator[Path]:
+    """Everything under a directory except directories. Errors: OSError on one that cannot be read."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for folder, inner, files in os.walk(source, onerror=fail):
+        links = (name for name in inner if Path(folder, name).is_symlink())
+        yield from (Path(folder, name) for name in (*files, *links))
+
+
 def source_bytes(source: Path) -> int:
     """How many bytes there are to read. Errors: StudyError where the source is nothing that can be imported."""
     if source.is_dir():
-        return sum(path.stat().st_size for path in source.rglob("*.jsonl") if path.is_file())
+        return sum(path.stat().st_size for path in _walk(source) if path.suffix == ".jsonl" and path.is_file())
     if not source.is_file():
         refuse(str(source), "no such file or directory", "give the path of the archive or of its directory")
     if not source.name.endswith(ARCHIVES):

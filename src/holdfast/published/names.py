@@ -22,6 +22,7 @@ from holdfast.records import Checkpoint, StageRecord, content_id
 
 RAW_FOLDER = "raw_data_by_eval"
 RESULT_SUFFIX = "_eval_results"
+LAYOUT = f"{RAW_FOLDER}/{{gpt5m,q32}}/AGENT/FILE.jsonl or {{match,cross}}{RESULT_SUFFIX}/AGENT/FILE.jsonl"
 EMULATOR = "Qwen_Qwen3-8B"
 DEFAULT_BETA = 0.1
 JUDGES: Mapping[str, str] = {"gpt5m": "gpt-5-mini", "q32": "Qwen3-32B"}

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from holdfast.audit import audit
 from holdfast.published.files import (
     CASES,
@@ -33,11 +35,11 @@ from holdfast.published.files import (
     source_bytes,
     split_lines,
 )
-from holdfast.published.names import METRICS, Entry, is_published, parse_entry
+from holdfast.published.names import LAYOUT, METRICS, Entry, is_published, parse_entry
 from holdfast.published.text_writer import Slot, TextWriter
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, Trajectory, content_id
 from holdfast.store import Store, codec
-from holdfast.store.database import DATABASE, LOCK
+from holdfast.store.database import DATABASE, remove_files
 
 SUITE = "toolemu"
 SPLIT_SEEDS = (0, 1, 2)
@@ -116,9 +118,11 @@ def make_case(record: Mapping[str, Any], number: int) -> Case:
 def _arguments(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {"_raw": text}
-    return found if isinstance(found, dict) else {"_raw": text}
+        # What the store cannot give back as it was (NaN, a long integer, half a surrogate pair) stays text.
+        kept = isinstance(found, dict) and orjson.loads(orjson.dumps(found)) == found
+    except (ValueError, TypeError, RecursionError):
+        kept = False
+    return found if kept else {"_raw": text}
 
 
 def make_messages(steps: list[Any]) -> tuple[Message, ...]:
@@ -175,7 +179,7 @@ class _Import:
         self.cases: dict[int, Mapping[str, Any]] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
         self.episodes: dict[Key, list[_Episode]] = {}
-        self._lines: dict[tuple[str, bytes], Key] = {}
+        self._lines: dict[tuple[str, int, int, bytes], Key] = {}
         self._streams: dict[str, list[Key]] = {}
         self._verdicts: dict[tuple[str, str], tuple[Entry, list[tuple[Verdict, Slot]]]] = {}
 
@@ -199,7 +203,7 @@ class _Import:
         stream = self._streams.setdefault(entry.stem, [])
         closed = file.data.endswith(b"\n")
         for number, offset, line in split_lines(file.name, file.data):
-            mark = (entry.checkpoint.id, hashlib.sha256(line).digest())
+            mark = (entry.checkpoint.id, entry.start, entry.stop, hashlib.sha256(line).digest())
             if mark not in self._lines:
                 last = not closed and offset + len(line) >= len(file.data)
                 record = parse_line(file.name, number, offset, line, last_and_open=last)
@@ -330,6 +334,8 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
     """
     started = time.monotonic()
     total = source_bytes(source)
+    if store.log.steps() or any(case.suite != SUITE for case in store.cases()):
+        refuse(str(store.path), "holds the run of a study", "import into another directory")
     with store.transaction(), TextWriter(store) as writer:
         reading = _Import(store, writer)
         for file in read_files(source):
@@ -345,7 +351,9 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
                     )
                 )
         if not reading.files:
-            refuse(str(source), "empty archive (no file of the published layout)", "give the published data set")
+            refuse(str(source), f"no file of the published layout ({reading.ignored} others)", f"expected {LAYOUT}")
+        if not reading.episodes and not reading.found_scores:
+            refuse(str(source), "every file is empty")
         writer.flush()
         reading.store_cases()
         reading.store_checkpoints()
@@ -377,8 +385,7 @@ def import_into(source: Path, output: Path, *, progress: Listener | None = None)
                 return import_published(source, store, progress=progress)
             except BaseException:
                 if fresh:
-                    for path in (*output.glob(DATABASE + "*"), output / LOCK):
-                        path.unlink(missing_ok=True)
+                    remove_files(output)
                 raise
     except BaseException:
         for path in made:

@@ -81,8 +81,9 @@ def _write_runs(
 ) -> list[list[Any]]:
     """Put one case's trajectories into shards; returns for each: row, checkpoint, rollout, flags, shard, scores."""
     listed: list[list[Any]] = []
-    for row, trajectory in zip(rows, store.trajectories(ids[row] for row in rows), strict=True):
-        shard = writer.add(str(row), trajectory_content(trajectory, store.scores(trajectory.id)))
+    wanted = [ids[row] for row in rows]
+    for row, trajectory, scores in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
+        shard = writer.add(str(row), trajectory_content(trajectory, scores))
         values = [None if np.isnan(value) else round(float(value), SCORE_DIGITS) for value in means[row]]
         listed.append(
             [int(row), int(runs.checkpoint[row]), int(runs.rollout[row]), int(runs.flags[row]), shard, values]

@@ -11,11 +11,12 @@ import numpy as np
 from holdfast.errors import MissingExtra
 from holdfast.records import Analysis, Estimate, Frontier, Unbounded
 from holdfast.report.figures import CHI_SQUARE_95, DASHES, mean_points, pair_lines
-from holdfast.report.inert import file_name, show_line
+from holdfast.report.inert import file_name, show_line, trim_text
 from holdfast.report.labels import NOT_IDENTIFIED, name_kind, name_lineage, name_subject, split_levels
 from holdfast.report.svg import SERIES
 
 Lineage = tuple[str, ...]
+LABEL_CHARACTERS = 80
 MARKERS = ("o", "s", "D", "^", "v", "h")
 LINES = {None: "-", "6 4": "--", "2 3": ":", "8 3 2 3": "-."}
 
@@ -35,8 +36,9 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _plain(words: str) -> str:
-    """Words without matplotlib's own markup."""
-    return show_line(words).replace("$", r"\$")
+    """Words without matplotlib's own markup, cut where they would leave no room for the plot."""
+    kept, left_out = trim_text(show_line(words), LABEL_CHARACTERS)
+    return (f"{kept}…" if left_out else kept).replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> None:

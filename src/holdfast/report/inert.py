@@ -12,8 +12,9 @@ import re
 import zlib
 from typing import Any
 
-# Direction marks, overrides and isolates, zero-width characters, the byte order mark, line and paragraph separators.
-_INVISIBLE = "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+# Direction marks, overrides and isolates, zero-width characters, the byte order mark, line and
+# paragraph separators, and the two characters that no XML may hold.
+_INVISIBLE = "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
 _UNSAFE = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_INVISIBLE}\ud800-\udfff\U000e0000-\U000e007f]")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -80,13 +81,22 @@ def trim_text(text: str, limit: int) -> tuple[str, int]:
     return text[:limit], max(0, len(text) - limit)
 
 
-def pack_json(value: Any) -> str:
-    """``value`` as JSON, deflated and in base64: text in which nothing that a model wrote can be found by a parser."""
-    plain = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+def dump_json(value: Any) -> str:
+    """``value`` as JSON in ASCII."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+
+
+def pack_text(text: str) -> str:
+    """JSON deflated and in base64: text in which nothing that a model wrote can be found by a parser."""
     deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return base64.b64encode(deflate.compress(plain) + deflate.flush()).decode("ascii")
+    return base64.b64encode(deflate.compress(text.encode("ascii")) + deflate.flush()).decode("ascii")
+
+
+def pack_json(value: Any) -> str:
+    """``value`` as JSON, packed."""
+    return pack_text(dump_json(value))
 
 
 def unpack_json(packed: str) -> Any:
-    """The value that ``pack_json`` packed."""
+    """The value whose JSON was packed."""
     return json.loads(zlib.decompress(base64.b64decode(packed), -zlib.MAX_WBITS))

@@ -7,13 +7,18 @@ script only through its ``integrity``; fetch and workers are refused as well. Wh
 therefore an HTML file in a frame with ``sandbox="allow-scripts"``: an opaque origin that reaches neither the page
 nor the network, under its own ``default-src 'none'`` with the hash of a one-line loader. It posts its text, and
 the page accepts it only if its SHA-256 is the one that the page holds. The text is JSON, deflated, in base64.
+
+Whoever can change a shard can run scripts in its frame, and there they stay. The browser test tries a shard without
+its policy that reaches for the page (``parent``, ``top``, storage, navigation, a popup, the page's own messages) and
+one that posts another shard's text: the first finds an opaque origin without rights, the second has another digest.
+Whoever can change the page itself can change everything; that is true of any file.
 """
 
 from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +26,12 @@ from typing import Any
 import orjson
 
 from holdfast.records import JSON, Case, Message, Score, Trajectory
-from holdfast.report.inert import pack_json, trim_text
+from holdfast.report.inert import dump_json, pack_text, trim_text
 
 LOADER = 'parent.postMessage(document.getElementById("shard").textContent,"*")'
 MESSAGE_CHARACTERS = 60_000  # of one message; a few runaway replies are megabytes long
 JSON_CHARACTERS = 8_000  # of a world's state or a call's arguments
-SHARD_CHARACTERS = 2_500_000  # of plain text in one shard; about 400 kB when packed
+SHARD_CHARACTERS = 3_000_000  # of JSON in one shard; about 400 kB when packed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +48,9 @@ def hash_source(text: str) -> str:
     return "sha256-" + b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def write_shard(folder: Path, number: int, content: Any) -> Shard:
-    """Write one shard and return what the page must know of it."""
-    packed = pack_json(content)
+def write_shard(folder: Path, number: int, content: str) -> Shard:
+    """Write one shard of JSON and return what the page must know of it."""
+    packed = pack_text(content)
     policy = f"default-src 'none'; script-src '{hash_source(LOADER)}'"
     page = (
         '<!doctype html><meta charset="utf-8">'
@@ -114,28 +119,19 @@ def case_content(case: Case) -> dict[str, Any]:
     return content
 
 
-def count_characters(content: Any) -> int:
-    """The characters of all strings in ``content``: the size by which shards are filled."""
-    total, waiting = 0, [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            total += len(value)
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    return total
+def _object(members: Mapping[str, str]) -> str:
+    """A JSON object of members that are JSON already."""
+    return "{" + ",".join(f"{dump_json(key)}:{value}" for key, value in members.items()) + "}"
 
 
 class ShardWriter:
-    """Fills shards with cases and writes each when it is full, so that memory holds one shard only."""
+    """Fills shards with JSON and writes each when it is full, so that memory holds one shard only."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._cases: dict[str, Any] = {}
-        self._runs: dict[str, Any] = {}
+        self._cases: dict[str, str] = {}
+        self._runs: dict[str, str] = {}
         self._characters = 0
         self.shards: list[Shard] = []
 
@@ -148,21 +144,22 @@ class ShardWriter:
         """Put a case into the present shard, or a new one where that is half full; returns its number."""
         if self._characters > SHARD_CHARACTERS / 2:
             self._flush()
-        self._cases[key] = content
-        self._characters += count_characters(content)
+        self._cases[key] = dump_json(content)
+        self._characters += len(self._cases[key])
         return self.number
 
     def add(self, key: str, content: dict[str, Any]) -> int:
         """Put a trajectory into the present shard; returns the shard's number."""
-        size = count_characters(content)
-        if self._characters and self._characters + size > SHARD_CHARACTERS:
+        text = dump_json(content)
+        if self._characters and self._characters + len(text) > SHARD_CHARACTERS:
             self._flush()
-        self._runs[key] = content
-        self._characters += size
+        self._runs[key] = text
+        self._characters += len(text)
         return self.number
 
     def _flush(self) -> None:
-        self.shards.append(write_shard(self._folder, self.number, {"cases": self._cases, "runs": self._runs}))
+        content = _object({"cases": _object(self._cases), "runs": _object(self._runs)})
+        self.shards.append(write_shard(self._folder, self.number, content))
         self._cases, self._runs, self._characters = {}, {}, 0
 
     def close(self) -> None:

@@ -7,9 +7,10 @@ texts are stored once whatever compressed them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,22 @@ def train_dictionary(samples: Sequence[bytes]) -> bytes:
     return trained
 
 
+@contextlib.contextmanager
+def telling_damage(what: str) -> Iterator[None]:
+    """Inside, what cannot be read as a record is a StoreError that names ``what``."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise StoreError(f"{what}: damaged in the store ({error}); restore the run") from error
+
+
+def _dump(row: JSON, what: str) -> bytes:
+    try:
+        return orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        raise StoreError(f"{what}: cannot be stored as JSON ({error}); make it of what JSON can hold") from error
+
+
 def _message_to_json(message: Message) -> dict[str, Any]:
     row: dict[str, Any] = {"r": message.role, "c": message.content}
     if message.tool_calls:
@@ -129,35 +146,35 @@ def trajectory_to_bytes(trajectory: Trajectory, case_state: JSON | None = None) 
         row["a"] = trajectory.world_after
     if trajectory.detail is not None:
         row["d"] = trajectory.detail
-    return orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS)
+    return _dump(row, f"trajectory of case {trajectory.case_id}")
 
 
 def trajectory_from_bytes(plain: bytes, *, case_state: JSON | None, **columns: Any) -> Trajectory:
     """A trajectory from its stored text and its columns."""
     row = orjson.loads(plain)
     before = row.get("b")
+    with telling_damage(f"trajectory {columns['id']}"):
+        ending, flags = Ending(columns.pop("ending")), bits_to_flags(columns.pop("flags"))
     return Trajectory(
         messages=tuple(_message_from_json(message) for message in row["m"]),
         world_before=case_state if before == SAME_AS_CASE else before,
         world_after=row.get("a"),
         detail=row.get("d"),
-        ending=Ending(columns.pop("ending")),
-        flags=bits_to_flags(columns.pop("flags")),
+        ending=ending,
+        flags=flags,
         **columns,
     )
 
 
 def case_to_bytes(case: Case) -> bytes:
     """A case's messages, tools, state and facts."""
-    return orjson.dumps(
-        {
-            "messages": [_message_to_json(message) for message in case.messages],
-            "tools": [[tool.name, tool.description, tool.parameters] for tool in case.tools],
-            "state": case.state,
-            "facts": case.facts,
-        },
-        option=orjson.OPT_NON_STR_KEYS,
-    )
+    row = {
+        "messages": [_message_to_json(message) for message in case.messages],
+        "tools": [[tool.name, tool.description, tool.parameters] for tool in case.tools],
+        "state": case.state,
+        "facts": case.facts,
+    }
+    return _dump(row, f"case {case.id}")
 
 
 def case_from_bytes(plain: bytes, **columns: Any) -> Case:
@@ -184,7 +201,8 @@ def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def checkpoint_from_bytes(plain: bytes) -> Checkpoint:
-    """A checkpoint from JSON."""
-    row = orjson.loads(plain)
-    stages = tuple(StageRecord(**{**stage, "objectives": tuple(stage["objectives"])}) for stage in row.pop("stages"))
-    return Checkpoint(stages=stages, **row)
+    """A checkpoint from JSON. Errors: StoreError where it is none."""
+    with telling_damage("a checkpoint"):
+        row = orjson.loads(plain)
+        stages = tuple(StageRecord(**{**one, "objectives": tuple(one["objectives"])}) for one in row.pop("stages"))
+        return Checkpoint(stages=stages, **row)

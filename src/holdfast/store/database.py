@@ -17,6 +17,7 @@ from holdfast.store.steplog import STEP_SCHEMA
 FORMAT = 1
 DATABASE = "run.db"
 LOCK = "run.lock"
+FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
 PAGE_CACHE_KIB = 32 * 1024
 PAGE_BYTES = 16 * 1024  # compressed texts are 1-20 kB: larger pages waste less space and time on them
 SCHEMA = (
@@ -70,8 +71,11 @@ class WriteLock:
         os.close(self._file)
 
 
-def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    """A connection to the run at ``path``. Errors: StoreError where it is damaged or of another format."""
+def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int, bytes]]:
+    """A connection to the run at ``path``, and its compression dictionaries by number.
+
+    Errors: StoreError where it is damaged or of another format.
+    """
     mode = "rw" if writable else "ro"
     db = sqlite3.connect(f"file:{(path / DATABASE).absolute()}?mode={mode}", uri=True, isolation_level=None)
     try:
@@ -79,32 +83,66 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         if writable:
             db.executescript("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
         found = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-    except sqlite3.DatabaseError as error:
+        dictionaries = dict(db.execute("SELECT number, body FROM dictionaries"))
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         db.close()
-        raise StoreError(
-            f"{path / DATABASE}: not a readable run database ({error}); restore it or make the run anew"
-        ) from error
+        tell_damage(path, error)
+        raise StoreError(f"{path / DATABASE}: cannot be opened ({error}); check its disk and its owner") from error
     if found is None or found[0] != str(FORMAT):
         db.close()
         raise StoreError(
             f"{path}: store format {found and found[0]}, this holdfast reads {FORMAT}; use the version that wrote it"
         )
-    return db
+    return db, dictionaries
+
+
+def tell_damage(path: Path, error: BaseException | None) -> None:
+    """Raise a StoreError that names the database if ``error`` says that its content is damaged."""
+    damaged = isinstance(error, UnicodeDecodeError) or type(error) is sqlite3.DatabaseError
+    if isinstance(error, sqlite3.OperationalError):  # a schema or a text that cannot be read; the rest is the disk's
+        damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR
+    if damaged:
+        finding = " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"{path / DATABASE}: not a readable run database ({finding}); restore it or make the run anew"
+        ) from error
 
 
 def create(path: Path) -> None:
     """Make an empty run database in the directory ``path``. Errors: StudyError where it cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if holds_tables(path) or not {one.name for one in path.iterdir()} <= {LOCK, *FILES}:
             raise StudyError(f"{path}: the directory is not empty and holds no run; choose another output")
+        lock = WriteLock(path)
+        try:
+            # A kill between the making of the file and its first commit leaves an empty database.
+            if not holds_tables(path):
+                _make_tables(path)
+        finally:
+            lock.release()
+    except (OSError, sqlite3.OperationalError) as error:
+        raise StudyError(f"{path}: cannot write a run here ({error}); choose another output") from error
+
+
+def _make_tables(path: Path) -> None:
+    try:
+        for name in FILES:
+            (path / name).unlink(missing_ok=True)
         with contextlib.closing(sqlite3.connect(path / DATABASE, isolation_level=None)) as db:
             db.executescript(f"PRAGMA page_size={PAGE_BYTES}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             db.executescript("BEGIN;" + SCHEMA)
             db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
             db.execute("COMMIT")
-    except (OSError, sqlite3.OperationalError) as error:
-        raise StudyError(f"{path}: cannot write a run here ({error}); choose another output") from error
+    except BaseException:
+        remove_files(path)
+        raise
+
+
+def remove_files(path: Path) -> None:
+    """Remove a run's database and lock; only its one writer may call this."""
+    for name in (LOCK, *FILES):
+        (path / name).unlink(missing_ok=True)
 
 
 def holds_tables(path: Path) -> bool:

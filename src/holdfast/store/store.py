@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ from holdfast.store import codec, database, tables
 from holdfast.store.database import DATABASE
 from holdfast.store.steplog import StepLog
 
+READ_ROWS = 256  # of one query by id: round trips cost more than rows
 NOUNS = {"cases": "case", "checkpoints": "checkpoint", "trajectories": "trajectory"}
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 class Store:
@@ -38,8 +44,9 @@ class Store:
         with contextlib.ExitStack() as opened:
             if writable:
                 opened.callback(database.WriteLock(self.path).release)
-            self._db = opened.enter_context(contextlib.closing(database.connect(self.path, writable=writable)))
-            self._codec = codec.TextCodec(dict(self._db.execute("SELECT number, body FROM dictionaries")))
+            self._db, dictionaries = database.connect(self.path, writable=writable)
+            opened.enter_context(contextlib.closing(self._db))
+            self._codec = codec.TextCodec(dictionaries)
             self._opened = opened.pop_all()
         self._keys: dict[str, dict[Any, int]] = {}
         self.log = StepLog(self._db)
@@ -55,9 +62,6 @@ class Store:
         """The run at ``path`` opened for writing, made first if there is none."""
         if database.holds_tables(Path(path)):
             return cls(path, writable=True)
-        # A kill between the making of the file and its first commit leaves an empty database.
-        for leftover in Path(path).glob(DATABASE + "*"):
-            leftover.unlink()
         return cls.create(path)
 
     def close(self) -> None:
@@ -67,8 +71,9 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.close()
+        database.tell_damage(self.path, error)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -77,7 +82,8 @@ class Store:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has rolled it back already
+                self._db.execute("ROLLBACK")
             self._keys.clear()
             raise
         self._db.execute("COMMIT")
@@ -121,9 +127,10 @@ class Store:
         return int(row[0])
 
     def _text(self, key: int) -> bytes:
-        return self._codec.unpack(
-            *self._db.execute("SELECT digest, dictionary, body FROM texts WHERE key = ?", (key,)).fetchone()
-        )
+        row = self._db.execute("SELECT digest, dictionary, body FROM texts WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise StoreError(f"{self.path}: text {key} is missing; restore the run")
+        return self._codec.unpack(*row)
 
     # --- cases, splits, checkpoints -----------------------------------------------------------------------
 
@@ -154,11 +161,7 @@ class Store:
 
     def splits(self) -> dict[int, dict[str, tuple[str, ...]]]:
         """Split seed → part → case ids, in the order of case numbers."""
-        found: dict[int, dict[str, list[str]]] = {}
-        query = "SELECT split_seed, part, id FROM splits JOIN cases ON key = case_key ORDER BY split_seed, number"
-        for seed, part, case_id in self._db.execute(query):
-            found.setdefault(seed, {}).setdefault(part, []).append(case_id)
-        return {seed: {part: tuple(ids) for part, ids in parts.items()} for seed, parts in found.items()}
+        return tables.read_splits(self._db)
 
     def cases(self) -> list[Case]:
         """Every case, by suite and number."""
@@ -225,7 +228,10 @@ class Store:
         return row is not None
 
     def add_score(self, score: Score, reply: codec.Text | int | None = None) -> bool:
-        """Store a score, with its reply packed (or its text's key) where there is one; False if it was there."""
+        """Store a score, with its reply packed (or its text's key) where there is one; False if it was there.
+
+        Errors: StoreError where the same judge, rubric and repeat gave this trajectory another value.
+        """
         judges = self._keys.setdefault("judges", {})
         judge = (score.judge, score.objective, score.rubric)
         if judge not in judges:
@@ -236,18 +242,25 @@ class Store:
             judges[judge] = int(self._db.execute(query, judge).fetchone()[0])
         if reply is None and score.reply is not None:
             reply = self._codec.pack(score.reply.encode("utf-8", "surrogatepass"))
+        place = (self._key("trajectories", score.trajectory_id), judges[judge], score.repeat)
         row = self._db.execute(
             "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1",
             (
-                self._key("trajectories", score.trajectory_id),
-                judges[judge],
-                score.repeat,
+                *place,
                 score.value,
                 score.missing,
                 score.label,
                 self.add_text(reply) if isinstance(reply, codec.Text) else reply,
             ),
         ).fetchone()
+        if row is None:
+            query = "SELECT value FROM scores WHERE trajectory = ? AND judge = ? AND repeat = ?"
+            (held,) = self._db.execute(query, place).fetchone()
+            if held != score.value:
+                raise StoreError(
+                    f"{self.path}: trajectory {score.trajectory_id}: {score.judge} scored {score.objective} {held}"
+                    f" before and {score.value} now (repeat {score.repeat}); number the repeats or use a new rubric"
+                )
         return row is not None
 
     def trajectory(self, trajectory_id: str) -> Trajectory:
@@ -257,69 +270,80 @@ class Store:
     def trajectories(self, ids: Iterable[str] | None = None, *, step: str | None = None) -> Iterator[Trajectory]:
         """Trajectories by id, or of one step, or all, in the order of storing (of ``ids`` where given)."""
         query = (
-            "SELECT t.id, c.id, p.id, t.rollout, t.ending, t.flags, t.calls, t.invalid_calls, t.tokens,"
-            " x.digest, x.dictionary, x.body"
-            " FROM trajectories t JOIN cases c ON c.key = t.case_key JOIN checkpoints p ON p.key = t.checkpoint"
-            " JOIN texts x ON x.key = t.text"
+            "SELECT t.key, t.id, c.id, p.id, t.rollout, t.ending, t.flags, t.calls, t.invalid_calls, t.tokens,"
+            " x.digest, x.dictionary, x.body FROM trajectories t LEFT JOIN cases c ON c.key = t.case_key"
+            " LEFT JOIN checkpoints p ON p.key = t.checkpoint LEFT JOIN texts x ON x.key = t.text"
         )
         rows: Iterator[Any]
         if ids is not None:
-            keys = (self._key("trajectories", identity) for identity in ids)
-            rows = (self._db.execute(query + " WHERE t.key = ?", (key,)).fetchone() for key in keys)
+            rows = (row for batch in self._key_batches(ids) for row in self._rows_of(query, batch))
         elif step is not None:
             rows = self._db.execute(query + " WHERE t.step = ? ORDER BY t.key", (step,))
         else:
             rows = self._db.execute(query + " ORDER BY t.key")
         states: dict[str, Any] = {}
         names = ("id", "case_id", "checkpoint_id", "rollout", "ending", "flags", "calls", "invalid_calls", "tokens")
-        for *columns, digest, dictionary, body in rows:
-            case_id = columns[1]
-            if case_id not in states:
+        for _, *columns, digest, dictionary, body in rows:
+            if (case_id := columns[1]) not in states:
                 states[case_id] = self.case(case_id).state
-            plain = self._codec.unpack(digest, dictionary, body)
+            with codec.telling_damage(f"trajectory {columns[0]}: its text"):
+                plain = self._codec.unpack(digest, dictionary, body)
             yield codec.trajectory_from_bytes(
                 plain, case_state=states[case_id], **dict(zip(names, columns, strict=True))
             )
 
+    def _key_batches(self, ids: Iterable[str]) -> Iterator[list[int]]:
+        """Row numbers of trajectory ids in their order, some at a time. Errors: StoreError where one is unknown."""
+        known, waiting = self._keys.setdefault("trajectories", {}), iter(ids)
+        while batch := list(islice(waiting, READ_ROWS)):
+            new = [identity for identity in batch if identity not in known]
+            known.update(self._db.execute(f"SELECT id, key FROM trajectories WHERE id IN ({_marks(new)})", new))
+            yield [self._key("trajectories", identity) for identity in batch]
+
+    def _rows_of(self, query: str, keys: Sequence[int]) -> Iterator[Any]:
+        """The rows of a query on trajectories, which begin with their keys, in the order of ``keys``."""
+        found = {row[0]: row for row in self._db.execute(f"{query} WHERE t.key IN ({_marks(keys)})", keys)}
+        with codec.telling_damage("the table of trajectories"):
+            rows = [found[key] for key in keys]
+        yield from rows
+
     def scores(self, trajectory_id: str) -> list[Score]:
-        """Every score of one trajectory with the judges' replies."""
+        """Every score of one trajectory with the judges' replies. Errors: StoreError."""
+        return next(self.scores_of([trajectory_id]))
+
+    def scores_of(self, ids: Iterable[str]) -> Iterator[list[Score]]:
+        """For each trajectory id its scores with the judges' replies. Errors: StoreError."""
         query = (
-            "SELECT name, objective, rubric, repeat, value, missing, label, reply FROM scores"
-            " JOIN judges ON judges.key = judge"
-            " WHERE trajectory = ? ORDER BY name, objective, repeat"
+            "SELECT t.id, s.trajectory, j.name, j.objective, j.rubric, s.repeat, s.value, s.missing, s.label,"
+            " s.reply, x.digest, x.dictionary, x.body FROM scores s JOIN judges j ON j.key = s.judge"
+            " JOIN trajectories t ON t.key = s.trajectory LEFT JOIN texts x ON x.key = s.reply"
         )
-        return [
-            Score(
-                trajectory_id=trajectory_id,
-                judge=name,
-                objective=objective,
-                rubric=rubric,
-                repeat=repeat,
-                value=value,
-                missing=missing,
-                label=label,
-                reply=None if reply is None else self._text(reply).decode("utf-8", "surrogatepass"),
-            )
-            for name, objective, rubric, repeat, value, missing, label, reply in self._db.execute(
-                query, (self._key("trajectories", trajectory_id),)
-            )
-        ]
+        names = ("trajectory_id", "judge", "objective", "rubric", "repeat", "value", "missing", "label")
+        for keys in self._key_batches(ids):
+            found: dict[int, list[Score]] = {key: [] for key in keys}
+            where = f" WHERE s.trajectory IN ({_marks(keys)}) ORDER BY j.name, j.objective, s.repeat"
+            for identity, key, *columns, reply, digest, dictionary, body in self._db.execute(query + where, keys):
+                text = None
+                if reply is not None:
+                    with codec.telling_damage(f"trajectory {identity}: a judge's reply"):
+                        text = self._codec.unpack(digest, dictionary, body).decode("utf-8", "surrogatepass")
+                with codec.telling_damage(f"trajectory {identity}: a score"):
+                    found[key].append(Score(**dict(zip(names, (identity, *columns), strict=True)), reply=text))
+            yield from (found[key] for key in keys)
 
     def score_table(self, *, step: str | None = None) -> tables.ScoreTable:
         """Every score as columns without texts; of one rollout step's trajectories if ``step`` is given."""
-        return tables.read_scores(self._db, self.checkpoints(), step)
+        with codec.telling_damage("the table of scores"):
+            return tables.read_scores(self._db, self.checkpoints(), step)
 
     def mean_scores(self, step: str) -> dict[tuple[str, str], tuple[float | None, int]]:
         """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
-        query = (
-            "SELECT j.name, j.objective, avg(s.value), count(s.value) FROM trajectories t"
-            " JOIN scores s ON s.trajectory = t.key JOIN judges j ON j.key = s.judge WHERE t.step = ? GROUP BY 1, 2"
-        )
-        return {(judge, objective): (mean, count) for judge, objective, mean, count in self._db.execute(query, (step,))}
+        return tables.read_mean_scores(self._db, step)
 
     def trajectory_table(self) -> tables.TrajectoryTable:
         """Every trajectory's columns, texts left where they are."""
-        return tables.read_trajectories(self._db, self.checkpoints())
+        with codec.telling_damage("the table of trajectories"):
+            return tables.read_trajectories(self._db, self.checkpoints())
 
     def trajectory_ids(self) -> list[str]:
         """Trajectory ids in the order of storing: row ``i`` of the tables' ``trajectory`` column is ``ids[i]``."""

@@ -16,6 +16,7 @@ from holdfast.records import Checkpoint
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+MIN_SCORE, MAX_SCORE = 0, 3
 RUBRIC_DIGITS = 8  # of a rubric's fingerprint in a judge's label
 
 
@@ -64,8 +65,10 @@ class TrajectoryTable:
 def _columns(
     db: sqlite3.Connection, query: str, parameters: tuple[object, ...], width: int
 ) -> list[NDArray[np.float64]]:
-    """The query's columns as floats, NULL as NaN."""
+    """The query's columns as floats, NULL as NaN. Errors: ValueError on one in any column but the last."""
     rows = np.array(db.execute(query, parameters).fetchall(), dtype=np.float64).reshape(-1, width)
+    if np.isnan(rows[:, :-1]).any():
+        raise ValueError("an empty cell")
     return [np.ascontiguousarray(rows[:, column]) for column in range(width)]
 
 
@@ -116,11 +119,29 @@ def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
     return labels
 
 
+def read_splits(db: sqlite3.Connection) -> dict[int, dict[str, tuple[str, ...]]]:
+    """Split seed → part → case ids, in the order of case numbers."""
+    found: dict[int, dict[str, list[str]]] = {}
+    query = "SELECT split_seed, part, id FROM splits JOIN cases ON key = case_key ORDER BY split_seed, number"
+    for seed, part, case_id in db.execute(query):
+        found.setdefault(seed, {}).setdefault(part, []).append(case_id)
+    return {seed: {part: tuple(ids) for part, ids in parts.items()} for seed, parts in found.items()}
+
+
+def read_mean_scores(db: sqlite3.Connection, step: str) -> dict[tuple[str, str], tuple[float | None, int]]:
+    """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
+    query = (
+        "SELECT j.name, j.objective, avg(s.value), count(s.value) FROM trajectories t"
+        " JOIN scores s ON s.trajectory = t.key JOIN judges j ON j.key = s.judge WHERE t.step = ? GROUP BY 1, 2"
+    )
+    return {(judge, objective): (mean, count) for judge, objective, mean, count in db.execute(query, (step,))}
+
+
 def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None) -> ScoreTable:
     """All scores, or those of the trajectories that one rollout step made.
 
     Rows stand by checkpoint, case, rollout, judge and repeat, so that a sum over them does not depend on what
-    was committed first.
+    was committed first. Errors: ValueError on a value outside the scale, which no judge writes.
     """
     judge_rows = db.execute("SELECT key, name, objective, rubric FROM judges ORDER BY key").fetchall()
     labels = _judge_labels([(name, objective, rubric) for _, name, objective, rubric in judge_rows])
@@ -134,6 +155,8 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
     )
     where, parameters = (" WHERE t.step = ?", (step,)) if step is not None else ("", ())
     found = _columns(db, query + where + " ORDER BY t.key, s.judge, s.repeat", parameters, 8)
+    if np.any((found[7] < MIN_SCORE) | (found[7] > MAX_SCORE)):
+        raise ValueError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
     place = _places(db, checkpoints, found[1])
     order = np.lexsort((found[5], found[4], found[3], found[2], place))
     found, place = [column[order] for column in found], place[order]

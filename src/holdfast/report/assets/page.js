@@ -5,12 +5,12 @@ const byId = (id) => document.getElementById(id);
 const SHOWN_CASES = 200, SHOWN_RUNS = 200, SHOWN_CHARACTERS = 3000;
 const count = (number) => number.toLocaleString("en");
 // Controls, direction marks, invisible characters and lone surrogates: shown as symbols, as in the package's inert.py.
-const UNSAFE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\u{e0000}-\u{e007f}]/gu;
+const UNSAFE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\u{e0000}-\u{e007f}]/gu;
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
   if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
+  if (text !== undefined) node.textContent = String(text).replace(/\r\n/g, "\n").replace(UNSAFE, symbol);
   return node;
 }
 
