@@ -73,3 +73,9 @@ def test_order_of_cases_does_not_matter(seed: int) -> None:
     assert one.case is not None and two.case is not None
     np.testing.assert_allclose(one.values, two.values)
     np.testing.assert_allclose(one.case, two.case)
+
+
+def test_a_contrast_that_weighs_nothing_has_no_value() -> None:
+    found = spread(sample_of(np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 1.0]])), np.array([[1.0, -1.0], [0.0, 0.0]]))
+    assert found.values[0] == pytest.approx(4 / 3)
+    assert np.isnan(found.values[1]) and found.case is None

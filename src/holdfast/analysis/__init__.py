@@ -17,7 +17,7 @@ import numpy as np
 from holdfast.analysis import frontier, health, judging, paper, planes, pooled
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
-from holdfast.analysis.panel import Panel, read_panel, require_same_cases
+from holdfast.analysis.panel import Panel, count_of, read_panel, require_same_cases
 from holdfast.audit import UNFIT
 from holdfast.records import Analysis
 from holdfast.stats.contrasts import MIN_SEEDS
@@ -30,6 +30,7 @@ __all__ = ["analyze", "analyze_panel", "document", "require_same_cases", "schema
 
 # The published ratio has heavy tails: at 10,000 draws the ends of some intervals still move by 0.02 from seed to seed.
 PUBLISHED_DRAWS_FACTOR = 16
+MOST_NAMES = 5  # of things left out in one note
 
 
 def analyze(
@@ -84,15 +85,31 @@ def _notes(design: Design) -> Iterator[str]:
     rows = design.panel.rows
     yield "checkpoint: cases are random, weights are fixed; recipe: cases and seeds are random"
     bases = len({row.base for row in rows})
-    if bases < MIN_RANDOM_BASES:
-        yield f"{bases} bases, fewer than {MIN_RANDOM_BASES}: recipe claims hold for these bases only"
+    if 0 < bases < MIN_RANDOM_BASES:
+        held = "this base" if bases == 1 else "these bases"
+        yield f"{count_of(bases, 'bases')}, fewer than {MIN_RANDOM_BASES}: recipe claims hold for {held} only"
+    yield from _left_out(design.panel)
     for name in design.roles.ambiguous:
         yield f"stage {name} stands for different trainings: it is compared with its base only"
     seeds = {row.replicate for row in rows if row.lineage}
-    if len(seeds) < MIN_SEEDS:
-        yield f"{len(seeds)} seeds, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
+    if 0 < len(seeds) < MIN_SEEDS:
+        yield f"{count_of(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
     if len({row.split_seed for row in rows if row.lineage}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
     asked = design.panel.readings.asked.any(axis=2)
     if asked.shape[1] > 1 and not bool(asked.all()):
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
+
+
+def _left_out(panel: Panel) -> Iterator[str]:
+    """Checkpoints that no number is about, and runs that were judged in part."""
+    yield from panel.left_out[:MOST_NAMES]
+    if len(panel.left_out) > MOST_NAMES:
+        yield f"{count_of(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
+    asked = panel.readings.asked.any(axis=(1, 2))
+    judged = set(panel.trajectories.checkpoint[asked].tolist())
+    silent = [one.name for index, one in enumerate(panel.trajectories.checkpoints) if index not in judged]
+    if silent:
+        names = "; ".join(silent[:MOST_NAMES]) + ("; …" if len(silent) > MOST_NAMES else "")
+        total = count_of(len(panel.trajectories.checkpoints), "checkpoints")
+        yield f"no scores yet for {len(silent)} of {total}: {names}"

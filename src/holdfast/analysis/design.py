@@ -341,6 +341,12 @@ def comparable(design: Design, keys: Iterable[Key], configs: Iterable[Config], *
     return [config for config in configs if any(design.scored(key, config, needed) for key in chosen)]
 
 
+def by_base(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:
+    """The keys of each base."""
+    bases = dict.fromkeys(base for base, _ in keys)
+    return [(base, [key for key in keys if key[0] == base]) for base in bases]
+
+
 def describe_arm(arm: Arm) -> tuple[str | None, tuple[str, ...]]:
     """The unit and the caveats of an arm's estimates; none but for a control."""
     return (FLIPPED, (FLIPPED_CAVEAT,)) if arm.flipped else (None, ())

@@ -14,19 +14,20 @@ from holdfast.analysis.design import (
     Contrast,
     Design,
     Key,
+    by_base,
     comparable,
     contrast,
     levels,
     over,
 )
-from holdfast.analysis.panel import Config
+from holdfast.analysis.panel import Config, count_of
 from holdfast.analysis.paper import (
     ABSOLUTE_POINTS,
     BASE_DELTA_POINTS,
     DELTA_POINTS,
     MEAN_DELTA_POINTS,
 )
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, count_of, missing_interval, resampled
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin
@@ -82,20 +83,24 @@ def cloud(
             terms = ((config, 1.0), *([(BASE, -1.0)] if relative else []), *idle)
             x, y = (contrast(design, objective, over(keys, *terms), needs=needs) for objective in needs)
             left_out |= dict.fromkeys(x.left_out)
+            if config == BASE:  # it has no seeds of its own: the same point in each
+                x, y = (replace(one, by_unit=(one.weights,) * len(one.units)) for one in (x, y))
             if x.runs:
                 found.append((base, config, x, y))
     size = design.flat.shape[0]
     contrasts = [x for _, _, x, _ in found]
     shared = [unit for unit in (contrasts[0].units if found else ()) if all(unit in x.units for x in contrasts)]
-    units = [[(x.by_unit[x.units.index(unit)], y.by_unit[y.units.index(unit)]) for _, _, x, y in found] for unit in shared]
+    units = [
+        [(x.by_unit[x.units.index(unit)], y.by_unit[y.units.index(unit)]) for _, _, x, y in found] for unit in shared
+    ]
     return Cloud(
         bases=tuple(base for base, _, _, _ in found),
         configs=tuple(config for _, config, _, _ in found),
-        x=np.array([x.weights for x in contrasts]).reshape(-1, size),
-        y=np.array([y.weights for _, _, _, y in found]).reshape(-1, size),
+        x=np.array([x.weights for x in contrasts]).reshape(len(found), size),
+        y=np.array([y.weights for _, _, _, y in found]).reshape(len(found), size),
         units=tuple((np.stack([x for x, _ in one]), np.stack([y for _, y in one])) for one in units),
         unit=contrasts[0].unit if found else "seeds",
-        covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(-1, 2, 2),
+        covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(len(found), 2, 2),
         left_out=tuple(left_out),
     )
 
@@ -162,8 +167,7 @@ def _margin(drawn: Drawn, statistic: Statistic, claim: Claim) -> float | None:
     if margin is None:
         return None
     slope = _gradient(statistic, drawn.x, drawn.y)
-    case = drawn.found.case
-    if not np.isfinite(slope).all() or case is None:
+    if not np.isfinite(slope).all():
         return None
     return float(np.sqrt(max(float(slope @ margin @ slope), 0.0)))
 
@@ -321,9 +325,3 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
         ):
             other = cloud(design, chosen, (BASE, *recipes), relative=relative)
             yield from line_rows(draw_cloud(design, other, means), fields, unit)
-
-
-def by_base(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:
-    """The keys of each base."""
-    bases = dict.fromkeys(base for base, _ in keys)
-    return [(base, [key for key in keys if key[0] == base]) for base in bases]

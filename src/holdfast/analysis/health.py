@@ -48,6 +48,8 @@ WORST: Mapping[str, Callable[[float], float]] = {  # a sign → how bad a value 
 }
 COUNTED = ("steps", "pairs")  # doses that a study sets: no interval
 DIVERGENCES = ("kl_parent", "kl_base")  # never negative
+EPISODES = "kl_episodes"  # how many each divergence of a checkpoint was measured on: a count, no dose
+STANDARD_ERROR = "_se"  # ends the names of errors within one checkpoint: a mean of them says nothing about the mean
 
 
 def dose_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
@@ -98,19 +100,19 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
             if "judge" in fields:
                 continue
             cells = [design.cells[(*key, config)] for key in keys]
-            found = {_checkpoint(design, row): seed for cell in cells for seed, row in cell.items()}
+            found = {design.panel.rows[row].checkpoint: seed for cell in cells for seed, row in cell.items()}
             own = {index: _taken(design.panel.trajectories.checkpoints[index], measures) for index in found}
-            for kind in dict.fromkeys(name for one in own.values() for name in one):
+            kinds = dict.fromkeys(name for one in own.values() for name in one)
+            for kind in (name for name in kinds if name != EPISODES and not name.endswith(STANDARD_ERROR)):
                 values = {index: one[kind] for index, one in own.items() if kind in one}
                 by_seed: dict[Replicate, list[float]] = {}
                 for index, value in values.items():
                     by_seed.setdefault(found[index], []).append(value)
-                about = {**fields, **subject(config), "n": {"checkpoints": len(values), "seeds": len(by_seed)}}
+                n = {"checkpoints": len(values), "seeds": len(by_seed)}
+                if kind in DIVERGENCES and (episodes := sum(own[index].get(EPISODES, 0) for index in values)):
+                    n["episodes"] = int(episodes)
+                about = {**fields, **subject(config), "n": n}
                 yield _measure(kind, list(values.values()), [float(np.mean(one)) for one in by_seed.values()], about)
-
-
-def _checkpoint(design: Design, row: int) -> int:
-    return design.panel.rows[row].checkpoint
 
 
 def _measure(kind: str, values: Sequence[float], by_seed: Sequence[float], about: dict[str, Any]) -> Estimate:

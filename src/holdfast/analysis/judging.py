@@ -183,7 +183,7 @@ def _pooled_mean(found: Floats, kind: str, about: dict[str, Any]) -> Estimate:
     """The mean of the run means that exist."""
     there = found[np.isfinite(found)]
     caveats = (
-        () if len(there) == len(found) else (f"{len(found) - len(there)} of {len(found)} runs have no such score",)
+        () if len(there) == len(found) else (f"without such a score: {len(found) - len(there)} of {len(found)} runs",)
     )
     value = float(there.mean()) if len(there) else None
     return Estimate(kind=kind, value=value, n={"runs": len(there)}, caveats=caveats, **about)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,7 @@ class Panel:
     trajectories: TrajectoryTable
     tested: Bools  # trajectories on a test case of their checkpoint's split
     roles: Roles
+    left_out: tuple[str, ...] = ()  # runs that are judged in part, in words
 
 
 def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
@@ -101,8 +102,7 @@ def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
     halves = _test_cases(store.splits(), scores.case_ids)
     bits = sum(FLAG_BITS[flag] for flag in unfit)
     panel = _align(readings, trajectories, halves, unfit_bits=bits)
-    _check_parents(panel, store.checkpoints())
-    return panel
+    return _leave_out_partial(panel, halves)
 
 
 def _readings(scores: ScoreTable, trajectories: int) -> Readings:
@@ -197,7 +197,10 @@ def _align(
         trajectories=trajectories,
         tested=_tested(trajectories, halves),
         roles=read_roles(trajectories.checkpoints),
-        **{name: arrange(part, np.nan) for name, part in means.items()},
+        values=arrange(means["values"], np.nan),
+        fit=arrange(means["fit"], np.nan),
+        low=arrange(means["low"], np.nan),
+        high=arrange(means["high"], np.nan),
     )
 
 
@@ -230,27 +233,55 @@ def _rows(
     return tuple(rows), np.array(index, dtype=np.int64).reshape(-1, 2).T, stacked
 
 
+def count_of(number: int, things: str) -> str:
+    """A number of things in words; ``things`` is a plural in s."""
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
 def require_same_cases(parent: Iterable[str], child: Iterable[str], *, names: tuple[str, str]) -> None:
     """Refuse to compare two checkpoints that were evaluated on different cases. Errors: StudyError."""
     first, second = set(parent), set(child)
     if first != second:
         raise StudyError(
-            f"{names[0]} and {names[1]}: not comparable, {len(first - second)} cases only in the first and"
-            f" {len(second - first)} only in the second; evaluate both on the same cases"
+            f"{names[0]} and {names[1]}: not comparable, {count_of(len(first - second), 'cases')} only in the first"
+            f" and {len(second - first)} only in the second; evaluate both on the same cases"
         )
 
 
-def _check_parents(panel: Panel, checkpoints: Sequence[Checkpoint]) -> None:
-    """Every row and its parent's row under the same judge and split were asked about the same test cases."""
+def _leave_out_partial(panel: Panel, halves: Mapping[int | None, Bools]) -> Panel:
+    """The panel without runs that are judged in part and so stand on other test cases than their parent or child.
+
+    Errors: StudyError where a parent and its child were rolled out on different test cases.
+    """
     asked: Bools = np.asarray(np.isfinite(panel.high).any(axis=0), dtype=np.bool_)
-    number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
+    table = panel.trajectories
+    reached = np.zeros((len(table.checkpoints), asked.shape[1]), dtype=np.bool_)
+    reached[table.checkpoint, table.case] = True
+    number = {checkpoint.id: index for index, checkpoint in enumerate(table.checkpoints)}
     place = {(row.checkpoint, row.judge, row.split_seed): index for index, row in enumerate(panel.rows)}
+    partial: dict[int, str] = {}
     for index, row in enumerate(panel.rows):
-        parent = number.get(checkpoints[row.checkpoint].parent_id or "")
+        parent = number.get(table.checkpoints[row.checkpoint].parent_id or "")
         other = place.get((parent, row.judge, row.split_seed)) if parent is not None else None
-        if other is not None and not np.array_equal(asked[index], asked[other]):
-            require_same_cases(
-                map(str, np.flatnonzero(asked[other])),
-                map(str, np.flatnonzero(asked[index])),
-                names=(checkpoints[panel.rows[other].checkpoint].name, checkpoints[row.checkpoint].name),
-            )
+        if other is None or np.array_equal(asked[index], asked[other]):
+            continue
+        both = {one: reached[panel.rows[one].checkpoint] & halves[row.split_seed] for one in (other, index)}
+        names = [table.checkpoints[panel.rows[one].checkpoint].name for one in (other, index)]
+        if not np.array_equal(both[index], both[other]):
+            cases = [map(str, np.flatnonzero(asked[one])) for one in (other, index)]
+            require_same_cases(*cases, names=(names[0], names[1]))
+        for (one, rolled_out), name in zip(both.items(), names, strict=True):
+            if not np.array_equal(asked[one], rolled_out):
+                share = f"{asked[one].sum()} of {count_of(int(rolled_out.sum()), 'cases')}"
+                partial[one] = f"{name} left out: judged by {row.judge} on {share}"
+    keep = np.array([index not in partial for index in range(len(panel.rows))], dtype=np.bool_)
+    return replace(
+        panel,
+        rows=tuple(row for index, row in enumerate(panel.rows) if keep[index]),
+        counts={name: part[:, keep] for name, part in panel.counts.items()},
+        values=panel.values[:, keep],
+        fit=panel.fit[:, keep],
+        low=panel.low[:, keep],
+        high=panel.high[:, keep],
+        left_out=tuple(partial.values()),
+    )

@@ -5,7 +5,7 @@ It repeats arXiv 2603.02229 as published, on any study that has the lineages; ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,22 @@ from holdfast.analysis.design import (
     BASE,
     Design,
     Key,
+    Matched,
+    by_base,
+    comparable,
+    compare,
     describe_arm,
     levels,
+    match,
     row_subject,
     subject,
 )
-from holdfast.analysis.panel import Config
+from holdfast.analysis.panel import Config, Replicate
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import Estimate
 from holdfast.stats.lines import correlations, ordinary_lines, slope_p_value
 from holdfast.stats.ratios import SMALLEST_DENOMINATOR, mean_of_ratios
-from holdfast.stats.resample import percentile_interval, resampled_means, row_means
+from holdfast.stats.resample import percentile_interval, resampled_means
 
 Floats = NDArray[np.float64]
 Core = tuple[tuple[str, Any], ...]
@@ -56,7 +61,7 @@ def _finite(value: float, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def score_rows(design: Design) -> Iterator[Estimate]:
     """The mean of every run; means and standard deviations (n − 1) of run means at every level."""
-    means = row_means(design.panel.values)
+    means = design.means
     cases = np.isfinite(design.panel.values).sum(axis=2)
     for objective, name in enumerate(design.panel.objectives):
         for index, row in enumerate(design.panel.rows):
@@ -69,18 +74,20 @@ def score_rows(design: Design) -> Iterator[Estimate]:
                 **_finite(float(means[objective, index])),
             )
         for config in design.configs:
-            for fields, keys in levels(design.keys_with([config], name)):
-                found = means[objective, _rows_of(design, keys, config)]
-                about = {**fields, **subject(config), "objective": name, "n": {"runs": len(found)}}
-                yield Estimate(kind="mean", estimator=PUBLISHED, **about, **_finite(float(np.mean(found))))
-                yield _deviation(found, about)
+            for fields, keys in levels(design.keys_for([config], name)):
+                rows, left_out = compare(design, keys, [config], name)
+                about = {**fields, **subject(config), "objective": name, "n": {"runs": len(rows[config])}}
+                mean = _mean(design, objective, rows[config])
+                yield Estimate(kind="mean", estimator=PUBLISHED, **about, **_finite(mean, left_out))
+                yield _deviation(means[objective, rows[config]], about, left_out)
 
 
-def _deviation(found: Floats, about: dict[str, Any]) -> Estimate:
+def _deviation(found: Floats, about: dict[str, Any], left_out: tuple[str, ...]) -> Estimate:
     """The standard deviation of run means, with n − 1."""
     if len(found) < 2:
-        return Estimate(kind="std", estimator=PUBLISHED, value=None, caveats=("one run: no deviation",), **about)
-    return Estimate(kind="std", estimator=PUBLISHED, **about, **_finite(float(np.std(found, ddof=1))))
+        caveats = ("fewer than 2 runs: no deviation", *left_out)
+        return Estimate(kind="std", estimator=PUBLISHED, value=None, caveats=caveats, **about)
+    return Estimate(kind="std", estimator=PUBLISHED, **about, **_finite(float(np.std(found, ddof=1)), left_out))
 
 
 def delta_rows(design: Design) -> Iterator[Estimate]:
@@ -89,31 +96,33 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
         for config in design.configs:
             if config == BASE:
                 continue
-            for fields, keys in levels(design.keys_with([config, BASE], name)):
-                value = _mean(design, objective, keys, config) - _mean(design, objective, keys, BASE)
-                runs = {"runs": len(_rows_of(design, keys, config))}
-                about = {**fields, **subject(config), "objective": name, "n": runs}
-                yield Estimate(kind="delta", estimator=PUBLISHED, **about, **_finite(value))
+            for fields, keys in levels(design.keys_for([config, BASE], name)):
+                rows, left_out = compare(design, keys, [config, BASE], name)
+                value = _mean(design, objective, rows[config]) - _mean(design, objective, rows[BASE])
+                about = {**fields, **subject(config), "objective": name, "n": {"runs": len(rows[config])}}
+                yield Estimate(kind="delta", estimator=PUBLISHED, **about, **_finite(value, left_out))
 
 
 # --- frontier -------------------------------------------------------------------------------------------------
 
 
-def delta_weights(design: Design, keys: Sequence[Key], configs: Iterable[Config]) -> dict[Config, Floats]:
-    """Each configuration's published difference from base as weights of run means: (2, rows), helpfulness first.
+def point_weights(
+    design: Design, keys: Sequence[Key], configs: Iterable[Config], *, relative: bool
+) -> tuple[dict[Config, Floats], tuple[str, ...]]:
+    """Each configuration's published mean, or difference from base, as weights (rows,) of run means.
 
-    A configuration without scores in these keys has none.
+    All configurations are averaged over the same replicates; what was left out for that comes second, in words.
     """
     arms = comparable(design, keys, configs, HELPFULNESS, SAFETY)
-    rows, _ = compare(design, keys, (BASE, *arms), HELPFULNESS, SAFETY)
+    rows, left_out = compare(design, keys, (BASE, *arms) if relative else arms, HELPFULNESS, SAFETY)
     found = {}
     for config in arms:
-        weights = np.zeros(len(design.panel.rows))
-        for one, sign in ((config, 1.0), (BASE, -1.0)):
-            np.add.at(weights, rows[one], sign / max(len(rows[one]), 1))
-        if config != BASE and rows[config]:
-            found[config] = weights
-    return found
+        if not rows[config] or (relative and config == BASE):
+            continue
+        found[config] = np.zeros(len(design.panel.rows))
+        for one, sign in ((config, 1.0), (BASE, -1.0))[: 1 + relative]:
+            np.add.at(found[config], rows[one], sign / len(rows[one]))
+    return found, left_out
 
 
 def point_of(design: Design, weights: Floats) -> tuple[float, float]:
@@ -125,8 +134,7 @@ def point_of(design: Design, weights: Floats) -> tuple[float, float]:
 
 def _run_points(design: Design) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     """(absolute points of every run, differences of every trained run from its base's run)."""
-    means = row_means(design.panel.values)
-    x, y = means[design.objective(HELPFULNESS)], means[design.objective(SAFETY)]
+    x, y = (design.means[design.objective(name)] for name in (HELPFULNESS, SAFETY))
     wanted = {BASE, *design.recipes}
     absolute, delta = [], []
     for (base, judge, config), cell in design.cells.items():
@@ -141,8 +149,9 @@ def _run_points(design: Design) -> tuple[list[tuple[float, float]], list[tuple[f
     return _finite_points(absolute), _finite_points(delta)
 
 
-def _by_base(design: Design, keys: Sequence[Key]) -> list[tuple[Key, ...]]:
-    return [tuple(key for key in keys if key[0] == base) for base in dict.fromkeys(base for base, _ in keys)]
+def _finite_points(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that have both scores."""
+    return [point for point in points if bool(np.isfinite(point).all())]
 
 
 def frontier_rows(design: Design) -> Iterator[Estimate]:
@@ -150,42 +159,50 @@ def frontier_rows(design: Design) -> Iterator[Estimate]:
     if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     recipes, every = design.recipes, (BASE, *design.recipes)
-    for fields, keys in levels(design.keys):
+
+    def fit(
+        groups: Sequence[Sequence[Key]], configs: Sequence[Config], unit: str, fields: dict[str, str], *, relative: bool
+    ) -> Iterator[Estimate]:
+        found = [point_weights(design, group, configs, relative=relative) for group in groups]
+        points = [point_of(design, one) for weights, _ in found for one in weights.values()]
+        return _fit(points, unit, fields, tuple(dict.fromkeys(words for _, left_out in found for words in left_out)))
+
+    for fields, keys in levels(design.keys_for(recipes, HELPFULNESS, SAFETY)):
         if "base" in fields:
             if "judge" not in fields:
-                yield from _fit(delta_points(design, keys, recipes), BASE_DELTA_POINTS, fields)
+                yield from fit([keys], recipes, BASE_DELTA_POINTS, fields, relative=True)
             continue
-        groups = _by_base(design, keys)
-        points = [point for group in groups for point in delta_points(design, group, recipes)]
-        yield from _fit(points, DELTA_POINTS, fields)
+        groups = [group for _, group in by_base(keys)]
+        yield from fit(groups, recipes, DELTA_POINTS, fields, relative=True)
         if fields:
             continue
-        yield from _fit(delta_points(design, keys, recipes), MEAN_DELTA_POINTS, fields)
-        for configs, unit in ((every, ABSOLUTE_POINTS), (recipes, TRAINED_POINTS)):
-            absolute = [point for group in groups for point in _absolute_points(design, group, configs)]
-            yield from _fit(absolute, unit, fields)
+        yield from fit([keys], recipes, MEAN_DELTA_POINTS, fields, relative=True)
+        yield from fit(groups, every, ABSOLUTE_POINTS, fields, relative=False)
+        yield from fit(groups, recipes, TRAINED_POINTS, fields, relative=False)
     absolute, delta = _run_points(design)
     yield from _fit(absolute, RUN_POINTS, {})
     yield from _fit(delta, RUN_DELTA_POINTS, {})
 
 
-def _fit(points: Sequence[tuple[float, float]], unit: str, fields: dict[str, str]) -> Iterator[Estimate]:
+def _fit(
+    points: Sequence[tuple[float, float]], unit: str, fields: dict[str, str], left_out: tuple[str, ...] = ()
+) -> Iterator[Estimate]:
     """Ordinary regression of points as estimates; None with the reason where it is not defined."""
     kinds = ("slope", "intercept", "r", "r2", "p")
     about: dict[str, Any] = {**fields, "unit": unit, "estimator": PUBLISHED, "n": {"points": len(points)}}
     values = np.array(points, dtype=np.float64).reshape(-1, 2)
     if len(values) < 3 or float(np.ptp(values[:, 0])) <= SMALLEST_DENOMINATOR:
-        reason = ("fewer than 3 points, or no variation in helpfulness",)
+        reason = ("fewer than 3 points, or no variation in helpfulness", *left_out)
         yield from (Estimate(kind=kind, value=None, caveats=reason, **about) for kind in kinds)
         return
     line, r = ordinary_lines(values[:, 0], values[:, 1]), float(correlations(values[:, 0], values[:, 1]))
     found = (float(line.slope), float(line.intercept), r, r * r, slope_p_value(r, len(values)))
     for kind, value in zip(kinds, found, strict=True):
-        caveats = (NOT_INDEPENDENT,) if kind in ("r2", "p") else ()
+        caveats = ((NOT_INDEPENDENT,) if kind in ("r2", "p") else ()) + left_out
         if np.isfinite(value):
             yield Estimate(kind=kind, value=value, caveats=caveats, **about)
         else:
-            yield Estimate(kind=kind, value=None, caveats=("no variation in safety",), **about)
+            yield Estimate(kind=kind, value=None, caveats=("no variation in safety", *left_out), **about)
 
 
 # --- persistence ----------------------------------------------------------------------------------------------
@@ -195,31 +212,34 @@ def persistence_rows(design: Design, draws: int, rng: np.random.Generator) -> It
     """Persistence at every level with the published bootstrap, per arm, objective and axes."""
     if not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
+    objectives = [design.objective(name) for name in (SAFETY, HELPFULNESS)]
     wanted: dict[Slot, list[Config]] = {}
     for arm in design.arms:
         s, h = arm.ordered(SAFETY)
         for core in design.core_axes:
             configs = [design.main(lineage, core) for lineage in ((s,), (h,), (s, h), (h, s))]
             present = [config for config in configs if config is not None]
-            if len(present) == len(configs) and design.keys_with(present, SAFETY, HELPFULNESS):
+            if len(present) == len(configs):
                 wanted[arm, core] = present
-    drawn = _draw_keys(design, wanted, draws, rng)
+    matched = {
+        (slot, key): match(design, key, chosen, objectives)
+        for slot, chosen in wanted.items()
+        for key in design.keys_for(chosen, SAFETY, HELPFULNESS)
+    }
+    drawn = _draw_keys(design, matched, draws, rng)
+    points = {place: _contrasts(_point_means(design, matched[place], objectives)[None])[0] for place in drawn}
     for slot, chosen in wanted.items():
-        points = {
-            key: _contrasts(_point_means(design, key, chosen)[None])[0]
-            for key in design.keys_with(chosen, SAFETY, HELPFULNESS)
-        }
-        for fields, keys in levels(design.keys_with(chosen, SAFETY, HELPFULNESS)):
-            stacked = np.stack([drawn[slot, key] for key in keys], axis=1)
-            point = np.stack([points[key] for key in keys])
-            yield from _persistence(slot[0], point, stacked, {**fields, "axes": dict(slot[1])})
+        for fields, keys in levels(design.keys_for(chosen, SAFETY, HELPFULNESS)):
+            kept = [(slot, key) for key in keys if (slot, key) in drawn]
+            stacked = np.array([drawn[place] for place in kept]).reshape(-1, draws, 2, 2).swapaxes(0, 1)
+            point = np.array([points[place] for place in kept]).reshape(-1, 2, 2)
+            left_out = tuple(dict.fromkeys(words for key in keys for words in matched[slot, key].left_out))
+            yield from _persistence(slot[0], point, stacked, left_out, {**fields, "axes": dict(slot[1])})
 
 
-def _point_means(design: Design, key: Key, configs: Sequence[Config]) -> Floats:
+def _point_means(design: Design, matched: Matched, objectives: Sequence[int]) -> Floats:
     """Means of S, H, S→H, H→S on (safety, helpfulness): shape (2, 4)."""
-    return np.array(
-        [[_mean(design, design.objective(name), [key], config) for config in configs] for name in (SAFETY, HELPFULNESS)]
-    )
+    return np.array([[_mean(design, one, rows) for rows in matched.rows.values()] for one in objectives])
 
 
 def _contrasts(means: Floats) -> Floats:
@@ -231,32 +251,30 @@ def _contrasts(means: Floats) -> Floats:
 
 
 def _draw_keys(
-    design: Design, wanted: dict[Slot, list[Config]], draws: int, rng: np.random.Generator
+    design: Design, matched: Mapping[tuple[Slot, Key], Matched], draws: int, rng: np.random.Generator
 ) -> dict[tuple[Slot, Key], Floats]:
-    """Numerators and denominators of every draw, (draws, 2, 2), by slot and key.
+    """Numerators and denominators of every draw, (draws, 2, 2), by slot and key, where there are replicates.
 
     Cases are drawn within each key and seed, once for all of the key's configurations there, as published.
     """
     found = {}
-    for key in design.keys:
-        slots = [
-            (slot, chosen) for slot, chosen in wanted.items() if key in design.keys_with(chosen, SAFETY, HELPFULNESS)
-        ]
-        configs = [config for _, chosen in slots for config in chosen]
-        means = _resampled_cells(design, key, configs, draws=draws, rng=rng)
-        for index, (slot, chosen) in enumerate(slots):
-            start = index * len(chosen)
-            found[slot, key] = _contrasts(means[:, :, start : start + len(chosen)])
+    for key in sorted({key for _, key in matched}):
+        here = [(slot, one) for (slot, other), one in matched.items() if other == key and one.replicates]
+        cells = [dict(zip(one.replicates, rows, strict=True)) for _, one in here for rows in one.rows.values()]
+        means = _resampled_cells(design, cells, draws=draws, rng=rng)
+        start = 0
+        for slot, one in here:
+            found[slot, key] = _contrasts(means[:, :, start : start + len(one.rows)])
+            start += len(one.rows)
     return found
 
 
 def _resampled_cells(
-    design: Design, key: Key, configs: Sequence[Config], *, draws: int, rng: np.random.Generator
+    design: Design, cells: Sequence[Mapping[Replicate, int]], *, draws: int, rng: np.random.Generator
 ) -> Floats:
-    """The resampled means of configurations under one key: shape (draws, 2 objectives, configurations)."""
+    """The resampled means of cells of one key on (safety, helpfulness): shape (draws, 2, cells)."""
     objectives = [design.objective(SAFETY), design.objective(HELPFULNESS)]
-    cells = [design.cells[(*key, config)] for config in configs]
-    found = np.zeros((draws, 2, len(configs)))
+    found = np.zeros((draws, 2, len(cells)))
     for seed in sorted({seed for cell in cells for seed in cell}, key=str):
         here = [index for index, cell in enumerate(cells) if seed in cell]
         values = design.panel.values[np.ix_(objectives, [cells[index][seed] for index in here])]
@@ -267,7 +285,9 @@ def _resampled_cells(
     return found
 
 
-def _persistence(arm: Arm, point: Floats, drawn: Floats, about: dict[str, Any]) -> Iterator[Estimate]:
+def _persistence(
+    arm: Arm, point: Floats, drawn: Floats, left_out: tuple[str, ...], about: dict[str, Any]
+) -> Iterator[Estimate]:
     """Both persistences from points (keys, 2, 2) and draws (draws, keys, 2, 2)."""
     for index, objective in enumerate((SAFETY, HELPFULNESS)):
         exact = mean_of_ratios(point[None, :, index, 0], point[None, :, index, 1])
@@ -292,6 +312,6 @@ def _persistence(arm: Arm, point: Floats, drawn: Floats, about: dict[str, Any]) 
             unit=unit,
             resampled=("cases",),
             n={"cells": len(point)},
-            caveats=caveats,
+            caveats=caveats + left_out,
             **about,
         )

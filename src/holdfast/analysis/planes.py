@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.analysis.design import BASE, Design, Key, subject
-from holdfast.analysis.frontier import BASE_POINTS, MEAN_POINTS, Drawn, by_base, cloud, draw_cloud
-from holdfast.analysis.panel import Config
-from holdfast.analysis.paper import DELTA_POINTS, delta_points, delta_weights
+from holdfast.analysis.design import BASE, Design, by_base, subject
+from holdfast.analysis.frontier import BASE_POINTS, MEAN_POINTS, Drawn, cloud, draw_cloud
+from holdfast.analysis.paper import DELTA_POINTS, point_of, point_weights
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate, Frontier, Point
 from holdfast.stats.contrasts import MIN_SEEDS, spread
@@ -28,30 +26,41 @@ def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterat
     """
     if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
-    about: dict[str, Any] = {"x_objective": HELPFULNESS, "y_objective": SAFETY}
     points = []
     for base, keys in by_base(design.keys):
-        for config in design.recipes:
-            for x, y in delta_points(design, keys, [config]):
-                covariance = _triangle(_delta_covariance(design, keys, config))
-                points.append(Point(base=base, x=x, y=y, covariance=covariance, **subject(config)))
-    lines = tuple(row for row in rows if row.unit == DELTA_POINTS and row.kind in ("slope", "intercept"))
-    pooled_lines = tuple(row for row in lines if row.judge is None)
-    about |= {"unit": DELTA_POINTS, "relative": True, "resampled": ("cases",)}
-    yield Frontier(points=tuple(points), lines=pooled_lines, **about)
+        for config, weights in point_weights(design, keys, design.recipes, relative=True)[0].items():
+            x, y = point_of(design, weights)
+            covariance = _triangle(_case_covariance(design, weights))
+            points.append(Point(base=base, x=x, y=y, covariance=covariance, **subject(config)))
+    yield Frontier(
+        unit=DELTA_POINTS,
+        x_objective=HELPFULNESS,
+        y_objective=SAFETY,
+        relative=True,
+        points=tuple(points),
+        lines=tuple(row for row in _lines(rows, DELTA_POINTS) if row.judge is None),
+        resampled=("cases",),
+    )
     mean = cloud(design, [(None, design.keys)], (BASE, *design.recipes), relative=False)
-    if mean is not None:
+    if mean.configs:
         yield _frontier(draw_cloud(design, mean, means), MEAN_POINTS, rows)
     for base, keys in by_base(design.keys):
         own = cloud(design, [(base, keys)], (BASE, *design.recipes), relative=False)
-        if own is not None:
+        if own.configs:
             yield _frontier(draw_cloud(design, own, means), BASE_POINTS, rows)
 
 
-def _delta_covariance(design: Design, keys: Sequence[Key], config: Config) -> Floats | None:
-    """Covariance of a published (Δ helpfulness, Δ safety) from cases, which its base shares."""
-    weights = [delta_weights(design, keys, config, name) for name in (HELPFULNESS, SAFETY)]
-    return spread(design.sample, np.stack(weights)).case
+def _lines(rows: Sequence[Estimate], unit: str) -> Iterator[Estimate]:
+    """The estimates that draw the lines through points of this unit."""
+    return (row for row in rows if row.unit == unit and row.kind in ("slope", "intercept"))
+
+
+def _case_covariance(design: Design, weights: Floats) -> Floats | None:
+    """Covariance of a published (helpfulness, safety) from cases, which its base shares."""
+    flat = np.zeros((2, *design.means.shape))
+    for place, name in enumerate((HELPFULNESS, SAFETY)):
+        flat[place, design.objective(name)] = weights
+    return spread(design.sample, flat.reshape(2, -1)).case
 
 
 def _triangle(covariance: Floats | None) -> tuple[float, float, float] | None:
@@ -75,7 +84,6 @@ def _frontier(drawn: Drawn, unit: str, rows: Sequence[Estimate]) -> Frontier:
         )
         for index, (base, config) in enumerate(zip(drawn.points.bases, drawn.points.configs, strict=True))
     )
-    lines = tuple(row for row in rows if row.unit == unit and row.kind in ("slope", "intercept"))
     seeds = len(drawn.points.units) >= MIN_SEEDS
     return Frontier(
         unit=unit,
@@ -83,6 +91,6 @@ def _frontier(drawn: Drawn, unit: str, rows: Sequence[Estimate]) -> Frontier:
         y_objective=SAFETY,
         relative=False,
         points=points,
-        lines=lines,
+        lines=tuple(_lines(rows, unit)),
         resampled=("cases", drawn.points.unit) if seeds else ("cases",),
     )

@@ -18,6 +18,7 @@ from holdfast.analysis.design import (
     over,
     subject,
 )
+from holdfast.analysis.panel import count_of
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import Estimate, Unbounded
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin, standard_error
@@ -34,11 +35,6 @@ FIXED_BASES = "the bases are held fixed: others may differ"
 def resampled(claim: Claim, unit: str) -> tuple[str, ...]:
     """What a claim's interval treats as random."""
     return ("cases",) if claim == "checkpoint" else ("cases", unit)
-
-
-def count_of(number: int, things: str) -> str:
-    """A number of things in words; ``things`` is a plural in s."""
-    return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
 def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
