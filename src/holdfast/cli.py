@@ -144,10 +144,6 @@ def _new(options: argparse.Namespace) -> int:
     return 0
 
 
-def _output(options: argparse.Namespace, name: str) -> Path:
-    return Path(options.output or Path("runs") / name)
-
-
 def _check(options: argparse.Namespace) -> int:
     from holdfast.forecast import look_around
     from holdfast.study import load
@@ -167,10 +163,11 @@ def _check(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from holdfast.forecast import forecast, render_forecast
     from holdfast.plan import build
+    from holdfast.runs import default_output
     from holdfast.study import load
 
     study = load(options.study)
-    document = forecast(build(study), _output(options, study.study.name))
+    document = forecast(build(study), options.output or default_output(study.study.name))
     if options.json:
         _dump(document)
     else:
@@ -186,8 +183,7 @@ def _run(options: argparse.Namespace) -> int:
 
     study = load(options.study)
     lines = ProgressLines(sys.stderr, quiet=options.quiet)
-    output = _output(options, study.study.name)
-    made = run(study, output, workers=options.workers, listener=lines.step, fork=options.fork)
+    made = run(study, options.output, workers=options.workers, listener=lines.step, fork=options.fork)
     if options.no_report:
         return 0
     lines.line("analyzing and writing the report")
@@ -208,7 +204,7 @@ def _import(options: argparse.Namespace) -> int:
 
     def tell(progress: ImportProgress) -> None:
         read, total = progress.bytes_read / 1e6, progress.bytes_total / 1e6
-        shown = rate_and_left(read, total, progress.seconds, "MB")
+        shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
         lines.passing(f"{shown} · {progress.trajectories:,} trajectories, {progress.scores:,} scores")
 
     summary = import_into(options.source, options.output, progress=tell)

@@ -63,6 +63,11 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
     return problems, facts
 
 
+def expected_seconds(step: Step) -> float:
+    """CPU seconds that a step is expected to take, before anything of the run has been measured."""
+    return TINY_CPU_SECONDS.get(_sort_of(step), 0.0) * step.size
+
+
 def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     """Steps with their status in the run at ``run_path`` and the cost of the rest, as one JSON document."""
     known: Mapping[str, StepStatus] = {}

@@ -14,6 +14,9 @@ from holdfast.runs import StepProgress
 
 TERMINAL_SECONDS = 0.2
 LOG_SECONDS = 10.0
+# What a rate is read from: the start of a step loads libraries and says nothing of its pace.
+RATE_SECONDS = 2.0
+RUN_SECONDS = 15.0
 
 
 def span(seconds: float) -> str:
@@ -26,12 +29,14 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def rate_and_left(done: float, total: float, seconds: float, unit: str) -> str:
-    """``1,200 of 7,200 episodes, 610/s, 10 s left``; rate and time left only once they are known."""
+def rate_and_left(done: float, total: float, pace: float | None, unit: str) -> str:
+    """``1,200 of 7,200 episodes, 610 episodes/s, 10 s left``; without a ``pace`` (units a second) only the first part."""
     parts = [f"{done:,.0f} of {total:,.0f} {unit}"]
-    if done > 0 and seconds > 0:
-        rate = done / seconds
-        parts += [f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s", f"{span((total - done) / rate)} left"]
+    if pace:
+        parts += [
+            f"{pace:,.0f} {unit}/s" if pace >= 10 else f"{pace:.2g} {unit}/s",
+            f"{span((total - done) / pace)} left",
+        ]
     return ", ".join(parts)
 
 
@@ -44,6 +49,7 @@ class ProgressLines:
         self._spoken = 0.0
         self._open_line = False
         self._started = time.monotonic()
+        self._first: dict[str, tuple[int, float]] = {}  # a step's first sign of life: units done, seconds
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -76,5 +82,19 @@ class ProgressLines:
                 self.line(f"{head} {progress.message}")
         else:
             elapsed = time.monotonic() - self._started
-            shown = rate_and_left(progress.done, progress.step.size, progress.seconds, progress.step.unit)
-            self.passing(f"{head} {span(elapsed)} · {progress.step.name}: {shown}")
+            shown = rate_and_left(progress.done, progress.step.size, self._pace(progress), progress.step.unit)
+            self.passing(f"{head} {self._whole(elapsed, progress.share)} · {progress.step.name}: {shown}")
+
+    def _pace(self, progress: StepProgress) -> float | None:
+        """Units a second since the step's first sign of life; None while that is too short ago to tell."""
+        first_done, first_seconds = self._first.setdefault(progress.step.fingerprint, (progress.done, progress.seconds))
+        seconds = progress.seconds - first_seconds
+        return (progress.done - first_done) / seconds if seconds >= RATE_SECONDS else None
+
+    @staticmethod
+    def _whole(elapsed: float, share: float) -> str:
+        """``1 min 40 s, 35 % done, about 3 min 05 s left`` of the whole run."""
+        told = f"{span(elapsed)}, {share:.0%} done"
+        if elapsed < RUN_SECONDS or share < 0.01:
+            return told
+        return f"{told}, about {span(elapsed / share * (1 - share))} left"

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from holdfast.engines import End, Engine, Failure, InProcess, Workers, describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
-from holdfast.forecast import look_around
+from holdfast.forecast import expected_seconds, look_around
 from holdfast.forks import FORKED_KEY, STUDY_KEY, fork_run
 from holdfast.plan import Plan, Step, build
-from holdfast.records import Analysis, Estimate
+from holdfast.records import Analysis, Estimate, Frontier
 from holdfast.steps import Batch, Finished, Progress, batch_size, carry_out
 from holdfast.store import DATABASE, Store, weights
 from holdfast.store.weights import WEIGHTS
@@ -42,13 +42,17 @@ ProgressState = Literal["running", "done", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepProgress:
-    """How a run is getting on: one step (``done`` in its unit, ``seconds`` since it was started), and all steps."""
+    """How a run is getting on: one step (``done`` in its unit, ``seconds`` since it was started), and all steps.
+
+    ``share`` is the part of the work this execution had before it that is done, by expected CPU time.
+    """
 
     step: Step
     done: int
     seconds: float
     steps_done: int
     steps_total: int
+    share: float
     state: ProgressState
     message: str = ""
 
@@ -67,6 +71,10 @@ class _Execution:
     done: set[str]
     running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    expected: float = field(init=False)  # CPU seconds
+
+    def __post_init__(self) -> None:
+        self.expected = sum(expected_seconds(step) for step in self.waiting)
 
     def ready(self) -> Step | None:
         """The first waiting step whose inputs are all done."""
@@ -139,6 +147,11 @@ class _Execution:
         ]
         return f"{checkpoint.name}: {', '.join(shown)}"
 
+    def _share(self) -> float:
+        left = sum(expected_seconds(step) for step in self.waiting)
+        left += sum(expected_seconds(step) * (1 - done / step.size) for step, _, done in self.running.values())
+        return 1.0 - left / self.expected if self.expected else 1.0
+
     def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]
         self.listener(
@@ -148,6 +161,7 @@ class _Execution:
                 seconds=time.monotonic() - started,
                 steps_done=len(self.done),
                 steps_total=len(self.plan.steps),
+                share=self._share(),
                 state=state,
                 message=message,
             )
@@ -305,10 +319,10 @@ class Run:
         """Estimates of induced, erosion, retained and persistence for one objective."""
         return [row for row in self.analysis().persistence if row.objective == objective]
 
-    def frontier(self, x_objective: str, y_objective: str) -> list[Any]:
-        """The frontiers in the plane of two objectives."""
-        wanted = (x_objective, y_objective)
-        return [f for f in self.analysis().frontiers if (f.x_objective, f.y_objective) == wanted]
+    def frontier(self, first: str, second: str) -> list[Frontier]:
+        """The frontiers in the plane of two objectives, named in either order; their x is helpfulness."""
+        wanted = {first, second}
+        return [one for one in self.analysis().frontiers if {one.x_objective, one.y_objective} == wanted]
 
     def report(self) -> Path:
         """Write the report; the path of its page."""
@@ -342,15 +356,20 @@ def measures(store: Store) -> dict[str, dict[str, float]]:
     return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in found.items()}
 
 
+def default_output(name: str) -> Path:
+    """Where the run of the study with this name goes if nobody says: below the working directory."""
+    return Path("runs") / name
+
+
 def run(
     study: Study | Path | str,
-    output: Path | str,
+    output: Path | str | None = None,
     *,
     workers: int | None = None,
     listener: Listener = lambda _: None,
     fork: Path | str | None = None,
 ) -> Run:
-    """Do what is missing of a study in the run at ``output`` and open it.
+    """Do what is missing of a study in the run at ``output`` (by default ``runs/NAME``) and open it.
 
     ``fork`` names a new directory for a study that differs from the one in ``output``: the new run starts
     with every finished step of ``output`` that the study still needs. Errors: StudyError before anything is
@@ -359,10 +378,11 @@ def run(
     if not isinstance(study, Study):
         study = load(study)
     plan = build(study)
+    output = default_output(study.study.name) if output is None else Path(output)
     if fork is not None:
-        fork_run(Path(output), Path(fork), plan)
-        output = fork
-    store = _open_for(study, Path(output))
+        fork_run(output, Path(fork), plan)
+        output = Path(fork)
+    store = _open_for(study, output)
     with store:
         execute(plan, store, workers=workers or study.run.workers, listener=listener)
         opened = Run(output)
