@@ -236,6 +236,7 @@ def test_a_run_in_python(own_run: Path) -> None:
     assert {row.objective for row in persistence} == {"safety"}
     frontiers = run.frontier("helpfulness", "safety")
     assert frontiers and all(f.points for f in frontiers)
+    assert run.frontier("safety", "helpfulness") == frontiers
     assert run.frontier("safety", "nothing") == []
     assert run.analysis() is run.analysis()
     page = run.report()
