@@ -169,6 +169,13 @@ def test_dose_rows_follow_the_dose(analysis: Analysis) -> None:
         assert one(analysis.dose, kind="kl_base", **about).value == pytest.approx(0.2)
 
 
+def test_a_dose_says_where_its_reference_has_another(analysis: Analysis) -> None:
+    for dose in (1, 2, 4):
+        row = one(analysis.dose, kind="persistence", objective="safety", base=None, claim="recipe", axes={"dose": dose})
+        told = "against H alone at dose 1: the study keeps none at this dose"
+        assert (told in row.caveats) is (dose != 1)
+
+
 def test_degenerate_training_is_flagged_with_its_gate(analysis: Analysis) -> None:
     fired = {row.lineage: row for row in find(analysis.health, kind="degenerate", base="tiny-0") if row.value}
     assert set(fired) == {("H", "H"), ("S", "S")}
@@ -511,3 +518,22 @@ def test_rubrics_with_a_long_common_start_are_told_apart(tmp_path: Path) -> None
 def test_notes_of_the_caller_come_first(quick: Store) -> None:
     found = analyze(quick, draws=50, notes=("read this first",))
     assert found.notes[0] == "read this first" and len(found.notes) > 1
+
+
+def test_a_dose_is_held_against_the_second_stage_alone_at_that_dose(tmp_path: Path) -> None:
+    """Persistence at dose 2 by hand: (S,H at 2 − H at 2) / (S at 1 − H at 2), means over seeds and cases."""
+    doses = {("S",): (1,), ("H",): (1, 2), ("S", "H"): (1, 2)}
+    made = [checkpoint("tiny-0", (), 0, None)]
+    made += [checkpoint("tiny-0", one, dose, seed) for one, all_ in doses.items() for dose in all_ for seed in range(3)]
+    with write_study(tmp_path / "run", made, tests=30) as store:
+        table, found = store.score_table(), analyze(store, draws=50)
+
+    def mean(lineage: tuple[str, ...], dose: int) -> float:
+        picked = [c.lineage == lineage and c.axes.get("dose") == dose for c in table.checkpoints]
+        rows = np.array(picked)[table.checkpoint] & (table.objective == table.objectives.index("safety"))
+        return float(table.value[rows].mean())
+
+    top, bottom = mean(("S", "H"), 2) - mean(("H",), 2), mean(("S",), 1) - mean(("H",), 2)
+    row = one(found.dose, kind="persistence", objective="safety", base=None, claim="checkpoint", axes={"dose": 2})
+    assert row.value == pytest.approx(top / bottom)
+    assert not any("keeps none" in told for told in row.caveats)

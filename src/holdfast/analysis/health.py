@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import neg
 from typing import Any
 
@@ -15,6 +16,7 @@ from holdfast.analysis.design import (
     Design,
     Key,
     contrast,
+    dose_of,
     levels,
     over,
     subject,
@@ -65,11 +67,19 @@ def dose_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
 
 
 def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimate]:
-    """The three quantities of one two-stage configuration against its first and second stage alone."""
+    """The three quantities of one two-stage configuration against its first stage, and its second alone at its dose.
+
+    Where the second stage alone was kept at no such dose its smallest one stands in, and a caveat says so.
+    """
     core, number = without_dose(config[1]), design.objective(objective)
-    first, second = (design.main((stage,), core) for stage in config[0])
+    first, smallest = (design.main((stage,), core) for stage in config[0])
+    same: Config = (config[0][1:], config[1])
+    second = same if same in design.configs else smallest
     if first is None or second is None:
         return
+    caveats: tuple[str, ...] = ()
+    if second != same and dose_of(second) != dose_of(config):
+        caveats = (f"against {config[0][1]} alone at dose {dose_of(second):g}: the study keeps none at this dose",)
     # A coefficient of zero: all three quantities are of the replicates that have all three configurations.
     for fields, keys in levels(design.keys_for([config, first, second], objective)):
         about: dict[str, Any] = {**fields, **subject(config), "objective": objective}
@@ -77,8 +87,8 @@ def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimat
         top = contrast(design, number, over(keys, (config, 1.0), (second, -1.0), (first, 0.0)))
         lost = contrast(design, number, over(keys, (config, 1.0), (first, -1.0), (second, 0.0)))
         yield from differences(design, lost, "erosion", **about)
-        yield from differences(design, top, "retained", **about)
-        yield from ratios(design, top, bottom, **about)
+        for row in (*differences(design, top, "retained", **about), *ratios(design, top, bottom, **about)):
+            yield replace(row, caveats=(*caveats, *row.caveats))
 
 
 def _checkpoints(design: Design, keys: Sequence[tuple[str, str]], config: Config) -> list[int]:
