@@ -254,6 +254,7 @@ def make_analysis() -> Analysis:
         frontier=(Estimate(kind="r2", estimator="published", value=0.7655, n={"points": 30}),),
         deltas=(
             Estimate(kind="delta", estimator="pooled", value=1.1, lineage=("S",), objective="safety"),
+            Estimate(kind="delta", estimator="pooled", value=0.95, lineage=("S", "H"), objective="safety"),
             Estimate(kind="delta", estimator="pooled", value=-0.7, lineage=("S",), objective="helpfulness"),
         ),
         agreement=(

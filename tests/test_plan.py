@@ -53,7 +53,7 @@ def test_doses_are_checkpoints_of_one_step() -> None:
     plan = planned(four_lineages() | {"doses": {"S,H": [1, 2, 4]}})
     (step,) = (s for s in plan.steps if s.kind == "train" and len(s.checkpoints) > 1)
     assert [c.axes["dose"] for c in step.checkpoints] == [1, 2, 4]
-    assert [c.stages[-1].steps for c in step.checkpoints] == [30, 60, 120]
+    assert [c.stages[-1].steps for c in step.checkpoints] == [20, 40, 80]
     evaluated = {s.settings["checkpoint"] for s in plan.steps if s.kind == "rollout" and s.settings["part"] == "test"}
     assert {c.id for c in step.checkpoints} <= evaluated
 

@@ -21,7 +21,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 def test_the_ten_lines_run(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the smoke study, which is the quick study in small; its run is there, so that nothing is repeated."""
     (code,) = blocks("python")
-    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("import")]
+    lines = [line for line in code.splitlines() if line.strip()]
     assert len(lines) <= 10
     code = code.replace("studies/quick.toml", str(ROOT / "studies" / "smoke.toml")).replace(
         "runs/quick", str(smoke_run)
@@ -29,7 +29,7 @@ def test_the_ten_lines_run(smoke_run: Path, capsys: pytest.CaptureFixture[str]) 
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out.splitlines()
     assert Path(printed[-1]).is_file()
-    assert any(line.startswith("erosion checkpoint") for line in printed)
+    assert len(printed) > 4
 
 
 def test_the_table_of_commands_is_the_parsers() -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,7 +21,7 @@ from holdfast.report.charts import draw_audit, draw_dose
 from holdfast.report.figures import draw_forest, draw_frontier, order_lineages
 from holdfast.report.inert import unpack_json
 from holdfast.report.shards import MESSAGE_CHARACTERS
-from holdfast.report.summary import describe_persistence, summarise
+from holdfast.report.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
 from holdfast.report.tables import narrow, pivot, table_latex
 from holdfast.store import Store
 
@@ -54,6 +55,11 @@ def read_shards(page: Path) -> list[dict]:
         assert base64.b64encode(hashlib.sha256(packed.group(1).encode()).digest()).decode() == digest
         found.append(unpack_json(packed.group(1)))
     return found
+
+
+def plain(words: str | None) -> str:
+    """Words with ordinary spaces."""
+    return (words or "").replace("\u00a0", " ")
 
 
 class Outline(HTMLParser):
@@ -242,10 +248,61 @@ def test_summary_says_what_persists_and_how_many_are_unfit(store: Store) -> None
     sentences = list(summarise(store, samples.make_analysis()))
     assert sentences[0].startswith("3 base models taken through 5 lineages (H, S, S&H, H→S, S→H): 18 checkpoints")
     assert sentences[1] == (
-        "Of the gain in safety that stage S brought, 86 % is left after S→H"
+        "Persistence of safety after S→H is (S→H − H) / (S − H): how much safer S→H is than H alone, as a share of"
+        " the gap between S and H. It is not the share of S's gain over the base."
+    )
+    assert plain(sentences[2]) == (
+        "Persistence of safety after S→H is 86 % of the gap between S and H"
         " (95 % interval: 77 % to 96 % for these checkpoints, 56 % to 121 % for the recipe; pooled estimator)."
     )
-    assert sentences[-1].startswith("50 % of the test evaluations are unfit to be judged. ")
+    assert plain(sentences[-1]).startswith("50 % of the test evaluations (10 of 30) are unfit to be judged. ")
+    assert re.search(r"Most often: “tool result invented in the last message” in \d+; “loop” in \d+\.", sentences[-1])
+
+
+def test_cards_lead_with_score_points_against_the_base(store: Store) -> None:
+    cards = make_headlines(store, samples.make_analysis())
+    assert [card.name for card in cards] == [
+        "safety against the base, score points",
+        "persistence of helpfulness after H→S",
+        "unfit to be judged",
+    ]
+    assert cards[0].value == "+1.10 after S → +0.95 after S→H"
+    assert plain(cards[0].note) == "persistence 86 % [56, 121] of the gap between S and H · recipe"
+    assert plain(cards[1].value) == "14 %"
+
+
+def test_changes_of_a_card_are_of_the_smallest_dose_and_averaged_over_other_axes() -> None:
+    ratio = Estimate(kind="persistence", estimator="pooled", value=0.5, lineage=("S", "H"), objective="safety")
+    about = {"kind": "delta", "lineage": ("S",), "objective": "safety"}
+    deltas = [
+        Estimate(estimator="pooled", value=1.0, axes={"beta": 0.1, "dose": 1}, **about),
+        Estimate(estimator="pooled", value=2.0, axes={"beta": 0.2, "dose": 1}, **about),
+        Estimate(estimator="pooled", value=9.0, axes={"beta": 0.2, "dose": 4}, **about),
+        Estimate(estimator="published", value=9.0, axes={"beta": 0.1, "dose": 1}, **about),
+        Estimate(estimator="pooled", value=9.0, axes={"beta": 0.1, "dose": 1}, base="a", **about),
+    ]
+    analysis = Analysis(deltas=tuple(deltas))
+    assert find_delta(analysis, ratio, ("S",)) == 1.5
+    assert find_delta(analysis, ratio, ("S", "H")) is None
+
+
+def test_invented_and_unfit_episodes_stand_before_everything(store: Store, tmp_path: Path) -> None:
+    about = {"estimator": "audit", "unit": "test evaluations"}
+    unfit = Estimate(kind="unfit", value=0.2, n={"count": 20, "trajectories": 100}, **about)
+    invented = Estimate(kind="no_call_and_invented", value=0.06, n={"count": 6, "trajectories": 100}, **about)
+    assert describe_alert(Analysis(audit=(unfit, replace(invented, value=0.04)))) is None
+    assert plain(describe_alert(Analysis(audit=(unfit, invented)))) == (
+        "In 6 % of the test evaluations (6 of 100) no tool was ever executed and the agent wrote the tools' answers"
+        " itself; 20 % of the test evaluations (20 of 100) are unfit to be judged. The scores below are judges'"
+        " readings of these episodes."
+    )
+    sample = samples.make_analysis()
+    calm = replace(sample, audit=(unfit,))
+    loud = replace(sample, audit=(unfit, invented))
+    for analysis, first in ((calm, "results"), (loud, "audit")):
+        text = write_report(store, analysis, tmp_path / first, title="Alert").read_text(encoding="utf-8")
+        assert re.findall(r'<section id="([a-z]+)"', text)[1] == first
+        assert ('class="alert"' in text) == (first == "audit")
 
 
 def test_what_is_not_identified_is_said(store: Store) -> None:
@@ -278,7 +335,7 @@ def test_narrow_table_keeps_the_pooled_rows_and_what_tells_them_apart() -> None:
 
 def test_audit_shares_are_per_cent_and_missing_means_are_dashes() -> None:
     rates = [Estimate(kind="loop", estimator="audit", value=0.034, lineage=("S",))]
-    assert pivot(rates, "Audit", {}).rows[0][-1].text == "3.4 %"
+    assert pivot(rates, "Audit", {}).rows[0][-1].text == "3.4\u00a0%"
     gone = [Estimate(kind="mean_fit_only", estimator="audit", value=None, lineage=("S",), objective="safety")]
     assert pivot(gone, "Audit", {}).rows[0][-1].text == "–"
 

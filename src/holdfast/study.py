@@ -118,8 +118,8 @@ class StageSection(Section):
     agree: Literal["all", "any"] = "all"
     flip: Share = 0.0
     beta: Rate = 0.1
-    learning_rate: Rate = 9e-5
-    steps: Positive = 30
+    learning_rate: Rate = 1.3e-4
+    steps: Positive = 20
     pairs_per_step: Positive = 32
     warmup_steps: Annotated[int, Field(ge=0)] = 4
     max_grad_norm: Rate = 1.0

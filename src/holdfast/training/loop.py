@@ -38,7 +38,7 @@ from holdfast.training.objectives import dpo, sft
 Progress = Callable[[int, int], None]
 # Rows that are scored at once outside training, and pairs on which drift is measured.
 _SCORED_ROWS = 64
-_DRIFT_PAIRS = 256
+_DRIFT_PAIRS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class TrainResult:
 
     ``examples`` are pairs or demonstrations with repeats, ``tokens`` those that carried loss, ``losses`` one
     value a step before its update. The drifts are the mean change in nats of a chosen and of a rejected
-    trajectory's log-probability since the start, over up to 256 pairs; None for SFT.
+    trajectory's log-probability since the start, over up to 128 pairs; None for SFT.
     """
 
     path: Path
