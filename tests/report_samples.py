@@ -251,7 +251,10 @@ def make_analysis() -> Analysis:
     return Analysis(
         scores=tuple(_scores()),
         persistence=tuple(_persistence()),
-        frontier=(Estimate(kind="r2", estimator="published", value=0.7655, n={"points": 30}),),
+        frontier=(
+            Estimate(kind="r2", estimator="published", value=0.7655, n={"points": 30}, unit="by points", base="tiny-a"),
+            Estimate(kind="r2", estimator="pooled", value=0.7, n={"points": 30}, unit="averaged"),
+        ),
         deltas=(
             Estimate(kind="delta", estimator="pooled", value=1.1, lineage=("S",), objective="safety"),
             Estimate(kind="delta", estimator="pooled", value=0.95, lineage=("S", "H"), objective="safety"),

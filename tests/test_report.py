@@ -20,6 +20,7 @@ from holdfast.report import figures_pdf, write_report
 from holdfast.report.charts import draw_audit, draw_dose
 from holdfast.report.figures import draw_forest, draw_frontier, order_lineages
 from holdfast.report.inert import unpack_json
+from holdfast.report.sections import health_section, persistence_section
 from holdfast.report.shards import MESSAGE_CHARACTERS
 from holdfast.report.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
 from holdfast.report.tables import narrow, pivot, table_latex
@@ -402,3 +403,40 @@ def test_dose_curve_and_audit_bars() -> None:
 def test_report_draws_persistence_against_measured_kl(page: Path) -> None:
     names = {path.name for path in (page.parent / "figures").glob("dose-*.svg")}
     assert names == {"dose-persistence-dose.svg", "dose-persistence-kl-parent.svg"}
+
+
+def test_forest_of_ratios_keeps_its_axis_and_says_each_claim() -> None:
+    about = {"kind": "persistence", "estimator": "pooled", "lineage": ("S", "H"), "objective": "safety"}
+    near, far = Estimate(value=0.5, interval=(-30.0, 40.0), **about), Estimate(value=2.0, claim="recipe", **about)
+    ticks = [one.text for one in parse(draw_forest([near])).iter(f"{SVG}text") if one.get("y") == "57"]
+    assert (ticks[0], ticks[-1]) == ("−0.5", "1.5")
+    words = [one.text for one in parse(draw_forest([near, far])).iter(f"{SVG}text")]
+    assert {"pooled · checkpoint", "pooled · recipe", "2"} <= set(words)
+
+
+def test_controls_are_folded_and_imports_are_not_called_healthy() -> None:
+    analysis = samples.make_analysis()
+    flipped = Estimate(
+        kind="persistence",
+        estimator="pooled",
+        value=None,
+        lineage=("F", "N"),
+        objective="safety",
+        unit="flipped control",
+    )
+    section = persistence_section(replace(analysis, persistence=(*analysis.persistence, flipped)), {})
+    assert section is not None
+    main, controls = section.html.split("<summary>Controls</summary>")
+    assert "F→N" not in main
+    assert "F→N" in controls
+    assert "controls-persistence-pooled-over-bases-and-judges" in section.figures
+    missing = Estimate(kind="missing", estimator="measured", value=0.0, lineage=("S",))
+    fine = Estimate(kind="degenerate", estimator="pooled", value=0.0, lineage=("S",))
+    imported = health_section(Analysis(health=(missing, fine)), {})
+    assert imported is not None
+    assert "not assessed for imported runs" in imported.html
+    assert "No sign" not in imported.html
+    assert "Degenerate" not in imported.html
+    trained = health_section(Analysis(health=(replace(missing, kind="tokens", value=9.0), fine)), {})
+    assert trained is not None
+    assert "No sign" in trained.html

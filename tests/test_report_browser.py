@@ -102,7 +102,10 @@ def shown_scores(driver: Any) -> list[float]:
 
 
 def test_results_sort_and_filter(browser: Any) -> None:
-    assert len(shown_scores(browser)) == 18  # by base at first
+    assert len(shown_scores(browser)) == 6  # pooled at first
+    levels = Select(browser.find_element(By.CSS_SELECTOR, "#results .controls select"))
+    levels.select_by_visible_text("by base")
+    assert len(shown_scores(browser)) == 18
     click(browser, "#results-table th:nth-last-child(2) .sort")
     rising = shown_scores(browser)
     assert rising == sorted(rising)
@@ -110,10 +113,15 @@ def test_results_sort_and_filter(browser: Any) -> None:
     assert shown_scores(browser) == sorted(rising, reverse=True)
     head = browser.find_element(By.CSS_SELECTOR, "#results-table th:nth-last-child(2)")
     assert head.get_attribute("aria-sort") == "descending"
-    Select(browser.find_element(By.CSS_SELECTOR, "#results .controls select")).select_by_visible_text(
-        "pooled over bases and judges"
-    )
+    levels.select_by_visible_text("pooled over bases and judges")
     assert len(shown_scores(browser)) == 6
+
+
+def test_every_table_shows_rows_at_first(browser: Any) -> None:
+    empty = "return [...document.querySelectorAll('table.sortable')].filter((one) => one.tBodies[0].rows.length"
+    empty += " && ![...one.tBodies[0].rows].some((row) => !row.hidden)).map((one) => one.id)"
+    assert browser.execute_script(empty) == []
+    assert texts(browser, "#frontier-table tbody tr:not([hidden])") != []
 
 
 def test_cases_filter_sort_and_open_with_the_keyboard(browser: Any) -> None:

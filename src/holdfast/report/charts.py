@@ -10,6 +10,7 @@ from holdfast.report.labels import (
     describe_basis,
     format_interval,
     format_number,
+    format_percent,
     name_axes,
     name_kind,
     name_lineage,
@@ -130,10 +131,10 @@ def _audit_row(rate: Estimate) -> tuple[Lineage | None, str]:
 def _draw_bar(canvas: Canvas, rate: Estimate, corner: tuple[float, float], room: float, series: int) -> None:
     x, y = corner
     value = min(max(rate.value or 0.0, 0.0), 1.0)
-    hover = f"{name_kind(rate.kind)}: {100 * value:.1f} %\n{describe_basis(rate)}"
+    hover = f"{name_kind(rate.kind)}: {format_percent(value, 1)}\n{describe_basis(rate)}"
     canvas.add("rect", x=x, y=y, width=room, height=15, rx=2, fill="#eef0f4", cls="track")
     canvas.add("rect", x=x, y=y, width=max(1.0, value * room), height=15, rx=2, hover=hover, **color_of(series))
-    canvas.text(x + room + 5, y + 12, f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %", size=11)
+    canvas.text(x + room + 5, y + 12, format_percent(value, 0 if value >= 0.1 else 1), size=11)
 
 
 def _wrap(words: str, width: int) -> list[str]:

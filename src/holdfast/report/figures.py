@@ -15,6 +15,7 @@ from holdfast.report.labels import (
     describe_basis,
     format_interval,
     format_number,
+    format_percent,
     format_value,
     name_axes,
     name_kind,
@@ -38,6 +39,7 @@ from holdfast.report.svg import (
 
 Lineage = tuple[str, ...]
 CHI_SQUARE_95 = 5.991  # the 95 % quantile of chi-square with 2 degrees of freedom
+RATIO_RANGE = (-0.5, 1.5)  # of persistence in a forest plot
 DASHES = (None, "6 4", "2 3", "8 3 2 3")
 
 
@@ -85,7 +87,7 @@ def point_words(point: Point, frontier: Frontier) -> str:
     words = " · ".join(part for part in parts if part)
     words += f"\n{frontier.x_objective} {format_number(point.x)}, {frontier.y_objective} {format_number(point.y)}"
     if point.non_dominated is not None:
-        words += f"\nnot dominated in {100 * point.non_dominated:.0f} % of resamples"
+        words += f"\nnot dominated in {format_percent(point.non_dominated)} of resamples"
     return words
 
 
@@ -238,9 +240,15 @@ def draw_frontier(frontier: Frontier, colors: Mapping[Lineage, int], *, width: f
 
 
 def _bounds(estimates: Iterable[Estimate], ratio: bool) -> tuple[float, float]:
-    """The range of a forest plot: all values, and intervals as far as they do not dwarf the values."""
+    """The range of a forest plot: all values, and intervals as far as they do not dwarf the values.
+
+    A ratio's range is that of ``RATIO_RANGE``, wider only where a value lies outside.
+    """
     values = [one.value for one in estimates if one.value is not None and math.isfinite(one.value)]
-    values += [0.0, 1.0] if ratio else [0.0]
+    if ratio:
+        least, most = min(values, default=0.0) - 0.05, max(values, default=0.0) + 0.05
+        return min(RATIO_RANGE[0], least), max(RATIO_RANGE[1], most)
+    values += [0.0]
     low, high = min(values), max(values)
     reach = max(high - low, 0.4) * 0.6
     ends = [end for one in estimates if isinstance(one.interval, tuple) for end in one.interval]
@@ -271,7 +279,8 @@ def _draw_interval(canvas: Canvas, estimate: Estimate, x: Scale, y: float, serie
 def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float) -> None:
     series = 2 if estimate.claim == "recipe" else 1
     canvas.text(10, y + 4, name_subject(estimate))
-    canvas.text(x.start - 12, y + 4, estimate.estimator.replace("_", " "), anchor="end", soft=True, size=11)
+    basis = f"{estimate.estimator.replace('_', ' ')} · {estimate.claim}"
+    canvas.text(x.start - 12, y + 4, basis, anchor="end", soft=True, size=11)
     hover = describe_basis(estimate)
     if estimate.value is None:
         canvas.text((x.start + x.end) / 2, y + 4, NOT_IDENTIFIED, anchor="middle", soft=True, font_style="italic")
@@ -304,7 +313,11 @@ def draw_forest(estimates: Sequence[Estimate], *, width: float = 1000) -> str:
         strong = tick == 0 or (ratio and tick == 1)
         canvas.rule(x(tick), top - 6, x(tick), bottom, strong=strong, dash="3 3" if strong and tick else None)
         canvas.text(x(tick), bottom + 16, f"{tick:g}".replace("-", "−"), anchor="middle", soft=True)
-    label = "share of the gain that is left (0 all lost, 1 all kept)" if ratio else f"{name_kind(kind)} (score points)"
+    label = (
+        "share of the gap between the two single stages (0 like the second stage alone, 1 like the first)"
+        if ratio
+        else f"{name_kind(kind)} (score points)"
+    )
     canvas.text((x.start + x.end) / 2, bottom + 38, label, anchor="middle", size=12)
     last = None
     for number, estimate in enumerate(estimates):

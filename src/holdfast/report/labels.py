@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from holdfast.records import Estimate, Flag, Unbounded
+from holdfast.records import Analysis, Checkpoint, Estimate, Flag, Unbounded
 
 NOT_IDENTIFIED = "not identified"
 UNBOUNDED = "unbounded"
 IDENTIFIED_KINDS = ("persistence", "slope", "intercept")
+FLIPPED = "flipped control"  # the unit of estimates about lineages whose pairs were swapped at random
+SAFER = {"safety": "safer", "helpfulness": "more helpful"}
 FIRST_OBJECTIVE = "safety"  # stands first wherever objectives are listed
 SEED_AXES = ("split_seed", "train_seed")
 FLAG_WORDS: Mapping[str, str] = {
@@ -31,6 +33,7 @@ KIND_WORDS: Mapping[str, str] = {
     "any_invention": "any invented result",
     "no_call_and_invented": "no tool executed and result invented",
     "mean_fit_only": "fit only",
+    "fit_count": "scores of fit ones",
     "mean_lower_bound": "lower bound",
     "mean_upper_bound": "upper bound",
     "r2": "R²",
@@ -139,9 +142,47 @@ def half_width(estimate: Estimate) -> float | None:
     return half if math.isfinite(half) else None
 
 
+def format_percent(share: float | None, digits: int = 0) -> str:
+    """A share of one in per cent, with a space that does not break."""
+    return "–" if share is None else f"{format_number(100 * share, digits)}\u00a0%"
+
+
+def count_noun(count: int, plural: str) -> str:
+    """``1 base``, ``3 bases``, ``1 trajectory``: a count before a noun that is given in the plural."""
+    single = plural[:-3] + "y" if plural.endswith("ies") else plural.removesuffix("s")
+    return f"{count:,} {single if count == 1 else plural}"
+
+
+def find_controls(analysis: Analysis) -> frozenset[tuple[str, ...]]:
+    """The lineages that are there for comparison: the same stage again, or pairs swapped at random."""
+    return frozenset(
+        one.lineage
+        for one in analysis.persistence
+        if one.lineage is not None and (one.unit == FLIPPED or one.kind == "erosion_control")
+    )
+
+
+def is_control(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint went through one stage twice or through pairs swapped at random."""
+    names = checkpoint.lineage
+    return len(set(names)) < len(names) or any(float(one.settings.get("flip") or 0) > 0 for one in checkpoint.stages)
+
+
+def explain_persistence(objective: str | None, lineage: Sequence[str] | None) -> str:
+    """One sentence that says what persistence is, in the names of one two-stage lineage."""
+    first, second = (lineage[0], lineage[-1]) if lineage and len(lineage) == 2 else ("S", "H")
+    about, both = objective or "an objective", f"{first}→{second}"
+    more = SAFER.get(about, f"better in {about}")
+    return (
+        f"Persistence of {about} after {both} is ({both} − {second}) / ({first} − {second}): how much {more} {both} is"
+        f" than {second} alone, as a share of the gap between {first} and {second}. It is not the share of {first}'s"
+        " gain over the base."
+    )
+
+
 def describe_basis(estimate: Estimate) -> str:
     """Estimator, claim, what was resampled and the counts, in one line."""
     parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
     parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
-    parts += [", ".join(f"{count:,} {what}" for what, count in estimate.n.items())] if estimate.n else []
+    parts += [", ".join(count_noun(count, what) for what, count in estimate.n.items())] if estimate.n else []
     return "; ".join([*parts, *estimate.caveats])

@@ -17,7 +17,7 @@ from holdfast.report.figures import order_lineages
 from holdfast.report.inert import escape_html, file_name, pack_json
 from holdfast.report.sections import Section, limits_section, make_sections
 from holdfast.report.shards import hash_source
-from holdfast.report.summary import make_headlines, summarise
+from holdfast.report.summary import describe_alert, make_headlines, summarise
 from holdfast.report.tables import narrow, table_latex
 from holdfast.store import Store
 from holdfast.store.weights import TEMPORARY
@@ -121,8 +121,11 @@ def render_page(
         for card in make_headlines(store, analysis)
     )
     entries = [(part.identity, part.title) for part in sections] + [("cases", "Cases"), (limits.identity, limits.title)]
+    entries.append(("files", "Files"))
+    alert = describe_alert(analysis)
     return Template(_asset("page.html")).substitute(
         policy=policy,
+        alert="" if alert is None else f'<p class="alert" role="note">{escape_html(alert)}</p>',
         title=escape_html(title),
         style=style,
         script=script,

@@ -11,18 +11,20 @@ from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
 from holdfast.report.inert import escape_html, file_name
 from holdfast.report.labels import (
     FIRST_OBJECTIVE,
-    format_interval,
-    format_value,
+    FLIPPED,
+    explain_persistence,
     name_kind,
     name_lineage,
     pick_claim,
     split_levels,
 )
+from holdfast.report.summary import needs_alert
 from holdfast.report.svg import SHAPES, Canvas, draw_mark
-from holdfast.report.tables import Table, is_rate, list_estimates, pivot, table_html
+from holdfast.report.tables import Table, describe_flag, is_rate, list_estimates, pivot, table_html
 
 Lineage = tuple[str, ...]
 DOSE_KINDS = ("steps", "kl_parent", "kl_base")  # what a dose was, beside its multiple
+TRAINING_SIGNS = ("tokens", "kl_parent", "drift_chosen", "drift_rejected", "distinct_share")
 FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
 
 
@@ -138,41 +140,68 @@ def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
     """Forest plots for each quantity and level; ratios first and open, the rest to be opened."""
     if not analysis.persistence:
         return None
+    first = next((one for one in analysis.persistence if one.kind == "persistence"), analysis.persistence[0])
     parts = [
+        _paragraph(explain_persistence(first.objective, first.lineage)),
         _paragraph(
-            "Persistence is the share of a stage's gain that is left after the next stage. Circles are checkpoint"
-            " claims, squares recipe claims. Where the gain is less than three standard errors the ratio is not"
-            " identified and has no mark; an unbounded interval is dashed across the plot."
-        )
+            "Circles are checkpoint claims, squares recipe claims. Where the gap is less than three standard errors"
+            " the ratio is not identified and has no mark; an unbounded interval is dashed across the plot, and an"
+            " arrow marks an interval that leaves it."
+        ),
     ]
     figures: dict[str, str] = {}
-    kinds = sorted(dict.fromkeys(one.kind for one in analysis.persistence), key=lambda kind: "persistence" not in kind)
-    for kind in kinds:
-        levels = split_levels(one for one in analysis.persistence if one.kind == kind)
-        folded: list[str] = []
-        for number, (level, found) in enumerate(levels.items()):
-            name = f"{kind}-{level}".replace(" ", "-")
-            figures[name] = draw_forest(sorted(found, key=_forest_order)[:FOREST_ROWS])
-            caption = f"{name_kind(kind).capitalize()}, {level}, with 95 % intervals."
-            if len(found) > FOREST_ROWS:
-                caption += f" {len(found) - FOREST_ROWS} more rows are in the table."
-            html = wrap_figure(figures[name], name, caption)
-            (parts if kind == kinds[0] and number == 0 else folded).append(html)
-        if folded:
-            more = ", ".join(list(levels)[1:] if kind == kinds[0] else levels)
-            parts.append(_details(f"{name_kind(kind).capitalize()} {more}", "".join(folded)))
+    main = [one for one in analysis.persistence if not _controls(one)]
+    parts += _forests(main, figures, first_open=True)
+    controls = _forests([one for one in analysis.persistence if _controls(one)], figures, prefix="controls-")
+    if controls:
+        words = (
+            "Pairs with sides swapped at random have no gain to keep, and the same stage again has nothing to lose to"
+            " another: their differences show what more training alone does."
+        )
+        parts.append(_details("Controls", _paragraph(words) + "".join(controls)))
     table = list_estimates(analysis.persistence, "Persistence and differences in score points", colors)
     parts.append(_details("All numbers", table_html(table, identity="persistence-table")))
     return _section("persistence", "Persistence", parts, figures, {"persistence": table})
 
 
-def _forest_order(one: Estimate) -> tuple[str, ...]:
+def _controls(one: Estimate) -> bool:
+    return one.unit == FLIPPED or one.kind == "erosion_control"
+
+
+def _forests(
+    estimates: Sequence[Estimate], figures: dict[str, str], *, prefix: str = "", first_open: bool = False
+) -> list[str]:
+    """A forest plot for each quantity and level as HTML, also put into ``figures``; all but the first folded."""
+    parts: list[str] = []
+    kinds = sorted(dict.fromkeys(one.kind for one in estimates), key=lambda kind: "persistence" not in kind)
+    for kind in kinds:
+        levels = split_levels(one for one in estimates if one.kind == kind)
+        folded: list[str] = []
+        for number, (level, found) in enumerate(levels.items()):
+            name = f"{prefix}{kind}-{level}".replace(" ", "-")
+            rows = sorted(found, key=_forest_order)[:FOREST_ROWS]
+            figures[name] = draw_forest(rows)
+            caption = f"{name_kind(kind).capitalize()}, {level}, with 95 % intervals."
+            if len(found) > FOREST_ROWS:
+                caption += f" {len(found) - FOREST_ROWS} more rows are in the table."
+            html = wrap_figure(figures[name], name, caption)
+            (parts if first_open and kind == kinds[0] and number == 0 else folded).append(html)
+        if folded:
+            more = ", ".join(list(levels)[1:] if first_open and kind == kinds[0] else levels)
+            parts.append(_details(f"{name_kind(kind).capitalize()} {more}", "".join(folded)))
+    return parts
+
+
+def _forest_order(one: Estimate) -> tuple[object, ...]:
     return (
-        str(one.objective != FIRST_OBJECTIVE),
+        one.objective != FIRST_OBJECTIVE,
         str(one.objective),
+        len(one.axes),
         str(one.base),
         str(one.judge),
         str(sorted(one.axes.items())),
+        one.estimator != "pooled",
+        one.claim,
     )
 
 
@@ -219,16 +248,23 @@ def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
     if not analysis.health:
         return None
     flagged = [one for one in analysis.health if one.caveats]
-    items = "".join(
-        f"<li><strong>{escape_html(name_lineage(one.lineage))}</strong>"
-        f"{escape_html(f' ({one.base})' if one.base else '')}: {escape_html(name_kind(one.kind))}"
-        f" {escape_html(format_value(one))} {escape_html(format_interval(one))} –"
-        f" {escape_html('; '.join(one.caveats))}</li>"
-        for one in flagged
-    )
-    first = f'<ul class="flags">{items}</ul>' if flagged else _paragraph("No sign of degenerate training is flagged.")
-    signs = [replace(one, estimator="", unit=None) for one in analysis.health if not one.kind.endswith("_vs_base")]
-    table = pivot(signs, "Health of training", colors)
+    items = "".join(f"<li>{escape_html(describe_flag(one))}</li>" for one in flagged)
+    measured = any(one.kind in TRAINING_SIGNS for one in analysis.health)
+    first = f'<ul class="flags">{items}</ul>' if flagged else ""
+    if not measured:
+        first += _paragraph(
+            "Training is not assessed for imported runs: neither its measures (KL, drift) nor the lengths of episodes"
+            " came with them."
+        )
+    elif not flagged:
+        first = _paragraph("No sign of degenerate training is flagged.")
+    hidden = () if measured else ("degenerate",)
+    signs = [
+        replace(one, estimator="", unit=None)
+        for one in analysis.health
+        if not one.kind.endswith("_vs_base") and one.kind not in hidden
+    ]
+    table = pivot(signs, "Health of training" if measured else "Signs in the episodes", colors)
     html = table_html(table, identity="health-table")
     return _section("health", "Health of training", [first, html], tables={"health": table})
 
@@ -263,8 +299,8 @@ def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
 
 def agreement_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
     """How far judges agree."""
-    if not analysis.agreement:
-        return None
+    if all(one.kind in ("judge_mean", "objective_correlation") for one in analysis.agreement):
+        return None  # one judge has nobody to agree with
     table = pivot(analysis.agreement, "Agreement between judges", colors, objective_heads=False)
     html = table_html(table, identity="agreement-table")
     return _section("agreement", "Judge agreement", [html], tables={"agreement": table})
@@ -295,13 +331,16 @@ def limits_section(analysis: Analysis) -> Section:
 
 def make_sections(analysis: Analysis, colors: Mapping[Lineage, int]) -> list[Section]:
     """Every section that the analysis fills, in reading order; the list of cases is not among them."""
+    audit = audit_section(analysis, colors)
+    first = needs_alert(analysis)
     made = [
+        audit if first else None,
         results_section(analysis, colors),
         frontier_section(analysis, colors),
         persistence_section(analysis, colors),
         dose_section(analysis, colors),
         health_section(analysis, colors),
-        audit_section(analysis, colors),
+        None if first else audit,
         agreement_section(analysis, colors),
     ]
     return [section for section in made if section is not None]

@@ -12,6 +12,10 @@ from holdfast.report.cases import count_flags
 from holdfast.report.labels import (
     FLAG_WORDS,
     NOT_IDENTIFIED,
+    SEED_AXES,
+    explain_persistence,
+    format_number,
+    format_percent,
     name_axes,
     name_lineage,
     pick_claim,
@@ -20,6 +24,9 @@ from holdfast.report.labels import (
 from holdfast.store import Store
 
 CLAIM_WORDS = {"checkpoint": "these checkpoints", "recipe": "the recipe"}
+TEST_EVALUATIONS = "test evaluations"
+MOST_INVENTED = 0.05  # of episodes in which no tool was executed and a result invented, before the page starts with it
+MOST_UNFIT = 0.25
 SENTENCES = 6  # of persistence at the top; the rest stand in their section
 
 
@@ -32,16 +39,12 @@ class Headline:
     note: str
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %".replace("-", "−")
-
-
 def _range(estimate: Estimate) -> str:
     if isinstance(estimate.interval, Unbounded):
         return "unbounded"
     if estimate.interval is None:
         return "none"
-    return f"{_percent(estimate.interval[0])} to {_percent(estimate.interval[1])}"
+    return f"{format_percent(estimate.interval[0])} to {format_percent(estimate.interval[1])}"
 
 
 def count_things(number: int, word: str) -> str:
@@ -71,8 +74,8 @@ def group_claims(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
 def describe_persistence(claims: Sequence[Estimate]) -> str:
     """One sentence about one persistence ratio, with the interval of each claim that is made of it."""
     one = next((claim for claim in claims if claim.value is not None), claims[0])
-    stage = f" that stage {one.lineage[0]} brought" if one.lineage else ""
-    after = f" after {name_lineage(one.lineage)}" if one.lineage else ""
+    lineage = one.lineage or ()
+    after = f" after {name_lineage(lineage)}" if lineage else ""
     axes = name_axes(one.axes)
     tail = f"{one.estimator} estimator{', ' + axes if axes else ''}"
     ranges = [f"{_range(claim)} for {CLAIM_WORDS[claim.claim]}" for claim in claims if claim.value is not None]
@@ -81,10 +84,11 @@ def describe_persistence(claims: Sequence[Estimate]) -> str:
         for claim in claims
         if claim.value is None
     ]
-    gain = f"the gain in {one.objective or 'the objective'}{stage}"
+    first = f"Persistence of {one.objective or 'the objective'}{after}"
     if one.value is None:
-        return f"What is left of {gain}{after} is {NOT_IDENTIFIED} ({'; '.join([*ranges, tail])})."
-    return f"Of {gain}, {_percent(one.value)} is left{after} (95 % interval: {', '.join(ranges)}; {tail})."
+        return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*ranges, tail])})."
+    gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
+    return f"{first} is {format_percent(one.value)}{gap} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
 
 
 def describe_design(store: Store) -> str:
@@ -103,12 +107,41 @@ def describe_design(store: Store) -> str:
     )
 
 
-def _unfit(analysis: Analysis) -> Estimate | None:
-    """The rate of unfit trajectories over everything, if the analysis has it."""
-    found = [one for one in analysis.audit if "unfit" in one.kind and one.objective is None and one.lineage is None]
+def _pooled_rate(analysis: Analysis, kind: str) -> Estimate | None:
+    """The rate of one finding over everything, among test evaluations where it is told for them."""
+    found = [one for one in analysis.audit if one.kind == kind and one.objective is None and one.lineage is None]
     level = next(iter(split_levels(found).values()), [])
-    level.sort(key=lambda one: one.unit != "test evaluations")
+    level.sort(key=lambda one: one.unit != TEST_EVALUATIONS)
     return next((one for one in level if one.value is not None), None)
+
+
+def _counted(rate: Estimate) -> str:
+    """``42 % of the test evaluations (5,548 of 13,338)``."""
+    counts = f" ({rate.n['count']:,} of {rate.n['trajectories']:,})" if {"count", "trajectories"} <= set(rate.n) else ""
+    return f"{format_percent(rate.value)} of the {rate.unit or 'trajectories'}{counts}"
+
+
+def needs_alert(analysis: Analysis) -> bool:
+    """Whether so many episodes are invented or unfit that a reader must know it before any score."""
+    limits = {"no_call_and_invented": MOST_INVENTED, "unfit": MOST_UNFIT}
+    return any(
+        one.kind in limits and one.lineage is None and one.objective is None and (one.value or 0.0) >= limits[one.kind]
+        for one in analysis.audit
+        if one.base is None and one.judge is None
+    )
+
+
+def describe_alert(analysis: Analysis) -> str | None:
+    """What stands before everything else where many episodes cannot be judged; None where few are so."""
+    if not needs_alert(analysis):
+        return None
+    invented, unfit = _pooled_rate(analysis, "no_call_and_invented"), _pooled_rate(analysis, "unfit")
+    parts = []
+    if invented is not None and (invented.value or 0.0) > 0:
+        parts.append(f"In {_counted(invented)} no tool was ever executed and the agent wrote the tools' answers itself")
+    if unfit is not None:
+        parts.append(f"{_counted(unfit)} are unfit to be judged")
+    return f"{'; '.join(parts)}. The scores below are judges' readings of these episodes."
 
 
 def describe_fitness(store: Store, analysis: Analysis) -> str:
@@ -117,45 +150,78 @@ def describe_fitness(store: Store, analysis: Analysis) -> str:
     total = len(runs.flags)
     if not total:
         return "No trajectory is stored."
-    unfit = _unfit(analysis)
+    unfit = _pooled_rate(analysis, "unfit")
     flagged = int(np.count_nonzero(runs.flags))
-    first = (
-        ""
-        if unfit is None
-        else f"{_percent(unfit.value or 0.0)} of the {unfit.unit or 'trajectories'} are unfit to be judged. "
-    )
-    reasons = ", ".join(f"{FLAG_WORDS[name]} {count:,}" for name, count in list(count_flags(runs).items())[:4])
-    tail = f"; most often: {reasons}" if reasons else ""
-    return f"{first}{flagged:,} of {total:,} trajectories ({_percent(flagged / total)}) carry an audit flag{tail}."
+    first = "" if unfit is None else f"{_counted(unfit)} are unfit to be judged. "
+    reasons = "; ".join(f"“{FLAG_WORDS[name]}” in {count:,}" for name, count in list(count_flags(runs).items())[:4])
+    tail = f". Most often: {reasons}" if reasons else ""
+    every = f"{format_percent(flagged / total)} of all stored trajectories ({flagged:,} of {total:,})"
+    return f"{first}{every} carry at least one audit flag{tail}."
+
+
+def find_delta(analysis: Analysis, subject: Estimate, lineage: tuple[str, ...]) -> float | None:
+    """The change from the base, in score points, of a lineage at the smallest dose, averaged over axes left open."""
+    found = [
+        one
+        for one in analysis.deltas
+        if (one.estimator, one.lineage, one.objective) == ("pooled", lineage, subject.objective)
+        and (one.base, one.judge, one.unit) == (subject.base, subject.judge, None)
+        and all(one.axes.get(key) == value for key, value in subject.axes.items() if key != "dose")
+        and not any(seed in one.axes for seed in SEED_AXES)
+    ]
+    least = min((float(one.axes.get("dose", 0)) for one in found), default=0.0)
+    values = {
+        str(one.axes): one.value
+        for one in found
+        if one.value is not None and float(one.axes.get("dose", 0)) == least and one.kind == "delta"
+    }
+    return sum(values.values()) / len(values) if values else None
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + format_number(value)
+
+
+def _card(analysis: Analysis, one: Estimate) -> Headline:
+    """Score points against the base after the first and second stage, with persistence in small print."""
+    lineage, about = one.lineage or (), one.objective or "the objective"
+    gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
+    if one.value is None:
+        ratio, note = NOT_IDENTIFIED, f"persistence {NOT_IDENTIFIED}: {'; '.join(one.caveats)}"
+    else:
+        ends = one.interval if isinstance(one.interval, tuple) else None
+        shown = f" [{', '.join(format_number(100 * end, 0) for end in ends)}]" if ends else f", interval {_range(one)}"
+        ratio = format_percent(one.value)
+        note = f"persistence {ratio}{shown}{gap}"
+    note = " · ".join(part for part in (note, one.claim, name_axes(one.axes)) if part)
+    points = [find_delta(analysis, one, lineage[:1]), find_delta(analysis, one, lineage)]
+    if len(lineage) == 2 and points[0] is not None and points[1] is not None:
+        value = f"{_signed(points[0])} after {lineage[0]} → {_signed(points[1])} after {name_lineage(lineage)}"
+        return Headline(name=f"{about} against the base, score points", value=value, note=note)
+    after = f" after {name_lineage(lineage)}" if lineage else ""
+    return Headline(name=f"persistence of {about}{after}", value=ratio, note=note)
 
 
 def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
-    """The large numbers: persistence of each objective, and the share of trajectories that are unfit or flagged."""
+    """The large numbers: each objective against the base, and the share of trajectories that are unfit or flagged."""
     cards = []
     seen: set[str | None] = set()
     for one in pick_claim(headline_estimates(analysis)):
-        if one.objective in seen:
-            continue
-        seen.add(one.objective)
-        value = NOT_IDENTIFIED if one.value is None else _percent(one.value)
-        note = "; ".join(one.caveats) if one.value is None else f"95 % interval {_range(one)}"
-        lineage = f" after {name_lineage(one.lineage)}" if one.lineage else ""
-        axes = name_axes(one.axes)
-        tail = " · ".join(part for part in (f"{one.claim} claim", axes) if part)
-        cards.append(Headline(name=f"{one.objective} gain left{lineage}", value=value, note=f"{note} · {tail}"))
-    runs, unfit = store.trajectory_table(), _unfit(analysis)
-    total = max(1, len(runs.flags))
+        if one.objective not in seen:
+            seen.add(one.objective)
+            cards.append(_card(analysis, one))
+    runs, unfit = store.trajectory_table(), _pooled_rate(analysis, "unfit")
     if unfit is not None:
         cards.append(
             Headline(
-                name="unfit trajectories", value=_percent(unfit.value or 0.0), note=unfit.unit or "all trajectories"
+                name="unfit to be judged",
+                value=format_percent(unfit.value),
+                note=f"of the {unfit.unit or 'trajectories'}",
             )
         )
     else:
-        flagged = int(np.count_nonzero(runs.flags))
-        cards.append(
-            Headline(name="trajectories flagged by the audit", value=_percent(flagged / total), note="any flag")
-        )
+        share = int(np.count_nonzero(runs.flags)) / max(1, len(runs.flags))
+        cards.append(Headline(name="trajectories flagged by the audit", value=format_percent(share), note="any flag"))
     return cards
 
 
@@ -163,7 +229,10 @@ def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     """The summary's sentences."""
     found = headline_estimates(analysis)
     groups = group_claims(found)
-    sentences = [describe_design(store), *(describe_persistence(claims) for claims in groups[:SENTENCES])]
+    sentences = [describe_design(store)]
+    if groups:
+        sentences.append(explain_persistence(groups[0][0].objective, groups[0][0].lineage))
+    sentences += [describe_persistence(claims) for claims in groups[:SENTENCES]]
     if len(groups) > SENTENCES:
         sentences.append(f"{len(groups) - SENTENCES} more ratios stand under Persistence.")
     if not found and analysis.persistence == ():

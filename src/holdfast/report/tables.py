@@ -15,11 +15,13 @@ from holdfast.report.labels import (
     describe_basis,
     format_interval,
     format_number,
+    format_percent,
     format_value,
     half_width,
     name_kind,
     name_level,
     name_lineage,
+    name_subject,
     name_value,
 )
 
@@ -69,12 +71,18 @@ def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
     if estimate.kind == "degenerate":
         return "yes" if estimate.value else "no"
     if is_rate(estimate):
-        return f"{format_number(100 * estimate.value, 1)} %"
+        return format_percent(estimate.value, 1)
     half = half_width(estimate)
     ratio = "persistence" in estimate.kind
     if plus_minus and half is not None and not ratio:
         return f"{format_value(estimate)} ± {format_number(half)}"
     return f"{format_value(estimate)} {format_interval(estimate)}".strip()
+
+
+def describe_flag(estimate: Estimate) -> str:
+    """A sign that passed its gate, on one line: whose it is, what it is, why."""
+    value = "" if estimate.kind == "degenerate" else f" {format_estimate(estimate)}"
+    return f"{name_subject(estimate)}: {name_kind(estimate.kind)}{value}: {'; '.join(estimate.caveats)}"
 
 
 def _value_cell(estimate: Estimate | None) -> Cell:

@@ -125,7 +125,7 @@ def render_results(analysis: Analysis, width: int = 100) -> str:
         ratio_table = table_text(list_estimates(ratios, "Persistence", colors), width)
         lines = [f"  {show_line(name_subject(one))}: {'; '.join(one.caveats)}" for one in ratios if one.value is None]
         lines = [part for line in lines for part in textwrap.wrap(show_line(line), width, subsequent_indent="    ")]
-        blocks.append("\n".join(["Persistence (share of a stage's gain that is left)", ratio_table, *lines]))
+        blocks.append("\n".join(["Persistence", ratio_table, *lines]))
     rates = _audit_rates(analysis)
     if rates:
         words = f"Audit ({rates[0].unit or 'all trajectories'})\n"

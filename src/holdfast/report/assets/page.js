@@ -69,8 +69,10 @@ function wireTable(table) {
   });
   const rows = [...table.tBodies[0].rows];
   const bar = make("div", "controls");
-  const selects = ["level", "estimator", "claim", "unit"].map((name) => addFilter(bar, rows, name)).filter(Boolean);
+  const selects = Object.keys(FIRST_SHOWN).map((name) => addFilter(bar, rows, name)).filter(Boolean);
   if (!selects.length) return;
+  const row = firstRow(rows);
+  selects.forEach((select) => { select.value = row.dataset[select.name]; });
   const shown = make("output");
   bar.append(shown);
   const apply = () => {
@@ -97,6 +99,14 @@ function hideEmptyColumns(table, rows, selects) {
   }
 }
 
+// The filters start where they show something: at the row that has most of what is wanted, in this order.
+const FIRST_SHOWN = { level: "pooled over bases and judges", estimator: "pooled", claim: "recipe", unit: "test evaluations" };
+
+function firstRow(rows) {
+  const rank = (row) => Object.entries(FIRST_SHOWN).reduce((sum, [name, value]) => 2 * sum + (row.dataset[name] === value), 0);
+  return rows.reduce((best, row) => (rank(row) > rank(best) ? row : best));
+}
+
 function addFilter(bar, rows, name) {
   const values = [...new Set(rows.map((row) => row.dataset[name]))];
   if (values.length < 2) return null;
@@ -104,8 +114,6 @@ function addFilter(bar, rows, name) {
   select.name = name;
   addOption(select, "", `all (${name})`);
   values.forEach((value) => addOption(select, value, value || `no ${name}`));
-  const first = { level: "by base", estimator: "pooled", claim: "checkpoint", unit: "test evaluations" }[name];
-  select.value = values.includes(first) ? first : values[0];
   const label = make("label", "", name[0].toUpperCase() + name.slice(1) + " ");
   label.append(select);
   bar.append(label);
