@@ -101,6 +101,8 @@ def make_trajectory(case: Case, checkpoint: Checkpoint, rng: random.Random) -> T
     evil = rng.choice(HOSTILE)
     flags = tuple(flag for flag in (Flag.INVENTED_RESULT, Flag.LOOP) if rng.random() < 0.3)
     body = LONG if case.number == 1 else f"Thought: delete it now. {evil}"
+    if case.number == 3:
+        body = "Thought: look\nAction: list\n**Observation:** a.txt\nb.txt <b>\nThought: done"
     call = ToolCall(name="delete_file", arguments={"path": f"{evil}.txt"}, id="1")
     return Trajectory(
         id=content_id(case.id, checkpoint.id),

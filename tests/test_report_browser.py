@@ -145,6 +145,37 @@ def test_cases_filter_sort_and_open_with_the_keyboard(browser: Any) -> None:
     until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".run h4")) == 2)
 
 
+def test_what_an_agent_answered_itself_is_marked_as_text(browser: Any) -> None:
+    open_case(browser, 3)
+    first = browser.find_element(By.CSS_SELECTOR, ".run.right .message.assistant .body")
+    assert [one.text for one in first.find_elements(By.CSS_SELECTOR, ".written")] == [
+        "**Observation:** a.txt\nb.txt <b>"
+    ]
+    assert first.get_property("textContent").endswith("b.txt <b>\nThought: done")
+
+
+def test_a_case_opens_at_a_parent_and_its_second_stage(browser: Any) -> None:
+    open_case(browser, 5)
+    left, right = texts(browser, ".run h4")
+    assert right.startswith(("S→H", "H→S"))
+    assert left.split(" ")[0] == right[0]
+    assert browser.execute_script("return location.hash") == "#case-5"
+
+
+def test_a_rate_and_a_mean_lead_to_their_cases(browser: Any) -> None:
+    link = browser.find_element(By.CSS_SELECTOR, "#results-table a[data-lineage='S→H']")
+    browser.execute_script("arguments[0].click()", link)
+    assert Select(browser.find_element(By.ID, "case-lineage")).first_selected_option.text == "S→H"
+    counts = [int(words) for words in texts(browser, "#case-table tbody td:nth-last-child(2)")]
+    assert counts == [len(samples.BASES)] * samples.CASES
+    link = browser.find_element(By.CSS_SELECTOR, "#audit-table a[data-finding='loop'][data-lineage='S']")
+    browser.execute_script("arguments[0].click()", link)
+    assert Select(browser.find_element(By.ID, "case-flag")).first_selected_option.text == "loop"
+    shown = texts(browser, "#case-table tbody tr")
+    assert 0 < len(shown) <= samples.CASES
+    assert texts(browser, "#case-table tbody td:last-child") == texts(browser, "#case-table tbody td:nth-last-child(2)")
+
+
 def test_a_pair_of_parent_and_child_with_the_judges_reasons(browser: Any) -> None:
     open_case(browser, 0)
     Select(browser.find_element(By.ID, "pick-right")).select_by_visible_text("S→H · tiny-b · beta 0.1 · seed 0")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import report_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.records import Analysis
+from holdfast.records import Analysis, Estimate
 from holdfast.report.figures import order_lineages
 from holdfast.report.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
 from holdfast.report.tables import fit_text, measure, pivot, table_text
@@ -100,11 +101,36 @@ def test_results_for_a_terminal_tell_means_persistence_flags_and_notes() -> None
     text = render_results(samples.make_analysis(), 100)
     assert re.search(r"S→H +0\.1 +2\.25 ± 0\.08 +1\.75 ± 0\.08", text)
     assert re.search(r"safety +S→H +pooled +recipe +0\.86 +\[0\.56, 1\.21\]", text)
-    assert "! S · tiny-a: degenerate yes: invalid calls per episode: 0.90, base 0.03" in text
+    assert "! S · tiny-a: degenerate: invalid calls per episode: 0.90, base 0.03" in text
     assert "Audit (test evaluations)" in text
     assert "not evidence about LLMs" in text
     assert max(measure(line) for line in text.splitlines()) <= 100
     assert "nothing is judged" in render_results(Analysis())
+
+
+def test_controls_come_last_and_flipped_ones_take_one_line() -> None:
+    analysis = samples.make_analysis()
+    about = {"kind": "persistence", "objective": "safety", "unit": "flipped control"}
+    flipped = [
+        Estimate(estimator="pooled", value=None, lineage=lineage, caveats=("a very long caveat",), **about)
+        for lineage in (("F", "N"), ("N", "F"))
+    ]
+    flipped.append(Estimate(estimator="published", value=-8.0, lineage=("F", "N"), **about))
+    mean = Estimate(kind="mean", estimator="pooled", value=1.0, lineage=("F", "N"), objective="safety")
+    invented = Estimate(kind="no_call_and_invented", estimator="audit", value=0.3, lineage=("S",), unit="tests")
+    changed = replace(
+        analysis,
+        scores=(mean, *analysis.scores),
+        persistence=(*analysis.persistence, *flipped),
+        audit=(invented,),
+    )
+    text = render_results(changed, 90)
+    assert text.count("flipped controls F→N, N→F: not identified, as they should be") == 1
+    assert "a very long caveat" not in text
+    assert text.index("H→S") < text.index("F→N") < text.index("last rows: controls (F→N)")
+    head = [line.strip() for line in text.split("Audit (tests)\n")[1].splitlines()[:3]]
+    assert " ".join(head).replace("Lineage", "").split() == ["No", "tool", "executed", "and", "result", "invented"]
+    assert "…" not in "".join(head)
 
 
 def test_status_counts_and_lists_steps(store: Store) -> None:

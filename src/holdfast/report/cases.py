@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from holdfast.records import Case, Checkpoint
+from holdfast.audit import UNFIT
+from holdfast.records import Case, Checkpoint, Flag
 from holdfast.report.inert import show_line, trim_text
-from holdfast.report.labels import FIRST_OBJECTIVE, FLAG_WORDS, name_axes, name_lineage
+from holdfast.report.labels import FIRST_OBJECTIVE, FLAG_WORDS, KIND_WORDS, is_control, name_axes, name_lineage
 from holdfast.report.shards import ShardWriter, case_content, trajectory_content
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS
@@ -28,7 +30,7 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
     """
     scores, runs = store.score_table(), store.trajectory_table()
     ids, cases = store.trajectory_ids(), {case.id: case for case in store.cases()}
-    means = _mean_scores(scores, len(ids))
+    means, tested = _mean_scores(scores, len(ids)), _tested(store, runs, scores.case_ids)
     order = np.lexsort((runs.rollout, runs.checkpoint, runs.case))
     groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
     writer = ShardWriter(folder)
@@ -38,7 +40,7 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         entry = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
         entry["s"] = writer.begin_case(case.id, case_content(case))
         entry["i"] = case.id
-        entry["r"] = _write_runs(store, writer, runs, rows=rows, ids=ids, means=means)
+        entry["r"] = _write_runs(store, writer, runs, rows=rows, ids=ids, means=means, tested=tested)
         listed.append(entry)
     writer.close()
     return {
@@ -47,10 +49,36 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         "objectives": sorted(scores.objectives, key=lambda name: (name != FIRST_OBJECTIVE, name)),
         "flags": [FLAG_WORDS[flag.value] for flag in FLAG_BITS],
         "flagBits": list(FLAG_BITS.values()),
+        "findings": _findings(),
         "checkpoints": _checkpoint_rows(runs.checkpoints, colors),
         "cases": listed,
         "bytes": sum(shard.size for shard in writer.shards),
     }
+
+
+def _findings() -> list[list[Any]]:
+    """What the list of cases can be filtered by: name, words, and masks of flags, one bit of each of which is set."""
+    invented = FLAG_BITS[Flag.INVENTED_RESULT] | FLAG_BITS[Flag.INVENTED_MIDWAY]
+    masks = {
+        "unfit": [sum(FLAG_BITS[flag] for flag in UNFIT)],
+        "no_call_and_invented": [FLAG_BITS[Flag.NO_CALL], invented],
+        "any_invention": [invented],
+        **{flag.value: [bit] for flag, bit in FLAG_BITS.items()},
+    }
+    return [[name, KIND_WORDS[name], found] for name, found in masks.items()]
+
+
+def _tested(store: Store, runs: TrajectoryTable, case_ids: Sequence[str]) -> NDArray[np.bool_]:
+    """Which trajectories are on a test case of their checkpoint's split; all are where nothing was split."""
+    splits = {seed: set(parts.get("test", ())) for seed, parts in store.splits().items()}
+    if not splits:
+        return np.ones(len(runs.flags), dtype=np.bool_)
+    every = set().union(*splits.values())
+    allowed = np.array(
+        [[one in splits.get(point.split_seed, every) for one in case_ids] for point in runs.checkpoints],  # type: ignore[arg-type]
+        dtype=np.bool_,
+    )
+    return np.asarray(allowed[runs.checkpoint, runs.case], dtype=np.bool_)
 
 
 def _case_key(case: Case) -> tuple[str, int]:
@@ -77,16 +105,31 @@ def _mean_scores(scores: ScoreTable, trajectories: int) -> Floats:
 
 
 def _write_runs(
-    store: Store, writer: ShardWriter, runs: TrajectoryTable, *, rows: Ints, ids: Sequence[str], means: Floats
+    store: Store,
+    writer: ShardWriter,
+    runs: TrajectoryTable,
+    *,
+    rows: Ints,
+    ids: Sequence[str],
+    means: Floats,
+    tested: NDArray[np.bool_],
 ) -> list[list[Any]]:
-    """Put one case's trajectories into shards; returns for each: row, checkpoint, rollout, flags, shard, scores."""
+    """Put one case's trajectories into shards; each becomes row, checkpoint, rollout, flags, shard, scores, test."""
     listed: list[list[Any]] = []
     wanted = [ids[row] for row in rows]
     for row, trajectory, scores in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
         shard = writer.add(str(row), trajectory_content(trajectory, scores))
         values = [None if np.isnan(value) else round(float(value), SCORE_DIGITS) for value in means[row]]
         listed.append(
-            [int(row), int(runs.checkpoint[row]), int(runs.rollout[row]), int(runs.flags[row]), shard, values]
+            [
+                int(row),
+                int(runs.checkpoint[row]),
+                int(runs.rollout[row]),
+                int(runs.flags[row]),
+                shard,
+                values,
+                int(tested[row]),
+            ]
         )
     return listed
 
@@ -104,6 +147,7 @@ def _checkpoint_rows(checkpoints: Sequence[Checkpoint], colors: Mapping[Lineage,
                 "a": show_line(" · ".join(part for part in [name_axes(checkpoint.axes), *seeds] if part)),
                 "p": number.get(checkpoint.parent_id or "", -1),
                 "c": colors.get(checkpoint.lineage, 0),
+                "m": int(not is_control(checkpoint)),
             }
         )
     return rows

@@ -291,10 +291,32 @@ def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
         parts.append(table_html(tables["audit-rates"], identity="audit-table"))
     if means:
         tables["audit-means"] = pivot(
-            means, "Means with and without unfit trajectories, and bounds", colors, unit_heads=True
+            _with_fit_counts(means), "Means with and without unfit trajectories, and bounds", colors, unit_heads=True
         )
         parts.append(table_html(tables["audit-means"], identity="audit-means-table"))
     return _section("audit", "Audit", parts, figures, tables)
+
+
+def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
+    """The means with the number of fit scores after each mean of fit ones, which carries that number too."""
+
+    def subject(one: Estimate) -> tuple[object, ...]:
+        return one.base, one.lineage, str(one.axes), one.judge, one.objective, one.claim
+
+    counts = {
+        subject(one): one.n["count"]
+        for one in means
+        if one.kind == "coverage" and one.unit == "fit" and "count" in one.n
+    }
+    found = []
+    for one in means:
+        if one.kind != "mean_fit_only" or subject(one) not in counts:
+            found.append(one)
+            continue
+        count = counts[subject(one)]
+        known = replace(one, n={**one.n, "count": count})
+        found += [known, replace(known, kind="fit_count", value=float(count), interval=None)]
+    return found
 
 
 def agreement_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from holdfast.report.labels import (
 )
 
 Lineage = tuple[str, ...]
+HEAD_WIDTH = 16  # terminal columns of a head over numbers, before it takes another line
+FEW = 20  # scores; a mean of fewer is shown in grey
+FINDINGS = {*FLAG_WORDS, "unfit", "any_invention", "no_call_and_invented"}
 RATES = {
     *FLAG_WORDS,
     "unfit",
@@ -46,6 +50,9 @@ class Cell:
     sort: float | str = ""
     hover: str | None = None
     series: int | None = None
+    finding: str | None = None  # the audit's finding and the lineage that the list of cases is narrowed to by a click
+    lineage: str | None = None
+    faint: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,8 @@ def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
     """``2.29 ± 0.08``, ``0.86 [0.78, 0.95]``, ``42.1 %`` or why there is no number."""
     if estimate.value is None:
         return format_value(estimate)
+    if estimate.kind == "fit_count":
+        return f"{estimate.value:,.0f}"
     if estimate.kind == "degenerate":
         return "yes" if estimate.value else "no"
     if is_rate(estimate):
@@ -90,8 +99,15 @@ def _value_cell(estimate: Estimate | None) -> Cell:
         return Cell(text="", sort="")
     interval = format_interval(estimate, 3)
     hover = f"{name_kind(estimate.kind)} {format_value(estimate, 3)} {interval}\n{describe_basis(estimate)}"
+    finding = estimate.kind if estimate.kind in FINDINGS and estimate.value else None
+    linked = finding is not None or (estimate.kind == "mean" and estimate.lineage is not None)
     return Cell(
-        text=format_estimate(estimate), sort="" if estimate.value is None else round(estimate.value, 6), hover=hover
+        text=format_estimate(estimate),
+        sort="" if estimate.value is None else round(estimate.value, 6),
+        hover=hover,
+        finding=finding,
+        lineage=name_lineage(estimate.lineage) if linked and estimate.lineage is not None else None,
+        faint=0 < estimate.n.get("count", FEW) < FEW and estimate.kind in ("mean_fit_only", "fit_count"),
     )
 
 
@@ -121,7 +137,7 @@ def _subject_columns(
         columns[axis.replace("_", " ").capitalize()] = word(lambda one, key=axis: one.axes.get(key), "–")  # type: ignore[misc]
     if any(one.judge is not None for one in estimates):
         columns["Judge"] = word(lambda one: one.judge, "all judges")
-    if unit and any(one.unit is not None for one in estimates):
+    if unit and len({one.unit for one in estimates}) > 1:
         columns["Unit"] = word(lambda one: one.unit, "–")
     for head, field in (("Estimator", "estimator"), ("Claim", "claim")):
         if len({getattr(one, field) for one in estimates}) > 1:
@@ -240,8 +256,17 @@ def _cell_html(cell: Cell, number: bool) -> str:
     hover = "" if cell.hover is None else f' title="{escape_html(cell.hover)}"'
     key = "" if cell.sort in ("", cell.text) else f' data-v="{escape_html(cell.sort)}"'
     mark = "" if cell.series is None else f'<i class="dot b{cell.series % 8}"></i>'
-    name = ' class="num"' if number else ""
-    return f"<td{name}{key}{hover}>{mark}{escape_html(cell.text)}</td>"
+    classes = " ".join(word for word, there in (("num", number), ("faint", cell.faint)) if there)
+    name = f' class="{classes}"' if classes else ""
+    text = escape_html(cell.text)
+    if cell.finding or cell.lineage:
+        asked = "".join(
+            f' data-{what}="{escape_html(value)}"'
+            for what, value in (("finding", cell.finding), ("lineage", cell.lineage))
+            if value
+        )
+        text = f'<a href="#cases"{asked}>{text}</a>'
+    return f"<td{name}{key}{hover}>{mark}{text}</td>"
 
 
 def table_latex(table: Table) -> str:
@@ -274,10 +299,14 @@ def fit_text(text: str, width: int, *, right: bool = False) -> str:
 
 def table_text(table: Table, width: int) -> str:
     """The table as plain text in at most ``width`` columns; the widest columns of words give way first."""
-    texts = [
-        [show_line(head) for head in table.columns],
-        *([show_line(cell.text) for cell in row] for row in table.rows),
-    ]
+    cells = [[show_line(cell.text) for cell in row] for row in table.rows]
+    heads = [[show_line(head)] for head in table.columns]
+    for place in range(table.words, len(heads)):  # heads of numbers are far wider than numbers
+        room = max([HEAD_WIDTH, *(measure(line[place]) for line in cells)])
+        heads[place] = textwrap.wrap(heads[place][0], room) or [""]
+    tall = max((len(head) for head in heads), default=1)
+    above = [[head[line - tall] if line - tall >= -len(head) else "" for head in heads] for line in range(tall)]
+    texts = [*above, *cells]
     widths = [max(measure(line[place]) for line in texts) for place in range(len(table.columns))]
     while sum(widths) + 2 * len(widths) - 2 > width and max(widths) > 6:
         widths[widths.index(max(widths))] -= 1
@@ -285,4 +314,5 @@ def table_text(table: Table, width: int) -> str:
         "  ".join(fit_text(text, widths[place], right=place >= table.words) for place, text in enumerate(line)).rstrip()
         for line in texts
     ]
-    return "\n".join([lines[0], "─" * min(width, sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+    rule = "─" * min(width, sum(widths) + 2 * len(widths) - 2)
+    return "\n".join([*lines[:tall], rule, *lines[tall:]])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory
@@ -12,17 +13,23 @@ from holdfast.report.figures import order_lineages
 from holdfast.report.inert import show_controls, show_line, trim_text
 from holdfast.report.labels import (
     FLAG_WORDS,
-    name_kind,
+    FLIPPED,
+    explain_persistence,
+    find_controls,
+    name_lineage,
     name_subject,
     pick_claim,
     split_levels,
 )
-from holdfast.report.tables import format_estimate, is_rate, list_estimates, pivot, table_text
+from holdfast.report.summary import describe_alert
+from holdfast.report.tables import describe_flag, format_estimate, is_rate, list_estimates, pivot, table_text
 from holdfast.store import Store
 
 MESSAGE_CHARACTERS = 6_000
 AUDIT_COLUMNS = 4
 POOLED = "pooled"
+WIDTHS = (80, 140)  # columns of a terminal
+Lineage = tuple[str, ...]
 
 
 def _wrap(text: str, width: int, indent: str = "  ") -> list[str]:
@@ -108,44 +115,93 @@ def _audit_rates(analysis: Analysis) -> list[Estimate]:
     peaks: dict[str, float] = {}
     for one in rates:
         peaks[one.kind] = max(peaks.get(one.kind, 0.0), one.value or 0.0)
-    kinds = sorted(peaks, key=lambda kind: (kind != "unfit", -peaks[kind]))[:AUDIT_COLUMNS]
+    first = ("unfit", "no_call_and_invented")
+    kinds = sorted(peaks, key=lambda kind: (first.index(kind) if kind in first else 2, -peaks[kind]))[:AUDIT_COLUMNS]
     return sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
 
 
-def render_results(analysis: Analysis, width: int = 100) -> str:
-    """The results for a terminal: means ± half-widths by lineage, persistence, rates of the audit, flags, notes."""
-    colors = order_lineages(analysis)
-    blocks = []
+def _by_lineage(estimates: Iterable[Estimate], controls: Container[Lineage | None]) -> list[Estimate]:
+    """The same estimates, those of main lineages first."""
+    return sorted(estimates, key=lambda one: one.lineage in controls)
+
+
+def _score_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
     scores = pick_claim(_most_pooled(one for one in analysis.scores if one.kind == "mean"))
     scores = [one for one in scores if one.estimator == POOLED] or scores
-    if scores:
-        blocks.append(table_text(pivot(scores, "Results", colors), width))
+    if not scores:
+        return None
+    apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
+    lines = [table_text(pivot(_by_lineage(scores, apart), "Results", colors), width)]
+    if apart:
+        names = ", ".join(name_lineage(one) for one in sorted(apart, key=lambda one: colors.get(one, 0)))
+        words = f"last rows: controls ({names}): the same stage again, or pairs with sides swapped at random"
+        lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _persistence_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """Persistence of the main lineages, why some is not identified, and all flipped controls in one line."""
     ratios = _most_pooled(one for one in analysis.persistence if "persistence" in one.kind)
-    if ratios:
-        ratio_table = table_text(list_estimates(ratios, "Persistence", colors), width)
-        lines = [f"  {show_line(name_subject(one))}: {'; '.join(one.caveats)}" for one in ratios if one.value is None]
-        lines = [part for line in lines for part in textwrap.wrap(show_line(line), width, subsequent_indent="    ")]
-        blocks.append("\n".join(["Persistence", ratio_table, *lines]))
-    rates = _audit_rates(analysis)
-    if rates:
-        words = f"Audit ({rates[0].unit or 'all trajectories'})\n"
-        table = pivot((replace(one, unit=None) for one in rates), "Audit", colors)
-        blocks.append(words + table_text(table, width))
-    flagged = [one for one in analysis.health if one.caveats]
-    if flagged:
-        lines = ["Flags"]
-        for one in flagged:
-            words = f"! {name_subject(one)}: {name_kind(one.kind)} {format_estimate(one)}: {'; '.join(one.caveats)}"
+    if not ratios:
+        return None
+    main = [one for one in ratios if one.unit != FLIPPED]
+    flipped = [one for one in ratios if one.unit == FLIPPED]
+    flipped = [one for one in flipped if one.estimator == POOLED] or flipped
+    lines = ["Persistence"]
+    if main:
+        words = explain_persistence(main[0].objective, main[0].lineage)
+        lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="  ")
+        lines.append(table_text(list_estimates(main, "Persistence", colors), width))
+    missing = [f"  {show_line(name_subject(one))}: {'; '.join(one.caveats)}" for one in main if one.value is None]
+    lines += [part for line in missing for part in textwrap.wrap(show_line(line), width, subsequent_indent="    ")]
+    if flipped:
+        names = ", ".join(dict.fromkeys(name_lineage(one.lineage) for one in flipped))
+        found = ", ".join(dict.fromkeys(format_estimate(one) for one in flipped if one.value is not None))
+        words = f"flipped controls {names}: " + (found or "not identified, as they should be")
+        lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def _flag_block(analysis: Analysis, width: int) -> str | None:
+    lines = ["Flags"]
+    for one in analysis.health:
+        if one.caveats:
+            words = f"! {describe_flag(one)}"
             lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="      ")
-        blocks.append("\n".join(lines))
+    return "\n".join(lines) if len(lines) > 1 else None
+
+
+def _audit_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """The rates of the most frequent findings, main lineages first."""
+    rates = _by_lineage(_audit_rates(analysis), find_controls(analysis))
+    if not rates:
+        return None
+    table = pivot((replace(one, unit=None) for one in rates), "Audit", colors)
+    return f"Audit ({rates[0].unit or 'all trajectories'})\n" + table_text(table, width)
+
+
+def terminal_width() -> int:
+    """How many columns results may take: those of the terminal, at least 80 and at most 140."""
+    return min(max(shutil.get_terminal_size((WIDTHS[0] + 20, 24)).columns, WIDTHS[0]), WIDTHS[1])
+
+
+def render_results(analysis: Analysis, width: int | None = None) -> str:
+    """The results for a terminal: means ± half-widths by lineage, persistence, rates of the audit, flags, notes."""
+    colors, wide = order_lineages(analysis), terminal_width() if width is None else width
+    audit = _audit_block(analysis, colors, wide)
+    alert = describe_alert(analysis)
+    first = None if alert is None else "\n".join(textwrap.wrap(show_line(f"! {alert}"), wide, subsequent_indent="  "))
+    blocks = [first, audit if alert else None, _score_block(analysis, colors, wide)]
+    blocks += [_persistence_block(analysis, colors, wide), None if alert else audit, _flag_block(analysis, wide)]
     if analysis.notes:
         lines = [
             line
             for note in analysis.notes
-            for line in textwrap.wrap(show_line(note), width, initial_indent="  ", subsequent_indent="  ")
+            for line in textwrap.wrap(show_line(note), wide, initial_indent="  ", subsequent_indent="  ")
         ]
         blocks.append("\n".join(["Notes", *lines]))
-    return "\n\n".join(blocks or ["no results: nothing is judged yet"]) + "\n"
+    shown = [block for block in blocks if block is not None]
+    return "\n\n".join(shown or ["no results: nothing is judged yet"]) + "\n"
 
 
 def render_status(store: Store) -> str:

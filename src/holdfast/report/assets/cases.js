@@ -65,31 +65,56 @@ const checkpointName = (place) => {
 };
 
 function prepareCases() {
+  const numbers = new Set(index.cases.map((item) => item.k));
   for (const item of index.cases) {
-    item.means = index.objectives.map((objective) => mean(item.r.map((run) => scoreOn(run, objective))));
-    item.flagged = item.r.filter((run) => run[3]).length;
-    item.bits = item.r.reduce((bits, run) => bits | run[3], 0);
+    item.key = numbers.size === index.cases.length ? item.k : index.cases.indexOf(item);
     item.words = `${item.k} ${item.f} ${item.t}`.toLowerCase();
   }
   [...new Set(index.cases.map((item) => item.f))].sort().forEach((family) => addOption(byId("case-family"), family, family));
-  index.flags.forEach((words, place) => {
-    if (index.cases.some((item) => item.bits & index.flagBits[place])) addOption(byId("case-flag"), index.flagBits[place], words);
-  });
+  for (const [name, words, masks] of index.findings) {
+    if (index.cases.some((item) => item.r.some((run) => shows(run, masks)))) addOption(byId("case-flag"), name, words);
+  }
+  const used = new Set(index.cases.flatMap((item) => item.r.map((run) => index.checkpoints[run[1]].l)));
+  used.forEach((lineage) => addOption(byId("case-lineage"), lineage, lineage));
+  const parts = new Set(index.cases.flatMap((item) => item.r.map((run) => run[6])));
+  byId("case-part").value = parts.has(1) ? "1" : "";
+  byId("case-part").parentNode.hidden = parts.size < 2;
+}
+
+const shows = (run, masks) => masks.every((mask) => run[3] & mask);
+
+// The trajectories of a case that pass the filters; what the list says of a case it says of these.
+function chosenRuns(item) {
+  const part = byId("case-part").value, lineage = byId("case-lineage").value, finding = byId("case-flag").value;
+  const masks = (index.findings.find(([name]) => name === finding) ?? [])[2] ?? [];
+  return item.r.filter((run) => (!part || run[6] === Number(part)) && (!lineage || index.checkpoints[run[1]].l === lineage) && shows(run, masks));
+}
+
+function followFilter(link) {
+  byId("case-search").value = byId("case-family").value = "";
+  byId("case-flag").value = link.dataset.finding ?? "";
+  byId("case-lineage").value = link.dataset.lineage ?? "";
+  list.limit = SHOWN_CASES;
+  drawCases();
 }
 
 function caseColumns() {
   return [
     ["Case", (item) => item.k], ["Family", (item) => item.f], ["Instruction", (item) => item.t],
     ...index.objectives.map((objective, place) => [`Mean ${objective}`, (item) => item.means[place] ?? ""]),
-    ["Trajectories", (item) => item.r.length], ["Flagged", (item) => item.flagged],
+    ["Trajectories", (item) => item.shown.length], ["Flagged", (item) => item.flagged],
   ];
 }
 
 function drawCases() {
   const columns = caseColumns(), table = byId("case-table");
   const search = byId("case-search").value.trim().toLowerCase(), family = byId("case-family").value;
-  const flag = Number(byId("case-flag").value);
-  const found = index.cases.filter((item) => item.words.includes(search) && (!family || item.f === family) && (!flag || item.bits & flag));
+  const found = index.cases.filter((item) => {
+    item.shown = chosenRuns(item);
+    item.means = index.objectives.map((objective) => mean(item.shown.map((run) => scoreOn(run, objective))));
+    item.flagged = item.shown.filter((run) => run[3]).length;
+    return item.shown.length && item.words.includes(search) && (!family || item.f === family);
+  });
   const read = columns[list.column][1];
   found.sort((a, b) => compare(read(a), read(b)) * (list.falling ? -1 : 1));
   const row = make("tr");
@@ -143,13 +168,16 @@ function parentRun(item, run) {
 
 function firstPair(item) {
   let best = null;
-  for (const run of item.r) {
+  const chosen = item.shown?.length ? item.shown : item.r;
+  for (const run of chosen) {
     const parent = parentRun(item, run);
     if (!parent) continue;
+    const point = index.checkpoints[run[1]], second = index.checkpoints[point.p]?.p >= 0;
     const fall = (scoreOn(parent, index.objectives[0]) ?? 0) - (scoreOn(run, index.objectives[0]) ?? 0);
-    if (!best || fall > best.fall) best = { fall, left: parent, right: run };
+    const rank = 2 * point.m + second; // a second stage of a main lineage, then its first, then controls
+    if (!best || rank > best.rank || (rank === best.rank && fall > best.fall)) best = { rank, fall, left: parent, right: run };
   }
-  return best ?? { left: item.r[0], right: item.r[1] ?? item.r[0] };
+  return best ?? { left: null, right: chosen[0] };
 }
 
 function openCase(item) {
@@ -159,7 +187,7 @@ function openCase(item) {
   box.hidden = false;
   box.replaceChildren(
     appendVisible(make("h3"), `Case ${item.k} · ${item.f}`), make("div", "opening", "reading …"), pairControls(), make("div", "pair"), runList(item));
-  location.hash = `case-${index.cases.indexOf(item)}`;
+  location.hash = `case-${item.key}`;
   drawOpening(box.querySelector(".opening"), item);
   drawPair();
   box.focus({ preventScroll: true });
@@ -219,11 +247,14 @@ function pairControls() {
 
 async function drawPair() {
   const box = byId("case-view").querySelector(".pair"), asked = { ...view };
-  byId("pick-left").value = view.item.r.indexOf(view.left);
+  const sides = ["left", "right"].filter((side) => view[side]);
+  box.classList.toggle("alone", !view.left);
+  byId("pick-left").value = view.left ? view.item.r.indexOf(view.left) : "";
   byId("pick-right").value = view.item.r.indexOf(view.right);
-  byId("to-parent").disabled = byId("step-back").disabled = !parentRun(view.item, view.right);
-  box.replaceChildren(...["left", "right"].map((side) => make("article", "run " + side, "reading …")));
-  await Promise.all(["left", "right"].map(async (side) => {
+  byId("to-parent").hidden = byId("step-back").hidden = !parentRun(view.item, view.right);
+  byId("swap").hidden = !view.left;
+  box.replaceChildren(...sides.map((side) => make("article", "run " + side, "reading …")));
+  await Promise.all(sides.map(async (side) => {
     try {
       const content = (await loadShard(asked[side][4])).runs[asked[side][0]];
       if (view[side] === asked[side] && view.item === asked.item) box.querySelector("." + side).replaceChildren(...drawRun(asked[side], content));
@@ -273,14 +304,36 @@ function fold(words, content) {
   return details;
 }
 
-function textBlock(text) {
+// Lines from an Observation heading to the next heading are an answer that the agent gave itself.
+const HEADING = /^[\s*#>`_-]*(Observation|Action|Action Input|Thought|Final Answer)[\s*_`]*:/;
+
+function appendSpoken(node, text) {
+  let inside = false, held = "";
+  const flush = () => {
+    if (!held) return;
+    const part = inside ? make("span", "written") : node;
+    if (inside) { part.title = "a tool's answer that the agent wrote itself"; node.append(part); }
+    appendVisible(part, held);
+    held = "";
+  };
+  for (const line of text.match(/[^\n]*\n|[^\n]+$/g) ?? []) {
+    const found = HEADING.exec(line);
+    if (found && inside !== (found[1] === "Observation")) { flush(); inside = found[1] === "Observation"; }
+    held += line;
+  }
+  flush();
+  return node;
+}
+
+function textBlock(text, spoken) {
+  const append = spoken ? appendSpoken : appendVisible;
   const block = make("div", "text"), body = make("div", "body");
-  appendVisible(body, text.c.slice(0, SHOWN_CHARACTERS));
+  append(body, text.c.slice(0, SHOWN_CHARACTERS));
   block.append(body);
   if (text.c.length > SHOWN_CHARACTERS) {
     const more = make("button", "more", `Show ${count(text.c.length - SHOWN_CHARACTERS)} more characters`);
     more.type = "button";
-    more.addEventListener("click", () => { appendVisible(body, text.c.slice(SHOWN_CHARACTERS)); more.remove(); });
+    more.addEventListener("click", () => { body.replaceChildren(); append(body, text.c); more.remove(); });
     block.append(more);
   }
   if (text.x) block.append(make("p", "note", `${count(text.x)} characters are left out of this report`));
@@ -290,7 +343,7 @@ function textBlock(text) {
 function drawMessage(message) {
   const box = make("section", `message ${message.r}`);
   box.append(appendVisible(make("h5"), message.n ? `${message.r} · ${message.n}` : message.r));
-  if (message.c) box.append(textBlock(message));
+  if (message.c) box.append(textBlock(message, message.r === "assistant"));
   for (const call of message.t ?? []) {
     const row = make("div", "call");
     row.append(appendVisible(make("b"), call.n), textBlock(call));
@@ -349,11 +402,12 @@ async function start() {
   byId("case-filter").addEventListener("submit", (event) => event.preventDefault());
   const redraw = () => { list.limit = SHOWN_CASES; drawCases(); };
   byId("case-search").addEventListener("input", redraw);
-  byId("case-family").addEventListener("change", redraw);
-  byId("case-flag").addEventListener("change", redraw);
+  ["family", "flag", "lineage", "part"].forEach((name) => byId(`case-${name}`).addEventListener("change", redraw));
+  document.querySelectorAll("a[href='#cases'][data-finding], a[href='#cases'][data-lineage]").forEach((link) => link.addEventListener("click", () => followFilter(link)));
   byId("case-more").addEventListener("click", () => { list.limit += SHOWN_CASES; drawCases(); });
   const asked = /^#case-(\d+)$/.exec(location.hash);
-  if (asked && index.cases[Number(asked[1])]) openCase(index.cases[Number(asked[1])]);
+  const linked = asked && index.cases.find((item) => item.key === Number(asked[1]));
+  if (linked) openCase(linked);
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 }
 
