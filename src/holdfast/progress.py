@@ -30,7 +30,7 @@ def span(seconds: float) -> str:
 
 
 def rate_and_left(done: float, total: float, pace: float | None, unit: str) -> str:
-    """``1,200 of 7,200 episodes, 610 episodes/s, 10 s left``; without a ``pace`` (units a second) only the first part."""
+    """``1,200 of 7,200 episodes, 610 episodes/s, 10 s left``; without a pace (units a second) only the first."""
     parts = [f"{done:,.0f} of {total:,.0f} {unit}"]
     if pace:
         parts += [
