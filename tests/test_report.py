@@ -15,11 +15,12 @@ import pytest
 import report_samples as samples
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.records import Analysis, Estimate, Unbounded
+from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
 from holdfast.report import figures_pdf, write_report
 from holdfast.report.charts import draw_audit, draw_dose
 from holdfast.report.figures import draw_forest, draw_frontier, order_lineages
 from holdfast.report.inert import unpack_json
+from holdfast.report.names import describe_names, names_html
 from holdfast.report.sections import health_section, persistence_section
 from holdfast.report.shards import MESSAGE_CHARACTERS
 from holdfast.report.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
@@ -440,3 +441,24 @@ def test_controls_are_folded_and_imports_are_not_called_healthy() -> None:
     trained = health_section(Analysis(health=(replace(missing, kind="tokens", value=9.0), fine)), {})
     assert trained is not None
     assert "No sign" in trained.html
+
+
+def test_names_are_explained_from_the_records_of_stages() -> None:
+    swapped = StageRecord(name="F", method="dpo", objectives=("safety",), settings={"flip": 0.5})
+    both = StageRecord(name="B", method="dpo", objectives=("safety", "helpfulness"))
+    first = Checkpoint(id="1", base="a", stages=(swapped,), axes={"dose": 1})
+    second = Checkpoint(id="2", base="a", stages=(both, swapped), axes={"dose": 2})
+    names = dict(describe_names([first, second]))
+    assert list(names) == ["B", "F", "B→F", "dose"]
+    assert names["B"] == "a stage of dpo on safety and helpfulness"
+    assert "50 % of the pairs swapped: a control" in names["F"]
+    assert names_html([Checkpoint(id="3", base="a")]) == ""
+
+
+def test_dose_axis_has_ticks_at_its_doses_and_marks_side_by_side() -> None:
+    ratios = [one for one in samples.make_analysis().dose if one.kind == "persistence"]
+    root = parse(draw_dose(ratios, "dose") or "")
+    words = [one.text for one in root.iter(f"{SVG}text")]
+    assert words[:3] == ["1", "2", "4"]
+    marks = [one.get("cx") for one in root.iter(f"{SVG}circle") if one.get("stroke")]
+    assert len(marks) == len(set(marks)) == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from holdfast.records import Estimate
 from holdfast.report.labels import (
@@ -22,9 +23,11 @@ DOSE_AXES = ("dose", "steps", "kl_parent", "kl_base")
 AXIS_WORDS = {
     "dose": "dose of the last stage (multiples of the first dose)",
     "steps": "optimiser steps of the last stage",
-    "kl_parent": "KL to the stage's reference on held-out prompts (nats)",
-    "kl_base": "KL to the base on held-out prompts (nats)",
+    "kl_parent": "KL to the checkpoint that the stage started from, nats an episode",
+    "kl_base": "KL to the base, nats an episode",
 }
+SET_AXES = ("dose", "steps")  # chosen by the study, so that curves share their values
+BESIDE = 7.0  # pixels between marks of different curves at one dose
 AUDIT_COLUMNS = 6
 
 
@@ -72,9 +75,12 @@ def draw_dose(estimates: Sequence[Estimate], axis: str, *, width: float = 860) -
     wide = span(values, pad=0.9)
     low, high = span([*values, 0.0, *(min(max(end, wide[0]), wide[1]) for end in ends if math.isfinite(end))], pad=0.06)
     y = Scale(low=low, high=high, start=height - legend - 58, end=14)
-    draw_axes(canvas, x, y, AXIS_WORDS.get(axis, axis.replace("_", " ")), name_kind(estimates[0].kind))
+    ticks = sorted(set(doses)) if axis in SET_AXES else None
+    draw_axes(canvas, x, y, AXIS_WORDS.get(axis, axis.replace("_", " ")), name_kind(estimates[0].kind), x_ticks=ticks)
     for number, (name, curve) in enumerate(curves.items()):
-        _draw_curve(canvas, curve, axis, (x, y), 1 + number % (len(SERIES) - 1))
+        beside = BESIDE * (number - (len(curves) - 1) / 2) if axis in SET_AXES else 0.0
+        moved = replace(x, start=x.start + beside, end=x.end + beside)
+        _draw_curve(canvas, curve, axis, (moved, y), 1 + number % (len(SERIES) - 1))
         line = y.start + 64 + 18 * number
         draw_mark(canvas, "circle", (x.start + 6, line - 4), 5, 1 + number % (len(SERIES) - 1))
         canvas.text(x.start + 18, line, name)

@@ -69,7 +69,7 @@ def _write_all(store: Store, analysis: Analysis, folder: Path, title: str) -> No
     for name in FOLDERS:
         (folder / name).mkdir()
     colors = order_lineages(analysis)
-    sections = make_sections(analysis, colors)
+    sections = make_sections(analysis, colors, store.checkpoints())
     for section in sections:
         for name, svg in section.figures.items():
             (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")
@@ -93,6 +93,10 @@ def _write_pdfs(analysis: Analysis, colors: Mapping[tuple[str, ...], int], folde
         return write_pdfs(analysis, colors, folder)
     except MissingExtra:
         return []
+
+
+def _keep_percent(html: str) -> str:
+    return html.replace(" %", "\u00a0%")
 
 
 def _asset(name: str) -> str:
@@ -134,7 +138,7 @@ def render_page(
         caution="".join(f"<li>{escape_html(note)}</li>" for note in analysis.notes[:3]),
         links="".join(f'<a href="#{one}">{escape_html(name)}</a>' for one, name in entries),
         sections="".join(
-            f'<section id="{part.identity}"><h2>{escape_html(part.title)}</h2>{part.html}</section>'
+            f'<section id="{part.identity}"><h2>{escape_html(part.title)}</h2>{_keep_percent(part.html)}</section>'
             for part in sections
         ),
         limits=limits.html,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from holdfast.records import Analysis, Estimate, Frontier
-from holdfast.report.charts import draw_audit, draw_dose, find_dose_axes
+from holdfast.records import Analysis, Checkpoint, Estimate, Frontier
+from holdfast.report.charts import AXIS_WORDS, draw_audit, draw_dose, find_dose_axes
 from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
 from holdfast.report.inert import escape_html, file_name
 from holdfast.report.labels import (
@@ -18,11 +18,16 @@ from holdfast.report.labels import (
     pick_claim,
     split_levels,
 )
+from holdfast.report.names import names_html
 from holdfast.report.summary import needs_alert
 from holdfast.report.svg import SHAPES, Canvas, draw_mark
 from holdfast.report.tables import Table, describe_flag, is_rate, list_estimates, pivot, table_html
 
 Lineage = tuple[str, ...]
+DOSE_WORDS = (
+    "The longer the second stage trains, the more of the first it may undo: a dose of 2 is twice as many steps of the"
+    " last stage as the first dose, and KL says how far that training moved the agent."
+)
 DOSE_KINDS = ("steps", "kl_parent", "kl_base")  # what a dose was, beside its multiple
 TRAINING_SIGNS = ("tokens", "kl_parent", "drift_chosen", "drift_rejected", "distinct_share")
 FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
@@ -66,7 +71,9 @@ def _paragraph(words: str) -> str:
     return f"<p>{escape_html(words)}</p>"
 
 
-def results_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def results_section(
+    analysis: Analysis, colors: Mapping[Lineage, int], checkpoints: Sequence[Checkpoint] = ()
+) -> Section | None:
     """Means with intervals per base × lineage × axes, and the changes from the base."""
     if not analysis.scores:
         return None
@@ -74,6 +81,7 @@ def results_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Sectio
     others = [one for one in analysis.scores if one.kind != "mean"]
     table = pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors)
     parts = [
+        names_html(checkpoints),
         _paragraph(
             "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of"
             " training: seeds are random too. Point at a number for its interval, counts and caveats."
@@ -209,7 +217,7 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
     """Values against the dose of the last stage, in every unit of dose that the estimates have."""
     if not analysis.dose:
         return None
-    parts, figures = [], {}
+    parts, figures = [_paragraph(DOSE_WORDS)], {}
     level = pick_claim(next(iter(split_levels(analysis.dose).values())))
     curves = _with_doses(level)
     for kind in sorted(dict.fromkeys(one.kind for one in level), key=lambda kind: "persistence" not in kind):
@@ -217,10 +225,11 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
             svg = draw_dose([one for one in curves if one.kind == kind], axis)
             if svg is not None:
                 name = f"dose-{kind}-{axis}"
-                caption = f"{name_kind(kind).capitalize()} against {axis.replace('_', ' ')}."
+                caption = f"{name_kind(kind).capitalize()} against {AXIS_WORDS.get(axis, axis.replace('_', ' '))}."
                 figures[name] = svg
                 html = wrap_figure(svg, name, caption)
-                parts.append(html if "persistence" in kind else _details(caption, html))
+                shown = "persistence" in kind and axis in ("dose", "kl_parent")
+                parts.append(html if shown else _details(caption, html))
     table = list_estimates(analysis.dose, "Values by dose of the last stage", colors)
     parts.append(_details("All numbers", table_html(table, identity="dose-table")))
     return _section("dose", "Dose", parts, figures, {"dose": table})
@@ -351,13 +360,15 @@ def limits_section(analysis: Analysis) -> Section:
     return _section("limits", "Limits", parts)
 
 
-def make_sections(analysis: Analysis, colors: Mapping[Lineage, int]) -> list[Section]:
+def make_sections(
+    analysis: Analysis, colors: Mapping[Lineage, int], checkpoints: Sequence[Checkpoint] = ()
+) -> list[Section]:
     """Every section that the analysis fills, in reading order; the list of cases is not among them."""
     audit = audit_section(analysis, colors)
     first = needs_alert(analysis)
     made = [
         audit if first else None,
-        results_section(analysis, colors),
+        results_section(analysis, colors, checkpoints),
         frontier_section(analysis, colors),
         persistence_section(analysis, colors),
         dose_section(analysis, colors),

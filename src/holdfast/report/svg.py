@@ -168,9 +168,11 @@ def draw_arrow(
     canvas.add("path", d=path, stroke_linejoin="round", stroke_linecap="round", **look)
 
 
-def draw_axes(canvas: Canvas, x: Scale, y: Scale, x_label: str, y_label: str) -> None:
-    """Grid, ticks and labels of a plot."""
-    for tick in x.ticks(7):
+def draw_axes(
+    canvas: Canvas, x: Scale, y: Scale, x_label: str, y_label: str, *, x_ticks: Sequence[float] | None = None
+) -> None:
+    """Grid, ticks and labels of a plot; ``x_ticks`` in the place of round ones."""
+    for tick in x.ticks(7) if x_ticks is None else x_ticks:
         canvas.rule(x(tick), y.start, x(tick), y.end)
         canvas.text(x(tick), y.start + 18, f"{tick:g}".replace("-", "−"), anchor="middle", soft=True)
     for tick in y.ticks(6):
