@@ -462,3 +462,11 @@ def test_dose_axis_has_ticks_at_its_doses_and_marks_side_by_side() -> None:
     assert words[:3] == ["1", "2", "4"]
     marks = [one.get("cx") for one in root.iter(f"{SVG}circle") if one.get("stroke")]
     assert len(marks) == len(set(marks)) == 6
+
+
+def test_a_narrow_forest_has_its_words_above_the_bars() -> None:
+    rows = [one for one in samples.make_analysis().persistence if one.kind == "persistence" and one.base is None]
+    root = parse(draw_forest(rows, width=350, narrow=True))
+    words = [one.text or "" for one in root.iter(f"{SVG}text")]
+    assert "safety · S→H · pooled · recipe" in words
+    assert all(0 <= float(one.get("cx") or 0) <= 350 for one in root.iter(f"{SVG}circle"))

@@ -109,7 +109,7 @@ def draw_audit(rates: Sequence[Estimate], colors: Mapping[Lineage, int], *, widt
     peaks: dict[str, float] = {}
     for (_, kind), one in table.items():
         peaks[kind] = max(peaks.get(kind, 0.0), one.value or 0.0)
-    frequent = sorted((kind for kind in peaks if peaks[kind] > 0), key=lambda kind: (kind != "unfit", -peaks[kind]))
+    frequent = sorted((kind for kind in peaks if peaks[kind] > 0), key=lambda kind: (_rank(kind), -peaks[kind]))
     kinds, rows = frequent[:AUDIT_COLUMNS], list(dict.fromkeys(row for row, _ in table))
     if not kinds:
         return None
@@ -128,6 +128,11 @@ def draw_audit(rates: Sequence[Estimate], colors: Mapping[Lineage, int], *, widt
                 corner = (left + position * column, y + 4.0)
                 _draw_bar(canvas, rate, corner, column - 52, colors.get(lineage or (), 0))
     return canvas.render()
+
+
+def _rank(kind: str) -> int:
+    """What a reader must know first stands first."""
+    return {"unfit": 0, "no_call_and_invented": 1}.get(kind, 2)
 
 
 def _audit_row(rate: Estimate) -> tuple[Lineage | None, str]:

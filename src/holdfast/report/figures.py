@@ -276,15 +276,20 @@ def _draw_interval(canvas: Canvas, estimate: Estimate, x: Scale, y: float, serie
             canvas.add("line", x1=x(end), y1=y - 4, x2=x(end), y2=y + 4, **look)
 
 
-def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float) -> None:
+def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float, *, narrow: bool) -> None:
     series = 2 if estimate.claim == "recipe" else 1
-    canvas.text(10, y + 4, name_subject(estimate))
+    above = y - 14  # where words stand that have no room beside the bar
     basis = f"{estimate.estimator.replace('_', ' ')} · {estimate.claim}"
-    canvas.text(x.start - 12, y + 4, basis, anchor="end", soft=True, size=11)
+    if narrow:
+        canvas.text(10, above, f"{name_subject(estimate)} · {basis}", size=11)
+    else:
+        canvas.text(10, y + 4, name_subject(estimate))
+        canvas.text(x.start - 12, y + 4, basis, anchor="end", soft=True, size=11)
     hover = describe_basis(estimate)
     if estimate.value is None:
         canvas.text((x.start + x.end) / 2, y + 4, NOT_IDENTIFIED, anchor="middle", soft=True, font_style="italic")
-        canvas.text(x.end + 14, y + 4, "–", soft=True)
+        if not narrow:
+            canvas.text(x.end + 14, y + 4, "–", soft=True)
         return
     _draw_interval(canvas, estimate, x, y, series)
     shape = "square" if estimate.claim == "recipe" else "circle"
@@ -292,29 +297,34 @@ def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float) -> None:
     draw_mark(canvas, shape, (x(place), y), 5, series, hover=hover, stroke=PAPER, stroke_width=1.5)
     words = format_interval(estimate)
     note = f"({UNBOUNDED})" if words == UNBOUNDED else words
-    canvas.text(x.end + 14, y + 4, f"{format_value(estimate)} {note}".strip())
+    if narrow:
+        canvas.text(x.end, y + 18, f"{format_value(estimate)} {note}".strip(), anchor="end", soft=True, size=11)
+    else:
+        canvas.text(x.end + 14, y + 4, f"{format_value(estimate)} {note}".strip())
 
 
-def draw_forest(estimates: Sequence[Estimate], *, width: float = 1000) -> str:
+def draw_forest(estimates: Sequence[Estimate], *, width: float = 1000, narrow: bool = False) -> str:
     """Estimates of one kind as a forest plot in SVG, a row each.
 
     Circles are checkpoint claims, squares recipe claims. What is not identified has no mark; an unbounded
-    interval is dashed across the plot; an interval that leaves the plot ends in an arrow head.
+    interval is dashed across the plot; an interval that leaves the plot ends in an arrow head. A narrow plot
+    has its words above and below the bars.
     """
     kind = estimates[0].kind
     ratio = "persistence" in kind
-    row, top = 27, 14
+    row, top = (56, 14) if narrow else (27, 14)
     height = top + row * len(estimates) + 50
     canvas = Canvas(width=width, height=height, title=f"{name_kind(kind)} with 95 % intervals")
     low, high = _bounds(estimates, ratio)
-    x = Scale(low=low, high=high, start=390, end=width - 150)
+    x = Scale(low=low, high=high, start=12 if narrow else 390, end=width - (12 if narrow else 150))
     bottom = top + row * len(estimates)
     for tick in x.ticks(5):
         strong = tick == 0 or (ratio and tick == 1)
         canvas.rule(x(tick), top - 6, x(tick), bottom, strong=strong, dash="3 3" if strong and tick else None)
         canvas.text(x(tick), bottom + 16, f"{tick:g}".replace("-", "−"), anchor="middle", soft=True)
     label = (
-        "share of the gap between the two single stages (0 like the second stage alone, 1 like the first)"
+        ("" if narrow else "share of the gap between the two single stages; ")
+        + "0 like the second stage alone, 1 like the first"
         if ratio
         else f"{name_kind(kind)} (score points)"
     )
@@ -324,5 +334,5 @@ def draw_forest(estimates: Sequence[Estimate], *, width: float = 1000) -> str:
         if last is not None and estimate.objective != last:
             canvas.rule(8, top + row * number, width - 8, top + row * number)
         last = estimate.objective
-        _draw_row(canvas, estimate, x, top + row * (number + 0.5))
+        _draw_row(canvas, estimate, x, top + row * (number + 0.5), narrow=narrow)
     return canvas.render()

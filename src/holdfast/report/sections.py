@@ -44,8 +44,10 @@ class Section:
     tables: Mapping[str, Table]
 
 
-def wrap_figure(svg: str, name: str, caption: str) -> str:
-    """A figure with its caption and a link to its file."""
+def wrap_figure(svg: str, name: str, caption: str, *, narrow: str = "") -> str:
+    """A figure with its caption and a link to its file; ``narrow`` is shown instead on a narrow screen."""
+    if narrow:
+        svg = f'<div class="broad">{svg}</div><div class="narrow">{narrow}</div>'
     return (
         f'<figure><div class="plot scroll" tabindex="0" role="region" aria-label="{escape_html(caption[:80])}">{svg}'
         f"</div><figcaption>{escape_html(caption)} "
@@ -192,7 +194,7 @@ def _forests(
             caption = f"{name_kind(kind).capitalize()}, {level}, with 95 % intervals."
             if len(found) > FOREST_ROWS:
                 caption += f" {len(found) - FOREST_ROWS} more rows are in the table."
-            html = wrap_figure(figures[name], name, caption)
+            html = wrap_figure(figures[name], name, caption, narrow=draw_forest(rows, width=350, narrow=True))
             (parts if first_open and kind == kinds[0] and number == 0 else folded).append(html)
         if folded:
             more = ", ".join(list(levels)[1:] if first_open and kind == kinds[0] else levels)
