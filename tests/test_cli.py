@@ -122,7 +122,7 @@ def test_a_study_with_a_byte_order_mark_and_windows_lines(tmp_path: Path, capsys
 
 def test_run_tells_results_and_progress_apart(own_run: Path, capsys: Captured) -> None:
     code, out, err = asked(capsys, "run", SMOKE, "-o", own_run, "--workers", "1")
-    assert code == 0 and out.startswith("Lineage") and f"report: {own_run}" in out
+    assert code == 0 and "Lineage" in out and f"report: {own_run}" in out
     assert err == "analyzing and writing the report\n"
     assert asked(capsys, "run", SMOKE, "-o", own_run, "--no-report", "--quiet") == (0, "", "")
     code, out, _ = asked(capsys, "report", own_run, "--draws", "100")
@@ -145,7 +145,7 @@ def test_analyze_and_pairs(smoke_run: Path, tmp_path: Path, capsys: Captured) ->
     code, out, err = asked(capsys, "analyze", smoke_run, "--json", "--draws", "100")
     assert (code, err) == (0, "")
     assert {"scores", "persistence", "frontier", "deltas", "agreement", "audit"} <= set(json.loads(out))
-    assert asked(capsys, "analyze", smoke_run)[1].startswith("Lineage")
+    assert "Lineage" in asked(capsys, "analyze", smoke_run)[1]
     rule = ("pairs", smoke_run, "--objective", "safety", "--judge", "state")
     document = json.loads(asked(capsys, *rule, "--json")[1])
     assert document["pairs"] > 0 and f"{document['pairs']:,} pairs of" in asked(capsys, *rule)[1]

@@ -146,7 +146,9 @@ def _subject_columns(
 
 
 def _tags(one: Estimate) -> dict[str, str]:
-    return {"level": name_level(one), "estimator": one.estimator, "claim": one.claim, "unit": one.unit or ""}
+    # A base has no training to make a recipe claim of: its one claim stands beside either.
+    claim = "" if one.lineage == () else one.claim
+    return {"level": name_level(one), "estimator": one.estimator, "claim": claim, "unit": one.unit or ""}
 
 
 def pivot(

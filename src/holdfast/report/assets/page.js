@@ -78,7 +78,7 @@ function wireTable(table) {
   const apply = () => {
     let left = 0;
     for (const row of rows) {
-      row.hidden = selects.some((select) => select.value && row.dataset[select.name] !== select.value);
+      row.hidden = selects.some((select) => select.value && !fits(row, select));
       left += !row.hidden;
     }
     shown.textContent = `${count(left)} of ${count(rows.length)} rows`;
@@ -102,13 +102,19 @@ function hideEmptyColumns(table, rows, selects) {
 // The filters start where they show something: at the row that has most of what is wanted, in this order.
 const FIRST_SHOWN = { level: "pooled over bases and judges", estimator: "pooled", claim: "recipe", unit: "test evaluations" };
 
+// A row without a claim of its own fits either.
+function fits(row, select) {
+  const value = row.dataset[select.name];
+  return value === select.value || (select.name === "claim" && value === "");
+}
+
 function firstRow(rows) {
   const rank = (row) => Object.entries(FIRST_SHOWN).reduce((sum, [name, value]) => 2 * sum + (row.dataset[name] === value), 0);
   return rows.reduce((best, row) => (rank(row) > rank(best) ? row : best));
 }
 
 function addFilter(bar, rows, name) {
-  const values = [...new Set(rows.map((row) => row.dataset[name]))];
+  const values = [...new Set(rows.map((row) => row.dataset[name]))].filter((value) => value || name !== "claim");
   if (values.length < 2) return null;
   const select = make("select");
   select.name = name;
