@@ -270,19 +270,24 @@ def _analyze(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from holdfast.report.terminal import render_status, render_trajectory
+    from holdfast.runs import planned_steps
     from holdfast.store import Store
 
     with Store(options.run) as store:
         if options.id is None:
-            _say(render_status(store))
+            _say(render_status(store, planned_steps(store)))
             for step in store.log.steps().values():
                 if step.status == "failed":
                     _say(_one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
             return 0
         found = [name for name in store.trajectory_ids() if name.startswith(options.id)]
         if len(found) != 1:
-            few = "no trajectory" if not found else f"{len(found)} trajectories"
-            raise StudyError(f"{options.run}: {few} with an id that starts with {options.id!r}; give more digits")
+            few, remedy = (
+                ("no trajectory", "the report lists them")
+                if not found
+                else (f"{len(found)} trajectories", "give more digits")
+            )
+            raise StudyError(f"{options.run}: {few} with an id that starts with {options.id!r}; {remedy}")
         trajectory = store.trajectory(found[0])
         case, checkpoint = store.case(trajectory.case_id), store.checkpoint(trajectory.checkpoint_id)
         _say(render_trajectory(case, checkpoint, trajectory, store.scores(trajectory.id)))

@@ -344,6 +344,14 @@ def notes(store: Store) -> tuple[str, ...]:
     return EMBEDDED_NOTES if _study_settings(store).get("model", {}).get("base_seeds") else ()
 
 
+def planned_steps(store: Store) -> int | None:
+    """How many steps the study of a run has; None for a run without a study of this version."""
+    try:
+        return len(build(Study.model_validate(_study_settings(store))).steps)
+    except StudyError:
+        return None
+
+
 def measures(store: Store) -> dict[str, dict[str, float]]:
     """What training and rollout steps measured of each checkpoint: KL in nats, drift in nats, steps, pairs."""
     found: dict[str, dict[str, float]] = {}

@@ -204,14 +204,14 @@ def render_results(analysis: Analysis, width: int | None = None) -> str:
     return "\n\n".join(shown or ["no results: nothing is judged yet"]) + "\n"
 
 
-def render_status(store: Store) -> str:
-    """A run's counts and the state of its steps, a line each."""
+def render_status(store: Store, planned: int | None = None) -> str:
+    """A run's counts and the state of its steps, a line each; ``planned`` is how many its study has in all."""
     counts = " · ".join(f"{count:,} {name}" for name, count in store.counts().items())
     lines = [f"Run {show_line(str(store.path))}", counts]
     steps = list(store.log.steps().values())
     done = sum(step.status == "done" for step in steps)
     if steps:
-        lines.append(f"Steps: {done} of {len(steps)} done")
+        lines.append(f"Steps: {done} of {planned or len(steps)} done")
     for step in steps:
         seconds = "" if step.seconds is None else f"{step.seconds:,.1f} s"
         lines.append(f"  {step.status:<8} {step.kind:<8} {seconds:>10}  {show_line(step.name)}")
