@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,11 +57,11 @@ def test_the_linear_search_equals_the_pattern(parts: list[str]) -> None:
     assert writes_call(text) is bool(re.search(r"(?:^|\n)[\s*#>`_\-]*Action[\s*_`]*:", text))
 
 
-def test_hostile_texts_take_linear_time() -> None:
-    started = time.process_time()
-    for hostile in ("\n" * 200_000 + "Action", "-" * 200_000, "Action:\n" * 30_000, "Action " * 30_000 + "Observation"):
-        writes_result(hostile + "\nObservation")
-    assert time.process_time() - started < 2
+@pytest.mark.parametrize("hostile", ["\n" * 200_000 + "Action", "-" * 200_000, "Action " * 30_000 + "Observation"])
+def test_hostile_texts_are_read_to_their_end(hostile: str) -> None:
+    """Texts on which a backtracking search takes hours; the linear one answers, and rightly."""
+    assert writes_result(hostile + "\nObservation") is False
+    assert writes_result(hostile + "\nAction: look\nObservation: seen") is True
 
 
 def test_a_clean_episode_has_no_flag() -> None:

@@ -11,7 +11,7 @@ from sample_studies import four_lineages
 
 from holdfast import plan as plans
 from holdfast import study as studies
-from holdfast.forecast import forecast, look_around
+from holdfast.forecast import TINY_CPU_SECONDS, forecast, look_around
 from holdfast.plan import Plan
 from holdfast.store import Store
 
@@ -123,7 +123,7 @@ def test_only_a_study_with_adapters_asks_for_their_packages(monkeypatch: pytest.
 def test_a_base_from_the_cache_says_nothing_of_what_teaching_costs(tmp_path: Path) -> None:
     plan = planned(four_lineages() | {"model": {"base_seeds": [0, 1]}})
     first, second = [step for step in plan.steps if step.kind == "train"][:2]
-    for result, seconds in (({"cached": True}, 44.8), ({}, 28.0)):
+    for result, seconds in (({"cached": True}, TINY_CPU_SECONDS["sft"] * 28_000), ({}, 28.0)):
         with Store.create(tmp_path / str(seconds)) as store, store.transaction():
             store.log.begin(first.fingerprint, first.kind, first.name)
             store.log.finish(first.fingerprint, {**result, "cpu_seconds": 28.0})
