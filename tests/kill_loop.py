@@ -21,7 +21,7 @@ import holdfast as hf
 from holdfast import analysis, steps, study  # noqa: F401
 from holdfast.models import tiny  # noqa: F401
 from holdfast.store import DATABASE, Store
-from holdfast.training import loop  # noqa: F401
+from holdfast.training import stages  # noqa: F401
 
 LONGEST_ROUNDS = 400
 

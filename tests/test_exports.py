@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -163,8 +164,8 @@ def test_inspect_reads_its_logs_with_missing_scores_unscored(smoke_run: Path, tm
 
 @pytest.mark.parametrize(
     ("form", "module", "extra"),
-    [("parquet", "pyarrow", "parquet"), ("inspect", "inspect_ai.log", "remote")],
-    ids=["parquet", "inspect"],
+    [("parquet", "pyarrow", "parquet"), ("inspect", "inspect_ai.log", "remote"), ("hf", "torch", "train")],
+    ids=["parquet", "inspect", "hf"],
 )
 def test_an_absent_package_is_named_with_its_extra(
     form: str, module: str, extra: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -172,21 +173,104 @@ def test_an_absent_package_is_named_with_its_extra(
     smoke_run: Path = request.getfixturevalue("smoke_run")
     tmp_path: Path = request.getfixturevalue("tmp_path")
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "holdfast.inspect_logs", raising=False)
+    for ours in ("holdfast.inspect_logs", "holdfast.models.stacks"):
+        monkeypatch.delitem(sys.modules, ours, raising=False)
     with pytest.raises(MissingExtra, match=rf"not installed: pip install 'holdfast\[{extra}\]'") as caught:
-        export_run(smoke_run, form, tmp_path / "out")
+        export_run(smoke_run, form, tmp_path / "out", checkpoint="tiny-0 · base" if form == "hf" else None)
     assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "trl", "inspect"])
+@pytest.fixture(scope="module")
+def stacked_run(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a base, and a checkpoint that is an adapter on it."""
+    import torch
+
+    from holdfast.store import weights
+    from holdfast.training.adapters import open_policy
+
+    path = tmp_path_factory.mktemp("stacked") / "run"
+    with Store(smoke_run) as source, Store.create(path) as store, store.transaction():
+        base = next(item for item in source.checkpoints() if not item.stages)
+        stage = next(item for item in source.checkpoints() if item.parent_id == base.id)
+        assert base.path is not None
+        shutil.copytree(smoke_run / base.path, path / base.path)
+        policy = open_policy(path / base.path, lora_r=2)
+        for weight in policy.trainable():
+            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(1))
+        policy.save(path / "weights" / ".part" / "step-1")
+        digest = weights.adopt(path / "weights" / ".part" / "step-1", path / "weights")
+        store.add_checkpoint(base)
+        store.add_checkpoint(replace(stage, path=f"weights/{digest}", digest=digest))
+        store.add_checkpoint(replace(stage, id="ffff", train_seed=9, path=None, digest=None))
+        store.add_checkpoint(replace(stage, id="fffe", train_seed=9, path=None, digest=None))
+    return path
+
+
+@pytest.mark.parametrize("stages", [0, 1])
+def test_a_checkpoint_is_written_as_transformers_loads_it(
+    stages: int, stacked_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from holdfast.cli import main
+    from holdfast.models.stacks import is_stack
+    from holdfast.models.tiny import TinyModel
+
+    with Store(stacked_run) as store:
+        checkpoint = next(item for item in store.checkpoints() if len(item.stages) == stages)
+    output = tmp_path / "deep" / "out"
+    for named in (checkpoint.name, checkpoint.id, checkpoint.id[:12]):
+        shutil.rmtree(output, ignore_errors=True)
+        arguments = ["export", str(stacked_run), "--to", "hf", "--checkpoint", named, "-o", str(output)]
+        assert main(arguments) == 0 and capsys.readouterr().out == f"wrote {output}\n"
+    assert names(output.parent) == {"out"} and {"config.json", "model.safetensors", "tokenizer.json"} <= names(output)
+    assert {path.suffix for path in output.iterdir()} == {".json", ".safetensors"} and not is_stack(output)
+    source = stacked_run / (checkpoint.path or "")
+    assert is_stack(source) == (stages == 1)
+    ours, theirs = TinyModel.load(source), AutoModelForCausalLM.from_pretrained(output)
+    rows = AutoTokenizer.from_pretrained(output)("<bos><user>delete the file<end>", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.allclose(ours.llama(rows) @ ours.llama.head.T, theirs(input_ids=rows).logits, atol=1e-5)
+    base = AutoModelForCausalLM.from_pretrained(next(path.parent for path in stacked_run.glob("weights/*/config.json")))
+    same = all(torch.equal(one, other) for one, other in zip(theirs.parameters(), base.parameters(), strict=True))
+    assert same == (stages == 0)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(stacked_run: Path, tmp_path: Path) -> None:
+    with Store(stacked_run) as store:
+        stage = next(item for item in store.checkpoints() if item.path is not None and item.stages)
+    for wanted, told in {
+        "nothing": "no checkpoints are 'nothing'; `holdfast export --to jsonl` lists names and ids",
+        "": "no checkpoints are ''; ",
+        "fff": "2 checkpoints are 'fff'; give its id",
+        replace(stage, train_seed=9).name: "2 checkpoints are '.*'; give its id",
+        "ffff": "its weights are not at .*; export a run that holds them",
+    }.items():
+        with pytest.raises(hf.StudyError, match=told):
+            export_run(stacked_run, "hf", tmp_path / "out", checkpoint=wanted)
+    with pytest.raises(hf.StudyError, match="export --to hf: needs --checkpoint NAME_OR_ID"):
+        export_run(stacked_run, "hf", tmp_path / "out")
+    with pytest.raises(hf.StudyError, match="export --to csv: takes no --checkpoint"):
+        export_run(stacked_run, "csv", tmp_path / "out", checkpoint=stage.id)
+    lone = tmp_path / "lone"
+    shutil.copytree(stacked_run, lone)
+    shutil.rmtree(next(path.parent for path in lone.glob("weights/*/config.json")))
+    with pytest.raises(hf.StoreError, match=r"its base .* is not found; put that directory at"):
+        export_run(lone, "hf", tmp_path / "out", checkpoint=stage.id)
+    assert names(tmp_path) == {"lone"}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "trl", "inspect", "hf"])
 def test_what_is_there_is_not_overwritten(form: str, smoke_run: Path, tmp_path: Path) -> None:
+    checkpoint = "tiny-0 · base" if form == "hf" else None
     (tmp_path / "out").write_text("mine")
     (tmp_path / "out.part").mkdir()
     with pytest.raises(hf.StudyError, match="is there already; choose another output"):
-        export_run(smoke_run, form, tmp_path / "out")
+        export_run(smoke_run, form, tmp_path / "out", checkpoint=checkpoint)
     assert (tmp_path / "out").read_text() == "mine" and names(tmp_path) == {"out", "out.part"}
     with pytest.raises(hf.StoreError, match="no run here"):
-        export_run(tmp_path / "absent", form, tmp_path / "a" / "b")
+        export_run(tmp_path / "absent", form, tmp_path / "a" / "b", checkpoint=checkpoint)
     assert names(tmp_path) == {"out", "out.part"}
 
 

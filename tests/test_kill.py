@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from smoke_study import SMOKE, smoke_settings
+from smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
 from holdfast.records import Checkpoint
-from holdfast.store import Store
+from holdfast.store import Store, weights
 
 TESTS = Path(__file__).parent
 KILLS = 50
@@ -63,11 +63,62 @@ def test_stopped_between_weights_and_their_note(
         patch.setattr(Store, "add_checkpoint", stop)
         hf.run(study, tmp_path / "stopped", workers=1)
     left = {path.name for path in (tmp_path / "stopped" / "weights").iterdir()}
+    made = {name for name in left if not name.startswith(weights.TEMPORARY)}
     with Store(tmp_path / "stopped") as store:
-        assert len(store.checkpoints()) == 1 and len(left) == 3
+        assert len(store.checkpoints()) == 1 and len(made) == 3
+    assert len(left) == 4, "what the stage needs to go on is kept"
     hf.run(study, tmp_path / "stopped", workers=1)
-    assert {path.name for path in (tmp_path / "stopped" / "weights").iterdir()} == left
+    assert {path.name for path in (tmp_path / "stopped" / "weights").iterdir()} == made
     assert final_table(tmp_path / "stopped") == final_table(tmp_path / "whole")
+
+
+RESUMED = """
+import sys
+import holdfast as hf
+from holdfast.training import loop
+loop.SAVE_SECONDS = 0.0
+hf.run(sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
+"""
+
+
+def lines_under_way(run: Path) -> list[bytes]:
+    """What the stage that a run is at has logged."""
+    logs = [path.read_bytes() for path in (run / "weights").glob(f"{weights.TEMPORARY}*/loop/train.jsonl")]
+    return logs[0].splitlines(keepends=True) if logs else []
+
+
+def digests(run: Path) -> dict[str, str | None]:
+    with Store(run) as store:
+        return {checkpoint.id: checkpoint.digest for checkpoint in store.checkpoints()}
+
+
+def test_a_stage_killed_midway_goes_on_from_its_saved_state(base_cache: Path, tmp_path: Path) -> None:
+    settings = smoke_settings()
+    settings["study"]["lineages"], settings["doses"] = [["S"]], {"S": [1, 2]}
+    settings["stages"]["S"]["steps"] = 60
+    study = write_toml(settings, tmp_path / "study.toml")
+    whole, killed = hf.run(study, tmp_path / "whole", workers=1).path, tmp_path / "killed"
+    (log,) = (whole / "logs").iterdir()
+    assert len(log.read_bytes().splitlines()) == 120
+    kept: list[bytes] = []
+    for least in (8, 40, 75):  # before the first dose, and after it
+        command = [sys.executable, "-c", RESUMED, str(study), str(killed), "1"]
+        child = subprocess.Popen(command, env=environment(base_cache))
+        while len(found := lines_under_way(killed)) < least and child.poll() is None:
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        found = lines_under_way(killed)
+        # A line is written before the state: the last one may be taken back.
+        assert least <= len(found) < 120 and found[: len(kept)] == kept
+        kept = found[:-1]
+    (killed / "weights" / f"{weights.TEMPORARY}of-no-step-of-the-plan").mkdir()
+    hf.run(study, killed, workers=1)
+    lines = (killed / "logs" / log.name).read_bytes().splitlines(keepends=True)
+    assert len(lines) == 120 and lines[: len(kept)] == kept, "what was done was done once"
+    assert digests(killed) == digests(whole)
+    assert final_table(killed) == final_table(whole)
+    assert not list((killed / "weights").glob(f"{weights.TEMPORARY}*"))
 
 
 def test_killed_with_its_workers_at_work(tmp_path: Path) -> None:

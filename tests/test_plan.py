@@ -49,6 +49,63 @@ def test_a_record_tells_a_flipped_control_and_the_train_step_does_not() -> None:
             assert "flip" not in step.settings
 
 
+def references(study: dict[str, Any]) -> tuple[Plan, list[plans.Step]]:
+    plan = planned(study)
+    return plan, [step for step in plan.steps if step.kind == "reference"]
+
+
+def test_stages_from_one_checkpoint_on_one_rollout_share_a_reference() -> None:
+    plan, found = references(
+        four_lineages()
+        | {"axes": {"beta": [0.05, 0.1], "pair_judge": ["state", "again"], "loss": ["sigmoid", "hinge"]}}
+        | {"judges": {"state": {"kind": "state"}, "again": {"kind": "state"}}, "doses": {"S,H": [1, 2]}}
+    )
+    trained = [step for step in plan.steps if step.kind == "train" and step.settings["method"] == "dpo"]
+    # The base's serves S and H at all eight points of the axes; each of the sixteen checkpoints of S and H has one.
+    assert len(trained) == 32 and len(found) == 1 + 16
+    for step in trained:
+        _, paired, referred = (plan.step(name) for name in step.inputs)
+        assert (paired.kind, referred.kind) == ("pair", "reference")
+        assert referred.settings["checkpoint"] == step.settings["parent"]
+        assert referred.inputs == (step.inputs[0], paired.inputs[0]), "of the very rollouts that the pairs are made of"
+        assert (referred.size, referred.unit) == (plan.step(paired.inputs[0]).size, "trajectories")
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        ({}, 1),
+        (
+            {"beta": 0.3, "steps": 3, "loss": "ipo", "sft_weight": 1, "lora_r": 4, "pairwise": True, "recompute": True},
+            1,
+        ),
+        ({"loss_mask": "completion"}, 2),
+        ({"precision": "bf16"}, 2),
+        ({"token_budget": 4096}, 2),
+    ],
+)
+def test_a_reference_depends_on_what_decides_its_numbers(change: dict[str, Any], count: int) -> None:
+    study = four_lineages()
+    study["study"]["lineages"] = [["S"], ["H"]]
+    study["stages"]["H"] |= change
+    assert len(references(study)[1]) == count
+
+
+def test_each_split_and_each_seed_has_references_of_its_own() -> None:
+    study = four_lineages() | {"axes": {"split_seed": [0, 1]}}
+    study["study"] |= {"lineages": [["S"]], "train_seeds": [0, 1, 2]}
+    assert len(references(study)[1]) == 6
+
+
+def test_a_record_counts_pairs_where_their_number_is_planned() -> None:
+    """Steps of whole sub-trees take as many pairs as there are."""
+    for change, pairs in (({}, 640), ({"pairwise": True}, None), ({"trajectories_per_case": 6}, None)):
+        study = four_lineages()
+        study["stages"]["S"] |= change
+        (step,) = (s for s in planned(study).steps if s.checkpoints and s.checkpoints[0].lineage == ("S",))
+        assert step.checkpoints[0].stages[-1].pairs == pairs
+
+
 def test_doses_are_checkpoints_of_one_step() -> None:
     plan = planned(four_lineages() | {"doses": {"S,H": [1, 2, 4]}})
     (step,) = (s for s in plan.steps if s.kind == "train" and len(s.checkpoints) > 1)
@@ -103,6 +160,7 @@ def test_a_parent_source_rolls_out_the_stage_that_it_starts_from() -> None:
     parent = planned(four_lineages() | {"pairs": {"source": "parent"}})
     count = [sum(s.kind == "rollout" and s.settings["part"] == "train" for s in p.steps) for p in (base, parent)]
     assert count == [1, 3]  # the base; the base, S and H
+    assert [sum(s.kind == "reference" for s in p.steps) for p in (base, parent)] == [3, 3]
 
 
 def test_the_forecast_counts_all_steps_of_a_run_that_is_not_there(tmp_path: Path) -> None:

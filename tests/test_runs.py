@@ -14,11 +14,11 @@ import pytest
 from smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
-from holdfast import runs
+from holdfast import execution
 from holdfast.cli import main
+from holdfast.execution import StepProgress
 from holdfast.plan import Step, build
 from holdfast.records import Score
-from holdfast.runs import StepProgress
 from holdfast.steps import carry_out
 from holdfast.store import Store
 from holdfast.store.steplog import StepStatus
@@ -33,6 +33,20 @@ def own_run(smoke_run: Path, tmp_path: Path) -> Path:
 
 def by_identity(path: Path) -> list[dict[str, Any]]:
     return sorted(hf.Run(path).scores(), key=lambda row: (row["trajectory"], row["objective"], row["judge"]))
+
+
+def references(path: Path) -> dict[str, dict[str, float]]:
+    with Store(path) as store:
+        return {s.fingerprint: store.logprobs(s.fingerprint) for s in steps_of(path).values() if s.kind == "reference"}
+
+
+def logged(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each training stage logged, without what a clock says."""
+    found = {}
+    for log in (path / "logs").iterdir():
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        found[log.stem] = [{key: value for key, value in line.items() if key != "cpu_seconds"} for line in lines]
+    return found
 
 
 def steps_of(path: Path) -> dict[str, StepStatus]:
@@ -53,6 +67,10 @@ def test_two_workers_give_what_one_process_gives(smoke_run: Path, tmp_path: Path
     assert (two.path / "analysis.json").read_bytes() == (smoke_run / "analysis.json").read_bytes()
     assert not list((two.path / "weights").glob(".part-*"))
     plan = build(load(SMOKE))
+    assert references(two.path) == references(smoke_run) and len(references(smoke_run)) == 3
+    stages = {s.fingerprint: s.size for s in plan.steps if s.kind == "train" and s.settings["method"] == "dpo"}
+    assert {name: len(lines) for name, lines in logged(two.path).items()} == stages
+    assert logged(two.path) == logged(smoke_run)
     assert {one.step.name for one in told if one.state == "done"} == {s.name for s in plan.steps if s.kind != "analyze"}
     assert all(one.done <= one.step.size and one.steps_total == len(plan.steps) for one in told)
 
@@ -62,7 +80,7 @@ def test_a_finished_run_repeats_nothing(own_run: Path, monkeypatch: pytest.Monke
         raise AssertionError("a finished step was carried out again")
 
     before, document = steps_of(own_run), (own_run / "analysis.json").stat()
-    monkeypatch.setattr(runs, "carry_out", refuse)
+    monkeypatch.setattr(execution, "carry_out", refuse)
     told: list[StepProgress] = []
     hf.run(SMOKE, own_run, workers=1, listener=told.append)
     assert not told and steps_of(own_run) == before
@@ -100,6 +118,9 @@ def test_a_fork_reuses_what_still_matches(smoke_run: Path, tmp_path: Path) -> No
     assert "train tiny-0 · H · seed 0" not in kept and "train tiny-0 · S,H · seed 0" not in kept
     assert all(after[name] == before[name] for name in shared)
     assert {one.step.fingerprint for one in told} == {s.fingerprint for s in plan.steps[:-1]} - shared
+    kept_references = {name: values for name, values in references(smoke_run).items() if name in shared}
+    assert len(kept_references) == 2 and kept_references.items() <= references(fork.path).items()  # of the base and S
+    assert set(logged(fork.path)) == {s.fingerprint for s in plan.steps if s.kind == "train" and s.inputs}
 
     def of_lineage(path: Path, lineage: list[str]) -> list[dict[str, Any]]:
         return [row for row in by_identity(path) if row["lineage"] == lineage]
@@ -172,13 +193,13 @@ def test_what_failed_by_accident_is_made_good_by_repeating(
             raise MemoryError("no room")
         carry_out(step, path, emit)
 
-    monkeypatch.setattr(runs, "carry_out", stumble)
+    monkeypatch.setattr(execution, "carry_out", stumble)
     with pytest.raises(hf.StepError, match=r"train tiny-0 · H,S · seed 0: MemoryError: no room \(1 failed, 2 that"):
         hf.run(SMOKE, tmp_path / "run", workers=1)
     failed = [status for status in steps_of(tmp_path / "run").values() if status.status == "failed"]
     assert [status.result["error"] for status in failed] == ["MemoryError: no room"]
     assert "Traceback" in failed[0].result["log"]
-    monkeypatch.setattr(runs, "carry_out", carry_out)
+    monkeypatch.setattr(execution, "carry_out", carry_out)
     hf.run(SMOKE, tmp_path / "run", workers=1)
     assert by_identity(tmp_path / "run") == by_identity(smoke_run)
 

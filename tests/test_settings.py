@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from smoke_study import smoke_settings
 
 import holdfast as hf
-from holdfast import runs
+from holdfast import execution
 from holdfast.plan import Step
 from holdfast.records import Checkpoint, Trajectory
 from holdfast.steps import carry_out
@@ -44,6 +45,12 @@ def trained(store: Store, *lineage: str) -> list[Checkpoint]:
     return [checkpoint for checkpoint in store.checkpoints() if checkpoint.lineage == lineage]
 
 
+def logged(store: Store) -> list[dict[str, Any]]:
+    """Every step of every stage."""
+    logs = sorted((store.path / "logs").iterdir())
+    return [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
+
+
 def families(store: Store, part: str) -> set[str]:
     (parts,) = store.splits().values()
     return {store.case(name).family for name in parts[part]}
@@ -57,6 +64,7 @@ def both(**settings: Any) -> dict[str, Any]:
     return {"stages": {"S": settings, "H": settings}}
 
 
+FALLING: dict[str, Any] = {"schedule": "cosine", "steps": 3, "warmup_steps": 0}
 Check = Callable[[Store], object]
 SETTINGS: dict[str, tuple[dict[str, Any], Check]] = {
     "a LoRA adapter": (
@@ -73,6 +81,22 @@ SETTINGS: dict[str, tuple[dict[str, Any], Check]] = {
     "loss on all that follows the prompt": (
         both(loss_mask="completion"),
         lambda store: {c.stages[-1].settings["loss_mask"] for c in trained(store, "S", "H")} == {"completion"},
+    ),
+    "pair by pair, trained through the model's own library in few bits and little memory": (
+        both(pairwise=True, precision="bf16", recompute=True, token_budget=400),
+        lambda store: len({checkpoint.digest for checkpoint in store.checkpoints()}) == 3,
+    ),
+    "whole sub-trees in steps of few tokens": (
+        both(trajectories_per_case=4, tokens_per_step=400, steps=4),
+        lambda store: all(0 < line["work"]["tokens"] < 420 for line in logged(store)) and len(logged(store)) == 8,
+    ),
+    "every loss": (
+        {"axes": {"loss": ["sigmoid", "ipo", "hinge"]}},
+        lambda store: len({checkpoint.digest for checkpoint in trained(store, "S")}) == 3,
+    ),
+    "a loss of many parts under a falling rate": (
+        both(label_smoothing=0.1, length_normalized=True, sft_weight=0.5, weight_decay=0.1, **FALLING),
+        lambda store: [one["learning_rate"] for one in logged(store)] == pytest.approx(2 * [3e-4, 2.25e-4, 0.75e-4]),
     ),
     "families held out": (
         {"suite": {"holdout": "family"}},
@@ -163,6 +187,6 @@ def test_a_base_that_cannot_be_read_fails_its_steps(
             spoil(path / "weights", removed=removed)
         carry_out(step, path, emit)
 
-    monkeypatch.setattr(runs, "carry_out", carry_out_after_loss)
+    monkeypatch.setattr(execution, "carry_out", carry_out_after_loss)
     with pytest.raises(hf.StepError, match=rf"roll out tiny-0 · base .*{told}.* failed, \d+ that depend"):
         hf.run(small({}), tmp_path / "run", workers=1)

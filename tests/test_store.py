@@ -444,6 +444,49 @@ def test_steps_and_their_batches_are_logged(run: Path) -> None:
     assert step.seconds >= 0
 
 
+log_probabilities = st.floats(min_value=-1e300, max_value=0.0, allow_nan=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(log_probabilities, log_probabilities)
+def test_log_probabilities_come_back_bit_by_bit(
+    tmp_path_factory: pytest.TempPathFactory, one: float, other: float
+) -> None:
+    with Store.create(tmp_path_factory.mktemp("any") / "run") as store:
+        with store.transaction():
+            store.add_cases([CASE])
+            store.add_checkpoint(CHILD)
+            for name in ("trajectory-a", "trajectory-b"):
+                add_trajectory(store, replace(TRAJECTORY, id=name), step="roll")
+            store.add_logprobs("reference", {"trajectory-a": one, "trajectory-b": other})
+        assert store.logprobs("reference") == {"trajectory-a": one, "trajectory-b": other}
+        assert store.logprobs("another") == {}
+
+
+@pytest.mark.parametrize("value", [0.1, float("nan"), float("-inf"), float("inf")])
+def test_what_is_no_log_probability_is_refused(run: Path, value: float) -> None:
+    with Store(run, writable=True) as store:
+        with pytest.raises(StoreError, match="reference step r: log-probabilities cannot"), store.transaction():
+            store.add_logprobs("r", {"trajectory-b": -1.0, "trajectory-a": value})
+        with store.transaction():
+            store.add_logprobs("r", {"trajectory-a": -2.5})
+        with pytest.raises(StoreError, match=r"cannot be stored .* stored once"), store.transaction():
+            store.add_logprobs("r", {"trajectory-a": -2.5})
+        with pytest.raises(StoreError, match="no trajectory 'x'"), store.transaction():
+            store.add_logprobs("r", {"x": -1.0})
+        assert store.logprobs("r") == {"trajectory-a": -2.5}
+
+
+def test_a_run_without_references_gets_their_table_when_it_is_written_to(run: Path) -> None:
+    with contextlib.closing(sqlite3.connect(run / DATABASE)) as db:
+        db.execute("DROP TABLE logprobs")
+        db.commit()
+    with Store(run) as store:
+        assert store.trajectory("trajectory-a") == TRAJECTORY
+    with Store(run, writable=True) as store, store.transaction():
+        store.add_logprobs("r", {"trajectory-a": -2.5})
+
+
 def test_a_score_needs_a_value_or_a_reason() -> None:
     for wrong in ({"value": None}, {"value": 1.0, "missing": "why"}):
         with pytest.raises(ValueError, match="either a value or the reason"):

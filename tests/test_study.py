@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,53 @@ BAD: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ),
     ("repeated seed", lambda s: s["study"].update(train_seeds=[1, 1]), "study.train_seeds repeats a value"),
     ("not a number", lambda s: s["stages"]["S"].update(beta=float("nan")), "stages.S.beta"),
+    (
+        "half of the labels wrong",
+        lambda s: s["stages"]["S"].update(label_smoothing=0.5),
+        "stages.S.label_smoothing: .*0.5",
+    ),
+    (
+        "smoothed labels without a sigmoid",
+        lambda s: s["stages"]["S"].update(label_smoothing=0.1, loss="ipo"),
+        "stages.S.label_smoothing is 0.1, which only the loss 'sigmoid' has; found ipo; set it to 0",
+    ),
+    (
+        "smoothed labels on an axis without a sigmoid",
+        lambda s: (s["stages"]["H"].update(label_smoothing=0.1), s.update(axes={"loss": ["sigmoid", "hinge"]})),
+        "stages.H.label_smoothing is 0.1, .* found sigmoid, hinge;",
+    ),
+    ("unknown loss", lambda s: s["stages"]["S"].update(loss="dpo"), "stages.S.loss: .*found 'dpo'"),
+    ("unknown loss on an axis", lambda s: s.update(axes={"loss": ["ipo", "dpo"]}), "axes.loss: .*found 'dpo'"),
+    ("a number as a loss", lambda s: s.update(axes={"loss": [1]}), "axes.loss: .*found 1"),
+    (
+        "tokens of steps that are not cut",
+        lambda s: s["stages"]["S"].update(tokens_per_step=4000),
+        "stages.S.tokens_per_step is 4000; it bounds sub-trees, set trajectories_per_case too",
+    ),
+    (
+        "sub-trees pair by pair",
+        lambda s: s["stages"]["S"].update(pairwise=True, trajectories_per_case=4),
+        "stages.S.trajectories_per_case is 4, but pairwise takes pairs one by one; leave one of them out",
+    ),
+    (
+        "tokens pair by pair",
+        lambda s: s["stages"]["S"].update(pairwise=True, tokens_per_step=4),
+        "stages.S.tokens_per_step is 4, but pairwise takes pairs one by one",
+    ),
+    (
+        "one trajectory a case",
+        lambda s: s["stages"]["S"].update(trajectories_per_case=1),
+        "stages.S.trajectories_per_case: .*found 1",
+    ),
+    (
+        "doses of a stage whose rate falls",
+        lambda s: (s["stages"]["H"].update(schedule="cosine"), s.update(doses={"S,H": [1, 2]})),
+        r"doses.'S,H' is \[1, 2\], but its last stage has schedule 'cosine', .*; use \"constant\" or the dose 1 alone",
+    ),
+    ("no room for a token", lambda s: s["stages"]["S"].update(token_budget=0), "stages.S.token_budget: .*found 0"),
+    ("unknown precision", lambda s: s["stages"]["S"].update(precision="fp16"), "stages.S.precision: .*'fp16'"),
+    ("negative decay", lambda s: s["stages"]["S"].update(weight_decay=-1), "stages.S.weight_decay: .*found -1"),
+    ("negative weight", lambda s: s["stages"]["S"].update(sft_weight=-0.1), "stages.S.sft_weight: .*found -0.1"),
     ("negative steps", lambda s: s["stages"]["S"].update(steps=-1), "stages.S.steps.*found -1"),
 ]
 
@@ -111,6 +159,24 @@ def test_bad_studies_are_refused_in_one_line(spoil: Callable[[dict[str, Any]], o
     with pytest.raises(hf.StudyError, match=message) as caught:
         hf.Study.model_validate(study)
     assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_is_for_whole_runs_of_a_stage() -> None:
+    """A first stage's falling rate does not stand in the way of the second one's doses."""
+    study = small() | {"doses": {"S,H": [1, 2], "S": [1]}}
+    study["stages"]["S"] |= {"schedule": "linear", "trajectories_per_case": 4, "tokens_per_step": 900}
+    assert hf.Study.model_validate(study).stages["S"].schedule == "linear"
+
+
+def test_the_trainer_takes_every_setting_of_a_stage() -> None:
+    """What is not said is what the trainer takes for it."""
+    from holdfast.training.stages import DPOSettings
+
+    stage = hf.Study.model_validate(small()).stages["S"].model_dump()
+    assert stage.keys() - {field.name for field in fields(DPOSettings)} == {"method", "objective", "agree", "flip"}
+    given = {field.name: stage[field.name] for field in fields(DPOSettings) if field.name in stage}
+    needed = {field.name: given[field.name] for field in fields(DPOSettings) if field.default is MISSING}
+    assert DPOSettings(**given) == DPOSettings(**needed)
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from holdfast.models.tiny import TinyModel, build
 from holdfast.models.tiny_chat import CALL, END, EOS, SAY, USER, TinyChat, split_words
 from holdfast.models.tiny_llama import Cache, TinyLlama
 from holdfast.records import Message, ToolCall
-from holdfast.training.loop import train_sft
+from holdfast.training.stages import train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")

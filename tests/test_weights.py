@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -80,10 +84,33 @@ def test_adoption_is_a_rename_to_the_digest(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_leftovers_go_and_weights_stay(tmp_path: Path) -> None:
-    directory(tmp_path / f"{weights.TEMPORARY}abc-7" / "taught")
+    for name in ("abc", "abc-7"):
+        directory(tmp_path / f"{weights.TEMPORARY}{name}" / "taught")
     directory(tmp_path / "whole")
+    weights.discard_leftovers(tmp_path, keep={"abc"})
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", f"{weights.TEMPORARY}abc"}
     weights.discard_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_unfinished_work_waits_for_the_next_process_and_serves_one_at_a_time(tmp_path: Path) -> None:
+    with weights.open_scratch(tmp_path / "weights", "abc") as scratch:
+        directory(scratch / "taught")
+        (scratch / "note").write_text("half")
+    script = (
+        "import sys, time, pathlib\nfrom holdfast.store import weights\n"
+        "with weights.open_scratch(pathlib.Path(sys.argv[1]), 'abc'):\n print('held', flush=True)\n time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "weights")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        threading.Timer(0.3, holder.kill).start()
+        started = time.monotonic()
+        with weights.open_scratch(tmp_path / "weights", "abc") as scratch:
+            assert time.monotonic() - started > 0.2
+            assert {path.name for path in scratch.iterdir()} == {"taught", "note"}
+            weights.clear_scratch(scratch)
+            assert scratch.is_dir() and not list(scratch.iterdir())
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from holdfast import __version__
 from holdfast.errors import HoldfastError, StepError, StoreError, StudyError
 
 INTERRUPTED = 130
-EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect")
+EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +105,7 @@ def _add_run_commands(commands: Any) -> None:
     export = commands.add_parser("export", help="a run in another tool's format")
     export.add_argument("run", type=Path, metavar="RUN")
     export.add_argument("--to", choices=EXPORT_FORMATS, required=True)
+    export.add_argument("--checkpoint", metavar="NAME_OR_ID", help="with --to hf: whose weights to write, merged")
     export.add_argument("-o", "--output", type=Path, metavar="PATH", required=True)
 
 
@@ -307,7 +308,7 @@ def _report(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from holdfast.exports import export_run
 
-    _say(f"wrote {export_run(options.run, options.to, options.output)}")
+    _say(f"wrote {export_run(options.run, options.to, options.output, checkpoint=options.checkpoint)}")
     return 0
 
 

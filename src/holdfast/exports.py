@@ -1,4 +1,4 @@
-"""A run in other tools' formats: JSON lines, CSV, Parquet, TRL datasets, Inspect logs.
+"""A run in other tools' formats: JSON lines, CSV, Parquet, TRL datasets, Inspect logs; a checkpoint as transformers'.
 
 Everything is written under a temporary name and renamed when it is whole. Text that a model wrote is data:
 CSV cells that a spreadsheet would run as a formula are prefixed with an apostrophe.
@@ -69,14 +69,21 @@ def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
     return count
 
 
-def export_run(run_path: Path, form: str, output: Path) -> Path:
-    """Write a run in a format; the path of what was written. Errors: StudyError, MissingExtra, StoreError."""
+def export_run(run_path: Path, form: str, output: Path, *, checkpoint: str | None = None) -> Path:
+    """Write a run in a format; the path of what was written. Errors: StudyError, MissingExtra, StoreError.
+
+    ``checkpoint``, a name or the first digits of an id, is for "hf" alone, which writes its whole weights.
+    """
+    if (checkpoint is not None) != (form == "hf"):
+        told = "needs --checkpoint NAME_OR_ID" if form == "hf" else "takes no --checkpoint, which is for --to hf"
+        raise StudyError(f"export --to {form}: {told}")
     writers: Mapping[str, Callable[[Path, Path], None]] = {
         "jsonl": _write_jsonl,
         "csv": _write_csv,
         "parquet": _write_parquet,
         "trl": _write_trl,
         "inspect": _write_inspect,
+        "hf": lambda run, target: _write_checkpoint(run, target, checkpoint or ""),
     }
     Store(run_path).close()
     if output.exists():
@@ -233,3 +240,28 @@ def _write_inspect(run_path: Path, target: Path) -> None:
         raise MissingExtra("export to Inspect logs", "remote") from error
     with Store(run_path) as store:
         write_logs(store, target)
+
+
+def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
+    """One checkpoint as a directory that transformers loads, adapters merged."""
+    try:
+        from holdfast.models.stacks import write_whole
+    except ImportError as error:
+        raise MissingExtra("export of a checkpoint", "train") from error
+    with Store(run_path) as store:
+        checkpoint = _find_checkpoint(store, wanted)
+    directory = run_path / (checkpoint.path or "")
+    if checkpoint.path is None or not directory.is_dir():
+        raise StudyError(f"{checkpoint.name}: its weights are not at {directory}; export a run that holds them")
+    write_whole(directory, target)
+
+
+def _find_checkpoint(store: Store, wanted: str) -> Checkpoint:
+    """The one checkpoint of a name, or whose id starts so."""
+    every = list(store.checkpoints())
+    named = [item for item in every if item.name == wanted]
+    found = named or [item for item in every if wanted and item.id.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    remedy = "`holdfast export --to jsonl` lists names and ids" if not found else "give its id"
+    raise StudyError(f"{store.path}: {len(found) or 'no'} checkpoints are {wanted!r}; {remedy}")

@@ -23,6 +23,7 @@ TINY_CPU_SECONDS: Mapping[str, float] = {
     "rollout": 0.0018,
     "judge": 0.0001,
     "pair": 0.00002,
+    "reference": 0.0008,
     "dpo": 0.078,
 }
 BYTES_PER_EPISODE = 900
@@ -115,7 +116,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
 def render_forecast(document: Mapping[str, Any]) -> str:
     """The forecast as text for a terminal."""
     lines = [
-        f"{row['status']:8}{row['kind']:8}{row['size']:>8,} {row['unit']:15}{row['name']}" for row in document["steps"]
+        f"{row['status']:8}{row['kind']:10}{row['size']:>8,} {row['unit']:15}{row['name']}" for row in document["steps"]
     ]
     left = document["left"]
     lines.append(

@@ -11,10 +11,12 @@ from pathlib import Path
 from holdfast.errors import StudyError
 from holdfast.plan import Plan
 from holdfast.store import DATABASE, Store
+from holdfast.store.preferences import LOGPROB_SCHEMA
 from holdfast.store.weights import TEMPORARY, WEIGHTS
 
 STUDY_KEY = "study"
 FORKED_KEY = "forked_from"
+LOGS = "logs"  # where a run keeps the logs of its training stages, by step
 
 # What a step made goes with it; what nothing refers to any more goes last.
 _PRUNE = """
@@ -22,6 +24,7 @@ DELETE FROM meta WHERE key = 'study';
 DELETE FROM steps WHERE fingerprint NOT IN (SELECT fingerprint FROM wanted) OR status <> 'done';
 DELETE FROM batches WHERE fingerprint NOT IN (SELECT fingerprint FROM wanted);
 DELETE FROM pairs WHERE step NOT IN (SELECT fingerprint FROM wanted);
+DELETE FROM logprobs WHERE step NOT IN (SELECT fingerprint FROM wanted);
 DELETE FROM scores WHERE NOT EXISTS
   (SELECT 1 FROM wanted_scores w JOIN trajectories t ON t.step = w.step JOIN judges j ON j.name = w.judge
    WHERE t.key = scores.trajectory AND j.key = scores.judge);
@@ -57,11 +60,20 @@ def fork_run(source: Path, target: Path, plan: Plan) -> None:
             for checkpoint in store.checkpoints():
                 if checkpoint.path is not None and not (part / checkpoint.path).exists():
                     shutil.copytree(source / checkpoint.path, part / checkpoint.path)
+            _copy_logs(source, part, store)
         part.rename(target)
     except (OSError, shutil.Error, sqlite3.OperationalError) as error:
         raise StudyError(f"{target}: cannot write a run here ({error}); choose another place for the fork") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _copy_logs(source: Path, target: Path, store: Store) -> None:
+    """The logs of the training stages that the fork has."""
+    (target / LOGS).mkdir()
+    for fingerprint in store.log.steps():
+        if (log := source / LOGS / f"{fingerprint}.jsonl").is_file():
+            shutil.copyfile(log, target / LOGS / log.name)
 
 
 def _copy_database(source: Path, target: Path, plan: Plan) -> None:
@@ -73,7 +85,7 @@ def _copy_database(source: Path, target: Path, plan: Plan) -> None:
     ):
         old.backup(new)
         new.executescript(
-            "CREATE TEMP TABLE wanted (fingerprint TEXT PRIMARY KEY);"
+            LOGPROB_SCHEMA + "CREATE TEMP TABLE wanted (fingerprint TEXT PRIMARY KEY);"
             "CREATE TEMP TABLE wanted_checkpoints (id TEXT PRIMARY KEY);"
             "CREATE TEMP TABLE wanted_scores (step TEXT, judge TEXT, PRIMARY KEY (step, judge));"
         )

@@ -1,7 +1,11 @@
 """From a study to the steps that carry it out. Pure: the same study gives the same plan everywhere.
 
-    sft ─▶ base ─┬─ rollout (train cases) ─ judge ─ pair ─▶ train S ─┬─ rollout (test cases) ─ judge
-                 └─ rollout (test cases) ─ judge                     └─ pair ─▶ train H (that is S,H) ─ …
+    sft ─▶ base ─┬─ rollout (train cases) ─┬─ judge ─ pair ─▶ train S ─┬─ rollout (test cases) ─ judge
+                 │                         └─ reference ─────▲         └─ reference, pair ─▶ train H (that is S,H) ─ …
+                 └─ rollout (test cases) ─ judge
+
+A reference step takes the log-probabilities that one checkpoint gives the trajectories of one rollout step. All
+stages that start from the checkpoint and learn from the rollout share it, whatever their pairs and settings.
 
 A step's fingerprint hashes its settings, the fingerprints of its inputs and its kind's version, which is
 raised by hand when that kind of step changes meaning. Equal work has equal fingerprints, so S and S,H share
@@ -17,8 +21,15 @@ from typing import Any, Literal
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
 from holdfast.study import AXIS_SETTINGS, StageSection, Study
 
-Kind = Literal["train", "rollout", "judge", "pair", "analyze"]
-VERSIONS: Mapping[Kind, int] = {"train": 1, "rollout": 1, "judge": 1, "pair": 1, "analyze": 2}
+Kind = Literal["train", "rollout", "judge", "pair", "reference", "analyze"]
+VERSIONS: Mapping[Kind, int] = {
+    "train": 2,
+    "rollout": 1,
+    "judge": 1,
+    "pair": 1,
+    "reference": 1,
+    "analyze": 2,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,19 +159,42 @@ class _Planner:
         judged = self.judge(rollout, judge)
         return self.add("pair", name, (rollout, judged), settings, size=self.steps[rollout].size, unit="episodes")
 
-    def stage(self, parent: _Made, pairs: str, lineage: tuple[str, ...], point: JSON, seed: int) -> _Made:
-        """The lineage's last stage, from ``parent``; the checkpoint at dose 1, the other doses in the same step."""
+    def reference(self, made: _Made, rollout: str, stage: StageSection) -> str:
+        """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from.
+
+        The settings are all that decides them, rounding included.
+        """
+        source = self.steps[rollout]
+        settings = {
+            "checkpoint": made.checkpoint.id,
+            **stage.model_dump(mode="json", include={"loss_mask", "precision", "token_budget"}),
+            # Beside an adapter the other weights are held in 16 bits.
+            "adapter": stage.precision == "bf16" and stage.lora_r > 0,
+        }
+        name = f"reference {made.checkpoint.name} for {source.name.removeprefix('roll out ')}"
+        return self.add("reference", name, (made.step, rollout), settings, size=source.size, unit="trajectories")
+
+    def stage(
+        self, parent: _Made, lineage: tuple[str, ...], point: JSON, *, rollout: str, judge: str, seed: int
+    ) -> _Made:
+        """The lineage's last stage, from ``parent`` on the pairs that ``judge`` makes of a rollout step.
+
+        The checkpoint at dose 1; the other doses are in the same step.
+        """
         name = lineage[-1]
-        section = self.study.stages[name]
         overrides = {axis: value for axis, value in point.items() if axis in AXIS_SETTINGS}
-        settings = section.model_copy(update=overrides).model_dump(mode="json", exclude={"flip"})
+        section = self.study.stages[name].model_copy(update=overrides)
+        pairs, reference = self.pair(rollout, judge, section, seed), self.reference(parent, rollout, section)
+        settings = section.model_dump(mode="json", exclude={"flip"})
         doses = self.study.doses_of(lineage)
         known = parent.checkpoint
         label = f"train {known.base} · {','.join(lineage)} · seed {seed}"
+        # Steps of whole sub-trees, and the last step of a pairwise epoch, take as many pairs as there are.
+        exact = not (section.pairwise or section.trajectories_per_case)
         fingerprint = self.add(
             "train",
             " · ".join([label, *(f"{axis}={value}" for axis, value in point.items())]),
-            (parent.step, pairs),
+            (parent.step, pairs, reference),
             {"stage": name, "parent": known.id, "train_seed": seed, "doses": list(doses), **settings},
             size=settings["steps"] * doses[-1],
             unit="steps",
@@ -178,7 +212,7 @@ class _Planner:
                         # The pair step's fingerprint holds the flip; the record tells a control from its stage.
                         settings={**settings, "flip": section.flip},
                         steps=settings["steps"] * dose,
-                        pairs=settings["steps"] * settings["pairs_per_step"] * dose,
+                        pairs=settings["steps"] * settings["pairs_per_step"] * dose if exact else None,
                         data=pairs,
                     ),
                 ),
@@ -231,8 +265,7 @@ def _plan_replicate(planner: _Planner, base: _Made, point: JSON, split_seed: int
             parent = made[prefix[:-1]]
             source = parent if study.pairs.source == "parent" else base
             rollout = planner.rollout(source, "train", split_seed, seed)
-            pairs = planner.pair(rollout, judge, study.stages[prefix[-1]], seed)
-            made[prefix] = planner.stage(parent, pairs, prefix, point, seed)
+            made[prefix] = planner.stage(parent, prefix, point, rollout=rollout, judge=judge, seed=seed)
             for checkpoint in planner.steps[made[prefix].step].checkpoints:
                 evaluations += _evaluate(planner, _Made(checkpoint=checkpoint, step=made[prefix].step), split_seed)
     return evaluations

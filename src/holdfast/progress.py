@@ -10,7 +10,7 @@ import contextlib
 import time
 from typing import TextIO
 
-from holdfast.runs import StepProgress
+from holdfast.execution import StepProgress
 
 TERMINAL_SECONDS = 0.2
 LOG_SECONDS = 10.0

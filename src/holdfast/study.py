@@ -25,7 +25,8 @@ NAME_LENGTH = 80
 MOST_CASES = 100_000  # of one part of a suite, or demonstrations
 BASES = ("tiny",)
 OBJECTIVES = ("safety", "helpfulness")
-AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r")
+AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
+TEXT_AXES = ("loss", "pair_judge")
 CaseCount = Annotated[int, Field(ge=1, le=MOST_CASES)]
 
 
@@ -111,7 +112,12 @@ class PairSection(Section):
 
 
 class StageSection(Section):
-    """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control)."""
+    """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
+
+    ``pairwise``, ``trajectories_per_case`` and ``tokens_per_step`` say which pairs make a step; ``loss`` to
+    ``sft_weight`` are the objective's; ``token_budget`` is the number of tokens in memory at once, ``recompute``
+    saves more memory for time, ``devices`` share one stage's weights and work.
+    """
 
     method: Literal["dpo"] = "dpo"
     objective: str | tuple[str, ...]
@@ -127,6 +133,20 @@ class StageSection(Section):
     lora_r: Annotated[int, Field(ge=0)] = 0
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_rslora: bool = False
+    pairwise: bool = False
+    trajectories_per_case: Annotated[int, Field(ge=2)] | None = None
+    tokens_per_step: Positive | None = None
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    length_normalized: bool = False
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    token_budget: Positive = 32_768
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -181,11 +201,14 @@ class Study(Section):
                 1 in doses and list(doses) == sorted(set(doses)),
                 f"doses.{label!r} must rise from 1, found {list(doses)}",
             )
+            last = self.stages[label.split(",")[-1]]
+            _require(
+                doses == (1,) or last.schedule == "constant",
+                f"doses.{label!r} is {list(doses)}, but its last stage has schedule {last.schedule!r}, under which a"
+                ' dose differs from a run of that many steps; use "constant" or the dose 1 alone',
+            )
         for name, stage in self.stages.items():
-            _require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
-            _require_distinct(stage.objectives, f"stages.{name}.objective")
-            for objective in stage.objectives:
-                _require_known(objective, OBJECTIVES, f"stages.{name}.objective is", "the objectives that judges score")
+            self._refer_stage(name, stage)
         if self.pairs.judge is not None:
             _require_known(self.pairs.judge, self.judges, "pairs.judge names", "[judges.…]")
         _require_distinct(self.study.train_seeds, "study.train_seeds")
@@ -212,6 +235,29 @@ class Study(Section):
         rollouts, remedy = self.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
         _require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")
         _require(rollouts.per_train_case > 1, f"rollouts.per_train_case is 1; give at least 2, {remedy}")
+
+    def _refer_stage(self, name: str, stage: StageSection) -> None:
+        """A stage's settings fit together, also under every value of the axes."""
+        place = f"stages.{name}"
+        _require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
+        _require_distinct(stage.objectives, f"{place}.objective")
+        for objective in stage.objectives:
+            _require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
+        for key in ("trajectories_per_case", "tokens_per_step"):
+            _require(
+                not (stage.pairwise and getattr(stage, key)),
+                f"{place}.{key} is {getattr(stage, key)}, but pairwise takes pairs one by one; leave one of them out",
+            )
+        _require(
+            stage.tokens_per_step is None or stage.trajectories_per_case is not None,
+            f"{place}.tokens_per_step is {stage.tokens_per_step}; it bounds sub-trees, set trajectories_per_case too",
+        )
+        losses = self.axes.get("loss", (stage.loss,))
+        _require(
+            stage.label_smoothing == 0 or set(losses) == {"sigmoid"},
+            f"{place}.label_smoothing is {stage.label_smoothing}, which only the loss 'sigmoid' has; found"
+            f" {', '.join(map(str, losses))}; set it to 0 or take that loss",
+        )
 
     def _refer_axes(self) -> None:
         for axis, values in self.axes.items():
@@ -261,7 +307,10 @@ def _read_axis(axis: str, value: float | int | str) -> Any:
         read = section.model_validate({**needed, axis: value})
     except ValidationError as error:
         raise StudyError(f"axes.{_first_problem(error, section)}") from error
-    _require(not isinstance(value, str), f"axes.{axis} has the text {value!r}; write the number without quotes")
+    _require(
+        axis in TEXT_AXES or not isinstance(value, str),
+        f"axes.{axis} has the text {value!r}; write the number without quotes",
+    )
     return getattr(read, axis)
 
 

@@ -19,11 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.errors import StudyError
+from holdfast.models.stacks import base_of, read_weights
 from holdfast.models.tiny_chat import BOS, END, EOS, PAD
 
 _NORM_EPSILON = 1e-6
 _ROPE_THETA = 10000.0
 _INIT_STD = 0.02
+# Of queries, keys and values [1, heads, T, size] the mixed values in the same shape.
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @contextmanager
@@ -79,7 +82,7 @@ class LlamaShape:
     def read(cls, directory: Path) -> Self | None:
         """The shape of a model directory, or None where it is no Llama of exactly this kind."""
         try:
-            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            config = json.loads((base_of(directory) / "config.json").read_text(encoding="utf-8"))
             shape = cls(
                 vocabulary=config["vocab_size"],
                 hidden=config["hidden_size"],
@@ -149,6 +152,16 @@ class TinyLlama(nn.Module):
 
         return self._layers(F.embedding(tokens, self.head), cos, sin, attend)
 
+    def packed(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """Hidden states [T, hidden] of tokens [T] in one row at any ``positions`` [T], under the given attention."""
+        cos, sin = self.cos[positions][None, :, None, None], self.sin[positions][None, :, None, None]
+
+        def attend(_: int, qk: Tensor, value: Tensor) -> Tensor:
+            mixed = attention(*(x.transpose(1, 2) for x in (qk[:, :, 0], qk[:, :, 1], value)))
+            return mixed.transpose(1, 2).reshape(1, len(tokens), self.shape.hidden)
+
+        return self._layers(F.embedding(tokens[None], self.head), cos, sin, attend)[0]
+
     def step(self, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Hidden states [rows, hidden] of one further token a row, written to ``cache`` at ``positions`` [rows]."""
         rows = torch.arange(tokens.shape[0])
@@ -217,19 +230,13 @@ class TinyLlama(nn.Module):
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyLlama:
-        """The model of a directory, in eval mode; raises StudyError where it holds no tiny Llama."""
-        from safetensors.torch import load_file
-
+        """The model of a directory, whole or stacked, in eval mode; raises StudyError where it holds no tiny Llama."""
         path = Path(directory)
         shape = LlamaShape.read(path)
         if shape is None:
             raise StudyError(f"{path}: no tiny Llama; this model needs a server or transformers")
-        try:
-            weights = load_file(path / "model.safetensors")
-        except Exception as error:  # safetensors has its own exception type for a torn file
-            raise StudyError(f"{path}/model.safetensors: cannot be read ({error}); make the model again") from error
         model = cls(shape)
-        model.import_weights(weights)
+        model.import_weights(read_weights(path))
         return model.eval()
 
     def save(self, directory: Path) -> None:

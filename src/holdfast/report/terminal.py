@@ -214,5 +214,5 @@ def render_status(store: Store, planned: int | None = None) -> str:
         lines.append(f"Steps: {done} of {planned or len(steps)} done")
     for step in steps:
         seconds = "" if step.seconds is None else f"{step.seconds:,.1f} s"
-        lines.append(f"  {step.status:<8} {step.kind:<8} {seconds:>10}  {show_line(step.name)}")
+        lines.append(f"  {step.status:<8} {step.kind:<9} {seconds:>10}  {show_line(step.name)}")
     return "\n".join(lines) + "\n"

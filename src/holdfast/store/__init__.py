@@ -1,11 +1,12 @@
 """A run on disk: the only reader and writer of its artifacts.
 
-store.py      cases, checkpoints, trajectories, scores and pairs: written in transactions, read by id
-tables.py     the same as columns, without texts: what statistics compute on
-steplog.py    which steps are under way, done or failed, and which batches are committed
-codec.py      records to bytes and back
-database.py   opening, locking and the schema
-weights.py    directories of weights under the digest of their files, and the cache of bases
+store.py        cases, checkpoints, trajectories and scores: written in transactions, read by id
+preferences.py  pairs, and what references give their trajectories
+tables.py       the same as columns, without texts: what statistics compute on
+steplog.py      which steps are under way, done or failed, and which batches are committed
+codec.py        records to bytes and back
+database.py     opening, locking and the schema
+weights.py      directories of weights under the digest of their files, unfinished work, and the cache of bases
 """
 
 from holdfast.store.database import DATABASE

@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from holdfast.errors import StoreError, StudyError
+from holdfast.store.preferences import LOGPROB_SCHEMA, PAIR_SCHEMA
 from holdfast.store.steplog import STEP_SCHEMA
 
 FORMAT = 1
@@ -22,6 +23,8 @@ PAGE_CACHE_KIB = 32 * 1024
 PAGE_BYTES = 16 * 1024  # compressed texts are 1-20 kB: larger pages waste less space and time on them
 SCHEMA = (
     STEP_SCHEMA
+    + PAIR_SCHEMA
+    + LOGPROB_SCHEMA
     + """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE dictionaries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
@@ -42,9 +45,6 @@ CREATE TABLE judges (key INTEGER PRIMARY KEY, name TEXT NOT NULL, objective TEXT
 CREATE TABLE scores (trajectory INTEGER NOT NULL REFERENCES trajectories, judge INTEGER NOT NULL REFERENCES judges,
   repeat INTEGER NOT NULL, value REAL, missing TEXT, label TEXT, reply INTEGER REFERENCES texts,
   PRIMARY KEY (trajectory, judge, repeat), CHECK ((value IS NULL) <> (missing IS NULL))) WITHOUT ROWID;
-CREATE TABLE pairs (step TEXT NOT NULL, position INTEGER NOT NULL, chosen INTEGER NOT NULL, rejected INTEGER NOT NULL,
-  objectives TEXT NOT NULL, judge TEXT NOT NULL, gap REAL NOT NULL, weight REAL NOT NULL,
-  PRIMARY KEY (step, position)) WITHOUT ROWID;
 """
 )
 
@@ -84,6 +84,8 @@ def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int
             db.executescript("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
         found = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         dictionaries = dict(db.execute("SELECT number, body FROM dictionaries"))
+        if writable and found == (str(FORMAT),):
+            db.executescript(LOGPROB_SCHEMA)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         db.close()
         tell_damage(path, error)

@@ -1,8 +1,8 @@
 """The store: the only reader and writer of a run's artifacts.
 
-A run is one directory. ``run.db`` (SQLite, WAL, synchronous=FULL) holds cases, checkpoints, trajectories,
-scores, pairs and the status of every step; ``weights/`` holds directories of weights under the digest of
-their files. One process writes; any number read. Committed means durable. Nothing is edited in place.
+A run is one directory. ``run.db`` (SQLite, WAL, synchronous=FULL) holds cases, checkpoints, trajectories, scores,
+pairs, reference log-probabilities and the status of every step; ``weights/`` holds directories of weights under the
+digest of their files. One process writes; any number read. Committed means durable. Nothing is edited in place.
 
 Work is committed in batches: ``store.transaction()`` is all or nothing, and ``commit_batch`` marks a batch of
 a step as done in the same transaction that holds its records, so that a killed run never repeats it.
@@ -11,15 +11,15 @@ a step as done in the same transaction that holds its records, so that a killed 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import StoreError
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
-from holdfast.store import codec, database, tables
+from holdfast.store import codec, database, preferences, tables
 from holdfast.store.database import DATABASE
 from holdfast.store.steplog import StepLog
 
@@ -358,42 +358,20 @@ class Store:
         names = ("cases", "checkpoints", "trajectories", "scores", "pairs", "texts")
         return {name: int(self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in names}
 
-    # --- pairs ----------------------------------------------------------------------------------------------
+    # --- what preference training reads ---------------------------------------------------------------------
 
     def add_pairs(self, step: str, pairs: Sequence[PreferencePair]) -> None:
         """Store a step's pairs in their order."""
-        rows = [
-            (
-                step,
-                position,
-                self._key("trajectories", pair.chosen),
-                self._key("trajectories", pair.rejected),
-                json.dumps(pair.objectives),
-                pair.judge,
-                pair.gap,
-                pair.weight,
-            )
-            for position, pair in enumerate(pairs)
-        ]
-        self._db.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        preferences.write_pairs(self._db, partial(self._key, "trajectories"), step, pairs)
 
     def pairs(self, step: str) -> list[PreferencePair]:
         """A step's pairs in their order."""
-        query = (
-            "SELECT cases.id, c.id, r.id, objectives, judge, gap, weight FROM pairs"
-            " JOIN trajectories c ON c.key = chosen"
-            " JOIN trajectories r ON r.key = rejected JOIN cases ON cases.key = c.case_key"
-            " WHERE pairs.step = ? ORDER BY position"
-        )
-        return [
-            PreferencePair(
-                case_id=case_id,
-                chosen=chosen,
-                rejected=rejected,
-                objectives=tuple(json.loads(objectives)),
-                judge=judge,
-                gap=gap,
-                weight=weight,
-            )
-            for case_id, chosen, rejected, objectives, judge, gap, weight in self._db.execute(query, (step,))
-        ]
+        return preferences.read_pairs(self._db, step)
+
+    def add_logprobs(self, step: str, values: Mapping[str, float]) -> None:
+        """Store what a reference step found: log-probabilities in nats by trajectory id. Errors: StoreError."""
+        preferences.write_logprobs(self._db, partial(self._key, "trajectories"), step, values)
+
+    def logprobs(self, step: str) -> dict[str, float]:
+        """Trajectory id → log-probability in nats, as one reference step found it."""
+        return preferences.read_logprobs(self._db, step)

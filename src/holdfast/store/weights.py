@@ -1,15 +1,18 @@
-"""Directories of weights: digests, adoption into a run, and a cache of bases that many runs share.
+"""Directories of weights: digests, adoption into a run, unfinished work, and a cache of bases that many runs share.
 
 A directory is complete or absent: it is written under a temporary name, made durable, and renamed to its
-digest. Pickled weights are never read; only safetensors, JSON and plain text are taken.
+digest. What a step has not finished waits under the step's fingerprint for the next process. Pickled weights
+are never read; only safetensors, JSON and plain text are taken.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from holdfast.errors import StoreError
@@ -52,10 +55,33 @@ def adopt(directory: Path, root: Path) -> str:
     return digest
 
 
-def discard_leftovers(root: Path) -> None:
-    """Remove directories that an earlier process did not finish; only the run's one writer may call this."""
+@contextlib.contextmanager
+def open_scratch(root: Path, fingerprint: str) -> Iterator[Path]:
+    """A step's own directory for unfinished work, with what an earlier process left there.
+
+    One process at a time: a worker that outlives its parent for a moment is waited for.
+    """
+    scratch = root / f"{TEMPORARY}{fingerprint}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    handle = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield scratch
+    finally:
+        os.close(handle)
+
+
+def clear_scratch(scratch: Path) -> None:
+    """Remove what is in a step's directory; the directory stays, because it is the lock."""
+    for path in scratch.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def discard_leftovers(root: Path, keep: Collection[str] = ()) -> None:
+    """Remove unfinished work, but for that of the steps in ``keep``; only the run's one writer may call this."""
     for leftover in root.glob(TEMPORARY + "*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.name.removeprefix(TEMPORARY) not in keep:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def cache_root() -> Path:

@@ -1,48 +1,59 @@
 """Weights under training: a tiny Llama whole, any Hugging Face causal model whole, or a LoRA adapter on either.
 
-The loop sees a ``Policy`` only: hidden states, the matrix that turns them into logits, and a way to save.
+Passes see a ``Policy`` only: log-probabilities of a packed tree's tokens, the weights to change, and a way to save.
 """
 
 from __future__ import annotations
 
-import copy
-import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast.models.tiny_llama import LlamaShape, TinyLlama
-
-_LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-# A stage changes weights only: whatever else the directory says about reading and writing text is copied.
-_TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
+from holdfast.errors import StudyError
+from holdfast.models.lora import attach, merge, named_factors, newest_factors
+from holdfast.models.stacks import (
+    Lora,
+    Stack,
+    copy_text_files,
+    digest_weights,
+    is_stack,
+    read_stack,
+    write_stack,
 )
+from holdfast.models.tiny_llama import LlamaShape, TinyLlama
+from holdfast.training.encoding import ScoredSequence
+from holdfast.training.ranks import find_ranks, gather_whole, shard
+from holdfast.training.tree_attention import BlockPlan, tree_attention
+
+if TYPE_CHECKING:
+    from holdfast.training.passes import Packed
+
+Precision = Literal["fp32", "bf16"]
+_ATTENTION = "holdfast_tree"
+# Logits are computed for so many numbers at a time, and again in the backward pass, where there are more.
+_LOGIT_NUMBERS = 2**26
+# How far a tree pass may be from the model's own: mean difference by mean size of log-probabilities.
+_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
 
 
 class Policy(Protocol):
-    """A model under training."""
+    """A model under training, on one ``device``; ``masks`` says whether its attention takes masked blocks."""
 
     max_positions: int
+    vocabulary: int
+    device: torch.device
+    masks: bool
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """States [rows, length, width] before the head, of right-padded tokens [rows, length]."""
-        ...
-
-    def head(self) -> Tensor:
-        """The matrix [vocabulary, width] from states to logits."""
+    def logprobs(self, packed: Packed) -> Tensor:
+        """Log-probabilities [P] in nats, as 32-bit floats, of a packed tree's scored tokens."""
         ...
 
     def trainable(self) -> list[nn.Parameter]:
@@ -54,23 +65,25 @@ class Policy(Protocol):
         ...
 
     def save(self, directory: Path) -> None:
-        """Writes a model directory that loads without this library: safetensors and the tokenizer's files."""
+        """Writes a model directory: whole weights, or an adapter that names its base, with the tokenizer's files."""
         ...
 
 
 class WholeTiny:
-    """All weights of a tiny Llama, in the forward pass that also samples from it."""
+    """All weights of a tiny Llama, in the forward pass that also samples from it; a stack's are merged first."""
 
     def __init__(self, source: Path) -> None:
         self._source, self._model = source, TinyLlama.load(source)
-        self.max_positions = self._model.shape.max_positions
+        _check_finite(self._model.export_weights().items(), source)
+        self.max_positions, self.vocabulary = self._model.shape.max_positions, self._model.shape.vocabulary
+        self.device, self.masks = torch.device("cpu"), True
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        states: Tensor = self._model(tokens)
-        return states
+    def logprobs(self, packed: Packed) -> Tensor:
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return tree_attention(query, key, value, packed.plan)
 
-    def head(self) -> Tensor:
-        return self._model.head
+        states = self._model.packed(packed.ids, packed.positions, attend)
+        return _picked_logprobs(states[packed.before], _Head(weight=self._model.head), packed.targets)
 
     def trainable(self) -> list[nn.Parameter]:
         return list(self._model.parameters())
@@ -80,61 +93,287 @@ class WholeTiny:
 
     def save(self, directory: Path) -> None:
         self._model.save(directory)
-        _copy_text_files(self._source, directory)
+        copy_text_files(self._source, directory)
 
 
 class HubModel:
-    """A Hugging Face causal model, whole or, with ``lora_r`` above 0, through a LoRA adapter that saving merges."""
+    """A Hugging Face causal model, whole or, with ``lora_r`` above 0, through a LoRA adapter.
 
-    def __init__(self, source: Path, *, lora_r: int, lora_alpha: float, lora_dropout: float) -> None:
-        from transformers import AutoModelForCausalLM
+    ``precision`` "bf16" computes in bfloat16 by autocast, with the weights that are trained in 32 bits and frozen ones
+    in 16. ``recompute`` keeps only layer inputs and computes the rest again in the backward pass.
 
-        self._source = source
-        with _no_progress_bars():
-            self._base: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-        self.max_positions = int(self._base.config.max_position_embeddings)
-        self._adapted: Any = None
+    What earlier stages of a stack changed is merged into 32-bit weights, which is as exact as not merging and saves a
+    tenth to a third of a pass (widths of 1024 and 96, rank 16, on CPU). Rounding to 16 bits would take most of a small
+    change away, so beside 16-bit weights it stays an adapter of its own, frozen.
+
+    ``network`` is a model of transformers to take in place of the one in ``source``, where nothing is to be saved.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        *,
+        lora_r: int = 0,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        use_rslora: bool = False,
+        precision: Precision = "fp32",
+        recompute: bool = False,
+        device: torch.device | None = None,
+        network: Any = None,
+    ) -> None:
+        self._source, self.device = source, device or torch.device("cpu")
+        self._stack: Stack | None = read_stack(source) if is_stack(source) else None
+        self._home = self._stack.base if self._stack else source
+        self._lora: Lora | None = None
+        _register_attention()
+        half = precision == "bf16" and lora_r > 0
+        self._digest = ""
+        if network is None:
+            network = _load_hub(self._home, torch.bfloat16 if half else torch.float32)
+            self._digest = digest_weights(self._home) if lora_r > 0 else ""
+        self._base: Any = network.to(self.device)
+        self._base.set_attn_implementation(_ATTENTION)
+        _check_finite(self._base.named_parameters(), self._home)
+        config = self._base.config
+        self.max_positions, self.vocabulary = _longest(config), int(config.vocab_size)
+        # Flash attention on accelerators takes no mask; many small blocks are cheap there.
+        self.masks = self.device.type == "cpu"
+        self._precision: Precision = precision
+        if self._stack:
+            _check_finite(named_factors(self._stack), source)
+            if not half:
+                merge(self._base, self._stack)
         if lora_r > 0:
-            from peft import LoraConfig, get_peft_model
-
-            config = LoraConfig(
-                r=lora_r,
-                lora_alpha=lora_alpha,
-                lora_dropout=lora_dropout,
-                target_modules=_LORA_TARGETS,
-                task_type="CAUSAL_LM",
-            )
-            self._adapted = get_peft_model(self._base, config)
+            self._lora = Lora(r=lora_r, alpha=lora_alpha, dropout=lora_dropout, rslora=use_rslora)
+            attach(self._base, self._lora, self._stack if half else None, self._home)
+        if recompute:
+            _checkpoint_activations(self._base)
+        self._root = _TreePass(self._base)
         self.set_training(False)
+        self._check_passes()
+        self._ranks = find_ranks()
+        if self._ranks is not None:
+            shard(self._root, list(getattr(self._base.get_decoder(), "layers", ())), self._ranks)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        # The adapter's layers sit inside the base model, so its decoder already computes with them.
-        states: Tensor = self._base.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        return states
-
-    def head(self) -> Tensor:
-        weight: Tensor = self._base.get_output_embeddings().weight
-        return weight
+    def logprobs(self, packed: Packed) -> Tensor:
+        with self._autocast():
+            found: Tensor = self._root(packed)
+        return found
 
     def trainable(self) -> list[nn.Parameter]:
-        return [weight for weight in (self._adapted or self._base).parameters() if weight.requires_grad]
+        return [weight for _, weight in self.named_weights()]
+
+    def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The trainable weights by their names in the model."""
+        return ((name, weight) for name, weight in self._base.named_parameters() if weight.requires_grad)
 
     def set_training(self, training: bool) -> None:
-        (self._adapted or self._base).train(training)
+        self._base.train(training)
 
     def save(self, directory: Path) -> None:
-        # Merging a copy: undoing a merge in place leaves rounding in the weights that go on training.
-        whole = self._base if self._adapted is None else copy.deepcopy(self._adapted).merge_and_unload()
+        if self._lora is None:
+            kept = set(self._base.state_dict()) - self._tied()
+            whole = {name: gather_whole(x) for name, x in self._base.state_dict().items() if name in kept}
+        else:
+            pairs = newest_factors(self._base).items()
+            factors = {name: (gather_whole(down), gather_whole(up)) for name, (down, up) in pairs}
+        if self._ranks is not None and self._ranks.rank > 0:
+            return
+        if self._lora is None:
+            with _no_progress_bars():
+                self._base.save_pretrained(directory, state_dict=whole)
+        else:
+            digest = self._digest or digest_weights(self._home)
+            write_stack(directory, factors, self._lora, base=self._home, digest=digest, earlier=self._stack)
+        copy_text_files(self._source, directory)
+
+    def _tied(self) -> set[str]:
+        """Names under which a weight stands a second time."""
+        return {name for name, _ in self._base.named_parameters(remove_duplicate=False)} - {
+            name for name, _ in self._base.named_parameters()
+        }
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+
+    @torch.no_grad()
+    def _check_passes(self) -> None:
+        """Raises StudyError for a model that computes otherwise over a tree than over its sequences one by one."""
+        from holdfast.training.passes import pack, score
+
+        rng = np.random.default_rng(0)
+        half = min(8, self.max_positions // 2)
+        start, *ends = rng.integers(self.vocabulary, size=(3, half))
+        rows = np.stack([np.concatenate([start, end]) for end in ends])
+        weights = np.array([0.0] + [1.0] * (2 * half - 1), np.float32)
+        sequences = [ScoredSequence(name="probe", ids=row, weights=weights) for row in rows]
+        try:
+            ours = score(self, pack(sequences, self.device, masks=self.masks))
+        except (TypeError, AttributeError) as error:  # a decoder of another kind, or an attention that is not plain
+            raise _refused(self._home, str(error)) from error
+        ids = torch.from_numpy(rows).to(self.device)
+        self._base.set_attn_implementation("eager")
+        with self._autocast():
+            logits = self._base(input_ids=ids, use_cache=False).logits[:, :-1]
+        self._base.set_attn_implementation(_ATTENTION)
+        own = torch.log_softmax(logits.float(), -1).gather(2, ids[:, 1:, None]).flatten()
+        # Written so that a difference that is no number is refused too.
+        if not (gap := (ours - own).abs().mean()) <= _TOLERANCE[self._precision] * (1 + own.abs().mean()):
+            raise _refused(self._home, f"log-probabilities differ by {gap:.2g} nats a token from the model's own")
+
+
+class _TreePass(nn.Module):
+    """Every use of a network's weights in one forward, which sharding asks for."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, packed: Packed) -> Tensor:
+        # An adapter's layers sit inside the network, so its decoder already computes with them.
+        states = self._network.get_decoder()(
+            input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, tree=packed.plan
+        ).last_hidden_state[0]
+        return _picked_logprobs(states[packed.before], _Head.of(self._network), packed.targets)
+
+
+def _refused(source: Path, reason: str) -> StudyError:
+    return StudyError(f"{source}: this architecture cannot train on trees ({reason}); use another base model")
+
+
+def _load_hub(source: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
         with _no_progress_bars():
-            whole.save_pretrained(directory)
-        _copy_text_files(self._source, directory)
+            return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=_ATTENTION)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or repr(error)).partition("\n")[0]
+        raise StudyError(f"{source}: transformers cannot load this model ({reason}); check the directory") from error
 
 
-def open_policy(source: Path, *, lora_r: int = 0, lora_alpha: float = 16.0, lora_dropout: float = 0.0) -> Policy:
-    """The policy of a model directory; a tiny Llama trained whole takes its own forward pass."""
-    if lora_r == 0 and LlamaShape.read(source) is not None:
+def _checkpoint_activations(model: Any) -> None:
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(settings)
+    else:  # its name before transformers 5.23
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def _longest(config: Any) -> int:
+    """The longest sequence of which every token sees all before it, with rotations that do not depend on its length."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    bounds = [getattr(config, "max_position_embeddings", sys.maxsize)]
+    if not kinds or "sliding_attention" in kinds:
+        bounds.append(getattr(config, "sliding_window", None))
+    if "chunked_attention" in kinds:
+        bounds.append(getattr(config, "attention_chunk_size", None))
+    rotations = getattr(config, "rope_parameters", None) or {}
+    if rotations.get("rope_type") == "longrope":
+        bounds.append(rotations.get("original_max_position_embeddings"))
+    return min(int(bound) for bound in bounds if bound)
+
+
+def _register_attention() -> None:
+    """Teaches transformers an attention that takes a ``tree`` where one is passed, and is its own "sdpa" elsewhere."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def attend(*inputs: Any, tree: BlockPlan | None = None, **settings: Any) -> tuple[Tensor, None]:
+        if tree is None:
+            mixed: Tensor = sdpa_attention_forward(*inputs, **settings)[0]
+            return mixed, None
+        _, query, key, value, *_ = inputs
+        if any(settings.get(name) is not None for name in ("softcap", "s_aux")):
+            raise TypeError("its attention has capped logits or sinks")
+        return tree_attention(query, key, value, tree, settings.get("scaling")).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(_ATTENTION, attend)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Head:
+    """From states to logits: ``weight`` [vocabulary, width] and ``bias``, then a factor, then a cap by tanh."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    factor: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> _Head:
+        """The head of a Hugging Face model, with what its configuration does to logits."""
+        linear, config = model.get_output_embeddings(), model.config
+        factor = getattr(config, "logit_scale", None) or 1.0
+        return cls(
+            weight=linear.weight,
+            bias=linear.bias,
+            factor=factor / (getattr(config, "logits_scaling", None) or 1.0),
+            cap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits [P, vocabulary] in 32-bit floats."""
+        logits = F.linear(states, self.weight, self.bias).float()
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def _picked_logprobs(states: Tensor, head: _Head, targets: Tensor) -> Tensor:
+    """The log-probability [P] of each target under the state [P, width] that predicts it."""
+
+    def piece(states: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(head.logits(states), targets, reduction="none")
+
+    rows = max(1, _LOGIT_NUMBERS // len(head.weight))
+    if len(states) <= rows:
+        return piece(states, targets)
+    from torch.utils.checkpoint import checkpoint
+
+    parts = zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in parts])
+
+
+def open_policy(
+    source: Path,
+    *,
+    lora_r: int = 0,
+    lora_alpha: float = 16.0,
+    lora_dropout: float = 0.0,
+    use_rslora: bool = False,
+    precision: Precision = "fp32",
+    recompute: bool = False,
+) -> Policy:
+    """The policy of a model directory, whole or stacked; a tiny Llama trained whole takes its own forward pass.
+
+    Among processes that train together its weights are spread over all of them.
+
+    Errors: StudyError for weights that are not finite and for an architecture that cannot train on trees, StoreError
+    for a stack whose base is missing or another.
+    """
+    ranks = find_ranks()
+    if LlamaShape.read(source) is not None and lora_r == 0 and precision == "fp32" and ranks is None:
         return WholeTiny(source)
-    return HubModel(source, lora_r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
+    alone = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return HubModel(
+        source,
+        lora_r=lora_r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        use_rslora=use_rslora,
+        precision=precision,
+        recompute=recompute,
+        device=alone if ranks is None else ranks.device,
+    )
+
+
+def _check_finite(weights: Iterable[tuple[str, Tensor]], source: Path) -> None:
+    for name, weight in weights:
+        if not torch.isfinite(weight).all():
+            raise StudyError(
+                f"{source}: refused before training: {name} has values that are not finite; restore this directory"
+            )
 
 
 @contextmanager
@@ -149,9 +388,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _copy_text_files(source: Path, target: Path) -> None:
-    for name in _TEXT_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, target / name)

@@ -1,365 +1,327 @@
-"""One plain training loop: demonstrations or preference pairs in, model directories out.
+"""One loop for every objective: steps in, weights changed, each step logged, every stop survivable.
 
-A stage reads a model directory and writes others, so what a stage starts from is always on disk: its
-reference is that directory's weights, never an earlier one's. AdamW without weight decay; 32-bit floats; one
-thread, so equal seeds give equal weights.
+AdamW; gradients clipped by their norm; a step that does not fit into memory is done again in smaller pieces of the same
+step. The loop's whole state (weights, moments, position, random numbers, history) can be saved and taken up again
+bit by bit. One thread, so equal seeds give equal weights.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from holdfast.errors import StepError, StudyError
-from holdfast.models.tiny_llama import one_thread, picked_logprobs
-from holdfast.records import PreferencePair
-from holdfast.training.adapters import Policy, open_policy
-from holdfast.training.batches import (
-    Block,
-    Encoded,
-    LossMask,
-    check_pairs,
-    demonstration_batches,
-    pair_batches,
-    trajectory_blocks,
-)
-from holdfast.training.objectives import dpo, sft
+from holdfast.errors import StepError, StoreError
+from holdfast.models.tiny_llama import one_thread
+from holdfast.training.adapters import Policy
+from holdfast.training.parts import Part, TrainStep
+from holdfast.training.passes import Descent, Work, check_budget, descend
+from holdfast.training.ranks import any_of, find_ranks, gather_whole, spread_like
+from holdfast.training.sharding import descend_together
+from holdfast.training.states import STATE, random_states, read_state, set_random_states, unusable, write_state
 
-# Called with steps done and steps in all.
-Progress = Callable[[int, int], None]
-# Rows that are scored at once outside training, and pairs on which drift is measured.
-_SCORED_ROWS = 64
-_DRIFT_PAIRS = 128
+Schedule = Literal["constant", "linear", "cosine"]
+# Tokens of a tree in memory at once where nobody says: the longest published trajectory has 20,000.
+TOKEN_BUDGET = 32_768
+# How often a loop with a folder saves its state; saving changes no result.
+SAVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SFTSettings:
-    """How a base is taught, as ``[model.sft]`` of a study says.
+class LoopSettings:
+    """How weights are changed, whatever the objective.
 
-    ``steps`` and ``warmup_steps`` are optimiser steps, ``batch_size`` counts demonstrations, ``max_grad_norm``
-    bounds the gradient's L2 norm; ``other_weight`` is the loss weight of tokens that are not the agent's own.
+    ``steps`` and ``warmup_steps`` are optimiser steps: the rate rises linearly over the warm-up, then stays
+    ("constant") or falls to zero at the last step ("linear", "cosine"). ``max_grad_norm`` bounds the gradient's L2
+    norm, ``token_budget`` the tokens of a tree that are in memory at once.
     """
 
     steps: int
-    batch_size: int
     learning_rate: float
     warmup_steps: int
     max_grad_norm: float
-    other_weight: float
+    schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    token_budget: int = TOKEN_BUDGET
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        left = (self.steps - step) / max(1, self.steps - self.warmup_steps)
+        if self.schedule == "linear":
+            return self.learning_rate * min(warm, left)
+        if self.schedule == "cosine" and left < 1:
+            return self.learning_rate * warm * 0.5 * (1 - math.cos(math.pi * left))
+        return self.learning_rate * warm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DPOSettings:
-    """How a preference stage trains, as ``[stages.NAME]`` of a study says.
+class StepLog:
+    """What one step did, from before its update: ``metrics`` hold the loss and what the objective reports."""
 
-    ``beta`` is per nat; ``steps`` and ``warmup_steps`` are optimiser steps; ``lora_r`` 0 trains all weights.
-    """
-
-    beta: float
-    steps: int
-    pairs_per_step: int
-    learning_rate: float
-    warmup_steps: int
-    max_grad_norm: float
-    loss_mask: LossMask
-    lora_r: int
-    lora_alpha: float
-    lora_dropout: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """A saved dose of a stage, with everything counted from the stage's start.
-
-    ``examples`` are pairs or demonstrations with repeats, ``tokens`` those that carried loss, ``losses`` one
-    value a step before its update. The drifts are the mean change in nats of a chosen and of a rejected
-    trajectory's log-probability since the start, over up to 128 pairs; None for SFT.
-    """
-
-    path: Path
-    steps: int
+    step: int
     examples: int
-    tokens: int
-    losses: tuple[float, ...]
-    accuracies: tuple[float, ...] = ()
-    chosen_drift: float | None = None
-    rejected_drift: float | None = None
+    metrics: Mapping[str, float]
+    gradient_norm: float
+    learning_rate: float
+    token_budget: int
+    work: Work
     cpu_seconds: float
 
 
-def train_sft(
-    model_dir: Path,
-    demonstrations: Sequence[Encoded],
-    settings: SFTSettings,
-    *,
-    seed: int,
-    out_dir: Path,
-    progress: Progress | None = None,
-) -> TrainResult:
-    """Teaches a model from demonstrations and saves it to ``out_dir``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A kept position: steps, examples and scored tokens up to it, and what was ``found`` there."""
 
-    Warm-up, then linear decay to zero. Raises StudyError for data that cannot be learnt from and StepError
-    for a loss that is not finite.
+    position: int
+    examples: int
+    scored: int
+    found: Mapping[str, float]
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """What a loop has done so far; saved with it."""
+
+    position: int = 0
+    token_budget: int = 0
+    examples: int = 0
+    scored: int = 0
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+
+class Loop:
+    """A policy under training.
+
+    With ``folder``, every step is a line of ``folder/train.jsonl``, and the state is kept in ``folder/state`` now and
+    then and when the loss stops being finite. ``on_step`` sees each step's log too, and ``tracker`` (one of
+    accelerate's) its numbers. Among processes that train together only the first writes.
     """
-    with _isolated(seed):
-        started = time.process_time()
-        policy = open_policy(model_dir)
-        _check_demonstrations(demonstrations, policy)
-        batches = demonstration_batches(
-            demonstrations,
-            batch_size=settings.batch_size,
-            other_weight=settings.other_weight,
-            rng=np.random.default_rng(seed),
-        )
-        tokens, losses = 0, []
-
-        def next_loss() -> Tensor:
-            nonlocal tokens
-            block = next(batches)
-            tokens += int((block.weights > 0).sum())
-            logps, weights, _ = _score_block(policy, block)
-            return sft(logps, weights)
-
-        steps = _descend(policy, next_loss, _decaying_rate(settings), settings.max_grad_norm)
-        for loss in islice(steps, settings.steps):
-            losses.append(loss)
-            if progress is not None:
-                progress(len(losses), settings.steps)
-        policy.save(out_dir)
-        return TrainResult(
-            path=out_dir,
-            steps=settings.steps,
-            examples=settings.steps * settings.batch_size,
-            tokens=tokens,
-            losses=tuple(losses),
-            cpu_seconds=time.process_time() - started,
-        )
-
-
-def _decaying_rate(settings: SFTSettings) -> Callable[[int], float]:
-    """The learning rate of a step: linear warm-up, then linear decay that ends at zero."""
-    warmup = max(1, settings.warmup_steps)
-
-    def rate(step: int) -> float:
-        left = (settings.steps - step) / max(1, settings.steps - settings.warmup_steps)
-        return settings.learning_rate * min((step + 1) / warmup, left)
-
-    return rate
-
-
-def _check_demonstrations(demonstrations: Sequence[Encoded], policy: Policy) -> None:
-    if not demonstrations or not all(item.agent.any() for item in demonstrations):
-        raise StudyError("training data: there are no demonstrations, or one in which the agent does nothing")
-    _check_lengths({f"demonstration {number}": item for number, item in enumerate(demonstrations)}, policy)
-
-
-def reference_logprobs(
-    model_dir: Path, names: Sequence[str], encoded: Mapping[str, Encoded], loss_mask: LossMask = "agent"
-) -> dict[str, float]:
-    """The log-probability in nats, by trajectory name, that a model directory gives each trajectory's picked tokens.
-
-    Computed once for each distinct name; every stage that starts from this directory can share the result.
-    """
-    with _isolated(0):
-        policy = open_policy(model_dir)
-        _check_lengths({f"trajectory {name}": encoded[name] for name in names}, policy)
-        return _score_names(policy, names, encoded, loss_mask)
-
-
-def train_dpo(
-    model_dir: Path,
-    pairs: Sequence[PreferencePair],
-    encoded: Mapping[str, Encoded],
-    settings: DPOSettings,
-    *,
-    seed: int,
-    save_at: Sequence[int],
-    out_dir: Path,
-    reference: Mapping[str, float] | None = None,
-    progress: Progress | None = None,
-) -> list[TrainResult]:
-    """Trains on preference pairs and saves ``out_dir/step-N`` after each number of steps in ``save_at``.
-
-    Warm-up, then a constant rate, so the dose saved after N steps equals a run of N steps. The reference is
-    ``model_dir``; ``reference`` holds its ``reference_logprobs`` where the caller has them. ``encoded`` is
-    keyed by trajectory id. Raises StudyError for data that cannot be learnt from and StepError for a loss
-    that is not finite; doses saved before stay.
-    """
-    doses = sorted(set(save_at))
-    if not doses or doses[0] < 1 or doses[-1] > settings.steps:
-        raise StudyError(f"doses {list(save_at)}: steps to save at are between 1 and {settings.steps}")
-    check_pairs(pairs, encoded, settings.loss_mask)
-    with _isolated(seed):
-        stage = _PreferenceStage(
-            model_dir=model_dir, pairs=pairs, encoded=encoded, settings=settings, seed=seed, reference=reference
-        )
-        results = []
-        for step, _ in enumerate(islice(stage.descend(), doses[-1]), 1):
-            if step in doses:
-                results.append(stage.save(out_dir / f"step-{step:06d}"))
-            if progress is not None:
-                progress(step, doses[-1])
-        return results
-
-
-class _PreferenceStage:
-    """The state of one DPO run: policy, reference, batch stream and counts."""
 
     def __init__(
         self,
+        policy: Policy,
+        settings: LoopSettings,
         *,
-        model_dir: Path,
-        pairs: Sequence[PreferencePair],
-        encoded: Mapping[str, Encoded],
-        settings: DPOSettings,
         seed: int,
-        reference: Mapping[str, float] | None,
+        folder: Path | None = None,
+        on_step: Callable[[StepLog], None] | None = None,
+        tracker: Any = None,
     ) -> None:
-        self.started = time.process_time()
-        self.settings, self.pairs, self.encoded = settings, pairs, encoded
-        self.policy = open_policy(
-            model_dir, lora_r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
+        self.policy, self.settings, self.seed = policy, settings, seed
+        self._folder, self._on_step, self._tracker = folder, on_step, tracker
+        self._ranks = find_ranks()
+        self._weights = policy.trainable()
+        self._optimizer = torch.optim.AdamW(
+            self._weights, lr=settings.rate(0), weight_decay=settings.weight_decay, fused=self._ranks is None
         )
-        names = list(dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected)))
-        _check_lengths({f"trajectory {name}": encoded[name] for name in names}, self.policy)
-        known = {} if reference is None else {name: reference[name] for name in names if name in reference}
-        missing = [name for name in names if name not in known]
-        # A fresh adapter changes nothing, so before the first update the policy is its own reference.
-        self.reference = known | _score_names(self.policy, missing, encoded, settings.loss_mask)
-        self.batches = pair_batches(
-            pairs,
-            encoded,
-            pairs_per_step=settings.pairs_per_step,
-            loss_mask=settings.loss_mask,
-            rng=np.random.default_rng(seed),
-        )
-        self.tokens = 0
-        self.losses: list[float] = []
-        self.accuracies: list[float] = []
+        self.history = History(token_budget=settings.token_budget)
+        self._saved = time.monotonic()
+        self._random = random_states()  # before the step that is under way
+        if folder is not None:
+            self._resume(folder)
 
-    def descend(self) -> Iterator[None]:
-        def rate(step: int) -> float:
-            return self.settings.learning_rate * min(1.0, (step + 1) / max(1, self.settings.warmup_steps))
+    def run(self, steps: Iterable[TrainStep]) -> Iterator[StepLog]:
+        """Does the steps from the loop's position on; ``steps`` is the whole stream from its beginning.
 
-        for loss in _descend(self.policy, self._next_loss, rate, self.settings.max_grad_norm):
-            self.losses.append(loss)
-            yield
-
-    def _next_loss(self) -> Tensor:
-        batch = next(self.batches)
-        self.tokens += sum(int((block.weights > 0).sum()) for block in batch.blocks)
-        policy = _score_rows(self.policy, batch.blocks)
-        reference = torch.tensor([self.reference[name] for name in batch.rows])
-        chosen, rejected = torch.from_numpy(batch.chosen), torch.from_numpy(batch.rejected)
-        result = dpo(
-            policy[chosen],
-            policy[rejected],
-            reference[chosen],
-            reference[rejected],
-            beta=self.settings.beta,
-            weights=torch.from_numpy(batch.weights),
-        )
-        self.accuracies.append(result.accuracy.item())
-        return result.loss
-
-    def save(self, path: Path) -> TrainResult:
-        self.policy.save(path)
-        chosen, rejected = self._drifts()
-        return TrainResult(
-            path=path,
-            steps=len(self.losses),
-            examples=len(self.losses) * self.settings.pairs_per_step,
-            tokens=self.tokens,
-            losses=tuple(self.losses),
-            accuracies=tuple(self.accuracies),
-            chosen_drift=chosen,
-            rejected_drift=rejected,
-            cpu_seconds=time.process_time() - self.started,
-        )
-
-    def _drifts(self) -> tuple[float, float]:
-        count = min(len(self.pairs), _DRIFT_PAIRS)
-        places = np.linspace(0, len(self.pairs) - 1, count).astype(int)
-        sides = [[self.pairs[place].chosen for place in places], [self.pairs[place].rejected for place in places]]
-        self.policy.set_training(False)
-        now = _score_names(self.policy, sides[0] + sides[1], self.encoded, self.settings.loss_mask)
+        Errors: StepError for a loss or gradient that is not finite, before it changes a weight, or for a step that does
+        not fit into memory in any pieces.
+        """
         self.policy.set_training(True)
-        chosen, rejected = (float(np.mean([now[name] - self.reference[name] for name in side])) for side in sides)
-        return chosen, rejected
+        for number, step in enumerate(steps):
+            if number >= self.settings.steps:
+                return
+            if number < self.history.position:
+                continue
+            log = self._take(step)
+            self._note(log)
+            yield log
+            # Only now has the caller kept what it keeps of this step.
+            if self._folder is not None and self._due():
+                self.save_state()
+
+    @property
+    def _leads(self) -> bool:
+        return self._ranks is None or self._ranks.rank == 0
+
+    def _due(self) -> bool:
+        due = time.monotonic() - self._saved >= SAVE_SECONDS
+        return due if self._ranks is None else any_of(due, self._ranks)
+
+    def _take(self, step: TrainStep) -> StepLog:
+        started = time.process_time()
+        rate = self.settings.rate(self.history.position)
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._random = random_states()
+        metrics, work = self._gradients(step)
+        norm = float(gather_whole(torch.nn.utils.clip_grad_norm_(self._weights, self.settings.max_grad_norm)))
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
+            self._stop(metrics["loss"], norm)
+        self._optimizer.step()
+        history = self.history
+        history.position += 1
+        history.examples += step.examples
+        history.scored += work.scored
+        history.losses.append(metrics["loss"])
+        if "accuracy" in metrics:
+            history.accuracies.append(metrics["accuracy"])
+        return StepLog(
+            step=history.position,
+            examples=step.examples,
+            metrics=metrics,
+            gradient_norm=norm,
+            learning_rate=rate,
+            token_budget=history.token_budget,
+            work=work,
+            cpu_seconds=time.process_time() - started,
+        )
+
+    def _gradients(self, step: TrainStep) -> tuple[dict[str, float], Work]:
+        """The whole step's gradients, in as many pieces as memory asks for."""
+        while True:
+            self._optimizer.zero_grad()
+            parts = step.parts(self.history.token_budget)
+            for part in parts:
+                check_budget(part.sequences, self.settings.token_budget)
+            try:
+                found = self._descend(parts)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(parts, error)
+                set_random_states(self._random)
+            else:
+                metrics: dict[str, float] = {}
+                for descent in found:
+                    for name, value in {"loss": descent.loss, **descent.metrics}.items():
+                        metrics[name] = metrics.get(name, 0.0) + value
+                return metrics, sum((descent.work for descent in found), Work())
+
+    def _descend(self, parts: Sequence[Part]) -> list[Descent]:
+        budget = self.history.token_budget
+        if self._ranks is not None:
+            return [descend_together(self.policy, parts, budget, self._ranks)]
+        return [descend(self.policy, part, budget) for part in parts]
+
+    def _halve(self, parts: Sequence[Part], error: BaseException) -> None:
+        budget = self.history.token_budget // 2
+        longest = max(len(item.ids) for part in parts for item in part.sequences)
+        place = f"training, step {self.history.position + 1}: out of memory with {self.history.token_budget} tokens"
+        if self._ranks is not None:
+            # The other processes cannot know that this one has no memory left.
+            raise StepError(
+                f"{place} at once on one of {self._ranks.world} devices; set a token_budget below"
+            ) from error
+        if budget < longest:
+            raise StepError(
+                f"{place} at once, and a sequence of {longest} cannot be cut; use recompute, bf16 or a larger device"
+            ) from error
+        self.history.token_budget = budget
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _stop(self, loss: float, norm: float) -> None:
+        where = ""
+        set_random_states(self._random)
+        if self._folder is not None:
+            self.save_state()
+            where = f"; the weights after step {self.history.position} are in {self._folder / STATE}"
+        raise StepError(
+            f"training, step {self.history.position + 1}: loss {loss}, gradient norm {norm}; lower learning_rate{where}"
+        )
+
+    def _note(self, log: StepLog) -> None:
+        if self._on_step is not None:
+            self._on_step(log)
+        if self._tracker is not None and self._leads:
+            numbers = {"gradient_norm": log.gradient_norm, "learning_rate": log.learning_rate, **log.metrics}
+            self._tracker.log(numbers, step=log.step)
+        if self._folder is None or not self._leads:
+            return
+        line = {**asdict(log), "seed": self.seed}
+        with (self._folder / "train.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def keep(self, found: Mapping[str, float]) -> None:
+        """Marks the position as kept. What is kept survives: a loop with a folder saves its state now."""
+        history = self.history
+        mark = Mark(position=history.position, examples=history.examples, scored=history.scored, found=dict(found))
+        history.marks.append(mark)
+        if self._folder is not None:
+            self.save_state()
+
+    def save_state(self) -> None:
+        """Writes all that the loop needs to go on exactly here; a crash leaves the last whole state."""
+        if self._folder is None:
+            raise StoreError("this loop has no folder to save its state in; open it with one")
+        tensors = {f"weight.{number}": gather_whole(weight.detach()) for number, weight in enumerate(self._weights)}
+        for number, weight in enumerate(self._weights):
+            moments = self._optimizer.state[weight].items()
+            tensors |= {f"{name}.{number}": gather_whole(value) for name, value in moments}
+        if self._leads:
+            facts = {"history": asdict(self.history), "seed": self.seed}
+            write_state(self._folder, facts, tensors | random_states())
+        self._saved = time.monotonic()
+
+    def _resume(self, folder: Path) -> None:
+        found = read_state(folder)
+        if found is not None:
+            place, facts, tensors = found
+            try:
+                self._adopt(facts, tensors)
+            except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+                raise unusable(place, error) from error
+        if self._leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._cut_log(folder / "train.jsonl")
+
+    def _adopt(self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        if facts["seed"] != self.seed:
+            raise ValueError(f"it is of seed {facts['seed']}, not {self.seed}")
+        history = dict(facts["history"])
+        marks = [Mark(**mark) for mark in history.pop("marks")]
+        self.history = History(**history, marks=marks)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if name in states:
+                    continue
+                kind, _, number = name.rpartition(".")
+                weight = self._weights[int(number)]
+                if kind == "weight":
+                    weight.copy_(spread_like(tensor, weight))
+                else:
+                    # The count of steps is one number, which is never sharded.
+                    moments.setdefault(int(number), {})[kind] = spread_like(tensor, weight) if tensor.dim() else tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        set_random_states(states)
+
+    def _cut_log(self, path: Path) -> None:
+        """Steps that a crash took back are no part of the log."""
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(lines[: self.history.position]), encoding="utf-8")
 
 
-def _descend(
-    policy: Policy, next_loss: Callable[[], Tensor], rate: Callable[[int], float], max_grad_norm: float
-) -> Iterator[float]:
-    """Updates the policy once per value drawn, and yields the loss before that update."""
-    weights = policy.trainable()
-    optimizer = torch.optim.AdamW(weights, lr=rate(0), weight_decay=0.0, fused=True)
-    policy.set_training(True)
-    step = 0
-    while True:
-        optimizer.param_groups[0]["lr"] = rate(step)
-        optimizer.zero_grad()
-        loss = next_loss()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, max_grad_norm))
-        value = loss.item()
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise StepError(f"training, step {step + 1}: loss {value}, gradient norm {norm}; lower learning_rate")
-        optimizer.step()
-        step += 1
-        yield value
-
-
-def _score_block(policy: Policy, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the tokens with weight: log-probabilities, weights, and the row that each stands in."""
-    tokens, weights = torch.from_numpy(block.tokens), torch.from_numpy(block.weights)
-    picked = weights > 0
-    logps = picked_logprobs(policy.hidden(tokens), policy.head(), tokens, picked)
-    return logps, weights[picked], picked.nonzero()[:, 0]
-
-
-def _score_rows(policy: Policy, blocks: Sequence[Block]) -> Tensor:
-    """The weighted log-probability of every row of the blocks, in order."""
-    sums = []
-    for block in blocks:
-        logps, weights, rows = _score_block(policy, block)
-        sums.append(torch.zeros(len(block.tokens)).index_add(0, rows, logps * weights))
-    return torch.cat(sums)
-
-
-@torch.no_grad()
-def _score_names(
-    policy: Policy, names: Sequence[str], encoded: Mapping[str, Encoded], loss_mask: LossMask
-) -> dict[str, float]:
-    scores: dict[str, float] = {}
-    ordered = sorted(set(names), key=lambda name: (len(encoded[name].ids), name))
-    for start in range(0, len(ordered), _SCORED_ROWS):
-        rows, blocks = trajectory_blocks(ordered[start : start + _SCORED_ROWS], encoded, loss_mask)
-        scores.update(zip(rows, _score_rows(policy, blocks).tolist(), strict=True))
-    for name, score in scores.items():
-        if not math.isfinite(score):
-            raise StepError(f"trajectory {name}: log-probability {score}; the model's weights are damaged")
-    return scores
-
-
-def _check_lengths(named: Mapping[str, Encoded], policy: Policy) -> None:
-    for name, item in named.items():
-        if len(item.ids) > policy.max_positions:
-            raise StudyError(f"{name}: {len(item.ids)} tokens, but the model reads {policy.max_positions}; drop it")
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch means that memory ran out, on a device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
-def _isolated(seed: int) -> Iterator[None]:
+def isolated(seed: int) -> Iterator[None]:
     """One thread, and a seeded global generator (an adapter's first weights and dropout use it), both put back."""
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -1,20 +1,38 @@
-"""Losses as pure functions: log-probabilities in, a scalar loss and its metrics out."""
+"""Losses as pure functions: log-probabilities in, a scalar loss and its metrics out.
+
+A step may be computed in parts that share no pair and no completion. Each function then takes the normaliser
+of the whole step (``total``, and ``total_tokens`` where tokens are counted too), and the parts' losses and
+metrics add up to those of the step. Without it, what is passed is the whole step. Log-probabilities are in
+nats, metrics carry no gradient, and an argument out of range raises StudyError.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from holdfast.errors import StudyError
+
+PairLoss = Literal["sigmoid", "ipo", "hinge"]
+Aggregation = Literal["sequence", "token", "constant"]
+AdvantageScale = Literal["group", "batch", "none"]
+# Added to a standard deviation before dividing by it, as in TRL.
+_LEAST_DEVIATION = 1e-4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """The loss of a batch of pairs, and what to watch beside it.
+    """The loss of a batch of pairs or of judged completions, and what to watch beside it.
 
-    ``margin`` is the mean of beta times (chosen minus rejected log-ratio); ``accuracy`` the share of pairs
-    whose margin is positive. Both are weighted like the loss and carry no gradient.
+    ``margin`` is the mean of beta times (chosen minus rejected log-ratio), or under KTO of beta times the
+    log-ratio's distance from the reference point towards the right side; ``accuracy`` is the share whose
+    margin is positive. Log-ratios are of whole completions whatever the loss divides by. Both are weighted
+    like the loss.
     """
 
     loss: Tensor
@@ -22,9 +40,29 @@ class Preference:
     accuracy: Tensor
 
 
-def sft(logps: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean negative log-probability, in nats per unit of weight; both tensors of one shape."""
-    return -(logps * weights).sum() / weights.sum()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyGradient:
+    """The loss of a batch of sampled completions, and means over its tokens to watch beside it.
+
+    ``clip_fraction`` is the share of tokens whose ratio clipping cuts off from the gradient, ``ratio`` the mean
+    probability ratio of the policy to the one that sampled, ``kl`` the estimated divergence from the reference
+    in nats (None without a reference).
+    """
+
+    loss: Tensor
+    clip_fraction: Tensor
+    ratio: Tensor
+    kl: Tensor | None
+
+
+def sft(logps: Tensor, weights: Tensor, total: float | None = None) -> Tensor:
+    """The weighted mean negative log-probability, in nats per unit of weight.
+
+    Both tensors are of one shape; ``total`` is the sum of weights over the step.
+    """
+    _check_shapes("sft", logps, weights)
+    _check_totals("sft", total)
+    return -(logps * weights).sum() / (weights.sum() if total is None else total)
 
 
 def dpo(
@@ -35,17 +73,269 @@ def dpo(
     *,
     beta: float,
     weights: Tensor | None = None,
+    loss: PairLoss = "sigmoid",
+    label_smoothing: float = 0.0,
+    lengths_chosen: Tensor | None = None,
+    lengths_rejected: Tensor | None = None,
+    length_normalized: bool = False,
+    sft_weight: float = 0.0,
+    total: float | None = None,
+    total_tokens: float | None = None,
 ) -> Preference:
-    """The sigmoid preference loss, averaged over pairs by weight.
+    """The preference loss, averaged over pairs by weight.
 
-    Each tensor is [pairs]: a completion's log-probability in nats, summed over its tokens. Rafailov et al.
-    2023 (arXiv 2305.18290), equation 7.
+    Every tensor is [pairs]: a completion's log-probability summed over its tokens, its count of such tokens,
+    or a pair's weight. With h the chosen minus the rejected log-ratio of policy to reference:
+
+    - ``sigmoid``: -log sigmoid(beta h); Rafailov et al. 2023 (arXiv 2305.18290), equation 7. With
+      ``label_smoothing`` e, the labels being wrong that often: -(1 - e) log sigmoid(beta h) - e log
+      sigmoid(-beta h), conservative DPO (Mitchell 2023), which TRL has under ``aot`` alone.
+    - ``ipo``: (h - 1 / (2 beta))^2; Azar et al. 2023 (arXiv 2310.12036), equation 17. Each log-ratio is first
+      divided by its completion's length, as in TRL, whose authors have it from those of IPO.
+    - ``hinge``: max(0, 1 - beta h); Zhao et al. 2023 (SLiC-HF, arXiv 2305.10425), in the form of Liu et al.
+      2023 (RSO, arXiv 2309.06657).
+
+    ``length_normalized`` divides each log-ratio by its length under the other losses too; with ``sigmoid`` that
+    is TRL's ``sigmoid_norm``. ``sft_weight`` times the negative log-probability of the chosen completions is
+    added. As in TRL's ``["sigmoid", "sft"]`` that term is a mean over the chosen tokens of all pairs, where
+    Pang et al. 2024 (RPO, arXiv 2404.19733) average within each completion first; a pair's weight also weighs
+    its tokens. ``total`` is the step's sum of weights, ``total_tokens`` its sum of weight times chosen length.
     """
-    margins = beta * ((policy_chosen - ref_chosen) - (policy_rejected - ref_rejected))
-    share = torch.ones_like(margins) if weights is None else weights
-    share = share / share.sum()
+    _check_dpo(loss, beta, label_smoothing, sft_weight)
+    _check_totals("dpo", total, total_tokens, needs_tokens=sft_weight > 0)
+    weights = torch.ones_like(policy_chosen) if weights is None else weights
+    _check_shapes("dpo", policy_chosen, policy_rejected, ref_chosen, ref_rejected, weights)
+    share = weights / (weights.sum() if total is None else total)
+    chosen, rejected = policy_chosen - ref_chosen, policy_rejected - ref_rejected
+    margins = (beta * (chosen - rejected)).detach()
+    if length_normalized or loss == "ipo":
+        chosen = _per_token(chosen, lengths_chosen, "lengths_chosen")
+        rejected = _per_token(rejected, lengths_rejected, "lengths_rejected")
+    value = (_pair_losses(chosen - rejected, loss, beta, label_smoothing) * share).sum()
+    if sft_weight > 0:
+        if lengths_chosen is None:
+            raise StudyError("dpo: sft_weight is a weight per token of chosen; pass lengths_chosen")
+        _check_shapes("dpo", policy_chosen, lengths_chosen)
+        tokens = (weights * lengths_chosen).sum() if total_tokens is None else total_tokens
+        value = value - sft_weight * (policy_chosen * weights).sum() / tokens
+    return Preference(loss=value, margin=(margins * share).sum(), accuracy=((margins > 0) * share).sum())
+
+
+def kto(
+    policy: Tensor,
+    reference: Tensor,
+    desirable: Tensor,
+    *,
+    beta: float,
+    kl: Tensor,
+    weights: Tensor | None = None,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+    total: float | None = None,
+) -> Preference:
+    """The loss of completions that are judged one by one, averaged over completions by weight.
+
+    Tensors are [completions]: a completion's summed log-probability, whether it is desirable (bool), its
+    weight. With r the log-ratio of policy to reference, a desirable completion costs 1 - sigmoid(beta (r -
+    kl)) and another 1 - sigmoid(beta (kl - r)), times the weight of its side: Ethayarajh et al. 2024 (arXiv
+    2402.01306), section 4.1. The weights of the sides scale the loss alone, not its normaliser and not
+    the metrics. ``kl`` is the step's ``kto_reference_point``, the same for all its parts; ``total`` is the
+    step's sum of ``weights``.
+    """
+    _check_positive("kto", "beta", beta)
+    _check_positive("kto", "desirable_weight", desirable_weight)
+    _check_positive("kto", "undesirable_weight", undesirable_weight)
+    _check_totals("kto", total)
+    weights = torch.ones_like(policy) if weights is None else weights
+    _check_shapes("kto", policy, reference, desirable, weights)
+    if kl.ndim != 0 or kl.requires_grad or desirable.dtype != torch.bool:
+        raise StudyError("kto: kl is a scalar without gradient and desirable a tensor of bool; use kto_reference_point")
+    share = weights / (weights.sum() if total is None else total)
+    excess = beta * (policy - reference - kl)
+    margins = torch.where(desirable, excess, -excess)
+    scale = torch.where(desirable, desirable_weight, undesirable_weight).to(margins.dtype)
+    losses = scale * torch.sigmoid(-margins)
+    margins = margins.detach()
     return Preference(
-        loss=(-F.logsigmoid(margins) * share).sum(),
-        margin=(margins.detach() * share).sum(),
-        accuracy=((margins.detach() > 0) * share).sum(),
+        loss=(losses * share).sum(), margin=(margins * share).sum(), accuracy=((margins > 0) * share).sum()
     )
+
+
+def kto_reference_point(policy_mismatched: Tensor, reference_mismatched: Tensor) -> Tensor:
+    """The divergence in nats that KTO measures gains and losses against: a scalar of at least 0, no gradient.
+
+    Both tensors are [completions]: summed log-probabilities of completions after prompts that they do not
+    belong to. Ethayarajh et al. 2024 (arXiv 2402.01306), section 4.1.
+    """
+    _check_shapes("kto", policy_mismatched, reference_mismatched)
+    if not policy_mismatched.numel():
+        raise StudyError("kto: there are no mismatched completions to estimate kl from; use batches of two or more")
+    return (policy_mismatched - reference_mismatched).detach().mean().clamp(min=0)
+
+
+def policy_gradient(
+    logps: Tensor,
+    old_logps: Tensor | None,
+    advantages: Tensor,
+    owner: Tensor,
+    *,
+    aggregation: Aggregation = "token",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    ref_logps: Tensor | None = None,
+    kl_weight: float = 0.0,
+    kl_bias_correction: bool = True,
+    constant_length: float | None = None,
+    total: float | None = None,
+    total_tokens: float | None = None,
+) -> PolicyGradient:
+    """The clipped policy-gradient loss over sampled completions, as in TRL's GRPOTrainer.
+
+    ``logps``, ``old_logps`` (of the policy that sampled; None where it is the present one) and ``ref_logps``
+    are [tokens], of sampled tokens alone; ``owner`` [tokens] says which of the ``advantages`` [completions]
+    is a token's. With q the ratio of new to old probability and A the advantage, a token costs -min(q A,
+    clamp(q, 1 - clip_low, 1 + clip_high) A), plus ``kl_weight`` times an estimate of its
+    divergence from the reference (k3, weighted by q under ``kl_bias_correction``). An infinite ``clip_high``
+    bounds nothing. The tokens add up as
+
+    - ``sequence``: the mean of each completion's mean; GRPO, Shao et al. 2024 (arXiv 2402.03300), equation 3.
+    - ``token``: the mean over all tokens; DAPO, Yu et al. 2025 (arXiv 2503.14476), section 3.3.
+    - ``constant``: the sum over completions times ``constant_length``; Dr. GRPO, Liu et al. 2025 (arXiv
+      2503.20783), where that is the most tokens a completion may have.
+
+    A completion without tokens costs 0 and still counts. ``total`` is the step's number of completions and
+    ``total_tokens`` of tokens; a part takes both, as the metrics are means over tokens.
+    """
+    _check_policy_gradient(aggregation, clip_low, clip_high, kl_weight, constant_length)
+    _check_totals("policy_gradient", total, total_tokens, needs_tokens=True)
+    old_logps = logps.detach() if old_logps is None else old_logps
+    _check_shapes("policy_gradient", logps, old_logps, owner)
+    completions = max(1, advantages.numel()) if total is None else total
+    tokens = max(1, logps.numel()) if total_tokens is None else total_tokens
+    gains, ratio, kl = advantages[owner], torch.exp(logps - old_logps), None
+    losses = -torch.min(ratio * gains, ratio.clamp(1 - clip_low, 1 + clip_high) * gains)
+    if ref_logps is not None:
+        divergences = _divergences(logps, ref_logps, ratio if kl_bias_correction else None)
+        losses = losses + kl_weight * divergences if kl_weight > 0 else losses
+        kl = divergences.detach().sum() / tokens
+    elif kl_weight > 0:
+        raise StudyError(f"policy_gradient: kl_weight is {kl_weight}, but there is no reference; pass ref_logps")
+    if aggregation == "sequence":
+        losses = losses / torch.bincount(owner, minlength=advantages.numel())[owner]
+    units = tokens if aggregation == "token" else completions * (constant_length or 1)
+    cut = (ratio < 1 - clip_low) & (gains < 0) | (ratio > 1 + clip_high) & (gains > 0)
+    return PolicyGradient(
+        loss=losses.sum() / units,
+        clip_fraction=cut.to(logps.dtype).sum() / tokens,
+        ratio=ratio.detach().sum() / tokens,
+        kl=kl,
+    )
+
+
+def group_advantages(rewards: Tensor, groups: Tensor, scale: AdvantageScale = "group") -> Tensor:
+    """Each completion's reward less the mean of its group, [completions], over a standard deviation.
+
+    ``groups`` [completions] numbers the group (the prompt) of each completion. ``scale`` says whose deviation:
+    that of the ``group`` (GRPO, Shao et al. 2024, arXiv 2402.03300), of the rewards of the ``batch``, or
+    ``none`` (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783). As in TRL the deviation is the unbiased one plus
+    1e-4, and a reward that is NaN takes no part and has an advantage of 0.
+    """
+    if scale not in ("group", "batch", "none"):
+        raise StudyError(f"group_advantages: scale is {scale!r}; use group, batch or none")
+    _check_shapes("group_advantages", rewards, groups)
+    known = ~rewards.isnan()
+    values = rewards.nan_to_num(nan=0.0)
+    places = torch.unique(groups, return_inverse=True)[1]
+    counts, sums, squares = (values.new_zeros(len(values)) for _ in range(3))
+    counts.index_add_(0, places, known.to(values.dtype))
+    sums.index_add_(0, places, values)
+    advantages = torch.where(known, values - (sums / counts.clamp(min=1))[places], 0.0)
+    if scale == "none":
+        return advantages
+    if scale == "group":
+        squares.index_add_(0, places, advantages.square())
+        return advantages / ((squares / (counts - 1).clamp(min=1)).sqrt()[places] + _LEAST_DEVIATION)
+    spread = torch.where(known, values - values.sum() / known.sum().clamp(min=1), 0.0)
+    return advantages / ((spread.square().sum() / (known.sum() - 1).clamp(min=1)).sqrt() + _LEAST_DEVIATION)
+
+
+def _divergences(logps: Tensor, ref_logps: Tensor, ratio: Tensor | None) -> Tensor:
+    """Each token's estimate of the policy's divergence from the reference, in nats.
+
+    It is exp(d) - d - 1 with d = ref_logps - logps (Schulman 2020, "Approximating KL divergence", k3). Times the
+    ratio, through which the gradient flows too, its mean over tokens of the policy that sampled estimates the
+    present policy's divergence and that divergence's gradient without bias (DeepSeek-V3.2, arXiv 2512.02556),
+    as TRL does unless told otherwise; None gives the plain term of GRPO.
+    """
+    _check_shapes("policy_gradient", logps, ref_logps)
+    gaps = ref_logps - logps
+    estimates = torch.exp(gaps) - gaps - 1
+    return estimates if ratio is None else estimates * ratio
+
+
+def _pair_losses(gaps: Tensor, loss: PairLoss, beta: float, label_smoothing: float) -> Tensor:
+    if loss == "ipo":
+        return (gaps - 1 / (2 * beta)).square()
+    if loss == "hinge":
+        return torch.relu(1 - beta * gaps)
+    return -(1 - label_smoothing) * F.logsigmoid(beta * gaps) - label_smoothing * F.logsigmoid(-beta * gaps)
+
+
+def _per_token(log_ratios: Tensor, lengths: Tensor | None, name: str) -> Tensor:
+    if lengths is None:
+        raise StudyError(f"dpo: this loss divides by the number of tokens; pass {name}")
+    _check_shapes("dpo", log_ratios, lengths)
+    return log_ratios / lengths.clamp(min=1)
+
+
+def _check_dpo(loss: PairLoss, beta: float, label_smoothing: float, sft_weight: float) -> None:
+    if loss not in ("sigmoid", "ipo", "hinge"):
+        raise StudyError(f"dpo: loss is {loss!r}; use sigmoid, ipo or hinge")
+    _check_positive("dpo", "beta", beta)
+    if not 0 <= label_smoothing < 0.5:
+        raise StudyError(f"dpo: label_smoothing is {label_smoothing}; use 0 or more and less than 0.5")
+    if label_smoothing and loss != "sigmoid":
+        raise StudyError(f"dpo: label_smoothing is {label_smoothing}, but loss is {loss}; smooth sigmoid only")
+    if not 0 <= sft_weight < math.inf:
+        raise StudyError(f"dpo: sft_weight is {sft_weight}; use 0 or more")
+
+
+def _check_policy_gradient(
+    aggregation: Aggregation, clip_low: float, clip_high: float, kl_weight: float, constant_length: float | None
+) -> None:
+    place = "policy_gradient"
+    if aggregation not in ("sequence", "token", "constant"):
+        raise StudyError(f"{place}: aggregation is {aggregation!r}; use sequence, token or constant")
+    if not 0 <= clip_low <= 1:
+        raise StudyError(f"{place}: clip_low is {clip_low}; use 0 to 1")
+    if not clip_high >= 0:
+        raise StudyError(f"{place}: clip_high is {clip_high}; use 0 or more")
+    if not 0 <= kl_weight < math.inf:
+        raise StudyError(f"{place}: kl_weight is {kl_weight}; use 0 or more")
+    if (constant_length is not None) != (aggregation == "constant"):
+        raise StudyError(f"{place}: constant_length is {constant_length}; it goes with aggregation constant alone")
+    if constant_length is not None:
+        _check_positive(place, "constant_length", constant_length)
+
+
+def _check_positive(place: str, name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise StudyError(f"{place}: {name} is {value}; use a finite number above 0")
+
+
+def _check_totals(
+    place: str, total: float | None, total_tokens: float | None = None, *, needs_tokens: bool = False
+) -> None:
+    """A part of a step with one normaliser of the step and the other of itself would not add up."""
+    for name, value in (("total", total), ("total_tokens", total_tokens)):
+        if value is not None:
+            _check_positive(place, name, value)
+    if needs_tokens and (total is None) != (total_tokens is None):
+        raise StudyError(f"{place}: a part of a step needs total and total_tokens, not one of them; pass both")
+
+
+def _check_shapes(place: str, *tensors: Tensor) -> None:
+    """Tensors that differ in shape would broadcast to a loss over every combination."""
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if len(set(shapes)) > 1:
+        raise StudyError(f"{place}: tensors differ in shape: {', '.join(map(str, shapes))}; pass one value for each")

@@ -1,0 +1,77 @@
+"""LoRA adapters inside a Hugging Face model: put there, taken out, merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import StudyError
+from holdfast.models.stacks import LORA_TARGETS, Factors, Lora, Stack, merged
+
+_EARLIER, _NEWEST = "earlier", "newest"
+
+
+def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
+    """Puts a new adapter into a model, beside a frozen one with all that a stack's stages changed.
+
+    Adapters are 32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
+    """
+    from peft import LoraConfig, LoraModel
+
+    configs = {
+        _NEWEST: LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            use_rslora=lora.rslora,
+            target_modules=list(LORA_TARGETS),
+        )
+    }
+    if stack:
+        rank = sum(stack.ranks)  # The scale is in the factors, and dropout belongs to training.
+        configs[_EARLIER] = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS))
+    try:
+        tuner = LoraModel(model, configs, _NEWEST)
+    except ValueError as error:
+        raise StudyError(f"{source}: none of its modules is one that adapters change; use lora_r = 0") from error
+    if stack:
+        tuner.inject_adapter(model, _EARLIER)
+        tuner.set_adapter([_EARLIER, _NEWEST])
+        for name, module in _adapted(model):
+            for part, factor in zip((module.lora_A, module.lora_B), stack.factors[name], strict=True):
+                part[_EARLIER].weight.data.copy_(factor)
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            weight.data = weight.data.float()
+        weight.requires_grad_(f".{_NEWEST}." in name)
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The modules that hold an adapter, by their names in the model."""
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
+
+
+def named_factors(stack: Stack) -> Iterator[tuple[str, Tensor]]:
+    """A stack's factors one by one, as errors name them."""
+    for module, factors in stack.factors.items():
+        yield from ((f"{module}.lora_{side}", factor) for side, factor in zip("AB", factors, strict=True))
+
+
+@torch.no_grad()
+def merge(model: nn.Module, stack: Stack) -> None:
+    """Adds what a stack's stages changed to a model's weights, in place."""
+    for name, factors in stack.factors.items():
+        weight = model.get_parameter(f"{name}.weight")
+        weight.copy_(merged(weight, factors))
+
+
+def newest_factors(model: nn.Module) -> Factors:
+    """What the new adapter has learnt, by module."""
+    return {
+        name: (module.lora_A[_NEWEST].weight.detach(), module.lora_B[_NEWEST].weight.detach())
+        for name, module in _adapted(model)
+    }

@@ -1,0 +1,317 @@
+"""Weights of a model directory: whole, or stacked, which is an adapter on another directory's whole weights.
+
+    DIR/adapter_model.safetensors, adapter_config.json    one LoRA adapter in PEFT's format
+    DIR/stack.json                                        what it stands on: a base and the digest of its weights
+
+Stages on stages are still one adapter, since W + B1 A1 + B2 A2 = W + [B1 B2] [A1; A2]: whatever loads a base with one
+adapter loads the checkpoint, not its last stage alone. ``ranks`` says which rows belong to which stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import StoreError, StudyError
+
+# What a directory says about reading and writing text, which training does not change.
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+# The modules that adapters change, by the ends of their names.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_STACK, _ADAPTER, _ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PREFIX = "base_model.model."  # of PEFT's names
+_DAMAGED = "train the stage again or restore the directory"
+# Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """An adapter's settings: W + ``scale`` · B A (Hu et al. 2021; ``rslora``: Kalajdzievski 2023)."""
+
+    r: int
+    alpha: float
+    dropout: float = 0.0
+    rslora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """alpha / r, or alpha / √r with ``rslora``."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stack:
+    """A stacked directory: ``base`` is where its base was found, ``factors`` have their scale in B.
+
+    ``digest`` is that of the base's weights; ``ranks`` are those of the stages, first to last, side by side in
+    every factor.
+    """
+
+    base: Path
+    digest: str
+    ranks: tuple[int, ...]
+    factors: Factors
+
+
+def is_stack(directory: Path) -> bool:
+    """Whether a model directory is an adapter on another's weights."""
+    return (directory / _STACK).is_file()
+
+
+def base_of(directory: Path) -> Path:
+    """The directory that holds ``config.json`` and whole weights: a stack's base, verified, or the directory itself.
+
+    Errors: StoreError where the base is not found or holds other weights.
+    """
+    return _find_base(directory, _read_note(directory)) if is_stack(directory) else directory
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The whole weights of a directory by name, as stored; what a stack changes is merged and in 32-bit floats.
+
+    Errors: StudyError for a file that cannot be read, StoreError for a stack whose base or adapter does not fit.
+    """
+    stack = read_stack(directory) if is_stack(directory) else None
+    base = stack.base if stack else directory
+    weights: dict[str, Tensor] = {}
+    for path in _weight_files(base):
+        weights |= _load(path)
+    if stack:
+        _check_named(stack, weights, directory)
+        for module, factors in stack.factors.items():
+            weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
+    return weights
+
+
+def write_whole(directory: Path, target: Path) -> None:
+    """Writes the directory's whole weights, its configuration and tokenizer to ``target``, which is there and empty.
+
+    A stack is merged in 32-bit floats, one of the base's files at a time, then rounded to what the base is stored in.
+    """
+    from safetensors.torch import save_file
+
+    stack = read_stack(directory) if is_stack(directory) else None
+    base = stack.base if stack else directory
+    shutil.copyfile(base / "config.json", target / "config.json")
+    copy_text_files(directory, target)
+    if (base / _INDEX).is_file() and not (base / _WHOLE).is_file():
+        shutil.copyfile(base / _INDEX, target / _INDEX)
+    written: set[str] = set()
+    for path in _weight_files(base):
+        if stack is None:
+            shutil.copyfile(path, target / path.name)
+            continue
+        weights = _load(path)
+        for name, weight in weights.items():
+            if (factors := stack.factors.get(name.removesuffix(".weight"))) is not None:
+                weights[name] = merged(weight, factors).to(weight.dtype)
+        save_file(weights, target / path.name, metadata={"format": "pt"})
+        written |= set(weights)
+    if stack:
+        _check_named(stack, written, directory)
+
+
+def merged(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+    """W + B A in 32-bit floats."""
+    down, up = (factor.to(weight.device) for factor in factors)
+    return weight.float() + up @ down
+
+
+def copy_text_files(source: Path, target: Path) -> None:
+    """Copies what ``source`` says about text."""
+    for name in TEXT_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def read_stack(directory: Path) -> Stack:
+    """A stacked directory's adapter and where its base is. Errors: StoreError, StudyError."""
+    note = _read_note(directory)
+    config = _read_json(directory / _ADAPTER_CONFIG)
+    try:
+        lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
+        ranks = tuple(map(int, note["ranks"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {_DAMAGED}") from error
+    stored = _load(directory / _ADAPTER)
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in stored:
+        module = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+        other = f"{_PREFIX}{module}.lora_B.weight"
+        if name == f"{_PREFIX}{module}.lora_A.weight" and other in stored:
+            factors[module] = (stored[name].float(), stored[other].float() * lora.scale)
+    fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
+    if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
+        raise StoreError(f"{directory / _ADAPTER}: holds other weights than its settings tell; {_DAMAGED}")
+    base = _find_base(directory, note)
+    return Stack(base=base, digest=str(note["digest"]), ranks=ranks, factors=factors)
+
+
+def write_stack(
+    directory: Path,
+    factors: Factors,
+    lora: Lora,
+    *,
+    base: Path,
+    digest: str,
+    earlier: Stack | None = None,
+) -> None:
+    """Writes the adapter of a stage, on what its ``earlier`` stages changed, with a note of its base.
+
+    ``factors`` are as trained, without their scale, of the modules that ``earlier`` changes. The files depend on
+    numbers and the base's name alone, unless the base lies where no parent of ``directory`` holds it.
+    """
+    from safetensors.torch import save_file
+
+    ranks: tuple[int, ...] = (lora.r,)
+    if earlier is not None:
+        ranks, factors = (*earlier.ranks, lora.r), _side_by_side(earlier.factors, factors, lora.scale)
+        # The scales are in B, so that what is left of them is 1.
+        lora = Lora(r=sum(ranks), alpha=sum(ranks), dropout=lora.dropout)
+    directory.mkdir(parents=True, exist_ok=True)
+    home = base.resolve()
+    beside = any((parent / home.name).resolve() == home for parent in directory.resolve().parents)
+    note = {"base": home.name, "path": None if beside else str(home), "digest": digest, "ranks": ranks}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        # As seen from the directory, and never the name of a model on a hub.
+        "base_model_name_or_path": note["path"] or f"../{home.name}",
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.rslora,
+        "target_modules": list(LORA_TARGETS),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    for name, document in ((_STACK, note), (_ADAPTER_CONFIG, config)):
+        (directory / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    stored = {}
+    for module, (down, up) in factors.items():
+        stored[f"{_PREFIX}{module}.lora_A.weight"] = down.detach().float().cpu().contiguous()
+        stored[f"{_PREFIX}{module}.lora_B.weight"] = up.detach().float().cpu().contiguous()
+    save_file(stored, directory / _ADAPTER, metadata={"format": "pt"})
+
+
+def _side_by_side(earlier: Factors, factors: Factors, scale: float) -> Factors:
+    """Both changes as one: A below A, and B beside scaled B."""
+    both: dict[str, tuple[Tensor, Tensor]] = {}
+    for module, (down, up) in factors.items():
+        first = earlier[module]
+        both[module] = torch.cat([first[0], down.float().cpu()]), torch.cat([first[1], up.float().cpu() * scale], 1)
+    return both
+
+
+# --- the base --------------------------------------------------------------------------------------------------
+
+
+def digest_weights(directory: Path) -> str:
+    """SHA-256 over names and contents of a directory's files of whole weights. Errors: StudyError."""
+    whole = hashlib.sha256()
+    for path in _weight_files(directory):
+        try:
+            stat = path.stat()
+            whole.update(path.name.encode() + b"\0" + _digest_file(path.resolve(), stat.st_size, stat.st_mtime_ns))
+        except OSError as error:
+            raise StudyError(
+                f"{path}: cannot be read ({error.strerror}); an adapter needs a base with weights in safetensors"
+            ) from error
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _digest_file(path: Path, _size: int, _modified: int) -> bytes:
+    """A file's digest; size and time of change tell when it must be read again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
+    """Where a stack's base is: under its name beside the stack or beside a parent, else where it was at first.
+
+    In a run a checkpoint is written in a directory of its own and renamed to the place beside its base: its parents
+    hold the base before and after.
+    """
+    here = directory.resolve()
+    name, path = str(note["base"]), note["path"]
+    places = [parent / name for parent in here.parents] + ([Path(path)] if path else [])
+    found = [place for place in places if place != here and (place / "config.json").is_file()]
+    for place in found:
+        if digest_weights(place) == note["digest"]:
+            return place
+    wanted = f"base {name} (digest of its weights {note['digest'][:12]}…)"
+    if found:
+        raise StoreError(f"{directory}: {found[0]} holds other weights than the {wanted}; put that base there")
+    raise StoreError(f"{directory}: its {wanted} is not found; put that directory at {here.parent / name}")
+
+
+def _read_note(directory: Path) -> dict[str, Any]:
+    note = _read_json(directory / _STACK)
+    name, path = note.get("base"), note.get("path")
+    plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
+    if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
+        raise StoreError(f"{directory / _STACK}: names no base; {_DAMAGED}")
+    return note
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); {_DAMAGED}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{path}: is no JSON object; {_DAMAGED}")
+    return found
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The files of whole weights in the order of names: one, or those that an index names."""
+    if (directory / _WHOLE).is_file() or not (directory / _INDEX).is_file():
+        return [directory / _WHOLE]
+    places = _read_json(directory / _INDEX).get("weight_map")
+    names = sorted(set(places.values())) if isinstance(places, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise StudyError(f"{directory / _INDEX}: names no weights beside it; save the model again")
+    return [directory / name for name in names]
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        loaded: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # safetensors has its own exception type for a torn file
+        raise StudyError(f"{path}: cannot be read ({error}); make the model again") from error
+    return loaded
+
+
+def _check_named(stack: Stack, names: Mapping[str, Tensor] | set[str], directory: Path) -> None:
+    for module in stack.factors:
+        if f"{module}.weight" not in names:
+            raise StoreError(f"{directory}: adapts {module}, which {stack.base} does not hold; {_DAMAGED}")

@@ -1,0 +1,64 @@
+"""What a step gives while it is carried out: records to commit, how far it is, and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.records import Checkpoint, PreferencePair, Score, Trajectory
+from holdfast.store import codec
+
+PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Records to commit together. Trajectories come without messages, their texts packed beside them.
+
+    ``logprobs`` are a reference's, in nats by trajectory id.
+    """
+
+    number: int
+    size: int
+    trajectories: tuple[tuple[Trajectory, codec.Text], ...] = ()
+    scores: tuple[Score, ...] = ()
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a step is, in its own unit."""
+
+    done: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The end of a step: its result (JSON), and what it made.
+
+    That is pairs, or checkpoints with their directories and the ``log`` of their training, a file of JSON lines.
+    """
+
+    result: Mapping[str, Any]
+    pairs: tuple[PreferencePair, ...] = ()
+    checkpoints: tuple[tuple[Checkpoint, Path], ...] = ()
+    log: Path | None = None
+
+
+Outcome = Batch | Progress | Finished
+Emit = Callable[[Outcome], None]
+
+
+def beat(emit: Emit, per_step: int = 1) -> Callable[[int, int], None]:
+    """A progress callback that speaks at most every half second, in units of ``per_step``."""
+    spoken = [time.monotonic()]
+
+    def tell(done: int, _: int) -> None:
+        if time.monotonic() - spoken[0] >= PROGRESS_SECONDS:
+            spoken[0] = time.monotonic()
+            emit(Progress(done=done * per_step))
+
+    return tell

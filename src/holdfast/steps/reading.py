@@ -1,0 +1,54 @@
+"""What several kinds of step read of a run: cases, models, conversations as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.errors import StepError, StudyError
+from holdfast.records import Case, Trajectory
+from holdfast.store import Store
+
+if TYPE_CHECKING:
+    from holdfast.models.tiny import TinyModel
+    from holdfast.training.encoding import Encoded
+
+
+def cases_of(store: Store) -> Mapping[str, Case]:
+    """A run's cases by id. Ids say what is in them, so another run at the same place is told apart."""
+    return _read_cases(store.path, tuple(store.case_ids()))
+
+
+@lru_cache(maxsize=4)
+def _read_cases(run_path: Path, _: tuple[str, ...]) -> Mapping[str, Case]:
+    with Store(run_path) as store:
+        return {case.id: case for case in store.cases()}
+
+
+@lru_cache(maxsize=2)
+def load_model(directory: Path) -> TinyModel:
+    from holdfast.models.tiny import TinyModel
+
+    return TinyModel.load(directory)
+
+
+def weights_of(store: Store, checkpoint_id: str) -> Path:
+    """A checkpoint's directory, verified by name: it was renamed to its digest when it was complete."""
+    checkpoint = store.checkpoint(checkpoint_id)
+    directory = store.path / (checkpoint.path or "")
+    if checkpoint.path is None or not directory.is_dir():
+        raise StepError(f"{checkpoint.name}: its weights are not at {directory}; run the study again in a new run")
+    return directory
+
+
+def encode(model: TinyModel, cases: Mapping[str, Case], trajectory: Trajectory) -> Encoded:
+    """A trajectory as tokens. Errors: StudyError naming case and trajectory where the chat format cannot write it."""
+    from holdfast.training.encoding import encode_episode
+
+    case = cases[trajectory.case_id]
+    try:
+        return encode_episode(model.chat, case.messages, trajectory.messages, case.tools)
+    except StudyError as error:
+        raise StudyError(f"case {case.id}, trajectory {trajectory.id}: {error}") from error

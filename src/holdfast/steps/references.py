@@ -1,0 +1,73 @@
+"""Reference steps: the log-probabilities that one checkpoint gives the trajectories of one rollout step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from holdfast.errors import StudyError
+from holdfast.plan import Step
+from holdfast.records import Ending
+from holdfast.steps.outcomes import Batch, Emit, Finished
+from holdfast.steps.reading import cases_of, encode, load_model, weights_of
+from holdfast.store import Store
+
+if TYPE_CHECKING:
+    from holdfast.training.encoding import Encoded
+
+REFERENCE_BATCH = 1000
+
+
+def take_reference(step: Step, store: Store, emit: Emit) -> Finished:
+    """The log-probability of every trajectory that can be learnt from, whoever asks for it.
+
+    Batches do not depend on pairs nor on what was committed before, so neither do the trees, nor their rounding.
+    """
+    from holdfast.training.stages import reference_logprobs
+
+    settings = step.settings
+    directory = weights_of(store, settings["checkpoint"])
+    encoded = dict(_encoded_episodes(step, store))
+    names, done = list(encoded), store.log.batches(step.fingerprint)
+    batches = [names[start : start + REFERENCE_BATCH] for start in range(0, len(names), REFERENCE_BATCH)]
+    for number, batch in enumerate(batches):
+        if number in done:
+            continue
+        values = reference_logprobs(
+            directory,
+            batch,
+            encoded,
+            settings["loss_mask"],
+            token_budget=settings["token_budget"],
+            precision=settings["precision"],
+            adapter=settings["adapter"],
+        )
+        emit(Batch(number=number, size=len(batch), logprobs=values))
+    result = {
+        "trajectories": len(encoded),
+        "tokens": sum(_tree_tokens([encoded[name] for name in batch], settings["token_budget"]) for batch in batches),
+        "plain_tokens": sum(len(item.ids) for item in encoded.values()),
+    }
+    return Finished(result=result)
+
+
+def _encoded_episodes(step: Step, store: Store) -> Iterator[tuple[str, Encoded]]:
+    """Finished episodes as tokens, case by case, in the order of ids.
+
+    A reply that could not be read is not kept token by token, so what did not finish has no log-probability.
+    """
+    model, cases = load_model(weights_of(store, step.settings["checkpoint"])), cases_of(store)
+    finished = (item for item in store.trajectories(step=step.inputs[1]) if item.ending is Ending.FINISHED)
+    for trajectory in sorted(finished, key=lambda item: (item.case_id, item.id)):
+        try:
+            yield trajectory.id, encode(model, cases, trajectory)
+        except StudyError:
+            continue  # where it is in a pair, the stage that learns from it says what is wrong
+
+
+def _tree_tokens(batch: Sequence[Encoded], budget: int) -> int:
+    """Tokens of the trees in which a batch is computed."""
+    from holdfast.training.trees import grow, partition
+
+    ids = [item.ids for item in batch]
+    return sum(len(grow([ids[number] for number in group])) for group in partition(ids, budget))

@@ -1,0 +1,190 @@
+"""Which examples each optimiser step takes, and in which order: the sampling that a stage declares.
+
+    tree order      cases in random order; a case's pairs in sub-trees of few chosen and few rejected trajectories
+    pairwise order  all pairs in random order, as a pair-by-pair trainer takes them
+
+Streams are endless and do not depend on how much of them is used, so a stage goes on at any step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.errors import StudyError
+from holdfast.records import PreferencePair
+from holdfast.training.encoding import Encoded
+from holdfast.training.trees import count_tokens
+
+# Demonstrations are drawn from chunks of this many batches, each chunk sorted by length.
+_CHUNK_BATCHES = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOrder:
+    """How pairs become steps.
+
+    ``pairwise`` takes all pairs in one random order, ``pairs_per_step`` at a time, an epoch's last step with what is
+    left: the order of ``RandomSampler`` under accelerate's seedable sampler. Otherwise an epoch takes the cases in
+    random order, each case's pairs sub-tree by sub-tree. Without ``trajectories_per_case`` steps are cut at exactly
+    ``pairs_per_step`` pairs, across cases and epochs; with it, a sub-tree has at most that many trajectories and is
+    never cut: a step takes sub-trees until it has ``pairs_per_step`` pairs or the next would bring it above
+    ``tokens_per_step`` tokens of its tree.
+    """
+
+    pairs_per_step: int
+    trajectories_per_case: int | None = None
+    tokens_per_step: int | None = None
+    pairwise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pairwise and (self.trajectories_per_case or self.tokens_per_step):
+            raise StudyError(
+                "pairwise order takes pairs one by one; leave trajectories_per_case and tokens_per_step out"
+            )
+        if self.trajectories_per_case is not None and self.trajectories_per_case < 2:
+            raise StudyError(f"trajectories_per_case is {self.trajectories_per_case}; a pair needs 2")
+        if self.tokens_per_step is not None and self.trajectories_per_case is None:
+            raise StudyError("tokens_per_step bounds sub-trees; set trajectories_per_case too")
+
+
+def pair_steps(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, *, seed: int
+) -> Iterator[list[PreferencePair]]:
+    """The pairs of each step, endlessly; every epoch takes every pair once.
+
+    Errors: StudyError for one pair that alone is above ``tokens_per_step``.
+    """
+    if order.pairwise:
+        return _pairwise(pairs, order.pairs_per_step, seed)
+    if order.trajectories_per_case is None:
+        return _cut_exactly(pairs, order.pairs_per_step, np.random.default_rng(seed))
+    return _take_subtrees(pairs, encoded, order, np.random.default_rng(seed))
+
+
+def _pairwise(pairs: Sequence[PreferencePair], per_step: int, seed: int) -> Iterator[list[PreferencePair]]:
+    import torch
+
+    epoch = 0
+    while True:
+        generator = torch.Generator().manual_seed(seed + epoch)
+        places = torch.randperm(len(pairs), generator=generator).tolist()
+        for start in range(0, len(places), per_step):
+            yield [pairs[place] for place in places[start : start + per_step]]
+        epoch += 1
+
+
+def _cases(pairs: Sequence[PreferencePair]) -> list[list[PreferencePair]]:
+    groups: dict[str, list[PreferencePair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.case_id, []).append(pair)
+    return list(groups.values())
+
+
+def _cut_exactly(
+    pairs: Sequence[PreferencePair], per_step: int, rng: np.random.Generator
+) -> Iterator[list[PreferencePair]]:
+    cases = _cases(pairs)
+    queue: list[PreferencePair] = []
+    while True:
+        while len(queue) < per_step:
+            for number in rng.permutation(len(cases)):
+                for block in subtrees(cases[number], _side_for(cases[number], per_step), rng):
+                    queue += block
+        taken, queue = queue[:per_step], queue[per_step:]
+        yield taken
+
+
+def _side_for(case: Sequence[PreferencePair], per_step: int) -> int:
+    """Trajectories on a side of a sub-tree that holds about ``per_step`` of a case's pairs."""
+    chosen, rejected = len({pair.chosen for pair in case}), len({pair.rejected for pair in case})
+    if len(case) <= per_step:
+        return max(chosen, rejected)
+    return math.ceil(math.sqrt(per_step * chosen * rejected / len(case)))
+
+
+def subtrees(case: Sequence[PreferencePair], side: int, rng: np.random.Generator) -> Iterator[list[PreferencePair]]:
+    """A case's pairs in sub-trees of at most ``side`` chosen and ``side`` rejected trajectories, each pair once.
+
+    Both lists of trajectories are split at random into groups; a sub-tree is what is declared between two groups.
+    Neighbouring sub-trees share a group.
+    """
+    group: dict[tuple[str, str], int] = {}
+    for role in ("chosen", "rejected"):
+        names = sorted({getattr(pair, role) for pair in case})
+        shuffled = [names[place] for place in rng.permutation(len(names))]
+        for number, part in enumerate(np.array_split(np.arange(len(names)), math.ceil(len(names) / side))):
+            group |= {(role, shuffled[place]): number for place in part.tolist()}
+    blocks: dict[tuple[int, int], list[PreferencePair]] = {}
+    for place in rng.permutation(len(case)).tolist():
+        pair = case[place]
+        across, along = group["chosen", pair.chosen], group["rejected", pair.rejected]
+        # Every other row runs backwards, so that the step from row to row keeps its rejected group.
+        blocks.setdefault((across, along if across % 2 == 0 else -along), []).append(pair)
+    for key in sorted(blocks):
+        yield blocks[key]
+
+
+def _take_subtrees(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, rng: np.random.Generator
+) -> Iterator[list[PreferencePair]]:
+    cases = _cases(pairs)
+    side = max(1, (order.trajectories_per_case or 2) // 2)
+    limit = order.tokens_per_step or math.inf
+    taken: list[PreferencePair] = []
+    tokens = 0
+    while True:
+        for number in rng.permutation(len(cases)):
+            for block in subtrees(cases[number], side, rng):
+                for part in _within(block, encoded, limit):
+                    size = _tree_tokens(part, encoded)
+                    if taken and (len(taken) >= order.pairs_per_step or tokens + size > limit):
+                        yield taken
+                        taken, tokens = [], 0
+                    taken, tokens = taken + part, tokens + size
+
+
+def _within(
+    block: list[PreferencePair], encoded: Mapping[str, Encoded], limit: float
+) -> Iterator[list[PreferencePair]]:
+    """The block, or halves of it until each fits into the limit of tokens."""
+    if _tree_tokens(block, encoded) <= limit:
+        yield block
+        return
+    if len(block) == 1:
+        (pair,) = block
+        raise StudyError(
+            f"case {pair.case_id}: the pair of {pair.chosen} and {pair.rejected} takes {_tree_tokens(block, encoded)}"
+            f" tokens, above tokens_per_step {limit:g}; raise it or drop the pair"
+        )
+    ordered = sorted(block, key=lambda pair: (pair.chosen, pair.rejected))
+    for half in (ordered[: len(block) // 2], ordered[len(block) // 2 :]):
+        yield from _within(half, encoded, limit)
+
+
+def _tree_tokens(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded]) -> int:
+    names = {name for pair in pairs for name in (pair.chosen, pair.rejected)}
+    return count_tokens([encoded[name].ids for name in sorted(names)])
+
+
+def demonstration_steps(
+    lengths: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """The numbers of each step's ``batch_size`` demonstrations, of similar ``lengths``, in random order, endlessly.
+
+    An epoch leaves out the demonstrations that do not fill a last batch; fewer than a batch repeat within it.
+    """
+    count = len(lengths)
+    chunk = batch_size * _CHUNK_BATCHES
+    while True:
+        order = rng.permutation(count)
+        order = np.resize(order, max(batch_size, count - count % batch_size))
+        chunks = [order[start : start + chunk] for start in range(0, len(order), chunk)]
+        batches = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in chunks])
+        batches = batches.reshape(-1, batch_size)
+        for number in rng.permutation(len(batches)):
+            yield batches[number]

@@ -1,0 +1,175 @@
+"""Forward and backward passes over token trees, within a budget of tokens.
+
+What does not fit into the budget at once is cut into groups of neighbouring sequences, and the prefix that groups
+share is computed again for each. A loss over sequences of several groups is exact all the same: log-probabilities first
+without gradient, then the loss and its gradient by them, then each group once more with that gradient (as in GradCache,
+Gao et al. 2021, arXiv 2101.06983).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.errors import StudyError
+from holdfast.training.adapters import Policy
+from holdfast.training.encoding import ScoredSequence
+from holdfast.training.parts import Part
+from holdfast.training.tree_attention import BlockPlan
+from holdfast.training.trees import grow, partition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packed:
+    """Sequences as a model takes them: tensors ``ids`` and ``positions`` [T] of their tree and its attention ``plan``.
+
+    The P distinct scored tokens have ids ``targets`` and are predicted at the packed places ``before``; ``gather`` [N]
+    gives for every sequence's scored tokens, sequence after sequence, their place among the P.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    plan: BlockPlan
+    before: Tensor
+    targets: Tensor
+    gather: Tensor
+    owner: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What passes computed: ``tokens`` of trees for ``plain`` tokens of single sequences, ``scored`` of the latter.
+
+    ``causal``, ``below`` and ``masked`` count the blocks that attention took: nodes on themselves, subtrees on a node
+    above them, small forests at once (see ``tree_attention``).
+    """
+
+    tokens: int = 0
+    plain: int = 0
+    scored: int = 0
+    causal: int = 0
+    below: int = 0
+    masked: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Work)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """A part's share of a step's loss and metrics, and what it took to compute."""
+
+    loss: float
+    metrics: dict[str, float]
+    work: Work
+
+
+def pack(sequences: Sequence[ScoredSequence], device: torch.device, *, masks: bool) -> Packed:
+    """The packed tree of some sequences on a device."""
+    tree = grow([item.ids for item in sequences])
+    scored = [path[item.weights > 0] for item, path in zip(sequences, tree.paths, strict=True)]
+    flat = np.concatenate(scored)
+    places, gather = np.unique(flat, return_inverse=True)
+    owner = np.repeat(np.arange(len(scored)), [len(part) for part in scored])
+    tensors = (tree.ids, tree.positions, tree.before[places], tree.ids[places], gather, owner)
+    ids, positions, before, targets, gathered, owners = (torch.from_numpy(x).to(device) for x in tensors)
+    return Packed(
+        ids=ids,
+        positions=positions,
+        plan=BlockPlan.of(tree, masks=masks),
+        before=before,
+        targets=targets,
+        gather=gathered,
+        owner=owners,
+    )
+
+
+def score(policy: Policy, packed: Packed) -> Tensor:
+    """Log-probabilities [N] in nats of all scored tokens, sequence after sequence."""
+    return policy.logprobs(packed)[packed.gather]
+
+
+def check_budget(sequences: Sequence[ScoredSequence], budget: int) -> None:
+    """Raises StudyError for a sequence that alone is above the budget: none is cut short."""
+    for item in sequences:
+        if len(item.ids) > budget:
+            raise StudyError(f"{item.name}: {len(item.ids)} tokens, above token_budget {budget}; raise it or drop it")
+
+
+@torch.no_grad()
+def score_within(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Tensor]:
+    """The log-probabilities of each sequence's scored tokens, without gradient, trees of at most ``budget`` tokens."""
+    found: list[Tensor] = [torch.zeros(0)] * len(sequences)
+    for group in partition([item.ids for item in sequences], budget):
+        members = [sequences[number] for number in group]
+        packed = pack(members, policy.device, masks=policy.masks)
+        for number, part in zip(group, torch.split(score(policy, packed), count_scored(members)), strict=True):
+            found[number] = part
+    return found
+
+
+def descend(policy: Policy, part: Part, budget: int) -> Descent:
+    """A part's loss; its gradients are added to the policy's."""
+    groups = partition([item.ids for item in part.sequences], budget)
+    if len(groups) == 1:
+        packed = pack(part.sequences, policy.device, masks=policy.masks)
+        loss, metrics = part.loss(score(policy, packed), packed.owner)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, [packed]))
+    return _descend_in_groups(policy, part, groups)
+
+
+def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int]]) -> Descent:
+    counts = count_scored(part.sequences)
+    trees = [pack([part.sequences[n] for n in group], policy.device, masks=policy.masks) for group in groups]
+    states, known = [], [torch.zeros(0)] * len(counts)
+    with torch.no_grad():
+        for group, packed in zip(groups, trees, strict=True):
+            # Dropout must fall alike in both passes.
+            states.append(_random_state(policy.device))
+            pieces = torch.split(score(policy, packed), [counts[number] for number in group])
+            for number, logps in zip(group, pieces, strict=True):
+                known[number] = logps
+    flat = torch.cat(known).requires_grad_()
+    owner = torch.repeat_interleave(torch.tensor(counts)).to(flat.device)
+    loss, metrics = part.loss(flat, owner)
+    (gradient,) = torch.autograd.grad(loss, flat)
+    shares = torch.split(gradient, counts)
+    for group, packed, state in zip(groups, trees, states, strict=True):
+        _set_random_state(policy.device, state)
+        torch.autograd.backward(score(policy, packed), torch.cat([shares[number] for number in group]))
+    return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, trees))
+
+
+def count_scored(sequences: Sequence[ScoredSequence]) -> list[int]:
+    """Scored tokens of each sequence."""
+    return [int((item.weights > 0).sum()) for item in sequences]
+
+
+def measure_work(sequences: Sequence[ScoredSequence], trees: Sequence[Packed]) -> Work:
+    """What it takes to compute some trees in place of some sequences."""
+    kinds = Counter(block.kind for packed in trees for block in packed.plan.blocks)
+    return Work(
+        tokens=sum(len(packed.ids) for packed in trees),
+        plain=sum(len(item.ids) for item in sequences),
+        scored=sum(count_scored(sequences)),
+        causal=kinds["causal"],
+        below=kinds["all"],
+        masked=kinds["mask"],
+    )
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

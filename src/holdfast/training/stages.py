@@ -1,0 +1,357 @@
+"""Stages: demonstrations or preference pairs in, model directories out.
+
+A stage reads a model directory and writes others, so what a stage starts from is always on disk: its reference is that
+directory's weights, never an earlier one's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.errors import StepError, StudyError
+from holdfast.records import PreferencePair
+from holdfast.training.adapters import Policy, Precision, open_policy
+from holdfast.training.encoding import (
+    Encoded,
+    LossMask,
+    check_demonstrations,
+    check_pairs,
+    check_sequences,
+    score_picked,
+)
+from holdfast.training.launch import run_together
+from holdfast.training.loop import TOKEN_BUDGET, Loop, LoopSettings, Schedule, isolated
+from holdfast.training.objectives import PairLoss
+from holdfast.training.orders import PairOrder, demonstration_steps, pair_steps
+from holdfast.training.parts import PairObjective, TrainStep, demonstration_step, pair_step
+from holdfast.training.passes import check_budget, score_within
+from holdfast.training.ranks import find_ranks
+from holdfast.training.sharding import score_together
+from holdfast.training.states import sync_directory
+from holdfast.training.tracking import open_tracker
+
+# Called with steps done and steps in all.
+Progress = Callable[[int, int], None]
+# Pairs on which drift is measured.
+_DRIFT_PAIRS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTSettings:
+    """How a base is taught, as ``[model.sft]`` of a study says.
+
+    ``steps`` and ``warmup_steps`` are optimiser steps, ``batch_size`` counts demonstrations, ``max_grad_norm``
+    bounds the gradient's L2 norm; ``other_weight`` is the loss weight of tokens that are not the agent's own.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    max_grad_norm: float
+    other_weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DPOSettings:
+    """How a preference stage trains, as ``[stages.NAME]`` of a study says.
+
+    ``beta`` is per nat; ``steps`` and ``warmup_steps`` are optimiser steps; ``lora_r`` 0 trains all weights. From
+    ``pairwise`` on they are those of ``PairOrder``, ``PairObjective``, ``LoopSettings`` and ``open_policy``;
+    ``devices`` is the number of processes that train together, with the weights sharded over them.
+    """
+
+    beta: float
+    steps: int
+    pairs_per_step: int
+    learning_rate: float
+    warmup_steps: int
+    max_grad_norm: float
+    loss_mask: LossMask
+    lora_r: int
+    lora_alpha: float
+    lora_dropout: float
+    use_rslora: bool = False
+    pairwise: bool = False
+    trajectories_per_case: int | None = None
+    tokens_per_step: int | None = None
+    loss: PairLoss = "sigmoid"
+    label_smoothing: float = 0.0
+    length_normalized: bool = False
+    sft_weight: float = 0.0
+    schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    token_budget: int = TOKEN_BUDGET
+    precision: Precision = "fp32"
+    recompute: bool = False
+    devices: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A saved dose of a stage, with everything counted from the stage's start.
+
+    ``examples`` are pairs or demonstrations with repeats, ``tokens`` those that carried loss, ``losses`` one
+    value a step before its update. The drifts are the mean change in nats of a chosen and of a rejected
+    trajectory's log-probability since the start, over up to 128 pairs; None for SFT.
+    """
+
+    path: Path
+    steps: int
+    examples: int
+    tokens: int
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...] = ()
+    chosen_drift: float | None = None
+    rejected_drift: float | None = None
+    cpu_seconds: float
+
+
+def train_sft(
+    model_dir: Path,
+    demonstrations: Sequence[Encoded],
+    settings: SFTSettings,
+    *,
+    seed: int,
+    out_dir: Path,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Teaches a model from demonstrations and saves it to ``out_dir``.
+
+    Warm-up, then linear decay to zero. Raises StudyError for data that cannot be learnt from and StepError
+    for a loss that is not finite.
+    """
+    with isolated(seed):
+        started = time.process_time()
+        policy = open_policy(model_dir)
+        check_demonstrations(demonstrations, policy)
+        lengths = np.array([len(item.ids) for item in demonstrations], np.int64)
+        order = demonstration_steps(lengths, batch_size=settings.batch_size, rng=np.random.default_rng(seed))
+        loop = Loop(
+            policy,
+            LoopSettings(
+                steps=settings.steps,
+                learning_rate=settings.learning_rate,
+                warmup_steps=settings.warmup_steps,
+                max_grad_norm=settings.max_grad_norm,
+                schedule="linear",
+                token_budget=max(TOKEN_BUDGET, int(lengths.max())),
+            ),
+            seed=seed,
+        )
+        steps = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
+        for log in loop.run(steps):
+            if progress is not None:
+                progress(log.step, settings.steps)
+        policy.save(out_dir)
+        return TrainResult(
+            path=out_dir,
+            steps=loop.history.position,
+            examples=loop.history.examples,
+            tokens=loop.history.scored,
+            losses=tuple(loop.history.losses),
+            cpu_seconds=time.process_time() - started,
+        )
+
+
+def reference_logprobs(
+    model_dir: Path,
+    names: Sequence[str],
+    encoded: Mapping[str, Encoded],
+    loss_mask: LossMask = "agent",
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    precision: Precision = "fp32",
+    adapter: bool = False,
+) -> dict[str, float]:
+    """The log-probability in nats, by trajectory name, that a model directory gives each trajectory's picked tokens.
+
+    Computed in trees, once for each distinct name; every stage that starts from this directory can share the result.
+    ``adapter`` takes the weights as a stage with a LoRA adapter does, which matters to bf16 alone.
+    """
+    with isolated(0):
+        # A fresh adapter changes nothing.
+        policy = open_policy(model_dir, precision=precision, lora_r=int(adapter))
+        check_sequences(((f"trajectory {name}", encoded[name]) for name in names), policy)
+        return _score_names(policy, names, encoded, loss_mask, token_budget)
+
+
+def _score_names(
+    policy: Policy, names: Sequence[str], encoded: Mapping[str, Encoded], loss_mask: LossMask, budget: int
+) -> dict[str, float]:
+    distinct = sorted(set(names))
+    sequences = [score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in distinct]
+    check_budget(sequences, budget)
+    ranks = find_ranks()
+    scores = (
+        score_within(policy, sequences, budget) if ranks is None else score_together(policy, sequences, budget, ranks)
+    )
+    found = {name: float(logps.double().sum()) for name, logps in zip(distinct, scores, strict=True)}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise StepError(f"trajectory {name}: log-probability {value}; the model's weights are damaged")
+    return found
+
+
+def train_dpo(
+    model_dir: Path,
+    pairs: Sequence[PreferencePair],
+    encoded: Mapping[str, Encoded],
+    settings: DPOSettings,
+    *,
+    seed: int,
+    save_at: Sequence[int],
+    out_dir: Path,
+    reference: Mapping[str, float] | None = None,
+    folder: Path | None = None,
+    tracker: str | None = None,
+    progress: Progress | None = None,
+) -> list[TrainResult]:
+    """Trains on preference pairs and saves ``out_dir/step-N`` after each number of steps in ``save_at``.
+
+    Warm-up, then a constant rate unless the settings say otherwise, so the dose saved after N steps equals a run of N
+    steps. The reference is ``model_dir``; ``reference`` holds its ``reference_logprobs`` where the caller has them.
+    ``encoded`` is keyed by trajectory id. With ``folder`` the stage is logged there and resumes from what it holds;
+    ``tracker`` names one of accelerate's, which then gets the same numbers. ``progress`` is not called where several
+    processes train. Raises StudyError for data that cannot be learnt from and StepError for a loss that is not finite;
+    doses saved before stay.
+    """
+    doses = sorted(set(save_at))
+    if not doses or doses[0] < 1 or doses[-1] > settings.steps:
+        raise StudyError(f"doses {list(save_at)}: steps to save at are between 1 and {settings.steps}")
+    check_pairs(pairs, encoded, settings.loss_mask)
+    if settings.devices > 1 and find_ranks() is None:
+        arguments = {
+            "model_dir": model_dir,
+            "pairs": pairs,
+            "encoded": encoded,
+            "settings": settings,
+            "seed": seed,
+            "save_at": save_at,
+            "out_dir": out_dir,
+            "reference": reference,
+            "folder": folder,
+            "tracker": tracker,
+        }
+        together: list[TrainResult] = run_together(settings.devices, train_dpo, arguments)
+        return together
+    with isolated(seed):
+        stage = _PreferenceStage(
+            model_dir, pairs, encoded, settings, reference or {}, seed=seed, folder=folder, tracker=tracker
+        )
+        for step in stage.run(doses, out_dir):
+            if progress is not None:
+                progress(step, doses[-1])
+        return stage.results(out_dir)
+
+
+class _PreferenceStage:
+    """One preference stage: policy, reference and loop, and the doses kept so far."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        pairs: Sequence[PreferencePair],
+        encoded: Mapping[str, Encoded],
+        settings: DPOSettings,
+        reference: Mapping[str, float],
+        *,
+        seed: int,
+        folder: Path | None,
+        tracker: str | None,
+    ) -> None:
+        self._started = time.process_time()
+        self._pairs, self._encoded, self._settings = pairs, encoded, settings
+        self._policy = open_policy(
+            model_dir,
+            lora_r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            use_rslora=settings.use_rslora,
+            precision=settings.precision,
+            recompute=settings.recompute,
+        )
+        cases = {name: pair.case_id for pair in pairs for name in (pair.chosen, pair.rejected)}
+        named = [(f"case {case}, trajectory {name}", encoded[name]) for name, case in cases.items()]
+        check_sequences(named, self._policy)
+        check_budget([score_picked(*item, settings.loss_mask) for item in named], settings.token_budget)
+        known = {name: reference[name] for name in cases if name in reference}
+        # A fresh adapter changes nothing, so before the first update the policy is its own reference.
+        self._reference = known | self._score([name for name in cases if name not in known])
+        loop = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
+        ranks = find_ranks()
+        self._tracker: Any = None
+        if tracker is not None and (ranks is None or ranks.rank == 0):
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**asdict(settings), "seed": seed})
+        self._loop = Loop(self._policy, LoopSettings(**loop), seed=seed, folder=folder, tracker=self._tracker)
+
+    def run(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
+        """Trains to the last dose, keeps each, and yields the steps done."""
+        for log in self._loop.run(islice(self._steps(), doses[-1])):
+            if log.step in doses:
+                path = _dose_path(out_dir, log.step)
+                self._policy.save(path)
+                # On disk before the loop's state says that it is.
+                sync_directory(path)
+                chosen, rejected = self._drifts()
+                self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
+            yield log.step
+        if self._tracker is not None:
+            self._tracker.finish()
+
+    def results(self, out_dir: Path) -> list[TrainResult]:
+        """What was kept, dose by dose."""
+        seconds = time.process_time() - self._started
+        history = self._loop.history
+        return [
+            TrainResult(
+                path=_dose_path(out_dir, mark.position),
+                steps=mark.position,
+                examples=mark.examples,
+                tokens=mark.scored,
+                losses=tuple(history.losses[: mark.position]),
+                accuracies=tuple(history.accuracies[: mark.position]),
+                cpu_seconds=seconds,
+                **mark.found,
+            )
+            for mark in history.marks
+        ]
+
+    def _steps(self) -> Iterator[TrainStep]:
+        settings = self._settings
+        order = PairOrder(**{field.name: getattr(settings, field.name) for field in fields(PairOrder)})
+        objective = PairObjective(**{field.name: getattr(settings, field.name) for field in fields(PairObjective)})
+        for pairs in pair_steps(self._pairs, self._encoded, order, seed=self._loop.seed):
+            yield pair_step(
+                pairs,
+                self._encoded,
+                self._reference,
+                objective=objective,
+                loss_mask=settings.loss_mask,
+            )
+
+    def _score(self, names: Sequence[str]) -> dict[str, float]:
+        settings = self._settings
+        return _score_names(self._policy, names, self._encoded, settings.loss_mask, settings.token_budget)
+
+    def _drifts(self) -> tuple[float, float]:
+        count = min(len(self._pairs), _DRIFT_PAIRS)
+        places = np.linspace(0, len(self._pairs) - 1, count).astype(int)
+        sides = [[self._pairs[place].chosen for place in places], [self._pairs[place].rejected for place in places]]
+        self._policy.set_training(False)
+        now = self._score(sides[0] + sides[1])
+        self._policy.set_training(True)
+        chosen, rejected = (float(np.mean([now[name] - self._reference[name] for name in side])) for side in sides)
+        return chosen, rejected
+
+
+def _dose_path(out_dir: Path, step: int) -> Path:
+    return out_dir / f"step-{step:06d}"

@@ -1,0 +1,85 @@
+"""A training loop's state on disk: safetensors and JSON, whole or not there.
+
+A new state is written beside the old one and takes its place by renaming; a crash between leaves one of the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import StoreError
+
+STATE = "state"
+_OLD, _NEW = "state.old", "state.new"
+_FACTS, _TENSORS = "loop.json", "tensors.safetensors"
+
+
+def write_state(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Writes ``folder/state``; ``facts`` are JSON."""
+    from safetensors.torch import save_file
+
+    new = folder / _NEW
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new / _TENSORS)
+    (new / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    sync_directory(new)
+    state, old = folder / STATE, folder / _OLD
+    if state.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        state.rename(old)
+    new.rename(state)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_state(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
+    """The last whole state with its place, or None where there is none. Errors: StoreError for a damaged one."""
+    from safetensors.torch import load_file
+
+    for place in (folder / STATE, folder / _OLD):
+        if not (place / _FACTS).exists():
+            continue
+        try:
+            facts = json.loads((place / _FACTS).read_text(encoding="utf-8"))
+            return place, facts, load_file(place / _TENSORS)
+        except Exception as error:  # safetensors has its own exception type for a torn file
+            raise unusable(place, error) from error
+    return None
+
+
+def unusable(place: Path, reason: object) -> StoreError:
+    """The error for a state that cannot be taken up."""
+    return StoreError(f"{place}: cannot be resumed ({reason}); remove it to start the stage again")
+
+
+def random_states() -> dict[str, Tensor]:
+    """The states of torch's random generators."""
+    states = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor]) -> None:
+    """Puts torch's random generators where they were."""
+    torch.set_rng_state(states["random.cpu"])
+    if "random.cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["random.cuda"])
+
+
+def sync_directory(directory: Path) -> None:
+    """Waits until a directory's files and their names are on disk; nothing where another process writes it."""
+    for path in (*directory.rglob("*"), directory) if directory.is_dir() else ():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

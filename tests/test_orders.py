@@ -1,0 +1,187 @@
+"""Every epoch takes every pair once, in steps that are what their order declares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.errors import StudyError
+from holdfast.records import PreferencePair
+from holdfast.training.encoding import Encoded
+from holdfast.training.orders import PairOrder, demonstration_steps, pair_steps, subtrees
+from holdfast.training.trees import count_tokens, grow
+
+PROMPT = 20
+
+
+def make_case(case, chosen, rejected):
+    """Every chosen against every rejected trajectory; a name tells its side."""
+    return [
+        PreferencePair(
+            case_id=case, chosen=f"{case}/c{c}", rejected=f"{case}/r{r}", objectives=("safety",), judge="test", gap=1.0
+        )
+        for c in range(chosen)
+        for r in range(rejected)
+    ]
+
+
+def encode(pairs, seed=0):
+    """Trajectories of 5 to 24 tokens after the case's prompt."""
+    rng = np.random.default_rng(seed)
+    cases = sorted({pair.case_id for pair in pairs})
+    encoded = {}
+    for name in sorted({name for pair in pairs for name in (pair.chosen, pair.rejected)}):
+        opening = np.full(PROMPT, 3 + cases.index(name.split("/")[0]))
+        ids = np.concatenate([opening, rng.integers(50, 1000, rng.integers(5, 25))])
+        encoded[name] = Encoded(ids=ids, agent=np.arange(len(ids)) >= PROMPT, prompt=PROMPT)
+    return encoded
+
+
+PAIRS = [pair for case in (("a", 3, 4), ("b", 1, 5), ("c", 8, 6), ("d", 1, 1)) for pair in make_case(*case)]
+ENCODED = encode(PAIRS)
+ORDERS = {
+    "exact": PairOrder(pairs_per_step=7),
+    "one": PairOrder(pairs_per_step=1),
+    "above an epoch": PairOrder(pairs_per_step=100),
+    "pairwise": PairOrder(pairs_per_step=7, pairwise=True),
+    "sub-trees": PairOrder(pairs_per_step=9, trajectories_per_case=5),
+    "narrow sub-trees": PairOrder(pairs_per_step=9, trajectories_per_case=2),
+    "tokens": PairOrder(pairs_per_step=30, trajectories_per_case=8, tokens_per_step=150),
+}
+
+
+def take(order, count, seed=0, pairs=PAIRS):
+    return list(islice(pair_steps(pairs, ENCODED if pairs is PAIRS else encode(pairs), order, seed=seed), count))
+
+
+def names(pairs):
+    return [(pair.chosen, pair.rejected) for pair in pairs]
+
+
+def tokens_of(pairs):
+    used = sorted({name for pair in pairs for name in (pair.chosen, pair.rejected)})
+    rows = [ENCODED[name].ids for name in used]
+    assert len(grow(rows, fold=False)) == count_tokens(rows)
+    return count_tokens(rows)
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_every_epoch_takes_every_pair_once(order):
+    taken = [pair for step in take(order, 2 * len(PAIRS)) for pair in step]
+    assert len(taken) >= 2 * len(PAIRS)
+    for start in range(0, len(taken) - len(PAIRS) + 1, len(PAIRS)):
+        assert sorted(names(taken[start : start + len(PAIRS)])) == sorted(names(PAIRS))
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_a_stream_depends_on_its_seed_alone(order):
+    long = [names(step) for step in take(order, 30, seed=5)]
+    assert [names(step) for step in take(order, 11, seed=5)] == long[:11]
+    assert [names(step) for step in take(order, 30, seed=6)] != long
+
+
+@pytest.mark.parametrize("per_step", [1, 5, 12, 200])
+def test_cuts_are_exact(per_step):
+    assert {len(step) for step in take(PairOrder(pairs_per_step=per_step), 40)} == {per_step}
+
+
+def test_cuts_keep_a_case_together():
+    """An epoch visits a case once, and within it few trajectories make a step."""
+    (big,) = [[pair for pair in PAIRS if pair.case_id == "c"]]
+    order = PairOrder(pairs_per_step=12)
+    for seed in range(5):
+        steps = take(order, 6, seed)
+        cases = [pair.case_id for step in steps for pair in step][: len(PAIRS)]
+        assert sum(one != other for one, other in pairwise(cases)) == 3
+        alone = take(order, 4, seed, pairs=big)
+        used = [len({name for pair in step for name in (pair.chosen, pair.rejected)}) for step in alone]
+        # A step of 12 among 8 by 6 would meet about 12 of the 14 trajectories in random order.
+        assert np.mean(used) <= 9
+
+
+def test_pairwise_order_ends_an_epoch_with_what_is_left():
+    steps = take(ORDERS["pairwise"], 24)
+    per_epoch = -(-len(PAIRS) // 7)
+    sizes = [7] * (per_epoch - 1) + [len(PAIRS) % 7]
+    assert [len(step) for step in steps[: 2 * per_epoch]] == sizes * 2
+    assert names(steps[0]) != names(steps[per_epoch])
+    cases = Counter(pair.case_id for pair in steps[0])
+    assert len(cases) > 1  # pairs are taken whatever their case
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6), st.integers(0, 99), st.floats(0.2, 1.0))
+def test_subtrees_are_narrow_and_take_every_pair_once(chosen, rejected, side, seed, share):
+    rng = np.random.default_rng(seed)
+    case = make_case("x", chosen, rejected)
+    case = [pair for pair in case if rng.random() < share] or case[:1]
+    blocks = list(subtrees(case, side, np.random.default_rng(seed)))
+    assert sorted(names(pair for block in blocks for pair in block)) == sorted(names(case))
+    for block in blocks:
+        assert len({pair.chosen for pair in block}) <= side and len({pair.rejected for pair in block}) <= side
+    if share == 1.0:
+        for one, other in pairwise(blocks):
+            assert {pair.chosen for pair in one} & {pair.chosen for pair in other} or (
+                {pair.rejected for pair in one} & {pair.rejected for pair in other}
+            )
+
+
+@pytest.mark.parametrize("most", [2, 3, 5, 8])
+def test_a_step_has_few_trajectories_of_a_case(most):
+    # One pair a step leaves each sub-tree a step of its own.
+    for step in take(PairOrder(pairs_per_step=1, trajectories_per_case=most), 60):
+        used = {name for pair in step for name in (pair.chosen, pair.rejected)}
+        assert len(used) <= most and len({pair.case_id for pair in step}) == 1
+
+
+def test_steps_of_subtrees_are_filled():
+    steps = take(ORDERS["sub-trees"], 20)
+    blocks = take(PairOrder(pairs_per_step=1, trajectories_per_case=5), 200)
+    sizes, place = [len(block) for block in blocks], 0
+    for step in steps:
+        count = 0
+        while count < len(step):
+            # A block is begun only while there are fewer pairs than asked for.
+            assert count < 9
+            count, place = count + sizes[place], place + 1
+        assert count == len(step)
+
+
+def test_tokens_bound_a_step():
+    order = ORDERS["tokens"]
+    steps = take(order, 60)
+    sizes = [tokens_of(step) for step in steps]
+    assert max(sizes) <= 150 and np.mean(sizes) > 75
+    wide = PairOrder(pairs_per_step=order.pairs_per_step, trajectories_per_case=order.trajectories_per_case)
+    assert max(tokens_of(step) for step in take(wide, 60)) > 150  # so the bound does something
+
+
+def test_orders_that_cannot_be_are_refused():
+    with pytest.raises(StudyError, match=r"case .: the pair of ./c\d and ./r\d takes \d+ tokens, above"):
+        take(PairOrder(pairs_per_step=4, trajectories_per_case=4, tokens_per_step=30), 40)
+    with pytest.raises(StudyError, match="pairwise order takes pairs one by one"):
+        PairOrder(pairs_per_step=4, pairwise=True, trajectories_per_case=4)
+    with pytest.raises(StudyError, match="pairwise order takes pairs one by one"):
+        PairOrder(pairs_per_step=4, pairwise=True, tokens_per_step=100)
+    with pytest.raises(StudyError, match="trajectories_per_case is 1; a pair needs 2"):
+        PairOrder(pairs_per_step=4, trajectories_per_case=1)
+    with pytest.raises(StudyError, match="set trajectories_per_case too"):
+        PairOrder(pairs_per_step=4, tokens_per_step=100)
+
+
+def test_demonstration_epochs_hold_everything_once():
+    lengths = np.array([3 + number % 9 for number in range(103)])
+    stream = demonstration_steps(lengths, batch_size=4, rng=np.random.default_rng(0))
+    epoch = list(islice(stream, 25))
+    seen = np.concatenate(epoch).tolist()
+    assert len(set(seen)) == 100 and seen != sorted(seen)
+    assert np.mean([np.ptp(lengths[batch]) for batch in epoch]) < 1  # batches are of similar lengths
+    again = np.concatenate(list(islice(stream, 25))).tolist()
+    assert len(set(again)) == 100 and again != seen
+    few = next(demonstration_steps(lengths[:3], batch_size=8, rng=np.random.default_rng(0)))
+    assert len(few) == 8 and set(few.tolist()) == {0, 1, 2}

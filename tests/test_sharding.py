@@ -1,0 +1,96 @@
+"""Two processes that train together, weights sharded between them, end where one process does."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import tiny_office as office
+import torch
+from safetensors.torch import load_file
+
+from holdfast.errors import StepError, StudyError
+from holdfast.models.tiny_chat import TinyChat
+from holdfast.training.launch import run_together
+from holdfast.training.stages import train_dpo, train_sft
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sharding")
+    fresh = office.make_model(root / "fresh")
+    demonstrations = office.demonstrations(TinyChat.load(fresh))
+    return train_sft(fresh, demonstrations, office.TEACHING, seed=0, out_dir=root / "base").path
+
+
+@pytest.fixture(scope="module", params=[{}, {"lora_r": 4}], ids=["whole", "lora"])
+def both(request, start, tmp_path_factory):
+    """Results and folders of a stage in one process and in two."""
+    root = tmp_path_factory.mktemp("both")
+    pairs, encoded = office.preferences(TinyChat.load(start))
+    # A budget that cuts every case, so that pairs reach across processes.
+    settings = replace(office.STAGE, steps=4, pairs_per_step=7, token_budget=60, **request.param)
+    found = {}
+    for devices in (1, 2):
+        out, folder = root / f"out-{devices}", root / f"log-{devices}"
+        stage = replace(settings, devices=devices)
+        results = train_dpo(start, pairs, encoded, stage, seed=3, save_at=[2, 4], out_dir=out, folder=folder)
+        found[devices] = (results, folder)
+    return found
+
+
+def weights_of(path):
+    return {name: tensor for file in path.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def test_losses_are_those_of_one_process(both):
+    (alone, _), (together, _) = both[1], both[2]
+    assert [result.steps for result in together] == [2, 4]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.losses == pytest.approx(theirs.losses, rel=1e-5)
+        assert ours.tokens == theirs.tokens and ours.examples == theirs.examples
+        assert ours.chosen_drift == pytest.approx(theirs.chosen_drift, rel=1e-3)
+    assert len(set(alone[-1].losses)) == 4
+
+
+def test_weights_are_those_of_one_process(both):
+    (alone, _), (together, _) = both[1], both[2]
+    for ours, theirs in zip(together, alone, strict=True):
+        found, expected = weights_of(ours.path), weights_of(theirs.path)
+        assert found.keys() == expected.keys()
+        for name, weight in expected.items():
+            # Adam magnifies rounding where a gradient is almost nothing.
+            assert torch.allclose(found[name], weight, rtol=1e-4, atol=2e-5), name
+
+
+def test_a_step_is_shared_and_its_log_written_once(both):
+    lines = [(folder / "train.jsonl").read_text().splitlines() for _, folder in both.values()]
+    assert len(lines[0]) == len(lines[1]) == 4
+    assert (both[2][1] / "state" / "tensors.safetensors").exists()
+
+
+def test_a_sharded_stage_goes_on_where_it_was(both, start, tmp_path):
+    """From the state that two processes left, two go on; with an adapter, which one process holds alike, one does."""
+    results, folder = both[2]
+    pairs, encoded = office.preferences(TinyChat.load(start))
+    lora = (results[-1].path / "stack.json").exists()
+    settings = replace(office.STAGE, steps=6, pairs_per_step=7, token_budget=60, lora_r=4 if lora else 0)
+    copy = shutil.copytree(folder, tmp_path / "log")
+    stage = replace(settings, devices=1 if lora else 2)
+    resumed = train_dpo(start, pairs, encoded, stage, seed=3, save_at=[6], out_dir=tmp_path / "out", folder=copy)[-1]
+    unbroken = train_dpo(start, pairs, encoded, settings, seed=3, save_at=[6], out_dir=tmp_path / "whole")[-1]
+    assert resumed.losses[:4] == results[-1].losses
+    assert resumed.losses == pytest.approx(unbroken.losses, rel=1e-5)
+
+
+def test_an_error_of_the_work_is_raised_as_it_is(start, tmp_path):
+    pairs, encoded = office.preferences(TinyChat.load(start))
+    stage = replace(office.STAGE, steps=2, token_budget=3, devices=2)
+    with pytest.raises(StudyError, match="above token_budget 3"):
+        train_dpo(start, pairs, encoded, stage, seed=0, save_at=[2], out_dir=tmp_path)
+
+
+def test_a_process_that_dies_is_named():
+    with pytest.raises(StepError, match=r"training process \d ended with"):
+        run_together(2, divmod, {"a": 1})
