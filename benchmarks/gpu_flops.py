@@ -77,8 +77,12 @@ def count_flops(step: TrainStep, budget: int, shape: Mapping[str, int], rank: in
 def _count_tree(sequences: list[ScoredSequence], sizes: _Sizes, vocabulary: int, masks: bool, twice: bool) -> StepFlops:
     """One tree; ``twice`` where its log-probabilities are computed once more without gradient."""
     packed = pack(sequences, torch.device("cpu"), masks=masks)
-    tokens, scored = len(packed.ids), len(packed.targets)
-    seen = sum(_count_pairs(block.queries, block.keys, block.kind, block.mask) for block in packed.plan.blocks)
+    tokens, scored = packed.ids.numel(), len(packed.targets)
+    if packed.plan is None:
+        rows, length = packed.ids.shape
+        seen = rows * length * (length + 1) // 2
+    else:
+        seen = sum(_count_pairs(block.queries, block.keys, block.kind, block.mask) for block in packed.plan.blocks)
     layers = 2 * tokens * (sizes.base + sizes.lora)
     head = 2 * scored * sizes.head
     forward = 2 * 2 * seen * sizes.pair  # scores and mixtures

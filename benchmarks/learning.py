@@ -7,9 +7,8 @@ Arms of a group differ in the order of pairs alone; the others are held against 
 In ``safety`` and ``helpfulness`` a case has at most 8 pairs and a step 32, as in the quick study; ``safety_8`` has 8
 pairs a step, which are one whole case in the tree's. ``safety_all`` takes every pair that the rule allows, about 26 a
 case, so that 32 neighbouring pairs are of a case or two. Its ``same_pairs_shuffled`` tells how much of a gap is due to
-the fewer cases seen; ``mixed_subtrees_of_4`` are whole sub-trees of all cases in random order;
-``tree_at_equal_tokens`` sees six times the pairs, for which its forward passes take about as many tokens as the
-pairwise ones.
+the fewer cases seen; ``subtrees_of_4`` mix some ten cases into a step; ``tree_at_equal_tokens`` sees six times the
+pairs, for which its forward passes take about as many tokens as the pairwise ones.
 
 Accuracy is the share of a case's held-out pairs whose implicit reward margin, beta (log-ratio of chosen - log-ratio of
 rejected), is above zero, averaged over cases with equal weight. Differences are paired by case, base and seed; their
@@ -39,7 +38,7 @@ from holdfast.study import StageSection, Study
 from holdfast.training.adapters import WholeTiny
 from holdfast.training.encoding import score_picked
 from holdfast.training.loop import Loop, LoopSettings, isolated
-from holdfast.training.orders import PairOrder, pair_steps, subtrees
+from holdfast.training.orders import PairOrder, pair_steps
 from holdfast.training.parts import PairObjective, TrainStep, pair_step
 from holdfast.training.passes import Packed, count_scored, pack, score
 from holdfast.training.stages import reference_logprobs
@@ -70,22 +69,6 @@ def same_pairs_shuffled(data: OfficePairs, seed: int) -> Iterator[list[Preferenc
     """The very pairs that the tree order takes up to the last mark, in random order: no case is left together."""
     first = [pair for step in islice(by(TREE)(data, seed), MARKS[-1] // TREE.pairs_per_step) for pair in step]
     return pair_steps(first, data.encoded, PAIRWISE, seed=seed)
-
-
-def mixed_subtrees(data: OfficePairs, seed: int) -> Iterator[list[PreferencePair]]:
-    """Whole sub-trees of 2 chosen and 2 rejected trajectories, of all cases in random order, about 32 pairs a step."""
-    rng = np.random.default_rng(seed)
-    cases: dict[str, list[PreferencePair]] = {}
-    for pair in data.train:
-        cases.setdefault(pair.case_id, []).append(pair)
-    taken: list[PreferencePair] = []
-    while True:
-        blocks = [block for case in cases.values() for block in subtrees(case, 2, rng)]
-        for number in rng.permutation(len(blocks)):
-            taken = taken + blocks[number]
-            if len(taken) >= TREE.pairs_per_step:
-                yield taken
-                taken = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +115,7 @@ GROUPS = {
             "tree": Arm(stream=by(TREE)),
             "tree_at_equal_tokens": Arm(stream=by(TREE), times=6),
             "same_pairs_shuffled": Arm(stream=same_pairs_shuffled),
-            "mixed_subtrees_of_4": Arm(stream=mixed_subtrees),
+            "subtrees_of_4": Arm(stream=by(PairOrder(pairs_per_step=32, trajectories_per_case=4))),
         },
     ),
 }

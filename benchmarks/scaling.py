@@ -32,7 +32,8 @@ from scipy.optimize import nnls
 
 from holdfast.training.adapters import HubModel
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.passes import Packed, pack, score
+from holdfast.training.passes import Packed, pack_tree, score
+from holdfast.training.tree_attention import Block
 from holdfast.training.trees import TokenTree, grow
 
 PACKAGES = ("torch", "numpy", "transformers")
@@ -66,9 +67,14 @@ class Cell:
     plain_seconds: float = float("inf")
     plain_measured: int = 0
 
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The calls that attention takes."""
+        return self.packed.plan.blocks if self.packed.plan else ()
+
     def predictors(self) -> tuple[int, int, int, int]:
         """Trunk tokens, scored tokens, pairs that attention must compute, blocks that it takes."""
-        return len(self.tree), len(self.packed.targets), self.tree.attended, len(self.packed.plan.blocks)
+        return len(self.tree), len(self.packed.targets), self.tree.attended, len(self.blocks)
 
 
 def draw_sequences(
@@ -89,7 +95,7 @@ def draw_sequences(
 
 def cell_of(sequences: tuple[ScoredSequence, ...], *, masks: bool = True) -> Cell:
     tree = grow([item.ids for item in sequences])
-    return Cell(sequences=sequences, tree=tree, packed=pack(sequences, torch.device("cpu"), masks=masks))
+    return Cell(sequences=sequences, tree=tree, packed=pack_tree(sequences, tree, torch.device("cpu"), masks=masks))
 
 
 def save_model(directory: Path) -> Path:
@@ -248,13 +254,13 @@ def compare_attentions(policy: HubModel, plain: Plain, repeats: int) -> dict[str
             },
             max(repeats, min(20, SHAPE_TOKENS // (count * (prompt + longest)))),
         )
-        kinds = [block.kind for block in rule.packed.plan.blocks]
+        kinds = [block.kind for block in rule.blocks]
         rows[name] = {
             "tokens": len(rule.tree),
             "plain_tokens": sum(len(item.ids) for item in sequences),
             "masked_blocks": kinds.count("mask"),
             "other_blocks": len(kinds) - kinds.count("mask"),
-            "blocks_without_masks": len(split.packed.plan.blocks),
+            "blocks_without_masks": len(split.blocks),
             **{f"{way}_ms": round(1000 * value, 2) for way, value in seconds.items()},
             "rule_over_best": round(seconds["rule"] / min(seconds.values()), 3),
         }

@@ -153,9 +153,9 @@ class Cramped:
     def logprobs(self, packed):
         # Memory runs out late: random numbers have been drawn by then.
         found = self._policy.logprobs(packed)
-        if len(packed.ids) > self.room:
+        if packed.ids.numel() > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        self.sizes.append(len(packed.ids))
+        self.sizes.append(packed.ids.numel())
         return found
 
 

@@ -205,4 +205,4 @@ def test_packs_score_a_shared_token_once():
     assert len(packed.targets) == 13 and len(packed.gather) == 24
     assert packed.owner.tolist() == [0] * 12 + [1] * 12
     assert torch.equal(packed.targets[packed.gather[:12]], torch.from_numpy(ids[5:]))
-    assert torch.equal(packed.ids[packed.before[packed.gather[12:]]], torch.from_numpy(other.ids[4:-1]))
+    assert torch.equal(packed.ids[0][packed.before[packed.gather[12:]]], torch.from_numpy(other.ids[4:-1]))

@@ -79,10 +79,13 @@ class WholeTiny:
         self.device, self.masks = torch.device("cpu"), True
 
     def logprobs(self, packed: Packed) -> Tensor:
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return tree_attention(query, key, value, packed.plan)
-
-        states = self._model.packed(packed.ids, packed.positions, attend)
+        plan = packed.plan
+        if plan is None:
+            states = self._model(packed.ids).flatten(0, 1)
+        else:
+            states = self._model.packed(
+                packed.ids[0], packed.positions[0], lambda query, key, value: tree_attention(query, key, value, plan)
+            )
         return _picked_logprobs(states[packed.before], _Head(weight=self._model.head), packed.targets)
 
     def trainable(self) -> list[nn.Parameter]:
@@ -232,9 +235,10 @@ class _TreePass(nn.Module):
 
     def forward(self, packed: Packed) -> Tensor:
         # An adapter's layers sit inside the network, so its decoder already computes with them.
-        states = self._network.get_decoder()(
-            input_ids=packed.ids[None], position_ids=packed.positions[None], use_cache=False, tree=packed.plan
-        ).last_hidden_state[0]
+        decoder = self._network.get_decoder()
+        tree = {} if packed.plan is None else {"tree": packed.plan}
+        states = decoder(input_ids=packed.ids, position_ids=packed.positions, use_cache=False, **tree)
+        states = states.last_hidden_state.flatten(0, 1)
         return _picked_logprobs(states[packed.before], _Head.of(self._network), packed.targets)
 
 

@@ -1,6 +1,6 @@
 """Which examples each optimiser step takes, and in which order: the sampling that a stage declares.
 
-    tree order      cases in random order; a case's pairs in sub-trees of few chosen and few rejected trajectories
+    tree order      each case's pairs in sub-trees of few chosen and few rejected trajectories; these in random order
     pairwise order  all pairs in random order, as a pair-by-pair trainer takes them
 
 Streams are endless and do not depend on how much of them is used, so a stage goes on at any step.
@@ -9,7 +9,7 @@ Streams are endless and do not depend on how much of them is used, so a stage go
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,11 @@ class PairOrder:
     """How pairs become steps.
 
     ``pairwise`` takes all pairs in one random order, ``pairs_per_step`` at a time, an epoch's last step with what is
-    left: the order of ``RandomSampler`` under accelerate's seedable sampler. Otherwise an epoch takes the cases in
-    random order, each case's pairs sub-tree by sub-tree. Without ``trajectories_per_case`` steps are cut at exactly
-    ``pairs_per_step`` pairs, across cases and epochs; with it, a sub-tree has at most that many trajectories and is
-    never cut: a step takes sub-trees until it has ``pairs_per_step`` pairs or the next would bring it above
-    ``tokens_per_step`` tokens of its tree.
+    left: the order of ``RandomSampler`` under accelerate's seedable sampler. Otherwise an epoch takes the sub-trees of
+    all cases in random order. Without ``trajectories_per_case`` a sub-tree has about as many pairs as a step, and steps
+    are cut at exactly ``pairs_per_step``, across sub-trees and epochs; with it, a sub-tree has at most that many
+    trajectories and is never cut: a step takes as many as fit into ``pairs_per_step`` pairs and ``tokens_per_step``
+    tokens of their tree, and at least one. Smaller sub-trees mix more cases into a step, larger ones share more.
     """
 
     pairs_per_step: int
@@ -78,23 +78,14 @@ def _pairwise(pairs: Sequence[PreferencePair], per_step: int, seed: int) -> Iter
         epoch += 1
 
 
-def _cases(pairs: Sequence[PreferencePair]) -> list[list[PreferencePair]]:
-    groups: dict[str, list[PreferencePair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.case_id, []).append(pair)
-    return list(groups.values())
-
-
 def _cut_exactly(
     pairs: Sequence[PreferencePair], per_step: int, rng: np.random.Generator
 ) -> Iterator[list[PreferencePair]]:
-    cases = _cases(pairs)
     queue: list[PreferencePair] = []
     while True:
         while len(queue) < per_step:
-            for number in rng.permutation(len(cases)):
-                for block in subtrees(cases[number], _side_for(cases[number], per_step), rng):
-                    queue += block
+            for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, per_step), rng):
+                queue += subtree
         taken, queue = queue[:per_step], queue[per_step:]
         yield taken
 
@@ -107,11 +98,24 @@ def _side_for(case: Sequence[PreferencePair], per_step: int) -> int:
     return math.ceil(math.sqrt(per_step * chosen * rejected / len(case)))
 
 
-def subtrees(case: Sequence[PreferencePair], side: int, rng: np.random.Generator) -> Iterator[list[PreferencePair]]:
+def shuffled_subtrees(
+    pairs: Sequence[PreferencePair], side_for: Callable[[Sequence[PreferencePair]], int], rng: np.random.Generator
+) -> list[list[PreferencePair]]:
+    """One epoch: every case's pairs in sub-trees with ``side_for`` trajectories a side at most, all in random order.
+
+    Sub-trees of one case are no neighbours: steps in a row on the same case learn less from as many pairs.
+    """
+    cases: dict[str, list[PreferencePair]] = {}
+    for pair in pairs:
+        cases.setdefault(pair.case_id, []).append(pair)
+    found = [subtree for case in cases.values() for subtree in _subtrees(case, side_for(case), rng)]
+    return [found[place] for place in rng.permutation(len(found)).tolist()]
+
+
+def _subtrees(case: Sequence[PreferencePair], side: int, rng: np.random.Generator) -> list[list[PreferencePair]]:
     """A case's pairs in sub-trees of at most ``side`` chosen and ``side`` rejected trajectories, each pair once.
 
     Both lists of trajectories are split at random into groups; a sub-tree is what is declared between two groups.
-    Neighbouring sub-trees share a group.
     """
     group: dict[tuple[str, str], int] = {}
     for role in ("chosen", "rejected"):
@@ -122,30 +126,25 @@ def subtrees(case: Sequence[PreferencePair], side: int, rng: np.random.Generator
     blocks: dict[tuple[int, int], list[PreferencePair]] = {}
     for place in rng.permutation(len(case)).tolist():
         pair = case[place]
-        across, along = group["chosen", pair.chosen], group["rejected", pair.rejected]
-        # Every other row runs backwards, so that the step from row to row keeps its rejected group.
-        blocks.setdefault((across, along if across % 2 == 0 else -along), []).append(pair)
-    for key in sorted(blocks):
-        yield blocks[key]
+        blocks.setdefault((group["chosen", pair.chosen], group["rejected", pair.rejected]), []).append(pair)
+    return list(blocks.values())
 
 
 def _take_subtrees(
     pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, rng: np.random.Generator
 ) -> Iterator[list[PreferencePair]]:
-    cases = _cases(pairs)
     side = max(1, (order.trajectories_per_case or 2) // 2)
     limit = order.tokens_per_step or math.inf
     taken: list[PreferencePair] = []
     tokens = 0
     while True:
-        for number in rng.permutation(len(cases)):
-            for block in subtrees(cases[number], side, rng):
-                for part in _within(block, encoded, limit):
-                    size = _tree_tokens(part, encoded)
-                    if taken and (len(taken) >= order.pairs_per_step or tokens + size > limit):
-                        yield taken
-                        taken, tokens = [], 0
-                    taken, tokens = taken + part, tokens + size
+        for subtree in shuffled_subtrees(pairs, lambda _: side, rng):
+            for part in _within(subtree, encoded, limit):
+                size = _tree_tokens(part, encoded)
+                if taken and (len(taken) + len(part) > order.pairs_per_step or tokens + size > limit):
+                    yield taken
+                    taken, tokens = [], 0
+                taken, tokens = taken + part, tokens + size
 
 
 def _within(

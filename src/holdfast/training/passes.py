@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.errors import StudyError
@@ -21,20 +22,26 @@ from holdfast.training.adapters import Policy
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.parts import Part
 from holdfast.training.tree_attention import BlockPlan
-from holdfast.training.trees import grow, partition
+from holdfast.training.trees import TokenTree, grow, partition
+
+# Padded rows take plain causal attention, which is cheaper than a tree's; so they may compute so many times its tokens
+# (measured on demonstrations of 34 tokens, where a tree of 0.9 of the tokens took 1.3 times as long).
+_ROWS_TOKENS = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packed:
-    """Sequences as a model takes them: tensors ``ids`` and ``positions`` [T] of their tree and its attention ``plan``.
+    """Sequences as a model takes them: ``ids`` and ``positions`` [rows, length].
 
-    The P distinct scored tokens have ids ``targets`` and are predicted at the packed places ``before``; ``gather`` [N]
-    gives for every sequence's scored tokens, sequence after sequence, their place among the P.
+    A tree is one row with its attention ``plan``; without a plan each row is a sequence, padded on the right. The P
+    distinct scored tokens have ids ``targets`` and are predicted at the places ``before``, counted row after row;
+    ``gather`` [N] gives for every sequence's scored tokens, sequence after sequence, their place among the P, and
+    ``owner`` [N] the sequence.
     """
 
     ids: Tensor
     positions: Tensor
-    plan: BlockPlan
+    plan: BlockPlan | None
     before: Tensor
     targets: Tensor
     gather: Tensor
@@ -46,7 +53,8 @@ class Work:
     """What passes computed: ``tokens`` of trees for ``plain`` tokens of single sequences, ``scored`` of the latter.
 
     ``causal``, ``below`` and ``masked`` count the blocks that attention took: nodes on themselves, subtrees on a node
-    above them, small forests at once (see ``tree_attention``).
+    above them, small forests at once (see ``tree_attention``). ``rows`` counts sequences that were computed as padded
+    rows, because they share next to nothing; their padding is among the ``tokens``.
     """
 
     tokens: int = 0
@@ -55,6 +63,7 @@ class Work:
     causal: int = 0
     below: int = 0
     masked: int = 0
+    rows: int = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Work)})
@@ -70,23 +79,41 @@ class Descent:
 
 
 def pack(sequences: Sequence[ScoredSequence], device: torch.device, *, masks: bool) -> Packed:
-    """The packed tree of some sequences on a device."""
+    """Some sequences on a device: as a tree, or as padded rows where there is next to nothing to share."""
     tree = grow([item.ids for item in sequences])
+    padded = len(sequences) * max(len(item.ids) for item in sequences)
+    if padded <= _ROWS_TOKENS * len(tree):
+        return pack_rows(sequences, device)
+    return pack_tree(sequences, tree, device, masks=masks)
+
+
+def pack_tree(sequences: Sequence[ScoredSequence], tree: TokenTree, device: torch.device, *, masks: bool) -> Packed:
+    """Some sequences on a device as the tree that was grown of them."""
     scored = [path[item.weights > 0] for item, path in zip(sequences, tree.paths, strict=True)]
-    flat = np.concatenate(scored)
-    places, gather = np.unique(flat, return_inverse=True)
+    places, gather = np.unique(np.concatenate(scored), return_inverse=True)
     owner = np.repeat(np.arange(len(scored)), [len(part) for part in scored])
-    tensors = (tree.ids, tree.positions, tree.before[places], tree.ids[places], gather, owner)
-    ids, positions, before, targets, gathered, owners = (torch.from_numpy(x).to(device) for x in tensors)
-    return Packed(
-        ids=ids,
-        positions=positions,
-        plan=BlockPlan.of(tree, masks=masks),
-        before=before,
-        targets=targets,
-        gather=gathered,
-        owner=owners,
-    )
+    arrays = (tree.ids[None], tree.positions[None], tree.before[places], tree.ids[places], gather, owner)
+    return _on_device(arrays, BlockPlan.of(tree, masks=masks), device)
+
+
+def pack_rows(sequences: Sequence[ScoredSequence], device: torch.device) -> Packed:
+    """Some sequences on a device as padded rows."""
+    length = max(len(item.ids) for item in sequences)
+    ids = np.zeros((len(sequences), length), np.int64)
+    scored = np.zeros((len(sequences), length), np.bool_)
+    for row, item in enumerate(sequences):
+        ids[row, : len(item.ids)] = item.ids
+        scored[row, : len(item.ids)] = item.weights > 0
+    owner, _ = np.nonzero(scored)
+    places = np.flatnonzero(scored)
+    positions = np.broadcast_to(np.arange(length), ids.shape).copy()
+    arrays = (ids, positions, places - 1, ids.reshape(-1)[places], np.arange(len(places)), owner)
+    return _on_device(arrays, None, device)
+
+
+def _on_device(arrays: tuple[NDArray[np.int64], ...], plan: BlockPlan | None, device: torch.device) -> Packed:
+    ids, positions, before, targets, gather, owner = (torch.from_numpy(x).to(device) for x in arrays)
+    return Packed(ids=ids, positions=positions, plan=plan, before=before, targets=targets, gather=gather, owner=owner)
 
 
 def score(policy: Policy, packed: Packed) -> Tensor:
@@ -153,14 +180,15 @@ def count_scored(sequences: Sequence[ScoredSequence]) -> list[int]:
 
 def measure_work(sequences: Sequence[ScoredSequence], trees: Sequence[Packed]) -> Work:
     """What it takes to compute some trees in place of some sequences."""
-    kinds = Counter(block.kind for packed in trees for block in packed.plan.blocks)
+    kinds = Counter(block.kind for packed in trees if packed.plan for block in packed.plan.blocks)
     return Work(
-        tokens=sum(len(packed.ids) for packed in trees),
+        tokens=sum(packed.ids.numel() for packed in trees),
         plain=sum(len(item.ids) for item in sequences),
         scored=sum(count_scored(sequences)),
         causal=kinds["causal"],
         below=kinds["all"],
         masked=kinds["mask"],
+        rows=sum(len(packed.ids) for packed in trees if packed.plan is None),
     )
 
 

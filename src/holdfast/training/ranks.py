@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _TIMEOUT = timedelta(minutes=30)
 
@@ -54,6 +55,10 @@ def shard(root: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
 
     Every use of the root's weights must lie inside its forward.
     """
+    # Imported where several processes train: they take longer to load than a small stage to train.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
     for module in (*layers, root):
         # The root, too, gives its weights back after each forward: a pass without gradient may precede an update.
@@ -66,14 +71,20 @@ def shard(root: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
 
 def gather_whole(tensor: Tensor) -> Tensor:
     """A sharded tensor whole, on every process; others as they are. All processes must ask together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def spread_like(whole: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, sharded as another is."""
-    if not isinstance(like, DTensor):
+    if not _is_sharded(like):
         return whole
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
+
+
+def _is_sharded(tensor: Any) -> TypeGuard[DTensor]:
+    return hasattr(tensor, "full_tensor")
 
 
 def any_of(here: bool, ranks: Ranks) -> bool:
