@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from holdfast.training.adapters import _LOGIT_NUMBERS
 from holdfast.training.encoding import ScoredSequence
+from holdfast.training.heads import LOGIT_NUMBERS
 from holdfast.training.parts import TrainStep
 from holdfast.training.passes import pack
 from holdfast.training.trees import partition
@@ -87,7 +87,7 @@ def _count_tree(sequences: list[ScoredSequence], sizes: _Sizes, vocabulary: int,
     head = 2 * scored * sizes.head
     forward = 2 * 2 * seen * sizes.pair  # scores and mixtures
     backward = 2 * tokens * (sizes.base + 2 * sizes.lora - sizes.unneeded)
-    pieces = scored > _LOGIT_NUMBERS // vocabulary
+    pieces = scored > LOGIT_NUMBERS // vocabulary
     again = layers + forward + 2 * seen * sizes.pair + (head if pieces else 0)
     if twice:
         again += layers + head + forward

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from gpu_models import ALPHA, BETA, PAIRS_PER_STEP, RANK, RATE, WARMUP, make_network, peak_gb, reset_memory, synchronise
 from gpu_sample import Sample
-from trl_peer import _row_of
+from trl_peer import row_of
 
 from holdfast.models.stacks import LORA_TARGETS
 
@@ -131,7 +131,7 @@ def time_peer(
                 model=make_network(shape, device, attention),
                 args=_peer_settings(folder, device, micro_batch, WARMUP + steps),
                 train_dataset=datasets.Dataset.from_list(
-                    [_row_of(pair, sample.encoded, sample.tokenizer) for pair in pairs]
+                    [row_of(pair, sample.encoded, sample.tokenizer) for pair in pairs]
                 ),
                 processing_class=sample.tokenizer,
                 peft_config=lora,

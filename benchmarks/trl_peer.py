@@ -150,7 +150,7 @@ class TRLPeer:
         self.pairs, self.warmup, self.steps, self.pairs_per_step = list(pairs), warmup, steps, pairs_per_step
         self._clock = _Clock()
         self._folder = tempfile.TemporaryDirectory()
-        rows = [_row_of(pair, encoded, tokenizer) for pair in pairs]
+        rows = [row_of(pair, encoded, tokenizer) for pair in pairs]
         self.trainer = _timed_trainer(self._clock)(
             model=_open(model_dir),
             ref_model=_open(reference_dir) if reference_dir else None,
@@ -218,7 +218,7 @@ def _open(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
 
 
-def _row_of(pair: PreferencePair, encoded: Mapping[str, Encoded], tokenizer: Any) -> dict[str, Any]:
+def row_of(pair: PreferencePair, encoded: Mapping[str, Encoded], tokenizer: Any) -> dict[str, Any]:
     """A row of TRL's plain-text format; byte-level tokens decode to the text that they came from.
 
     ``length``, of the longer side, is what pairs are grouped by.

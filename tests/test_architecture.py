@@ -19,7 +19,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
-    ("records", "errors"),
+    ("records", "errors", "processes"),
     ("study", "stats", "store"),
     ("plan", "worlds", "models", "audit"),
     ("suites", "judges", "pairs", "testing"),
@@ -34,8 +34,8 @@ FLOORS = (
 )
 # The same within ``training``.
 TRAINING_FLOORS = (
-    ("trees", "tree_attention", "encoding", "objectives", "ranks"),
-    ("orders", "parts", "passes", "adapters", "sharding", "states", "tracking"),
+    ("trees", "tree_attention", "encoding", "objectives", "ranks", "states", "heads"),
+    ("orders", "parts", "passes", "adapters", "sharding", "tracking"),
     ("loop",),
     ("stages", "launch"),
 )

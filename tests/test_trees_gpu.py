@@ -20,7 +20,7 @@ from gpu_models import RANK, SHAPES, make_network, measure_matmul, peak_gb
 from gpu_sample import make_sample, read_sample, write_sample
 
 from holdfast.records import PreferencePair
-from holdfast.training import adapters
+from holdfast.training import heads
 from holdfast.training.adapters import HubModel
 from holdfast.training.encoding import Encoded
 from holdfast.training.orders import PairOrder
@@ -108,8 +108,8 @@ def test_a_cpu_has_no_peaks():
 def test_operations_are_those_that_torch_counts(sample_file, monkeypatch, budget, rows):
     """All products but those of attention, which torch does not count on a CPU."""
     shape = SHAPES["tiny"]
-    for module in (adapters, gpu_flops):
-        monkeypatch.setattr(module, "_LOGIT_NUMBERS", rows * shape["vocab_size"])
+    for module in (heads, gpu_flops):
+        monkeypatch.setattr(module, "LOGIT_NUMBERS", rows * shape["vocab_size"])
     sample = read_sample(sample_file)
     reference = dict.fromkeys(sample.encoded, 0.0)
     step = next(trees_gpu._epoch(sample, reference, PairOrder(pairs_per_step=8)))

@@ -11,8 +11,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,11 +22,11 @@ from typing import Any, Protocol
 
 from holdfast.errors import HoldfastError
 from holdfast.plan import Step
+from holdfast.processes import stop_with
 
 CarryOut = Callable[[Step, Path, Callable[[Any], None]], None]
 Deliver = Callable[[str, Any], None]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-PARENT_CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +95,9 @@ class InProcess:
         self._current = None
 
 
-def _stop_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)
-
-
 def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: int) -> None:
     """A worker's life: take a step, send its outcomes, take the next."""
-    threading.Thread(target=_stop_with_parent, args=(parent,), daemon=True).start()
+    stop_with(parent)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             step = connection.recv()

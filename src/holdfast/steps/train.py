@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.errors import StepError, StoreError
+from holdfast.errors import StepError
 from holdfast.plan import Step
 from holdfast.records import PreferencePair
 from holdfast.steps.outcomes import Emit, Finished, beat
@@ -136,7 +136,9 @@ def _encode_pairs(store: Store, start: Path, pairs: Sequence[PreferencePair]) ->
 
 def _resume(scratch: Path, run: Callable[[], list[TrainResult]]) -> list[TrainResult]:
     """Training from the state that an earlier process left, or from the beginning where that cannot be taken up."""
-    with contextlib.suppress(StoreError):
+    from holdfast.training.states import UnusableState
+
+    with contextlib.suppress(UnusableState):
         results = run()
         # The writer may have taken weights over and been stopped before it noted them.
         if all(result.path.is_dir() for result in results):

@@ -40,6 +40,12 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def sync_directory(directory: Path) -> None:
+    """Waits until a directory's files and their names are on disk."""
+    for path in (*directory.rglob("*"), directory):
+        _sync(path)
+
+
 def adopt(directory: Path, root: Path) -> str:
     """Move a finished directory into ``root`` under its digest, durably; returns the digest."""
     digest = digest_directory(directory)
@@ -47,9 +53,7 @@ def adopt(directory: Path, root: Path) -> str:
     if target.exists():
         shutil.rmtree(directory)
         return digest
-    for path in directory.iterdir():
-        _sync(path)
-    _sync(directory)
+    sync_directory(directory)
     directory.rename(target)
     _sync(root)
     return digest

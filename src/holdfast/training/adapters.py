@@ -8,13 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.errors import StudyError
@@ -30,6 +28,7 @@ from holdfast.models.stacks import (
 )
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
 from holdfast.training.encoding import ScoredSequence
+from holdfast.training.heads import Head, picked_logprobs
 from holdfast.training.ranks import find_ranks, gather_whole, shard
 from holdfast.training.tree_attention import BlockPlan, tree_attention
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 _ATTENTION = "holdfast_tree"
-# Logits are computed for so many numbers at a time, and again in the backward pass, where there are more.
-_LOGIT_NUMBERS = 2**26
 # How far a tree pass may be from the model's own: mean difference by mean size of log-probabilities.
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
 
@@ -86,7 +83,7 @@ class WholeTiny:
             states = self._model.packed(
                 packed.ids[0], packed.positions[0], lambda query, key, value: tree_attention(query, key, value, plan)
             )
-        return _picked_logprobs(states[packed.before], _Head(weight=self._model.head), packed.targets)
+        return picked_logprobs(states[packed.before], Head(weight=self._model.head), packed.targets)
 
     def trainable(self) -> list[nn.Parameter]:
         return list(self._model.parameters())
@@ -176,11 +173,11 @@ class HubModel:
 
     def save(self, directory: Path) -> None:
         if self._lora is None:
-            kept = set(self._base.state_dict()) - self._tied()
-            whole = {name: gather_whole(x) for name, x in self._base.state_dict().items() if name in kept}
+            found = {name: x for name, x in self._base.state_dict().items() if name not in self._tied()}
+            whole = {name: self._gather(x) for name, x in found.items()}
         else:
             pairs = newest_factors(self._base).items()
-            factors = {name: (gather_whole(down), gather_whole(up)) for name, (down, up) in pairs}
+            factors = {name: (self._gather(down), self._gather(up)) for name, (down, up) in pairs}
         if self._ranks is not None and self._ranks.rank > 0:
             return
         if self._lora is None:
@@ -190,6 +187,11 @@ class HubModel:
             digest = self._digest or digest_weights(self._home)
             write_stack(directory, factors, self._lora, base=self._home, digest=digest, earlier=self._stack)
         copy_text_files(self._source, directory)
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        """A weight whole on the first process's host; others keep nothing, so that one weight at a time is whole."""
+        whole = gather_whole(tensor.detach())
+        return whole.cpu() if self._ranks is None or self._ranks.rank == 0 else whole.new_empty(0)
 
     def _tied(self) -> set[str]:
         """Names under which a weight stands a second time."""
@@ -213,7 +215,9 @@ class HubModel:
         sequences = [ScoredSequence(name="probe", ids=row, weights=weights) for row in rows]
         try:
             ours = score(self, pack(sequences, self.device, masks=self.masks))
-        except (TypeError, AttributeError) as error:  # a decoder of another kind, or an attention that is not plain
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, AttributeError, RuntimeError) as error:  # another kind of decoder or of attention
             raise _refused(self._home, str(error)) from error
         ids = torch.from_numpy(rows).to(self.device)
         self._base.set_attn_implementation("eager")
@@ -239,7 +243,7 @@ class _TreePass(nn.Module):
         tree = {} if packed.plan is None else {"tree": packed.plan}
         states = decoder(input_ids=packed.ids, position_ids=packed.positions, use_cache=False, **tree)
         states = states.last_hidden_state.flatten(0, 1)
-        return _picked_logprobs(states[packed.before], _Head.of(self._network), packed.targets)
+        return picked_logprobs(states[packed.before], Head.of(self._network), packed.targets)
 
 
 def _refused(source: Path, reason: str) -> StudyError:
@@ -286,7 +290,8 @@ def _register_attention() -> None:
 
     def attend(*inputs: Any, tree: BlockPlan | None = None, **settings: Any) -> tuple[Tensor, None]:
         if tree is None:
-            mixed: Tensor = sdpa_attention_forward(*inputs, **settings)[0]
+            # As over a tree, attention itself drops nothing.
+            mixed: Tensor = sdpa_attention_forward(*inputs, **{**settings, "dropout": 0.0})[0]
             return mixed, None
         _, query, key, value, *_ = inputs
         if any(settings.get(name) is not None for name in ("softcap", "s_aux")):
@@ -294,49 +299,6 @@ def _register_attention() -> None:
         return tree_attention(query, key, value, tree, settings.get("scaling")).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(_ATTENTION, attend)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Head:
-    """From states to logits: ``weight`` [vocabulary, width] and ``bias``, then a factor, then a cap by tanh."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-    factor: float = 1.0
-    cap: float | None = None
-
-    @classmethod
-    def of(cls, model: Any) -> _Head:
-        """The head of a Hugging Face model, with what its configuration does to logits."""
-        linear, config = model.get_output_embeddings(), model.config
-        factor = getattr(config, "logit_scale", None) or 1.0
-        return cls(
-            weight=linear.weight,
-            bias=linear.bias,
-            factor=factor / (getattr(config, "logits_scaling", None) or 1.0),
-            cap=getattr(config, "final_logit_softcapping", None),
-        )
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Logits [P, vocabulary] in 32-bit floats."""
-        logits = F.linear(states, self.weight, self.bias).float()
-        logits = logits if self.factor == 1.0 else logits * self.factor
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
-
-
-def _picked_logprobs(states: Tensor, head: _Head, targets: Tensor) -> Tensor:
-    """The log-probability [P] of each target under the state [P, width] that predicts it."""
-
-    def piece(states: Tensor, targets: Tensor) -> Tensor:
-        return -F.cross_entropy(head.logits(states), targets, reduction="none")
-
-    rows = max(1, _LOGIT_NUMBERS // len(head.weight))
-    if len(states) <= rows:
-        return piece(states, targets)
-    from torch.utils.checkpoint import checkpoint
-
-    parts = zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
-    return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in parts])
 
 
 def open_policy(

@@ -10,15 +10,15 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import HoldfastError, StepError
+from holdfast.processes import stop_with
 
-_WORK, _MEETING = "work.pickle", "meeting"
+_WORK, _MEETING, _PARENT = "work.pickle", "meeting", "HOLDFAST_PARENT"
 _LOOK_SECONDS = 0.2
 _SHOWN_LINES = 5
 
@@ -32,15 +32,17 @@ def run_together(processes: int, work: Callable[..., Any], arguments: Mapping[st
     with tempfile.TemporaryDirectory(prefix="holdfast-together-") as name:
         folder = Path(name)
         (folder / _WORK).write_bytes(pickle.dumps((work, dict(arguments))))
-        started = [_start(folder, rank, processes) for rank in range(processes)]
+        started: list[subprocess.Popen[bytes]] = []
         try:
+            for rank in range(processes):
+                started.append(_start(folder, rank, processes))
             failed = _wait(started)
         finally:
             for process in started:
                 process.kill()
                 process.wait()
         if failed is not None:
-            raise _failure(folder, failed, started[failed].returncode)
+            raise _failure(folder, failed, started)
         return pickle.loads(_result(folder, 0).read_bytes())
 
 
@@ -54,6 +56,7 @@ def _log(folder: Path, rank: int) -> Path:
 
 def _start(folder: Path, rank: int, world: int) -> subprocess.Popen[bytes]:
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "OMP_NUM_THREADS": 1}
+    told[_PARENT] = os.getpid()
     with _log(folder, rank).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "holdfast.training.launch", str(folder)],
@@ -76,25 +79,20 @@ def _wait(started: list[subprocess.Popen[bytes]]) -> int | None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _failure(folder: Path, rank: int, code: int) -> HoldfastError:
-    result = _result(folder, rank)
-    if result.exists():
-        error = pickle.loads(result.read_bytes())
-        if isinstance(error, HoldfastError):
+def _failure(folder: Path, failed: int, started: Sequence[subprocess.Popen[bytes]]) -> HoldfastError:
+    """What to tell: an error of the work in any process, for the others' follow from it."""
+    for rank in range(len(started)):
+        result = _result(folder, rank)
+        if result.exists() and isinstance(error := pickle.loads(result.read_bytes()), HoldfastError):
             return error
-    said = _log(folder, rank).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_SHOWN_LINES:]
-    return StepError(f"training process {rank} ended with {code}: {' / '.join(said) or 'it said nothing'}")
-
-
-def _stop_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
-    os._exit(1)
+    said = _log(folder, failed).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_SHOWN_LINES:]
+    code = started[failed].returncode
+    return StepError(f"training process {failed} ended with {code}: {' / '.join(said) or 'it said nothing'}")
 
 
 def main(folder: Path) -> int:
     """One of the processes."""
-    threading.Thread(target=_stop_with_parent, args=(os.getppid(),), daemon=True).start()
+    stop_with(int(os.environ[_PARENT]))
     from holdfast.training.ranks import join_ranks
 
     rank = int(os.environ["RANK"])
@@ -105,7 +103,9 @@ def main(folder: Path) -> int:
         found, code = work(**arguments), 0
     except HoldfastError as error:
         found, code = error, 1
-    _result(folder, rank).write_bytes(pickle.dumps(found))
+    part = folder / f"part-{rank}"
+    part.write_bytes(pickle.dumps(found))
+    part.rename(_result(folder, rank))
     return code
 
 

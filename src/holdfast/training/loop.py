@@ -2,7 +2,7 @@
 
 AdamW; gradients clipped by their norm; a step that does not fit into memory is done again in smaller pieces of the same
 step. The loop's whole state (weights, moments, position, random numbers, history) can be saved and taken up again
-bit by bit. One thread, so equal seeds give equal weights.
+bit by bit. On CPUs, where one thread computes, equal seeds give equal weights; accelerators may add in any order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from holdfast.training.parts import Part, TrainStep
 from holdfast.training.passes import Descent, Work, check_budget, descend
 from holdfast.training.ranks import any_of, find_ranks, gather_whole, spread_like
 from holdfast.training.sharding import descend_together
-from holdfast.training.states import STATE, random_states, read_state, set_random_states, unusable, write_state
+from holdfast.training.states import STATE, UnusableState, random_states, read_state, set_random_states, write_state
 
 Schedule = Literal["constant", "linear", "cosine"]
 # Tokens of a tree in memory at once where nobody says: the longest published trajectory has 20,000.
@@ -103,8 +103,9 @@ class Loop:
     """A policy under training.
 
     With ``folder``, every step is a line of ``folder/train.jsonl``, and the state is kept in ``folder/state`` now and
-    then and when the loss stops being finite. ``on_step`` sees each step's log too, and ``tracker`` (one of
-    accelerate's) its numbers. Among processes that train together only the first writes.
+    then and when the loss stops being finite; only a loop of the same seed and ``identity`` takes it up. ``on_step``
+    sees each step's log too, and ``tracker`` (one of accelerate's) its numbers. Among processes that train together
+    only the first writes.
     """
 
     def __init__(
@@ -113,11 +114,12 @@ class Loop:
         settings: LoopSettings,
         *,
         seed: int,
+        identity: str = "",
         folder: Path | None = None,
         on_step: Callable[[StepLog], None] | None = None,
         tracker: Any = None,
     ) -> None:
-        self.policy, self.settings, self.seed = policy, settings, seed
+        self.policy, self.settings, self.seed, self._identity = policy, settings, seed, identity
         self._folder, self._on_step, self._tracker = folder, on_step, tracker
         self._ranks = find_ranks()
         self._weights = policy.trainable()
@@ -161,6 +163,9 @@ class Loop:
         started = time.process_time()
         rate = self.settings.rate(self.history.position)
         self._optimizer.param_groups[0]["lr"] = rate
+        if self._ranks is not None:
+            # Each process draws its own dropout, and a resumed one the same.
+            torch.manual_seed((self.seed + self.history.position) * self._ranks.world + self._ranks.rank)
         self._random = random_states()
         metrics, work = self._gradients(step)
         norm = float(gather_whole(torch.nn.utils.clip_grad_norm_(self._weights, self.settings.max_grad_norm)))
@@ -263,12 +268,15 @@ class Loop:
         """Writes all that the loop needs to go on exactly here; a crash leaves the last whole state."""
         if self._folder is None:
             raise StoreError("this loop has no folder to save its state in; open it with one")
-        tensors = {f"weight.{number}": gather_whole(weight.detach()) for number, weight in enumerate(self._weights)}
+        tensors: dict[str, torch.Tensor] = {}
         for number, weight in enumerate(self._weights):
-            moments = self._optimizer.state[weight].items()
-            tensors |= {f"{name}.{number}": gather_whole(value) for name, value in moments}
+            for name, value in {"weight": weight.detach(), **self._optimizer.state[weight]}.items():
+                whole = gather_whole(value)
+                # One tensor at a time is whole on a device.
+                if self._leads:
+                    tensors[f"{name}.{number}"] = whole.cpu()
         if self._leads:
-            facts = {"history": asdict(self.history), "seed": self.seed}
+            facts = {"history": asdict(self.history), "seed": self.seed, "identity": self._identity}
             write_state(self._folder, facts, tensors | random_states())
         self._saved = time.monotonic()
 
@@ -279,7 +287,7 @@ class Loop:
             try:
                 self._adopt(facts, tensors)
             except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-                raise unusable(place, error) from error
+                raise UnusableState(place, error) from error
         if self._leads:
             folder.mkdir(parents=True, exist_ok=True)
             self._cut_log(folder / "train.jsonl")
@@ -287,6 +295,8 @@ class Loop:
     def _adopt(self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         if facts["seed"] != self.seed:
             raise ValueError(f"it is of seed {facts['seed']}, not {self.seed}")
+        if facts["identity"] != self._identity:
+            raise ValueError("it is of a stage with other settings or data")
         history = dict(facts["history"])
         marks = [Mark(**mark) for mark in history.pop("marks")]
         self.history = History(**history, marks=marks)
@@ -308,10 +318,17 @@ class Loop:
         set_random_states(states)
 
     def _cut_log(self, path: Path) -> None:
-        """Steps that a crash took back are no part of the log."""
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            path.write_text("".join(lines[: self.history.position]), encoding="utf-8")
+        """Steps that a crash took back, or cut off in the middle of a line, are no part of the log."""
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            with suppress(ValueError, KeyError):
+                if line.endswith("\n") and json.loads(line)["step"] <= self.history.position:
+                    kept.append(line)
+        part = path.with_suffix(".part")
+        part.write_text("".join(kept), encoding="utf-8")
+        part.replace(path)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -322,6 +339,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """One thread, and a seeded global generator (an adapter's first weights and dropout use it), both put back."""
-    with one_thread(), torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with one_thread(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield

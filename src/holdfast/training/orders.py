@@ -61,6 +61,9 @@ def pair_steps(
     """
     if order.pairwise:
         return _pairwise(pairs, order.pairs_per_step, seed)
+    if order.tokens_per_step is not None:
+        for pair in pairs:
+            list(_within([pair], encoded, order.tokens_per_step))
     if order.trajectories_per_case is None:
         return _cut_exactly(pairs, order.pairs_per_step, np.random.default_rng(seed))
     return _take_subtrees(pairs, encoded, order, np.random.default_rng(seed))

@@ -21,6 +21,7 @@ from holdfast.errors import StudyError
 from holdfast.training.adapters import Policy
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.parts import Part
+from holdfast.training.states import random_states, set_random_states
 from holdfast.training.tree_attention import BlockPlan
 from holdfast.training.trees import TokenTree, grow, partition
 
@@ -158,7 +159,7 @@ def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int
     with torch.no_grad():
         for group, packed in zip(groups, trees, strict=True):
             # Dropout must fall alike in both passes.
-            states.append(_random_state(policy.device))
+            states.append(random_states())
             pieces = torch.split(score(policy, packed), [counts[number] for number in group])
             for number, logps in zip(group, pieces, strict=True):
                 known[number] = logps
@@ -168,7 +169,7 @@ def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int
     (gradient,) = torch.autograd.grad(loss, flat)
     shares = torch.split(gradient, counts)
     for group, packed, state in zip(groups, trees, states, strict=True):
-        _set_random_state(policy.device, state)
+        set_random_states(state)
         torch.autograd.backward(score(policy, packed), torch.cat([shares[number] for number in group]))
     return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, trees))
 
@@ -190,14 +191,3 @@ def measure_work(sequences: Sequence[ScoredSequence], trees: Sequence[Packed]) -
         masked=kinds["mask"],
         rows=sum(len(packed.ids) for packed in trees if packed.plan is None),
     )
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

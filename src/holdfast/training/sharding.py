@@ -21,6 +21,7 @@ from holdfast.training.encoding import ScoredSequence
 from holdfast.training.parts import Part
 from holdfast.training.passes import Descent, Packed, Work, count_scored, measure_work, pack, score
 from holdfast.training.ranks import Ranks
+from holdfast.training.states import random_states, set_random_states
 from holdfast.training.trees import count_tokens, partition
 
 
@@ -40,10 +41,10 @@ def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: 
     filler = min((group for groups in dealt for group in groups), key=lambda group: len(group.packed.ids))
     rounds = [*mine, *[filler] * (max(map(len, dealt)) - len(mine))]
     known = torch.zeros(bounds[-1], device=policy.device)
-    states: list[Tensor] = []
+    states: list[dict[str, Tensor]] = []
     with torch.no_grad():
         for number, group in enumerate(rounds):
-            states.append(torch.get_rng_state())
+            states.append(random_states())
             logps = score(policy, group.packed)
             if number < len(mine):
                 known[group.places] = logps
@@ -59,7 +60,7 @@ def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: 
             metrics[name] = metrics.get(name, 0.0) + value
     (gradient,) = torch.autograd.grad(loss, known)
     for number, group in enumerate(rounds):
-        torch.set_rng_state(states[number])
+        set_random_states(states[number])
         owed = gradient[group.places]
         torch.autograd.backward(score(policy, group.packed), owed if number < len(mine) else torch.zeros_like(owed))
     work = sum((measure_work((), [group.packed]) for group in mine), Work())
@@ -117,9 +118,9 @@ def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> t
 
 def _add_up(work: Work, parts: Sequence[Part], device: torch.device) -> Work:
     """The work of all processes; what the sequences are is known to each."""
-    counts = torch.tensor([work.tokens, work.causal, work.below, work.masked], device=device)
+    counts = torch.tensor([work.tokens, work.causal, work.below, work.masked, work.rows], device=device)
     dist.all_reduce(counts)
-    tokens, causal, below, masked = counts.tolist()
+    tokens, causal, below, masked, rows = counts.tolist()
     sequences: list[Any] = [item for part in parts for item in part.sequences]
     return Work(
         tokens=tokens,
@@ -128,4 +129,5 @@ def _add_up(work: Work, parts: Sequence[Part], device: torch.device) -> Work:
         causal=causal,
         below=below,
         masked=masked,
+        rows=rows,
     )

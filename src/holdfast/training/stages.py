@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from holdfast.errors import StepError, StudyError
-from holdfast.records import PreferencePair
+from holdfast.records import PreferencePair, content_id
+from holdfast.store.weights import sync_directory
 from holdfast.training.adapters import Policy, Precision, open_policy
 from holdfast.training.encoding import (
     Encoded,
@@ -35,7 +36,7 @@ from holdfast.training.parts import PairObjective, TrainStep, demonstration_step
 from holdfast.training.passes import check_budget, score_within
 from holdfast.training.ranks import find_ranks
 from holdfast.training.sharding import score_together
-from holdfast.training.states import sync_directory
+from holdfast.training.states import STATE, UnusableState
 from holdfast.training.tracking import open_tracker
 
 # Called with steps done and steps in all.
@@ -66,7 +67,8 @@ class DPOSettings:
 
     ``beta`` is per nat; ``steps`` and ``warmup_steps`` are optimiser steps; ``lora_r`` 0 trains all weights. From
     ``pairwise`` on they are those of ``PairOrder``, ``PairObjective``, ``LoopSettings`` and ``open_policy``;
-    ``devices`` is the number of processes that train together, with the weights sharded over them.
+    ``devices`` is the number of processes that train together, with the weights sharded over them; each opens the
+    whole model first.
     """
 
     beta: float
@@ -229,6 +231,8 @@ def train_dpo(
         raise StudyError(f"doses {list(save_at)}: steps to save at are between 1 and {settings.steps}")
     check_pairs(pairs, encoded, settings.loss_mask)
     if settings.devices > 1 and find_ranks() is None:
+        if torch.cuda.is_available() and settings.devices > torch.cuda.device_count():
+            raise StudyError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
         arguments = {
             "model_dir": model_dir,
             "pairs": pairs,
@@ -250,7 +254,7 @@ def train_dpo(
         for step in stage.run(doses, out_dir):
             if progress is not None:
                 progress(step, doses[-1])
-        return stage.results(out_dir)
+        return stage.results(doses, out_dir)
 
 
 class _PreferenceStage:
@@ -288,27 +292,54 @@ class _PreferenceStage:
         self._reference = known | self._score([name for name in cases if name not in known])
         loop = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
         ranks = find_ranks()
-        self._tracker: Any = None
-        if tracker is not None and (ranks is None or ranks.rank == 0):
+        self._leads = ranks is None or ranks.rank == 0
+        self._folder, self._tracker = folder, None
+        if tracker is not None and self._leads:
             self._tracker = open_tracker(tracker, folder or Path.cwd(), {**asdict(settings), "seed": seed})
-        self._loop = Loop(self._policy, LoopSettings(**loop), seed=seed, folder=folder, tracker=self._tracker)
+        self._loop = Loop(
+            self._policy,
+            LoopSettings(**loop),
+            seed=seed,
+            identity=self._identify(),
+            folder=folder,
+            tracker=self._tracker,
+        )
 
     def run(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
         """Trains to the last dose, keeps each, and yields the steps done."""
+        try:
+            yield from self._train(doses, out_dir)
+        finally:
+            if self._tracker is not None:
+                self._tracker.finish()
+
+    def _train(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
         for log in self._loop.run(islice(self._steps(), doses[-1])):
             if log.step in doses:
                 path = _dose_path(out_dir, log.step)
                 self._policy.save(path)
-                # On disk before the loop's state says that it is.
-                sync_directory(path)
+                if self._leads:
+                    # On disk before the loop's state says that it is.
+                    sync_directory(path)
                 chosen, rejected = self._drifts()
                 self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
             yield log.step
-        if self._tracker is not None:
-            self._tracker.finish()
 
-    def results(self, out_dir: Path) -> list[TrainResult]:
-        """What was kept, dose by dose."""
+    def _identify(self) -> str:
+        """All that decides where a stage goes, besides its seed; a state of another stage is not taken up."""
+        free = {"token_budget", "recompute", "devices"} | (
+            {"steps"} if self._settings.schedule == "constant" else set()
+        )
+        settings = {name: value for name, value in asdict(self._settings).items() if name not in free}
+        pairs = [[pair.case_id, pair.chosen, pair.rejected, pair.weight] for pair in self._pairs]
+        return content_id(settings, pairs, self._reference)
+
+    def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
+        """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
+        kept = {mark.position: mark for mark in self._loop.history.marks}
+        for dose in doses:
+            if dose not in kept:
+                raise UnusableState((self._folder or out_dir) / STATE, f"it is past step {dose}, which was not kept")
         seconds = time.process_time() - self._started
         history = self._loop.history
         return [
@@ -322,7 +353,7 @@ class _PreferenceStage:
                 cpu_seconds=seconds,
                 **mark.found,
             )
-            for mark in history.marks
+            for mark in (kept[dose] for dose in doses)
         ]
 
     def _steps(self) -> Iterator[TrainStep]:

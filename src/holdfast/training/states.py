@@ -6,7 +6,6 @@ A new state is written beside the old one and takes its place by renaming; a cra
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,22 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import StoreError
+from holdfast.store.weights import sync_directory
 
 STATE = "state"
 _OLD, _NEW = "state.old", "state.new"
 _FACTS, _TENSORS = "loop.json", "tensors.safetensors"
+
+
+class UnusableState(StoreError):
+    """A state that cannot be taken up: damaged, or of another stage."""
+
+    def __init__(self, place: Path, reason: object) -> None:
+        self.place, self.reason = place, str(reason)
+        super().__init__(f"{place}: cannot be resumed ({reason}); remove it to start the stage again")
+
+    def __reduce__(self) -> tuple[type[UnusableState], tuple[Path, str]]:
+        return (UnusableState, (self.place, self.reason))
 
 
 def write_state(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -41,7 +52,7 @@ def write_state(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Te
 
 
 def read_state(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
-    """The last whole state with its place, or None where there is none. Errors: StoreError for a damaged one."""
+    """The last whole state with its place, or None where there is none. Errors: UnusableState for a damaged one."""
     from safetensors.torch import load_file
 
     for place in (folder / STATE, folder / _OLD):
@@ -51,13 +62,8 @@ def read_state(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] |
             facts = json.loads((place / _FACTS).read_text(encoding="utf-8"))
             return place, facts, load_file(place / _TENSORS)
         except Exception as error:  # safetensors has its own exception type for a torn file
-            raise unusable(place, error) from error
+            raise UnusableState(place, error) from error
     return None
-
-
-def unusable(place: Path, reason: object) -> StoreError:
-    """The error for a state that cannot be taken up."""
-    return StoreError(f"{place}: cannot be resumed ({reason}); remove it to start the stage again")
 
 
 def random_states() -> dict[str, Tensor]:
@@ -73,13 +79,3 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states["random.cpu"])
     if "random.cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["random.cuda"])
-
-
-def sync_directory(directory: Path) -> None:
-    """Waits until a directory's files and their names are on disk; nothing where another process writes it."""
-    for path in (*directory.rglob("*"), directory) if directory.is_dir() else ():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
