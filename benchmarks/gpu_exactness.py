@@ -16,7 +16,8 @@ from torch import Tensor
 
 from holdfast.training.adapters import HubModel
 from holdfast.training.encoding import ScoredSequence, score_picked
-from holdfast.training.passes import pack, score
+from holdfast.training.packing import pack
+from holdfast.training.passes import score
 from holdfast.training.tree_attention import BlockPlan, tree_attention
 from holdfast.training.trees import TokenTree, grow
 

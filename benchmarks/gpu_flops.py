@@ -13,8 +13,8 @@ import torch
 
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.heads import LOGIT_NUMBERS
+from holdfast.training.packing import pack
 from holdfast.training.parts import TrainStep
-from holdfast.training.passes import pack
 from holdfast.training.trees import partition
 
 

@@ -39,8 +39,9 @@ from holdfast.training.adapters import WholeTiny
 from holdfast.training.encoding import score_picked
 from holdfast.training.loop import Loop, LoopSettings, isolated
 from holdfast.training.orders import PairOrder, pair_steps
+from holdfast.training.packing import Packed, pack
 from holdfast.training.parts import PairObjective, TrainStep, pair_step
-from holdfast.training.passes import Packed, count_scored, pack, score
+from holdfast.training.passes import count_scored, score
 from holdfast.training.stages import reference_logprobs
 from holdfast.training.trees import partition
 

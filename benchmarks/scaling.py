@@ -32,7 +32,8 @@ from scipy.optimize import nnls
 
 from holdfast.training.adapters import HubModel
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.passes import Packed, pack_tree, score
+from holdfast.training.packing import Packed, pack_tree
+from holdfast.training.passes import score
 from holdfast.training.tree_attention import Block
 from holdfast.training.trees import TokenTree, grow
 

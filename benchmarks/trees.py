@@ -30,8 +30,9 @@ from holdfast.training.adapters import HubModel
 from holdfast.training.encoding import LossMask, ScoredSequence, score_picked
 from holdfast.training.loop import Loop, LoopSettings
 from holdfast.training.orders import PairOrder, pair_steps
+from holdfast.training.packing import pack
 from holdfast.training.parts import PairObjective, TrainStep, pair_step
-from holdfast.training.passes import descend, pack, score, score_within
+from holdfast.training.passes import descend, score, score_within
 from holdfast.training.trees import count_tokens
 
 MASK: LossMask = "completion"  # what TRL's loss counts

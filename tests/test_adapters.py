@@ -20,7 +20,8 @@ from holdfast.models.tiny import TinyModel
 from holdfast.store import weights
 from holdfast.training.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.passes import pack, score
+from holdfast.training.packing import pack
+from holdfast.training.passes import score
 from holdfast.training.stages import train_dpo
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -35,6 +35,7 @@ FLOORS = (
 # The same within ``training``.
 TRAINING_FLOORS = (
     ("trees", "tree_attention", "encoding", "objectives", "ranks", "states", "heads"),
+    ("packing",),
     ("orders", "parts", "passes", "adapters", "sharding", "tracking"),
     ("loop",),
     ("stages", "launch"),

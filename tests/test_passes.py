@@ -23,7 +23,8 @@ from tree_samples import (
 from holdfast.errors import StudyError
 from holdfast.models.tiny_llama import TinyLlama
 from holdfast.training.adapters import HubModel, WholeTiny, open_policy
-from holdfast.training.passes import check_budget, pack, score_within
+from holdfast.training.packing import pack
+from holdfast.training.passes import check_budget, score_within
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.

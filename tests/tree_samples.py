@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
 from holdfast.training.adapters import Policy
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.passes import pack, score
+from holdfast.training.packing import pack
+from holdfast.training.passes import score
 from holdfast.training.trees import TokenTree
 
 VOCABULARY = 61

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -29,11 +29,9 @@ from holdfast.models.stacks import (
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.heads import Head, picked_logprobs
+from holdfast.training.packing import Packed, pack
 from holdfast.training.ranks import find_ranks, gather_whole, shard
 from holdfast.training.tree_attention import BlockPlan, tree_attention
-
-if TYPE_CHECKING:
-    from holdfast.training.passes import Packed
 
 Precision = Literal["fp32", "bf16"]
 _ATTENTION = "holdfast_tree"
@@ -205,8 +203,6 @@ class HubModel:
     @torch.no_grad()
     def _check_passes(self) -> None:
         """Raises StudyError for a model that computes otherwise over a tree than over its sequences one by one."""
-        from holdfast.training.passes import pack, score
-
         rng = np.random.default_rng(0)
         half = min(8, self.max_positions // 2)
         start, *ends = rng.integers(self.vocabulary, size=(3, half))
@@ -214,7 +210,8 @@ class HubModel:
         weights = np.array([0.0] + [1.0] * (2 * half - 1), np.float32)
         sequences = [ScoredSequence(name="probe", ids=row, weights=weights) for row in rows]
         try:
-            ours = score(self, pack(sequences, self.device, masks=self.masks))
+            packed = pack(sequences, self.device, masks=self.masks)
+            ours = self.logprobs(packed)[packed.gather]
         except torch.OutOfMemoryError:
             raise
         except (TypeError, AttributeError, RuntimeError) as error:  # another kind of decoder or of attention

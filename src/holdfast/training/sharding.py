@@ -18,8 +18,9 @@ from torch import Tensor
 
 from holdfast.training.adapters import Policy
 from holdfast.training.encoding import ScoredSequence
+from holdfast.training.packing import Packed, pack
 from holdfast.training.parts import Part
-from holdfast.training.passes import Descent, Packed, Work, count_scored, measure_work, pack, score
+from holdfast.training.passes import Descent, Work, count_scored, measure_work, score
 from holdfast.training.ranks import Ranks
 from holdfast.training.states import random_states, set_random_states
 from holdfast.training.trees import count_tokens, partition
