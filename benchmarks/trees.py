@@ -38,13 +38,14 @@ from holdfast.training.trees import count_tokens
 MASK: LossMask = "completion"  # what TRL's loss counts
 BUDGET = 32_768
 BETA, RATE = 0.1, 1e-5
-# Sub-trees of all of a case's trajectories, and steps cut at exactly so many pairs.
+# Sub-trees of all of a case's trajectories, and steps cut at exactly so many pairs; with the steps to measure.
 ORDERS = {
     "whole_case": PairOrder(pairs_per_step=1, trajectories_per_case=1000),
     "32_pairs": PairOrder(pairs_per_step=32),
     "8_pairs": PairOrder(pairs_per_step=PAIRS_PER_STEP),
     "8_pairs_pairwise": PairOrder(pairs_per_step=PAIRS_PER_STEP, pairwise=True),
 }
+MEASURED = {"whole_case": 5, "32_pairs": 5, "8_pairs": 12, "8_pairs_pairwise": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,8 @@ def sequences_of(pairs: Sequence[PreferencePair], published: PublishedPairs) -> 
     return [score_picked(name, published.encoded[name], MASK) for name in names]
 
 
-def time_trees(model: Path, pairs: Sequence[PreferencePair], published: PublishedPairs, order: PairOrder) -> TreeTiming:
-    """An epoch of tree steps over the pairs; the first step warms up and is not counted."""
+def time_trees(model: Path, pairs: Sequence[PreferencePair], published: PublishedPairs, name: str) -> TreeTiming:
+    """The reference pass over the pairs' trajectories, and steps in an order, of which the first warms up."""
     torch.set_num_threads(1)
     policy = HubModel(model)
     sequences = sequences_of(pairs, published)
@@ -82,10 +83,12 @@ def time_trees(model: Path, pairs: Sequence[PreferencePair], published: Publishe
     sums = [float(logps.double().sum()) for logps in score_within(policy, sequences, BUDGET)]
     reference_s = (time.process_time() - started) / len(sequences)
     reference = {item.name: value for item, value in zip(sequences, sums, strict=True)}
-    settings = LoopSettings(steps=10**6, learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=BUDGET)
+    settings = LoopSettings(
+        steps=1 + MEASURED[name], learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=BUDGET
+    )
     loop = Loop(policy, settings, seed=0)
     begin, counted, tokens = 0.0, 0, 0
-    for log in loop.run(_epoch(pairs, published, reference, order)):
+    for log in loop.run(_steps(pairs, published, reference, ORDERS[name])):
         if log.step == 1:
             begin = time.process_time()
             continue
@@ -100,15 +103,12 @@ def time_trees(model: Path, pairs: Sequence[PreferencePair], published: Publishe
     )
 
 
-def _epoch(
+def _steps(
     pairs: Sequence[PreferencePair], published: PublishedPairs, reference: dict[str, float], order: PairOrder
 ) -> Iterator[TrainStep]:
-    objective, left = PairObjective(beta=BETA), len(pairs)
+    objective = PairObjective(beta=BETA)
     for taken in pair_steps(pairs, published.encoded, order, seed=0):
         yield pair_step(taken, published.encoded, reference, objective=objective, loss_mask=MASK)
-        left -= len(taken)
-        if left <= 0:
-            return
 
 
 def count_epoch(published: PublishedPairs, order: PairOrder) -> int:
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--data", type=Path, default=published_pairs.DATA, help="directory of the published archives")
     parser.add_argument("--cache", type=Path, default=published_pairs.CACHE, help="directory for what takes long")
-    parser.add_argument("--cases", type=int, default=4, help="cases whose pairs the trees train on")
+    parser.add_argument("--cases", type=int, default=6, help="cases whose pairs the trees train on")
     parser.add_argument("--peer-steps", type=int, default=2, help="measured steps of TRL and of the plain loop")
     options = parser.parse_args()
     published = published_pairs.load(options.cache, data=options.data)
@@ -232,7 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = published_pairs.save_model(Path(folder), published.tokenizer, seed=0, max_positions=published.longest())
         figures: dict[str, dict[str, Any]] = {"exactness": measure_exactness(model, shuffled[:4], published)}
-        trees = {name: time_trees(model, pairs, published, order) for name, order in ORDERS.items()}
+        trees = {name: time_trees(model, pairs, published, name) for name in ORDERS}
         plain_loop = PlainLoop(model, published.encoded)
         references, plain_reference_s = plain_loop.references(taken)
         plain = plain_loop.run(taken, references, steps=options.peer_steps)
