@@ -6,9 +6,9 @@ Tiny bases taught as in the quick study learn from their own rollouts; held-out 
 Arms of a group differ in the order of pairs alone; the others are held against ``pairwise``, at as many pairs seen.
 In ``safety`` and ``helpfulness`` a case has at most 8 pairs and a step 32, as in the quick study; ``safety_8`` has 8
 pairs a step, which are one whole case in the tree's. ``safety_all`` takes every pair that the rule allows, about 26 a
-case, so that 32 neighbouring pairs are of a case or two. Its ``same_pairs_shuffled`` tells how much of a gap is due to
-the fewer cases seen; ``subtrees_of_4`` mix some ten cases into a step; ``tree_at_equal_tokens`` sees six times the
-pairs, for which its forward passes take about as many tokens as the pairwise ones.
+case: ``one_case_a_step`` takes those at once, ``same_pairs_shuffled`` tells how much of its gap is due to the fewer
+cases seen, ``one_case_at_equal_tokens`` sees six times the pairs, for which its forward passes take about as many
+tokens as the pairwise ones, and ``subtrees_of_4`` mix some ten cases into a step.
 
 Accuracy is the share of a case's held-out pairs whose implicit reward margin, beta (log-ratio of chosen - log-ratio of
 rejected), is above zero, averaged over cases with equal weight. Differences are paired by case, base and seed; their
@@ -51,6 +51,7 @@ BAR, LEVEL = 0.02, 0.9
 BUDGET = 16_384
 BASES = 2
 MARKS = (160, 320, 640)  # pairs seen; a stage of the quick study takes 20 steps of 32
+WIDE = PairOrder(pairs_per_step=32, trajectories_per_case=1000)
 PAIRWISE, TREE = PairOrder(pairs_per_step=32, pairwise=True), PairOrder(pairs_per_step=32)
 Floats = NDArray[np.float64]
 # The pairs of each step, endlessly, for a seed.
@@ -67,8 +68,8 @@ def by(order: PairOrder) -> Stream:
 
 
 def same_pairs_shuffled(data: OfficePairs, seed: int) -> Iterator[list[PreferencePair]]:
-    """The very pairs that the tree order takes up to the last mark, in random order: no case is left together."""
-    first = [pair for step in islice(by(TREE)(data, seed), MARKS[-1] // TREE.pairs_per_step) for pair in step]
+    """The very pairs that ``one_case_a_step`` takes up to the last mark, in random order: no case is left together."""
+    first = list(islice((pair for step in by(WIDE)(data, seed) for pair in step), MARKS[-1]))
     return pair_steps(first, data.encoded, PAIRWISE, seed=seed)
 
 
@@ -114,7 +115,8 @@ GROUPS = {
         arms={
             "pairwise": Arm(stream=by(PAIRWISE)),
             "tree": Arm(stream=by(TREE)),
-            "tree_at_equal_tokens": Arm(stream=by(TREE), times=6),
+            "one_case_a_step": Arm(stream=by(WIDE)),
+            "one_case_at_equal_tokens": Arm(stream=by(WIDE), times=6),
             "same_pairs_shuffled": Arm(stream=same_pairs_shuffled),
             "subtrees_of_4": Arm(stream=by(PairOrder(pairs_per_step=32, trajectories_per_case=4))),
         },

@@ -38,7 +38,7 @@ from holdfast.training.trees import count_tokens
 MASK: LossMask = "completion"  # what TRL's loss counts
 BUDGET = 32_768
 BETA, RATE = 0.1, 1e-5
-# Sub-trees of all of a case's trajectories, and steps cut at exactly so many pairs; with the steps to measure.
+# All pairs of a case a step; steps of so many pairs in sub-trees of 8, as a study takes them; pairs in random order.
 ORDERS = {
     "whole_case": PairOrder(pairs_per_step=1, trajectories_per_case=1000),
     "32_pairs": PairOrder(pairs_per_step=32),

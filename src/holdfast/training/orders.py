@@ -22,6 +22,8 @@ from holdfast.training.trees import count_tokens
 
 # Demonstrations are drawn from chunks of this many batches, each chunk sorted by length.
 _CHUNK_BATCHES = 50
+# Pairs of a sub-tree where nobody says: with 26 of a case in a row, as many pairs taught less (benchmarks/learning.py).
+_SUBTREE_PAIRS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +32,8 @@ class PairOrder:
 
     ``pairwise`` takes all pairs in one random order, ``pairs_per_step`` at a time, an epoch's last step with what is
     left: the order of ``RandomSampler`` under accelerate's seedable sampler. Otherwise an epoch takes the sub-trees of
-    all cases in random order. Without ``trajectories_per_case`` a sub-tree has about as many pairs as a step, and steps
-    are cut at exactly ``pairs_per_step``, across sub-trees and epochs; with it, a sub-tree has at most that many
+    all cases in random order. Without ``trajectories_per_case`` a sub-tree has about 8 pairs, and steps are cut at
+    exactly ``pairs_per_step``, across sub-trees and epochs; with it, a sub-tree has at most that many
     trajectories and is never cut: a step takes as many as fit into ``pairs_per_step`` pairs and ``tokens_per_step``
     tokens of their tree, and at least one. Smaller sub-trees mix more cases into a step, larger ones share more.
     """
@@ -87,18 +89,18 @@ def _cut_exactly(
     queue: list[PreferencePair] = []
     while True:
         while len(queue) < per_step:
-            for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, per_step), rng):
+            for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, min(per_step, _SUBTREE_PAIRS)), rng):
                 queue += subtree
         taken, queue = queue[:per_step], queue[per_step:]
         yield taken
 
 
-def _side_for(case: Sequence[PreferencePair], per_step: int) -> int:
-    """Trajectories on a side of a sub-tree that holds about ``per_step`` of a case's pairs."""
+def _side_for(case: Sequence[PreferencePair], count: int) -> int:
+    """Trajectories on a side of a sub-tree that holds about ``count`` of a case's pairs."""
     chosen, rejected = len({pair.chosen for pair in case}), len({pair.rejected for pair in case})
-    if len(case) <= per_step:
+    if len(case) <= count:
         return max(chosen, rejected)
-    return math.ceil(math.sqrt(per_step * chosen * rejected / len(case)))
+    return math.ceil(math.sqrt(count * chosen * rejected / len(case)))
 
 
 def shuffled_subtrees(
