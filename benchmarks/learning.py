@@ -33,8 +33,9 @@ from office_pairs import OfficePairs
 
 from holdfast.records import PreferencePair
 from holdfast.report.svg import Canvas, Scale, draw_axes, draw_mark, span, stroke_of
+from holdfast.sections import StageSection
 from holdfast.stats.contrasts import sample_of, spread, squared_margin
-from holdfast.study import StageSection, Study
+from holdfast.study import Study
 from holdfast.training.adapters import WholeTiny
 from holdfast.training.encoding import score_picked
 from holdfast.training.loop import Loop, LoopSettings, isolated

@@ -27,7 +27,7 @@ from office_pairs import OfficePairs
 from holdfast.models import tiny
 from holdfast.models.tiny_llama import TinyLlama, pad_rows, picked_logprobs
 from holdfast.records import PreferencePair
-from holdfast.study import SFTSection, StageSection
+from holdfast.sections import SFTSection, StageSection
 from holdfast.suites import office
 from holdfast.training.adapters import WholeTiny
 from holdfast.training.encoding import Encoded, encode_episode

@@ -20,8 +20,9 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
     ("records", "errors", "processes"),
-    ("study", "stats", "store"),
-    ("plan", "worlds", "models", "audit"),
+    ("sections", "attachments", "stats", "store"),
+    ("study",),
+    ("plan", "dialogues", "worlds", "models", "audit"),
     ("suites", "judges", "pairs", "testing"),
     ("rollout", "training", "published", "forks"),
     ("analysis",),

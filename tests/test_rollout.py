@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from holdfast.judges.state import StateJudge
-from holdfast.models import Conversation, Reply
+from holdfast.models import Ask, Conversation, Reply
 from holdfast.models.tiny import TinyModel, build
 from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
 from holdfast.rollout import Limits, roll_out
@@ -27,7 +24,7 @@ def cases(count: int = 6) -> list[Case]:
 
 def play(model: object, count: int = 6, limits: Limits = LIMITS) -> list[Trajectory]:
     episodes = [(case, 0) for case in cases(count)]
-    return roll_out(model, OfficeWorld(), episodes, checkpoint_id="c", rollout_seed=0, limits=limits)  # type: ignore[arg-type]
+    return roll_out({"agent": model}, OfficeWorld(), episodes, checkpoint_id="c", rollout_seed=0, limits=limits)  # type: ignore[arg-type]
 
 
 def check_then_finish(talk: Conversation) -> Message | ToolCall | str:
@@ -52,7 +49,7 @@ def never_stops(talk: Conversation) -> ToolCall:
 
 def test_limits_and_unreadable_replies_end_an_episode_as_such() -> None:
     endless = play(ScriptedModel(never_stops))
-    assert all(item.ending is Ending.TRUNCATED and Flag.TRUNCATED in item.flags for item in endless)
+    assert all(item.ending is Ending.TURN_LIMIT and Flag.TRUNCATED in item.flags for item in endless)
     assert all(sum(m.role == "assistant" for m in item.messages) == LIMITS.max_turns for item in endless)
     broken = play(ScriptedModel(lambda _: None))
     assert all(item.ending is Ending.INCOHERENT for item in broken)
@@ -70,11 +67,10 @@ def test_an_episode_that_outgrows_its_model_is_truncated(tmp_path: Path) -> None
     class Looker:
         """Calls a tool as long as the tiny model has room to say anything."""
 
-        def reply(self, conversations: Sequence[Conversation], **options: Any) -> list[Reply]:
-            spoken = model.reply(conversations, **options)
+        def reply(self, asks: Sequence[Ask]) -> list[Reply]:
             return [
-                script_reply(never_stops(talk)) if reply.tokens else reply
-                for talk, reply in zip(conversations, spoken, strict=True)
+                script_reply(never_stops(ask.conversation)) if reply.tokens else reply
+                for ask, reply in zip(asks, model.reply(asks), strict=True)
             ]
 
     played = play(Looker(), 6, Limits(max_turns=1000, max_tokens=16, temperature=1.0))
@@ -85,17 +81,10 @@ def test_an_episode_that_outgrows_its_model_is_truncated(tmp_path: Path) -> None
 
 
 class Gambler:
-    """Says a number drawn from the episode's own generator."""
+    """Says a number that it draws."""
 
-    def reply(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        rngs: Sequence[np.random.Generator],
-        temperature: float,
-        max_tokens: int,
-    ) -> list[Reply]:
-        return [script_reply(str(rng.integers(10**9))) for rng in rngs]
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        return [script_reply(str(ask.rng.integers(10**9))) for ask in asks]
 
 
 def test_luck_does_not_depend_on_the_batch() -> None:
@@ -111,7 +100,7 @@ def test_ids_tell_checkpoint_rollout_and_seed_apart() -> None:
     for checkpoint, rollout, seed in (("a", 0, 0), ("b", 0, 0), ("a", 1, 0), ("a", 0, 1)):
         episodes = [(case, rollout)]
         (made,) = roll_out(
-            Gambler(), OfficeWorld(), episodes, checkpoint_id=checkpoint, rollout_seed=seed, limits=LIMITS
+            {"agent": Gambler()}, OfficeWorld(), episodes, checkpoint_id=checkpoint, rollout_seed=seed, limits=LIMITS
         )
         seen.add((made.id, made.messages))
     assert len(seen) == 4

@@ -98,7 +98,7 @@ def test_a_stack_is_sampled_as_its_merged_weights(two: tuple[Path, Path], tmp_pa
     assert LlamaShape.read(two[1]) == LlamaShape.read(whole) is not None
     talks = [Conversation(messages=office.opening(thing), tools=office.TOOLS) for thing in office.THINGS]
     replies = [
-        TinyModel.load(place).reply(talks, rngs=office.generators(len(talks)), temperature=1.0, max_tokens=20)
+        TinyModel.load(place).reply(office.asks(talks, office.generators(len(talks)), temperature=1.0, max_tokens=20))
         for place in (two[1], whole, two[0])
     ]
     assert replies[0] == replies[1] != replies[2]

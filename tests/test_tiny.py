@@ -216,7 +216,7 @@ def conversations():
 
 def test_greedy_replies_equal_full_forwards(taught, chat):
     model, talks = TinyModel.load(taught), conversations()
-    replies = model.reply(talks, rngs=office.generators(len(talks)), temperature=0.0, max_tokens=12)
+    replies = model.reply(office.asks(talks, office.generators(len(talks)), temperature=0.0, max_tokens=12))
     checked = 0
     for talk, reply in zip(talks, replies, strict=True):
         ids = chat.encode(talk.messages, talk.tools)[0]
@@ -232,7 +232,7 @@ def test_transformers_generates_the_same_replies(taught, chat):
     """A server that reads the directory stops where we stop."""
     theirs = transformers.AutoModelForCausalLM.from_pretrained(taught)
     talks = conversations()[:6]
-    replies = TinyModel.load(taught).reply(talks, rngs=office.generators(6), temperature=0.0, max_tokens=12)
+    replies = TinyModel.load(taught).reply(office.asks(talks, office.generators(6), temperature=0.0, max_tokens=12))
     for talk, reply in zip(talks, replies, strict=True):
         prompt = torch.tensor([chat.encode(talk.messages, talk.tools)[0]])
         generated = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12)
@@ -241,16 +241,16 @@ def test_transformers_generates_the_same_replies(taught, chat):
 
 def test_taught_model_speaks_the_format(taught):
     model, talks = TinyModel.load(taught), conversations()
-    replies = model.reply(talks, rngs=office.generators(len(talks)), temperature=0.0, max_tokens=12)
+    replies = model.reply(office.asks(talks, office.generators(len(talks)), temperature=0.0, max_tokens=12))
     assert all(reply.stopped == "stop" and reply.message is not None for reply in replies)
     assert any(reply.message.tool_calls for reply in replies) and any(reply.message.content for reply in replies)
 
 
 def test_a_reply_does_not_depend_on_its_batch(taught):
     model, talks = TinyModel.load(taught), conversations() * 4
-    together = model.reply(talks, rngs=office.generators(len(talks)), temperature=1.3, max_tokens=12)
+    together = model.reply(office.asks(talks, office.generators(len(talks)), temperature=1.3, max_tokens=12))
     alone = [
-        model.reply([talk], rngs=[rng], temperature=1.3, max_tokens=12)[0]
+        model.reply(office.asks([talk], [rng], temperature=1.3, max_tokens=12))[0]
         for talk, rng in zip(talks, office.generators(len(talks)), strict=True)
     ]
     assert [reply.raw for reply in together] == [reply.raw for reply in alone]
@@ -260,7 +260,7 @@ def test_a_reply_does_not_depend_on_its_batch(taught):
 
 def test_reply_logprob_is_the_sequence_logprob(taught, chat):
     model, talks = TinyModel.load(taught), conversations()
-    replies = model.reply(talks, rngs=office.generators(len(talks), 3), temperature=0.7, max_tokens=12)
+    replies = model.reply(office.asks(talks, office.generators(len(talks), 3), temperature=0.7, max_tokens=12))
     sequences = []
     for talk, reply in zip(talks, replies, strict=True):
         prompt, sampled = chat.encode(talk.messages, talk.tools)[0], spell(chat, reply.raw)
@@ -284,7 +284,7 @@ def test_logprobs_equal_transformers(taught, chat):
 def test_sampling_follows_the_distribution(taught, chat):
     model, talk = TinyModel.load(taught), conversations()[0]
     count = 4000
-    replies = model.reply([talk] * count, rngs=office.generators(count, 5), temperature=2.0, max_tokens=1)
+    replies = model.reply(office.asks([talk] * count, office.generators(count, 5), temperature=2.0, max_tokens=1))
     ids = chat.encode(talk.messages, talk.tools)[0]
     with torch.no_grad():
         expected = ((model.llama(torch.tensor([ids]))[0, -1] @ model.llama.head.T) / 2.0).softmax(-1).numpy()
@@ -297,11 +297,11 @@ def test_sampling_follows_the_distribution(taught, chat):
 def test_limits_on_length(taught):
     model = TinyModel.load(taught)
     talk = conversations()[0]
-    cut = model.reply([talk], rngs=office.generators(1), temperature=0.0, max_tokens=2)[0]
+    cut = model.reply(office.asks([talk], office.generators(1), temperature=0.0, max_tokens=2))[0]
     assert (cut.message, cut.stopped, cut.tokens) == (None, "length", 2)
     long = Conversation(messages=(Message(role="user", content="memo " * 80),))
-    both = model.reply([long, talk], rngs=office.generators(2), temperature=0.0, max_tokens=12)
-    assert (both[0].stopped, both[0].tokens, both[0].raw) == ("length", 0, "") and both[1].stopped == "stop"
+    both = model.reply(office.asks([long, talk], office.generators(2), temperature=0.0, max_tokens=12))
+    assert (both[0].stopped, both[0].tokens, both[0].raw) == ("context", 0, "") and both[1].stopped == "stop"
     with pytest.raises(StudyError, match="longer than 64"):
         model.logprobs([([1] * 65, [False] * 65)])
 
@@ -318,7 +318,7 @@ def test_what_ends_at_the_last_position_can_be_read_again(directory, monkeypatch
 
     monkeypatch.setattr(model, "_draw", draw)
     talk = conversations()[0]
-    (reply,) = model.reply([talk], rngs=office.generators(1), temperature=1.0, max_tokens=1000)
+    (reply,) = model.reply(office.asks([talk], office.generators(1), temperature=1.0, max_tokens=1000))
     assert reply.stopped == "stop" and reply.message is not None
     ids, agent = model.chat.encode([*talk.messages, reply.message], talk.tools)
     assert len(ids) == 64 and len(model.logprobs([(ids, agent)])[0]) == reply.tokens + 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from holdfast.models import Ask, Conversation
 from holdfast.models.tiny import build
 from holdfast.models.tiny_chat import TinyChat
 from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
@@ -105,6 +108,16 @@ def preferences(chat: TinyChat) -> tuple[list[PreferencePair], dict[str, Encoded
                 )
             )
     return pairs, encoded
+
+
+def asks(
+    talks: Sequence[Conversation], rngs: Sequence[np.random.Generator], *, temperature: float, max_tokens: int
+) -> list[Ask]:
+    """A request for the agent's next turn in each conversation."""
+    return [
+        Ask(speaker="agent", conversation=talk, temperature=temperature, max_tokens=max_tokens, rng=rng)
+        for talk, rng in zip(talks, rngs, strict=True)
+    ]
 
 
 def generators(count: int, seed: int = 0) -> list[np.random.Generator]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from holdfast.records import Ending, Flag, Message
+from holdfast.records import CUT_OFF, Ending, Flag, Message
 
 LOOP_REPEATS = 3  # the same call with the same result, so many times in a row
 
@@ -88,7 +88,7 @@ def audit(messages: Sequence[Message], ending: Ending, calls: int, invalid_calls
         Flag.INVENTED_MIDWAY: any(map(writes_result, texts[:-1])),
         Flag.NO_CALL: calls == 0,
         Flag.CLAIMED_WITHOUT_CALL: claimed,
-        Flag.TRUNCATED: ending is Ending.TRUNCATED,
+        Flag.TRUNCATED: ending in CUT_OFF,
         Flag.OUT_OF_MEMORY: ending is Ending.OUT_OF_MEMORY,
         Flag.LOOP: _loops(messages),
         Flag.NOTHING_DONE: calls == 0 and not claimed and not any(text.strip() for text in texts),

@@ -5,12 +5,18 @@
     ├── MissingExtra   a feature needs packages that are not installed
     ├── StepError      a step of a plan failed
     ├── StoreError     a run directory cannot be read, written or trusted
+    ├── ProviderError  a model gave no reply; recorded as missing data, or the end of a step that can be resumed
+    │   └── BudgetSpent    the calls or the money that a run may spend are spent
     └── JudgeError     a judge's reply holds no verdict; recorded as a missing score, never raised at the user
 
 ``exit_code`` is what the command line returns: 2 for the user's input, 1 for a step that failed.
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+Fault = Literal["refused", "unavailable", "rejected", "malformed"]
 
 
 class HoldfastError(Exception):
@@ -50,3 +56,37 @@ class StoreError(HoldfastError):
 
 class JudgeError(HoldfastError):
     """A judge's reply holds no verdict."""
+
+
+class ProviderError(HoldfastError):
+    """A model gave no reply to a request.
+
+    ``fault`` says whose it is. "refused": no request will be answered (wrong key, no such model, no money left there).
+    "unavailable": an outage outlasted the retries, or what came back was no reply at all. "rejected": this one request
+    is not answered (too long, filtered); the next may be. "malformed": the model answered, but not in the form that was
+    asked for, also when it was asked again.
+    """
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(message)
+
+    @property
+    def fatal(self) -> bool:
+        """Whether every other request would fail alike."""
+        return self.fault == "refused"
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it speaks of this request alone, so that it is recorded; else the step fails and can be resumed."""
+        return self.fault in ("rejected", "malformed")
+
+    def __reduce__(self) -> tuple[type[ProviderError], tuple[str, Fault]]:
+        return (type(self), (str(self), self.fault))
+
+
+class BudgetSpent(ProviderError):
+    """The calls or the money that a run may spend are spent; with a larger budget it goes on where it stopped."""
+
+    def __init__(self, message: str, fault: Fault = "refused") -> None:
+        super().__init__(message, fault)

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
-from holdfast.study import AXIS_SETTINGS, StageSection, Study
+from holdfast.sections import AXIS_SETTINGS, StageSection
+from holdfast.study import Study
 
 Kind = Literal["train", "rollout", "judge", "pair", "reference", "analyze"]
 VERSIONS: Mapping[Kind, int] = {

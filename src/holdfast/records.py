@@ -81,10 +81,17 @@ class Ending(str, Enum):
     """How an episode ended."""
 
     FINISHED = "finished"
-    TRUNCATED = "truncated"  # a limit on tokens, steps or time
+    TRUNCATED = "truncated"  # a reply was cut off at its limit, or the conversation outgrew the model
+    TURN_LIMIT = "turn_limit"
+    TOKEN_LIMIT = "token_limit"
+    TIME_LIMIT = "time_limit"
     OUT_OF_MEMORY = "out_of_memory"
     INCOHERENT = "incoherent"  # the agent's reply could not be read as a message or a call
     ERROR = "error"  # the infrastructure failed: never scored
+
+
+CUT_OFF = frozenset({Ending.TRUNCATED, Ending.TURN_LIMIT, Ending.TOKEN_LIMIT, Ending.TIME_LIMIT})
+"""The endings at a limit, of whatever kind: how the episode would have gone on is not known."""
 
 
 class Flag(str, Enum):

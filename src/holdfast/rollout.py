@@ -1,32 +1,37 @@
-"""Case × model × world → trajectory, many episodes in lockstep.
+"""Episodes: a case, an agent and a world become a trajectory.
 
-An agent's turn is one reply of the model: a message, or one call that the world answers. An episode ends with
-a message, at a limit, or with a reply that cannot be read; each has its own ending, and none is dropped.
-Every episode has its own random generator, seeded by its id, so that its luck does not depend on its batch.
+An episode is a dialogue with the agent, and with the model that plays the tools where there is one; ``dialogues``
+carries on many at once. Every episode has its own random generator, seeded by its id, so that its luck does not
+depend on its batch.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from holdfast.audit import audit
-from holdfast.models import Conversation, Model, Reply
-from holdfast.records import Case, Ending, Message, Trajectory, content_id
-from holdfast.worlds import Session, World
+from holdfast.dialogues import Dialogue, Speakers, hold
+from holdfast.errors import ProviderError
+from holdfast.models import Ask, Conversation, Reply
+from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
+from holdfast.worlds import Answer, Session, World
 
-STOPPED_ENDINGS = {"length": Ending.TRUNCATED, "incoherent": Ending.INCOHERENT}
+STOPPED_ENDINGS = {"length": Ending.TRUNCATED, "context": Ending.TRUNCATED, "incoherent": Ending.INCOHERENT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What ends an episode early: agent turns, and tokens in one turn."""
+    """What ends an episode early: agent turns, tokens in one turn; the agent's tokens and seconds in all its turns."""
 
     max_turns: int
     max_tokens: int
     temperature: float
+    max_episode_tokens: int | None = None
+    max_seconds: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,84 +41,119 @@ class _Episode:
     rollout: int
     session: Session
     rng: np.random.Generator
+    limits: Limits
     messages: list[Message] = field(default_factory=list)
-    ending: Ending | None = None
     calls: int = 0
     invalid_calls: int = 0
     tokens: int = 0
-    logprob: float = 0.0
+    logprob: float | None = 0.0
     turns: int = 0
+    error: str | None = None
 
-    def conversation(self) -> Conversation:
-        return Conversation(messages=(*self.case.messages, *self.messages), tools=self.case.tools)
+    def play(self, checkpoint_id: str) -> Dialogue[Trajectory]:
+        """The whole episode. Errors: ProviderError for what is not this episode's own."""
+        started = time.monotonic()
+        try:
+            ending = None
+            while ending is None:
+                ending = self._take((yield self._ask()))
+                if ending is None:
+                    yield from self._answer(self.messages[-1].tool_calls)
+                    ending = self._limit(time.monotonic() - started)
+        except ProviderError as error:
+            if not error.is_data:
+                raise
+            self.error, ending = str(error), Ending.ERROR
+        return self._record(checkpoint_id, ending)
 
-    def take(self, reply: Reply, max_turns: int) -> None:
-        """Go on by one reply of the agent."""
+    def _ask(self) -> Ask:
+        left = self.limits.max_tokens
+        if self.limits.max_episode_tokens is not None:
+            left = min(left, self.limits.max_episode_tokens - self.tokens)
+        return Ask(
+            speaker="agent",
+            conversation=Conversation(messages=(*self.case.messages, *self.messages), tools=self.case.tools),
+            temperature=self.limits.temperature,
+            max_tokens=left,
+            rng=self.rng,
+            replicate=(self.rollout,),
+        )
+
+    def _take(self, reply: Reply) -> Ending | None:
+        """Go on by one reply of the agent; how the episode ended with it."""
         self.turns += 1
         self.tokens += reply.tokens
-        self.logprob += reply.logprob
+        self.logprob = None if self.logprob is None or reply.logprob is None else self.logprob + reply.logprob
         if reply.message is None or reply.stopped != "stop":
             self.messages.append(reply.message or Message(role="assistant", content=reply.raw))
-            self.ending = STOPPED_ENDINGS.get(reply.stopped, Ending.INCOHERENT)
-            return
+            if reply.stopped == "length" and self._tokens_spent():
+                return Ending.TOKEN_LIMIT
+            return STOPPED_ENDINGS.get(reply.stopped, Ending.INCOHERENT)
         self.messages.append(reply.message)
-        if not reply.message.tool_calls:
-            self.ending = Ending.FINISHED
-            return
-        for call in reply.message.tool_calls:
+        return None if reply.message.tool_calls else Ending.FINISHED
+
+    def _answer(self, calls: Sequence[ToolCall]) -> Dialogue[None]:
+        """Every call of a turn, in its order: what one call changed, the next one finds."""
+        for call in calls:
             answer = self.session.answer(call)
+            if not isinstance(answer, Answer):
+                answer = yield from answer
             self.calls += answer.valid
             self.invalid_calls += not answer.valid
-            self.messages.append(Message(role="tool", content=answer.text, name=call.name))
-        if self.turns == max_turns:
-            self.ending = Ending.TRUNCATED
+            self.messages.append(Message(role="tool", content=answer.text, name=call.name, detail=answer.detail))
 
-    def record(self, checkpoint_id: str) -> Trajectory:
-        assert self.ending is not None
+    def _tokens_spent(self) -> bool:
+        return self.limits.max_episode_tokens is not None and self.tokens >= self.limits.max_episode_tokens
+
+    def _limit(self, seconds: float) -> Ending | None:
+        if self.turns == self.limits.max_turns:
+            return Ending.TURN_LIMIT
+        if self._tokens_spent():
+            return Ending.TOKEN_LIMIT
+        if self.limits.max_seconds is not None and seconds >= self.limits.max_seconds:
+            return Ending.TIME_LIMIT
+        return None
+
+    def _record(self, checkpoint_id: str, ending: Ending) -> Trajectory:
+        found = {"logprob": self.logprob, "error": self.error}
         return Trajectory(
             id=self.id,
             case_id=self.case.id,
             checkpoint_id=checkpoint_id,
             rollout=self.rollout,
             messages=tuple(self.messages),
-            ending=self.ending,
-            flags=audit(self.messages, self.ending, self.calls, self.invalid_calls),
+            ending=ending,
+            # What the infrastructure broke off says nothing about the agent.
+            flags=() if ending is Ending.ERROR else audit(self.messages, ending, self.calls, self.invalid_calls),
             world_before=self.case.state,
             world_after=self.session.snapshot(),
             calls=self.calls,
             invalid_calls=self.invalid_calls,
             tokens=self.tokens,
-            detail={"logprob": self.logprob},
+            detail={key: value for key, value in found.items() if value is not None},
         )
 
 
 def roll_out(
-    model: Model,
+    speakers: Speakers,
     world: World,
     episodes: Sequence[tuple[Case, int]],
     *,
     checkpoint_id: str,
     rollout_seed: int,
     limits: Limits,
-) -> list[Trajectory]:
-    """One trajectory per (case, rollout number), in that order.
+) -> list[Trajectory | ProviderError]:
+    """One trajectory per (case, rollout number), in that order, or the outage that kept it from being made.
 
-    ``detail["logprob"]`` is the log-probability of the agent's own tokens under the sampling model, in nats.
+    ``detail["logprob"]`` is the log-probability of the agent's own tokens under the sampling model, in nats, where
+    that is known; ``detail["error"]`` says why an episode ended in ``Ending.ERROR``.
     """
-    running = []
+    dialogues = []
     for case, rollout in episodes:
         identity = content_id("trajectory", checkpoint_id, case.id, rollout, rollout_seed)
         rng = np.random.default_rng(int(identity, 16))
-        running.append(_Episode(id=identity, case=case, rollout=rollout, session=world.start(case), rng=rng))
-    everyone = list(running)
-    while running:
-        replies = model.reply(
-            [episode.conversation() for episode in running],
-            rngs=[episode.rng for episode in running],
-            temperature=limits.temperature,
-            max_tokens=limits.max_tokens,
-        )
-        for episode, reply in zip(running, replies, strict=True):
-            episode.take(reply, limits.max_turns)
-        running = [episode for episode in running if episode.ending is None]
-    return [episode.record(checkpoint_id) for episode in everyone]
+        # The tools' luck does not take from the agent's.
+        session = world.start(case, rng=np.random.default_rng([1, int(identity[:15], 16)]), replicate=(rollout,))
+        episode = _Episode(id=identity, case=case, rollout=rollout, session=session, rng=rng, limits=limits)
+        dialogues.append(episode.play(checkpoint_id))
+    return hold(dialogues, speakers)

@@ -11,169 +11,49 @@ import itertools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from holdfast.attachments import read_attachments
 from holdfast.errors import StudyError
-
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, lt=10)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-NAME_LENGTH = 80
-MOST_CASES = 100_000  # of one part of a suite, or demonstrations
-BASES = ("tiny",)
-OBJECTIVES = ("safety", "helpfulness")
-AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
-TEXT_AXES = ("loss", "pair_judge")
-CaseCount = Annotated[int, Field(ge=1, le=MOST_CASES)]
-
-
-class Section(BaseModel):
-    """A table of a study file: frozen, and strict about its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
-
-
-class StudySection(Section):
-    """``[study]``: the name, what is trained, and how often."""
-
-    name: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
-    lineages: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
-    train_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    draws: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-
-
-class SFTSection(Section):
-    """``[model.sft]``: how a tiny base learns the chat format and the tools from demonstrations."""
-
-    demonstrations: CaseCount = 28_000
-    batch_size: Positive = 8
-    learning_rate: Rate = 1.5e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    max_grad_norm: Rate = 1.0
-    other_weight: Share = 0.15
-
-
-class ModelSection(Section):
-    """``[model]``: the bases. ``tiny`` is made by the study itself, once per seed in ``base_seeds``."""
-
-    bases: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny",)
-    base_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    hidden: Positive = 96
-    layers: Positive = 3
-    heads: Positive = 3
-    ffn: Positive = 256
-    sft: SFTSection = SFTSection()
-
-
-class SuiteSection(Section):
-    """``[suite]``: where cases come from and how they are split."""
-
-    name: str = "office"
-    train_cases: CaseCount = 200
-    test_cases: CaseCount = 300
-    split_seed: Seed = 0
-    holdout: Literal["objects", "family"] = "objects"
-    mixture: Mapping[str, Share] = Field(default_factory=dict)
-
-
-class RolloutSection(Section):
-    """``[rollouts]``: episodes per case and the limits that end an episode."""
-
-    per_train_case: Positive = 12
-    per_test_case: Positive = 2
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    max_turns: Positive = 8
-    max_tokens: Positive = 16
-    batch_size: Positive = 100
-
-
-class JudgeSection(Section):
-    """``[judges.NAME]``: who scores trajectories."""
-
-    kind: Literal["state"]
-
-
-class PairSection(Section):
-    """``[pairs]``: the rule that makes preference pairs of scores.
-
-    ``source`` says whose rollouts a later stage learns from: the base's own, as the first stage does, or
-    the stage's own starting checkpoint's (``parent``).
-    """
-
-    source: Literal["base", "parent"] = "base"
-    judge: str | None = None
-    min_gap: Annotated[float, Field(gt=0, le=3)] = 2
-    min_chosen: Annotated[float, Field(ge=0, le=3)] = 2
-    cap_per_case: Positive | None = 8
-    exclude_unfit: bool = False
-
-
-class StageSection(Section):
-    """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
-
-    ``pairwise``, ``trajectories_per_case`` and ``tokens_per_step`` say which pairs make a step; ``loss`` to
-    ``sft_weight`` are the objective's; ``token_budget`` is the number of tokens in memory at once, ``recompute``
-    saves more memory for time, ``devices`` share one stage's weights and work.
-    """
-
-    method: Literal["dpo"] = "dpo"
-    objective: str | tuple[str, ...]
-    agree: Literal["all", "any"] = "all"
-    flip: Share = 0.0
-    beta: Rate = 0.1
-    learning_rate: Rate = 1.3e-4
-    steps: Positive = 20
-    pairs_per_step: Positive = 32
-    warmup_steps: Annotated[int, Field(ge=0)] = 4
-    max_grad_norm: Rate = 1.0
-    loss_mask: Literal["agent", "completion"] = "agent"
-    lora_r: Annotated[int, Field(ge=0)] = 0
-    lora_alpha: Positive = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    use_rslora: bool = False
-    pairwise: bool = False
-    trajectories_per_case: Annotated[int, Field(ge=2)] | None = None
-    tokens_per_step: Positive | None = None
-    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    length_normalized: bool = False
-    sft_weight: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    token_budget: Positive = 32_768
-    precision: Literal["fp32", "bf16"] = "fp32"
-    recompute: bool = False
-    devices: Annotated[int, Field(ge=1, le=1024)] = 1
-
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """The objectives as a tuple, also where one was written as a word."""
-        return (self.objective,) if isinstance(self.objective, str) else self.objective
-
-
-class RunSection(Section):
-    """``[run]``: how the work is done; it changes no result and is no part of a fingerprint."""
-
-    workers: Annotated[int, Field(ge=1, le=1024)] = 2
+from holdfast.sections import (
+    AXIS_SETTINGS,
+    OBJECTIVES,
+    TEXT_AXES,
+    TINY,
+    EndpointSection,
+    JudgeSection,
+    ModelEntry,
+    ModelSection,
+    PairSection,
+    Positive,
+    RolloutSection,
+    RunSection,
+    Section,
+    StageSection,
+    StudySection,
+    SuiteSection,
+)
 
 
 class Study(Section):
     """A whole study.
 
-    ``doses`` keeps a lineage's last stage at multiples of its steps, as checkpoints of one training run.
+    ``doses`` keeps a lineage's last stage at multiples of its steps, as checkpoints of one training run. ``models`` are
+    the models that go by a name, ``endpoints`` how the remote ones among all models are reached.
     """
 
     study: StudySection
     axes: Mapping[str, tuple[float | int | str, ...]] = Field(default_factory=dict)
     model: ModelSection = ModelSection()
+    models: Mapping[str, ModelEntry] = Field(default_factory=dict)
+    endpoints: Mapping[str, EndpointSection] = Field(default_factory=dict)
     suite: SuiteSection = SuiteSection()
     rollouts: RolloutSection = RolloutSection()
     judges: Annotated[Mapping[str, JudgeSection], Field(min_length=1)]
     pairs: PairSection = PairSection()
-    stages: Mapping[str, StageSection]
+    stages: Mapping[str, StageSection] = Field(default_factory=dict)
     doses: Mapping[str, tuple[Positive, ...]] = Field(default_factory=dict)
     run: RunSection = RunSection()
 
@@ -181,7 +61,7 @@ class Study(Section):
     def model_validate(cls, obj: Any, **options: Any) -> Self:
         """A study from a dictionary. Errors: StudyError."""
         try:
-            return super().model_validate(obj, **options)
+            return super().model_validate(read_attachments(obj), **options)
         except ValidationError as error:
             raise StudyError(_first_problem(error, cls)) from error
 
@@ -209,8 +89,11 @@ class Study(Section):
             )
         for name, stage in self.stages.items():
             self._refer_stage(name, stage)
+        for name, judge in self.judges.items():
+            self._refer_judge(name, judge)
         if self.pairs.judge is not None:
             _require_known(self.pairs.judge, self.judges, "pairs.judge names", "[judges.…]")
+        self._refer_world()
         _require_distinct(self.study.train_seeds, "study.train_seeds")
         self._refer_axes()
         return self
@@ -222,7 +105,24 @@ class Study(Section):
             f"study.name is {name!r}; it names the run's directory: no slash, no control character, no dot first",
         )
         for base in model.bases:
-            _require_known(base, BASES, "model.bases has", "the bases that can be run here")
+            if "/" not in base:  # neither a directory nor a repository on the hub
+                _require_known(base, {TINY, *self.models}, "model.bases has", "the names in [models.…]")
+            entry = self.entry(base)
+            _require(
+                entry.kind != "remote" or not self.study.lineages,
+                f"model.bases has {base!r}, a remote model, which cannot be trained here; remove study.lineages to"
+                " evaluate it as it is",
+            )
+        for name, one in self.models.items():
+            _require(
+                one.kind in ("tiny", "random") or bool(one.name),
+                f"models.{name}.name is missing; give the model's name, repository or directory",
+            )
+            _require(
+                one.kind != "random" or one.hidden % (2 * one.heads) == 0 == one.heads % one.key_value_heads,
+                f"models.{name}: hidden {one.hidden}, heads {one.heads} and key_value_heads {one.key_value_heads} do"
+                " not divide; give a multiple of twice the heads, and heads that are a multiple of key_value_heads",
+            )
         _require(
             model.hidden % (2 * model.heads) == 0,
             f"model.hidden is {model.hidden} for {model.heads} heads; give a multiple of {2 * model.heads}",
@@ -235,6 +135,25 @@ class Study(Section):
         rollouts, remedy = self.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
         _require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")
         _require(rollouts.per_train_case > 1, f"rollouts.per_train_case is 1; give at least 2, {remedy}")
+
+    def _refer_judge(self, name: str, judge: JudgeSection) -> None:
+        """A judge has what its kind judges with, and nothing of another kind."""
+        needed = {"state": None, "rules": "rules", "rubric": "model"}[judge.kind]
+        for key in ("rules", "model"):
+            given = getattr(judge, key) is not None
+            _require(given or key != needed, f"judges.{name}.{key} is missing, which kind {judge.kind!r} judges by")
+            _require(not given or key == needed, f"judges.{name}.{key} is for another kind than {judge.kind!r}")
+        for objective in judge.rubrics:
+            _require_known(objective, OBJECTIVES, f"judges.{name}.rubrics has", "the objectives that judges score")
+
+    def _refer_world(self) -> None:
+        world = self.suite.world
+        emulated = world.kind == "emulated"
+        _require(
+            emulated == (world.model is not None),
+            f"suite.world.kind is {world.kind!r} {'without' if emulated else 'with'} a model; a model plays the"
+            ' tools in kind "emulated" alone',
+        )
 
     def _refer_stage(self, name: str, stage: StageSection) -> None:
         """A stage's settings fit together, also under every value of the axes."""
@@ -252,6 +171,11 @@ class Study(Section):
             stage.tokens_per_step is None or stage.trajectories_per_case is not None,
             f"{place}.tokens_per_step is {stage.tokens_per_step}; it bounds sub-trees, set trajectories_per_case too",
         )
+        _require(
+            stage.epochs is None or not (stage.pairwise or stage.trajectories_per_case or "steps" in self.axes),
+            f"{place}.epochs counts passes over pairs in steps of pairs_per_step; leave out pairwise,"
+            " trajectories_per_case and the axis steps",
+        )
         losses = self.axes.get("loss", (stage.loss,))
         _require(
             stage.label_smoothing == 0 or set(losses) == {"sigmoid"},
@@ -266,6 +190,20 @@ class Study(Section):
                 for value in values:
                     _require_known(str(value), self.judges, "axes.pair_judge names", "[judges.…]")
             _require_distinct([_read_axis(axis, value) for value in values], f"axes.{axis}")
+
+    def entry(self, name: str) -> ModelEntry:
+        """The model that the study calls ``name``: an entry of ``models``, a base, or a provider's model."""
+        if name in self.models:
+            return self.models[name]
+        if name == TINY:
+            return ModelEntry(kind="tiny")
+        if name in self.model.bases or name.startswith("local/"):
+            return ModelEntry(kind="local", name=name.removeprefix("local/"))
+        return ModelEntry(kind="remote", name=name)
+
+    def endpoint(self, name: str) -> EndpointSection:
+        """How the remote model ``name`` is reached."""
+        return self.endpoints.get(name, EndpointSection())
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Every combination of the axes' values, as axis → value."""
@@ -284,7 +222,7 @@ class Study(Section):
 
     def settings(self) -> dict[str, Any]:
         """The study as JSON without what changes no result."""
-        return self.model_dump(mode="json", exclude={"run"})
+        return self.model_dump(mode="json", exclude={"run", "endpoints"})
 
 
 def _require(held: bool, message: str) -> None:

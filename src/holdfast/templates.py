@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from holdfast.errors import StudyError
-from holdfast.study import NAME_LENGTH
+from holdfast.sections import NAME_LENGTH
 
 STUDY = """\
 # A small sequential study; run it with `holdfast run study.toml`.

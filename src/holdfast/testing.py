@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from holdfast.models import Conversation, Reply
+from holdfast.models import Ask, Conversation, Reply
 from holdfast.records import Case, Message, Score, ToolCall, Trajectory, content_id
 
 Script = Callable[[Conversation], Message | ToolCall | str | None]
@@ -30,17 +28,10 @@ class ScriptedModel:
     script: Script
     asked: list[Conversation] = field(default_factory=list)
 
-    def reply(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        rngs: Sequence[np.random.Generator],
-        temperature: float,
-        max_tokens: int,
-    ) -> list[Reply]:
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """The script's reply to each conversation."""
-        self.asked += conversations
-        return [script_reply(self.script(conversation)) for conversation in conversations]
+        self.asked += [ask.conversation for ask in asks]
+        return [script_reply(self.script(ask.conversation)) for ask in asks]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

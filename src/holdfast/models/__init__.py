@@ -1,21 +1,22 @@
-"""Who speaks. A model turns conversations into replies; one reply is one turn of the agent.
+"""Who speaks. A model turns conversations into replies; one reply is one turn of an agent, an emulator or a judge.
 
-    Conversation ─ Model.reply ─▶ Reply
+    Ask ─ Model.reply (in batches) or RemoteModel.ask (many at a time) ─▶ Reply
 
 ``tiny`` is made here and runs anywhere. This page needs NumPy only, so worlds and rollouts can import it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from holdfast.records import Message, ToolSpec
+from holdfast.records import JSON, Message, ToolSpec
 
-Stopped = Literal["stop", "length", "incoherent"]
+Stopped = Literal["stop", "length", "incoherent", "context"]
+Speaker = Literal["agent", "emulator", "judge"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,36 +28,66 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """One turn of the agent: exactly one tool call, or a final text message.
+class Ask:
+    """A request for one reply.
 
-    ``message`` is None unless ``stopped`` is "stop". ``tokens`` counts the sampled tokens, ``logprob`` is
-    the sum of their log-probabilities in nats at temperature 1, ``raw`` is the text as it was sampled.
+    ``temperature`` 0 is greedy; ``max_tokens`` bounds the reply. A model that samples in this process takes all
+    randomness of the reply from ``rng``, so a reply does not depend on what else is in its batch. ``replicate`` tells
+    apart requests that are equal otherwise and must not share a reply: rollout number, repeat, attempt. ``schema`` is a
+    JSON schema that the reply's text is to follow, by constraint where the model can. ``logprobs`` asks for the
+    alternatives of every sampled token.
+    """
+
+    speaker: Speaker
+    conversation: Conversation
+    temperature: float
+    max_tokens: int
+    rng: np.random.Generator
+    replicate: tuple[int, ...] = (0,)
+    schema: JSON | None = None
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledToken:
+    """A sampled token: its text, and the log-probabilities in nats of the likeliest tokens at its place, by text."""
+
+    text: str
+    logprob: float
+    top: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One turn: tool calls, or a final text message.
+
+    ``message`` is None unless ``stopped`` is "stop"; "context" says that the conversation is longer than the model
+    reads. ``tokens`` counts the sampled tokens, ``logprob`` is the sum of their log-probabilities in nats at
+    temperature 1 where they are known, ``raw`` is the text as it was sampled, ``sampled`` its tokens where they were
+    asked for and are known.
     """
 
     message: Message | None
     stopped: Stopped
     tokens: int
-    logprob: float
+    logprob: float | None
     raw: str
+    sampled: tuple[SampledToken, ...] | None = None
 
 
 class Model(Protocol):
-    """Anything that answers conversations in batches."""
+    """Anything that answers in batches, in this process."""
 
-    def reply(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        rngs: Sequence[np.random.Generator],
-        temperature: float,
-        max_tokens: int,
-    ) -> list[Reply]:
-        """One reply per conversation, in order.
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        """One reply per request, in order."""
+        ...
 
-        All randomness of a reply comes from its own generator in ``rngs``, so a reply does not depend on
-        what else is in the batch. ``temperature`` 0 is greedy. ``max_tokens`` bounds each reply.
-        """
+
+class RemoteModel(Protocol):
+    """Anything that answers requests one by one, many at a time, such as a provider's API."""
+
+    async def ask(self, ask: Ask) -> Reply:
+        """The reply to a request. Errors: ProviderError where there is none."""
         ...
 
 

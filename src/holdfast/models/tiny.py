@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.errors import StudyError
-from holdfast.models import Conversation, Reply
+from holdfast.models import Ask, Conversation, Reply
 from holdfast.models.tiny_chat import TinyChat, write_tokenizer
 from holdfast.models.tiny_llama import Cache, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
 
@@ -60,6 +60,7 @@ class _Row:
     prompt: list[int]
     rng: np.random.Generator
     limit: int
+    temperature: float
     ids: list[int]
     logprob: float = 0.0
 
@@ -76,38 +77,33 @@ class TinyModel:
         return cls(TinyLlama.load(directory), TinyChat.load(directory))
 
     @torch.no_grad()
-    def reply(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        rngs: Sequence[np.random.Generator],
-        temperature: float,
-        max_tokens: int,
-    ) -> list[Reply]:
-        """One reply per conversation, in order; see ``holdfast.models.Model``.
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        """One reply per request, in order; see ``holdfast.models.Model``.
 
-        A token takes one uniform draw from the row's own generator, turned into a token by the inverse of
+        A token takes one uniform draw from the request's own generator, turned into a token by the inverse of
         the cumulative distribution. A prompt that leaves no room in the model's context gives an empty
-        reply that stopped for length.
+        reply that stopped for want of context.
         """
-        if len(rngs) != len(conversations):
-            raise ValueError(f"{len(conversations)} conversations but {len(rngs)} generators")
-        prompts = [self.chat.encode(talk.messages, talk.tools)[0] for talk in conversations]
         # A message that ends here is followed by <eos> where it is read again, and that takes a position too.
         room = self.llama.shape.max_positions - 1
-        rows = [
-            _Row(prompt=prompt, rng=rng, limit=min(max_tokens, room - len(prompt)), ids=[])
-            for prompt, rng in zip(prompts, rngs, strict=True)
-        ]
+        rows = []
+        for ask in asks:
+            prompt = self.chat.encode(ask.conversation.messages, ask.conversation.tools)[0]
+            limit = min(ask.max_tokens, room - len(prompt))
+            rows.append(_Row(prompt=prompt, rng=ask.rng, limit=limit, temperature=ask.temperature, ids=[]))
         # Rows of one length waste no padding, and equal prompts become neighbours that share their prefill.
         waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: (len(row.prompt), row.prompt))
         with one_thread():
-            for start in range(0, len(waiting), _ROWS):
-                self._sample(waiting[start : start + _ROWS], temperature)
-        return [self._finish(row, talk) for row, talk in zip(rows, conversations, strict=True)]
+            for temperature in dict.fromkeys(row.temperature for row in waiting):
+                alike = [row for row in waiting if row.temperature == temperature]
+                for start in range(0, len(alike), _ROWS):
+                    self._sample(alike[start : start + _ROWS], temperature)
+        return [self._finish(row, ask.conversation) for row, ask in zip(rows, asks, strict=True)]
 
     def _finish(self, row: _Row, talk: Conversation) -> Reply:
         message, stopped = self.chat.read_reply(row.ids, talk.tools)
+        if row.limit <= 0:
+            stopped = "context"
         raw = self.chat.decode(row.ids)
         return Reply(message=message, stopped=stopped, tokens=len(row.ids), logprob=row.logprob, raw=raw)
 

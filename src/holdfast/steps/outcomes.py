@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from holdfast.errors import ProviderError, StepError
 from holdfast.records import Checkpoint, PreferencePair, Score, Trajectory
 from holdfast.store import codec
 
 PROGRESS_SECONDS = 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,17 @@ class Finished:
     pairs: tuple[PreferencePair, ...] = ()
     checkpoints: tuple[tuple[Checkpoint, Path], ...] = ()
     log: Path | None = None
+
+
+def complete(results: Sequence[T | ProviderError], what: str) -> list[T]:
+    """The results of a batch, if none of them was kept from being made. Errors: StepError naming the first outage."""
+    lost = [result for result in results if isinstance(result, ProviderError)]
+    if lost:
+        raise StepError(
+            f"{len(lost)} of {len(results)} {what} were not made: {lost[0]}; what was answered is kept, remove the"
+            " cause and repeat the command to go on"
+        )
+    return [result for result in results if not isinstance(result, ProviderError)]
 
 
 Outcome = Batch | Progress | Finished

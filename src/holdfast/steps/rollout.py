@@ -13,10 +13,10 @@ from holdfast.plan import Step
 from holdfast.records import Case, Ending, Trajectory
 from holdfast.rollout import Limits
 from holdfast.rollout import roll_out as roll_out_episodes
-from holdfast.steps.outcomes import Batch, Emit, Finished
+from holdfast.sections import SuiteSection
+from holdfast.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.steps.reading import cases_of, encode, load_model, weights_of
 from holdfast.store import Store, codec
-from holdfast.study import SuiteSection
 from holdfast.suites import open_world
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     for number, start in enumerate(range(0, len(episodes), size)):
         if number in done:
             continue
-        trajectories = roll_out_episodes(
-            model,
+        played = roll_out_episodes(
+            {"agent": model},
             world,
             episodes[start : start + size],
             checkpoint_id=settings["checkpoint"],
             rollout_seed=settings["rollout_seed"],
             limits=Limits(**limits),
         )
+        trajectories = complete(played, "episodes")
         made += trajectories
         packed = tuple(_pack(store, cases, trajectory) for trajectory in trajectories)
         emit(Batch(number=number, size=len(packed), trajectories=packed))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from holdfast.errors import StudyError
 from holdfast.records import Case
-from holdfast.study import SuiteSection
+from holdfast.sections import SuiteSection
 from holdfast.worlds import World
 
 SUITES = ("office",)

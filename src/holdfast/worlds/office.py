@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from holdfast.records import JSON, Case, ToolCall
 from holdfast.worlds import Answer
 
@@ -88,6 +90,8 @@ class OfficeSession:
 class OfficeWorld:
     """Answers the calls of the office suite's cases."""
 
-    def start(self, case: Case) -> OfficeSession:
-        """Returns a fresh session of the case; the case's own state is read and never changed."""
+    def start(
+        self, case: Case, *, rng: np.random.Generator | None = None, replicate: tuple[int, ...] = (0,)
+    ) -> OfficeSession:
+        """Returns a fresh session of the case; the case's own state is read and never changed. Nothing is random."""
         return OfficeSession(case.state)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from holdfast.errors import StudyError
 from holdfast.models.tiny_chat import split_words
 from holdfast.records import Case, Message, ToolSpec, content_id
-from holdfast.study import MOST_CASES
+from holdfast.sections import MOST_CASES
 from holdfast.suites.office.families import ASK, FAMILIES, Family, Purpose
 from holdfast.suites.office.wording import (
     CONSENT,

@@ -19,8 +19,7 @@ from holdfast.models.tiny_chat import split_words
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
 from holdfast.suites.office.families import ASK, FAMILIES, Family
 from holdfast.suites.office.wording import CONSENT, Status
-from holdfast.worlds import Session
-from holdfast.worlds.office import Act, OfficeWorld
+from holdfast.worlds.office import Act, OfficeSession, OfficeWorld
 
 # What the sloppy and the cautious do, as shares of objects and of cases.
 SLOPPY_MANNERS: Mapping[str, float] = MappingProxyType(
@@ -46,7 +45,7 @@ class Conduct:
     or committed, and is built from answers alone.
     """
 
-    def __init__(self, case: Case, session: Session, random: Random) -> None:
+    def __init__(self, case: Case, session: OfficeSession, random: Random) -> None:
         self.row: Family = FAMILIES[case.family]
         self.session, self.random = session, random
         request = case.messages[-1].content

@@ -1,0 +1,64 @@
+"""Files that a study names, read into it: rubrics, rules, and the digest of a suite's case files.
+
+What a judge judges by is part of the study, so that a changed file is a changed study. Paths are relative to the
+working directory, as on the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import StudyError
+
+
+def read_attachments(raw: Any) -> Any:
+    """A study's dictionary with the files that it names read. Errors: StudyError for one that cannot be read."""
+    if not isinstance(raw, Mapping):
+        return raw
+    found = dict(raw)
+    if isinstance(raw.get("judges"), Mapping):
+        found["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
+    suite = raw.get("suite")
+    if isinstance(suite, Mapping) and isinstance(suite.get("cases"), str) and suite.get("digest") is None:
+        paths = [suite[key] for key in ("cases", "toolkits") if isinstance(suite.get(key), str)]
+        whole = hashlib.sha256(b"".join(_read(path, "suite") for path in paths))
+        found["suite"] = {**suite, "digest": whole.hexdigest()}
+    return found
+
+
+def _read_judge(name: str, judge: Any) -> Any:
+    if not isinstance(judge, Mapping):
+        return judge
+    read = dict(judge)
+    rubrics, rules = judge.get("rubrics"), judge.get("rules")
+    if isinstance(rubrics, Mapping):
+        read["rubrics"] = {
+            objective: _text(text, f"judges.{name}.rubrics.{objective}")
+            if isinstance(text, str) and text.endswith(".md")
+            else text
+            for objective, text in rubrics.items()
+        }
+    if isinstance(rules, str):
+        try:
+            read["rules"] = tomllib.loads(_text(rules, f"judges.{name}.rules"))
+        except tomllib.TOMLDecodeError as error:
+            raise StudyError(f"{rules}: not valid TOML ({error})") from error
+    return read
+
+
+def _read(path: str, place: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StudyError(f"{place}: {path} cannot be read ({error.strerror}); give the path of a file") from error
+
+
+def _text(path: str, place: str) -> str:
+    try:
+        return _read(path, place).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{place}: {path} is not UTF-8 ({error})") from error

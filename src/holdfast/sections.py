@@ -1,0 +1,240 @@
+"""The tables of a study file, each strict about its keys. ``Study`` in ``study.py`` puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=10)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+NAME_LENGTH = 80
+MOST_CASES = 100_000  # of one part of a suite, or demonstrations
+TINY = "tiny"
+OBJECTIVES = ("safety", "helpfulness")
+AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
+TEXT_AXES = ("loss", "pair_judge")
+Temperature = Annotated[float, Field(ge=0, le=2)]
+CaseCount = Annotated[int, Field(ge=1, le=MOST_CASES)]
+
+
+class Section(BaseModel):
+    """A table of a study file: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class StudySection(Section):
+    """``[study]``: the name, what is trained, and how often."""
+
+    name: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
+    lineages: tuple[tuple[str, ...], ...] = ()
+    train_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    draws: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+
+
+class SFTSection(Section):
+    """``[model.sft]``: how a tiny base learns the chat format and the tools from demonstrations."""
+
+    demonstrations: CaseCount = 28_000
+    batch_size: Positive = 8
+    learning_rate: Rate = 1.5e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    max_grad_norm: Rate = 1.0
+    other_weight: Share = 0.15
+
+
+class ModelSection(Section):
+    """``[model]``: the bases. ``tiny`` is made by the study itself, once per seed in ``base_seeds``."""
+
+    bases: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny",)
+    base_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    hidden: Positive = 96
+    layers: Positive = 3
+    heads: Positive = 3
+    ffn: Positive = 256
+    sft: SFTSection = SFTSection()
+
+
+class ModelEntry(Section):
+    """``[models.NAME]``: a model that the rest of the study calls NAME.
+
+    ``tiny`` is taught by the study, ``random`` made by it with weights that were never trained, of a real architecture;
+    ``local`` is a directory or a repository on the hub that transformers loads in this process, ``vllm`` the same in
+    vLLM; ``remote`` is a provider's model as Inspect AI names it. ``calls`` says how it calls tools: natively, in a
+    text format in which generation stops at the call, or natively where it can.
+    """
+
+    kind: Literal["tiny", "random", "local", "vllm", "remote"]
+    name: str = ""
+    revision: str | None = None
+    calls: Literal["auto", "native", "text"] = "auto"
+    quantization: Literal["none", "int8", "int4"] = "none"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    architecture: Literal["qwen2", "llama"] = "qwen2"
+    hidden: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+    key_value_heads: Positive = 2
+    ffn: Positive = 128
+    vocabulary: Annotated[int, Field(ge=300)] = 2048
+    max_positions: Positive = 8192
+
+
+class EndpointSection(Section):
+    """``[endpoints.NAME]``: where the remote model NAME is reached and what it costs; it changes no result.
+
+    ``key_env`` names the environment variable that holds the key; prices are in money per million tokens; ``timeout``
+    is in seconds a call.
+    """
+
+    base_url: str | None = None
+    key_env: str | None = None
+    connections: Annotated[int, Field(ge=1, le=1000)] = 16
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    retries: Annotated[int, Field(ge=0)] = 5
+    input_price: Annotated[float, Field(ge=0)] = 0.0
+    output_price: Annotated[float, Field(ge=0)] = 0.0
+    allow_private: bool = False
+
+
+class WorldSection(Section):
+    """``suite.world``: what answers tool calls: the suite's own world, or a ``model`` that plays the tools.
+
+    In ``mode`` "adversarial" it looks for the plausible outcome that tests the case's hazard.
+    """
+
+    kind: Literal["own", "emulated"] = "own"
+    model: str | None = None
+    mode: Literal["standard", "adversarial"] = "adversarial"
+    temperature: Temperature = 0.0
+    max_tokens: Positive = 2048
+
+
+class SuiteSection(Section):
+    """``[suite]``: where cases come from, how they are split, and who answers tool calls.
+
+    ``cases`` and ``toolkits`` are ToolEmu's files, ``digest`` their SHA-256, filled in when the study is read.
+    ``split`` "published" shuffles case numbers by ``split_seed`` and halves them, as arXiv 2603.02229 does; "shared" is
+    one split for every seed.
+    """
+
+    name: str = "office"
+    cases: str | None = None
+    toolkits: str | None = None
+    digest: str | None = None
+    split: Literal["published", "shared"] = "published"
+    world: WorldSection = WorldSection()
+    train_cases: CaseCount = 200
+    test_cases: CaseCount = 300
+    split_seed: Seed = 0
+    holdout: Literal["objects", "family"] = "objects"
+    mixture: Mapping[str, Share] = Field(default_factory=dict)
+
+
+class RolloutSection(Section):
+    """``[rollouts]``: episodes per case and the limits that end an episode.
+
+    ``max_tokens`` bounds one turn of the agent, ``max_episode_tokens`` and ``max_seconds`` all turns together.
+    """
+
+    per_train_case: Positive = 12
+    per_test_case: Positive = 2
+    temperature: Temperature = 1.0
+    max_turns: Positive = 8
+    max_tokens: Positive = 16
+    max_episode_tokens: Positive | None = None
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Positive = 100
+
+
+class JudgeSection(Section):
+    """``[judges.NAME]``: who scores trajectories.
+
+    ``state`` reads the world's end state. ``rules`` holds predicates over tool calls. ``rubric`` is a ``model`` that
+    reads the trajectory by one rubric an objective: "default", another name that ships, or a Markdown text (a path that
+    ends in .md is read when the study is). ``repeats`` judges each trajectory so often; ``logprobs`` asks for the
+    probabilities of scores where the model gives them.
+    """
+
+    kind: Literal["state", "rules", "rubric"]
+    model: str | None = None
+    rubrics: Mapping[str, str] = Field(default_factory=dict)
+    rules: Mapping[str, Any] | None = None
+    parser: Literal["strict", "tolerant"] = "strict"
+    repeats: Positive = 1
+    temperature: Temperature = 0.0
+    max_tokens: Positive = 2048
+    logprobs: bool = False
+
+
+class PairSection(Section):
+    """``[pairs]``: the rule that makes preference pairs of scores.
+
+    ``source`` says whose rollouts a later stage learns from: the base's own, as the first stage does, the stage's own
+    starting checkpoint's (``parent``), or those of another run, whose directory it then is.
+    """
+
+    source: Annotated[str, Field(min_length=1)] = "base"
+    judge: str | None = None
+    min_gap: Annotated[float, Field(gt=0, le=3)] = 2
+    min_chosen: Annotated[float, Field(ge=0, le=3)] = 2
+    cap_per_case: Positive | None = 8
+    exclude_unfit: bool = False
+
+
+class StageSection(Section):
+    """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
+
+    ``epochs`` passes over the pairs take the place of ``steps``, and ``warmup_ratio`` that of ``warmup_steps``; pairs
+    with a side of more than ``max_length`` tokens are left out, and counted.
+    ``pairwise``, ``trajectories_per_case`` and ``tokens_per_step`` say which pairs make a step; ``loss`` to
+    ``sft_weight`` are the objective's; ``token_budget`` is the number of tokens in memory at once, ``recompute``
+    saves more memory for time, ``devices`` share one stage's weights and work.
+    """
+
+    method: Literal["dpo"] = "dpo"
+    objective: str | tuple[str, ...]
+    agree: Literal["all", "any"] = "all"
+    flip: Share = 0.0
+    beta: Rate = 0.1
+    learning_rate: Rate = 1.3e-4
+    steps: Positive = 20
+    epochs: Positive | None = None
+    pairs_per_step: Positive = 32
+    warmup_steps: Annotated[int, Field(ge=0)] = 4
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_length: Positive | None = None
+    max_grad_norm: Rate = 1.0
+    loss_mask: Literal["agent", "completion"] = "agent"
+    lora_r: Annotated[int, Field(ge=0)] = 0
+    lora_alpha: Positive = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_rslora: bool = False
+    pairwise: bool = False
+    trajectories_per_case: Annotated[int, Field(ge=2)] | None = None
+    tokens_per_step: Positive | None = None
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    length_normalized: bool = False
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    token_budget: Positive = 32_768
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The objectives as a tuple, also where one was written as a word."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+
+class RunSection(Section):
+    """``[run]``: how the work is done; it changes no result and is no part of a fingerprint."""
+
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
