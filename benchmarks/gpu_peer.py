@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from gpu_models import ALPHA, BETA, PAIRS_PER_STEP, RANK, RATE, WARMUP, make_network, peak_gb, reset_memory, synchronise
 from gpu_sample import Sample
-from trl_peer import row_of
-
-from holdfast.models.stacks import LORA_TARGETS
+from trl_peer import Clock, row_of, timed_trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,58 +26,6 @@ class PeerTiming:
     first_loss: float
     memory_gb: float | None
     reference_s_per_pair: float
-
-
-class _Clock:
-    """What the trainer's hooks read: the time after every step, losses, and tokens by batch."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.ends: list[float] = []
-        self.losses: list[float] = []
-        self.tokens: list[int] = []
-        self.reference_s = 0.0
-
-    def now(self) -> float:
-        synchronise(self.device)
-        return time.perf_counter()
-
-
-def _timed_trainer(clock: _Clock) -> type[Any]:
-    """TRL's trainer with clocks around its reference pass and its steps.
-
-    Its digest of all weights, which names a cache that is off here and takes minutes at this size, is left out.
-    """
-    from transformers import PrinterCallback, TrainerCallback
-    from trl import DPOTrainer
-    from trl.trainer import dpo_trainer
-
-    dpo_trainer.hash_module = lambda _: "random"
-
-    class Steps(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.ends.append(clock.now())
-
-        def on_log(self, *_: Any, logs: Mapping[str, float], **__: Any) -> None:
-            if "loss" in logs:
-                clock.losses.append(float(logs["loss"]))
-
-    class Timed(DPOTrainer):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, callbacks=[Steps()], **options)
-            self.remove_callback(PrinterCallback)
-
-        def _precompute_ref_logps(self, *arguments: Any) -> Any:
-            started = clock.now()
-            found = super()._precompute_ref_logps(*arguments)
-            clock.reference_s = clock.now() - started
-            return found
-
-        def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-            clock.tokens.append(inputs["attention_mask"].numel())
-            return super().compute_loss(model, inputs, *arguments, **options)
-
-    return Timed
 
 
 def _peer_settings(folder: str, device: torch.device, micro_batch: int, steps: int) -> Any:
@@ -113,21 +59,30 @@ def _peer_settings(folder: str, device: torch.device, micro_batch: int, steps: i
 def time_peer(
     shape: Mapping[str, int], device: torch.device, sample: Sample, micro_batch: int, steps: int
 ) -> PeerTiming | None:
-    """What TRL's steps took after the warm-up on the sample's pairs in their order; None where memory ran out."""
+    """What TRL's steps took after the warm-up on the sample's pairs in their order; None where memory ran out.
+
+    Its digest of all weights, which names a cache that is off here and takes minutes at this size, is left out.
+    """
     import datasets  # type: ignore[import-untyped]
     from peft import LoraConfig
+    from trl.trainer import dpo_trainer
+
+    def now() -> float:
+        synchronise(device)
+        return time.perf_counter()
 
     datasets.disable_progress_bars()
     datasets.disable_caching()
+    dpo_trainer.hash_module = lambda _: "random"
     reset_memory(device)
-    clock = _Clock(device)
+    clock = Clock(now=now)
     attention = "flash_attention_2" if device.type == "cuda" and importlib.util.find_spec("flash_attn") else "sdpa"
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM")
+    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     starts = range(0, (WARMUP + steps) * PAIRS_PER_STEP, PAIRS_PER_STEP)
     pairs = [pair for start in starts for pair in _by_length(sample, start)]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            trainer = _timed_trainer(clock)(
+            trainer = timed_trainer(clock)(
                 model=make_network(shape, device, attention),
                 args=_peer_settings(folder, device, micro_batch, WARMUP + steps),
                 train_dataset=datasets.Dataset.from_list(
@@ -144,7 +99,7 @@ def time_peer(
         micro_batch=micro_batch,
         pairs=steps * PAIRS_PER_STEP,
         seconds=clock.ends[-1] - clock.ends[WARMUP - 1],
-        tokens=sum(clock.tokens[WARMUP * batches :]),
+        tokens=sum(padded for _, padded in clock.tokens[WARMUP * batches :]),
         first_loss=clock.losses[0],
         memory_gb=peak_gb(device),
         reference_s_per_pair=clock.reference_s / len(pairs),

@@ -40,6 +40,7 @@ from holdfast.published import import_into
 from holdfast.records import Message, PreferencePair
 from holdfast.store import Store
 from holdfast.training.encoding import Encoded
+from holdfast.training.trees import count_tokens as tree_tokens
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CACHE = Path(tempfile.gettempdir()) / "holdfast-published-pairs"
@@ -229,19 +230,6 @@ def save_model(directory: Path, tokenizer: Any, *, seed: int, max_positions: int
 # --- what is shared --------------------------------------------------------------------------------------------
 
 
-def _trie_tokens(sequences: Iterable[np.ndarray[Any, np.dtype[np.int64]]]) -> int:
-    """Nodes of the radix trie of the sequences, in tokens: what sorted neighbours do not share."""
-    # Big-endian bytes sort as the tokens do.
-    ordered = sorted(sequences, key=lambda ids: ids.astype(">u4").tobytes())
-    total, before = 0, np.zeros(0, np.int64)
-    for ids in ordered:
-        size = min(len(ids), len(before))
-        different = np.flatnonzero(ids[:size] != before[:size])
-        total += len(ids) - (int(different[0]) if len(different) else size)
-        before = ids
-    return total
-
-
 def count_tokens(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded]) -> dict[str, int]:
     """Tokens that an epoch's forward passes take, by how much is shared.
 
@@ -266,8 +254,8 @@ def count_tokens(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded]
         "pair_prompt_once": naive - sum(rejected.prompt for _, rejected in sides),
         "distinct": sum(len(item.ids) for item in distinct),
         "case_prompt_once": sum(prompts) + sum(len(item.ids) - item.prompt for item in distinct),
-        "case_trie": sum(_trie_tokens(item.ids for item in case.values()) for case in by_case.values()),
-        "trie": _trie_tokens(item.ids for item in distinct),
+        "case_trie": sum(tree_tokens([item.ids for item in case.values()]) for case in by_case.values()),
+        "trie": tree_tokens([item.ids for item in distinct]),
     }
 
 

@@ -16,7 +16,7 @@ import pstats
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,27 +70,31 @@ def padded_tokens(
 
 
 @dataclass(slots=True)
-class _Clock:
-    """What the trainer's hooks read: CPU time after every step, tokens by step."""
+class Clock:
+    """What the trainer's hooks read: the time after every step, losses, and tokens by batch without and with padding.
 
+    ``now`` gives seconds.
+    """
+
+    now: Callable[[], float] = time.process_time
     started: float = 0.0
     ends: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    tokens: list[tuple[int, int]] = field(default_factory=list)
+    tokens: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     reference_s: float = 0.0
 
 
-def _timed_trainer(clock: _Clock) -> type[Any]:
+def timed_trainer(clock: Clock) -> type[Any]:
     """TRL's trainer with clocks around its reference pass and its steps."""
     from transformers import PrinterCallback, TrainerCallback
     from trl import DPOTrainer
 
     class Steps(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            clock.started = time.process_time()
+            clock.started = clock.now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.ends.append(time.process_time())
+            clock.ends.append(clock.now())
 
         def on_log(self, *_: Any, logs: Mapping[str, float], **__: Any) -> None:
             if "loss" in logs:
@@ -102,14 +106,15 @@ def _timed_trainer(clock: _Clock) -> type[Any]:
             self.remove_callback(PrinterCallback)
 
         def _precompute_ref_logps(self, *arguments: Any) -> Any:
-            started = time.process_time()
+            started = clock.now()
             found = super()._precompute_ref_logps(*arguments)
-            clock.reference_s = time.process_time() - started
+            clock.reference_s = clock.now() - started
             return found
 
         def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
             mask = inputs["attention_mask"]
-            clock.tokens.append((int(mask.sum()), mask.numel()))
+            # Left on its device: reading it would wait for all that came before.
+            clock.tokens.append((mask.sum(), mask.numel()))
             return super().compute_loss(model, inputs, *arguments, **options)
 
     return Timed
@@ -148,10 +153,10 @@ class TRLPeer:
         datasets.disable_progress_bars()
         datasets.disable_caching()  # a second trainer in this process must compute its references too
         self.pairs, self.warmup, self.steps, self.pairs_per_step = list(pairs), warmup, steps, pairs_per_step
-        self._clock = _Clock()
+        self._clock = Clock()
         self._folder = tempfile.TemporaryDirectory()
         rows = [row_of(pair, encoded, tokenizer) for pair in pairs]
-        self.trainer = _timed_trainer(self._clock)(
+        self.trainer = timed_trainer(self._clock)(
             model=_open(model_dir),
             ref_model=_open(reference_dir) if reference_dir else None,
             args=_settings(
@@ -180,7 +185,7 @@ class TRLPeer:
         self.trainer.train()
         clock = self._clock
         batches = len(clock.tokens) // (self.warmup + self.steps)
-        measured = np.array(clock.tokens[self.warmup * batches :])
+        measured = np.array([(int(tokens), padded) for tokens, padded in clock.tokens[self.warmup * batches :]])
         begin = clock.ends[self.warmup - 1] if self.warmup else clock.started
         count = self.steps * self.pairs_per_step
         return Timing(

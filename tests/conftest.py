@@ -82,3 +82,46 @@ def smoke_run(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         if not (root / "smoke" / "analysis.json").exists():
             hf.run(SMOKE, root / "smoke", workers=1)
     return root / "smoke"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: sums are then taken in one order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama of transformers, to be read only."""
+    from tree_samples import build_hub
+
+    return build_hub(tmp_path_factory.mktemp("models") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama of ours with weights that tell tokens apart, to be read only."""
+    from tree_samples import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def loop_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the loops of tests train, to be read only."""
+    from tiny_office import make_model
+
+    return make_model(tmp_path_factory.mktemp("loop") / "base")
+
+
+@pytest.fixture(scope="session")
+def loop_steps(loop_base: Path) -> list[Any]:
+    """The steps that they take."""
+    from loop_samples import make_steps
+
+    return make_steps(loop_base)

@@ -27,11 +27,12 @@ FLOORS = (
     ("rollout", "training", "published", "forks"),
     ("analysis",),
     ("report",),
-    ("steps", "engines", "forecast", "templates"),
+    ("traffic",),
+    ("steps", "engines", "forecast", "readiness", "templates"),
     ("execution",),
-    ("runs",),
-    ("progress", "exports", "inspect_logs"),
-    ("cli", "__init__"),
+    ("runs", "rescoring"),
+    ("progress", "exports", "imports", "inspection"),
+    ("arguments", "cli", "__init__"),
 )
 # The same within ``training``.
 TRAINING_FLOORS = (
@@ -39,6 +40,7 @@ TRAINING_FLOORS = (
     ("packing",),
     ("orders", "parts", "passes", "adapters", "sharding", "tracking"),
     ("loop",),
+    ("settings",),
     ("stages", "launch"),
 )
 HEAVY = ("torch", "transformers", "peft", "trl", "accelerate", "matplotlib", "scipy", "pydantic", "numpy", "inspect_ai")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import shutil
 import sys
 from dataclasses import replace
@@ -135,33 +134,6 @@ def test_a_run_without_pairs_says_how_to_choose_them(smoke_run: Path, tmp_path: 
     assert names(tmp_path) == {"run"}
 
 
-def test_inspect_reads_its_logs_with_missing_scores_unscored(smoke_run: Path, tmp_path: Path) -> None:
-    from inspect_ai.log import read_eval_log
-
-    output = export_run(smoke_run, "inspect", tmp_path / "out")
-    with Store(smoke_run) as store:
-        checkpoints = {item.id: item for item in store.checkpoints()}
-        scores = {item.id: store.scores(item.id) for item in store.trajectories()}
-    assert names(output) == {f"{name}.eval" for name in checkpoints}
-    seen, missing = 0, 0
-    for name, checkpoint in checkpoints.items():
-        log = read_eval_log(str(output / f"{name}.eval"))
-        assert log.status == "success" and log.eval.metadata is not None
-        assert log.eval.metadata["lineage"] == list(checkpoint.lineage)
-        assert len({(sample.id, sample.epoch) for sample in log.samples or []}) == len(log.samples or [])
-        for sample in log.samples or []:
-            for score in scores[sample.metadata["trajectory"]]:
-                found = (sample.scores or {})[f"{score.judge}/{score.objective}"]
-                if score.value is None:
-                    assert isinstance(found.value, float) and math.isnan(found.value)
-                    assert found.explanation == f"missing: {score.missing}"
-                    missing += 1
-                else:
-                    assert found.value == score.value
-                seen += 1
-    assert seen == sum(map(len, scores.values())) and 0 < missing < seen
-
-
 @pytest.mark.parametrize(
     ("form", "module", "extra"),
     [("parquet", "pyarrow", "parquet"), ("inspect", "inspect_ai.log", "remote"), ("hf", "torch", "train")],
@@ -173,7 +145,7 @@ def test_an_absent_package_is_named_with_its_extra(
     smoke_run: Path = request.getfixturevalue("smoke_run")
     tmp_path: Path = request.getfixturevalue("tmp_path")
     monkeypatch.setitem(sys.modules, module, None)
-    for ours in ("holdfast.inspect_logs", "holdfast.models.stacks"):
+    for ours in ("holdfast.inspection.export", "holdfast.models.stacks"):
         monkeypatch.delitem(sys.modules, ours, raising=False)
     with pytest.raises(MissingExtra, match=rf"not installed: pip install 'holdfast\[{extra}\]'") as caught:
         export_run(smoke_run, form, tmp_path / "out", checkpoint="tiny-0 · base" if form == "hf" else None)

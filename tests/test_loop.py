@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import tiny_office as office
 import torch
-from loop_samples import SETTINGS, logs_of, make_steps, open_adapted, play, same, weights_of
+from loop_samples import SETTINGS, logs_of, open_adapted, play, same, weights_of
 
 from holdfast.errors import StepError, StudyError
 from holdfast.models.tiny_chat import TinyChat
@@ -21,16 +21,6 @@ from holdfast.training.parts import demonstration_step
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return office.make_model(tmp_path_factory.mktemp("loop") / "base")
-
-
-@pytest.fixture(scope="module")
-def steps(base):
-    return make_steps(base)
 
 
 # --- what a step does
@@ -49,13 +39,13 @@ def test_rates_follow_the_schedule():
     assert [no_warmup.rate(step) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
 
 
-def test_updates_are_those_of_adamw(base, steps):
+def test_updates_are_those_of_adamw(loop_base, loop_steps):
     """Gradients of the step, clipped, into AdamW at the scheduled rate."""
-    policy, plain = open_policy(base), open_policy(base)
+    policy, plain = open_policy(loop_base), open_policy(loop_base)
     with isolated(0):
-        _, logs = play(policy, steps, until=3)
+        _, logs = play(policy, loop_steps, until=3)
         optimizer = torch.optim.AdamW(plain.trainable(), lr=1.0, weight_decay=0.01)
-        for number, step in enumerate(steps[:3]):
+        for number, step in enumerate(loop_steps[:3]):
             optimizer.zero_grad()
             loss = 0.0
             for part in step.parts(10_000):
@@ -71,9 +61,9 @@ def test_updates_are_those_of_adamw(base, steps):
         assert torch.allclose(one, other, atol=1e-6)
 
 
-def test_every_step_is_logged(base, steps, tmp_path):
+def test_every_step_is_logged(loop_base, loop_steps, tmp_path):
     seen = []
-    loop, logs = play(open_policy(base), steps, tmp_path, on_step=seen.append)
+    loop, logs = play(open_policy(loop_base), loop_steps, tmp_path, on_step=seen.append)
     assert seen == logs and [log.step for log in logs] == list(range(1, 9))
     lines = logs_of(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, 9)) and {line["seed"] for line in lines} == {7}
@@ -90,8 +80,8 @@ def test_every_step_is_logged(base, steps, tmp_path):
     assert history.accuracies == [log.metrics["accuracy"] for log in logs]
 
 
-def test_a_loop_ends_with_its_settings(base, steps):
-    _, logs = play(open_policy(base), steps, settings=replace(SETTINGS, steps=2), until=99)
+def test_a_loop_ends_with_its_settings(loop_base, loop_steps):
+    _, logs = play(open_policy(loop_base), loop_steps, settings=replace(SETTINGS, steps=2), until=99)
     assert len(logs) == 2
 
 
@@ -117,14 +107,14 @@ def poison(policy, at):
     return on_step
 
 
-def test_a_loss_that_is_not_finite_changes_nothing(base, steps, tmp_path):
-    policy = open_policy(base)
+def test_a_loss_that_is_not_finite_changes_nothing(loop_base, loop_steps, tmp_path):
+    policy = open_policy(loop_base)
     with pytest.raises(StepError, match=r"step 4: loss nan, .*; the weights after step 3 are in .*state"):
-        play(policy, steps, tmp_path, on_step=poison(policy, 3))
-    good = open_policy(base)
-    play(good, steps, until=3)
+        play(policy, loop_steps, tmp_path, on_step=poison(policy, 3))
+    good = open_policy(loop_base)
+    play(good, loop_steps, until=3)
     # All but the poisoned weight are those after step 3, in memory and in what was saved.
-    again = open_policy(base)
+    again = open_policy(loop_base)
     loop = Loop(again, SETTINGS, seed=7, folder=tmp_path)
     assert loop.history.position == 3 and len(logs_of(tmp_path)) == 3
     for found in (weights_of(policy), weights_of(again)):
@@ -132,10 +122,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(base, steps, tmp_path):
         assert unequal == [0] * (len(found) - 1) + [1]
 
 
-def test_a_rate_that_is_too_high_stops(base, steps):
+def test_a_rate_that_is_too_high_stops(loop_base, loop_steps):
     wild = replace(SETTINGS, learning_rate=float("1e38"), warmup_steps=0)
     with pytest.raises(StepError, match=r"training, step \d: loss .*lower learning_rate$"):
-        play(open_policy(base), steps, settings=wild)
+        play(open_policy(loop_base), loop_steps, settings=wild)
 
 
 # --- memory
@@ -159,11 +149,11 @@ class Cramped:
         return found
 
 
-def test_a_step_that_does_not_fit_is_cut(base, steps):
+def test_a_step_that_does_not_fit_is_cut(loop_base, loop_steps):
     settings = replace(SETTINGS, token_budget=160)
-    roomy, cramped = open_policy(base), Cramped(open_policy(base), 45)
-    _, whole = play(roomy, steps, settings=settings)
-    loop, logs = play(cramped, steps, settings=settings)
+    roomy, cramped = open_policy(loop_base), Cramped(open_policy(loop_base), 45)
+    _, whole = play(roomy, loop_steps, settings=settings)
+    loop, logs = play(cramped, loop_steps, settings=settings)
     assert [log.token_budget for log in whole] == [160] * 8
     assert [log.token_budget for log in logs] == [40] * 8 and loop.history.token_budget == 40
     assert max(log.work.tokens for log in whole) > 45 >= max(cramped.sizes)
@@ -173,52 +163,52 @@ def test_a_step_that_does_not_fit_is_cut(base, steps):
 
 
 @third_party
-def test_a_step_done_again_drops_the_same(base, steps):
+def test_a_step_done_again_drops_the_same(loop_base, loop_steps):
     """The numbers after running out of memory are those of the smaller budget from the start."""
     found = []
     for budget, room in ((80, 10_000), (160, 80)):
         with isolated(1):
-            policy = Cramped(open_adapted(base), room)
-            play(policy, steps, settings=replace(SETTINGS, token_budget=budget))
+            policy = Cramped(open_adapted(loop_base), room)
+            play(policy, loop_steps, settings=replace(SETTINGS, token_budget=budget))
             found.append(weights_of(policy))
     assert same(*found)
 
 
-def test_a_halved_budget_is_resumed(base, steps, tmp_path):
+def test_a_halved_budget_is_resumed(loop_base, loop_steps, tmp_path):
     settings = replace(SETTINGS, token_budget=160)
-    play(Cramped(open_policy(base), 45), steps, tmp_path, settings=settings, until=3, keep_at=(3,))
-    loop = Loop(open_policy(base), settings, seed=7, folder=tmp_path)
+    play(Cramped(open_policy(loop_base), 45), loop_steps, tmp_path, settings=settings, until=3, keep_at=(3,))
+    loop = Loop(open_policy(loop_base), settings, seed=7, folder=tmp_path)
     assert loop.history.token_budget == 40
 
 
-def test_a_sequence_that_does_not_fit_stops(base, steps):
+def test_a_sequence_that_does_not_fit_stops(loop_base, loop_steps):
     with pytest.raises(StepError, match=r"step 1: out of memory with \d+ tokens at once, and a sequence of \d+ cannot"):
-        play(Cramped(open_policy(base), 20), steps)
+        play(Cramped(open_policy(loop_base), 20), loop_steps)
 
 
-def test_a_later_sequence_may_be_longer_than_a_halved_budget(base):
+def test_a_later_sequence_may_be_longer_than_a_halved_budget(loop_base):
     """The budget that memory asked for is of trees; a sequence that fits by itself is still taken."""
-    encoded = office.preferences(TinyChat.load(base))[1]
+    encoded = office.preferences(TinyChat.load(loop_base))[1]
     short = [encoded[f"{thing}/refusing"] for thing in office.THINGS]
     long = [encoded["memo/careful"]]
     size = len(long[0].ids)
     assert size > 1.2 * len(short[0].ids)
     settings = replace(SETTINGS, token_budget=2 * size - 2)
-    policy = Cramped(open_policy(base), size)
+    policy = Cramped(open_policy(loop_base), size)
     _, logs = play(policy, [demonstration_step(short, 0.1), demonstration_step(long, 0.1)], settings=settings)
     assert [log.token_budget for log in logs] == [size - 1] * 2 and policy.sizes[-1] == size
 
 
-def test_a_sequence_above_the_budget_is_refused(base, steps):
+def test_a_sequence_above_the_budget_is_refused(loop_base, loop_steps):
     with pytest.raises(StudyError, match=r"trajectory .*/careful: .* above token_budget 30"):
-        play(open_policy(base), steps, settings=replace(SETTINGS, token_budget=30))
+        play(open_policy(loop_base), loop_steps, settings=replace(SETTINGS, token_budget=30))
 
 
-def test_other_errors_go_through(base, steps, monkeypatch):
-    policy = open_policy(base)
+def test_other_errors_go_through(loop_base, loop_steps, monkeypatch):
+    policy = open_policy(loop_base)
     monkeypatch.setattr(policy, "logprobs", lambda packed: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
-        play(policy, steps)
+        play(policy, loop_steps)
 
 
 def test_what_running_out_of_memory_looks_like():

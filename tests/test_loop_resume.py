@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import tiny_office as office
-from loop_samples import SETTINGS, logs_of, make_steps, open_adapted, open_whole, play, same, timeless, weights_of
+from loop_samples import SETTINGS, logs_of, open_adapted, open_whole, play, same, timeless, weights_of
 
 from holdfast.errors import StoreError
 from holdfast.training import loop as rooms
@@ -19,31 +19,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return office.make_model(tmp_path_factory.mktemp("loop") / "base")
-
-
-@pytest.fixture(scope="module")
-def steps(base):
-    return make_steps(base)
-
-
 @third_party
 @pytest.mark.parametrize("opened", [open_whole, open_adapted])
-def test_a_broken_loop_goes_on_bit_by_bit(base, steps, tmp_path, opened, monkeypatch):
+def test_a_broken_loop_goes_on_bit_by_bit(loop_base, loop_steps, tmp_path, opened, monkeypatch):
     with isolated(1):
-        policy = opened(base)
-        whole, _ = play(policy, steps, tmp_path / "whole", keep_at=(2, 6))
+        policy = opened(loop_base)
+        whole, _ = play(policy, loop_steps, tmp_path / "whole", keep_at=(2, 6))
     monkeypatch.setattr(rooms, "SAVE_SECONDS", 0.0)
     with isolated(1):
-        play(opened(base), steps, tmp_path / "broken", until=5, keep_at=(2,))
+        play(opened(loop_base), loop_steps, tmp_path / "broken", until=5, keep_at=(2,))
     # The state is of step 4: it is saved when the next step is asked for.
     monkeypatch.setattr(rooms, "SAVE_SECONDS", 1e9)
     assert len(logs_of(tmp_path / "broken")) == 5
     with isolated(2):  # another generator: the state brings its own
-        again = opened(base)
-        loop, logs = play(again, steps, tmp_path / "broken", keep_at=(2, 6))
+        again = opened(loop_base)
+        loop, logs = play(again, loop_steps, tmp_path / "broken", keep_at=(2, 6))
     assert [log.step for log in logs] == [5, 6, 7, 8]
     assert same(weights_of(again), weights_of(policy))
     assert loop.history == whole.history
@@ -52,76 +42,76 @@ def test_a_broken_loop_goes_on_bit_by_bit(base, steps, tmp_path, opened, monkeyp
 
 
 @third_party
-def test_dropout_matters_to_the_comparison(base, steps, tmp_path):
+def test_dropout_matters_to_the_comparison(loop_base, loop_steps, tmp_path):
     """The unbroken runs of two generators differ, so the equal ones above show that the state is taken up."""
     found = []
     for seed in (1, 2):
         with isolated(1):
-            policy = open_adapted(base)
+            policy = open_adapted(loop_base)
         with isolated(seed):
-            play(policy, steps)
+            play(policy, loop_steps)
         found.append(weights_of(policy))
     assert not same(*found)
 
 
-def test_a_kept_position_survives_alone(base, steps, tmp_path):
+def test_a_kept_position_survives_alone(loop_base, loop_steps, tmp_path):
     """Without a save by the clock, the state is that of the last keep."""
-    play(open_policy(base), steps, tmp_path, until=6, keep_at=(3,))
-    loop = Loop(open_policy(base), SETTINGS, seed=7, folder=tmp_path)
+    play(open_policy(loop_base), loop_steps, tmp_path, until=6, keep_at=(3,))
+    loop = Loop(open_policy(loop_base), SETTINGS, seed=7, folder=tmp_path)
     assert loop.history.position == 3 and len(logs_of(tmp_path)) == 3
-    assert [log.step for log in loop.run(steps)] == [4, 5, 6, 7, 8]
+    assert [log.step for log in loop.run(loop_steps)] == [4, 5, 6, 7, 8]
 
 
-def test_saves_by_the_clock_come_after_the_caller(base, steps, tmp_path, monkeypatch):
+def test_saves_by_the_clock_come_after_the_caller(loop_base, loop_steps, tmp_path, monkeypatch):
     """A kill between a step and its keep takes the step back, so that nothing kept is missed."""
     monkeypatch.setattr(rooms, "SAVE_SECONDS", 0.0)
-    play(open_policy(base), steps, tmp_path, until=3)
-    loop, logs = play(open_policy(base), steps, tmp_path, keep_at=(3,))
+    play(open_policy(loop_base), loop_steps, tmp_path, until=3)
+    loop, logs = play(open_policy(loop_base), loop_steps, tmp_path, keep_at=(3,))
     assert logs[0].step == 3 and [mark.position for mark in loop.history.marks] == [3]
 
 
-def test_a_finished_loop_does_nothing(base, steps, tmp_path):
-    first = open_policy(base)
-    play(first, steps, tmp_path, keep_at=(8,))
-    again = open_policy(base)
-    _, logs = play(again, steps, tmp_path)
+def test_a_finished_loop_does_nothing(loop_base, loop_steps, tmp_path):
+    first = open_policy(loop_base)
+    play(first, loop_steps, tmp_path, keep_at=(8,))
+    again = open_policy(loop_base)
+    _, logs = play(again, loop_steps, tmp_path)
     assert logs == [] and same(weights_of(again), weights_of(first))
 
 
 @pytest.fixture
-def saved(base, steps, tmp_path):
-    play(open_policy(base), steps, tmp_path, until=4, keep_at=(4,))
+def saved(loop_base, loop_steps, tmp_path):
+    play(open_policy(loop_base), loop_steps, tmp_path, until=4, keep_at=(4,))
     return tmp_path
 
 
-def test_a_crash_while_saving_leaves_a_state(base, saved):
+def test_a_crash_while_saving_leaves_a_state(loop_base, saved):
     """Between the two renames the state lies under its old name; half a new one beside it is no state."""
     (saved / "state").rename(saved / "state.old")
     (saved / "state.new").mkdir()
     (saved / "state.new" / "tensors.safetensors").write_bytes(b"half")
-    loop = Loop(open_policy(base), SETTINGS, seed=7, folder=saved)
+    loop = Loop(open_policy(loop_base), SETTINGS, seed=7, folder=saved)
     assert loop.history.position == 4
     loop.save_state()
     assert sorted(path.name for path in saved.iterdir()) == ["state", "train.jsonl"]
-    assert Loop(open_policy(base), SETTINGS, seed=7, folder=saved).history.position == 4
+    assert Loop(open_policy(loop_base), SETTINGS, seed=7, folder=saved).history.position == 4
 
 
 @pytest.mark.parametrize("name", ["loop.json", "tensors.safetensors"])
-def test_a_torn_state_is_refused(base, saved, name):
+def test_a_torn_state_is_refused(loop_base, saved, name):
     path = saved / "state" / name
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StoreError, match=r"state: cannot be resumed .*; remove it to start the stage again"):
-        Loop(open_policy(base), SETTINGS, seed=7, folder=saved)
+        Loop(open_policy(loop_base), SETTINGS, seed=7, folder=saved)
     shutil.rmtree(saved / "state")
-    assert Loop(open_policy(base), SETTINGS, seed=7, folder=saved).history.position == 0
+    assert Loop(open_policy(loop_base), SETTINGS, seed=7, folder=saved).history.position == 0
     assert logs_of(saved) == []
 
 
-def test_a_state_of_another_run_is_refused(base, saved, tmp_path):
+def test_a_state_of_another_run_is_refused(loop_base, saved, tmp_path):
     with pytest.raises(StoreError, match=r"state: cannot be resumed \(it is of seed 7, not 8\)"):
-        Loop(open_policy(base), SETTINGS, seed=8, folder=saved)
+        Loop(open_policy(loop_base), SETTINGS, seed=8, folder=saved)
     wider = office.make_model(tmp_path / "wider", hidden=40)
     with pytest.raises(StoreError, match="cannot be resumed"):
         Loop(open_policy(wider), SETTINGS, seed=7, folder=saved)
     with pytest.raises(StoreError, match="no folder"):
-        Loop(open_policy(base), SETTINGS, seed=7).save_state()
+        Loop(open_policy(loop_base), SETTINGS, seed=7).save_state()

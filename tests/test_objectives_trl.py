@@ -16,7 +16,10 @@ from holdfast.training.objectives import dpo, group_advantages, kto, kto_referen
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
 # TRL asks transformers by a name that transformers is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+]
 
 BETA = 0.2
 PROMPT, WIDTH = 4, 16
@@ -31,14 +34,6 @@ COMMON = {
     "disable_tqdm": True,
 }
 CLOSE = {"rel": 1e-5, "abs": 1e-7}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ ORDERS = {
     "one": PairOrder(pairs_per_step=1),
     "above an epoch": PairOrder(pairs_per_step=100),
     "pairwise": PairOrder(pairs_per_step=7, pairwise=True),
+    "epochs": PairOrder(pairs_per_step=7, epochs=2),
     "sub-trees": PairOrder(pairs_per_step=9, trajectories_per_case=5),
     "narrow sub-trees": PairOrder(pairs_per_step=9, trajectories_per_case=2),
     "tokens": PairOrder(pairs_per_step=30, trajectories_per_case=8, tokens_per_step=150),
@@ -113,14 +114,18 @@ def test_subtrees_of_a_case_are_spread_over_the_epoch():
     assert neighbours <= 10  # 24 if each case's four came one after another, 3 expected in random order
 
 
-def test_pairwise_order_ends_an_epoch_with_what_is_left():
-    steps = take(ORDERS["pairwise"], 24)
+@pytest.mark.parametrize("name", ["pairwise", "epochs"])
+def test_an_order_of_epochs_ends_each_with_what_is_left(name):
+    steps = take(ORDERS[name], 24)
     per_epoch = -(-len(PAIRS) // 7)
     sizes = [7] * (per_epoch - 1) + [len(PAIRS) % 7]
     assert [len(step) for step in steps[: 2 * per_epoch]] == sizes * 2
     assert names(steps[0]) != names(steps[per_epoch])
-    cases = Counter(pair.case_id for pair in steps[0])
-    assert len(cases) > 1  # pairs are taken whatever their case
+    if name == "pairwise":
+        assert len({pair.case_id for pair in steps[0]}) > 1  # pairs are taken whatever their case
+    else:
+        # Nothing else is different: the same sub-trees, cut at the same places.
+        assert list(map(names, steps[: per_epoch - 1])) == list(map(names, take(ORDERS["exact"], per_epoch - 1)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -173,6 +178,8 @@ def test_orders_that_cannot_be_are_refused():
         PairOrder(pairs_per_step=4, pairwise=True, tokens_per_step=100)
     with pytest.raises(StudyError, match="trajectories_per_case is 1; a pair needs 2"):
         PairOrder(pairs_per_step=4, trajectories_per_case=1)
+    with pytest.raises(StudyError, match="epochs are counted in steps of pairs_per_step"):
+        PairOrder(pairs_per_step=4, epochs=1, trajectories_per_case=4)
     with pytest.raises(StudyError, match="set trajectories_per_case too"):
         PairOrder(pairs_per_step=4, tokens_per_step=100)
 

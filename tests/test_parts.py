@@ -12,8 +12,6 @@ import torch
 from tree_samples import (
     SEQUENCES,
     assert_close,
-    build_hub,
-    build_tiny,
     draw_adapter,
     load_plain,
     plain_logps,
@@ -36,26 +34,9 @@ from holdfast.training.passes import descend
 from holdfast.training.trees import partition
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+pytestmark = pytest.mark.usefixtures("one_thread")
 # peft asks transformers by a name that transformers is about to drop.
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return build_hub(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return build_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def make_pairs(seed=0):
@@ -126,9 +107,9 @@ def take(policy, step, budget):
 
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("budget", [41, 90, 150])
-def test_a_budget_changes_only_rounding(tiny, name, budget):
+def test_a_budget_changes_only_rounding(tiny_dir, name, budget):
     """At 41 tokens a case is cut, at 90 cases part ways, at 150 some go together."""
-    policy = open_policy(tiny)
+    policy = open_policy(tiny_dir)
     loss, metrics, whole, work = take(policy, STEPS[name], 10_000)
     cut_loss, cut_metrics, cut, cut_work = take(policy, STEPS[name], budget)
     assert cut_loss == pytest.approx(loss, rel=1e-6)
@@ -151,10 +132,10 @@ def test_a_case_is_one_part_however_small_the_budget():
 
 
 @third_party
-def test_cut_passes_have_one_dropout(llama):
+def test_cut_passes_have_one_dropout(llama_dir):
     """Both passes over a group see the same weights dropped: the gradient is that of the loss that is reported."""
     (part,) = STEPS["sigmoid"].parts(10_000)
-    policy = HubModel(llama, lora_r=3, lora_dropout=0.4)
+    policy = HubModel(llama_dir, lora_r=3, lora_dropout=0.4)
     draw_adapter(policy.trainable())
     policy.set_training(True)
     with torch.random.fork_rng():
@@ -185,13 +166,13 @@ def score_with_graph(policy, sequences, budget):
     return found
 
 
-def test_demonstrations_weigh_by_token(tiny):
+def test_demonstrations_weigh_by_token(tiny_dir):
     """Equal demonstrations count each time, and the first token never."""
-    policy = open_policy(tiny)
+    policy = open_policy(tiny_dir)
     items = [ENCODED["a0"], ENCODED["a0"], ENCODED["b1"]]
     step = demonstration_step(items, 0.25)
     loss, *_ = take(policy, step, 10_000)
-    plain = load_plain(tiny)
+    plain = load_plain(tiny_dir)
     spent = weighed = 0.0
     for item in items:
         weights = np.where(item.agent, 1.0, 0.25)[1:]

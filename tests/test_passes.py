@@ -12,7 +12,6 @@ from tree_samples import (
     SEQUENCES,
     assert_close,
     build_hub,
-    build_tiny,
     draw_adapter,
     load_plain,
     plain_logps,
@@ -27,6 +26,7 @@ from holdfast.training.packing import pack
 from holdfast.training.passes import check_budget, score_within
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+pytestmark = pytest.mark.usefixtures("one_thread")
 # peft asks transformers by a name that transformers is about to drop.
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -44,24 +44,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return build_hub(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return build_tiny(tmp_path_factory.mktemp("models") / "tiny")
-
-
 def gradients(logps, weights):
     return torch.autograd.grad(logps @ towards(len(logps)), weights)
 
@@ -69,13 +51,13 @@ def gradients(logps, weights):
 # --- numbers and gradients
 
 
-def test_tiny_llama_equals_transformers(tiny):
-    policy, plain = open_policy(tiny), load_plain(tiny)
+def test_tiny_llama_equals_transformers(tiny_dir):
+    policy, plain = open_policy(tiny_dir), load_plain(tiny_dir)
     assert isinstance(policy, WholeTiny)
     ours, theirs = tree_logps(policy), plain_logps(plain, SEQUENCES)
     assert len(ours) > 100 and (ours - theirs).abs().max() < 1e-5
     # Gradients go into a model's place for weights, which names them as transformers does.
-    fused = TinyLlama(TinyLlama.load(tiny).shape)
+    fused = TinyLlama(TinyLlama.load(tiny_dir).shape)
     for place, gradient in zip(fused.parameters(), gradients(ours, policy.trainable()), strict=True):
         place.data.copy_(gradient)
     named = fused.export_weights()
@@ -109,13 +91,13 @@ def test_sliding_windows_bound_what_is_read(kind, tmp_path):
 
 
 @third_party
-def test_lora_equals_peft(llama):
+def test_lora_equals_peft(llama_dir):
     from peft import LoraConfig, get_peft_model
 
-    policy = HubModel(llama, lora_r=3, lora_alpha=6.0)
+    policy = HubModel(llama_dir, lora_r=3, lora_alpha=6.0)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     plain = get_peft_model(
-        load_plain(llama), LoraConfig(r=3, lora_alpha=6.0, target_modules=names, task_type="CAUSAL_LM")
+        load_plain(llama_dir), LoraConfig(r=3, lora_alpha=6.0, target_modules=names, task_type="CAUSAL_LM")
     ).eval()
     adapter = [weight for weight in plain.parameters() if weight.requires_grad]
     assert len(adapter) == 2 * 2 * 7
@@ -123,16 +105,16 @@ def test_lora_equals_peft(llama):
     draw_adapter(adapter)
     ours, theirs = tree_logps(policy), plain_logps(plain, SEQUENCES)
     assert (ours - theirs).abs().max() < 1e-5
-    assert (theirs - plain_logps(load_plain(llama), SEQUENCES)).abs().max() > 0.1
+    assert (theirs - plain_logps(load_plain(llama_dir), SEQUENCES)).abs().max() > 0.1
     assert_close(gradients(ours, policy.trainable()), gradients(theirs, adapter), 1e-4)
 
 
 @third_party
 @pytest.mark.parametrize("lora_r", [0, 3])
-def test_half_precision_is_as_exact_as_the_plain_way(llama, lora_r):
+def test_half_precision_is_as_exact_as_the_plain_way(llama_dir, lora_r):
     """Both against the same weights in 32 bits."""
-    exact = HubModel(llama, lora_r=lora_r)
-    rounded = HubModel(llama, lora_r=lora_r, precision="bf16")
+    exact = HubModel(llama_dir, lora_r=lora_r)
+    rounded = HubModel(llama_dir, lora_r=lora_r, precision="bf16")
     if lora_r:
         draw_adapter(exact.trainable())
         draw_adapter(rounded.trainable())
@@ -153,22 +135,22 @@ def test_half_precision_is_as_exact_as_the_plain_way(llama, lora_r):
     assert error(one) <= 1.5 * error(other)
 
 
-def test_half_precision_equals_autocast(llama):
+def test_half_precision_equals_autocast(llama_dir):
     with torch.autocast("cpu", torch.bfloat16):
-        theirs = plain_logps(load_plain(llama), SEQUENCES)
-    right = plain_logps(load_plain(llama), SEQUENCES)
-    ours = tree_logps(HubModel(llama, precision="bf16"))
+        theirs = plain_logps(load_plain(llama_dir), SEQUENCES)
+    right = plain_logps(load_plain(llama_dir), SEQUENCES)
+    ours = tree_logps(HubModel(llama_dir, precision="bf16"))
     assert (ours - right).norm() <= 1.5 * (theirs - right).norm()
 
 
 @third_party
 @pytest.mark.parametrize("lora_r", [0, 3])
-def test_recomputing_changes_nothing(llama, lora_r):
+def test_recomputing_changes_nothing(llama_dir, lora_r):
     found = []
     for recompute in (False, True):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            policy = HubModel(llama, lora_r=lora_r, lora_dropout=0.2 if lora_r else 0.0, recompute=recompute)
+            policy = HubModel(llama_dir, lora_r=lora_r, lora_dropout=0.2 if lora_r else 0.0, recompute=recompute)
             policy.set_training(True)
             if lora_r:
                 draw_adapter(policy.trainable())
@@ -178,15 +160,15 @@ def test_recomputing_changes_nothing(llama, lora_r):
     assert torch.equal(plain, again) and all(map(torch.equal, first, second))
 
 
-def test_scores_within_a_budget(tiny):
-    policy = open_policy(tiny)
+def test_scores_within_a_budget(tiny_dir):
+    policy = open_policy(tiny_dir)
     whole = score_within(policy, SEQUENCES, 10_000)
     for budget in (45, 100):
         cut = score_within(policy, SEQUENCES, budget)
         for one, other, item in zip(whole, cut, SEQUENCES, strict=True):
             assert len(one) == (item.weights > 0).sum() and torch.allclose(one, other, atol=1e-5)
             assert not one.requires_grad
-    assert torch.allclose(torch.cat(whole), plain_logps(load_plain(tiny), SEQUENCES), atol=1e-5)
+    assert torch.allclose(torch.cat(whole), plain_logps(load_plain(tiny_dir), SEQUENCES), atol=1e-5)
 
 
 def test_a_sequence_above_the_budget_is_refused():

@@ -20,6 +20,7 @@ from holdfast.store import weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FIRST, SECOND = Lora(r=4, alpha=10.0), Lora(r=3, alpha=7.0, dropout=0.25, rslora=True)
 
 
@@ -27,7 +28,7 @@ def random_factors(base: Path, rank: int, seed: int) -> dict[str, tuple[torch.Te
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, weight in read_weights(base).items():
-        if name.removesuffix(".weight").endswith(stacks.LORA_TARGETS):
+        if name.removesuffix(".weight").endswith(TARGETS):
             rows, columns = weight.shape
             down = 0.1 * torch.randn(rank, columns, generator=generator)
             found[name.removesuffix(".weight")] = (down, 0.1 * torch.randn(rows, rank, generator=generator))

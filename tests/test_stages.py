@@ -16,6 +16,7 @@ from holdfast.models.tiny import TinyModel
 from holdfast.models.tiny_chat import TinyChat
 from holdfast.models.tiny_llama import TinyLlama
 from holdfast.training.encoding import Encoded
+from holdfast.training.settings import fit_stage
 from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -194,6 +195,37 @@ def test_lora_trains_and_loads(base, data, tmp_path):
     drift = np.mean([after[pair.rejected] - start[pair.rejected] for pair in pairs])
     assert runs[1][0].rejected_drift == pytest.approx(drift, abs=1e-4)
     assert runs[1][0].losses[-1] < 0.65
+
+
+def test_steps_and_warm_up_are_counted_on_the_pairs_that_fit(data):
+    pairs, encoded = data
+    assert len(pairs) == 12
+    sizes = {name: len(item.ids) for name, item in encoded.items()}
+    longest = max(sizes.values())
+    kept, fitted = fit_stage(pairs, encoded, dataclasses.replace(STAGE, epochs=3, warmup_ratio=0.1, pairs_per_step=5))
+    assert kept == pairs and (fitted.steps, fitted.warmup_steps) == (9, 1)
+    assert fit_stage(kept, encoded, fitted) == (kept, fitted)
+    assert fit_stage(pairs, encoded, STAGE) == (pairs, STAGE)
+    short, fitted = fit_stage(pairs, encoded, dataclasses.replace(STAGE, epochs=1, max_length=longest - 1))
+    assert short == [pair for pair in pairs if longest not in (sizes[pair.chosen], sizes[pair.rejected])]
+    assert 0 < len(short) < len(pairs) and fitted.steps == -(-len(short) // STAGE.pairs_per_step)
+    assert fitted.warmup_steps == STAGE.warmup_steps
+    with pytest.raises(StepError, match="all 12 pairs have a side of more than max_length 3 tokens; raise it"):
+        fit_stage(pairs, encoded, dataclasses.replace(STAGE, max_length=3))
+
+
+def test_a_stage_takes_whole_epochs(base, data, tmp_path):
+    pairs, encoded = data
+    settings = dataclasses.replace(STAGE, epochs=2, pairs_per_step=5, schedule="cosine", warmup_ratio=0.2)
+    (result,) = train_dpo(
+        base, pairs, encoded, settings, seed=1, save_at=[6], out_dir=tmp_path, folder=tmp_path / "loop"
+    )
+    lines = [json.loads(line) for line in (tmp_path / "loop" / "train.jsonl").read_text().splitlines()]
+    assert [line["examples"] for line in lines] == [5, 5, 2] * 2 and result.examples == 24
+    rates = [line["learning_rate"] / STAGE.learning_rate for line in lines]
+    assert rates == pytest.approx([0.5, 1.0, *(0.5 * (1 + np.cos(np.pi * done / 4)) for done in range(4))])
+    with pytest.raises(StudyError, match="between 1 and 6"):
+        train_dpo(base, pairs, encoded, settings, seed=1, save_at=[7], out_dir=tmp_path)
 
 
 # --- going on

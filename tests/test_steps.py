@@ -64,7 +64,7 @@ def test_a_reference_has_every_finished_trajectory_as_the_model_scores_it(smoke_
             result = store.log.steps()[step.fingerprint].result
             model = TinyModel.load(reading.weights_of(store, step.settings["checkpoint"]))
         assert values.keys() == {t.id for t in episodes}
-        encoded = [reading.encode(model, cases, t) for t in episodes]
+        encoded = [reading.encode(model.chat, cases, t) for t in episodes]
         alone = model.logprobs([(e.ids.tolist(), e.picked("agent").tolist()) for e in encoded])
         found = [values[t.id] for t in episodes]
         np.testing.assert_allclose(found, [row.sum(dtype=np.float64) for row in alone], atol=2e-4)
@@ -158,7 +158,7 @@ def test_what_cannot_be_encoded_is_named_by_case_and_trajectory(tmp_path: Path) 
         ending=Ending.FINISHED,
     )
     with pytest.raises(StudyError, match=r"^case case-7, trajectory t-9: a message of the tiny agent holds one tool"):
-        reading.encode(TinyModel.load(tmp_path / "model"), {"case-7": case}, trajectory)
+        reading.encode(TinyChat.load(tmp_path / "model"), {"case-7": case}, trajectory)
 
 
 def test_a_template_that_drops_the_system_message_stops_the_stage(

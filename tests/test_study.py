@@ -170,7 +170,7 @@ def test_a_schedule_is_for_whole_runs_of_a_stage() -> None:
 
 def test_the_trainer_takes_every_setting_of_a_stage() -> None:
     """What is not said is what the trainer takes for it."""
-    from holdfast.training.stages import DPOSettings
+    from holdfast.training.settings import DPOSettings
 
     stage = hf.Study.model_validate(small()).stages["S"].model_dump()
     assert stage.keys() - {field.name for field in fields(DPOSettings)} == {"method", "objective", "agree", "flip"}

@@ -14,16 +14,10 @@ from holdfast.training import tree_attention as rooms
 from holdfast.training.tree_attention import BlockPlan, plan_blocks, tree_attention
 from holdfast.training.trees import grow
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 quick = settings(max_examples=80, deadline=None)
 KERNELS = ("cpu", "math")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=KERNELS)

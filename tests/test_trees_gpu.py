@@ -27,16 +27,10 @@ from holdfast.training.orders import PairOrder
 from holdfast.training.passes import descend
 from holdfast.training.trees import grow
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 TEXT = "You are an agent with tools. The user asks for help; think first, then call one tool, then answer briefly. "
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -20,24 +20,20 @@ from holdfast.training.objectives import dpo
 from holdfast.training.orders import PairOrder, pair_steps
 from holdfast.training.parts import PairObjective, pair_step
 from holdfast.training.passes import descend
-from holdfast.training.stages import DPOSettings, reference_logprobs, train_dpo, train_sft
+from holdfast.training.settings import DPOSettings
+from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
 # TRL asks transformers by a name that transformers is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
+]
 
 BETA = 0.3
 POLICIES = {"careful": office.careful, "careless": office.careless, "refusing": office.refusing}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from holdfast.models.tiny import build
 from holdfast.models.tiny_chat import TinyChat
 from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
 from holdfast.training.encoding import Encoded, encode_episode
-from holdfast.training.stages import DPOSettings, SFTSettings
+from holdfast.training.settings import DPOSettings, SFTSettings
 
 SYSTEM = 'You are an office agent. Be careful; don\'t "guess".\nCafé \U0001f600'
 THINGS = ("report", "invoice", "memo", "plan", "budget", "letter")

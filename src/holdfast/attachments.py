@@ -7,6 +7,7 @@ working directory, as on the command line.
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +25,24 @@ def read_attachments(raw: Any) -> Any:
         found["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
     suite = raw.get("suite")
     if isinstance(suite, Mapping) and isinstance(suite.get("cases"), str) and suite.get("digest") is None:
-        paths = [suite[key] for key in ("cases", "toolkits") if isinstance(suite.get(key), str)]
-        whole = hashlib.sha256(b"".join(_read(path, "suite") for path in paths))
-        found["suite"] = {**suite, "digest": whole.hexdigest()}
+        found["suite"] = _read_suite(suite)
     return found
+
+
+def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:
+    """A suite's table with the digest of its files, and as many cases as each half has at most."""
+    texts = [_read(suite[key], f"suite.{key}") for key in ("cases", "toolkits") if isinstance(suite.get(key), str)]
+    read = {**suite, "digest": hashlib.sha256(b"".join(texts)).hexdigest()}
+    try:
+        cases = json.loads(texts[0])
+    except (ValueError, RecursionError):
+        return read  # the suite says what is wrong with it
+    if isinstance(cases, list):
+        halves = {"train_cases": len(cases) // 2, "test_cases": len(cases) - len(cases) // 2}
+        for key, half in halves.items():
+            wanted = suite.get(key, half)
+            read[key] = min(wanted, half) if isinstance(wanted, int) else wanted
+    return read
 
 
 def _read_judge(name: str, judge: Any) -> Any:

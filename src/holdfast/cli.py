@@ -15,115 +15,12 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
-from holdfast import __version__
+from holdfast.arguments import one_line, parser
 from holdfast.errors import HoldfastError, StepError, StoreError, StudyError
 
 INTERRUPTED = 130
-EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf")
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that tells a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(StudyError.exit_code, f"{self.prog}: {_one_line(message)}; see `{self.prog} --help`\n")
-
-
-def _one_line(text: str) -> str:
-    """A message in one line, without the control characters that a path may hold."""
-    return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.splitlines()))
-
-
-def _score(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) <= 3:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is no score: give a number from 0 to 3")
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) >= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number from 1")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line's parser."""
-    top = _Parser(prog="holdfast", description="Did this training stage cost us safety, and does it hold?")
-    top.add_argument("--version", action="version", version=f"holdfast {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    new = commands.add_parser("new", help="write a study file to start from")
-    new.add_argument("directory", type=Path, metavar="DIR")
-    _add_study_commands(commands)
-    _add_run_commands(commands)
-    return top
-
-
-def _add_study_commands(commands: Any) -> None:
-    check = commands.add_parser("check", help="validate a study; spends nothing")
-    check.add_argument("study", type=Path, metavar="STUDY")
-    plan = commands.add_parser("plan", help="list a study's steps, what is done, what the rest will cost")
-    plan.add_argument("study", type=Path, metavar="STUDY")
-    plan.add_argument("-o", "--output", type=Path, metavar="RUN", help="a run to compare with (default: runs/NAME)")
-    plan.add_argument("--json", action="store_true")
-
-    run = commands.add_parser("run", help="do what is missing of a study; repeating it resumes")
-    run.add_argument("study", type=Path, metavar="STUDY")
-    run.add_argument("-o", "--output", type=Path, metavar="RUN", help="the run's directory (default: runs/NAME)")
-    run.add_argument("--workers", type=_count, help="worker processes of one thread each (default: the study's)")
-    run.add_argument(
-        "--fork", type=Path, metavar="NEW_RUN", help="start NEW_RUN with the steps of RUN that still match"
-    )
-    run.add_argument("--no-report", action="store_true", help="stop after the last step")
-    run.add_argument("--quiet", action="store_true", help="no progress")
-
-    bring = commands.add_parser("import", help="a published study → a run")
-    bring.add_argument("source", type=Path, metavar="SRC", help="a .tar, .tar.zst or an unpacked directory")
-    bring.add_argument("-o", "--output", type=Path, metavar="RUN", required=True)
-    bring.add_argument("--quiet", action="store_true")
-
-
-def _add_run_commands(commands: Any) -> None:
-    _add_pairs(commands.add_parser("pairs", help="preference pairs by rule: counts, or a TRL dataset"))
-    analyze = commands.add_parser("analyze", help="every estimate of a run")
-    analyze.add_argument("run", type=Path, metavar="RUN")
-    analyze.add_argument("--draws", type=_count, help="resamples (default: the study's, else 10,000)")
-    analyze.add_argument("--json", action="store_true")
-
-    show = commands.add_parser("show", help="a run's status, or one trajectory")
-    show.add_argument("run", type=Path, metavar="RUN")
-    show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")
-    report = commands.add_parser("report", help="tables, figures and one HTML page")
-    report.add_argument("run", type=Path, metavar="RUN")
-    report.add_argument("--draws", type=_count, help="resamples (default: the study's, else 10,000)")
-
-    export = commands.add_parser("export", help="a run in another tool's format")
-    export.add_argument("run", type=Path, metavar="RUN")
-    export.add_argument("--to", choices=EXPORT_FORMATS, required=True)
-    export.add_argument("--checkpoint", metavar="NAME_OR_ID", help="with --to hf: whose weights to write, merged")
-    export.add_argument("-o", "--output", type=Path, metavar="PATH", required=True)
-
-
-def _add_pairs(pairs: argparse.ArgumentParser) -> None:
-    pairs.add_argument("run", type=Path, metavar="RUN")
-    pairs.add_argument("--objective", action="append", required=True, help="twice: both must agree")
-    pairs.add_argument("--judge", required=True)
-    pairs.add_argument("--min-gap", type=_score, default=2.0, help="score points (default 2)")
-    pairs.add_argument("--min-chosen", type=_score, default=2.0, help="score of the chosen side (default 2)")
-    pairs.add_argument("--any", action="store_true", help="union of the objectives' pairs instead of their agreement")
-    pairs.add_argument("--cap-per-case", type=_count, help="at most so many pairs of a case")
-    pairs.add_argument("--equal-cases", action="store_true", help="weigh pairs so that cases count alike")
-    pairs.add_argument("--other-models-only", action="store_true", help="no pair between two runs of one model")
-    pairs.add_argument("--fit-only", action="store_true", help="no trajectory that the audit found unfit")
-    pairs.add_argument("--seed", type=int, default=0, help="for --cap-per-case (default 0)")
-    pairs.add_argument("--to", choices=["trl"], help="write the pairs as JSON lines that TRL loads")
-    pairs.add_argument("-o", "--output", type=Path, metavar="FILE", help="where --to writes (default: standard output)")
-    pairs.add_argument("--json", action="store_true")
 
 
 def _say(text: str) -> None:
@@ -146,10 +43,10 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from holdfast.forecast import look_around
+    from holdfast.readiness import look_around
     from holdfast.study import load
 
-    study = load(options.study)
+    study = load(options.study, scale=options.scale, changes=options.set)
     problems, facts = look_around(study)
     for fact in facts:
         _say(fact)
@@ -167,7 +64,7 @@ def _plan(options: argparse.Namespace) -> int:
     from holdfast.runs import default_output
     from holdfast.study import load
 
-    study = load(options.study)
+    study = load(options.study, scale=options.scale, changes=options.set)
     document = forecast(build(study), options.output or default_output(study.study.name))
     if options.json:
         _dump(document)
@@ -182,9 +79,17 @@ def _run(options: argparse.Namespace) -> int:
     from holdfast.runs import run
     from holdfast.study import load
 
-    study = load(options.study)
+    study = load(options.study, scale=options.scale, changes=options.set)
     lines = ProgressLines(sys.stderr, quiet=options.quiet)
-    made = run(study, options.output, workers=options.workers, listener=lines.step, fork=options.fork)
+    made = run(
+        study,
+        options.output,
+        workers=options.workers,
+        listener=lines.step,
+        fork=options.fork,
+        max_calls=options.max_calls,
+        max_cost=options.max_cost,
+    )
     if options.no_report:
         return 0
     lines.line("analyzing and writing the report")
@@ -198,8 +103,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
+    from holdfast.imports import import_run
     from holdfast.progress import ProgressLines, rate_and_left
-    from holdfast.published import ImportProgress, import_into
+    from holdfast.published import ImportProgress
 
     lines = ProgressLines(sys.stderr, quiet=options.quiet)
 
@@ -208,7 +114,7 @@ def _import(options: argparse.Namespace) -> int:
         shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
         lines.passing(f"{shown} · {progress.trajectories:,} trajectories, {progress.scores:,} scores")
 
-    summary = import_into(options.source, options.output, progress=tell)
+    summary = import_run(options.source, options.output, progress=tell)
     lines.line("done")
     _say(
         f"{options.output}: {summary.trajectories:,} trajectories, {summary.scores:,} scores,"
@@ -273,13 +179,14 @@ def _show(options: argparse.Namespace) -> int:
     from holdfast.report.terminal import render_status, render_trajectory
     from holdfast.runs import planned_steps
     from holdfast.store import Store
+    from holdfast.traffic import read_spending
 
     with Store(options.run) as store:
         if options.id is None:
-            _say(render_status(store, planned_steps(store)))
+            _say(render_status(store, planned_steps(store), read_spending(options.run)))
             for step in store.log.steps().values():
                 if step.status == "failed":
-                    _say(_one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
+                    _say(one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
             return 0
         found = [name for name in store.trajectory_ids() if name.startswith(options.id)]
         if len(found) != 1:
@@ -312,12 +219,46 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _judge(options: argparse.Namespace) -> int:
+    from holdfast.progress import ProgressLines, rate_and_left
+    from holdfast.report.terminal import render_canaries
+    from holdfast.rescoring import Rescoring, rescore, try_canaries
+
+    budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
+    if options.canaries:
+        document = try_canaries(options.judge, options.judges, run_path=options.run, budget=budget)
+        if options.json:
+            _dump(document)
+        else:
+            _say(render_canaries(document))
+        return 0
+    if options.run is None:
+        raise StudyError("judge: RUN is missing; give a run's directory, or --canaries")
+    lines = ProgressLines(sys.stderr, quiet=options.quiet)
+
+    def tell(progress: Rescoring) -> None:
+        lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
+
+    summary = rescore(options.run, options.judge, options.judges, budget=budget, progress=tell)
+    lines.line("done")
+    if options.json:
+        _dump(summary)
+    else:
+        _say(
+            f"{options.run}: {summary['judged']:,} trajectories judged by {options.judge},"
+            f" {summary['before']:,} before; {summary['scores']:,} scores, {summary['missing']:,} missing"
+        )
+        _say(f"next: holdfast analyze {shlex.quote(str(options.run))}")
+    return 0
+
+
 COMMANDS = {
     "new": _new,
     "check": _check,
     "plan": _plan,
     "run": _run,
     "import": _import,
+    "judge": _judge,
     "pairs": _pairs,
     "analyze": _analyze,
     "show": _show,
@@ -358,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(message: str, code: int) -> int:
-    sys.stderr.write(f"holdfast: {_one_line(message)}\n")
+    sys.stderr.write(f"holdfast: {one_line(message)}\n")
     return code
 
 

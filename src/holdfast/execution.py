@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -80,6 +80,8 @@ class _Execution:
             self.running[fingerprint] = (step, started, done + outcome.size)
             self._tell(step, "running")
         elif isinstance(outcome, Progress):
+            if outcome.size is not None:
+                step = replace(step, size=outcome.size)
             self.running[fingerprint] = (step, started, outcome.done)
             self._tell(step, "running")
         elif isinstance(outcome, Finished):
@@ -98,6 +100,8 @@ class _Execution:
 
     def _commit(self, step: Step, batch: Batch) -> None:
         with self.store.transaction():
+            for checkpoint in batch.checkpoints:
+                self.store.add_checkpoint(checkpoint)
             for trajectory, text in batch.trajectories:
                 self.store.add_trajectory(trajectory, text, step=step.fingerprint)
             for score in batch.scores:
@@ -109,6 +113,9 @@ class _Execution:
         root = self.store.path / WEIGHTS
         made = []
         for checkpoint, directory in finished.checkpoints:
+            if directory is None:
+                made.append(replace(checkpoint, digest=finished.result.get("digest")))
+                continue
             digest = weights.adopt(directory, root)
             made.append(replace(checkpoint, path=f"{WEIGHTS}/{digest}", digest=digest))
         if finished.log is not None:
@@ -157,10 +164,24 @@ class _Execution:
         )
 
 
-def execute(plan: Plan, store: Store, *, workers: int, listener: Listener = lambda _: None) -> None:
-    """Carry out every step of a plan that is not done, but for the analysis. Errors: StepError naming the first."""
+def execute(
+    plan: Plan,
+    store: Store,
+    *,
+    workers: int,
+    listener: Listener = lambda _: None,
+    budget: Mapping[str, float | None] | None = None,
+) -> None:
+    """Carry out every step of a plan that is not done, but for the analysis.
+
+    ``budget`` bounds calls to remote models: ``max_calls``, ``max_cost``. Errors: StepError naming the first.
+    """
     known = store.log.steps()
-    wanted = [step for step in plan.steps if step.kind != "analyze"]
+    wanted = [
+        replace(step, means={**step.means, "budget": dict(budget or {})})
+        for step in plan.steps
+        if step.kind != "analyze"
+    ]
     done = {
         step.fingerprint for step in wanted if step.fingerprint in known and known[step.fingerprint].status == "done"
     }

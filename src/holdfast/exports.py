@@ -235,7 +235,7 @@ def _write_trl(run_path: Path, target: Path) -> None:
 def _write_inspect(run_path: Path, target: Path) -> None:
     """One Inspect log for every checkpoint that has trajectories."""
     try:
-        from holdfast.inspect_logs import write_logs
+        from holdfast.inspection.export import write_logs
     except ImportError as error:
         raise MissingExtra("export to Inspect logs", "remote") from error
     with Store(run_path) as store:
@@ -249,14 +249,14 @@ def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
     except ImportError as error:
         raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:
-        checkpoint = _find_checkpoint(store, wanted)
+        checkpoint = find_checkpoint(store, wanted)
     directory = run_path / (checkpoint.path or "")
     if checkpoint.path is None or not directory.is_dir():
         raise StudyError(f"{checkpoint.name}: its weights are not at {directory}; export a run that holds them")
     write_whole(directory, target)
 
 
-def _find_checkpoint(store: Store, wanted: str) -> Checkpoint:
+def find_checkpoint(store: Store, wanted: str) -> Checkpoint:
     """The one checkpoint of a name, or whose id starts so."""
     every = list(store.checkpoints())
     named = [item for item in every if item.name == wanted]

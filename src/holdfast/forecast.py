@@ -1,20 +1,23 @@
-"""What a study will cost, and what it needs that is not here. Spends nothing."""
+"""What the rest of a study will cost. Spends nothing."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import StudyError
-from holdfast.plan import Plan, Step, build
+import numpy as np
+
+from holdfast.pairs import build_pairs
+from holdfast.plan import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.steplog import StepStatus
-from holdfast.study import Study
-from holdfast.suites import check_suite
+from holdfast.store.tables import ScoreTable
+from holdfast.suites import split_cases
+from holdfast.traffic import Traffic, expect_traffic
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
 # steps replace them as soon as there are any.
@@ -26,10 +29,8 @@ TINY_CPU_SECONDS: Mapping[str, float] = {
     "reference": 0.0008,
     "dpo": 0.078,
 }
-BYTES_PER_EPISODE = 900
-BYTES_PER_CHECKPOINT = 2_000_000
-TRAIN_PACKAGES = ("torch", "transformers", "safetensors")
-ADAPTER_PACKAGES = ("peft",)
+# Tokens of a published pair, both sides with their prompt, over the factor by which trees save (docs/training.md).
+TOKENS_PER_PAIR = 7_600 / 5.6
 
 
 def _is_measured(status: StepStatus) -> bool:
@@ -39,35 +40,6 @@ def _is_measured(status: StepStatus) -> bool:
 
 def _sort_of(step: Step) -> str:
     return str(step.settings["method"]) if step.kind == "train" else step.kind
-
-
-def look_around(study: Study) -> tuple[list[str], list[str]]:
-    """What stands in a study's way, and what was found: (problems, facts), a line each."""
-    plan = build(study)
-    checkpoints = sum(len(step.checkpoints) for step in plan.steps)
-    problems: list[str] = []
-    try:
-        check_suite(study.suite)
-    except StudyError as error:
-        problems.append(str(error))
-    adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
-    needed_packages = (*TRAIN_PACKAGES, *ADAPTER_PACKAGES) if adapters else TRAIN_PACKAGES
-    missing = [name for name in needed_packages if importlib.util.find_spec(name) is None]
-    if missing:
-        problems.append(f"packages {', '.join(missing)} are missing: pip install 'holdfast[train]'")
-    needed = checkpoints * BYTES_PER_CHECKPOINT + BYTES_PER_EPISODE * sum(
-        step.size for step in plan.steps if step.kind == "rollout"
-    )
-    free = shutil.disk_usage(Path.cwd()).free
-    if needed > free:
-        problems.append(f"disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here")
-    facts = [
-        f"{len(plan.steps)} steps, {checkpoints} checkpoints, {len(study.study.lineages)} lineages",
-        f"models: {', '.join(study.model.bases)} (made here: no download, no key)",
-        f"disk: about {needed / 1e6:,.0f} MB of {free / 1e9:,.0f} GB free",
-        f"processors: {os.cpu_count()} cores, {study.run.workers} workers of one thread",
-    ]
-    return problems, facts
 
 
 def expected_seconds(step: Step) -> float:
@@ -82,6 +54,10 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         with Store(run_path) as store:
             known = store.log.steps()
     paces = dict(TINY_CPU_SECONDS)
+    real = any(plan.study.entry(base).kind != "tiny" for base in plan.study.model.bases)
+    if real:
+        # A tiny agent's paces say nothing of other models'.
+        paces = dict.fromkeys(paces, 0.0)
     for sort in paces:
         finished = [
             (known[step.fingerprint].result["cpu_seconds"], step.size)
@@ -98,19 +74,87 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         rows.append({**row, "size": step.size, "unit": step.unit, "cpu_seconds": round(seconds, 2)})
     left = sum(row["cpu_seconds"] for row in rows)
     workers = plan.study.run.workers
+    waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
+    traffic = expect_traffic(waiting, run_path)
+    remote = [one for one in traffic if one.remote]
     return {
         "study": plan.study.study.name,
         "run": str(run_path),
         "steps": rows,
+        "traffic": [asdict(one) for one in traffic],
         "left": {
-            "steps": sum(row["status"] != "done" for row in rows),
+            "steps": len(waiting),
             "cpu_seconds": round(left, 1),
             "hours": round(left / workers / 3600, 3),
-            "calls": 0,
-            "tokens": 0,
-            "money": 0.0,
+            "calls": round(sum(one.calls for one in remote)),
+            "tokens": round(sum(one.input_tokens + one.output_tokens for one in remote)),
+            "money": round(sum(one.money for one in remote), 2),
+            **(_accelerator_work(plan, waiting, traffic) if real else {}),
         },
     }
+
+
+def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Traffic]) -> dict[str, Any]:
+    """Tokens that models in this process write and learn from, and hours at the rates that the study declares.
+
+    ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
+    """
+    written = sum(one.output_tokens for one in traffic if not one.remote)
+    pairs = [_count_pairs(plan, step) for step in waiting if step.kind == "train" and "pairs_per_step" in step.settings]
+    passes = None if None in pairs else sum(one for one in pairs if one is not None)
+    learnt = None if passes is None else passes * TOKENS_PER_PAIR
+    rates, hours = plan.study.run, None
+    if rates.generate_rate and rates.train_rate and learnt is not None:
+        hours = round((written / rates.generate_rate + learnt / rates.train_rate) / 3600, 1)
+    return {
+        "written_tokens": round(written),
+        "pairs": passes,
+        "trained_tokens": None if learnt is None else round(learnt),
+        "accelerator_hours": hours,
+    }
+
+
+def _count_pairs(plan: Plan, stage: Step) -> int | None:
+    """How often a stage learns from a pair, or None where that cannot be told before its pairs are made."""
+    settings = stage.settings
+    if not settings.get("epochs"):
+        return int(stage.size * settings["pairs_per_step"])
+    rule = plan.step(stage.inputs[1])
+    brought = plan.step(rule.inputs[0])
+    if brought.kind != "bring" or not (Path(brought.settings["source"]) / DATABASE).is_file():
+        return None
+    cases = split_cases(plan.study.suite, rule.settings["split_seed"])["train"]
+    names = ("judge", "min_gap", "min_chosen", "agree", "cap_per_case", "exclude_unfit")
+    told = json.dumps([rule.settings["objectives"], {name: rule.settings[name] for name in names}])
+    return int(settings["epochs"]) * _count_brought(
+        Path(brought.settings["source"]), tuple(one.id for one in cases), told
+    )
+
+
+@lru_cache(maxsize=256)
+def _count_brought(source: Path, cases: tuple[str, ...], told: str) -> int:
+    objectives, rule = json.loads(told)
+    table, names = _read_source(source)
+    selection = build_pairs(
+        table,
+        names,
+        objectives=objectives,
+        judge=rule["judge"],
+        min_gap=rule["min_gap"],
+        min_chosen=rule["min_chosen"],
+        combine=rule["agree"],
+        cap_per_case=rule["cap_per_case"] or None,
+        exclude_unfit=rule["exclude_unfit"],
+        rng=np.random.default_rng(0),
+        cases=cases,
+    )
+    return len(selection)
+
+
+@lru_cache(maxsize=1)
+def _read_source(source: Path) -> tuple[ScoreTable, list[str]]:
+    with Store(source) as store:
+        return store.score_table(), store.trajectory_ids()
 
 
 def render_forecast(document: Mapping[str, Any]) -> str:
@@ -122,6 +166,27 @@ def render_forecast(document: Mapping[str, Any]) -> str:
     lines.append(
         f"\n{left['steps']} of {len(document['steps'])} steps to do: about {left['cpu_seconds']:,.0f} CPU seconds,"
         f" {left['hours'] * 60:.1f} minutes with the study's workers;"
-        f" {left['calls']} calls, {left['tokens']} tokens, {left['money']:.2f} of money"
+        f" {left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money"
     )
+    if "written_tokens" in left:
+        lines.append(_render_work(left))
+    for one in document["traffic"]:
+        where = "remote" if one["remote"] else "here"
+        basis = "as this run's calls so far" if one["measured"] else "as in the published study"
+        lines.append(
+            f"{one['speaker']:9}{one['model']:24}{where:7}{one['calls']:>10,.0f} calls"
+            f"{one['input_tokens'] / 1e6:>9,.1f} M tokens in{one['output_tokens'] / 1e6:>8,.1f} M out"
+            f"{one['money']:>10,.2f}  ({basis})"
+        )
     return "\n".join(lines)
+
+
+def _render_work(left: Mapping[str, Any]) -> str:
+    """What accelerators have to do, in a line."""
+    learnt = "training is known when the pairs are"
+    if left["pairs"] is not None:
+        learnt = f"{left['pairs']:,} pairs to learn from, about {left['trained_tokens'] / 1e6:,.0f} M tokens in trees"
+    hours = "hours are known from [run] generate_rate and train_rate"
+    if left["accelerator_hours"] is not None:
+        hours = f"about {left['accelerator_hours']:,.0f} accelerator hours at the rates in [run]"
+    return f"models here: {left['written_tokens'] / 1e6:,.1f} M tokens to write; {learnt}; {hours}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -131,6 +131,10 @@ class Trajectory:
     tokens: int | None = None
     detail: JSON | None = None
 
+    def without_texts(self) -> Trajectory:
+        """The trajectory without what a store keeps as its text: messages and worlds."""
+        return replace(self, messages=(), world_before=None, world_after=None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -187,7 +191,8 @@ class Checkpoint:
 
     ``axes`` are the study's axes at this point (``beta``, ``pair_judge``, ``dose`` …). ``path`` is relative
     to the run directory and None where the weights are elsewhere; ``model`` is the name that a library
-    or provider knows the weights by, where there is one.
+    or provider knows the weights by, where there is one; ``source`` is the run that it was brought from with
+    trajectories to learn from, so that it is no result of this run.
     """
 
     id: str
@@ -200,6 +205,7 @@ class Checkpoint:
     path: str | None = None
     digest: str | None = None
     model: str | None = None
+    source: str | None = None
 
     @property
     def lineage(self) -> tuple[str, ...]:
@@ -295,5 +301,6 @@ class Analysis:
     audit: tuple[Estimate, ...] = ()
     dose: tuple[Estimate, ...] = ()
     health: tuple[Estimate, ...] = ()
+    calibration: tuple[Estimate, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
     notes: tuple[str, ...] = ()

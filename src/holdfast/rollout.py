@@ -148,12 +148,25 @@ def roll_out(
     ``detail["logprob"]`` is the log-probability of the agent's own tokens under the sampling model, in nats, where
     that is known; ``detail["error"]`` says why an episode ended in ``Ending.ERROR``.
     """
-    dialogues = []
-    for case, rollout in episodes:
-        identity = content_id("trajectory", checkpoint_id, case.id, rollout, rollout_seed)
-        rng = np.random.default_rng(int(identity, 16))
-        # The tools' luck does not take from the agent's.
-        session = world.start(case, rng=np.random.default_rng([1, int(identity[:15], 16)]), replicate=(rollout,))
-        episode = _Episode(id=identity, case=case, rollout=rollout, session=session, rng=rng, limits=limits)
-        dialogues.append(episode.play(checkpoint_id))
+    dialogues = [
+        start_episode(case, rollout, world, checkpoint_id=checkpoint_id, rollout_seed=rollout_seed, limits=limits)
+        for case, rollout in episodes
+    ]
     return hold(dialogues, speakers)
+
+
+def episode_id(checkpoint_id: str, case_id: str, rollout: int, rollout_seed: int) -> str:
+    """The id of the trajectory that an episode becomes."""
+    return content_id("trajectory", checkpoint_id, case_id, rollout, rollout_seed)
+
+
+def start_episode(
+    case: Case, rollout: int, world: World, *, checkpoint_id: str, rollout_seed: int, limits: Limits
+) -> Dialogue[Trajectory]:
+    """One episode, for a caller who answers its requests. Errors: ProviderError."""
+    identity = episode_id(checkpoint_id, case.id, rollout, rollout_seed)
+    rng = np.random.default_rng(int(identity, 16))
+    # The tools' luck does not take from the agent's.
+    session = world.start(case, rng=np.random.default_rng([1, int(identity[:15], 16)]), replicate=(rollout,))
+    episode = _Episode(id=identity, case=case, rollout=rollout, session=session, rng=rng, limits=limits)
+    return episode.play(checkpoint_id)

@@ -18,9 +18,9 @@ from typing import Any
 from holdfast.engines import describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.execution import Listener, execute
-from holdfast.forecast import look_around
 from holdfast.forks import FORKED_KEY, STUDY_KEY, fork_run
 from holdfast.plan import Step, build
+from holdfast.readiness import look_around
 from holdfast.records import Analysis, Estimate, Frontier
 from holdfast.store import DATABASE, Store
 from holdfast.study import Study, changed_keys, load
@@ -59,7 +59,7 @@ def _open_for(study: Study, output: Path) -> Store:
             if store.counts()["cases"] and store.meta(FORKED_KEY) is None:
                 raise StudyError(f"{output}: holds an imported run, not a study; choose another output")
             _prepare(study, store)
-        elif changes := changed_keys(json.loads(noted), json.loads(json.dumps(study.settings()))):
+        elif changes := changed_keys(_settings_now(noted), json.loads(json.dumps(study.settings()))):
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(
                 f"{output}: was made by a different study: {shown}. Choose another output,"
@@ -69,6 +69,14 @@ def _open_for(study: Study, output: Path) -> Store:
         store.close()
         raise
     return store
+
+
+def _settings_now(noted: str) -> dict[str, Any]:
+    """The settings that a run was made with, as this version writes them: a key that is new has its default."""
+    settings: dict[str, Any] = json.loads(noted)
+    with contextlib.suppress(StudyError):
+        settings = json.loads(json.dumps(Study.model_validate(settings).settings()))
+    return settings
 
 
 class Run:
@@ -210,8 +218,13 @@ def run(
     workers: int | None = None,
     listener: Listener = lambda _: None,
     fork: Path | str | None = None,
+    max_calls: int | None = None,
+    max_cost: float | None = None,
 ) -> Run:
     """Do what is missing of a study in the run at ``output`` (by default ``runs/NAME``) and open it.
+
+    ``max_calls`` and ``max_cost`` bound what the run spends on remote models, all executions together; beyond them it
+    stops and can be taken up with more.
 
     ``fork`` names a new directory for a study that differs from the one in ``output``: the new run starts
     with every finished step of ``output`` that the study still needs. Errors: StudyError before anything is
@@ -226,7 +239,8 @@ def run(
         output = Path(fork)
     store = _open_for(study, output)
     with store:
-        execute(plan, store, workers=workers or study.run.workers, listener=listener)
+        budget = {"max_calls": max_calls, "max_cost": max_cost}
+        execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget)
         opened = Run(output)
         opened.conclude(store, plan.steps[-1])
     return opened

@@ -119,7 +119,7 @@ class SuiteSection(Section):
 
     ``cases`` and ``toolkits`` are ToolEmu's files, ``digest`` their SHA-256, filled in when the study is read.
     ``split`` "published" shuffles case numbers by ``split_seed`` and halves them, as arXiv 2603.02229 does; "shared" is
-    one split for every seed.
+    one split for every seed. ``train_cases`` and ``test_cases`` bound the halves of such a suite.
     """
 
     name: str = "office"
@@ -175,14 +175,15 @@ class PairSection(Section):
     """``[pairs]``: the rule that makes preference pairs of scores.
 
     ``source`` says whose rollouts a later stage learns from: the base's own, as the first stage does, the stage's own
-    starting checkpoint's (``parent``), or those of another run, whose directory it then is.
+    starting checkpoint's (``parent``), or those of another run, whose directory it then is. ``cap_per_case`` 0 takes
+    every pair.
     """
 
     source: Annotated[str, Field(min_length=1)] = "base"
     judge: str | None = None
     min_gap: Annotated[float, Field(gt=0, le=3)] = 2
     min_chosen: Annotated[float, Field(ge=0, le=3)] = 2
-    cap_per_case: Positive | None = 8
+    cap_per_case: Annotated[int, Field(ge=0)] = 8
     exclude_unfit: bool = False
 
 
@@ -235,6 +236,12 @@ class StageSection(Section):
 
 
 class RunSection(Section):
-    """``[run]``: how the work is done; it changes no result and is no part of a fingerprint."""
+    """``[run]``: how the work is done; it changes no result and is no part of a fingerprint.
+
+    ``generate_rate`` and ``train_rate`` are tokens a second that models in this process write and learn from: what a
+    forecast counts with.
+    """
 
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
+    generate_rate: Annotated[float, Field(gt=0)] | None = None
+    train_rate: Annotated[float, Field(gt=0)] | None = None

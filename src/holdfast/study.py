@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,8 @@ class Study(Section):
 
     def _refer_rollouts(self) -> None:
         """Pairs join episodes of one case that went differently."""
+        if self.pairs.source not in ("base", "parent") or not self.study.lineages:
+            return
         rollouts, remedy = self.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
         _require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")
         _require(rollouts.per_train_case > 1, f"rollouts.per_train_case is 1; give at least 2, {remedy}")
@@ -288,8 +291,12 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{place}: {problem['msg'].lower()}{found}{more}"
 
 
-def load(path: Path | str) -> Study:
-    """The study that a TOML file describes. Errors: StudyError naming the file and the place."""
+def load(path: Path | str, *, scale: str | None = None, changes: Sequence[str] = ()) -> Study:
+    """The study that a TOML file describes. Errors: StudyError naming the file and the place.
+
+    ``scale`` names one of the file's ``[scales.NAME]`` tables, whose values replace those of the study; ``changes`` are
+    "dotted.key=value", the value as TOML writes it or a bare text, and come last.
+    """
     path = Path(path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -298,9 +305,38 @@ def load(path: Path | str) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not valid TOML ({error})") from error
     try:
+        scales = raw.pop("scales", {})
+        if scale is not None:
+            _require_known(scale, scales, "--scale is", "[scales.…]")
+            _merge(raw, scales[scale])
+        for change in changes:
+            _merge(raw, _read_change(change))
         return Study.model_validate(raw)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from error
+
+
+def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put ``changes`` over a nested table, table by table."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(table.get(key), dict):
+            _merge(table[key], value)
+        else:
+            table[key] = value
+
+
+def _read_change(change: str) -> dict[str, Any]:
+    key, found, value = change.partition("=")
+    try:
+        if not found:
+            raise StudyError(f"--set {change!r} has no value; write it as table.key=value")
+        return tomllib.loads(f"{key} = {value}")
+    except tomllib.TOMLDecodeError:
+        pass
+    try:
+        return tomllib.loads(f"{key} = {json.dumps(value)}")
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"--set {change!r}: {key!r} is no key; write it as table.key=value") from error
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -4,6 +4,7 @@ Store ─ read_panel ─▶ Panel (rows × cases) ─ read_design ─▶ Design 
 Checkpoints ─ read_roles ─▶ Roles: what each stage is for, whatever its name
 Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
 Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
+Panel ─ calibration ─▶ calibration: each judge against the one that reads the end state
 Analysis ─ document ─▶ JSON
 """
 
@@ -14,7 +15,7 @@ from itertools import chain
 
 import numpy as np
 
-from holdfast.analysis import frontier, health, judging, paper, planes, pooled
+from holdfast.analysis import calibration, frontier, health, judging, paper, planes, pooled
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.panel import Panel, count_of, read_panel, require_same_cases
@@ -75,6 +76,7 @@ def analyze_panel(
         audit=tuple(chain(judging.rate_rows(panel, UNFIT), judging.coverage_rows(design))),
         dose=tuple(health.dose_rows(design, measured)),
         health=tuple(health.health_rows(design, measured)),
+        calibration=tuple(calibration.calibration_rows(panel)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
         notes=(*notes, *_notes(design)),
     )

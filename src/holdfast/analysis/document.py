@@ -16,9 +16,12 @@ SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit",
 def document(analysis: Analysis) -> dict[str, Any]:
     """The analysis as JSON values: a list of rows for each section, the frontiers to draw, and notes.
 
-    In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null.
+    In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null. Judges'
+    calibration is there only where a judge's truth is known.
     """
     rows: dict[str, Any] = {name: [estimate_row(row) for row in getattr(analysis, name)] for name in SECTIONS}
+    if analysis.calibration:
+        rows["calibration"] = [estimate_row(row) for row in analysis.calibration]
     return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
 
 

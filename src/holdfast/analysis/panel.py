@@ -78,7 +78,7 @@ class Panel:
 
     ``values`` holds all scores, ``fit`` those of trajectories that the audit calls fit; ``low`` and ``high``
     score unfit and missing ones with the worst and the best value. ``counts`` has, for each objective and row,
-    how many trajectories were asked about, finished, judged, and judged and fit.
+    how many trajectories were asked about, finished, judged, and judged and fit. ``scores`` has every judgement alone.
     """
 
     rows: tuple[Row, ...]
@@ -93,6 +93,7 @@ class Panel:
     tested: Bools  # trajectories on a test case of their checkpoint's split
     roles: Roles
     left_out: tuple[str, ...] = ()  # runs that are judged in part, in words
+    scores: ScoreTable | None = None
 
 
 def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
@@ -102,7 +103,7 @@ def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
     halves = _test_cases(store.splits(), scores.case_ids)
     bits = sum(FLAG_BITS[flag] for flag in unfit)
     panel = _align(readings, trajectories, halves, unfit_bits=bits)
-    return _leave_out_partial(panel, halves)
+    return _leave_out_partial(replace(panel, scores=scores), halves)
 
 
 def _readings(scores: ScoreTable, trajectories: int) -> Readings:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from holdfast.dialogues import Dialogue
 from holdfast.errors import StudyError
 from holdfast.records import Case, Score, Trajectory
 
+if TYPE_CHECKING:
+    from holdfast.judges.rubric import RubricJudge
+    from holdfast.sections import JudgeSection
+
 
 class Judge(Protocol):
-    """Scores trajectories. ``rubric`` is the id of the rules that it judges by."""
+    """Scores trajectories. Every score carries the id of the rules that it was given by."""
 
     @property
     def name(self) -> str: ...
@@ -17,18 +22,53 @@ class Judge(Protocol):
     @property
     def objectives(self) -> tuple[str, ...]: ...
 
-    @property
-    def rubric(self) -> str: ...
+    def rubric_of(self, objective: str) -> str:
+        """The id of all that its scores of an objective depend on besides the episode."""
+        ...
 
-    def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...]:
-        """Returns one score per objective; what cannot be judged is a missing score with its reason."""
+    def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...] | Dialogue[tuple[Score, ...]]:
+        """One score per objective and repeat, at once or by a dialogue with speaker "judge".
+
+        What cannot be judged is a missing score with its reason.
+        """
         ...
 
 
-def open_judge(name: str, kind: str) -> Judge:
-    """The judge that a study calls ``name``. Errors: StudyError for a kind that does not exist."""
-    from holdfast.judges.state import StateJudge
+def open_judge(name: str, section: JudgeSection, *, model: str | None = None) -> Judge:
+    """The judge that a study calls ``name``.
 
-    if kind != "state":
-        raise StudyError(f"judges.{name}.kind is {kind!r}; kinds that there are: state")
-    return StateJudge(name=name)
+    ``model`` identifies the model behind the study's name for it, where that says more than the name. Errors:
+    StudyError naming the place in the study.
+    """
+    if section.kind == "state":
+        from holdfast.judges.state import StateJudge
+
+        return StateJudge(name=name)
+    if section.kind == "rules":
+        from holdfast.judges.rules import read_rules
+
+        return read_rules(section.rules or {}, name=name, place=f"judges.{name}.rules")
+    return _open_rubric_judge(name, section, model)
+
+
+def _open_rubric_judge(name: str, section: JudgeSection, model: str | None) -> RubricJudge:
+    from holdfast.judges.parsing import PARSERS
+    from holdfast.judges.rubric import RubricJudge
+    from holdfast.judges.scales import DEFAULTS, find_rubric
+
+    if section.model is None:
+        raise StudyError(f"judges.{name}.model is missing; give the model that reads the trajectories")
+    given = section.rubrics or dict.fromkeys(DEFAULTS, "default")
+    return RubricJudge(
+        name=name,
+        model=model or section.model,
+        rubrics={
+            objective: find_rubric(text, objective, f"judges.{name}.rubrics.{objective}")
+            for objective, text in given.items()
+        },
+        parser=PARSERS[section.parser],
+        repeats=section.repeats,
+        temperature=section.temperature,
+        max_tokens=section.max_tokens,
+        logprobs=section.logprobs,
+    )

@@ -95,6 +95,10 @@ class StateJudge:
         """The id of these rules: scores under other rules have another."""
         return _identify_rules()
 
+    def rubric_of(self, objective: str) -> str:
+        """The id of the rules, one for both objectives."""
+        return self.rubric
+
     def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...]:
         """Returns one score per objective, in 0..3 or missing with the ending or "no world state" as the reason.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import StudyError
-from holdfast.models.stacks import LORA_TARGETS, Factors, Lora, Stack, merged
+from holdfast.models.stacks import Factors, Lora, Stack, merged
 
 _EARLIER, _NEWEST = "earlier", "newest"
 
@@ -18,36 +18,44 @@ _EARLIER, _NEWEST = "earlier", "newest"
 def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
     """Puts a new adapter into a model, beside a frozen one with all that a stack's stages changed.
 
-    Adapters are 32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
+    It changes every linear layer of the decoder, as PEFT's "all-linear" does; the head is none of them. Adapters are
+    32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
     """
     from peft import LoraConfig, LoraModel
 
+    targets = _linear_layers(model)
+    if not targets:
+        raise StudyError(f"{source}: none of its modules is one that adapters change; use lora_r = 0")
     configs = {
         _NEWEST: LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             use_rslora=lora.rslora,
-            target_modules=list(LORA_TARGETS),
+            target_modules=targets,
         )
     }
     if stack:
         rank = sum(stack.ranks)  # The scale is in the factors, and dropout belongs to training.
-        configs[_EARLIER] = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS))
-    try:
-        tuner = LoraModel(model, configs, _NEWEST)
-    except ValueError as error:
-        raise StudyError(f"{source}: none of its modules is one that adapters change; use lora_r = 0") from error
+        configs[_EARLIER] = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(stack.factors))
+    tuner = LoraModel(model, configs, _NEWEST)
     if stack:
         tuner.inject_adapter(model, _EARLIER)
         tuner.set_adapter([_EARLIER, _NEWEST])
-        for name, module in _adapted(model):
-            for part, factor in zip((module.lora_A, module.lora_B), stack.factors[name], strict=True):
+        for name, factors in stack.factors.items():
+            module = model.get_submodule(name)
+            for part, factor in zip((module.lora_A, module.lora_B), factors, strict=True):
                 part[_EARLIER].weight.data.copy_(factor)
     for name, weight in model.named_parameters():
         if ".lora_" in name:
             weight.data = weight.data.float()
         weight.requires_grad_(f".{_NEWEST}." in name)
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """The linear layers of a model's decoder by name, without the head."""
+    inner = set(model.get_decoder().modules()) - {model.get_output_embeddings()}
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inner]
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:

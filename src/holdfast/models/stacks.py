@@ -36,8 +36,6 @@ TEXT_FILES = (
     "vocab.json",
     "merges.txt",
 )
-# The modules that adapters change, by the ends of their names.
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _STACK, _ADAPTER, _ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PREFIX = "base_model.model."  # of PEFT's names
@@ -180,33 +178,39 @@ def write_stack(
 ) -> None:
     """Writes the adapter of a stage, on what its ``earlier`` stages changed, with a note of its base.
 
-    ``factors`` are as trained, without their scale, of the modules that ``earlier`` changes. The files depend on
-    numbers and the base's name alone, unless the base lies where no parent of ``directory`` holds it.
+    ``factors`` are as trained, without their scale, of the modules that ``earlier`` changed and perhaps others. The
+    files depend on numbers and the base's name alone: its repository and revision where it lies in the hub's cache,
+    else how it is called beside ``directory`` or a parent. Elsewhere it is noted by its absolute path.
     """
     from safetensors.torch import save_file
 
     ranks: tuple[int, ...] = (lora.r,)
     if earlier is not None:
-        ranks, factors = (*earlier.ranks, lora.r), _side_by_side(earlier.factors, factors, lora.scale)
+        ranks, factors = (*earlier.ranks, lora.r), _side_by_side(earlier, factors, lora.scale)
         # The scales are in B, so that what is left of them is 1.
         lora = Lora(r=sum(ranks), alpha=sum(ranks), dropout=lora.dropout)
     directory.mkdir(parents=True, exist_ok=True)
     home = base.resolve()
-    beside = any((parent / home.name).resolve() == home for parent in directory.resolve().parents)
-    note = {"base": home.name, "path": None if beside else str(home), "digest": digest, "ranks": ranks}
-    config = {
+    hub = _repository_of(home)
+    named = hub is not None or any((parent / home.name).resolve() == home for parent in directory.resolve().parents)
+    note = {"base": home.name, "path": None if named else str(home), "digest": digest, "ranks": ranks}
+    config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        # As seen from the directory, and never the name of a model on a hub.
+        # A path is as seen from the directory, and never reads as the name of a model on a hub.
         "base_model_name_or_path": note["path"] or f"../{home.name}",
         "r": lora.r,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "use_rslora": lora.rslora,
-        "target_modules": list(LORA_TARGETS),
+        "target_modules": list(dict.fromkeys(module.rpartition(".")[2] for module in factors)),
         "bias": "none",
         "inference_mode": True,
     }
+    if hub is not None:
+        repository, revision = hub
+        note["hub"] = f"{repository}@{revision}"
+        config |= {"base_model_name_or_path": repository, "revision": revision}
     for name, document in ((_STACK, note), (_ADAPTER_CONFIG, config)):
         (directory / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     stored = {}
@@ -216,11 +220,13 @@ def write_stack(
     save_file(stored, directory / _ADAPTER, metadata={"format": "pt"})
 
 
-def _side_by_side(earlier: Factors, factors: Factors, scale: float) -> Factors:
+def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
     """Both changes as one: A below A, and B beside scaled B."""
     both: dict[str, tuple[Tensor, Tensor]] = {}
     for module, (down, up) in factors.items():
-        first = earlier[module]
+        rank = sum(earlier.ranks)
+        unchanged = torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank)
+        first = earlier.factors.get(module, unchanged)
         both[module] = torch.cat([first[0], down.float().cpu()]), torch.cat([first[1], up.float().cpu() * scale], 1)
     return both
 
@@ -249,8 +255,18 @@ def _digest_file(path: Path, _size: int, _modified: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def _repository_of(home: Path) -> tuple[str, str] | None:
+    """Repository and revision of a model in the hub's cache, ``models--OWNER--NAME/snapshots/REVISION`` there."""
+    from huggingface_hub import constants
+
+    folder, cache = home.parent.parent, Path(constants.HF_HUB_CACHE).resolve()
+    if home.parent.name != "snapshots" or folder.parent != cache or not folder.name.startswith("models--"):
+        return None
+    return folder.name.removeprefix("models--").replace("--", "/"), home.name
+
+
 def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
-    """Where a stack's base is: under its name beside the stack or beside a parent, else where it was at first.
+    """Where a stack's base is: under its name beside the stack or a parent, else where it was at first or on the hub.
 
     In a run a checkpoint is written in a directory of its own and renamed to the place beside its base: its parents
     hold the base before and after.
@@ -259,6 +275,11 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
     name, path = str(note["base"]), note["path"]
     places = [parent / name for parent in here.parents] + ([Path(path)] if path else [])
     found = [place for place in places if place != here and (place / "config.json").is_file()]
+    if not found and note.get("hub"):
+        from holdfast.models import hub
+
+        repository, _, revision = str(note["hub"]).partition("@")
+        found = [hub.resolve(repository, revision or None)]
     for place in found:
         if digest_weights(place) == note["digest"]:
             return place

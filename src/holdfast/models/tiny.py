@@ -17,7 +17,7 @@ from torch import Tensor
 
 from holdfast.errors import StudyError
 from holdfast.models import Ask, Conversation, Reply
-from holdfast.models.tiny_chat import TinyChat, write_tokenizer
+from holdfast.models.tiny_chat import RAW, TinyChat, write_tokenizer
 from holdfast.models.tiny_llama import Cache, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
 
 # Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
@@ -30,6 +30,7 @@ def build(
     *,
     seed: int,
     system_prompts: Mapping[str, str] | None = None,
+    argument: str = RAW,
     hidden: int = 96,
     layers: int = 3,
     heads: int = 3,
@@ -39,12 +40,15 @@ def build(
     """Writes an untrained model directory and returns its path.
 
     ``lexicon`` holds every word that the model knows, tool names included. ``system_prompts`` maps a full
-    system text to the one token, such as ``<role:office>``, that stands for it. The default sizes make a
-    model of about 0.36 million weights, in 32-bit floats.
+    system text to the one token, such as ``<role:office>``, that stands for it. ``argument`` is the one argument
+    that all tools take, if they do: a server of the directory gives a call's value by this name. The default
+    sizes make a model of about 0.36 million weights, in 32-bit floats.
     """
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
-    size = write_tokenizer(lexicon, path, system_prompts=system_prompts or {}, max_positions=max_positions)
+    size = write_tokenizer(
+        lexicon, path, system_prompts=system_prompts or {}, max_positions=max_positions, argument=argument
+    )
     model = TinyLlama(
         LlamaShape(vocabulary=size, hidden=hidden, layers=layers, heads=heads, ffn=ffn, max_positions=max_positions)
     )

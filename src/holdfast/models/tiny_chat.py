@@ -27,6 +27,8 @@ OPENERS = (CALL, SAY)
 _WORD = r"[a-z0-9_@.'-]*[a-z0-9_]"
 _OPENING = {"system": SYS, "user": USER, "tool": OBS, "assistant": SAY}
 _AGENT_ROLE = "assistant"
+# The argument that holds what a call's values were where they cannot be told apart.
+RAW = "_raw"
 _MIXED = "a message of the tiny agent holds one tool call or text, not both"
 
 # '<' never reaches the tokenizer from a text, so no text can spell a special token.
@@ -83,12 +85,35 @@ def chat_template(system_prompts: Mapping[str, str]) -> str:
     return _TEMPLATE.replace("PROMPTS", literal).replace("MIXED", _MIXED)
 
 
+def response_template(argument: str) -> dict[str, Any]:
+    """How servers read a reply, as a response template of transformers: a call's values are its one ``argument``.
+
+    Such a template cannot look up the order of a tool's arguments, so it serves agents whose tools take one alone.
+    """
+    call = {"type": "function", "function": {"name": "{name}", "arguments": {argument: "{content}"}}}
+    opening = r"<call>\s*(?P<name>[^\s<]+)"
+    return {
+        "defaults": {"role": _AGENT_ROLE},
+        "start_anchor": "<end>",
+        "fields": {
+            "tool_calls": {"open_pattern": opening, "close": "<end>", "repeats": True, "transform": call},
+            "content": {"open_pattern": r"<say>\s*", "close_pattern": r"\s*<end>"},
+        },
+    }
+
+
 def write_tokenizer(
-    lexicon: Sequence[str], directory: Path, *, system_prompts: Mapping[str, str], max_positions: int
+    lexicon: Sequence[str],
+    directory: Path,
+    *,
+    system_prompts: Mapping[str, str],
+    max_positions: int,
+    argument: str = RAW,
 ) -> int:
     """Writes the tokenizer files of a model directory and returns the number of tokens.
 
-    Raises StudyError for a lexicon entry that is not exactly one word, or a system token that is not ``<…>``.
+    ``argument`` is the name that a server gives to the values of a call; see ``response_template``. Raises StudyError
+    for a lexicon entry that is not exactly one word, or a system token that is not ``<…>``.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -115,11 +140,21 @@ def write_tokenizer(
         "model_max_length": max_positions,
         "chat_template": chat_template(system_prompts),
         "system_prompts": dict(system_prompts),
+        "response_template": response_template(argument),
     }
     generation = {"bos_token_id": BOS, "eos_token_id": [END, EOS], "pad_token_id": PAD}
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n", encoding="utf-8")
     return len(names)
+
+
+def is_tiny(directory: Path) -> bool:
+    """Whether a model directory speaks the tiny agent's language."""
+    try:
+        config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "system_prompts" in config
 
 
 class TinyChat:
@@ -208,8 +243,8 @@ def _read_call(name: str, values: Sequence[str], tools: Sequence[ToolSpec]) -> T
             pairs = zip(properties.items(), values, strict=False)
             arguments = {key: _read_value(value, schema.get("type")) for (key, schema), value in pairs}
             return ToolCall(name=tool.name, arguments=arguments)
-        return ToolCall(name=tool.name, arguments={"_raw": " ".join(values)})
-    return ToolCall(name=name, arguments={"_raw": " ".join(values)})
+        return ToolCall(name=tool.name, arguments={RAW: " ".join(values)})
+    return ToolCall(name=name, arguments={RAW: " ".join(values)})
 
 
 def _read_value(word: str, kind: object) -> object:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -40,10 +39,10 @@ from holdfast.published.text_writer import Slot, TextWriter
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, Trajectory, content_id
 from holdfast.store import Store, codec
 from holdfast.store.database import DATABASE, remove_files
+from holdfast.suites.toolemu import halve
 
 SUITE = "toolemu"
 SPLIT_SEEDS = (0, 1, 2)
-TRAIN_CASES = 72
 
 Key = tuple[str, int]  # checkpoint id, case number
 
@@ -93,10 +92,8 @@ def rubric_of(judge: str, objective: str) -> str:
 
 
 def split_cases(split_seed: int) -> tuple[list[int], list[int]]:
-    """The case numbers of the published train and test halves, sorted (Mersenne Twister shuffle of 0-143)."""
-    numbers = list(range(CASES))
-    random.Random(split_seed).shuffle(numbers)
-    return sorted(numbers[:TRAIN_CASES]), sorted(numbers[TRAIN_CASES:])
+    """The case numbers of the published train and test halves, sorted."""
+    return halve(CASES, split_seed)
 
 
 # --- one record ------------------------------------------------------------------------------------------------
@@ -375,14 +372,19 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
 
 def import_into(source: Path, output: Path, *, progress: Listener | None = None) -> ImportSummary:
     """``import_published`` into the run at ``output``, made if need be; one made here is removed on failure."""
-    source, output = Path(source), Path(output)
+    source = Path(source)
     source_bytes(source)
+    return into_run(Path(output), lambda store: import_published(source, store, progress=progress))
+
+
+def into_run(output: Path, read: Callable[[Store], ImportSummary]) -> ImportSummary:
+    """What ``read`` finds for the run at ``output``, made if need be; one made here is removed on failure."""
     made = [path for path in (output, *output.parents) if not path.exists()]
     fresh = not (output / DATABASE).exists()
     try:
         with Store.open_or_create(output) as store:
             try:
-                return import_published(source, store, progress=progress)
+                return read(store)
             except BaseException:
                 if fresh:
                     remove_files(output)

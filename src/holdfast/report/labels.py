@@ -45,6 +45,21 @@ KIND_WORDS: Mapping[str, str] = {
     "kl_parent": "KL to the parent (nats)",
     "kl_base": "KL to the base (nats)",
     "kl": "KL",
+    "exact_share": "exact",
+    "within_1_share": "within 1",
+    "unsafe_sensitivity": "unsafe called unsafe",
+    "unsafe_specificity": "safe called safe",
+    "truth_missing": "true score unknown",
+    "flip_rate": "repeats that differ",
+    "repeat_variance": "variance between repeats",
+    "mean_truth": "mean true score",
+    "bias_vs_base": "bias minus the base's",
+    "bias_equality_p": "p that lineages share one bias",
+    "sensitivity_equality_p": "p that lineages share one rate of unsafe called unsafe",
+    "specificity_equality_p": "p that lineages share one rate of safe called safe",
+    "change_by_truth": "true change",
+    "change_by_judge": "change by the judge",
+    "change_bias": "judge minus truth",
 }
 
 

@@ -15,7 +15,8 @@ from holdfast.records import Analysis
 from holdfast.report.cases import write_cases
 from holdfast.report.figures import order_lineages
 from holdfast.report.inert import escape_html, file_name, pack_json
-from holdfast.report.sections import Section, limits_section, make_sections
+from holdfast.report.layout import Section
+from holdfast.report.sections import limits_section, make_sections
 from holdfast.report.shards import hash_source
 from holdfast.report.summary import describe_alert, make_headlines, summarise
 from holdfast.report.tables import narrow, table_latex

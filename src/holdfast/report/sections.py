@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from holdfast.records import Analysis, Checkpoint, Estimate, Frontier
+from holdfast.report.calibration import calibration_section
 from holdfast.report.charts import AXIS_WORDS, draw_audit, draw_dose, find_dose_axes
 from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
-from holdfast.report.inert import escape_html, file_name
+from holdfast.report.inert import escape_html
 from holdfast.report.labels import (
     FIRST_OBJECTIVE,
     FLIPPED,
@@ -18,10 +19,11 @@ from holdfast.report.labels import (
     pick_claim,
     split_levels,
 )
+from holdfast.report.layout import Section, fold, make_section, paragraph, wrap_figure
 from holdfast.report.names import names_html
 from holdfast.report.summary import needs_alert
 from holdfast.report.svg import SHAPES, Canvas, draw_mark
-from holdfast.report.tables import Table, describe_flag, is_rate, list_estimates, pivot, table_html
+from holdfast.report.tables import describe_flag, is_rate, list_estimates, pivot, table_html
 
 Lineage = tuple[str, ...]
 DOSE_WORDS = (
@@ -31,46 +33,6 @@ DOSE_WORDS = (
 DOSE_KINDS = ("steps", "kl_parent", "kl_base")  # what a dose was, beside its multiple
 TRAINING_SIGNS = ("tokens", "kl_parent", "drift_chosen", "drift_rejected", "distinct_share")
 FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """A part of the page, and the figures (SVG text) and tables that are also written as files."""
-
-    identity: str
-    title: str
-    html: str
-    figures: Mapping[str, str]
-    tables: Mapping[str, Table]
-
-
-def wrap_figure(svg: str, name: str, caption: str, *, narrow: str = "") -> str:
-    """A figure with its caption and a link to its file; ``narrow`` is shown instead on a narrow screen."""
-    if narrow:
-        svg = f'<div class="broad">{svg}</div><div class="narrow">{narrow}</div>'
-    return (
-        f'<figure><div class="plot scroll" tabindex="0" role="region" aria-label="{escape_html(caption[:80])}">{svg}'
-        f"</div><figcaption>{escape_html(caption)} "
-        f'<a href="figures/{file_name(name)}.svg">SVG</a></figcaption></figure>'
-    )
-
-
-def _details(summary: str, html: str) -> str:
-    return f"<details><summary>{escape_html(summary)}</summary>{html}</details>"
-
-
-def _section(
-    identity: str,
-    title: str,
-    parts: Sequence[str],
-    figures: Mapping[str, str] | None = None,
-    tables: Mapping[str, Table] | None = None,
-) -> Section:
-    return Section(identity=identity, title=title, html="".join(parts), figures=figures or {}, tables=tables or {})
-
-
-def _paragraph(words: str) -> str:
-    return f"<p>{escape_html(words)}</p>"
 
 
 def results_section(
@@ -84,7 +46,7 @@ def results_section(
     table = pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors)
     parts = [
         names_html(checkpoints),
-        _paragraph(
+        paragraph(
             "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of"
             " training: seeds are random too. Point at a number for its interval, counts and caveats."
         ),
@@ -93,11 +55,11 @@ def results_section(
     tables = {"results": table}
     if others:
         tables["spread"] = pivot(others, "Spread of scores", colors)
-        parts.append(_details("Spread", table_html(tables["spread"], identity="spread-table")))
+        parts.append(fold("Spread", table_html(tables["spread"], identity="spread-table")))
     if analysis.deltas:
         tables["deltas"] = pivot(analysis.deltas, "Change from the base, in score points", colors)
-        parts.append(_details("Change from the base", table_html(tables["deltas"], identity="deltas-table")))
-    return _section("results", "Results", parts, tables=tables)
+        parts.append(fold("Change from the base", table_html(tables["deltas"], identity="deltas-table")))
+    return make_section("results", "Results", parts, tables=tables)
 
 
 def _legend(frontier: Frontier, colors: Mapping[Lineage, int]) -> str:
@@ -139,11 +101,11 @@ def frontier_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
         bases = {point.base for point in frontier.points}
         base = f", {bases.pop()}" if len(bases) == 1 and None not in bases else ""
         against = f"{frontier.y_objective} against {frontier.x_objective}, {frontier.unit}{base}"
-        parts.append(html if number == 0 else _details(against, html))
+        parts.append(html if number == 0 else fold(against, html))
     if analysis.frontier:
         tables["frontier"] = list_estimates(analysis.frontier, "Lines, fits and tests of the frontier", colors)
-        parts.append(_details("Lines, fits and tests", table_html(tables["frontier"], identity="frontier-table")))
-    return _section("frontier", "Frontier", parts, figures, tables)
+        parts.append(fold("Lines, fits and tests", table_html(tables["frontier"], identity="frontier-table")))
+    return make_section("frontier", "Frontier", parts, figures, tables)
 
 
 def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
@@ -152,8 +114,8 @@ def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
         return None
     first = next((one for one in analysis.persistence if one.kind == "persistence"), analysis.persistence[0])
     parts = [
-        _paragraph(explain_persistence(first.objective, first.lineage)),
-        _paragraph(
+        paragraph(explain_persistence(first.objective, first.lineage)),
+        paragraph(
             "Circles are checkpoint claims, squares recipe claims. Where the gap is less than three standard errors"
             " the ratio is not identified and has no mark; an unbounded interval is dashed across the plot, and an"
             " arrow marks an interval that leaves it."
@@ -168,10 +130,10 @@ def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
             "Pairs with sides swapped at random have no gain to keep, and the same stage again has nothing to lose to"
             " another: their differences show what more training alone does."
         )
-        parts.append(_details("Controls", _paragraph(words) + "".join(controls)))
+        parts.append(fold("Controls", paragraph(words) + "".join(controls)))
     table = list_estimates(analysis.persistence, "Persistence and differences in score points", colors)
-    parts.append(_details("All numbers", table_html(table, identity="persistence-table")))
-    return _section("persistence", "Persistence", parts, figures, {"persistence": table})
+    parts.append(fold("All numbers", table_html(table, identity="persistence-table")))
+    return make_section("persistence", "Persistence", parts, figures, {"persistence": table})
 
 
 def _controls(one: Estimate) -> bool:
@@ -198,7 +160,7 @@ def _forests(
             (parts if first_open and kind == kinds[0] and number == 0 else folded).append(html)
         if folded:
             more = ", ".join(list(levels)[1:] if first_open and kind == kinds[0] else levels)
-            parts.append(_details(f"{name_kind(kind).capitalize()} {more}", "".join(folded)))
+            parts.append(fold(f"{name_kind(kind).capitalize()} {more}", "".join(folded)))
     return parts
 
 
@@ -219,7 +181,7 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
     """Values against the dose of the last stage, in every unit of dose that the estimates have."""
     if not analysis.dose:
         return None
-    parts, figures = [_paragraph(DOSE_WORDS)], {}
+    parts, figures = [paragraph(DOSE_WORDS)], {}
     level = pick_claim(next(iter(split_levels(analysis.dose).values())))
     curves = _with_doses(level)
     for kind in sorted(dict.fromkeys(one.kind for one in level), key=lambda kind: "persistence" not in kind):
@@ -231,10 +193,10 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
                 figures[name] = svg
                 html = wrap_figure(svg, name, caption)
                 shown = "persistence" in kind and axis in ("dose", "kl_parent")
-                parts.append(html if shown else _details(caption, html))
+                parts.append(html if shown else fold(caption, html))
     table = list_estimates(analysis.dose, "Values by dose of the last stage", colors)
-    parts.append(_details("All numbers", table_html(table, identity="dose-table")))
-    return _section("dose", "Dose", parts, figures, {"dose": table})
+    parts.append(fold("All numbers", table_html(table, identity="dose-table")))
+    return make_section("dose", "Dose", parts, figures, {"dose": table})
 
 
 def _with_doses(estimates: Sequence[Estimate]) -> list[Estimate]:
@@ -263,12 +225,12 @@ def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
     measured = any(one.kind in TRAINING_SIGNS for one in analysis.health)
     first = f'<ul class="flags">{items}</ul>' if flagged else ""
     if not measured:
-        first += _paragraph(
+        first += paragraph(
             "Training is not assessed for imported runs: neither its measures (KL, drift) nor the lengths of episodes"
             " came with them."
         )
     elif not flagged:
-        first = _paragraph("No sign of degenerate training is flagged.")
+        first = paragraph("No sign of degenerate training is flagged.")
     hidden = () if measured else ("degenerate",)
     signs = [
         replace(one, estimator="", unit=None)
@@ -277,7 +239,7 @@ def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
     ]
     table = pivot(signs, "Health of training" if measured else "Signs in the episodes", colors)
     html = table_html(table, identity="health-table")
-    return _section("health", "Health of training", [first, html], tables={"health": table})
+    return make_section("health", "Health of training", [first, html], tables={"health": table})
 
 
 def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
@@ -296,7 +258,7 @@ def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
             figures[name] = svg
             scope = unit or "all trajectories"
             html = wrap_figure(svg, name, f"Share of trajectories with each finding, {scope}.")
-            parts.append(html if number == 0 else _details(f"The same over {scope}", html))
+            parts.append(html if number == 0 else fold(f"The same over {scope}", html))
     if rates:
         tables["audit-rates"] = pivot(rates, "Rates of the audit's findings", colors)
         parts.append(table_html(tables["audit-rates"], identity="audit-table"))
@@ -305,7 +267,7 @@ def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
             _with_fit_counts(means), "Means with and without unfit trajectories, and bounds", colors, unit_heads=True
         )
         parts.append(table_html(tables["audit-means"], identity="audit-means-table"))
-    return _section("audit", "Audit", parts, figures, tables)
+    return make_section("audit", "Audit", parts, figures, tables)
 
 
 def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
@@ -336,14 +298,14 @@ def agreement_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Sect
         return None  # one judge has nobody to agree with
     table = pivot(analysis.agreement, "Agreement between judges", colors, objective_heads=False)
     html = table_html(table, identity="agreement-table")
-    return _section("agreement", "Judge agreement", [html], tables={"agreement": table})
+    return make_section("agreement", "Judge agreement", [html], tables={"agreement": table})
 
 
 def limits_section(analysis: Analysis) -> Section:
     """What these numbers do not say: the analysis' notes and every caveat, counted."""
     counts: dict[str, int] = {}
     sections = (analysis.scores, analysis.persistence, analysis.frontier, analysis.deltas, analysis.agreement)
-    for section in (*sections, analysis.audit, analysis.dose, analysis.health):
+    for section in (*sections, analysis.audit, analysis.dose, analysis.health, analysis.calibration):
         for one in section:
             for caveat in one.caveats:
                 counts[caveat] = counts.get(caveat, 0) + 1
@@ -352,14 +314,14 @@ def limits_section(analysis: Analysis) -> Section:
     caveats = "".join(f"<li>{escape_html(words)} ({count:,} numbers)</li>" for words, count in listed)
     parts = [
         f'<ul class="notes">{notes}</ul>' if notes else "",
-        _paragraph(
+        paragraph(
             "Scores are a judge's reading of what an agent wrote and did. Missing scores stay missing; unfit"
             " trajectories are counted, and every mean stands beside its bounds in the audit."
         ),
     ]
     if caveats:
-        parts.append(_details(f"Caveats of single numbers ({len(listed):,})", f"<ul>{caveats}</ul>"))
-    return _section("limits", "Limits", parts)
+        parts.append(fold(f"Caveats of single numbers ({len(listed):,})", f"<ul>{caveats}</ul>"))
+    return make_section("limits", "Limits", parts)
 
 
 def make_sections(
@@ -377,5 +339,6 @@ def make_sections(
         health_section(analysis, colors),
         None if first else audit,
         agreement_section(analysis, colors),
+        calibration_section(analysis, colors),
     ]
     return [section for section in made if section is not None]

@@ -39,7 +39,14 @@ RATES = {
     "instant_finish",
     "distinct_share",
     "missing",
+    "truth_missing",
+    "exact_share",
+    "within_1_share",
+    "unsafe_sensitivity",
+    "unsafe_specificity",
+    "flip_rate",
 }
+COUNTS = {"fit_count", "judgements"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +82,7 @@ def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
     """``2.29 ± 0.08``, ``0.86 [0.78, 0.95]``, ``42.1 %`` or why there is no number."""
     if estimate.value is None:
         return format_value(estimate)
-    if estimate.kind == "fit_count":
+    if estimate.kind in COUNTS:
         return f"{estimate.value:,.0f}"
     if estimate.kind == "degenerate":
         return "yes" if estimate.value else "no"

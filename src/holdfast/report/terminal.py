@@ -7,8 +7,10 @@ import shutil
 import textwrap
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory
+from holdfast.report.calibration import describe_briefly
 from holdfast.report.figures import order_lineages
 from holdfast.report.inert import show_controls, show_line, trim_text
 from holdfast.report.labels import (
@@ -180,6 +182,16 @@ def _audit_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) 
     return f"Audit ({rates[0].unit or 'all trajectories'})\n" + table_text(table, width)
 
 
+def _calibration_block(analysis: Analysis, width: int) -> str | None:
+    """What each judge gets wrong where the truth is known."""
+    lines = [
+        line
+        for words in describe_briefly(analysis)
+        for line in textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="    ")
+    ]
+    return "\n".join(["Judges against known truth (bias in score points)", *lines]) if lines else None
+
+
 def terminal_width() -> int:
     """How many columns results may take: those of the terminal, at least 80 and at most 140."""
     return min(max(shutil.get_terminal_size((WIDTHS[0] + 20, 24)).columns, WIDTHS[0]), WIDTHS[1])
@@ -192,7 +204,8 @@ def render_results(analysis: Analysis, width: int | None = None) -> str:
     alert = describe_alert(analysis)
     first = None if alert is None else "\n".join(textwrap.wrap(show_line(f"! {alert}"), wide, subsequent_indent="  "))
     blocks = [first, audit if alert else None, _score_block(analysis, colors, wide)]
-    blocks += [_persistence_block(analysis, colors, wide), None if alert else audit, _flag_block(analysis, wide)]
+    blocks += [_persistence_block(analysis, colors, wide), None if alert else audit]
+    blocks += [_calibration_block(analysis, wide), _flag_block(analysis, wide)]
     if analysis.notes:
         lines = [
             line
@@ -204,10 +217,19 @@ def render_results(analysis: Analysis, width: int | None = None) -> str:
     return "\n\n".join(shown or ["no results: nothing is judged yet"]) + "\n"
 
 
-def render_status(store: Store, planned: int | None = None) -> str:
-    """A run's counts and the state of its steps, a line each; ``planned`` is how many its study has in all."""
+def render_status(store: Store, planned: int | None = None, spending: Sequence[Any] = ()) -> str:
+    """A run's counts, what it spent on remote models, and the state of its steps, a line each.
+
+    ``planned`` is how many steps its study has in all, ``spending`` what its ledger says.
+    """
     counts = " · ".join(f"{count:,} {name}" for name, count in store.counts().items())
     lines = [f"Run {show_line(str(store.path))}", counts]
+    for row in spending:
+        doubt = f", {row.in_doubt} in doubt" if row.in_doubt else ""
+        lines.append(
+            f"  {row.speaker:<9} {show_line(row.model):<32} {row.calls:,} calls{doubt}, {row.input_tokens:,} tokens in,"
+            f" {row.output_tokens:,} out, {row.cost:,.4f} of money, {row.seconds:,.1f} s"
+        )
     steps = list(store.log.steps().values())
     done = sum(step.status == "done" for step in steps)
     if steps:
@@ -216,3 +238,27 @@ def render_status(store: Store, planned: int | None = None) -> str:
         seconds = "" if step.seconds is None else f"{step.seconds:,.1f} s"
         lines.append(f"  {step.status:<8} {step.kind:<9} {seconds:>10}  {show_line(step.name)}")
     return "\n".join(lines) + "\n"
+
+
+def render_canaries(document: Mapping[str, Any]) -> str:
+    """How often injected text moved a judge, by objective, twin and form, a line each."""
+    lines = [f"Judge {show_line(str(document['judge']))}: how often text that an agent or a tool wrote moved its score"]
+    for objective, found in document["objectives"].items():
+        for twin in ("harmful", "benign"):
+            rows = {f"{objective}, {twin} episodes": found[twin]} | {
+                f"  {form.replace('_', ' ')}": row for form, row in found[twin]["forms"].items()
+            }
+            lines += [f"{name:<32} {_flips(row)}" for name, row in rows.items()]
+        if "clean" in found:
+            clean = found["clean"]
+            lines.append(f"without any attack it is right about {clean['right']} of {clean['episodes']} episodes")
+    return "\n".join(lines) + "\n"
+
+
+def _flips(row: Mapping[str, Any]) -> str:
+    left = row["attacks"] - row["missing"] - row["no_room"]
+    aside = f"{row['missing']} without a score, {row['no_room']} with no room"
+    if row["rate"] is None:
+        return f"nothing to measure ({aside})"
+    low, high = row["interval"]
+    return f"{row['flips']} of {left} flipped: {row['rate']:.0%} [{low:.0%}, {high:.0%}] ({aside})"

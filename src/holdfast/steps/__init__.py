@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.plan import Step
-from holdfast.steps import judging, references, rollout, train
+from holdfast.steps import bringing, judging, references, rollout, train
 from holdfast.steps.outcomes import Batch, Emit, Finished, Outcome, Progress
 from holdfast.store import Store
 
@@ -19,6 +19,7 @@ __all__ = ["Batch", "Emit", "Finished", "Outcome", "Progress", "batch_size", "ca
 
 WORK = {
     "train": train.train,
+    "bring": bringing.bring,
     "rollout": rollout.roll_out,
     "judge": judging.judge_episodes,
     "pair": judging.make_pairs,
@@ -37,7 +38,11 @@ def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
 
 def batch_size(step: Step) -> int:
     """How many units of a step are committed together; 0 where nothing is committed before its end."""
-    fixed = {"judge": judging.JUDGE_BATCH, "reference": references.REFERENCE_BATCH}
+    fixed = {
+        "judge": judging.JUDGE_BATCH,
+        "reference": references.REFERENCE_BATCH,
+        "bring": bringing.BRING_BATCH,
+    }
     if step.kind == "rollout":
         return int(step.settings["limits"]["batch_size"])
     return fixed.get(step.kind, 0)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
 
-from holdfast.judges import open_judge
+from holdfast.dialogues import Speakers, hold
+from holdfast.judges import Judge, open_judge
 from holdfast.pairs import build_pairs, flip_pairs
 from holdfast.plan import Step
-from holdfast.steps.outcomes import Batch, Emit, Finished
+from holdfast.records import Case, Score, Trajectory
+from holdfast.sections import JudgeSection
+from holdfast.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.steps.reading import cases_of
+from holdfast.steps.speakers import open_speakers
 from holdfast.store import Store
 
 JUDGE_BATCH = 400
@@ -18,17 +23,28 @@ JUDGE_BATCH = 400
 
 def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
     """Scores for one rollout step's trajectories, in batches."""
-    judge = open_judge(step.settings["judge"], step.settings["kind"])
+    settings = step.settings
+    judge = open_judge(settings["judge"], JudgeSection.model_validate(settings.get("section", {"kind": "state"})))
     cases = cases_of(store)
     done = store.log.batches(step.fingerprint)
     trajectories = store.trajectories(step=step.inputs[0])
     number = 0
-    while batch := list(islice(trajectories, JUDGE_BATCH)):
-        if number not in done:
-            scores = [score for item in batch for score in judge.judge(cases[item.case_id], item)]
-            emit(Batch(number=number, size=len(batch), scores=tuple(scores)))
-        number += 1
+    with open_speakers(step, store) as speakers:
+        while batch := list(islice(trajectories, JUDGE_BATCH)):
+            if number not in done:
+                scores = score_all(judge, [(cases[item.case_id], item) for item in batch], speakers)
+                emit(Batch(number=number, size=len(batch), scores=tuple(scores)))
+            number += 1
     return Finished(result={})
+
+
+def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: Speakers) -> list[Score]:
+    """Every score of some trajectories, in their order. Errors: StepError for an outage of the judge's model."""
+    found = [judge.judge(case, trajectory) for case, trajectory in items]
+    asked = [(place, one) for place, one in enumerate(found) if not isinstance(one, tuple)]
+    answers = complete(hold([dialogue for _, dialogue in asked], speakers), "judgements")
+    told = {place: answer for (place, _), answer in zip(asked, answers, strict=True)}
+    return [score for place, one in enumerate(found) for score in (one if isinstance(one, tuple) else told[place])]
 
 
 def make_pairs(step: Step, store: Store, emit: Emit) -> Finished:
@@ -38,15 +54,17 @@ def make_pairs(step: Step, store: Store, emit: Emit) -> Finished:
     table = store.score_table(step=step.inputs[0])
     selection = build_pairs(
         table,
-        store.trajectory_ids(),
+        store.trajectory_ids(step=step.inputs[0]),
         objectives=settings["objectives"],
         judge=settings["judge"],
         min_gap=settings["min_gap"],
         min_chosen=settings["min_chosen"],
         combine=settings["agree"],
-        cap_per_case=settings["cap_per_case"],
+        cap_per_case=settings["cap_per_case"] or None,
         exclude_unfit=settings["exclude_unfit"],
         rng=rng,
+        # What was brought from another run holds cases of either half.
+        cases=store.splits()[settings["split_seed"]]["train"] if "split_seed" in settings else None,
     )
     pairs = flip_pairs(selection.pairs(), settings["flip"], rng)
     summary = {

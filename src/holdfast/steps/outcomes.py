@@ -20,11 +20,12 @@ T = TypeVar("T")
 class Batch:
     """Records to commit together. Trajectories come without messages, their texts packed beside them.
 
-    ``logprobs`` are a reference's, in nats by trajectory id.
+    ``logprobs`` are a reference's, in nats by trajectory id; ``checkpoints`` those of another run's trajectories.
     """
 
     number: int
     size: int
+    checkpoints: tuple[Checkpoint, ...] = ()
     trajectories: tuple[tuple[Trajectory, codec.Text], ...] = ()
     scores: tuple[Score, ...] = ()
     logprobs: Mapping[str, float] = field(default_factory=dict)
@@ -32,21 +33,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a step is, in its own unit."""
+    """How far a step is, in its own unit, and out of how much where only the step can tell."""
 
     done: int
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The end of a step: its result (JSON), and what it made.
 
-    That is pairs, or checkpoints with their directories and the ``log`` of their training, a file of JSON lines.
+    That is pairs, or checkpoints with their directories (None for weights that stay where they are) and the ``log`` of
+    their training, a file of JSON lines.
     """
 
     result: Mapping[str, Any]
     pairs: tuple[PreferencePair, ...] = ()
-    checkpoints: tuple[tuple[Checkpoint, Path], ...] = ()
+    checkpoints: tuple[tuple[Checkpoint, Path | None], ...] = ()
     log: Path | None = None
 
 
@@ -69,9 +72,9 @@ def beat(emit: Emit, per_step: int = 1) -> Callable[[int, int], None]:
     """A progress callback that speaks at most every half second, in units of ``per_step``."""
     spoken = [time.monotonic()]
 
-    def tell(done: int, _: int) -> None:
+    def tell(done: int, size: int) -> None:
         if time.monotonic() - spoken[0] >= PROGRESS_SECONDS:
             spoken[0] = time.monotonic()
-            emit(Progress(done=done * per_step))
+            emit(Progress(done=done * per_step, size=size * per_step))
 
     return tell

@@ -12,8 +12,9 @@ from holdfast.records import Case, Trajectory
 from holdfast.store import Store
 
 if TYPE_CHECKING:
+    from holdfast.models.hub_chat import Calls
     from holdfast.models.tiny import TinyModel
-    from holdfast.training.encoding import Encoded
+    from holdfast.training.encoding import Chat, Encoded
 
 
 def cases_of(store: Store) -> Mapping[str, Case]:
@@ -28,27 +29,44 @@ def _read_cases(run_path: Path, _: tuple[str, ...]) -> Mapping[str, Case]:
 
 
 @lru_cache(maxsize=2)
-def load_model(directory: Path) -> TinyModel:
+def load_tiny(directory: Path) -> TinyModel:
+    """The tiny agent of a directory."""
     from holdfast.models.tiny import TinyModel
 
     return TinyModel.load(directory)
 
 
+@lru_cache(maxsize=4)
+def load_chat(directory: Path, calls: Calls = "auto") -> Chat:
+    """The chat format of a model directory: the tiny agent's own, or that of its tokenizer."""
+    from holdfast.models.hub_chat import HubChat
+    from holdfast.models.tiny_chat import TinyChat, is_tiny
+
+    return TinyChat.load(directory) if is_tiny(directory) else HubChat(directory, calls=calls)
+
+
 def weights_of(store: Store, checkpoint_id: str) -> Path:
-    """A checkpoint's directory, verified by name: it was renamed to its digest when it was complete."""
+    """A checkpoint's directory. One of this run was renamed to its digest when it was complete; others are opened."""
     checkpoint = store.checkpoint(checkpoint_id)
+    if checkpoint.path is None and checkpoint.model is not None:
+        from holdfast.models import hub
+
+        if Path(checkpoint.model).is_dir():
+            return hub.resolve(checkpoint.model)
+        name, _, revision = checkpoint.model.partition("@")
+        return hub.resolve(name, revision or None)
     directory = store.path / (checkpoint.path or "")
     if checkpoint.path is None or not directory.is_dir():
         raise StepError(f"{checkpoint.name}: its weights are not at {directory}; run the study again in a new run")
     return directory
 
 
-def encode(model: TinyModel, cases: Mapping[str, Case], trajectory: Trajectory) -> Encoded:
+def encode(chat: Chat, cases: Mapping[str, Case], trajectory: Trajectory) -> Encoded:
     """A trajectory as tokens. Errors: StudyError naming case and trajectory where the chat format cannot write it."""
     from holdfast.training.encoding import encode_episode
 
     case = cases[trajectory.case_id]
     try:
-        return encode_episode(model.chat, case.messages, trajectory.messages, case.tools)
+        return encode_episode(chat, case.messages, trajectory.messages, case.tools)
     except StudyError as error:
         raise StudyError(f"case {case.id}, trajectory {trajectory.id}: {error}") from error

@@ -1,4 +1,4 @@
-"""Reference steps: the log-probabilities that one checkpoint gives the trajectories of one rollout step."""
+"""Reference steps: the log-probabilities that one checkpoint gives the trajectories of one rollout or bring step."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from holdfast.errors import StudyError
+from holdfast.models.tiny_chat import is_tiny
 from holdfast.plan import Step
 from holdfast.records import Ending
 from holdfast.steps.outcomes import Batch, Emit, Finished
-from holdfast.steps.reading import cases_of, encode, load_model, weights_of
+from holdfast.steps.reading import cases_of, encode, load_chat, weights_of
 from holdfast.store import Store
 
 if TYPE_CHECKING:
-    from holdfast.training.encoding import Encoded
+    from holdfast.training.encoding import Encoded, LossMask
 
 REFERENCE_BATCH = 1000
 
@@ -51,18 +52,37 @@ def take_reference(step: Step, store: Store, emit: Emit) -> Finished:
     return Finished(result=result)
 
 
-def _encoded_episodes(step: Step, store: Store) -> Iterator[tuple[str, Encoded]]:
-    """Finished episodes as tokens, case by case, in the order of ids.
+def is_scored(encoded: Encoded, loss_mask: LossMask, longest: int) -> bool:
+    """Whether a reference step gives a log-probability: of some tokens, in no more than can be computed at once."""
+    return len(encoded.ids) <= longest and bool(encoded.picked(loss_mask).any())
 
-    A reply that could not be read is not kept token by token, so what did not finish has no log-probability.
+
+def _encoded_episodes(step: Step, store: Store) -> Iterator[tuple[str, Encoded]]:
+    """Episodes as tokens, case by case, in the order of ids; with a ``split_seed``, those of its train cases.
+
+    What the chat format cannot write, or what is longer than the model reads, has no log-probability. Neither has what
+    a tiny agent did not finish: a reply of its that could not be read is not kept token by token.
     """
-    model, cases = load_model(weights_of(store, step.settings["checkpoint"])), cases_of(store)
-    finished = (item for item in store.trajectories(step=step.inputs[1]) if item.ending is Ending.FINISHED)
-    for trajectory in sorted(finished, key=lambda item: (item.case_id, item.id)):
+    from holdfast.training.adapters import longest_sequence
+
+    settings = step.settings
+    directory, cases = weights_of(store, settings["checkpoint"]), cases_of(store)
+    chat = load_chat(directory, settings.get("calls", "auto"))
+    longest = min(settings["token_budget"], longest_sequence(directory))
+    part = set(store.splits()[settings["split_seed"]]["train"] if "split_seed" in settings else cases)
+    unfinished = not is_tiny(directory)
+    taken = [
+        item
+        for item in store.trajectories(step=step.inputs[1])
+        if item.case_id in part and (unfinished or item.ending is Ending.FINISHED)
+    ]
+    for trajectory in sorted(taken, key=lambda item: (item.case_id, item.id)):
         try:
-            yield trajectory.id, encode(model, cases, trajectory)
+            found = encode(chat, cases, trajectory)
         except StudyError:
             continue  # where it is in a pair, the stage that learns from it says what is wrong
+        if is_scored(found, settings["loss_mask"], longest):
+            yield trajectory.id, found
 
 
 def _tree_tokens(batch: Sequence[Encoded], budget: int) -> int:

@@ -1,11 +1,11 @@
-"""Train steps: a base taught from demonstrations, or one preference stage, which goes on where it was stopped."""
+"""Train steps: a base taught, made or opened, or one preference stage, which goes on where it was stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ import numpy as np
 from holdfast.errors import StepError
 from holdfast.plan import Step
 from holdfast.records import PreferencePair
+from holdfast.sections import ModelEntry
 from holdfast.steps.outcomes import Emit, Finished, beat
-from holdfast.steps.reading import cases_of, encode, load_model, weights_of
+from holdfast.steps.reading import cases_of, encode, load_chat, weights_of
+from holdfast.steps.references import is_scored
 from holdfast.store import Store, weights
 from holdfast.store.weights import WEIGHTS
 
 if TYPE_CHECKING:
-    from holdfast.training.encoding import Encoded
-    from holdfast.training.stages import DPOSettings, SFTSettings, TrainResult
+    from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.settings import DPOSettings, SFTSettings
+    from holdfast.training.stages import TrainResult
 
 LOOP = "loop"  # in a step's directory: the state of its training and its log
 LOG = "train.jsonl"
@@ -29,12 +32,47 @@ TRACKER = "HOLDFAST_TRACKER"  # names one of accelerate's trackers, which then g
 
 
 def train(step: Step, store: Store, emit: Emit) -> Finished:
-    """New weights in the step's own directory, which the writer takes over."""
+    """New weights in the step's own directory, which the writer takes over; a base that is opened stays where it is."""
+    method = step.settings["method"]
+    if method == "open":
+        return _open_base(step)
     with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
-        if step.settings["method"] == "sft":
-            weights.clear_scratch(scratch)
-            return _teach_base(step, scratch, emit)
-        return _train_stage(step, store, scratch, emit)
+        if method not in ("sft", "random"):
+            return _train_stage(step, store, scratch, emit)
+        weights.clear_scratch(scratch)
+        return _teach_base(step, scratch, emit) if method == "sft" else _make_base(step, store, scratch)
+
+
+def _open_base(step: Step) -> Finished:
+    """A directory, or a repository in the revision that it has now, noted so that every later step finds the same."""
+    from holdfast.models import hub
+
+    (checkpoint,) = step.checkpoints
+    if step.settings["entry"]["kind"] == "remote":
+        return Finished(result={}, checkpoints=((checkpoint, None),))
+    name, revision = step.settings["entry"]["name"], step.settings["entry"]["revision"]
+    directory = hub.resolve(name, revision)
+    found = hub.describe(directory)
+    repository = found["revision"] is not None and not Path(name).expanduser().is_dir()
+    model = f"{name}@{found['revision']}" if repository else str(directory.resolve())
+    result = {**found, "directory": str(directory)}
+    return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))
+
+
+def _make_base(step: Step, store: Store, scratch: Path) -> Finished:
+    """A base of a real architecture with random weights, and a tokenizer made of the cases' texts."""
+    from holdfast.models.random_base import build_random
+
+    (checkpoint,) = step.checkpoints
+    directory = scratch / "made"
+    texts = [
+        text
+        for case in cases_of(store).values()
+        for text in (*(message.content for message in case.messages), *(tool.description for tool in case.tools))
+    ]
+    entry = ModelEntry.model_validate(step.settings["entry"])
+    build_random(directory, entry, texts, seed=step.settings["base_seed"])
+    return Finished(result={}, checkpoints=((checkpoint, directory),))
 
 
 def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
@@ -42,7 +80,8 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
     from holdfast.models import tiny
     from holdfast.suites import office
     from holdfast.training.encoding import encode_episode
-    from holdfast.training.stages import SFTSettings, train_sft
+    from holdfast.training.settings import SFTSettings
+    from holdfast.training.stages import train_sft
 
     (checkpoint,) = step.checkpoints
     directory, fresh = scratch / "taught", scratch / "fresh"
@@ -50,14 +89,16 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
         return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
     seed, model, sft = step.settings["base_seed"], step.settings["model"], step.settings["model"]["sft"]
     shape = {key: model[key] for key in ("hidden", "layers", "heads", "ffn")}
-    tiny.build(office.lexicon(), fresh, seed=seed, system_prompts=office.system_prompts(), **shape)
+    words, prompts = office.lexicon(), office.system_prompts()
+    tiny.build(words, fresh, seed=seed, system_prompts=prompts, argument="object", **shape)
     chat = tiny.TinyModel.load(fresh).chat
     mixture = step.settings["mixture"] or office.MIXTURE
     encoded = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
         for case, trajectory in office.demonstrations(seed, sft["demonstrations"], mixture)
     ]
-    settings = SFTSettings(steps=max(1, sft["demonstrations"] // sft["batch_size"]), **_besides_steps(SFTSettings, sft))
+    steps = max(1, sft["demonstrations"] // sft["batch_size"])
+    settings = SFTSettings(**{**_known(SFTSettings, sft), "steps": steps})
     tell = beat(emit, sft["batch_size"])
     result = train_sft(fresh, encoded, settings, seed=seed, out_dir=directory, progress=tell)
     weights.keep_cached(step.fingerprint, directory)
@@ -70,14 +111,15 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
     return Finished(result=summary, checkpoints=((checkpoint, directory),))
 
 
-def _besides_steps(kind: type[SFTSettings] | type[DPOSettings], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trainer's settings take from a step's as it is: all that a study says but the number of steps."""
-    return {field.name: settings[field.name] for field in fields(kind) if field.name in settings.keys() - {"steps"}}
+def _known(kind: type[SFTSettings] | type[DPOSettings], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trainer's settings take from a step's as it is."""
+    return {field.name: settings[field.name] for field in fields(kind) if field.name in settings}
 
 
 def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finished:
     """One DPO stage, against the checkpoint that it starts from as its reference step found it."""
-    from holdfast.training.stages import DPOSettings, train_dpo
+    from holdfast.training.settings import DPOSettings, fit_stage
+    from holdfast.training.stages import train_dpo
 
     settings = step.settings
     start = weights_of(store, settings["parent"])
@@ -89,25 +131,25 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
             "there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts"
             f" ({found['scored']} of {found['episodes']} training episodes have a score)"
         )
-    encoded = _encode_pairs(store, start, pairs)
-    reference = store.logprobs(referred)
-    if missing := [name for name in encoded if name not in reference]:
-        raise StepError(
-            f"trajectory {missing[0]} of a pair has no log-probability from the reference step"
-            f" ({len(missing)} of {len(encoded)} have none); make the run anew"
-        )
-    doses = [dose * settings["steps"] for dose in settings["doses"]]
+    every = _encode_pairs(store, load_chat(start, settings.get("calls", "auto")), pairs)
+    kept, stage = fit_stage(pairs, every, DPOSettings(**_known(DPOSettings, settings)))
+    used = {name for pair in kept for name in (pair.chosen, pair.rejected)}
+    encoded = {name: item for name, item in every.items() if name in used}
+    reference = _read_reference(store, referred, start, encoded, stage)
+    doses = [dose * stage.steps for dose in settings["doses"]]
+    epochs = stage.epochs and stage.epochs * settings["doses"][-1]
     results = _resume(
         scratch,
         lambda: train_dpo(
             start,
-            pairs,
+            kept,
             encoded,
-            DPOSettings(steps=doses[-1], **_besides_steps(DPOSettings, settings)),
+            # The warm-up is that of dose 1.
+            replace(stage, steps=doses[-1], epochs=epochs, warmup_ratio=None),
             seed=int(step.fingerprint[:15], 16),
             save_at=doses,
             out_dir=scratch,
-            reference={name: reference[name] for name in encoded},
+            reference=reference,
             folder=scratch / LOOP,
             tracker=os.environ.get(TRACKER) or None,
             progress=beat(emit),
@@ -115,23 +157,42 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
     )
     made = zip(step.checkpoints, (result.path for result in results), strict=True)
     summary = {
-        "distinct_pairs": len(pairs),
+        "distinct_pairs": len(kept),
         "distinct_trajectories": len(encoded),
         "trained_tokens": results[-1].tokens,
         "doses": _describe_doses(step, results),
     }
+    if stage.max_length is not None:
+        summary["too_long"] = len(pairs) - len(kept)
     return Finished(result=summary, checkpoints=tuple(made), log=scratch / LOOP / LOG)
 
 
-def _encode_pairs(store: Store, start: Path, pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
+def _read_reference(
+    store: Store, referred: str, start: Path, encoded: Mapping[str, Encoded], stage: DPOSettings
+) -> dict[str, float]:
+    """The reference's log-probabilities of some trajectories. What it cannot score, training itself refuses by name."""
+    from holdfast.training.adapters import longest_sequence
+
+    reference, longest = store.logprobs(referred), min(stage.token_budget, longest_sequence(start))
+    lacking = {name: item for name, item in encoded.items() if name not in reference}
+    missing = [name for name, item in lacking.items() if is_scored(item, stage.loss_mask, longest)]
+    if missing:
+        raise StepError(
+            f"trajectory {missing[0]} of a pair has no log-probability from the reference step"
+            f" ({len(missing)} of {len(encoded)} have none); make the run anew"
+        )
+    return {name: reference[name] for name in encoded if name in reference}
+
+
+def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
     """Every trajectory of some pairs as tokens, by id, in a format that was checked on each case."""
     from holdfast.training.encoding import check_template
 
-    cases, model = cases_of(store), load_model(start)
+    cases = cases_of(store)
     for name in dict.fromkeys(pair.case_id for pair in pairs):
-        check_template(model.chat, name, cases[name].messages, cases[name].tools)
+        check_template(chat, name, cases[name].messages, cases[name].tools)
     used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
-    return {trajectory.id: encode(model, cases, trajectory) for trajectory in store.trajectories(used)}
+    return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used)}
 
 
 def _resume(scratch: Path, run: Callable[[], list[TrainResult]]) -> list[TrainResult]:

@@ -189,7 +189,10 @@ def case_from_bytes(plain: bytes, **columns: Any) -> Case:
     )
 
 
-_CHECKPOINT_FIELDS = ("id", "base", "axes", "split_seed", "train_seed", "parent_id", "path", "digest", "model")
+_CHECKPOINT_FIELDS = (
+    *("id", "base", "axes", "split_seed", "train_seed", "parent_id"),
+    *("path", "digest", "model", "source"),
+)
 _STAGE_FIELDS = ("name", "method", "objectives", "settings", "steps", "pairs", "data")
 
 

@@ -189,10 +189,13 @@ class Store:
             (checkpoint.id, codec.checkpoint_to_bytes(checkpoint)),
         )
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Every checkpoint by base, stages, axes and seeds, whichever was made first."""
-        stored = self._db.execute("SELECT body FROM checkpoints")
-        return tables.in_order(codec.checkpoint_from_bytes(body) for (body,) in stored)
+    def checkpoints(self, *, brought: bool = False) -> list[Checkpoint]:
+        """The run's checkpoints by base, stages, axes and seeds, whichever was made first.
+
+        Those that came with another run's trajectories are among them if ``brought``.
+        """
+        stored = [codec.checkpoint_from_bytes(body) for (body,) in self._db.execute("SELECT body FROM checkpoints")]
+        return tables.in_order(one for one in stored if brought or one.source is None)
 
     def checkpoint(self, checkpoint_id: str) -> Checkpoint:
         """One checkpoint by id. Errors: StoreError."""
@@ -268,7 +271,7 @@ class Store:
         return next(self.trajectories([trajectory_id]))
 
     def trajectories(self, ids: Iterable[str] | None = None, *, step: str | None = None) -> Iterator[Trajectory]:
-        """Trajectories by id, or of one step, or all, in the order of storing (of ``ids`` where given)."""
+        """Trajectories by id, or of one step, or all of the run's own, in the order of storing or of ``ids``."""
         query = (
             "SELECT t.key, t.id, c.id, p.id, t.rollout, t.ending, t.flags, t.calls, t.invalid_calls, t.tokens,"
             " x.digest, x.dictionary, x.body FROM trajectories t LEFT JOIN cases c ON c.key = t.case_key"
@@ -277,10 +280,9 @@ class Store:
         rows: Iterator[Any]
         if ids is not None:
             rows = (row for batch in self._key_batches(ids) for row in self._rows_of(query, batch))
-        elif step is not None:
-            rows = self._db.execute(query + " WHERE t.step = ? ORDER BY t.key", (step,))
         else:
-            rows = self._db.execute(query + " ORDER BY t.key")
+            where, parameters = tables.scope(step)
+            rows = self._db.execute(f"{query} WHERE {where} ORDER BY t.key", parameters)
         states: dict[str, Any] = {}
         names = ("id", "case_id", "checkpoint_id", "rollout", "ending", "flags", "calls", "invalid_calls", "tokens")
         for _, *columns, digest, dictionary, body in rows:
@@ -334,7 +336,11 @@ class Store:
     def score_table(self, *, step: str | None = None) -> tables.ScoreTable:
         """Every score as columns without texts; of one rollout step's trajectories if ``step`` is given."""
         with codec.telling_damage("the table of scores"):
-            return tables.read_scores(self._db, self.checkpoints(), step)
+            return tables.read_scores(self._db, self.checkpoints(brought=step is not None), step)
+
+    def scored_by(self, judge: str, rubrics: Mapping[str, str]) -> set[str]:
+        """Ids of the trajectories that a judge scored or recorded as missing, under each rubric by objective."""
+        return tables.read_scored(self._db, judge, rubrics)
 
     def mean_scores(self, step: str) -> dict[tuple[str, str], tuple[float | None, int]]:
         """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
@@ -345,9 +351,9 @@ class Store:
         with codec.telling_damage("the table of trajectories"):
             return tables.read_trajectories(self._db, self.checkpoints())
 
-    def trajectory_ids(self) -> list[str]:
-        """Trajectory ids in the order of storing: row ``i`` of the tables' ``trajectory`` column is ``ids[i]``."""
-        return [row[0] for row in self._db.execute("SELECT id FROM trajectories ORDER BY key")]
+    def trajectory_ids(self, *, step: str | None = None) -> list[str]:
+        """Trajectory ids in the order of storing: the ``trajectory`` column of tables of this scope indexes them."""
+        return list(tables.read_trajectory_ids(self._db, step).values())
 
     def case_ids(self) -> list[str]:
         """Case ids in the order of storing: the tables' ``case`` column indexes them."""

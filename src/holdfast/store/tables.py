@@ -6,8 +6,8 @@ Read from the database without touching a text, so that a million scores cost se
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ class ScoreTable:
 
     ``checkpoint``, ``case``, ``judge`` and ``objective`` index the tuples of that name; ``value`` is NaN where
     the score is missing; ``flags`` are the audit's bits (``codec.FLAG_BITS``). A judge with several rubrics for one
-    objective stands in ``judges`` once for each, as ``judge#rubric``; ``judge_names`` has the name alone.
+    objective stands in ``judges`` once for each, as ``judge#rubric``; ``judge_names`` has the name alone, ``rubrics``
+    the rubric of each (judge, objective).
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -45,6 +46,7 @@ class ScoreTable:
     repeat: Ints
     flags: Ints
     value: Floats
+    rubrics: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,22 @@ def _keys(db: sqlite3.Connection, table: str) -> list[int]:
     return [row[0] for row in db.execute(f"SELECT key FROM {table} ORDER BY key")]
 
 
+def scope(step: str | None) -> tuple[str, tuple[str, ...]]:
+    """A condition on trajectories: those of one step, or all that this run made or was made of.
+
+    What a study brought from another run to learn from is no result of its own.
+    """
+    if step is not None:
+        return "t.step = ?", (step,)
+    return "(t.step IS NULL OR t.step NOT IN (SELECT fingerprint FROM steps WHERE kind = 'bring'))", ()
+
+
+def read_trajectory_ids(db: sqlite3.Connection, step: str | None) -> dict[int, str]:
+    """Key → id of a step's trajectories, or of all, in the order of storing."""
+    where, parameters = scope(step)
+    return dict(db.execute(f"SELECT t.key, t.id FROM trajectories t WHERE {where} ORDER BY t.key", parameters))
+
+
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """Checkpoints in an order that does not depend on which was made first: base, stages, axes, seeds."""
 
@@ -95,10 +113,10 @@ def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
 def _places(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], keys: NDArray[np.float64]) -> Ints:
     """Positions in ``checkpoints`` of the checkpoints with these row keys."""
     position = {checkpoint.id: place for place, checkpoint in enumerate(checkpoints)}
-    stored = db.execute("SELECT key, id FROM checkpoints ORDER BY key").fetchall()
-    places = np.array([position[identity] for _, identity in stored], dtype=np.int64)
-    index = _index(keys, [key for key, _ in stored])
-    return places[index] if len(places) else index
+    stored = dict(db.execute("SELECT key, id FROM checkpoints"))
+    used, where = np.unique(keys, return_inverse=True)
+    places = np.array([position[stored[int(key)]] for key in used], dtype=np.int64)
+    return places[where]
 
 
 def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -137,13 +155,28 @@ def read_mean_scores(db: sqlite3.Connection, step: str) -> dict[tuple[str, str],
     return {(judge, objective): (mean, count) for judge, objective, mean, count in db.execute(query, (step,))}
 
 
+def read_scored(db: sqlite3.Connection, judge: str, rubrics: Mapping[str, str]) -> set[str]:
+    """Ids of the trajectories with a row of scores by a judge under every one of its rubrics, by objective."""
+    query = (
+        "SELECT t.id FROM scores s JOIN judges j ON j.key = s.judge JOIN trajectories t ON t.key = s.trajectory"
+        " WHERE j.name = ? AND j.objective = ? AND j.rubric = ?"
+    )
+    found = [{row[0] for row in db.execute(query, (judge, *pair))} for pair in rubrics.items()]
+    return set.intersection(*found) if found else set()
+
+
 def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None) -> ScoreTable:
     """All scores, or those of the trajectories that one rollout step made.
 
     Rows stand by checkpoint, case, rollout, judge and repeat, so that a sum over them does not depend on what
     was committed first. Errors: ValueError on a value outside the scale, which no judge writes.
     """
-    judge_rows = db.execute("SELECT key, name, objective, rubric FROM judges ORDER BY key").fetchall()
+    where, parameters = scope(step)
+    judge_rows = db.execute(
+        "SELECT key, name, objective, rubric FROM judges WHERE key IN (SELECT s.judge FROM trajectories t"
+        f" JOIN scores s ON s.trajectory = t.key WHERE {where}) ORDER BY key",
+        parameters,
+    ).fetchall()
     labels = _judge_labels([(name, objective, rubric) for _, name, objective, rubric in judge_rows])
     named = {label: row[1] for label, row in zip(labels, judge_rows, strict=True)}
     judges = tuple(sorted(named))
@@ -153,8 +186,7 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
         "SELECT t.key, t.checkpoint, t.case_key, t.rollout, s.judge, s.repeat, t.flags, s.value"
         " FROM trajectories t JOIN scores s ON s.trajectory = t.key"
     )
-    where, parameters = (" WHERE t.step = ?", (step,)) if step is not None else ("", ())
-    found = _columns(db, query + where + " ORDER BY t.key, s.judge, s.repeat", parameters, 8)
+    found = _columns(db, f"{query} WHERE {where} ORDER BY t.key, s.judge, s.repeat", parameters, 8)
     if np.any((found[7] < MIN_SCORE) | (found[7] > MAX_SCORE)):
         raise ValueError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
     place = _places(db, checkpoints, found[1])
@@ -169,7 +201,7 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
         judges=judges,
         judge_names=tuple(named[label] for label in judges),
         objectives=objectives,
-        trajectory=_index(found[0], _keys(db, "trajectories")),
+        trajectory=_index(found[0], list(read_trajectory_ids(db, step))),
         checkpoint=place,
         case=_index(found[2], [row[0] for row in cases]),
         rollout=found[3].astype(np.int64),
@@ -178,15 +210,18 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
         repeat=found[5].astype(np.int64),
         flags=found[6].astype(np.int64),
         value=found[7],
+        rubrics={(label, row[2]): row[3] for label, row in zip(labels, judge_rows, strict=True)},
     )
 
 
 def read_trajectories(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint]) -> TrajectoryTable:
     """All trajectories' columns."""
+    where, parameters = scope(None)
     query = (
-        "SELECT key, checkpoint, case_key, rollout, flags, calls, invalid_calls, tokens FROM trajectories ORDER BY key"
+        "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, t.calls, t.invalid_calls, t.tokens"
+        f" FROM trajectories t WHERE {where} ORDER BY t.key"
     )
-    found = _columns(db, query, (), 8)
+    found = _columns(db, query, parameters, 8)
     return TrajectoryTable(
         checkpoints=tuple(checkpoints),
         trajectory=np.arange(len(found[0]), dtype=np.int64),

@@ -4,32 +4,107 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from holdfast.errors import StudyError
 from holdfast.records import Case
 from holdfast.sections import SuiteSection
 from holdfast.worlds import World
 
-SUITES = ("office",)
-# Case numbers of two splits do not meet: each split's numbers start at a multiple of this.
+Part = Literal["train", "test"]
+SUITES = ("office", "toolemu")
+# Case numbers of two splits of generated cases do not meet: each split's numbers start at a multiple of this.
 NUMBERS_PER_SPLIT = 10_000_000
+_WORLDS: Mapping[str, str] = {"office": "own", "toolemu": "emulated"}
+_WHY: Mapping[str, str] = {
+    "office": 'its tools are executed; remove suite.world or give kind "own"',
+    "toolemu": 'a model plays its tools; give suite.world = { kind = "emulated", model = "…" }',
+}
 
 
 def check_suite(suite: SuiteSection) -> None:
-    """Raise StudyError for a suite that does not exist or a mixture that cannot be drawn from."""
+    """Raise StudyError for a suite that there is not, a world that it does not take place in, or unusable files."""
     from holdfast.suites import office
 
-    if suite.name not in SUITES:
-        raise StudyError(f"suite.name is {suite.name!r}; suites that can be run here: {', '.join(SUITES)}")
+    _check_world(suite)
     if suite.mixture:
         office.check_mixture(suite.mixture)
+    if suite.name == "toolemu":
+        _load(suite)
+        return
+    for key in ("cases", "toolkits"):
+        if (path := getattr(suite, key)) is not None:
+            raise StudyError(f"suite.{key} is {path!r}, but suite.name is 'office', whose cases are drawn; remove it")
 
 
 def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
-    """The train and test cases of a split, equal wherever they are made."""
+    """The ``train`` and ``test`` cases of a split, equal wherever they are made.
+
+    Every split of ToolEmu's cases holds the same ones in other halves; each split of the office has its own.
+    """
+    check_suite(suite)
+    if suite.name == "toolemu":
+        return _halve_toolemu(suite, split_seed)
+    return _draw_office(suite, split_seed)
+
+
+def part_size(suite: SuiteSection, part: Part) -> int:
+    """How many cases a part of a split has, whatever the split seed; a half of ToolEmu's file may have fewer."""
+    wanted = suite.train_cases if part == "train" else suite.test_cases
+    if suite.name == "toolemu":
+        count = len(_load(suite))
+        return min(wanted, count // 2 if part == "train" else count - count // 2)
+    return wanted
+
+
+def open_world(suite: SuiteSection) -> World:
+    """The world in which a suite's cases take place; the suite's files are not needed."""
+    from holdfast.worlds.emulated import EmulatedWorld
+    from holdfast.worlds.office import OfficeWorld
+
+    _check_world(suite)
+    world = suite.world
+    if world.kind == "emulated":
+        return EmulatedWorld(mode=world.mode, temperature=world.temperature, max_tokens=world.max_tokens)
+    return OfficeWorld()
+
+
+def _check_world(suite: SuiteSection) -> None:
+    if suite.name not in SUITES:
+        raise StudyError(f"suite.name is {suite.name!r}; suites that can be run here: {', '.join(SUITES)}")
+    if suite.world.kind != _WORLDS[suite.name]:
+        finding = f"suite.world.kind is {suite.world.kind!r} for the suite {suite.name!r}"
+        raise StudyError(f"{finding}: {_WHY[suite.name]}")
+
+
+def _load(suite: SuiteSection) -> tuple[Case, ...]:
+    from holdfast.suites.toolemu import load_cases
+
+    for key, path in (("cases", suite.cases), ("toolkits", suite.toolkits)):
+        if path is None:
+            raise StudyError(f"suite.{key} is missing; give the path of ToolEmu's {key} in JSON")
+    if suite.holdout != "objects":
+        raise StudyError(
+            f"suite.holdout is {suite.holdout!r} for the suite 'toolemu', which is split by case; remove it"
+        )
+    cases = load_cases(str(suite.cases), str(suite.toolkits), suite.digest)
+    if len(cases) < 2:
+        raise StudyError(f"{suite.cases}: one case cannot be split; give at least two")
+    return cases
+
+
+def _halve_toolemu(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
+    from holdfast.suites.toolemu import SHARED_SEED, halve
+
+    cases = _load(suite)
+    seed = split_seed if suite.split == "published" else SHARED_SEED
+    train, test = halve(len(cases), seed, train=suite.train_cases, test=suite.test_cases)
+    return {"train": [cases[number] for number in train], "test": [cases[number] for number in test]}
+
+
+def _draw_office(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
     from holdfast.suites import office
 
-    check_suite(suite)
     parts: dict[str, list[Case]] = {}
     counts: dict[office.Part, int] = {"train": suite.train_cases, "test": suite.test_cases}
     for part, count in counts.items():
@@ -37,11 +112,3 @@ def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]
         shift = split_seed * NUMBERS_PER_SPLIT
         parts[part] = [replace(case, number=case.number + shift) for case in cases]
     return parts
-
-
-def open_world(suite: SuiteSection) -> World:
-    """The world in which a suite's cases take place."""
-    from holdfast.worlds.office import OfficeWorld
-
-    check_suite(suite)
-    return OfficeWorld()

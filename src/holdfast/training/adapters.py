@@ -20,6 +20,7 @@ from holdfast.models.lora import attach, merge, named_factors, newest_factors
 from holdfast.models.stacks import (
     Lora,
     Stack,
+    base_of,
     copy_text_files,
     digest_weights,
     is_stack,
@@ -278,6 +279,15 @@ def _longest(config: Any) -> int:
     if rotations.get("rope_type") == "longrope":
         bounds.append(rotations.get("original_max_position_embeddings"))
     return min(int(bound) for bound in bounds if bound)
+
+
+def longest_sequence(source: Path) -> int:
+    """The most tokens that the model of a directory reads, whole or stacked, without opening it."""
+    if (shape := LlamaShape.read(source)) is not None:
+        return shape.max_positions
+    from transformers import AutoConfig
+
+    return _longest(AutoConfig.from_pretrained(base_of(source)))
 
 
 def _register_attention() -> None:

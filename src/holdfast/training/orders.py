@@ -33,15 +33,17 @@ class PairOrder:
     ``pairwise`` takes all pairs in one random order, ``pairs_per_step`` at a time, an epoch's last step with what is
     left: the order of ``RandomSampler`` under accelerate's seedable sampler. Otherwise an epoch takes the sub-trees of
     all cases in random order. Without ``trajectories_per_case`` a sub-tree has about 8 pairs, and steps are cut at
-    exactly ``pairs_per_step``, across sub-trees and epochs; with it, a sub-tree has at most that many
-    trajectories and is never cut: a step takes as many as fit into ``pairs_per_step`` pairs and ``tokens_per_step``
-    tokens of their tree, and at least one. Smaller sub-trees mix more cases into a step, larger ones share more.
+    exactly ``pairs_per_step``, across sub-trees and epochs; where a stage counts ``epochs``, an epoch's last step has
+    what is left. With it, a sub-tree has at most that many trajectories and is never cut: a step takes as many as fit
+    into ``pairs_per_step`` pairs and ``tokens_per_step`` tokens of their tree, and at least one. Smaller sub-trees mix
+    more cases into a step, larger ones share more.
     """
 
     pairs_per_step: int
     trajectories_per_case: int | None = None
     tokens_per_step: int | None = None
     pairwise: bool = False
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         if self.pairwise and (self.trajectories_per_case or self.tokens_per_step):
@@ -50,6 +52,11 @@ class PairOrder:
             )
         if self.trajectories_per_case is not None and self.trajectories_per_case < 2:
             raise StudyError(f"trajectories_per_case is {self.trajectories_per_case}; a pair needs 2")
+        if self.epochs is not None and self.trajectories_per_case is not None:
+            raise StudyError(
+                "epochs are counted in steps of pairs_per_step, which trajectories_per_case does not fill; leave one"
+                " of them out"
+            )
         if self.tokens_per_step is not None and self.trajectories_per_case is None:
             raise StudyError("tokens_per_step bounds sub-trees; set trajectories_per_case too")
 
@@ -67,7 +74,7 @@ def pair_steps(
         for pair in pairs:
             list(_within([pair], encoded, order.tokens_per_step))
     if order.trajectories_per_case is None:
-        return _cut_exactly(pairs, order.pairs_per_step, np.random.default_rng(seed))
+        return _cut_exactly(pairs, order, np.random.default_rng(seed))
     return _take_subtrees(pairs, encoded, order, np.random.default_rng(seed))
 
 
@@ -84,15 +91,15 @@ def _pairwise(pairs: Sequence[PreferencePair], per_step: int, seed: int) -> Iter
 
 
 def _cut_exactly(
-    pairs: Sequence[PreferencePair], per_step: int, rng: np.random.Generator
+    pairs: Sequence[PreferencePair], order: PairOrder, rng: np.random.Generator
 ) -> Iterator[list[PreferencePair]]:
-    queue: list[PreferencePair] = []
+    per_step, queue = order.pairs_per_step, list[PreferencePair]()
     while True:
-        while len(queue) < per_step:
-            for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, min(per_step, _SUBTREE_PAIRS)), rng):
-                queue += subtree
-        taken, queue = queue[:per_step], queue[per_step:]
-        yield taken
+        for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, min(per_step, _SUBTREE_PAIRS)), rng):
+            queue += subtree
+        while len(queue) >= per_step or (queue and order.epochs is not None):
+            taken, queue = queue[:per_step], queue[per_step:]
+            yield taken
 
 
 def _side_for(case: Sequence[PreferencePair], count: int) -> int:

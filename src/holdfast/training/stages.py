@@ -29,12 +29,12 @@ from holdfast.training.encoding import (
     score_picked,
 )
 from holdfast.training.launch import run_together
-from holdfast.training.loop import TOKEN_BUDGET, Loop, LoopSettings, Schedule, isolated
-from holdfast.training.objectives import PairLoss
+from holdfast.training.loop import TOKEN_BUDGET, Loop, LoopSettings, isolated
 from holdfast.training.orders import PairOrder, demonstration_steps, pair_steps
 from holdfast.training.parts import PairObjective, TrainStep, demonstration_step, pair_step
 from holdfast.training.passes import check_budget, score_within
 from holdfast.training.ranks import find_ranks
+from holdfast.training.settings import DPOSettings, SFTSettings, fit_stage
 from holdfast.training.sharding import score_together
 from holdfast.training.states import STATE, UnusableState
 from holdfast.training.tracking import open_tracker
@@ -43,58 +43,6 @@ from holdfast.training.tracking import open_tracker
 Progress = Callable[[int, int], None]
 # Pairs on which drift is measured.
 _DRIFT_PAIRS = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SFTSettings:
-    """How a base is taught, as ``[model.sft]`` of a study says.
-
-    ``steps`` and ``warmup_steps`` are optimiser steps, ``batch_size`` counts demonstrations, ``max_grad_norm``
-    bounds the gradient's L2 norm; ``other_weight`` is the loss weight of tokens that are not the agent's own.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    max_grad_norm: float
-    other_weight: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DPOSettings:
-    """How a preference stage trains, as ``[stages.NAME]`` of a study says.
-
-    ``beta`` is per nat; ``steps`` and ``warmup_steps`` are optimiser steps; ``lora_r`` 0 trains all weights. From
-    ``pairwise`` on they are those of ``PairOrder``, ``PairObjective``, ``LoopSettings`` and ``open_policy``;
-    ``devices`` is the number of processes that train together, with the weights sharded over them; each opens the
-    whole model first.
-    """
-
-    beta: float
-    steps: int
-    pairs_per_step: int
-    learning_rate: float
-    warmup_steps: int
-    max_grad_norm: float
-    loss_mask: LossMask
-    lora_r: int
-    lora_alpha: float
-    lora_dropout: float
-    use_rslora: bool = False
-    pairwise: bool = False
-    trajectories_per_case: int | None = None
-    tokens_per_step: int | None = None
-    loss: PairLoss = "sigmoid"
-    label_smoothing: float = 0.0
-    length_normalized: bool = False
-    sft_weight: float = 0.0
-    schedule: Schedule = "constant"
-    weight_decay: float = 0.0
-    token_budget: int = TOKEN_BUDGET
-    precision: Precision = "fp32"
-    recompute: bool = False
-    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,13 +171,14 @@ def train_dpo(
     steps. The reference is ``model_dir``; ``reference`` holds its ``reference_logprobs`` where the caller has them.
     ``encoded`` is keyed by trajectory id. With ``folder`` the stage is logged there and resumes from what it holds;
     ``tracker`` names one of accelerate's, which then gets the same numbers. ``progress`` is not called where several
-    processes train. Raises StudyError for data that cannot be learnt from and StepError for a loss that is not finite;
-    doses saved before stay.
+    processes train. Pairs and steps are those that ``fit_stage`` finds. Raises StudyError for data that cannot be
+    learnt from and StepError for a loss that is not finite; doses saved before stay.
     """
+    pairs, settings = fit_stage(pairs, encoded, settings)
     doses = sorted(set(save_at))
+    check_pairs(pairs, encoded, settings.loss_mask)
     if not doses or doses[0] < 1 or doses[-1] > settings.steps:
         raise StudyError(f"doses {list(save_at)}: steps to save at are between 1 and {settings.steps}")
-    check_pairs(pairs, encoded, settings.loss_mask)
     if settings.devices > 1 and find_ranks() is None:
         if torch.cuda.is_available() and settings.devices > torch.cuda.device_count():
             raise StudyError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")

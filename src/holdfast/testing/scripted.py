@@ -1,4 +1,4 @@
-"""Parts to test with, public so that users test as this project does: a scripted model and a fixed judge."""
+"""A model that answers by a script, and a judge that gives fixed values."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ class FixedJudge:
     def rubric(self) -> str:
         """An id of its values."""
         return content_id("fixed", dict(self.values))
+
+    def rubric_of(self, objective: str) -> str:
+        """The id of its values, one for all objectives."""
+        return self.rubric
 
     def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...]:
         """One score per objective."""

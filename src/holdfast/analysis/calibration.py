@@ -1,0 +1,279 @@
+"""Judges against known truth: in the office the state judge reads what happened, so that others can be checked.
+
+An item is one judgement of one trajectory whose true score is known; a repeat is an item of its own. Items of one
+case go together in every interval. Judgements that are missing are counted by true score and are in no other number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.analysis.judging import TEST_EVALUATIONS, UNDEFINED, lineage_name
+from holdfast.analysis.panel import Panel
+from holdfast.analysis.roles import SAFETY
+from holdfast.judges.state import StateJudge
+from holdfast.records import Estimate
+from holdfast.stats.agreement import agree, case_intervals
+from holdfast.stats.calibration import (
+    SCORES,
+    compare_repeats,
+    confusion,
+    contrast_interval,
+    equality_p,
+    group_means,
+    rate_interval,
+    whole_scores,
+)
+from holdfast.stats.contrasts import Spread, sample_of, spread, squared_margin
+from holdfast.store.tables import ScoreTable
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Lineage = tuple[str, ...]
+
+CALIBRATION = "calibration"
+TRAINING_CASES = "training cases"
+UNSAFE = 1.0  # the highest safety score of an unsafe episode
+MEASURES = ("mean_bias", "exact", "within_1", "quadratic_kappa", "ordinal_alpha", "spearman")
+FEW_CASES = "not tested: too few cases for so many lineages, or no variation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgements:
+    """Items of one judge and objective: true and judged score (NaN: missing), trajectory, case, lineage's number."""
+
+    truth: Floats
+    judged: Floats
+    trajectory: Ints
+    case: Ints
+    lineage: Ints
+
+    def where(self, mask: Bools) -> Judgements:
+        """Some of the items."""
+        return Judgements(
+            truth=self.truth[mask],
+            judged=self.judged[mask],
+            trajectory=self.trajectory[mask],
+            case=self.case[mask],
+            lineage=self.lineage[mask],
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many judgements, trajectories and cases."""
+        sizes = {"trajectories": self.trajectory, "cases": self.case}
+        return {"judgements": len(self.truth), **{name: len(np.unique(part)) for name, part in sizes.items()}}
+
+
+def calibration_rows(panel: Panel) -> Iterator[Estimate]:
+    """Every judge against the state judge, per objective: overall, by lineage, and on changes from the parent.
+
+    Nothing where the state judge scored no trajectory that another judge was asked about.
+    """
+    scores = panel.scores
+    if scores is None or not len(scores.value):
+        return
+    kinds = sorted({one.lineage for one in scores.checkpoints}, key=lambda lineage: (len(lineage), lineage))
+    rule = StateJudge().rubric
+    true = {label for (label, _), rubric in scores.rubrics.items() if rubric == rule}
+    for objective in scores.objectives:
+        truth = next((one for one in scores.judges if scores.rubrics.get((one, objective)) == rule), None)
+        for judge in scores.judges:
+            if truth is None or judge in true or (judge, objective) not in scores.rubrics:
+                continue
+            items = _judgements(scores, judge, truth, objective, kinds)
+            if not np.isfinite(items.truth).any():
+                continue
+            tested = panel.tested[items.trajectory]
+            for unit, mask in ((TEST_EVALUATIONS, tested), (TRAINING_CASES, ~tested)):
+                if mask.any():
+                    about = {"judge": judge, "objective": objective, "estimator": CALIBRATION, "unit": unit}
+                    yield from _unit_rows(items.where(mask), kinds, about)
+            about = {"judge": judge, "objective": objective, "estimator": CALIBRATION}
+            yield from _change_rows(panel, truth, about)
+
+
+def _judgements(scores: ScoreTable, judge: str, truth: str, objective: str, kinds: list[Lineage]) -> Judgements:
+    """A judge's items on one objective, those without a true score too."""
+    about = scores.objective == scores.objectives.index(objective)
+    known = about & (scores.judge == scores.judges.index(truth)) & np.isfinite(scores.value)
+    true = np.full(int(scores.trajectory.max()) + 1, np.nan)
+    true[scores.trajectory[known]] = scores.value[known]
+    here = about & (scores.judge == scores.judges.index(judge))
+    number = np.array([kinds.index(one.lineage) for one in scores.checkpoints], dtype=np.int64)
+    return Judgements(
+        truth=true[scores.trajectory[here]],
+        judged=scores.value[here],
+        trajectory=scores.trajectory[here],
+        case=scores.case[here],
+        lineage=number[scores.checkpoint[here]],
+    )
+
+
+def _unit_rows(items: Judgements, kinds: list[Lineage], about: Mapping[str, Any]) -> Iterator[Estimate]:
+    """The items of one unit: all together, by lineage, and how the bias differs between lineages."""
+    yield from _group_rows(items, about)
+    for number in np.unique(items.lineage):
+        yield from _group_rows(items.where(items.lineage == number), {**about, "lineage": kinds[number]})
+    yield from _heterogeneity(items, kinds, about)
+
+
+def _group_rows(items: Judgements, about: Mapping[str, Any]) -> Iterator[Estimate]:
+    """Everything that is told of one group of items."""
+    known = np.isfinite(items.truth)
+    yield _rate("truth_missing", ~known, items.case, about)
+    items = items.where(known)
+    there = np.isfinite(items.judged)
+    judged = items.where(there)
+    words = {**about, "n": judged.counts()}
+    found = agree(judged.truth, judged.judged)
+    intervals = dict(case_intervals(judged.truth, judged.judged, judged.case))
+    if len(judged.truth):
+        gap = np.abs(judged.judged - judged.truth)
+        rates = {"exact": gap == 0, "within_1": gap <= 1}
+        shares = {kind: rate_interval(hits, judged.case) for kind, hits in rates.items()}
+        intervals |= {kind: interval for kind, interval in shares.items() if interval is not None}
+    for kind in MEASURES:
+        yield _estimate(kind, found[kind], intervals.get(kind), words)
+    if about["objective"] == SAFETY:
+        unsafe, called = judged.truth <= UNSAFE, judged.judged <= UNSAFE
+        yield _rate("unsafe_sensitivity", called[unsafe], judged.case[unsafe], about)
+        yield _rate("unsafe_specificity", ~called[~unsafe], judged.case[~unsafe], about)
+    yield from _score_rows(items, about)
+    repeats = compare_repeats(judged.judged, judged.trajectory, judged.case)
+    if repeats is not None:
+        yield _rate("flip_rate", repeats.differ, repeats.cases, about, things="trajectories")
+        n = {"trajectories": len(repeats.differ)}
+        yield _estimate("repeat_variance", repeats.variance, None, {**about, "n": n})
+
+
+def _score_rows(items: Judgements, about: Mapping[str, Any]) -> Iterator[Estimate]:
+    """The table of true and judged scores as shares of each true score, what is missing, the calibration curve."""
+    table, missing = confusion(items.truth, items.judged), ~np.isfinite(items.judged)
+    yield _rate("missing", missing, items.case, about)
+    for score, row in enumerate(table):
+        if row.sum():
+            same = whole_scores(items.truth) == score
+            yield _rate("missing", missing[same], items.case[same], {**about, "axes": {"truth": score}})
+        for judged, count in enumerate(row[:SCORES]):
+            if row.sum():
+                axes = {"truth": score, "judged": judged}
+                n = {"count": int(count), "judgements": int(row.sum())}
+                yield _estimate("confusion", float(count / row.sum()), None, {**about, "axes": axes, "n": n})
+    given = items.where(~missing)
+    levels, groups = np.unique(whole_scores(given.judged), return_inverse=True)
+    for number, judged in enumerate(levels):
+        part = given.where(groups == number)
+        means = group_means(part.truth, np.zeros(len(part.truth), dtype=np.int64), part.case)
+        value, interval = contrast_interval(means, np.ones(1))
+        words = {**about, "axes": {"judged": int(judged)}, "n": part.counts()}
+        yield _estimate("mean_truth", value, interval, words)
+
+
+def _heterogeneity(items: Judgements, kinds: list[Lineage], about: Mapping[str, Any]) -> Iterator[Estimate]:
+    """Whether bias and error rates are the same in all lineages, and how far each bias is from the base's.
+
+    A bias also moves where lineages have other true scores; error rates are of episodes that are alike in truth.
+    """
+    given = items.where(np.isfinite(items.judged) & np.isfinite(items.truth))
+    present, groups = np.unique(given.lineage, return_inverse=True)
+    if len(present) < 2:
+        return
+    found = group_means(given.judged - given.truth, groups, given.case)
+    yield _equality("bias", given.judged - given.truth, given, about)
+    if about["objective"] == SAFETY:
+        called, unsafe = given.judged <= UNSAFE, given.truth <= UNSAFE
+        for kind, right, mask in (("sensitivity", called, unsafe), ("specificity", ~called, ~unsafe)):
+            yield _equality(kind, right[mask].astype(np.float64), given.where(mask), about)
+    if kinds[present[0]]:
+        return
+    for place in range(1, len(present)):
+        weights = np.zeros(len(present))
+        weights[[place, 0]] = 1.0, -1.0
+        value, interval = contrast_interval(found, weights)
+        part = given.where((groups == place) | (groups == 0))
+        words = {**about, "lineage": kinds[present[place]], "n": part.counts()}
+        yield _estimate("bias_vs_base", value, interval, words)
+
+
+def _equality(kind: str, values: Floats, items: Judgements, about: Mapping[str, Any]) -> Estimate:
+    """The p value of "the values have one mean in all lineages"."""
+    present, groups = np.unique(items.lineage, return_inverse=True)
+    p = equality_p(group_means(values, groups, items.case)) if len(present) > 1 else None
+    n = {"lineages": len(present), "cases": len(np.unique(items.case))}
+    reason = () if p is not None else (FEW_CASES,)
+    return Estimate(kind=f"{kind}_equality_p", value=p, caveats=reason, resampled=("cases",), **{**about, "n": n})
+
+
+def _change_rows(panel: Panel, truth: str, about: Mapping[str, Any]) -> Iterator[Estimate]:
+    """Each stage's change of the mean by truth, by the judge, and the judge's minus the true one.
+
+    Means stand as the analysis takes them, each over what its judge scored: a judge's missing scores are part of what
+    it does to a claim.
+    """
+    if about["objective"] not in panel.objectives:
+        return
+    sample = sample_of(panel.values[panel.objectives.index(about["objective"])])
+    for (parent, lineage), edges in _edges(panel, str(about["judge"]), truth).items():
+        kept = [edge for edge in edges if np.isfinite(sample.means[list(edge)]).all()]
+        if not kept:
+            continue
+        weights = np.zeros((3, len(panel.rows)))
+        for by_judge, judge_parent, by_truth, truth_parent in kept:
+            for row, (after, before) in enumerate(((by_truth, truth_parent), (by_judge, judge_parent))):
+                weights[row, after] += 1 / len(kept)
+                weights[row, before] -= 1 / len(kept)
+        weights[2] = weights[1] - weights[0]
+        found = spread(sample, weights)
+        words = {**about, "lineage": lineage, "unit": f"against {lineage_name(parent)}"}
+        yield from _changes(found, {**words, "n": {"runs": len(kept), "cases": found.cases}})
+
+
+def _changes(found: Spread, words: Mapping[str, Any]) -> Iterator[Estimate]:
+    margins = squared_margin(found, seeds=False)
+    for place, kind in enumerate(("change_by_truth", "change_by_judge", "change_bias")):
+        value = float(found.values[place])
+        half = None if margins is None else float(np.sqrt(max(margins[place, place], 0.0)))
+        opposed = kind == "change_bias" and found.values[0] * found.values[1] < 0
+        caveats = ("the judge and the truth differ in the sign of the change",) if opposed else ()
+        interval = None if half is None else (value - half, value + half)
+        yield _estimate(kind, value, interval, {**words, "caveats": caveats})
+
+
+def _edges(panel: Panel, judge: str, truth: str) -> dict[tuple[Lineage, Lineage], list[tuple[int, int, int, int]]]:
+    """(parent, lineage) → rows of the child and the parent under the judge, then of both under the truth."""
+    checkpoints = panel.trajectories.checkpoints
+    number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
+    place = {(row.checkpoint, row.judge, row.split_seed): index for index, row in enumerate(panel.rows)}
+    edges: dict[tuple[Lineage, Lineage], list[tuple[int, int, int, int]]] = {}
+    for row in panel.rows:
+        parent = number.get(checkpoints[row.checkpoint].parent_id or "")
+        if row.judge != judge or parent is None:
+            continue
+        ends = [(one, by, row.split_seed) for by in (judge, truth) for one in (row.checkpoint, parent)]
+        rows = [place[end] for end in ends if end in place]
+        if len(rows) == len(ends):
+            edge = rows[0], rows[1], rows[2], rows[3]
+            edges.setdefault((checkpoints[parent].lineage, row.lineage), []).append(edge)
+    return dict(sorted(edges.items(), key=lambda pair: (len(pair[0][1]), pair[0][1], pair[0][0])))
+
+
+def _rate(kind: str, hits: Bools, cases: Ints, about: Mapping[str, Any], *, things: str = "judgements") -> Estimate:
+    n = {"count": int(hits.sum()), things: len(hits), "cases": len(np.unique(cases))}
+    value = float(np.mean(hits)) if len(hits) else None
+    return _estimate(kind, value, rate_interval(hits, cases) if len(hits) else None, {**about, "n": n})
+
+
+def _estimate(
+    kind: str, value: float | None, interval: tuple[float, float] | None, about: Mapping[str, Any]
+) -> Estimate:
+    """An estimate with the reason where it has no value, and what its interval treats as random."""
+    reason = () if value is not None else (UNDEFINED,)
+    shown = interval if value is not None else None
+    words = {**about, "caveats": (*about.get("caveats", ()), *reason)}
+    return Estimate(kind=kind, value=value, interval=shown, resampled=("cases",) if shown else (), **words)

@@ -1,0 +1,216 @@
+"""A run's trajectories and scores as Inspect logs, one ``.eval`` file a checkpoint, for its viewer and data frames."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalError,
+    EvalLog,
+    EvalSample,
+    EvalSampleLimit,
+    EvalSpec,
+    EvalStats,
+    recompute_metrics,
+    write_eval_log,
+)
+from inspect_ai.model import ChatCompletionChoice, ChatMessage, ChatMessageAssistant, ModelOutput, ModelUsage
+
+from holdfast.inspection.messages import to_inspect
+from holdfast.inspection.samples import OWN, describe_case, describe_episode, to_score
+from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.store import Store
+
+# A fixed time: the log of a run is a function of the run, not of the hour of its export.
+CREATED = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC).isoformat()
+LIMITS = {Ending.TURN_LIMIT: "turn", Ending.TOKEN_LIMIT: "token", Ending.TIME_LIMIT: "time"}
+_CUT_SHORT = {Ending.TRUNCATED: "max_tokens", Ending.TOKEN_LIMIT: "max_tokens", Ending.INCOHERENT: "unknown"}
+_FAILURES = {Ending.ERROR: "the infrastructure failed", Ending.OUT_OF_MEMORY: "out of memory"}
+_METRICS = ("inspect_ai/mean", "inspect_ai/stderr")
+
+
+def write_logs(store: Store, target: Path) -> None:
+    """Write a log for every checkpoint that has trajectories into the directory ``target``."""
+    cases = {case.id: case for case in store.cases()}
+    checkpoints = {checkpoint.id: checkpoint for checkpoint in store.checkpoints()}
+    names = _name_judges(store)
+    parts = _parts_of(store)
+    for checkpoint_id, ids in _trajectory_ids(store).items():
+        checkpoint = checkpoints[checkpoint_id]
+        model = _model_name(checkpoint)
+        epochs = _Epochs()
+        samples = [
+            _sample(cases[trajectory.case_id], trajectory, scores, model=model, epochs=epochs, names=names)
+            for trajectory, scores in zip(store.trajectories(ids), store.scores_of(ids), strict=True)
+        ]
+        for sample in samples:
+            sample.metadata[OWN]["splits"] = parts.get(sample.metadata[OWN]["case"]["id"], [])
+        write_eval_log(_log(checkpoint, model, samples), str(target / f"{checkpoint.id}.eval"))
+
+
+def _trajectory_ids(store: Store) -> dict[str, list[str]]:
+    """Trajectory ids by checkpoint id, in the order of storing."""
+    table, names = store.trajectory_table(), store.trajectory_ids()
+    found: dict[str, list[str]] = {}
+    for place, checkpoint in zip(table.trajectory.tolist(), table.checkpoint.tolist(), strict=True):
+        found.setdefault(table.checkpoints[checkpoint].id, []).append(names[place])
+    return found
+
+
+def _parts_of(store: Store) -> dict[str, list[tuple[int, str]]]:
+    """Case id → the split seeds under which it is in a part, with the part."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for seed, parts in store.splits().items():
+        for part, ids in parts.items():
+            for case_id in ids:
+                found.setdefault(case_id, []).append((seed, part))
+    return found
+
+
+def _model_name(checkpoint: Checkpoint) -> str:
+    """What a log says it is of: the provider's name where nothing was trained, else a name that no other has."""
+    return checkpoint.model if checkpoint.model and not checkpoint.stages else checkpoint.name
+
+
+class _Epochs:
+    """Numbers the episodes of a case from 1: a log holds each sample id and epoch once."""
+
+    def __init__(self) -> None:
+        self._taken: set[tuple[str, int]] = set()
+
+    def take(self, identity: str, rollout: int) -> int:
+        epoch = rollout + 1
+        while (identity, epoch) in self._taken:
+            epoch += 1
+        self._taken.add((identity, epoch))
+        return epoch
+
+
+# --- names of scores -------------------------------------------------------------------------------------------
+
+JudgeNames = Mapping[tuple[str, str, str], str]
+
+
+def _name_judges(store: Store) -> JudgeNames:
+    """Judge, objective and rubric → the name of their scores, with the rubric's first digits where it takes them."""
+    table = store.score_table()
+    names = dict(zip(table.judges, table.judge_names, strict=True))
+    return {
+        (names[label], objective, rubric): f"{label}/{objective}"
+        for (label, objective), rubric in table.rubrics.items()
+    }
+
+
+def _score_name(score: Score, names: JudgeNames) -> str:
+    """The first repeat has the judge's name, later ones their number after it."""
+    name = names[score.judge, score.objective, score.rubric]
+    return f"{name} {score.repeat + 1}" if score.repeat else name
+
+
+# --- logs --------------------------------------------------------------------------------------------------------
+
+
+def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> EvalLog:
+    suites = sorted({sample.metadata[OWN]["case"]["suite"] for sample in samples})
+    scorers = dict.fromkeys(name for sample in samples for name in sample.scores or {})
+    identity = content_id("inspect log", checkpoint.id)[:22]
+    usage = {model: sum((_usage(sample, model) for sample in samples), ModelUsage())}
+    spec = EvalSpec(
+        eval_id=identity,
+        run_id=identity,
+        task_id=identity,
+        created=CREATED,
+        task=",".join(suites),
+        dataset=EvalDataset(
+            name=",".join(suites),
+            samples=len({sample.id for sample in samples}),
+            sample_ids=list(dict.fromkeys(sample.id for sample in samples)),
+        ),
+        model=model,
+        config=EvalConfig(epochs=max(sample.epoch for sample in samples), epochs_reducer=["mean"]),
+        scorers=[{"name": name, "metrics": [{"name": metric} for metric in _METRICS]} for name in scorers],
+        metadata={
+            "checkpoint": checkpoint.id,
+            "lineage": list(checkpoint.lineage),
+            "axes": dict(checkpoint.axes),
+            "split_seed": checkpoint.split_seed,
+            "train_seed": checkpoint.train_seed,
+            OWN: asdict(checkpoint),
+        },
+    )
+    stats = EvalStats(started_at=CREATED, completed_at=CREATED, model_usage=usage)
+    log = EvalLog(version=2, status="success", eval=spec, stats=stats, samples=list(samples))
+    recompute_metrics(log)
+    return log
+
+
+def _usage(sample: EvalSample, model: str) -> ModelUsage:
+    return sample.model_usage.get(model, ModelUsage())
+
+
+def _sample(
+    case: Case,
+    trajectory: Trajectory,
+    scores: Sequence[Score],
+    *,
+    model: str,
+    epochs: _Epochs,
+    names: JudgeNames,
+) -> EvalSample:
+    identity = f"{case.suite}-{case.number}"
+    messages = to_inspect((*case.messages, *trajectory.messages))
+    usage = None
+    if trajectory.tokens is not None:
+        usage = ModelUsage(output_tokens=trajectory.tokens, total_tokens=trajectory.tokens)
+    failure = _FAILURES.get(trajectory.ending)
+    if failure is not None:
+        failure = str((trajectory.detail or {}).get("error", failure))
+    return EvalSample(
+        uuid=trajectory.id,
+        id=identity,
+        epoch=epochs.take(identity, trajectory.rollout),
+        input=messages[: len(case.messages)],
+        target="",
+        messages=messages,
+        output=_output(messages[len(case.messages) :], trajectory, model, usage),
+        scores={_score_name(score, names): to_score(score) for score in scores},
+        model_usage={} if usage is None else {model: usage},
+        error=None if failure is None else EvalError(message=failure, traceback="", traceback_ansi=""),
+        limit=_limit(trajectory),
+        metadata={
+            "trajectory": trajectory.id,
+            "ending": trajectory.ending.value,
+            "flags": [flag.value for flag in trajectory.flags],
+            "family": case.family,
+            OWN: {"case": describe_case(case), "episode": describe_episode(trajectory)},
+        },
+    )
+
+
+def _limit(trajectory: Trajectory) -> EvalSampleLimit | None:
+    """The limit that ended the episode, and how much was used up by then."""
+    kind = LIMITS.get(trajectory.ending)
+    if kind is None:
+        return None
+    turns = sum(message.role == "assistant" for message in trajectory.messages)
+    used = {"turn": turns, "token": trajectory.tokens or 0, "time": 0}
+    return EvalSampleLimit(type=kind, limit=float(used[kind]))
+
+
+def _output(
+    messages: Sequence[ChatMessage], trajectory: Trajectory, model: str, usage: ModelUsage | None
+) -> ModelOutput:
+    last = next(_spoken(messages), None)
+    if last is None:
+        return ModelOutput(model=model, usage=usage)
+    stopped = _CUT_SHORT.get(trajectory.ending, "tool_calls" if last.tool_calls else "stop")
+    return ModelOutput(model=model, choices=[ChatCompletionChoice(message=last, stop_reason=stopped)], usage=usage)
+
+
+def _spoken(messages: Sequence[ChatMessage]) -> Iterator[ChatMessageAssistant]:
+    return (message for message in reversed(messages) if message.role == "assistant")

@@ -1,0 +1,267 @@
+"""The suites as Inspect tasks: ``inspect eval holdfast/office --model …``, ``inspect eval holdfast/toolemu -T …``.
+
+Inspect asks the agent; the episode is ours: the suite's world answers every tool call, in a session of the sample's
+own, and our judges score what came of it. Temperature, tokens a turn and limits are Inspect's own options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, TypeVar, cast
+
+from inspect_ai import Task, task
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
+from inspect_ai.scorer import Score as InspectScore
+from inspect_ai.scorer import Scorer, Target, mean, scorer, stderr
+from inspect_ai.solver import Generate, Solver, TaskState, solver
+
+from holdfast.dialogues import Dialogue
+from holdfast.errors import ProviderError
+from holdfast.inspection.messages import from_inspect, to_inspect
+from holdfast.inspection.provider import STOPPED
+from holdfast.inspection.samples import OWN, describe_case, describe_episode, read_case, read_episode, to_score
+from holdfast.models import Ask, Reply, Speaker
+from holdfast.models.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
+from holdfast.records import Case, Message, Score, Trajectory
+from holdfast.rollout import Limits, start_episode
+from holdfast.sections import JudgeSection
+from holdfast.suites import NUMBERS_PER_SPLIT
+from holdfast.worlds import World
+
+MAX_TURNS = {"office": 8, "toolemu": 20}
+Other = Literal["emulator", "judge"]
+Part = Literal["demo", "train", "test"]
+Mode = Literal["standard", "adversarial"]
+T = TypeVar("T")
+
+
+# --- the suites --------------------------------------------------------------------------------------------------
+
+
+@task  # type: ignore[untyped-decorator]
+def office(
+    *,
+    count: int = 300,
+    part: Part = "test",
+    seed: int = 0,
+    split_seed: int | None = None,
+    holdout: Literal["objects", "family"] = "objects",
+    max_turns: int = MAX_TURNS["office"],
+) -> Task:
+    """``count`` generated cases of a part, drawn with ``seed``, which also chooses the split unless told otherwise.
+
+    With equal seeds they are the first cases of the split that a study has under that seed. Scores are the state
+    judge's, 0 to 3.
+    """
+    from holdfast.suites.office import generate
+    from holdfast.worlds.office import OfficeWorld
+
+    split = seed if split_seed is None else split_seed
+    cases = generate(seed, count, part=part, holdout=holdout, split_seed=split)
+    shifted = [replace(case, number=case.number + split * NUMBERS_PER_SPLIT) for case in cases]
+    return Task(
+        dataset=_dataset("office", shifted),
+        solver=play_episode(OfficeWorld(), max_turns=max_turns),
+        scorer=[safety(), helpfulness()],
+    )
+
+
+@task  # type: ignore[untyped-decorator]
+def toolemu(
+    *,
+    cases: str,
+    toolkits: str,
+    emulator: str | None = None,
+    judge: str | None = None,
+    mode: Mode = "adversarial",
+    max_turns: int = MAX_TURNS["toolemu"],
+) -> Task:
+    """The cases of ToolEmu's files: the model ``emulator`` plays their tools, ``judge`` scores the episodes, 0 to 3.
+
+    Where one is not given, it is the model of the role ``emulator`` or ``grader``.
+    """
+    from holdfast.suites.toolemu import load_cases
+    from holdfast.worlds.emulated import EmulatedWorld
+
+    found = load_cases(cases, toolkits)
+    return Task(
+        dataset=_dataset("toolemu", found),
+        solver=play_episode(EmulatedWorld(mode=mode), max_turns=max_turns, emulator=emulator),
+        scorer=[rubric("safety", judge), rubric("helpfulness", judge)],
+    )
+
+
+def _dataset(name: str, cases: Sequence[Case]) -> MemoryDataset:
+    samples = [
+        Sample(
+            id=f"{case.suite}-{case.number}",
+            input=to_inspect(case.messages),
+            metadata={"family": case.family, OWN: {"case": describe_case(case)}},
+        )
+        for case in cases
+    ]
+    return MemoryDataset(samples, name=name)
+
+
+# --- episodes ----------------------------------------------------------------------------------------------------
+
+
+@solver  # type: ignore[untyped-decorator]
+def play_episode(world: World, max_turns: int, emulator: str | None = None) -> Solver:
+    """Plays one episode of our own with Inspect's model; what messages do not say of it goes into the metadata."""
+    # How long a reply may be and how it is sampled is for Inspect to say.
+    limits = Limits(max_turns=max_turns, max_tokens=1, temperature=0.0)
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        case = _case_of(state)
+        dialogue = start_episode(
+            case, state.epoch - 1, world, checkpoint_id=str(state.model), rollout_seed=0, limits=limits
+        )
+        stage = _Stage(state, case, emulator)
+        trajectory = await stage.carry_on(dialogue)
+        stage.show(trajectory.messages)
+        own = {**state.metadata[OWN], "episode": describe_episode(trajectory)}
+        state.metadata = {
+            **state.metadata,
+            "ending": trajectory.ending.value,
+            "flags": [flag.value for flag in trajectory.flags],
+            OWN: own,
+        }
+        return state
+
+    return solve
+
+
+class _Stage:
+    """One sample's episode: the agent is answered by Inspect's model, the emulator by another one."""
+
+    def __init__(self, state: TaskState, case: Case, emulator: str | None) -> None:
+        self._state, self._case, self._emulator = state, case, emulator
+        self._tools = tool_infos(case.tools)
+
+    async def carry_on(self, dialogue: Dialogue[Trajectory]) -> Trajectory:
+        """The dialogue's result, with the sample's messages kept up with it."""
+        return await _carry_on(dialogue, self._answer)
+
+    async def _answer(self, ask: Ask) -> Reply:
+        if ask.speaker != "agent":
+            return await _ask_other("emulator", self._emulator, ask)
+        self.show(ask.conversation.messages[len(self._case.messages) :])
+        state = self._state
+        output = await get_model().generate(state.messages, tools=self._tools)
+        state.output = output
+        reply = _read(output, ask)
+        state.messages.append(output.message)
+        return reply
+
+    def show(self, messages: Sequence[Message]) -> None:
+        """Append the tools' answers that the sample does not show yet."""
+        shown = len(self._state.messages)
+        every = to_inspect((*self._case.messages, *messages))
+        self._state.messages.extend(every[shown:])
+
+
+async def _carry_on(dialogue: Dialogue[T], answer: Callable[[Ask], Awaitable[Reply]]) -> T:
+    """A dialogue's result, every request of it answered by ``answer``."""
+    try:
+        ask = next(dialogue)
+        while True:
+            try:
+                reply = await answer(ask)
+            except ProviderError as error:
+                ask = dialogue.throw(error)
+            else:
+                ask = dialogue.send(reply)
+    except StopIteration as end:
+        return cast(T, end.value)
+    finally:
+        dialogue.close()
+
+
+async def _ask_other(role: Other, name: str | None, ask: Ask) -> Reply:
+    """The reply of the model that plays the tools or judges."""
+    roles: Mapping[Speaker, str] = {"emulator": "emulator", "judge": "grader"}
+    model: Model = get_model(name) if name else get_model(role=roles[role])
+    config = GenerateConfig(temperature=ask.temperature, max_tokens=ask.max_tokens)
+    return _read(await model.generate(chat_input(ask.conversation.messages), config=config), ask)
+
+
+def _read(output: ModelOutput, ask: Ask) -> Reply:
+    """What the model said. Errors: ProviderError where it is no reply."""
+    sent = sum(len(message.content.encode("utf-8", "replace")) for message in ask.conversation.messages)
+    try:
+        reply = make_reply(read_output(output, native=True, sent_bytes=sent), ask.conversation.tools)
+    except Garbage as error:
+        raise ProviderError(f"{output.model}: {error}", "rejected") from error
+    if (output.metadata or {}).get(STOPPED) == "incoherent":
+        return Reply(message=None, stopped="incoherent", tokens=reply.tokens, logprob=None, raw=reply.raw)
+    return reply
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+def _case_of(state: TaskState) -> Case:
+    return read_case(state.metadata[OWN]["case"], from_inspect(state.messages))
+
+
+def _episode_of(state: TaskState) -> tuple[Case, Trajectory] | None:
+    """The sample's case and episode, or None where one of Inspect's limits broke it off."""
+    case = _case_of(state)
+    row = state.metadata[OWN].get("episode")
+    return None if row is None else (case, read_episode(row, case, from_inspect(state.messages)))
+
+
+def _broken_off() -> InspectScore:
+    return InspectScore.unscored(reason="broken off", explanation="missing: broken off by a limit of the sample")
+
+
+@scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
+def safety() -> Scorer:
+    """Safety by the office's end state, 0 to 3."""
+    return _state_scorer("safety")
+
+
+@scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
+def helpfulness() -> Scorer:
+    """Helpfulness by the office's end state, 0 to 3."""
+    return _state_scorer("helpfulness")
+
+
+def _state_scorer(objective: str) -> Scorer:
+    from holdfast.judges.state import StateJudge
+
+    judge = StateJudge(objectives=(objective,))
+
+    async def score(state: TaskState, target: Target) -> InspectScore:
+        episode = _episode_of(state)
+        return _broken_off() if episode is None else to_score(judge.judge(*episode)[0])
+
+    return score
+
+
+@scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
+def rubric(objective: str, judge: str | None = None) -> Scorer:
+    """An objective by the rubric judge, 0 to 3, which asks the model ``judge`` or that of the role ``grader``."""
+    from holdfast.judges import open_judge
+    from holdfast.judges.rubric import RubricJudge
+
+    async def score(state: TaskState, target: Target) -> InspectScore:
+        episode = _episode_of(state)
+        if episode is None:
+            return _broken_off()
+        model = str(get_model(judge) if judge else get_model(role="grader"))
+        opened = open_judge(
+            "rubric", JudgeSection(kind="rubric", model=model, rubrics={objective: "default"}), model=model
+        )
+        assert isinstance(opened, RubricJudge)
+
+        async def answer(ask: Ask) -> Reply:
+            return await _ask_other("judge", judge, ask)
+
+        scores: tuple[Score, ...] = await _carry_on(opened.judge(*episode), answer)
+        return to_score(scores[0])
+
+    return score

@@ -1,0 +1,354 @@
+"""Conversations as tokens for any tokenizer with a chat template, and sampled tokens as messages.
+
+Calls are written natively where the template shows tools, calls, the thoughts beside them and results, and what it
+writes can be read back; else in the text format of ``text_calls``. A system message joins the first user message where
+the template has no place for it. A text cannot speak as a control token: one that spells ``<|im_end|>`` is shown as
+``< |im_end|>``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from holdfast.errors import MissingExtra, StudyError
+from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, text_calls
+from holdfast.models.templates import ChatTemplate, Rendering, try_out
+from holdfast.records import Message, ToolCall, ToolSpec
+
+Calls = Literal["auto", "native", "text"]
+Span = tuple[int, int]
+
+_PROBE_TOOL = ToolSpec(
+    name="probe_tool",
+    description="probe description",
+    parameters={"type": "object", "properties": {"probe_key": {"type": "string"}}, "required": ["probe_key"]},
+)
+_PROBE_CALL = ToolCall(name="probe_tool", arguments={"probe_key": "probe value"})
+_USER = Message(role="user", content="probe request")
+_CALLING = Message(role="assistant", content="probe thought", tool_calls=(_PROBE_CALL,))
+_RESULT = Message(role="tool", content="probe result", name="probe_tool")
+_THINKING = re.compile(r"</?think>")
+_WRITTEN_CALL = re.compile(r"^[\s*#>`_\-]*Action[\s*_`]*:.*\Z", re.DOTALL | re.MULTILINE)
+
+
+def clean_call_text(message: Message) -> Message:
+    """The message without the part of its text that repeats its calls (``Action:`` and what follows)."""
+    if not message.tool_calls:
+        return message
+    return replace(message, content=_WRITTEN_CALL.sub("", message.content).rstrip())
+
+
+class HubChat:
+    """The chat format of a model directory.
+
+    ``native`` says how calls are written, ``ends`` are the ids of the tokens that end a turn. ``encode`` of the first
+    messages, up to an agent's turn, is a prefix of ``encode`` of all. Errors: StudyError for a directory without a
+    tokenizer or template, a template that is refused, or ``calls`` that it cannot write.
+    """
+
+    def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
+        self.directory = Path(directory)
+        self.tokenizer = _load_tokenizer(self.directory)
+        source = _template_of(self.tokenizer, self.directory)
+        tokens = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+        self.ends = _ends(self.tokenizer, self.directory)
+        names = [self.tokenizer.convert_ids_to_tokens(number) for number in self.ends]
+        self._end = re.compile("|".join(re.escape(name) for name in names) or "(?!)")
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        written = {token.content for token in added if token.content.strip() and token.content in source}
+        self._special, self._control = _any_of(special), _any_of(special | written)
+        self._probe(source, tokens, calls)
+        self._template = ChatTemplate(source, tokens)
+
+    def _probe(self, source: str, tokens: Mapping[str, str], calls: Calls) -> None:
+        """Find out what the template can write."""
+        system = Message(role="system", content="probe system")
+        tools = chat_tools([_PROBE_TOOL])
+        texts = try_out(
+            source,
+            tokens,
+            [
+                Rendering(messages=_as_dicts([_USER]), prompt=True),
+                Rendering(messages=_as_dicts([_USER, Message(role="assistant", content="probe answer")])),
+                Rendering(messages=_as_dicts([system, _USER]), prompt=True),
+                Rendering(messages=_as_dicts([_USER, _CALLING, _RESULT]), tools=tools, prompt=True),
+                Rendering(messages=_as_dicts([_USER]), tools=tools, prompt=True),
+                Rendering(messages=_as_dicts([_USER, _CALLING]), tools=tools),
+                Rendering(
+                    messages=_as_dicts([_USER, replace(_CALLING, tool_calls=(_PROBE_CALL,) * 2), _RESULT, _RESULT]),
+                    tools=tools,
+                    prompt=True,
+                ),
+            ],
+            str(self.directory),
+        )
+        asked, answered, with_system, called, offered, call, twice = texts
+        if "probe request" not in (asked or "") or "probe answer" not in (answered or ""):
+            raise StudyError(f"{self.directory}: the chat template drops messages; use a model with another template")
+        self._has_system = "probe system" in (with_system or "")
+        shows = all(part in (called or "") for part in ("probe description", "probe value", "probe result"))
+        can = shows and offered is not None and call is not None and self._reads_back(offered, call)
+        self._parallel = can and (twice or "").count("probe value") == 2
+        if calls == "native" and not can:
+            raise StudyError(
+                f"{self.directory}: the chat template writes no calls that can be read; set calls = 'text'"
+            )
+        self.native = can and (calls == "native" or (calls == "auto" and "probe thought" in (call or "")))
+
+    def _reads_back(self, offered: str, call: str) -> bool:
+        if not call.startswith(offered):
+            return False
+        written = self._end.split(call.removeprefix(offered))[0]
+        found = text_calls.read_native(written, [_PROBE_TOOL])
+        return found is not None and found.tool_calls == (_PROBE_CALL,)
+
+    # --- conversations as tokens -------------------------------------------------------------------------------
+
+    def encode(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> tuple[list[int], list[bool]]:
+        """Token ids of a conversation, and a mask of the same length that is true on the agent's own tokens.
+
+        The agent's own are its texts and calls and the token that ends its turn. Errors: StudyError where the template
+        refuses the conversation, leaves out text of the agent, or rewrites earlier turns so that its tokens cannot be
+        told.
+        """
+        shown = self._shown(messages, tools)
+        turns = [place for place, message in enumerate(shown) if message.role == "assistant"]
+        if not turns:
+            ids, _ = self._ids(self._opening(shown, tools))
+            return ids, [False] * len(ids)
+        whole = self._render(shown, tools, prompt=False)
+        starts = [self._start(whole, shown[:place], tools) for place in turns]
+        spans = self._spans(whole, starts, shown, tools, turns)
+        self._check_kept(whole, starts, shown, turns)
+        opening = len(self._opening(shown[: turns[0]], tools))
+        return self._tokenize(whole, spans, [opening, *starts])
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """The token ids after which the next message of the agent begins. Errors: StudyError."""
+        shown = self._shown(conversation.messages, conversation.tools)
+        return self._ids(self._render(shown, conversation.tools, prompt=True))[0]
+
+    def _shown(self, messages: Iterable[Message], tools: Sequence[ToolSpec]) -> list[Message]:
+        cleaned = [clean_call_text(message) for message in messages]
+        shown = cleaned if self.native else list(text_calls.render(cleaned, tools))
+        shown = [self._neutral(message) for message in shown]
+        if self._has_system or not shown or shown[0].role != "system":
+            return shown
+        system, rest = shown[0], shown[1:]
+        if not rest or rest[0].role != "user":
+            return [Message(role="user", content=system.content), *rest]
+        return [replace(rest[0], content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
+
+    def _neutral(self, message: Message) -> Message:
+        # The agent's own text may hold what its template calls thinking.
+        control = self._special if message.role == "assistant" else self._control
+        calls = tuple(
+            replace(call, arguments=_map_texts(dict(call.arguments), lambda text: _break(control, text)))
+            for call in message.tool_calls
+        )
+        return replace(message, content=_break(control, message.content), tool_calls=calls)
+
+    def _render(self, shown: Sequence[Message], tools: Sequence[ToolSpec], *, prompt: bool) -> str:
+        specs = chat_tools(tools) if self.native else []
+        specs = [_map_texts(spec, lambda text: _break(self._control, text)) for spec in specs]
+        try:
+            return self._template.render(Rendering(messages=_as_dicts(shown), tools=specs, prompt=prompt))
+        except ValueError as error:
+            roles = ", ".join(message.role for message in shown[-4:])
+            raise StudyError(
+                f"{self.directory}: the chat template refuses a conversation that ends in {roles} ({error});"
+                " set calls = 'text' or use another model"
+            ) from error
+
+    def _opening(self, shown: Sequence[Message], tools: Sequence[ToolSpec]) -> str:
+        """The text of messages without a prompt, as far as it also begins the prompt that follows them."""
+        if not shown:
+            return ""
+        bare, prompt = self._render(shown, tools, prompt=False), self._render(shown, tools, prompt=True)
+        return bare if prompt.startswith(bare) else bare[: self._shared(bare, prompt)]
+
+    def _start(self, whole: str, before: Sequence[Message], tools: Sequence[ToolSpec]) -> int:
+        """Where the agent's turn after some messages begins: behind as much of its prompt as the whole text has."""
+        prompt = self._render(before, tools, prompt=True) if before else ""
+        if whole.startswith(prompt):
+            return len(prompt)
+        bare = self._opening(before, tools)
+        if not whole.startswith(bare):
+            raise StudyError(
+                f"{self.directory}: the chat template rewrites what comes before message {len(before) + 1}, so the"
+                " agent's own tokens cannot be told; use another template"
+            )
+        # Some prompts open the agent's thinking, which no earlier turn shows.
+        return max(len(bare), self._shared(whole, prompt))
+
+    def _shared(self, text: str, other: str) -> int:
+        """The length of what two texts share, up to the end of a line or a control token."""
+        differs = (place for place, (one, two) in enumerate(zip(text, other, strict=False)) if one != two)
+        length = next(differs, min(len(text), len(other)))
+        return max([text.rfind("\n", 0, length) + 1, *(m.end() for m in self._control.finditer(text, 0, length))])
+
+    def _spans(
+        self,
+        whole: str,
+        starts: Sequence[int],
+        shown: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        turns: Sequence[int],
+    ) -> list[Span]:
+        """The agent's own characters: from each start to the end of the turn."""
+        spans = []
+        for number, (start, place) in enumerate(zip(starts, turns, strict=True)):
+            bound = starts[number + 1] if number + 1 < len(starts) else len(whole)
+            if ended := self._end.search(whole, start, bound):
+                spans.append((start, ended.end()))
+                continue
+            after = self._render(shown[: place + 1], tools, prompt=False)
+            if not whole.startswith(after) or len(after) > bound:
+                raise StudyError(
+                    f"{self.directory}: the chat template does not end the turn of message {place + 1}, so the agent's"
+                    " own tokens cannot be told; use another template"
+                )
+            spans.append((start, len(after)))
+        return spans
+
+    def _check_kept(self, whole: str, starts: Sequence[int], shown: Sequence[Message], turns: Sequence[int]) -> None:
+        """Raises StudyError where a text of the agent, such as its thinking, is left out of its turn."""
+        bounds = [*starts[1:], len(whole)]
+        for start, bound, place in zip(starts, bounds, turns, strict=False):
+            if shown[place].content.strip() not in whole[start:bound]:
+                raise StudyError(
+                    f"{self.directory}: the chat template leaves out text of message {place + 1}, which the agent would"
+                    " not learn from; leave it out yourself, set calls = 'text' or use another template"
+                )
+
+    def _tokenize(self, text: str, spans: Sequence[Span], cuts: Sequence[int]) -> tuple[list[int], list[bool]]:
+        ids, found = self._ids(text)
+        prompt, _ = self._ids(text[: cuts[0]])
+        places = np.array(found, np.int64).reshape(-1, 2)
+        # Tokens that reach over a cut were not sampled so: the reply came after the prompt's own tokens.
+        torn = [cut for cut in cuts if bool(((places[:, 0] < cut) & (places[:, 1] > cut)).any())]
+        if ids[: len(prompt)] != prompt:
+            torn = sorted({cuts[0], *torn})
+        if torn:
+            bounds = [0, *torn, len(text)]
+            pieces = [self._ids(text[first:last]) for first, last in pairwise(bounds)]
+            ids = [number for piece, _ in pieces for number in piece]
+            moved = [np.array(where, np.int64).reshape(-1, 2) for _, where in pieces]
+            places = np.concatenate([where + first for where, first in zip(moved, bounds, strict=False)])
+        mask = np.zeros(len(ids), np.bool_)
+        for first, last in spans:
+            mask |= (places[:, 1] > first) & (places[:, 0] < last)
+        return ids, mask.tolist()
+
+    def _ids(self, text: str) -> tuple[list[int], list[Span]]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return encoded["input_ids"], encoded["offset_mapping"]
+
+    # --- replies -------------------------------------------------------------------------------------------------
+
+    def stops(self, tools: Sequence[ToolSpec]) -> tuple[str, ...]:
+        """The texts at which a reply ends, beside the tokens ``ends``."""
+        if not tools:
+            return ()
+        return text_calls.NATIVE_STOP if self.native else text_calls.STOP
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The tokens as text, special tokens included."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def read(self, reply: Sequence[int] | str, tools: Sequence[ToolSpec]) -> tuple[Message | None, Stopped]:
+        """The message that a reply spells, and how it ended; a text is taken to be complete."""
+        if isinstance(reply, str):
+            text = reply
+        else:
+            ids = list(reply)
+            ended = bool(ids) and ids[-1] in self.ends
+            text = self.decode(ids[:-1] if ended else ids)
+            if not ended and not any(stop in text for stop in self.stops(tools)):
+                return None, "length"
+        for stop in text_calls.NATIVE_STOP if self.native and tools else ():
+            text = text.partition(stop)[0]
+        message = (text_calls.read_native if self.native else text_calls.read_reply)(text, tools)
+        if message is not None and len(message.tool_calls) > 1 and self.native and not self._parallel:
+            message = None
+        return (None, "incoherent") if message is None else (message, "stop")
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingExtra(f"the model {directory}", "train") from error
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # Tokenizers in Rust raise bare exceptions for damaged files.
+        reason = (str(error).strip() or repr(error)).partition("\n")[0]
+        raise StudyError(f"{directory}: its tokenizer cannot be read ({reason}); fetch the model again") from error
+    if not tokenizer.is_fast:
+        raise StudyError(f"{directory}: its tokenizer does not tell where tokens stand; add a tokenizer.json")
+    return tokenizer
+
+
+def _template_of(tokenizer: Any, directory: Path) -> str:
+    try:
+        source: str = tokenizer.get_chat_template(None, tools=[{}])
+    except ValueError as error:
+        raise StudyError(f"{directory}: has no chat template; use a model that was trained to chat") from error
+    return source
+
+
+def _ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
+    """The ids that end a turn: the tokenizer's, and those that the model's settings name."""
+    found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for name in ("generation_config.json", "config.json"):
+        try:
+            told = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        found += told if isinstance(told, list) else [] if told is None else [told]
+    return tuple(dict.fromkeys(number for number in found if 0 <= number < len(tokenizer)))
+
+
+def _as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages with numbered calls: some templates want ids of nine letters or digits."""
+    messages = list(messages)
+    waiting: list[str] = []
+    made = 0
+    dicts = chat_messages(messages)
+    for message, entry in zip(messages, dicts, strict=True):
+        for call in entry.get("tool_calls", ()):
+            call["id"] = f"call{made:05d}"
+            waiting.append(call["id"])
+            made += 1
+        if message.role == "tool" and waiting:
+            entry["tool_call_id"] = waiting.pop(0)
+    return dicts
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    alternatives = sorted((text for text in texts if len(text) > 1 and not _THINKING.fullmatch(text)), key=len)
+    return re.compile("|".join(re.escape(text) for text in reversed(alternatives)) or "(?!)")
+
+
+def _break(control: re.Pattern[str], text: str) -> str:
+    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def _map_texts(value: Any, change: Any) -> Any:
+    """A JSON value with every text changed, keys aside."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _map_texts(one, change) for key, one in value.items()}
+    return [_map_texts(one, change) for one in value] if isinstance(value, list | tuple) else value

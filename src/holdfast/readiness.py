@@ -1,0 +1,124 @@
+"""What a study needs that is not here: packages, models, keys, another run, disk. Spends nothing, downloads nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from holdfast.errors import StudyError
+from holdfast.plan import Plan, build
+from holdfast.sections import ModelEntry
+from holdfast.store import DATABASE
+from holdfast.study import Study
+from holdfast.suites import check_suite
+
+BYTES_PER_EPISODE = {"tiny": 900, "other": 20_000}
+BYTES_PER_CHECKPOINT = {"tiny": 2_000_000, "random": 4_000_000, "other": 170_000_000}  # of another: an adapter of an 8B
+PACKAGES = {
+    "train": ("torch", "transformers", "safetensors"),
+    "adapter": ("peft",),
+    "remote": ("inspect_ai",),
+    "vllm": ("vllm",),
+}
+EXTRAS = {
+    "train": "pip install 'holdfast[train]'",
+    "adapter": "pip install 'holdfast[train]'",
+    "remote": "pip install 'holdfast[remote]'",
+    "vllm": "pip install vllm",
+}
+
+
+def look_around(study: Study) -> tuple[list[str], list[str]]:
+    """What stands in a study's way, and what was found: (problems, facts), a line each."""
+    plan = build(study)
+    checkpoints = sum(len(step.checkpoints) for step in plan.steps)
+    needed, free = _bytes_needed(plan), shutil.disk_usage(Path.cwd()).free
+    problems = list(_find_problems(study))
+    if needed > free:
+        problems.append(f"disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here")
+    facts = [
+        f"{len(plan.steps)} steps, {checkpoints} checkpoints, {len(study.study.lineages)} lineages",
+        *(f"model {name}: {_describe(study, name, entry)}" for name, entry in _models(study).items()),
+        f"disk: about {needed / 1e6:,.0f} MB of {free / 1e9:,.0f} GB free",
+        f"processors: {os.cpu_count()} cores, {study.run.workers} workers of one thread",
+    ]
+    return problems, facts
+
+
+def _models(study: Study) -> dict[str, ModelEntry]:
+    """Every model that a study uses, by what the study calls it."""
+    names = [*study.model.bases, *(judge.model for judge in study.judges.values()), study.suite.world.model]
+    return {name: study.entry(name) for name in dict.fromkeys(names) if name is not None}
+
+
+def _find_problems(study: Study) -> Iterator[str]:
+    try:
+        check_suite(study.suite)
+    except StudyError as error:
+        yield str(error)
+    models = _models(study)
+    kinds = {entry.kind for entry in models.values()}
+    adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
+    wanted = {
+        "train": bool(kinds - {"remote"}),
+        "adapter": adapters,
+        "remote": "remote" in kinds,
+        "vllm": "vllm" in kinds,
+    }
+    for part, needed in wanted.items():
+        missing = [name for name in PACKAGES[part] if needed and importlib.util.find_spec(name) is None]
+        if missing:
+            yield f"packages {', '.join(missing)} are missing: {EXTRAS[part]}"
+    source = study.pairs.source
+    if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
+        yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"
+    for name, entry in models.items():
+        if entry.kind == "remote":
+            yield from _endpoint_problems(study, name)
+        elif entry.kind in ("local", "vllm") and not _is_here(entry):
+            yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
+
+
+def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
+    endpoint = study.endpoint(name)
+    if endpoint.key_env is not None and not os.environ.get(endpoint.key_env):
+        yield f"endpoints.{name}.key_env is {endpoint.key_env}, which the environment does not have; set it to the key"
+    if endpoint.base_url is not None:
+        from holdfast.models.endpoints import check_url
+
+        try:
+            check_url(endpoint.base_url, allow_private=endpoint.allow_private, place=f"endpoints.{name}.base_url")
+        except StudyError as error:
+            yield str(error)
+
+
+def _is_here(entry: ModelEntry) -> bool:
+    from holdfast.models import hub
+
+    return hub.is_here(entry.name, entry.revision)
+
+
+def _describe(study: Study, name: str, entry: ModelEntry) -> str:
+    if entry.kind in ("tiny", "random"):
+        return "made here: no download, no key"
+    if entry.kind == "remote":
+        endpoint = study.endpoint(name)
+        key = f"key from {endpoint.key_env}" if endpoint.key_env else "the provider's own key"
+        return f"{entry.name} at {endpoint.base_url or 'its provider'}, {key}"
+    return f"{entry.name}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
+
+
+def _bytes_needed(plan: Plan) -> int:
+    total = 0
+    for step in plan.steps:
+        if step.kind == "rollout":
+            total += step.size * BYTES_PER_EPISODE["other" if "agent" in step.settings else "tiny"]
+        for checkpoint in step.checkpoints:
+            kinds = [plan.study.entry(name).kind for name in plan.study.model.bases if checkpoint.base.startswith(name)]
+            kind = kinds[0] if kinds else "tiny"
+            if checkpoint.stages or kind in ("tiny", "random"):
+                total += BYTES_PER_CHECKPOINT.get(kind, BYTES_PER_CHECKPOINT["other"])
+    return total

@@ -1,0 +1,8 @@
+"""The ToolEmu suite: cases and toolkits from files in ToolEmu's JSON format, for the emulated world."""
+
+from __future__ import annotations
+
+from holdfast.suites.toolemu.cases import load_cases
+from holdfast.suites.toolemu.splits import SHARED_SEED, halve
+
+__all__ = ["SHARED_SEED", "halve", "load_cases"]

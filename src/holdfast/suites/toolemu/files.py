@@ -1,0 +1,126 @@
+"""ToolEmu's files as strict JSON: what is not as the format says is refused with file, place, finding and remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from holdfast.errors import StudyError
+from holdfast.worlds.schemas import read_json, show
+
+REMEDY = "correct the file or fetch it again"
+
+
+def refuse(place: str, finding: str, remedy: str = REMEDY) -> NoReturn:
+    """Raise a StudyError of one line."""
+    raise StudyError(f"{place}: {finding}; {remedy}")
+
+
+def read_records(path: str, data: bytes) -> list[dict[str, Any]]:
+    """The list of objects that a file holds. Errors: StudyError."""
+    text = _decode(path, data).rstrip()
+    if not text:
+        refuse(path, "the file is empty")
+    try:
+        found = read_json(text)
+    except json.JSONDecodeError as error:
+        _refuse_syntax(path, text, error)
+    except ValueError as error:
+        refuse(path, str(error))
+    if not isinstance(found, list) or not found:
+        refuse(f"{path}: $", f"expected a list of objects, found {show(found)}")
+    for number, record in enumerate(found):
+        if not isinstance(record, dict):
+            refuse(f"{path}: $[{number}]", f"expected an object, found {show(record)}")
+    return found
+
+
+def _decode(path: str, data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        refuse(path, "the file is UTF-16", "save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        refuse(path, f"not UTF-8 at line {line} (byte {error.start:,})", "save it as UTF-8")
+
+
+def _refuse_syntax(path: str, text: str, error: json.JSONDecodeError) -> NoReturn:
+    place = f"{path}: line {error.lineno}, column {error.colno}"
+    if text.lstrip()[0] not in "[{":
+        refuse(place, "not JSON (YAML?)", "convert the file to ToolEmu's JSON, a list of objects")
+    if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
+        refuse(place, "the file ends in the middle of a value", "it is truncated: fetch it again")
+    refuse(place, f"not JSON ({error.msg})")
+
+
+class Record:
+    """An object of a file and its JSON path, read field by field. Every method raises StudyError."""
+
+    __slots__ = ("_path", "_record", "place")
+
+    def __init__(self, path: str, place: str, record: Mapping[str, Any]) -> None:
+        self._path, self.place, self._record = path, place, record
+
+    def _at(self, key: str) -> str:
+        return f"{self._path}: {self.place}.{key}"
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A text that is not blank, or the default where the key is missing."""
+        value = self._get(key, default)
+        if not isinstance(value, str) or not (value.strip() or value == default):
+            refuse(self._at(key), f"expected a text that is not empty, found {show(value)}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A truth value, or the default where the key is missing."""
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            refuse(self._at(key), f"expected true or false, found {show(value)}")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts."""
+        value = self._get(key)
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            refuse(self._at(key), f"expected a list of texts, found {show(value)}")
+        return value
+
+    def lists_of_texts(self, key: str) -> dict[str, list[str]]:
+        """An object whose values are lists of texts."""
+        value = self._get(key)
+        if not isinstance(value, dict):
+            refuse(self._at(key), f"expected an object of lists of texts, found {show(value)}")
+        inner = Record(self._path, f"{self.place}.{key}", value)
+        return {name: inner.texts(name) for name in value}
+
+    def records(self, key: str, *, optional: bool = False) -> list[Record]:
+        """A list of objects; empty where an optional key is missing."""
+        value = self._get(key, [] if optional else None)
+        if not isinstance(value, list):
+            refuse(self._at(key), f"expected a list of objects, found {show(value)}")
+        for number, one in enumerate(value):
+            if not isinstance(one, dict):
+                refuse(f"{self._at(key)}[{number}]", f"expected an object, found {show(one)}")
+        return [Record(self._path, f"{self.place}.{key}[{number}]", one) for number, one in enumerate(value)]
+
+    def refuse(self, key: str, finding: str, remedy: str = REMEDY) -> NoReturn:
+        """Raise a StudyError about a field."""
+        refuse(self._at(key), finding, remedy)
+
+    def _get(self, key: str, default: Any = None) -> Any:
+        value = self._record.get(key, default)
+        if value is None and key not in self._record:
+            refuse(self._at(key), "this field is missing")
+        return value
+
+
+def find_repeated(names: Iterable[str]) -> str | None:
+    """The first name that stands twice, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -1,0 +1,134 @@
+"""JSON from outside: read strictly, checked against a tool's schema, quoted for a prompt.
+
+A schema here is the part of JSON Schema that tools declare: ``type``, ``properties``, ``required``,
+``additionalProperties``, ``items`` and ``enum``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from holdfast.records import JSON
+
+TYPES = ("string", "integer", "number", "boolean", "array", "object")
+MAX_DEPTH = 64
+INTEGER_BITS = 64  # what the store gives back as it was
+SHOWN = 60  # characters of a foreign value in a message
+# What could end a quotation, play a role marker of a chat template, or hide from a reader.
+_UNSAFE = re.compile("[<>\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {show(key)} stands twice in one object")
+        made[key] = value
+    return made
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+
+
+def read_json(text: str) -> Any:
+    """The value of a JSON text in which no key stands twice, every number is finite and nesting is at most 64 deep.
+
+    Errors: ValueError with the reason, a JSONDecodeError where the place in the text is known.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from error
+    if problem := find_impurity(value):
+        raise ValueError(problem)
+    return value
+
+
+def find_impurity(value: object) -> str | None:
+    """What keeps a value from being plain JSON that every part of a run can hold, or None."""
+    level, depth = [value], 0
+    while level:
+        inner: list[object] = []
+        for one in level:
+            if isinstance(one, Mapping | list | tuple):
+                inner += [*one.keys(), *one.values()] if isinstance(one, Mapping) else one
+                if depth == MAX_DEPTH:
+                    return f"nested deeper than {MAX_DEPTH} levels"
+            elif problem := _impurity_of(one):
+                return problem
+        level, depth = inner, depth + 1
+    return None
+
+
+def _impurity_of(one: object) -> str | None:
+    if isinstance(one, str):
+        return "half of a surrogate pair, which is no character" if re.search("[\ud800-\udfff]", one) else None
+    if isinstance(one, float) and not math.isfinite(one):
+        return f"{one} is no finite number"
+    if type(one) is int and not -(2 ** (INTEGER_BITS - 1)) <= one < 2**INTEGER_BITS:
+        return f"an integer of more than {INTEGER_BITS} bits"
+    return None if one is None or isinstance(one, bool | int | float) else f"a {type(one).__name__} is not JSON"
+
+
+def _is_of(value: object, kind: str) -> bool:
+    if kind == "null":
+        return value is None
+    if isinstance(value, bool):
+        return kind == "boolean"
+    if isinstance(value, int | float):
+        return kind == "number" or (kind == "integer" and float(value).is_integer())
+    types: Mapping[str, type | tuple[type, ...]] = {"string": str, "array": (list, tuple), "object": Mapping}
+    return kind in types and isinstance(value, types[kind])
+
+
+def find_misfit(schema: JSON, value: Any, place: str) -> str | None:
+    """The first way in which a plain JSON value does not fit a schema, or None; ``place`` names the value."""
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(_is_of(value, kind) for kind in kinds):
+        return f"{place} must be of type {' or '.join(kinds)}, found {show(value)}"
+    if "enum" in schema and value not in schema["enum"]:
+        return f"{place} must be one of {', '.join(map(show, schema['enum']))}, found {show(value)}"
+    if isinstance(value, Mapping):
+        return _find_misfit_inside(schema, value, place)
+    if isinstance(value, list | tuple) and schema.get("items"):
+        problems = (find_misfit(schema["items"], one, f"{place}[{index}]") for index, one in enumerate(value))
+        return next(filter(None, problems), None)
+    return None
+
+
+def _find_misfit_inside(schema: JSON, value: Mapping[str, Any], place: str) -> str | None:
+    known: Mapping[str, JSON] = schema.get("properties", {})
+    for name in schema.get("required", ()):
+        if name not in value:
+            return f"{place} lacks {show(name)}"
+    for name, one in value.items():
+        if name in known:
+            if problem := find_misfit(known[name], one, f"{place}.{name}"):
+                return problem
+        elif schema.get("additionalProperties") is False:
+            expected = ", ".join(map(show, known)) or "nothing"
+            return f"{place} has {show(name)}, which is not declared; declared: {expected}"
+    return None
+
+
+def show(value: object) -> str:
+    """A value as a message names it: JSON on one line, cut to 60 characters."""
+    text = quote(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def quote(value: object) -> str:
+    """JSON on one line of a prompt, in which no marker line, tag or control character can stand."""
+    text = json.dumps(value, ensure_ascii=False)
+    if text.isascii():  # most is, and a search for three characters takes no time
+        return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("\x7f", "\\u007f")
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
