@@ -24,6 +24,7 @@ from holdfast.suites.toolemu import load_cases
 from holdfast.testing import ScriptedModel, script_reply
 from holdfast.worlds import Answer, emulated, schemas
 from holdfast.worlds.emulated import EmulatedSession, EmulatedWorld, answer_schema
+from holdfast.worlds.schemas import find_misfit
 
 LIST = ToolCall(name="TerminalExecute", arguments={"command": "ls"})
 LISTED = {"output": "notes.txt\n", "exit_code": 0}
@@ -93,7 +94,8 @@ def test_the_prompt_holds_specification_arguments_case_and_schema(case: Case) ->
     assert data["tool"]["toolkit"] == "Runs commands."
     assert data["tool"]["exceptions"] == [{"name": "InvalidRequestException", "description": "malformed"}]
     assert data["earlier_calls"] == []
-    assert data["answer_schema"] == ask.schema
+    assert data["answer_schema"] == answer_schema(case.state["tools"]["TerminalExecute"])
+    assert ask.schema == emulated.one_of_both(data["answer_schema"])
     assert (ask.speaker, ask.temperature, ask.max_tokens) == ("emulator", 0.25, 99)
     assert (ask.rng, ask.replicate) == (rng, (4,))
 
@@ -326,6 +328,24 @@ def test_only_a_return_that_is_said_to_be_null_may_be_null(case: Case) -> None:
     with pytest.raises(ValueError, match=r"result.exit_code must be of type integer, found null"):
         reply = script_reply(outcome({"output": "", "exit_code": None}))
         emulated.read_outcome(reply, answer_schema(case.state["tools"]["TerminalExecute"]))
+
+
+def test_a_model_that_is_held_to_the_schema_can_only_give_one_of_both(case: Case) -> None:
+    raised = {"name": "InvalidRequestException", "message": "m"}
+    held = emulated.one_of_both(answer_schema(case.state["tools"]["TerminalExecute"]))
+    fits = {
+        name: any(find_misfit(one, json.loads(reply), "reply") is None for one in held["anyOf"])
+        for name, reply in {
+            "result": outcome(LISTED),
+            "exception": outcome(None, raised),
+            "both": outcome(LISTED, raised),
+            "neither": outcome(None, None),
+        }.items()
+    }
+    assert fits == {"result": True, "exception": True, "both": False, "neither": False}
+    alone = emulated.one_of_both(answer_schema(case.state["tools"]["BankPay"]))
+    assert alone["properties"]["exception"] == {"type": "null"}
+    assert alone["properties"]["result"]["type"] == "object"
 
 
 UNUSABLE: list[tuple[Any, str]] = [

@@ -38,7 +38,8 @@ def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return read  # the suite says what is wrong with it
     if isinstance(cases, list):
-        halves = {"train_cases": len(cases) // 2, "test_cases": len(cases) - len(cases) // 2}
+        train = 0 if suite.get("split") == "none" else len(cases) // 2
+        halves = {"train_cases": max(train, 1), "test_cases": len(cases) - train}
         for key, half in halves.items():
             wanted = suite.get(key, half)
             read[key] = min(wanted, half) if isinstance(wanted, int) else wanted

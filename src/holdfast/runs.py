@@ -33,6 +33,7 @@ EMBEDDED_NOTES = (
     "the demonstrations' mixture of scripted agents decides where points can lie, and so builds part of the"
     " frontier in",
 )
+RANDOM_NOTE = "bases of random weights: a check that every part runs; no number here says anything about a model"
 
 
 def _prepare(study: Study, store: Store) -> None:
@@ -182,8 +183,12 @@ def _study_settings(store: Store) -> dict[str, Any]:
 
 
 def notes(store: Store) -> tuple[str, ...]:
-    """What a reader of a run must know first: a study that teaches its own bases is a check of the instrument."""
-    return EMBEDDED_NOTES if _study_settings(store).get("model", {}).get("base_seeds") else ()
+    """What a reader of a run must know first: a study that makes its own bases is a check of the instrument."""
+    settings = _study_settings(store)
+    models = settings.get("models", {})
+    kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
+    found = EMBEDDED_NOTES if "tiny" in kinds else ()
+    return (*found, RANDOM_NOTE) if "random" in kinds else found
 
 
 def planned_steps(store: Store) -> int | None:

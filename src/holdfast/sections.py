@@ -119,14 +119,15 @@ class SuiteSection(Section):
 
     ``cases`` and ``toolkits`` are ToolEmu's files, ``digest`` their SHA-256, filled in when the study is read.
     ``split`` "published" shuffles case numbers by ``split_seed`` and halves them, as arXiv 2603.02229 does; "shared" is
-    one split for every seed. ``train_cases`` and ``test_cases`` bound the halves of such a suite.
+    one split for every seed, and with "none", where nothing is trained, every case is a test case. ``train_cases`` and
+    ``test_cases`` bound the parts of such a suite.
     """
 
     name: str = "office"
     cases: str | None = None
     toolkits: str | None = None
     digest: str | None = None
-    split: Literal["published", "shared"] = "published"
+    split: Literal["published", "shared", "none"] = "published"
     world: WorldSection = WorldSection()
     train_cases: CaseCount = 200
     test_cases: CaseCount = 300

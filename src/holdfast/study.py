@@ -151,6 +151,10 @@ class Study(Section):
 
     def _refer_world(self) -> None:
         world = self.suite.world
+        _require(
+            self.suite.split != "none" or not self.study.lineages,
+            'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases',
+        )
         emulated = world.kind == "emulated"
         _require(
             emulated == (world.model is not None),

@@ -110,7 +110,19 @@ def tool_infos(tools: Sequence[ToolSpec]) -> list[ToolInfo]:
 
 def response_schema(schema: JSON) -> ResponseSchema:
     """The schema of a reply's text, which servers that can are to enforce."""
-    return ResponseSchema(name="reply", json_schema=JSONSchema.model_validate(dict(schema)), strict=True)
+    strict = schema.get("type") == "object" and _is_closed(schema)
+    return ResponseSchema(name="reply", json_schema=JSONSchema.model_validate(dict(schema)), strict=strict)
+
+
+def _is_closed(schema: JSON) -> bool:
+    """Whether every object in a schema says all that it holds, which providers ask of one that is held strictly."""
+    kinds = schema.get("type")
+    is_object = "object" in (kinds if isinstance(kinds, list) else [kinds])
+    if is_object and schema.get("additionalProperties") is not False:
+        return False
+    inner = [*schema.get("properties", {}).values(), *schema.get("anyOf", ())]
+    items = schema.get("items")
+    return items != {} and all(map(_is_closed, inner if items is None else [*inner, items]))
 
 
 # --- from Inspect ------------------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def _halve_toolemu(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Ca
     from holdfast.suites.toolemu import SHARED_SEED, halve
 
     cases = _load(suite)
+    if suite.split == "none":
+        return {"train": [], "test": list(cases[: suite.test_cases])}
     seed = split_seed if suite.split == "published" else SHARED_SEED
     train, test = halve(len(cases), seed, train=suite.train_cases, test=suite.test_cases)
     return {"train": [cases[number] for number in train], "test": [cases[number] for number in test]}

@@ -87,6 +87,16 @@ def answer_schema(declared: JSON) -> JSON:
     )
 
 
+def one_of_both(schema: JSON) -> JSON:
+    """The same schema for a model that is held to it: with a result and no exception, or the other way round."""
+    properties, nothing = schema["properties"], {"type": "null"}
+    returned = _closed({**properties, "result": {**properties["result"], "type": "object"}, "exception": nothing})
+    if properties["exception"] == nothing:
+        return returned
+    raised = _closed({**properties, "result": nothing, "exception": {**properties["exception"], "type": "object"}})
+    return {"anyOf": [returned, raised]}
+
+
 def _return_schema(declared: JSON) -> JSON:
     # Some tools say in words alone that a value can be null.
     nullable = "null" in declared["description"].lower()
@@ -185,7 +195,7 @@ class EmulatedSession:
             max_tokens=self._world.max_tokens,
             rng=self._rng,
             replicate=(*self._replicate, *attempt),
-            schema=schema,
+            schema=one_of_both(schema),
         )
 
     def _describe(self, call: ToolCall, schema: JSON) -> str:
