@@ -175,7 +175,7 @@ BAD_STUDIES: dict[str, tuple[Any, str]] = {
     "unknown key": (lambda s: s["study"].update(train_seds=[1]), "did you mean 'train_seeds'?"),
     "missing judge": (lambda s: s.pop("judges"), "judges: field required"),
     "undefined stage": (lambda s: s["study"]["lineages"].append(["S", "Q"]), "names the stage 'Q'"),
-    "unknown base": (lambda s: s["model"].update(bases=["llama"]), "bases that can be run here: tiny"),
+    "unknown base": (lambda s: s["model"].update(bases=["llama"]), "not among the names in [models.…]: tiny"),
     "unknown suite": (lambda s: s["suite"].update(name="ofice"), "suites that can be run here: office"),
     "unknown policy": (lambda s: s["suite"].update(mixture={"foo": 1.0}), "mixture: policy 'foo' is unknown"),
     "name with a slash": (lambda s: s["study"].update(name="../up"), "it names the run's directory"),
@@ -368,6 +368,11 @@ def begun(output: Path) -> bool:
             return store.counts()["trajectories"] > 0
     except hf.StoreError:
         return False
+
+
+def test_a_judge_of_nobody_is_told(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", str(smoke_run), "--with", "nobody"]) == 2
+    assert "no such judge; there are: state" in capsys.readouterr().err
 
 
 def test_every_command_has_a_test_here() -> None:

@@ -19,7 +19,6 @@ from holdfast.records import Checkpoint
 from holdfast.store import Store, weights
 
 TESTS = Path(__file__).parent
-KILLS = 50
 
 
 def final_table(path: Path) -> tuple[bytes, list[dict[str, object]]]:
@@ -31,14 +30,15 @@ def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HOLDFAST_CACHE": str(cache), "PYTHONPATH": str(TESTS.parent / "src")}
 
 
-def test_fifty_kills_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.full)])
+def test_kills_change_nothing(kills: int, tmp_path: Path) -> None:
     """The base comes from the cache after the first run, so that kills fall into the many short steps."""
-    command = [sys.executable, str(TESTS / "kill_loop.py"), str(SMOKE), str(tmp_path / "runs"), str(KILLS), "7"]
+    command = [sys.executable, str(TESTS / "kill_loop.py"), str(SMOKE), str(tmp_path / "runs"), str(kills), "7"]
     shown = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path / "cache"), check=False)
     assert shown.returncode == 0, shown.stderr
     result = json.loads(shown.stdout)
     assert result["wrong"] == []
-    assert result["killed"] >= KILLS and result["finished"]
+    assert result["killed"] >= kills and result["finished"]
     whole = final_table(Path(result["whole"]))
     for path in result["finished"]:
         assert final_table(Path(path)) == whole

@@ -11,8 +11,9 @@ from sample_studies import four_lineages
 
 from holdfast import plan as plans
 from holdfast import study as studies
-from holdfast.forecast import TINY_CPU_SECONDS, forecast, look_around
+from holdfast.forecast import TINY_CPU_SECONDS, forecast
 from holdfast.plan import Plan
+from holdfast.readiness import look_around
 from holdfast.store import Store
 
 QUICK = Path(__file__).parents[1] / "studies" / "quick.toml"

@@ -18,6 +18,7 @@ from holdfast import execution
 from holdfast.cli import main
 from holdfast.execution import StepProgress
 from holdfast.plan import Step, build
+from holdfast.readiness import PACKAGES
 from holdfast.records import Score
 from holdfast.steps import carry_out
 from holdfast.store import Store
@@ -234,7 +235,7 @@ def test_a_second_writer_is_told_who_writes(own_run: Path) -> None:
 
 
 def test_missing_packages_are_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.forecast.TRAIN_PACKAGES", ("torch_that_is_absent",))
+    monkeypatch.setattr("holdfast.readiness.PACKAGES", {**PACKAGES, "train": ("torch_that_is_absent",)})
     with pytest.raises(hf.StudyError, match=r"torch_that_is_absent are missing: pip install 'holdfast\[train\]'"):
         hf.run(SMOKE, tmp_path / "run")
     assert not (tmp_path / "run").exists()

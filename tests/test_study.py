@@ -26,7 +26,9 @@ def small() -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_studies_are_valid(path: Path) -> None:
-    assert studies.load(path).study.name == path.stem
+    # The files of ToolEmu are the user's to get; tests/test_real_studies.py reads the study with them.
+    changes = [f"suite.{key}={path}" for key in ("cases", "toolkits")] if path.stem == "published" else []
+    assert studies.load(path, changes=changes).study.name == path.stem
 
 
 def test_a_study_in_python_equals_its_file(tmp_path: Path) -> None:

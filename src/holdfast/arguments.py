@@ -107,13 +107,13 @@ def _add_study_commands(commands: Any) -> None:
 
 
 def _add_run_commands(commands: Any) -> None:
+    _add_judge(commands.add_parser("judge", help="add a judge's scores to stored trajectories, or try it on canaries"))
     _add_pairs(commands.add_parser("pairs", help="preference pairs by rule: counts, or a TRL dataset"))
     analyze = commands.add_parser("analyze", help="every estimate of a run")
     analyze.add_argument("run", type=Path, metavar="RUN")
     analyze.add_argument("--draws", type=_count, help="resamples (default: the study's, else 10,000)")
     analyze.add_argument("--json", action="store_true")
 
-    _add_judge(commands.add_parser("judge", help="add a judge's scores to stored trajectories, or try it on canaries"))
     show = commands.add_parser("show", help="a run's status, or one trajectory")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")

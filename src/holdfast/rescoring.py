@@ -13,11 +13,9 @@ from typing import Any
 
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import STUDY_KEY
-from holdfast.judges import Judge, open_judge
 from holdfast.plan import Step
 from holdfast.records import content_id
-from holdfast.sections import JudgeSection
-from holdfast.steps.judging import score_all
+from holdfast.steps.judging import open_step_judge, score_all
 from holdfast.steps.reading import cases_of
 from holdfast.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
@@ -58,7 +56,7 @@ def rescore(
         raise StoreError(f"{run_path}: no run here (no {DATABASE}); make one with `holdfast run`")
     with Store(run_path, writable=True) as store:
         step = _judge_step(name, _find_judges(name, file, store), budget)
-        judge = _judge_of(step)
+        judge = open_step_judge(step)
         rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
         before = store.scored_by(judge.name, rubrics)
         waiting = [one for one in store.trajectory_ids() if one not in before]
@@ -140,10 +138,6 @@ def _judge_step(name: str, study: Study, budget: Budget | None) -> Step:
     )
 
 
-def _judge_of(step: Step) -> Judge:
-    return open_judge(step.settings["judge"], JudgeSection.model_validate(step.settings["section"]))
-
-
 def try_canaries(
     name: str, file: Path | None = None, *, run_path: Path | None = None, budget: Budget | None = None
 ) -> dict[str, Any]:
@@ -157,8 +151,8 @@ def try_canaries(
     if run_path is None:
         step = _judge_step(name, _find_judges(name, file, None), budget)
         with open_speakers(step, None) as speakers:
-            return run_canaries(_judge_of(step), speakers)
+            return run_canaries(open_step_judge(step), speakers)
     with Store(run_path) as store:
         step = _judge_step(name, _find_judges(name, file, store), budget)
         with open_speakers(step, store) as speakers:
-            return run_canaries(_judge_of(step), speakers)
+            return run_canaries(open_step_judge(step), speakers)

@@ -38,6 +38,18 @@ class Evidence:
         return cls(replies=replies, expected=row.get("expected"), mass=row.get("mass"))
 
 
+def show_reply(reply: str) -> str:
+    """A ``Score.reply`` for people: a rubric judge's last words and the expected score, any other text as it is."""
+    try:
+        found = Evidence.from_text(reply)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return reply
+    told = [f"(reply {len(found.replies)}; the first was not usable)"] if len(found.replies) > 1 else []
+    if found.expected is not None and found.mass is not None:
+        told.append(f"(expected score {found.expected:.2f} by token probabilities, {found.mass:.0%} of them on 0-3)")
+    return "\n".join([found.replies[-1], *told])
+
+
 def weigh_values(sampled: Sequence[SampledToken], text: str, at: int) -> tuple[float, float] | None:
     """The expected score and the probability of 0-3 together, from the token that holds the digit at ``text[at]``.
 

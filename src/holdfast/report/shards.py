@@ -25,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from holdfast.judges.evidence import show_reply
 from holdfast.records import JSON, Case, Message, Score, Trajectory
 from holdfast.report.inert import dump_json, pack_text, trim_text
 
@@ -88,7 +89,7 @@ def score_content(score: Score) -> dict[str, Any]:
     content: dict[str, Any] = {"j": score.judge, "o": score.objective, "v": score.value, "k": score.repeat}
     content |= {key: value for key, value in (("m", score.missing), ("l", score.label)) if value is not None}
     if score.reply is not None:
-        content["r"] = _text(score.reply)
+        content["r"] = _text(show_reply(score.reply))
     return content
 
 

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from holdfast.judges.evidence import show_reply
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory
 from holdfast.report.calibration import describe_briefly
 from holdfast.report.figures import order_lineages
@@ -73,7 +74,7 @@ def _score_lines(score: Score, width: int) -> list[str]:
     label = f" · {show_line(score.label)}" if score.label else ""
     repeat = f" · repeat {score.repeat}" if score.repeat else ""
     lines = [f"{show_line(score.objective)} {value}{label} · {show_line(score.judge)}{repeat}"]
-    return lines + (_trimmed(score.reply, width, "  │ ") if score.reply else [])
+    return lines + (_trimmed(show_reply(score.reply), width, "  │ ") if score.reply else [])
 
 
 def render_trajectory(

@@ -23,8 +23,7 @@ JUDGE_BATCH = 400
 
 def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
     """Scores for one rollout step's trajectories, in batches."""
-    settings = step.settings
-    judge = open_judge(settings["judge"], JudgeSection.model_validate(settings.get("section", {"kind": "state"})))
+    judge = open_step_judge(step)
     cases = cases_of(store)
     done = store.log.batches(step.fingerprint)
     trajectories = store.trajectories(step=step.inputs[0])
@@ -36,6 +35,15 @@ def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
                 emit(Batch(number=number, size=len(batch), scores=tuple(scores)))
             number += 1
     return Finished(result={})
+
+
+def open_step_judge(step: Step) -> Judge:
+    """The judge of a judge step; behind the study's name for its model stands the model's own."""
+    section = JudgeSection.model_validate(step.settings.get("section", {"kind": "state"}))
+    entry = step.settings.get("speaker", {}).get("entry", {})
+    named = [entry.get("name"), entry.get("revision")]
+    model = "@".join(part for part in named if part) or None
+    return open_judge(step.settings["judge"], section, model=model)
 
 
 def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: Speakers) -> list[Score]:
