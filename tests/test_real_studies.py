@@ -12,6 +12,7 @@ from conftest import data_file
 
 import holdfast as hf
 from holdfast.errors import StudyError
+from holdfast.forecast import forecast, render_forecast
 from holdfast.plan import build
 from holdfast.study import load
 
@@ -141,6 +142,20 @@ def test_the_published_design_is_one_study() -> None:
     assert sum(step.kind == "bring" for step in plan.steps) == 1
     # 72 held-out cases for each of 180 stages and, in each of 3 splits, each of 3 bases.
     assert sum(step.size for step in plan.steps if step.kind == "rollout") == (180 + 9) * 72
+
+
+def test_the_published_cost_is_told_before_anything_is_spent(published_raw: Path, tmp_path: Path) -> None:
+    """The pairs are counted in the run that they come from: all 180 stages learn from a pair 1.007 million times."""
+    asked = published(None, f"pairs.source={published_raw}")
+    document = forecast(build(asked), tmp_path / "none")
+    left, shown = document["left"], render_forecast(document)
+    assert left["pairs"] == 1_007_220
+    assert left["calls"] == sum(round(one["calls"]) for one in document["traffic"] if one["remote"])
+    paid = [one for one in document["traffic"] if one["model"] == "gpt-judge"]
+    # 189 evaluations of 72 cases, two objectives each, at 4,500 tokens in and 750 out, 0.25 and 2.00 a million.
+    assert [one["calls"] for one in paid] == [189 * 72 * 2]
+    assert left["money"] == pytest.approx(189 * 72 * 2 * (4500 * 0.25 + 750 * 2) / 1e6, abs=0.01)
+    assert "1,007,220 pairs to learn from" in shown and "as in the published study" in shown
 
 
 def test_every_stage_of_the_small_scale_is_of_the_large() -> None:

@@ -163,10 +163,11 @@ def render_forecast(document: Mapping[str, Any]) -> str:
         f"{row['status']:8}{row['kind']:10}{row['size']:>8,} {row['unit']:15}{row['name']}" for row in document["steps"]
     ]
     left = document["left"]
+    # What real models take is not known in seconds of a processor before a step of theirs is done.
+    time = f"about {left['cpu_seconds']:,.0f} CPU seconds, {left['hours'] * 60:.1f} minutes with the study's workers; "
     lines.append(
-        f"\n{left['steps']} of {len(document['steps'])} steps to do: about {left['cpu_seconds']:,.0f} CPU seconds,"
-        f" {left['hours'] * 60:.1f} minutes with the study's workers;"
-        f" {left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money"
+        f"\n{left['steps']} of {len(document['steps'])} steps to do: {time if left['cpu_seconds'] else ''}"
+        f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money"
     )
     if "written_tokens" in left:
         lines.append(_render_work(left))

@@ -54,7 +54,7 @@ def expect_traffic(steps: Iterable[Step], run_path: Path) -> list[Traffic]:
                 entries[told["model"]] = (entry, EndpointSection.model_validate(endpoint))
                 totals.setdefault((speaker, told["model"]), [0.0])[0] += calls
     found = []
-    for (speaker, model), (calls,) in totals.items():
+    for (speaker, model), (calls,) in sorted(totals.items()):
         entry, endpoint = entries[model]
         key = (speaker, entry.name)
         read, written = (calls * tokens for tokens in measured.get(key, PUBLISHED_TOKENS[speaker]))
