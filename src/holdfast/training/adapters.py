@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import StudyError
+from holdfast.models.hub import no_progress_bars
 from holdfast.models.lora import attach, merge, named_factors, newest_factors
 from holdfast.models.stacks import (
     Lora,
@@ -180,7 +180,7 @@ class HubModel:
         if self._ranks is not None and self._ranks.rank > 0:
             return
         if self._lora is None:
-            with _no_progress_bars():
+            with no_progress_bars():
                 self._base.save_pretrained(directory, state_dict=whole)
         else:
             digest = self._digest or digest_weights(self._home)
@@ -252,8 +252,10 @@ def _load_hub(source: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=_ATTENTION)
+        with no_progress_bars():
+            return AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, attn_implementation=_ATTENTION, use_safetensors=True
+            )
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or repr(error)).partition("\n")[0]
         raise StudyError(f"{source}: transformers cannot load this model ({reason}); check the directory") from error
@@ -347,17 +349,3 @@ def _check_finite(weights: Iterable[tuple[str, Tensor]], source: Path) -> None:
             raise StudyError(
                 f"{source}: refused before training: {name} has values that are not finite; restore this directory"
             )
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """The bars of transformers would break into ours."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
