@@ -28,10 +28,11 @@ from typing import Any
 
 from machine import document, show
 
+from holdfast.forks import LEDGER
 from holdfast.records import ToolCall
 from holdfast.store import Store
 from holdfast.testing import FakeProvider
-from holdfast.traffic import LEDGER, read_spending
+from holdfast.traffic import read_spending
 
 STUDY = """
 [study]

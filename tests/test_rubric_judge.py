@@ -346,13 +346,14 @@ def test_the_rubric_id_stands_for_all_that_a_score_depends_on() -> None:
         rubric_id(parser="tolerant"),
         rubric_id(model="another/model"),
         rubric_id(temperature=1.0),
+        rubric_id(max_tokens=99),
         rubric_id(rubrics={"safety": "helpfulness-safe"}),
         rubric_id(rubrics={"safety": OWN}),
         rubric_id(rubrics={"safety": OWN.replace("Look well", "Look")}),
         open_judge("j", JudgeSection(kind="rubric", model="some/model"), model="v2").rubric_of("safety"),  # type: ignore
     }
-    assert len(ids) == 8
-    assert rubric_id() == rubric_id(rubrics={"safety": "safety"}, repeats=3, logprobs=True, max_tokens=99)
+    assert len(ids) == 9
+    assert rubric_id() == rubric_id(rubrics={"safety": "safety"}, repeats=3, logprobs=True)
 
 
 def test_shipped_rubrics_give_every_value_a_meaning() -> None:

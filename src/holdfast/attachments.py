@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import StudyError
+from holdfast.store import DATABASE, Store
 
 
 def read_attachments(raw: Any) -> Any:
@@ -26,6 +27,12 @@ def read_attachments(raw: Any) -> Any:
     suite = raw.get("suite")
     if isinstance(suite, Mapping) and isinstance(suite.get("cases"), str) and suite.get("digest") is None:
         found["suite"] = _read_suite(suite)
+    pairs = raw.get("pairs")
+    if isinstance(pairs, Mapping) and isinstance(pairs.get("source"), str) and pairs.get("digest") is None:
+        place = Path(pairs["source"])
+        if (place / DATABASE).is_file():  # else it is told that no run is there, when the study's needs are looked for
+            with Store(place) as store:
+                found["pairs"] = {**pairs, "digest": store.digest_scores()}
     return found
 
 

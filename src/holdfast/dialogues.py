@@ -8,7 +8,8 @@ many requests at a time as their connections allow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -31,8 +32,18 @@ def hold(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T | Provi
     batches and results are the same however often this is repeated.
     """
     if any(_is_remote(speaker) for speaker in speakers.values()):
-        return asyncio.run(_Concurrent(speakers, len(dialogues)).hold(dialogues))
+        return _run_alone(lambda: asyncio.run(_Concurrent(speakers, len(dialogues)).hold(dialogues)))
     return _in_lockstep(dialogues, speakers)
+
+
+def _run_alone(work: Callable[[], T]) -> T:
+    """The work's result; in a thread of its own where this one has a running loop, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def _is_remote(speaker: Model | RemoteModel) -> bool:

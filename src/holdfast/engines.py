@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast.errors import HoldfastError
+from holdfast.models.endpoints import redact
 from holdfast.plan import Step
 from holdfast.processes import stop_with
 
@@ -63,7 +64,7 @@ class Engine(Protocol):
 def describe_failure(error: BaseException) -> Failure:
     """An error that is being handled, as the end of a step."""
     shown = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
-    return Failure(message=shown, log=traceback.format_exc())
+    return Failure(message=shown, log=redact(traceback.format_exc()))
 
 
 class InProcess:

@@ -81,6 +81,8 @@ class _Planner:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.steps: dict[str, Step] = {}
+        # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
+        self._tested: dict[str, dict[int, str]] = {}
 
     def add(
         self,
@@ -122,8 +124,10 @@ class _Planner:
         settings: dict[str, Any] = {"method": "open", "base": kind, "entry": entry.model_dump(mode="json")}
         name, verb = kind, "open"
         if entry.kind == "random":
-            suite = self.study.suite.model_dump(mode="json", include={"name", "digest"})
-            settings |= {"method": "random", "base_seed": seed, "suite": suite}
+            # Its tokenizer is made of the cases that the run holds.
+            seeds = self.study.axes.get("split_seed", (self.study.suite.split_seed,))
+            settings |= {"method": "random", "base_seed": seed, "suite": suite_settings(self.study.suite)}
+            settings["split_seeds"] = list(seeds)
             name, verb = f"{kind}-{seed}", "make"
         fingerprint = self.add("train", f"{verb} {name}", (), settings, size=1, unit="model")
         model = entry.name + (f"@{entry.revision}" if entry.revision else "")
@@ -161,6 +165,13 @@ class _Planner:
     def rollout(self, base: str, made: _Made, part: str, split_seed: int, seed: int) -> str:
         """Episodes of one checkpoint of a base on one part of a split."""
         suite, limits = self.study.suite, self.study.rollouts
+        tested = self._tested.setdefault(made.checkpoint.id, {})
+        if part == "test" and split_seed in tested:
+            return tested[split_seed]
+        shared = suite.name != "office"
+        if shared and part == "train":
+            # A case is for training in one split and held out in another: its episodes are others in each.
+            seed = int(content_id("train", split_seed, seed)[:12], 16)
         per_case = limits.per_train_case if part == "train" else limits.per_test_case
         optional = {name for name in ("max_episode_tokens", "max_seconds") if getattr(limits, name) is None}
         settings = {
@@ -173,6 +184,9 @@ class _Planner:
             "limits": limits.model_dump(mode="json", exclude={"per_train_case", "per_test_case", *optional}),
         }
         inputs, speakers = [made.step], []
+        if shared and part == "test":
+            # One after the other: a case that is held out in two splits is met once.
+            inputs += list(tested.values())[-1:]
         entry = self.study.entry(base)
         if entry.kind != "tiny":
             settings["agent"] = {"model": base, "entry": entry.model_dump(mode="json")}
@@ -183,11 +197,15 @@ class _Planner:
             speakers.append(suite.world.model)
         name = f"roll out {made.checkpoint.name} on {part} cases"
         size = (suite.train_cases if part == "train" else suite.test_cases) * per_case
-        return self.add("rollout", name, inputs, settings, size=size, unit="episodes", speakers=speakers)
+        found = self.add("rollout", name, inputs, settings, size=size, unit="episodes", speakers=speakers)
+        if part == "test":
+            tested[split_seed] = found
+        return found
 
     def bring(self, source: str) -> str:
         """The trajectories and scores of another run."""
-        return self.add("bring", f"bring trajectories of {source}", (), {"source": source}, size=1, unit="run")
+        settings = {"source": source, "digest": self.study.pairs.digest}
+        return self.add("bring", f"bring trajectories of {source}", (), settings, size=1, unit="run")
 
     def judge(self, rollout: str, judge: str) -> str:
         """Scores of one rollout step by one judge."""
@@ -205,7 +223,7 @@ class _Planner:
 
     def pair(self, rollout: str, judge: str, stage: StageSection, split_seed: int, seed: int) -> str:
         """Preference pairs for one stage from one judged rollout, or from what was brought of the train cases."""
-        rule = self.study.pairs.model_dump(mode="json", exclude={"source", "judge"})
+        rule = self.study.pairs.model_dump(mode="json", exclude={"source", "digest", "judge"})
         settings = {
             **rule,
             "judge": judge,

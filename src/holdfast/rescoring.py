@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import StoreError, StudyError
-from holdfast.forks import STUDY_KEY
+from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.plan import Step
 from holdfast.records import content_id
 from holdfast.steps.judging import open_step_judge, score_all
@@ -58,7 +58,7 @@ def rescore(
         step = _judge_step(name, _find_judges(name, file, store), budget)
         judge = open_step_judge(step)
         rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
-        before = store.scored_by(judge.name, rubrics)
+        before = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
         waiting = [one for one in store.trajectory_ids() if one not in before]
         counts = {"judged": 0, "before": len(before), "scores": 0, "missing": 0}
         started = time.monotonic()
@@ -89,11 +89,15 @@ def _find_judges(name: str, file: Path | None, store: Store | None) -> Study:
     raw: dict[str, Any] = {"study": {"name": "judges"}, "judges": {}}
     if store is not None and (noted := store.meta(STUDY_KEY)) is not None:
         settings = json.loads(noted)
-        raw |= {key: settings[key] for key in ("judges", "models") if key in settings}
+        raw |= {key: settings[key] for key in ("judges", "models", "model") if key in settings}
+        raw["endpoints"] = json.loads(store.meta(ENDPOINTS_KEY) or "{}")
     if file is not None:
         found = _read_toml(file)
         for key in ("judges", "models", "endpoints"):
-            raw[key] = {**raw.get(key, {}), **found.pop(key, {})}
+            given = found.pop(key, {})
+            if key == "judges" and name in raw[key] and name in given and raw[key][name] != given[name]:
+                raise StudyError(f"{file}: the run's study has another judge {name!r}; give this one a name of its own")
+            raw[key] = {**raw.get(key, {}), **given}
         if found:
             raise StudyError(f"{file}: holds [{next(iter(found))}]; a file of judges has judges, models and endpoints")
     if name not in raw["judges"] and "/" in name:

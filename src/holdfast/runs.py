@@ -18,7 +18,7 @@ from typing import Any
 from holdfast.engines import describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.execution import Listener, execute
-from holdfast.forks import FORKED_KEY, STUDY_KEY, fork_run
+from holdfast.forks import ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run
 from holdfast.plan import Step, build
 from holdfast.readiness import look_around
 from holdfast.records import Analysis, Estimate, Frontier
@@ -238,12 +238,19 @@ def run(
     if not isinstance(study, Study):
         study = load(study)
     plan = build(study)
+    if max_cost is not None and not any(one.input_price or one.output_price for one in study.endpoints.values()):
+        raise StudyError(
+            "--max-cost is given, but no endpoint has a price; set [endpoints.NAME] input_price and output_price, or"
+            " bound --max-calls"
+        )
     output = default_output(study.study.name) if output is None else Path(output)
     if fork is not None:
         fork_run(output, Path(fork), plan)
         output = Path(fork)
     store = _open_for(study, output)
     with store:
+        with store.transaction():
+            store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
         budget = {"max_calls": max_calls, "max_cost": max_cost}
         execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget)
         opened = Run(output)

@@ -176,11 +176,13 @@ class PairSection(Section):
     """``[pairs]``: the rule that makes preference pairs of scores.
 
     ``source`` says whose rollouts a later stage learns from: the base's own, as the first stage does, the stage's own
-    starting checkpoint's (``parent``), or those of another run, whose directory it then is. ``cap_per_case`` 0 takes
+    starting checkpoint's (``parent``), or those of another run, whose directory it then is, with the ``digest`` of
+    what it holds, filled in when the study is read. ``cap_per_case`` 0 takes
     every pair.
     """
 
     source: Annotated[str, Field(min_length=1)] = "base"
+    digest: str | None = None
     judge: str | None = None
     min_gap: Annotated[float, Field(gt=0, le=3)] = 2
     min_chosen: Annotated[float, Field(ge=0, le=3)] = 2

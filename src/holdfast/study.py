@@ -95,6 +95,7 @@ class Study(Section):
         if self.pairs.judge is not None:
             _require_known(self.pairs.judge, self.judges, "pairs.judge names", "[judges.…]")
         self._refer_world()
+        self._refer_endpoints()
         _require_distinct(self.study.train_seeds, "study.train_seeds")
         self._refer_axes()
         return self
@@ -109,6 +110,11 @@ class Study(Section):
             if "/" not in base:  # neither a directory nor a repository on the hub
                 _require_known(base, {TINY, *self.models}, "model.bases has", "the names in [models.…]")
             entry = self.entry(base)
+            _require(
+                entry.quantization == "none" or not self.study.lineages,
+                f"models.{base}.quantization is {entry.quantization!r}: no stage can be put on quantised weights;"
+                " leave it out or remove study.lineages",
+            )
             _require(
                 entry.kind != "remote" or not self.study.lineages,
                 f"model.bases has {base!r}, a remote model, which cannot be trained here; remove study.lineages to"
@@ -138,6 +144,20 @@ class Study(Section):
         rollouts, remedy = self.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
         _require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")
         _require(rollouts.per_train_case > 1, f"rollouts.per_train_case is 1; give at least 2, {remedy}")
+
+    def _refer_endpoints(self) -> None:
+        """Every endpoint is of a model that the study uses, and one model has one."""
+        used = [*self.models, *self.model.bases, self.suite.world.model, *(one.model for one in self.judges.values())]
+        for name in self.endpoints:
+            _require_known(name, {one for one in used if one}, "endpoints has", "the models of this study")
+        places: dict[str, str | None] = {}
+        for name in dict.fromkeys(one for one in used if one and self.entry(one).kind == "remote"):
+            served, place = self.entry(name).name, self.endpoint(name).base_url
+            _require(
+                places.setdefault(served, place) == place,
+                f"endpoints.{name}.base_url is another server of {served}; servers of one name would share replies,"
+                " name one of the models differently",
+            )
 
     def _refer_judge(self, name: str, judge: JudgeSection) -> None:
         """A judge has what its kind judges with, and nothing of another kind."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.forks import LEDGER
 from holdfast.plan import Step
 from holdfast.sections import EndpointSection, JudgeSection, ModelEntry
 
-LEDGER = "calls.db"  # of a run: every call to a remote model, with its reply
 # By speaker: calls of one episode, or of one judgement.
 PUBLISHED_CALLS: Mapping[str, float] = {"agent": 2.0, "emulator": 1.0, "judge": 1.0}
 # By speaker: tokens read and written in one call.

@@ -52,7 +52,9 @@ class RubricJudge:
         rubric = self.rubrics[objective]
         parser = (self.parser.name, self.parser.version)
         schema = reply_schema(rubric.labels)
-        return content_id("rubric judge", TEMPLATE, rubric.text, schema, parser, self.model, self.temperature)
+        return content_id(
+            "rubric judge", TEMPLATE, rubric.text, schema, parser, self.model, self.temperature, self.max_tokens
+        )
 
     def judge(self, case: Case, trajectory: Trajectory) -> Dialogue[tuple[Score, ...]]:
         """A dialogue that returns one score per objective and repeat, in 0..3 or missing with its reason.

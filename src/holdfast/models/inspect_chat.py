@@ -147,9 +147,12 @@ def read_output(output: ModelOutput, *, native: bool, sent_bytes: int) -> Answer
         input_tokens, output_tokens = -(-sent_bytes // BYTES_PER_TOKEN), -(-len(text.encode()) // BYTES_PER_TOKEN)
     return Answer(
         text=text,
-        calls=[(call.function, _read_arguments(call), call.id) for call in choice.message.tool_calls or ()],
+        calls=[
+            (_storable_text(call.function), _read_arguments(call), _storable_text(call.id))
+            for call in choice.message.tool_calls or ()
+        ],
         stop=choice.stop_reason,
-        served=output.model,
+        served=_storable_text(output.model),
         native=native,
         input_tokens=input_tokens,
         output_tokens=output_tokens,

@@ -146,7 +146,7 @@ class Ledger:
             self._out.execute(
                 "UPDATE calls SET status = 'done', reply = ifnull(reply, ?), served = ifnull(served, ?),"
                 " input_tokens = input_tokens + ?, output_tokens = output_tokens + ?, cost = cost + ?,"
-                " seconds = seconds + ?, attempts = attempts + ?, in_doubt = in_doubt - (reply IS NULL) WHERE key = ?",
+                " seconds = seconds + ?, attempts = attempts + ?, in_doubt = in_doubt - 1 WHERE key = ?",
                 (body, settled.served, *paid, key),
             )
             self._out.execute("UPDATE spent SET cost = cost + ?", (settled.cost,))

@@ -13,6 +13,7 @@ from pathlib import Path
 from holdfast.plan import Step
 from holdfast.steps import bringing, judging, references, rollout, train
 from holdfast.steps.outcomes import Batch, Emit, Finished, Outcome, Progress
+from holdfast.steps.speakers import release_models
 from holdfast.store import Store
 
 __all__ = ["Batch", "Emit", "Finished", "Outcome", "Progress", "batch_size", "carry_out"]
@@ -30,6 +31,8 @@ WORK = {
 def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
     """Carry out a step and give every outcome to ``emit``, last ``Finished``. Errors: any HoldfastError."""
     started = time.process_time()
+    if step.kind in ("train", "reference"):
+        release_models()
     with Store(run_path) as store:
         finished = WORK[step.kind](step, store, emit)
     seconds = round(time.process_time() - started, 3)

@@ -19,7 +19,7 @@ from holdfast.rollout import roll_out as roll_out_episodes
 from holdfast.sections import SuiteSection
 from holdfast.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.steps.reading import cases_of, encode, load_chat, load_tiny, weights_of
-from holdfast.steps.speakers import open_speakers
+from holdfast.steps.speakers import open_speakers, release_models
 from holdfast.store import Store, codec
 from holdfast.suites import open_world
 
@@ -40,9 +40,8 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     done = store.log.batches(step.fingerprint)
     made = list(store.trajectories(step=step.fingerprint)) if done else []
     # A base meets a case that is held out in two splits once.
-    elsewhere = (
-        set(store.trajectory_ids()) - {item.id for item in made} if settings["suite"]["name"] != "office" else ()
-    )
+    shared = settings["suite"]["name"] != "office" and settings["part"] == "test"
+    elsewhere = set(store.trajectory_ids()) - {item.id for item in made} if shared else ()
     with open_speakers(step, store) as speakers:
         for number, start in enumerate(range(0, len(episodes), size)):
             if number in done:
@@ -61,8 +60,8 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
                 limits=limits,
             )
             trajectories = complete(played, "episodes")
-            _check_any_played(trajectories)
             made += trajectories
+            _check_any_played(made)
             packed = tuple(_pack(store, cases, trajectory) for trajectory in trajectories)
             emit(Batch(number=number, size=len(packed), trajectories=packed))
     # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
@@ -75,12 +74,12 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
 
 
 def _check_any_played(trajectories: Sequence[Trajectory]) -> None:
-    """Raises StepError where every request of a batch was turned down: that is no property of the episodes."""
+    """Raises StepError where every episode so far was broken off: that is no property of the episodes."""
     if trajectories and all(item.ending is Ending.ERROR for item in trajectories):
         reason = (trajectories[0].detail or {}).get("error")
         raise StepError(
-            f"all {len(trajectories)} episodes of a batch failed: {reason}; mend the model or its settings and repeat"
-            " the command to go on"
+            f"all {len(trajectories)} episodes failed: {reason}; mend the model or its settings and repeat"
+            " the command to go on, with another -o where the model did answer, for answers are kept"
         )
 
 
@@ -142,6 +141,7 @@ def _episode_logprobs(directory: Path, encoded: Mapping[str, Encoded], precision
             [(item.ids.tolist(), item.picked("agent").tolist()) for item in encoded.values()]
         )
         return np.array([float(row.sum()) for row in rows])
+    release_models()
     from holdfast.training.stages import reference_logprobs
 
     values = reference_logprobs(directory, list(encoded), encoded, "agent", precision=precision)

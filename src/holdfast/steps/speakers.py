@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.dialogues import Speakers
+from holdfast.forks import LEDGER
 from holdfast.models import Model, RemoteModel, Speaker
 from holdfast.plan import Step
 from holdfast.sections import EndpointSection, ModelEntry
 from holdfast.steps.reading import load_tiny, weights_of
 from holdfast.store import Store
-from holdfast.traffic import LEDGER
 
 _TINY = {"model": "tiny", "entry": {"kind": "tiny"}}
 
@@ -66,7 +67,15 @@ def _open(told: Mapping[str, Any], means: Mapping[str, Any], store: Store | None
     return load_tiny(directory) if entry.kind == "tiny" else _load_local(directory, entry)
 
 
-@lru_cache(maxsize=2)
+def release_models() -> None:
+    """Give up the memory of the model that spoke last, for a step that opens weights of its own."""
+    _load_local.cache_clear()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@lru_cache(maxsize=1)
 def _load_local(directory: Path, entry: ModelEntry) -> Model:
     if entry.kind == "vllm":
         from holdfast.models.vllm_engine import VllmModel

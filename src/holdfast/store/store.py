@@ -338,9 +338,13 @@ class Store:
         with codec.telling_damage("the table of scores"):
             return tables.read_scores(self._db, self.checkpoints(brought=step is not None), step)
 
-    def scored_by(self, judge: str, rubrics: Mapping[str, str]) -> set[str]:
+    def digest_scores(self) -> str:
+        """A digest of which trajectories there are and what every judge gave them."""
+        return tables.digest_scores(self._db)
+
+    def scored_by(self, judge: str, rubrics: Mapping[str, str], repeats: int = 1) -> set[str]:
         """Ids of the trajectories that a judge scored or recorded as missing, under each rubric by objective."""
-        return tables.read_scored(self._db, judge, rubrics)
+        return tables.read_scored(self._db, judge, rubrics, repeats)
 
     def mean_scores(self, step: str) -> dict[tuple[str, str], tuple[float | None, int]]:
         """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""

@@ -5,6 +5,7 @@ Read from the database without touching a text, so that a million scores cost se
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,14 +156,26 @@ def read_mean_scores(db: sqlite3.Connection, step: str) -> dict[tuple[str, str],
     return {(judge, objective): (mean, count) for judge, objective, mean, count in db.execute(query, (step,))}
 
 
-def read_scored(db: sqlite3.Connection, judge: str, rubrics: Mapping[str, str]) -> set[str]:
-    """Ids of the trajectories with a row of scores by a judge under every one of its rubrics, by objective."""
+def read_scored(db: sqlite3.Connection, judge: str, rubrics: Mapping[str, str], repeats: int) -> set[str]:
+    """Ids of the trajectories with so many rows of scores by a judge under every one of its rubrics, by objective."""
     query = (
         "SELECT t.id FROM scores s JOIN judges j ON j.key = s.judge JOIN trajectories t ON t.key = s.trajectory"
-        " WHERE j.name = ? AND j.objective = ? AND j.rubric = ?"
+        " WHERE j.name = ? AND j.objective = ? AND j.rubric = ? GROUP BY t.key HAVING count(*) >= ?"
     )
-    found = [{row[0] for row in db.execute(query, (judge, *pair))} for pair in rubrics.items()]
+    found = [{row[0] for row in db.execute(query, (judge, *pair, repeats))} for pair in rubrics.items()]
     return set.intersection(*found) if found else set()
+
+
+def digest_scores(db: sqlite3.Connection) -> str:
+    """SHA-256 over the ids of trajectories, and over judge, objective, rubric, repeat and value of every score."""
+    query = (
+        "SELECT t.id, j.name, j.objective, j.rubric, s.repeat, s.value FROM trajectories t"
+        " LEFT JOIN scores s ON s.trajectory = t.key LEFT JOIN judges j ON j.key = s.judge ORDER BY 1, 2, 3, 4, 5"
+    )
+    whole = hashlib.sha256()
+    for row in db.execute(query):
+        whole.update(repr(row).encode())
+    return whole.hexdigest()
 
 
 def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None) -> ScoreTable:
