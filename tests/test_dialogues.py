@@ -149,3 +149,12 @@ def test_an_error_of_a_model_in_this_process_is_raised() -> None:
     for speakers in ({"agent": Broken()}, {"agent": Broken(), "judge": Provider()}):
         with pytest.raises(RuntimeError, match="out of order"):
             hold([converse("a", 1)], speakers)  # type: ignore[arg-type]
+
+
+def test_a_loop_that_runs_already_is_left_alone() -> None:
+    """A notebook has one."""
+
+    async def cell() -> object:
+        return hold([converse("a", 2)], {"agent": Provider()})
+
+    assert asyncio.run(cell()) == ["re a0 re a1"]

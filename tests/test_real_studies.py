@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
@@ -14,6 +15,8 @@ import holdfast as hf
 from holdfast.errors import StudyError
 from holdfast.forecast import forecast, render_forecast
 from holdfast.plan import build
+from holdfast.records import Score
+from holdfast.store import Store
 from holdfast.study import load
 
 PUBLISHED = Path(__file__).parents[1] / "studies" / "published.toml"
@@ -56,6 +59,24 @@ def study(**changes: Any) -> hf.Study:
         ({"judges": {"r": {"kind": "rules", "rules": "none.toml"}}}, "none.toml cannot be read"),
         ({"models": {"agent": {"kind": "random", "hidden": 30}}}, "do not divide"),
         ({"stages": {"S": {"objective": "safety", "epochs": 1, "pairwise": True}}}, "leave out pairwise"),
+        ({"endpoints": {"agnt": {}}}, "did you mean 'agent'"),
+        (
+            {
+                "model": {"bases": ["q"]},
+                "models": {"q": {"kind": "local", "name": "a/b", "quantization": "int4"}},
+                "study": {"name": "x", "lineages": [["S"]]},
+                "stages": {"S": {"objective": "safety"}},
+            },
+            "no stage can be put on quantised weights",
+        ),
+        (
+            {
+                "models": {"agent": {"kind": "remote", "name": "a/b"}, "twin": {"kind": "remote", "name": "a/b"}},
+                "judges": {"gpt": {"kind": "rubric", "model": "twin"}},
+                "endpoints": {"twin": {"base_url": "http://127.0.0.1:1/v1"}},
+            },
+            "another server of a/b",
+        ),
     ],
 )
 def test_mistakes_are_told_in_a_line(changes: dict[str, Any], told: str) -> None:
@@ -156,6 +177,42 @@ def test_the_published_cost_is_told_before_anything_is_spent(published_raw: Path
     assert [one["calls"] for one in paid] == [189 * 72 * 2]
     assert left["money"] == pytest.approx(189 * 72 * 2 * (4500 * 0.25 + 750 * 2) / 1e6, abs=0.01)
     assert "1,007,220 pairs to learn from" in shown and "as in the published study" in shown
+
+
+def test_a_bound_on_money_needs_a_price(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no endpoint has a price"):
+        hf.run(study(), tmp_path / "run", max_cost=1.0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_cases_are_met_once_and_training_episodes_are_each_splits_own() -> None:
+    changes = ["pairs.source=base", "rollouts.temperature=1.0", "axes.split_seed=[0, 1]", "axes.beta=[0.1]"]
+    rollouts = [step for step in build(published("small", *changes)).steps if step.kind == "rollout"]
+    base = [step for step in rollouts if "base" in step.name]
+    first, second = (step for step in base if step.settings["part"] == "test")
+    assert first.fingerprint in second.inputs and second.fingerprint not in first.inputs
+    seeds = {step.settings["rollout_seed"] for step in base if step.settings["part"] == "train"}
+    assert len(seeds) == 2 and 0 not in seeds, "no episode of one split is another's, nor a held-out one"
+
+
+def test_another_source_is_another_study(smoke_run: Path, tmp_path: Path) -> None:
+    """What is brought from a run goes by what the run holds, not by where it lies."""
+    shutil.copytree(smoke_run, tmp_path / "source", ignore=shutil.ignore_patterns("weights", "report"))
+    stages = {"S": {"objective": "safety"}}
+    tables = {"study": {"name": "x", "lineages": [["S"]]}, "stages": stages, "model": {"bases": ["tiny"]}}
+    tables |= {"judges": {"state": {"kind": "state"}}, "pairs": {"source": str(tmp_path / "source")}}
+
+    def brought() -> str:
+        (step,) = (step for step in build(study(**tables)).steps if step.kind == "bring")
+        return step.fingerprint
+
+    before = brought()
+    assert before == brought()
+    with Store(tmp_path / "source", writable=True) as store, store.transaction():
+        name = store.trajectory_ids()[0]
+        judged = {"judge": "more", "objective": "safety", "value": 1.0, "rubric": "r"}
+        store.add_score(Score(trajectory_id=name, **judged))  # type: ignore[arg-type]
+    assert brought() != before
 
 
 def test_every_stage_of_the_small_scale_is_of_the_large() -> None:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from smoke_study import SMOKE
 
 import holdfast as hf
 from holdfast import cli
 from holdfast.errors import StepError, StudyError
+from holdfast.forks import fork_run
 from holdfast.judges.evidence import Evidence, show_reply
+from holdfast.plan import build
 from holdfast.rescoring import rescore, try_canaries
 from holdfast.store import Store
+from holdfast.study import load
 from holdfast.testing import FakeProvider
 from holdfast.traffic import read_spending
 
@@ -95,6 +99,21 @@ def test_a_budget_stops_and_a_larger_one_goes_on(run: Path, tmp_path: Path) -> N
     (spent,) = read_spending(run)
     assert (spent.calls, spent.in_doubt, spent.speaker) == (len(provider.bill), 0, "judge")
     assert 1.9 * count < spent.calls <= 2 * count
+
+
+def test_a_fork_keeps_what_was_paid_for(smoke_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(smoke_run, tmp_path / "run", ignore=shutil.ignore_patterns("report"))
+    with FakeProvider(answers=verdict) as provider, pytest.raises(StepError, match="budget of 9 calls"):
+        rescore(tmp_path / "run", "gpt", remote(tmp_path, provider.base_url), budget={"max_calls": 9})
+    fork_run(tmp_path / "run", tmp_path / "fork", build(load(SMOKE)))
+    assert read_spending(tmp_path / "fork") == read_spending(tmp_path / "run")
+    assert read_spending(tmp_path / "fork")[0].calls == 9
+
+
+def test_the_name_of_a_studys_judge_is_taken(run: Path, tmp_path: Path) -> None:
+    text = RULES.replace("judges.rules", "judges.state")
+    with pytest.raises(StudyError, match="another judge 'state'; give this one a name of its own"):
+        rescore(run, "state", write(tmp_path / "state.toml", text))
 
 
 def test_names_that_are_no_judge_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
