@@ -71,8 +71,13 @@ def test_a_study_that_makes_its_bases_says_so_first(tmp_path: Path) -> None:
     store.close()
     assert not set(EMBEDDED_NOTES) & set(Run(tmp_path / "run").analysis(draws=50).notes)
     with Store.open_or_create(tmp_path / "run") as opened, opened.transaction():
-        opened.set_meta(STUDY_KEY, json.dumps({"study": {"name": "q", "draws": 50}, "model": {"base_seeds": [0]}}))
+        model = {"bases": ["tiny"], "base_seeds": [0]}
+        opened.set_meta(STUDY_KEY, json.dumps({"study": {"name": "q", "draws": 50}, "model": model}))
     run = Run(tmp_path / "run")
     assert run.analysis().notes[:2] == EMBEDDED_NOTES
     caution = re.search(r'class="caution"[^>]*>(.*?)</ul>', run.report().read_text(encoding="utf-8"), re.DOTALL)
     assert caution is not None and caution.group(1).startswith(f"<li>{EMBEDDED_NOTES[0]}</li>")
+    with Store.open_or_create(tmp_path / "run") as opened, opened.transaction():
+        settings = {"model": {"bases": ["r"]}, "models": {"r": {"kind": "random"}}}
+        opened.set_meta(STUDY_KEY, json.dumps({"study": {"name": "q", "draws": 50}, **settings}))
+    assert Run(tmp_path / "run").analysis().notes[0] == RANDOM_NOTE
