@@ -14,7 +14,7 @@ from holdfast.records import Analysis
 from holdfast.report import write_report
 from holdfast.report.summary import headline_estimates
 from holdfast.report.terminal import render_results
-from holdfast.runs import EMBEDDED_NOTES, STUDY_KEY, Run
+from holdfast.runs import EMBEDDED_NOTES, RANDOM_NOTE, STUDY_KEY, Run
 from holdfast.store import Store
 
 BASES = ("tiny-0", "tiny-1")
