@@ -120,6 +120,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _judge_step(name: str, study: Study, budget: Budget | None) -> Step:
     """A judge step that stands in no plan: it says which judge, and how its model is reached."""
     section = study.judges[name]
+    study.check_prices((budget or {}).get("max_cost"))
     settings: dict[str, Any] = {"judge": name, "section": section.model_dump(mode="json")}
     means: dict[str, Any] = {"budget": dict(budget or {})}
     if section.model is not None:

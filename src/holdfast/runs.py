@@ -238,11 +238,7 @@ def run(
     if not isinstance(study, Study):
         study = load(study)
     plan = build(study)
-    if max_cost is not None and not any(one.input_price or one.output_price for one in study.endpoints.values()):
-        raise StudyError(
-            "--max-cost is given, but no endpoint has a price; set [endpoints.NAME] input_price and output_price, or"
-            " bound --max-calls"
-        )
+    study.check_prices(max_cost)
     output = default_output(study.study.name) if output is None else Path(output)
     if fork is not None:
         fork_run(output, Path(fork), plan)

@@ -232,6 +232,15 @@ class Study(Section):
         """How the remote model ``name`` is reached."""
         return self.endpoints.get(name, EndpointSection())
 
+    def check_prices(self, max_cost: float | None) -> None:
+        """Raise StudyError for a bound on money where nothing has a price, so that it would never be met."""
+        priced = any(one.input_price or one.output_price for one in self.endpoints.values())
+        _require(
+            max_cost is None or priced,
+            "--max-cost is given, but no endpoint has a price; set [endpoints.NAME] input_price and output_price, or"
+            " bound --max-calls",
+        )
+
     def points(self) -> Iterator[dict[str, Any]]:
         """Every combination of the axes' values, as axis → value."""
         read = [[_read_axis(axis, value) for value in values] for axis, values in self.axes.items()]
