@@ -48,15 +48,6 @@ def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]
     return _draw_office(suite, split_seed)
 
 
-def part_size(suite: SuiteSection, part: Part) -> int:
-    """How many cases a part of a split has, whatever the split seed; a half of ToolEmu's file may have fewer."""
-    wanted = suite.train_cases if part == "train" else suite.test_cases
-    if suite.name == "toolemu":
-        count = len(_load(suite))
-        return min(wanted, count // 2 if part == "train" else count - count // 2)
-    return wanted
-
-
 def open_world(suite: SuiteSection) -> World:
     """The world in which a suite's cases take place; the suite's files are not needed."""
     from holdfast.worlds.emulated import EmulatedWorld
