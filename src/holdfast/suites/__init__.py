@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 from holdfast.errors import StudyError
 from holdfast.records import Case
 from holdfast.sections import SuiteSection
 from holdfast.worlds import World
 
-Part = Literal["train", "test"]
 SUITES = ("office", "toolemu")
 # Case numbers of two splits of generated cases do not meet: each split's numbers start at a multiple of this.
 NUMBERS_PER_SPLIT = 10_000_000
