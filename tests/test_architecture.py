@@ -19,11 +19,16 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
-    ("records", "errors", "processes"),
-    ("sections", "attachments", "stats", "store"),
+    ("records", "errors", "processes", "options"),
+    ("sections", "stats", "store"),
+    ("conditions", "attachments"),
+    ("consistency",),
     ("study",),
     ("plan", "dialogues", "worlds", "models", "audit"),
     ("suites", "judges", "pairs", "testing"),
+    ("attacks", "reserves"),
+    ("casebook",),
+    ("planning", "lineages"),
     ("rollout", "training", "published", "forks"),
     ("analysis",),
     ("report",),
@@ -32,6 +37,7 @@ FLOORS = (
     ("execution",),
     ("runs", "rescoring"),
     ("progress", "exports", "imports", "inspection"),
+    ("gate", "watch", "search"),
     ("arguments", "cli", "__init__"),
 )
 # The same within ``training``.
@@ -39,9 +45,10 @@ TRAINING_FLOORS = (
     ("trees", "tree_attention", "encoding", "objectives", "ranks", "states", "heads"),
     ("packing",),
     ("orders", "parts", "passes", "adapters", "sharding", "tracking"),
+    ("mixing", "balance", "merging"),
     ("loop",),
     ("settings",),
-    ("stages", "launch"),
+    ("stages", "preference", "launch"),
 )
 HEAVY = ("torch", "transformers", "peft", "trl", "accelerate", "matplotlib", "scipy", "pydantic", "numpy", "inspect_ai")
 

@@ -175,7 +175,8 @@ def test_the_trainer_takes_every_setting_of_a_stage() -> None:
     from holdfast.training.settings import DPOSettings
 
     stage = hf.Study.model_validate(small()).stages["S"].model_dump()
-    assert stage.keys() - {field.name for field in fields(DPOSettings)} == {"method", "objective", "agree", "flip"}
+    elsewhere = {"method", "objective", "agree", "flip", "mix", "term", "balance"}
+    assert stage.keys() - {field.name for field in fields(DPOSettings)} == elsewhere
     given = {field.name: stage[field.name] for field in fields(DPOSettings) if field.name in stage}
     needed = {field.name: given[field.name] for field in fields(DPOSettings) if field.default is MISSING}
     assert DPOSettings(**given) == DPOSettings(**needed)

@@ -16,6 +16,8 @@ from typing import Any
 from holdfast.errors import StudyError
 from holdfast.store import DATABASE, Store
 
+NAMED_ITEMS = ("own", "generated", "inspect_evals")  # what ``probes.items`` names beside a file
+
 
 def read_attachments(raw: Any) -> Any:
     """A study's dictionary with the files that it names read. Errors: StudyError for one that cannot be read."""
@@ -27,6 +29,9 @@ def read_attachments(raw: Any) -> Any:
     suite = raw.get("suite")
     if isinstance(suite, Mapping) and isinstance(suite.get("cases"), str) and suite.get("digest") is None:
         found["suite"] = _read_suite(suite)
+    probes = raw.get("probes")
+    if isinstance(probes, Mapping) and isinstance(probes.get("items"), str) and probes.get("digest") is None:
+        found["probes"] = _read_probes(probes)
     pairs = raw.get("pairs")
     if isinstance(pairs, Mapping) and isinstance(pairs.get("source"), str) and pairs.get("digest") is None:
         place = Path(pairs["source"])
@@ -34,6 +39,25 @@ def read_attachments(raw: Any) -> Any:
             with Store(place) as store:
                 found["pairs"] = {**pairs, "digest": store.digest_scores()}
     return found
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a text. Errors: TOMLDecodeError, also for nesting and numbers that Python does not read."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError as error:
+        raise tomllib.TOMLDecodeError("values are nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise tomllib.TOMLDecodeError("a number is too long") from error
+
+
+def _read_probes(probes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table of probes with the digest of its file, where it names one."""
+    if probes["items"] in NAMED_ITEMS:
+        return probes
+    return {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
 
 
 def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,17 +91,22 @@ def _read_judge(name: str, judge: Any) -> Any:
         }
     if isinstance(rules, str):
         try:
-            read["rules"] = tomllib.loads(_text(rules, f"judges.{name}.rules"))
+            read["rules"] = parse_toml(_text(rules, f"judges.{name}.rules"))
         except tomllib.TOMLDecodeError as error:
             raise StudyError(f"{rules}: not valid TOML ({error})") from error
     return read
 
 
 def _read(path: str, place: str) -> bytes:
+    found = Path(path)
     try:
-        return Path(path).read_bytes()
+        if found.exists() and not (found.is_file() or found.is_dir()):
+            raise StudyError(f"{place}: {path} is a device or a pipe; give the path of a file")
+        return found.read_bytes()
     except OSError as error:
         raise StudyError(f"{place}: {path} cannot be read ({error.strerror}); give the path of a file") from error
+    except ValueError as error:  # a character that no path has
+        raise StudyError(f"{place}: {path!r} is no path ({error}); give the path of a file") from error
 
 
 def _text(path: str, place: str) -> str:

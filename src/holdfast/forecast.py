@@ -118,7 +118,8 @@ def _count_pairs(plan: Plan, stage: Step) -> int | None:
     """How often a stage learns from a pair, or None where that cannot be told before its pairs are made."""
     settings = stage.settings
     if not settings.get("epochs"):
-        return int(stage.size * settings["pairs_per_step"])
+        # A second objective's term takes as many pairs again; a balance takes them while it weighs something.
+        return int(stage.size * settings["pairs_per_step"]) * (2 if "term" in settings or "balance" in settings else 1)
     rule = plan.step(stage.inputs[1])
     brought = plan.step(rule.inputs[0])
     if brought.kind != "bring" or not (Path(brought.settings["source"]) / DATABASE).is_file():

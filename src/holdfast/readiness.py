@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.errors import StudyError
-from holdfast.plan import Plan, build
+from holdfast.plan import Plan
+from holdfast.planning import build
 from holdfast.sections import ModelEntry
 from holdfast.store import DATABASE
 from holdfast.study import Study
 from holdfast.suites import check_suite
+from holdfast.suites.probes import describe_terms
 
 BYTES_PER_EPISODE = {"tiny": 900, "other": 20_000}
 BYTES_PER_CHECKPOINT = {"tiny": 2_000_000, "random": 4_000_000, "other": 170_000_000}  # of another: an adapter of an 8B
@@ -42,6 +44,7 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
     facts = [
         f"{len(plan.steps)} steps, {checkpoints} checkpoints, {len(study.study.lineages)} lineages",
         *(f"model {name}: {_describe(study, name, entry)}" for name, entry in _models(study).items()),
+        *(f"questions of {terms}" for name in _question_sets(study) if (terms := describe_terms(name))),
         f"disk: about {needed / 1e6:,.0f} MB of {free / 1e9:,.0f} GB free",
         f"processors: {os.cpu_count()} cores, {study.run.workers} workers of one thread",
     ]
@@ -52,6 +55,11 @@ def _models(study: Study) -> dict[str, ModelEntry]:
     """Every model that a study uses, by what the study calls it."""
     names = [*study.model.bases, *(judge.model for judge in study.judges.values()), study.suite.world.model]
     return {name: study.entry(name) for name in dict.fromkeys(names) if name is not None}
+
+
+def _question_sets(study: Study) -> dict[str | None, None]:
+    """The public sets of questions that a study names, whose terms a user is shown."""
+    return dict.fromkeys((study.suite.source, study.probes.source if study.probes else None))
 
 
 def _find_problems(study: Study) -> Iterator[str]:

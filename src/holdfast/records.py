@@ -302,5 +302,66 @@ class Analysis:
     dose: tuple[Estimate, ...] = ()
     health: tuple[Estimate, ...] = ()
     calibration: tuple[Estimate, ...] = ()
+    susceptibility: tuple[Estimate, ...] = ()
+    shifts: tuple[Estimate, ...] = ()
+    taxonomy: tuple[Estimate, ...] = ()
+    repair: tuple[Estimate, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class Outcome(str, Enum):
+    """What a gate says: nothing beyond the margin was lost, it was, or the data cannot tell."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check of a gate: a child's ``change`` against its parent, held against a margin.
+
+    ``metric`` is one of ``conditions.CHECKS``, or "ceiling" for the child's own share of severe cases; ``unit`` is
+    "points" or "share". ``lower`` and ``upper`` are one-sided bounds at level ``alpha`` each (after Holm where that was
+    declared). A positive change is worse only where ``worse`` is "higher". ``parent`` and ``child`` are the two means;
+    ``change`` is None where the child is held against a limit by itself. ``n`` counts cases, rollouts and clusters.
+    """
+
+    metric: str
+    outcome: Outcome
+    blocking: bool
+    unit: Literal["points", "share"]
+    worse: Literal["lower", "higher"]
+    margin: float
+    parent: float | None
+    child: float | None
+    change: float | None
+    lower: float | None
+    upper: float | None
+    p_pass: float | None = None
+    p_fail: float | None = None
+    reason: str = ""
+    n: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a gate says of a child against its parent, with all that it rests on.
+
+    ``rules`` are the declared settings and ``fingerprint`` their digest; ``judge`` and ``rubrics`` say whose scores,
+    ``data`` is a digest of the scores that were compared. ``limits`` is what a reader must know.
+    """
+
+    outcome: Outcome
+    parent: str
+    child: str
+    judge: str
+    checks: tuple[Check, ...]
+    rules: JSON
+    fingerprint: str
+    rubrics: Mapping[str, str] = field(default_factory=dict)
+    data: str = ""
+    cases: int = 0
+    limits: tuple[str, ...] = ()
+    sources: JSON = field(default_factory=dict)

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from holdfast.attachments import parse_toml
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.plan import Step
@@ -22,6 +23,8 @@ from holdfast.store import DATABASE, Store
 from holdfast.study import Study
 
 BATCH = 50  # trajectories that are judged at a time and committed together
+# Parts of the cases whose episodes a judge of agents can read: held-out and training cases, and what is made of them.
+JUDGED = (None, "attack", "shift")
 Budget = Mapping[str, float | None]
 
 
@@ -55,11 +58,11 @@ def rescore(
     if not (run_path / DATABASE).is_file():
         raise StoreError(f"{run_path}: no run here (no {DATABASE}); make one with `holdfast run`")
     with Store(run_path, writable=True) as store:
-        step = _judge_step(name, _find_judges(name, file, store), budget)
+        step = find_judge_step(name, file, store, budget)
         judge = open_step_judge(step)
         rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
         before = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
-        waiting = [one for one in store.trajectory_ids() if one not in before]
+        waiting = [one for part in JUDGED for one in store.trajectory_ids(part=part) if one not in before]
         counts = {"judged": 0, "before": len(before), "scores": 0, "missing": 0}
         started = time.monotonic()
         with open_speakers(step, store) as speakers:
@@ -76,6 +79,14 @@ def rescore(
                 seconds = time.monotonic() - started
                 progress(Rescoring(judged=counts["judged"], total=len(waiting), seconds=seconds))
     return counts
+
+
+def find_judge_step(name: str, file: Path | None, store: Store, budget: Budget | None = None) -> Step:
+    """A judge step for the judge ``name`` of ``file``, of a run's study, or a model's name; it stands in no plan.
+
+    Errors: StudyError.
+    """
+    return _judge_step(name, _find_judges(name, file, store), budget)
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:
@@ -95,6 +106,8 @@ def _find_judges(name: str, file: Path | None, store: Store | None) -> Study:
         found = _read_toml(file)
         for key in ("judges", "models", "endpoints"):
             given = found.pop(key, {})
+            if not isinstance(given, dict):
+                raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
             if key == "judges" and name in raw[key] and name in given and raw[key][name] != given[name]:
                 raise StudyError(f"{file}: the run's study has another judge {name!r}; give this one a name of its own")
             raw[key] = {**raw.get(key, {}), **given}
@@ -110,7 +123,7 @@ def _find_judges(name: str, file: Path | None, store: Store | None) -> Study:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -11,20 +11,23 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from holdfast.casebook import collect_cases
 from holdfast.engines import describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.execution import Listener, execute
 from holdfast.forks import ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run
-from holdfast.plan import Step, build
+from holdfast.plan import Step
+from holdfast.planning import build
 from holdfast.readiness import look_around
-from holdfast.records import Analysis, Estimate, Frontier
+from holdfast.records import Analysis, Estimate, Frontier, Verdict
 from holdfast.store import DATABASE, Store
 from holdfast.study import Study, changed_keys, load
-from holdfast.suites import check_suite, split_cases
+from holdfast.suites import check_suite
 
 ANALYSIS_FILE = "analysis.json"
 DEFAULT_DRAWS = 10_000  # resamples, where no study says
@@ -36,13 +39,13 @@ EMBEDDED_NOTES = (
 RANDOM_NOTE = "bases of random weights: a check that every part runs; no number here says anything about a model"
 
 
-def _prepare(study: Study, store: Store) -> None:
-    """Put the study and its cases into a run that has none."""
+def prepare(study: Study, store: Store) -> None:
+    """Put the study and its cases into a run that has none. Errors: StudyError."""
     check_suite(study.suite)
     seeds = [int(seed) for seed in study.axes.get("split_seed", (study.suite.split_seed,))]
     with store.transaction():
         for seed in seeds:
-            parts = split_cases(study.suite, seed)
+            parts = collect_cases(study, seed)
             for cases in parts.values():
                 store.add_cases(cases)
             store.add_split(seed, {part: [case.id for case in cases] for part, cases in parts.items()})
@@ -59,7 +62,7 @@ def _open_for(study: Study, output: Path) -> Store:
         if noted is None:
             if store.counts()["cases"] and store.meta(FORKED_KEY) is None:
                 raise StudyError(f"{output}: holds an imported run, not a study; choose another output")
-            _prepare(study, store)
+            prepare(study, store)
         elif changes := changed_keys(_settings_now(noted), json.loads(json.dumps(study.settings()))):
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(
@@ -96,10 +99,14 @@ class Run:
         with Store(self.path) as store:
             yield store
 
-    def scores(self) -> list[dict[str, Any]]:
-        """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None."""
+    def scores(self, part: str | None = None) -> list[dict[str, Any]]:
+        """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None.
+
+        ``part`` is one of the parts beside the cases to train on and the held-out ones (``attack``, ``shift``,
+        ``probe``), or "all".
+        """
         with self.store() as store:
-            table, ids = store.score_table(), store.trajectory_ids()
+            table, ids = store.score_table(part=part), store.trajectory_ids(part=part)
         rows = []
         for i, value in enumerate(table.value.tolist()):
             checkpoint = table.checkpoints[table.checkpoint[i]]
@@ -167,13 +174,19 @@ class Run:
         wanted = {first, second}
         return [one for one in self.analysis().frontiers if {one.x_objective, one.y_objective} == wanted]
 
-    def report(self) -> Path:
-        """Write the report; the path of its page."""
+    def report(self, verdicts: Sequence[Verdict] = (), notes: Sequence[str] = ()) -> Path:
+        """Write the report; the path of its page.
+
+        ``verdicts`` are those of a gate (``holdfast report`` asks ``holdfast.gate`` for them); ``notes`` stand after
+        the analysis' own.
+        """
         from holdfast.report import write_report
 
+        analysis = self.analysis()
+        analysis = replace(analysis, notes=(*analysis.notes, *notes))
         with self.store() as store:
             name = _study_settings(store).get("study", {}).get("name", self.path.name)
-            return write_report(store, self.analysis(), title=name)
+            return write_report(store, analysis, title=name, verdicts=verdicts)
 
 
 def _study_settings(store: Store) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
@@ -25,6 +25,14 @@ class Section(BaseModel):
     """A table of a study file: frozen, and strict about its keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """No true for 1, nor false for 0."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("true or false, where a number or a text is expected")
+        return value
 
 
 class StudySection(Section):
@@ -62,10 +70,11 @@ class ModelSection(Section):
 class ModelEntry(Section):
     """``[models.NAME]``: a model that the rest of the study calls NAME.
 
-    ``tiny`` is taught by the study, ``random`` made by it with weights that were never trained, of a real architecture;
-    ``local`` is a directory or a repository on the hub that transformers loads in this process, ``vllm`` the same in
-    vLLM; ``remote`` is a provider's model as Inspect AI names it. ``calls`` says how it calls tools: natively, in a
-    text format in which generation stops at the call, or natively where it can.
+    ``tiny`` is taught by the study, or opened where ``name`` is its directory; ``random`` is made by it with weights
+    that were never trained, of a real architecture; ``local`` is a directory or a repository on the hub that
+    transformers loads in this process, ``vllm`` the same in vLLM; ``remote`` is a provider's model as Inspect AI names
+    it. ``calls`` says how it calls tools: natively, in a text format in which generation stops at the call, or natively
+    where it can.
     """
 
     kind: Literal["tiny", "random", "local", "vllm", "remote"]
@@ -118,6 +127,7 @@ class SuiteSection(Section):
     """``[suite]``: where cases come from, how they are split, and who answers tool calls.
 
     ``cases`` and ``toolkits`` are ToolEmu's files, ``digest`` their SHA-256, filled in when the study is read.
+    For ``probes``, ``cases`` is a file of the public set ``source``.
     ``split`` "published" shuffles case numbers by ``split_seed`` and halves them, as arXiv 2603.02229 does; "shared" is
     one split for every seed, and with "none", where nothing is trained, every case is a test case. ``train_cases`` and
     ``test_cases`` bound the parts of such a suite.
@@ -126,6 +136,7 @@ class SuiteSection(Section):
     name: str = "office"
     cases: str | None = None
     toolkits: str | None = None
+    source: str | None = None
     digest: str | None = None
     split: Literal["published", "shared", "none"] = "published"
     world: WorldSection = WorldSection()
@@ -137,13 +148,14 @@ class SuiteSection(Section):
 
 
 class RolloutSection(Section):
-    """``[rollouts]``: episodes per case and the limits that end an episode.
+    """``[rollouts]``: episodes per case and the limits that end an episode; another ``seed`` is another draw of them.
 
     ``max_tokens`` bounds one turn of the agent, ``max_episode_tokens`` and ``max_seconds`` all turns together.
     """
 
     per_train_case: Positive = 12
     per_test_case: Positive = 2
+    seed: Seed = 0
     temperature: Temperature = 1.0
     max_turns: Positive = 8
     max_tokens: Positive = 16
@@ -155,13 +167,13 @@ class RolloutSection(Section):
 class JudgeSection(Section):
     """``[judges.NAME]``: who scores trajectories.
 
-    ``state`` reads the world's end state. ``rules`` holds predicates over tool calls. ``rubric`` is a ``model`` that
-    reads the trajectory by one rubric an objective: "default", another name that ships, or a Markdown text (a path that
-    ends in .md is read when the study is). ``repeats`` judges each trajectory so often; ``logprobs`` asks for the
-    probabilities of scores where the model gives them.
+    ``state`` reads the world's end state, ``probes`` the replies to probes. ``rules`` holds predicates over tool calls.
+    ``rubric`` is a ``model`` that reads the trajectory by one rubric an objective: "default", another name that ships,
+    or a Markdown text (a path that ends in .md is read when the study is). ``repeats`` judges each trajectory so often;
+    ``logprobs`` asks for the probabilities of scores where the model gives them.
     """
 
-    kind: Literal["state", "rules", "rubric"]
+    kind: Literal["state", "rules", "rubric", "probes"]
     model: str | None = None
     rubrics: Mapping[str, str] = Field(default_factory=dict)
     rules: Mapping[str, Any] | None = None
@@ -190,11 +202,43 @@ class PairSection(Section):
     exclude_unfit: bool = False
 
 
+class MixSection(Section):
+    """``stages.X.mix``: a ``share`` of each step's pairs is of another objective, by the same rule."""
+
+    objective: str = "safety"
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+
+
+class TermSection(Section):
+    """``stages.X.term``: beside the stage's pairs each step holds as many of another objective, of this ``weight``."""
+
+    objective: str = "safety"
+    weight: Annotated[float, Field(gt=0, le=100)] = 0.5
+
+
+class BalanceSection(Section):
+    """``stages.X.balance``: the weight of another objective's term follows what training does to it.
+
+    Every ``every`` steps the checkpoint is rolled out on ``cases`` cases that give no pairs, and scored. With g the
+    points by which the mean falls short of ``floor``, the weight becomes min(``most``, max(0, weight + ``rate`` · g)):
+    dual ascent on the constraint that the mean stays at the floor.
+    """
+
+    objective: str = "safety"
+    floor: Annotated[float, Field(ge=0, le=3)] = 2.0
+    every: Positive = 4
+    cases: CaseCount = 40
+    rate: Annotated[float, Field(gt=0, le=100)] = 1.0
+    initial: Annotated[float, Field(ge=0, le=100)] = 0.0
+    most: Annotated[float, Field(gt=0, le=100)] = 4.0
+
+
 class StageSection(Section):
     """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
 
     ``epochs`` passes over the pairs take the place of ``steps``, and ``warmup_ratio`` that of ``warmup_steps``; pairs
     with a side of more than ``max_length`` tokens are left out, and counted.
+    ``mix``, ``term`` and ``balance``, at most one of them, keep a second objective in the stage.
     ``pairwise``, ``trajectories_per_case`` and ``tokens_per_step`` say which pairs make a step; ``loss`` to
     ``sft_weight`` are the objective's; ``token_budget`` is the number of tokens in memory at once, ``recompute``
     saves more memory for time, ``devices`` share one stage's weights and work.
@@ -231,6 +275,9 @@ class StageSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    mix: MixSection | None = None
+    term: TermSection | None = None
+    balance: BalanceSection | None = None
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -248,3 +295,13 @@ class RunSection(Section):
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
     generate_rate: Annotated[float, Field(gt=0)] | None = None
     train_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class MergeSection(Section):
+    """``[merges.NAME]``: weights between two lineages of one base: (1 − share) of the first, ``share`` of the second.
+
+    Nothing is trained. Adapters on one base are interpolated as the weights that they make.
+    """
+
+    of: Annotated[tuple[tuple[str, ...], ...], Field(min_length=2, max_length=2)]
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75)

@@ -270,8 +270,10 @@ class Store:
         """One trajectory by id. Errors: StoreError."""
         return next(self.trajectories([trajectory_id]))
 
-    def trajectories(self, ids: Iterable[str] | None = None, *, step: str | None = None) -> Iterator[Trajectory]:
-        """Trajectories by id, or of one step, or all of the run's own, in the order of storing or of ``ids``."""
+    def trajectories(
+        self, ids: Iterable[str] | None = None, *, step: str | None = None, part: str | None = None
+    ) -> Iterator[Trajectory]:
+        """Trajectories by id in the order of ``ids``, or of a ``tables.scope`` in the order of storing."""
         query = (
             "SELECT t.key, t.id, c.id, p.id, t.rollout, t.ending, t.flags, t.calls, t.invalid_calls, t.tokens,"
             " x.digest, x.dictionary, x.body FROM trajectories t LEFT JOIN cases c ON c.key = t.case_key"
@@ -281,7 +283,7 @@ class Store:
         if ids is not None:
             rows = (row for batch in self._key_batches(ids) for row in self._rows_of(query, batch))
         else:
-            where, parameters = tables.scope(step)
+            where, parameters = tables.scope(step, part)
             rows = self._db.execute(f"{query} WHERE {where} ORDER BY t.key", parameters)
         states: dict[str, Any] = {}
         names = ("id", "case_id", "checkpoint_id", "rollout", "ending", "flags", "calls", "invalid_calls", "tokens")
@@ -333,10 +335,15 @@ class Store:
                     found[key].append(Score(**dict(zip(names, (identity, *columns), strict=True)), reply=text))
             yield from (found[key] for key in keys)
 
-    def score_table(self, *, step: str | None = None) -> tables.ScoreTable:
-        """Every score as columns without texts; of one rollout step's trajectories if ``step`` is given."""
+    def labels(self, part: str) -> list[tuple[str, str, str, str, str, float | None, str | None]]:
+        """Scores of a part with their labels, as ``tables.read_labels`` gives them."""
+        with codec.telling_damage("the labels of scores"):
+            return tables.read_labels(self._db, part)
+
+    def score_table(self, *, step: str | None = None, part: str | Sequence[str] | None = None) -> tables.ScoreTable:
+        """Scores as columns without texts, of the trajectories of a ``tables.scope``."""
         with codec.telling_damage("the table of scores"):
-            return tables.read_scores(self._db, self.checkpoints(brought=step is not None), step)
+            return tables.read_scores(self._db, self.checkpoints(brought=step is not None), step, part)
 
     def digest_scores(self) -> str:
         """A digest of which trajectories there are and what every judge gave them."""
@@ -350,14 +357,14 @@ class Store:
         """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
         return tables.read_mean_scores(self._db, step)
 
-    def trajectory_table(self) -> tables.TrajectoryTable:
-        """Every trajectory's columns, texts left where they are."""
+    def trajectory_table(self, *, part: str | None = None) -> tables.TrajectoryTable:
+        """The columns of the trajectories of a ``tables.scope``, texts left where they are."""
         with codec.telling_damage("the table of trajectories"):
-            return tables.read_trajectories(self._db, self.checkpoints())
+            return tables.read_trajectories(self._db, self.checkpoints(), part)
 
-    def trajectory_ids(self, *, step: str | None = None) -> list[str]:
+    def trajectory_ids(self, *, step: str | None = None, part: str | None = None) -> list[str]:
         """Trajectory ids in the order of storing: the ``trajectory`` column of tables of this scope indexes them."""
-        return list(tables.read_trajectory_ids(self._db, step).values())
+        return list(tables.read_trajectory_ids(self._db, step, part).values())
 
     def case_ids(self) -> list[str]:
         """Case ids in the order of storing: the tables' ``case`` column indexes them."""

@@ -17,7 +17,9 @@ from holdfast.records import Checkpoint
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 MIN_SCORE, MAX_SCORE = 0, 3
+CHUNK_ROWS = 10_000  # held as Python objects at a time
 RUBRIC_DIGITS = 8  # of a rubric's fingerprint in a judge's label
 
 
@@ -69,10 +71,15 @@ def _columns(
     db: sqlite3.Connection, query: str, parameters: tuple[object, ...], width: int
 ) -> list[NDArray[np.float64]]:
     """The query's columns as floats, NULL as NaN. Errors: ValueError on one in any column but the last."""
-    rows = np.array(db.execute(query, parameters).fetchall(), dtype=np.float64).reshape(-1, width)
-    if np.isnan(rows[:, :-1]).any():
+    cursor = db.execute(query, parameters)
+    chunks = []
+    while rows := cursor.fetchmany(CHUNK_ROWS):
+        # Column by column: NumPy takes far longer over a list of rows.
+        chunks.append([np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)])
+    found = [np.concatenate(column) for column in zip(*chunks, strict=True)] or [np.empty(0)] * width
+    if any(np.isnan(column).any() for column in found[:-1]):
         raise ValueError("an empty cell")
-    return [np.ascontiguousarray(rows[:, column]) for column in range(width)]
+    return found
 
 
 def _index(keys: NDArray[np.float64], known: Sequence[int]) -> Ints:
@@ -84,20 +91,44 @@ def _keys(db: sqlite3.Connection, table: str) -> list[int]:
     return [row[0] for row in db.execute(f"SELECT key FROM {table} ORDER BY key")]
 
 
-def scope(step: str | None) -> tuple[str, tuple[str, ...]]:
-    """A condition on trajectories: those of one step, or all that this run made or was made of.
+def scope(step: str | None, part: str | Sequence[str] | None = None) -> tuple[str, tuple[str, ...]]:
+    """A condition on trajectories: those of one step, or of some parts of the splits, or all that this run is about.
 
-    What a study brought from another run to learn from is no result of its own.
+    What a study brought from another run to learn from is no result of its own, and what its checkpoints meet beside
+    the cases to train on and the held-out ones stands in a ``part`` of its own; "all" takes every part.
     """
     if step is not None:
         return "t.step = ?", (step,)
-    return "(t.step IS NULL OR t.step NOT IN (SELECT fingerprint FROM steps WHERE kind = 'bring'))", ()
+    own = "(t.step IS NULL OR t.step NOT IN (SELECT fingerprint FROM steps WHERE kind = 'bring'))"
+    if part == "all":
+        return own, ()
+    if part is not None:
+        parts = (part,) if isinstance(part, str) else tuple(part)
+        marks = ", ".join("?" * len(parts))
+        return f"{own} AND t.case_key IN (SELECT case_key FROM splits WHERE part IN ({marks}))", parts
+    beside = "SELECT case_key FROM splits WHERE part NOT IN ('train', 'test')"
+    return f"{own} AND (t.case_key IS NULL OR t.case_key NOT IN ({beside}))", ()
 
 
-def read_trajectory_ids(db: sqlite3.Connection, step: str | None) -> dict[int, str]:
-    """Key → id of a step's trajectories, or of all, in the order of storing."""
-    where, parameters = scope(step)
+def read_trajectory_ids(db: sqlite3.Connection, step: str | None, part: str | None = None) -> dict[int, str]:
+    """Key → id of the trajectories of a ``scope``, in the order of storing."""
+    where, parameters = scope(step, part)
     return dict(db.execute(f"SELECT t.key, t.id FROM trajectories t WHERE {where} ORDER BY t.key", parameters))
+
+
+def read_labels(db: sqlite3.Connection, part: str) -> list[tuple[str, str, str, str, str, float | None, str | None]]:
+    """Checkpoint id, case id, judge, objective, rubric, value and label of every score of a part, without replies."""
+    where, parameters = scope(None, part)
+    query = (
+        "SELECT t.checkpoint, t.case_key, s.judge, s.value, s.label FROM trajectories t"
+        f" JOIN scores s ON s.trajectory = t.key WHERE {where} ORDER BY t.key, s.judge, s.repeat"
+    )
+    checkpoints, cases = (dict(db.execute(f"SELECT key, id FROM {table}")) for table in ("checkpoints", "cases"))
+    judges = {key: told for key, *told in db.execute("SELECT key, name, objective, rubric FROM judges")}
+    return [
+        (checkpoints[checkpoint], cases[case], *judges[judge], value, label)
+        for checkpoint, case, judge, value, label in db.execute(query, parameters)
+    ]
 
 
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -178,34 +209,40 @@ def digest_scores(db: sqlite3.Connection) -> str:
     return whole.hexdigest()
 
 
-def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step: str | None) -> ScoreTable:
-    """All scores, or those of the trajectories that one rollout step made.
+def read_scores(
+    db: sqlite3.Connection,
+    checkpoints: Sequence[Checkpoint],
+    step: str | None,
+    part: str | Sequence[str] | None = None,
+) -> ScoreTable:
+    """The scores of the trajectories of a ``scope``.
 
     Rows stand by checkpoint, case, rollout, judge and repeat, so that a sum over them does not depend on what
     was committed first. Errors: ValueError on a value outside the scale, which no judge writes.
     """
-    where, parameters = scope(step)
-    judge_rows = db.execute(
-        "SELECT key, name, objective, rubric FROM judges WHERE key IN (SELECT s.judge FROM trajectories t"
-        f" JOIN scores s ON s.trajectory = t.key WHERE {where}) ORDER BY key",
-        parameters,
-    ).fetchall()
+    where, parameters = scope(step, part)
+    # What a trajectory's scores share is read once for all of them.
+    query = "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, NULL FROM trajectories t"
+    keys, *shared, _ = _columns(db, f"{query} WHERE {where} ORDER BY t.key", parameters, 6)
+    query = "SELECT s.trajectory, s.judge, s.repeat, s.value FROM trajectories t JOIN scores s ON s.trajectory = t.key"
+    query = f"{query} WHERE {where} ORDER BY t.key, s.judge, s.repeat"
+    scored, judged, repeat, value = _columns(db, query, parameters, 4)
+    owner = np.searchsorted(keys, scored).astype(np.int64)
+    used = set(np.unique(judged).tolist())
+    judge_rows = [
+        row for row in db.execute("SELECT key, name, objective, rubric FROM judges ORDER BY key") if row[0] in used
+    ]
     labels = _judge_labels([(name, objective, rubric) for _, name, objective, rubric in judge_rows])
     named = {label: row[1] for label, row in zip(labels, judge_rows, strict=True)}
     judges = tuple(sorted(named))
     objectives = tuple(sorted({row[2] for row in judge_rows}))
     cases = db.execute("SELECT key, id, number, family FROM cases ORDER BY key").fetchall()
-    query = (
-        "SELECT t.key, t.checkpoint, t.case_key, t.rollout, s.judge, s.repeat, t.flags, s.value"
-        " FROM trajectories t JOIN scores s ON s.trajectory = t.key"
-    )
-    found = _columns(db, f"{query} WHERE {where} ORDER BY t.key, s.judge, s.repeat", parameters, 8)
-    if np.any((found[7] < MIN_SCORE) | (found[7] > MAX_SCORE)):
+    if np.any((value < MIN_SCORE) | (value > MAX_SCORE)):
         raise ValueError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
-    place = _places(db, checkpoints, found[1])
-    order = np.lexsort((found[5], found[4], found[3], found[2], place))
-    found, place = [column[order] for column in found], place[order]
-    judge_index = _index(found[4], [row[0] for row in judge_rows])
+    checkpoint, case, rollout, flags = (column[owner] for column in shared)
+    place = _places(db, checkpoints, checkpoint)
+    order = np.lexsort((repeat, judged, rollout, case, place))
+    judge_index = _index(judged[order], [row[0] for row in judge_rows])
     return ScoreTable(
         checkpoints=tuple(checkpoints),
         case_ids=tuple(row[1] for row in cases),
@@ -214,22 +251,24 @@ def read_scores(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], step:
         judges=judges,
         judge_names=tuple(named[label] for label in judges),
         objectives=objectives,
-        trajectory=_index(found[0], list(read_trajectory_ids(db, step))),
-        checkpoint=place,
-        case=_index(found[2], [row[0] for row in cases]),
-        rollout=found[3].astype(np.int64),
+        trajectory=owner[order],
+        checkpoint=place[order],
+        case=_index(case[order], [row[0] for row in cases]),
+        rollout=rollout[order].astype(np.int64),
         judge=np.array([judges.index(label) for label in labels], dtype=np.int64)[judge_index],
         objective=np.array([objectives.index(row[2]) for row in judge_rows], dtype=np.int64)[judge_index],
-        repeat=found[5].astype(np.int64),
-        flags=found[6].astype(np.int64),
-        value=found[7],
+        repeat=repeat[order].astype(np.int64),
+        flags=flags[order].astype(np.int64),
+        value=value[order],
         rubrics={(label, row[2]): row[3] for label, row in zip(labels, judge_rows, strict=True)},
     )
 
 
-def read_trajectories(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint]) -> TrajectoryTable:
-    """All trajectories' columns."""
-    where, parameters = scope(None)
+def read_trajectories(
+    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], part: str | None = None
+) -> TrajectoryTable:
+    """The columns of the trajectories of a ``scope``."""
+    where, parameters = scope(None, part)
     query = (
         "SELECT t.key, t.checkpoint, t.case_key, t.rollout, t.flags, t.calls, t.invalid_calls, t.tokens"
         f" FROM trajectories t WHERE {where} ORDER BY t.key"

@@ -1,0 +1,357 @@
+"""What of a study must fit together: names that refer to something, settings that do not contradict each other.
+
+Every check raises StudyError in one line: the place, what was found, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from holdfast.conditions import CHECKS, PartSection
+from holdfast.errors import StudyError
+from holdfast.sections import (
+    AXIS_SETTINGS,
+    OBJECTIVES,
+    TEXT_AXES,
+    TINY,
+    JudgeSection,
+    StageSection,
+    SuiteSection,
+)
+
+if TYPE_CHECKING:
+    from holdfast.study import Study
+
+
+def check_study(study: Study) -> None:
+    """Every name that the study uses is a name that it defines."""
+    _check_names(study)
+    for position, lineage in enumerate(study.study.lineages):
+        require(len(lineage) > 0, f"study.lineages[{position}] is empty; the base needs no entry, remove it")
+        for name in lineage:
+            require_known(name, study.stages, f"study.lineages[{position}] names the stage", "[stages.…]")
+    _check_rollouts(study)
+    labels = {",".join(lineage) for lineage in study.study.lineages}
+    for label, doses in study.doses.items():
+        require_known(label, labels, "doses names the lineage", "study.lineages")
+        require(
+            1 in doses and list(doses) == sorted(set(doses)),
+            f"doses.{label!r} must rise from 1, found {list(doses)}",
+        )
+        last = study.stages[label.split(",")[-1]]
+        require(
+            doses == (1,) or last.schedule == "constant",
+            f"doses.{label!r} is {list(doses)}, but its last stage has schedule {last.schedule!r}, under which a"
+            ' dose differs from a run of that many steps; use "constant" or the dose 1 alone',
+        )
+    for name, stage in study.stages.items():
+        _check_stage(study, name, stage)
+    for name, judge in study.judges.items():
+        _check_judge(study, name, judge)
+    if study.pairs.judge is not None:
+        require_known(study.pairs.judge, study.judges, "pairs.judge names", "[judges.…]")
+    _check_world(study)
+    _check_endpoints(study)
+    _require_distinct(study.study.train_seeds, "study.train_seeds")
+    _check_merges(study)
+    _check_gate(study)
+    _check_parts(study)
+    _check_search(study)
+    _check_axes(study)
+
+
+def _check_names(study: Study) -> None:
+    name, model = study.study.name, study.model
+    require(
+        name.isprintable() and not name.startswith(".") and not {"/", "\\"} & set(name),
+        f"study.name is {name!r}; it names the run's directory: no slash, no control character, no dot first",
+    )
+    for base in model.bases:
+        if "/" not in base:  # neither a directory nor a repository on the hub
+            require_known(base, {TINY, *study.models}, "model.bases has", "the names in [models.…]")
+        entry = study.entry(base)
+        require(
+            entry.quantization == "none" or not study.study.lineages,
+            f"models.{base}.quantization is {entry.quantization!r}: no stage can be put on quantised weights;"
+            " leave it out or remove study.lineages",
+        )
+        require(
+            entry.kind != "remote" or not study.study.lineages,
+            f"model.bases has {base!r}, a remote model, which cannot be trained here; remove study.lineages to"
+            " evaluate it as it is",
+        )
+    for name, one in study.models.items():
+        require(
+            one.kind in ("tiny", "random") or bool(one.name),
+            f"models.{name}.name is missing; give the model's name, repository or directory",
+        )
+        require(
+            one.kind != "random" or one.hidden % (2 * one.heads) == 0 == one.heads % one.key_value_heads,
+            f"models.{name}: hidden {one.hidden}, heads {one.heads} and key_value_heads {one.key_value_heads} do"
+            " not divide; give a multiple of twice the heads, and heads that are a multiple of key_value_heads",
+        )
+    require(
+        model.hidden % (2 * model.heads) == 0,
+        f"model.hidden is {model.hidden} for {model.heads} heads; give a multiple of {2 * model.heads}",
+    )
+    _require_distinct(model.bases, "model.bases")
+    _require_distinct(model.base_seeds, "model.base_seeds")
+
+
+def _check_rollouts(study: Study) -> None:
+    """Pairs join episodes of one case that went differently."""
+    if study.pairs.source not in ("base", "parent") or not study.study.lineages:
+        return
+    rollouts, remedy = study.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
+    require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")
+    require(rollouts.per_train_case > 1, f"rollouts.per_train_case is 1; give at least 2, {remedy}")
+
+
+def _check_endpoints(study: Study) -> None:
+    """Every endpoint is of a model that the study uses, and one model has one."""
+    used = [*study.models, *study.model.bases, study.suite.world.model, *(one.model for one in study.judges.values())]
+    for name in study.endpoints:
+        require_known(name, {one for one in used if one}, "endpoints has", "the models of this study")
+    places: dict[str, str | None] = {}
+    for name in dict.fromkeys(one for one in used if one and study.entry(one).kind == "remote"):
+        served, place = study.entry(name).name, study.endpoint(name).base_url
+        require(
+            places.setdefault(served, place) == place,
+            f"endpoints.{name}.base_url is another server of {served}; servers of one name would share replies,"
+            " name one of the models differently",
+        )
+
+
+def _check_judge(study: Study, name: str, judge: JudgeSection) -> None:
+    """A judge has what its kind judges with, and nothing of another kind."""
+    needed = {"state": None, "probes": None, "rules": "rules", "rubric": "model"}[judge.kind]
+    for key in ("rules", "model"):
+        given = getattr(judge, key) is not None
+        require(given or key != needed, f"judges.{name}.{key} is missing, which kind {judge.kind!r} judges by")
+        require(not given or key == needed, f"judges.{name}.{key} is for another kind than {judge.kind!r}")
+    for objective in judge.rubrics:
+        require_known(objective, OBJECTIVES, f"judges.{name}.rubrics has", "the objectives that judges score")
+
+
+def _check_world(study: Study) -> None:
+    world = study.suite.world
+    require(
+        study.suite.split != "none" or not study.study.lineages,
+        'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases',
+    )
+    emulated = world.kind == "emulated"
+    require(
+        emulated == (world.model is not None),
+        f"suite.world.kind is {world.kind!r} {'without' if emulated else 'with'} a model; a model plays the"
+        ' tools in kind "emulated" alone',
+    )
+
+
+def _check_merges(study: Study) -> None:
+    """A merge has a name of its own, and is of two lineages of the study."""
+    labels = {",".join(lineage) for lineage in study.study.lineages}
+    for name, merge in study.merges.items():
+        require(bool(name) and "," not in name, f"merges.{name!r}: a name is not empty and has no comma")
+        require(name not in study.stages, f"merges.{name} has the name of a stage; give it another")
+        for lineage in merge.of:
+            require_known(",".join(lineage), labels, f"merges.{name}.of names the lineage", "study.lineages")
+        require(merge.of[0] != merge.of[1], f"merges.{name}.of names one lineage twice; give two")
+        _require_distinct(merge.shares, f"merges.{name}.shares")
+
+
+def _check_gate(study: Study) -> None:
+    _require_distinct(study.gate.blocking, "gate.blocking")
+    for name in study.gate.blocking:
+        require_known(name, CHECKS, "gate.blocking has", "the checks there are")
+    if study.gate.judge is not None:
+        require_known(study.gate.judge, study.judges, "gate.judge names", "[judges.…]")
+
+
+def _check_parts(study: Study) -> None:
+    """What is met beside the held-out cases is met by lineages of the study, and read by its judges."""
+    labels = {",".join(lineage) for lineage in study.study.lineages} | set(study.merges)
+    for place in ("attacks", "shifts", "probes"):
+        part: PartSection | None = getattr(study, place)
+        for lineage in () if part is None else part.lineages or ():
+            require_known(",".join(lineage), labels, f"{place}.lineages has", "study.lineages and [merges.…]")
+    if study.probes is not None and study.probes.judge is not None:
+        require_known(study.probes.judge, study.judges, "probes.judge names", "[judges.…]")
+
+
+def _check_search(study: Study) -> None:
+    if (search := study.search) is None:
+        return
+    for key, lineage in (("lineage", search.lineage), ("parent", search.parent)):
+        for name in lineage:
+            require_known(name, study.stages, f"search.{key} names the stage", "[stages.…]")
+    require_known(search.maximize, OBJECTIVES, "search.maximize is", "the objectives that judges score")
+    for key in ("share", "steps"):
+        low, high = getattr(search, key)
+        require(low < high, f"search.{key} is {[low, high]}; give the lower bound first, and a higher one")
+    name = search.lineage[-1]
+    stage = study.stages[name]
+    require(
+        len(stage.objectives) == 1 and stage.term is None and stage.balance is None and stage.epochs is None,
+        f"search.lineage ends in {name}; a search varies the mixing share and the steps of a stage of one objective:"
+        " leave out term, balance and epochs there, or name another lineage",
+    )
+    require(
+        not stage.pairwise and stage.trajectories_per_case is None,
+        f"search.lineage ends in {name}, which takes pairs {'one by one' if stage.pairwise else 'by sub-trees'}; mixing"
+        " fills steps of pairs_per_step: leave out pairwise and trajectories_per_case",
+    )
+    require(search.parent != search.lineage, "search.parent is search.lineage itself; name what it must hold against")
+    (low, high), (least, most) = search.share, search.steps
+    points = (most - least + 1) * (math.floor(high * 100 + 1e-9) - math.ceil(low * 100 - 1e-9) + 1)
+    require(
+        search.trials <= points,
+        f"search.trials is {search.trials}, but search.share and search.steps hold {points} different trials; lower it"
+        " or widen them",
+    )
+
+
+def _check_stage(study: Study, name: str, stage: StageSection) -> None:
+    """A stage's settings fit together, also under every value of the axes."""
+    place = f"stages.{name}"
+    require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
+    _require_distinct(stage.objectives, f"{place}.objective")
+    for objective in stage.objectives:
+        require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
+    for key in ("trajectories_per_case", "tokens_per_step"):
+        require(
+            not (stage.pairwise and getattr(stage, key)),
+            f"{place}.{key} is {getattr(stage, key)}, but pairwise takes pairs one by one; leave one of them out",
+        )
+    require(
+        stage.tokens_per_step is None or stage.trajectories_per_case is not None,
+        f"{place}.tokens_per_step is {stage.tokens_per_step}; it bounds sub-trees, set trajectories_per_case too",
+    )
+    require(
+        stage.epochs is None or not (stage.pairwise or stage.trajectories_per_case or "steps" in study.axes),
+        f"{place}.epochs counts passes over pairs in steps of pairs_per_step; leave out pairwise,"
+        " trajectories_per_case and the axis steps",
+    )
+    kept = [key for key in ("mix", "term", "balance") if getattr(stage, key) is not None]
+    require(
+        len(kept) < 2, f"{place} has {' and '.join(kept)}; one of them keeps the second objective, remove the others"
+    )
+    for key in kept:
+        other = getattr(stage, key).objective
+        require_known(other, OBJECTIVES, f"{place}.{key}.objective is", "the objectives that judges score")
+        require(other not in stage.objectives, f"{place}.{key}.objective is {other!r}, the stage's own; give the other")
+        require(
+            not (stage.pairwise or stage.trajectories_per_case or stage.epochs),
+            f"{place}.{key} fills steps of pairs_per_step; leave out pairwise, trajectories_per_case and epochs",
+        )
+    if stage.balance is not None:
+        _check_balance(study, place, stage)
+    losses = study.axes.get("loss", (stage.loss,))
+    require(
+        stage.label_smoothing == 0 or set(losses) == {"sigmoid"},
+        f"{place}.label_smoothing is {stage.label_smoothing}, which only the loss 'sigmoid' has; found"
+        f" {', '.join(map(str, losses))}; set it to 0 or take that loss",
+    )
+
+
+def _check_balance(study: Study, place: str, stage: StageSection) -> None:
+    """What a balance measures with is in this process and asks nobody."""
+    balance = stage.balance
+    assert balance is not None
+    for name in study.axes.get("pair_judge", (study.pair_judge,)):
+        judge = study.judges.get(str(name))
+        require(
+            judge is None or judge.kind != "rubric",
+            f"{place}.balance is measured by the judge of the pairs, {name!r}, which asks a model at every measurement;"
+            " give [pairs] judge one of kind state or rules",
+        )
+    for base in study.model.bases:
+        require(
+            study.entry(base).kind != "vllm",
+            f"{place}.balance samples from the policy in this process, and {base!r} is of kind 'vllm'; give it kind"
+            " 'local'",
+        )
+    require(
+        stage.devices == 1,
+        f"{place}.balance measures the policy of one process, and devices is {stage.devices}; set it to 1",
+    )
+    require(
+        balance.initial <= balance.most,
+        f"{place}.balance.initial is {balance.initial}, above most, {balance.most}; lower it",
+    )
+
+
+def _check_axes(study: Study) -> None:
+    for axis, values in study.axes.items():
+        require_known(axis, (*AXIS_SETTINGS, "split_seed", "pair_judge"), "axes has", "the axes there are")
+        if axis == "pair_judge":
+            for value in values:
+                require_known(str(value), study.judges, "axes.pair_judge names", "[judges.…]")
+        _require_distinct([read_axis(axis, value) for value in values], f"axes.{axis}")
+
+
+def require(held: bool, message: str) -> None:
+    if not held:
+        raise StudyError(message)
+
+
+def _require_distinct(values: Sequence[object], place: str) -> None:
+    require(len(values) > 0, f"{place} is empty; give at least one value")
+    require(len(set(values)) == len(values), f"{place} repeats a value, found {list(values)}; give each once")
+
+
+def read_axis(axis: str, value: float | int | str) -> Any:
+    """An axis's value as the setting of its name takes it: 1 and 1.0 are one beta. Errors: StudyError."""
+    if axis == "pair_judge":
+        return value
+    section: type[BaseModel] = SuiteSection if axis == "split_seed" else StageSection
+    needed = {} if section is SuiteSection else {"objective": OBJECTIVES[0]}
+    try:
+        read = section.model_validate({**needed, axis: value})
+    except ValidationError as error:
+        raise StudyError(f"axes.{first_problem(error, section)}") from error
+    require(
+        axis in TEXT_AXES or not isinstance(value, str),
+        f"axes.{axis} has the text {value!r}; write the number without quotes",
+    )
+    return getattr(read, axis)
+
+
+def require_known(name: str, known: Any, subject: str, place: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, [str(k) for k in known], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise StudyError(f"{subject} {name!r}, not among {place}: {', '.join(sorted(map(str, known)))}{hint}")
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field's type holds, directly or as the values of a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The keys that are known in the table at ``location``; a mapping's own key is stepped over."""
+    for part in location:
+        if part in model.model_fields:
+            model = _section_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    problem = error.errors(include_url=False)[0]
+    location = tuple(part for part in problem["loc"] if part != "")
+    place = ".".join(str(part) for part in location) or "the study"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{place}: unknown key; {hint}{more}"
+    found = "" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
+    return f"{place}: {problem['msg'].lower()}{found}{more}"
