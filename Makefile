@@ -34,7 +34,7 @@ test-full: test  ## the long checks too: coverage simulations, kill tests, sensi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'full'
 
 bench: .venv/.dev  ## run the benchmarks (about 40 minutes), results into benchmarks/results/
-	for name in published quick_study study_training scaling learning trees agent_overhead; do \
+	for name in published gate_power quick_study study_training scaling learning trees agent_overhead; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
 	  && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || exit 1; done
 

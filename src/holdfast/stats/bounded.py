@@ -1,0 +1,242 @@
+"""One-sided bounds for the mean of bounded values, exact bounds for shares, and Holm's adjustment.
+
+The values are taken as independent draws from one distribution on [low, high], in an order that was chosen without
+looking at them (``order_cases`` gives one). Where a case has several rollouts they are averaged first: the number that
+is bounded is then the mean of the case means, each case counting once. No normal theory is used but for method "t".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from holdfast.stats import betting
+
+Floats = NDArray[np.float64]
+BoundMethod = Literal["betting", "bernstein", "t"]
+Side = Literal["greater", "less"]
+
+ALPHA = 0.05
+ROUNDING = 1e-9  # of the range: sums of scores miss the ends of the range by so much
+
+
+def order_cases(cases: Sequence[str]) -> list[str]:
+    """The cases by the digest of their id: an order that no score has a part in, the same on every machine."""
+    return sorted(cases, key=lambda case: hashlib.sha256(case.encode("utf-8", "surrogatepass")).digest())
+
+
+def cluster_means(values: Floats, clusters: Sequence[Hashable]) -> Floats:
+    """The mean of each cluster, in the order in which the clusters first appear.
+
+    Bounds of them are bounds for the mean of the cluster means: every cluster counts once, whatever its size. Raises
+    ValueError where the two differ in length.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values but {len(clusters)} cluster names")
+    places: dict[Hashable, int] = {}
+    index = np.array([places.setdefault(name, len(places)) for name in clusters], dtype=np.int64)
+    sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(places))
+    return np.asarray(sums / np.bincount(index, minlength=len(places)), dtype=np.float64)
+
+
+def lower_bound(
+    values: Floats,
+    alpha: float,
+    *,
+    low: float,
+    high: float,
+    method: BoundMethod = "betting",
+    aim: float | None = None,
+) -> float:
+    """A bound that lies above the true mean in at most ``alpha`` of samples, within [low, high].
+
+    - "betting": the smallest mean that is not rejected by betting against it (see ``stats.betting``), at most the mean
+      of the values. Valid at every n. The bets are sized for the level ``aim``, by default ``alpha``; bounds of one
+      ``aim`` are nested in ``alpha`` and agree with ``p_value`` of that ``aim``.
+    - "bernstein": the empirical Bernstein bound (Maurer & Pontil 2009, theorem 4). Valid at every n, and wider.
+    - "t": Student's. Not valid for small samples of skewed values. Values without any spread tell it nothing: the
+      betting bound is given there.
+
+    One value bounds nothing by "bernstein" and "t": they give ``low``. ``values`` has shape (n,). Raises ValueError
+    for no values, values that are not finite or outside [low, high], and levels outside (0, 1).
+    """
+    aim = alpha if aim is None else aim
+    _check_level(alpha)
+    _check_level(aim)
+    return low + (high - low) * _lower(_scaled(values, low, high), alpha, method, aim)
+
+
+def upper_bound(
+    values: Floats,
+    alpha: float,
+    *,
+    low: float,
+    high: float,
+    method: BoundMethod = "betting",
+    aim: float | None = None,
+) -> float:
+    """A bound that lies below the true mean in at most ``alpha`` of samples: ``lower_bound`` of the negated values."""
+    return -lower_bound(-np.asarray(values, dtype=np.float64), alpha, low=-high, high=-low, method=method, aim=aim)
+
+
+def p_value(
+    values: Floats,
+    null: float,
+    *,
+    low: float,
+    high: float,
+    side: Side = "greater",
+    method: BoundMethod = "betting",
+    aim: float = ALPHA,
+) -> float:
+    """The level at which "the mean is at most ``null``" (side "greater"; "less": at least) is just rejected.
+
+    It is at most α where the bound of the same method and ``aim`` excludes ``null`` at α, and only there. ``aim`` is
+    the level that bets are sized for: name the one that the p-value is held against. Raises as ``lower_bound``.
+    """
+    if side == "less":
+        negated = -np.asarray(values, dtype=np.float64)
+        return p_value(negated, -null, low=-high, high=-low, method=method, aim=aim)
+    _check_level(aim)
+    x = _scaled(values, low, high)
+    m = (null - low) / (high - low)
+    if m < 0 or m >= 1:
+        return float(m >= 1)
+    if method == "betting" or (method == "t" and len(x) > 1 and _flat(x)):
+        return betting.p_of(x, m, aim)
+    return float(p_values(x[None], m, low=0.0, high=1.0, method=method, aim=aim)[0])
+
+
+def p_values(
+    samples: Floats,
+    null: float,
+    *,
+    low: float,
+    high: float,
+    side: Side = "greater",
+    method: BoundMethod = "betting",
+    aim: float = ALPHA,
+) -> Floats:
+    """``p_value`` of each row of ``samples`` (rows, n): shape (rows,); fast, for simulations.
+
+    With "betting" this is the test of ``null`` alone; ``p_value`` also asks that every smaller mean is rejected: it is
+    never below this one, and hardly ever above.
+    """
+    if side == "less":
+        return p_values(-samples, -null, low=-high, high=-low, method=method, aim=aim)
+    _check_level(aim)
+    x = _scaled(samples, low, high)
+    m = (null - low) / (high - low)
+    if m < 0 or m >= 1:
+        return np.full(len(x), float(m >= 1))
+    if method == "bernstein":
+        return _bernstein_p(x, m)
+    if method == "betting":
+        return betting.p_of_rows(x, m, aim)
+    flat = _flat(x)
+    found = _t_p(x, m)
+    if flat.any() and x.shape[1] > 1:
+        found[flat] = betting.p_of_rows(x[flat], m, aim)
+    return found
+
+
+def exact_upper(events: int, n: int, alpha: float) -> float:
+    """The Clopper–Pearson upper 1 − α bound of a share with ``events`` of ``n``; no events: 1 − α^(1/n).
+
+    1 without any observation. Raises ValueError for counts that cannot be.
+    """
+    _check_counts(events, n)
+    _check_level(alpha)
+    return 1.0 if events == n else float(special.betaincinv(events + 1, n - events, 1 - alpha))
+
+
+def exact_lower(events: int, n: int, alpha: float) -> float:
+    """The Clopper–Pearson lower 1 − α bound of a share with ``events`` of ``n``; 0 without events."""
+    _check_counts(events, n)
+    _check_level(alpha)
+    return 0.0 if events == 0 else float(special.betaincinv(events, n - events + 1, alpha))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Each p-value adjusted for the number of tests by Holm's step-down rule (1979), in the order of the input.
+
+    Rejecting where the adjusted value is at most α errs anywhere with probability at most α, whatever the dependence.
+    """
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in p_values}
+
+
+def _check_level(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"a level lies between 0 and 1, not at {alpha:g}")
+
+
+def _check_counts(events: int, n: int) -> None:
+    if not 0 <= events <= n:
+        raise ValueError(f"{events} events of {n} cannot be")
+
+
+def _scaled(values: Floats, low: float, high: float) -> Floats:
+    """The values with [low, high] mapped to [0, 1]."""
+    found = np.asarray(values, dtype=np.float64)
+    if not high > low:
+        raise ValueError(f"the range from {low:g} to {high:g} is empty")
+    if found.shape[-1] == 0:
+        raise ValueError("no values to bound")
+    if not np.isfinite(found).all():
+        raise ValueError("values to bound must be finite numbers")
+    x = (found - low) / (high - low)
+    if x.min() < -ROUNDING or x.max() > 1 + ROUNDING:
+        raise ValueError(f"a value lies outside the range from {low:g} to {high:g}")
+    return np.clip(x, 0.0, 1.0)
+
+
+def _flat(x: Floats) -> NDArray[np.bool_]:
+    """Rows whose values do not differ, rounding aside."""
+    return np.asarray(np.ptp(x, axis=-1) <= ROUNDING)
+
+
+def _lower(x: Floats, alpha: float, method: BoundMethod, aim: float) -> float:
+    n = len(x)
+    if method == "betting" or (method == "t" and n > 1 and _flat(x)):
+        return betting.lower(x, alpha, aim)
+    if n == 1:
+        return 0.0
+    mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(n)
+    if method == "t":
+        below = error * float(special.stdtrit(n - 1, 1 - alpha))
+    else:
+        needed = math.log(2 / alpha)
+        below = error * math.sqrt(2 * needed) + 7 * needed / (3 * (n - 1))
+    return min(1.0, max(0.0, mean - below))
+
+
+def _t_p(x: Floats, m: float) -> Floats:
+    n = x.shape[-1]
+    if n == 1:
+        return np.ones(len(x))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = (x.mean(axis=-1) - m) * np.sqrt(n) / x.std(axis=-1, ddof=1)
+    return np.asarray(special.stdtr(n - 1, -statistic), dtype=np.float64)
+
+
+def _bernstein_p(x: Floats, m: float) -> Floats:
+    """The level at which the Bernstein bound equals ``m``: with u = √ln(2/δ), a·u² + b·u = mean − m."""
+    n = x.shape[-1]
+    if n == 1:
+        return np.ones(len(x))
+    a = 7 / (3 * (n - 1))
+    b = x.std(axis=-1, ddof=1) * np.sqrt(2 / n)
+    gap = np.maximum(x.mean(axis=-1) - m, 0.0)
+    u = (np.sqrt(b * b + 4 * a * gap) - b) / (2 * a)
+    return np.asarray(np.minimum(1.0, 2 * np.exp(-u * u)), dtype=np.float64)

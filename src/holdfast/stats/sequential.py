@@ -1,0 +1,243 @@
+"""Looking again and again at a changing model without false alarms: paired looks at frozen cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.stats.bounded import BoundMethod, Floats, exact_lower, lower_bound, order_cases, p_values, upper_bound
+from holdfast.stats.power import LIMIT_ALPHA, Pilot, gather, read_pilot
+
+WINDOWS = (1, 2, 4, 8)  # looks
+
+
+def spend(look: int, alpha: float) -> float:
+    """The level of look number ``look`` (from 1): α/(k(k+1)), which sums to α over all looks there can be."""
+    if look < 1:
+        raise ValueError(f"looks are numbered from 1, not {look}")
+    return alpha / (look * (look + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The mean change over the last ``looks`` looks with its bounds; ``cases`` were met in all of them."""
+
+    looks: int
+    cases: int
+    change: float
+    lower: float
+    upper: float
+    alarm: bool
+    warning: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one look says: ``change``, ``lower`` and ``upper`` are of the newest look alone.
+
+    ``windows`` are the spans that end with it, the newest look first; ``window`` is the number of looks of the one
+    whose upper bound is lowest. ``alarm``: some window's upper bound lies below −margin; ``warning``: some window's
+    below 0. ``level`` is what this look may spend.
+    """
+
+    index: int
+    cases: int
+    change: float
+    lower: float
+    upper: float
+    window: int
+    windows: tuple[Window, ...]
+    alarm: bool
+    warning: bool
+    level: float
+
+
+@dataclass(slots=True, kw_only=True)
+class ChangeMonitor:
+    """Looks at checkpoints, one after another, by paired differences to one baseline.
+
+    The differences of all looks share the baseline's sampling error, and looks depend on each other in ways nobody
+    knows. So nothing is multiplied over looks: each look spends its own part of ``alpha`` (``spend``), equally over the
+    windows that it has, and by the union bound no upper bound of any window at any look ever lies below the true mean
+    change of that window, but with probability ``alpha``; the same, by itself, for the lower bounds. The baseline's
+    error is inside each paired difference, the cases being what is drawn. A window's change is the mean over its looks:
+    an alarm says that over these looks the mean was lower by more than ``margin``.
+    """
+
+    low: float
+    high: float
+    alpha: float
+    margin: float
+    method: BoundMethod = "betting"
+    seen: list[Mapping[str, float]] = field(default_factory=list)
+
+    def look(self, differences_by_case: Mapping[str, float]) -> Look:
+        """Add the newest look: case id → (mean of the rollouts now) − (mean of the baseline's).
+
+        Raises ValueError for no case, or values outside [low, high].
+        """
+        if not differences_by_case:
+            raise ValueError("a look without any case says nothing")
+        self.seen.append(dict(differences_by_case))
+        spans = [span for span in WINDOWS if span <= len(self.seen)]
+        level = spend(len(self.seen), self.alpha)
+        read = [self._window(span, level / len(spans)) for span in spans]
+        windows = tuple(window for window in read if window is not None)
+        newest = windows[0]
+        return Look(
+            index=len(self.seen),
+            cases=newest.cases,
+            change=newest.change,
+            lower=newest.lower,
+            upper=newest.upper,
+            window=min(windows, key=lambda window: window.upper).looks,
+            windows=windows,
+            alarm=any(window.alarm for window in windows),
+            warning=any(window.warning for window in windows),
+            level=level,
+        )
+
+    def _window(self, span: int, level: float) -> Window | None:
+        looks = self.seen[-span:]
+        shared = order_cases([case for case in looks[-1] if all(case in one for one in looks)])
+        if not shared:
+            return None
+        values = np.array([[one[case] for one in looks] for case in shared], dtype=np.float64).mean(axis=1)
+        low = lower_bound(values, level, low=self.low, high=self.high, method=self.method)
+        high = upper_bound(values, level, low=self.low, high=self.high, method=self.method)
+        return Window(
+            looks=span,
+            cases=len(shared),
+            change=float(values.mean()),
+            lower=low,
+            upper=high,
+            alarm=high < -self.margin,
+            warning=high < 0,
+        )
+
+
+def alarms(
+    differences: Floats,
+    *,
+    low: float,
+    high: float,
+    alpha: float,
+    margin: float,
+    method: BoundMethod = "betting",
+) -> NDArray[np.bool_]:
+    """At which looks ``ChangeMonitor`` alarms, in many runs at once: (runs, cases, looks) → (runs, looks).
+
+    For simulations: the same cases at every look, in an order that has nothing to do with the differences.
+    """
+    runs, _, looks = differences.shape
+    found = np.zeros((runs, looks), dtype=np.bool_)
+    for index in range(1, looks + 1):
+        spans = [span for span in WINDOWS if span <= index]
+        level = spend(index, alpha) / len(spans)
+        for span in spans:
+            values = differences[:, :, index - span : index].mean(axis=2)
+            p = p_values(values, -margin, low=low, high=high, side="less", method=method, aim=level)
+            found[:, index - 1] |= p < level
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """How soon a planted drop is caught: within ``looks`` looks in at least ``share`` of the simulated runs.
+
+    ``looks`` counts from the first look with the drop; None where it cannot be promised within ``horizon`` looks: the
+    lower 95 % Monte-Carlo limit of the share stays below ``share``. ``caught`` is the simulated share that is caught
+    within ``looks`` (or the horizon), ``false`` the share that alarms before the drop, after ``before`` looks without.
+    """
+
+    drop: float
+    looks: int | None
+    share: float
+    caught: float
+    false: float
+    before: int
+    horizon: int
+
+
+def delay(
+    differences: Floats,
+    drop: float,
+    *,
+    margin: float,
+    alpha: float,
+    low: float,
+    high: float,
+    cases: int | None = None,
+    share: float = 0.8,
+    depth: float | None = None,
+    before: int = 4,
+    horizon: int = 24,
+    method: BoundMethod = "betting",
+    draws: int = 300,
+    rng: np.random.Generator,
+) -> Delay:
+    """The looks it takes to catch a ``drop`` of the mean, simulated from a pilot of paired differences.
+
+    ``differences`` has shape (cases, looks): each case's difference to the baseline at looks (or of rollouts) without
+    a change; ``null_differences`` makes them from a baseline. What a case keeps over its columns, the baseline's error
+    among it, is drawn once a run and shared by all looks; the rest is drawn anew at every look. ``cases`` are met a
+    look, by default as many as in the pilot. The drop moves all cases alike, or with ``depth`` (points) as many cases
+    as make the mean, each by so much: few deep drops are caught later. A run that alarms before the drop is not
+    counted as caught. Raises ValueError as ``read_pilot``, and for a drop that ``depth`` cannot make.
+    """
+    pilot = read_pilot(differences, low=low, high=high)
+    changed = read_pilot(differences, low=low, high=high, change=0.0 if depth else -drop)
+    size = len(pilot.values) if cases is None else cases
+    picked = rng.integers(0, len(pilot.values), size=(draws, size))
+    looks_before = [pilot.at(picked, rng) for _ in range(before)]
+    looks_after = [changed.at(picked, rng) for _ in range(horizon)]
+    if depth:
+        hit = rng.random(picked.shape) < _share_hit(pilot, drop, depth, rng)
+        looks_after = [np.clip(look - depth * hit, low, high) for look in looks_after]
+    runs = np.stack(looks_before + looks_after, axis=2)
+    rung = alarms(runs, low=low, high=high, alpha=alpha, margin=margin, method=method)
+    early = np.asarray(rung[:, :before].any(axis=1))
+    later = rung[:, before:] & ~early[:, None]
+    waits = np.where(later.any(axis=1), np.argmax(later, axis=1) + 1, horizon + 1)
+    within = [float((waits <= look).mean()) for look in range(1, horizon + 1)]
+    promised = (exact_lower(round(caught * draws), draws, LIMIT_ALPHA) >= share for caught in within)
+    looks = next((look for look, enough in enumerate(promised, start=1) if enough), None)
+    return Delay(
+        drop=drop,
+        looks=looks,
+        share=share,
+        caught=within[-1] if looks is None else within[looks - 1],
+        false=float(early.mean()),
+        before=before,
+        horizon=horizon,
+    )
+
+
+def _share_hit(pilot: Pilot, drop: float, depth: float, rng: np.random.Generator) -> float:
+    """The share of cases that must fall by ``depth``, cut to the range, for the mean to fall by ``drop``."""
+    values = pilot.draw(rng, 1, 10_000, 1)
+    lost = float((values - np.clip(values - depth, pilot.low, pilot.high)).mean())
+    if drop > lost:
+        raise ValueError(f"a drop of {drop:g} cannot come of cases that fall by {depth:g}")
+    return drop / lost
+
+
+def null_differences(scores: Floats, *, rollouts: int, looks: int, rng: np.random.Generator) -> Floats:
+    """Simulated differences of ``looks`` looks at an unchanged model, (cases, looks): a pilot for ``delay``.
+
+    ``scores`` (cases, rollouts) are the baseline's; each case's baseline mean is drawn once from them with as many
+    rollouts, and each look's mean with ``rollouts`` (see ``Pilot``). Raises ValueError for a baseline with one rollout
+    a case, which does not tell how much rollouts vary, and for missing scores.
+    """
+    if scores.shape[1] < 2:
+        raise ValueError("one rollout a case does not tell how much rollouts vary; give the baseline two or more")
+    if not np.isfinite(scores).all():
+        raise ValueError("a score of the baseline is missing: leave out the case or the rollout")
+    pilot = gather(scores, low=float(scores.min()), high=float(scores.max()))
+    cases = np.arange(len(scores))
+    baseline = pilot.means(cases, scores.shape[1], rng)
+    later = [pilot.means(cases, rollouts, rng) - baseline for _ in range(looks)]
+    return np.stack(later, axis=1)
