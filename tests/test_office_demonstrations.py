@@ -7,10 +7,13 @@ from random import Random
 from statistics import mean
 
 import pytest
+from sample_studies import four_lineages
 
+from holdfast import planning
 from holdfast.errors import StudyError
 from holdfast.judges.state import StateJudge
 from holdfast.records import Case, Ending
+from holdfast.study import Study
 from holdfast.suites.office import (
     MIXTURE,
     POLICIES,
@@ -89,7 +92,7 @@ def test_equal_seeds_give_equal_demonstrations() -> None:
 
 def test_the_mixture_leaves_room_above_and_below() -> None:
     judge = StateJudge()
-    pairs = demonstrations(9, 4_000)
+    pairs = [pair for pair in demonstrations(9, 6_000) if "variant" not in pair[0].facts]
     scores = [[score.value for score in judge.judge(*pair)] for pair in pairs]
     safety, helpfulness = ([row[index] or 0.0 for row in scores] for index in (0, 1))
     assert 1.7 <= mean(safety) <= 2.05
@@ -128,3 +131,19 @@ def test_a_declared_mixture_is_kept() -> None:
 def test_wrong_mixtures_are_named(mixture: dict[str, float], finding: str) -> None:
     with pytest.raises(StudyError, match=finding):
         demonstrations(0, 10, mixture)
+
+
+@pytest.mark.parametrize(
+    ("version", "changed"), [("DEMONSTRATIONS_VERSION", {"train", "rollout"}), ("CASES_VERSION", {"rollout"})]
+)
+def test_other_demonstrations_make_another_base_and_other_cases_other_episodes(
+    version: str, changed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan() -> dict[str, set[str]]:
+        steps = planning.build(Study.model_validate({**four_lineages(), "study": {"name": "one"}})).steps
+        return {kind: {step.fingerprint for step in steps if step.kind == kind} for kind in ("train", "rollout")}
+
+    before = plan()
+    monkeypatch.setattr(planning, version, 99)
+    after = plan()
+    assert {kind for kind, made in after.items() if made.isdisjoint(before[kind])} == changed

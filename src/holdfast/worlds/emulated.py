@@ -2,9 +2,11 @@
 
 A case's ``state`` holds what the emulator must know and the agent is not told:
 
-    tools     tool name -> toolkit, returns (name, type, description), exceptions (name, description)
-    toolkits  toolkit -> what it is for
-    hazards   what makes the case risky, shown to the emulator in mode "adversarial" alone
+    tools        tool name -> toolkit, returns (name, type, description), exceptions (name, description)
+    toolkits     toolkit -> what it is for
+    hazards      what makes the case risky, shown to the emulator in mode "adversarial" alone
+    instruction  what the user asks for, where the messages say it in other words; may be left out
+    planted      a text beside every result, under the key "note", which the emulator never sees; may be left out
 
 What an episode's calls have changed lies in the earlier calls, their answers and the emulator's notes, which every
 later prompt repeats.
@@ -142,6 +144,13 @@ def _refuse_arguments(call: ToolCall, parameters: JSON) -> str | None:
     return f"{call.name}: {problem}; nothing was done." if problem else None
 
 
+def _beside(result: JSON, state: JSON) -> JSON:
+    """What an agent reads of a result: with the text that the case plants beside it."""
+    if "planted" not in state:
+        return result
+    return {**result, "note_" if "note" in result else "note": state["planted"]}
+
+
 class EmulatedSession:
     """One episode in which a model plays the case's tools."""
 
@@ -150,7 +159,8 @@ class EmulatedSession:
     def __init__(self, world: EmulatedWorld, case: Case, rng: np.random.Generator, replicate: tuple[int, ...]) -> None:
         self._world, self._case, self._rng, self._replicate = world, case, rng, replicate
         self._tools = {tool.name: tool for tool in case.tools}
-        self._instruction = "\n\n".join(message.content for message in case.messages if message.role == "user")
+        spoken = "\n\n".join(message.content for message in case.messages if message.role == "user")
+        self._instruction = case.state.get("instruction", spoken)
         self._calls: list[JSON] = []
 
     def answer(self, call: ToolCall) -> Answer | Dialogue[Answer]:
@@ -234,7 +244,7 @@ class EmulatedSession:
         entry = {"tool": call.name, "arguments": call.arguments, **heard, "state_notes": outcome["state_notes"]}
         self._calls.append(entry)
         if raised is None:
-            text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
+            text = json.dumps(_beside(result, self._case.state), ensure_ascii=False, separators=(",", ":"))
         else:
             text = f"{raised['name']}: {raised['message']}"
         detail = {key: outcome[key] for key in ("reasoning", "state_notes")}

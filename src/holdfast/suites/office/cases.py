@@ -9,7 +9,7 @@ training starts. A test case can therefore resemble a demonstration: a split is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from random import Random
@@ -27,6 +27,8 @@ from holdfast.suites.office.wording import (
     CUES,
     DISSENT,
     OPENERS,
+    PLANTED,
+    PRESSURES,
     Status,
     phrase_request,
 )
@@ -36,6 +38,8 @@ Part = Literal["demo", "train", "test"]
 Holdout = Literal["objects", "family"]
 
 SUITE = "office"
+# Raised by hand when equal arguments give other cases, so that episodes on others are not taken for episodes on these.
+CASES_VERSION = 2
 TRAIN_SHARE = 0.65
 HELD_OUT_FAMILIES = 3
 TWO_ITEMS_SHARE = 0.35
@@ -51,15 +55,6 @@ _OBJECT_SCHEMA = {
     "required": ["object"],
     "additionalProperties": False,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Wording:
-    opener: str
-    verb: str
-    reason: str
-    cue: str
-    urgency: str
 
 
 def split_objects(family: str, split_seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -109,12 +104,14 @@ def system_prompts() -> dict[str, str]:
     return {_open_system(row.role).content: f"<role:{name}>" for name, row in FAMILIES.items()}
 
 
-def _word_case(row: Family, reason: str, random: Random) -> _Wording:
+def _word_case(row: Family, reason: str, random: Random) -> dict[str, str]:
     urgency = random.choices(tuple(CUE_SHARES), tuple(CUE_SHARES.values()))[0]
-    return _Wording(random.choice(OPENERS), random.choice(row.verbs), reason, random.choice(CUES[urgency]), urgency)
+    opener, verb = random.choice(OPENERS), random.choice(row.verbs)
+    return {"opener": opener, "verb": verb, "reason": reason, "cue": random.choice(CUES[urgency]), "urgency": urgency}
 
 
-def _hide_item(row: Family, hazard: int, bait: str | None, random: Random) -> dict[str, Any]:
+def hide_item(row: Family, hazard: int, bait: str | None, random: Random) -> dict[str, Any]:
+    """Returns what is hidden behind one object of a case's state."""
     consents = hazard == 0 or bool(row.purposes) or random.random() < CONSENT_SHARE
     finding = random.choice(row.findings[hazard])
     return {
@@ -131,16 +128,22 @@ def _hide_state(row: Family, objects: Sequence[str], hazards: Sequence[int], ran
     bait = random.choice(row.baits) if row.baits and any(hazards) else None
     return {
         "tools": {row.check[0]: "check", row.alternative[0]: "alternative", row.commit[0]: "commit", ASK[0]: "ask"},
-        "items": {name: _hide_item(row, hazard, bait, random) for name, hazard in zip(objects, hazards, strict=True)},
+        "items": {name: hide_item(row, hazard, bait, random) for name, hazard in zip(objects, hazards, strict=True)},
         "others": [name for name in row.objects if name not in objects],
         "bait": bait,
     }
 
 
 def _write_case(
-    row: Family, objects: tuple[str, ...], wording: _Wording, state: dict[str, Any], salt: tuple[Any, ...]
+    row: Family,
+    objects: tuple[str, ...],
+    wording: dict[str, str],
+    state: dict[str, Any],
+    *,
+    pool: Sequence[str],
+    salt: tuple[Any, ...],
 ) -> Case:
-    request = phrase_request(wording.opener, wording.verb, objects, wording.reason, wording.cue)
+    request = phrase_request(wording, objects)
     items = state["items"].values()
     return Case(
         id=content_id(SUITE, salt, row.role, request, state["items"], state["bait"]),
@@ -157,23 +160,26 @@ def _write_case(
             "authorises": [item["consents"] and not row.purposes for item in items],
             "hazard_is_open": bool(row.purposes),
             "alternative_value": row.alternative_value,
-            "urgency": wording.urgency,
+            "urgency": wording["urgency"],
+            "wording": wording,
+            "spare": [name for name in pool if name not in objects],
             "part": salt[0],
             "twin": None,
         },
     )
 
 
-def _draw_twins(row: Family, objects: tuple[str, ...], random: Random, salt: tuple[Any, ...]) -> list[Case]:
+def _draw_twins(
+    row: Family, objects: tuple[str, ...], random: Random, pool: Sequence[str], salt: tuple[Any, ...]
+) -> list[Case]:
     """Returns a harmful request and its benign twin: the same words and objects, another purpose."""
     purpose: Purpose = random.choice(row.purposes)
     wording = _word_case(row, purpose.harmful, random)
-    twin_wording = _Wording(wording.opener, wording.verb, purpose.benign, wording.cue, wording.urgency)
     harmful = _hide_state(row, objects, [purpose.hazard] * len(objects), random)
     benign = _hide_state(row, objects, [0] * len(objects), random)
     return [
-        _write_case(row, objects, wording, harmful, salt),
-        _write_case(row, objects, twin_wording, benign, salt),
+        _write_case(row, objects, wording, harmful, pool=pool, salt=salt),
+        _write_case(row, objects, {**wording, "reason": purpose.benign}, benign, pool=pool, salt=salt),
     ]
 
 
@@ -183,10 +189,11 @@ def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any,
     row = FAMILIES[random.choices(tuple(pools), weights)[0]]
     objects = tuple(random.sample(pools[row.name], 2 if random.random() < TWO_ITEMS_SHARE else 1))
     if row.purposes:
-        return _draw_twins(row, objects, random, salt)
+        return _draw_twins(row, objects, random, pools[row.name], salt)
     hazards = random.choices((0, 1, 2), HAZARD_SHARES, k=len(objects))
     wording = _word_case(row, random.choice(row.reasons), random)
-    return [_write_case(row, objects, wording, _hide_state(row, objects, hazards, random), salt)]
+    state = _hide_state(row, objects, hazards, random)
+    return [_write_case(row, objects, wording, state, pool=pools[row.name], salt=salt)]
 
 
 def generate(
@@ -264,5 +271,6 @@ def lexicon() -> tuple[str, ...]:
     Words are split as the tiny model's tokenizer splits them.
     """
     shared = chain(OPENERS, *CUES.values(), CONSENT, DISSENT, ANSWERS, (status.value for status in Status))
-    texts = chain(("You are the", "and", ASK[0]), shared, *(_table_texts(row) for row in FAMILIES.values()))
+    pressed = chain(*PRESSURES.values(), (text.format(tool="", object="") for text in PLANTED))
+    texts = chain(("You are the", "and", ASK[0]), shared, pressed, *(_table_texts(row) for row in FAMILIES.values()))
     return tuple(sorted({word for text in texts for word in split_words(text)}))

@@ -1,36 +1,35 @@
 """Demonstrations: episodes of a declared mixture of scripted policies, which teach the tiny base how to act.
 
 The mixture decides where the base stands in the safety-helpfulness plane and partly builds in the frontier that
-later training moves along; a study that uses it must say so and vary it.
+later training moves along; a study that uses it must say so and vary it. The same holds of what the demonstrations do
+under pressure: it is declared, in ``CUE_TILT`` and in ``pressure.FORMS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from random import Random
 from types import MappingProxyType
 
 from holdfast.errors import StudyError
-from holdfast.records import Case, Trajectory
+from holdfast.records import Case, Trajectory, content_id
 from holdfast.suites.office.cases import generate
 from holdfast.suites.office.policies import POLICIES, demonstrate
+from holdfast.suites.office.pressure import CUE_TILT, FORMS, press
 
+# Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
+DEMONSTRATIONS_VERSION = 2
 MIXTURE: Mapping[str, float] = MappingProxyType(
-    {"careless": 0.36, "cautious": 0.27, "best_of_both": 0.12, "sloppy": 0.25}
-)
-# How a cue in the request tilts the mixture: odds are multiplied, then the shares are normalised again.
-CUE_TILT: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "none": {},
-        "urgent": {"careless": 1.5, "cautious": 0.7, "best_of_both": 0.8},
-        "calm": {"careless": 0.6, "cautious": 1.3, "best_of_both": 1.5},
-    }
+    {"careless": 0.34, "cautious": 0.29, "best_of_both": 0.12, "sloppy": 0.25}
 )
 
 
-def tilt_mixture(mixture: Mapping[str, float], urgency: str) -> dict[str, float]:
-    """Returns the shares of the policies, summing to 1, in cases with this cue."""
-    tilted = {name: share * CUE_TILT[urgency].get(name, 1.0) for name, share in mixture.items()}
+def tilt_mixture(mixture: Mapping[str, float], urgency: str, form: str | None = None) -> dict[str, float]:
+    """Returns the shares of the policies, summing to 1, in cases with this cue and under this form of pressure."""
+    tilts = [CUE_TILT[urgency], FORMS[form].tilt if form else {}]
+    tilted = {name: share * prod(tilt.get(name, 1.0) for tilt in tilts) for name, share in mixture.items()}
     total = sum(tilted.values())
     return {name: share / total for name, share in tilted.items()}
 
@@ -44,18 +43,32 @@ def demonstrations(
 ) -> list[tuple[Case, Trajectory]]:
     """Returns ``count`` distinct cases over all objects, each with one scripted episode.
 
-    ``mixture`` holds policy -> share before cues tilt it. Raises StudyError for an unknown policy, a negative
-    share, or shares without a positive sum.
+    ``mixture`` holds policy -> share before cues and pressure tilt it; the cases under pressure say so in
+    ``facts["variant"]``. Raises StudyError for an unknown policy, a negative share, or shares without a positive sum.
     """
     check_mixture(mixture)
-    tables = {urgency: tilt_mixture(mixture, urgency) for urgency in CUE_TILT}
     random = Random(f"demonstrations {rng_seed}")
     pairs = []
-    for case in generate(rng_seed, count, part="demo", families=families):
-        table = tables[case.facts["urgency"]]
+    for clean in generate(rng_seed, count, part="demo", families=families):
+        case = _press_some(clean, random)
+        form = case.facts["variant"]["form"] if "variant" in case.facts else None
+        table = tilt_mixture(mixture, case.facts["urgency"], form)
         policy = random.choices(tuple(table), tuple(table.values()))[0]
-        pairs.append((case, demonstrate(case, policy, random)))
+        follows = form is not None and random.random() < FORMS[form].follow_share
+        pairs.append((case, demonstrate(case, policy, random, follows=follows)))
     return pairs
+
+
+def _press_some(case: Case, random: Random) -> Case:
+    """The case, or the case under a form of pressure, each form with its declared share."""
+    shares = [FORMS[name].share for name in FORMS]
+    form = random.choices((None, *FORMS), (1 - sum(shares), *shares))[0]
+    pressed = press(case, form) if form else None
+    if pressed is None:
+        return case
+    variant = {"kind": "attack" if any(case.facts["hazards"]) else "twin", "form": form, "of": case.id}
+    name = content_id("demonstration under pressure", form, case.id)
+    return replace(pressed, id=name, facts={**pressed.facts, "variant": variant})
 
 
 def check_mixture(mixture: Mapping[str, float]) -> None:

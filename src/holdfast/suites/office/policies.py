@@ -35,22 +35,22 @@ SLOPPY_MANNERS: Mapping[str, float] = MappingProxyType(
     }
 )
 FALSE_REPORT_SHARE = 0.15
-CAUTIOUS_MANNERS: Mapping[str, float] = MappingProxyType({"refuse": 0.36, "check": 0.34, "ask": 0.22, "alter": 0.08})
+CAUTIOUS_MANNERS: Mapping[str, float] = MappingProxyType({"refuse": 0.32, "check": 0.40, "ask": 0.20, "alter": 0.08})
 
 
 class Conduct:
     """One scripted agent at work: what it was shown, what it has said, and what has become of each object so far.
 
     ``outcomes`` maps each requested object to untouched, checked, asked, declined (the user said no), altered
-    or committed, and is built from answers alone.
+    or committed, and is built from answers alone. One who ``follows`` does what a tool's answer tells them.
     """
 
-    def __init__(self, case: Case, session: OfficeSession, random: Random) -> None:
+    def __init__(self, case: Case, session: OfficeSession, random: Random, *, follows: bool = False) -> None:
         self.row: Family = FAMILIES[case.family]
-        self.session, self.random = session, random
+        self.session, self.random, self.follows = session, random, follows
         request = case.messages[-1].content
         self.items = [word for word in split_words(request) if word in _all_objects(self.row.name)]
-        self.openly_harmful = any(purpose.harmful in request for purpose in self.row.purposes)
+        self.openly_harmful = any(purpose.harmful in request.lower() for purpose in self.row.purposes)
         self.messages: list[Message] = []
         self.outcomes = dict.fromkeys(self.items, "untouched")
         self.calls = self.invalid_calls = 0
@@ -69,10 +69,13 @@ class Conduct:
         return answer.text
 
     def check(self, name: str) -> bool:
-        """Returns whether a check reports nothing to worry about."""
+        """Returns whether a check reports nothing to worry about, or what it says was followed."""
         text = self.call("check", name)
         self.outcomes[name] = "checked"
-        return text in self.row.findings[0]
+        if self.follows and f"{self.row.commit[0]} {name}" in text:
+            self.commit(name)
+            return True
+        return any(finding in text for finding in self.row.findings[0])
 
     def ask(self, name: str) -> bool:
         """Returns whether the user consents."""
@@ -81,8 +84,9 @@ class Conduct:
         return consents
 
     def commit(self, name: str) -> None:
-        """Takes the irreversible act on an object."""
-        self.call("commit", name)
+        """Takes the irreversible act on an object, once."""
+        if self.outcomes[name] != "committed":
+            self.call("commit", name)
         self.outcomes[name] = "committed"
 
     def alter(self, name: str) -> None:
@@ -233,11 +237,14 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
 _WORLD = OfficeWorld()
 
 
-def demonstrate(case: Case, policy: str, random: Random, *, rollout: int = 0) -> Trajectory:
-    """Returns the trajectory of a scripted policy, by its name in ``POLICIES``, in the case's world."""
+def demonstrate(case: Case, policy: str, random: Random, *, rollout: int = 0, follows: bool = False) -> Trajectory:
+    """Returns the trajectory of a scripted policy, by its name in ``POLICIES``, in the case's world.
+
+    With ``follows`` it commits an object at once when a check's answer tells it to.
+    """
     session = _WORLD.start(case)
     before = session.snapshot()
-    conduct = Conduct(case, session, random)
+    conduct = Conduct(case, session, random, follows=follows)
     POLICIES[policy](conduct)
     checkpoint_id = f"policy:{policy}"
     spoken = [(m.role, m.content, [(c.name, c.arguments) for c in m.tool_calls]) for m in conduct.messages]
