@@ -9,8 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from holdfast.records import CUT_OFF, Ending, Flag, Message
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LOOP_REPEATS = 3  # the same call with the same result, so many times in a row
 
@@ -29,9 +34,21 @@ REASONS: Mapping[Flag, str] = {
 UNFIT: frozenset[Flag] = frozenset(REASONS)
 """The flags that make a trajectory unfit to be judged. A single refused call, or none at all, does not."""
 
+TRIED: frozenset[Flag] = frozenset({Flag.TRUNCATED, Flag.OUT_OF_MEMORY, Flag.INCOHERENT, Flag.CLAIMED_WITHOUT_CALL})
+"""No call was executed, but not because the agent would not: cut off, unreadable, or its calls were refused."""
+
 _AGENT_ROLE = "assistant"
 _HEADING = re.compile(r"(Action|Observation)[\s*_`]*:")
 _BEFORE_HEADING = re.compile(r"[\s*#>`_\-]*")
+
+
+def refused_by(flags: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which episodes are refusals, by their flags' bits (``codec.FLAG_BITS``): no tool executed, and none ``TRIED``."""
+    from holdfast.store.codec import FLAG_BITS
+
+    tried = sum(FLAG_BITS[flag] for flag in TRIED)
+    found: NDArray[np.bool_] = ((flags & FLAG_BITS[Flag.NO_CALL]) > 0) & ((flags & tried) == 0)
+    return found
 
 
 def _headings(text: str) -> Iterator[tuple[str, int, int]]:

@@ -76,7 +76,7 @@ class _Episode:
             temperature=self.limits.temperature,
             max_tokens=left,
             rng=self.rng,
-            replicate=(self.rollout,),
+            replicate=(self.rollout, *_mark_variant(self.case)),
         )
 
     def _take(self, reply: Reply) -> Ending | None:
@@ -132,6 +132,14 @@ class _Episode:
             tokens=self.tokens,
             detail={key: value for key, value in found.items() if value is not None},
         )
+
+
+def _mark_variant(case: Case) -> tuple[int, ...]:
+    """What tells the requests of a case that is made of another from those of that case, where they say the same.
+
+    Without it a ledger of answers would give both the same reply, and they are to be episodes apart.
+    """
+    return (1,) if "variant" in case.facts else ()
 
 
 def roll_out(

@@ -5,21 +5,40 @@ Checkpoints ─ read_roles ─▶ Roles: what each stage is for, whatever its na
 Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
 Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
 Panel ─ calibration ─▶ calibration: each judge against the one that reads the end state
+Design ─ repair ─▶ repair: stages that keep a second objective, against the line of those that do not
+Store ─ read_source ─▶ Source ─ susceptibility, shifts, taxonomy ─▶ under pressure, under shifts, by dimension of harm
 Analysis ─ document ─▶ JSON
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
-from holdfast.analysis import calibration, frontier, health, judging, paper, planes, pooled
+from holdfast.analysis import (
+    calibration,
+    frontier,
+    health,
+    judging,
+    paper,
+    planes,
+    pooled,
+    repair,
+    shifts,
+    susceptibility,
+    taxonomy,
+)
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.panel import Panel, count_of, read_panel, require_same_cases
+from holdfast.analysis.variants import read_source
 from holdfast.audit import UNFIT
+from holdfast.conditions import GateSection
+from holdfast.forks import STUDY_KEY
 from holdfast.records import Analysis
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
@@ -49,7 +68,14 @@ def analyze(
     ``distinct_share``); ``notes`` stand before the analysis' own. The same seed gives the same numbers. Errors:
     StudyError where a parent and its child were evaluated on different cases.
     """
-    return analyze_panel(read_panel(store, UNFIT), draws=draws, seed=seed, measures=measures, notes=notes)
+    panel, gate, source = read_panel(store, UNFIT), read_gate(store), read_source(store)
+    found = analyze_panel(panel, draws=draws, seed=seed, measures=measures, notes=notes, gate=gate)
+    return replace(
+        found,
+        susceptibility=tuple(susceptibility.susceptibility_rows(source)),
+        shifts=tuple(shifts.shift_rows(source)),
+        taxonomy=tuple(taxonomy.taxonomy_rows(source)),
+    )
 
 
 def analyze_panel(
@@ -59,8 +85,9 @@ def analyze_panel(
     seed: int = 0,
     measures: Measures | None = None,
     notes: Sequence[str] = (),
+    gate: GateSection | None = None,
 ) -> Analysis:
-    """Every estimate of a panel; see ``analyze``."""
+    """Every estimate of a panel; see ``analyze``. ``gate`` has the margins that repairs are held to."""
     design = read_design(panel)
     published, cases = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     means = resampled_means(design.flat, draws, cases)
@@ -77,9 +104,16 @@ def analyze_panel(
         dose=tuple(health.dose_rows(design, measured)),
         health=tuple(health.health_rows(design, measured)),
         calibration=tuple(calibration.calibration_rows(panel)),
+        repair=tuple(repair.repair_rows(design, means, measured, gate)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
         notes=(*notes, *_notes(design)),
     )
+
+
+def read_gate(store: Store) -> GateSection | None:
+    """What the study of a run declares of its gate; None for a run without a study."""
+    noted = json.loads(store.meta(STUDY_KEY) or "{}").get("gate")
+    return None if noted is None else GateSection.model_validate(noted)
 
 
 def _notes(design: Design) -> Iterator[str]:

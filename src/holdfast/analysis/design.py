@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
-from holdfast.analysis.roles import Arm, Roles
+from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.stats.contrasts import Sample, sample_of
 
 Floats = NDArray[np.float64]
@@ -150,8 +150,10 @@ class Design:
 
     @cached_property
     def core_axes(self) -> tuple[tuple[tuple[str, Any], ...], ...]:
-        """Every combination of axes of trained configurations, dose apart."""
-        found = dict.fromkeys(without_dose(axes) for lineage, axes in self.configs if lineage)
+        """Every combination of axes of trained configurations, dose apart; a merge's share is none of training."""
+        found = dict.fromkeys(
+            without_dose(axes) for lineage, axes in self.configs if lineage and self.roles.repairs(lineage) != MERGE
+        )
         return tuple(sorted(found, key=str))
 
     def main(self, lineage: tuple[str, ...], core: tuple[tuple[str, Any], ...]) -> Config | None:

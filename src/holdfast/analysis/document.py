@@ -11,17 +11,19 @@ from holdfast.records import Analysis, Estimate, Frontier, Point, Unbounded
 
 DIGITS = 12  # significant digits of a number: what lies beyond changes with the processor's linear algebra
 SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
+OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair")
 
 
 def document(analysis: Analysis) -> dict[str, Any]:
     """The analysis as JSON values: a list of rows for each section, the frontiers to draw, and notes.
 
-    In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null. Judges'
-    calibration is there only where a judge's truth is known.
+    In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null. The
+    optional sections are there only where the study asks for them, or a judge's truth is known.
     """
     rows: dict[str, Any] = {name: [estimate_row(row) for row in getattr(analysis, name)] for name in SECTIONS}
-    if analysis.calibration:
-        rows["calibration"] = [estimate_row(row) for row in analysis.calibration]
+    for name in OPTIONAL_SECTIONS:
+        if found := getattr(analysis, name):
+            rows[name] = [estimate_row(row) for row in found]
     return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
 
 

@@ -32,7 +32,7 @@ from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin
 from holdfast.stats.lines import correlations, errors_in_both, noiseless_correlation, signed_distances
-from holdfast.stats.resample import percentile_interval
+from holdfast.stats.resample import NOMINAL, percentile_interval
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats, Floats], Floats]  # (…, points) twice → (…)
@@ -161,9 +161,9 @@ def _gradient(statistic: Statistic, x: Floats, y: Floats) -> Floats:
     return np.concatenate([by_x, by_y]) / (2 * STEP)
 
 
-def _margin(drawn: Drawn, statistic: Statistic, claim: Claim) -> float | None:
-    """The margin of a smooth statistic from its gradient, as of a contrast of the coordinates."""
-    margin = squared_margin(drawn.found, seeds=claim == "recipe")
+def margin_of(drawn: Drawn, statistic: Statistic, claim: Claim, level: float = NOMINAL) -> float | None:
+    """The margin of a smooth statistic from its gradient, as of a contrast of the coordinates; two-sided."""
+    margin = squared_margin(drawn.found, seeds=claim == "recipe", level=level)
     if margin is None:
         return None
     slope = _gradient(statistic, drawn.x, drawn.y)
@@ -172,13 +172,13 @@ def _margin(drawn: Drawn, statistic: Statistic, claim: Claim) -> float | None:
     return float(np.sqrt(max(float(slope @ margin @ slope), 0.0)))
 
 
-def _interval(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
+def interval_of(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
     """Cases: percentiles of the resamples. Cases and seeds: from the gradient, as resamples of 3 seeds are too few."""
     if claim == "checkpoint":
         if drawn.found.case is None:
             return None
         return percentile_interval(statistic(drawn.x_draws, drawn.y_draws))
-    half = _margin(drawn, statistic, claim)
+    half = margin_of(drawn, statistic, claim)
     return None if half is None else (value - half, value + half)
 
 
@@ -192,7 +192,7 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     def fisher(x: Floats, y: Floats) -> Floats:
         return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))
 
-    half = _margin(drawn, fisher, claim)
+    half = margin_of(drawn, fisher, claim)
     if half is None:
         return None
     case, seed = drawn.found.case, drawn.found.seed
@@ -205,7 +205,8 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _about(drawn: Drawn, fields: dict[str, str], unit: str) -> dict[str, Any]:
+def describe_cloud(drawn: Drawn, fields: dict[str, str], unit: str) -> dict[str, Any]:
+    """The fields of an Estimate that say what a cloud's rows are about."""
     points = drawn.points
     bases = len({base for base in points.bases if base is not None})
     counts = {"points": len(drawn.x), "cases": drawn.found.cases, points.unit: drawn.found.seeds}
@@ -214,7 +215,7 @@ def _about(drawn: Drawn, fields: dict[str, str], unit: str) -> dict[str, Any]:
 
 def line_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
     """Slope, intercept, R² and its leave-one-base-out range of one cloud, for both claims."""
-    about = _about(drawn, fields, unit)
+    about = describe_cloud(drawn, fields, unit)
     covariance, caveats = whitening(drawn.points)
 
     def slope(x: Floats, y: Floats) -> Floats:
@@ -236,13 +237,13 @@ def line_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estim
         for claim in CLAIMS:
             if claim == "recipe" and not drawn.points.units:
                 continue
-            interval = _r2_interval(drawn, claim) if kind == "r2" else _interval(drawn, statistic, value, claim)
+            interval = _r2_interval(drawn, claim) if kind == "r2" else interval_of(drawn, statistic, value, claim)
             extra = (R2_CAVEAT, *((R2_FEW_SEEDS,) if claim == "recipe" else ())) if kind == "r2" else caveats
-            yield _claimed(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
+            yield claim_row(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
     yield from _leave_one_out(drawn, about)
 
 
-def _claimed(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
+def claim_row(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
     """The estimate with its claim, what was resampled, and why an interval is missing."""
     unit = drawn.points.unit
     fixed = (FIXED_BASES,) if claim == "recipe" and unit == "seeds" else ()
@@ -269,6 +270,16 @@ def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
         yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)
 
 
+def distance_of(tested: NDArray[np.bool_], covariance: tuple[float, float, float]) -> Statistic:
+    """The mean signed distance of the ``tested`` points (points,) from the line through all others."""
+
+    def distance(x: Floats, y: Floats) -> Floats:
+        line = errors_in_both(x[..., ~tested], y[..., ~tested], covariance)
+        return signed_distances(line, x[..., tested], y[..., tested])
+
+    return distance
+
+
 def best_of_both_rows(drawn: Drawn, design: Design, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
     """How far lineages lie beyond the line through all other recipes, in score points; positive is better on both.
 
@@ -283,21 +294,18 @@ def best_of_both_rows(drawn: Drawn, design: Design, fields: dict[str, str], unit
         if not tested.any() or rest.sum() < MIN_LINE_POINTS:
             continue
 
-        def distance(x: Floats, y: Floats, tested: Any = tested, rest: Any = rest) -> Floats:
-            line = errors_in_both(x[..., rest], y[..., rest], covariance)
-            return signed_distances(line, x[..., tested], y[..., tested])
-
+        distance = distance_of(tested, covariance)
         value = float(distance(drawn.x, drawn.y))
         looked = () if not fields and joint == [lineage] else (EXPLORATORY,)
-        about = _about(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
+        about = describe_cloud(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
         if not np.isfinite(value):
             yield Estimate(value=None, caveats=("no line through the other points", *drawn.points.left_out), **about)
             continue
         for claim in CLAIMS:
             if claim == "recipe" and not drawn.points.units:
                 continue
-            interval = _interval(drawn, distance, value, claim)
-            yield _claimed(drawn, Estimate(value=value, interval=interval, **about), claim, looked + caveats)
+            interval = interval_of(drawn, distance, value, claim)
+            yield claim_row(drawn, Estimate(value=value, interval=interval, **about), claim, looked + caveats)
 
 
 # --- everything together ----------------------------------------------------------------------------------------

@@ -98,12 +98,35 @@ class Panel:
 
 def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
     """The run's scores aligned for analysis. Errors: StudyError where parent and child saw different cases."""
-    scores, trajectories = store.score_table(), store.trajectory_table()
+    scores, trajectories = _of_main_parts(store)
     readings = _readings(scores, len(trajectories.trajectory))
     halves = _test_cases(store.splits(), scores.case_ids)
     bits = sum(FLAG_BITS[flag] for flag in unfit)
     panel = _align(readings, trajectories, halves, unfit_bits=bits)
     return _leave_out_partial(replace(panel, scores=scores), halves)
+
+
+def _of_main_parts(store: Store) -> tuple[ScoreTable, TrajectoryTable]:
+    """The run's columns over the cases to train on and the held-out ones: no draw is spent on the others."""
+    scores, trajectories = store.score_table(), store.trajectory_table()
+    parts = [(part, ids) for found in store.splits().values() for part, ids in found.items()]
+    beside = {name for part, ids in parts if part not in ("train", "test") for name in ids}
+    if not beside:
+        return scores, trajectories
+    kept = np.array([name not in beside for name in scores.case_ids], dtype=np.bool_)
+    place = np.cumsum(kept) - 1
+
+    def keep(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(value for value, there in zip(values, kept, strict=True) if there)
+
+    scores = replace(
+        scores,
+        case_ids=keep(scores.case_ids),
+        case_numbers=keep(scores.case_numbers),
+        families=keep(scores.families),
+        case=place[scores.case],
+    )
+    return scores, replace(trajectories, case=place[trajectories.case])
 
 
 def _readings(scores: ScoreTable, trajectories: int) -> Readings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from holdfast.analysis.design import BASE, Design, by_base, subject
 from holdfast.analysis.frontier import BASE_POINTS, MEAN_POINTS, Drawn, cloud, draw_cloud
 from holdfast.analysis.paper import DELTA_POINTS, point_of, point_weights
+from holdfast.analysis.repair import REPAIR_POINTS, find_repairs
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate, Frontier, Point
 from holdfast.stats.contrasts import MIN_SEEDS, spread
@@ -19,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterator[Frontier]:
-    """Frontiers to draw: published differences by base, pooled means over bases, pooled means of each base.
+    """Frontiers to draw: published differences by base, pooled means over bases (with repairs too), and of each base.
 
     Covariances of the published differences treat cases as random; those of means treat seeds as random too, where
     there are enough.
@@ -44,6 +46,12 @@ def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterat
     mean = cloud(design, [(None, design.keys)], (BASE, *design.recipes), relative=False)
     if mean.configs:
         yield _frontier(draw_cloud(design, mean, means), MEAN_POINTS, rows)
+    if repairs := find_repairs(design):
+        both = cloud(design, [(None, design.keys)], (BASE, *design.recipes, *repairs), relative=False)
+        if both.configs:
+            drawn = draw_cloud(design, both, means)
+            # The lines are those of the plain recipes: a repair is held against them.
+            yield replace(_frontier(drawn, MEAN_POINTS, rows), unit=REPAIR_POINTS)
     for base, keys in by_base(design.keys):
         own = cloud(design, [(base, keys)], (BASE, *design.recipes), relative=False)
         if own.configs:

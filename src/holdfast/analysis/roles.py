@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from holdfast.records import Checkpoint
+from holdfast.records import Checkpoint, StageRecord
 
 SAFETY, HELPFULNESS = "safety", "helpfulness"
 FLIP = "flip"  # the setting of a stage that holds the share of pairs whose sides are swapped
+KEEPS = ("mix", "term", "balance")  # the settings of a stage that keep a second objective
+MERGE = "merge"  # the method of a stage that is no training
 Lineage = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """The objectives that a stage trains, and whether its pairs are flipped, which makes it a control."""
+    """The objectives that a stage trains, and whether its pairs are flipped, which makes it a control.
+
+    ``repairs`` is how it tries to keep a second objective, if it does: "mix", "term", "balance" or "merge". Such a
+    stage is none of the recipes that are compared, whatever it trains: it is held against them (``analysis.repair``).
+    ``late`` says that no lineage has it first or second, so that it is no part of a sequence of two.
+    """
 
     objectives: frozenset[str]
     flipped: bool = False
+    repairs: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +51,23 @@ class Roles:
     ambiguous: tuple[str, ...] = ()
 
     def single(self, name: str) -> str | None:
-        """The one objective that a stage trains, or None for a joint stage or one without a role."""
+        """The one objective that a stage trains, or None for a joint stage, a repair, or one without a role."""
         role = self.by_stage.get(name)
-        return next(iter(role.objectives)) if role is not None and len(role.objectives) == 1 else None
+        if role is None or role.repairs is not None:
+            return None
+        return next(iter(role.objectives)) if len(role.objectives) == 1 else None
+
+    def repairs(self, lineage: Lineage) -> str | None:
+        """How a lineage's last stage tries to keep a second objective, or None."""
+        role = self.by_stage.get(lineage[-1]) if lineage else None
+        return None if role is None else role.repairs
+
+    def reteaches(self, lineage: Lineage) -> bool:
+        """Whether a lineage ends in the objective that it began with, after one of another: safety, help, safety."""
+        goals = [self.single(name) for name in lineage]
+        if len(lineage) < 3 or None in goals or any(map(self.flipped, lineage)):
+            return False
+        return goals[-1] == goals[0] and goals[-1] not in goals[1:-1]
 
     def flipped(self, name: str) -> bool:
         """Whether a stage is a control with flipped pairs."""
@@ -54,7 +77,9 @@ class Roles:
     def is_joint(self, lineage: Lineage) -> bool:
         """Whether a lineage is one stage that trains safety and helpfulness at once."""
         role = self.by_stage.get(lineage[0]) if len(lineage) == 1 else None
-        return role is not None and not role.flipped and {SAFETY, HELPFULNESS} <= role.objectives
+        if role is None or role.flipped or role.repairs is not None:
+            return False
+        return {SAFETY, HELPFULNESS} <= role.objectives
 
     def is_sequence(self, lineage: Lineage) -> bool:
         """Whether a lineage is safety then helpfulness or the reverse, without controls."""
@@ -76,7 +101,7 @@ class Roles:
     def arms(self) -> Iterator[Arm]:
         """Every safety stage with every helpfulness stage, both real or both controls; controls last."""
         single: dict[tuple[str | None, bool], list[str]] = {}
-        for name in sorted(self.by_stage):
+        for name in sorted(name for name, role in self.by_stage.items() if not role.late):
             single.setdefault((self.single(name), self.flipped(name)), []).append(name)
         for flipped in (False, True):
             for first in single.get((SAFETY, flipped), ()):
@@ -95,12 +120,26 @@ class Roles:
 
 def read_roles(checkpoints: Iterable[Checkpoint]) -> Roles:
     """The roles of all stages of some checkpoints."""
+    known = list(checkpoints)
+    early = {name for checkpoint in known for name in checkpoint.lineage[:2]}
     seen: dict[str, set[Role]] = {}
-    for checkpoint in checkpoints:
+    for checkpoint in known:
         for stage in checkpoint.stages:
-            flipped = float(stage.settings.get(FLIP) or 0) > 0
-            seen.setdefault(stage.name, set()).add(Role(objectives=frozenset(stage.objectives), flipped=flipped))
+            role = Role(
+                objectives=frozenset(stage.objectives),
+                flipped=float(stage.settings.get(FLIP) or 0) > 0,
+                repairs=_repair_of(stage),
+                late=stage.name not in early,
+            )
+            seen.setdefault(stage.name, set()).add(role)
     return Roles(
         by_stage={name: next(iter(roles)) for name, roles in seen.items() if len(roles) == 1},
         ambiguous=tuple(sorted(name for name, roles in seen.items() if len(roles) > 1)),
     )
+
+
+def _repair_of(stage: StageRecord) -> str | None:
+    """How a stage tries to keep a second objective, as its record tells."""
+    if stage.method == MERGE:
+        return MERGE
+    return next((way for way in KEEPS if stage.settings.get(way) is not None), None)

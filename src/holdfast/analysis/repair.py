@@ -1,0 +1,301 @@
+"""Stages that keep a second objective: where they stand against the line of those that do not, and what they cost.
+
+A *repair* is a lineage whose last stage mixes in another objective's pairs, has a term or a balance for it, or is a
+merge; and one that teaches the first objective again after another (S, H, then a short S). What is not one is a plain
+lineage: its recipes make the line that a repair would have to leave.
+
+Kinds of rows, all of the estimator "pooled" unless said otherwise:
+
+    off_line        signed distance from the line through the plain recipes, in score points; positive is better on both
+    off_line_lower  its one-sided lower bound, at 95 % for all repairs of the study together (Bonferroni): above 0 a
+                    repair leaves the line
+    repair_change   a repair minus its plain counterpart, by objective ("against …" is the unit)
+    repair_steps, repair_pairs    what its last stage takes (estimator "measured"); a merge takes nothing
+    reteach_lower   one-sided lower bound of safety after re-teaching minus safety after the first stage, at a dose
+    reteach_dose    the smallest dose that, with every larger one, keeps that bound above the gate's margin
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.analysis.design import (
+    DOSE,
+    Design,
+    Key,
+    by_base,
+    contrast,
+    dose_of,
+    levels,
+    match,
+    name_config,
+    over,
+    subject,
+    without_dose,
+)
+from holdfast.analysis.frontier import (
+    EXPLORATORY,
+    MIN_LINE_POINTS,
+    Drawn,
+    claim_row,
+    cloud,
+    describe_cloud,
+    distance_of,
+    draw_cloud,
+    interval_of,
+    margin_of,
+    whitening,
+)
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of
+from holdfast.analysis.paper import BASE_DELTA_POINTS, DELTA_POINTS
+from holdfast.analysis.pooled import CLAIMS, POOLED, differences
+from holdfast.analysis.roles import HELPFULNESS, MERGE, SAFETY
+from holdfast.conditions import GateSection
+from holdfast.records import Estimate
+from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
+
+Floats = NDArray[np.float64]
+Measures = Mapping[str, Mapping[str, float]]
+MEASURED = "measured"
+BOUND_LEVEL = 0.95  # one-sided, of all repairs together
+WIDEST = HIGHEST_SCORE - LOWEST_SCORE
+REPAIR_POINTS = "configuration averaged over bases, absolute, with repairs"
+ONE_SIDED = "one-sided lower bound, in score points"
+
+
+def repair_rows(
+    design: Design, means: Floats, measures: Measures, gate: GateSection | None = None
+) -> Iterator[Estimate]:
+    """Rows of a run's repairs; none where a study has none.
+
+    ``means`` are resampled row means (draws, rows); ``gate`` has the margin that a re-taught stage is held to, by
+    default that of a study that declares none.
+    """
+    repairs = find_repairs(design)
+    if not repairs or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
+        return
+    yield from _off_line(design, repairs, means)
+    for config in repairs:
+        yield from _changes(design, config)
+        yield from _costs(design, config, measures)
+    yield from _reteaching(design, gate or GateSection())
+
+
+def find_repairs(design: Design) -> list[Config]:
+    """The configurations that a study repairs with, at every dose and share."""
+    roles = design.roles
+    return [one for one in design.configs if roles.repairs(one[0]) is not None or roles.reteaches(one[0])]
+
+
+# --- the line ---------------------------------------------------------------------------------------------------
+
+
+def _off_line(design: Design, repairs: Sequence[Config], means: Floats) -> Iterator[Estimate]:
+    """Every repair against the line that is fitted without it and without the other repairs."""
+    for config in repairs:
+        line = _plain_recipes(design, config)
+        for fields, keys in levels(design.keys_for([*line, config], HELPFULNESS, SAFETY)):
+            if {"base", "judge"} <= set(fields):
+                continue
+            unit = BASE_DELTA_POINTS if "base" in fields else DELTA_POINTS
+            points = cloud(design, by_base(keys), [*line, config], relative=True)
+            if config not in points.configs:
+                continue
+            drawn = draw_cloud(design, points, means)
+            yield from _distance_rows(drawn, config, fields, unit, len(repairs))
+
+
+def _plain_recipes(design: Design, config: Config) -> list[Config]:
+    """The recipes at a repair's own axes, whatever its dose and share; all of them where none has these axes."""
+    core = tuple((key, value) for key, value in without_dose(config[1]) if key != "share")
+    alike = [one for one in design.recipes if without_dose(one[1]) == core]
+    return alike or list(design.recipes)
+
+
+def _distance_rows(drawn: Drawn, config: Config, fields: dict[str, str], unit: str, repairs: int) -> Iterator[Estimate]:
+    tested = np.array([one == config for one in drawn.points.configs])
+    about = describe_cloud(drawn, fields, unit) | subject(config)
+    covariance, caveats = whitening(drawn.points)
+    few = int((~tested).sum()) < MIN_LINE_POINTS
+    distance = distance_of(tested, covariance)
+    value = np.nan if few else float(distance(drawn.x, drawn.y))
+    if not np.isfinite(value):
+        reason = f"{count_of(int((~tested).sum()), 'points')} of other lineages, or no line through them"
+        yield Estimate(kind="off_line", value=None, caveats=(reason, *drawn.points.left_out), **about)
+        return
+    # Two-sided at 1 − 2 α / m is one-sided at 1 − α / m.
+    level = 1 - 2 * (1 - BOUND_LEVEL) / repairs
+    shared = f"holds for {count_of(repairs, 'repairs')} of the study together"
+    for claim in CLAIMS:
+        if claim == "recipe" and not drawn.points.units:
+            continue
+        row = Estimate(kind="off_line", value=value, interval=interval_of(drawn, distance, value, claim), **about)
+        yield claim_row(drawn, row, claim, (EXPLORATORY, *caveats))
+        half = margin_of(drawn, distance, claim, level)
+        low = None if half is None else value - half
+        bound = replace(row, kind="off_line_lower", value=low, interval=None, unit=ONE_SIDED)
+        yield claim_row(drawn, bound, claim, (shared, *caveats))
+
+
+# --- against the plain counterpart ------------------------------------------------------------------------------
+
+
+def _counterpart(design: Design, config: Config) -> Config | None:
+    """The plain lineage that a repair stands in for: the same with a plain last stage, or without re-teaching."""
+    lineage, roles = config[0], design.roles
+    if roles.reteaches(lineage):
+        return design.main(lineage[:-1], without_dose(config[1]))
+    if roles.repairs(lineage) == MERGE:
+        return None
+    goals = roles.by_stage[lineage[-1]].objectives
+    for other in design.lineages:
+        plain = other[:-1] == lineage[:-1] and roles.single(other[-1]) is not None and not roles.flipped(other[-1])
+        if plain and roles.by_stage[other[-1]].objectives == goals:
+            same: Config = (other, config[1])
+            return same if same in design.configs else design.main(other, without_dose(config[1]))
+    return None
+
+
+def _changes(design: Design, config: Config) -> Iterator[Estimate]:
+    """A repair minus its counterpart, paired by case, for both objectives."""
+    plain = _counterpart(design, config)
+    if plain is None:
+        return
+    for objective in (SAFETY, HELPFULNESS):
+        number = design.objective(objective)
+        for fields, keys in levels(design.keys_for([config, plain], objective)):
+            one = contrast(design, number, over(keys, (config, 1.0), (plain, -1.0)))
+            about: dict[str, Any] = {**fields, **subject(config), "objective": objective}
+            yield from differences(design, one, "repair_change", unit=f"against {name_config(plain)}", **about)
+
+
+def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estimate]:
+    """Steps and pairs of the last stage, as measured or as its record tells; what is not known has no row."""
+    table = design.panel.trajectories
+    rows = {row for (_, _, one), cell in design.cells.items() if one == config for row in cell.values()}
+    numbers = sorted({design.panel.rows[row].checkpoint for row in rows})
+    for key in ("steps", "pairs"):
+        found = []
+        for checkpoint in (table.checkpoints[number] for number in numbers):
+            noted = getattr(checkpoint.stages[-1], key)
+            value = measures.get(checkpoint.id, {}).get(key, noted)
+            if value is not None and np.isfinite(value):
+                found.append(float(value))
+        if found and len(found) == len(numbers):
+            yield Estimate(
+                kind=f"repair_{key}",
+                estimator=MEASURED,
+                value=float(np.mean(found)),
+                unit=f"{key} of the last stage",
+                n={"checkpoints": len(found)},
+                **subject(config),
+            )
+
+
+# --- re-teaching ------------------------------------------------------------------------------------------------
+
+
+def _reteaching(design: Design, gate: GateSection) -> Iterator[Estimate]:
+    """What a dose of the first objective brings back, and the smallest that keeps the gate's margin.
+
+    Doses are tested from the largest down, each at the gate's own level, until one fails: so the error of any of them
+    stays at that level (a fixed sequence).
+    """
+    for lineage in (one for one in design.lineages if design.roles.reteaches(one)):
+        goal = design.roles.single(lineage[0]) or SAFETY
+        for core in design.core_axes:
+            doses = sorted(
+                (one for one in design.configs if one[0] == lineage and without_dose(one[1]) == core), key=dose_of
+            )
+            first = design.main(lineage[:1], core)
+            if not doses or first is None:
+                continue
+            for fields, keys in levels(design.keys_for([*doses, first], goal)):
+                about = {**fields, "lineage": lineage, "objective": goal}
+                yield from _doses(design, keys, doses, first=first, gate=gate, axes=dict(core), about=about)
+
+
+def _doses(
+    design: Design,
+    keys: Sequence[Key],
+    doses: Sequence[Config],
+    *,
+    first: Config,
+    gate: GateSection,
+    axes: dict[str, Any],
+    about: dict[str, Any],
+) -> Iterator[Estimate]:
+    passing: float | None = None
+    going = True
+    for config in reversed(doses):
+        changes = case_changes(design, keys, (first, config), about["objective"], family=gate.cluster == "family")
+        low = None
+        if len(changes) > 1:
+            low = lower_bound(changes, gate.alpha, low=-WIDEST, high=WIDEST, method=gate.bound)
+        going = going and low is not None and low > -gate.margin
+        passing = dose_of(config) if going else passing
+        yield Estimate(
+            kind="reteach_lower",
+            estimator=POOLED,
+            value=low,
+            unit=f"{ONE_SIDED}, against {name_config(first)}",
+            n={"cases": len(changes)},
+            resampled=("cases",),
+            caveats=() if low is not None else ("fewer than 2 cases with scores on both sides",),
+            **about,
+            axes=dict(config[1]),
+        )
+    tried = ", ".join(f"{dose_of(config):g}" for config in doses)
+    told = (
+        f"safety alone is held against {name_config(first)}, at margin {gate.margin:g}; `holdfast gate` has all checks"
+    )
+    why = () if passing is not None else (f"none of the doses {tried} passes at margin {gate.margin:g}",)
+    yield Estimate(
+        kind="reteach_dose",
+        estimator=POOLED,
+        value=passing,
+        unit=f"dose of {about['lineage'][-1]}, of {tried}",
+        resampled=("cases",),
+        caveats=(*why, told),
+        **about,
+        axes={key: value for key, value in axes.items() if key != DOSE},
+    )
+
+
+def case_changes(
+    design: Design, keys: Sequence[Key], pair: tuple[Config, Config], objective: str, *, family: bool = False
+) -> Floats:
+    """By case (or family of cases), the mean change from one configuration to another, over all seeds.
+
+    Only replicates that have both count; cases stand in an order that no score decides.
+    """
+    first, config = pair
+    number, values = design.objective(objective), design.panel.values
+    found = [
+        values[number, own] - values[number, other]
+        for key in keys
+        for matched in (match(design, key, (config, first), (number,)),)
+        for own, other in zip(matched.rows[config], matched.rows[first], strict=True)
+    ]
+    if not found:
+        return np.zeros(0)
+    stacked = np.stack(found)
+    there = np.isfinite(stacked)
+    counts = there.sum(axis=0)
+    sums = np.where(there, stacked, 0.0).sum(axis=0)
+    kept = np.flatnonzero(counts)
+    changes = np.asarray(sums[kept] / counts[kept], dtype=np.float64)
+    scores = design.panel.scores
+    if scores is None:
+        return changes
+    names = [scores.case_ids[case] for case in kept]
+    place = {name: position for position, name in enumerate(names)}
+    order = [place[name] for name in order_cases(names)]
+    if family:
+        return cluster_means(changes[order], [scores.families[kept[position]] for position in order])
+    return np.asarray(changes[order], dtype=np.float64)
