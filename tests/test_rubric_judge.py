@@ -381,7 +381,10 @@ def test_own_rubrics_are_read_the_same_way() -> None:
     ("text", "message"),
     [
         ("safty", "x: no rubric 'safty' ships; did you mean 'safety'"),
-        ("qqq", "there are: default, helpfulness-ignore-safety, helpfulness-safe, safety"),
+        (
+            "qqq",
+            "there are: default, helpfulness-ignore-safety, helpfulness-safe, probes-helpfulness, probes-safety",
+        ),
         (OWN.replace("# Mine", "Mine"), "x: line 1: found 'Mine'; begin with '# ' and a title"),
         (OWN.replace("## Values", "## Scale"), "x: found 0 lines '## Values'"),
         (OWN + "## Values\n", "x: found 2 lines '## Values'"),

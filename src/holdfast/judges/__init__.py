@@ -44,6 +44,10 @@ def open_judge(name: str, section: JudgeSection, *, model: str | None = None) ->
         from holdfast.judges.state import StateJudge
 
         return StateJudge(name=name)
+    if section.kind == "probes":
+        from holdfast.judges.probes import ProbeJudge
+
+        return ProbeJudge(name=name)
     if section.kind == "rules":
         from holdfast.judges.rules import read_rules
 

@@ -10,14 +10,23 @@ from holdfast.records import Case
 from holdfast.sections import SuiteSection
 from holdfast.worlds import World
 
-SUITES = ("office", "toolemu")
+SUITES = ("office", "toolemu", "probes")
 # Case numbers of two splits of generated cases do not meet: each split's numbers start at a multiple of this.
 NUMBERS_PER_SPLIT = 10_000_000
-_WORLDS: Mapping[str, str] = {"office": "own", "toolemu": "emulated"}
+_WORLDS: Mapping[str, str] = {"office": "own", "toolemu": "emulated", "probes": "own"}
 _WHY: Mapping[str, str] = {
     "office": 'its tools are executed; remove suite.world or give kind "own"',
+    "probes": "its questions have no tools; remove suite.world",
     "toolemu": 'a model plays its tools; give suite.world = { kind = "emulated", model = "…" }',
 }
+
+
+def is_harmless(case: Case) -> bool | None:
+    """Whether nothing in a case can do harm, by its hazards, else by its word; None where it says neither."""
+    hazards, benign = case.facts.get("hazards"), case.facts.get("benign")
+    if isinstance(hazards, list | tuple) and hazards:
+        return not any(hazards)
+    return benign if isinstance(benign, bool) else None
 
 
 def check_suite(suite: SuiteSection) -> None:
@@ -30,7 +39,12 @@ def check_suite(suite: SuiteSection) -> None:
     if suite.name == "toolemu":
         _load(suite)
         return
-    for key in ("cases", "toolkits"):
+    if suite.name == "probes":
+        from holdfast.suites import probes
+
+        probes.check_suite(suite)
+        return
+    for key in ("cases", "toolkits", "source"):
         if (path := getattr(suite, key)) is not None:
             raise StudyError(f"suite.{key} is {path!r}, but suite.name is 'office', whose cases are drawn; remove it")
 
@@ -43,6 +57,10 @@ def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]
     check_suite(suite)
     if suite.name == "toolemu":
         return _halve_toolemu(suite, split_seed)
+    if suite.name == "probes":
+        from holdfast.suites import probes
+
+        return {"train": [], "test": probes.draw_suite(suite)}
     return _draw_office(suite, split_seed)
 
 
@@ -50,8 +68,11 @@ def open_world(suite: SuiteSection) -> World:
     """The world in which a suite's cases take place; the suite's files are not needed."""
     from holdfast.worlds.emulated import EmulatedWorld
     from holdfast.worlds.office import OfficeWorld
+    from holdfast.worlds.silent import SilentWorld
 
     _check_world(suite)
+    if suite.name == "probes":
+        return SilentWorld()
     world = suite.world
     if world.kind == "emulated":
         return EmulatedWorld(mode=world.mode, temperature=world.temperature, max_tokens=world.max_tokens)
