@@ -39,7 +39,7 @@ def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
 
 def open_step_judge(step: Step) -> Judge:
     """The judge of a judge step; behind the study's name for its model stands the model's own."""
-    section = JudgeSection.model_validate(step.settings.get("section", {"kind": "state"}))
+    section = JudgeSection.model_validate(step.settings.get("section", {"kind": step.settings.get("kind", "state")}))
     entry = step.settings.get("speaker", {}).get("entry", {})
     named = [entry.get("name"), entry.get("revision")]
     model = "@".join(part for part in named if part) or None

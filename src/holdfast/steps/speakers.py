@@ -31,8 +31,8 @@ def open_speakers(step: Step, store: Store | None) -> Iterator[Speakers]:
     wanted: dict[Speaker, Mapping[str, Any]] = {}
     if step.kind == "rollout":
         wanted["agent"] = {**settings.get("agent", _TINY), "checkpoint": settings["checkpoint"]}
-        if "emulator" in settings:
-            wanted["emulator"] = settings["emulator"]
+    if "emulator" in settings:
+        wanted["emulator"] = settings["emulator"]
     elif "speaker" in settings:
         wanted["judge"] = settings["speaker"]
     with contextlib.ExitStack() as opened:

@@ -1,10 +1,10 @@
-"""Train steps: a base taught, made or opened, or one preference stage, which goes on where it was stopped."""
+"""Train steps: a base taught, made or opened, a merge, or a preference stage, which goes on where it was stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.errors import StepError
+from holdfast.lineages import MERGE
 from holdfast.plan import Step
 from holdfast.records import PreferencePair
 from holdfast.sections import ModelEntry
 from holdfast.steps.outcomes import Emit, Finished, beat
 from holdfast.steps.reading import cases_of, encode, load_chat, weights_of
 from holdfast.steps.references import is_scored
+from holdfast.steps.tuning import open_measure
 from holdfast.store import Store, weights
 from holdfast.store.weights import WEIGHTS
 
 if TYPE_CHECKING:
+    from holdfast.training.balance import Balance, Measure
     from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.mixing import Second, Way
+    from holdfast.training.preference import TrainResult
     from holdfast.training.settings import DPOSettings, SFTSettings
-    from holdfast.training.stages import TrainResult
 
 LOOP = "loop"  # in a step's directory: the state of its training and its log
 LOG = "train.jsonl"
@@ -37,9 +41,11 @@ def train(step: Step, store: Store, emit: Emit) -> Finished:
     if method == "open":
         return _open_base(step)
     with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
-        if method not in ("sft", "random"):
+        if method not in ("sft", "random", MERGE):
             return _train_stage(step, store, scratch, emit)
         weights.clear_scratch(scratch)
+        if method == MERGE:
+            return _merge(step, store, scratch)
         return _teach_base(step, scratch, emit) if method == "sft" else _make_base(step, store, scratch)
 
 
@@ -78,7 +84,7 @@ def _make_base(step: Step, store: Store, scratch: Path) -> Finished:
 def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
     """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
     from holdfast.models import tiny
-    from holdfast.suites import office
+    from holdfast.suites import office, probes
     from holdfast.training.encoding import encode_episode
     from holdfast.training.settings import SFTSettings
     from holdfast.training.stages import train_sft
@@ -90,14 +96,16 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
     seed, model, sft = step.settings["base_seed"], step.settings["model"], step.settings["model"]["sft"]
     shape = {key: model[key] for key in ("hidden", "layers", "heads", "ffn")}
     words, prompts = office.lexicon(), office.system_prompts()
+    beside = probes.teach_beside(step.settings.get("probes"), seed, sft["demonstrations"])
+    words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
     tiny.build(words, fresh, seed=seed, system_prompts=prompts, argument="object", **shape)
     chat = tiny.TinyModel.load(fresh).chat
     mixture = step.settings["mixture"] or office.MIXTURE
     encoded = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
-        for case, trajectory in office.demonstrations(seed, sft["demonstrations"], mixture)
+        for case, trajectory in (*office.demonstrations(seed, sft["demonstrations"], mixture), *beside.demonstrations)
     ]
-    steps = max(1, sft["demonstrations"] // sft["batch_size"])
+    steps = max(1, len(encoded) // sft["batch_size"])
     settings = SFTSettings(**{**_known(SFTSettings, sft), "steps": steps})
     tell = beat(emit, sft["batch_size"])
     result = train_sft(fresh, encoded, settings, seed=seed, out_dir=directory, progress=tell)
@@ -109,6 +117,18 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
         "mean_episode_tokens": float(np.mean([len(item.ids) for item in encoded])),
     }
     return Finished(result=summary, checkpoints=((checkpoint, directory),))
+
+
+def _merge(step: Step, store: Store, scratch: Path) -> Finished:
+    """A checkpoint between two others for every share; nothing is trained."""
+    from holdfast.training.merging import merge_checkpoints
+
+    of = [weights_of(store, name) for name in step.settings["of"]]
+    made = [
+        (checkpoint, merge_checkpoints(of[0], of[1], share, scratch / f"share-{number}"))
+        for number, (checkpoint, share) in enumerate(zip(step.checkpoints, step.settings["shares"], strict=True))
+    ]
+    return Finished(result={"merged": len(made)}, checkpoints=tuple(made))
 
 
 def _known(kind: type[SFTSettings] | type[DPOSettings], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,38 +143,39 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
 
     settings = step.settings
     start = weights_of(store, settings["parent"])
-    _, paired, referred = step.inputs
-    pairs = store.pairs(paired)
-    if not pairs:
-        found = store.log.steps()[paired].result
-        raise StepError(
-            "there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts"
-            f" ({found['scored']} of {found['episodes']} training episodes have a score)"
-        )
-    every = _encode_pairs(store, load_chat(start, settings.get("calls", "auto")), pairs)
+    _, paired, referred, *others = step.inputs
+    pairs = _read_pairs(store, paired)
+    second = _read_second(step, store, others[0]) if others else None
+    both = [*pairs, *(second.pairs if second is not None else ())]
+    every = _encode_pairs(store, load_chat(start, settings.get("calls", "auto")), both)
     kept, stage = fit_stage(pairs, every, DPOSettings(**_known(DPOSettings, settings)))
-    used = {name for pair in kept for name in (pair.chosen, pair.rejected)}
+    if second is not None:
+        second = replace(second, pairs=fit_stage(second.pairs, every, stage)[0])
+    used = {name for pair in (*kept, *(second.pairs if second else ())) for name in (pair.chosen, pair.rejected)}
     encoded = {name: item for name, item in every.items() if name in used}
     reference = _read_reference(store, referred, start, encoded, stage)
     doses = [dose * stage.steps for dose in settings["doses"]]
     epochs = stage.epochs and stage.epochs * settings["doses"][-1]
-    results = _resume(
-        scratch,
-        lambda: train_dpo(
-            start,
-            kept,
-            encoded,
-            # The warm-up is that of dose 1.
-            replace(stage, steps=doses[-1], epochs=epochs, warmup_ratio=None),
-            seed=int(step.fingerprint[:15], 16),
-            save_at=doses,
-            out_dir=scratch,
-            reference=reference,
-            folder=scratch / LOOP,
-            tracker=os.environ.get(TRACKER) or None,
-            progress=beat(emit),
-        ),
-    )
+    with _open_balance(step, store) as balance:
+        results = _resume(
+            scratch,
+            lambda: train_dpo(
+                start,
+                kept,
+                encoded,
+                # The warm-up is that of dose 1.
+                replace(stage, steps=doses[-1], epochs=epochs, warmup_ratio=None),
+                seed=int(step.fingerprint[:15], 16),
+                save_at=doses,
+                out_dir=scratch,
+                reference=reference,
+                folder=scratch / LOOP,
+                tracker=os.environ.get(TRACKER) or None,
+                progress=beat(emit),
+                second=second,
+                balance=balance,
+            ),
+        )
     made = zip(step.checkpoints, (result.path for result in results), strict=True)
     summary = {
         "distinct_pairs": len(kept),
@@ -162,9 +183,48 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
         "trained_tokens": results[-1].tokens,
         "doses": _describe_doses(step, results),
     }
+    if second is not None:
+        summary["second_pairs"] = len(second.pairs)
+    if balance is not None:
+        summary["balance"] = list(results[-1].readings)
     if stage.max_length is not None:
-        summary["too_long"] = len(pairs) - len(kept)
+        summary["too_long"] = len(both) - len(kept) - len(second.pairs if second else ())
     return Finished(result=summary, checkpoints=tuple(made), log=scratch / LOOP / LOG)
+
+
+def _read_pairs(store: Store, paired: str) -> list[PreferencePair]:
+    """The pairs that a pair step made. Errors: StepError where there are none."""
+    pairs = store.pairs(paired)
+    if not pairs:
+        found = store.log.steps()[paired].result
+        raise StepError(
+            "there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts"
+            f" ({found['scored']} of {found['episodes']} training episodes have a score)"
+        )
+    return list(pairs)
+
+
+def _read_second(step: Step, store: Store, paired: str) -> Second:
+    """The pairs of the objective that a stage keeps beside its own, and how it takes them."""
+    from holdfast.training.mixing import Second
+
+    amounts: Mapping[Way, str] = {"mix": "share", "term": "weight", "balance": "initial"}
+    way, key = next((way, key) for way, key in amounts.items() if step.settings.get(way) is not None)
+    return Second(pairs=_read_pairs(store, paired), way=way, amount=step.settings[way][key])
+
+
+@contextlib.contextmanager
+def _open_balance(step: Step, store: Store) -> Iterator[tuple[Balance, Measure] | None]:
+    """The balance of a stage, and what it measures with; None for a stage without one."""
+    told = step.settings.get("balance")
+    if told is None:
+        yield None
+        return
+    from holdfast.training.balance import Balance
+
+    known = {field.name: told[field.name] for field in fields(Balance)}
+    with open_measure(step, store) as measure:
+        yield Balance(**known), measure
 
 
 def _read_reference(
@@ -218,6 +278,7 @@ def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str
             "accuracy": float(np.mean(result.accuracies[-10:])),
             "drift_chosen": result.chosen_drift,
             "drift_rejected": result.rejected_drift,
+            **({f"balance_{key}": result.readings[-1][key] for key in ("score", "weight")} if result.readings else {}),
         }
         for checkpoint, result in zip(step.checkpoints, results, strict=True)
     ]

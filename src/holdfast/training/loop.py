@@ -97,6 +97,8 @@ class History:
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    # What a balance measured, in the order of steps.
+    readings: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Loop:
@@ -209,7 +211,7 @@ class Loop:
                 for descent in found:
                     for name, value in {"loss": descent.loss, **descent.metrics}.items():
                         metrics[name] = metrics.get(name, 0.0) + value
-                return metrics, sum((descent.work for descent in found), Work())
+                return {**metrics, **step.facts}, sum((descent.work for descent in found), Work())
 
     def _descend(self, parts: Sequence[Part]) -> list[Descent]:
         budget = self.history.token_budget

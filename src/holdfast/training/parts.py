@@ -7,7 +7,7 @@ the step's. How many parts there are is a question of memory and changes nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -156,10 +156,55 @@ class GroupPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainStep:
-    """One optimiser step: ``examples`` pairs, demonstrations or rollouts, cut into parts for a token budget."""
+    """One optimiser step: ``examples`` pairs, demonstrations or rollouts, cut into parts for a token budget.
+
+    ``facts`` are numbers of the whole step that stand in its log beside the metrics.
+    """
 
     examples: int
     parts: Callable[[int], list[Part]]
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTotals:
+    """What the pairs of a step divide by: the sum of weights, and of weight times chosen tokens."""
+
+    weights: float
+    tokens: float
+
+    @classmethod
+    def of(cls, pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], loss_mask: LossMask) -> PairTotals:
+        """The totals of some pairs."""
+        lengths = {pair.chosen: int(encoded[pair.chosen].picked(loss_mask).sum()) for pair in pairs}
+        return cls(
+            weights=float(sum(pair.weight for pair in pairs)),
+            tokens=float(sum(pair.weight * lengths[pair.chosen] for pair in pairs)),
+        )
+
+
+def pair_part(
+    pairs: Sequence[PreferencePair],
+    names: Sequence[str],
+    totals: PairTotals,
+    encoded: Mapping[str, Encoded],
+    reference: Mapping[str, float],
+    *,
+    objective: PairObjective,
+    loss_mask: LossMask,
+) -> PairPart:
+    """Some pairs of a step over the trajectories ``names``, which hold theirs and perhaps others."""
+    place = {name: number for number, name in enumerate(names)}
+    return PairPart(
+        sequences=tuple(score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in names),
+        chosen=np.array([place[pair.chosen] for pair in pairs], np.int64),
+        rejected=np.array([place[pair.rejected] for pair in pairs], np.int64),
+        weights=np.array([pair.weight for pair in pairs], np.float32),
+        reference=np.array([reference[name] for name in names], np.float64),
+        objective=objective,
+        total=totals.weights,
+        total_tokens=totals.tokens,
+    )
 
 
 def pair_step(
@@ -174,39 +219,28 @@ def pair_step(
 
     A case is never cut: a part holds as many whole cases as the budget has room for, and at least one.
     """
-    total = float(sum(pair.weight for pair in pairs))
-    lengths = {pair.chosen: int(encoded[pair.chosen].picked(loss_mask).sum()) for pair in pairs}
-    total_tokens = float(sum(pair.weight * lengths[pair.chosen] for pair in pairs))
+    totals = PairTotals.of(pairs, encoded, loss_mask)
 
-    def part(group: Sequence[PreferencePair]) -> PairPart:
-        names = sorted({name for pair in group for name in (pair.chosen, pair.rejected)})
-        place = {name: number for number, name in enumerate(names)}
-        return PairPart(
-            sequences=tuple(score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in names),
-            chosen=np.array([place[pair.chosen] for pair in group], np.int64),
-            rejected=np.array([place[pair.rejected] for pair in group], np.int64),
-            weights=np.array([pair.weight for pair in group], np.float32),
-            reference=np.array([reference[name] for name in names], np.float64),
-            objective=objective,
-            total=total,
-            total_tokens=total_tokens,
-        )
+    def part(group: Sequence[int]) -> PairPart:
+        chosen = [pairs[place] for place in group]
+        names = sorted({name for pair in chosen for name in (pair.chosen, pair.rejected)})
+        return pair_part(chosen, names, totals, encoded, reference, objective=objective, loss_mask=loss_mask)
 
     def cut(budget: int) -> list[Part]:
-        return [part(group) for group in _fill(pairs, encoded, budget)]
+        return [part(group) for group in fill_parts(pairs, encoded, budget)]
 
     return TrainStep(examples=len(pairs), parts=cut)
 
 
-def _fill(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], budget: int) -> list[list[PreferencePair]]:
-    """Pairs in groups of whole cases; trees of different cases hardly share a token, so their sizes add up."""
-    cases: dict[str, list[PreferencePair]] = {}
-    for pair in pairs:
-        cases.setdefault(pair.case_id, []).append(pair)
-    groups: list[list[PreferencePair]] = []
+def fill_parts(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], budget: int) -> list[list[int]]:
+    """Places of pairs in groups of whole cases; trees of different cases hardly share a token, so sizes add up."""
+    cases: dict[str, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        cases.setdefault(pair.case_id, []).append(place)
+    groups: list[list[int]] = []
     room = -1
     for case in cases.values():
-        names = sorted({name for pair in case for name in (pair.chosen, pair.rejected)})
+        names = sorted({name for place in case for name in (pairs[place].chosen, pairs[place].rejected)})
         size = count_tokens([encoded[name].ids for name in names])
         if size > room:
             groups.append([])

@@ -6,63 +6,37 @@ directory's weights, never an earlier one's.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from holdfast.errors import StepError, StudyError
-from holdfast.records import PreferencePair, content_id
-from holdfast.store.weights import sync_directory
-from holdfast.training.adapters import Policy, Precision, open_policy
+from holdfast.errors import StudyError
+from holdfast.records import PreferencePair
+from holdfast.training.adapters import Precision, open_policy
+from holdfast.training.balance import Balance, Measure
 from holdfast.training.encoding import (
     Encoded,
     LossMask,
     check_demonstrations,
     check_pairs,
     check_sequences,
-    score_picked,
 )
 from holdfast.training.launch import run_together
 from holdfast.training.loop import TOKEN_BUDGET, Loop, LoopSettings, isolated
-from holdfast.training.orders import PairOrder, demonstration_steps, pair_steps
-from holdfast.training.parts import PairObjective, TrainStep, demonstration_step, pair_step
-from holdfast.training.passes import check_budget, score_within
+from holdfast.training.mixing import Second
+from holdfast.training.orders import demonstration_steps
+from holdfast.training.parts import demonstration_step
+from holdfast.training.preference import PreferenceStage, TrainResult, score_names
 from holdfast.training.ranks import find_ranks
 from holdfast.training.settings import DPOSettings, SFTSettings, fit_stage
-from holdfast.training.sharding import score_together
-from holdfast.training.states import STATE, UnusableState
-from holdfast.training.tracking import open_tracker
 
 # Called with steps done and steps in all.
 Progress = Callable[[int, int], None]
-# Pairs on which drift is measured.
-_DRIFT_PAIRS = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """A saved dose of a stage, with everything counted from the stage's start.
-
-    ``examples`` are pairs or demonstrations with repeats, ``tokens`` those that carried loss, ``losses`` one
-    value a step before its update. The drifts are the mean change in nats of a chosen and of a rejected
-    trajectory's log-probability since the start, over up to 128 pairs; None for SFT.
-    """
-
-    path: Path
-    steps: int
-    examples: int
-    tokens: int
-    losses: tuple[float, ...]
-    accuracies: tuple[float, ...] = ()
-    chosen_drift: float | None = None
-    rejected_drift: float | None = None
-    cpu_seconds: float
 
 
 def train_sft(
@@ -131,24 +105,7 @@ def reference_logprobs(
         # A fresh adapter changes nothing.
         policy = open_policy(model_dir, precision=precision, lora_r=int(adapter))
         check_sequences(((f"trajectory {name}", encoded[name]) for name in names), policy)
-        return _score_names(policy, names, encoded, loss_mask, token_budget)
-
-
-def _score_names(
-    policy: Policy, names: Sequence[str], encoded: Mapping[str, Encoded], loss_mask: LossMask, budget: int
-) -> dict[str, float]:
-    distinct = sorted(set(names))
-    sequences = [score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in distinct]
-    check_budget(sequences, budget)
-    ranks = find_ranks()
-    scores = (
-        score_within(policy, sequences, budget) if ranks is None else score_together(policy, sequences, budget, ranks)
-    )
-    found = {name: float(logps.double().sum()) for name, logps in zip(distinct, scores, strict=True)}
-    for name, value in found.items():
-        if not math.isfinite(value):
-            raise StepError(f"trajectory {name}: log-probability {value}; the model's weights are damaged")
-    return found
+        return score_names(policy, names, encoded, loss_mask, token_budget)
 
 
 def train_dpo(
@@ -164,6 +121,8 @@ def train_dpo(
     folder: Path | None = None,
     tracker: str | None = None,
     progress: Progress | None = None,
+    second: Second | None = None,
+    balance: tuple[Balance, Measure] | None = None,
 ) -> list[TrainResult]:
     """Trains on preference pairs and saves ``out_dir/step-N`` after each number of steps in ``save_at``.
 
@@ -171,167 +130,49 @@ def train_dpo(
     steps. The reference is ``model_dir``; ``reference`` holds its ``reference_logprobs`` where the caller has them.
     ``encoded`` is keyed by trajectory id. With ``folder`` the stage is logged there and resumes from what it holds;
     ``tracker`` names one of accelerate's, which then gets the same numbers. ``progress`` is not called where several
-    processes train. Pairs and steps are those that ``fit_stage`` finds. Raises StudyError for data that cannot be
-    learnt from and StepError for a loss that is not finite; doses saved before stay.
+    processes train. Pairs and steps are those that ``fit_stage`` finds. ``second`` are the pairs of an objective that
+    the stage keeps beside its own; where its way is "balance", ``balance`` measures the policy as it is trained and
+    sets their weight, on one device. Raises StudyError for data that cannot be learnt from and StepError for a loss
+    that is not finite; doses saved before stay.
     """
     pairs, settings = fit_stage(pairs, encoded, settings)
+    if second is not None:
+        second = replace(second, pairs=fit_stage(second.pairs, encoded, settings)[0])
     doses = sorted(set(save_at))
-    check_pairs(pairs, encoded, settings.loss_mask)
-    if not doses or doses[0] < 1 or doses[-1] > settings.steps:
-        raise StudyError(f"doses {list(save_at)}: steps to save at are between 1 and {settings.steps}")
+    _check_stage(pairs, second, encoded, settings, doses)
+    told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
     if settings.devices > 1 and find_ranks() is None:
-        if torch.cuda.is_available() and settings.devices > torch.cuda.device_count():
-            raise StudyError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
-        arguments = {
-            "model_dir": model_dir,
-            "pairs": pairs,
-            "encoded": encoded,
-            "settings": settings,
-            "seed": seed,
-            "save_at": save_at,
-            "out_dir": out_dir,
-            "reference": reference,
-            "folder": folder,
-            "tracker": tracker,
-        }
-        together: list[TrainResult] = run_together(settings.devices, train_dpo, arguments)
+        _check_devices(settings.devices, balance)
+        told |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
+        told |= {"save_at": save_at, "out_dir": out_dir, "reference": reference}
+        together: list[TrainResult] = run_together(settings.devices, train_dpo, told)
         return together
     with isolated(seed):
-        stage = _PreferenceStage(
-            model_dir, pairs, encoded, settings, reference or {}, seed=seed, folder=folder, tracker=tracker
-        )
+        stage = PreferenceStage(model_dir, pairs, encoded, settings, reference or {}, balance=balance, **told)
         for step in stage.run(doses, out_dir):
             if progress is not None:
                 progress(step, doses[-1])
         return stage.results(doses, out_dir)
 
 
-class _PreferenceStage:
-    """One preference stage: policy, reference and loop, and the doses kept so far."""
-
-    def __init__(
-        self,
-        model_dir: Path,
-        pairs: Sequence[PreferencePair],
-        encoded: Mapping[str, Encoded],
-        settings: DPOSettings,
-        reference: Mapping[str, float],
-        *,
-        seed: int,
-        folder: Path | None,
-        tracker: str | None,
-    ) -> None:
-        self._started = time.process_time()
-        self._pairs, self._encoded, self._settings = pairs, encoded, settings
-        self._policy = open_policy(
-            model_dir,
-            lora_r=settings.lora_r,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            use_rslora=settings.use_rslora,
-            precision=settings.precision,
-            recompute=settings.recompute,
-        )
-        cases = {name: pair.case_id for pair in pairs for name in (pair.chosen, pair.rejected)}
-        named = [(f"case {case}, trajectory {name}", encoded[name]) for name, case in cases.items()]
-        check_sequences(named, self._policy)
-        check_budget([score_picked(*item, settings.loss_mask) for item in named], settings.token_budget)
-        known = {name: reference[name] for name in cases if name in reference}
-        # A fresh adapter changes nothing, so before the first update the policy is its own reference.
-        self._reference = known | self._score([name for name in cases if name not in known])
-        loop = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
-        ranks = find_ranks()
-        self._leads = ranks is None or ranks.rank == 0
-        self._folder, self._tracker = folder, None
-        if tracker is not None and self._leads:
-            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**asdict(settings), "seed": seed})
-        self._loop = Loop(
-            self._policy,
-            LoopSettings(**loop),
-            seed=seed,
-            identity=self._identify(),
-            folder=folder,
-            tracker=self._tracker,
-        )
-
-    def run(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
-        """Trains to the last dose, keeps each, and yields the steps done."""
-        try:
-            yield from self._train(doses, out_dir)
-        finally:
-            if self._tracker is not None:
-                self._tracker.finish()
-
-    def _train(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
-        for log in self._loop.run(islice(self._steps(), doses[-1])):
-            if log.step in doses:
-                path = _dose_path(out_dir, log.step)
-                self._policy.save(path)
-                if self._leads:
-                    # On disk before the loop's state says that it is.
-                    sync_directory(path)
-                chosen, rejected = self._drifts()
-                self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
-            yield log.step
-
-    def _identify(self) -> str:
-        """All that decides where a stage goes, besides its seed; a state of another stage is not taken up."""
-        free = {"token_budget", "recompute", "devices"} | (
-            {"steps"} if self._settings.schedule == "constant" else set()
-        )
-        settings = {name: value for name, value in asdict(self._settings).items() if name not in free}
-        pairs = [[pair.case_id, pair.chosen, pair.rejected, pair.weight] for pair in self._pairs]
-        return content_id(settings, pairs, self._reference)
-
-    def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
-        """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
-        kept = {mark.position: mark for mark in self._loop.history.marks}
-        for dose in doses:
-            if dose not in kept:
-                raise UnusableState((self._folder or out_dir) / STATE, f"it is past step {dose}, which was not kept")
-        seconds = time.process_time() - self._started
-        history = self._loop.history
-        return [
-            TrainResult(
-                path=_dose_path(out_dir, mark.position),
-                steps=mark.position,
-                examples=mark.examples,
-                tokens=mark.scored,
-                losses=tuple(history.losses[: mark.position]),
-                accuracies=tuple(history.accuracies[: mark.position]),
-                cpu_seconds=seconds,
-                **mark.found,
-            )
-            for mark in (kept[dose] for dose in doses)
-        ]
-
-    def _steps(self) -> Iterator[TrainStep]:
-        settings = self._settings
-        order = PairOrder(**{field.name: getattr(settings, field.name) for field in fields(PairOrder)})
-        objective = PairObjective(**{field.name: getattr(settings, field.name) for field in fields(PairObjective)})
-        for pairs in pair_steps(self._pairs, self._encoded, order, seed=self._loop.seed):
-            yield pair_step(
-                pairs,
-                self._encoded,
-                self._reference,
-                objective=objective,
-                loss_mask=settings.loss_mask,
-            )
-
-    def _score(self, names: Sequence[str]) -> dict[str, float]:
-        settings = self._settings
-        return _score_names(self._policy, names, self._encoded, settings.loss_mask, settings.token_budget)
-
-    def _drifts(self) -> tuple[float, float]:
-        count = min(len(self._pairs), _DRIFT_PAIRS)
-        places = np.linspace(0, len(self._pairs) - 1, count).astype(int)
-        sides = [[self._pairs[place].chosen for place in places], [self._pairs[place].rejected for place in places]]
-        self._policy.set_training(False)
-        now = self._score(sides[0] + sides[1])
-        self._policy.set_training(True)
-        chosen, rejected = (float(np.mean([now[name] - self._reference[name] for name in side])) for side in sides)
-        return chosen, rejected
+def _check_stage(
+    pairs: Sequence[PreferencePair],
+    second: Second | None,
+    encoded: Mapping[str, Encoded],
+    settings: DPOSettings,
+    doses: Sequence[int],
+) -> None:
+    """Raises StudyError for pairs that cannot be learnt from, and for doses outside the stage."""
+    check_pairs(pairs, encoded, settings.loss_mask)
+    if second is not None:
+        check_pairs(second.pairs, encoded, settings.loss_mask)
+    if not doses or doses[0] < 1 or doses[-1] > settings.steps:
+        raise StudyError(f"doses {list(doses)}: steps to save at are between 1 and {settings.steps}")
 
 
-def _dose_path(out_dir: Path, step: int) -> Path:
-    return out_dir / f"step-{step:06d}"
+def _check_devices(devices: int, balance: tuple[Balance, Measure] | None) -> None:
+    """Raises StudyError for more devices than there are, or than a balance can measure on."""
+    if torch.cuda.is_available() and devices > torch.cuda.device_count():
+        raise StudyError(f"devices is {devices}, but this machine has {torch.cuda.device_count()}")
+    if balance is not None:
+        raise StudyError(f"devices is {devices}, but a balance measures the policy of one process; set 1")

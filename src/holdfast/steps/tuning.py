@@ -1,0 +1,87 @@
+"""What a balance is measured with while a stage trains: episodes of the policy as it is, scored by the pairs' judge."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from holdfast.dialogues import Speakers
+from holdfast.errors import StepError
+from holdfast.judges import open_judge
+from holdfast.plan import Step
+from holdfast.records import content_id
+from holdfast.reserves import TUNE
+from holdfast.rollout import Limits
+from holdfast.rollout import roll_out as roll_out_episodes
+from holdfast.sections import JudgeSection, ModelEntry, SuiteSection
+from holdfast.steps.outcomes import complete
+from holdfast.steps.reading import cases_of
+from holdfast.steps.speakers import open_speakers
+from holdfast.store import Store
+from holdfast.suites import open_world
+
+if TYPE_CHECKING:
+    from holdfast.models import Model
+    from holdfast.training.balance import Measure, Measured
+
+
+@contextlib.contextmanager
+def open_measure(step: Step, store: Store) -> Iterator[Measure]:
+    """A function that gives the mean score of a model directory's policy, on the cases that are kept for balances.
+
+    Each case is met once at every measurement. Episodes and scores are nobody's results and are not stored.
+    """
+    from holdfast.training.balance import Measured
+
+    settings, told = step.settings, step.settings["tuning"]
+    wanted = settings["balance"]
+    names = store.splits()[told["split_seed"]].get(TUNE, ())[: wanted["cases"]]
+    if len(names) < wanted["cases"]:
+        raise StepError(f"the run keeps {len(names)} cases for balances, {wanted['cases']} are needed; start a new run")
+    cases = [cases_of(store)[name] for name in names]
+    judge = open_judge(told["judge"], JudgeSection.model_validate(told["section"]))
+    world = open_world(SuiteSection.model_validate(told["suite"]))
+    limits = Limits(**{key: value for key, value in told["limits"].items() if key != "batch_size"})
+    size = told["limits"]["batch_size"]
+
+    with open_speakers(step, store) as others:
+
+        def measure(directory: Path, done: int) -> Measured:
+            speakers: Speakers = {**others, "agent": _open_agent(step, directory)}
+            found: list[float | None] = []
+            for start in range(0, len(cases), size):
+                batch = cases[start : start + size]
+                played = roll_out_episodes(
+                    speakers,
+                    world,
+                    [(case, 0) for case in batch],
+                    # Every measurement has luck of its own, which another run of the same step has too.
+                    checkpoint_id=content_id("measured", step.fingerprint, done),
+                    rollout_seed=settings["train_seed"],
+                    limits=limits,
+                )
+                for case, trajectory in zip(batch, complete(played, "episodes"), strict=True):
+                    scores = judge.judge(case, trajectory)
+                    assert isinstance(scores, tuple)  # a study's balance has no judge that asks a model
+                    found += [score.value for score in scores if score.objective == wanted["objective"]]
+            known = [value for value in found if value is not None]
+            mean = float(np.mean(known)) if known else None
+            return Measured(score=mean, scored=len(known), episodes=len(cases))
+
+        yield measure
+
+
+def _open_agent(step: Step, directory: Path) -> Model:
+    """The policy under training, from weights that were just written; not kept for another time."""
+    entry = ModelEntry.model_validate(step.settings.get("agent", {}).get("entry", {"kind": "tiny"}))
+    if entry.kind == "tiny":
+        from holdfast.models.tiny import TinyModel
+
+        return TinyModel.load(directory)
+    from holdfast.models.local import LocalModel
+
+    return LocalModel(directory, calls=entry.calls, quantization="none", precision=entry.precision)

@@ -1,0 +1,74 @@
+"""A balance over a model of transformers: the policy under training is opened in the same process, adapter or whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.errors import StepError
+from holdfast.models.random_base import build_random
+from holdfast.plan import Step
+from holdfast.reserves import TUNE
+from holdfast.sections import ModelEntry
+from holdfast.steps.tuning import open_measure
+from holdfast.store import Store
+from holdfast.suites import office
+from holdfast.training.adapters import open_policy
+from holdfast.training.balance import Balance, Measured
+
+pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+SIZES = {"hidden": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "ffn": 48, "vocabulary": 300}
+ENTRY = ModelEntry(kind="random", max_positions=2048, precision="fp32", **SIZES)
+
+
+def step(cases: int, **more: Any) -> Step:
+    told: dict[str, Any] = {
+        "balance": {"objective": "safety", "cases": cases},
+        "train_seed": 3,
+        "tuning": {
+            "suite": {"name": "office"},
+            "split_seed": 0,
+            "judge": "state",
+            "section": {"kind": "state"},
+            "limits": {"temperature": 1.0, "max_turns": 2, "max_tokens": 4, "batch_size": 3},
+        },
+    }
+    return Step(fingerprint="f" * 32, kind="train", name="t", inputs=(), settings=told | more, size=1, unit="steps")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = Store.create(tmp_path_factory.mktemp("hub") / "run")
+    cases = office.generate(0, 4, part="train")
+    with made.transaction():
+        made.add_cases(cases)
+        made.add_split(0, {TUNE: [case.id for case in cases]})
+    return made
+
+
+def test_a_model_is_measured_whole_and_as_an_adapter(store: Store, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    texts = [message.content for case in store.cases() for message in case.messages]
+    build_random(base, ENTRY, texts, seed=0)
+    wanted = step(4, agent={"model": "agent", "entry": ENTRY.model_dump(mode="json")})
+    found: dict[str, Measured] = {}
+    for name, rank in (("whole", 0), ("adapter", 2)):
+        open_policy(base, lora_r=rank).save(tmp_path / name)
+        with open_measure(wanted, store) as measure:
+            found[name] = measure(tmp_path / name, 2)
+    # A fresh adapter changes nothing, and the luck of a measurement is its step's.
+    assert found["whole"] == found["adapter"] and found["whole"].episodes == 4
+    assert (found["whole"].score is None) == (found["whole"].scored == 0)
+    rule = Balance(floor=2.0, every=2, rate=1.0, initial=0.5, most=4.0)
+    reading = rule.read(2, Measured(score=None, scored=0, episodes=4), [])
+    assert reading["weight"] == 0.5, "a policy that nobody can read moves no weight"
+
+
+def test_a_run_that_keeps_too_few_cases_is_told_so(store: Store) -> None:
+    words = "keeps 4 cases for balances, 5 are needed; start a new run"
+    with pytest.raises(StepError, match=words), open_measure(step(5), store):
+        pass
