@@ -87,15 +87,21 @@ def _is_log(path: Path) -> bool:
         return _JSON_LOG.match(file.read(64)) is not None
 
 
-def _read_samples(path: Path) -> Iterator[list[EvalSample]]:
-    """A log's samples, some at a time, those of an unfinished log too."""
+def _refuse_bombs(path: Path) -> None:
+    """Refuse an archive with an entry too large for memory, before any is read. Errors: StudyError."""
     if path.suffix == ".json":
-        yield read_eval_log(path, resolve_attachments="full").samples or []
         return
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.file_size > MAX_ENTRY_BYTES:
                 _refuse(f"{path}: entry {entry.filename[:80]!r}", f"expands beyond {MAX_ENTRY_BYTES >> 30} GiB")
+
+
+def _read_samples(path: Path) -> Iterator[list[EvalSample]]:
+    """A log's samples, some at a time, those of an unfinished log too."""
+    if path.suffix == ".json":
+        yield read_eval_log(path, resolve_attachments="full").samples or []
+        return
     places = [(one.id, one.epoch) for one in read_eval_log_sample_summaries(path)]
     for start in range(0, len(places), SAMPLES_AT_ONCE):
         batch = places[start : start + SAMPLES_AT_ONCE]
@@ -305,6 +311,7 @@ def import_logs(source: Path, store: Store, *, progress: Listener | None = None)
 
 def _samples_of(path: Path) -> Iterator[tuple[EvalLog, EvalSample]]:
     with _reading(path):
+        _refuse_bombs(path.resolve())
         log = read_eval_log(path.resolve(), header_only=True)
         for batch in _read_samples(path.resolve()):
             for sample in batch:

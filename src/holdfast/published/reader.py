@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -45,6 +45,7 @@ SUITE = "toolemu"
 SPLIT_SEEDS = (0, 1, 2)
 
 Key = tuple[str, int]  # checkpoint id, case number
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,7 +378,7 @@ def import_into(source: Path, output: Path, *, progress: Listener | None = None)
     return into_run(Path(output), lambda store: import_published(source, store, progress=progress))
 
 
-def into_run(output: Path, read: Callable[[Store], ImportSummary]) -> ImportSummary:
+def into_run(output: Path, read: Callable[[Store], Made]) -> Made:
     """What ``read`` finds for the run at ``output``, made if need be; one made here is removed on failure."""
     made = [path for path in (output, *output.parents) if not path.exists()]
     fresh = not (output / DATABASE).exists()

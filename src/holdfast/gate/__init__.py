@@ -1,0 +1,1 @@
+"""Whether a child kept what its parent had: non-inferiority with declared margins."""

@@ -1,0 +1,152 @@
+"""A run as a gate reads it: its checkpoints, scores and episodes as columns, and what decided them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.errors import StoreError, StudyError
+from holdfast.forks import STUDY_KEY
+from holdfast.records import Checkpoint
+from holdfast.store import DATABASE, Store
+from holdfast.store.tables import ScoreTable, TrajectoryTable
+from holdfast.study import Study
+from holdfast.suites import is_harmless
+from holdfast.traffic import read_spending
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
+TABLES = ("study", "suite", "rollouts", "models", "judges", "gate")  # of a study, that a gate reads
+REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """What a gate reads of one run. ``place`` is how the user named it.
+
+    ``harmless`` says by case whether it is declared harmless; None where no case says. ``held_out`` has the test cases
+    of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
+    was a refusal. ``settings`` decided episodes and scores, None where the run does not note them; ``study`` is the
+    study that made the run, empty for an imported one. ``readings`` keeps what was worked out of each judge.
+    """
+
+    path: Path
+    place: str
+    checkpoints: tuple[Checkpoint, ...]
+    scores: ScoreTable
+    trajectories: TrajectoryTable
+    trajectory_ids: tuple[str, ...]
+    held_out: Mapping[int | None, Bools]
+    harmless: Bools | None
+    questions: Bools
+    refusals: Bools
+    settings: Mapping[str, Any] | None
+    study: Mapping[str, Any]
+    readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
+
+    @property
+    def case_ids(self) -> tuple[str, ...]:
+        """Case ids, which the tables' ``case`` column indexes."""
+        return self.scores.case_ids
+
+    def number_of(self, checkpoint: Checkpoint) -> int:
+        """A checkpoint's place in the tables."""
+        return next(place for place, one in enumerate(self.checkpoints) if one.id == checkpoint.id)
+
+
+def read_book(path: Path, place: str | None = None, settings: Mapping[str, Any] | None = None) -> Book:
+    """A run's columns. ``settings`` says what decided its episodes where the run itself does not.
+
+    Errors: StoreError where there is no run, or one that is damaged.
+    """
+    with Store(path) as store:
+        study = _study_of(store)
+        scores, trajectories = store.score_table(), store.trajectory_table()
+        ids = tuple(store.trajectory_ids())
+        cases = {case.id: case for case in store.cases()}
+        ordered = [cases[name] for name in scores.case_ids]
+        declared = [is_harmless(case) for case in ordered]
+        questions = np.array([not case.tools and case.facts.get("benign") is True for case in ordered], dtype=np.bool_)
+        return Book(
+            path=path,
+            place=place or str(path),
+            checkpoints=trajectories.checkpoints,
+            scores=scores,
+            trajectories=trajectories,
+            trajectory_ids=ids,
+            held_out=_held_out(store, scores.case_ids),
+            harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),
+            questions=questions,
+            refusals=_refusals(store, trajectories, ids, questions),
+            settings=_settings(path, study) if study else settings,
+            study=study,
+        )
+
+
+def _study_of(store: Store) -> dict[str, Any]:
+    """The settings of the study that made a run as this version writes them; empty for an imported one."""
+    damaged = StoreError(f"{store.path}: the study noted in it is damaged; restore the run")
+    try:
+        noted: dict[str, Any] = json.loads(store.meta(STUDY_KEY) or "{}")
+    except (ValueError, RecursionError) as error:
+        raise damaged from error
+    if not isinstance(noted, dict) or not all(isinstance(noted.get(key, {}), dict) for key in TABLES):
+        raise damaged
+    with contextlib.suppress(StudyError):
+        return Study.model_validate(noted).settings() if noted else noted
+    return noted
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run."""
+    try:
+        return (path / DATABASE).is_file()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _held_out(store: Store, case_ids: tuple[str, ...]) -> dict[int | None, Bools]:
+    place = {name: index for index, name in enumerate(case_ids)}
+    found: dict[int | None, Bools] = {}
+    for seed, parts in store.splits().items():
+        mask = np.zeros(len(case_ids), dtype=np.bool_)
+        mask[[place[name] for name in parts.get("test", ())]] = True
+        found[seed] = mask
+    return found or {None: np.ones(len(case_ids), dtype=np.bool_)}
+
+
+def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> Bools:
+    """Which trajectories answer a harmless question with a refusal, by the judges' labels."""
+    found = np.zeros(len(ids), dtype=np.bool_)
+    asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
+    for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
+        found[index] = any(score.label in REFUSED for score in scores)
+    return found
+
+
+def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a study decides an episode or a score: limits, who plays the tools, the judges and their models.
+
+    Among them are the snapshots that providers said they served for the judges and the tools.
+    """
+    suite, rollouts = study.get("suite", {}), study.get("rollouts", {})
+    models, world = study.get("models", {}), suite.get("world", {})
+    served = {f"{row.speaker} {row.model}": list(row.served) for row in read_spending(path) if row.speaker != "agent"}
+    return {
+        "suite": {key: suite[key] for key in ("name", "holdout") if key in suite},
+        "world": {**world, "opened": models.get(world.get("model"))},
+        "rollouts": {key: rollouts.get(key) for key in EPISODE_SETTINGS},
+        "judges": {
+            name: {**section, "opened": models.get(section.get("model")), "repeats": None}
+            for name, section in study.get("judges", {}).items()
+        },
+        "served": served,
+    }

@@ -1,0 +1,155 @@
+"""Two sides, case by case: refused where they are not comparable, else aligned in an order that no score decides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, count_of
+from holdfast.errors import StudyError
+from holdfast.gate.books import Floats
+from holdfast.gate.sides import Side
+from holdfast.records import content_id
+from holdfast.sections import OBJECTIVES
+from holdfast.stats.bounded import cluster_means, order_cases
+from holdfast.study import changed_keys
+
+METRICS = ("safety", "helpfulness", "severe", "event", "refusal", "validity")
+NAMED_CASES = 3
+NAMED_SETTINGS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """Case means of two sides on the same cases, NaN where a side has none.
+
+    ``parent`` and ``child`` hold an array by case for each of ``METRICS``, and ``worst`` for safety with every rollout
+    that it is due of and that has none: of the child at the lowest score and of the parent at the highest.
+    """
+
+    cases: tuple[str, ...]
+    families: tuple[str, ...]
+    parent: Mapping[str, Floats]
+    child: Mapping[str, Floats]
+    rollouts: Mapping[str, int]
+    scored: Mapping[str, int]
+
+    @property
+    def digest(self) -> str:
+        """The id of what was compared: every case with its means on both sides."""
+        whole = hashlib.sha256(content_id("gate data", self.cases).encode())
+        for side in (self.parent, self.child):
+            for name, values in sorted(side.items()):
+                # Rounded, so that the order of a sum leaves no trace; no mean is below 0.
+                whole.update(
+                    name.encode() + np.where(np.isnan(values), -1.0, np.round(values, 9)).astype("<f8").tobytes()
+                )
+        return whole.hexdigest()[:32]
+
+
+def pair_sides(parent: Side, child: Side, *, most: int | None = None) -> Pairing:
+    """The two sides aligned by case, ``most`` of them at most: the first by the digest of their ids.
+
+    Errors: StudyError where they are the same episodes, or not comparable: the difference is named.
+    """
+    require_comparable(parent, child)
+    names = order_cases(parent.cases)[:most]
+    families = dict(zip(parent.cases, parent.families, strict=True))
+    found = []
+    for side, worst in ((parent, HIGHEST_SCORE), (child, LOWEST_SCORE)):
+        place = {name: index for index, name in enumerate(side.cases)}
+        order = np.array([place[name] for name in names], dtype=np.int64)
+        arrays = {metric: side.case_means(metric)[order] for metric in METRICS}
+        found.append({**arrays, "worst": side.filled_means("safety", worst)[order]})
+    kept = set(names)
+    counts = [_count(side, kept) for side in (parent, child)]
+    return Pairing(
+        cases=tuple(names),
+        families=tuple(families[name] for name in names),
+        parent=found[0],
+        child=found[1],
+        rollouts={"parent": counts[0][0], "child": counts[1][0]},
+        scored={"parent": counts[0][1], "child": counts[1][1]},
+    )
+
+
+def average_families(values: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
+    """The mean of each family, in the order of the digests of the families' names."""
+    # Not as they are met: the first case of a family depends on which cases have scores.
+    rank = {name: place for place, name in enumerate(order_cases(sorted(set(names))))}
+    order = sorted(range(len(names)), key=lambda index: rank[names[index]])
+    ordered = [names[index] for index in order]
+    return [cluster_means(one[order], ordered) for one in values]
+
+
+def _count(side: Side, kept: set[str]) -> tuple[int, int]:
+    """How many rollouts a side has in these cases, and how many of them have every score that is due of them."""
+    inside = np.array([name in kept for name in side.cases], dtype=np.bool_)[side.case]
+    there = np.ones(side.rollouts, dtype=np.bool_)
+    for objective in OBJECTIVES:
+        there &= np.isfinite(side.values[objective]) | ~side.asked(objective)
+    return int(inside.sum()), int((inside & there).sum())
+
+
+def require_comparable(parent: Side, child: Side) -> None:
+    """Refuse two sides that are the same episodes, or that differ in more than the weights. Errors: StudyError."""
+    names = f"{parent.name} and {child.name}"
+    if set(parent.trajectories) & set(child.trajectories):
+        raise StudyError(
+            f"{names}: both sides are the same episodes, which says nothing; name two others, or roll the child out"
+            " anew with --again"
+        )
+    _require_same_cases(parent, child)
+    for objective in sorted({*parent.rubrics, *child.rubrics}):
+        first, second = parent.rubrics.get(objective), child.rubrics.get(objective)
+        if first != second and first is not None and second is not None:
+            # What made the rubric differ, such as the judge's model, says more than its id.
+            _require_same_settings(parent, child)
+            raise StudyError(
+                f"{names}: not comparable: {objective} was scored under rubric {first[:8]} for the parent and"
+                f" {second[:8]} for the child; judge both sides under one rubric"
+            )
+    _require_same_settings(parent, child)
+
+
+def _require_same_cases(parent: Side, child: Side) -> None:
+    lost, new = (sorted(set(a.cases) - set(b.cases)) for a, b in ((parent, child), (child, parent)))
+    if lost or new:
+        shown = ", ".join(name[:12] for name in (lost or new)[:NAMED_CASES])
+        common = len(set(parent.cases) & set(child.cases))
+        raise StudyError(
+            f"{parent.name} and {child.name}: not comparable: {count_of(len(lost), 'cases')} only in parent,"
+            f" {len(new)} only in child, {common} in both (first: {shown}); evaluate both on the same cases"
+        )
+
+
+def _require_same_settings(parent: Side, child: Side) -> None:
+    if parent.settings is None or child.settings is None or parent.settings is child.settings:
+        return
+    first, second = _decisive(parent), _decisive(child)
+    shared = {key for key in first if key in second}
+    changes = changed_keys({key: first[key] for key in shared}, {key: second[key] for key in shared})
+    if changes:
+        raise StudyError(
+            f"{parent.name} and {child.name}: not comparable: {'; '.join(changes[:NAMED_SETTINGS])}"
+            " (parent → child); evaluate and judge both under the same settings"
+        )
+
+
+def _decisive(side: Side) -> Mapping[str, Any]:
+    """The settings that decided a side's episodes and scores, each key that may be compared at the top."""
+    settings = dict(side.settings or {})
+    judges, served = settings.pop("judges", {}), settings.pop("served", {})
+    mine = {name: section for name, section in judges.items() if name in side.judges}
+    spoke = {section.get("model") for section in mine.values()} | {settings.get("world", {}).get("model")}
+    opened = {(one.get("opened") or {}).get("name") for one in (*mine.values(), settings.get("world", {}))}
+    snapshots = {
+        f"served for {name}": models
+        for name, models in served.items()
+        if models and name.partition(" ")[2] in (spoke | opened) - {None}
+    }
+    return {**settings, **{f"judges.{name}": section for name, section in mine.items()}, **snapshots}

@@ -1,0 +1,70 @@
+"""What is declared before the data: the rules of a gate, where they come from, and their fingerprint."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from holdfast.attachments import parse_toml
+from holdfast.conditions import CHECKS, GateSection
+from holdfast.consistency import first_problem, require, require_known
+from holdfast.errors import StudyError
+from holdfast.records import content_id
+from holdfast.study import Study
+
+# Raised by hand when a check or a bound changes its meaning: verdicts of different methods are not the same claim.
+METHOD_VERSION = 2
+TABLE = "gate"
+
+
+def read_rules(
+    *, file: Path | None = None, noted: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
+) -> GateSection:
+    """The declared rules: those of ``file``, else those ``noted`` in a run's study, else the defaults.
+
+    ``changes`` are single settings of the command line, which come last. Errors: StudyError naming place and finding.
+    """
+    place = "gate"
+    found: dict[str, Any] = dict(noted or {})
+    if file is not None:
+        place = f"{file}: gate"
+        found = _read_table(file)
+    found |= {key: value for key, value in (changes or {}).items() if value is not None}
+    for key, value in found.items():
+        require(
+            not isinstance(value, bool), f"{place}.{key} is {str(value).lower()}, which is no margin; give a number"
+        )
+    try:
+        rules = GateSection.model_validate(found)
+    except ValidationError as error:
+        raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
+    for name in rules.blocking:
+        require_known(name, CHECKS, f"{place}.blocking has", "the checks there are")
+    repeated = len(set(rules.blocking)) < len(rules.blocking)
+    require(not repeated, f"{place}.blocking repeats a check, found {list(rules.blocking)}; give each once")
+    return rules
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    """The ``[gate]`` table of a TOML file, which may be a whole study."""
+    try:
+        raw = parse_toml(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise StudyError(f"{file}: cannot be read ({error.strerror}); give a TOML file with a [gate] table") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"{file}: not valid TOML ({error})") from error
+    for name in raw:
+        require_known(name, {*Study.model_fields, "scales"}, f"{file} has the table", "the tables of a study")
+    table = raw.get(TABLE)
+    if not isinstance(table, dict):
+        raise StudyError(f"{file}: has no [gate] table; write the margins there")
+    return table
+
+
+def fingerprint(rules: GateSection) -> str:
+    """The id of what was declared: equal for equal rules and one version of the method."""
+    return content_id("gate", METHOD_VERSION, rules.model_dump(mode="json"))

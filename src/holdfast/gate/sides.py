@@ -1,0 +1,303 @@
+"""One side of a comparison: what a checkpoint did in its held-out cases and what a judge gave it, by rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.audit import UNFIT, refused_by
+from holdfast.errors import StudyError
+from holdfast.gate.books import Book, Bools, Floats
+from holdfast.records import JSON, Checkpoint
+from holdfast.sections import OBJECTIVES
+from holdfast.store.codec import FLAG_BITS
+
+Ints = NDArray[np.int64]
+UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """Whose scores are read: a judge's label by objective, and under which name each objective was scored."""
+
+    labels: Mapping[str, str]
+    names: Mapping[str, str]
+
+    @property
+    def judge(self) -> str:
+        """The judge of safety, on whom the verdict rests."""
+        return self.labels["safety"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A checkpoint's rollouts in its held-out cases, in any order.
+
+    ``case`` is each rollout's place in ``cases``. ``values`` holds by rollout ``safety`` and ``helpfulness`` in score
+    points (repeats averaged), ``severe`` (share of its readings that are severe events), ``event`` (1 where any is),
+    ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or where the case is not declared
+    harmless. ``asked_safety`` and ``asked_helpfulness`` are 1 where a score is due: the judge was asked for it there,
+    or has not met it; else 0. ``rubrics`` are those of the scores by objective; ``judges`` gave them, ``other_judges``
+    (labels) scored some of the same rollouts.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    cases: tuple[str, ...]
+    families: tuple[str, ...]
+    case: Ints
+    trajectories: tuple[str, ...]
+    values: Mapping[str, Floats]
+    rubrics: Mapping[str, str]
+    settings: Mapping[str, Any] | None
+    judges: frozenset[str]
+    other_judges: frozenset[str]
+    source: JSON = field(default_factory=dict)
+
+    @property
+    def rollouts(self) -> int:
+        """How many episodes there are."""
+        return len(self.case)
+
+    def has(self, metric: str) -> bool:
+        """Whether any rollout has this metric."""
+        return bool(np.isfinite(self.values[metric]).any())
+
+    def case_means(self, metric: str) -> Floats:
+        """The mean of a metric over each case's rollouts that have it, NaN where none has."""
+        value = self.values[metric]
+        there = np.isfinite(value)
+        count = np.bincount(self.case[there], minlength=len(self.cases))
+        total = np.bincount(self.case[there], weights=value[there], minlength=len(self.cases))
+        return _divide(total, count)
+
+    def filled_means(self, metric: str, value: float) -> Floats:
+        """The mean of an objective over each case's rollouts that it is due of, with ``value`` where there is none."""
+        filled = np.where(np.isfinite(self.values[metric]), self.values[metric], value)
+        due = self.asked(metric)
+        count = np.bincount(self.case[due], minlength=len(self.cases))
+        total = np.bincount(self.case[due], weights=filled[due], minlength=len(self.cases))
+        return _divide(total, count)
+
+    def asked(self, objective: str) -> Bools:
+        """By rollout whether a score of an objective is due."""
+        return np.asarray(self.values[f"asked_{objective}"] > 0)
+
+
+def take_side(
+    book: Book,
+    checkpoint: Checkpoint,
+    judging: Judging,
+    *,
+    split_seed: int | None,
+    severe_at_most: float,
+    name: str | None = None,
+) -> Side:
+    """What a checkpoint did in the held-out cases of a split (of all splits where it is None), as one judge read it.
+
+    ``name`` is what people call it. Errors: StudyError where it was not rolled out on them.
+    """
+    number = book.number_of(checkpoint)
+    held_out = np.zeros(len(book.case_ids), dtype=np.bool_)
+    for seed, mask in book.held_out.items():
+        if split_seed is None or seed in (None, split_seed):
+            held_out |= mask
+    table = book.trajectories
+    rows = np.flatnonzero((table.checkpoint == number) & held_out[table.case])
+    if not len(rows):
+        raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
+    used, place = np.unique(table.case[rows], return_inverse=True)
+    readings = read_judge(book, judging, severe_at_most)
+    values = {name: values[rows] for name, values in readings.items()}
+    return Side(
+        name=name or checkpoint.name,
+        checkpoint=checkpoint,
+        cases=tuple(book.case_ids[index] for index in used),
+        families=tuple(book.scores.families[index] for index in used),
+        case=place.astype(np.int64),
+        trajectories=tuple(book.trajectory_ids[index] for index in rows),
+        values={**values, **_conduct(book, rows)},
+        rubrics=_rubrics(book, judging),
+        settings=book.settings,
+        judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
+        other_judges=_judges_of(book, rows) - set(judging.labels.values()),
+        source=describe_source(book, checkpoint),
+    )
+
+
+def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a side comes from, as JSON."""
+    return {
+        "run": book.place,
+        "checkpoint": checkpoint.id,
+        "name": checkpoint.name,
+        "lineage": list(checkpoint.lineage),
+        "digest": checkpoint.digest,
+        "model": checkpoint.model,
+    }
+
+
+def read_judge(book: Book, judging: Judging, severe_at_most: float) -> Mapping[str, Floats]:
+    """By trajectory of a book: ``safety``, ``helpfulness``, ``severe`` and ``event`` as ``Side.values`` has them."""
+    key = tuple(f"{name}:{label}" for name, label in sorted({**judging.labels, "at": str(severe_at_most)}.items()))
+    if key in book.readings:
+        return book.readings[key]
+    found = {name: _means(book, judging, name, lambda value: value) for name in OBJECTIVES}
+    found["severe"] = _means(book, judging, "safety", lambda value: value <= severe_at_most)
+    found |= {f"asked_{name}": _asked(book, judging, name) for name in OBJECTIVES}
+    found["event"] = np.where(np.isfinite(found["severe"]), (found["severe"] > 0).astype(np.float64), np.nan)
+    book.readings[key] = found
+    return found
+
+
+def _means(book: Book, judging: Judging, objective: str, read: Any) -> Floats:
+    """By trajectory, the mean over repeats of what is read from an objective's scores; NaN where there is none."""
+    size, table = len(book.trajectory_ids), book.scores
+    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
+    if label not in table.judges or name not in table.objectives:
+        return np.full(size, np.nan)
+    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name))
+    mine &= np.isfinite(table.value)
+    where = table.trajectory[mine]
+    count = np.bincount(where, minlength=size)
+    total = np.bincount(where, weights=read(table.value[mine]).astype(np.float64), minlength=size)
+    return _divide(total, count)
+
+
+def _asked(book: Book, judging: Judging, objective: str) -> Floats:
+    """By trajectory 1 where a score of an objective is due, else 0.
+
+    A judge may be asked for one objective alone, as that of probes is; of a trajectory that it has not met, both are.
+    """
+    size, table = len(book.trajectory_ids), book.scores
+    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
+    if label is None:
+        return np.zeros(size)
+    due = np.ones(size)
+    if label in table.judges and name in table.objectives:
+        mine = table.judge == table.judges.index(label)
+        due[table.trajectory[mine]] = 0.0
+        due[table.trajectory[mine & (table.objective == table.objectives.index(name))]] = 1.0
+    return due
+
+
+def _divide(total: NDArray[Any], count: NDArray[Any]) -> Floats:
+    """``total`` / ``count``, NaN where nothing was counted."""
+    out = np.full(len(total), np.nan)
+    np.divide(total, count, out=out, where=count > 0)
+    return out
+
+
+def _conduct(book: Book, rows: Ints) -> dict[str, Floats]:
+    """What the audit says of each rollout, whoever judged it."""
+    flags, case = book.trajectories.flags[rows], book.trajectories.case[rows]
+    refused = np.where(book.questions[case], book.refusals[rows], refused_by(flags))
+    harmless = np.zeros(len(rows), dtype=np.bool_) if book.harmless is None else book.harmless[case]
+    return {
+        "refusal": np.where(harmless, refused.astype(np.float64), np.nan),
+        "validity": ((flags & UNFIT_BITS) > 0).astype(np.float64),
+    }
+
+
+def _rubrics(book: Book, judging: Judging) -> dict[str, str]:
+    found = {}
+    for objective, label in judging.labels.items():
+        rubric = book.scores.rubrics.get((label, judging.names.get(objective, objective)))
+        if rubric is not None:
+            found[objective] = rubric
+    return found
+
+
+def _name_of(book: Book, label: str) -> str:
+    """A judge's name without its rubric."""
+    return book.scores.judge_names[book.scores.judges.index(label)]
+
+
+def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
+    """The labels of the judges that scored any of these trajectories."""
+    asked: Bools = np.zeros(len(book.trajectory_ids), dtype=np.bool_)
+    asked[rows] = True
+    return frozenset(book.scores.judges[index] for index in np.unique(book.scores.judge[asked[book.scores.trajectory]]))
+
+
+# --- whose scores ------------------------------------------------------------------------------------------------
+
+
+def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
+    """Labels of the judges that were asked for an objective of a checkpoint, unscored or not."""
+    table = book.scores
+    if objective not in table.objectives:
+        return []
+    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    return [table.judges[index] for index in np.unique(table.judge[mine])]
+
+
+def choose_judging(
+    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, names: Mapping[str, str]
+) -> tuple[Judging, Judging]:
+    """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
+
+    ``names`` says under which name an objective was scored, where it is not its own. Errors: StudyError where none or
+    several could be meant, or where the rubrics differ.
+    """
+    safety = _choose(sides, wanted, names.get("safety", "safety"))
+    found: list[dict[str, str]] = [{"safety": label} for label in safety]
+    with_help = names.get("helpfulness", "helpfulness")
+    offered = [judges_for(book, one, with_help) for book, one in sides]
+    if all(label in labels for label, labels in zip(safety, offered, strict=True)):
+        helping: tuple[str, ...] | None = safety
+    else:
+        both = [label for label in offered[0] if label in offered[1]]
+        helping = (both[0], both[0]) if len(both) == 1 else None
+    for labels, label in zip(found, helping or (), strict=False):
+        labels["helpfulness"] = label
+    first, second = (Judging(labels=labels, names=names) for labels in found)
+    return first, second
+
+
+def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objective: str) -> tuple[str, str]:
+    """The label of the judge on either side: of one rubric on both."""
+    offered = [judges_for(book, checkpoint, objective) for book, checkpoint in sides]
+    for (book, checkpoint), labels in zip(sides, offered, strict=True):
+        if not labels:
+            there = f"; scored there: {', '.join(book.scores.objectives)}" if book.scores.objectives else ""
+            raise StudyError(
+                f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"
+                f" `holdfast judge {book.place} --with NAME`, or name the score with --score safety=NAME"
+            )
+    if wanted is not None:
+        first, second = (_named(book, one, labels, wanted) for (book, one), labels in zip(sides, offered, strict=True))
+        return first, second
+    both = [label for label in offered[0] if label in offered[1]]
+    if len(both) == 1:
+        return both[0], both[0]
+    if not both:
+        raise StudyError(
+            f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
+            f" {', '.join(offered[1])}); judge both with one"
+        )
+    raise StudyError(
+        f"{len(both)} judges scored both sides: {', '.join(both[:MOST_NAMED])}; declare one as gate.judge or with"
+        " --judge, best one that labelled no training pairs"
+    )
+
+
+def _named(book: Book, checkpoint: Checkpoint, labels: Sequence[str], wanted: str) -> str:
+    """The label that a judge's name (or the beginning of ``name#rubric``) stands for."""
+    names = dict(zip(book.scores.judges, book.scores.judge_names, strict=True))
+    found = [label for label in labels if wanted in (label, names[label]) or ("#" in wanted and wanted in label)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StudyError(
+            f"{book.place}: the judge {wanted!r} scored {checkpoint.name} under several rubrics:"
+            f" {', '.join(found)}; name one of these"
+        )
+    raise StudyError(
+        f"{book.place}: no scores of {checkpoint.name} by the judge {wanted!r}; there are: {', '.join(labels)}"
+    )

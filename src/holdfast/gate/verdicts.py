@@ -1,0 +1,190 @@
+"""A verdict of a child against its parent: the checks together, and what a reader must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from holdfast.analysis.panel import PAIR_JUDGE, count_of
+from holdfast.conditions import GateSection
+from holdfast.gate.books import Book
+from holdfast.gate.checks import Bounds, combine, judge_checks
+from holdfast.gate.pairing import Pairing, pair_sides
+from holdfast.gate.rules import fingerprint
+from holdfast.gate.sides import Judging, Side, choose_judging, take_side
+from holdfast.records import Checkpoint, Verdict
+
+
+class Place(NamedTuple):
+    """Where a side is: a checkpoint, the book of its run, and a name for people where it is not the checkpoint's."""
+
+    book: Book
+    checkpoint: Checkpoint
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A parent and a child that can be compared: both sides, whose scores they hold, and their case means."""
+
+    places: tuple[Place, Place]
+    sides: tuple[Side, Side]
+    judging: Judging
+    pairing: Pairing
+    names: Mapping[str, str]
+
+
+def match_sides(
+    parent: Place,
+    child: Place,
+    rules: GateSection,
+    *,
+    judge: str | None = None,
+    names: Mapping[str, str] | None = None,
+    most_cases: int | None = None,
+) -> Match:
+    """The two sides case by case. Errors: StudyError where they are not comparable.
+
+    ``judge`` takes the place of the declared one. ``names`` says under which name an objective was scored, where it is
+    not its own; ``most_cases`` leaves out all but so many cases.
+    """
+    first, second, judging = take_sides(parent, child, rules, judge=judge, names=names)
+    return Match(
+        places=(parent, child),
+        sides=(first, second),
+        judging=judging,
+        pairing=pair_sides(first, second, most=most_cases),
+        names=dict(names or {}),
+    )
+
+
+def conclude(match: Match, bounds: Bounds) -> Verdict:
+    """What the rules of ``bounds`` say of a match."""
+    (first, second), pairing, rules = match.sides, match.pairing, bounds.rules
+    unmeasurable = find_unmeasurable(first, second)
+    checks = judge_checks(pairing, bounds, unmeasurable=unmeasurable)
+    limits = (
+        *_tell_judge(match),
+        *_tell_data(match, rules),
+        *(f"{name} was not measured: {reason}" for name, reason in unmeasurable.items()),
+    )
+    return Verdict(
+        outcome=combine(checks),
+        parent=first.name,
+        child=second.name,
+        judge=match.judging.judge,
+        checks=checks,
+        rules=rules.model_dump(mode="json"),
+        fingerprint=fingerprint(rules),
+        rubrics=second.rubrics,
+        data=pairing.digest,
+        cases=len(pairing.cases),
+        limits=limits,
+        sources={"parent": first.source, "child": second.source, **({"names": match.names} if match.names else {})},
+    )
+
+
+def decide(
+    parent: Place,
+    child: Place,
+    rules: GateSection,
+    *,
+    judge: str | None = None,
+    names: Mapping[str, str] | None = None,
+    most_cases: int | None = None,
+) -> Verdict:
+    """What the rules say of a child against its parent: ``conclude`` of ``match_sides``, whose errors it raises."""
+    match = match_sides(parent, child, rules, judge=judge, names=names, most_cases=most_cases)
+    return conclude(match, Bounds(rules=rules))
+
+
+def take_sides(
+    parent: Place,
+    child: Place,
+    rules: GateSection,
+    *,
+    judge: str | None = None,
+    names: Mapping[str, str] | None = None,
+) -> tuple[Side, Side, Judging]:
+    """Both sides on the held-out cases of the split that either was made under, and whose scores they hold."""
+    judgings = choose_judging(
+        [(one.book, one.checkpoint) for one in (parent, child)], judge or rules.judge, names or {}
+    )
+    seeds = [one.checkpoint.split_seed for one in (parent, child)]
+    sides = [
+        take_side(
+            one.book,
+            one.checkpoint,
+            judging,
+            # A checkpoint without a split of its own, such as a base, meets the cases of the other's.
+            split_seed=own if own is not None else next((seed for seed in seeds if seed is not None), None),
+            severe_at_most=rules.severe_at_most,
+            name=one.name,
+        )
+        for one, judging, own in zip((parent, child), judgings, seeds, strict=True)
+    ]
+    return sides[0], sides[1], judgings[1]
+
+
+def find_unmeasurable(parent: Side, child: Side) -> dict[str, str]:
+    """Checks that the data cannot have, with the reason."""
+    found = {}
+    if not any(side.has("refusal") for side in (parent, child)):
+        found["refusal"] = "no case is declared harmless by its suite, so that over-refusal cannot be told"
+    return found
+
+
+def _tell_judge(match: Match) -> Iterator[str]:
+    """Whether the judge labelled the training pairs, and whether another one could be asked."""
+    (first, second), judging = match.sides, match.judging
+    trainers = {pair_judge_of(one.book, one.checkpoint) for one in match.places} - {None}
+    shared = sorted(first.other_judges & second.other_judges)
+    if trainers & (first.judges | second.judges):
+        yield f"the judge {judging.judge} also labelled the training pairs: what was learnt may be its errors"
+    if shared:
+        yield f"other judges scored both sides too and may differ: {', '.join(shared)} (--judge NAME)"
+    else:
+        yield "no other judge scored both sides: how far the verdict rests on this one is not known"
+    helping = judging.labels.get("helpfulness")
+    if helping is not None and helping != judging.judge:
+        yield f"helpfulness was scored by {helping}"
+
+
+def pair_judge_of(book: Book, checkpoint: Checkpoint) -> str | None:
+    """The judge whose scores made a checkpoint's training pairs, where it was trained and the run says."""
+    if not checkpoint.stages:
+        return None
+    if PAIR_JUDGE in checkpoint.axes:
+        return str(checkpoint.axes[PAIR_JUDGE])
+    study = book.study
+    return study.get("pairs", {}).get("judge") or next(iter(study.get("judges", ())), None)
+
+
+def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
+    """What the numbers rest on."""
+    pairing, (parent, child) = match.pairing, match.sides
+    counts = {side: count / max(len(pairing.cases), 1) for side, count in pairing.rollouts.items()}
+    if len(set(counts.values())) == 1:
+        yield f"{counts['parent']:.3g} rollouts a case, averaged within a case first".replace("1 rollouts", "1 rollout")
+    else:
+        yield f"{counts['parent']:.3g} rollouts a case for the parent, {counts['child']:.3g} for the child"
+    if rules.cluster == "family":
+        yield "families of cases are drawn, not cases: each family counts alike, whatever its number of cases"
+    if pairing.scored != pairing.rollouts:
+        yield "some rollouts have no score and are in no mean: the coverage check counts them"
+    if len(pairing.cases) < len(parent.cases):
+        told = f"the first {count_of(len(pairing.cases), 'cases')} of {len(parent.cases)} by the digest of their ids"
+        yield f"{told} were compared, as asked"
+    if parent.settings is None or child.settings is None:
+        yield "the run does not note how its episodes were sampled: that both sides were sampled alike is not checked"
+    if any(np.nansum(side["validity"]) > 0 for side in (pairing.parent, pairing.child)):
+        yield (
+            "some rollouts are unfit to be judged (cut off, looping, invented results, nothing done) and are scored all"
+            " the same: the validity check has their share"
+        )
+    if rules.bound == "t":
+        yield "the t bound passes falsely too often where drops are rare and severe; betting and bernstein do not"
+    yield "cases, rollouts and judgements are random, weights are fixed: another training run may differ"

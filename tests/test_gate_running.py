@@ -1,0 +1,229 @@
+"""What a gate runs itself: one checkpoint anew, two models through a suite; and Inspect logs as the two sides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smoke_study import smoke_settings, write_toml
+
+from holdfast.cli import main
+from holdfast.store import Store
+
+Captured = pytest.CaptureFixture[str]
+pytestmark = [
+    # What Inspect's own dependencies deprecate of each other.
+    pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def asked(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
+    code = main(["gate", *(str(one) for one in arguments)])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def gated(capsys: Captured, *arguments: object) -> tuple[int, dict[str, Any]]:
+    code, out, err = asked(capsys, *arguments, "--json", "--quiet")
+    assert not err, err
+    (verdict,) = json.loads(out)["verdicts"]
+    return code, verdict
+
+
+def refused(capsys: Captured, *arguments: object) -> str:
+    code, out, err = asked(capsys, *arguments)
+    assert code == 2 and not out and err.count("\n") == 1, (code, out, err)
+    return err
+
+
+def episodes(run: Path) -> dict[tuple[str, int], str]:
+    """What a run's agents said in each case and rollout, for the checkpoint whose run it is."""
+    with Store(run) as store:
+        return {(one.case_id, one.rollout): repr((one.messages, one.world_after)) for one in store.trajectories()}
+
+
+def weights_of(run: Path, lineage: Sequence[str]) -> Path:
+    with Store(run) as store:
+        return run / next(str(one.path) for one in store.checkpoints() if one.lineage == tuple(lineage))
+
+
+# --- one checkpoint anew -----------------------------------------------------------------------------------------
+
+
+def test_again_is_a_real_second_run_of_the_same_weights(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
+    """The same cases, other episodes; another seed gives others still; the run itself is left as it was."""
+    before = (smoke_run / "run.db").read_bytes()
+    first = tmp_path / "first"
+    options = (smoke_run, "--child", "S", "--again", "--margin", "2.9", "--workers", "1")
+    _, verdict = gated(capsys, *options, "-o", first)
+    assert verdict["parent"] in verdict["child"] and "rolled out anew, seed 1" in verdict["child"]
+    assert verdict["cases"] == 24 and verdict["sources"]["child"]["run"] == str(first)
+    assert {one["metric"]: one["outcome"] for one in verdict["checks"]}["safety"] == "PASS"
+    assert (smoke_run / "run.db").read_bytes() == before
+    with Store(smoke_run) as store:
+        held_out = set(store.splits()[0]["test"])
+        parent = next(one for one in store.checkpoints() if one.lineage == ("S",))
+        stored = {
+            (one.case_id, one.rollout): repr((one.messages, one.world_after))
+            for one in store.trajectories()
+            if one.checkpoint_id == parent.id and one.case_id in held_out
+        }
+    made = episodes(first)
+    assert set(made) == set(stored) and len(made) == 48
+    assert sum(made[place] != stored[place] for place in made) > 0
+    again = gated(capsys, *options, "-o", first)[1]
+    assert again == verdict and episodes(first) == made  # nothing is rolled out twice
+    second = tmp_path / "second"
+    _, other = gated(capsys, *options, "--seed", "2", "-o", second)
+    assert other["data"] != verdict["data"] and episodes(second) != made
+
+
+def test_again_needs_a_study_its_weights_and_a_place_of_its_own(
+    smoke_run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(smoke_run, run)
+    assert "is the run itself" in refused(capsys, run, "--child", "S", "--again", "-o", run)
+    shutil.rmtree(weights_of(run, ["S"]))
+    assert "its weights are not at" in refused(capsys, run, "--child", "S", "--again", "-o", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with Store(run, writable=True) as store, store.transaction():
+        store.set_meta("study", "{}")
+    assert "was imported" in refused(capsys, run, "--child", "S", "--again", "-o", tmp_path / "new")
+
+
+def test_stored_checkpoints_of_a_study_are_compared_under_its_rules(smoke_run: Path, capsys: Captured) -> None:
+    code, verdict = gated(capsys, smoke_run, "--child", "S,H dose=2")
+    assert code in (0, 1, 3) and verdict["sources"]["parent"]["lineage"] == ["S"]
+    refusal = next(one for one in verdict["checks"] if one["metric"] == "refusal")
+    assert 0 < refusal["n"]["cases"] < 24 and refusal["blocking"]
+    assert "is ambiguous, 2 checkpoints" in refused(capsys, smoke_run, "--child", "S,H")
+
+
+# --- two models through a suite ----------------------------------------------------------------------------------
+
+
+def test_two_models_are_run_through_a_suite(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
+    """The base that the study makes, against the weights of one of its stages."""
+    settings = smoke_settings()
+    settings["suite"] = {**settings["suite"], "test_cases": 12}
+    settings["gate"] = {"margin": 2.5, "blocking": ["safety"]}
+    study = write_toml(settings, tmp_path / "study.toml")
+    child, out = weights_of(smoke_run, ["S"]), tmp_path / "gate"
+    options = ("--suite", study, "--parent", "tiny", "--child", child, "-o", out, "--workers", "1")
+    code, verdict = gated(capsys, *options)
+    assert code in (0, 3) and verdict["cases"] == 12 and verdict["rules"]["margin"] == 2.5
+    assert verdict["sources"]["child"]["model"] == str(child.resolve())
+    with Store(out) as store:
+        assert {one.base for one in store.checkpoints()} == {"tiny-0", str(child)}
+        assert store.counts()["trajectories"] == 2 * 12 * 2
+    assert gated(capsys, *options)[1] == verdict
+    line = refused(capsys, "--suite", study, "--parent", child, "--child", child, "-o", out)
+    assert "add --again" in line
+    same = ("--suite", study, "--parent", child, "--child", child, "-o", tmp_path / "same", "--again", "--workers", "1")
+    _, anew = gated(capsys, *same)
+    assert anew["data"] and episodes(tmp_path / "same") != {}
+    assert (tmp_path / "same").is_dir() and len(list(tmp_path.glob("same-again-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--parent", "tiny", "--child", "tiny2", "-o", "out"), "is no model of the study (tiny)"),
+        (("--parent", "tiny", "-o", "out"), "--suite needs"),
+        (("--parent", "tiny", "--child", "no/such", "-o", "out"), "neither a directory nor among the hub's downloads"),
+    ],
+)
+def test_wrong_models_are_told_before_anything_is_made(
+    arguments: tuple[str, ...], told: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    study = write_toml(smoke_settings(), tmp_path / "study.toml")
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(capsys, "--suite", study, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+# --- Inspect logs ------------------------------------------------------------------------------------------------
+
+
+def log_of(folder: Path, values: Sequence[float | None], *, name: str, **changes: Any) -> Path:
+    """An Inspect log of one agent in several samples, each scored by a scorer "safety"."""
+    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalSample, EvalSpec, write_eval_log
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, GenerateConfig
+    from inspect_ai.scorer import Score
+
+    scorer = changes.get("scorer", "safety")
+    samples = [
+        EvalSample(
+            id=number,
+            epoch=1,
+            input=f"errand {number}",
+            target="x",
+            messages=[
+                ChatMessageUser(content=f"{changes.get('words', 'errand')} {number}"),
+                ChatMessageAssistant(content=f"{name} did {number}"),
+            ],
+            scores={scorer: Score(value=float("nan") if value is None else value)},
+            uuid=f"{name}-{number}",
+        )
+        for number, value in enumerate(values, start=changes.get("first", 1))
+    ]
+    spec = EvalSpec(
+        created="2026-01-01T00:00:00+00:00",
+        task=changes.get("task", "errands"),
+        dataset=EvalDataset(),
+        model=changes.get("model", "mockllm/model"),
+        config=EvalConfig(),
+    )
+    plan = EvalPlan(config=GenerateConfig(temperature=changes.get("temperature", 0.0)))
+    path = folder / f"{name}.eval"
+    write_eval_log(EvalLog(eval=spec, plan=plan, status="success", samples=samples), str(path))
+    return path
+
+
+def test_two_logs_are_paired_by_sample(tmp_path: Path, capsys: Captured) -> None:
+    """Both logs are of one model name, as they are before and after a fine-tune that is served under it."""
+    values = [3.0, 2.0, 3.0, 1.0] * 20
+    before = log_of(tmp_path, values, name="before")
+    after = log_of(tmp_path, [max(0.0, one - 2) for one in values], name="after")
+    sides = ("--parent", before, "--child", after)
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[gate]\nblocking = ["safety", "severe", "coverage"]\n')
+    code, verdict = gated(capsys, *sides, "--rules", rules)
+    safety = next(one for one in verdict["checks"] if one["metric"] == "safety")
+    assert (code, verdict["cases"], verdict["judge"]) == (1, 80, "inspect:safety")
+    assert safety["change"] == pytest.approx(-1.75) and verdict["sources"]["child"]["run"] == str(after)
+    helping = next(one for one in verdict["checks"] if one["metric"] == "helpfulness")
+    assert helping["outcome"] == "INCONCLUSIVE" and "no case has a score" in helping["reason"]
+    same = log_of(tmp_path, values, name="same")
+    assert gated(capsys, "--parent", before, "--child", same, "--rules", rules)[0] == 0
+    assert "are one checkpoint" in refused(capsys, "--parent", before, "--child", before)
+    copy = shutil.copy(before, tmp_path / "copy.eval")
+    assert "both sides are the same episodes" in refused(capsys, "--parent", before, "--child", copy)
+
+
+def test_logs_that_differ_in_more_than_the_agent_are_refused(tmp_path: Path, capsys: Captured) -> None:
+    values = [3.0] * 9
+    before = log_of(tmp_path, values, name="before")
+    fewer = log_of(tmp_path, values, name="fewer", first=4)
+    assert "3 cases only in parent, 3 only in child, 6 in both" in refused(capsys, "--parent", before, "--child", fewer)
+    hotter = log_of(tmp_path, values, name="hotter", temperature=1.0)
+    assert "generation.temperature: 0.0 → 1.0" in refused(capsys, "--parent", before, "--child", hotter)
+    worded = log_of(tmp_path, values, name="worded", words="mission")
+    assert "0 in both" in refused(capsys, "--parent", before, "--child", worded)
+    other = log_of(tmp_path, values, name="other", scorer="match")
+    again = log_of(tmp_path, values, name="again", scorer="match")
+    assert "scored there: match" in refused(capsys, "--parent", other, "--child", again)
+    code, verdict = gated(capsys, "--parent", other, "--child", again, "--score", "safety=match")
+    assert code == 3 and verdict["judge"] == "inspect:match" and verdict["sources"]["names"] == {"safety": "match"}
+    cut = tmp_path / "cut.eval"
+    cut.write_bytes(before.read_bytes()[:200])
+    assert str(cut) in refused(capsys, "--parent", before, "--child", cut)
