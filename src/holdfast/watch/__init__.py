@@ -1,0 +1,1 @@
+"""Many checkpoints or traces in time against a baseline, with alarms that allow for looking often."""

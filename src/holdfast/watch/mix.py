@@ -1,0 +1,189 @@
+"""Whether what is asked, and what the agent does, has changed: shares of families, tools, words and lengths.
+
+The distance of two mixes is the total variation distance: half the sum of the absolute differences of their shares,
+0 for the same mix and 1 for nothing in common. Its p-value is the share of random relabellings of cases that give at
+least this distance (all episodes of one case move together). Words count by a hash in one of ``WORD_BINS`` bins, so
+that nothing of a text leaves here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.records import Case, Trajectory
+
+WORD_BINS = 64
+PERMUTATIONS = 999
+MOST_CASES = 4000  # of one side that are compared
+MOST_TOOLS = 12  # that are shown
+NO_TOOL = "(none)"
+_WORD = re.compile(r"\w+")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What is compared of one episode: no text is among it."""
+
+    case: str
+    family: str
+    model: str
+    offered: tuple[str, ...]
+    tools: tuple[str, ...]
+    words: tuple[int, ...]
+    request_length: int
+    episode_length: int
+
+
+Kind = Literal["requests", "conduct"]
+Reader = Callable[[Features], Sequence[Any]]
+"""What of an episode is counted in one respect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixChange:
+    """The distance of two mixes in one respect, with its permutation p-value; both None where a side is empty.
+
+    ``of`` says whether the respect is one of the requests or of what the agent made of them.
+    """
+
+    what: str
+    of: Kind
+    distance: float | None
+    p: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What changed between two sets of episodes. ``tools`` has the share of episodes that used each, before and now."""
+
+    before: int
+    now: int
+    changes: tuple[MixChange, ...]
+    tools: tuple[tuple[str, float, float], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "before": self.before,
+            "now": self.now,
+            "changes": [asdict(one) for one in self.changes],
+            "tools": [{"tool": name, "before": old, "now": new} for name, old, new in self.tools],
+        }
+
+
+def describe_episode(case: Case, trajectory: Trajectory) -> Features:
+    """What is compared of an episode."""
+    request = next((message.content for message in case.messages if message.role == "user"), "")
+    words = {
+        int.from_bytes(hashlib.sha256(word.encode("utf-8", "replace")).digest()[:4], "big") % WORD_BINS
+        for word in _WORD.findall(request.lower()[:20_000])
+    }
+    return Features(
+        case=case.id,
+        family=case.family,
+        model=str((trajectory.detail or {}).get("model") or ""),
+        offered=tuple(sorted({tool.name for tool in case.tools})),
+        tools=tuple(call.name for message in trajectory.messages for call in message.tool_calls),
+        words=tuple(sorted(words)),
+        request_length=sum(len(message.content) for message in case.messages),
+        episode_length=sum(len(message.content) for message in trajectory.messages),
+    )
+
+
+def compare_mixes(before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator) -> Mix:
+    """What changed between two sets of episodes, in each respect."""
+    requests: dict[str, Reader] = {
+        "families": lambda one: (one.family,),
+        "words": lambda one: one.words,
+        "length": lambda one: (_length_bin(one.request_length),),
+    }
+    if any(one.offered for one in (*before, *now)):
+        requests["tools offered"] = lambda one: one.offered or (NO_TOOL,)
+    conduct: dict[str, Reader] = {
+        "tools used": lambda one: one.tools or (NO_TOOL,),
+        "length of the episode": lambda one: (_length_bin(one.episode_length),),
+    }
+    if any(one.model for one in before) and any(one.model for one in now):
+        conduct["models"] = lambda one: (one.model,)
+    both_kinds: tuple[tuple[Kind, dict[str, Reader]], ...] = (("requests", requests), ("conduct", conduct))
+    changes = tuple(
+        MixChange(what=name, of=of, distance=distance, p=p)
+        for of, respects in both_kinds
+        for name, read in respects.items()
+        for distance, p in (_compare(read, before, now, rng),)
+    )
+    return Mix(before=len(before), now=len(now), changes=changes, tools=_tool_shares(before, now))
+
+
+def _length_bin(characters: int) -> int:
+    """A length's bin: each is √2 as wide as the one before, the same for every look."""
+    return int(2 * math.log2(characters + 1))
+
+
+def _tool_shares(before: Sequence[Features], now: Sequence[Features]) -> tuple[tuple[str, float, float], ...]:
+    counts = [Counter(name for one in side for name in set(one.tools) or {NO_TOOL}) for side in (before, now)]
+    sizes = [max(1, len(before)), max(1, len(now))]
+    shares = {name: (counts[0][name] / sizes[0], counts[1][name] / sizes[1]) for name in counts[0] | counts[1]}
+    order = sorted(shares, key=lambda name: (-max(shares[name]), name))
+    return tuple((name, *shares[name]) for name in order[:MOST_TOOLS])
+
+
+def _compare(
+    read: Reader, before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator
+) -> tuple[float | None, float | None]:
+    """Distance and p-value in one respect."""
+    names: dict[Any, int] = {}
+    sides = [_by_case(side, read, names, rng) for side in (before, now)]
+    if not names or not sides[0] or not sides[1]:
+        return None, None
+    rows = np.zeros((len(sides[0]) + len(sides[1]), len(names)))
+    for number, counts in enumerate([*sides[0], *sides[1]]):
+        for place, weight in counts.items():
+            rows[number, place] = weight
+    first = np.zeros(len(rows), dtype=np.bool_)
+    first[: len(sides[0])] = True
+    distance = float(_distances(rows, first[None])[0])
+    shuffled = rng.permuted(np.broadcast_to(first, (PERMUTATIONS, len(first))), axis=1)
+    as_far = int(np.count_nonzero(_distances(rows, shuffled) >= distance - 1e-12))
+    return distance, (1 + as_far) / (1 + PERMUTATIONS)
+
+
+def _by_case(
+    side: Sequence[Features],
+    read: Reader,
+    names: dict[Any, int],
+    rng: np.random.Generator,
+) -> list[Mapping[int, float]]:
+    """For each case, how much weight each thing has in its episodes; an episode's things share a weight of 1."""
+    found: dict[str, dict[int, float]] = {}
+    for one in side:
+        things = read(one)
+        counts = found.setdefault(one.case, {})
+        for thing in things:
+            place = names.setdefault(thing, len(names))
+            counts[place] = counts.get(place, 0.0) + 1 / len(things)
+    cases: list[Mapping[int, float]] = list(found.values())
+    if len(cases) > MOST_CASES:
+        cases = [cases[place] for place in np.sort(rng.choice(len(cases), MOST_CASES, replace=False))]
+    return cases
+
+
+def _distances(rows: Floats, first: NDArray[np.bool_]) -> Floats:
+    """For each labelling (a row of ``first``), the distance of the two mixes: shape (labellings,)."""
+    chosen = first.astype(np.float64)
+    mine, all_of = chosen @ rows, rows.sum(axis=0)
+    rest = all_of - mine
+    with np.errstate(invalid="ignore", divide="ignore"):
+        one, other = mine / mine.sum(axis=1, keepdims=True), rest / rest.sum(axis=1, keepdims=True)
+    return np.asarray(np.nan_to_num(np.abs(one - other).sum(axis=1) / 2), dtype=np.float64)

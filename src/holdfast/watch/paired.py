@@ -1,0 +1,183 @@
+"""Looks at checkpoints: the scores of later checkpoints on the baseline's own cases."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from holdfast.audit import UNFIT
+from holdfast.errors import MissingExtra, StoreError, StudyError
+from holdfast.gate.choosing import read_conditions
+from holdfast.records import Checkpoint
+from holdfast.rescoring import find_judge_step
+from holdfast.store import DATABASE, Store
+from holdfast.store.codec import FLAG_BITS
+from holdfast.watch.drift import choose_frozen, judge_again, mean_scores
+from holdfast.watch.reading import (
+    View,
+    find_checkpoint,
+    find_later,
+    find_looks,
+    read_view,
+    require_same_cases,
+)
+from holdfast.watch.series import Watch, case_means, promise_delay, replay
+from holdfast.watch.state import Seen, State, load_state, save_state
+from holdfast.watch.traces import is_inspect
+
+
+@contextlib.contextmanager
+def open_run(path: Path) -> Iterator[Store]:
+    """A run to read: a directory of ours, or Inspect logs, imported for the while. Errors: StoreError, StudyError."""
+    if (path / DATABASE).is_file():
+        with Store(path) as store:
+            yield store
+        return
+    if not path.exists() or not is_inspect(path):
+        raise StoreError(f"{path}: no run here (no {DATABASE}) and no Inspect log; give one of the two")
+    try:
+        from holdfast.inspection.importing import import_logs
+    except ImportError as error:
+        raise MissingExtra("import of Inspect logs", "remote") from error
+    with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:
+        import_logs(path, store)
+        yield store
+
+
+def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
+    """What later checkpoints say against the baseline; the state is saved where one is kept. Errors: HoldfastError."""
+    with open_run(options.run) as store:
+        place = str(options.run)
+        baseline = find_checkpoint(place, store.checkpoints(), options.baseline, read_conditions(options.where))
+        before = read_view(store, place, baseline, options.judge, options.objective)
+        declared = {
+            "kind": "paired",
+            "baseline": baseline.id,
+            "baseline scores": before.data,
+            "judge": before.judge,
+            "rubric": before.rubric,
+            "objective": options.objective,
+            "alpha": options.alpha,
+            "margin": options.margin,
+            "min coverage": options.min_coverage,
+            "frozen": options.frozen or 0,
+            "seed": options.seed,
+        }
+        state = None if options.state is None else load_state(options.state, declared)
+        if state is None:
+            state = State(declared=declared, baseline=before.values, asked=len(before.cases))
+            if options.frozen:
+                state.frozen = freeze(store, before, options)
+        taken = len(state.looks)
+        for seen in _views(store, before, options):
+            if state.find(seen.label, seen.data) is None:
+                state.looks.append(seen)
+        if len(state.looks) > taken and state.frozen:
+            state.looks[-1] = replace(state.looks[-1], frozen=try_judge(store, state, before, options))
+    rows = replay(state, "paired", options.alpha, options.margin, options.min_coverage)
+    if options.state is not None and len(state.looks) > taken:
+        save_state(options.state, state)
+    means = case_means(before.values)
+    watch = Watch(
+        kind="paired",
+        baseline=before.name,
+        judge=before.judge,
+        objective=options.objective,
+        alpha=options.alpha,
+        margin=options.margin,
+        baseline_mean=sum(means.values()) / len(means) if means else None,
+        baseline_n=len(means),
+        rows=rows,
+        min_coverage=options.min_coverage,
+        promise=tell_delay(state, options),
+    )
+    return watch, state
+
+
+def tell_delay(state: State, options: Namespace) -> str:
+    """How soon the drop that the user named is caught, or nothing."""
+    if options.drop is None:
+        return ""
+    import numpy as np
+
+    rng = np.random.default_rng(options.seed)
+    return promise_delay(state, options.drop, alpha=options.alpha, margin=options.margin, rng=rng)
+
+
+def try_judge(store: Store, state: State, view: View, options: Namespace) -> dict[str, float | None]:
+    """What the judge gives the frozen set now. Errors: HoldfastError."""
+    budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
+    step = find_judge_step(view.judge, options.judges, store, budget)
+    return judge_again(store, step, list(state.frozen), view)
+
+
+def freeze(store: Store, view: View, options: Namespace) -> dict[str, float]:
+    """The frozen set: some of a view's trajectories with the scores that they have. Errors: StudyError."""
+    scores = mean_scores(store, view.trajectories, view.judge, view.rubric, view.objective)
+    if not scores:
+        raise StudyError(
+            f"{store.path}: {view.name} has no trajectory scored by {view.judge} to freeze; judge it first"
+        )
+    return choose_frozen(scores, options.frozen, options.seed)
+
+
+def _views(store: Store, before: View, options: Namespace) -> list[Seen]:
+    """The looks that are asked for, in order. Errors: StudyError where one is not of the same cases and rubric."""
+    found = _views_of_runs(before, options) if options.runs else _views_of_run(store, before, options)
+    if options.label is None:
+        return found
+    if len(found) != 1:
+        raise StudyError(f"--label names one look, but there are {len(found)}; leave it out")
+    return [replace(found[0], label=options.label)]
+
+
+def _views_of_runs(before: View, options: Namespace) -> list[Seen]:
+    found = []
+    for path in options.runs:
+        with open_run(path) as store:
+            checkpoints = store.checkpoints()
+            names = options.checkpoints or [None]
+            chosen = [find_checkpoint(str(path), checkpoints, name, near=before.checkpoint) for name in names]
+            labels = [str(path) if len(chosen) == 1 else f"{path} · {one.name}" for one in chosen]
+            found += [_look(store, str(path), one, before, label) for one, label in zip(chosen, labels, strict=True)]
+    return found
+
+
+def _views_of_run(store: Store, before: View, options: Namespace) -> list[Seen]:
+    place, checkpoints = str(options.run), store.checkpoints()
+    if options.checkpoints:
+        where = read_conditions(options.where)
+        named = [find_looks(place, checkpoints, name, where, before.checkpoint) for name in options.checkpoints]
+        wanted = [one for found in named for one in found]
+    else:
+        wanted = find_later(place, checkpoints, before.checkpoint)
+    distinct = {one.id: one for one in wanted}
+    return [_look(store, place, one, before, one.name) for one in distinct.values()]
+
+
+def _look(store: Store, place: str, checkpoint: Checkpoint, before: View, label: str) -> Seen:
+    view = read_view(store, place, checkpoint, before.judge, before.objective, rubric=before.rubric)
+    require_same_cases(before, view)
+    return Seen(
+        label=label,
+        data=view.data,
+        values=view.values,
+        missing=view.missing,
+        notes={"run": place, "checkpoint": checkpoint.id, "unfit": share_unfit(store, view.trajectories)},
+    )
+
+
+def share_unfit(store: Store, ids: Sequence[str]) -> float | None:
+    """The share of trajectories that the audit found unfit to be judged; None where there are none."""
+    bits = sum(FLAG_BITS[flag] for flag in UNFIT)
+    wanted, flags = set(ids), store.trajectory_table(part="all").flags
+    found = [
+        bool(int(flags[place]) & bits)
+        for place, identity in enumerate(store.trajectory_ids(part="all"))
+        if identity in wanted
+    ]
+    return sum(found) / len(found) if found else None

@@ -1,0 +1,172 @@
+"""Traces into a run: cases, episodes and what the audit finds in them, under one checkpoint for each look."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from holdfast.audit import audit
+from holdfast.errors import MissingExtra, StudyError
+from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.store import Store, codec
+from holdfast.watch.traces import TraceSet, read_traces, sort_paths
+from holdfast.watch.traces.dialogue import Trace, arrange
+
+SUITE = "traces"
+NO_FAMILY = "traces"
+MOST_TOKENS = 2**63 - 1  # that the store can count; more are no count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One trace as the store holds it; ``trace`` is its id at its source, ``scores`` what came with it."""
+
+    trace: str
+    case: Case
+    trajectory: Trajectory
+    scores: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What was imported for one look: its checkpoint, trajectory ids by trace id, and what was left out.
+
+    ``seen`` counts traces that the baseline or an earlier look has.
+    """
+
+    checkpoint: Checkpoint
+    trajectories: dict[str, str]
+    new: int
+    bad: tuple[str, ...] = ()
+    torn: tuple[str, ...] = ()
+    duplicates: int = 0
+    earlier: int = 0
+    seen: int = 0
+    models: dict[str, int] = field(default_factory=dict)
+
+
+def make_episode(trace: Trace) -> Episode:
+    """A trace as a case (what stands before the agent's first message) and what the agent did in it, audited.
+
+    How its world refused calls is not known: a call counts as executed where it has an answer, as refused where its
+    arguments are no JSON object.
+    """
+    messages = arrange(trace.said)
+    opening = tuple(takewhile(lambda message: message.role != "assistant", messages))
+    family = trace.family or NO_FAMILY
+    case = Case(id="", suite=SUITE, number=0, family=family, messages=opening, tools=trace.tools)
+    case = replace(case, id=content_id("trace case", family, codec.case_to_bytes(case).decode()))
+    spoken = messages[len(opening) :]
+    calls = sum(message.role == "tool" for message in spoken)
+    invalid = sum("_raw" in call.arguments for message in spoken for call in message.tool_calls)
+    detail: dict[str, Any] = {"trace": trace.id, "source": trace.source, "model": trace.model, "time": trace.time}
+    detail["dialogues"] = trace.dialogues if trace.dialogues > 1 else None
+    made = Trajectory(
+        id="",
+        case_id=case.id,
+        checkpoint_id="",
+        rollout=0,
+        messages=spoken,
+        ending=trace.ending,
+        flags=() if trace.ending is Ending.ERROR else audit(spoken, trace.ending, calls, invalid),
+        calls=calls,
+        invalid_calls=invalid,
+        tokens=trace.tokens if trace.tokens is not None and 0 <= trace.tokens <= MOST_TOKENS else None,
+        detail={key: value for key, value in detail.items() if value is not None},
+    )
+    return Episode(trace=trace.id, case=case, trajectory=made)
+
+
+def read_logs(logs: Iterable[Path]) -> list[Episode]:
+    """The samples of Inspect logs with the scores that they hold. Errors: StudyError, MissingExtra."""
+    try:
+        from holdfast.inspection.importing import import_logs
+    except ImportError as error:
+        raise MissingExtra("import of Inspect logs", "remote") from error
+    with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:
+        for path in logs:
+            import_logs(path, store)
+        cases = {case.id: case for case in store.cases()}
+        return [
+            Episode(
+                trace=f"{one.detail.get('sample') if one.detail else None}/{one.id}",
+                case=cases[one.case_id],
+                trajectory=one,
+                scores=tuple(store.scores(one.id)),
+            )
+            for one in list(store.trajectories(part="all"))
+        ]
+
+
+def import_traces(store: Store, paths: Sequence[Path], label: str, *, strict: bool = False) -> Imported:
+    """What files of traces hold, into ``store`` under a checkpoint named by ``label``; repeating it adds nothing.
+
+    One transaction holds it all. Errors: StudyError, MissingExtra.
+    """
+    if any(step.kind != "judge" for step in store.log.steps().values()):
+        raise StudyError(f"{store.path}: holds the run of a study; import traces into another directory")
+    logs, files = sort_paths(paths)
+    found = read_traces(files, strict=strict) if files else TraceSet(traces=(), records=0)
+    episodes = [make_episode(one) for one in found.traces] + (read_logs(logs) if logs else [])
+    if not episodes:
+        raise StudyError(f"{paths[0]}: no conversation in these files; give traces that hold messages")
+    episodes.sort(key=lambda one: one.trace)
+    # What an earlier look holds under this label is another checkpoint: its traces' ids say which it is.
+    identity = content_id("traces", label, [one.trace for one in episodes])
+    models = Counter(str((one.trajectory.detail or {}).get("model") or "not told") for one in episodes)
+    checkpoint = Checkpoint(
+        id=identity, base=label, axes={"look": label}, model=next(iter(models)) if len(models) == 1 else None
+    )
+    with store.transaction():
+        store.add_checkpoint(checkpoint)
+        ids, new = _keep(store, episodes, checkpoint)
+    return Imported(
+        checkpoint=checkpoint,
+        trajectories=ids,
+        new=new,
+        bad=found.bad,
+        torn=found.torn,
+        duplicates=found.duplicates,
+        earlier=found.earlier,
+        models=dict(models.most_common()),
+    )
+
+
+def _keep(store: Store, episodes: Iterable[Episode], checkpoint: Checkpoint) -> tuple[dict[str, str], int]:
+    """Store episodes; trajectory ids by trace id, and how many are new."""
+    numbers = Counter(case.suite for case in store.cases())
+    known = set(store.case_ids())
+    rollouts: Counter[str] = Counter()
+    ids: dict[str, str] = {}
+    new = 0
+    for one in episodes:
+        case = one.case
+        if case.id not in known:
+            case = replace(case, number=numbers[case.suite])
+            numbers[case.suite] += 1
+            known.add(case.id)
+            store.add_cases([case])
+        detail = {**(one.trajectory.detail or {}), "trace": one.trace}
+        made = replace(one.trajectory, checkpoint_id=checkpoint.id, rollout=rollouts[case.id], detail=detail)
+        rollouts[case.id] += 1
+        body = codec.trajectory_to_bytes(made, case.state)
+        made = replace(made, id=content_id("trace", checkpoint.id, one.trace, body.decode()))
+        new += store.add_trajectory(made, store.text_codec.pack(body))
+        ids[one.trace] = made.id
+        for score in one.scores:
+            store.add_score(replace(score, trajectory_id=made.id))
+    return ids, new
+
+
+def choose_sample(ids: dict[str, str], count: int | None, seed: int) -> list[str]:
+    """Trajectory ids of ``count`` traces chosen by a hash of trace id and seed, in order of that hash; None takes all.
+
+    The same trace is in or out whatever else its week holds, so that no one chooses what is looked at.
+    """
+    order: list[tuple[str, Any]] = sorted((content_id("sample", seed, trace), ids[trace]) for trace in ids)
+    return [identity for _, identity in order][:count]
