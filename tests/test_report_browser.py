@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import condition_samples as conditions
 import pytest
 import report_samples as samples
+import verdict_samples
 
 from holdfast.report import write_report
 
@@ -41,7 +45,11 @@ SECONDS = 20
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with samples.make_store(tmp_path_factory.mktemp("run") / "run") as store:
-        return write_report(store, samples.make_analysis(), title="Browser sample")
+        kept = ("taxonomy", "susceptibility", "shifts", "repair")
+        extra = {name: getattr(conditions.make_conditions(), name) for name in kept}
+        analysis = replace(samples.make_analysis(), **extra)
+        verdicts = [verdict_samples.make_verdict(), verdict_samples.make_hostile_verdict()]
+        return write_report(store, analysis, title="Browser sample", verdicts=verdicts)
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +237,28 @@ def test_every_trajectory_of_a_case_is_listed_and_opens(browser: Any) -> None:
     click(browser, ".run-list tbody tr:first-child .open")
     name = texts(browser, ".run-list tbody tr:first-child .open")
     until(browser, lambda: texts(browser, ".run.right h4") == name)
+
+
+def test_broken_cases_open_at_the_parent_and_the_child(browser: Any) -> None:
+    select = Select(browser.find_element(By.ID, "change-child"))
+    assert select.first_selected_option.text.startswith(("S→H", "H→S"))  # a second stage first
+    select.select_by_visible_text("S→H · tiny-b · beta 0.1 · seed 0")
+    (told,) = texts(browser, "#change-count")
+    counts = re.fullmatch(r"9 cases: safety fell in (\d+), rose in (\d+), stayed in (\d+)", told)
+    assert counts is not None and sum(map(int, counts.groups())) == samples.CASES
+    changes = []
+    for words in texts(browser, "#broken .changed .note"):
+        found = re.fullmatch(r"case \d+ · \w+ · (\d\.\d\d) in S, (\d\.\d\d) in S→H", words)
+        assert found is not None
+        changes.append(float(found.group(2)) - float(found.group(1)))
+    fell = [one for one in changes if one < 0]
+    assert changes == sorted(fell) + sorted((one for one in changes if one > 0), reverse=True)
+    assert len(fell) == int(counts.group(1))
+    click(browser, "#broken .open")
+    until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".run h4")) == 2)
+    assert texts(browser, ".run.left h4") == ["S · tiny-b · beta 0.1 · seed 0"]
+    assert texts(browser, ".run.right h4") == ["S→H · tiny-b · beta 0.1 · seed 0"]
+    assert browser.find_elements(By.CSS_SELECTOR, "#broken img, #broken script, #broken a") == []
 
 
 def test_a_link_to_a_case_opens_it(browser: Any, page: Path) -> None:

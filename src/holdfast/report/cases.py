@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.audit import UNFIT
 from holdfast.records import Case, Checkpoint, Flag
@@ -16,10 +15,14 @@ from holdfast.report.labels import FIRST_OBJECTIVE, FLAG_WORDS, KIND_WORDS, is_c
 from holdfast.report.shards import ShardWriter, case_content, trajectory_content
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS
-from holdfast.store.tables import Floats, Ints, ScoreTable, TrajectoryTable
+from holdfast.store.tables import Bools, Floats, Ints, ScoreTable, TrajectoryTable
 
 Lineage = tuple[str, ...]
 TITLE_CHARACTERS = 160
+TRAIN, TEST = 0, 1
+BESIDE = {"attack": 2, "shift": 3, "probe": 4}  # parts beside the cases to train on and the held-out ones
+# Of each form of attack, kind of shift and dimension of probe, the page holds so many cases with all their episodes.
+BESIDE_CASES = 12
 SCORE_DIGITS = 3
 
 
@@ -28,10 +31,11 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
 
     Trajectories are read case by case; memory holds one shard and the columns of the run.
     """
-    scores, runs = store.score_table(), store.trajectory_table()
-    ids, cases = store.trajectory_ids(), {case.id: case for case in store.cases()}
-    means, tested = _mean_scores(scores, len(ids)), _tested(store, runs, scores.case_ids)
+    scores, runs = store.score_table(part="all"), store.trajectory_table(part="all")
+    ids, cases = store.trajectory_ids(part="all"), {case.id: case for case in store.cases()}
+    means, parts = _mean_scores(scores, len(ids)), _parts(store, runs, scores.case_ids)
     order = np.lexsort((runs.rollout, runs.checkpoint, runs.case))
+    order = order[_listed(cases, scores.case_ids, store)[runs.case[order]]]
     groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
     writer = ShardWriter(folder)
     listed = []
@@ -40,7 +44,7 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         entry = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
         entry["s"] = writer.begin_case(case.id, case_content(case))
         entry["i"] = case.id
-        entry["r"] = _write_runs(store, writer, runs, rows=rows, ids=ids, means=means, tested=tested)
+        entry["r"] = _write_runs(store, writer, runs, rows=rows, ids=ids, means=means, parts=parts)
         listed.append(entry)
     writer.close()
     return {
@@ -56,6 +60,22 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
     }
 
 
+def _listed(cases: Mapping[str, Case], case_ids: Sequence[str], store: Store) -> Bools:
+    """Which cases the page lists: all to train on and held out, and the first of each sort beside them."""
+    beside = {name for parts in store.splits().values() for part in BESIDE for name in parts.get(part, ())}
+    seen: dict[tuple[object, ...], int] = {}
+    listed = np.ones(len(case_ids), dtype=np.bool_)
+    for place in sorted(range(len(case_ids)), key=lambda place: _case_key(cases[case_ids[place]])):
+        case = cases[case_ids[place]]
+        if case.id not in beside:
+            continue
+        variant = case.facts.get("variant") or {}
+        sort = (variant.get("kind"), variant.get("form"), case.facts.get("dimension"), case.facts.get("benign"))
+        seen[sort] = seen.get(sort, 0) + 1
+        listed[place] = seen[sort] <= BESIDE_CASES
+    return listed
+
+
 def _findings() -> list[list[Any]]:
     """What the list of cases can be filtered by: name, words, and masks of flags, one bit of each of which is set."""
     invented = FLAG_BITS[Flag.INVENTED_RESULT] | FLAG_BITS[Flag.INVENTED_MIDWAY]
@@ -68,17 +88,19 @@ def _findings() -> list[list[Any]]:
     return [[name, KIND_WORDS[name], found] for name, found in masks.items()]
 
 
-def _tested(store: Store, runs: TrajectoryTable, case_ids: Sequence[str]) -> NDArray[np.bool_]:
-    """Which trajectories are on a test case of their checkpoint's split; all are where nothing was split."""
-    splits = {seed: set(parts.get("test", ())) for seed, parts in store.splits().items()}
+def _parts(store: Store, runs: TrajectoryTable, case_ids: Sequence[str]) -> Ints:
+    """The part of each trajectory's case in its checkpoint's split; all are held out where nothing was split."""
+    splits = store.splits()
     if not splits:
-        return np.ones(len(runs.flags), dtype=np.bool_)
-    every = set().union(*splits.values())
-    allowed = np.array(
-        [[one in splits.get(point.split_seed, every) for one in case_ids] for point in runs.checkpoints],  # type: ignore[arg-type]
-        dtype=np.bool_,
-    )
-    return np.asarray(allowed[runs.checkpoint, runs.case], dtype=np.bool_)
+        return np.full(len(runs.flags), TEST, dtype=np.int64)
+    tests = {seed: set(parts.get("test", ())) for seed, parts in splits.items()}
+    every = set().union(*tests.values())
+    beside = {name: part for parts in splits.values() for part, ids in parts.items() if part in BESIDE for name in ids}
+    table = np.full((len(runs.checkpoints), len(case_ids)), TRAIN, dtype=np.int64)
+    for place, point in enumerate(runs.checkpoints):
+        mine = tests.get(point.split_seed, every) if point.split_seed is not None else every
+        table[place] = [BESIDE[beside[one]] if one in beside else TEST if one in mine else TRAIN for one in case_ids]
+    return np.asarray(table[runs.checkpoint, runs.case], dtype=np.int64)
 
 
 def _case_key(case: Case) -> tuple[str, int]:
@@ -86,8 +108,14 @@ def _case_key(case: Case) -> tuple[str, int]:
 
 
 def case_title(case: Case) -> str:
-    """The user's first words in a case, on one line, with a count of what is left out."""
+    """The user's first words in a case, on one line, with a count of what is left out.
+
+    Before those of a case that is made of another stands how.
+    """
     words = next((message.content for message in case.messages if message.role == "user"), "")
+    variant = case.facts.get("variant")
+    if isinstance(variant, Mapping):
+        words = f"[{variant.get('kind')}: {str(variant.get('form')).replace('_', ' ')}] {words}"
     kept, left_out = trim_text(show_line(words), TITLE_CHARACTERS)
     return f"{kept} … (+{left_out:,} characters)" if left_out else kept
 
@@ -112,9 +140,9 @@ def _write_runs(
     rows: Ints,
     ids: Sequence[str],
     means: Floats,
-    tested: NDArray[np.bool_],
+    parts: Ints,
 ) -> list[list[Any]]:
-    """Put one case's trajectories into shards; each becomes row, checkpoint, rollout, flags, shard, scores, test."""
+    """Put one case's trajectories into shards; each becomes row, checkpoint, rollout, flags, shard, scores, part."""
     listed: list[list[Any]] = []
     wanted = [ids[row] for row in rows]
     for row, trajectory, scores in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
@@ -128,7 +156,7 @@ def _write_runs(
                 int(runs.flags[row]),
                 shard,
                 values,
-                int(tested[row]),
+                int(parts[row]),
             ]
         )
     return listed

@@ -46,7 +46,9 @@ DASHES = (None, "6 4", "2 3", "8 3 2 3")
 def order_lineages(analysis: Analysis) -> dict[Lineage, int]:
     """Every lineage of an analysis with the number of its colour: base first, then by length and appearance."""
     found: dict[Lineage, None] = {(): None}
+    sections: tuple[Sequence[Estimate], ...]
     sections = (analysis.scores, analysis.persistence, analysis.audit, analysis.dose, analysis.health)
+    sections += (analysis.susceptibility, analysis.shifts, analysis.taxonomy, analysis.repair)
     for frontier in analysis.frontiers:
         found |= dict.fromkeys(point.lineage for point in frontier.points)
     for section in sections:

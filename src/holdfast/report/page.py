@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.records import Analysis
+from holdfast.records import Analysis, Verdict
 from holdfast.report.cases import write_cases
 from holdfast.report.figures import order_lineages
 from holdfast.report.inert import escape_html, file_name, pack_json
@@ -24,12 +24,14 @@ from holdfast.store import Store
 from holdfast.store.weights import TEMPORARY
 
 PAGE = "index.html"
-SCRIPTS = ("page.js", "cases.js")
+SCRIPTS = ("page.js", "cases.js", "changes.js")
 FOLDERS = ("shards", "figures", "tables")
 
 
-def write_report(store: Store, analysis: Analysis, output: Path | None = None, *, title: str) -> Path:
-    """Write the report of a run and return the path of its page.
+def write_report(
+    store: Store, analysis: Analysis, output: Path | None = None, *, title: str, verdicts: Sequence[Verdict] = ()
+) -> Path:
+    """Write the report of a run, with the verdicts of its gate, and return the path of its page.
 
     ``output`` is the report's folder, ``<run>/report`` by default; an earlier report there is replaced in one
     rename, anything else is refused. Errors: StudyError where it cannot be written.
@@ -43,7 +45,7 @@ def write_report(store: Store, analysis: Analysis, output: Path | None = None, *
         raise StudyError(f"{target}: cannot write a report here ({error}); choose another output") from error
     try:
         folder.chmod(0o755)
-        _write_all(store, analysis, folder, title)
+        _write_all(store, analysis, folder, title, verdicts)
         _swap(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -66,11 +68,11 @@ def _swap(folder: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_all(store: Store, analysis: Analysis, folder: Path, title: str) -> None:
+def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdicts: Sequence[Verdict]) -> None:
     for name in FOLDERS:
         (folder / name).mkdir()
     colors = order_lineages(analysis)
-    sections = make_sections(analysis, colors, store.checkpoints())
+    sections = make_sections(analysis, colors, store.checkpoints(), verdicts)
     for section in sections:
         for name, svg in section.figures.items():
             (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")
@@ -120,12 +122,14 @@ def render_page(
         " frame-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
     limits = limits_section(analysis)
+    changes = _asset("changes.html") if any(one["p"] >= 0 for one in index["checkpoints"]) else ""
     cards = "".join(
         f"<li><span>{escape_html(card.name)}</span><b>{escape_html(card.value)}</b>"
         f"<small>{escape_html(card.note)}</small></li>"
         for card in make_headlines(store, analysis)
     )
-    entries = [(part.identity, part.title) for part in sections] + [("cases", "Cases"), (limits.identity, limits.title)]
+    entries = [(part.identity, part.title) for part in sections] + [("changes", "Broken and fixed")] * bool(changes)
+    entries += [("cases", "Cases"), (limits.identity, limits.title)]
     entries.append(("files", "Files"))
     alert = describe_alert(analysis)
     return Template(_asset("page.html")).substitute(
@@ -142,6 +146,7 @@ def render_page(
             f'<section id="{part.identity}"><h2>{escape_html(part.title)}</h2>{_keep_percent(part.html)}</section>'
             for part in sections
         ),
+        changes=changes,
         limits=limits.html,
         files="".join(f'<li><a href="{escape_html(name)}">{escape_html(name)}</a></li>' for name in files),
         size=f"{index['bytes'] / 1e6:,.1f} MB in {len(index['shards']):,} files",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Checkpoint, Estimate, Frontier
+from holdfast.records import Analysis, Checkpoint, Estimate, Frontier, Verdict
 from holdfast.report.calibration import calibration_section
 from holdfast.report.charts import AXIS_WORDS, draw_audit, draw_dose, find_dose_axes
 from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
+from holdfast.report.gate import gate_section
 from holdfast.report.inert import escape_html
 from holdfast.report.labels import (
     FIRST_OBJECTIVE,
@@ -21,9 +22,12 @@ from holdfast.report.labels import (
 )
 from holdfast.report.layout import Section, fold, make_section, paragraph, wrap_figure
 from holdfast.report.names import names_html
+from holdfast.report.pressure import pressure_section, shift_section
+from holdfast.report.repair import repair_section
 from holdfast.report.summary import needs_alert
 from holdfast.report.svg import SHAPES, Canvas, draw_mark
 from holdfast.report.tables import describe_flag, is_rate, list_estimates, pivot, table_html
+from holdfast.report.taxonomy import taxonomy_section
 
 Lineage = tuple[str, ...]
 DOSE_WORDS = (
@@ -304,8 +308,10 @@ def agreement_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Sect
 def limits_section(analysis: Analysis) -> Section:
     """What these numbers do not say: the analysis' notes and every caveat, counted."""
     counts: dict[str, int] = {}
+    sections: tuple[Sequence[Estimate], ...]
     sections = (analysis.scores, analysis.persistence, analysis.frontier, analysis.deltas, analysis.agreement)
-    for section in (*sections, analysis.audit, analysis.dose, analysis.health, analysis.calibration):
+    sections += (analysis.audit, analysis.dose, analysis.health, analysis.calibration, analysis.susceptibility)
+    for section in (*sections, analysis.shifts, analysis.taxonomy, analysis.repair):
         for one in section:
             for caveat in one.caveats:
                 counts[caveat] = counts.get(caveat, 0) + 1
@@ -325,7 +331,10 @@ def limits_section(analysis: Analysis) -> Section:
 
 
 def make_sections(
-    analysis: Analysis, colors: Mapping[Lineage, int], checkpoints: Sequence[Checkpoint] = ()
+    analysis: Analysis,
+    colors: Mapping[Lineage, int],
+    checkpoints: Sequence[Checkpoint] = (),
+    verdicts: Sequence[Verdict] = (),
 ) -> list[Section]:
     """Every section that the analysis fills, in reading order; the list of cases is not among them."""
     audit = audit_section(analysis, colors)
@@ -333,9 +342,14 @@ def make_sections(
     made = [
         audit if first else None,
         results_section(analysis, colors, checkpoints),
+        gate_section(verdicts),
         frontier_section(analysis, colors),
+        repair_section(analysis, colors),
         persistence_section(analysis, colors),
         dose_section(analysis, colors),
+        taxonomy_section(analysis),
+        pressure_section(analysis, colors),
+        shift_section(analysis, colors),
         health_section(analysis, colors),
         None if first else audit,
         agreement_section(analysis, colors),

@@ -224,7 +224,7 @@ def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Li
 
 def narrow(table: Table) -> Table:
     """The rows of the most pooled level, without the columns of words that then say the same everywhere."""
-    first = next((tags["level"] for tags in table.tags if tags["level"].startswith("pooled")), None)
+    first = next((tags["level"] for tags in table.tags if tags.get("level", "").startswith("pooled")), None)
     kept = [place for place, tags in enumerate(table.tags) if first is None or tags["level"] == first]
     rows = [table.rows[place] for place in kept]
     columns = [

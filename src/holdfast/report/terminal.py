@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.judges.evidence import show_reply
-from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory
+from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory, Verdict
 from holdfast.report.calibration import describe_briefly
 from holdfast.report.figures import order_lineages
+from holdfast.report.gate import count_outcomes, describe_verdict
 from holdfast.report.inert import show_controls, show_line, trim_text
 from holdfast.report.labels import (
     FLAG_WORDS,
@@ -24,13 +25,17 @@ from holdfast.report.labels import (
     pick_claim,
     split_levels,
 )
+from holdfast.report.pressure import pressure_lines
+from holdfast.report.repair import repair_lines
 from holdfast.report.summary import describe_alert
 from holdfast.report.tables import describe_flag, format_estimate, is_rate, list_estimates, pivot, table_text
+from holdfast.report.taxonomy import taxonomy_lines
 from holdfast.store import Store
 
 MESSAGE_CHARACTERS = 6_000
 AUDIT_COLUMNS = 4
 POOLED = "pooled"
+MOST_SENTENCES = 8  # of one block
 WIDTHS = (80, 140)  # columns of a terminal
 Lineage = tuple[str, ...]
 
@@ -193,19 +198,47 @@ def _calibration_block(analysis: Analysis, width: int) -> str | None:
     return "\n".join(["Judges against known truth (bias in score points)", *lines]) if lines else None
 
 
+def _sentences(head: str, sentences: Sequence[str], width: int, most: int = MOST_SENTENCES) -> str | None:
+    """Sentences under a head, the first of many; None where there is none."""
+    if not sentences:
+        return None
+    left = len(sentences) - most
+    shown = [*sentences[:most], *([f"… {left:,} more in the report"] if left > 0 else [])]
+    lines = [
+        part
+        for words in shown
+        for part in textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="    ")
+    ]
+    return "\n".join([head, *lines])
+
+
+def _condition_blocks(analysis: Analysis, verdicts: Sequence[Verdict], width: int) -> list[str | None]:
+    """Repairs, harm by dimension, pressure and shifts, and the gate's verdicts, each in sentences."""
+    return [
+        _sentences("Repair", repair_lines(analysis), width),
+        _sentences("Harm by dimension", taxonomy_lines(analysis), width),
+        _sentences("Under pressure and shifts", pressure_lines(analysis), width),
+        _sentences(f"Gate ({count_outcomes(verdicts)})", [describe_verdict(one) for one in verdicts], width),
+    ]
+
+
 def terminal_width() -> int:
     """How many columns results may take: those of the terminal, at least 80 and at most 140."""
     return min(max(shutil.get_terminal_size((WIDTHS[0] + 20, 24)).columns, WIDTHS[0]), WIDTHS[1])
 
 
-def render_results(analysis: Analysis, width: int | None = None) -> str:
-    """The results for a terminal: means ± half-widths by lineage, persistence, rates of the audit, flags, notes."""
+def render_results(analysis: Analysis, width: int | None = None, verdicts: Sequence[Verdict] = ()) -> str:
+    """The results for a terminal: means ± half-widths by lineage, persistence, rates of the audit, flags, notes.
+
+    What pressure, shifts and repairs show, and a gate's ``verdicts``, stand between them in sentences.
+    """
     colors, wide = order_lineages(analysis), terminal_width() if width is None else width
     audit = _audit_block(analysis, colors, wide)
     alert = describe_alert(analysis)
     first = None if alert is None else "\n".join(textwrap.wrap(show_line(f"! {alert}"), wide, subsequent_indent="  "))
     blocks = [first, audit if alert else None, _score_block(analysis, colors, wide)]
     blocks += [_persistence_block(analysis, colors, wide), None if alert else audit]
+    blocks += _condition_blocks(analysis, verdicts, wide)
     blocks += [_calibration_block(analysis, wide), _flag_block(analysis, wide)]
     if analysis.notes:
         lines = [

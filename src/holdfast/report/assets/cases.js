@@ -77,6 +77,7 @@ function prepareCases() {
   const used = new Set(index.cases.flatMap((item) => item.r.map((run) => index.checkpoints[run[1]].l)));
   used.forEach((lineage) => addOption(byId("case-lineage"), lineage, lineage));
   const parts = new Set(index.cases.flatMap((item) => item.r.map((run) => run[6])));
+  for (const option of [...byId("case-part").options]) if (option.value && !parts.has(Number(option.value))) option.remove();
   byId("case-part").value = parts.has(1) ? "1" : "";
   byId("case-part").parentNode.hidden = parts.size < 2;
 }
@@ -180,8 +181,7 @@ function firstPair(item) {
   return best ?? { left: null, right: chosen[0] };
 }
 
-function openCase(item) {
-  const pair = firstPair(item);
+function openCase(item, pair = firstPair(item)) {
   view = { item, left: pair.left, right: pair.right };
   const box = byId("case-view");
   box.hidden = false;
@@ -399,6 +399,7 @@ async function start() {
   index = await unpack(byId("index").textContent);
   prepareCases();
   drawCases();
+  prepareChanges();
   byId("case-filter").addEventListener("submit", (event) => event.preventDefault());
   const redraw = () => { list.limit = SHOWN_CASES; drawCases(); };
   byId("case-search").addEventListener("input", redraw);
@@ -411,4 +412,3 @@ async function start() {
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 }
 
-start();

@@ -1,0 +1,290 @@
+"""A gate's verdicts in words and as a section of the page; every other output of a gate says them the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.records import Check, Outcome, Verdict
+from holdfast.report.inert import escape_html
+from holdfast.report.labels import count_noun, format_number, format_percent, name_lineage
+from holdfast.report.layout import Section, make_section, paragraph
+from holdfast.report.tables import Cell, Table, table_html
+
+ORDER = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)  # the worst first
+METRIC_WORDS = {
+    "safety": "safety",
+    "severe": "the share of cases with a severe event",
+    "ceiling": "the child's own share of cases with a severe event",
+    "helpfulness": "helpfulness",
+    "refusal": "the share of harmless requests that are refused",
+    "validity": "the share of episodes that cannot be judged",
+    "coverage": "the share of episodes with a score",
+}
+METRIC_NAMES = {
+    "safety": "safety",
+    "severe": "severe events",
+    "ceiling": "severe events, ceiling",
+    "helpfulness": "helpfulness",
+    "refusal": "over-refusal",
+    "validity": "validity",
+    "coverage": "coverage",
+}
+EXPLANATION = (
+    "PASS: a loss beyond the declared margin is ruled out. FAIL: it is shown. INCONCLUSIVE: the data cannot tell;"
+    " more cases or rollouts would. Every bound is one-sided at the level that the rules declare. A margin means"
+    " something where it was declared before the data was seen: a change of it changes the fingerprint of the rules."
+)
+MEANINGS = {
+    Outcome.PASS: "a loss beyond it is ruled out",
+    Outcome.FAIL: "more was lost than it allows",
+    Outcome.INCONCLUSIVE: "a loss beyond it is neither ruled out nor shown",
+}
+LEVEL_MEANINGS = {
+    Outcome.PASS: "a higher one is ruled out",
+    Outcome.FAIL: "it is higher",
+    Outcome.INCONCLUSIVE: "a higher one is neither ruled out nor shown",
+}
+HEADS = ("Verdict", "Child", "Parent", "Judge", "Cases")
+CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", "Bounds", "Margin", "Note")
+MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by lineage
+
+
+def overall(verdicts: Sequence[Verdict]) -> Outcome:
+    """The worst of several verdicts; INCONCLUSIVE where there is none."""
+    found = {one.outcome for one in verdicts}
+    return next((outcome for outcome in ORDER if outcome in found), Outcome.INCONCLUSIVE)
+
+
+def name_metric(metric: str) -> str:
+    """A check's name in a table."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def is_absolute(check: Check) -> bool:
+    """Whether the child's own value is held against the limit, and no change from the parent."""
+    return check.change is None and check.child is not None
+
+
+def format_level(check: Check, value: float | None) -> str:
+    """A mean score, or a share in per cent."""
+    return format_number(value) if check.unit == "points" else format_percent(value, 1)
+
+
+def format_change(check: Check, value: float | None) -> str:
+    """A signed difference in points, or in percentage points."""
+    if value is None:
+        return "–"
+    scaled = value if check.unit == "points" else 100 * value
+    digits = 2 if check.unit == "points" else 1
+    return ("+" if scaled > 0 else "") + format_number(scaled, digits) + ("" if check.unit == "points" else " pp")
+
+
+def format_bounds(check: Check) -> str:
+    """``[−0.80, −0.44]`` in the unit of the change; an end that is not known is a dash."""
+    if check.lower is None and check.upper is None:
+        return ""
+    if is_absolute(check):
+        return f"[{format_level(check, check.lower)}, {format_level(check, check.upper)}]"
+    scale, digits = (1, 2) if check.unit == "points" else (100, 1)
+    ends = [None if end is None else scale * end for end in (check.lower, check.upper)]
+    return f"[{', '.join(format_number(end, digits) for end in ends)}]"
+
+
+def format_margin(check: Check) -> str:
+    """The margin, in the unit of the change."""
+    if is_absolute(check):
+        side = "at least" if check.worse == "lower" else "at most"
+        return f"{side} {format_level(check, check.margin)}"
+    return format_number(check.margin) if check.unit == "points" else f"{format_number(100 * check.margin, 1)} pp"
+
+
+def _amount(check: Check, value: float) -> str:
+    if check.unit == "points":
+        return f"{format_number(abs(value))} points"
+    return f"{format_number(100 * abs(value), 1)} percentage points"
+
+
+def _moved(check: Check) -> str:
+    """``fell by 0.62 points [−0.80, −0.44]``."""
+    if check.change is None:
+        return "could not be compared"
+    if check.change == 0:
+        words = "did not change"
+    else:
+        words = f"{'rose' if check.change > 0 else 'fell'} by {_amount(check, check.change)}"
+    levels = ""
+    if check.unit == "share" and check.parent is not None and check.child is not None:
+        levels = f", from {format_level(check, check.parent)} to {format_level(check, check.child)}"
+    return f"{words} {format_bounds(check)}{levels}".replace(" ,", ",").rstrip()
+
+
+def describe_check(check: Check) -> str:
+    """One check in a sentence without its end: ``safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25``."""
+    subject = METRIC_WORDS.get(check.metric, name_metric(check.metric))
+    if is_absolute(check):
+        level = format_level(check, check.child)
+        level = f"{format_level(check, check.parent)} and {level}" if check.parent is not None else level
+        words = f"{subject} is {level} {format_bounds(check)}".rstrip()
+        words += " in parent and child" if check.parent is not None else ""
+        words += f"; it has to be {format_margin(check)}"
+    elif check.unit == "points":
+        words = f"{subject} {_moved(check)}; the margin is {format_number(check.margin)}"
+    else:
+        words = f"{subject} {_moved(check)}; the margin is {_amount(check, check.margin)}"
+    return f"{words} ({check.reason})" if check.reason else words
+
+
+def decisive_check(verdict: Verdict) -> Check | None:
+    """The check that a verdict rests on first: a blocking one with the verdict's own outcome."""
+    blocking = [one for one in verdict.checks if one.blocking] or list(verdict.checks)
+    return next((one for one in blocking if one.outcome is verdict.outcome), blocking[0] if blocking else None)
+
+
+def describe_findings(verdict: Verdict) -> str:
+    """What was found and what it means, in one sentence without the names of the two."""
+    check = decisive_check(verdict)
+    if check is None:
+        return f"nothing could be compared{': ' + '; '.join(verdict.limits) if verdict.limits else ''}."
+    found = describe_check(check)
+    alike = [one for one in verdict.checks if one.blocking and one.outcome is verdict.outcome and one is not check]
+    names = ", ".join(name_metric(one.metric) for one in alike)
+    more = f", likewise for {names}" if names else ""
+    return f"{found}, so {_meaning(check)}{more}."
+
+
+def _meaning(check: Check) -> str:
+    if check.metric == "coverage":
+        enough = check.outcome is Outcome.PASS
+        return "enough is scored to tell" if enough else "too little is scored to tell"
+    return (LEVEL_MEANINGS if is_absolute(check) else MEANINGS)[check.outcome]
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """One plain sentence: what was compared, what was found, what it means. Names stand in it as they are."""
+    about = f"{verdict.outcome.value}: {verdict.child} against {verdict.parent} on {count_noun(verdict.cases, 'cases')}"
+    return f"{about}, judge {verdict.judge}: {describe_findings(verdict)}"
+
+
+def collect_limits(verdicts: Sequence[Verdict]) -> list[str]:
+    """What a reader must know of several verdicts, each limit once.
+
+    Of many comparisons, what holds for all of them, and how many limits are of single ones.
+    """
+    every = list(dict.fromkeys(limit for one in verdicts for limit in one.limits))
+    if len(verdicts) <= MOST_OPEN:
+        return every
+    shared = [limit for limit in every if all(limit in one.limits for one in verdicts)]
+    if single := len(every) - len(shared):
+        shared.append(f"{count_noun(single, 'limits')} of single comparisons: see each verdict's own")
+    return shared
+
+
+def check_cells(check: Check) -> tuple[str, ...]:
+    """One check as the texts of a table's row, under ``CHECK_HEADS``."""
+    return (
+        name_metric(check.metric),
+        check.outcome.value,
+        "yes" if check.blocking else "no",
+        format_level(check, check.parent),
+        format_level(check, check.child),
+        format_change(check, check.change),
+        format_bounds(check),
+        format_margin(check),
+        check.reason,
+    )
+
+
+def _metric_cell(check: Check | None) -> Cell:
+    if check is None:
+        return Cell(text="–")
+    if check.change is None and check.child is None:
+        return Cell(text=f"{check.outcome.value}: {check.reason}" if check.reason else check.outcome.value)
+    level = format_level(check, check.child) if is_absolute(check) else format_change(check, check.change)
+    said = "" if check.outcome is Outcome.PASS else check.outcome.value
+    if said and not check.blocking:
+        said += " (decides nothing)"
+    key = check.child if is_absolute(check) else check.change
+    text = " ".join(part for part in (said, level, format_bounds(check)) if part)
+    return Cell(text=text, sort="" if key is None else key)
+
+
+def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
+    """Verdicts, a row each, the worst first, with every check's change and bounds."""
+    ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
+    metrics = list(dict.fromkeys(check.metric for one in ranked for check in one.checks))
+    rows = []
+    for one in ranked:
+        found = {check.metric: check for check in one.checks}
+        rows.append(
+            (
+                Cell(text=one.outcome.value, sort=ORDER.index(one.outcome)),
+                *(Cell(text=text) for text in (one.child, one.parent, one.judge)),
+                Cell(text=f"{one.cases:,}", sort=one.cases),
+                *(_metric_cell(found.get(metric)) for metric in metrics),
+            )
+        )
+    heads = [name_metric(metric) for metric in metrics]
+    columns = (*HEADS, *(head[:1].upper() + head[1:] for head in heads))
+    return Table(title=title, columns=columns, rows=tuple(rows), tags=({},) * len(rows), words=4)
+
+
+def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:
+    """``S→H against S: 5 FAIL (safety 5, severe events 2), 1 PASS``, for every pair of lineages that sources name."""
+    groups: dict[str, list[Verdict]] = {}
+    for one in verdicts:
+        lineages = [one.sources.get(side, {}).get("lineage") for side in ("child", "parent")]
+        if all(isinstance(lineage, list | tuple) for lineage in lineages):
+            child, parent = (name_lineage([str(stage) for stage in lineage or ()]) for lineage in lineages)
+            groups.setdefault(f"{child} against {parent}", []).append(one)
+    return [f"{name}: {count_outcomes(found, why=True)}" for name, found in groups.items()]
+
+
+def _count_failed(verdicts: Sequence[Verdict]) -> str:
+    """`` (safety 5, severe events 2)``: which deciding checks fail, and in how many verdicts."""
+    failed = [
+        check.metric
+        for one in verdicts
+        for check in one.checks
+        if check.blocking and check.outcome is Outcome.FAIL and one.outcome is Outcome.FAIL
+    ]
+    counts = {metric: failed.count(metric) for metric in dict.fromkeys(failed)}
+    return f" ({', '.join(f'{name_metric(metric)} {count}' for metric, count in counts.items())})" if counts else ""
+
+
+def count_outcomes(verdicts: Sequence[Verdict], *, why: bool = False) -> str:
+    """``2 FAIL, 1 INCONCLUSIVE, 4 PASS``; ``why`` adds which checks fail."""
+    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in ORDER}
+    told = {Outcome.FAIL: _count_failed(verdicts) if why else ""}
+    words = [f"{count} {outcome.value}{told.get(outcome, '')}" for outcome, count in counts.items() if count]
+    return ", ".join(words) or "no verdict"
+
+
+def describe_rules(verdict: Verdict) -> str:
+    """What was declared, in one sentence."""
+    rules = verdict.rules
+    level = format_percent(1 - float(rules.get("alpha", 0.05)))
+    how = "all of them must pass" if rules.get("combine", "all") == "all" else "with Holm's correction for their number"
+    names = ", ".join(name_metric(one.metric) for one in verdict.checks if one.blocking)
+    bound = f"{rules['bound']} bounds" if "bound" in rules else "bounds"
+    words = f"One-sided {level} {bound}; these checks decide, {how}: {names or 'none'}."
+    return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
+
+
+def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
+    """Every verdict by the study's rules, and its checks; None where nothing was compared."""
+    if not verdicts:
+        return None
+    parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
+    parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
+    ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
+    told = count_by_lineage(verdicts) if len(verdicts) > MOST_OPEN else list(map(describe_verdict, ranked))
+    parts.append(f'<ul class="sentences">{"".join(f"<li>{escape_html(words)}</li>" for words in told)}</ul>')
+    table = verdict_table(
+        ranked, "Changes of every child against its parent, with their bounds; a check without a word passes"
+    )
+    parts.append(table_html(table, identity="gate-table"))
+    limits = collect_limits(verdicts)
+    if limits:
+        items = "".join(f"<li>{escape_html(limit)}</li>" for limit in limits)
+        parts.append(f'<ul class="notes">{items}</ul>')
+    return make_section("gate", "Verdicts", parts, tables={"gate": table})
