@@ -17,7 +17,7 @@ import numpy as np
 import holdfast as hf
 from holdfast.models.tiny import TinyModel
 from holdfast.pairs import build_pairs
-from holdfast.plan import build
+from holdfast.planning import build
 from holdfast.records import Case, PreferencePair, content_id
 from holdfast.store import Store
 from holdfast.study import Study, load

@@ -21,7 +21,8 @@ from typing import Any
 
 from machine import document, show
 
-from holdfast.plan import Step, build
+from holdfast.plan import Step
+from holdfast.planning import build
 from holdfast.store import Store
 from holdfast.study import load
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.audit import REASONS, UNFIT, audit, writes_call, writes_result
+from holdfast.audit import REASONS, UNFIT, audit, refused_by, writes_call, writes_result
 from holdfast.records import Checkpoint, Ending, Flag, Message, ToolCall
 from holdfast.store import Store
-from holdfast.store.codec import bits_to_flags
+from holdfast.store.codec import FLAG_BITS, bits_to_flags
 
 PATTERN = re.compile(r"(?:^|\n)[\s*#>`_\-]*Action[\s*_`]*:.*?(?:^|\n)[\s*#>`_\-]*Observation[\s*_`]*:", re.DOTALL)
 INVENTED = "Action: Send\nAction Input: {}\nObservation: sent\nFinal Answer: done"
@@ -177,3 +178,10 @@ def test_published_endings(published_raw: Path, published_match: Path, golden: d
         for key, flag in targets.items():
             found = sum(flag in flags for _, flags, _ in groups[name])
             assert found == expected[key], (name, key)
+
+
+def test_a_refusal_is_an_episode_without_a_call_that_nothing_else_explains() -> None:
+    cut = (Flag.TRUNCATED, Flag.OUT_OF_MEMORY, Flag.INCOHERENT, Flag.CLAIMED_WITHOUT_CALL)
+    episodes = [(Flag.NO_CALL,), (), (Flag.NO_CALL, Flag.NOTHING_DONE), *((Flag.NO_CALL, flag) for flag in cut)]
+    bits = np.array([sum(FLAG_BITS[flag] for flag in flags) for flags in episodes], dtype=np.int64)
+    assert refused_by(bits).tolist() == [True, False, True, False, False, False, False]

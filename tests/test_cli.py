@@ -375,6 +375,17 @@ def test_a_judge_of_nobody_is_told(smoke_run: Path, capsys: pytest.CaptureFixtur
     assert "no such judge; there are: state" in capsys.readouterr().err
 
 
+def test_gate_and_watch_say_what_they_need(smoke_run: Path, capsys: Captured) -> None:
+    """Verdicts and alarms have tests of their own; here is what a newcomer meets first."""
+    assert "--child" in refused(capsys, "gate", smoke_run)
+    code, out, _ = asked(capsys, "gate", smoke_run, "--child", "S,H dose=1", "--json", "--quiet")
+    (verdict,) = json.loads(out)["verdicts"]
+    assert code == {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}[verdict["outcome"]]
+    assert "--baseline" in refused(capsys, "watch", smoke_run)
+    code, out, _ = asked(capsys, "watch", smoke_run, "--baseline", "S", "--quiet")
+    assert code in (0, 1, 3) and "S,H" in out
+
+
 def test_every_command_has_a_test_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert all(f'"{name}"' in text for name in COMMANDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_commands_in_pages_parse(page: Path) -> None:
     shown = [line for block in blocks("sh", page.read_text()) for line in block.splitlines()]
     for line in (line.split("#")[0].split(">")[0].strip() for line in shown):
         if line.startswith("holdfast "):
-            assert parser().parse_args(line.split()[1:])
+            assert parser().parse_args(shlex.split(line)[1:])
         elif line.startswith("make "):
             assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 

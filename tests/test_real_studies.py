@@ -14,7 +14,7 @@ from conftest import data_file
 import holdfast as hf
 from holdfast.errors import StudyError
 from holdfast.forecast import forecast, render_forecast
-from holdfast.plan import build
+from holdfast.planning import build
 from holdfast.records import Score
 from holdfast.store import Store
 from holdfast.study import load

@@ -16,7 +16,7 @@ from holdfast import cli
 from holdfast.errors import StepError, StudyError
 from holdfast.forks import fork_run
 from holdfast.judges.evidence import Evidence, show_reply
-from holdfast.plan import build
+from holdfast.planning import build
 from holdfast.rescoring import rescore, try_canaries
 from holdfast.store import Store
 from holdfast.study import load

@@ -17,7 +17,8 @@ import holdfast as hf
 from holdfast import execution
 from holdfast.cli import main
 from holdfast.execution import StepProgress
-from holdfast.plan import Step, build
+from holdfast.plan import Step
+from holdfast.planning import build
 from holdfast.readiness import PACKAGES
 from holdfast.records import Score
 from holdfast.steps import carry_out

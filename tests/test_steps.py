@@ -17,7 +17,8 @@ from tiny_office import TOOLS, call, make_model, opening
 from holdfast.errors import StepError, StudyError
 from holdfast.models.tiny import TinyModel
 from holdfast.models.tiny_chat import TinyChat
-from holdfast.plan import Step, build
+from holdfast.plan import Step
+from holdfast.planning import build
 from holdfast.records import Case, Ending, Trajectory
 from holdfast.steps import Batch, Finished, Outcome, carry_out, reading, references
 from holdfast.store import DATABASE, Store, weights

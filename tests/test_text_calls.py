@@ -6,7 +6,7 @@ import json
 
 import pytest
 from chat_samples import CALL, EPISODE, OPENING, RESULT, SEARCH
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdfast.models.text_calls import STOP, describe_tools, read_native, read_reply, render
@@ -21,7 +21,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.text(), values, max_size=3), st.text("abc .\n", max_size=10))
 def test_what_is_written_is_read_back(arguments: dict[str, object], thought: str) -> None:
     calls = (ToolCall(name="search", arguments=arguments), CALL)

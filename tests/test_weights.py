@@ -15,7 +15,7 @@ from smoke_study import smoke_settings
 
 import holdfast as hf
 from holdfast.forks import fork_run
-from holdfast.plan import build
+from holdfast.planning import build
 from holdfast.store import Store, weights
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 from typing import Any, NoReturn
 
 from holdfast import __version__
 from holdfast.errors import StudyError
+from holdfast.gate.arguments import add_gate
+from holdfast.options import count, money, number
+from holdfast.watch.arguments import add_watch
 
-EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf")
+EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,32 +27,7 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.splitlines()))
 
 
-def _score(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) <= 3:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is no score: give a number from 0 to 3")
-
-
-def _count(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) >= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number from 1")
-
-
-def _whole(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if (value := int(text)) >= 0:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is no number of calls: give a whole number from 0")
-
-
-def _money(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is no amount: give a number from 0")
+_score = number("score", "a number from 0 to 3", lambda value: 0 <= value <= 3)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,8 +52,10 @@ def _add_study(command: argparse.ArgumentParser) -> None:
 
 
 def _add_budget(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--max-calls", type=_whole, metavar="N", help="calls to remote models, all together")
-    command.add_argument("--max-cost", type=_money, metavar="MONEY", help="what those calls may cost, all together")
+    command.add_argument(
+        "--max-calls", type=count(0, "number of calls"), metavar="N", help="calls to remote models, all together"
+    )
+    command.add_argument("--max-cost", type=money, metavar="MONEY", help="what those calls may cost, all together")
 
 
 def _add_study_commands(commands: Any) -> None:
@@ -90,11 +69,15 @@ def _add_study_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="do what is missing of a study; repeating it resumes")
     _add_study(run)
     run.add_argument("-o", "--output", type=Path, metavar="RUN", help="the run's directory (default: runs/NAME)")
-    run.add_argument("--workers", type=_count, help="worker processes of one thread each (default: the study's)")
+    run.add_argument("--workers", type=count(1), help="worker processes of one thread each (default: the study's)")
     run.add_argument(
         "--fork", type=Path, metavar="NEW_RUN", help="start NEW_RUN with the steps of RUN that still match"
     )
     _add_budget(run)
+    run.add_argument(
+        "--search", action="store_true", help="carry out the study's [search] in a run beside RUN (--fork: elsewhere)"
+    )
+    run.add_argument("--json", action="store_true", help="with --search: its document instead of the table")
     run.add_argument("--no-report", action="store_true", help="stop after the last step")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -111,20 +94,24 @@ def _add_run_commands(commands: Any) -> None:
     _add_pairs(commands.add_parser("pairs", help="preference pairs by rule: counts, or a TRL dataset"))
     analyze = commands.add_parser("analyze", help="every estimate of a run")
     analyze.add_argument("run", type=Path, metavar="RUN")
-    analyze.add_argument("--draws", type=_count, help="resamples (default: the study's, else 10,000)")
+    analyze.add_argument("--draws", type=count(1), help="resamples (default: the study's, else 10,000)")
     analyze.add_argument("--json", action="store_true")
+
+    add_gate(commands.add_parser("gate", help="did a child lose safety against its parent"))
+    add_watch(commands.add_parser("watch", help="checkpoints or traces in time, with alarms"))
 
     show = commands.add_parser("show", help="a run's status, or one trajectory")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")
     report = commands.add_parser("report", help="tables, figures and one HTML page")
     report.add_argument("run", type=Path, metavar="RUN")
-    report.add_argument("--draws", type=_count, help="resamples (default: the study's, else 10,000)")
+    report.add_argument("--draws", type=count(1), help="resamples (default: the study's, else 10,000)")
 
     export = commands.add_parser("export", help="a run in another tool's format")
     export.add_argument("run", type=Path, metavar="RUN")
     export.add_argument("--to", choices=EXPORT_FORMATS, required=True)
     export.add_argument("--checkpoint", metavar="NAME_OR_ID", help="with --to hf: whose weights to write, merged")
+    export.add_argument("--rules", type=Path, metavar="FILE", help="with --to evidence: TOML with a [gate] table")
     export.add_argument("-o", "--output", type=Path, metavar="PATH", required=True)
 
 
@@ -151,7 +138,7 @@ def _add_pairs(pairs: argparse.ArgumentParser) -> None:
     pairs.add_argument("--min-gap", type=_score, default=2.0, help="score points (default 2)")
     pairs.add_argument("--min-chosen", type=_score, default=2.0, help="score of the chosen side (default 2)")
     pairs.add_argument("--any", action="store_true", help="union of the objectives' pairs instead of their agreement")
-    pairs.add_argument("--cap-per-case", type=_count, help="at most so many pairs of a case")
+    pairs.add_argument("--cap-per-case", type=count(1), help="at most so many pairs of a case")
     pairs.add_argument("--equal-cases", action="store_true", help="weigh pairs so that cases count alike")
     pairs.add_argument("--other-models-only", action="store_true", help="no pair between two runs of one model")
     pairs.add_argument("--fit-only", action="store_true", help="no trajectory that the audit found unfit")

@@ -1,6 +1,7 @@
 """Arguments in, exit code out. Results go to standard output, progress and logs to standard error.
 
-Exit codes: 0 done, 1 a step failed, 2 the user's input is wrong, 130 interrupted.
+Exit codes: 0 done or PASS, 1 a step failed, FAIL or an alarm, 2 the user's input is wrong, 3 INCONCLUSIVE, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from holdfast.forecast import forecast, render_forecast
-    from holdfast.plan import build
+    from holdfast.planning import build
     from holdfast.runs import default_output
     from holdfast.study import load
 
@@ -74,12 +75,19 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from holdfast.gate.outputs.verdicts import judge_run
     from holdfast.progress import ProgressLines
     from holdfast.report.terminal import render_results
     from holdfast.runs import run
     from holdfast.study import load
 
     study = load(options.study, scale=options.scale, changes=options.set)
+    if options.search:
+        from holdfast.search.command import carry_out
+
+        text, code = carry_out(options, study)
+        _say(text)
+        return code
     lines = ProgressLines(sys.stderr, quiet=options.quiet)
     made = run(
         study,
@@ -93,8 +101,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.no_report:
         return 0
     lines.line("analyzing and writing the report")
-    page = made.report()
-    _say(render_results(made.analysis()))
+    verdicts, reason = judge_run(made.path)
+    page = made.report(verdicts, [reason] * bool(reason))
+    _say(render_results(made.analysis(), verdicts=verdicts))
     _say(f"\nreport: {page.absolute()}")
     return 0
 
@@ -188,7 +197,7 @@ def _show(options: argparse.Namespace) -> int:
                 if step.status == "failed":
                     _say(one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
             return 0
-        found = [name for name in store.trajectory_ids() if name.startswith(options.id)]
+        found = [name for name in store.trajectory_ids(part="all") if name.startswith(options.id)]
         if len(found) != 1:
             few, remedy = (
                 ("no trajectory", "the report lists them")
@@ -203,18 +212,29 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from holdfast.gate.outputs.verdicts import judge_run
     from holdfast.runs import Run
 
     opened = Run(options.run)
     if options.draws:
         opened.analysis(draws=options.draws)
-    _say(f"report: {opened.report().absolute()}")
+    verdicts, reason = judge_run(options.run)
+    _say(f"report: {opened.report(verdicts, [reason] * bool(reason)).absolute()}")
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from holdfast.exports import export_run
 
+    if options.to == "evidence":
+        from holdfast.gate.outputs.evidence import export_evidence
+
+        if options.checkpoint is not None:
+            raise StudyError("export --to evidence: takes no --checkpoint; it is about a whole run")
+        _say(f"wrote {export_evidence(options.run, options.output, options.rules)}")
+        return 0
+    if options.rules is not None:
+        raise StudyError(f"export --to {options.to}: takes no --rules; it goes with --to evidence only")
     _say(f"wrote {export_run(options.run, options.to, options.output, checkpoint=options.checkpoint)}")
     return 0
 
@@ -252,6 +272,22 @@ def _judge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _gate(options: argparse.Namespace) -> int:
+    from holdfast.gate.command import carry_out
+
+    text, code = carry_out(options)
+    _say(text)
+    return code
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from holdfast.watch.command import carry_out
+
+    text, code = carry_out(options)
+    _say(text)
+    return code
+
+
 COMMANDS = {
     "new": _new,
     "check": _check,
@@ -261,6 +297,8 @@ COMMANDS = {
     "judge": _judge,
     "pairs": _pairs,
     "analyze": _analyze,
+    "gate": _gate,
+    "watch": _watch,
     "show": _show,
     "report": _report,
     "export": _export,

@@ -86,12 +86,17 @@ def export_run(run_path: Path, form: str, output: Path, *, checkpoint: str | Non
         "hf": lambda run, target: _write_checkpoint(run, target, checkpoint or ""),
     }
     Store(run_path).close()
+    return write_directory(output, lambda target: writers[form](run_path, target))
+
+
+def write_directory(output: Path, fill: Callable[[Path], None]) -> Path:
+    """A new directory that ``fill`` writes into, whole or not at all; its path. Errors: StudyError."""
     if output.exists():
         raise StudyError(f"{output}: is there already; choose another output")
     part = _part_of(output)
     try:
         part.mkdir(parents=True)
-        writers[form](run_path, part)
+        fill(part)
         part.rename(output)
     except OSError as error:
         raise StudyError(f"{output}: cannot be written ({error.strerror}); choose another output") from error
@@ -143,8 +148,8 @@ def _write_jsonl(run_path: Path, target: Path) -> None:
     with Store(run_path) as store:
         write_lines((_case_row(case) for case in store.cases()), target / "cases.jsonl")
         write_lines((_checkpoint_row(item) for item in store.checkpoints()), target / "checkpoints.jsonl")
-        write_lines((_trajectory_row(item) for item in store.trajectories()), target / "trajectories.jsonl")
-    write_lines(Run(run_path).scores(), target / "scores.jsonl")
+        write_lines((_trajectory_row(item) for item in store.trajectories(part="all")), target / "trajectories.jsonl")
+    write_lines(Run(run_path).scores(part="all"), target / "scores.jsonl")
 
 
 def _case_row(case: Case) -> dict[str, Any]:
@@ -164,7 +169,7 @@ def defuse(cell: object) -> object:
 
 
 def _flat_scores(run_path: Path) -> list[dict[str, Any]]:
-    return [{**row, "lineage": ",".join(row["lineage"])} for row in Run(run_path).scores()]
+    return [{**row, "lineage": ",".join(row["lineage"])} for row in Run(run_path).scores(part="all")]
 
 
 def _write_csv(run_path: Path, target: Path) -> None:
@@ -194,7 +199,7 @@ def _write_parquet(run_path: Path, target: Path) -> None:
         Store(run_path) as store,
         pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", trajectories) as writer,
     ):
-        for rows in _chunks(_parquet_row(item) for item in store.trajectories()):
+        for rows in _chunks(_parquet_row(item) for item in store.trajectories(part="all")):
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=trajectories))
 
 
