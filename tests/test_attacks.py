@@ -86,7 +86,7 @@ def test_a_form_adds_words_and_keeps_the_request(form: str, toolemu: list[Case])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_harmful_case_and_its_twin_stand_in_one_template(form: str, toolemu: list[Case]) -> None:
     """Put into the form, two requests differ only where they differ as they are."""
-    harmless = replace(toolemu[0], facts={**toolemu[0].facts, "harmless": True})
+    harmless = replace(toolemu[0], facts={**toolemu[0].facts, "benign": True})
     other = Message(role="user", content="Show me the weather.")
     harmless = replace(harmless, messages=(*harmless.messages[:-1], other))
     one, two = apply(toolemu[0], form), apply(harmless, form)
@@ -308,7 +308,7 @@ def test_toolemu_has_no_harmless_twins_unless_declared(toolemu: list[Case]) -> N
     made = attack_cases(toolemu, AttackSection(cases=60))
     kinds = Counter(case.facts["variant"]["kind"] for case in made)
     assert kinds == {"control": len(toolemu), "attack": len(toolemu) * len(FORMS)}
-    declared = [replace(toolemu[0], facts={**toolemu[0].facts, "harmless": True}), *toolemu[1:]]
+    declared = [replace(toolemu[0], facts={**toolemu[0].facts, "benign": True}), *toolemu[1:]]
     kinds = Counter(case.facts["variant"]["kind"] for case in attack_cases(declared, AttackSection(cases=60)))
     assert kinds["twin"] == len(FORMS)
 
