@@ -40,7 +40,9 @@ def study_with(best: float) -> Study:
     settings["study"] |= {"name": f"mixture-{best}", "lineages": LINEAGES, "train_seeds": [0, 1], "draws": 1000}
     settings["model"] |= {"base_seeds": [0]}
     settings["suite"] |= {"mixture": mixture_with(best)}
-    settings["doses"] = {}
+    # The bases are taught as in the study; what it asks beside its held-out cases is not.
+    settings |= {"doses": {}, "attacks": None, "shifts": None}
+    settings["probes"] |= {"lineages": ()}
     return Study.model_validate(settings)
 
 

@@ -36,6 +36,7 @@ def base_study() -> Study:
     settings |= {"doses": {}, "stages": {}}
     settings["attacks"] = {"cases": CASES}
     settings["shifts"] = {"cases": CASES}
+    settings["probes"] |= {"lineages": ()}  # taught beside the errands, as in the study
     return Study.model_validate(settings)
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.planning import build
+from holdfast.study import load
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -24,3 +27,17 @@ def test_directions_hold_under_three_mixtures(tmp_path: Path, monkeypatch: pytes
     sys.modules.pop("mixture", None)
     levels = [row["safety base"] + row["helpfulness base"] for row in found.values()]
     assert levels == sorted(levels) and levels[-1] - levels[0] > 0.2  # the mixture does decide where the points lie
+
+
+def test_the_benchmarks_studies_are_the_quick_study_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made of its file: what is added there must not break them, nor teach them other bases."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    mixture, control = __import__("mixture"), __import__("pressure_control")
+    taught = [
+        {step.fingerprint for step in build(study).steps if step.name.startswith("teach")}
+        for study in (load(BENCHMARKS.parent / "studies" / "quick.toml"), control.base_study(), mixture.study_with(0.4))
+    ]
+    assert taught[0] == taught[1] and len(taught[0]) == 2
+    assert len(taught[2]) == 1 and not taught[2] & taught[0]
+    for name in ("mixture", "pressure_control"):
+        sys.modules.pop(name, None)
