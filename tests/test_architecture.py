@@ -22,14 +22,16 @@ FLOORS = (
     ("records", "errors", "processes", "options"),
     ("sections", "stats", "store"),
     ("conditions", "attachments"),
-    ("consistency",),
+    ("incentives",),
+    ("consistency", "laboratory"),
     ("study",),
     ("plan", "dialogues", "worlds", "models", "audit"),
     ("suites", "judges", "pairs", "testing"),
     ("attacks", "reserves"),
     ("casebook",),
-    ("planning", "lineages"),
+    ("planning", "planner", "lineages", "rewards"),
     ("rollout", "training", "published", "forks"),
+    ("rewarder",),
     ("analysis",),
     ("report",),
     ("traffic",),
@@ -42,13 +44,15 @@ FLOORS = (
 )
 # The same within ``training``.
 TRAINING_FLOORS = (
-    ("trees", "tree_attention", "encoding", "objectives", "ranks", "states", "heads"),
-    ("packing",),
-    ("orders", "parts", "passes", "adapters", "sharding", "tracking"),
-    ("mixing", "balance", "merging"),
+    ("trees", "tree_attention", "encoding", "objectives", "ranks", "states", "heads", "offpolicy", "sampling"),
+    ("packing", "rollouts"),
+    ("orders", "parts", "passes", "adapters", "sharding", "tracking", "selection"),
+    ("mixing", "balance", "merging", "offline"),
     ("loop",),
     ("settings",),
-    ("stages", "preference", "launch"),
+    ("groups",),
+    ("supply",),
+    ("stages", "preference", "launch", "reinforce"),
 )
 HEAVY = ("torch", "transformers", "peft", "trl", "accelerate", "matplotlib", "scipy", "pydantic", "numpy", "inspect_ai")
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from holdfast.conditions import CHECKS, PartSection
-from holdfast.errors import StudyError
+from holdfast.errors import StudyError, require, require_known
+from holdfast.incentives import REWARD_METHODS, RewardSection
+from holdfast.laboratory import TAGGED, check_laboratory, check_reward_stage
 from holdfast.sections import (
     AXIS_SETTINGS,
     OBJECTIVES,
@@ -26,6 +28,10 @@ from holdfast.sections import (
 
 if TYPE_CHECKING:
     from holdfast.study import Study
+
+
+# Short names that other trainers use, which are nearer to another key of ours.
+_MEANT = {"lr": "learning_rate"}
 
 
 def check_study(study: Study) -> None:
@@ -45,12 +51,20 @@ def check_study(study: Study) -> None:
         )
         last = study.stages[label.split(",")[-1]]
         require(
+            not isinstance(last, RewardSection),
+            f"doses.{label!r}: its last stage learns from rewards, which is kept by its own key; remove the doses",
+        )
+        require(
             doses == (1,) or last.schedule == "constant",
             f"doses.{label!r} is {list(doses)}, but its last stage has schedule {last.schedule!r}, under which a"
             ' dose differs from a run of that many steps; use "constant" or the dose 1 alone',
         )
     for name, stage in study.stages.items():
-        _check_stage(study, name, stage)
+        require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
+        if isinstance(stage, RewardSection):
+            check_reward_stage(study, name, stage)
+        else:
+            _check_stage(study, name, stage)
     for name, judge in study.judges.items():
         _check_judge(study, name, judge)
     if study.pairs.judge is not None:
@@ -63,6 +77,7 @@ def check_study(study: Study) -> None:
     _check_parts(study)
     _check_search(study)
     _check_axes(study)
+    check_laboratory(study)
 
 
 def _check_names(study: Study) -> None:
@@ -105,7 +120,8 @@ def _check_names(study: Study) -> None:
 
 def _check_rollouts(study: Study) -> None:
     """Pairs join episodes of one case that went differently."""
-    if study.pairs.source not in ("base", "parent") or not study.study.lineages:
+    paired = any(isinstance(stage, StageSection) for stage in study.stages.values())
+    if study.pairs.source not in ("base", "parent") or not study.study.lineages or not paired:
         return
     rollouts, remedy = study.rollouts, "so that a case's episodes can differ; pairs are made of those that do"
     require(rollouts.temperature > 0, f"rollouts.temperature is 0; give more, {remedy}")
@@ -129,11 +145,15 @@ def _check_endpoints(study: Study) -> None:
 
 def _check_judge(study: Study, name: str, judge: JudgeSection) -> None:
     """A judge has what its kind judges with, and nothing of another kind."""
-    needed = {"state": None, "probes": None, "rules": "rules", "rubric": "model"}[judge.kind]
+    needed = {"rules": "rules", "rubric": "model", "rating": "model"}.get(judge.kind)
     for key in ("rules", "model"):
         given = getattr(judge, key) is not None
         require(given or key != needed, f"judges.{name}.{key} is missing, which kind {judge.kind!r} judges by")
         require(not given or key == needed, f"judges.{name}.{key} is for another kind than {judge.kind!r}")
+    require(
+        not judge.rubrics or judge.kind not in ("approval", "rating"),
+        f"judges.{name}.rubrics is for another kind than {judge.kind!r}, which has its own questions; remove it",
+    )
     for objective in judge.rubrics:
         require_known(objective, OBJECTIVES, f"judges.{name}.rubrics has", "the objectives that judges score")
 
@@ -175,7 +195,7 @@ def _check_gate(study: Study) -> None:
 def _check_parts(study: Study) -> None:
     """What is met beside the held-out cases is met by lineages of the study, and read by its judges."""
     labels = {",".join(lineage) for lineage in study.study.lineages} | set(study.merges)
-    for place in ("attacks", "shifts", "probes"):
+    for place in ("attacks", "shifts", "probes", "approval"):
         part: PartSection | None = getattr(study, place)
         for lineage in () if part is None else part.lineages or ():
             require_known(",".join(lineage), labels, f"{place}.lineages has", "study.lineages and [merges.…]")
@@ -194,7 +214,11 @@ def _check_search(study: Study) -> None:
         low, high = getattr(search, key)
         require(low < high, f"search.{key} is {[low, high]}; give the lower bound first, and a higher one")
     name = search.lineage[-1]
-    stage = study.stages[name]
+    require(
+        isinstance(study.stages[name], StageSection),
+        f"search.lineage ends in {name}, which learns from rewards; a search varies how pairs are mixed, name another",
+    )
+    stage = study.pair_stage(name)
     require(
         len(stage.objectives) == 1 and stage.term is None and stage.balance is None and stage.epochs is None,
         f"search.lineage ends in {name}; a search varies the mixing share and the steps of a stage of one objective:"
@@ -218,7 +242,6 @@ def _check_search(study: Study) -> None:
 def _check_stage(study: Study, name: str, stage: StageSection) -> None:
     """A stage's settings fit together, also under every value of the axes."""
     place = f"stages.{name}"
-    require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
     _require_distinct(stage.objectives, f"{place}.objective")
     for objective in stage.objectives:
         require_known(objective, OBJECTIVES, f"{place}.objective is", "the objectives that judges score")
@@ -265,7 +288,7 @@ def _check_balance(study: Study, place: str, stage: StageSection) -> None:
     for name in study.axes.get("pair_judge", (study.pair_judge,)):
         judge = study.judges.get(str(name))
         require(
-            judge is None or judge.kind != "rubric",
+            judge is None or judge.kind not in ("rubric", "rating"),
             f"{place}.balance is measured by the judge of the pairs, {name!r}, which asks a model at every measurement;"
             " give [pairs] judge one of kind state or rules",
         )
@@ -294,11 +317,6 @@ def _check_axes(study: Study) -> None:
         _require_distinct([read_axis(axis, value) for value in values], f"axes.{axis}")
 
 
-def require(held: bool, message: str) -> None:
-    if not held:
-        raise StudyError(message)
-
-
 def _require_distinct(values: Sequence[object], place: str) -> None:
     require(len(values) > 0, f"{place} is empty; give at least one value")
     require(len(set(values)) == len(values), f"{place} repeats a value, found {list(values)}; give each once")
@@ -321,13 +339,6 @@ def read_axis(axis: str, value: float | int | str) -> Any:
     return getattr(read, axis)
 
 
-def require_known(name: str, known: Any, subject: str, place: str) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, [str(k) for k in known], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise StudyError(f"{subject} {name!r}, not among {place}: {', '.join(sorted(map(str, known)))}{hint}")
-
-
 def _section_in(annotation: Any) -> type[BaseModel] | None:
     """The section that a field's type holds, directly or as the values of a mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -338,7 +349,9 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """The keys that are known in the table at ``location``; a mapping's own key is stepped over."""
     for part in location:
-        if part in model.model_fields:
+        if part in TAGGED:
+            model = RewardSection if TAGGED[part] else StageSection
+        elif part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)
 
@@ -346,12 +359,16 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     problem = error.errors(include_url=False)[0]
     location = tuple(part for part in problem["loc"] if part != "")
-    place = ".".join(str(part) for part in location) or "the study"
+    place = ".".join(str(part) for part in location if part not in TAGGED) or "the study"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        meant = _MEANT.get(str(location[-1]))
+        near = [meant] if meant in known else difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"{place}: unknown key; {hint}{more}"
+    if problem["type"] == "literal_error" and location[:1] == ("stages",) and location[-1] == "method":
+        # What is no method is read as a stage that learns from pairs.
+        return f"{place}: {problem['input']!r:.80} is none of dpo, {', '.join(REWARD_METHODS)}{more}"
     found = "" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
     return f"{place}: {problem['msg'].lower()}{found}{more}"

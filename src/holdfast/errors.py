@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Literal
 
 Fault = Literal["refused", "unavailable", "rejected", "malformed"]
@@ -90,3 +92,18 @@ class BudgetSpent(ProviderError):
 
     def __init__(self, message: str, fault: Fault = "refused") -> None:
         super().__init__(message, fault)
+
+
+def require(held: bool, message: str) -> None:
+    """Raise StudyError with a message for what does not hold."""
+    if not held:
+        raise StudyError(message)
+
+
+def require_known(name: str, known: Iterable[object], subject: str, place: str) -> None:
+    """Raise StudyError for a name that is not among those at a place, with the nearest that is."""
+    names = sorted(map(str, known))
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise StudyError(f"{subject} {name!r}, not among {place}: {', '.join(names)}{hint}")

@@ -290,8 +290,28 @@ class Frontier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A quantity along one training run: ``y`` at the optimiser steps ``x``, None where it was not measured.
+
+    ``kind`` names the quantity (reward, harm, exploit_rate, kl, length, entropy …); ``source`` says whether it is of
+    the rollouts that were trained on or of held-out episodes. ``axes`` hold what it is limited to, such as ``setting``,
+    ``environment`` and ``label``.
+    """
+
+    kind: str
+    source: Literal["training", "held-out"]
+    base: str
+    lineage: tuple[str, ...]
+    train_seed: int | None
+    x: tuple[int, ...]
+    y: tuple[float | None, ...]
+    axes: JSON = field(default_factory=dict)
+    judge: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """Every estimate that a report needs, by section."""
+    """Every estimate that a report needs, by section; ``rewarder`` is the judge that rewards, where a study has one."""
 
     scores: tuple[Estimate, ...] = ()
     persistence: tuple[Estimate, ...] = ()
@@ -306,8 +326,11 @@ class Analysis:
     shifts: tuple[Estimate, ...] = ()
     taxonomy: tuple[Estimate, ...] = ()
     repair: tuple[Estimate, ...] = ()
+    exploitation: tuple[Estimate, ...] = ()
+    curves: tuple[Curve, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
     notes: tuple[str, ...] = ()
+    rewarder: str | None = None
 
 
 class Outcome(str, Enum):

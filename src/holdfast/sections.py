@@ -7,6 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+# Hidden width, layers, heads and feed-forward width of a tiny base by its size in millions of weights.
+TINY_SIZES: Mapping[str, Mapping[str, int]] = {
+    "0.1M": {"hidden": 48, "layers": 3, "heads": 3, "ffn": 128},
+    "0.35M": {"hidden": 96, "layers": 3, "heads": 3, "ffn": 256},
+    "1M": {"hidden": 160, "layers": 3, "heads": 5, "ffn": 416},
+    "2M": {"hidden": 224, "layers": 3, "heads": 7, "ffn": 608},
+    "5M": {"hidden": 352, "layers": 3, "heads": 11, "ffn": 960},
+}
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -36,11 +44,12 @@ class Section(BaseModel):
 
 
 class StudySection(Section):
-    """``[study]``: the name, what is trained, and how often."""
+    """``[study]``: the name, what is trained, and how often; ``only`` names bases on which just some lineages are."""
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
     lineages: tuple[tuple[str, ...], ...] = ()
     train_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    only: Mapping[str, tuple[tuple[str, ...], ...]] = Field(default_factory=dict)
     draws: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
 
 
@@ -70,8 +79,9 @@ class ModelSection(Section):
 class ModelEntry(Section):
     """``[models.NAME]``: a model that the rest of the study calls NAME.
 
-    ``tiny`` is taught by the study, or opened where ``name`` is its directory; ``random`` is made by it with weights
-    that were never trained, of a real architecture; ``local`` is a directory or a repository on the hub that
+    ``tiny`` is taught by the study, or opened where ``name`` is its directory; ``size`` gives one that is taught
+    another shape than ``[model]`` has. ``random`` is made by it with weights that were never trained, of a real
+    architecture; ``local`` is a directory or a repository on the hub that
     transformers loads in this process, ``vllm`` the same in vLLM; ``remote`` is a provider's model as Inspect AI names
     it. ``calls`` says how it calls tools: natively, in a text format in which generation stops at the call, or natively
     where it can.
@@ -91,6 +101,8 @@ class ModelEntry(Section):
     ffn: Positive = 128
     vocabulary: Annotated[int, Field(ge=300)] = 2048
     max_positions: Positive = 8192
+    # No part of a fingerprint where it is not given.
+    size: Literal["0.1M", "0.35M", "1M", "2M", "5M"] | None = Field(default=None, exclude_if=lambda size: size is None)
 
 
 class EndpointSection(Section):
@@ -170,10 +182,11 @@ class JudgeSection(Section):
     ``state`` reads the world's end state, ``probes`` the replies to probes. ``rules`` holds predicates over tool calls.
     ``rubric`` is a ``model`` that reads the trajectory by one rubric an objective: "default", another name that ships,
     or a Markdown text (a path that ends in .md is read when the study is). ``repeats`` judges each trajectory so often;
-    ``logprobs`` asks for the probabilities of scores where the model gives them.
+    ``logprobs`` asks for the probabilities of scores where the model gives them. ``approval`` reads episodes of
+    simulated users by rules, and ``rating`` is a ``model`` that rates them from 1 to 10.
     """
 
-    kind: Literal["state", "rules", "rubric", "probes"]
+    kind: Literal["state", "rules", "rubric", "probes", "approval", "rating"]
     model: str | None = None
     rubrics: Mapping[str, str] = Field(default_factory=dict)
     rules: Mapping[str, Any] | None = None

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from holdfast.attachments import parse_toml, read_attachments
 from holdfast.conditions import AttackSection, GateSection, ProbeSection, SearchSection, ShiftSection
-from holdfast.consistency import check_study, first_problem, read_axis, require, require_known
-from holdfast.errors import StudyError
+from holdfast.consistency import check_study, first_problem, read_axis
+from holdfast.errors import StudyError, require, require_known
+from holdfast.incentives import ApprovalSection, RewardSection
+from holdfast.laboratory import PREFERENCE_TAG, RATERS, REWARD_TAG, sort_stage
 from holdfast.sections import (
     TINY,
     EndpointSection,
@@ -36,6 +38,11 @@ from holdfast.sections import (
     SuiteSection,
 )
 
+# What a stage of a study is; its ``method`` tells which.
+Stage = Annotated[
+    Annotated[StageSection, Tag(PREFERENCE_TAG)] | Annotated[RewardSection, Tag(REWARD_TAG)], Discriminator(sort_stage)
+]
+
 
 class Study(Section):
     """A whole study.
@@ -43,7 +50,8 @@ class Study(Section):
     ``doses`` keeps a lineage's last stage at multiples of its steps, as checkpoints of one training run. ``models`` are
     the models that go by a name, ``endpoints`` how the remote ones among all models are reached. ``merges`` are
     checkpoints made of others without training. ``attacks``, ``shifts`` and ``probes`` say what checkpoints meet beside
-    the held-out cases, ``gate`` what a child must not lose, ``search`` what ``run --search`` looks for.
+    the held-out cases, ``approval`` the users whose approval is trained on, ``gate`` what a child must not lose,
+    ``search`` what ``run --search`` looks for.
     """
 
     study: StudySection
@@ -55,13 +63,14 @@ class Study(Section):
     rollouts: RolloutSection = RolloutSection()
     judges: Annotated[Mapping[str, JudgeSection], Field(min_length=1)]
     pairs: PairSection = PairSection()
-    stages: Mapping[str, StageSection] = Field(default_factory=dict)
+    stages: Mapping[str, Stage] = Field(default_factory=dict)
     doses: Mapping[str, tuple[Positive, ...]] = Field(default_factory=dict)
     merges: Mapping[str, MergeSection] = Field(default_factory=dict)
     gate: GateSection = GateSection()
     attacks: AttackSection | None = None
     shifts: ShiftSection | None = None
     probes: ProbeSection | None = None
+    approval: ApprovalSection | None = None
     search: SearchSection | None = None
     run: RunSection = RunSection()
 
@@ -111,7 +120,33 @@ class Study(Section):
     @property
     def pair_judge(self) -> str:
         """The judge whose scores make pairs where no axis says otherwise."""
-        return self.pairs.judge or next(iter(self.judges))
+        return self.pairs.judge or next(iter(self.readers), "") or next(iter(self.judges))
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The judges of all cases but those of ``approval``."""
+        return tuple(name for name, judge in self.judges.items() if judge.kind not in RATERS)
+
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """The judges of the cases of ``approval``."""
+        return tuple(name for name, judge in self.judges.items() if judge.kind in RATERS)
+
+    def lineages_of(self, base: str) -> tuple[tuple[str, ...], ...]:
+        """The lineages that are trained on a base."""
+        return self.study.only.get(base, self.study.lineages)
+
+    def pair_stage(self, name: str) -> StageSection:
+        """A stage that learns from pairs. Errors: StudyError for one that learns from rewards."""
+        stage = self.stages[name]
+        if isinstance(stage, RewardSection):
+            raise StudyError(f"stages.{name} learns from rewards; name a stage that learns from pairs")
+        return stage
+
+    @property
+    def pair_stages(self) -> Iterator[StageSection]:
+        """All stages that learn from pairs."""
+        return (stage for stage in self.stages.values() if isinstance(stage, StageSection))
 
     def doses_of(self, lineage: tuple[str, ...]) -> tuple[int, ...]:
         """Multiples of its steps at which the lineage's last stage is kept."""
@@ -119,7 +154,11 @@ class Study(Section):
 
     def settings(self) -> dict[str, Any]:
         """The study as JSON without what changes no result."""
-        return self.model_dump(mode="json", exclude={"run", "endpoints"})
+        found = self.model_dump(mode="json", exclude={"run", "endpoints"})
+        if self.approval is not None:
+            # Told outright: a run does not keep the order of judges, by which the first rewards.
+            found["approval"]["judge"] = self.approval.judge or self.raters[0]
+        return found
 
 
 def load(path: Path | str, *, scale: str | None = None, changes: Sequence[str] = ()) -> Study:

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from holdfast.attachments import parse_toml
 from holdfast.conditions import CHECKS, GateSection
-from holdfast.consistency import first_problem, require, require_known
-from holdfast.errors import StudyError
+from holdfast.consistency import first_problem
+from holdfast.errors import StudyError, require, require_known
 from holdfast.records import content_id
 from holdfast.study import Study
 
