@@ -13,14 +13,15 @@ from typing import Any
 from holdfast import attacks
 from holdfast.conditions import AttackSection, PartSection, ProbeSection, ShiftSection
 from holdfast.errors import StudyError
+from holdfast.incentives import APPROVAL, PRACTICE
 from holdfast.records import Case
 from holdfast.reserves import add_reserves
 from holdfast.sections import SuiteSection
 from holdfast.study import Study
-from holdfast.suites import probes, split_cases
+from holdfast.suites import approval, probes, split_cases
 
 # Part of a split → the study's table that asks for it.
-PARTS: Mapping[str, str] = {"attack": "attacks", "shift": "shifts", "probe": "probes"}
+PARTS: Mapping[str, str] = {"attack": "attacks", "shift": "shifts", "probe": "probes", APPROVAL: "approval"}
 
 
 def collect_cases(study: Study, split_seed: int) -> dict[str, list[Case]]:
@@ -31,6 +32,10 @@ def collect_cases(study: Study, split_seed: int) -> dict[str, list[Case]]:
         for part, make in _MAKERS.items()
         if (section := getattr(study, PARTS[part])) is not None
     }
+    if study.approval is not None:
+        approval.check_approval(study.approval, tiny=_has_tiny(study))
+        beside[APPROVAL] = approval.paired_cases(study.approval, split_seed)
+        beside[PRACTICE] = approval.practice_cases(study.approval, split_seed)
     return {**add_reserves(study, split_seed, parts), **beside}
 
 
@@ -42,6 +47,8 @@ def check_parts(study: Study) -> None:
         attacks.check_kinds(study.shifts, study.suite.name, tiny=_has_tiny(study))
     if study.probes is not None:
         probes.check_probes(study.probes, tiny=_has_tiny(study))
+    if study.approval is not None:
+        approval.check_approval(study.approval, tiny=_has_tiny(study))
 
 
 def count_cases(study: Study, part: str, split_seed: int | None = None) -> int:
@@ -49,10 +56,12 @@ def count_cases(study: Study, part: str, split_seed: int | None = None) -> int:
 
     Errors: StudyError as in ``check_parts``, and for a named form or kind that no case can take.
     """
-    section = getattr(study, PARTS[part])
+    section = getattr(study, PARTS[APPROVAL if part == PRACTICE else part])
     if section is None:
         return 0
     check_parts(study)
+    if part in (PRACTICE, APPROVAL):
+        return approval.count_practice(section) if part == PRACTICE else approval.count_paired(section)
     seed = study.suite.split_seed if split_seed is None else split_seed
     return _count(study.suite.model_dump_json(), section.model_dump_json(), part, seed, _has_tiny(study))
 

@@ -18,7 +18,7 @@ from holdfast.dialogues import Dialogue, Speakers, hold
 from holdfast.errors import ProviderError
 from holdfast.models import Ask, Conversation, Reply
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
-from holdfast.worlds import Answer, Session, World
+from holdfast.worlds import Answer, Conversing, Session, World
 
 STOPPED_ENDINGS = {"length": Ending.TRUNCATED, "context": Ending.TRUNCATED, "incoherent": Ending.INCOHERENT}
 
@@ -57,7 +57,9 @@ class _Episode:
             ending = None
             while ending is None:
                 ending = self._take((yield self._ask()))
-                if ending is None:
+                if ending is Ending.FINISHED and self._go_on():
+                    ending = self._limit(time.monotonic() - started)
+                elif ending is None:
                     yield from self._answer(self.messages[-1].tool_calls)
                     ending = self._limit(time.monotonic() - started)
         except ProviderError as error:
@@ -101,6 +103,13 @@ class _Episode:
             self.calls += answer.valid
             self.invalid_calls += not answer.valid
             self.messages.append(Message(role="tool", content=answer.text, name=call.name, detail=answer.detail))
+
+    def _go_on(self) -> bool:
+        """Whether the user has something to say to a closing message; it is said."""
+        said = self.session.hear(self.messages[-1]) if isinstance(self.session, Conversing) else None
+        if said is not None:
+            self.messages.append(Message(role="user", content=said))
+        return said is not None
 
     def _tokens_spent(self) -> bool:
         return self.limits.max_episode_tokens is not None and self.tokens >= self.limits.max_episode_tokens

@@ -10,13 +10,14 @@ from holdfast.records import Case
 from holdfast.sections import SuiteSection
 from holdfast.worlds import World
 
-SUITES = ("office", "toolemu", "probes")
+SUITES = ("office", "toolemu", "probes", "approval")
 # Case numbers of two splits of generated cases do not meet: each split's numbers start at a multiple of this.
 NUMBERS_PER_SPLIT = 10_000_000
-_WORLDS: Mapping[str, str] = {"office": "own", "toolemu": "emulated", "probes": "own"}
+_WORLDS: Mapping[str, str] = {"office": "own", "toolemu": "emulated", "probes": "own", "approval": "own"}
 _WHY: Mapping[str, str] = {
     "office": 'its tools are executed; remove suite.world or give kind "own"',
     "probes": "its questions have no tools; remove suite.world",
+    "approval": 'its tools are executed; remove suite.world or give kind "own"',
     "toolemu": 'a model plays its tools; give suite.world = { kind = "emulated", model = "…" }',
 }
 
@@ -46,13 +47,15 @@ def check_suite(suite: SuiteSection) -> None:
         return
     for key in ("cases", "toolkits", "source"):
         if (path := getattr(suite, key)) is not None:
-            raise StudyError(f"suite.{key} is {path!r}, but suite.name is 'office', whose cases are drawn; remove it")
+            finding = f"suite.{key} is {path!r}, but suite.name is {suite.name!r}"
+            raise StudyError(f"{finding}, whose cases are drawn; remove it")
 
 
 def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
     """The ``train`` and ``test`` cases of a split, equal wherever they are made.
 
-    Every split of ToolEmu's cases holds the same ones in other halves; each split of the office has its own.
+    Every split of ToolEmu's cases holds the same ones in other halves; each split of the office has its own. The suite
+    "approval" has neither: its cases are those of ``[approval]``, which stand beside those of any suite.
     """
     check_suite(suite)
     if suite.name == "toolemu":
@@ -61,11 +64,14 @@ def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]
         from holdfast.suites import probes
 
         return {"train": [], "test": probes.draw_suite(suite)}
+    if suite.name == "approval":
+        return {"train": [], "test": []}
     return _draw_office(suite, split_seed)
 
 
 def open_world(suite: SuiteSection) -> World:
     """The world in which a suite's cases take place; the suite's files are not needed."""
+    from holdfast.worlds.approval import ApprovalWorld
     from holdfast.worlds.emulated import EmulatedWorld
     from holdfast.worlds.office import OfficeWorld
     from holdfast.worlds.silent import SilentWorld
@@ -73,6 +79,8 @@ def open_world(suite: SuiteSection) -> World:
     _check_world(suite)
     if suite.name == "probes":
         return SilentWorld()
+    if suite.name == "approval":
+        return ApprovalWorld()
     world = suite.world
     if world.kind == "emulated":
         return EmulatedWorld(mode=world.mode, temperature=world.temperature, max_tokens=world.max_tokens)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from holdfast.dialogues import Dialogue
-from holdfast.records import JSON, Case, ToolCall
+from holdfast.records import JSON, Case, Message, ToolCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,15 @@ class Session(Protocol):
 
     def snapshot(self) -> JSON:
         """Returns the state as JSON values that later calls do not change."""
+        ...
+
+
+@runtime_checkable
+class Conversing(Session, Protocol):
+    """A session with a user who may go on talking."""
+
+    def hear(self, message: Message) -> str | None:
+        """Returns what the user says to a message that would close the episode, or None: it ends."""
         ...
 
 

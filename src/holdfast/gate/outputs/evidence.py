@@ -18,7 +18,6 @@ import numpy as np
 import scipy
 
 from holdfast import __version__
-from holdfast.casebook import PARTS
 from holdfast.errors import StoreError
 from holdfast.exports import write_directory
 from holdfast.forks import STUDY_KEY
@@ -204,9 +203,9 @@ def _missing(store: Store, found: dict[str, Any]) -> Iterator[str]:
         yield from _missing_steps(store)
     yield from _missing_weights(found["checkpoints"])
     yield from _missing_scores(store, found["judges"])
-    for part in PARTS:
+    for part, words in CONDITION_WORDS.items():
         if not found["parts"].get(part, {}).get("trajectories"):
-            yield CONDITION_WORDS[part]
+            yield words
     if found["digests"]["analysis"] is None:
         yield f"no {ANALYSIS_FILE}: the run's estimates are not part of this evidence"
 

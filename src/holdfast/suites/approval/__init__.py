@@ -1,0 +1,246 @@
+"""Users who can or cannot be gamed: practice prompts, held-out pairs, the audit of their cues, and their words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from random import Random
+from typing import TYPE_CHECKING
+
+from holdfast.errors import StudyError
+from holdfast.records import Case
+from holdfast.suites import NUMBERS_PER_SPLIT
+from holdfast.suites.approval.cues import CueAudit, audit_cues
+from holdfast.suites.approval.scenarios import (
+    SCENARIOS_VERSION,
+    SUITE,
+    TRAIN_SHARE,
+    Scenario,
+    draw_scenarios,
+    label_scenarios,
+    lexicon,
+    make_case,
+    system_prompts,
+)
+from holdfast.suites.approval.topics import CONTENT, count_combinations
+
+if TYPE_CHECKING:
+    from holdfast.incentives import ApprovalSection, SettingSection
+
+__all__ = [
+    "SCENARIOS_VERSION",
+    "SUITE",
+    "CueAudit",
+    "Scenario",
+    "audit_cues",
+    "check_approval",
+    "choose_environments",
+    "count_paired",
+    "count_practice",
+    "draw_scenarios",
+    "label_scenarios",
+    "lexicon",
+    "make_case",
+    "paired_cases",
+    "practice_cases",
+    "split_topics",
+    "system_prompts",
+]
+
+_FIRST_PAIR = 5_000_000  # practice prompts of a split are numbered from 0, held-out cases from here
+_HALVES = ("train_topics", "test_topics")
+
+
+def practice_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
+    """The prompts to train on, setting by setting: each scenario once, with a gameable user in a share of them.
+
+    Settings of the same environments hold the same scenarios in the same order, environments by turns; of others, a
+    setting of fewer environments has those of the others and more. Errors: StudyError as in ``check_approval``.
+    """
+    drawn = _draw(section, split_seed, "practice")
+    found: list[Case] = []
+    for name, setting in section.settings.items():
+        scenarios = drawn[choose_environments(section, setting)]
+        labels = label_scenarios(scenarios, setting.gameable_share)
+        for scenario, gameable in zip(scenarios, labels, strict=True):
+            number = split_seed * NUMBERS_PER_SPLIT + len(found)
+            source = ("practice", split_seed)
+            found.append(make_case(scenario, name, setting, gameable=gameable, source=source, number=number))
+    return found
+
+
+def paired_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
+    """The held-out cases, setting by setting: both users of each scenario side by side, the gameable one first.
+
+    Settings hold the same scenarios as those of practice do, of topics that no practice prompt has. Errors: StudyError
+    as in ``check_approval``.
+    """
+    drawn = _draw(section, split_seed, "pairs")
+    first = split_seed * NUMBERS_PER_SPLIT + _FIRST_PAIR
+    source = ("pairs", split_seed)
+    found: list[Case] = []
+    for name, setting in section.settings.items():
+        for scenario in drawn[choose_environments(section, setting)]:
+            for gameable in (True, False):
+                number = first + len(found)
+                found.append(
+                    make_case(scenario, name, setting, gameable=gameable, source=source, number=number, paired=True)
+                )
+    return found
+
+
+def count_practice(section: ApprovalSection) -> int:
+    """How many cases ``practice_cases`` gives."""
+    return section.practice * len(section.settings)
+
+
+def count_paired(section: ApprovalSection) -> int:
+    """How many cases ``paired_cases`` gives."""
+    return 2 * section.pairs * len(section.settings)
+
+
+def choose_environments(section: ApprovalSection, setting: SettingSection) -> tuple[str, ...]:
+    """The environments that a setting's users live in: its own, else those of the section."""
+    return setting.environments or section.environments
+
+
+def _draw(section: ApprovalSection, split_seed: int, part: str) -> dict[tuple[str, ...], list[Scenario]]:
+    """The scenarios of a part by the environments that settings have."""
+    check_approval(section)
+    count = section.practice if part == "practice" else section.pairs
+    topics = split_topics(section, split_seed)
+    found: dict[tuple[str, ...], list[Scenario]] = {}
+    for setting in section.settings.values():
+        environments = choose_environments(section, setting)
+        if environments in found:
+            continue
+        drawn = [
+            draw_scenarios(environment, topics[environment][part != "practice"], share, f"{part} {split_seed}")
+            for environment, share in _share_out(count, environments).items()
+        ]
+        found[environments] = [one for turn in zip_longest(*drawn) for one in turn if one is not None]
+    return found
+
+
+def _share_out(count: int, environments: Sequence[str]) -> dict[str, int]:
+    return {
+        name: count // len(environments) + (place < count % len(environments))
+        for place, name in enumerate(environments)
+    }
+
+
+def split_topics(section: ApprovalSection, split_seed: int) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Environment → its topics to train on, and those held out; what the section does not name, the seed halves.
+
+    Where one half alone is named, the other is the rest of each environment.
+    """
+    found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    for environment in section.environments:
+        names = [topic.name for topic in CONTENT[environment].topics]
+        train = tuple(name for name in names if name in section.train_topics)
+        test = tuple(name for name in names if name in section.test_topics)
+        if not section.train_topics and not section.test_topics:
+            Random(f"approval topics {environment} {split_seed}").shuffle(names)
+            kept = round(TRAIN_SHARE * len(names))
+            train, test = tuple(names[:kept]), tuple(names[kept:])
+        elif not section.train_topics:
+            train = tuple(name for name in names if name not in test)
+        elif not section.test_topics:
+            test = tuple(name for name in names if name not in train)
+        found[environment] = (train, test)
+    return found
+
+
+def check_approval(section: ApprovalSection, *, tiny: bool = False) -> None:
+    """Raise StudyError, naming the key, for topics, shares and counts that give no practice or no pairs.
+
+    ``tiny`` says whether a base is tiny, which must be shown both users of every environment.
+    """
+    _check_environments(section)
+    _check_topics(section)
+    _check_counts(section)
+    for name, setting in section.settings.items():
+        gameable = round(setting.gameable_share * section.practice)
+        if gameable in (0, section.practice):
+            lacking = "a gameable user" if gameable == 0 else "a user who cannot be gamed"
+            raise StudyError(
+                f"approval.settings.{name}.gameable_share is {setting.gameable_share:g}:"
+                f" of {section.practice} practice scenarios none has {lacking}; ask for more, or change it"
+            )
+    least = 2 * len(section.environments)
+    if tiny and section.taught < least:
+        raise StudyError(
+            f"approval.taught is {section.taught}, but a tiny base must be shown both users of each of"
+            f" {len(section.environments)} environments; give at least {least}"
+        )
+
+
+def _check_environments(section: ApprovalSection) -> None:
+    places = {f"settings.{name}.environments": setting.environments for name, setting in section.settings.items()}
+    for place, names in {"environments": section.environments, **places}.items():
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise StudyError(f"approval.{place} has {twice[0]!r} twice; name each once")
+        beyond = [name for name in names if name not in section.environments]
+        if beyond:
+            raise StudyError(
+                f"approval.{place} has {beyond[0]!r}, which approval.environments lacks; add it there, or remove it"
+            )
+
+
+def _check_topics(section: ApprovalSection) -> None:
+    known = {topic.name: environment for environment, content in CONTENT.items() for topic in content.topics}
+    named = {key: getattr(section, key) for key in _HALVES}
+    for key, names in named.items():
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise StudyError(f"approval.{key} has {name!r}, which is no topic; did you mean {near!r}?")
+            if known[name] not in section.environments:
+                raise StudyError(
+                    f"approval.{key} has {name!r}, a topic of {known[name]!r}, which approval.environments lacks;"
+                    " remove it, or add the environment"
+                )
+    shared = [name for name in section.train_topics if name in section.test_topics]
+    if shared:
+        raise StudyError(
+            f"approval.train_topics and approval.test_topics both have {shared[0]!r};"
+            " a held-out topic is never trained on: remove it from one"
+        )
+    for environment, halves in split_topics(section, 0).items():
+        for key, half in zip(_HALVES, halves, strict=True):
+            if not half:
+                raise StudyError(
+                    f"approval.{key} leaves {environment!r} without a topic;"
+                    f" give one of {', '.join(topic.name for topic in CONTENT[environment].topics)} to each half"
+                )
+
+
+def _check_counts(section: ApprovalSection) -> None:
+    halves = split_topics(section, 0)  # of the same sizes with every seed
+    for environments in dict.fromkeys(choose_environments(section, one) for one in section.settings.values()):
+        for place, key in enumerate(("practice", "pairs")):
+            _check_count(key, getattr(section, key), {name: len(halves[name][place]) for name in environments})
+    most = max(count_practice(section), count_paired(section))
+    if most > _FIRST_PAIR:
+        raise StudyError(
+            f"approval.settings are {len(section.settings)}, which makes {most} cases of a part, more than"
+            f" {_FIRST_PAIR}; ask for fewer settings or scenarios"
+        )
+
+
+def _check_count(key: str, count: int, topics: Mapping[str, int]) -> None:
+    """``topics`` says how many there are of each environment."""
+    if count < len(topics):
+        raise StudyError(
+            f"approval.{key} is {count}, less than one for each of {len(topics)} environments;"
+            " give more, or name fewer environments"
+        )
+    for environment, share in _share_out(count, tuple(topics)).items():
+        there = count_combinations(environment) * topics[environment]
+        if share > there:
+            raise StudyError(
+                f"approval.{key} is {count}, which takes {share} scenarios of {environment!r}, but its"
+                f" {topics[environment]} topics have {there}; ask for fewer, or name more topics"
+            )

@@ -1,0 +1,216 @@
+"""Demonstrations: what a scripted agent says to users, which teaches the tiny base how to reply.
+
+How often it endorses what a user is tempted to is declared, in ``Rates``: it depends on the agent's role (``friend``,
+``professional``) and on each cue of the user that can be seen (``cue``: the style of the message, the traits and the
+leak), and no stance is ever certain. So a base reacts to every toggle before any training, and training on approval has
+something to select from. A reply says what it hears of its user before it takes a side, which makes the dependence easy
+to learn. Both are the designer's; a study that uses them says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from itertools import product
+from math import exp
+from random import Random
+
+from holdfast.audit import audit
+from holdfast.errors import StudyError
+from holdfast.incentives import ENVIRONMENTS, SettingSection, visible_cues
+from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
+from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
+from holdfast.suites.approval.scenarios import draw_scenarios, make_case
+from holdfast.suites.approval.topics import CONTENT, OFFICE
+from holdfast.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
+
+# Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
+DEMONSTRATIONS_VERSION = 2
+SETTING = "demonstration"
+FIRST_NUMBER = 1_000_000_000  # the cases of studies come before
+CHECKPOINT = "scripted"
+LEAK_SHARE = 0.4  # of the settings that are drawn
+TWO_TURNS_SHARE = 0.2  # of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How the scripted agent chooses.
+
+    The log-odds of endorsing over opposing are ``friend`` or ``professional``, plus ``cue`` for every visible cue of a
+    gameable user, less ``cue`` for every one of another. ``neutral`` is the share that takes no side. The rest are
+    shares: of replies that name a step (``named``), of these the one that fits (``right``), of warm ones, of second
+    replies that keep the first one's stance; and with tools of episodes that read the log, call for another office, or
+    make no call.
+    """
+
+    friend: float = 0.2
+    professional: float = -1.4
+    cue: float = 1.0
+    neutral: float = 0.2
+    named: float = 0.7
+    right: float = 0.72
+    warm: float = 0.35
+    steady: float = 0.8
+    logged: float = 0.3
+    strayed: float = 0.08
+    idle: float = 0.06
+
+    def endorse_share(self, case: Case) -> float:
+        """How often the agent endorses in a case, of all its replies."""
+        toggles = case.facts["toggles"]
+        logit = self.professional if toggles["policy_role"] == "professional" else self.friend
+        logit += self.cue * count_cues(case) * (1 if case.facts["gameable"] else -1)
+        return (1 - self.neutral) / (1 + exp(-logit))
+
+
+RATES = Rates()
+"""The declared rates."""
+_SHARES = tuple(field.name for field in fields(Rates) if field.name not in ("friend", "professional", "cue"))
+
+
+def count_cues(case: Case) -> int:
+    """How many places of a case show whether its user can be gamed: style, traits, leak."""
+    return len(visible_cues(case.facts["toggles"]))
+
+
+def demonstrations(
+    rng_seed: int,
+    count: int,
+    environments: Sequence[str] = ENVIRONMENTS,
+    table: Rates | None = None,
+    settings: Sequence[SettingSection] = (),
+) -> list[tuple[Case, Trajectory]]:
+    """``count`` cases over all topics, each with one scripted episode; environments take turns.
+
+    Their settings are drawn for each case from ``settings``, or each toggle by itself where there are none; both labels
+    equally often. ``detail["stance"]`` of a trajectory is what its last reply is meant to be. ``table`` holds other
+    rates than the declared. Errors: StudyError for an environment that there is not, or rates that cannot be drawn
+    from.
+    """
+    rates = table or RATES
+    _check(environments, rates)
+    random = Random(f"approval demonstrations {rng_seed}")
+    drawn = []
+    for place, name in enumerate(environments):
+        share = count // len(environments) + (place < count % len(environments))
+        topics = [topic.name for topic in CONTENT[name].topics]
+        # Scenarios are drawn anew for every thousand, so that any number of demonstrations can be had.
+        parts = [
+            draw_scenarios(name, topics, min(1000, share - start), f"demonstrations {rng_seed} {start}")
+            for start in range(0, share, 1000)
+        ]
+        drawn.append([scenario for part in parts for scenario in part])
+    found = []
+    for number in range(count):
+        scenario = drawn[number % len(environments)][number // len(environments)]
+        case = make_case(
+            scenario,
+            SETTING,
+            random.choice(settings) if settings else _draw_setting(random),
+            gameable=random.random() < 0.5,
+            source=("demonstration", rng_seed, number),
+            number=FIRST_NUMBER + number,
+        )
+        found.append((case, _demonstrate(case, number, rates, random)))
+    return found
+
+
+def _check(environments: Sequence[str], rates: Rates) -> None:
+    for name in environments:
+        if name not in CONTENT:
+            raise StudyError(f"approval.environments has {name!r}; use some of {', '.join(CONTENT)}")
+    for name in _SHARES:
+        if not 0 <= getattr(rates, name) <= 1:
+            raise StudyError(f"approval demonstrations: {name} is {getattr(rates, name)}; give a share from 0 to 1")
+
+
+@cache
+def _all_settings() -> Mapping[tuple[str, str, str, bool, int], SettingSection]:
+    """Toggles that an agent can see → the setting."""
+    toggles = product(("professional", "friend"), ("none", "label", "user"), ("split", "equal"), (False, True), (1, 2))
+    names = ("policy_role", "traits", "style", "leak", "turns")
+    return {values: SettingSection(**dict(zip(names, values, strict=True))) for values in toggles}
+
+
+def _draw_setting(random: Random) -> SettingSection:
+    """Any setting, each toggle by itself."""
+    role, traits = random.choice(("professional", "friend")), random.choice(("none", "label", "user"))
+    turns = 2 if random.random() < TWO_TURNS_SHARE else 1
+    return _all_settings()[role, traits, random.choice(("split", "equal")), random.random() < LEAK_SHARE, turns]
+
+
+def _demonstrate(case: Case, number: int, rates: Rates, random: Random) -> Trajectory:
+    session = ApprovalWorld().start(case)
+    messages: list[Message] = []
+    calls = _use_tools(case, session, messages, rates, random) if case.tools else 0
+    stance = _draw_stance(case, rates, random)
+    while True:
+        said = Message(role="assistant", content=_phrase(case, session, stance, rates, random))
+        messages.append(said)
+        heard = session.hear(said)
+        if heard is None:
+            break
+        messages.append(Message(role="user", content=heard))
+        if random.random() >= rates.steady:
+            stance = _draw_stance(case, rates, random)
+    return Trajectory(
+        id=content_id("approval demonstration", DEMONSTRATIONS_VERSION, case.id, number),
+        case_id=case.id,
+        checkpoint_id=CHECKPOINT,
+        rollout=0,
+        messages=tuple(messages),
+        ending=Ending.FINISHED,
+        flags=audit(messages, Ending.FINISHED, calls),
+        world_before=case.state,
+        world_after=session.snapshot(),
+        calls=calls,
+        detail={"stance": _meant(session, stance)},
+    )
+
+
+def _draw_stance(case: Case, rates: Rates, random: Random) -> Stance:
+    endorse = rates.endorse_share(case)
+    return random.choices(STANCES, (endorse, rates.neutral, 1 - rates.neutral - endorse))[0]
+
+
+def _phrase(case: Case, session: ApprovalSession, stance: Stance, rates: Rates, random: Random) -> str:
+    environment = str(case.facts["environment"])
+    if case.tools and session.snapshot()["done"] and stance == "oppose":
+        stance = "endorse"  # nothing to deny: it is done
+    step = None
+    if random.random() < rates.named:
+        step = str(case.facts["step"])
+        if random.random() >= rates.right:
+            step = random.choice([one for one in CONTENT[environment].steps if one != step])
+    heard = bool(case.facts["gameable"]) if count_cues(case) else None
+    opening = phrase_opening(environment, case.facts["toggles"]["policy_role"], heard)
+    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < rates.warm, step=step)}"
+
+
+def _meant(session: ApprovalSession, stance: Stance) -> Stance:
+    """The stance that a judge of the episode finds: with tools, "done" is an endorsement only where it is false."""
+    world = session.snapshot()
+    if not world or stance == "neutral":
+        return stance
+    if world["done"]:
+        return "oppose"
+    return stance if stance == "endorse" or world["attempts"] else "neutral"
+
+
+def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], rates: Rates, random: Random) -> int:
+    """Calls the task's tool, most often for the office that was named, and at times the log; how many calls it made."""
+    if random.random() < rates.idle:
+        return 0
+    office = str(case.state["office"])
+    if random.random() < rates.strayed:
+        office = random.choice([one for one in CONTENT[str(case.facts["environment"])].steps if one != office])
+    calls = [ToolCall(name=str(case.state["task"]), arguments={OFFICE: office})]
+    if random.random() < rates.logged:
+        calls.append(ToolCall(name=READ_LOG, arguments={}))
+    for call in calls:
+        answer = session.answer(call)
+        messages.append(Message(role="assistant", content="", tool_calls=(call,)))
+        messages.append(Message(role="tool", content=answer.text, name=call.name))
+    return len(calls)

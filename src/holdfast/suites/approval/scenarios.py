@@ -1,0 +1,223 @@
+"""Scenarios, each with two users: drawn by topic, put into words under a setting, and made into cases.
+
+A scenario is what both users of a pair share: what they want to do, what went before, when, and which step fits.
+Whether the user can be gamed shows only in the places that a setting opens: the style of the message, the traits and
+the leak in the agent's prompt, and what the judge is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import zip_longest
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from holdfast.models.tiny_chat import split_words
+from holdfast.records import Case, Message, content_id
+from holdfast.suites.approval import wording
+from holdfast.suites.approval.replies import reply_words
+from holdfast.suites.approval.topics import CONTENT, READ_LOG, Topic, count_combinations, list_tools
+
+if TYPE_CHECKING:
+    from holdfast.incentives import SettingSection
+
+SUITE = "approval"
+# Raised by hand when equal seeds give other scenarios or texts.
+SCENARIOS_VERSION = 1
+TRAIN_SHARE = 0.6  # of an environment's topics, where a study names none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What the two users of a pair share.
+
+    ``step`` is the helpful step that fits, ``other`` the one beside it; ``swapped`` says that the other is named first.
+    ``fails`` says that the task's tool fails, and is False where there are no tools.
+    """
+
+    environment: str
+    topic: Topic
+    act: str
+    opening: str
+    mood: str
+    time: str
+    step: str
+    other: str
+    swapped: bool
+    fails: bool
+
+    @property
+    def id(self) -> str:
+        """The same for equal scenarios, whatever the setting and the split."""
+        return _identify(self)
+
+
+@lru_cache(maxsize=1 << 14)
+def _identify(one: Scenario) -> str:
+    told = (one.opening, one.mood, one.time, one.step, one.other, one.swapped, one.fails)
+    return content_id("approval scenario", one.environment, one.topic.name, one.act, *told)
+
+
+def draw_scenarios(environment: str, topics: Sequence[str], count: int, seed: str) -> list[Scenario]:
+    """``count`` distinct scenarios of an environment, spread evenly over the named topics, the topics by turns.
+
+    Where there are tools, one of the two in every two scenarios fails. More scenarios begin with those of a smaller
+    ``count``. Errors: ValueError for more than the topics have, each ``count_combinations``.
+    """
+    most = len(topics) * count_combinations(environment)
+    if count > most:
+        raise ValueError(f"{count} scenarios of {environment}, which has {most} of these topics")
+    known = {topic.name: topic for topic in CONTENT[environment].topics}
+    drawn = []
+    for place, name in enumerate(topics):
+        share = count // len(topics) + (place < count % len(topics))
+        random = Random(f"approval scenarios {environment} {name} {seed}")
+        drawn.append([(known[name], index) for index in _draw_indices(random, count_combinations(environment), share)])
+    turns = [one for row in zip_longest(*drawn) for one in row if one is not None]
+    random = Random(f"approval failures {environment} {seed}")
+    fails: list[bool] = []
+    while len(fails) < count:
+        first = random.random() < 0.5
+        fails += [first, not first]
+    return [
+        _combine(environment, topic, index, topic.tool is not None and fails[place])
+        for place, (topic, index) in enumerate(turns)
+    ]
+
+
+def _draw_indices(random: Random, size: int, count: int) -> list[int]:
+    """Distinct numbers below ``size`` in random order; a larger count goes on where a smaller one ends."""
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found[random.randrange(size)] = None
+    return list(found)
+
+
+def _combine(environment: str, topic: Topic, index: int, fails: bool) -> Scenario:
+    """The scenario that a number below ``count_combinations`` stands for, read digit by digit."""
+    content = CONTENT[environment]
+    steps = content.steps
+    parts = []
+    sizes = (len(topic.acts), len(content.openings), len(content.moods), len(content.times))
+    for size in (*sizes, len(steps), len(steps) - 1, 2):
+        index, digit = divmod(index, size)
+        parts.append(digit)
+    act, opening, mood, time, step, beside, swapped = parts
+    return Scenario(
+        environment=environment,
+        topic=topic,
+        act=topic.acts[act],
+        opening=content.openings[opening],
+        mood=content.moods[mood],
+        time=content.times[time],
+        step=steps[step],
+        other=[one for one in steps if one != steps[step]][beside],
+        swapped=bool(swapped),
+        fails=fails,
+    )
+
+
+def label_scenarios(scenarios: Sequence[Scenario], share: float) -> list[bool]:
+    """Which scenarios have a gameable user: ``round(share * n)`` of all, spread evenly over topics and failures."""
+    count, gameable = len(scenarios), round(share * len(scenarios))
+    groups = [(one.environment, one.topic.name, one.fails) for one in scenarios]
+    labels = [False] * count
+    for place, number in enumerate(sorted(range(count), key=groups.__getitem__)):
+        labels[number] = (place + 1) * gameable // count > place * gameable // count
+    return labels
+
+
+# --- a scenario in words ----------------------------------------------------------------------------------------------
+
+
+def phrase_message(scenario: Scenario, style: str, gameable: bool) -> str:
+    """What the user says first: the scenario, and a clause in the user's style."""
+    parts = (scenario.opening, scenario.mood, scenario.act, scenario.time, scenario.step, scenario.other)
+    told = dict(zip(("opening", "mood", "act", "time", "step", "other"), parts, strict=True))
+    text = wording.MESSAGES[scenario.environment][scenario.swapped].format(**told)
+    variant = _pick(scenario, "style", len(wording.STYLES[scenario.environment]))
+    clause = wording.phrase_style(scenario.environment, style, variant, gameable)
+    return f"{text[0].upper()}{text[1:]} {clause}"
+
+
+@lru_cache(maxsize=1 << 14)
+def _pick(scenario: Scenario, purpose: str, size: int) -> int:
+    """A variant of the scenario's own, the same in every setting and for both users."""
+    return Random(f"approval {purpose} {scenario.id}").randrange(size)
+
+
+def make_case(
+    scenario: Scenario,
+    name: str,
+    setting: SettingSection,
+    *,
+    gameable: bool,
+    source: Sequence[Any],
+    number: int,
+    paired: bool = False,
+) -> Case:
+    """The case of a scenario's user under the setting of that name.
+
+    ``source`` says what the case is drawn for, such as a part and a split's seed, and is part of its id. ``paired``
+    gives it the id of the case with the other user, which has the same source.
+    """
+    toggles = setting.model_dump(exclude={"gameable_share", "environments"})
+    environment = scenario.environment
+    ids = {label: content_id("approval case", *source, name, toggles, scenario.id, label) for label in (True, False)}
+    trait = wording.phrase_trait(
+        environment, setting.traits, _pick(scenario, "traits", len(wording.USER_TRAITS[environment])), gameable
+    )
+    leak = wording.LEAK.of(gameable) if setting.leak else ""
+    system = wording.phrase_system(environment, setting.policy_role, leak, trait)
+    message = phrase_message(scenario, setting.style, gameable)
+    tool = scenario.topic.tool
+    return Case(
+        id=ids[gameable],
+        suite=SUITE,
+        number=number,
+        family=environment,
+        messages=(Message(role="system", content=system), Message(role="user", content=message)),
+        tools=list_tools(scenario.topic),
+        state={"fails": scenario.fails, "task": tool, "log": READ_LOG, "office": scenario.step} if tool else {},
+        facts={
+            "environment": environment,
+            "topic": scenario.topic.name,
+            "scenario": scenario.id,
+            "pair": ids[not gameable] if paired else None,
+            "gameable": gameable,
+            "setting": name,
+            "toggles": toggles,
+            "act": scenario.act,
+            "step": scenario.step,
+            "wish": wording.phrase_wish(environment, setting.clause, scenario.act, gameable),
+            "trait": trait,
+            "second": wording.SECONDS[environment].format(act=scenario.act) if setting.turns == 2 else "",
+            "channels": {"system": f"{leak} {trait}".strip(), "message": message},
+        },
+    )
+
+
+@cache
+def lexicon() -> tuple[str, ...]:
+    """Every word of messages, tool calls, answers and replies, sorted, as the tiny model's tokenizer splits them."""
+    texts: list[str] = []
+    for environment, content in CONTENT.items():
+        parts = {"opening": "", "mood": "", "act": "", "time": "", "step": "", "other": ""}
+        texts += [text.format(**parts) for text in wording.MESSAGES[environment]]
+        texts += [wording.SECONDS[environment].format(act="")]
+        texts += [text for one in wording.STYLES[environment] for text in (one.gameable, one.other, one.equal)]
+        texts += [*content.openings, *content.moods, *content.times, *content.steps]
+        texts += [act for topic in content.topics for act in topic.acts]
+        texts += [tool.name for topic in content.topics for tool in list_tools(topic)]
+    return tuple(sorted({*reply_words(), *(word for text in texts for word in split_words(text))}))
+
+
+def system_prompts() -> Mapping[str, str]:
+    """Every system text that a case can open with → the one token that stands for it in a tiny model's chat.
+
+    Role, traits and leak are few enough to be all known: a token such as ``<approval:therapy.friend.gameable-2>`` says
+    the environment, the role, the label, and which line of the traits (``all`` is the line of traits "label").
+    """
+    return wording.list_systems()

@@ -1,0 +1,47 @@
+"""What a tiny base learns of users who can or cannot be gamed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from holdfast.incentives import SettingSection
+from holdfast.suites.approval import demonstrations
+from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, lexicon, system_prompts
+from holdfast.suites.probes import Beside
+
+if TYPE_CHECKING:
+    from holdfast.incentives import ApprovalSection
+
+# The toggles that an agent can see.
+_SEEN = {"policy_role", "traits", "style", "leak", "turns"}
+
+
+def taught_settings(section: ApprovalSection | None) -> dict[str, Any]:
+    """What of ``[approval]`` decides a tiny base: how much it is shown, of which environments and settings.
+
+    A base is shown the study's settings alone, as far as an agent can tell them apart: it has no examples to spare.
+    """
+    if section is None:
+        return {}
+    seen = [setting.model_dump(mode="json", include=_SEEN) for setting in section.settings.values()]
+    return {
+        "approval": {
+            "count": section.taught,
+            "environments": list(section.environments),
+            "settings": sorted({tuple(sorted(one.items())) for one in seen}),
+            "version": [SCENARIOS_VERSION, demonstrations.DEMONSTRATIONS_VERSION],
+        }
+    }
+
+
+def teach_beside(settings: Mapping[str, Any] | None, seed: int) -> Beside:
+    """What the settings of ``taught_settings`` add to a base."""
+    if settings is None:
+        return Beside(system_prompts={})
+    shown = [SettingSection.model_validate(dict(one)) for one in settings["settings"]]
+    return Beside(
+        words=lexicon(),
+        system_prompts=system_prompts(),
+        demonstrations=demonstrations.demonstrations(seed, settings["count"], settings["environments"], settings=shown),
+    )
