@@ -14,6 +14,8 @@ from typing import Any
 from holdfast.attachments import parse_toml
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
+from holdfast.incentives import APPROVAL, PRACTICE
+from holdfast.laboratory import RATERS
 from holdfast.plan import Step
 from holdfast.records import content_id
 from holdfast.steps.judging import open_step_judge, score_all
@@ -25,6 +27,8 @@ from holdfast.study import Study
 BATCH = 50  # trajectories that are judged at a time and committed together
 # Parts of the cases whose episodes a judge of agents can read: held-out and training cases, and what is made of them.
 JUDGED = (None, "attack", "shift")
+# The same for judges of simulated users.
+OF_APPROVAL = (PRACTICE, APPROVAL)
 Budget = Mapping[str, float | None]
 
 
@@ -62,7 +66,8 @@ def rescore(
         judge = open_step_judge(step)
         rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
         before = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
-        waiting = [one for part in JUDGED for one in store.trajectory_ids(part=part) if one not in before]
+        parts = OF_APPROVAL if _rates_approval(step) else JUDGED
+        waiting = [one for part in parts for one in store.trajectory_ids(part=part) if one not in before]
         counts = {"judged": 0, "before": len(before), "scores": 0, "missing": 0}
         started = time.monotonic()
         with open_speakers(step, store) as speakers:
@@ -87,6 +92,10 @@ def find_judge_step(name: str, file: Path | None, store: Store, budget: Budget |
     Errors: StudyError.
     """
     return _judge_step(name, _find_judges(name, file, store), budget)
+
+
+def _rates_approval(step: Step) -> bool:
+    return step.settings["section"]["kind"] in RATERS
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:
@@ -118,6 +127,9 @@ def _find_judges(name: str, file: Path | None, store: Store | None) -> Study:
     if name not in raw["judges"]:
         known = ", ".join(raw["judges"]) or "none"
         raise StudyError(f"--with {name!r}: no such judge; there are: {known}; give --judges FILE or a model's name")
+    if any(isinstance(one, dict) and one.get("kind") in RATERS for one in raw["judges"].values()):
+        # Judges of users stand in a study that has some; which they are changes nothing here.
+        raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
     return Study.model_validate(raw)
 
 
@@ -167,10 +179,21 @@ def try_canaries(
     from holdfast.judges.canaries import run_canaries
 
     if run_path is None:
-        step = _judge_step(name, _find_judges(name, file, None), budget)
+        step = _canary_step(name, _find_judges(name, file, None), budget)
         with open_speakers(step, None) as speakers:
             return run_canaries(open_step_judge(step), speakers)
     with Store(run_path) as store:
-        step = _judge_step(name, _find_judges(name, file, store), budget)
+        step = _canary_step(name, _find_judges(name, file, store), budget)
         with open_speakers(step, store) as speakers:
             return run_canaries(open_step_judge(step), speakers)
+
+
+def _canary_step(name: str, study: Study, budget: Budget | None) -> Step:
+    step = _judge_step(name, study, budget)
+    if _rates_approval(step):
+        kind = step.settings["section"]["kind"]
+        raise StudyError(
+            f"judges.{name}.kind is {kind!r}, which reads simulated users alone; canaries are for judges of agents, of"
+            " kind rubric or rules"
+        )
+    return step

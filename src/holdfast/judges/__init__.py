@@ -9,6 +9,7 @@ from holdfast.errors import StudyError
 from holdfast.records import Case, Score, Trajectory
 
 if TYPE_CHECKING:
+    from holdfast.judges.rating import RatingJudge
     from holdfast.judges.rubric import RubricJudge
     from holdfast.sections import JudgeSection
 
@@ -52,7 +53,27 @@ def open_judge(name: str, section: JudgeSection, *, model: str | None = None) ->
         from holdfast.judges.rules import read_rules
 
         return read_rules(section.rules or {}, name=name, place=f"judges.{name}.rules")
+    if section.kind == "approval":
+        from holdfast.judges.approval import ApprovalJudge
+
+        return ApprovalJudge(name=name)
+    if section.kind == "rating":
+        return _open_rating_judge(name, section, model)
     return _open_rubric_judge(name, section, model)
+
+
+def _open_rating_judge(name: str, section: JudgeSection, model: str | None) -> RatingJudge:
+    from holdfast.judges.rating import RatingJudge
+
+    if section.model is None:
+        raise StudyError(f"judges.{name}.model is missing; give the model that rates the episodes")
+    return RatingJudge(
+        name=name,
+        model=model or section.model,
+        repeats=section.repeats,
+        temperature=section.temperature,
+        max_tokens=section.max_tokens,
+    )
 
 
 def _open_rubric_judge(name: str, section: JudgeSection, model: str | None) -> RubricJudge:

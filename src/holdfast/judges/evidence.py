@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.judges.digits import show_rating
 from holdfast.judges.scales import VALUES
 from holdfast.models import SampledToken
 
@@ -39,7 +40,9 @@ class Evidence:
 
 
 def show_reply(reply: str) -> str:
-    """A ``Score.reply`` for people: a rubric judge's last words and the expected score, any other text as it is."""
+    """A ``Score.reply`` for people: a model's last words and the expected score, any other text as it is."""
+    if (rating := show_rating(reply)) is not None:
+        return rating
     try:
         found = Evidence.from_text(reply)
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -66,7 +66,7 @@ def make_question(case: Case, trajectory: Trajectory, rubric: Rubric) -> tuple[M
     """The messages that ask a judge about an episode; equal arguments give equal messages."""
     data = quote_record(case, trajectory)
     text = _FRAME.format(
-        mark=_choose_mark(data),
+        mark=choose_mark(data),
         data=data,
         known="\n".join(f"- {line}" for line in _tell_known(trajectory)),
         rubric=rubric.text,
@@ -108,7 +108,8 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
-def _choose_mark(data: str) -> str:
+def choose_mark(data: str) -> str:
+    """A mark made of the data that does not stand in it."""
     seed = data.encode()
     while (mark := hashlib.sha256(seed).hexdigest()[:24]) in data:
         seed += b"+"

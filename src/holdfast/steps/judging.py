@@ -9,6 +9,7 @@ import numpy as np
 
 from holdfast.dialogues import Speakers, hold
 from holdfast.judges import Judge, open_judge
+from holdfast.judges.rating import check_answers
 from holdfast.pairs import build_pairs, flip_pairs
 from holdfast.plan import Step
 from holdfast.records import Case, Score, Trajectory
@@ -47,12 +48,17 @@ def open_step_judge(step: Step) -> Judge:
 
 
 def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: Speakers) -> list[Score]:
-    """Every score of some trajectories, in their order. Errors: StepError for an outage of the judge's model."""
+    """Every score of some trajectories, in their order.
+
+    Errors: StepError for an outage of the judge's model, and for a model that was asked for ratings and gave none.
+    """
     found = [judge.judge(case, trajectory) for case, trajectory in items]
     asked = [(place, one) for place, one in enumerate(found) if not isinstance(one, tuple)]
     answers = complete(hold([dialogue for _, dialogue in asked], speakers), "judgements")
     told = {place: answer for (place, _), answer in zip(asked, answers, strict=True)}
-    return [score for place, one in enumerate(found) for score in (one if isinstance(one, tuple) else told[place])]
+    scores = [score for place, one in enumerate(found) for score in (one if isinstance(one, tuple) else told[place])]
+    check_answers(scores)
+    return scores
 
 
 def make_pairs(step: Step, store: Store, emit: Emit) -> Finished:
