@@ -406,6 +406,31 @@ def test_parts_of_policy_gradient_add_up(split, options):
     gradients_add_up(logps, whole.loss, [each.loss for each in parts])
 
 
+@pytest.mark.parametrize("given", ["nothing", "totals", "reference"])
+@pytest.mark.parametrize("options", AGGREGATIONS, ids=named)
+def test_a_count_stands_for_repeats(options, given):
+    """Three completions, sampled once, three times and twice: the loss of six, with tokens that are cut off."""
+    owner, counts = torch.tensor([0, 0, 1, 1, 1, 2]), doubles(1.0, 3.0, 2.0)
+    old, advantages = drawn(1, 6), drawn(2, 3)
+    constant = {"constant_length": 4.0} if options["aggregation"] == "constant" else {}
+    told = {"nothing": {}, "totals": {"total": 9, "total_tokens": 31}, "reference": {}}[given]
+    repeated = torch.tensor([0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 5])
+    owners = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5])
+
+    def result(logps, tokens, whose, gains, **more):
+        held = {"ref_logps": drawn(3, 6)[tokens], "kl_weight": 0.3} if given == "reference" else {}
+        return policy_gradient(logps[tokens], old[tokens], gains, whose, **options, **constant, **told, **held, **more)
+
+    logps = (old + advantages[owner].sign() * 0.2 + 0.3 * drawn(4, 6)).requires_grad_()
+    short = result(logps, torch.arange(6), owner, advantages, counts=counts)
+    long = result(logps, repeated, owners, advantages[[0, 1, 1, 1, 2, 2]])
+    assert short.clip_fraction > 0
+    for name in ("loss", "clip_fraction", "ratio", *(["kl"] if given == "reference" else [])):
+        assert getattr(short, name).item() == pytest.approx(getattr(long, name).item(), rel=1e-12)
+    one, other = (torch.autograd.grad(found.loss, logps)[0] for found in (short, long))
+    assert torch.allclose(one, other, rtol=1e-12)
+
+
 ONE = torch.ones(1)
 TOKEN = {"logps": ONE, "old_logps": None, "advantages": ONE, "owner": torch.tensor([0])}
 

@@ -19,7 +19,8 @@ from holdfast.errors import StudyError
 from holdfast.models import Conversation, chat_messages, chat_tools
 from holdfast.models.tiny import TinyModel, build
 from holdfast.models.tiny_chat import CALL, END, EOS, SAY, USER, TinyChat, split_words
-from holdfast.models.tiny_llama import Cache, TinyLlama
+from holdfast.models.tiny_llama import TinyLlama
+from holdfast.models.tiny_steps import Steps
 from holdfast.records import Message, ToolCall
 from holdfast.training.stages import train_sft
 
@@ -192,18 +193,46 @@ def test_a_directory_saved_by_transformers_loads(taught, tmp_path, tokenizer):
     assert ours.chat.tokens == theirs.chat.tokens and ours.chat.system_prompts == theirs.chat.system_prompts
 
 
-def test_cache_equals_full_forward(taught, chat):
+def test_steps_equal_full_forwards(taught, chat):
+    """Prompts of unequal length, rows that branch and rows that end."""
     llama = TinyLlama.load(taught)
     tokens = torch.randint(0, len(chat.tokens), (3, 20), generator=torch.Generator().manual_seed(1))
-    starts = torch.tensor([4, 9, 12])
+    rows, lengths = torch.arange(3), torch.tensor([4, 9, 12])
     with torch.no_grad():
         full = llama(tokens)
-        cache = Cache.empty(llama.shape, 3, 20)
-        llama(tokens[:, :12], cache)
+        steps = Steps(llama, tokens[:, :12], lengths, 8)
+        assert (steps.hidden - full[rows, lengths - 1]).abs().max() < 1e-5
         for offset in range(8):
-            place = starts + offset
-            state = llama.step(tokens[torch.arange(3), place], place, cache)
-            assert (state - full[torch.arange(3), place]).abs().max() < 1e-5
+            if offset in (3, 5):
+                kept = torch.tensor({3: [0, 0, 1, 2], 5: [1, 3]}[offset])
+                steps.keep(kept)
+                rows, lengths = rows[kept], lengths[kept]
+            place = lengths + offset
+            steps.push(tokens[rows, place])
+            assert (steps.hidden - full[rows, place]).abs().max() < 1e-5
+
+
+def test_rollouts_of_one_prompt_are_computed_together(taught):
+    """What rows have in common is computed once, and each still follows its own luck."""
+    model, talk = TinyModel.load(taught), conversations()[0]
+    seen = []
+    push = Steps.push
+
+    def count(self, tokens):
+        seen.append(len(tokens))
+        push(self, tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Steps, "push", count)
+        together = model.reply(office.asks([talk] * 24, office.generators(24), temperature=1.3, max_tokens=12))
+    alone = [
+        model.reply(office.asks([talk], [rng], temperature=1.3, max_tokens=12))[0] for rng in office.generators(24)
+    ]
+    assert [reply.raw for reply in together] == [reply.raw for reply in alone]
+    assert len({reply.raw for reply in together}) > 1
+    prefixes = [len({reply.ids[:said] for reply in together if len(reply.ids) > said}) for said in range(1, 12)]
+    assert seen == [number for number in prefixes if number]
+    assert sum(seen) < sum(reply.tokens - 1 for reply in together)
 
 
 def conversations():
@@ -311,10 +340,9 @@ def test_what_ends_at_the_last_position_can_be_read_again(directory, monkeypatch
     model = TinyModel.load(directory)
     word = model.chat.ids["memo"]
 
-    def draw(rows, hidden, temperature):
-        for row in rows:
+    def draw(nodes, hidden, temperature):
+        for row in (row for node in nodes for row in node):
             row.ids.append(SAY if not row.ids else END if len(row.ids) == row.limit - 1 else word)
-        return torch.tensor([row.ids[-1] for row in rows])
 
     monkeypatch.setattr(model, "_draw", draw)
     talk = conversations()[0]

@@ -64,7 +64,8 @@ class Reply:
     ``message`` is None unless ``stopped`` is "stop"; "context" says that the conversation is longer than the model
     reads. ``tokens`` counts the sampled tokens, ``logprob`` is the sum of their log-probabilities in nats at
     temperature 1 where they are known, ``raw`` is the text as it was sampled, ``sampled`` its tokens where they were
-    asked for and are known.
+    asked for and are known. ``ids`` are the sampled token ids, the one that ends the reply included, where the model
+    samples in this process.
     """
 
     message: Message | None
@@ -73,6 +74,7 @@ class Reply:
     logprob: float | None
     raw: str
     sampled: tuple[SampledToken, ...] | None = None
+    ids: tuple[int, ...] | None = None
 
 
 class Model(Protocol):

@@ -48,11 +48,22 @@ class LocalModel:
         rows: int = 16,
         cache_tokens: int = _CACHED_TOKENS,
     ) -> None:
-        self.directory = Path(directory)
-        check_model(self.directory)
-        self.chat = HubChat(self.directory, calls=calls)
-        self.model = _load(self.directory, quantization, precision)
-        self.rows = rows
+        check_model(Path(directory))
+        chat = HubChat(Path(directory), calls=calls)
+        self._take(_load(Path(directory), quantization, precision), chat, rows, cache_tokens)
+
+    @classmethod
+    def around(cls, network: Any, chat: HubChat, *, rows: int = 16, cache_tokens: int = _CACHED_TOKENS) -> LocalModel:
+        """The same over a network that someone else holds, in eval mode and with an attention that takes masks.
+
+        What it keeps of conversations is of the network's present weights, so it is used until they change.
+        """
+        model = cls.__new__(cls)
+        model._take(network, chat, rows, cache_tokens)
+        return model
+
+    def _take(self, network: Any, chat: HubChat, rows: int, cache_tokens: int) -> None:
+        self.directory, self.chat, self.model, self.rows = chat.directory, chat, network, rows
         self.decoder = Decoder(self.model, self.chat, cache_tokens=cache_tokens)
         text = self.model.config.get_text_config()
         self.max_positions: int = text.max_position_embeddings
@@ -140,6 +151,7 @@ class LocalModel:
             logprob=row.logprob,
             raw=raw,
             sampled=tuple(row.sampled) if ask.logprobs else None,
+            ids=tuple(row.ids),
         )
 
 

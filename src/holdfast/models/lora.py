@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,16 @@ def newest_factors(model: nn.Module) -> Factors:
         name: (module.lora_A[_NEWEST].weight.detach(), module.lora_B[_NEWEST].weight.detach())
         for name, module in _adapted(model)
     }
+
+
+@contextmanager
+def newest_off(model: nn.Module) -> Iterator[None]:
+    """A model as it is without its new adapter, inside."""
+    scales = [(module.scaling, module.scaling[_NEWEST]) for _, module in _adapted(model)]
+    for scaling, _ in scales:
+        scaling[_NEWEST] = 0.0
+    try:
+        yield
+    finally:
+        for scaling, value in scales:
+            scaling[_NEWEST] = value

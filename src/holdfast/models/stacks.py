@@ -182,8 +182,6 @@ def write_stack(
     files depend on numbers and the base's name alone: its repository and revision where it lies in the hub's cache,
     else how it is called beside ``directory`` or a parent. Elsewhere it is noted by its absolute path.
     """
-    from safetensors.torch import save_file
-
     ranks: tuple[int, ...] = (lora.r,)
     if earlier is not None:
         ranks, factors = (*earlier.ranks, lora.r), _side_by_side(earlier, factors, lora.scale)
@@ -194,11 +192,28 @@ def write_stack(
     hub = _repository_of(home)
     named = hub is not None or any((parent / home.name).resolve() == home for parent in directory.resolve().parents)
     note = {"base": home.name, "path": None if named else str(home), "digest": digest, "ranks": ranks}
+    # A path is as seen from the directory, and never reads as the name of a model on a hub.
+    named_base = {"base_model_name_or_path": note["path"] or f"../{home.name}"}
+    if hub is not None:
+        repository, revision = hub
+        note["hub"] = f"{repository}@{revision}"
+        named_base = {"base_model_name_or_path": repository, "revision": revision}
+    (directory / _STACK).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    write_peft_adapter(directory, factors, lora, named_base)
+
+
+def write_peft_adapter(directory: Path, factors: Factors, lora: Lora, base: Mapping[str, Any]) -> None:
+    """Writes one adapter in PEFT's format to a directory that is there.
+
+    ``factors`` are without their scale, which readers take from rank, alpha and ``use_rslora``; ``base`` are the
+    settings that name what it stands on, for readers that are not told.
+    """
+    from safetensors.torch import save_file
+
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        # A path is as seen from the directory, and never reads as the name of a model on a hub.
-        "base_model_name_or_path": note["path"] or f"../{home.name}",
+        "base_model_name_or_path": None,
         "r": lora.r,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
@@ -206,13 +221,8 @@ def write_stack(
         "target_modules": list(dict.fromkeys(module.rpartition(".")[2] for module in factors)),
         "bias": "none",
         "inference_mode": True,
-    }
-    if hub is not None:
-        repository, revision = hub
-        note["hub"] = f"{repository}@{revision}"
-        config |= {"base_model_name_or_path": repository, "revision": revision}
-    for name, document in ((_STACK, note), (_ADAPTER_CONFIG, config)):
-        (directory / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    } | dict(base)
+    (directory / _ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     stored = {}
     for module, (down, up) in factors.items():
         stored[f"{_PREFIX}{module}.lora_A.weight"] = down.detach().float().cpu().contiguous()

@@ -18,7 +18,8 @@ from torch import Tensor
 from holdfast.errors import StudyError
 from holdfast.models import Ask, Conversation, Reply
 from holdfast.models.tiny_chat import RAW, TinyChat, write_tokenizer
-from holdfast.models.tiny_llama import Cache, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
+from holdfast.models.tiny_llama import LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
+from holdfast.models.tiny_steps import Steps
 
 # Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
 _ROWS = 64
@@ -109,56 +110,65 @@ class TinyModel:
         if row.limit <= 0:
             stopped = "context"
         raw = self.chat.decode(row.ids)
-        return Reply(message=message, stopped=stopped, tokens=len(row.ids), logprob=row.logprob, raw=raw)
+        return Reply(
+            message=message,
+            stopped=stopped,
+            tokens=len(row.ids),
+            logprob=row.logprob,
+            raw=raw,
+            ids=tuple(row.ids),
+        )
 
-    def _sample(self, rows: list[_Row], temperature: float) -> None:
-        hidden, cache, positions = self._prefill(rows)
+    def _sample(self, rows: Sequence[_Row], temperature: float) -> None:
+        nodes, steps = self._prefill(rows)
         while True:
-            tokens = self._draw(rows, hidden, temperature)
-            alive = [
-                number
-                for number, row in enumerate(rows)
-                if not self.chat.ends_reply(row.ids[-1], len(row.ids) - 1) and len(row.ids) < row.limit
-            ]
-            if not alive:
+            self._draw(nodes, steps.hidden, temperature)
+            # Rows that have said the same so far are one node, computed once.
+            parents: list[int] = []
+            grown: list[list[_Row]] = []
+            for number, node in enumerate(nodes):
+                children: dict[int, list[_Row]] = {}
+                for row in node:
+                    if not self.chat.ends_reply(row.ids[-1], len(row.ids) - 1) and len(row.ids) < row.limit:
+                        children.setdefault(row.ids[-1], []).append(row)
+                parents += [number] * len(children)
+                grown += children.values()
+            if not grown:
                 return
-            if len(alive) < len(rows):
-                keep = torch.tensor(alive)
-                rows, cache = [rows[number] for number in alive], cache.select(keep)
-                tokens, positions = tokens[keep], positions[keep]
-            hidden = self.llama.step(tokens, positions, cache)
-            positions = positions + 1
+            if parents != list(range(len(nodes))):
+                steps.keep(torch.tensor(parents))
+            nodes = grown
+            steps.push(torch.tensor([node[0].ids[-1] for node in nodes]))
 
-    def _prefill(self, rows: Sequence[_Row]) -> tuple[Tensor, Cache, Tensor]:
-        """The last hidden state of every prompt, the filled cache, and the positions of the next tokens."""
-        numbers: dict[tuple[int, ...], int] = {}
-        owner = torch.tensor([numbers.setdefault(tuple(row.prompt), len(numbers)) for row in rows])
-        tokens = pad_rows(list(numbers))
-        space = min(tokens.shape[1] + max(row.limit for row in rows), self.llama.shape.max_positions)
-        cache = Cache.empty(self.llama.shape, len(numbers), space)
-        lengths = torch.tensor([len(prompt) for prompt in numbers])
-        hidden = self.llama(tokens, cache)[torch.arange(len(numbers)), lengths - 1]
-        if len(numbers) < len(rows):
-            hidden, cache, lengths = hidden[owner], cache.select(owner), lengths[owner]
-        return hidden, cache, lengths
+    def _prefill(self, rows: Sequence[_Row]) -> tuple[list[list[_Row]], Steps]:
+        """Rows by prompt, and the prompts with room for what follows."""
+        prompts: dict[tuple[int, ...], list[_Row]] = {}
+        for row in rows:
+            prompts.setdefault(tuple(row.prompt), []).append(row)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        room = max(row.limit for row in rows)
+        return list(prompts.values()), Steps(self.llama, pad_rows(list(prompts)), lengths, room)
 
-    def _draw(self, rows: Sequence[_Row], hidden: Tensor, temperature: float) -> Tensor:
+    def _draw(self, nodes: Sequence[Sequence[_Row]], hidden: Tensor, temperature: float) -> None:
+        """A further token for every row of every node, from the node's last hidden state."""
+        rows = [row for node in nodes for row in node]
+        owner = torch.tensor([number for number, node in enumerate(nodes) for _ in node])
         logits = hidden @ self.llama.head.T
         logprobs = torch.log_softmax(logits, -1)
         if temperature == 0.0:
-            tokens = logits.argmax(-1)
+            tokens = logits.argmax(-1)[owner]
         else:
             weights = logprobs if temperature == 1.0 else torch.log_softmax(logits / temperature, -1)
             cumulative = weights.double().exp_().cumsum(-1)
+            if len(nodes) < len(rows):
+                cumulative = cumulative[owner]
             draws = torch.tensor([row.rng.random() for row in rows], dtype=torch.float64)
             # The first token whose cumulative probability exceeds the draw; a probability of 0 is never chosen.
             tokens = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
             tokens = tokens.clamp_(max=logits.shape[1] - 1)
-        picked = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
-        for row, token, logprob in zip(rows, tokens.tolist(), picked, strict=True):
+        for row, token, logprob in zip(rows, tokens.tolist(), logprobs[owner, tokens].tolist(), strict=True):
             row.ids.append(token)
             row.logprob += logprob
-        return tokens
 
     @torch.no_grad()
     @one_thread()

@@ -22,7 +22,7 @@ from holdfast.errors import StudyError
 from holdfast.models.stacks import base_of, read_weights
 from holdfast.models.tiny_chat import BOS, END, EOS, PAD
 
-_NORM_EPSILON = 1e-6
+NORM_EPSILON = 1e-6
 _ROPE_THETA = 10000.0
 _INIT_STD = 0.02
 # Of queries, keys and values [1, heads, T, size] the mixed values in the same shape.
@@ -64,7 +64,7 @@ class LlamaShape:
             "head_dim": self.hidden // self.heads,
             "intermediate_size": self.ffn,
             "max_position_embeddings": self.max_positions,
-            "rms_norm_eps": _NORM_EPSILON,
+            "rms_norm_eps": NORM_EPSILON,
             "rope_parameters": {"rope_type": "default", "rope_theta": _ROPE_THETA},
             "hidden_act": "silu",
             "tie_word_embeddings": True,
@@ -162,35 +162,18 @@ class TinyLlama(nn.Module):
 
         return self._layers(F.embedding(tokens[None], self.head), cos, sin, attend)[0]
 
-    def step(self, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-        """Hidden states [rows, hidden] of one further token a row, written to ``cache`` at ``positions`` [rows]."""
-        rows = torch.arange(tokens.shape[0])
-        used = int(positions.max()) + 1
-        seen = (torch.arange(used) <= positions[:, None])[:, None, None]
-        cos, sin = self.cos[positions][:, None, None, None], self.sin[positions][:, None, None, None]
-
-        def attend(layer: int, qk: Tensor, value: Tensor) -> Tensor:
-            keys, values = cache.keys[layer], cache.values[layer]
-            keys[rows, :, positions] = qk[:, 0, 1]
-            values[rows, :, positions] = value[:, 0]
-            query = qk[:, 0, 0, :, None]
-            mixed = F.scaled_dot_product_attention(query, keys[:, :, :used], values[:, :, :used], attn_mask=seen)
-            return mixed.reshape(-1, 1, self.shape.hidden)
-
-        return self._layers(F.embedding(tokens[:, None], self.head), cos, sin, attend)[:, 0]
-
     def _layers(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
         width, heads = self.shape.hidden, self.shape.heads
         for layer in range(self.shape.layers):
-            projected = F.linear(F.rms_norm(x, (width,), self.input_norm[layer], _NORM_EPSILON), self.qkv[layer])
+            projected = F.linear(F.rms_norm(x, (width,), self.input_norm[layer], NORM_EPSILON), self.qkv[layer])
             projected = projected.view(x.shape[0], x.shape[1], 3, heads, width // heads)
             qk = projected[:, :, :2]
             qk = qk * cos + torch.roll(qk, width // heads // 2, -1) * sin
             x = x + F.linear(attend(layer, qk, projected[:, :, 2]), self.out[layer])
-            normed = F.rms_norm(x, (width,), self.ffn_norm[layer], _NORM_EPSILON)
+            normed = F.rms_norm(x, (width,), self.ffn_norm[layer], NORM_EPSILON)
             gate, up = F.linear(normed, self.gate_up[layer]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, self.down[layer])
-        return F.rms_norm(x, (width,), self.final_norm, _NORM_EPSILON)
+        return F.rms_norm(x, (width,), self.final_norm, NORM_EPSILON)
 
     def export_weights(self) -> dict[str, Tensor]:
         """The weights under the names of ``LlamaForCausalLM``."""
@@ -254,18 +237,6 @@ class Cache:
 
     keys: list[Tensor]
     values: list[Tensor]
-
-    @classmethod
-    def empty(cls, shape: LlamaShape, rows: int, length: int) -> Cache:
-        """Room for ``length`` tokens in each of ``rows`` rows."""
-        size = (rows, shape.heads, length, shape.hidden // shape.heads)
-        keys, values = ([torch.zeros(size) for _ in range(shape.layers)] for _ in range(2))
-        return cls(keys=keys, values=values)
-
-    def select(self, rows: Tensor) -> Cache:
-        """The cache of some rows, in the given order; a row may be named more than once."""
-        keys, values = ([x.index_select(0, rows) for x in part] for part in (self.keys, self.values))
-        return Cache(keys=keys, values=values)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,9 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import StudyError
+from holdfast.models import Model
 from holdfast.models.hub import no_progress_bars
-from holdfast.models.lora import attach, merge, named_factors, newest_factors
+from holdfast.models.hub_chat import Calls, HubChat
+from holdfast.models.lora import attach, merge, named_factors, newest_factors, newest_off
 from holdfast.models.stacks import (
+    Factors,
     Lora,
     Stack,
     base_of,
@@ -27,11 +31,14 @@ from holdfast.models.stacks import (
     read_stack,
     write_stack,
 )
+from holdfast.models.tiny import TinyModel
+from holdfast.models.tiny_chat import TinyChat, is_tiny
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.heads import Head, picked_logprobs
 from holdfast.training.packing import Packed, pack
 from holdfast.training.ranks import find_ranks, gather_whole, shard
+from holdfast.training.sampling import LiveModel, copy_tiny
 from holdfast.training.tree_attention import BlockPlan, tree_attention
 
 Precision = Literal["fp32", "bf16"]
@@ -64,12 +71,20 @@ class Policy(Protocol):
         """Writes a model directory: whole weights, or an adapter that names its base, with the tokenizer's files."""
         ...
 
+    def sampler(self, calls: Calls = "auto") -> Model:
+        """A model that samples from the weights as they are now, without dropout; ask for a new one after an update.
+
+        ``calls`` says how a model of transformers writes calls; a tiny one has one way.
+        """
+        ...
+
 
 class WholeTiny:
     """All weights of a tiny Llama, in the forward pass that also samples from it; a stack's are merged first."""
 
     def __init__(self, source: Path) -> None:
         self._source, self._model = source, TinyLlama.load(source)
+        self._chat: TinyChat | None = None
         _check_finite(self._model.export_weights().items(), source)
         self.max_positions, self.vocabulary = self._model.shape.max_positions, self._model.shape.vocabulary
         self.device, self.masks = torch.device("cpu"), True
@@ -93,6 +108,10 @@ class WholeTiny:
     def save(self, directory: Path) -> None:
         self._model.save(directory)
         copy_text_files(self._source, directory)
+
+    def sampler(self, calls: Calls = "auto") -> Model:
+        self._chat = self._chat or TinyChat.load(self._source)
+        return TinyModel(self._model, self._chat)
 
 
 class HubModel:
@@ -125,6 +144,7 @@ class HubModel:
         self._stack: Stack | None = read_stack(source) if is_stack(source) else None
         self._home = self._stack.base if self._stack else source
         self._lora: Lora | None = None
+        self._chats: dict[Calls, HubChat] = {}
         _register_attention()
         half = precision == "bf16" and lora_r > 0
         self._digest = ""
@@ -175,8 +195,7 @@ class HubModel:
             found = {name: x for name, x in self._base.state_dict().items() if name not in self._tied()}
             whole = {name: self._gather(x) for name, x in found.items()}
         else:
-            pairs = newest_factors(self._base).items()
-            factors = {name: (self._gather(down), self._gather(up)) for name, (down, up) in pairs}
+            factors, _ = self.newest()
         if self._ranks is not None and self._ranks.rank > 0:
             return
         if self._lora is None:
@@ -186,6 +205,28 @@ class HubModel:
             digest = self._digest or digest_weights(self._home)
             write_stack(directory, factors, self._lora, base=self._home, digest=digest, earlier=self._stack)
         copy_text_files(self._source, directory)
+
+    def sampler(self, calls: Calls = "auto") -> Model:
+        if is_tiny(self._source):
+            return copy_tiny(self._base, self._source)
+        if calls not in self._chats:
+            self._chats[calls] = HubChat(self._source, calls=calls)
+        return LiveModel(self._base, self._chats[calls], self._autocast, trained_with=_ATTENTION)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter alone is trained."""
+        return self._lora is not None
+
+    def newest(self) -> tuple[Factors, Lora]:
+        """The adapter under training, without its scale, and its settings; for a policy that trains an adapter."""
+        assert self._lora is not None
+        pairs = newest_factors(self._base).items()
+        return {name: (self._gather(down), self._gather(up)) for name, (down, up) in pairs}, self._lora
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """The weights as training found them, inside; for a policy that trains an adapter."""
+        return newest_off(self._base)
 
     def _gather(self, tensor: Tensor) -> Tensor:
         """A weight whole on the first process's host; others keep nothing, so that one weight at a time is whole."""

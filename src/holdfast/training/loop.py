@@ -30,6 +30,7 @@ from holdfast.training.states import STATE, UnusableState, random_states, read_s
 Schedule = Literal["constant", "linear", "cosine"]
 # Tokens of a tree in memory at once where nobody says: the longest published trajectory has 20,000.
 TOKEN_BUDGET = 32_768
+LOG = "train.jsonl"  # in a loop's folder, a line for each step
 # How often a loop with a folder saves its state; saving changes no result.
 SAVE_SECONDS = 300.0
 
@@ -173,7 +174,9 @@ class Loop:
         norm = float(gather_whole(torch.nn.utils.clip_grad_norm_(self._weights, self.settings.max_grad_norm)))
         if not (math.isfinite(metrics["loss"]) and math.isfinite(norm)):
             self._stop(metrics["loss"], norm)
-        self._optimizer.step()
+        # A step without parts has no gradient at all, and momentum is no reason to move.
+        if any(weight.grad is not None for weight in self._weights):
+            self._optimizer.step()
         history = self.history
         history.position += 1
         history.examples += step.examples
@@ -207,7 +210,7 @@ class Loop:
                 self._halve(parts, error)
                 set_random_states(self._random)
             else:
-                metrics: dict[str, float] = {}
+                metrics = {"loss": 0.0}  # of a step without parts too
                 for descent in found:
                     for name, value in {"loss": descent.loss, **descent.metrics}.items():
                         metrics[name] = metrics.get(name, 0.0) + value
@@ -255,7 +258,7 @@ class Loop:
         if self._folder is None or not self._leads:
             return
         line = {**asdict(log), "seed": self.seed}
-        with (self._folder / "train.jsonl").open("a", encoding="utf-8") as file:
+        with (self._folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def keep(self, found: Mapping[str, float]) -> None:
@@ -292,7 +295,7 @@ class Loop:
                 raise UnusableState(place, error) from error
         if self._leads:
             folder.mkdir(parents=True, exist_ok=True)
-            self._cut_log(folder / "train.jsonl")
+            cut_log(folder / LOG, self.history.position)
 
     def _adopt(self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         if facts["seed"] != self.seed:
@@ -319,18 +322,19 @@ class Loop:
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         set_random_states(states)
 
-    def _cut_log(self, path: Path) -> None:
-        """Steps that a crash took back, or cut off in the middle of a line, are no part of the log."""
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            with suppress(ValueError, KeyError):
-                if line.endswith("\n") and json.loads(line)["step"] <= self.history.position:
-                    kept.append(line)
-        part = path.with_suffix(".part")
-        part.write_text("".join(kept), encoding="utf-8")
-        part.replace(path)
+
+def cut_log(path: Path, position: int) -> None:
+    """Takes lines of later steps out of a log: a crash took them back, or cut the last one off in its middle."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        with suppress(ValueError, KeyError):
+            if line.endswith("\n") and json.loads(line)["step"] <= position:
+                kept.append(line)
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept), encoding="utf-8")
+    part.replace(path)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -186,6 +186,7 @@ def policy_gradient(
     kl_weight: float = 0.0,
     kl_bias_correction: bool = True,
     constant_length: float | None = None,
+    counts: Tensor | None = None,
     total: float | None = None,
     total_tokens: float | None = None,
 ) -> PolicyGradient:
@@ -203,21 +204,23 @@ def policy_gradient(
     - ``constant``: the sum over completions times ``constant_length``; Dr. GRPO, Liu et al. 2025 (arXiv
       2503.20783), where that is the most tokens a completion may have.
 
-    A completion without tokens costs 0 and still counts. ``total`` is the step's number of completions and
-    ``total_tokens`` of tokens; a part takes both, as the metrics are means over tokens.
+    A completion without tokens costs 0 and still counts. ``counts`` [completions] says how often each one was sampled,
+    with one advantage; the loss and the metrics are those of a batch that holds it so often. ``total`` is the step's
+    number of completions and ``total_tokens`` of tokens, both with repeats; a part takes both, as the metrics are
+    means over tokens.
     """
     _check_policy_gradient(aggregation, clip_low, clip_high, kl_weight, constant_length)
     _check_totals("policy_gradient", total, total_tokens, needs_tokens=True)
     old_logps = logps.detach() if old_logps is None else old_logps
     _check_shapes("policy_gradient", logps, old_logps, owner)
-    completions = max(1, advantages.numel()) if total is None else total
-    tokens = max(1, logps.numel()) if total_tokens is None else total_tokens
+    counts = torch.ones_like(advantages) if counts is None else counts
+    repeats, completions, tokens = _count_repeats(advantages, counts, owner, total, total_tokens)
     gains, ratio, kl = advantages[owner], torch.exp(logps - old_logps), None
     losses = -torch.min(ratio * gains, ratio.clamp(1 - clip_low, 1 + clip_high) * gains)
     if ref_logps is not None:
         divergences = _divergences(logps, ref_logps, ratio if kl_bias_correction else None)
         losses = losses + kl_weight * divergences if kl_weight > 0 else losses
-        kl = divergences.detach().sum() / tokens
+        kl = (divergences.detach() * repeats).sum() / tokens
     elif kl_weight > 0:
         raise StudyError(f"policy_gradient: kl_weight is {kl_weight}, but there is no reference; pass ref_logps")
     if aggregation == "sequence":
@@ -225,11 +228,21 @@ def policy_gradient(
     units = tokens if aggregation == "token" else completions * (constant_length or 1)
     cut = (ratio < 1 - clip_low) & (gains < 0) | (ratio > 1 + clip_high) & (gains > 0)
     return PolicyGradient(
-        loss=losses.sum() / units,
-        clip_fraction=cut.to(logps.dtype).sum() / tokens,
-        ratio=ratio.detach().sum() / tokens,
+        loss=(losses * repeats).sum() / units,
+        clip_fraction=(cut * repeats).sum() / tokens,
+        ratio=(ratio.detach() * repeats).sum() / tokens,
         kl=kl,
     )
+
+
+def _count_repeats(
+    advantages: Tensor, counts: Tensor, owner: Tensor, total: float | None, total_tokens: float | None
+) -> tuple[Tensor, float, float]:
+    """How often each token was sampled [tokens], and the completions and tokens that a step divides by."""
+    _check_shapes("policy_gradient", advantages, counts)
+    repeats = counts[owner]
+    completions = max(1.0, counts.sum().item()) if total is None else total
+    return repeats, completions, max(1.0, repeats.sum().item()) if total_tokens is None else total_tokens
 
 
 def group_advantages(rewards: Tensor, groups: Tensor, scale: AdvantageScale = "group") -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from holdfast.records import PreferencePair
 from holdfast.training.encoding import Encoded, LossMask, ScoredSequence, score_picked
 from holdfast.training.objectives import Aggregation, PairLoss, dpo, policy_gradient, sft
-from holdfast.training.trees import count_tokens
+from holdfast.training.trees import count_tokens, partition
 
 Loss = tuple[Tensor, dict[str, float]]
 
@@ -119,8 +119,9 @@ class GroupPart:
     """Rollouts of some prompts with their ``advantages`` [sequences].
 
     ``sampled`` and ``reference`` [tokens] are log-probabilities of the scored tokens, sequence after sequence, under
-    the policy that sampled them and under the reference; None where there is no difference or no reference. ``total``
-    and ``total_tokens`` are the step's completions and scored tokens.
+    the policy that sampled them and under the reference; None where there is no difference or no reference. ``counts``
+    [sequences] says how often each was sampled, None once. ``total`` and ``total_tokens`` are the step's completions
+    and scored tokens with repeats.
     """
 
     sequences: tuple[ScoredSequence, ...]
@@ -130,6 +131,7 @@ class GroupPart:
     objective: GroupObjective
     total: float
     total_tokens: float
+    counts: NDArray[np.float32] | None = None
 
     def loss(self, logps: Tensor, owner: Tensor) -> Loss:
         sampled, reference = (
@@ -147,6 +149,7 @@ class GroupPart:
             kl_weight=self.objective.kl_weight,
             kl_bias_correction=self.objective.kl_bias_correction,
             constant_length=self.objective.constant_length,
+            counts=None if self.counts is None else torch.from_numpy(self.counts).to(logps),
             total=self.total,
             total_tokens=self.total_tokens,
         )
@@ -282,15 +285,32 @@ def group_step(
     objective: GroupObjective,
     sampled: Sequence[NDArray[np.float32]] | None = None,
     reference: Sequence[NDArray[np.float32]] | None = None,
+    counts: NDArray[np.float32] | None = None,
+    totals: tuple[float, float] | None = None,
 ) -> TrainStep:
-    """A step on rollouts, one part for all; ``sampled`` and ``reference`` hold the scored tokens of each sequence."""
-    part = GroupPart(
-        sequences=tuple(sequences),
-        advantages=advantages,
-        sampled=None if sampled is None else np.concatenate(sampled),
-        reference=None if reference is None else np.concatenate(reference),
-        objective=objective,
-        total=len(sequences),
-        total_tokens=float(sum((item.weights > 0).sum() for item in sequences)),
-    )
-    return TrainStep(examples=len(sequences), parts=lambda _: [part])
+    """A step on rollouts; ``sampled`` and ``reference`` hold the scored tokens of each sequence.
+
+    ``counts`` [sequences] says how often each was sampled, None once. ``totals`` are the completions and scored tokens
+    that the loss divides by, for a step that leaves out what has no gradient; without it those that are passed. A part
+    holds as many neighbours as the budget has room for; a step without sequences has no part.
+    """
+    repeats = np.ones(len(sequences), np.float32) if counts is None else counts
+    tokens = [int((item.weights > 0).sum()) for item in sequences]
+    total, total_tokens = totals or (float(repeats.sum()), float(np.dot(repeats, tokens)))
+
+    def part(places: Sequence[int]) -> GroupPart:
+        return GroupPart(
+            sequences=tuple(sequences[place] for place in places),
+            advantages=advantages[places],
+            sampled=None if sampled is None else np.concatenate([sampled[place] for place in places]),
+            reference=None if reference is None else np.concatenate([reference[place] for place in places]),
+            objective=objective,
+            total=total,
+            total_tokens=total_tokens,
+            counts=None if counts is None else counts[places],
+        )
+
+    def cut(budget: int) -> list[Part]:
+        return [part(places) for places in partition([item.ids for item in sequences], budget)]
+
+    return TrainStep(examples=int(repeats.sum()), parts=cut)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -70,28 +71,39 @@ def check_budget(sequences: Sequence[ScoredSequence], budget: int) -> None:
 def score_within(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Tensor]:
     """The log-probabilities of each sequence's scored tokens, without gradient, trees of at most ``budget`` tokens."""
     found: list[Tensor] = [torch.zeros(0)] * len(sequences)
-    for group in partition([item.ids for item in sequences], budget):
-        members = [sequences[number] for number in group]
-        packed = pack(members, policy.device, masks=policy.masks)
-        for number, part in zip(group, torch.split(score(policy, packed), count_scored(members)), strict=True):
+    counts = count_scored(sequences)
+    for group, packed in _plant(tuple(sequences), policy.device, policy.masks, budget):
+        pieces = torch.split(score(policy, packed), [counts[number] for number in group])
+        for number, part in zip(group, pieces, strict=True):
             found[number] = part
     return found
 
 
+# What is scored before an update comes again in the update.
+@lru_cache(maxsize=1)
+def _plant(
+    sequences: tuple[ScoredSequence, ...], device: torch.device, masks: bool, budget: int
+) -> tuple[tuple[Sequence[int], Packed], ...]:
+    """Numbers of sequences in groups within the budget, each with its tree; in their own order where there is one."""
+    groups: Sequence[Sequence[int]] = partition([item.ids for item in sequences], budget)
+    if len(groups) == 1:
+        groups = [range(len(sequences))]
+    return tuple((group, pack([sequences[number] for number in group], device, masks=masks)) for group in groups)
+
+
 def descend(policy: Policy, part: Part, budget: int) -> Descent:
     """A part's loss; its gradients are added to the policy's."""
-    groups = partition([item.ids for item in part.sequences], budget)
-    if len(groups) == 1:
-        packed = pack(part.sequences, policy.device, masks=policy.masks)
+    planted = _plant(tuple(part.sequences), policy.device, policy.masks, budget)
+    if len(planted) == 1:
+        ((_, packed),) = planted
         loss, metrics = part.loss(score(policy, packed), packed.owner)
         loss.backward()  # type: ignore[no-untyped-call]
         return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, [packed]))
-    return _descend_in_groups(policy, part, groups)
+    return _descend_in_groups(policy, part, [group for group, _ in planted], [packed for _, packed in planted])
 
 
-def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int]]) -> Descent:
+def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int]], trees: Sequence[Packed]) -> Descent:
     counts = count_scored(part.sequences)
-    trees = [pack([part.sequences[n] for n in group], policy.device, masks=policy.masks) for group in groups]
     states, known = [], [torch.zeros(0)] * len(counts)
     with torch.no_grad():
         for group, packed in zip(groups, trees, strict=True):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from holdfast.errors import StepError
 from holdfast.records import PreferencePair
 from holdfast.training.adapters import Precision
 from holdfast.training.encoding import Encoded, LossMask
 from holdfast.training.loop import TOKEN_BUDGET, Schedule
-from holdfast.training.objectives import PairLoss
+from holdfast.training.objectives import AdvantageScale, PairLoss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,49 @@ class DPOSettings:
     precision: Precision = "fp32"
     recompute: bool = False
     devices: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSettings:
+    """How a stage learns from rewarded rollouts; fields are named, and mean, as in ``[stages.NAME]`` of a study.
+
+    ``max_tokens`` bounds a reply and is the constant length of "dr_grpo". Log-probabilities are those at temperature 1,
+    whatever the ``temperature`` of sampling is.
+    """
+
+    method: Literal["grpo", "best_sft", "best_dpo"]
+    rollouts: Literal["policy", "start", "source"] = "policy"
+    lag: int = 0
+    importance: bool = True
+    loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    scale: AdvantageScale = "group"
+    group_size: int = 8
+    prompts_per_step: int = 8
+    tokens_per_step: int | None = None
+    steps: int = 60
+    beta: float = 0.1
+    kl_weight: float = 0.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    learning_rate: float = 1.5e-4
+    warmup_steps: int = 4
+    max_grad_norm: float = 1.0
+    schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    temperature: float = 1.0
+    max_tokens: int = 256
+    lora_r: int = 0
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    token_budget: int = TOKEN_BUDGET
+    precision: Precision = "fp32"
+    recompute: bool = False
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether rollouts are sampled while the stage trains."""
+        return self.rollouts == "policy"
 
 
 def fit_stage(

@@ -110,15 +110,18 @@ def _sorted_prefixes(sequences: Sequence[Ids]) -> tuple[list[int], Ids]:
     order = sorted(range(len(sequences)), key=keys.__getitem__)
     common = np.zeros(len(order), np.int64)
     for place in range(1, len(order)):
-        common[place] = _shared(sequences[order[place - 1]], sequences[order[place]])
+        common[place] = _shared(keys[order[place - 1]], keys[order[place]])
     return order, common
 
 
-def _shared(one: Ids, other: Ids) -> int:
-    """The length of the longest common prefix."""
+def _shared(one: bytes, other: bytes) -> int:
+    """The length of the longest common prefix, in tokens of four bytes."""
     length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
+    if one[:length] == other[:length]:
+        return length // 4
+    # The first byte that differs is the highest that is set where the two are taken as numbers.
+    different = int.from_bytes(one[:length], "big") ^ int.from_bytes(other[:length], "big")
+    return (length - (different.bit_length() + 7) // 8) // 4
 
 
 def _nest(sequences: Sequence[Ids], order: Sequence[int], common: Ids) -> list[_Node]:
