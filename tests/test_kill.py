@@ -30,7 +30,7 @@ def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HOLDFAST_CACHE": str(cache), "PYTHONPATH": str(TESTS.parent / "src")}
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.full)])
 def test_kills_change_nothing(kills: int, tmp_path: Path) -> None:
     """The base comes from the cache after the first run, so that kills fall into the many short steps."""
     command = [sys.executable, str(TESTS / "kill_loop.py"), str(SMOKE), str(tmp_path / "runs"), str(kills), "7"]
@@ -121,6 +121,7 @@ def test_a_stage_killed_midway_goes_on_from_its_saved_state(base_cache: Path, tm
     assert not list((killed / "weights").glob(f"{weights.TEMPORARY}*"))
 
 
+@pytest.mark.full
 def test_killed_with_its_workers_at_work(tmp_path: Path) -> None:
     """The command itself, teaching included: workers end with their parent, and the table is that of one worker."""
     closed = tmp_path / "closed"

@@ -130,9 +130,9 @@ def test_a_stage_whose_state_is_no_use_starts_again(spoil: Callable[[Path], obje
     scratch = own_run / "weights" / f"{weights.TEMPORARY}{step.fingerprint}"
     spoil(scratch / "loop" / "state")
     finished = outcomes_of(step, own_run)[-1]
-    assert isinstance(finished, Finished) and finished.log is not None
+    assert isinstance(finished, Finished) and finished.logs
     assert [weights.digest_directory(directory) for _, directory in finished.checkpoints] == known
-    assert len(finished.log.read_text().splitlines()) == 8
+    assert len(finished.logs[""].read_text().splitlines()) == 8
 
 
 def test_a_finished_state_is_handed_over_without_training(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,9 +118,9 @@ class _Execution:
                 continue
             digest = weights.adopt(directory, root)
             made.append(replace(checkpoint, path=f"{WEIGHTS}/{digest}", digest=digest))
-        if finished.log is not None:
+        for kind, log in finished.logs.items():
             (self.store.path / LOGS).mkdir(exist_ok=True)
-            finished.log.replace(self.store.path / LOGS / f"{step.fingerprint}.jsonl")
+            log.replace(self.store.path / LOGS / f"{step.fingerprint}{kind}.jsonl")
         with self.store.transaction():
             for checkpoint in made:
                 self.store.add_checkpoint(checkpoint)

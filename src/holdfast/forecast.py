@@ -17,7 +17,7 @@ from holdfast.store import DATABASE, Store
 from holdfast.store.steplog import StepStatus
 from holdfast.store.tables import ScoreTable
 from holdfast.suites import split_cases
-from holdfast.traffic import Traffic, expect_traffic
+from holdfast.traffic import TALK_TOKENS, Traffic, count_sampled, expect_traffic
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
 # steps replace them as soon as there are any.
@@ -28,7 +28,12 @@ TINY_CPU_SECONDS: Mapping[str, float] = {
     "pair": 0.00002,
     "reference": 0.0008,
     "dpo": 0.078,
+    "grpo": 0.15,
+    "best_sft": 0.08,
+    "best_dpo": 0.1,
 }
+# Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
+_USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
 # Tokens of a published pair, both sides with their prompt, over the factor by which trees save (docs/training.md).
 TOKENS_PER_PAIR = 7_600 / 5.6
 
@@ -58,9 +63,10 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     if real:
         # A tiny agent's paces say nothing of other models'.
         paces = dict.fromkeys(paces, 0.0)
+    amounts = _count_work(plan)
     for sort in paces:
         finished = [
-            (known[step.fingerprint].result["cpu_seconds"], step.size)
+            (known[step.fingerprint].result["cpu_seconds"], amounts[step.fingerprint])
             for step in plan.steps
             if _sort_of(step) == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
         ]
@@ -70,7 +76,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     for step in plan.steps:
         status = known[step.fingerprint].status if step.fingerprint in known else "to do"
         row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
-        seconds = 0.0 if status == "done" else paces.get(_sort_of(step), 0.0) * step.size
+        seconds = 0.0 if status == "done" else paces.get(_sort_of(step), 0.0) * amounts[step.fingerprint]
         rows.append({**row, "size": step.size, "unit": step.unit, "cpu_seconds": round(seconds, 2)})
     left = sum(row["cpu_seconds"] for row in rows)
     workers = plan.study.run.workers
@@ -94,6 +100,19 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     }
 
 
+def _count_work(plan: Plan) -> dict[str, float]:
+    """The units of each step, those of a larger or smaller tiny model by what they take against the usual one's."""
+    bases = {one.id: one.base for step in plan.steps for one in step.checkpoints}
+    found = {}
+    for step in plan.steps:
+        speaks = step.checkpoints[0].id if step.checkpoints else step.settings.get("checkpoint", "")
+        name = bases.get(speaks, "").rpartition("-")[0]
+        size = plan.study.entry(name).size if name in plan.study.models else None
+        share = 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
+        found[step.fingerprint] = step.size * share
+    return found
+
+
 def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Traffic]) -> dict[str, Any]:
     """Tokens that models in this process write and learn from, and hours at the rates that the study declares.
 
@@ -102,7 +121,8 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
     written = sum(one.output_tokens for one in traffic if not one.remote)
     pairs = [_count_pairs(plan, step) for step in waiting if step.kind == "train" and "pairs_per_step" in step.settings]
     passes = None if None in pairs else sum(one for one in pairs if one is not None)
-    learnt = None if passes is None else passes * TOKENS_PER_PAIR
+    rewarded = sum(_count_rewarded(step) for step in waiting)
+    learnt = None if passes is None else passes * TOKENS_PER_PAIR + rewarded
     rates, hours = plan.study.run, None
     if rates.generate_rate and rates.train_rate and learnt is not None:
         hours = round((written / rates.generate_rate + learnt / rates.train_rate) / 3600, 1)
@@ -112,6 +132,14 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
         "trained_tokens": None if learnt is None else round(learnt),
         "accelerator_hours": hours,
     }
+
+
+def _count_rewarded(stage: Step) -> float:
+    """Tokens in the trees of a stage that learns from rewards: a group's prompt once, and every reply."""
+    if "prompts_per_step" not in stage.settings:
+        return 0.0
+    prompt, reply = TALK_TOKENS
+    return float(stage.size * stage.settings["prompts_per_step"] * prompt + count_sampled(stage) * reply)
 
 
 def _count_pairs(plan: Plan, stage: Step) -> int | None:
@@ -187,7 +215,8 @@ def _render_work(left: Mapping[str, Any]) -> str:
     """What accelerators have to do, in a line."""
     learnt = "training is known when the pairs are"
     if left["pairs"] is not None:
-        learnt = f"{left['pairs']:,} pairs to learn from, about {left['trained_tokens'] / 1e6:,.0f} M tokens in trees"
+        learnt = f"about {left['trained_tokens'] / 1e6:,.0f} M tokens in trees"
+        learnt = f"{left['pairs']:,} pairs to learn from, {learnt}" if left["pairs"] else f"{learnt} to learn from"
     hours = "hours are known from [run] generate_rate and train_rate"
     if left["accelerator_hours"] is not None:
         hours = f"about {left['accelerator_hours']:,.0f} accelerator hours at the rates in [run]"

@@ -11,7 +11,7 @@ from holdfast.reserves import count_tuning
 from holdfast.sections import AXIS_SETTINGS, MergeSection, StageSection
 
 if TYPE_CHECKING:
-    from holdfast.planning import Planner
+    from holdfast.planner import Planner
 
 # Settings of a stage that are no part of its fingerprint where they are not given.
 OPTIONAL = ("epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
@@ -54,7 +54,7 @@ def train_stage(
     """
     name, study, known = lineage[-1], planner.study, parent.checkpoint
     overrides = {axis: value for axis, value in point.items() if axis in AXIS_SETTINGS}
-    section = study.stages[name].model_copy(update=overrides)
+    section = study.pair_stage(name).model_copy(update=overrides)
     split_seed = point.get("split_seed", study.suite.split_seed)
     pairs = planner.pair(rollout, judge, section, split_seed, seed)
     reference = planner.reference(base, parent, rollout, section, split_seed)
@@ -71,7 +71,7 @@ def train_stage(
         inputs += needed
     fingerprint = planner.add(
         "train",
-        _label("train", known.base, ",".join(lineage), seed, point),
+        label_step("train", known.base, ",".join(lineage), seed, point),
         inputs,
         {**told, **planner.format_of(base)},
         size=settings["steps"] * doses[-1],
@@ -83,7 +83,7 @@ def train_stage(
             id=content_id("checkpoint", fingerprint, dose),
             base=known.base,
             stages=(*known.stages, _record(section, settings, name, dose, pairs)),
-            axes={**_axes(point), "dose": dose},
+            axes={**point_axes(point), "dose": dose},
             split_seed=split_seed,
             train_seed=seed,
             parent_id=known.id,
@@ -100,12 +100,12 @@ def stage_settings(section: StageSection) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude={"flip", *optional})
 
 
-def _label(verb: str, base: str, name: str, seed: int, point: JSON) -> str:
+def label_step(verb: str, base: str, name: str, seed: int, point: JSON) -> str:
     """A train step for people."""
     return " · ".join([f"{verb} {base} · {name} · seed {seed}", *(f"{axis}={value}" for axis, value in point.items())])
 
 
-def _axes(point: JSON) -> dict[str, Any]:
+def point_axes(point: JSON) -> dict[str, Any]:
     """A point's axes as a checkpoint has them, which has its split apart."""
     return {key: value for key, value in point.items() if key != "split_seed"}
 
@@ -167,7 +167,7 @@ def merge_lineages(
     }
     fingerprint = planner.add(
         "train",
-        _label("merge", first.base, name, seed, point),
+        label_step("merge", first.base, name, seed, point),
         [made.step for made in of],
         settings,
         size=len(merge.shares),
@@ -188,7 +188,7 @@ def merge_lineages(
                     pairs=0,
                 ),
             ),
-            axes={**_axes(point), "share": share},
+            axes={**point_axes(point), "share": share},
             split_seed=first.split_seed,
             train_seed=seed,
             # Of the two, the one that a merge with a small share is next to.

@@ -4,281 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
 
-from holdfast.casebook import PARTS, count_cases
+from holdfast.casebook import PARTS
 from holdfast.conditions import PartSection, ProbeSection
+from holdfast.incentives import APPROVAL, RewardSection, SourceSection
 from holdfast.lineages import Made, merge_lineages, train_stage
-from holdfast.plan import VERSIONS, Kind, Plan, Step
-from holdfast.records import JSON, Checkpoint, content_id
-from holdfast.reserves import FRESH, count_fresh, count_tuning
-from holdfast.sections import StageSection, SuiteSection
+from holdfast.plan import Plan
+from holdfast.planner import Planner
+from holdfast.records import JSON, Checkpoint
+from holdfast.rewards import Replicate, is_midway, meet_pairs, train_on_rewards
 from holdfast.study import Study
-from holdfast.suites import probes
-from holdfast.suites.office import CASES_VERSION, DEMONSTRATIONS_VERSION
-
-# The seed of episodes that are met once more, where a suite has no fresh cases.
-_ONCE_MORE = 1
-
-
-class Planner:
-    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too."""
-
-    def __init__(self, study: Study, fresh: Collection[tuple[str, ...]] = ()) -> None:
-        self.study, self.fresh = study, fresh
-        self.steps: dict[str, Step] = {}
-        # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
-        self._tested: dict[str, dict[int, str]] = {}
-        # By checkpoint, the rollout step on probes, which are the same in every split.
-        self._probed: dict[str, str] = {}
-
-    def add(
-        self,
-        kind: Kind,
-        name: str,
-        inputs: Sequence[str],
-        settings: dict[str, Any],
-        *,
-        size: int,
-        unit: str,
-        speakers: Sequence[str] = (),
-    ) -> str:
-        fingerprint = content_id(kind, VERSIONS[kind], settings, sorted(inputs))
-        self.steps.setdefault(
-            fingerprint,
-            Step(
-                fingerprint=fingerprint,
-                kind=kind,
-                name=name,
-                inputs=tuple(inputs),
-                settings=settings,
-                size=size,
-                unit=unit,
-                means={"endpoints": {one: self.study.endpoint(one).model_dump(mode="json") for one in speakers}},
-            ),
-        )
-        return fingerprint
-
-    def set_checkpoints(self, fingerprint: str, checkpoints: tuple[Checkpoint, ...]) -> None:
-        step = self.steps[fingerprint]
-        if not step.checkpoints:
-            self.steps[fingerprint] = replace(step, checkpoints=checkpoints)
-
-    def base(self, kind: str, seed: int) -> Made:
-        """A base: taught or made here, once a seed, or opened where it is."""
-        entry = self.study.entry(kind)
-        if entry.kind == "tiny" and not entry.name:
-            return self._taught(kind, seed)
-        settings: dict[str, Any] = {"method": "open", "base": kind, "entry": entry.model_dump(mode="json")}
-        name, verb = kind, "open"
-        if entry.kind == "random":
-            # Its tokenizer is made of the cases that the run holds.
-            seeds = self.study.axes.get("split_seed", (self.study.suite.split_seed,))
-            settings |= {"method": "random", "base_seed": seed, "suite": suite_settings(self.study.suite)}
-            settings["split_seeds"] = list(seeds)
-            name, verb = f"{kind}-{seed}", "make"
-        fingerprint = self.add("train", f"{verb} {name}", (), settings, size=1, unit="model")
-        model = entry.name + (f"@{entry.revision}" if entry.revision else "")
-        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model or None)
-        self.set_checkpoints(fingerprint, (checkpoint,))
-        return Made(checkpoint=checkpoint, step=fingerprint)
-
-    def _taught(self, kind: str, seed: int) -> Made:
-        """The supervised stage that makes one tiny base."""
-        study = self.study
-        settings = {
-            "method": "sft",
-            "base": kind,
-            "base_seed": seed,
-            "model": study.model.model_dump(mode="json", exclude={"bases", "base_seeds"}),
-            "suite": study.suite.name,
-            "mixture": dict(study.suite.mixture),
-            "demonstrations": DEMONSTRATIONS_VERSION,
-            **probes.taught_settings(study.probes),
-        }
-        name = f"{kind}-{seed}"
-        # Those of probes come beside those of the office.
-        size = study.model.sft.demonstrations
-        size += round(settings["probes"]["share"] * size) if "probes" in settings else 0
-        fingerprint = self.add("train", f"teach {name}", (), settings, size=size, unit="demonstrations")
-        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name)
-        self.set_checkpoints(fingerprint, (checkpoint,))
-        return Made(checkpoint=checkpoint, step=fingerprint)
-
-    def speaker(self, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What a step is told of a model that speaks beside the agent, and the step that makes it, if one does."""
-        entry = self.study.entry(name)
-        told: dict[str, Any] = {"model": name, "entry": entry.model_dump(mode="json")}
-        if entry.kind == "remote":
-            return told, ()
-        made = self.base(name, self.study.model.base_seeds[0])
-        return {**told, "checkpoint": made.checkpoint.id}, (made.step,)
-
-    def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
-        """Episodes of one checkpoint of a base on one part of a split."""
-        suite, limits = self.study.suite, self.study.rollouts
-        if part == "probe" and made.checkpoint.id in self._probed:
-            return self._probed[made.checkpoint.id]
-        tested = self._tested.setdefault(made.checkpoint.id, {})
-        first = part == "test" and seed != _ONCE_MORE
-        if first and split_seed in tested:
-            return tested[split_seed]
-        shared = suite.name != "office"
-        if limits.seed:
-            seed = int(content_id("rollouts", limits.seed, seed)[:12], 16)
-        if shared and part != "test":
-            # A case is for training in one split and held out in another: its episodes are others in each.
-            seed = int(content_id(part, split_seed, seed)[:12], 16)
-        count, per_case = self._amount(part, split_seed)
-        settings = {
-            "checkpoint": made.checkpoint.id,
-            "suite": self.suite_settings(),
-            "split_seed": split_seed,
-            "part": part,
-            "per_case": per_case,
-            "rollout_seed": seed,
-            "limits": self.limits(),
-            **(self.kept_out() if part == "train" else {}),
-        }
-        if not shared and part != "probe":
-            settings["cases"] = CASES_VERSION
-        if part in PARTS:
-            section: PartSection = getattr(self.study, PARTS[part])
-            settings["condition"] = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
-        if part == "probe":
-            settings["suite"] = {"name": "probes"}
-        inputs, speakers = [made.step], []
-        if shared and part == "test":
-            # One after the other: a case that is held out in two splits is met once.
-            inputs += list(tested.values())[-1:]
-        entry = self.study.entry(base)
-        if entry.kind != "tiny":
-            settings["agent"] = {"model": base, "entry": entry.model_dump(mode="json")}
-            speakers.append(base)
-        if suite.world.model is not None and part != "probe":
-            settings["emulator"], needed = self.speaker(suite.world.model)
-            inputs += needed
-            speakers.append(suite.world.model)
-        name = f"roll out {made.checkpoint.name} on {part} cases"
-        found = self.add("rollout", name, inputs, settings, size=count * per_case, unit="episodes", speakers=speakers)
-        if first:
-            tested[split_seed] = found
-        if part == "probe":
-            self._probed[made.checkpoint.id] = found
-        return found
-
-    def fresh_rollout(self, base: str, made: Made, split_seed: int) -> str:
-        """Episodes on cases that no choice was made by, or other episodes of the same cases where there are no more."""
-        if count_fresh(self.study):
-            return self.rollout(base, made, FRESH, split_seed, 0)
-        return self.rollout(base, made, "test", split_seed, _ONCE_MORE)
-
-    def suite_settings(self) -> dict[str, Any]:
-        """What of the suite decides an episode."""
-        return suite_settings(self.study.suite)
-
-    def limits(self) -> dict[str, Any]:
-        """What ends an episode, and how many are run together."""
-        limits = self.study.rollouts
-        optional = {name for name in ("max_episode_tokens", "max_seconds") if getattr(limits, name) is None}
-        return limits.model_dump(mode="json", exclude={"per_train_case", "per_test_case", "seed", *optional})
-
-    def kept_out(self) -> dict[str, int]:
-        """How many cases of a split's train half are kept for balances, where that takes them out of it."""
-        count = count_tuning(self.study) if self.study.suite.name != "office" else 0
-        return {"kept_out": count} if count else {}
-
-    def _amount(self, part: str, split_seed: int) -> tuple[int, int]:
-        """How many cases a part has, and episodes a case."""
-        study = self.study
-        if part == "train":
-            return study.suite.train_cases, study.rollouts.per_train_case
-        if part in ("test", FRESH):
-            return study.suite.test_cases, study.rollouts.per_test_case
-        section: PartSection = getattr(study, PARTS[part])
-        return count_cases(study, part, split_seed), section.per_case
-
-    def bring(self, source: str) -> str:
-        """The trajectories and scores of another run."""
-        settings = {"source": source, "digest": self.study.pairs.digest}
-        return self.add("bring", f"bring trajectories of {source}", (), settings, size=1, unit="run")
-
-    def judge(self, rollout: str, judge: str | None) -> str:
-        """Scores of one rollout step by one judge; None is the rules that read probes."""
-        source = self.steps[rollout]
-        if judge is None:
-            settings: dict[str, Any] = {"judge": "probes", "kind": "probes"}
-            name = f"judge {source.name.removeprefix('roll out ')} by rules"
-            return self.add("judge", name, (rollout,), settings, size=source.size, unit="episodes")
-        section = self.study.judges[judge]
-        if source.settings.get("suite", {}).get("name") == "probes":
-            section = probes.fit_judge(section)
-        settings = {"judge": judge, "kind": section.kind}
-        inputs: tuple[str, ...] = (rollout,)
-        if section.kind != "state":
-            settings["section"] = section.model_dump(mode="json")
-        if section.model is not None:
-            settings["speaker"], needed = self.speaker(section.model)
-            inputs += needed
-        name = f"judge {source.name.removeprefix('roll out ')} by {judge}"
-        speakers = () if section.model is None else (section.model,)
-        return self.add("judge", name, inputs, settings, size=source.size, unit="episodes", speakers=speakers)
-
-    def pair(self, rollout: str, judge: str, stage: StageSection, split_seed: int, seed: int) -> str:
-        """Preference pairs for one stage from one judged rollout, or from what was brought of the train cases."""
-        rule = self.study.pairs.model_dump(mode="json", exclude={"source", "digest", "judge"})
-        settings = {
-            **rule,
-            "judge": judge,
-            "objectives": list(stage.objectives),
-            "agree": stage.agree,
-            "flip": stage.flip,
-            "pair_seed": seed,
-        }
-        flipped = " flipped" if stage.flip else ""
-        name = f"pair {'+'.join(stage.objectives)}{flipped} from {self.steps[rollout].name.removeprefix('roll out ')}"
-        brought = self.steps[rollout].kind == "bring"
-        if brought:
-            settings |= {"split_seed": split_seed, **self.kept_out()}
-        inputs = (rollout,) if brought else (rollout, self.judge(rollout, judge))
-        return self.add("pair", name, inputs, settings, size=self.steps[rollout].size, unit="episodes")
-
-    def reference(self, base: str, made: Made, rollout: str, stage: StageSection, split_seed: int) -> str:
-        """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from.
-
-        The settings are all that decides them, rounding included.
-        """
-        source = self.steps[rollout]
-        settings = {
-            "checkpoint": made.checkpoint.id,
-            **stage.model_dump(mode="json", include={"loss_mask", "precision", "token_budget"}),
-            # Beside an adapter the other weights are held in 16 bits.
-            "adapter": stage.precision == "bf16" and stage.lora_r > 0,
-            **self.format_of(base),
-        }
-        if source.kind == "bring":
-            settings |= {"split_seed": split_seed, **self.kept_out()}
-        name = f"reference {made.checkpoint.name} for {source.name.removeprefix('roll out ')}"
-        return self.add("reference", name, (made.step, rollout), settings, size=source.size, unit="trajectories")
-
-    def format_of(self, base: str) -> dict[str, Any]:
-        """How a base's conversations are written where its tokenizer leaves a choice."""
-        entry = self.study.entry(base)
-        return {} if entry.kind == "tiny" else {"calls": entry.calls}
-
-
-def suite_settings(suite: SuiteSection) -> dict[str, Any]:
-    """What of a suite decides an episode; the keys that are for another suite are left out."""
-    own = {"holdout"} if suite.name == "office" else {"digest", "split", "world"}
-    own |= {"source"} if suite.name == "probes" else set()
-    return suite.model_dump(mode="json", include={"name", "train_cases", "test_cases", *own})
+from holdfast.suites.approval import check_approval
 
 
 def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
     """The plan of a study: every step once, each after its inputs.
 
-    ``fresh`` are lineages (the empty one is the base) that meet the fresh cases of a study with a search, too.
+    ``fresh`` are lineages (the empty one is the base) that meet the fresh cases of a study with a search, too. Errors:
+    StudyError, naming the key, for users that cannot be made as the study asks.
     """
+    if study.approval is not None:
+        check_approval(study.approval, tiny=any(study.entry(name).kind == "tiny" for name in study.model.bases))
     planner = Planner(study, fresh)
     bases: list[tuple[str, Made]] = []
     for name in study.model.bases:
@@ -302,28 +48,43 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
 def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[str]:
     """Held-out episodes of a checkpoint, judged by every judge; the same cases for every checkpoint."""
     study, checkpoint = planner.study, made.checkpoint
-    rollout = planner.rollout(base, made, "test", split_seed, 0)
-    found = [planner.judge(rollout, judge) for judge in study.judges]
+    if is_midway(checkpoint):
+        # On its way a stage that learns from rewards is met by its own users alone.
+        return _evaluate_approval(planner, base, made, split_seed)
+    found: list[str] = []
+    if study.suite.name != APPROVAL:
+        rollout = planner.rollout(base, made, "test", split_seed, 0)
+        found += [planner.judge(rollout, judge) for judge in study.readers]
+    found += _evaluate_approval(planner, base, made, split_seed)
     for part, place in PARTS.items():
         section: PartSection | None = getattr(study, place)
-        if section is None or not _meets(section, checkpoint):
+        if section is None or part == APPROVAL or not _meets(section, checkpoint):
             continue
         rollout = planner.rollout(base, made, part, split_seed, 0)
-        judges: Sequence[str | None] = tuple(study.judges)
+        judges: Sequence[str | None] = study.readers
         if isinstance(section, ProbeSection):
             judges = (section.judge,)
         found += [planner.judge(rollout, judge) for judge in judges]
     if checkpoint.lineage in planner.fresh:
         again = planner.fresh_rollout(base, made, split_seed)
-        found += [planner.judge(again, judge) for judge in study.judges]
+        found += [planner.judge(again, judge) for judge in study.readers]
     return found
 
 
-def _meets(section: PartSection, checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint is among those that a part of the cases is for."""
+def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int) -> list[str]:
+    """Episodes of a checkpoint with the held-out pairs of users, judged by every judge that rates."""
+    section = planner.study.approval
+    if section is None or not _meets(section, made.checkpoint, midway=True):
+        return []
+    rollout = meet_pairs(planner, base, made, split_seed)
+    return [planner.judge(rollout, judge) for judge in planner.study.raters]
+
+
+def _meets(section: PartSection, checkpoint: Checkpoint, *, midway: bool = False) -> bool:
+    """Whether a checkpoint is among those that a part of the cases is for, ``midway`` in a stage too."""
     if not checkpoint.lineage:
         return True
-    first = section.every_dose or checkpoint.axes.get("dose", 1) == 1
+    first = section.every_dose or checkpoint.axes.get("dose", 1) == 1 or (midway and is_midway(checkpoint))
     return first and (section.lineages is None or checkpoint.lineage in section.lineages)
 
 
@@ -331,26 +92,50 @@ def _plan_replicate(planner: Planner, name: str, base: Made, point: JSON, seed: 
     """All lineages from one base at one point of the axes with one training seed."""
     study = planner.study
     split_seed = point.get("split_seed", study.suite.split_seed)
-    judge = point.get("pair_judge", study.pair_judge)
+    replicate = Replicate(base=name, root=base, point=point, seed=seed)
     made: dict[tuple[str, ...], Made] = {(): base}
     evaluations: list[str] = []
-    for lineage in study.study.lineages:
+    for lineage in study.lineages_of(name):
         for length in range(1, len(lineage) + 1):
             prefix = lineage[:length]
             if prefix in made:
                 continue
-            parent = made[prefix[:-1]]
-            if study.pairs.source in ("base", "parent"):
-                source = parent if study.pairs.source == "parent" else base
-                rollout = planner.rollout(name, source, "train", split_seed, seed)
-            else:
-                rollout = planner.bring(study.pairs.source)
-            made[prefix] = train_stage(planner, name, parent, prefix, point, rollout=rollout, judge=judge, seed=seed)
+            made[prefix] = _train(planner, replicate, made[prefix[:-1]], prefix)
             evaluations += _evaluate_all(planner, name, made[prefix].step, split_seed)
     for label, merge in study.merges.items():
         step = merge_lineages(planner, label, merge, [made[lineage] for lineage in merge.of], point, seed=seed)
         evaluations += _evaluate_all(planner, name, step, split_seed)
     return evaluations
+
+
+def _train(planner: Planner, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
+    """A lineage's last stage, from ``parent``."""
+    study, point = planner.study, replicate.point
+    stage = study.stages[lineage[-1]]
+    if isinstance(stage, RewardSection):
+        other = None if stage.source is None else _train_source(planner, replicate, stage.source)
+        return train_on_rewards(planner, parent, lineage, replicate, other)
+    split_seed = point.get("split_seed", study.suite.split_seed)
+    if study.pairs.source in ("base", "parent"):
+        source = parent if study.pairs.source == "parent" else replicate.root
+        rollout = planner.rollout(replicate.base, source, "train", split_seed, replicate.seed)
+    else:
+        rollout = planner.bring(study.pairs.source)
+    judge = point.get("pair_judge", study.pair_judge)
+    return train_stage(
+        planner, replicate.base, parent, lineage, point, rollout=rollout, judge=judge, seed=replicate.seed
+    )
+
+
+def _train_source(planner: Planner, replicate: Replicate, source: SourceSection) -> tuple[str, Made]:
+    """The checkpoint whose rollouts a stage learns from, trained with the same seed, and its base."""
+    root = replicate.root
+    if source.base != replicate.base:
+        root = planner.base(source.base, planner.study.model.base_seeds[0])
+    other, found = replace(replicate, base=source.base, root=root), root
+    for length in range(1, len(source.lineage) + 1):
+        found = _train(planner, other, found, source.lineage[:length])
+    return source.base, found
 
 
 def _evaluate_all(planner: Planner, base: str, step: str, split_seed: int) -> list[str]:

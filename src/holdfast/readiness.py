@@ -18,7 +18,12 @@ from holdfast.suites import check_suite
 from holdfast.suites.probes import describe_terms
 
 BYTES_PER_EPISODE = {"tiny": 900, "other": 20_000}
-BYTES_PER_CHECKPOINT = {"tiny": 2_000_000, "random": 4_000_000, "other": 170_000_000}  # of another: an adapter of an 8B
+BYTES_PER_CHECKPOINT = {
+    "tiny": 2_000_000,
+    "random": 4_000_000,
+    "other": 170_000_000,
+}  # of another: an adapter of an 8B, rank 16
+_USUAL_RANK = 16
 PACKAGES = {
     "train": ("torch", "transformers", "safetensors"),
     "adapter": ("peft",),
@@ -128,5 +133,7 @@ def _bytes_needed(plan: Plan) -> int:
             kinds = [plan.study.entry(name).kind for name in plan.study.model.bases if checkpoint.base.startswith(name)]
             kind = kinds[0] if kinds else "tiny"
             if checkpoint.stages or kind in ("tiny", "random"):
-                total += BYTES_PER_CHECKPOINT.get(kind, BYTES_PER_CHECKPOINT["other"])
+                size = BYTES_PER_CHECKPOINT.get(kind, BYTES_PER_CHECKPOINT["other"])
+                rank = checkpoint.stages[-1].settings.get("lora_r") if checkpoint.stages else None
+                total += size * rank // _USUAL_RANK if rank and kind not in ("tiny", "random") else size
     return total

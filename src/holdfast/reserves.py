@@ -32,7 +32,7 @@ _DRAWS: Mapping[Reserve, tuple[office.Part, int, int]] = {
 
 def count_tuning(study: Study) -> int:
     """How many cases a split keeps for balances: as many as the stage that asks for most of them."""
-    return max((stage.balance.cases for stage in study.stages.values() if stage.balance is not None), default=0)
+    return max((stage.balance.cases for stage in study.pair_stages if stage.balance is not None), default=0)
 
 
 def count_fresh(study: Study) -> int:

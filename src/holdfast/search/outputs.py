@@ -57,7 +57,7 @@ def search_document(found: Search) -> dict[str, Any]:
 
 def trial_rows(study: Study, trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """Trials as JSON, with what each cost; ``pairs`` counts what the last stage learnt from."""
-    size = study.stages[section_of(study).lineage[-1]].pairs_per_step
+    size = study.pair_stage(section_of(study).lineage[-1]).pairs_per_step
     return [
         {
             "trial": one.number,

@@ -48,7 +48,7 @@ def trial_lineage(study: Study, point: Point) -> tuple[str, ...]:
 
 def _trial_stage(study: Study, point: Point) -> StageSection:
     """The lineage's last stage with a trial's share and steps; no share is the stage alone."""
-    stage = study.stages[section_of(study).lineage[-1]]
+    stage = study.pair_stage(section_of(study).lineage[-1])
     other = stage.mix.objective if stage.mix is not None else next(o for o in OBJECTIVES if o not in stage.objectives)
     mix = MixSection(objective=other, share=point.share) if point.share > 0 else None
     return stage.model_copy(update={"mix": mix, "steps": point.steps})

@@ -43,14 +43,14 @@ class Progress:
 class Finished:
     """The end of a step: its result (JSON), and what it made.
 
-    That is pairs, or checkpoints with their directories (None for weights that stay where they are) and the ``log`` of
-    their training, a file of JSON lines.
+    That is pairs, or checkpoints with their directories (None for weights that stay where they are) and the ``logs`` of
+    their training, files of JSON lines by what is added to their name.
     """
 
     result: Mapping[str, Any]
     pairs: tuple[PreferencePair, ...] = ()
     checkpoints: tuple[tuple[Checkpoint, Path | None], ...] = ()
-    log: Path | None = None
+    logs: Mapping[str, Path] = field(default_factory=dict)
 
 
 def complete(results: Sequence[T | ProviderError], what: str) -> list[T]:

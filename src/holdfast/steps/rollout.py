@@ -14,6 +14,7 @@ from holdfast.errors import StepError, StudyError
 from holdfast.models.tiny_chat import is_tiny
 from holdfast.plan import Step
 from holdfast.records import Case, Ending, Trajectory
+from holdfast.rewards import OWN
 from holdfast.rollout import Limits, episode_id
 from holdfast.rollout import roll_out as roll_out_episodes
 from holdfast.sections import SuiteSection
@@ -33,6 +34,8 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     settings = step.settings
     cases = cases_of(store)
     part = store.splits()[settings["split_seed"]][settings["part"]]
+    if "settings" in settings:
+        part = tuple(name for name in part if cases[name].facts["setting"] in settings["settings"])
     episodes = [(cases[name], rollout) for rollout in range(settings["per_case"]) for name in part]
     world = open_world(SuiteSection.model_validate(settings["suite"]))
     size = settings["limits"]["batch_size"]
@@ -68,8 +71,13 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
     # One episode a case is enough for a KL.
     kept = (item for item in made if item.ending is Ending.FINISHED and item.rollout == 0)
-    whole = sorted(kept, key=lambda item: item.id) if settings["part"] == "test" else []
-    found = _measure(step, store, whole) if settings["part"] == "test" else {}
+    found: dict[str, Any] = {}
+    if settings["part"] == "test":
+        found = _measure(step, store, sorted(kept, key=lambda item: item.id))
+    elif OWN in settings:
+        own = [item for item in kept if cases[item.case_id].facts["setting"] == settings[OWN]]
+        found = _measure(step, store, sorted(own, key=lambda item: item.id))
+        found["measures"] = {f"{settings['part']}_{name}": value for name, value in found["measures"].items()}
     return Finished(result={**found, **_count_endings(made)})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from holdfast.errors import StepError
+from holdfast.incentives import REWARD_METHODS
 from holdfast.lineages import MERGE
 from holdfast.plan import Step
 from holdfast.records import PreferencePair
@@ -19,6 +20,8 @@ from holdfast.sections import ModelEntry
 from holdfast.steps.outcomes import Emit, Finished, beat
 from holdfast.steps.reading import cases_of, encode, load_chat, weights_of
 from holdfast.steps.references import is_scored
+from holdfast.steps.reinforce import train_on_rewards
+from holdfast.steps.resuming import LOOP, TRACKER, resume
 from holdfast.steps.tuning import open_measure
 from holdfast.store import Store, weights
 from holdfast.store.weights import WEIGHTS
@@ -30,10 +33,6 @@ if TYPE_CHECKING:
     from holdfast.training.preference import TrainResult
     from holdfast.training.settings import DPOSettings, SFTSettings
 
-LOOP = "loop"  # in a step's directory: the state of its training and its log
-LOG = "train.jsonl"
-TRACKER = "HOLDFAST_TRACKER"  # names one of accelerate's trackers, which then gets a stage's numbers too
-
 
 def train(step: Step, store: Store, emit: Emit) -> Finished:
     """New weights in the step's own directory, which the writer takes over; a base that is opened stays where it is."""
@@ -41,6 +40,8 @@ def train(step: Step, store: Store, emit: Emit) -> Finished:
     if method == "open":
         return _open_base(step)
     with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
+        if method in REWARD_METHODS:
+            return train_on_rewards(step, store, scratch, emit)
         if method not in ("sft", "random", MERGE):
             return _train_stage(step, store, scratch, emit)
         weights.clear_scratch(scratch)
@@ -84,7 +85,8 @@ def _make_base(step: Step, store: Store, scratch: Path) -> Finished:
 def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
     """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
     from holdfast.models import tiny
-    from holdfast.suites import office, probes
+    from holdfast.suites import approval, office, probes
+    from holdfast.suites.approval import teaching
     from holdfast.training.encoding import encode_episode
     from holdfast.training.settings import SFTSettings
     from holdfast.training.stages import train_sft
@@ -95,15 +97,24 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
         return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
     seed, model, sft = step.settings["base_seed"], step.settings["model"], step.settings["model"]["sft"]
     shape = {key: model[key] for key in ("hidden", "layers", "heads", "ffn")}
-    words, prompts = office.lexicon(), office.system_prompts()
-    beside = probes.teach_beside(step.settings.get("probes"), seed, sft["demonstrations"])
-    words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
+    count = 0 if step.settings["suite"] == approval.SUITE else sft["demonstrations"]
+    besides = [
+        probes.teach_beside(step.settings.get("probes"), seed, count),
+        teaching.teach_beside(step.settings.get("approval"), seed),
+    ]
+    words: tuple[str, ...] = office.lexicon() if count else ()
+    prompts: dict[str, str] = dict(office.system_prompts()) if count else {}
+    for beside in besides:
+        words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
     tiny.build(words, fresh, seed=seed, system_prompts=prompts, argument="object", **shape)
     chat = tiny.TinyModel.load(fresh).chat
     mixture = step.settings["mixture"] or office.MIXTURE
     encoded = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
-        for case, trajectory in (*office.demonstrations(seed, sft["demonstrations"], mixture), *beside.demonstrations)
+        for case, trajectory in (
+            *office.demonstrations(seed, count, mixture),
+            *(demonstration for beside in besides for demonstration in beside.demonstrations),
+        )
     ]
     steps = max(1, len(encoded) // sft["batch_size"])
     settings = SFTSettings(**{**_known(SFTSettings, sft), "steps": steps})
@@ -138,6 +149,7 @@ def _known(kind: type[SFTSettings] | type[DPOSettings], settings: Mapping[str, A
 
 def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finished:
     """One DPO stage, against the checkpoint that it starts from as its reference step found it."""
+    from holdfast.training.loop import LOG
     from holdfast.training.settings import DPOSettings, fit_stage
     from holdfast.training.stages import train_dpo
 
@@ -157,7 +169,7 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
     doses = [dose * stage.steps for dose in settings["doses"]]
     epochs = stage.epochs and stage.epochs * settings["doses"][-1]
     with _open_balance(step, store) as balance:
-        results = _resume(
+        results = resume(
             scratch,
             lambda: train_dpo(
                 start,
@@ -189,7 +201,7 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
         summary["balance"] = list(results[-1].readings)
     if stage.max_length is not None:
         summary["too_long"] = len(both) - len(kept) - len(second.pairs if second else ())
-    return Finished(result=summary, checkpoints=tuple(made), log=scratch / LOOP / LOG)
+    return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
 
 
 def _read_pairs(store: Store, paired: str) -> list[PreferencePair]:
@@ -253,19 +265,6 @@ def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> 
         check_template(chat, name, cases[name].messages, cases[name].tools)
     used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
     return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used)}
-
-
-def _resume(scratch: Path, run: Callable[[], list[TrainResult]]) -> list[TrainResult]:
-    """Training from the state that an earlier process left, or from the beginning where that cannot be taken up."""
-    from holdfast.training.states import UnusableState
-
-    with contextlib.suppress(UnusableState):
-        results = run()
-        # The writer may have taken weights over and been stopped before it noted them.
-        if all(result.path.is_dir() for result in results):
-            return results
-    weights.clear_scratch(scratch)
-    return run()
 
 
 def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str, Any]]:
