@@ -33,8 +33,8 @@ test: .venv/.dev  ## run every check and test
 test-full: test  ## the long checks too: coverage simulations, kill tests, sensitivity to the mixture
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'full'
 
-bench: .venv/.dev  ## run the benchmarks (about 40 minutes), results into benchmarks/results/
-	for name in published gate_power quick_study study_training scaling learning trees agent_overhead; do \
+bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchmarks/results/
+	for name in published gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees agent_overhead; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
 	  && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || exit 1; done
 
