@@ -7,6 +7,7 @@ Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ do
 Panel ─ calibration ─▶ calibration: each judge against the one that reads the end state
 Design ─ repair ─▶ repair: stages that keep a second objective, against the line of those that do not
 Store ─ read_source ─▶ Source ─ susceptibility, shifts, taxonomy ─▶ under pressure, under shifts, by dimension of harm
+Store ─ read_users ─▶ Users ─ exploitation, reactions, arms ─▶ users who can be gamed; logs ─ traininglogs ─▶ Curve
 Analysis ─ document ─▶ JSON
 """
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from holdfast.analysis import (
     calibration,
+    exploitation,
     frontier,
     health,
     judging,
@@ -69,9 +71,15 @@ def analyze(
     StudyError where a parent and its child were evaluated on different cases.
     """
     panel, gate, source = read_panel(store, UNFIT), read_gate(store), read_source(store)
-    found = analyze_panel(panel, draws=draws, seed=seed, measures=measures, notes=notes, gate=gate)
+    users = exploitation.read_exploitation(store, source.splits, measures or {})
+    apart = exploitation.without_test_cases(panel.trajectories.checkpoints, source.splits, users.met)
+    told = (*users.notes, *notes)
+    found = analyze_panel(panel, draws=draws, seed=seed, measures=measures, notes=told, gate=gate, apart=apart)
     return replace(
         found,
+        exploitation=users.rows,
+        curves=users.curves,
+        rewarder=users.rewarder,
         susceptibility=tuple(susceptibility.susceptibility_rows(source)),
         shifts=tuple(shifts.shift_rows(source)),
         taxonomy=tuple(taxonomy.taxonomy_rows(source)),
@@ -86,8 +94,12 @@ def analyze_panel(
     measures: Measures | None = None,
     notes: Sequence[str] = (),
     gate: GateSection | None = None,
+    apart: frozenset[str] = frozenset(),
 ) -> Analysis:
-    """Every estimate of a panel; see ``analyze``. ``gate`` has the margins that repairs are held to."""
+    """Every estimate of a panel; see ``analyze``. ``gate`` has the margins that repairs are held to.
+
+    ``apart`` are the ids of checkpoints that test cases are not meant for.
+    """
     design = read_design(panel)
     published, cases = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     means = resampled_means(design.flat, draws, cases)
@@ -106,7 +118,7 @@ def analyze_panel(
         calibration=tuple(calibration.calibration_rows(panel)),
         repair=tuple(repair.repair_rows(design, means, measured, gate)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
-        notes=(*notes, *_notes(design)),
+        notes=(*notes, *_notes(design, apart)),
     )
 
 
@@ -116,7 +128,7 @@ def read_gate(store: Store) -> GateSection | None:
     return None if noted is None else GateSection.model_validate(noted)
 
 
-def _notes(design: Design) -> Iterator[str]:
+def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
     """What a reader must know about all numbers at once."""
     rows = design.panel.rows
     yield "checkpoint: cases are random, weights are fixed; recipe: cases and seeds are random"
@@ -124,7 +136,7 @@ def _notes(design: Design) -> Iterator[str]:
     if 0 < bases < MIN_RANDOM_BASES:
         held = "this base" if bases == 1 else "these bases"
         yield f"{count_of(bases, 'bases')}, fewer than {MIN_RANDOM_BASES}: recipe claims hold for {held} only"
-    yield from _left_out(design.panel)
+    yield from _left_out(design.panel, apart)
     for name in design.roles.ambiguous:
         yield f"stage {name} stands for different trainings: it is compared with its base only"
     seeds = {row.replicate for row in rows if row.lineage}
@@ -137,15 +149,16 @@ def _notes(design: Design) -> Iterator[str]:
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
 
 
-def _left_out(panel: Panel) -> Iterator[str]:
+def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:
     """Checkpoints that no number is about, and runs that were judged in part."""
     yield from panel.left_out[:MOST_NAMES]
     if len(panel.left_out) > MOST_NAMES:
         yield f"{count_of(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
     asked = panel.readings.asked.any(axis=(1, 2))
     judged = set(panel.trajectories.checkpoint[asked].tolist())
-    silent = [one.name for index, one in enumerate(panel.trajectories.checkpoints) if index not in judged]
+    meant = {index: one for index, one in enumerate(panel.trajectories.checkpoints) if one.id not in apart}
+    silent = [one.name for index, one in meant.items() if index not in judged]
     if silent:
         names = "; ".join(silent[:MOST_NAMES]) + ("; …" if len(silent) > MOST_NAMES else "")
-        total = count_of(len(panel.trajectories.checkpoints), "checkpoints")
+        total = count_of(len(meant), "checkpoints")
         yield f"no scores yet for {len(silent)} of {total}: {names}"

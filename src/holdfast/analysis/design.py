@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
+from holdfast.rewards import is_midway
 from holdfast.stats.contrasts import Sample, sample_of
 
 Floats = NDArray[np.float64]
@@ -81,7 +82,8 @@ class Design:
     @cached_property
     def flat(self) -> Floats:
         """Case means as (objectives × rows, cases)."""
-        return self.panel.values.reshape(-1, self.panel.values.shape[-1])
+        objectives, rows, cases = self.panel.values.shape
+        return self.panel.values.reshape(objectives * rows, cases)
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
@@ -92,7 +94,8 @@ class Design:
     def configs(self) -> tuple[Config, ...]:
         """Every configuration of a checkpoint, scored or not, the base first."""
         found = dict.fromkeys(config for _, _, config in self.cells)
-        found |= dict.fromkeys(map(config_of, self.panel.trajectories.checkpoints))
+        known = (one for one in self.panel.trajectories.checkpoints if not is_midway(one))
+        found |= dict.fromkeys(map(config_of, known))
         return tuple(sorted(found, key=lambda config: (len(config[0]), str(config))))
 
     @cached_property

@@ -7,15 +7,16 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
-from holdfast.records import Analysis, Estimate, Frontier, Point, Unbounded
+from holdfast.records import Analysis, Curve, Estimate, Frontier, Point, Unbounded
 
 DIGITS = 12  # significant digits of a number: what lies beyond changes with the processor's linear algebra
+CURVE_DIGITS = 6  # of a point of a curve, of which there are many: more than a chart can show
 SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
-OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair")
+OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair", "exploitation")
 
 
 def document(analysis: Analysis) -> dict[str, Any]:
-    """The analysis as JSON values: a list of rows for each section, the frontiers to draw, and notes.
+    """The analysis as JSON values: a list of rows for each section, the frontiers and curves to draw, and notes.
 
     In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null. The
     optional sections are there only where the study asks for them, or a judge's truth is known.
@@ -24,6 +25,8 @@ def document(analysis: Analysis) -> dict[str, Any]:
     for name in OPTIONAL_SECTIONS:
         if found := getattr(analysis, name):
             rows[name] = [estimate_row(row) for row in found]
+    if analysis.curves:
+        rows["curves"] = [_curve(one) for one in analysis.curves]
     return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
 
 
@@ -58,8 +61,17 @@ def _interval(interval: tuple[float, float] | Unbounded | None) -> Any:
     return {"kind": interval.value} if isinstance(interval, Unbounded) else [_number(end) for end in interval]
 
 
-def _number(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _number(value: float, digits: int = DIGITS) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": curve.kind, "source": curve.source, "base": curve.base}
+    row |= {"lineage": list(curve.lineage), "axes": dict(curve.axes), "train_seed": curve.train_seed}
+    if curve.judge is not None:
+        row["judge"] = curve.judge
+    y = [None if value is None else _number(value, CURVE_DIGITS) for value in curve.y]
+    return row | {"x": list(curve.x), "y": y}
 
 
 def _point(point: Point) -> dict[str, Any]:

@@ -159,6 +159,8 @@ def persistence_rows(design: Design) -> Iterator[Estimate]:
                 continue
             for axes, chosen in choices:
                 yield from _stage_rows(design, objective, arm, axes, chosen)
+    for axes, chosen in choices:
+        yield from _reward_rows(design, axes, chosen)
     for objective in (SAFETY, HELPFULNESS):
         if objective in design.panel.objectives:
             for axes, chosen in choices:
@@ -191,29 +193,70 @@ def _stage_rows(
     both = arm.ordered(objective)
     first, second = (both[0],), (both[1],)
     unit, caveats = describe_arm(arm)
-
-    def rows(kind: str, lineage: Lineage, *signs: Sign) -> Iterator[Estimate]:
-        for fields, one in _pooled(design, objective, cores, *signs):
-            about = {**fields, "lineage": lineage, "axes": axes, "objective": objective, "unit": unit}
-            for estimate in differences(design, one, kind, **about):
-                yield replace(estimate, caveats=caveats + estimate.caveats)
-
     rivals = [one for one in design.arms if one.ordered(objective)[0] == both[0]]
-    for estimate in rows("induced", first, (first, 1.0), (second, -1.0)):
-        yield replace(estimate, unit=f"against {both[1]}") if len(rivals) > 1 else estimate
-    yield from rows("erosion", both, (both, 1.0), (first, -1.0))
-    yield from rows("retained", both, (both, 1.0), (second, -1.0))
+    for estimate in _compared(design, objective, "induced", first, (axes, cores), (first, 1.0), (second, -1.0)):
+        named = f"against {both[1]}" if len(rivals) > 1 else unit
+        yield replace(estimate, unit=named, caveats=caveats + estimate.caveats)
+    for estimate in _kept_rows(design, objective, (both, second), axes, cores):
+        yield replace(estimate, unit=estimate.unit or unit, caveats=caveats + estimate.caveats)
+
+
+def _compared(
+    design: Design,
+    objective: str,
+    kind: str,
+    lineage: Lineage,
+    where: tuple[dict[str, Any], Sequence[Core]],
+    *signs: Sign,
+) -> Iterator[Estimate]:
+    """A contrast of lineages as rows of one kind about one of them."""
+    axes, cores = where
+    for fields, one in _pooled(design, objective, cores, *signs):
+        yield from differences(design, one, kind, **fields, lineage=lineage, axes=axes, objective=objective)
+
+
+def _kept_rows(
+    design: Design,
+    objective: str,
+    lineages: tuple[Lineage, Lineage],
+    axes: dict[str, Any],
+    cores: Sequence[Core],
+) -> Iterator[Estimate]:
+    """What the stages after the first eroded and left: ``lineages`` are the whole, and what it is held against."""
+    both, second = lineages
+    first, where = both[:1], (axes, cores)
+    yield from _compared(design, objective, "erosion", both, where, (both, 1.0), (first, -1.0))
+    yield from _compared(design, objective, "retained", both, where, (both, 1.0), (second, -1.0))
     for control in design.roles.controls(both[0], design.lineages):
-        for estimate in rows("erosion_vs_control", both, (both, 1.0), (control, -1.0)):
+        signs: tuple[Sign, Sign] = ((both, 1.0), (control, -1.0))
+        for estimate in _compared(design, objective, "erosion_vs_control", both, where, *signs):
             # The first stage cancels: erosion minus the control's erosion is both minus control.
             yield replace(estimate, unit=f"against {','.join(control)}")
     # A sign of zero keeps a lineage in the list of what a replicate must have, so that both sums are of the same runs.
     tops = _pooled(design, objective, cores, (both, 1.0), (second, -1.0), (first, 0.0))
     bottoms = _pooled(design, objective, cores, (both, 0.0), (second, -1.0), (first, 1.0))
     for (fields, top), (_, bottom) in zip(tops, bottoms, strict=True):
-        about = {**fields, "lineage": both, "axes": axes, "objective": objective, "unit": unit}
-        for estimate in ratios(design, top, bottom, **about):
-            yield replace(estimate, caveats=caveats + estimate.caveats)
+        yield from ratios(design, top, bottom, **fields, lineage=both, axes=axes, objective=objective)
+
+
+def _reward_rows(design: Design, axes: dict[str, Any], cores: Sequence[Core]) -> Iterator[Estimate]:
+    """The same of stages that learn from rewards: held against these alone, or the base where they were not trained."""
+    told: set[tuple[Lineage, Lineage]] = set()
+    for lineage in design.roles.through_rewards(design.lineages):
+        objective = design.roles.single(lineage[0])
+        if objective is None or objective not in design.panel.objectives:
+            continue
+        first, second = lineage[:1], lineage[1:] if lineage[1:] in design.lineages else ()
+        name = ",".join(second) or "base"
+        caveats = () if second else (f"{','.join(lineage[1:])} alone was not trained: held against the base",)
+        if (first, second) not in told:
+            told.add((first, second))
+            signs: tuple[Sign, Sign] = ((first, 1.0), (second, -1.0))
+            for row in _compared(design, objective, "induced", first, (axes, cores), *signs):
+                yield replace(row, unit=f"against {name}")
+        for row in _kept_rows(design, objective, (lineage, second), axes, cores):
+            held = row.kind in ("retained", "persistence")
+            yield replace(row, caveats=caveats + row.caveats) if held else row
 
 
 def _control_rows(design: Design, objective: str, axes: dict[str, Any], cores: Sequence[Core]) -> Iterator[Estimate]:

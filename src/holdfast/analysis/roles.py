@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from holdfast.incentives import REWARD_METHODS
 from holdfast.records import Checkpoint, StageRecord
 
 SAFETY, HELPFULNESS = "safety", "helpfulness"
@@ -20,13 +21,15 @@ class Role:
 
     ``repairs`` is how it tries to keep a second objective, if it does: "mix", "term", "balance" or "merge". Such a
     stage is none of the recipes that are compared, whatever it trains: it is held against them (``analysis.repair``).
-    ``late`` says that no lineage has it first or second, so that it is no part of a sequence of two.
+    ``late`` says that no lineage has it first or second, so that it is no part of a sequence of two. ``rewarded`` says
+    that it learns from rewarded rollouts.
     """
 
     objectives: frozenset[str]
     flipped: bool = False
     repairs: str | None = None
     late: bool = False
+    rewarded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,15 @@ class Roles:
                 for second in single.get((HELPFULNESS, flipped), ()):
                     yield Arm(safety=first, helpfulness=second, flipped=flipped)
 
+    def through_rewards(self, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
+        """Lineages that begin with safety or helpfulness and go on with a stage that learns from rewards."""
+        for lineage in dict.fromkeys(lineages):
+            roles = [self.by_stage.get(name) for name in lineage]
+            if len(lineage) < 2 or self.single(lineage[0]) not in (SAFETY, HELPFULNESS):
+                continue
+            if any(role is not None and role.rewarded for role in roles[1:]) and not any(map(self.flipped, lineage)):
+                yield lineage
+
     def controls(self, first: str, lineages: Iterable[Lineage]) -> Iterator[Lineage]:
         """Lineages that train on after ``first`` without the other objective: the same goal again, or flipped pairs."""
         for lineage in dict.fromkeys(lineages):
@@ -130,12 +142,18 @@ def read_roles(checkpoints: Iterable[Checkpoint]) -> Roles:
                 flipped=float(stage.settings.get(FLIP) or 0) > 0,
                 repairs=_repair_of(stage),
                 late=stage.name not in early,
+                rewarded=is_rewarded(stage),
             )
             seen.setdefault(stage.name, set()).add(role)
     return Roles(
         by_stage={name: next(iter(roles)) for name, roles in seen.items() if len(roles) == 1},
         ambiguous=tuple(sorted(name for name, roles in seen.items() if len(roles) > 1)),
     )
+
+
+def is_rewarded(stage: StageRecord) -> bool:
+    """Whether a stage learns from rewarded rollouts."""
+    return stage.method in REWARD_METHODS
 
 
 def _repair_of(stage: StageRecord) -> str | None:

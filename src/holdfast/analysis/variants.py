@@ -41,6 +41,7 @@ SPANS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("attack_effect", "positive_control", "implicit", "harm_change"), (-1.0, 1.0)),
     **dict.fromkeys(("twin_helpfulness", "shift_score"), (0.0, 3.0)),
     **dict.fromkeys(("shift_drop", "erosion_shift"), (-3.0, 3.0)),
+    **dict.fromkeys(("reward", "harm"), (1.0, 10.0)),  # ratings; a share of harm has the interval of shares
 }
 FIXED_BASES = "the bases are held fixed: others may differ"
 
