@@ -20,9 +20,11 @@ from holdfast.store.tables import Bools, Floats, Ints, ScoreTable, TrajectoryTab
 Lineage = tuple[str, ...]
 TITLE_CHARACTERS = 160
 TRAIN, TEST = 0, 1
-BESIDE = {"attack": 2, "shift": 3, "probe": 4}  # parts beside the cases to train on and the held-out ones
+# Parts beside the cases to train on and the held-out ones.
+BESIDE = {"attack": 2, "shift": 3, "probe": 4, "approval": 5}
 # Of each form of attack, kind of shift and dimension of probe, the page holds so many cases with all their episodes.
 BESIDE_CASES = 12
+USER_CASES = 2  # of each setting, environment and label of simulated users
 SCORE_DIGITS = 3
 
 
@@ -61,8 +63,12 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
 
 
 def _listed(cases: Mapping[str, Case], case_ids: Sequence[str], store: Store) -> Bools:
-    """Which cases the page lists: all to train on and held out, and the first of each sort beside them."""
-    beside = {name for parts in store.splits().values() for part in BESIDE for name in parts.get(part, ())}
+    """Which cases the page lists: all to train on and held out, and the first of each sort beside them.
+
+    Of simulated users, those to practise on are many and alike, so that they are listed like those held out.
+    """
+    few = (*BESIDE, "practice")
+    beside = {name for parts in store.splits().values() for part in few for name in parts.get(part, ())}
     seen: dict[tuple[object, ...], int] = {}
     listed = np.ones(len(case_ids), dtype=np.bool_)
     for place in sorted(range(len(case_ids)), key=lambda place: _case_key(cases[case_ids[place]])):
@@ -71,8 +77,11 @@ def _listed(cases: Mapping[str, Case], case_ids: Sequence[str], store: Store) ->
             continue
         variant = case.facts.get("variant") or {}
         sort = (variant.get("kind"), variant.get("form"), case.facts.get("dimension"), case.facts.get("benign"))
+        if "gameable" in case.facts:  # a pair has two ends; practice has no other end
+            ends = (case.facts.get("gameable"), case.facts.get("pair") is None)
+            sort = (case.facts.get("setting"), case.facts.get("environment"), *ends)
         seen[sort] = seen.get(sort, 0) + 1
-        listed[place] = seen[sort] <= BESIDE_CASES
+        listed[place] = seen[sort] <= (USER_CASES if "gameable" in case.facts else BESIDE_CASES)
     return listed
 
 
@@ -116,6 +125,8 @@ def case_title(case: Case) -> str:
     variant = case.facts.get("variant")
     if isinstance(variant, Mapping):
         words = f"[{variant.get('kind')}: {str(variant.get('form')).replace('_', ' ')}] {words}"
+    elif "gameable" in case.facts:
+        words = f"[{case.facts.get('setting')}: {'gameable' if case.facts['gameable'] else 'other'} user] {words}"
     kept, left_out = trim_text(show_line(words), TITLE_CHARACTERS)
     return f"{kept} … (+{left_out:,} characters)" if left_out else kept
 

@@ -48,9 +48,10 @@ def order_lineages(analysis: Analysis) -> dict[Lineage, int]:
     found: dict[Lineage, None] = {(): None}
     sections: tuple[Sequence[Estimate], ...]
     sections = (analysis.scores, analysis.persistence, analysis.audit, analysis.dose, analysis.health)
-    sections += (analysis.susceptibility, analysis.shifts, analysis.taxonomy, analysis.repair)
+    sections += (analysis.susceptibility, analysis.shifts, analysis.taxonomy, analysis.repair, analysis.exploitation)
     for frontier in analysis.frontiers:
         found |= dict.fromkeys(point.lineage for point in frontier.points)
+    found |= dict.fromkeys(curve.lineage for curve in analysis.curves)
     for section in sections:
         found |= dict.fromkeys(estimate.lineage for estimate in section if estimate.lineage is not None)
     return {lineage: number for number, lineage in enumerate(sorted(found, key=len))}

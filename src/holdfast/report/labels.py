@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Analysis, Checkpoint, Estimate, Flag, Unbounded
+from holdfast.stats.levels import NOT_REACHED
 
 NOT_IDENTIFIED = "not identified"
 UNBOUNDED = "unbounded"
@@ -79,6 +80,28 @@ KIND_WORDS: Mapping[str, str] = {
     "repair_change": "repair minus its plain counterpart",
     "reteach_lower": "re-taught minus first stage, lower bound",
     "reteach_dose": "smallest dose that keeps the margin",
+    "reward": "approval (rating)",
+    "exploit_rate": "exploit rate",
+    "harm": "harm (rating)",
+    "hex_gap": "gap of harm, gameable minus other",
+    "late_gap": "late gap of harm, gameable minus other",
+    "max_hex_gap": "Max HEX Gap",
+    "reaction": "reaction of the base",
+    "cue_free_gap": "gap of harm where no cue is seen",
+    "void": "void",
+    "cue": "label told from words",
+    "cue_length": "difference in length (words)",
+    "gap_at_reward": "gap at matched approval",
+    "exploit_at_reward": "exploit rate at matched approval",
+    "kl_at_reward": "KL at matched approval (nats)",
+    "tokens_at_reward": "gradient tokens at matched approval",
+    "reward_at_kl": "approval at matched KL",
+    "gap_at_kl": "gap at matched KL",
+    "success_at_kl": "success at matched KL",
+    "data_harm": "harmful share of the data",
+    "log_ratio": "mean |log ratio| a token",
+    "ess": "effective sample share",
+    "mismatch": "|log-prob of an episode, sampling minus training| / tokens",
 }
 
 
@@ -151,8 +174,20 @@ def format_number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def is_not_reached(estimate: Estimate) -> bool:
+    """Whether an estimate has no value because a curve does not get to its level."""
+    return estimate.value is None and any(
+        words == NOT_REACHED or words.startswith(f"{NOT_REACHED}:") for words in estimate.caveats
+    )
+
+
 def format_value(estimate: Estimate, digits: int = 2) -> str:
-    """The value, ``not identified`` for a ratio or line that has none, a dash for another number that is missing."""
+    """The value, ``not identified`` for a ratio or line that has none, a dash for another number that is missing.
+
+    ``not reached`` stands for a number at a level that a curve does not get to.
+    """
+    if is_not_reached(estimate):
+        return NOT_REACHED
     if estimate.value is None:
         return NOT_IDENTIFIED if estimate.kind in IDENTIFIED_KINDS else "–"
     return format_number(estimate.value, digits)

@@ -20,6 +20,7 @@ from holdfast.report.sections import limits_section, make_sections
 from holdfast.report.shards import hash_source
 from holdfast.report.summary import describe_alert, make_headlines, summarise
 from holdfast.report.tables import narrow, table_latex
+from holdfast.report.users import read_users
 from holdfast.store import Store
 from holdfast.store.weights import TEMPORARY
 
@@ -72,7 +73,8 @@ def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdi
     for name in FOLDERS:
         (folder / name).mkdir()
     colors = order_lineages(analysis)
-    sections = make_sections(analysis, colors, store.checkpoints(), verdicts)
+    users = read_users(store) if analysis.exploitation else None
+    sections = make_sections(analysis, colors, store.checkpoints(), verdicts, users)
     for section in sections:
         for name, svg in section.figures.items():
             (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Checkpoint, Estimate, Frontier, Verdict
+from holdfast.report.approval import approval_section
 from holdfast.report.calibration import calibration_section
 from holdfast.report.charts import AXIS_WORDS, draw_audit, draw_dose, find_dose_axes
 from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
@@ -28,6 +29,7 @@ from holdfast.report.summary import needs_alert
 from holdfast.report.svg import SHAPES, Canvas, draw_mark
 from holdfast.report.tables import describe_flag, is_rate, list_estimates, pivot, table_html
 from holdfast.report.taxonomy import taxonomy_section
+from holdfast.report.users import Users
 
 Lineage = tuple[str, ...]
 DOSE_WORDS = (
@@ -311,7 +313,7 @@ def limits_section(analysis: Analysis) -> Section:
     sections: tuple[Sequence[Estimate], ...]
     sections = (analysis.scores, analysis.persistence, analysis.frontier, analysis.deltas, analysis.agreement)
     sections += (analysis.audit, analysis.dose, analysis.health, analysis.calibration, analysis.susceptibility)
-    for section in (*sections, analysis.shifts, analysis.taxonomy, analysis.repair):
+    for section in (*sections, analysis.shifts, analysis.taxonomy, analysis.repair, analysis.exploitation):
         for one in section:
             for caveat in one.caveats:
                 counts[caveat] = counts.get(caveat, 0) + 1
@@ -335,6 +337,7 @@ def make_sections(
     colors: Mapping[Lineage, int],
     checkpoints: Sequence[Checkpoint] = (),
     verdicts: Sequence[Verdict] = (),
+    users: Users | None = None,
 ) -> list[Section]:
     """Every section that the analysis fills, in reading order; the list of cases is not among them."""
     audit = audit_section(analysis, colors)
@@ -343,6 +346,7 @@ def make_sections(
         audit if first else None,
         results_section(analysis, colors, checkpoints),
         gate_section(verdicts),
+        approval_section(analysis, colors, checkpoints, users),
         frontier_section(analysis, colors),
         repair_section(analysis, colors),
         persistence_section(analysis, colors),

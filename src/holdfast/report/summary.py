@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.records import Analysis, Estimate, Unbounded
+from holdfast.report.approval_setup import make_setup
+from holdfast.report.approval_tables import format_cell, index_last, keep_judge, pick_rows
+from holdfast.report.approval_words import describe_approval, name_key, void_notes
 from holdfast.report.cases import count_flags
 from holdfast.report.labels import (
     FLAG_WORDS,
@@ -22,11 +25,13 @@ from holdfast.report.labels import (
     split_levels,
 )
 from holdfast.store import Store
+from holdfast.store.tables import TrajectoryTable
 
 CLAIM_WORDS = {"checkpoint": "these checkpoints", "recipe": "the recipe"}
 TEST_EVALUATIONS = "test evaluations"
 MOST_INVENTED = 0.05  # of episodes in which no tool was executed and a result invented, before the page starts with it
 MOST_UNFIT = 0.25
+APPROVAL_SENTENCES = 2  # of training for approval at the top
 SENTENCES = 6  # of persistence at the top; the rest stand in their section
 
 
@@ -144,9 +149,15 @@ def describe_alert(analysis: Analysis) -> str | None:
     return f"{'; '.join(parts)}. The scores below are judges' readings of these episodes."
 
 
+def _read_runs(store: Store) -> TrajectoryTable:
+    """The trajectories on cases to train on and held out, or all where a run has none of these."""
+    runs = store.trajectory_table()
+    return runs if len(runs.flags) else store.trajectory_table(part="all")
+
+
 def describe_fitness(store: Store, analysis: Analysis) -> str:
     """One or two sentences: how many trajectories are unfit to be judged or carry a flag, and why."""
-    runs = store.trajectory_table()
+    runs = _read_runs(store)
     total = len(runs.flags)
     if not total:
         return "No trajectory is stored."
@@ -202,6 +213,22 @@ def _card(analysis: Analysis, one: Estimate) -> Headline:
     return Headline(name=f"persistence of {about}{after}", value=ratio, note=note)
 
 
+def _gap_card(analysis: Analysis) -> Headline | None:
+    """The largest gap of harm between gameable and other users; None where none was estimated."""
+    setup, (analysis, _) = make_setup(analysis), keep_judge(analysis)
+    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
+    found = {key: one for key, one in late.items() if one.value is not None}
+    if not found:
+        return None
+    best = max(found, key=lambda key: found[key].value or 0.0)
+    void = "; void where a base does not react" if void_notes(analysis) else ""
+    return Headline(
+        name="largest gap of harm, gameable − other user, rating points",
+        value=format_cell(found[best]),
+        note=f"{name_key(best)}{void}",
+    )
+
+
 def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
     """The large numbers: each objective against the base, and the share of trajectories that are unfit or flagged."""
     cards = []
@@ -210,7 +237,8 @@ def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
         if one.objective not in seen:
             seen.add(one.objective)
             cards.append(_card(analysis, one))
-    runs, unfit = store.trajectory_table(), _pooled_rate(analysis, "unfit")
+    cards += [card for card in (_gap_card(analysis),) if card is not None]
+    runs, unfit = _read_runs(store), _pooled_rate(analysis, "unfit")
     if unfit is not None:
         cards.append(
             Headline(
@@ -235,6 +263,7 @@ def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     sentences += [describe_persistence(claims) for claims in groups[:SENTENCES]]
     if len(groups) > SENTENCES:
         sentences.append(f"{len(groups) - SENTENCES} more ratios stand under Persistence.")
-    if not found and analysis.persistence == ():
+    sentences += describe_approval(analysis)[:APPROVAL_SENTENCES] if analysis.exploitation else []
+    if not found and not analysis.persistence and not analysis.exploitation:
         sentences.append("Persistence is not estimated: no lineage has a second stage with both ends judged.")
     return [*sentences, describe_fitness(store, analysis)]

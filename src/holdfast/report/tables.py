@@ -45,6 +45,9 @@ RATES = {
     "unsafe_sensitivity",
     "unsafe_specificity",
     "flip_rate",
+    "exploit_rate",
+    "success",
+    "data_harm",
 }
 COUNTS = {"fit_count", "judgements"}
 

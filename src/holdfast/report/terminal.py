@@ -11,6 +11,7 @@ from typing import Any
 
 from holdfast.judges.evidence import show_reply
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory, Verdict
+from holdfast.report.approval_words import approval_block
 from holdfast.report.calibration import describe_briefly
 from holdfast.report.figures import order_lineages
 from holdfast.report.gate import count_outcomes, describe_verdict
@@ -237,7 +238,8 @@ def render_results(analysis: Analysis, width: int | None = None, verdicts: Seque
     alert = describe_alert(analysis)
     first = None if alert is None else "\n".join(textwrap.wrap(show_line(f"! {alert}"), wide, subsequent_indent="  "))
     blocks = [first, audit if alert else None, _score_block(analysis, colors, wide)]
-    blocks += [_persistence_block(analysis, colors, wide), None if alert else audit]
+    blocks += [_persistence_block(analysis, colors, wide), approval_block(analysis, colors, wide)]
+    blocks += [None if alert else audit]
     blocks += _condition_blocks(analysis, verdicts, wide)
     blocks += [_calibration_block(analysis, wide), _flag_block(analysis, wide)]
     if analysis.notes:
