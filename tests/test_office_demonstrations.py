@@ -9,7 +9,7 @@ from statistics import mean
 import pytest
 from sample_studies import four_lineages
 
-from holdfast import planning
+from holdfast import planner, planning
 from holdfast.errors import StudyError
 from holdfast.judges.state import StateJudge
 from holdfast.records import Case, Ending
@@ -144,6 +144,6 @@ def test_other_demonstrations_make_another_base_and_other_cases_other_episodes(
         return {kind: {step.fingerprint for step in steps if step.kind == kind} for kind in ("train", "rollout")}
 
     before = plan()
-    monkeypatch.setattr(planning, version, 99)
+    monkeypatch.setattr(planner, version, 99)
     after = plan()
     assert {kind for kind, made in after.items() if made.isdisjoint(before[kind])} == changed
