@@ -18,7 +18,7 @@ from holdfast.training.adapters import open_policy
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.groups import Batch, list_completions
 from holdfast.training.offline import describe, name_rollout, offline_steps, select, take_units
-from holdfast.training.offpolicy import measure, relative_harmful_surprisal
+from holdfast.training.offpolicy import measure
 from holdfast.training.parts import GroupPart, PairPart, TokenPart
 from holdfast.training.passes import descend, score_within
 from holdfast.training.rollouts import Rewarded
@@ -435,13 +435,3 @@ def test_off_policyness_by_hand():
             measure(current, many[:2])
     with pytest.raises(StudyError, match="no tokens"):
         measure([], [])
-
-
-def test_relative_harmful_surprisal_weighs_replies_alike():
-    harmful = [np.array([-4.0]), np.array([-1.0, -1.0, -1.0])]
-    safe = [np.array([-2.0, -1.0])]
-    assert relative_harmful_surprisal(harmful, safe) == pytest.approx(2.5 - 1.5)
-    assert relative_harmful_surprisal(safe, harmful) == pytest.approx(1.5 - 2.5)
-    assert relative_harmful_surprisal([], safe) is None and relative_harmful_surprisal(harmful, []) is None
-    with pytest.raises(StudyError, match="no tokens"):
-        relative_harmful_surprisal([np.zeros(0)], safe)

@@ -23,7 +23,6 @@ from holdfast.published.approval import (
 from holdfast.stats.bounded import holm
 from holdfast.stats.prediction import (
     RankCorrelation,
-    adjust_family,
     bootstrap_models,
     exact_p,
     leave_one_out,
@@ -166,18 +165,6 @@ def test_the_bootstrap_over_models_holds_rho_and_repeats_itself() -> None:
 def test_a_resample_has_the_rho_of_its_models() -> None:
     """Whatever is drawn of a perfect order stays one, although models repeat."""
     assert bootstrap_models(np.arange(9.0), np.arange(9.0) ** 3, np.random.default_rng(1)) == pytest.approx((1.0, 1.0))
-
-
-def test_a_family_is_adjusted_where_it_has_p_values() -> None:
-    found = {
-        "size": spearman(array("size"), array("therapy")),
-        "still": spearman(np.ones(11), array("therapy")),
-        "sycophancy": spearman(array("sycophancy"), array("therapy")),
-    }
-    adjusted = adjust_family(found)
-    assert adjusted["still"] is None
-    assert adjusted["size"] == pytest.approx(2 * (found["size"].p or 0))
-    assert adjusted["sycophancy"] == pytest.approx(found["sycophancy"].p or 0)
 
 
 @pytest.mark.parametrize("predictor", ["capability", "size", "sycophancy"])

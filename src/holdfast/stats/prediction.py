@@ -6,7 +6,6 @@ Models are few and predictors many: so p values come from the permutations thems
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from holdfast.stats.agreement import correlation, ranks
-from holdfast.stats.bounded import holm
 from holdfast.stats.resample import percentile_interval
 
 Floats = NDArray[np.float64]
@@ -250,9 +248,3 @@ def _rowwise(first: Floats, second: Floats) -> Floats:
     scale = np.sqrt((one**2).sum(axis=1) * (two**2).sum(axis=1))
     found = np.divide((one * two).sum(axis=1), scale, out=np.full(len(one), np.nan), where=scale > 0)
     return np.asarray(found, dtype=np.float64)
-
-
-def adjust_family(found: Mapping[str, RankCorrelation]) -> dict[str, float | None]:
-    """Each p adjusted by Holm for the correlations of the family that have one; None for the others."""
-    adjusted = holm({name: one.p for name, one in found.items() if one.p is not None})
-    return {name: adjusted.get(name) for name in found}

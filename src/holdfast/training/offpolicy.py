@@ -55,24 +55,3 @@ def measure(current: Sequence[Floats], sampled: Sequence[Floats]) -> OffPolicy:
         tokens=tokens,
         sequences=len(logs),
     )
-
-
-def relative_harmful_surprisal(harmful: Sequence[Floats], safe: Sequence[Floats]) -> float | None:
-    """How much more a model is surprised by harmful than by safe replies, in nats a token; None without one of both.
-
-    Each array holds the log-probabilities [tokens] that one model gives to one reply to a gameable user. The result is
-    the mean over harmful replies of their mean negative log-probability a token, less the same over safe replies: the
-    relative harmful surprisal of Eshuijs et al. 2026 (arXiv 2604.12500), there of models before training. Above 0 the
-    model finds harm less likely.
-
-    What it does not say: replies are given, not sampled, so it is no measure of what the model does. The two sets are
-    comparable only where prompts and lengths match, and where every model has written in both; a short reply weighs
-    as much as a long one. Between families the number depends on the tokenizer and on calibration. In the published
-    data it follows neither the size nor the capability of a model. Errors: StudyError for a reply without tokens.
-    """
-    if not harmful or not safe:
-        return None
-    if not all(len(reply) for reply in (*harmful, *safe)):
-        raise StudyError("relative harmful surprisal: a reply has no tokens; leave empty replies out")
-    means = [[-float(reply.mean(dtype=np.float64)) for reply in side] for side in (harmful, safe)]
-    return float(np.mean(means[0]) - np.mean(means[1]))

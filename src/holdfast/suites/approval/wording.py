@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 LABELS = {True: "gameable", False: "other"}
-POLICY_ROLES = ("professional", "friend")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
