@@ -142,7 +142,7 @@ def through_inspect(cases: Sequence[Case], url: str, folder: Path) -> float:
     from inspect_ai import eval as inspect_eval
     from inspect_ai.model import get_model
 
-    from holdfast.inspection.tasks import office as office_task
+    from holdfast.exchange.inspect.tasks import office as office_task
 
     def play(_: Sequence[Case]) -> None:
         (log,) = inspect_eval(

@@ -27,6 +27,14 @@ def data_file(name: str) -> Path:
     return path
 
 
+def case_input(name: str) -> Path:
+    """The directory with the inputs of a field case, or a skip with the reason; tests only read it."""
+    path = DATA.parent / "cases" / "inputs" / name
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    return path
+
+
 def shared_root(factory: pytest.TempPathFactory) -> Path:
     """A directory that every worker of this test session sees."""
     root = factory.getbasetemp()

@@ -14,11 +14,11 @@ from gate_samples import Made, steady
 
 from holdfast.cli import main
 from holdfast.errors import StudyError
+from holdfast.exchange.traces import read_traces
 from holdfast.forks import STUDY_KEY
 from holdfast.store import Store
 from holdfast.study import load
 from holdfast.suites.probes.files import read_rows
-from holdfast.watch.traces import read_traces
 
 Captured = pytest.CaptureFixture[str]
 DIGITS = "9" * 5000
@@ -136,7 +136,7 @@ def test_evidence_of_a_damaged_analysis_is_refused(text: str, tmp_path: Path, ca
 def test_a_log_that_expands_is_refused_before_its_header_is_read(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    importing = pytest.importorskip("holdfast.inspection.importing")
+    importing = pytest.importorskip("holdfast.exchange.inspect.importing")
     monkeypatch.setattr(importing, "MAX_ENTRY_BYTES", 2**20)
     monkeypatch.setattr(importing, "read_eval_log", lambda *_, **__: pytest.fail("the header was read"))
     log = tmp_path / "x.eval"

@@ -145,7 +145,7 @@ def test_an_absent_package_is_named_with_its_extra(
     smoke_run: Path = request.getfixturevalue("smoke_run")
     tmp_path: Path = request.getfixturevalue("tmp_path")
     monkeypatch.setitem(sys.modules, module, None)
-    for ours in ("holdfast.inspection.export", "holdfast.models.stacks"):
+    for ours in ("holdfast.exchange.inspect.export", "holdfast.models.stacks"):
         monkeypatch.delitem(sys.modules, ours, raising=False)
     with pytest.raises(MissingExtra, match=rf"not installed: pip install 'holdfast\[{extra}\]'") as caught:
         export_run(smoke_run, form, tmp_path / "out", checkpoint="tiny-0 · base" if form == "hf" else None)

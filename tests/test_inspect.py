@@ -43,12 +43,12 @@ from tiny_office import make_model
 from toolemu_samples import make_record, write_files
 
 import holdfast as hf
+from holdfast.exchange.inspect.importing import ENDINGS
+from holdfast.exchange.inspect.messages import from_inspect, to_inspect
+from holdfast.exchange.inspect.provider import Batcher, find_directory
+from holdfast.exchange.inspect.samples import read_own_score, read_scores, to_score
 from holdfast.exports import export_run
 from holdfast.imports import import_run
-from holdfast.inspection.importing import ENDINGS
-from holdfast.inspection.messages import from_inspect, to_inspect
-from holdfast.inspection.provider import Batcher, find_directory
-from holdfast.inspection.samples import read_own_score, read_scores, to_score
 from holdfast.judges.state import StateJudge
 from holdfast.models import Ask, Conversation, Reply
 from holdfast.models.tiny import TinyModel

@@ -11,11 +11,11 @@ import pytest
 from watch_samples import any_value, attributes, chat_line, otlp, span, write_chats
 
 from holdfast.errors import StudyError
+from holdfast.exchange.traces import read_traces, sort_paths
+from holdfast.exchange.traces.dialogue import Trace
+from holdfast.exchange.traces.importing import choose_sample, import_traces, make_episode
 from holdfast.records import Ending, Flag, ToolCall
 from holdfast.store import Store
-from holdfast.watch.traces import read_traces, sort_paths
-from holdfast.watch.traces.dialogue import Trace
-from holdfast.watch.traces.importing import choose_sample, import_traces, make_episode
 
 SECRET = "Ada Lovelace, card 4111"
 

@@ -240,7 +240,7 @@ def _write_trl(run_path: Path, target: Path) -> None:
 def _write_inspect(run_path: Path, target: Path) -> None:
     """One Inspect log for every checkpoint that has trajectories."""
     try:
-        from holdfast.inspection.export import write_logs
+        from holdfast.exchange.inspect.export import write_logs
     except ImportError as error:
         raise MissingExtra("export to Inspect logs", "remote") from error
     with Store(run_path) as store:

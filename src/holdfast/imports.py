@@ -26,7 +26,7 @@ def import_run(
     if not _is_inspect(source):
         return import_into(source, output, progress=progress)
     try:
-        from holdfast.inspection.importing import import_logs
+        from holdfast.exchange.inspect.importing import import_logs
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
     return into_run(output, lambda store: import_logs(source, store, progress=progress))

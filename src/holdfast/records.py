@@ -160,6 +160,36 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What the values of a scorer from elsewhere mean, as its source or the user says it; nothing of it is guessed.
+
+    ``key`` is the name of the value in the log (the scorer's own, or a key where it gives several), ``scorer`` and
+    ``task`` limit it to one scorer or task, None to none. Values lie between ``low`` and ``high`` in the scorer's own
+    unit, and ``sign`` is 1 where the high end is good, -1 where it is bad. ``severe`` is the value from which on,
+    towards the bad end, an episode is a severe event; None where nobody says, so that severe events cannot be counted.
+    ``source`` says who declared it.
+    """
+
+    objective: str
+    key: str
+    sign: Literal[1, -1]
+    low: float
+    high: float
+    scorer: str | None = None
+    task: str | None = None
+    severe: float | None = None
+    unit: str = ""
+    source: str = ""
+
+    def to_points(self, value: float) -> float:
+        """A value between ``low`` and ``high`` on our scale: 0 worst, 3 best. Errors: ValueError for any other."""
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{value:g} lies outside [{self.low:g}, {self.high:g}]")
+        share = (value - self.low) / (self.high - self.low)
+        return 3.0 * (share if self.sign > 0 else 1.0 - share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair:
     """Two trajectories of one case, the chosen one scored higher. ``gap`` is in score points."""
 

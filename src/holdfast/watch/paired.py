@@ -11,6 +11,7 @@ from pathlib import Path
 
 from holdfast.audit import UNFIT
 from holdfast.errors import MissingExtra, StoreError, StudyError
+from holdfast.exchange.traces import is_inspect
 from holdfast.gate.choosing import read_conditions
 from holdfast.records import Checkpoint
 from holdfast.rescoring import find_judge_step
@@ -27,7 +28,6 @@ from holdfast.watch.reading import (
 )
 from holdfast.watch.series import Watch, case_means, promise_delay, replay
 from holdfast.watch.state import Seen, State, load_state, save_state
-from holdfast.watch.traces import is_inspect
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def open_run(path: Path) -> Iterator[Store]:
     if not path.exists() or not is_inspect(path):
         raise StoreError(f"{path}: no run here (no {DATABASE}) and no Inspect log; give one of the two")
     try:
-        from holdfast.inspection.importing import import_logs
+        from holdfast.exchange.inspect.importing import import_logs
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
     with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:

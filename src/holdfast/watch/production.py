@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.errors import StudyError
+from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
 from holdfast.gate.choosing import read_conditions
 from holdfast.plan import Step
 from holdfast.progress import ProgressLines, rate_and_left
@@ -28,7 +29,6 @@ from holdfast.watch.paired import freeze, open_run, share_unfit
 from holdfast.watch.reading import View, find_checkpoint, read_view
 from holdfast.watch.series import Watch, flatten, replay
 from holdfast.watch.state import Seen, State, Values, load_state, save_state
-from holdfast.watch.traces.importing import Imported, choose_sample, import_traces
 
 BATCH = 50  # trajectories that are judged at a time and committed together
 FROZEN = 20  # trajectories that are judged anew each time, unless told otherwise

@@ -1,6 +1,6 @@
 """What `inspect` loads to know holdfast's tasks, scorers and models by name."""
 
-from holdfast.inspection.provider import holdfast
-from holdfast.inspection.tasks import helpfulness, office, play_episode, rubric, safety, toolemu
+from holdfast.exchange.inspect.provider import holdfast
+from holdfast.exchange.inspect.tasks import helpfulness, office, play_episode, rubric, safety, toolemu
 
 __all__ = ["helpfulness", "holdfast", "office", "play_episode", "rubric", "safety", "toolemu"]

@@ -28,8 +28,8 @@ from inspect_ai.log import (
 
 from holdfast.audit import audit
 from holdfast.errors import HoldfastError, StudyError
-from holdfast.inspection.messages import clean, from_inspect, from_tool_info, storable
-from holdfast.inspection.samples import OWN, read_case, read_episode, read_own_score, read_scores
+from holdfast.exchange.inspect.messages import clean, from_inspect, from_tool_info, storable
+from holdfast.exchange.inspect.samples import OWN, read_case, read_episode, read_own_score, read_scores
 from holdfast.published import ImportProgress, ImportSummary
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, StageRecord, ToolSpec, Trajectory, content_id
 from holdfast.store import Store, codec

@@ -21,8 +21,8 @@ from inspect_ai.log import (
 )
 from inspect_ai.model import ChatCompletionChoice, ChatMessage, ChatMessageAssistant, ModelOutput, ModelUsage
 
-from holdfast.inspection.messages import to_inspect
-from holdfast.inspection.samples import OWN, describe_case, describe_episode, to_score
+from holdfast.exchange.inspect.messages import to_inspect
+from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, to_score
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
 from holdfast.store import Store
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from holdfast.audit import audit
 from holdfast.errors import MissingExtra, StudyError
+from holdfast.exchange.traces import TraceSet, read_traces, sort_paths
+from holdfast.exchange.traces.dialogue import Trace, arrange
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
 from holdfast.store import Store, codec
-from holdfast.watch.traces import TraceSet, read_traces, sort_paths
-from holdfast.watch.traces.dialogue import Trace, arrange
 
 SUITE = "traces"
 NO_FAMILY = "traces"
@@ -85,7 +85,7 @@ def make_episode(trace: Trace) -> Episode:
 def read_logs(logs: Iterable[Path]) -> list[Episode]:
     """The samples of Inspect logs with the scores that they hold. Errors: StudyError, MissingExtra."""
     try:
-        from holdfast.inspection.importing import import_logs
+        from holdfast.exchange.inspect.importing import import_logs
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
     with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:

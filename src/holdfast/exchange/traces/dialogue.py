@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from holdfast.exchange.traces.records import clean, refuse_record, to_arguments, to_text
 from holdfast.records import Ending, Message, Role, ToolCall, ToolSpec
-from holdfast.watch.traces.records import clean, refuse_record, to_arguments, to_text
 
 ROLES: dict[str, Role] = {
     **{"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant"},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.exchange.traces.dialogue import Said, Trace, find_ending, make_call, read_role, read_tools
+from holdfast.exchange.traces.records import clean, refuse_record, to_text
 from holdfast.records import content_id
-from holdfast.watch.traces.dialogue import Said, Trace, find_ending, make_call, read_role, read_tools
-from holdfast.watch.traces.records import clean, refuse_record, to_text
 
 IDS = ("trace_id", "conversation_id", "session_id", "thread_id", "custom_id", "id", "request_id")
 TIMES = ("timestamp", "created_at", "created", "time")

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from holdfast.exchange.traces.chat import read_content
+from holdfast.exchange.traces.dialogue import Said, Trace, find_ending, make_call, read_role, read_tools
+from holdfast.exchange.traces.records import BadRecord, clean, parse, read_object, refuse_record, to_text
 from holdfast.records import ToolSpec
-from holdfast.watch.traces.chat import read_content
-from holdfast.watch.traces.dialogue import Said, Trace, find_ending, make_call, read_role, read_tools
-from holdfast.watch.traces.records import BadRecord, clean, parse, read_object, refuse_record, to_text
 
 ERROR_STATUS = (2, "STATUS_CODE_ERROR", "ERROR")
 DETAILS = "gen_ai.client.inference.operation.details"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import StudyError
-from holdfast.watch.traces.chat import is_chat, read_chat
-from holdfast.watch.traces.dialogue import Trace
-from holdfast.watch.traces.otel import Collector, is_otel
-from holdfast.watch.traces.records import BadRecord, Record, read_bytes, read_records
+from holdfast.exchange.traces.chat import is_chat, read_chat
+from holdfast.exchange.traces.dialogue import Trace
+from holdfast.exchange.traces.otel import Collector, is_otel
+from holdfast.exchange.traces.records import BadRecord, Record, read_bytes, read_records
 
 MOST_BAD = 0.05  # of a week's records; more of them missing may change what is left
 FORMATS = "OpenTelemetry GenAI JSON (resourceSpans or resourceLogs), OpenAI chat JSONL (messages), Inspect logs (.eval)"

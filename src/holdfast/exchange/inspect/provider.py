@@ -26,7 +26,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from holdfast.errors import StudyError
-from holdfast.inspection.messages import from_inspect, from_tool_info, to_inspect
+from holdfast.exchange.inspect.messages import from_inspect, from_tool_info, to_inspect
 from holdfast.models import Ask, Conversation, Model, Reply
 from holdfast.models.inspect_chat import BYTES_PER_TOKEN
 from holdfast.models.tiny_chat import is_tiny

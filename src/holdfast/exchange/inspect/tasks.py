@@ -19,9 +19,9 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from holdfast.dialogues import Dialogue
 from holdfast.errors import ProviderError
-from holdfast.inspection.messages import from_inspect, to_inspect
-from holdfast.inspection.provider import STOPPED
-from holdfast.inspection.samples import OWN, describe_case, describe_episode, read_case, read_episode, to_score
+from holdfast.exchange.inspect.messages import from_inspect, to_inspect
+from holdfast.exchange.inspect.provider import STOPPED
+from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, read_case, read_episode, to_score
 from holdfast.models import Ask, Reply, Speaker
 from holdfast.models.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
 from holdfast.records import Case, Message, Score, Trajectory

@@ -12,7 +12,7 @@ from typing import Any
 
 from inspect_ai.scorer import Score as InspectScore
 
-from holdfast.inspection.messages import clean
+from holdfast.exchange.inspect.messages import clean
 from holdfast.records import Case, Ending, Message, Score, ToolSpec, Trajectory
 
 OWN = "holdfast"

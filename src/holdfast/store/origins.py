@@ -1,0 +1,155 @@
+"""What an imported run notes of where it comes from: what its scores mean, and how whole its logs are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import orjson
+
+from holdfast.errors import StoreError, StudyError
+from holdfast.records import Declaration
+
+_DECLARED, _UNDECLARED, _LOGS, _NOTES = "scores declared", "scores undeclared", "logs", "import notes"
+
+
+class Notes(Protocol):
+    """Where an origin is noted: a store's ``meta``."""
+
+    def meta(self, key: str) -> str | None:
+        """What is noted under a key."""
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Note a value under a key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undeclared:
+    """A value of a foreign scorer whose direction and range nobody declared: no score of it was taken.
+
+    ``count`` is how many values there were, ``seen`` some of them as text, the least and the greatest among them.
+    """
+
+    task: str
+    scorer: str
+    key: str
+    count: int
+    seen: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogState:
+    """How whole one log is, and how whole the checkpoint's part of the run is with it.
+
+    ``status`` is the log's own word (``success``, ``error``, ``cancelled``, ``started``). ``epochs`` is how many
+    rollouts of each sample it was to hold, ``samples`` how many samples its data set has, ``absent`` those of them of
+    which no log of this checkpoint and task holds an episode. A log that a retry replaced is ``superseded``: what it
+    lacks is not counted.
+    """
+
+    file: str
+    log: str
+    task: str
+    checkpoint: str
+    status: str
+    epochs: int
+    samples: int
+    absent: int = 0
+    superseded: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the log ended as it should and no sample is absent."""
+        return self.superseded or (self.status == "success" and not self.absent)
+
+
+def read_declarations(notes: Notes) -> tuple[Declaration, ...] | None:
+    """What the scores of foreign scorers in a run were declared to mean; None where no import noted it.
+
+    Errors: StoreError.
+    """
+    rows = _read(notes, _DECLARED)
+    return None if rows is None else tuple(_build(Declaration, row) for row in rows)
+
+
+def add_declarations(notes: Notes, new: Iterable[Declaration]) -> None:
+    """Note declarations beside those that stand. Errors: StudyError where one of the same score differs."""
+    held = {_place(one): one for one in read_declarations(notes) or ()}
+    for one in new:
+        before = held.setdefault(_place(one), one)
+        if replace(before, source="") != replace(one, source=""):
+            raise StudyError(
+                f"the score {one.key!r} was declared before as {spell(before)} ({before.source or 'by the user'}) and"
+                f" now as {spell(one)}; import into a new run to declare it anew"
+            )
+    _write(notes, _DECLARED, [asdict(held[key]) for key in sorted(held, key=str)])
+
+
+def spell(one: Declaration) -> str:
+    """A declaration as it is written on the command line: ``safety=-score[0,1]``, ``safety=+judge:grade[1,10]@3``."""
+    scorer = f"{one.scorer}:" if one.scorer else ""
+    severe = "" if one.severe is None else f"@{one.severe:g}"
+    return f"{one.objective}={'+' if one.sign > 0 else '-'}{scorer}{one.key}[{one.low:g},{one.high:g}]{severe}"
+
+
+def read_undeclared(notes: Notes) -> tuple[Undeclared, ...]:
+    """Values of foreign scorers that were not taken. Errors: StoreError."""
+    return tuple(_build(Undeclared, {**row, "seen": tuple(row["seen"])}) for row in _read(notes, _UNDECLARED) or ())
+
+
+def write_undeclared(notes: Notes, found: Iterable[Undeclared]) -> None:
+    """Note what was not taken, in place of what was noted before."""
+    _write(notes, _UNDECLARED, [asdict(one) for one in found])
+
+
+def read_log_states(notes: Notes) -> tuple[LogState, ...]:
+    """How whole each log of an imported run is; empty for any other run. Errors: StoreError."""
+    return tuple(_build(LogState, row) for row in _read(notes, _LOGS) or ())
+
+
+def write_log_states(notes: Notes, found: Iterable[LogState]) -> None:
+    """Note how whole the logs are, in place of what was noted before."""
+    _write(notes, _LOGS, [asdict(one) for one in found])
+
+
+def read_import_notes(notes: Notes) -> tuple[str, ...]:
+    """What a reader of an imported run must know, a sentence each. Errors: StoreError."""
+    return tuple(map(str, _read(notes, _NOTES) or ()))
+
+
+def write_import_notes(notes: Notes, found: Iterable[str]) -> None:
+    """Note what a reader must know, in place of what was noted before."""
+    _write(notes, _NOTES, list(found))
+
+
+def _place(one: Declaration) -> tuple[str | None, str | None, str]:
+    return one.task, one.scorer, one.key
+
+
+def _read(notes: Notes, key: str) -> Any:
+    text = notes.meta(key)
+    if text is None:
+        return None
+    try:
+        found = orjson.loads(text)
+    except ValueError as error:
+        raise _damaged(key) from error
+    if not isinstance(found, list):
+        raise _damaged(key)
+    return found
+
+
+def _build(kind: Any, row: Any) -> Any:
+    try:
+        return kind(**row)
+    except TypeError as error:
+        raise _damaged(kind.__name__) from error
+
+
+def _damaged(what: str) -> StoreError:
+    return StoreError(f"what the run notes of its import is damaged ({what}); import the logs again")
+
+
+def _write(notes: Notes, key: str, rows: list[Any]) -> None:
+    notes.set_meta(key, orjson.dumps(rows).decode())
