@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import STUDY_KEY
-from holdfast.records import Checkpoint
+from holdfast.records import Case, Checkpoint, Declaration
 from holdfast.store import DATABASE, Store
+from holdfast.store.origins import (
+    LogState,
+    Undeclared,
+    read_declarations,
+    read_import_notes,
+    read_log_states,
+    read_undeclared,
+)
 from holdfast.store.tables import ScoreTable, TrajectoryTable
 from holdfast.study import Study
 from holdfast.suites import is_harmless
@@ -34,8 +42,10 @@ class Book:
 
     ``harmless`` says by case whether it is declared harmless; None where no case says. ``held_out`` has the test cases
     of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
-    was a refusal. ``settings`` decided episodes and scores, None where the run does not note them; ``study`` is the
-    study that made the run, empty for an imported one. ``readings`` keeps what was worked out of each judge.
+    was a refusal. ``settings`` decided episodes and scores of a study's run, and ``log_settings`` those of each
+    checkpoint (by id) whose logs say them; ``study`` is the study that made the run, empty for an imported one.
+    ``cases`` has every case by id. ``declarations``, ``undeclared``, ``logs`` and ``notes`` are what an import noted:
+    see ``store.origins``. ``readings`` keeps what was worked out of each judge.
     """
 
     path: Path
@@ -50,6 +60,12 @@ class Book:
     refusals: Bools
     settings: Mapping[str, Any] | None
     study: Mapping[str, Any]
+    cases: Mapping[str, Case] = field(default_factory=dict)
+    log_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    declarations: tuple[Declaration, ...] | None = None
+    undeclared: tuple[Undeclared, ...] = ()
+    logs: tuple[LogState, ...] = ()
+    notes: tuple[str, ...] = ()
     readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
 
     @property
@@ -61,12 +77,13 @@ class Book:
         """A checkpoint's place in the tables."""
         return next(place for place, one in enumerate(self.checkpoints) if one.id == checkpoint.id)
 
+    def settings_of(self, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+        """What decided a checkpoint's episodes and scores; None where nobody noted it."""
+        return self.settings if self.settings is not None else self.log_settings.get(checkpoint.id)
 
-def read_book(path: Path, place: str | None = None, settings: Mapping[str, Any] | None = None) -> Book:
-    """A run's columns. ``settings`` says what decided its episodes where the run itself does not.
 
-    Errors: StoreError where there is no run, or one that is damaged.
-    """
+def read_book(path: Path, place: str | None = None) -> Book:
+    """A run's columns. Errors: StoreError where there is no run, or one that is damaged."""
     with Store(path) as store:
         study = _study_of(store)
         scores, trajectories = store.score_table(), store.trajectory_table()
@@ -86,8 +103,13 @@ def read_book(path: Path, place: str | None = None, settings: Mapping[str, Any] 
             harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),
             questions=questions,
             refusals=_refusals(store, trajectories, ids, questions),
-            settings=_settings(path, study) if study else settings,
+            settings=_settings(path, study) if study else None,
             study=study,
+            cases=cases,
+            declarations=read_declarations(store),
+            undeclared=read_undeclared(store),
+            logs=read_log_states(store),
+            notes=read_import_notes(store),
         )
 
 
