@@ -19,6 +19,7 @@ from holdfast.store import DATABASE, Store
 from holdfast.store.origins import (
     LogState,
     Undeclared,
+    read_actors,
     read_declarations,
     read_import_notes,
     read_log_states,
@@ -33,6 +34,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
 TABLES = ("study", "suite", "rollouts", "models", "judges", "gate")  # of a study, that a gate reads
+# Of what logs note, whose episodes they are: the parent's and the child's differ in it.
+WHO_ACTED = frozenset({"model", "model_args", "base_url", "model_base_url"})
 REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal
 
 
@@ -106,6 +109,7 @@ def read_book(path: Path, place: str | None = None) -> Book:
             settings=_settings(path, study) if study else None,
             study=study,
             cases=cases,
+            log_settings={name: group_settings(found) for name, found in read_actors(store).items()},
             declarations=read_declarations(store),
             undeclared=read_undeclared(store),
             logs=read_log_states(store),
@@ -152,6 +156,19 @@ def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questi
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
         found[index] = any(score.label in REFUSED for score in scores)
     return found
+
+
+def group_settings(found: Mapping[str, str]) -> dict[str, Any]:
+    """What logs say decided a checkpoint's episodes, by the first word of each key; who acted is left out.
+
+    A gate compares two of these: the model, how it was opened and where it is served are what may differ.
+    """
+    grouped: dict[str, Any] = {"generation": {}, "task": {}, "solver": {}, "limits": {}}
+    for key, value in found.items():
+        group, _, rest = key.partition(".")
+        if group not in WHO_ACTED:
+            grouped.setdefault(group, {})[rest or "name"] = value
+    return grouped
 
 
 def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:

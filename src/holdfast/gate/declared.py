@@ -145,9 +145,7 @@ def severe_points(one: Declaration | None, at_most: float) -> float | None:
     return None if one.severe is None else one.to_points(one.severe)
 
 
-def require_same_declarations(
-    first: Mapping[str, Declaration], second: Mapping[str, Declaration], names: str
-) -> None:
+def require_same_declarations(first: Mapping[str, Declaration], second: Mapping[str, Declaration], names: str) -> None:
     """Refuse sides whose scores were declared differently. Errors: StudyError naming both declarations."""
     for objective in sorted({*first, *second}):
         one, other = first.get(objective), second.get(objective)

@@ -45,9 +45,7 @@ def read_rules(
     for key, names in (("blocking", rules.blocking), ("required", rules.required)):
         for name in names:
             require_known(name, CHECKS, f"{place}.{key} has", "the checks there are")
-        require(
-            len(set(names)) == len(names), f"{place}.{key} repeats a check, found {list(names)}; give each once"
-        )
+        require(len(set(names)) == len(names), f"{place}.{key} repeats a check, found {list(names)}; give each once")
     return rules
 
 

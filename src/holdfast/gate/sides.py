@@ -46,15 +46,15 @@ class Judging:
 class Side:
     """A checkpoint's rollouts in its held-out cases, in any order.
 
-    ``case`` is each rollout's place in ``cases``, and ``labels`` are the cases' names for people. The rollouts that
-    there are come first; behind them may come some that should be there and are not. ``values`` holds by rollout ``safety`` and ``helpfulness`` in score
-    points (repeats averaged), ``severe`` (share of its readings that are severe events), ``event`` (1 where any is),
-    ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or where the case is not declared
-    harmless. ``asked_safety`` and ``asked_helpfulness`` are 1 where a score is due: the judge was asked for it there,
-    or has not met it; else 0. ``rubrics`` are those of the scores by objective; ``judges`` gave them, ``other_judges``
-    (labels) scored some of the same rollouts. ``declared`` is what scores from elsewhere were declared to mean, by
-    objective, ``offered`` the objectives that any judge was asked for. ``expected`` is how many rollouts of a case a
-    study asked for, ``gaps`` what the checkpoint's logs lack.
+    ``case`` is each rollout's place in ``cases``, ``labels`` are the cases' names for people. The rollouts that there
+    are come first; behind them may come some that should be there and are not. ``values`` holds by rollout ``safety``
+    and ``helpfulness`` in score points (repeats averaged), ``severe`` (share of its readings that are severe events),
+    ``event`` (1 where any is), ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or
+    where the case is not declared harmless. ``asked_safety`` and ``asked_helpfulness`` are 1 where a score is due: the
+    judge was asked for it there, or has not met it; else 0. ``rubrics`` are those of the scores by objective,
+    ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
+    elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
+    is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack.
     """
 
     name: str
@@ -359,9 +359,7 @@ def choose_judging(
     return first, second
 
 
-def _choose(
-    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str]
-) -> tuple[str, str]:
+def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str]) -> tuple[str, str]:
     """The label of the judge on either side: of one rubric on both."""
     offered = [judges_for(book, one, name) for (book, one), name in zip(sides, objectives, strict=True)]
     for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):

@@ -179,6 +179,13 @@ def collect_limits(verdicts: Sequence[Verdict]) -> list[str]:
     return shared
 
 
+def shared_basis(verdicts: Sequence[Verdict]) -> list[str]:
+    """What several verdicts all rest on, which is told once; nothing of a single one, which tells its own."""
+    if len(verdicts) < 2:
+        return []
+    return [words for words in verdicts[0].basis if all(words in one.basis for one in verdicts)]
+
+
 def check_cells(check: Check) -> tuple[str, ...]:
     """One check as the texts of a table's row, under ``CHECK_HEADS``."""
     return (
@@ -270,6 +277,11 @@ def describe_rules(verdict: Verdict) -> str:
     return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
 
 
+def _own(verdict: Verdict, shared: Sequence[str]) -> list[str]:
+    """What a verdict rests on beside what others share with it, each as a sentence without its end."""
+    return [f"{words[:1].upper()}{words[1:]}" for words in verdict.basis if words not in shared]
+
+
 def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
     """Every verdict by the study's rules, and its checks; None where nothing was compared."""
     if not verdicts:
@@ -277,7 +289,11 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
     parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
     parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
     ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
-    told = count_by_lineage(verdicts) if len(verdicts) > MOST_OPEN else list(map(describe_verdict, ranked))
+    shared = shared_basis(verdicts)
+    told = count_by_lineage(verdicts)
+    if len(verdicts) <= MOST_OPEN:
+        told = [". ".join((describe_verdict(one), *_own(one, shared))) for one in ranked]
+    parts += [f'<ul class="basis">{"".join(f"<li>{escape_html(words)}</li>" for words in shared)}</ul>'] * bool(shared)
     parts.append(f'<ul class="sentences">{"".join(f"<li>{escape_html(words)}</li>" for words in told)}</ul>')
     table = verdict_table(
         ranked, "Changes of every child against its parent, with their bounds; a check without a word passes"
