@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import STUDY_KEY
-from holdfast.records import Case, Checkpoint, Declaration
+from holdfast.gate.declared import Origin, read_origin
+from holdfast.records import Case, Checkpoint
 from holdfast.store import DATABASE, Store
-from holdfast.store.origins import (
-    LogState,
-    Undeclared,
-    read_actors,
-    read_declarations,
-    read_import_notes,
-    read_log_states,
-    read_undeclared,
-)
+from holdfast.store.origins import LogState, read_actors, read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable, TrajectoryTable
 from holdfast.study import Study
 from holdfast.suites import is_harmless
@@ -47,8 +40,8 @@ class Book:
     of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
     was a refusal. ``settings`` decided episodes and scores of a study's run, and ``log_settings`` those of each
     checkpoint (by id) whose logs say them; ``study`` is the study that made the run, empty for an imported one.
-    ``cases`` has every case by id. ``declarations``, ``undeclared``, ``logs`` and ``notes`` are what an import noted:
-    see ``store.origins``. ``readings`` keeps what was worked out of each judge.
+    ``cases`` has every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes`` are what an import
+    noted, see ``store.origins``. ``readings`` keeps what was worked out of each judge.
     """
 
     path: Path
@@ -63,10 +56,9 @@ class Book:
     refusals: Bools
     settings: Mapping[str, Any] | None
     study: Mapping[str, Any]
-    cases: Mapping[str, Case] = field(default_factory=dict)
+    cases: Mapping[str, Case]
+    origin: Origin
     log_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    declarations: tuple[Declaration, ...] | None = None
-    undeclared: tuple[Undeclared, ...] = ()
     logs: tuple[LogState, ...] = ()
     notes: tuple[str, ...] = ()
     readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
@@ -110,8 +102,7 @@ def read_book(path: Path, place: str | None = None) -> Book:
             study=study,
             cases=cases,
             log_settings={name: group_settings(found) for name, found in read_actors(store).items()},
-            declarations=read_declarations(store),
-            undeclared=read_undeclared(store),
+            origin=read_origin(store, place or str(path), scores.objectives),
             logs=read_log_states(store),
             notes=read_import_notes(store),
         )

@@ -3,67 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from holdfast.analysis.panel import count_of
 from holdfast.errors import StudyError
 from holdfast.exchange.scales import ScoreOption
-from holdfast.gate.books import Book
 from holdfast.records import Declaration
-from holdfast.store.origins import Undeclared, spell
+from holdfast.store import Store
+from holdfast.store.origins import Undeclared, read_declarations, read_undeclared, spell
 
 FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
 MOST_NAMED = 4
 
 
-def resolve_names(book: Book, options: Sequence[ScoreOption]) -> dict[str, str]:
-    """Under which name of a book's scores each objective stands that the user named.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a run says of its scores: under which ``objectives`` they stand, and what an import noted of them.
+
+    ``place`` is how the user named the run.
+    """
+
+    place: str
+    objectives: tuple[str, ...]
+    declarations: tuple[Declaration, ...] = ()
+    undeclared: tuple[Undeclared, ...] = ()
+
+
+def read_origin(store: Store, place: str, objectives: Sequence[str]) -> Origin:
+    """What a run says of its scores. Errors: StoreError where it is damaged."""
+    return Origin(
+        place=place,
+        objectives=tuple(objectives),
+        declarations=read_declarations(store) or (),
+        undeclared=read_undeclared(store),
+    )
+
+
+def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, str]:
+    """Under which name of a run's scores each objective stands that the user named.
 
     A plain name is one of the run's objectives or the key of one of its declarations; a declared one must be the run's
     own. Errors: StudyError naming what is there.
     """
-    return {option.objective: _resolve(book, option) for option in options}
+    return {option.objective: _resolve(origin, option) for option in options}
 
 
-def _resolve(book: Book, option: ScoreOption) -> str:
-    mine = [one for one in book.declarations or () if _is_meant(one, option)]
+def _resolve(origin: Origin, option: ScoreOption) -> str:
+    mine = [one for one in origin.declarations if _is_meant(one, option)]
     if option.declaration is not None:
-        return _require_same(book, option.declaration, mine)
+        return _require_same(origin, option.declaration, mine)
     found = {one.objective for one in mine}
-    if option.key in book.scores.objectives and option.scorer is None:
+    if option.key in origin.objectives and option.scorer is None:
         found |= {option.key}
     if len(found) == 1:
         return found.pop()
     if found:
         raise StudyError(
-            f"{book.place}: --score {option.objective}={option.key} may mean {' or '.join(sorted(found))}; name one"
+            f"{origin.place}: --score {option.objective}={option.key} may mean {' or '.join(sorted(found))}; name one"
         )
-    waiting = [one for one in book.undeclared if option.key == one.key and option.scorer in (None, one.scorer)]
+    waiting = [one for one in origin.undeclared if option.key == one.key and option.scorer in (None, one.scorer)]
     if waiting:
-        raise StudyError(f"{book.place}: {tell_undeclared(waiting, option.objective, book)}")
-    keys = dict.fromkeys((*book.scores.objectives, *(one.key for one in book.declarations or ())))
+        raise StudyError(f"{origin.place}: {tell_undeclared(waiting, option.objective)}")
+    keys = dict.fromkeys((*origin.objectives, *(one.key for one in origin.declarations)))
     there = ", ".join(keys) or "nothing"
-    raise StudyError(f"{book.place}: has no score {option.key!r}; scored there: {there}; name one of these")
+    raise StudyError(f"{origin.place}: has no score {option.key!r}; scored there: {there}; name one of these")
 
 
 def _is_meant(one: Declaration, option: ScoreOption) -> bool:
     return one.key == option.key and (None in (one.scorer, option.scorer) or one.scorer == option.scorer)
 
 
-def _require_same(book: Book, wanted: Declaration, mine: Sequence[Declaration]) -> str:
+def _require_same(origin: Origin, wanted: Declaration, mine: Sequence[Declaration]) -> str:
     """The objective of the run's own declaration, where that is the wanted one. Errors: StudyError."""
     if not mine:
-        waiting = [one for one in book.undeclared if one.key == wanted.key]
+        waiting = [one for one in origin.undeclared if one.key == wanted.key]
         if waiting:
-            raise StudyError(f"{book.place}: {tell_undeclared(waiting, wanted.objective, book)}")
-        there = ", ".join(book.scores.objectives) or "nothing"
+            raise StudyError(f"{origin.place}: {tell_undeclared(waiting, wanted.objective)}")
+        there = ", ".join(origin.objectives) or "nothing"
         raise StudyError(
-            f"{book.place}: declares no score {wanted.key!r}, scored there: {there}; give its name alone, or import the"
-            f" logs with --score {spell(wanted)!r}"
+            f"{origin.place}: declares no score {wanted.key!r}, scored there: {there}; give its name alone, or import"
+            f" the logs with --score {spell(wanted)!r}"
         )
     other = next((one for one in mine if not same_meaning(one, wanted)), None)
     if other is not None:
         raise StudyError(
-            f"{book.place}: the score {wanted.key!r} is declared as {spell(other)} ({other.source or 'by the user'}),"
+            f"{origin.place}: the score {wanted.key!r} is declared as {spell(other)} ({other.source or 'by the user'}),"
             f" and --score says {spell(wanted)}; correct one, or import the logs into a new run"
         )
     return mine[0].objective
@@ -78,7 +102,7 @@ def _meaning(one: Declaration) -> Declaration:
     return replace(one, source="", unit="", objective="", scorer=None, task=None)
 
 
-def declaration_for(book: Book, judge: str, objective: str, tasks: frozenset[str]) -> Declaration | None:
+def declaration_for(origin: Origin, judge: str, objective: str, tasks: frozenset[str]) -> Declaration | None:
     """What a judge's scores of an objective were declared to mean; None for a judge whose scores are our own.
 
     ``tasks`` are the suites of the cases that it scored. Errors: StudyError where its scores came with a log and nobody
@@ -89,40 +113,44 @@ def declaration_for(book: Book, judge: str, objective: str, tasks: frozenset[str
     scorer = judge.removeprefix(FOREIGN)
     found = [
         one
-        for one in book.declarations or ()
+        for one in origin.declarations
         if one.objective == objective
-        and one.scorer in (None, scorer)
-        and (one.task is None or one.task in tasks or not tasks)
+        and (one.scorer is None or _is_name(one.scorer, scorer))
+        and (one.task is None or not tasks or any(_is_name(one.task, task) for task in tasks))
     ]
     if not found:
         raise StudyError(
-            f"{book.place}: the direction of {objective!r} of {judge} is not declared: an earlier version took its"
+            f"{origin.place}: the direction of {objective!r} of {judge} is not declared: an earlier version took its"
             f" values as they were; import the logs again with --score '{objective}=+KEY[LOW,HIGH]' where high is good,"
             f" or '{objective}=-KEY[LOW,HIGH]' where high is bad"
         )
-    exact = [one for one in found if one.scorer == scorer] or found
+    exact = [one for one in found if one.scorer is not None] or found
     if any(not same_meaning(one, exact[0]) for one in exact):
         told = ", ".join(sorted({spell(one) for one in exact}))
         raise StudyError(
-            f"{book.place}: {objective!r} of {judge} has several declarations ({told}), which are not pooled; import"
+            f"{origin.place}: {objective!r} of {judge} has several declarations ({told}), which are not pooled; import"
             " the logs of each task into a run of its own"
         )
     return exact[0]
 
 
-def tell_undeclared(found: Sequence[Undeclared], objective: str, book: Book | None = None) -> str:
-    """Which values were not taken because nobody declared them, and what to write. ``book`` may be a run or a log."""
+def _is_name(name: str, full: str) -> bool:
+    """Whether a name is a full one, with its package before it or without."""
+    return full == name or full.rpartition("/")[2] == name
+
+
+def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
+    """Which values were not taken because nobody declared them, and what to write."""
     told = []
     for one in found[:MOST_NAMED]:
         seen = f": {', '.join(one.seen)}" if one.seen else ""
-        told.append(f"{one.key!r} of {one.scorer} ({one.count:,} values{seen})")
+        told.append(f"{one.key!r} of {one.scorer} ({count_of(one.count, 'values')}{seen})")
     more = f" and {len(found) - MOST_NAMED} more" if found[MOST_NAMED:] else ""
     key = found[0].key
-    again = "import the logs again, or give them here, with" if book is None or book.path.name == book.place else "give"
     return (
-        f"the direction and range of {', '.join(told)}{more} are not declared, so no score was taken; {again}"
-        f" --score '{objective}=+{key}[LOW,HIGH]' where high is good, or '{objective}=-{key}[LOW,HIGH]' where high is"
-        " bad"
+        f"no score of {objective!r} was taken: which end is good and the range are not declared of"
+        f" {', '.join(told)}{more}; give the logs, or import them again, with --score '{objective}=+{key}[LOW,HIGH]'"
+        f" where high is good, or '{objective}=-{key}[LOW,HIGH]' where high is bad"
     )
 
 

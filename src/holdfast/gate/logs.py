@@ -27,6 +27,11 @@ class Gaps:
     whole: int = 0
 
     @property
+    def rollouts(self) -> int:
+        """How many rollouts are absent."""
+        return sum(self.short.values()) + sum(self.samples.values()) + sum(self.unnamed)
+
+    @property
     def logged(self) -> bool:
         """Whether logs say how many rollouts there were to be."""
         return bool(self.broken or self.whole)

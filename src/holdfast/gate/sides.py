@@ -205,7 +205,7 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
     found = {}
     for objective, label in judging.labels.items():
         name = judging.names.get(objective, objective)
-        if (one := declaration_for(book, _name_of(book, label), name, tasks)) is not None:
+        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks)) is not None:
             found[objective] = one
     return found
 
@@ -384,8 +384,8 @@ def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, object
 
 def _tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
     """Why there is no score of an objective, and what to do."""
-    if book.undeclared:
-        return f"{book.place}: {tell_undeclared(book.undeclared, objective)}"
+    if book.origin.undeclared:
+        return f"{book.place}: {tell_undeclared(book.origin.undeclared, objective)}"
     there = f"; scored there: {', '.join(book.scores.objectives)}" if book.scores.objectives else ""
     return (
         f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"

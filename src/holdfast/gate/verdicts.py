@@ -124,7 +124,7 @@ def take_sides(
     judgings = choose_judging(
         [(one.book, one.checkpoint) for one in (parent, child)],
         judge or rules.judge,
-        [resolve_names(one.book, scores) for one in (parent, child)],
+        [resolve_names(one.book.origin, scores) for one in (parent, child)],
     )
     seeds = [one.checkpoint.split_seed for one in (parent, child)]
     sides = [
@@ -156,7 +156,7 @@ def find_unmeasurable(match: Match) -> dict[str, str]:
             f" --score '{spell(safety)}@VALUE'"
         )
     if not any("helpfulness" in side.offered for side in sides):
-        waiting = [one.key for place in match.places for one in place.book.undeclared]
+        waiting = [one.key for place in match.places for one in place.book.origin.undeclared]
         left = f"; values that nobody declared: {', '.join(dict.fromkeys(waiting))}" if waiting else ""
         found["helpfulness"] = f"neither side was asked for it{left}"
     if not any(side.has("refusal") for side in sides):
