@@ -141,6 +141,7 @@ def _pairs(options: argparse.Namespace) -> int:
     from holdfast.store import Store
 
     with Store(options.run) as store:
+        pairs.require_declared(store, options.judge)
         selection = pairs.build_pairs(
             store.score_table(),
             store.trajectory_ids(),

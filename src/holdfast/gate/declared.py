@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from holdfast.analysis.panel import count_of
 from holdfast.errors import StudyError
-from holdfast.exchange.scales import ScoreOption
+from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade
 from holdfast.records import Declaration
 from holdfast.store import Store
-from holdfast.store.origins import Undeclared, read_declarations, read_undeclared, spell
+from holdfast.store.origins import FOREIGN, Undeclared, describe_undeclared, read_declarations, read_undeclared, spell
 
-FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
 MOST_NAMED = 4
+_TRUTHS = frozenset({"0", "1", "True", "False"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +83,18 @@ def _require_same(origin: Origin, wanted: Declaration, mine: Sequence[Declaratio
             f"{origin.place}: declares no score {wanted.key!r}, scored there: {there}; give its name alone, or import"
             f" the logs with --score {spell(wanted)!r}"
         )
-    other = next((one for one in mine if not same_meaning(one, wanted)), None)
+    other = next((one for one in mine if not same_meaning(one, _without_severe(wanted, one))), None)
     if other is not None:
         raise StudyError(
             f"{origin.place}: the score {wanted.key!r} is declared as {spell(other)} ({other.source or 'by the user'}),"
             f" and --score says {spell(wanted)}; correct one, or import the logs into a new run"
         )
     return mine[0].objective
+
+
+def _without_severe(wanted: Declaration, one: Declaration) -> Declaration:
+    """What is wanted, with the severe value of the run's own where only one of them names any."""
+    return replace(wanted, severe=one.severe) if None in (wanted.severe, one.severe) else wanted
 
 
 def same_meaning(one: Declaration, other: Declaration) -> bool:
@@ -102,10 +106,13 @@ def _meaning(one: Declaration) -> Declaration:
     return replace(one, source="", unit="", objective="", scorer=None, task=None)
 
 
-def declaration_for(origin: Origin, judge: str, objective: str, tasks: frozenset[str]) -> Declaration | None:
+def declaration_for(
+    origin: Origin, judge: str, objective: str, tasks: frozenset[str], scores: Sequence[ScoreOption] = ()
+) -> Declaration | None:
     """What a judge's scores of an objective were declared to mean; None for a judge whose scores are our own.
 
-    ``tasks`` are the suites of the cases that it scored. Errors: StudyError where its scores came with a log and nobody
+    ``tasks`` are the suites of the cases that it scored. ``scores`` may say what counts as severe where the run's own
+    declaration does not: no score depends on it. Errors: StudyError where its scores came with a log and nobody
     declared their direction, or where several declarations would be pooled.
     """
     if not judge.startswith(FOREIGN):
@@ -131,7 +138,17 @@ def declaration_for(origin: Origin, judge: str, objective: str, tasks: frozenset
             f"{origin.place}: {objective!r} of {judge} has several declarations ({told}), which are not pooled; import"
             " the logs of each task into a run of its own"
         )
-    return exact[0]
+    return _with_severe(exact[0], scores)
+
+
+def _with_severe(one: Declaration, scores: Sequence[ScoreOption]) -> Declaration:
+    """A declaration with the severe value that the user named, where it has none."""
+    said = [option.declaration for option in scores if option.declaration is not None and _is_meant(one, option)]
+    severe = next((given.severe for given in said if given.severe is not None), None)
+    if one.severe is not None or severe is None:
+        return one
+    source = f"{one.source}; what is severe: {BY_USER}" if one.source else BY_USER
+    return replace(one, severe=severe, source=one.source if one.source == BY_USER else source)
 
 
 def _is_name(name: str, full: str) -> bool:
@@ -141,16 +158,15 @@ def _is_name(name: str, full: str) -> bool:
 
 def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
     """Which values were not taken because nobody declared them, and what to write."""
-    told = []
-    for one in found[:MOST_NAMED]:
-        seen = f": {', '.join(one.seen)}" if one.seen else ""
-        told.append(f"{one.key!r} of {one.scorer} ({count_of(one.count, 'values')}{seen})")
+    told = ", ".join(describe_undeclared(one) for one in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED} more" if found[MOST_NAMED:] else ""
-    key = found[0].key
+    first = found[0]
+    grades = any(map(is_grade, first.seen)) and all(is_grade(one) or one in _TRUTHS for one in first.seen)
+    wanted = f"{first.key}{'[0,1]' if grades else '[LOW,HIGH]'}"
     return (
-        f"no score of {objective!r} was taken: which end is good and the range are not declared of"
-        f" {', '.join(told)}{more}; give the logs, or import them again, with --score '{objective}=+{key}[LOW,HIGH]'"
-        f" where high is good, or '{objective}=-{key}[LOW,HIGH]' where high is bad"
+        f"no score of {objective!r} was taken: which end is good and the range are not declared of {told}{more}; give"
+        f" the logs, or import them again, with --score '{objective}=+{wanted}' where high is good, or"
+        f" '{objective}=-{wanted}' where high is bad"
     )
 
 

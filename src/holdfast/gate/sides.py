@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from holdfast.audit import UNFIT, refused_by
 from holdfast.errors import StudyError
+from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book, Bools, Floats
-from holdfast.gate.declared import declaration_for, severe_points, tell_undeclared
+from holdfast.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
 from holdfast.gate.logs import Gaps, find_gaps
 from holdfast.records import JSON, Checkpoint, Declaration
 from holdfast.sections import OBJECTIVES
@@ -29,12 +30,14 @@ ASKED = "asked_"  # before an objective, in ``Side.values``
 class Judging:
     """Whose scores are read: a judge's label by objective, and under which name each objective was scored.
 
-    ``offered`` are the objectives that any judge was asked for, whether or not one of them serves both sides.
+    ``offered`` are the objectives that any judge was asked for, whether or not one of them serves both sides;
+    ``scores`` is what the user said of them.
     """
 
     labels: Mapping[str, str]
     names: Mapping[str, str]
     offered: frozenset[str] = frozenset()
+    scores: tuple[ScoreOption, ...] = ()
 
     @property
     def judge(self) -> str:
@@ -205,7 +208,7 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
     found = {}
     for objective, label in judging.labels.items():
         name = judging.names.get(objective, objective)
-        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks)) is not None:
+        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)) is not None:
             found[objective] = one
     return found
 
@@ -328,13 +331,14 @@ def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
 
 
 def choose_judging(
-    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, names: Sequence[Mapping[str, str]]
+    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, scores: Sequence[ScoreOption] = ()
 ) -> tuple[Judging, Judging]:
     """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
 
-    ``names`` says for either under which name an objective was scored, where it is not its own. Errors: StudyError
-    where none or several could be meant, or where the rubrics differ.
+    ``scores`` say under which name an objective was scored, where it is not its own. Errors: StudyError where none or
+    several could be meant, or where the rubrics differ.
     """
+    names = [resolve_names(book.origin, scores) for book, _ in sides]
     safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names])
     found: list[dict[str, str]] = [{"safety": label} for label in safety]
     offered = [
@@ -353,6 +357,7 @@ def choose_judging(
             labels=labels,
             names=mine,
             offered=frozenset({"safety"} | ({"helpfulness"} if helpers else set())),
+            scores=tuple(scores),
         )
         for labels, mine, helpers in zip(found, names, offered, strict=True)
     )

@@ -13,7 +13,7 @@ from holdfast.conditions import GateSection
 from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book
 from holdfast.gate.checks import Bounds, combine, judge_checks
-from holdfast.gate.declared import describe_declaration, resolve_names
+from holdfast.gate.declared import describe_declaration
 from holdfast.gate.logs import describe_gaps
 from holdfast.gate.openings import compare_openings
 from holdfast.gate.pairing import Pairing, pair_sides
@@ -124,7 +124,7 @@ def take_sides(
     judgings = choose_judging(
         [(one.book, one.checkpoint) for one in (parent, child)],
         judge or rules.judge,
-        [resolve_names(one.book.origin, scores) for one in (parent, child)],
+        scores,
     )
     seeds = [one.checkpoint.split_seed for one in (parent, child)]
     sides = [

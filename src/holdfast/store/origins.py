@@ -11,6 +11,7 @@ import orjson
 from holdfast.errors import StoreError, StudyError
 from holdfast.records import Declaration
 
+FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
 _DECLARED, _UNDECLARED = "scores declared", "scores undeclared"
 _LOGS, _NOTES, _ACTORS = "logs", "import notes", "who acted"
 
@@ -111,6 +112,12 @@ def spell(one: Declaration) -> str:
 def read_undeclared(notes: Notes) -> tuple[Undeclared, ...]:
     """Values of foreign scorers that were not taken. Errors: StoreError."""
     return tuple(_build(Undeclared, {**row, "seen": tuple(row["seen"])}) for row in _read(notes, _UNDECLARED) or ())
+
+
+def describe_undeclared(one: Undeclared) -> str:
+    """``'harm' of judge (20 values: 1, 10)``."""
+    seen = f": {', '.join(one.seen)}" if one.seen else ""
+    return f"{one.key!r} of {one.scorer} ({one.count:,} value{'' if one.count == 1 else 's'}{seen})"
 
 
 def write_undeclared(notes: Notes, found: Iterable[Undeclared]) -> None:

@@ -159,10 +159,9 @@ def _views_of_runs(before: View, options: Namespace) -> list[Seen]:
             checkpoints = store.checkpoints()
             names = options.checkpoints or [None]
             chosen = [find_checkpoint(str(path), checkpoints, name, near=before.checkpoint) for name in names]
-            labels = [str(path) if len(chosen) == 1 else f"{path} · {one.name}" for one in chosen]
-            found += [
-                _look(store, str(path), one, before, label, options) for one, label in zip(chosen, labels, strict=True)
-            ]
+            for one in chosen:
+                seen = _look(store, str(path), one, before, read_scores(options))
+                found.append(replace(seen, label=str(path) if len(chosen) == 1 else f"{path} · {one.name}"))
     return found
 
 

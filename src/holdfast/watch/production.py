@@ -14,7 +14,6 @@ import numpy as np
 from holdfast.errors import StudyError
 from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
 from holdfast.gate.choosing import read_conditions
-from holdfast.gate.declared import FOREIGN
 from holdfast.plan import Step
 from holdfast.progress import ProgressLines, rate_and_left
 from holdfast.published.reader import into_run
@@ -24,6 +23,7 @@ from holdfast.rescoring import find_judge_step
 from holdfast.steps.judging import open_step_judge, score_all
 from holdfast.steps.speakers import open_speakers
 from holdfast.store import Store
+from holdfast.store.origins import FOREIGN
 from holdfast.watch.drift import judge_again
 from holdfast.watch.mix import Features, compare_mixes, describe_episode
 from holdfast.watch.paired import count_asked, describe_basis, freeze, open_run, read_scores, share_unfit

@@ -265,7 +265,7 @@ def read_view(
         cases={name: str(case.facts.get("sample", name[:12])) for name, case in cases.items()},
         counts=Counter(due.values()),
         expected=json.loads(store.meta(STUDY_KEY) or "{}").get("rollouts", {}).get("per_test_case"),
-        declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values())),
+        declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values()), scores),
         gaps=gaps,
         notes=read_import_notes(store),
     )
