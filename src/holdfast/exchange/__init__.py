@@ -2,5 +2,6 @@
 
 inspect/   Inspect logs, tasks and provider
 traces/    production traces
+known/     what the scores of known scorers mean
 scales.py  what a foreign score means
 """
