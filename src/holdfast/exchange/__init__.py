@@ -2,5 +2,7 @@
 
 inspect/   Inspect logs, tasks and provider
 traces/    production traces
+known/     what the scores of known scorers mean
 scales.py  what a foreign score means
+openings.py  how one case was opened in two places
 """
