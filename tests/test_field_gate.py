@@ -125,7 +125,7 @@ def test_the_declaration_stands_first_in_every_output(tmp_path: Path, capsys: Ca
     assert asked(capsys, "export", run, "--to", "evidence", "-o", tmp_path / "evidence")[0] == 0
     assert words in unescape((tmp_path / "evidence" / "evidence.html").read_text())
     assert asked(capsys, "report", run)[0] == 0
-    assert words in unescape((run / "report.html").read_text())
+    assert words in unescape((run / "report" / "index.html").read_text())
 
 
 def test_severe_events_are_those_that_the_declaration_names(tmp_path: Path, capsys: Captured) -> None:
