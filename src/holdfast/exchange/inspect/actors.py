@@ -62,7 +62,7 @@ def identify(log: EvalLog) -> tuple[str, dict[str, str]]:
 
 
 def name_checkpoints(
-    new: Mapping[str, tuple[EvalLog, dict[str, str]]],
+    new: Mapping[str, tuple[EvalLog, Mapping[str, str]]],
     known: Mapping[str, Mapping[str, str]],
     held: Iterable[Checkpoint],
 ) -> list[Checkpoint]:

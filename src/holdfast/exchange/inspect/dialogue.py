@@ -180,7 +180,7 @@ def _match(turns: Sequence[_Turn], messages: Sequence[ChatMessage]) -> dict[int,
 
     What the first request held is no reply to it.
     """
-    shown = next((one.event.input for one in turns if one.event.role is None), [])
+    shown: Sequence[ChatMessage] = next((one.event.input for one in turns if one.event.role is None), ())
     start = 0
     while start < min(len(shown), len(messages)) and _same(shown[start], messages[start]):
         start += 1
