@@ -17,9 +17,9 @@ from holdfast.forks import STUDY_KEY
 from holdfast.gate.declared import Origin, read_origin
 from holdfast.records import Case, Checkpoint
 from holdfast.store import DATABASE, Store
-from holdfast.store.origins import LogState, read_actors, read_import_notes, read_log_states
+from holdfast.store.origins import LogState, read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable, TrajectoryTable
-from holdfast.study import Study
+from holdfast.study import Study, changed_keys
 from holdfast.suites import is_harmless
 from holdfast.traffic import read_spending
 
@@ -27,8 +27,6 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
 TABLES = ("study", "suite", "rollouts", "models", "judges", "gate")  # of a study, that a gate reads
-# Of what logs note, whose episodes they are: the parent's and the child's differ in it.
-WHO_ACTED = frozenset({"model", "model_args", "base_url", "model_base_url"})
 REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal
 
 
@@ -38,10 +36,10 @@ class Book:
 
     ``harmless`` says by case whether it is declared harmless; None where no case says. ``held_out`` has the test cases
     of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
-    was a refusal. ``settings`` decided episodes and scores of a study's run, and ``log_settings`` those of each
-    checkpoint (by id) whose logs say them; ``study`` is the study that made the run, empty for an imported one.
-    ``cases`` has every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes`` are what an import
-    noted, see ``store.origins``. ``readings`` keeps what was worked out of each judge.
+    was a refusal. ``settings`` decided episodes and scores of a study's run, None for any other; ``study`` is the study
+    that made the run, empty for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean;
+    ``logs`` and ``notes`` are what an import noted, see ``store.origins``. ``readings`` keeps what was worked out of
+    each judge.
     """
 
     path: Path
@@ -58,7 +56,6 @@ class Book:
     study: Mapping[str, Any]
     cases: Mapping[str, Case]
     origin: Origin
-    log_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     logs: tuple[LogState, ...] = ()
     notes: tuple[str, ...] = ()
     readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
@@ -73,8 +70,18 @@ class Book:
         return next(place for place, one in enumerate(self.checkpoints) if one.id == checkpoint.id)
 
     def settings_of(self, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
-        """What decided a checkpoint's episodes and scores; None where nobody noted it."""
-        return self.settings if self.settings is not None else self.log_settings.get(checkpoint.id)
+        """What decided a checkpoint's episodes and scores; None where nobody noted it.
+
+        Errors: StudyError where its logs differ in it, by the differing key.
+        """
+        mine = [one for one in self.logs if one.checkpoint == checkpoint.id and not one.superseded and one.settings]
+        for one in mine[1:]:
+            if changes := changed_keys(mine[0].settings, one.settings):
+                raise StudyError(
+                    f"{self.place}: the logs of {checkpoint.name} are not of one kind: {changes[0]} ({mine[0].file} →"
+                    f" {one.file}); give one of them, or logs of the same settings"
+                )
+        return self.settings if self.settings is not None or not mine else mine[0].settings
 
 
 def read_book(path: Path, place: str | None = None) -> Book:
@@ -101,7 +108,6 @@ def read_book(path: Path, place: str | None = None) -> Book:
             settings=_settings(path, study) if study else None,
             study=study,
             cases=cases,
-            log_settings={name: group_settings(found) for name, found in read_actors(store).items()},
             origin=read_origin(store, place or str(path), scores.objectives),
             logs=read_log_states(store),
             notes=read_import_notes(store),
@@ -147,19 +153,6 @@ def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questi
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
         found[index] = any(score.label in REFUSED for score in scores)
     return found
-
-
-def group_settings(found: Mapping[str, str]) -> dict[str, Any]:
-    """What logs say decided a checkpoint's episodes, by the first word of each key; who acted is left out.
-
-    A gate compares two of these: the model, how it was opened and where it is served are what may differ.
-    """
-    grouped: dict[str, Any] = {"generation": {}, "task": {}, "solver": {}, "limits": {}}
-    for key, value in found.items():
-        group, _, rest = key.partition(".")
-        if group not in WHO_ACTED:
-            grouped.setdefault(group, {})[rest or "name"] = value
-    return grouped
 
 
 def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,6 @@ differs is another experiment.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,34 +13,36 @@ import numpy as np
 
 from holdfast.analysis.panel import count_of
 from holdfast.errors import StudyError
+from holdfast.exchange.openings import digest_opening, first_difference, first_difference_of_tools
 from holdfast.gate.books import Book
 from holdfast.gate.sides import Side
-from holdfast.records import Case, Ending, Message
+from holdfast.records import Case, Ending
 from holdfast.store import Store
-
-CONTEXT, SHOWN = 24, 60  # characters before the first difference, and in all
-_NAMES = (
-    "january|february|march|april|june|july|august|september|october|november|december"
-    "|jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec"
-    "|(?:mon|tues|wednes|thurs|fri|satur|sun)day|mon|tues?|wed|thur?s?|fri|sat|sun"
-    "|am|pm|utc|gmt|[cew]es?t|[ecmp][sd]t"
-)
-# What changes from day to day: whatever holds a digit (dates, times, ids), months, weekdays, halves of a day, zones.
-_PASSING = re.compile(rf"[\w.:/+\-]*\d[\w.:/+\-]*|\b(?:{_NAMES})\b\.?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """How one side met its cases: the opening that its run holds, and by case what of its episodes is noted.
+    """How one side met its cases: the opening that its run holds, and what an import noted of its episodes.
 
-    ``noted`` is the first difference of an episode's opening from the run's, as the import noted it; ``failed`` are
-    cases of which no episode came as far as the agent's first words, so that their opening is not known in full.
+    ``noted`` has the first difference of an episode's opening from the run's and ``digests`` the openings' own digests,
+    by case; ``failed`` are cases of which no episode came as far as the agent's first words, so that their opening is
+    not known in full.
     """
 
     cases: Mapping[str, Case]
     noted: Mapping[str, str]
+    digests: Mapping[str, frozenset[str]]
     failed: frozenset[str]
     tools_known: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How the openings of one case differ: the first difference in words, and whether it is more than dates."""
+
+    case: str
+    told: str
+    real: bool
 
 
 def compare_openings(books: tuple[Book, Book], sides: tuple[Side, Side], accepted: str) -> tuple[str, ...]:
@@ -51,89 +51,68 @@ def compare_openings(books: tuple[Book, Book], sides: tuple[Side, Side], accepte
     ``accepted`` is the rules' ``openings``: "any" accepts every difference. Errors: StudyError where one is more than
     dates, times and numbers, with the first difference.
     """
-    differing = dict(_find_differing(*(read_openings(*both) for both in zip(books, sides, strict=True))))
-    if not differing:
+    found = list(_find_differing(*(read_openings(*both) for both in zip(books, sides, strict=True))))
+    real = [one for one in found if one.real]
+    if not found:
         return ()
-    real = {case: both for case, both in differing.items() if mask(both[0]) != mask(both[1])}
-    case, both = next(iter((real or differing).items()))
-    first, second = show_difference(*both)
-    label = sides[0].labels[sides[0].places[case]] if case in sides[0].places else case[:12]
-    shown = f"(first: sample {label}: {first!r} for the parent, {second!r} for the child)"
+    first = (real or found)[0]
+    label = sides[1].labels[sides[1].places[first.case]]
+    shown = f"(child against parent, first: sample {label}: {first.told})"
     if real and accepted != "any":
         raise StudyError(
             f"{sides[0].name} and {sides[1].name}: not comparable: {count_of(len(real), 'cases')} open with other words"
             f" or tools {shown}; evaluate both with the same opening, or accept it with --accept-openings"
         )
-    kind = "other words or tools, as accepted" if real else "another date, time or number"
-    return (f"{count_of(len(real or differing), 'cases')} open with {kind} {shown}",)
+    kind = "other words or tools, as accepted" if real else "another date, time, number or id"
+    return (f"{count_of(len(real or found), 'cases')} open with {kind} {shown}",)
 
 
 def read_openings(book: Book, side: Side) -> Opened:
     """How a side met its cases. Only episodes that came with logs are read again: all others open as their case."""
     cases = {name: book.cases[name] for name in side.cases if name in book.cases}
-    rows = np.isin(np.array(book.trajectory_ids, dtype=object), list(side.trajectories))
+    mine = set(side.trajectories)
+    rows = np.array([name in mine for name in book.trajectory_ids], dtype=np.bool_)
     called = bool((book.trajectories.calls[rows] + book.trajectories.invalid_calls[rows]).any())
     noted: dict[str, str] = {}
-    failed: dict[str, bool] = {}
+    digests: dict[str, set[str]] = {}
+    spoke: dict[str, bool] = {}
     if book.logs:
         with Store(book.path) as store:
             for one in store.trajectories(side.trajectories):
-                opening = (one.detail or {}).get("opening")
-                if opening:
-                    noted.setdefault(one.case_id, str(opening))
-                spoke = any(message.role == "assistant" for message in one.messages)
-                failed[one.case_id] = failed.get(one.case_id, True) and one.ending is Ending.ERROR and not spoke
+                detail = one.detail or {}
+                if difference := detail.get("opening"):
+                    noted.setdefault(one.case_id, str(difference))
+                said = one.ending is not Ending.ERROR or any(message.role == "assistant" for message in one.messages)
+                spoke[one.case_id] = spoke.get(one.case_id, False) or said
+                if said and one.case_id in cases:
+                    own = str(detail.get("opening_digest") or digest_opening(cases[one.case_id].messages))
+                    digests.setdefault(one.case_id, set()).add(own)
     return Opened(
         cases=cases,
         noted=noted,
-        failed=frozenset(name for name, silent in failed.items() if silent),
+        digests={name: frozenset(found) for name, found in digests.items()},
+        failed=frozenset(name for name, said in spoke.items() if not said),
         # A log without events does not say which tools there were.
         tools_known=any(case.tools for case in cases.values()) or not called,
     )
 
 
-def _find_differing(parent: Opened, child: Opened) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Cases whose openings differ, with both as texts."""
+def _find_differing(parent: Opened, child: Opened) -> Iterator[Difference]:
     with_tools = parent.tools_known and child.tools_known
-    for name, case in parent.cases.items():
-        other = child.cases.get(name)
-        if other is None or name in parent.failed | child.failed:
+    for name, before in parent.cases.items():
+        after = child.cases.get(name)
+        if after is None or name in parent.failed | child.failed:
             continue
-        texts = write_opening(case, with_tools=with_tools), write_opening(other, with_tools=with_tools)
-        if texts[0] == texts[1] and parent.noted.get(name) != child.noted.get(name):
-            texts = parent.noted.get(name, ""), child.noted.get(name, "")
-        if texts[0] != texts[1]:
-            yield name, texts
-
-
-def write_opening(case: Case, *, with_tools: bool = True) -> str:
-    """What an agent was shown before it spoke, as one text."""
-    lines = [_write_message(one) for one in case.messages]
-    if with_tools:
-        tools = sorted(case.tools, key=lambda one: one.name)
-        lines += [f"tool {one.name}: {one.description} {_compact(one.parameters)}" for one in tools]
-    return "\n".join(lines)
-
-
-def _write_message(message: Message) -> str:
-    calls = "".join(f" {call.name}({_compact(call.arguments)})" for call in message.tool_calls)
-    return f"{message.role}: {message.content}{calls}"
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=dict)
-
-
-def mask(text: str) -> str:
-    """A text with every date, time, number and id as one sign, and white space as one blank."""
-    return " ".join(_PASSING.sub("#", text).split())
-
-
-def show_difference(first: str, second: str) -> tuple[str, str]:
-    """Both texts around the first place at which they differ."""
-    same = next(
-        (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
-        min(len(first), len(second)),
-    )
-    start = max(same - CONTEXT, 0)
-    return first[start : start + SHOWN], second[start : start + SHOWN]
+        told = first_difference(after.messages, before.messages) or child.noted.get(name) or parent.noted.get(name)
+        if told is not None and (parent.noted.get(name) != child.noted.get(name) or after.messages != before.messages):
+            digests = [
+                one.digests.get(name) or frozenset({digest_opening(case.messages)})
+                for one, case in ((parent, before), (child, after))
+            ]
+            yield Difference(case=name, told=told, real=digests[0] != digests[1])
+            continue
+        tools = first_difference_of_tools(after.tools, before.tools) if with_tools else None
+        if tools is not None:
+            yield Difference(
+                case=name, told=tools, real=digest_opening((), after.tools) != digest_opening((), before.tools)
+            )

@@ -23,6 +23,7 @@ from holdfast.study import changed_keys
 METRICS = ("safety", "helpfulness", "severe", "event", "refusal", "validity")
 NAMED_CASES = 3
 NAMED_SETTINGS = 3
+SETTING_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +162,15 @@ def _require_same_settings(parent: Side, child: Side) -> None:
     changes = changed_keys({key: first[key] for key in shared}, {key: second[key] for key in shared})
     if changes:
         raise StudyError(
-            f"{parent.name} and {child.name}: not comparable: {'; '.join(changes[:NAMED_SETTINGS])}"
+            f"{parent.name} and {child.name}: not comparable:"
+            f" {'; '.join(shorten(one) for one in changes[:NAMED_SETTINGS])}"
             " (parent → child); evaluate and judge both under the same settings"
         )
+
+
+def shorten(change: str) -> str:
+    """A changed key with both values, which may be whole prompts, in few characters."""
+    return change if len(change) <= SETTING_LENGTH else f"{change[:SETTING_LENGTH]}…"
 
 
 def _decisive(side: Side) -> Mapping[str, Any]:

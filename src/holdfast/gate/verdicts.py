@@ -222,7 +222,7 @@ def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
     if match.most is not None and match.most < len(parent.cases):
         told = f"the first {count_of(match.most, 'cases')} of {len(parent.cases)} by the digest of their ids"
         yield f"{told} were compared, as asked"
-    if parent.settings is None or child.settings is None:
+    if not (parent.settings or {}).keys() & (child.settings or {}).keys():
         yield "the run does not note how its episodes were sampled: that both sides were sampled alike is not checked"
     if any(np.nansum(side["validity"]) > 0 for side in (pairing.parent, pairing.child)):
         yield (

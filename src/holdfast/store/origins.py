@@ -52,7 +52,8 @@ class LogState:
     ``absent`` counts samples without any episode: each of them lacks all ``epochs`` rollouts. ``absent_ids`` are the
     sample ids of those that the log names, as text (a case tells its own as ``facts["sample"]``); it may name fewer
     than are absent. ``short`` says, by the id of a case that has some episodes, how many rollouts it lacks. A log that
-    a retry or another copy replaced is ``superseded``: what it lacks, the other one answers for.
+    a retry or another copy replaced is ``superseded``: what it lacks, the other one answers for. ``settings`` decided
+    its episodes and scores, by group (task, solver, limits, generation, roles); who acted is none of them.
     """
 
     file: str
@@ -68,6 +69,7 @@ class LogState:
     absent_ids: tuple[str, ...] = ()
     short: Mapping[str, int] = field(default_factory=dict)
     superseded: bool = False
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def lacking(self) -> int:
