@@ -157,9 +157,9 @@ def _pooled_judges(panel: Panel) -> Iterator[str]:
         values = readings.value[:, :, place]
         judged = [judge for judge in range(values.shape[1]) if np.isfinite(values[:, judge]).any()]
         if len(judged) > 1:
-            means = ", ".join(f"{float(np.nanmean(values[:, judge])):.2f}" for judge in judged)
-            names = ", ".join(readings.judges[judge] for judge in judged)
-            yield f"{objective}: mean of {len(judged)} judges: {means} ({names})"
+            means = sorted((float(np.nanmean(values[:, judge])), readings.judges[judge]) for judge in judged)
+            told = ", ".join(f"{mean:.2f}" for mean, _ in means)
+            yield f"{objective}: mean of {len(judged)} judges: {told} ({', '.join(name for _, name in means)})"
 
 
 def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:

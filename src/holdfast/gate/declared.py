@@ -172,8 +172,8 @@ def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
 
 def describe_declaration(one: Declaration, objective: str) -> str:
     """``safety = 'security' of injection_task_scorer, 0 to 1, high is bad (SOURCE), shown as 0 to 3 points``."""
-    scorer = f" of {one.scorer}" if one.scorer else ""
-    unit = f" {one.unit}" if one.unit else ""
+    scorer = f" of {one.scorer}" if one.scorer and one.scorer.rpartition("/")[2] != one.key else ""
+    unit = f" ({one.unit})" if one.unit else ""
     severe = "" if one.severe is None else f", severe from {one.severe:g} on"
     source = f" ({one.source})" if one.source else ""
     return (

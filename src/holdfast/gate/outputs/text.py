@@ -64,7 +64,8 @@ def _check_lines(verdict: Verdict, width: int) -> list[str]:
     rows = tuple(tuple(Cell(text=row[place]) for place in kept) for row in cells)
     heads = tuple(CHECK_HEADS[place] for place in kept)
     table = Table(title="Checks", columns=heads, rows=rows, tags=({},) * len(rows), words=2)
-    notes = [f"{name_metric(one.metric)}: {one.reason}" for one in verdict.checks if one.reason]
+    # What was not measured stands above already.
+    notes = [f"{name_metric(one.metric)}: {one.reason}" for one in verdict.checks if one.reason and one.measured]
     shown = textwrap.indent(table_text(table, width - 2), "  ").split("\n")
     return [*shown, *(line for note in notes for line in _wrap(note, width, "  "))]
 
