@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from holdfast.exchange.known import agents, answers, capabilities, cyber
 from holdfast.exchange.known.rows import ANY, PACKAGE, VERSION, KnownScore, Refusal
 from holdfast.records import Declaration
+from holdfast.store.origins import spell
 
 __all__ = ["KNOWN", "PACKAGE", "VERSION", "KnownScore", "Refusal", "find_known"]
 
@@ -48,20 +49,13 @@ def find_known(
     rows = _rows(name, plain, shown)
     if not rows:
         return None
+    fitting = [row for row in rows if (row.only is None if task_args is None else row.holds_for(task_args))]
     if PACKAGE not in (origin, maker):
-        return Refusal(
-            f"the log does not say that this {name} is the task of {PACKAGE}, whose {shown} is known; say what it means"
-            " with --score"
-        )
-    if rows[0].refused:
-        return Refusal(rows[0].refused)
-    if task_args is None:
-        fitting = [row for row in rows if row.only is None]
-    else:
-        fitting = [row for row in rows if row.holds_for(task_args)]
+        return Refusal(f"the log does not say that this {name} is the task of {PACKAGE}{_if_it_is(fitting)}")
     if not fitting:
         return Refusal(f"what it means depends on the task's argument {_arguments(rows)}, which the log does not say")
-    return fitting[0].declare(task, plain, shown)
+    found = fitting[0]
+    return Refusal(found.refused) if found.refused else found.declare(task, plain, shown)
 
 
 def _origin(task: str, registry_name: str | None) -> tuple[str, str]:
@@ -88,6 +82,14 @@ def _rows(task: str, scorer: str, key: str) -> tuple[KnownScore, ...]:
         if rows := tuple(row for row in KNOWN if task in row.tasks and (row.scorer, row.key) == wanted):
             return rows
     return ()
+
+
+def _if_it_is(rows: list[KnownScore]) -> str:
+    """What to declare of a score where the task is the one that it is called."""
+    meant = [row for row in rows if not row.refused]
+    if not meant:
+        return ""
+    return f"; if it is, declare --score '{spell(meant[0].declare('', meant[0].scorer, meant[0].key))}'"
 
 
 def _arguments(rows: tuple[KnownScore, ...]) -> str:
