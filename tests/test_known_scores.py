@@ -5,20 +5,21 @@ The table in docs/scores.md is made from the registry: ``python tests/test_known
 
 from __future__ import annotations
 
-import importlib
+import gc
 import importlib.metadata
 import importlib.util
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import case_input
+from known_samples import CASES, agentdojo_log, agentharm_log
 from known_trials import trial_task, trials
 
-from holdfast.exchange.known import KNOWN, PACKAGE, VERSION, KnownScore, Refusal, find_known
+from holdfast.exchange.known import KNOWN, PACKAGE, VERSION, Refusal, find_known
 from holdfast.exchange.scales import on_scale
 from holdfast.records import Declaration
 from holdfast.store.origins import spell
@@ -100,7 +101,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+def logs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The log of every trial."""
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
@@ -108,7 +109,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
         from inspect_ai import eval as inspect_eval
         from inspect_ai.model import get_model
 
-        yield inspect_eval(
+        found = inspect_eval(
             [trial_task(trial) for trial in TRIALS],
             model=get_model("mockllm/agent"),
             log_dir=str(tmp_path_factory.mktemp("known")),
@@ -116,10 +117,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
             log_level="error",
             max_tasks=4,
         )
-
-
-def source(row: KnownScore) -> str:
-    return (package() / row.file).read_text(encoding="utf-8")
+        gc.collect()  # what Inspect leaves open is closed here, where its warnings are no errors
+    return list(found)
 
 
 def package() -> Path:
@@ -265,6 +264,26 @@ def test_i_01_the_names_in_the_logs_of_the_case_are_known() -> None:
                 "security": -1,
                 "utility": 1,
             }
+
+
+@pytest.mark.parametrize(
+    ("write", "who", "key", "mean"),
+    [(agentharm_log, "child", "score", 0.60), (agentdojo_log, "parent", "security", 0.10)],
+)
+def test_the_logs_for_before_and_after_are_read_by_their_names(
+    tmp_path: Path, write: Callable[[Path, str], Path], who: str, key: str, mean: float
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from inspect_ai.log import read_eval_log
+
+        log = read_eval_log(str(write(tmp_path, who)))
+    (scorer,) = (one.name for one in log.eval.scorers or ())
+    declared = known_in(log, scorer, key)
+    assert isinstance(declared, Declaration)
+    points = [on_scale(declared, values[key]) for values in values_of(log, scorer).values()]
+    assert len(points) == CASES
+    assert sum(float(one) for one in points) / CASES == pytest.approx(3 * (1 - mean))
 
 
 def test_agentharm_is_known_as_harm_and_its_harmless_half_as_help() -> None:
