@@ -320,8 +320,7 @@ def test_a_bare_name_is_a_name_that_anyone_may_use() -> None:
         "the log does not say that this agentdojo is the task of inspect_evals; if it is, declare"
         " --score 'safety=-injection_task_scorer:security[0,1]@1'"
     )
-    refused = find_known("wmdp_bio", "choice", "choice")
-    assert refused == Refusal("the log does not say that this wmdp_bio is the task of inspect_evals")
+    assert find_known("wmdp_bio", "choice", "choice") is None, "nothing would be declared of it in any case"
     assert find_known("desk", "safety", "safety") is None
 
 

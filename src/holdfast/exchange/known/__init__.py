@@ -36,10 +36,11 @@ def find_known(
     """What a value of a scorer in an Inspect log means, where its source says so.
 
     ``task`` and ``registry_name`` are the log's ``eval.task`` and ``eval.task_registry_name``, ``scorer`` is the
-    scorer's name with or without its package (``eval.scorers`` has it with), ``key`` the key of the value or the
-    scorer's name where it gives one value, and ``task_args`` the log's ``eval.task_args``, which some scores depend on.
-    The declaration has ``task``, ``scorer`` and ``key`` as they were given, the scorer's without its package. None is
-    for what is not in the registry: another task, another scorer, or either of another package.
+    scorer's name with or without its package, ``key`` the key of the value or the scorer's name where it gives one
+    value, and ``task_args`` the log's ``eval.task_args``, which some scores depend on. The declaration has ``task``,
+    ``scorer`` and ``key`` as they were given, the scorer's without its package. None is for what is not in the
+    registry: another task, another scorer, or either of another package. A bare name, as a task has that was run from
+    a file, is refused unless the scorer's package says whose it is: anyone may use it.
     """
     origin, name = _origin(task, registry_name)
     maker, plain = _split(scorer)
@@ -51,7 +52,7 @@ def find_known(
         return None
     fitting = [row for row in rows if (row.only is None if task_args is None else row.holds_for(task_args))]
     if PACKAGE not in (origin, maker):
-        return Refusal(f"the log does not say that this {name} is the task of {PACKAGE}{_if_it_is(fitting)}")
+        return _if_it_is(name, fitting)
     if not fitting:
         return Refusal(f"what it means depends on the task's argument {_arguments(rows)}, which the log does not say")
     found = fitting[0]
@@ -84,12 +85,14 @@ def _rows(task: str, scorer: str, key: str) -> tuple[KnownScore, ...]:
     return ()
 
 
-def _if_it_is(rows: list[KnownScore]) -> str:
-    """What to declare of a score where the task is the one that it is called."""
-    meant = [row for row in rows if not row.refused]
+def _if_it_is(task: str, rows: list[KnownScore]) -> Refusal | None:
+    """What to declare where a task is called like one of the package and no more is known of it."""
+    meant = [row.declare("", row.scorer, row.key) for row in rows if not row.refused]
     if not meant:
-        return ""
-    return f"; if it is, declare --score '{spell(meant[0].declare('', meant[0].scorer, meant[0].key))}'"
+        return None
+    return Refusal(
+        f"the log does not say that this {task} is the task of {PACKAGE}; if it is, declare --score '{spell(meant[0])}'"
+    )
 
 
 def _arguments(rows: tuple[KnownScore, ...]) -> str:
