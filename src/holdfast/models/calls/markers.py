@@ -46,14 +46,23 @@ MARKERS: tuple[str, ...] = (
 # Capitals in the middle of a word are types of programs, such as Vec<ToolCall>.
 _WORDS = r"(?:tool|function|TOOL|FUNCTION)[_▁\-]?(?:call|invoke|use|code|CALL|INVOKE|USE|REQUEST)s?"
 _NAMED = (
-    rf"</?[|｜]?(?:[a-z0-9]{{1,24}}[:_▁\-])?{_WORDS}(?:[_▁\-][a-z]{{1,16}}){{0,3}}(?:[|｜]?>|\s+name=|=)"
-    r"|</?(?:[a-z]{1,24}:)?invoke(?:>|\s+name=)|<[|｜]DSML[|｜]|\[/?(?:END_)?(?:TOOL|FUNCTION)_(?:CALLS?|REQUEST)\]"
-    r"|(?<!\w)to=functions\.|(?<!\w)to=[\w.]{1,128}\s?<\|(?:message|channel)\|>|\w\[ARGS\]\s?\{"
+    rf"</?[|｜]?(?:[a-z0-9]{{1,24}}[:_▁\-])?{_WORDS}(?:[_▁\-][a-z]{{1,16}}){{0,3}}(?:[|｜]?>|\s+name=|=)",
+    r"</?(?:[a-z]{1,24}:)?invoke(?:>|\s+name=)",
+    r"<[|｜]DSML[|｜]",
+    r"\[/?(?:END_)?(?:TOOL|FUNCTION)_(?:CALLS?|REQUEST)\]",
+    r"\[ARGS\](?=\s?\{)",
+    r"to=functions\.\w",
+    r"to=[\w.]{1,128}\s?<\|(?:message|channel)\|>",
 )
-_ANY = re.compile("|".join([*sorted(map(re.escape, MARKERS), key=len, reverse=True), _NAMED]))
+_EACH = [*sorted(map(re.escape, MARKERS), key=len, reverse=True), *_NAMED]
+# By how they begin, as a search for one letter is fast.
+_BY_START = {
+    start: re.compile("|".join(one for one in _EACH if one.startswith(re.escape(start))))
+    for start in ("<", "[", "`", "✿", "functools", "to=")
+}
 
 
 def find_marker(text: str) -> str | None:
     """The first mark of a call in a text, as it stands there."""
-    found = _ANY.search(text)
-    return found[0] if found else None
+    found = [pattern.search(text) for start, pattern in _BY_START.items() if start in text]
+    return min((match.start(), match[0]) for match in found if match)[1] if any(found) else None

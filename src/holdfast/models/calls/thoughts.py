@@ -21,7 +21,7 @@ _PAIRS: tuple[tuple[str, str], ...] = (
 # Marks that close more than thoughts end none that was not opened.
 _SHARED = frozenset({"<|end|>"})
 _CLOSE_OF = dict(_PAIRS)
-_MARK = re.compile("|".join(re.escape(mark) for pair in _PAIRS for mark in pair))
+_MARK = re.compile("(?=[<\\[◁])(?:" + "|".join(re.escape(mark) for pair in _PAIRS for mark in pair) + ")")
 
 
 def without_thoughts(text: str) -> str:
