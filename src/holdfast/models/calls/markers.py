@@ -26,6 +26,11 @@ MARKERS: tuple[str, ...] = (
     "<|action_end|>",
     "<|plugin|>",
     "functools[",  # Phi-4-mini, Firefunction
+    "function call<|role_sep|>",  # GigaChat 3
+    "<|open|>call",  # Kimi K3
+    "<|open|>tools",
+    "[unused11]",  # Pangu
+    "-> tool/function_call",  # HyperCLOVA X
     "<|call|>",  # gpt-oss
     "<|constrain|>",
     "<use_mcp_tool>",
@@ -44,21 +49,23 @@ MARKERS: tuple[str, ...] = (
 # A tag, whatever brackets and bars it is made of, that says tool or function and call: <tool_call>, <|tool_call>,
 # <tool_call|>, <｜tool▁calls▁begin｜>, <minimax:tool_call>, <start_function_call>, <|tool_calls_section_begin|>.
 # Capitals in the middle of a word are types of programs, such as Vec<ToolCall>.
-_WORDS = r"(?:tool|function|TOOL|FUNCTION)[_▁\-]?(?:call|invoke|use|code|CALL|INVOKE|USE|REQUEST)s?"
+_WORDS = r"(?:tool|function|TOOL|FUNCTION)[_▁\-]?(?:call|invoke|use|code|request|CALL|INVOKE|USE|REQUEST)s?"
 _NAMED = (
-    rf"</?[|｜]?(?:[a-z0-9]{{1,24}}[:_▁\-])?{_WORDS}(?:[_▁\-][a-z]{{1,16}}){{0,3}}(?:[|｜]?>|\s+name=|=)",
+    rf"</?[|｜]?(?:[a-z0-9]{{1,24}}[:_▁\-]){{0,3}}{_WORDS}(?:[:_▁\-][a-z0-9]{{1,24}}){{0,3}}(?:[|｜]?>|\s+name=|=)",
     r"</?(?:[a-z]{1,24}:)?invoke(?:>|\s+name=)",
-    r"<[|｜]DSML[|｜]",
+    r"<function\s+name=",
+    r"</?[|｜][A-Z]{1,8}ML[|｜]",  # DeepSeek V3.2's DSML, GigaChat 3.5's GCML
+    r"<tool:\s?\w",  # Code World Model
     r"\[/?(?:END_)?(?:TOOL|FUNCTION)_(?:CALLS?|REQUEST)\]",
     r"\[ARGS\](?=\s?\{)",
-    r"to=functions\.\w",
-    r"to=[\w.]{1,128}\s?<\|(?:message|channel)\|>",
+    r"to=(?<!\wto=)functions\.\w",
+    r"to=(?<!\wto=)[\w.]{1,128}\s?<\|(?:message|channel)\|>",
 )
 _EACH = [*sorted(map(re.escape, MARKERS), key=len, reverse=True), *_NAMED]
 # By how they begin, as a search for one letter is fast.
 _BY_START = {
     start: re.compile("|".join(one for one in _EACH if one.startswith(re.escape(start))))
-    for start in ("<", "[", "`", "✿", "functools", "to=")
+    for start in ("<", "[", "`", "✿", "func", "to=", "-> ")
 }
 
 
