@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from holdfast.models import chat_tools
 from holdfast.models.calls.spelled import spells_call
 from holdfast.models.calls.thoughts import hide_thoughts
-from holdfast.models.calls.values import decode, read_call
+from holdfast.models.calls.values import decode, read_call, skip_blanks
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _OPEN, _CLOSE, _RESULTS, _RESULTS_CLOSE = "<calls>", "</calls>", "<results>", "</results>"
@@ -134,7 +134,7 @@ def read_reply(text: str, tools: Sequence[ToolSpec]) -> Message | None:
         return None  # the reply ended while the agent was thinking
     opened = hide_thoughts(text).find(_OPEN)
     before = text if opened < 0 else text[:opened]
-    calls, rest = _read_blocks(text[opened:]) if opened >= 0 else ([], "")
+    calls, rest = _read_blocks(text, opened) if opened >= 0 else ([], "")
     if _RESULTS in before or (opened >= 0 and not calls):
         return None
     if spells_call(before, tools, calls) or spells_call(rest, tools, calls):
@@ -142,28 +142,29 @@ def read_reply(text: str, tools: Sequence[ToolSpec]) -> Message | None:
     return Message(role="assistant", content=before.strip(), tool_calls=tuple(calls))
 
 
-def _read_blocks(text: str) -> tuple[list[ToolCall], str]:
-    """The calls of the blocks that a text begins with, none where any cannot be read, and the text behind them."""
+def _read_blocks(text: str, at: int) -> tuple[list[ToolCall], str]:
+    """The calls of the blocks that begin somewhere, none where any cannot be read, and the text behind them."""
     calls: list[ToolCall] = []
-    while text.startswith(_OPEN):
-        block, _, rest = text.removeprefix(_OPEN).partition(_CLOSE)
-        found = _read_lines(block)
+    while text.startswith(_OPEN, at):
+        at += len(_OPEN)
+        closed = text.find(_CLOSE, at)
+        found = _read_lines(text[at : closed if closed >= 0 else None])
         if not found:
-            return [], rest
+            return [], ""
         calls += found
-        text = rest.lstrip()
-    return calls, text
+        at = skip_blanks(text, closed + len(_CLOSE)) if closed >= 0 else len(text)
+    return calls, text[at:]
 
 
 def _read_lines(block: str) -> list[ToolCall] | None:
     """The calls that a block consists of, one JSON object after the other; None for anything else."""
     calls: list[ToolCall] = []
-    at = 0
-    while block[at:].strip():
+    at = skip_blanks(block, 0)
+    while at < len(block):
         found = decode(block, at)
         call = read_call(found[0], ("arguments",)) if found else None
         if found is None or call is None:
             return None
         calls.append(call)
-        at = found[1]
+        at = skip_blanks(block, found[1])
     return calls

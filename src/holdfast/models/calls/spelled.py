@@ -111,9 +111,9 @@ def _is_object_call(text: str, match: re.Match[str], tool: ToolSpec, tries: Iter
         if next(tries, None) is None:
             return True
         found = _decode(text, place)
-        if found is None:
+        if found is None and text.count("{", place, match.start()) > text.count("}", place, match.start()):
             return True  # cut off, or no JSON: it cannot be read
-        if found[1] > match.start():
+        if found is not None and found[1] > match.start():
             return _calls(found[0], match[1], tool)
     return bool(_ARGUMENT_KEY.search(text, match.end(), match.end() + _NEAR))
 
