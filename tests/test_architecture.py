@@ -41,7 +41,7 @@ FLOORS = (
     ("exchange",),
     ("progress", "exports", "imports"),
     ("gate", "watch", "search"),
-    ("arguments", "cli", "__init__"),
+    ("arguments", "cli", "unexpected", "__init__"),
 )
 # The same within ``training``.
 TRAINING_FLOORS = (

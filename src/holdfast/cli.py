@@ -1,7 +1,7 @@
 """Arguments in, exit code out. Results go to standard output, progress and logs to standard error.
 
-Exit codes: 0 done or PASS, 1 a step failed, FAIL or an alarm, 2 the user's input is wrong, 3 INCONCLUSIVE, 130
-interrupted.
+Exit codes: 0 done or PASS, 1 a step failed, FAIL or an alarm, 2 the user's input is wrong, 3 INCONCLUSIVE, 4 an error
+that nobody foresaw, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -308,9 +308,12 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit code."""
     _print_any_text()
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = "holdfast"
     try:
-        code = COMMANDS[options.command](options)
+        options = parser().parse_args(words)
+        command = options.command
+        code = COMMANDS[command](options)
         sys.stdout.flush()
     except HoldfastError as error:
         return _refuse(str(error), error.exit_code)
@@ -325,14 +328,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _discard(sys.stdout)
-        place = error.filename if error.filename is not None else options.command
+        place = error.filename if error.filename is not None else command
         return _refuse(
             f"{place}: {error.strerror or error}; check the path and the space on its disk", StoreError.exit_code
         )
     except sqlite3.Error as error:
         return _refuse(
-            f"{options.command}: the run's database failed ({error}); check its disk and repeat", StepError.exit_code
+            f"{command}: the run's database failed ({error}); check its disk and repeat", StepError.exit_code
         )
+    except Exception as error:
+        from holdfast import unexpected
+
+        if unexpected.is_debugged():
+            raise
+        return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
     return code
 
 
