@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from holdfast import pairs
 from holdfast.errors import MissingExtra, StudyError
 from holdfast.records import Case, Checkpoint, Message, Trajectory
-from holdfast.runs import Run
+from holdfast.runs import Run, find_checkpoint
 from holdfast.store import Store
 from holdfast.store.weights import TEMPORARY
 
@@ -259,14 +259,3 @@ def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
     if checkpoint.path is None or not directory.is_dir():
         raise StudyError(f"{checkpoint.name}: its weights are not at {directory}; export a run that holds them")
     write_whole(directory, target)
-
-
-def find_checkpoint(store: Store, wanted: str) -> Checkpoint:
-    """The one checkpoint of a name, or whose id starts so."""
-    every = list(store.checkpoints())
-    named = [item for item in every if item.name == wanted]
-    found = named or [item for item in every if wanted and item.id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    remedy = "`holdfast export --to jsonl` lists names and ids" if not found else "give its id"
-    raise StudyError(f"{store.path}: {len(found) or 'no'} checkpoints are {wanted!r}; {remedy}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.errors import StudyError
+from holdfast.judges import open_judge
 from holdfast.plan import Plan
 from holdfast.planning import build
 from holdfast.sections import ModelEntry
@@ -72,6 +73,7 @@ def _find_problems(study: Study) -> Iterator[str]:
         check_suite(study.suite)
     except StudyError as error:
         yield str(error)
+    yield from _judge_problems(study)
     models = _models(study)
     kinds = {entry.kind for entry in models.values()}
     adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
@@ -93,6 +95,15 @@ def _find_problems(study: Study) -> Iterator[str]:
             yield from _endpoint_problems(study, name)
         elif entry.kind in ("local", "vllm") and not _is_here(entry):
             yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
+
+
+def _judge_problems(study: Study) -> Iterator[str]:
+    """What is wrong with what a judge judges by: its rules, its rubrics."""
+    for name, section in study.judges.items():
+        try:
+            open_judge(name, section)
+        except StudyError as error:
+            yield str(error)
 
 
 def _endpoint_problems(study: Study, name: str) -> Iterator[str]:

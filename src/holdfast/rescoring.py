@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.attachments import parse_toml
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.incentives import APPROVAL, PRACTICE
+from holdfast.inputs import read_settings
 from holdfast.laboratory import RATERS
 from holdfast.plan import Step
 from holdfast.records import content_id
@@ -112,7 +111,7 @@ def _find_judges(name: str, file: Path | None, store: Store | None) -> Study:
         raw |= {key: settings[key] for key in ("judges", "models", "model") if key in settings}
         raw["endpoints"] = json.loads(store.meta(ENDPOINTS_KEY) or "{}")
     if file is not None:
-        found = _read_toml(file)
+        found = read_settings(file, "a TOML file")
         for key in ("judges", "models", "endpoints"):
             given = found.pop(key, {})
             if not isinstance(given, dict):
@@ -131,15 +130,6 @@ def _find_judges(name: str, file: Path | None, store: Store | None) -> Study:
         # Judges of users stand in a study that has some; which they are changes nothing here.
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
     return Study.model_validate(raw)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return parse_toml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not valid TOML ({error})") from error
 
 
 def _judge_step(name: str, study: Study, budget: Budget | None) -> Step:
