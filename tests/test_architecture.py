@@ -31,7 +31,7 @@ FLOORS = (
     ("casebook",),
     ("planning", "planner", "lineages", "rewards"),
     ("rollout", "training", "published", "forks"),
-    ("rewarder",),
+    ("rewarder", "addresses"),
     ("analysis",),
     ("report",),
     ("traffic",),

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from holdfast import __version__
 from holdfast.errors import StudyError
 from holdfast.gate.arguments import add_gate
-from holdfast.options import count, draws, money, number, seed, workers
+from holdfast.options import add_trust, count, draws, money, number, seed, workers
 from holdfast.watch.arguments import add_watch
 
 EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence")
@@ -125,6 +125,7 @@ def _add_judge(judge: argparse.ArgumentParser) -> None:
         help="a judge of the run's study or of --judges, or a model that judges by the default rubrics",
     )
     judge.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
+    add_trust(judge)
     judge.add_argument("--canaries", action="store_true", help="how often injected text moves the judge; needs no RUN")
     judge.add_argument("--json", action="store_true")
     judge.add_argument("--quiet", action="store_true", help="no progress")

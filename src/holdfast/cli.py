@@ -246,7 +246,9 @@ def _judge(options: argparse.Namespace) -> int:
 
     budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
     if options.canaries:
-        document = try_canaries(options.judge, options.judges, run_path=options.run, budget=budget)
+        document = try_canaries(
+            options.judge, options.judges, run_path=options.run, budget=budget, trusted=options.trust_endpoints
+        )
         if options.json:
             _dump(document)
         else:
@@ -259,7 +261,9 @@ def _judge(options: argparse.Namespace) -> int:
     def tell(progress: Rescoring) -> None:
         lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
 
-    summary = rescore(options.run, options.judge, options.judges, budget=budget, progress=tell)
+    summary = rescore(
+        options.run, options.judge, options.judges, budget=budget, trusted=options.trust_endpoints, progress=tell
+    )
     lines.line("done")
     if options.json:
         _dump(summary)

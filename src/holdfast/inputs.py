@@ -39,10 +39,8 @@ def read_bytes(path: Path | str, most: int, *, subject: str | None = None, remed
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            kind = os.fstat(handle).st_mode
-            if not stat.S_ISREG(kind):
-                found = "a directory" if stat.S_ISDIR(kind) else "a device or a pipe"
-                raise StudyError(f"{subject} is {found}; {remedy}")
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise StudyError(f"{subject} is a device or a pipe; {remedy}")
             data = file.read(most + 1)
     except OSError as error:
         raise StudyError(f"{subject} cannot be read ({error.strerror}); {remedy}") from error

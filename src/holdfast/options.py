@@ -38,6 +38,13 @@ def count(least: int, what: str = "count", *, most: int = MOST) -> Callable[[str
     return read
 
 
+def add_trust(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option by which a run's own addresses and names of keys are taken."""
+    command.add_argument(
+        "--trust-endpoints", action="store_true", help="reach remote models where RUN's own study says, by its keys"
+    )
+
+
 def seed(least: int) -> Callable[[str], int]:
     """A reader of a seed from ``least``."""
     return count(least, "seed", most=2**63 - 1)
