@@ -112,6 +112,7 @@ def _add_run_commands(commands: Any) -> None:
     export.add_argument("--to", choices=EXPORT_FORMATS, required=True)
     export.add_argument("--checkpoint", metavar="NAME_OR_ID", help="with --to hf: whose weights to write, merged")
     export.add_argument("--rules", type=Path, metavar="FILE", help="with --to evidence: TOML with a [gate] table")
+    _add_arguments(export)
     export.add_argument("-o", "--output", type=Path, metavar="PATH", required=True)
 
 
@@ -132,6 +133,14 @@ def _add_judge(judge: argparse.ArgumentParser) -> None:
     _add_budget(judge)
 
 
+def _add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--arguments",
+        choices=("object", "text"),
+        help="with --to trl: arguments of calls as TRL documents them (default: object), or as JSON text",
+    )
+
+
 def _add_pairs(pairs: argparse.ArgumentParser) -> None:
     pairs.add_argument("run", type=Path, metavar="RUN")
     pairs.add_argument("--objective", action="append", required=True, help="twice: both must agree")
@@ -145,5 +154,6 @@ def _add_pairs(pairs: argparse.ArgumentParser) -> None:
     pairs.add_argument("--fit-only", action="store_true", help="no trajectory that the audit found unfit")
     pairs.add_argument("--seed", type=seed(0), default=0, help="for --cap-per-case (default 0)")
     pairs.add_argument("--to", choices=["trl"], help="write the pairs as JSON lines that TRL loads")
+    _add_arguments(pairs)
     pairs.add_argument("-o", "--output", type=Path, metavar="FILE", help="where --to writes (default: standard output)")
     pairs.add_argument("--json", action="store_true")

@@ -140,6 +140,8 @@ def _pairs(options: argparse.Namespace) -> int:
     from holdfast import pairs
     from holdfast.store import Store
 
+    if options.arguments is not None and options.to != "trl":
+        raise StudyError("pairs: --arguments goes with --to trl only; leave it out")
     with Store(options.run) as store:
         selection = pairs.build_pairs(
             store.score_table(),
@@ -156,9 +158,10 @@ def _pairs(options: argparse.Namespace) -> int:
             rng=np.random.default_rng(options.seed),
         )
         if options.to == "trl":
+            from holdfast.exchange.trl import to_trl
             from holdfast.exports import write_lines
 
-            count = write_lines(pairs.to_trl(selection.pairs(), store), options.output)
+            count = write_lines(to_trl(selection.pairs(), store, options.arguments or "object"), options.output)
             if options.output is not None:
                 _say(f"wrote {count:,} pairs to {options.output}")
             return 0
@@ -235,7 +238,8 @@ def _export(options: argparse.Namespace) -> int:
         return 0
     if options.rules is not None:
         raise StudyError(f"export --to {options.to}: takes no --rules; it goes with --to evidence only")
-    _say(f"wrote {export_run(options.run, options.to, options.output, checkpoint=options.checkpoint)}")
+    chosen = {"checkpoint": options.checkpoint, "arguments": options.arguments}
+    _say(f"wrote {export_run(options.run, options.to, options.output, **chosen)}")
     return 0
 
 

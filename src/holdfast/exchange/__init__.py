@@ -3,4 +3,5 @@
 inspect/   Inspect logs, tasks and provider
 traces/    production traces
 scales.py  what a foreign score means
+trl.py     preference pairs for TRL
 """
