@@ -67,7 +67,7 @@ class HubChat:
         written = {token.content for token in added if token.content.strip() and token.content in source}
         self._special, self._control = _any_of(special), _any_of(special | written)
         self._probe(source, tokens, calls)
-        self._template = ChatTemplate(source, tokens)
+        self._template = ChatTemplate(source, tokens, str(self.directory))
 
     def _probe(self, source: str, tokens: Mapping[str, str], calls: Calls) -> None:
         """Find out what the template can write."""
