@@ -74,7 +74,7 @@ def test_harmful_templates_are_refused(source: str, reason: str | None) -> None:
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
-@pytest.mark.parametrize("source", [ENDLESS, "{{ 9 ** 9 ** 9 }}"])
+@pytest.mark.parametrize("source", [ENDLESS, "{{ 9 ** (9 ** 9) }}"])
 def test_a_template_without_an_end_is_stopped(source: str) -> None:
     with pytest.raises(StudyError, match="dir: the chat template is refused: it does not end within 2 seconds"):
         try_out(source, {}, [HELLO], "dir")
