@@ -1,0 +1,216 @@
+"""What in a text looks like a call that nobody read.
+
+A mark of any family counts. So does what names an offered tool the way calls do: JSON with the tool and its arguments,
+``name(``, a tag with the name and its arguments, lines such as ``Action: name``. A sentence that mentions a tool, its
+signature, its description in JSON and what is only thought do not. Everything here is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from holdfast.models.calls.markers import find_marker
+from holdfast.models.calls.thoughts import without_thoughts
+from holdfast.records import ToolCall, ToolSpec
+
+_TRIES = 64  # of decoding JSON in one text; what is still unclear then is taken for a call
+_NEAR = 500  # characters in which what belongs to a name is looked for
+_NAMING = "name|tool|function|action|tool_name|toolName|function_name|functionName|recipient_name|api|command"
+_ARGUMENTS = (
+    "arguments|parameters|args|input|params|kwargs|inputs|action_input|tool_input|toolInput|tool_args|tool_arguments"
+    "|function_args|function_arguments|actionInput"
+)
+_ARGUMENT_KEYS = frozenset(_ARGUMENTS.split("|"))
+# What stands beside a name without being an argument.
+_BESIDE = frozenset({"type", "id", "call_id", "tool_call_id", "index", "thought", "thoughts", "reasoning", "rationale"})
+_PREFIX = r"(?:(?:functions?|tools?|default_api|api)\.)?"
+_GAP = r"[\s*_`\"']{0,20}"
+_ARGUMENT_KEY = re.compile(rf"[\"'](?:{_ARGUMENTS})[\"']\s{{0,20}}:")
+_DEFINES = re.compile(r"(?:\bdef|\bfunction|\bclass|\bfn|\bfunc|\bsub)\s+\Z")
+_LINE = re.compile(r"^[ \t*#>`_\-]{0,40}([A-Za-z][A-Za-z _]{2,20}?)[ *_`]{0,20}:", re.MULTILINE)
+_CALL_LINES = frozenset(
+    {"action", "tool", "function", "tool call", "tool name", "tool use", "function call", "function name"}
+)
+_INPUT_LINES = frozenset({"action input", "tool input", "arguments", "args", "parameters", "input"})
+_SIGNATURE = re.compile(r"[*\[]{0,2}(\w+)\]?\??(?:\s*:\s*[\w\[\]|. ]+)?(?:\s*=\s*(?:None|null|\.\.\.|…))?")
+_ENDINGS = frozenset({"s", "es", "d", "ed", "ing", "er", "ers", "n", "ion", "...", "…", "…)", "etc."})
+_DECODER = json.JSONDecoder()
+
+
+def spells_call(
+    text: str, tools: Sequence[ToolSpec] = (), made: Sequence[ToolCall] = (), *, headings: bool = True
+) -> str | None:
+    """What in an agent's text looks like a call and was not read as one, in a few words; None where nothing does.
+
+    Without ``tools`` the marks of all families are known, and ``Action:`` with ``Action Input:``. ``made`` are calls
+    that were read beside this text: naming their tools once more is no other call. Without ``headings`` lines such as
+    ``Action:`` do not count.
+    """
+    spoken = without_thoughts(text)
+    if (marker := find_marker(spoken)) is not None:
+        return f"the marker {marker}"
+    done = {call.name for call in made}
+    offered = {tool.name: tool for tool in tools if tool.name and tool.name in spoken and tool.name not in done}
+    names = "|".join(sorted(map(re.escape, offered), key=len, reverse=True))
+    for find in (_in_json, _in_code, _in_tags) if offered else ():
+        if (found := find(spoken, names, offered)) is not None:
+            return found
+    if not done and _is_whole_call(spoken):
+        return "JSON of a call"
+    return _in_lines(spoken, names, any_tool=not done) if headings else None
+
+
+def _parameters(tool: ToolSpec) -> Mapping[str, Any]:
+    properties = tool.parameters.get("properties")
+    return properties if isinstance(properties, Mapping) else {}
+
+
+def _is_bare(tool: ToolSpec) -> bool:
+    """Whether a tool can be called without arguments."""
+    return not tool.parameters.get("required")
+
+
+# --- JSON --------------------------------------------------------------------------------------------------------
+
+
+def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec]) -> str | None:
+    """JSON, or what is meant to be, that names a tool and gives it arguments."""
+    named = re.compile(rf"[\"']({_NAMING})[\"']\s{{0,20}}:\s{{0,20}}[\"']{_PREFIX}({names})(?::\d+)?[\"']")
+    keyed = re.compile(rf"[\"']{_PREFIX}({names})[\"']\s{{0,20}}:\s{{0,20}}(?=\{{)")
+    tries = iter(range(_TRIES))
+    for match in named.finditer(text):
+        if _is_object_call(text, match, offered[match[2]], tries):
+            return f"JSON of the tool {match[2]}"
+    for match in keyed.finditer(text):
+        if next(tries, None) is None:
+            return f"JSON of the tool {match[1]}"
+        found = _decode(text, match.end())
+        if isinstance(found, tuple) and found[0] and found[0].keys() <= _parameters(offered[match[1]]).keys():
+            return f"JSON of the tool {match[1]}"
+    return None
+
+
+def _decode(text: str, at: int) -> tuple[dict[str, Any], int] | None:
+    """The object that begins somewhere and where it ends; None where none can be read."""
+    try:
+        found, end = _DECODER.raw_decode(text, at)
+    except (ValueError, RecursionError):
+        return None
+    return (found, end) if isinstance(found, dict) else None
+
+
+def _is_object_call(text: str, match: re.Match[str], tool: ToolSpec, tries: Iterator[int]) -> bool:
+    """Whether the object around a name is a call of it."""
+    place = match.start()
+    if next(tries, None) is None:
+        return True
+    while (place := text.rfind("{", 0, place)) >= 0:
+        if next(tries, None) is None:
+            return True
+        found = _decode(text, place)
+        if found is None and text.count("{", place, match.start()) > text.count("}", place, match.start()):
+            return True  # cut off, or no JSON: it cannot be read
+        if found is not None and found[1] > match.start():
+            return _calls(found[0], match[1], tool)
+    return bool(_ARGUMENT_KEY.search(text, match.end(), match.end() + _NEAR))
+
+
+def _calls(found: Mapping[str, Any], key: str, tool: ToolSpec) -> bool:
+    rest = found.keys() - _BESIDE - {key}
+    if arguments := rest & _ARGUMENT_KEYS - ({"input"} if "output_schema" in rest else set()):
+        return not any(_is_schema(found[name]) for name in arguments)
+    if not rest:
+        return key != "name" or _is_bare(tool)
+    return rest <= _parameters(tool).keys()
+
+
+def _is_whole_call(text: str) -> bool:
+    """Whether a text is nothing but JSON of one call or several, of whatever tools."""
+    bare = text.strip().strip("`").strip().removeprefix("json").lstrip()
+    if not bare.startswith(("{", "[")) or '"arguments"' not in bare:
+        return False
+    try:
+        found = json.loads(bare)
+    except (ValueError, RecursionError):
+        return False
+    listed = found if isinstance(found, list) else [found]
+    return bool(listed) and all(isinstance(one, dict) and _is_plain_call(one) for one in listed)
+
+
+def _is_plain_call(found: Mapping[str, Any]) -> bool:
+    if isinstance(inner := found.get("function"), Mapping):
+        found = inner
+    return found.keys() - _BESIDE == {"name", "arguments"} and not _is_schema(found["arguments"])
+
+
+def _is_schema(value: Any) -> bool:
+    """Whether a value describes arguments instead of giving them."""
+    return isinstance(value, Mapping) and isinstance(value.get("properties"), Mapping)
+
+
+# --- name(…), <name>, Action: name -------------------------------------------------------------------------------
+
+
+def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec]) -> str | None:
+    called = re.compile(rf"(?<![\w.$/\-\]]){_PREFIX}({names})(?:\.call)?( ?)\(")
+    for match in called.finditer(text):
+        if _DEFINES.search(text, max(match.start() - 16, 0), match.start()):
+            continue
+        if _is_code_call(text, match, offered[match[1]]):
+            return f"{match[1]}(…)"
+    return None
+
+
+def _is_code_call(text: str, match: re.Match[str], tool: ToolSpec) -> bool:
+    inside, closed, _ = text[match.end() : match.end() + _NEAR].partition(")")
+    inside = inside.strip()
+    keyword = re.match(r"(\w+)\s*=", inside)
+    if match[2]:
+        # A parenthesis after a space is one of prose unless it holds arguments.
+        return bool(keyword and keyword[1] in _parameters(tool)) or inside.startswith("{")
+    if not inside:
+        return _is_bare(tool) or not closed or _stands_alone(text, match)
+    if inside in _ENDINGS:
+        return False
+    parts = [_SIGNATURE.fullmatch(part.strip()) for part in inside.split(",")]
+    return not all(part and part[1] in {*_parameters(tool), "self"} for part in parts)
+
+
+def _stands_alone(text: str, match: re.Match[str]) -> bool:
+    """Whether nothing but a call ``name()`` stands on its line."""
+    before = text[max(match.start() - 80, 0) : match.start()].rpartition("\n")[2]
+    around = before + text[match.end() : match.end() + 80].partition("\n")[0]
+    return not around.strip(" \t\r`*_[]>-;.)=\"'")
+
+
+def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec]) -> str | None:
+    """``<name><argument>…`` or ``<name argument="…">``, as agents of editors write calls."""
+    for match in re.finditer(rf"<({names})(?=[\s/>])", text):
+        tool = offered[match[1]]
+        near = text[match.end() : match.end() + _NEAR]
+        parameters = _one_of(_parameters(tool))
+        if re.match(rf"[^<>]*?\s(?:{parameters})\s*=|\s*>\s*<(?:{parameters})\s*>", near):
+            return f"the tag <{match[1]}>"
+        if _is_bare(tool) and re.match(rf"\s*/>|\s*>\s*</{re.escape(match[1])}>", near):
+            return f"the tag <{match[1]}>"
+    return None
+
+
+def _one_of(names: Collection[str]) -> str:
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def _in_lines(text: str, names: str, *, any_tool: bool) -> str | None:
+    """``Action: name``, or ``Tool: name`` with arguments on a later line; any ``Action:`` with ``Action Input:``."""
+    lines = [(match[1].lower().replace("_", " "), match.end()) for match in _LINE.finditer(text)]
+    inputs = {word: end for word, end in lines if word in _INPUT_LINES}
+    last_input = max(inputs.values(), default=0)
+    named = re.compile(rf"{_GAP}{_PREFIX}({names or '(?!)'}){_GAP}[.;]?[ \t]{{0,20}}(?:\n|\Z)")
+    for word, end in lines:
+        if word in _CALL_LINES and (match := named.match(text, end)) and (word == "action" or last_input > end):
+            return f"the line {word.capitalize()}: {match[1]}"
+    both = any_tool and "action input" in inputs and any(word == "action" for word, _ in lines)
+    return "the lines Action: and Action Input:" if both else None
