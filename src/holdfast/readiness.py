@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from holdfast.errors import StoreError, StudyError
+from holdfast.errors import MissingExtra, StoreError, StudyError
 from holdfast.plan import Plan
 from holdfast.planning import build
 from holdfast.sections import ModelEntry
@@ -94,7 +94,7 @@ def _find_problems(study: Study) -> Iterator[str]:
         if entry.kind == "remote":
             yield from _endpoint_problems(study, name)
         elif entry.name and entry.kind in ("local", "vllm", "tiny") and not _missing("train"):
-            yield from _model_problems(name, entry)
+            yield from _model_problems(name, entry, trained=bool(study.study.lineages) and name in study.model.bases)
 
 
 def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
@@ -114,8 +114,8 @@ def _missing(part: str) -> list[str]:
     return [name for name in PACKAGES[part] if importlib.util.find_spec(name) is None]
 
 
-def _model_problems(name: str, entry: ModelEntry) -> Iterator[str]:
-    """Why a run would not open a model of this machine."""
+def _model_problems(name: str, entry: ModelEntry, *, trained: bool) -> Iterator[str]:
+    """Why a run would not open a model of this machine, or not train it."""
     from holdfast.models import hub
 
     try:
@@ -125,7 +125,9 @@ def _model_problems(name: str, entry: ModelEntry) -> Iterator[str]:
         return
     try:
         _inspect(place, entry)
-    except (StudyError, StoreError) as error:
+        if trained and entry.kind != "tiny":
+            hub.check_model(place, engine="training", download=False)
+    except (StudyError, StoreError, MissingExtra) as error:
         yield f"model {name}: {error}"
 
 
@@ -142,9 +144,10 @@ def _inspect(place: Path, entry: ModelEntry) -> None:
     if entry.kind == "vllm":
         tokens = hub.check_model(place, engine="vllm", download=False)
     else:
-        from holdfast.models.local import ATTENTION
+        from holdfast.models.local import ATTENTION, quantization_settings
 
         tokens = hub.check_model(place, attention=ATTENTION, download=False)
+        quantization_settings(entry.quantization, place)
     from holdfast.models.hub_chat import HubChat
 
     hub.check_vocabulary(place, HubChat(place, calls=entry.calls).tokenizer, tokens)
@@ -157,7 +160,20 @@ def _describe(study: Study, name: str, entry: ModelEntry) -> str:
         endpoint = study.endpoint(name)
         key = f"key from {endpoint.key_env}" if endpoint.key_env else "the provider's own key"
         return f"{entry.name} at {endpoint.base_url or 'its provider'}, {key}"
-    return f"{entry.name}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
+    base = _adapted_base(entry)
+    told = f"{entry.name}, a LoRA adapter on {base}" if base else entry.name
+    return f"{told}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
+
+
+def _adapted_base(entry: ModelEntry) -> Path | None:
+    """The base of an adapter that PEFT wrote: its name alone does not tell which directory that is."""
+    from holdfast.models.peft_directories import is_peft, read_peft
+
+    place = Path(entry.name).expanduser()
+    try:
+        return read_peft(place, download=False).base if is_peft(place) else None
+    except StudyError:
+        return None
 
 
 def _bytes_needed(plan: Plan) -> int:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from holdfast.errors import MissingExtra, StudyError
+from holdfast.models.hub import no_progress_bars
 from holdfast.models.peft_directories import ADAPTER, ADAPTER_CONFIG, PeftAdapter, is_peft, read_peft
 from holdfast.models.stacks import base_of, read_header, read_shapes
 from holdfast.models.tiny_chat import is_tiny
@@ -50,12 +51,14 @@ _STRANGERS: Mapping[str, str] = {
 }
 
 
-def check_directory(directory: Path, attention: str | None = None, *, foreign: bool = False) -> int | None:
+def check_directory(
+    directory: Path, attention: str | None = None, *, foreign: bool = False, trained: bool = False
+) -> int | None:
     """Refuses weights that are not those of their configuration, and an adapter that is not of its base.
 
     ``attention`` is the implementation that will compute, which some architectures do not have. ``foreign`` is for an
-    engine that has architectures and quantisation of its own. Returns the number of tokens that the model reads, where
-    it can be told without its weights. Errors: StudyError.
+    engine that has architectures and quantisation of its own, ``trained`` for weights that are to change. Returns the
+    number of tokens that the model reads, where it can be told without its weights. Errors: StudyError.
     """
     home = base_of(directory)
     if is_tiny(directory) and not is_peft(directory) and (tiny := _tiny_tokens(home)):
@@ -66,7 +69,7 @@ def check_directory(directory: Path, attention: str | None = None, *, foreign: b
         return None
     if told := _quantization_of(config):
         if adapted or not foreign:
-            check_quantized(home, told, adapted=adapted)
+            check_quantized(home, told, adapted=adapted, trained=trained)
         return None  # What these weights become is known when they are loaded, and checked then.
     network = build_hollow(home, config, read_shapes(home), attention=attention)
     if is_peft(directory):
@@ -99,8 +102,8 @@ def _quantization_of(config: Any) -> dict[str, Any]:
     return dict(found if isinstance(found, dict) else found.to_dict()) if found else {}
 
 
-def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool) -> None:
-    """Refuses quantised weights that are not computed on this machine, or that an adapter stands on.
+def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, trained: bool = False) -> None:
+    """Refuses quantised weights that are not computed on this machine, that an adapter stands on, or that are trained.
 
     ``told`` is the quantization_config. Errors: StudyError.
     """
@@ -114,6 +117,8 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool) 
             f"{place}, and an adapter is not merged into such weights; name the base in 16 bits as"
             f" base_model_name_or_path in {ADAPTER_CONFIG}"
         )
+    if trained:
+        raise StudyError(f"{place}, and such weights are not trained; name the model in 16 bits")
     with _quiet():
         try:
             known = AutoHfQuantizer.supports_quant_method(told)
@@ -186,6 +191,11 @@ def build_hollow(
                 ignore_mismatched_sizes=True,
             )
         except Exception as error:
+            if "does not support an attention implementation" in str(error):
+                raise StudyError(
+                    f"{directory}: its architecture ({config.model_type}) has no attention of the kind {attention!r}, which"
+                    " sampling here takes; use kind = 'vllm' or another model"
+                ) from error
             raise StudyError(
                 f"{directory}: transformers cannot load this model ({first_line(error)}); check the directory"
             ) from error
@@ -381,12 +391,10 @@ def _quiet() -> Iterator[None]:
     """Transformers tells in tables and bars on stderr what is told here in a line."""
     from transformers.utils import logging as theirs
 
-    bars, level = theirs.is_progress_bar_enabled(), theirs.get_verbosity()
-    theirs.disable_progress_bar()
+    level = theirs.get_verbosity()
     theirs.set_verbosity(logging.CRITICAL)
     try:
-        yield
+        with no_progress_bars():
+            yield
     finally:
         theirs.set_verbosity(level)
-        if bars:
-            theirs.enable_progress_bar()

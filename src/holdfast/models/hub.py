@@ -18,7 +18,8 @@ from holdfast.errors import MissingExtra, StudyError
 from holdfast.models.peft_directories import ADAPTER, CONFIG, INDEX, is_peft, read_peft
 from holdfast.models.stacks import base_of, digest_model, read_header, weight_files
 
-Engine = Literal["transformers", "vllm"]
+# What opens a directory: transformers to sample, vLLM, or transformers to train.
+Engine = Literal["transformers", "vllm", "training"]
 # All that is ever asked of a hub; what lies in sub-folders is not part of the model.
 ASKED_FOR = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 _NOT_ASKED_FOR = ("*/*",)
@@ -71,7 +72,7 @@ def check_model(
     That is one that asks to run code, holds pickles alone or is damaged, one whose weights are not those of its
     configuration, an adapter that does not fit its base, and weights quantised in a way that is not computed here. With
     ``attention``, also an architecture that does not have this implementation. Of vLLM's own architectures and
-    quantisation vLLM tells itself.
+    quantisation vLLM tells itself; quantised weights are not trained.
 
     Returns the number of tokens that the model reads, where it can be told. Errors: StudyError, StoreError.
     """
@@ -126,6 +127,8 @@ def _check_weights(base: Path) -> None:
 
 def _check_settings(path: Path) -> None:
     settings = _read_object(path)
+    if path.name == CONFIG and settings.get(_AUTO_MAP, {}) is None:
+        raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
     for key, value in _walk(settings):
         foreign = key in _ATTENTION and isinstance(value, str) and "/" in value
         if foreign or (key in _CODE and value not in (None, False, {}, [])):
@@ -189,7 +192,7 @@ def _check_fit(
     except ImportError as error:
         raise MissingExtra(f"the model {directory}", "train") from error
 
-    return fitting.check_directory(directory, attention, foreign=engine == "vllm")
+    return fitting.check_directory(directory, attention, foreign=engine == "vllm", trained=engine == "training")
 
 
 def _walk(value: Any) -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from holdfast.errors import MissingExtra, StudyError
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, text_calls
-from holdfast.models.peft_directories import is_peft, text_home
+from holdfast.models.peft_directories import has_tokenizer, is_peft, text_home
 from holdfast.models.stacks import base_of
 from holdfast.models.templates import ChatTemplate, Rendering, try_out
 from holdfast.records import Message, ToolCall, ToolSpec
@@ -293,6 +293,8 @@ def _load_tokenizer(directory: Path) -> Any:
         raise MissingExtra(f"the model {directory}", "train") from error
 
     home = text_home(directory)
+    if not has_tokenizer(home):
+        raise StudyError(f"{directory}: holds no tokenizer (tokenizer.json); save it beside the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # Tokenizers in Rust raise bare exceptions for damaged files.

@@ -21,6 +21,7 @@ from holdfast.models.decoding import Decoder, Row
 from holdfast.models.hub import check_model, check_vocabulary
 from holdfast.models.hub_chat import Calls, HubChat
 from holdfast.models.opening import check_finite, open_network
+from holdfast.models.stacks import base_of
 from holdfast.records import Message
 
 Quantization = Literal["none", "int8", "int4"]
@@ -168,7 +169,7 @@ def _is_memory(error: BaseException) -> bool:
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
     from holdfast.models.lora import merge
 
-    settings = _quantized(quantization, directory)
+    settings = quantization_settings(quantization, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if settings:
         settings["device_map"] = {"": device}
@@ -182,9 +183,15 @@ def _load(directory: Path, quantization: Quantization, precision: Precision) -> 
     return model.eval()
 
 
-def _quantized(quantization: Quantization, directory: Path) -> dict[str, Any]:
+def quantization_settings(quantization: Quantization, directory: Path) -> dict[str, Any]:
+    """What transformers is told to quantise weights as it loads them; nothing for "none".
+
+    Errors: StudyError without an NVIDIA GPU and for an adapter, MissingExtra.
+    """
     if quantization == "none":
         return {}
+    if base_of(directory) != directory:
+        raise StudyError(f"{directory}: an adapter cannot be merged into quantised weights; set quantization = 'none'")
     if not torch.cuda.is_available():
         raise StudyError(f"{directory}: quantization {quantization} needs an NVIDIA GPU; set quantization = 'none'")
     if importlib.util.find_spec("bitsandbytes") is None:

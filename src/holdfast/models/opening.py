@@ -42,14 +42,12 @@ def open_network(
 ) -> Opened:
     """The network of a directory that ``hub.check_model`` has let pass.
 
-    ``dtype`` is that of the weights; ``settings`` are more of transformers' own, for quantised weights, beside which
-    no adapter can be. Errors: StudyError for a directory that transformers cannot load, weights that do not all fit,
-    and an adapter for quantised weights; StoreError for a stack whose base or adapter does not fit.
+    ``dtype`` is that of the weights; ``settings`` are more of transformers' own, for quantised weights. Errors:
+    StudyError for a directory that transformers cannot load and weights that do not all fit, StoreError for a stack
+    whose base or adapter does not fit.
     """
     stack, home = find_stack(directory), base_of(directory)
     merged = stack is None and is_peft(directory)
-    if settings and (stack or merged):
-        raise StudyError(f"{directory}: an adapter cannot be merged into quantised weights; set quantization = 'none'")
     network = _load(home, dtype, attention, settings or {})
     if merged or (stack is not None and is_peft(directory) and not _has_all(network, stack)):
         network, stack, merged = _merge_peft(network, directory), None, True

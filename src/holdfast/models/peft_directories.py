@@ -57,6 +57,17 @@ _OTHER_KINDS: Mapping[str, str] = {
     "IA3": "IA³",
     "XLORA": "X-LoRA",
 }
+# The files in which the tokenizers of transformers keep their tokens.
+_TOKENS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "*.tiktoken",
+)
 _REPOSITORY = re.compile(r"[\w.\-]+(?:/[\w.\-]+)?")
 _MERGE = "merge it where it was trained (PEFT: merge_and_unload, then save_pretrained) and name that directory"
 
@@ -121,8 +132,12 @@ def digest_adapter(directory: Path) -> str:
 
 def text_home(directory: Path) -> Path:
     """Where the tokenizer of a directory is: there, or with the base of a PEFT adapter that has none of its own."""
-    own = any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
-    return directory if own or not is_peft(directory) else read_peft(directory).base
+    return directory if has_tokenizer(directory) or not is_peft(directory) else read_peft(directory).base
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds the tokens of a tokenizer. Transformers makes an empty one where it finds none."""
+    return any(path.is_file() for pattern in _TOKENS for path in directory.glob(pattern))
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
@@ -160,8 +175,11 @@ def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> 
     if not isinstance(name, str) or not name:
         raise StudyError(f"{place}: names no base (base_model_name_or_path); write the base's path or name there")
     path = Path(name).expanduser()
-    near = [path] if path.is_absolute() else [directory / path, directory.absolute().parent / path, path]
-    found = list(dict.fromkeys(Path(os.path.normpath(one.absolute())) for one in near if one.is_dir()))
+    near = [path] if path.is_absolute() else [directory / path, path]
+    if len(path.parts) == 1 and path.name != "..":
+        near.append(directory.absolute().parent / path)
+    models = [one for one in near if any((one / file).is_file() for file in (CONFIG, ADAPTER_CONFIG))]
+    found = list(dict.fromkeys(Path(os.path.normpath(one.absolute())) for one in models))
     found = [one for one in found if one.resolve() != directory.resolve()]
     if len(found) > 1 and len({_sizes(one) for one in found}) > 1:
         raise StudyError(

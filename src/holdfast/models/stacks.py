@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import StoreError, StudyError
+from holdfast.errors import MissingExtra, StoreError, StudyError
 from holdfast.models.peft_directories import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -451,8 +451,10 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of a file's tensors by name: what its header says must fit its length. Errors: StudyError."""
-    from safetensors import SafetensorError, safe_open
-
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingExtra(f"the model {path.parent}", "train") from error
     try:
         # The framework is that of tensors, of which none is asked for.
         with safe_open(path, framework="np") as file:

@@ -153,7 +153,7 @@ class HubModel:
         half = precision == "bf16" and lora_r > 0
         self._digest = ""
         if network is None:
-            check_model(source)
+            check_model(source, engine="training")
             # What PEFT merges is rounded as it is merged: 16 bits would take most of it away.
             half = half and (find_stack(source) is not None or not is_peft(source))
             opened = open_network(source, dtype=torch.bfloat16 if half else torch.float32, attention=_ATTENTION)
