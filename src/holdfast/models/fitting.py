@@ -193,8 +193,8 @@ def build_hollow(
         except Exception as error:
             if "does not support an attention implementation" in str(error):
                 raise StudyError(
-                    f"{directory}: its architecture ({config.model_type}) has no attention of the kind {attention!r}, which"
-                    " sampling here takes; use kind = 'vllm' or another model"
+                    f"{directory}: its architecture ({config.model_type}) has no attention of the kind {attention!r},"
+                    " which sampling here takes; use kind = 'vllm' or another model"
                 ) from error
             raise StudyError(
                 f"{directory}: transformers cannot load this model ({first_line(error)}); check the directory"
