@@ -16,6 +16,7 @@ from holdfast.gate.books import Book, is_run
 from holdfast.gate.sources import Library
 from holdfast.gate.verdicts import Place
 from holdfast.models.tiny_chat import is_tiny
+from holdfast.readiness import look_around
 from holdfast.records import Checkpoint
 from holdfast.runs import run
 from holdfast.sections import NAME_LENGTH, TINY
@@ -56,6 +57,8 @@ def roll_out_models(
         raise StudyError(f"--parent and --child are both {child!r}; add --again to roll the same model out twice")
     # Read before the first is carried out: nothing is spent where it is wrong.
     anew = None if again is None else _evaluate(study, [child], seed=again)
+    if anew is not None and (problems := look_around(anew)[0]):
+        raise StudyError(problems[0])
     first = _book_of(library, _evaluate(study, [parent] if again else [parent, child]), output, means)
     if again is None or anew is None:
         return (Place(first, _base_of(first, parent)), Place(first, _base_of(first, child)))
