@@ -120,7 +120,8 @@ def test_trl_datasets_load(smoke_run: Path, tmp_path: Path) -> None:
         }
     for name, pairs in made.items():
         rows = read_lines(output / name)
-        loaded = datasets.Dataset.from_list(rows)
+        cache = str(tmp_path / "cache")
+        loaded = datasets.load_dataset("json", data_files=str(output / name), split="train", cache_dir=cache)
         assert {"prompt", "chosen", "rejected"} <= set(loaded.column_names) and len(loaded) == len(pairs)
         for row in rows:
             assert row["prompt"][-1]["role"] == "user"
