@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
-from holdfast.training.adapters import Policy
+from holdfast.training.adapters import HubModel, Policy
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.packing import pack
 from holdfast.training.passes import score
@@ -86,11 +86,18 @@ def build_hub(directory: Path, kind: str, **changed: Any) -> Path:
     return directory
 
 
-def load_plain(directory: Path, implementation: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
-    """The model of a directory as transformers runs it."""
+def load_plain(directory: Path, implementation: str = "sdpa", dtype: torch.dtype | None = None) -> Any:
+    """The model of a directory as transformers runs it, in torch's default floats where no others are named."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(directory, attn_implementation=implementation, dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        directory, attn_implementation=implementation, dtype=dtype or torch.get_default_dtype()
+    ).eval()
+
+
+def open_hub(directory: Path, **settings: Any) -> HubModel:
+    """A policy of a directory in torch's default floats, which ``in_64_bits`` makes wide; it cannot be saved."""
+    return HubModel(directory, network=load_plain(directory), **settings)
 
 
 def plain_logps(model: Any, sequences: list[ScoredSequence]) -> torch.Tensor:
@@ -122,13 +129,6 @@ SEQUENCES = scored_trie(np.random.default_rng(0), sequences=12, segment=12)
 def towards(count: int) -> torch.Tensor:
     """A gradient of random signs and sizes, so that no two tokens weigh alike."""
     return torch.randn(count, generator=torch.Generator().manual_seed(1))
-
-
-def assert_close(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor], relative: float) -> None:
-    """Within a part of each tensor's own size."""
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.shape == other.shape and other.abs().max() > 0
-        assert (one - other).norm() <= relative * other.norm()
 
 
 def tree_logps(policy: Policy, sequences: Sequence[ScoredSequence] = SEQUENCES) -> torch.Tensor:

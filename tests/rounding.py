@@ -1,0 +1,75 @@
+"""How far rounding may put two ways to the same number apart, and a way to compute in 64 bits what ships in 32.
+
+A sum of n numbers in floating point is off by some sqrt(n) u times the sum of their sizes, where u is half the distance
+from 1 to the next number (Higham and Mary 2019, doi 10.1137/18M1226312, theorem 2.4). Kernels of different processors
+take a sum in different orders, which moves it by as much. So a tolerance is either ``rounding`` of the terms that are
+added one after the other, or both sides are computed ``in_64_bits`` and must agree to ``EXACT``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
+
+# Of numbers computed in 64 bits: a hundred thousand times what rounding does to sums of this size (1e-16 times the
+# square root of some thousand terms), and a hundredth of what one rounding to 32 bits would do (6e-8).
+EXACT = 1e-9
+_WIDE = {torch.float32: torch.float64}
+# What reads stored bytes must read them as they are.
+_BYTES = (torch.frombuffer, Tensor.view)
+
+
+class _Wide(TorchFunctionMode):
+    """Gives 64 bits to whoever asks for 32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
+        if func in _BYTES:
+            return func(*args, **(kwargs or {}))
+        kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_widened, args), **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+@contextmanager
+def in_64_bits() -> Iterator[None]:
+    """Inside, torch computes in 64-bit floats wherever it would take 32: new tensors, and casts that name 32 bits."""
+    before, backward = torch.get_default_dtype(), BackwardCFunction.apply
+
+    def apply(*args: Any) -> Any:
+        with _Wide():  # the engine runs functions that are differentiated by hand outside of any mode
+            return backward(*args)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.MonkeyPatch.context() as patch, _Wide():
+            patch.setattr(BackwardCFunction, "apply", apply)
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def rounding(terms: int, *, dtype: torch.dtype = torch.float32) -> float:
+    """What rounding may do to sums of so many terms, relative to the sum of their sizes."""
+    return math.sqrt(terms) * torch.finfo(dtype).eps / 2
+
+
+def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """The largest distance of two tensors by the size of the second (2-norms), over pairs of tensors."""
+    found = 0.0
+    for ours, theirs in zip(one, other, strict=True):
+        assert ours.shape == theirs.shape and theirs.detach().norm() > 0
+        found = max(found, float((ours - theirs).detach().norm() / theirs.detach().norm()))
+    return found
