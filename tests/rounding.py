@@ -45,17 +45,27 @@ def _widened(value: Any) -> Any:
 
 @contextmanager
 def in_64_bits() -> Iterator[None]:
-    """Inside, torch computes in 64-bit floats wherever it would take 32: new tensors, and casts that name 32 bits."""
+    """Inside, torch computes in 64-bit floats wherever it would take 32: new tensors, casts that name 32 bits, and
+    models that transformers loads.
+    """
+    from transformers import PreTrainedModel
+
     before, backward = torch.get_default_dtype(), BackwardCFunction.apply
+    load = PreTrainedModel.from_pretrained.__func__
 
     def apply(*args: Any) -> Any:
         with _Wide():  # the engine runs functions that are differentiated by hand outside of any mode
             return backward(*args)
 
+    def from_pretrained(kind: Any, *args: Any, **settings: Any) -> Any:
+        asked = settings.pop("dtype", "auto")
+        return load(kind, *args, dtype=_widened(torch.float32 if asked == "auto" else asked), **settings)
+
     torch.set_default_dtype(torch.float64)
     try:
         with pytest.MonkeyPatch.context() as patch, _Wide():
             patch.setattr(BackwardCFunction, "apply", apply)
+            patch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
             yield
     finally:
         torch.set_default_dtype(before)

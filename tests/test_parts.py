@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from rounding import EXACT, apart
-from tree_samples import SEQUENCES, draw_adapter, load_plain, open_hub, plain_logps, towards, tree_logps
+from tree_samples import SEQUENCES, draw_adapter, load_plain, plain_logps, towards, tree_logps
 
 from holdfast.records import PreferencePair
-from holdfast.training.adapters import open_policy
+from holdfast.training.adapters import HubModel, open_policy
 from holdfast.training.encoding import Encoded
 from holdfast.training.parts import (
     GroupObjective,
@@ -128,7 +128,7 @@ def test_a_case_is_one_part_however_small_the_budget():
 def test_cut_passes_have_one_dropout(llama_dir):
     """Both passes over a group see the same weights dropped: the gradient is that of the loss that is reported."""
     (part,) = STEPS["sigmoid"].parts(10_000)
-    policy = open_hub(llama_dir, lora_r=3, lora_dropout=0.4)
+    policy = HubModel(llama_dir, lora_r=3, lora_dropout=0.4)
     draw_adapter(policy.trainable())
     policy.set_training(True)
     with torch.random.fork_rng():

@@ -14,7 +14,6 @@ from tree_samples import (
     build_hub,
     draw_adapter,
     load_plain,
-    open_hub,
     plain_logps,
     towards,
     tree_logps,
@@ -72,7 +71,7 @@ def test_tiny_llama_equals_transformers(tiny_dir):
 @wide
 @pytest.mark.parametrize("kind", KINDS)
 def test_architectures_equal_transformers(kind, tmp_path):
-    policy, plain = open_hub(build_hub(tmp_path, kind, **KINDS[kind])), load_plain(tmp_path)
+    policy, plain = HubModel(build_hub(tmp_path, kind, **KINDS[kind])), load_plain(tmp_path)
     ours, theirs = tree_logps(policy), plain_logps(plain, SEQUENCES)
     assert apart([ours], [theirs]) < EXACT
     assert apart(gradients(ours, policy.trainable()), gradients(theirs, list(plain.parameters()))) < EXACT
@@ -88,7 +87,7 @@ def test_architectures_that_would_differ_are_refused(kind, tmp_path):
 @wide
 @pytest.mark.parametrize("kind", ["mistral", "phi3", "gemma3_text"])
 def test_sliding_windows_bound_what_is_read(kind, tmp_path):
-    policy = open_hub(build_hub(tmp_path, kind, sliding_window=16))
+    policy = HubModel(build_hub(tmp_path, kind, sliding_window=16))
     assert policy.max_positions == 16
     short = [dataclasses.replace(item, ids=item.ids[:16], weights=item.weights[:16]) for item in SEQUENCES]
     theirs = plain_logps(load_plain(tmp_path), short)
@@ -100,7 +99,7 @@ def test_sliding_windows_bound_what_is_read(kind, tmp_path):
 def test_lora_equals_peft(llama_dir):
     from peft import LoraConfig, get_peft_model
 
-    policy = open_hub(llama_dir, lora_r=3, lora_alpha=6.0)
+    policy = HubModel(llama_dir, lora_r=3, lora_alpha=6.0)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     plain = get_peft_model(
         load_plain(llama_dir), LoraConfig(r=3, lora_alpha=6.0, target_modules=names, task_type="CAUSAL_LM")

@@ -11,12 +11,11 @@ import tiny_office as office
 import torch
 from rounding import EXACT, apart
 from safetensors.torch import load_file
-from tree_samples import open_hub
 
 from holdfast.models import chat_messages, chat_tools
 from holdfast.models.tiny_chat import TinyChat
 from holdfast.models.tiny_llama import TinyLlama
-from holdfast.training.adapters import open_policy
+from holdfast.training.adapters import HubModel, open_policy
 from holdfast.training.loop import Loop, LoopSettings, isolated
 from holdfast.training.objectives import dpo
 from holdfast.training.orders import PairOrder, pair_steps
@@ -58,7 +57,7 @@ def data(models):
 def load(path):
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.get_default_dtype())
+    return AutoModelForCausalLM.from_pretrained(path)
 
 
 def make_rows(pairs):
@@ -254,7 +253,7 @@ def test_same_gradients_of_adapters_as_trl(models, data, tmp_path, loss_mask):
     base, _ = models
     collator = collator_of(models, loss_mask)
     trainer = their_trainer(base, base, data[0], tmp_path, collator=collator, adapter=lora_config())
-    policy = open_hub(base, lora_r=4, lora_alpha=8.0)
+    policy = HubModel(base, lora_r=4, lora_alpha=8.0)
     adapter = draw_adapters(policy, trainer.model)
     loss = trainer.compute_loss(trainer.model, dict(batch_of(trainer)))
     loss.backward()
@@ -335,7 +334,7 @@ def test_same_adapters_after_steps_of_the_same_pairs_as_trl(models, data, tmp_pa
     base, _ = models
     pairs, encoded = data
     trainer, _ = run_theirs(models, data, tmp_path, adapter=lora_config(), seed=11)
-    policy = open_hub(base, lora_r=4, lora_alpha=8.0)
+    policy = HubModel(base, lora_r=4, lora_alpha=8.0)
     adapter = draw_adapters(policy, trainer.model)
     start = [weight.detach().clone() for weight in adapter]
     trainer.train()

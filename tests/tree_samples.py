@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
-from holdfast.training.adapters import HubModel, Policy
+from holdfast.training.adapters import Policy
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.packing import pack
 from holdfast.training.passes import score
@@ -86,18 +86,11 @@ def build_hub(directory: Path, kind: str, **changed: Any) -> Path:
     return directory
 
 
-def load_plain(directory: Path, implementation: str = "sdpa", dtype: torch.dtype | None = None) -> Any:
-    """The model of a directory as transformers runs it, in torch's default floats where no others are named."""
+def load_plain(directory: Path, implementation: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a directory as transformers runs it."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        directory, attn_implementation=implementation, dtype=dtype or torch.get_default_dtype()
-    ).eval()
-
-
-def open_hub(directory: Path, **settings: Any) -> HubModel:
-    """A policy of a directory in torch's default floats, which ``in_64_bits`` makes wide; it cannot be saved."""
-    return HubModel(directory, network=load_plain(directory), **settings)
+    return AutoModelForCausalLM.from_pretrained(directory, attn_implementation=implementation, dtype=dtype).eval()
 
 
 def plain_logps(model: Any, sequences: list[ScoredSequence]) -> torch.Tensor:
