@@ -8,9 +8,13 @@ added one after the other, or both sides are computed ``in_64_bits`` and must ag
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 # Of numbers computed in 64 bits: a hundred thousand times what rounding does to sums of this size (1e-16 times the
 # square root of some thousand terms), and a hundredth of what one rounding to 32 bits would do (6e-8).
 EXACT = 1e-9
+# The environment variable that names a file for what ``within`` sees.
+NOTES = "HOLDFAST_ROUNDING_NOTES"
 _WIDE = {torch.float32: torch.float64}
 # What reads stored bytes must read them as they are.
 _BYTES = (torch.frombuffer, Tensor.view)
@@ -74,6 +80,29 @@ def in_64_bits() -> Iterator[None]:
 def rounding(terms: int, *, dtype: torch.dtype = torch.float32) -> float:
     """What rounding may do to sums of so many terms, relative to the sum of their sizes."""
     return math.sqrt(terms) * torch.finfo(dtype).eps / 2
+
+
+def additions(hidden: int, layers: int, ffn: int, vocabulary: int, tokens: int) -> int:
+    """Additions one after the other on the way from a token of a Llama to its log-probability.
+
+    A layer has two norms, three products over ``hidden`` and one over ``ffn``, attention over ``tokens`` and its
+    normalisation; at the end come a norm, the logits and the sum over the ``vocabulary``.
+    """
+    return layers * (6 * hidden + ffn + 2 * tokens) + 2 * hidden + vocabulary
+
+
+def within(error: float, tolerance: float) -> bool:
+    """Whether an error of 32-bit sums is one of rounding.
+
+    Where the environment names a file, the error is noted there with its place, so that ``kernels.py`` can hold the
+    tolerance against what processors really do.
+    """
+    if notes := os.environ.get(NOTES):
+        caller = inspect.stack()[1]
+        place = f"{Path(caller.filename).name}::{caller.function}:{caller.lineno}"
+        with Path(notes).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([place, error, tolerance]) + "\n")
+    return error <= tolerance
 
 
 def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
