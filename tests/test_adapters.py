@@ -27,7 +27,7 @@ from holdfast.training.stages import train_dpo
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
-# What rounding does to the log-probabilities of the made-up office's model. Sums of 16-bit numbers are taken in 32 bits;
+# What rounding does to log-probabilities of the made-up office's model. Sums of 16-bit numbers are taken in 32 bits and
 # only results are rounded: of two layers' norms, projections, attention and gate, eight each.
 CLOSE = {
     "fp32": rounding(additions(hidden=32, layers=2, ffn=48, vocabulary=64, tokens=13)),
@@ -137,9 +137,7 @@ def test_whole_weights_are_saved_as_transformers_loads_them(precision: Any, base
 
 @pytest.mark.parametrize("precision", CLOSE)
 @pytest.mark.parametrize("lora_r", [0, 6])
-def test_a_later_stage_starts_where_the_earlier_one_ended(
-    lora_r: int, precision: Any, base: Path, stage: Path
-) -> None:
+def test_a_later_stage_starts_where_the_earlier_one_ended(lora_r: int, precision: Any, base: Path, stage: Path) -> None:
     later = open_policy(stage, lora_r=lora_r, precision=precision)
     start = logprobs(open_policy(stage))
     assert within(apart(logprobs(later), start), CLOSE[precision])
