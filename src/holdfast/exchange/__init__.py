@@ -4,5 +4,5 @@ inspect/   Inspect logs, tasks and provider
 traces/    production traces
 known/     what the scores of known scorers mean
 scales.py  what a foreign score means
-trl.py     preference pairs for TRL
+openings.py  how one case was opened in two places
 """
