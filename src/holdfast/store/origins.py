@@ -11,6 +11,7 @@ import orjson
 from holdfast.errors import StoreError, StudyError
 from holdfast.records import Declaration
 
+FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
 _DECLARED, _UNDECLARED = "scores declared", "scores undeclared"
 _LOGS, _NOTES, _ACTORS = "logs", "import notes", "who acted"
 
@@ -51,7 +52,8 @@ class LogState:
     ``absent`` counts samples without any episode: each of them lacks all ``epochs`` rollouts. ``absent_ids`` are the
     sample ids of those that the log names, as text (a case tells its own as ``facts["sample"]``); it may name fewer
     than are absent. ``short`` says, by the id of a case that has some episodes, how many rollouts it lacks. A log that
-    a retry or another copy replaced is ``superseded``: what it lacks, the other one answers for.
+    a retry or another copy replaced is ``superseded``: what it lacks, the other one answers for. ``settings`` decided
+    its episodes and scores, by group (task, solver, limits, generation, roles); who acted is none of them.
     """
 
     file: str
@@ -67,6 +69,7 @@ class LogState:
     absent_ids: tuple[str, ...] = ()
     short: Mapping[str, int] = field(default_factory=dict)
     superseded: bool = False
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def lacking(self) -> int:
@@ -111,6 +114,12 @@ def spell(one: Declaration) -> str:
 def read_undeclared(notes: Notes) -> tuple[Undeclared, ...]:
     """Values of foreign scorers that were not taken. Errors: StoreError."""
     return tuple(_build(Undeclared, {**row, "seen": tuple(row["seen"])}) for row in _read(notes, _UNDECLARED) or ())
+
+
+def describe_undeclared(one: Undeclared) -> str:
+    """``'harm' of judge (20 values: 1, 10)``."""
+    seen = f": {', '.join(one.seen)}" if one.seen else ""
+    return f"{one.key!r} of {one.scorer} ({one.count:,} value{'' if one.count == 1 else 's'}{seen})"
 
 
 def write_undeclared(notes: Notes, found: Iterable[Undeclared]) -> None:

@@ -37,13 +37,8 @@ def settings_of(log: EvalLog) -> dict[str, str]:
     found: dict[str, Any] = dict(told.model_args or {})
     if told.model_base_url:
         found["base_url"] = told.model_base_url
-    generation = {
-        **told.model_generate_config.model_dump(mode="json", exclude_none=True),
-        **log.plan.config.model_dump(mode="json", exclude_none=True),
-    }
-    for name, value in generation.items():
-        if name not in _OPERATION:
-            found.setdefault(name, value)
+    for name, value in _generation(log).items():
+        found.setdefault(name, value)
     found |= {f"task {name}": value for name, value in (told.task_args or {}).items()}
     found |= {f"solver {name}": value for name, value in (told.solver_args or {}).items()}
     if told.solver:
@@ -53,6 +48,44 @@ def settings_of(log: EvalLog) -> dict[str, str]:
         # The steps' prompts are long: they tell apart, and a digest is their name.
         found["steps"] = content_id(_plain(steps))[:8]
     return {clean(str(name)): _text(_safe(str(name), value)) for name, value in sorted(found.items())}
+
+
+def _generation(log: EvalLog) -> dict[str, Any]:
+    """The generation settings of a log that decide a reply, as they are given; defaults are none of them."""
+    found = {
+        **log.eval.model_generate_config.model_dump(mode="json", exclude_none=True),
+        **log.plan.config.model_dump(mode="json", exclude_none=True),
+    }
+    return {name: value for name, value in found.items() if name not in _OPERATION}
+
+
+def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
+    """What decided a log's episodes and scores besides who acted, by group: what two sides must have in common.
+
+    Numbers and truths stay what they are, all else is text, without secrets.
+    """
+    told = log.eval
+    config = told.config.model_dump(mode="json", exclude_none=True)
+    steps = [[step.solver, step.params] for step in log.plan.steps]
+    groups: dict[str, dict[str, Any]] = {
+        "task": {"version": told.task_version, **(told.task_args or {})},
+        "solver": {
+            **({"name": told.solver} if told.solver else {}),
+            **(told.solver_args or {}),
+            **({"steps": content_id(_plain(steps))[:8]} if steps else {}),
+        },
+        "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
+        "generation": _generation(log),
+        "roles": {role: one.model for role, one in (told.model_roles or {}).items()},
+    }
+    return {
+        group: {clean(str(name)): _comparable(_safe(str(name), value)) for name, value in found.items()}
+        for group, found in groups.items()
+    }
+
+
+def _comparable(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float) and abs(value) < 2**63 else _text(value)
 
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:

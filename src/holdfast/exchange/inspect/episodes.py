@@ -14,6 +14,7 @@ from holdfast.audit import audit
 from holdfast.exchange.inspect.dialogue import Dialogue, arrange
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, clean, from_inspect, from_tool_info, storable
 from holdfast.exchange.inspect.scoring import raw_values
+from holdfast.exchange.openings import digest_opening
 from holdfast.models.calls import spells_call
 from holdfast.records import Case, Ending, Message, ToolSpec, Trajectory, content_id
 
@@ -199,6 +200,7 @@ def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:
     return found
 
 
-def mark_opening(trajectory: Trajectory, difference: str) -> Trajectory:
-    """The episode with how its opening differs from its case's."""
-    return replace(trajectory, detail={**(trajectory.detail or {}), "opening": difference})
+def mark_opening(trajectory: Trajectory, opened: Case, difference: str) -> Trajectory:
+    """The episode with how its opening (that of ``opened``) differs from its case's, and that opening's own digest."""
+    digest = digest_opening(opened.messages)
+    return replace(trajectory, detail={**(trajectory.detail or {}), "opening": difference, "opening_digest": digest})

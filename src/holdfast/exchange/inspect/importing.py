@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from inspect_ai.log import (
     EvalLog,
@@ -231,7 +230,7 @@ class _Import:
         case, made = self._hold(read.case), read.trajectory
         difference = first_difference(read.case.messages, case.messages) if read.spoken else None
         if difference is not None:
-            made = mark_opening(made, difference)
+            made = mark_opening(made, read.case, difference)
             self._openings.setdefault(case.id, difference)
         origin = sample.uuid or (log.header.eval.eval_id, str(sample.id), sample.epoch)
         made = replace(made, checkpoint_id=log.checkpoint, id=content_id("inspect trajectory", log.checkpoint, origin))
@@ -423,13 +422,13 @@ def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring)
     origins.write_undeclared(store, scoring.undeclared(origins.read_undeclared(store)))
     states = describe_logs(logs, reading.attempts, reading.held)
     origins.write_log_states(store, merge_states(origins.read_log_states(store), states))
-    told: list[Any] = [
-        *scoring.notes(),
+    # Declarations and states are noted as such; the run keeps as sentences what stands nowhere else.
+    kept = [
+        *scoring.doubts(),
         *reading.attempts.notes,
-        *tell_states(states),
         *reading.opening_notes(),
         *tell_notes(reading.episode_notes),
     ]
-    notes = tuple(map(clean, told))
-    origins.write_import_notes(store, dict.fromkeys((*origins.read_import_notes(store), *notes)))
-    return notes
+    kept = list(map(clean, kept))
+    origins.write_import_notes(store, dict.fromkeys((*origins.read_import_notes(store), *kept)))
+    return tuple(dict.fromkeys((*map(clean, scoring.notes()), *map(clean, tell_states(states)), *kept)))

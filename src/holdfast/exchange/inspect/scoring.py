@@ -275,14 +275,17 @@ class Scoring:
                 f"{one.objective} is {_shown((one.task or '', one.scorer or '', one.key))}: from {one.low:g} to"
                 f" {one.high:g}, {end} ({one.source or 'declared before'})"
             )
-        for (_, place), taken in self._taken.items():
-            if taken.off:
-                told.append(
-                    f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale and are missing"
-                    f" ({', '.join(taken.examples)})"
-                )
-        told += [self._tell(place, seen, "were not taken") for place, seen in self._undeclared.items()]
-        return told + self._several()
+        told += self.doubts()
+        return told + [self._tell(place, seen, "were not taken") for place, seen in self._undeclared.items()]
+
+    def doubts(self) -> list[str]:
+        """Values off their scale, and objectives that several scorers give."""
+        return [
+            f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale and are missing"
+            f" ({', '.join(taken.examples)})"
+            for (_, place), taken in self._taken.items()
+            if taken.off
+        ] + self._several()
 
     def _several(self) -> list[str]:
         """Objectives that several scorers of a task give, each as a judge of its own."""

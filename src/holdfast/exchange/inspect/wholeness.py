@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from inspect_ai.log import EvalLog
 
+from holdfast.exchange.inspect.actors import compared_settings
 from holdfast.exchange.inspect.attempts import Attempts, Log
 from holdfast.exchange.inspect.messages import clean
 from holdfast.store.origins import LogState
@@ -56,6 +57,7 @@ def _describe(log: Log, superseded: bool, held: Held) -> LogState:
         episodes=len(log.spots),
         attempt=told.task_id,
         superseded=superseded,
+        settings=compared_settings(log.header),
     )
     if superseded:
         return state
