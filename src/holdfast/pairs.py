@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from holdfast.audit import UNFIT
 from holdfast.errors import StudyError
 from holdfast.records import Checkpoint, PreferencePair
+from holdfast.store import Store
 from holdfast.store.codec import flags_to_bits
 from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_undeclared
 from holdfast.store.tables import Floats, Ints, ScoreTable
