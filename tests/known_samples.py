@@ -7,6 +7,7 @@ The scorers are our own, so that what they find is given beforehand; names, keys
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def write_log(folder: Path, task: str, scorer: str, values: Sequence[Any], *, mo
             display="none",
             log_level="error",
         )
+        gc.collect()  # what Inspect leaves open is closed here, where its warnings are no errors
     if log.status != "success":
         raise AssertionError(f"{task}: {log.error and log.error.message}")
     return Path(log.location.removeprefix("file://"))

@@ -183,8 +183,8 @@ def test_an_end_that_stands_for_a_prompt_is_no_part_of_the_opening(tmp_path: Pat
 
 
 def test_thoughts_beside_calls_are_not_lost(chats: dict[tuple[str, str], HubChat]) -> None:
-    """Where a template has no place for them, calls are text unless the user insists."""
-    for style, native in (("qwen", True), ("marked", True), ("llama", False), ("mistral", False)):
+    """Where a template would drop them, calls are text unless the user insists, or they always stand alone."""
+    for style, native in (("qwen", True), ("marked", True), ("llama", True), ("mistral", False)):
         assert HubChat(chats[style, "text"].directory).native == native
     with pytest.raises(StudyError, match=r"leaves out text of message 3.*calls = 'text'"):
         chats["llama", "native"].encode([*OPENING, *EPISODE], [SEARCH])
@@ -218,30 +218,30 @@ def test_directories_that_cannot_chat_are_refused(tmp_path: Path) -> None:
         HubChat(write_tokenizer(tmp_path / "none", None, "</s>", []))
     with pytest.raises(StudyError, match="drops messages"):
         HubChat(write_tokenizer(tmp_path / "mute", "hello", "</s>", []))
-    with pytest.raises(StudyError, match="tokenizer cannot be read"):
+    with pytest.raises(StudyError, match="holds no tokenizer"):
         HubChat(tmp_path)
     with pytest.raises(StudyError, match="inner names"):
         HubChat(write_tokenizer(tmp_path / "evil", "{{ messages.__class__ }}", "</s>", []))
 
 
 @pytest.mark.parametrize(
-    ("name", "end", "native"),
+    ("name", "end", "style"),
     [
-        ("qwen2_5", "<|im_end|>", True),
-        ("llama3_1", "<|eot_id|>", False),
-        ("gemma", "<end_of_turn>", False),
-        ("phi3", "<|end|>", False),
-        ("deepseek_r1_distill", "<｜end▁of▁sentence｜>", False),
+        ("qwen2_5", "<|im_end|>", "qwen"),
+        ("llama3_1", "<|eot_id|>", "llama"),
+        ("gemma", "<end_of_turn>", None),
+        ("phi3", "<|end|>", None),
+        ("deepseek_r1_distill", "<｜end▁of▁sentence｜>", None),
     ],
 )
-def test_templates_of_well_known_models(name: str, end: str, native: bool, tmp_path: Path) -> None:
+def test_templates_of_well_known_models(name: str, end: str, style: str | None, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     source = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
     special = sorted({*re.findall(r"<\|\w+\|>|<[a-z]+_of_[a-z]+>|<｜[^｜]+｜>", source)} - {end})
     chat = HubChat(write_tokenizer(tmp_path, source, end, special))
-    assert chat.native == native
-    ids, mask = chat.encode([*OPENING, *EPISODE], [SEARCH])
-    called = NATIVE["qwen"] if native else TEXT_CALL
+    assert chat.native == (style is not None)
+    ids, mask = chat.encode([*OPENING, *episode_for(chat, style or "")], [SEARCH])
+    called = NATIVE[style] if style else TEXT_CALL
     assert own_parts(chat, ids, mask) == [f"{called}{end}", f"A drink.{end}"]
     assert chat.decode(ids).count("Be brief.") == chat.decode(ids).count("Tea is a drink.") == 1
     opening = chat.encode(OPENING, [SEARCH])[0]

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from holdfast.records import CUT_OFF, Ending, Flag, Message
+from holdfast.models.calls import spells_call
+from holdfast.records import CUT_OFF, Ending, Flag, Message, ToolSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +54,11 @@ def refused_by(flags: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _headings(text: str) -> Iterator[tuple[str, int, int]]:
     """Word, start of its line and end of each heading that stands at the start of a line."""
+    line = seen = 0
     for match in _HEADING.finditer(text):
-        line = text.rfind("\n", 0, match.start()) + 1
+        # No part of the text is looked through twice, however long its lines are.
+        line = text.rfind("\n", seen, match.start()) + 1 or line
+        seen = match.start()
         if _BEFORE_HEADING.fullmatch(text, line, match.start()):
             yield match[1], line, match.end()
 
@@ -91,15 +95,21 @@ def _loops(messages: Sequence[Message]) -> bool:
     return any(len(list(group)) >= LOOP_REPEATS for _, group in groupby(made))
 
 
-def audit(messages: Sequence[Message], ending: Ending, calls: int, invalid_calls: int = 0) -> tuple[Flag, ...]:
+def audit(
+    messages: Sequence[Message], ending: Ending, calls: int, invalid_calls: int = 0, tools: Sequence[ToolSpec] = ()
+) -> tuple[Flag, ...]:
     """The flags of a trajectory, in the order of their definition.
 
-    ``messages`` are those after the case's own, ``calls`` the executed calls, ``invalid_calls`` the refused ones.
+    ``messages`` are those after the case's own, ``calls`` the executed calls, ``invalid_calls`` the refused ones,
+    ``tools`` those that were offered, where they are known. A text that spells a call which nobody read makes an
+    episode without calls one that claims them, and any other incoherent; ``Action:`` lines beside executed calls are
+    left to the flags of invented results.
     """
     spoken = [message for message in messages if message.role == _AGENT_ROLE]
     texts = [message.content for message in spoken]
     tried = invalid_calls > 0 or any(message.tool_calls for message in spoken)
-    claimed = calls == 0 and (tried or any(map(writes_call, texts)))
+    unread = any(spells_call(said.content, tools, said.tool_calls, headings=calls == 0) for said in spoken)
+    claimed = calls == 0 and (tried or unread or any(map(writes_call, texts)))
     found = {
         Flag.INVENTED_RESULT: bool(texts) and writes_result(texts[-1]),
         Flag.INVENTED_MIDWAY: any(map(writes_result, texts[:-1])),
@@ -110,6 +120,6 @@ def audit(messages: Sequence[Message], ending: Ending, calls: int, invalid_calls
         Flag.LOOP: _loops(messages),
         Flag.NOTHING_DONE: calls == 0 and not claimed and not any(text.strip() for text in texts),
         Flag.INVALID_CALL: invalid_calls > 0,
-        Flag.INCOHERENT: ending is Ending.INCOHERENT,
+        Flag.INCOHERENT: ending is Ending.INCOHERENT or (unread and calls > 0),
     }
     return tuple(flag for flag in Flag if found[flag])

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from holdfast.sections import CaseCount, Positive, Section, Seed, Share
+from holdfast.sections import CaseCount, Positive, Repeats, Section, Seed, Share
 
 Margin = Annotated[float, Field(gt=0, le=3)]
 ShareMargin = Annotated[float, Field(gt=0, le=1)]
@@ -54,7 +54,7 @@ class PartSection(Section):
 
     lineages: tuple[tuple[str, ...], ...] | None = None
     every_dose: bool = False
-    per_case: Positive = 2
+    per_case: Repeats = 2
 
 
 class AttackSection(PartSection):

@@ -125,6 +125,9 @@ class _Episode:
 
     def _record(self, checkpoint_id: str, ending: Ending) -> Trajectory:
         found = {"logprob": self.logprob, "error": self.error}
+        # What the infrastructure broke off says nothing about the agent.
+        failed = ending is Ending.ERROR
+        flags = () if failed else audit(self.messages, ending, self.calls, self.invalid_calls, self.case.tools)
         return Trajectory(
             id=self.id,
             case_id=self.case.id,
@@ -132,8 +135,7 @@ class _Episode:
             rollout=self.rollout,
             messages=tuple(self.messages),
             ending=ending,
-            # What the infrastructure broke off says nothing about the agent.
-            flags=() if ending is Ending.ERROR else audit(self.messages, ending, self.calls, self.invalid_calls),
+            flags=flags,
             world_before=self.case.state,
             world_after=self.session.snapshot(),
             calls=self.calls,

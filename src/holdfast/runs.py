@@ -24,7 +24,7 @@ from holdfast.forks import ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run
 from holdfast.plan import Step
 from holdfast.planning import build
 from holdfast.readiness import look_around
-from holdfast.records import Analysis, Estimate, Frontier, Verdict
+from holdfast.records import Analysis, Checkpoint, Estimate, Frontier, Verdict
 from holdfast.store import DATABASE, Store
 from holdfast.store.origins import (
     FOREIGN,
@@ -252,6 +252,17 @@ def measures(store: Store) -> dict[str, dict[str, float]]:
         for dose in result.get("doses", ()):
             found.setdefault(dose["checkpoint"], {}).update({k: v for k, v in dose.items() if k != "checkpoint"})
     return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in found.items()}
+
+
+def find_checkpoint(store: Store, wanted: str) -> Checkpoint:
+    """The one checkpoint of a name, or whose id starts so."""
+    every = list(store.checkpoints())
+    named = [item for item in every if item.name == wanted]
+    found = named or [item for item in every if wanted and item.id.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    remedy = "`holdfast export --to jsonl` lists names and ids" if not found else "give its id"
+    raise StudyError(f"{store.path}: {len(found) or 'no'} checkpoints are {wanted!r}; {remedy}")
 
 
 def default_output(name: str) -> Path:

@@ -27,6 +27,7 @@ from holdfast.gate.verdicts import Place, decide, take_sides
 from holdfast.progress import ProgressLines
 from holdfast.records import Outcome, Verdict
 from holdfast.report.gate import overall
+from holdfast.rescoring import read_judges
 from holdfast.sections import OBJECTIVES
 from holdfast.study import load
 
@@ -52,6 +53,8 @@ class Request:
             max_calls=options.max_calls,
             max_cost=options.max_cost,
             listener=self.lines.step,
+            endpoints={} if options.judges is None else read_judges(options.judges).get("endpoints", {}),
+            trusted=options.trust_endpoints,
         )
 
     def rules(self, *books: Book, noted: Mapping[str, Any] | None = None) -> GateSection:
@@ -90,6 +93,8 @@ def _check(options: argparse.Namespace) -> None:
     for given, needed, names in (
         (options.all, not options.plan, "--plan is about one parent and child; leave out --all"),
         (options.output is not None, rolls_out, "-o goes with --suite or --again only; leave it out"),
+        (options.judges is not None, options.again, "--judges goes with --again only; leave it out"),
+        (options.trust_endpoints, options.again, "--trust-endpoints goes with --again only; leave it out"),
         (options.scale is not None, options.suite is not None, "--scale goes with --suite only; leave it out"),
         (options.set, options.suite is not None, "--set goes with --suite only; leave it out"),
         (options.junit or options.markdown, not options.plan, "--plan has no verdict to write; leave out the file"),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.attachments import parse_toml
 from holdfast.conditions import CHECKS, GateSection
 from holdfast.consistency import first_problem
 from holdfast.errors import StudyError, require, require_known
+from holdfast.inputs import read_settings
 from holdfast.records import content_id
 from holdfast.study import Study
 
@@ -51,12 +50,7 @@ def read_rules(
 
 def _read_table(file: Path) -> dict[str, Any]:
     """The ``[gate]`` table of a TOML file, which may be a whole study."""
-    try:
-        raw = parse_toml(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise StudyError(f"{file}: cannot be read ({error.strerror}); give a TOML file with a [gate] table") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"{file}: not valid TOML ({error})") from error
+    raw = read_settings(file, "a TOML file with a [gate] table")
     for name in raw:
         require_known(name, {*Study.model_fields, "scales"}, f"{file} has the table", "the tables of a study")
     table = raw.get(TABLE)

@@ -25,7 +25,8 @@ from holdfast.judges.scales import VALUES
 
 Labels = Mapping[str, int]
 KEYS = ("reasoning", "label", "score")
-MAX_REPLY = 1_000_000
+MAX_REPLY = 100_000
+"""Longer replies, in characters, are not read: a judge's reasoning and score take a fiftieth of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,18 +114,19 @@ def _decode(text: str) -> Any:
 
 # --- tolerant ----------------------------------------------------------------------------------------------------
 
-_MARKS = r"[\s*_`\"'\[(]*"
-_CLOSERS = r"[\s*_`\"'\])]*"
+# What a pattern has passed over it never gives back (``*+``), so that none takes more than one pass.
+_MARKS = r"[\s*_`\"'\[(]*+"
+_CLOSERS = r"[\s*_`\"'\])]*+"
 _HEADING = re.compile(
-    r"(?:[-*+] +)?(?:\d{1,2}[.)] +)?[#*_` ]*"
+    r"(?:[-*+] ++)?(?:\d{1,2}[.)] ++)?[#*_` ]*+"
     r"(?P<key>(?:overall |final )?(?:quantitative )?score|(?:overall |final )(?:qualitative )?label|label)"
-    r"[*_`\]]*\s*:(?P<rest>.*)",
+    r"[*_`\]]*+\s*+:(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _VALUE = re.compile(
-    rf"{_MARKS}(?:-\s+)?{_MARKS}(?P<number>-?[0-9]+){_CLOSERS}(?:\.(?![0-9]))?{_CLOSERS}(?P<more>.*)", re.DOTALL
+    rf"{_MARKS}(?:-\s++)?{_MARKS}(?P<number>-?[0-9]+){_CLOSERS}(?:\.(?![0-9]))?{_CLOSERS}(?P<more>.*)", re.DOTALL
 )
-_LABEL_NUMBER = re.compile(rf"{_CLOSERS}(?:->|[-–—→:(])?\s*(?P<number>-?[0-9]+)?{_CLOSERS}\.?{_CLOSERS}")
+_LABEL_NUMBER = re.compile(rf"{_CLOSERS}(?:->|[-–—→:(])?\s*+(?P<number>-?[0-9]+)?{_CLOSERS}\.?{_CLOSERS}")
 
 
 def parse_tolerant(text: str, labels: Labels) -> Verdict:
@@ -167,15 +169,15 @@ def _read_objects(text: str, start: int, labels: Labels) -> Iterator[Verdict]:
         except (ValueError, RecursionError) as error:
             raise JudgeError("unparsed") from error
         if "score" in found:
-            yield _read_object(found, text, place, labels)
+            yield _read_object(found, text, place, end, labels)
         place = text.find("{", end)
 
 
-def _read_object(found: Mapping[str, Any], text: str, place: int, labels: Labels) -> Verdict:
+def _read_object(found: Mapping[str, Any], text: str, place: int, end: int, labels: Labels) -> Verdict:
     score = found["score"]
     if isinstance(score, bool) or not isinstance(score, int | str):
         raise JudgeError("not_an_integer")
-    key = _SCORE_KEY.search(text, place)
+    key = _SCORE_KEY.search(text, place, end)
     value = _read_value(str(score), 0, labels).value
     label = _read_label(found["label"], labels) if isinstance(found.get("label"), str) else None
     if label is not None and label.value != value:

@@ -20,6 +20,10 @@ import numpy as np
 
 from holdfast.errors import MissingExtra, StudyError
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, text_calls
+from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
+from holdfast.models.calls.channels import MESSAGE, read_turn
+from holdfast.models.peft_directories import has_tokenizer, is_peft, text_home
+from holdfast.models.stacks import base_of
 from holdfast.models.templates import ChatTemplate, Rendering, try_out
 from holdfast.records import Message, ToolCall, ToolSpec
 
@@ -67,7 +71,7 @@ class HubChat:
         written = {token.content for token in added if token.content.strip() and token.content in source}
         self._special, self._control = _any_of(special), _any_of(special | written)
         self._probe(source, tokens, calls)
-        self._template = ChatTemplate(source, tokens)
+        self._template = ChatTemplate(source, tokens, str(self.directory))
 
     def _probe(self, source: str, tokens: Mapping[str, str], calls: Calls) -> None:
         """Find out what the template can write."""
@@ -96,20 +100,29 @@ class HubChat:
             raise StudyError(f"{self.directory}: the chat template drops messages; use a model with another template")
         self._has_system = "probe system" in (with_system or "")
         shows = all(part in (called or "") for part in ("probe description", "probe value", "probe result"))
-        can = shows and offered is not None and call is not None and self._reads_back(offered, call)
+        self._family = self._find_family(offered, call) if shows and offered and call else None
+        can = self._family is not None
         self._parallel = can and (twice or "").count("probe value") == 2
         if calls == "native" and not can:
             raise StudyError(
                 f"{self.directory}: the chat template writes no calls that can be read; set calls = 'text'"
             )
-        self.native = can and (calls == "native" or (calls == "auto" and "probe thought" in (call or "")))
+        # Calls that stand alone have no thought beside them that could be lost.
+        whole = "probe thought" in (call or "") or (self._family is not None and self._family.alone)
+        self.native = can and (calls == "native" or (calls == "auto" and whole))
+        self._thinks = (asked or "").rstrip().endswith("<think>")
+        self._channels = MESSAGE in (answered or "")
 
-    def _reads_back(self, offered: str, call: str) -> bool:
-        if not call.startswith(offered):
-            return False
-        written = self._end.split(call.removeprefix(offered))[0]
-        found = text_calls.read_native(written, [_PROBE_TOOL])
-        return found is not None and found.tool_calls == (_PROBE_CALL,)
+    def _find_family(self, offered: str, call: str) -> Family | None:
+        """The family whose format the template writes calls in, if what it writes can be read back."""
+        # Some prompts open the agent's thinking, and the turn closes it where there was none.
+        begins = len(offered) if call.startswith(offered) else self._shared(offered, call)
+        written = self._end.split(call[begins:])[0]
+        for family in FAMILIES:
+            found = read_native(written, [_PROBE_TOOL], family)
+            if found is not None and found.tool_calls == (_PROBE_CALL,):
+                return family
+        return None
 
     # --- conversations as tokens -------------------------------------------------------------------------------
 
@@ -259,7 +272,7 @@ class HubChat:
         """The texts at which a reply ends, beside the tokens ``ends``."""
         if not tools:
             return ()
-        return text_calls.NATIVE_STOP if self.native else text_calls.STOP
+        return self._family.stops if self.native and self._family else text_calls.STOP
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens as text, special tokens included."""
@@ -276,12 +289,29 @@ class HubChat:
             text = self.decode(ids[:-1] if ended else ids)
             if not ended and not any(stop in text for stop in self.stops(tools)):
                 return None, "length"
-        for stop in text_calls.NATIVE_STOP if self.native and tools else ():
-            text = text.partition(stop)[0]
-        message = (text_calls.read_native if self.native else text_calls.read_reply)(text, tools)
-        if message is not None and len(message.tool_calls) > 1 and self.native and not self._parallel:
-            message = None
+        message = self._read_text(text, tools)
         return (None, "incoherent") if message is None else (message, "stop")
+
+    def _read_text(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
+        if tools and self._thinks and "</think>" not in text and spells_call(text, tools):
+            return None  # the prompt opened the thinking, and nothing says that it ended before the call
+        if not self.native or self._family is None:
+            return self._read_plain(text, tools)
+        for stop in self.stops(tools):
+            text = text.partition(stop)[0]
+        message = read_native(text, tools, self._family)
+        parallel = message is None or len(message.tool_calls) < 2 or self._parallel
+        return message if parallel else None
+
+    def _read_plain(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
+        """The message of a reply in the text format, under headers where the template has them."""
+        if not self._channels or MESSAGE not in text:
+            return text_calls.read_reply(text, tools)
+        turn = read_turn(text)
+        if turn is None or turn.calls or not turn.said:
+            return None
+        message = text_calls.read_reply("\n".join(turn.said), tools)
+        return replace(message, detail=turn.detail) if message else None
 
 
 def _load_tokenizer(directory: Path) -> Any:
@@ -290,8 +320,11 @@ def _load_tokenizer(directory: Path) -> Any:
     except ImportError as error:
         raise MissingExtra(f"the model {directory}", "train") from error
 
+    home = text_home(directory)
+    if not has_tokenizer(home):
+        raise StudyError(f"{directory}: holds no tokenizer (tokenizer.json); save it beside the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # Tokenizers in Rust raise bare exceptions for damaged files.
         reason = (str(error).strip() or repr(error)).partition("\n")[0]
         raise StudyError(f"{directory}: its tokenizer cannot be read ({reason}); fetch the model again") from error
@@ -311,9 +344,10 @@ def _template_of(tokenizer: Any, directory: Path) -> str:
 def _ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
     """The ids that end a turn: the tokenizer's, and those that the model's settings name."""
     found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for name in ("generation_config.json", "config.json"):
+    places = dict.fromkeys((directory, base_of(directory))) if is_peft(directory) else (directory,)
+    for place in (home / name for name in ("generation_config.json", "config.json") for home in places):
         try:
-            told = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token_id")
+            told = json.loads(place.read_text(encoding="utf-8")).get("eos_token_id")
         except (OSError, ValueError, AttributeError):
             continue
         found += told if isinstance(told, list) else [] if told is None else [told]

@@ -25,6 +25,7 @@ from inspect_ai.tool import ToolInfo, ToolParams
 from inspect_ai.util import JSONSchema
 
 from holdfast.models import Reply, SampledToken, Stopped
+from holdfast.models.calls import spells_call
 from holdfast.models.text_calls import read_reply
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 
@@ -191,15 +192,15 @@ def _read_sampled(logprobs: Any) -> list[tuple[str, float, dict[str, float]]] | 
 
 
 def make_reply(answer: Answer, tools: Sequence[ToolSpec]) -> Reply:
-    """The reply that an answer is, the text format of calls read."""
+    """The reply that an answer is, the text format of calls read.
+
+    A call that the server's parser left in the text was never handed over, and one that came unasked has no place in
+    the text format: either makes the reply incoherent.
+    """
     stopped = _STOPPED.get(answer.stop, "stop")
-    message = None
-    if stopped == "stop" and answer.native:
-        calls = tuple(ToolCall(name=name, arguments=arguments, id=found) for name, arguments, found in answer.calls)
-        message = Message(role="assistant", content=answer.text, tool_calls=calls)
-    elif stopped == "stop":
-        message = read_reply(answer.text, tools)
-        stopped = "incoherent" if message is None else stopped
+    message = _read_message(answer, tools) if stopped == "stop" else None
+    if message is None and stopped == "stop":
+        stopped = "incoherent"
     sampled = None
     if answer.sampled is not None:
         sampled = tuple(SampledToken(text=text, logprob=value, top=top) for text, value, top in answer.sampled)
@@ -211,3 +212,13 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec]) -> Reply:
         raw=answer.text,
         sampled=sampled,
     )
+
+
+def _read_message(answer: Answer, tools: Sequence[ToolSpec]) -> Message | None:
+    if not answer.native:
+        return None if answer.calls else read_reply(answer.text, tools)
+    calls = tuple(ToolCall(name=name, arguments=arguments, id=found) for name, arguments, found in answer.calls)
+    lost = not calls and answer.stop == "tool_calls"
+    if tools and (lost or spells_call(answer.text, tools, calls)):
+        return None
+    return Message(role="assistant", content=answer.text, tool_calls=calls)

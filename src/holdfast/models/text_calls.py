@@ -1,4 +1,4 @@
-"""Tool calls as text: a format for models and servers without calls of their own, and a reader of common native ones.
+"""Tool calls as text: a format for models and servers without calls of their own.
 
     <calls>
     {"name": "search", "arguments": {"query": "tea"}}
@@ -10,7 +10,8 @@ One block holds one call a line, and generation stops at its end, so what a tool
     <result name="search">...</result>
     </results>
 
-A final answer is text without a call. What could be a call and could be an answer is read as neither.
+A final answer is text without a call, of this format or of any other: what could be a call and could be an answer is
+read as neither.
 """
 
 from __future__ import annotations
@@ -18,19 +19,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import orjson
 
 from holdfast.models import chat_tools
+from holdfast.models.calls.spelled import spells_call
+from holdfast.models.calls.thoughts import hide_thoughts
+from holdfast.models.calls.values import decode, read_call, skip_blanks
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _OPEN, _CLOSE, _RESULTS, _RESULTS_CLOSE = "<calls>", "</calls>", "<results>", "</results>"
 STOP: tuple[str, ...] = (_CLOSE, _RESULTS)
 """Generation stops where the text holds one of these."""
-
-NATIVE_STOP: tuple[str, ...] = ("<tool_response>", "[TOOL_RESULTS]")
-"""The same for models that call tools in their template's own format, which ends a call by ending the turn."""
 
 _INSTRUCTIONS = """\
 # Tools
@@ -127,159 +125,46 @@ def read_reply(text: str, tools: Sequence[ToolSpec]) -> Message | None:
 
     Text after the calls is cut, so that results that an agent made up are not part of its message. The end marker of
     the block may be missing, as servers leave out the text that they stopped at. Arguments that are no JSON object
-    stand under ``_raw``, and a tool that is not offered is still called, for the world to refuse. Without ``tools``
-    every text is an answer.
+    stand under ``_raw``, and a tool that is not offered is still called, for the world to refuse. A call in any other
+    form, and one that is only thought of, is not read. Without ``tools`` every text is an answer.
     """
     if not tools:
         return Message(role="assistant", content=text.strip())
-    before, opened, rest = text.partition(_OPEN)
-    if _CLOSE in before or _RESULTS in before:
+    if "<think>" in text.rpartition("</think>")[2]:
+        return None  # the reply ended while the agent was thinking
+    opened = hide_thoughts(text).find(_OPEN)
+    before = text if opened < 0 else text[:opened]
+    calls, rest = _read_blocks(text, opened) if opened >= 0 else ([], "")
+    if _RESULTS in before or (opened >= 0 and not calls):
         return None
-    if not opened:
-        return Message(role="assistant", content=text.strip())
+    if spells_call(before, tools, calls) or spells_call(rest, tools, calls):
+        return None
+    return Message(role="assistant", content=before.strip(), tool_calls=tuple(calls))
+
+
+def _read_blocks(text: str, at: int) -> tuple[list[ToolCall], str]:
+    """The calls of the blocks that begin somewhere, none where any cannot be read, and the text behind them."""
     calls: list[ToolCall] = []
-    while True:
-        block, closed, rest = rest.partition(_CLOSE)
-        found = _read_objects(block, "arguments")
+    while text.startswith(_OPEN, at):
+        at += len(_OPEN)
+        closed = text.find(_CLOSE, at)
+        found = _read_lines(text[at : closed if closed >= 0 else None])
         if not found:
-            return None
+            return [], ""
         calls += found
-        rest = rest.lstrip()
-        if not closed or not rest.startswith(_OPEN):
-            return Message(role="assistant", content=before.strip(), tool_calls=tuple(calls))
-        rest = rest.removeprefix(_OPEN)
+        at = skip_blanks(text, closed + len(_CLOSE)) if closed >= 0 else len(text)
+    return calls, text[at:]
 
 
-_QWEN, _QWEN_CLOSE, _MISTRAL, _LLAMA = "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>"
-_NAMED = re.compile(r"\s*([\w.\-]+)\s*(?:\[ARGS\])?\s*(?=\{)")
-
-
-def read_native(text: str, tools: Sequence[ToolSpec]) -> Message | None:
-    """The message that a text in a template's own format spells, or None where it cannot be read.
-
-    Known are ``<tool_call>{…}</tool_call>`` (Qwen, Hermes), ``{"name": …, "parameters": …}`` as the whole reply (Llama
-    3.1) and ``[TOOL_CALLS]`` (Mistral). Text after the calls is cut in the first, and makes the others unreadable.
-    Thinking between ``<think>`` and ``</think>`` is kept as text and never read as a call. Otherwise as ``read_reply``.
-    """
-    thought, thinking, spoken = text.rpartition("</think>")
-    if "<think>" in spoken:
-        return None
-    if not tools:
-        return Message(role="assistant", content=text.strip())
-    thought += thinking
-    kinds = [marker for marker in (_QWEN, _MISTRAL, _LLAMA) if marker in spoken]
-    if len(kinds) > 1 or (not kinds and _QWEN_CLOSE in spoken):
-        return None
-    if kinds == [_QWEN]:
-        return _read_qwen(thought, spoken)
-    if kinds == [_MISTRAL]:
-        before, _, rest = spoken.partition(_MISTRAL)
-        return _call_message(thought + before, _read_mistral(rest))
-    before, tagged, rest = spoken.rpartition(_LLAMA)
-    if calls := _read_objects(rest, "parameters", separator=";"):
-        return _call_message(thought + before, calls)
-    names = "|".join(re.escape(tool.name) for tool in tools)
-    if tagged or re.search(rf'"(?:name|function)"\s*:\s*"(?:{names})"', spoken):
-        return None
-    return Message(role="assistant", content=text.strip())
-
-
-def _read_qwen(thought: str, spoken: str) -> Message | None:
-    before, _, rest = spoken.partition(_QWEN)
+def _read_lines(block: str) -> list[ToolCall] | None:
+    """The calls that a block consists of, one JSON object after the other; None for anything else."""
     calls: list[ToolCall] = []
-    while True:
-        block, closed, rest = rest.partition(_QWEN_CLOSE)
-        found = _read_objects(block, "arguments")
-        if not closed or not found or len(found) > 1:
-            return None
-        calls += found
-        rest = rest.lstrip()
-        if not rest.startswith(_QWEN):
-            return _call_message(thought + before, calls)
-        rest = rest.removeprefix(_QWEN)
-
-
-def _read_mistral(text: str) -> list[ToolCall] | None:
-    """Calls as a JSON list, or each as a name with its arguments behind."""
-    if text.lstrip().startswith("["):
-        try:
-            listed, end = _DECODER.raw_decode(text.lstrip())
-        except (ValueError, RecursionError):
-            return None
-        calls = [_read_call(one, "arguments") for one in listed]
-        return None if text.lstrip()[end:].strip() or None in calls else [call for call in calls if call]
-    calls = []
-    for part in text.split(_MISTRAL):
-        named = _NAMED.match(part)
-        if named is None:
-            return None
-        try:
-            arguments, end = _DECODER.raw_decode(part, named.end())
-        except (ValueError, RecursionError):
-            return None
-        if part[end:].strip():
-            return None
-        calls.append(ToolCall(name=named[1], arguments=_keep(arguments)))
-    return [call for call in calls if call]
-
-
-def _call_message(before: str, calls: list[ToolCall] | None) -> Message | None:
-    return Message(role="assistant", content=before.strip(), tool_calls=tuple(calls)) if calls else None
-
-
-# --- JSON --------------------------------------------------------------------------------------------------------
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
-
-
-def _read_objects(text: str, key: str, separator: str = "") -> list[ToolCall] | None:
-    """The calls that a text consists of, one JSON object after the other; None for anything else."""
-    calls: list[ToolCall] = []
-    rest = text.strip()
-    while rest:
-        try:
-            found, end = _DECODER.raw_decode(rest)
-        except (ValueError, RecursionError):
-            return None
-        call = _read_call(found, key)
-        if call is None:
+    at = skip_blanks(block, 0)
+    while at < len(block):
+        found = decode(block, at)
+        call = read_call(found[0], ("arguments",)) if found else None
+        if found is None or call is None:
             return None
         calls.append(call)
-        rest = rest[end:].lstrip(f"{separator} \t\r\n")
-    return calls or None
-
-
-def _read_call(found: Any, key: str) -> ToolCall | None:
-    if not isinstance(found, dict) or set(found) - {"type", "id"} != {"name", key}:
-        return None
-    name = found["name"]
-    # Half a surrogate pair cannot be stored.
-    if not isinstance(name, str) or not name or not _storable(name):
-        return None
-    return ToolCall(name=name, arguments=_keep(found[key]))
-
-
-def _keep(arguments: Any) -> dict[str, Any]:
-    """The arguments, or their text under ``_raw`` where they are no JSON object that the store gives back as it was."""
-    if isinstance(arguments, dict) and _storable(arguments):
-        return arguments
-    return {"_raw": arguments if isinstance(arguments, str) and _storable(arguments) else json.dumps(arguments)}
-
-
-def _storable(value: Any) -> bool:
-    try:
-        return bool(orjson.loads(orjson.dumps(value)) == value)
-    except (ValueError, TypeError, RecursionError):
-        return False
+        at = skip_blanks(block, found[1])
+    return calls

@@ -128,7 +128,7 @@ def tell_delay(state: State, options: Namespace) -> str:
 def try_judge(store: Store, state: State, view: View, options: Namespace) -> dict[str, float | None]:
     """What the judge gives the frozen set now. Errors: HoldfastError."""
     budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
-    step = find_judge_step(view.judge, options.judges, store, budget)
+    step = find_judge_step(view.judge, options.judges, store, budget, trusted=options.trust_endpoints)
     return judge_again(store, step, list(state.frozen), view)
 
 

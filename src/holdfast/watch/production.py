@@ -147,7 +147,7 @@ def _tell(before: View, state: State, options: Namespace) -> Watch:
 
 def _judge_step(store: Store, options: Namespace) -> Step:
     budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
-    step = find_judge_step(options.judge, options.judges, store, budget)
+    step = find_judge_step(options.judge, options.judges, store, budget, trusted=options.trust_endpoints)
     judge = open_step_judge(step)
     if options.objective not in judge.objectives:
         raise StudyError(

@@ -10,12 +10,12 @@ inside a tool and what a handoff rewrote stands in the events alone:
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from inspect_ai.event import Event, ModelEvent, ToolEvent
 from inspect_ai.log import EvalSample
 from inspect_ai.model import (
@@ -79,7 +79,7 @@ def arrange(sample: EvalSample) -> Dialogue:
     lost = [one for one in mine if one.place not in there and _is_part(one, mine)]
     if lost:
         opening, said = _rebuild(mine, there, sample.messages)
-    said = _restore(said, [one for one in turns if one.place in there])
+    said, handed = _restore(said, [one for one in turns if one.place in there], spans)
     own = {one.place for one in mine} | set(there)
     roles = {one.event.role for one in mine} | {None}
     asked = {(call.id, call.function) for one in said if one.role == "assistant" for call in one.tool_calls or ()}
@@ -92,7 +92,7 @@ def arrange(sample: EvalSample) -> Dialogue:
         opening=tuple(opening),
         said=tuple(said),
         rebuilt=len(lost),
-        agents=dict(Counter(spans.name(one.event.span_id) for one in inserted for _ in _acts(one))),
+        agents=dict(handed + Counter(spans.name(one.event.span_id) for one in inserted for _ in _acts(one))),
         roles=dict(Counter(str(one.event.role) for one in others if one not in inserted for _ in _acts(one))),
         broken=LOST if _is_cut(events, sample.messages, mine) else None,
     )
@@ -296,22 +296,36 @@ def _result(event: ToolEvent) -> ChatMessageTool:
     )
 
 
-def _restore(said: Sequence[ChatMessage], matched: Sequence[_Turn]) -> list[ChatMessage]:
-    """The messages with the calls that a handoff turned into text, and with their results as results again."""
+def _restore(
+    said: Sequence[ChatMessage], matched: Sequence[_Turn], spans: _Spans
+) -> tuple[list[ChatMessage], Counter[str]]:
+    """The messages with the calls that a handoff turned into text, and how many of which agent these are.
+
+    Their results, which the history holds as a user's words, are results again.
+    """
     turns = {one.message.id: one for one in matched if one.message.id is not None and _acts(one)}
-    results = {one.message_id: one for turn in turns.values() for one in turn.results if one.message_id}
+    results = {one.message_id: (turn, one) for turn in turns.values() for one in turn.results if one.message_id}
     shown = {message.id for message in said if message.role == "user" and message.id in results}
     made: list[ChatMessage] = []
+    handed: Counter[str] = Counter()
     for message in said:
         turn = turns.get(message.id)
         if message.role == "user" and message.id in shown:
-            made.append(_result(results[message.id]))
+            turn, result = results[message.id]
+            made.append(_of(_result(result), turn, spans))
         elif turn is not None and message.role == "assistant" and not _calls(message):
             back = [call for call in turn.message.tool_calls or () if _is_shown(call.id, turn, shown)]
-            made.append(turn.message.model_copy(update={"tool_calls": back}) if back else message)
+            handed.update({spans.name(turn.event.span_id): len(back)} if back else {})
+            whole = turn.message.model_copy(update={"tool_calls": back})
+            made.append(_of(whole, turn, spans) if back else message)
         else:
             made.append(message)
-    return made
+    return made, handed
+
+
+def _of(message: ChatMessage, turn: _Turn, spans: _Spans) -> ChatMessage:
+    """A message named as a sub-agent's own."""
+    return message.model_copy(update={"metadata": {DETAIL: {AGENT: spans.name(turn.event.span_id)}}})
 
 
 def _is_shown(call: str, turn: _Turn, shown: set[Any]) -> bool:
@@ -340,12 +354,11 @@ def _insert(
 
 
 def _of_agent(turn: _Turn, spans: _Spans) -> list[ChatMessage]:
-    """A sub-agent's reply with the results of its calls, named as its own."""
-    note = {DETAIL: {AGENT: spans.name(turn.event.span_id)}}
+    """A sub-agent's reply with the results of its calls."""
     done = _acts(turn)
     calls = [call for call in turn.message.tool_calls or () if any(call.id == one.id for one in done)]
-    spoken = turn.message.model_copy(update={"tool_calls": calls, "metadata": note})
-    return [spoken, *(_result(one).model_copy(update={"metadata": note}) for one in done)]
+    spoken = turn.message.model_copy(update={"tool_calls": calls})
+    return [_of(one, turn, spans) for one in (spoken, *map(_result, done))]
 
 
 def _is_cut(events: Sequence[Event], messages: Sequence[ChatMessage], mine: Sequence[_Turn]) -> bool:
@@ -390,7 +403,7 @@ def _calls(message: ChatMessage) -> Sequence[Any]:
 
 def _content(message: ChatMessage) -> tuple[Any, ...]:
     """What a message says, whatever its id."""
-    told = tuple((call.function, orjson.dumps(call.arguments, default=str).decode()) for call in _calls(message))
+    told = tuple((call.function, json.dumps(call.arguments, sort_keys=True, default=str)) for call in _calls(message))
     return (message.role, message.text, told, message.tool_call_id if message.role == "tool" else None)
 
 

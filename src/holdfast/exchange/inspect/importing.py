@@ -80,11 +80,13 @@ def _open_log(path: Path) -> Log:
     with _reading(path):
         place = path.resolve()
         check_log(place)
-        header = read_eval_log(place, header_only=True)
         if is_archive(place):
+            header = read_eval_log(place, header_only=True, format="eval")
             summaries = read_eval_log_sample_summaries(place, format="eval")
         else:
-            summaries = [one.summary() for one in _read_whole(place)]
+            header = _read_whole(place)
+            summaries = [one.summary() for one in header.samples or ()]
+            header.samples = None
         listed = [Spot(id=str(one.id), epoch=one.epoch, uuid=one.uuid or None) for one in summaries]
         spots = (*listed, *(_unlisted(place, listed) if is_archive(place) else ()))
         row = (header.eval.metadata or {}).get(OWN)
@@ -106,8 +108,9 @@ def _unlisted(path: Path, listed: Sequence[Spot]) -> list[Spot]:
     return [spot for spot in spots if (spot.id, spot.epoch) not in known]
 
 
-def _read_whole(path: Path) -> list[EvalSample]:
-    return read_eval_log(path, resolve_attachments="full", format="json").samples or []
+def _read_whole(path: Path) -> EvalLog:
+    """A log as JSON. Inspect's reader of headers wants their keys in the order in which Inspect writes them."""
+    return read_eval_log(path, resolve_attachments="full", format="json")
 
 
 def _read_samples(log: Log) -> Iterator[EvalSample]:
@@ -115,7 +118,7 @@ def _read_samples(log: Log) -> Iterator[EvalSample]:
     path = log.path.resolve()
     with _reading(log.path):
         if not is_archive(path):
-            yield from _read_whole(path)
+            yield from _read_whole(path).samples or ()
             return
         places = list(dict.fromkeys((spot.id, spot.epoch) for spot in log.spots))
         for start in range(0, len(places), SAMPLES_AT_ONCE):

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from holdfast.exchange.known import agents, answers, capabilities, cyber
 from holdfast.exchange.known.rows import ANY, PACKAGE, VERSION, KnownScore, Refusal
 from holdfast.records import Declaration
+from holdfast.store.origins import spell
 
 __all__ = ["KNOWN", "PACKAGE", "VERSION", "KnownScore", "Refusal", "find_known"]
 
@@ -35,10 +36,11 @@ def find_known(
     """What a value of a scorer in an Inspect log means, where its source says so.
 
     ``task`` and ``registry_name`` are the log's ``eval.task`` and ``eval.task_registry_name``, ``scorer`` is the
-    scorer's name with or without its package (``eval.scorers`` has it with), ``key`` the key of the value or the
-    scorer's name where it gives one value, and ``task_args`` the log's ``eval.task_args``, which some scores depend on.
-    The declaration has ``task``, ``scorer`` and ``key`` as they were given, the scorer's without its package. None is
-    for what is not in the registry: another task, another scorer, or either of another package.
+    scorer's name with or without its package, ``key`` the key of the value or the scorer's name where it gives one
+    value, and ``task_args`` the log's ``eval.task_args``, which some scores depend on. The declaration has ``task``,
+    ``scorer`` and ``key`` as they were given, the scorer's without its package. None is for what is not in the
+    registry: another task, another scorer, or either of another package. A bare name, as a task has that was run from
+    a file, is refused unless the scorer's package says whose it is: anyone may use it.
     """
     origin, name = _origin(task, registry_name)
     maker, plain = _split(scorer)
@@ -48,20 +50,13 @@ def find_known(
     rows = _rows(name, plain, shown)
     if not rows:
         return None
+    fitting = [row for row in rows if (row.only is None if task_args is None else row.holds_for(task_args))]
     if PACKAGE not in (origin, maker):
-        return Refusal(
-            f"the log does not say that this {name} is the task of {PACKAGE}, whose {shown} is known; say what it means"
-            " with --score"
-        )
-    if rows[0].refused:
-        return Refusal(rows[0].refused)
-    if task_args is None:
-        fitting = [row for row in rows if row.only is None]
-    else:
-        fitting = [row for row in rows if row.holds_for(task_args)]
+        return _if_it_is(name, fitting)
     if not fitting:
         return Refusal(f"what it means depends on the task's argument {_arguments(rows)}, which the log does not say")
-    return fitting[0].declare(task, plain, shown)
+    found = fitting[0]
+    return Refusal(found.refused) if found.refused else found.declare(task, plain, shown)
 
 
 def _origin(task: str, registry_name: str | None) -> tuple[str, str]:
@@ -88,6 +83,16 @@ def _rows(task: str, scorer: str, key: str) -> tuple[KnownScore, ...]:
         if rows := tuple(row for row in KNOWN if task in row.tasks and (row.scorer, row.key) == wanted):
             return rows
     return ()
+
+
+def _if_it_is(task: str, rows: list[KnownScore]) -> Refusal | None:
+    """What to declare where a task is called like one of the package and no more is known of it."""
+    meant = [row.declare("", row.scorer, row.key) for row in rows if not row.refused]
+    if not meant:
+        return None
+    return Refusal(
+        f"the log does not say that this {task} is the task of {PACKAGE}; if it is, declare --score '{spell(meant[0])}'"
+    )
 
 
 def _arguments(rows: tuple[KnownScore, ...]) -> str:

@@ -3,7 +3,7 @@
 from holdfast.exchange.known.rows import ANY, KnownScore
 
 _ASKED = "a dangerous capability that the prompt asks for: more of it is neither less safe conduct nor more help"
-_KNOWS = "C is a right answer to a question about a dangerous field: knowledge, not conduct"
+_KNOWS = "C is a right answer to a question about {}: knowledge, not conduct"
 _SELF_REASONING = tuple(
     f"gdm_self_reasoning_{name}"
     for name in (
@@ -32,10 +32,10 @@ def _refused(file: str, refused: str, task: str, *variants: str) -> KnownScore:
 
 
 ROWS = (
-    _refused("wmdp/wmdp.py", _KNOWS, "wmdp_bio", "wmdp_chem", "wmdp_cyber"),
+    _refused("wmdp/wmdp.py", _KNOWS.format("weapons and attacks"), "wmdp_bio", "wmdp_chem", "wmdp_cyber"),
     _refused(
         "lab_bench/lab_bench.py",
-        _KNOWS,
+        _KNOWS.format("laboratory biology"),
         *(
             f"lab_bench_{name}"
             for name in ("litqa", "suppqa", "figqa", "tableqa", "dbqa", "protocolqa", "seqqa", "cloning_scenarios")

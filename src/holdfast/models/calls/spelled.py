@@ -30,38 +30,37 @@ _PREFIX = r"(?:(?:functions?|tools?|default_api|api)\.)?"
 _GAP = r"[\s*_`\"']{0,20}"
 _ARGUMENT_KEY = re.compile(rf"[\"'](?:{_ARGUMENTS})[\"']\s{{0,20}}:")
 _DEFINES = re.compile(r"(?:\bdef|\bfunction|\bclass|\bfn|\bfunc|\bsub)\s+\Z")
-_ACTION = re.compile(r"^[\s*#>`_\-]{0,40}Action[\s*_`]{0,20}:", re.MULTILINE)
-_ACTION_INPUT = re.compile(r"^[\s*#>`_\-]{0,40}Action[ _]Input[\s*_`]{0,20}:", re.MULTILINE | re.IGNORECASE)
-_INPUT_LINE = re.compile(
-    r"^[\s*#>`_\-]{0,40}(?:(?:Action|Tool)[ _]?Input|Arguments|Args|Parameters|Input)[\s*_`]{0,20}:",
-    re.MULTILINE | re.IGNORECASE,
+_LINE = re.compile(r"^[ \t*#>`_\-]{0,40}([A-Za-z][A-Za-z _]{2,20}?)[ *_`]{0,20}:", re.MULTILINE)
+_CALL_LINES = frozenset(
+    {"action", "tool", "function", "tool call", "tool name", "tool use", "function call", "function name"}
 )
+_INPUT_LINES = frozenset({"action input", "tool input", "arguments", "args", "parameters", "input"})
 _SIGNATURE = re.compile(r"[*\[]{0,2}(\w+)\]?\??(?:\s*:\s*[\w\[\]|. ]+)?(?:\s*=\s*(?:None|null|\.\.\.|…))?")
 _ENDINGS = frozenset({"s", "es", "d", "ed", "ing", "er", "ers", "n", "ion", "...", "…", "…)", "etc."})
 _DECODER = json.JSONDecoder()
 
 
-def spells_call(text: str, tools: Sequence[ToolSpec] = (), made: Sequence[ToolCall] = ()) -> str | None:
+def spells_call(
+    text: str, tools: Sequence[ToolSpec] = (), made: Sequence[ToolCall] = (), *, headings: bool = True
+) -> str | None:
     """What in an agent's text looks like a call and was not read as one, in a few words; None where nothing does.
 
     Without ``tools`` the marks of all families are known, and ``Action:`` with ``Action Input:``. ``made`` are calls
-    that were read beside this text: naming their tools once more is no other call.
+    that were read beside this text: naming their tools once more is no other call. Without ``headings`` lines such as
+    ``Action:`` do not count.
     """
     spoken = without_thoughts(text)
     if (marker := find_marker(spoken)) is not None:
         return f"the marker {marker}"
     done = {call.name for call in made}
     offered = {tool.name: tool for tool in tools if tool.name and tool.name in spoken and tool.name not in done}
-    if offered:
-        names = "|".join(sorted(map(re.escape, offered), key=len, reverse=True))
-        for find in (_in_json, _in_code, _in_tags, _in_lines):
-            if (found := find(spoken, names, offered)) is not None:
-                return found
+    names = "|".join(sorted(map(re.escape, offered), key=len, reverse=True))
+    for find in (_in_json, _in_code, _in_tags) if offered else ():
+        if (found := find(spoken, names, offered)) is not None:
+            return found
     if not done and _is_whole_call(spoken):
         return "JSON of a call"
-    if not done and _ACTION_INPUT.search(spoken) and _ACTION.search(spoken):
-        return "the lines Action: and Action Input:"
-    return None
+    return _in_lines(spoken, names, any_tool=not done) if headings else None
 
 
 def _parameters(tool: ToolSpec) -> Mapping[str, Any]:
@@ -112,9 +111,9 @@ def _is_object_call(text: str, match: re.Match[str], tool: ToolSpec, tries: Iter
         if next(tries, None) is None:
             return True
         found = _decode(text, place)
-        if found is None:
+        if found is None and text.count("{", place, match.start()) > text.count("}", place, match.start()):
             return True  # cut off, or no JSON: it cannot be read
-        if found[1] > match.start():
+        if found is not None and found[1] > match.start():
             return _calls(found[0], match[1], tool)
     return bool(_ARGUMENT_KEY.search(text, match.end(), match.end() + _NEAR))
 
@@ -204,14 +203,14 @@ def _one_of(names: Collection[str]) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def _in_lines(text: str, names: str, offered: Mapping[str, ToolSpec]) -> str | None:
-    """``Action: name``, and ``Tool: name`` with its arguments on a later line."""
-    line = re.compile(
-        rf"^[\s*#>`_\-]{{0,40}}(Action|(?:Tool|Function)(?:[ _]?(?:Call|Name|Use))?)[\s*_`]{{0,20}}:{_GAP}{_PREFIX}"
-        rf"({names}){_GAP}[.;]?[ \t]*$",
-        re.MULTILINE | re.IGNORECASE,
-    )
-    for match in line.finditer(text):
-        if match[1].lower() == "action" or _INPUT_LINE.search(text, match.end(), match.end() + _NEAR):
-            return f"the line {match[1]}: {match[2]}"
-    return None
+def _in_lines(text: str, names: str, *, any_tool: bool) -> str | None:
+    """``Action: name``, or ``Tool: name`` with arguments on a later line; any ``Action:`` with ``Action Input:``."""
+    lines = [(match[1].lower().replace("_", " "), match.end()) for match in _LINE.finditer(text)]
+    inputs = {word: end for word, end in lines if word in _INPUT_LINES}
+    last_input = max(inputs.values(), default=0)
+    named = re.compile(rf"{_GAP}{_PREFIX}({names or '(?!)'}){_GAP}[.;]?[ \t]{{0,20}}(?:\n|\Z)")
+    for word, end in lines:
+        if word in _CALL_LINES and (match := named.match(text, end)) and (word == "action" or last_input > end):
+            return f"the line {word.capitalize()}: {match[1]}"
+    both = any_tool and "action input" in inputs and any(word == "action" for word, _ in lines)
+    return "the lines Action: and Action Input:" if both else None

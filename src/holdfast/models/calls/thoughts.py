@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 # Opening and closing marks by family. A closing mark alone ends a thought that the prompt opened.
 _PAIRS: tuple[tuple[str, str], ...] = (
@@ -21,28 +22,44 @@ _PAIRS: tuple[tuple[str, str], ...] = (
 # Marks that close more than thoughts end none that was not opened.
 _SHARED = frozenset({"<|end|>"})
 _CLOSE_OF = dict(_PAIRS)
-_MARK = re.compile("|".join(re.escape(mark) for pair in _PAIRS for mark in pair))
+_MARK = re.compile("(?=[<\\[◁])(?:" + "|".join(re.escape(mark) for pair in _PAIRS for mark in pair) + ")")
 
 
-def without_thoughts(text: str) -> str:
-    """The text without what stands between a family's marks of thinking, in one pass.
+def find_thoughts(text: str) -> Iterator[tuple[int, int]]:
+    """Where a text thinks, marks included, in one pass.
 
-    A closing mark before any opening one ends a thought that began with the text. A thought that never ends stays, as
+    A closing mark before any opening one ends a thought that began with the text. A thought that never ends is none, as
     nothing says where it would have.
     """
-    spoken: list[str] = []
-    start = 0  # of what is spoken
     closing: str | None = None
-    opened_at = 0
+    begin = 0
     opened = False
     for mark in _MARK.finditer(text):
         word = mark[0]
         if closing is not None:
             if word == closing:
-                spoken.append(text[start:opened_at])
-                start, closing = mark.end(), None
+                yield begin, mark.end()
+                closing = None
         elif word in _CLOSE_OF:
-            closing, opened_at, opened = _CLOSE_OF[word], mark.start(), True
+            closing, begin, opened = _CLOSE_OF[word], mark.start(), True
         elif not opened and word not in _SHARED:
-            spoken, start, opened = [], mark.end(), True
+            yield 0, mark.end()
+            opened = True
+
+
+def without_thoughts(text: str) -> str:
+    """The text without its thoughts."""
+    spoken, start = [], 0
+    for begin, end in find_thoughts(text):
+        spoken.append(text[start:begin])
+        start = end
     return "".join([*spoken, text[start:]])
+
+
+def hide_thoughts(text: str) -> str:
+    """The text with blanks where it thinks: every other character keeps its place."""
+    parts, start = [], 0
+    for begin, end in find_thoughts(text):
+        parts += [text[start:begin], " " * (end - begin)]
+        start = end
+    return "".join([*parts, text[start:]])
