@@ -22,8 +22,11 @@ _OPERATION = frozenset(
         *("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections"),
         *("adaptive_connections", "cache", "cache_prompt", "batch", "logprobs", "top_logprobs", "prompt_logprobs"),
         *("fail_on_refusal", "seed", "extra_headers"),
+        *("device", "device_map", "gpu_memory_utilization", "tensor_parallel_size", "port"),
     }
 )
+GRADERS = frozenset({"grader", "judge", "scorer"})
+"""Model roles that give scores, not replies."""
 _SECRET = re.compile(r"(?i)key$|token$|secret|passw|auth|credential|cookie|signature")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory, another one in each process
 
@@ -34,7 +37,7 @@ def settings_of(log: EvalLog) -> dict[str, str]:
     Arguments of the model keep their own names; the others say whose they are.
     """
     told = log.eval
-    found: dict[str, Any] = dict(told.model_args or {})
+    found: dict[str, Any] = {name: value for name, value in (told.model_args or {}).items() if name not in _OPERATION}
     if told.model_base_url:
         found["base_url"] = told.model_base_url
     generation = {
@@ -46,6 +49,7 @@ def settings_of(log: EvalLog) -> dict[str, str]:
             found.setdefault(name, value)
     found |= {f"task {name}": value for name, value in (told.task_args or {}).items()}
     found |= {f"solver {name}": value for name, value in (told.solver_args or {}).items()}
+    found |= {f"role {name}": value for name, value in roles_of(log).items() if name not in GRADERS}
     if told.solver:
         found["solver"] = told.solver
     steps = [[step.solver, step.params] for step in log.plan.steps]
@@ -53,6 +57,15 @@ def settings_of(log: EvalLog) -> dict[str, str]:
         # The steps' prompts are long: they tell apart, and a digest is their name.
         found["steps"] = content_id(_plain(steps))[:8]
     return {clean(str(name)): _text(_safe(str(name), value)) for name, value in sorted(found.items())}
+
+
+def roles_of(log: EvalLog) -> dict[str, Any]:
+    """The models of a log's roles, such as the target of an audit: role → names and addresses, without secrets."""
+    found: dict[str, Any] = {}
+    for name, bound in (log.eval.model_roles or {}).items():
+        models = bound if isinstance(bound, list) else [bound]
+        found[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
+    return found
 
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:
