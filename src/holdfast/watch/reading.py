@@ -229,10 +229,7 @@ def read_view(
     due = _find_due(store, table, checkpoint, (label, name), part)
     if only:
         due = {one: case for one, case in due.items() if ids[one] in only}
-    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name))
-    found: dict[int, list[float]] = {}
-    for row in np.flatnonzero(mine & np.isin(table.trajectory, list(due))):
-        found.setdefault(int(table.trajectory[row]), []).append(float(table.value[row]))
+    found = _gather(table, (label, name), due)
     if not found:
         raise StudyError(
             f"{place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
@@ -269,6 +266,16 @@ def read_view(
         gaps=gaps,
         notes=read_import_notes(store),
     )
+
+
+def _gather(table: ScoreTable, judging: tuple[str, str], due: Collection[int]) -> dict[int, list[float]]:
+    """A judge's values of an objective by trajectory, NaN where one is missing."""
+    label, objective = judging
+    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(objective))
+    found: dict[int, list[float]] = {}
+    for row in np.flatnonzero(mine & np.isin(table.trajectory, list(due))):
+        found.setdefault(int(table.trajectory[row]), []).append(float(table.value[row]))
+    return found
 
 
 def _find_due(
