@@ -235,14 +235,7 @@ def read_view(
             f"{place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
             f" `holdfast judge {place} --with {table.judge_names[table.judges.index(label)]}`"
         )
-    values: dict[str, list[float]] = {}
-    readings: dict[str, float] = {}
-    for trajectory in sorted(found, key=lambda one: (due[one], ids[one])):
-        known = [value for value in found[trajectory] if not np.isnan(value)]
-        if known:
-            readings[ids[trajectory]] = sum(known) / len(known)
-            values.setdefault(due[trajectory], []).append(readings[ids[trajectory]])
-    plain = {case: tuple(one) for case, one in values.items()}
+    plain, readings = _average(found, due, ids)
     asked = set(only) or {ids[one] for one in due}
     used = table.rubrics.get((label, name), "")
     cases = {case: store.case(case) for case in sorted(set(due.values()))}
@@ -276,6 +269,20 @@ def _gather(table: ScoreTable, judging: tuple[str, str], due: Collection[int]) -
     for row in np.flatnonzero(mine & np.isin(table.trajectory, list(due))):
         found.setdefault(int(table.trajectory[row]), []).append(float(table.value[row]))
     return found
+
+
+def _average(
+    found: Mapping[int, Sequence[float]], cases: Mapping[int, str], ids: Sequence[str]
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """The mean of each trajectory's values that are there: by case, and by the trajectory's id."""
+    values: dict[str, list[float]] = {}
+    readings: dict[str, float] = {}
+    for trajectory in sorted(found, key=lambda one: (cases[one], ids[one])):
+        known = [value for value in found[trajectory] if not np.isnan(value)]
+        if known:
+            readings[ids[trajectory]] = sum(known) / len(known)
+            values.setdefault(cases[trajectory], []).append(readings[ids[trajectory]])
+    return {case: tuple(one) for case, one in values.items()}, readings
 
 
 def _find_due(
