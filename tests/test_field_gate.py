@@ -688,6 +688,10 @@ def test_settings_of_logs_are_compared_by_key(tmp_path: Path, capsys: Captured) 
         "generation": {"temperature": 0.5, "max_tokens": 100, "seed": 4, "max_retries": 9, "max_connections": 2},
         "epochs": 2,
     }
+    other["task_args"] = {"difficulty": "hard", "agent": "vllm/after"}
+    before = write_log(
+        tmp_path, "told", values, **(about | {"task_args": {"difficulty": "hard", "agent": "vllm/told"}})
+    )
     after = write_log(tmp_path, "after", [[3, 3]] * 40, **(about | other))
     code, verdict = gated(capsys, "--parent", before, "--child", after, *GRADED)
     assert code == 0 and not any("not checked" in limit for limit in verdict["limits"])
