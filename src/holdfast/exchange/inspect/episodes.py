@@ -120,7 +120,9 @@ def _case(log: EvalLog, sample: EvalSample, opening: Sequence[Message], tools: t
 
 def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
     """The tools that the agent was shown first, where the log tells."""
-    return next((from_tool_info(event.tools) for event in sample.events if event.event == "model"), ())
+    shown = [event for event in sample.events if event.event == "model"]
+    first = next(iter([event for event in shown if event.role is None] or shown), None)
+    return () if first is None else from_tool_info(first.tools)
 
 
 def _tokens(log: EvalLog, sample: EvalSample) -> int | None:

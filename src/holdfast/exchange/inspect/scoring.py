@@ -20,6 +20,7 @@ from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.errors import StudyError
+from holdfast.exchange.inspect.actors import GRADERS, roles_of
 from holdfast.exchange.inspect.messages import clean, storable
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
@@ -330,10 +331,11 @@ def judge_of(place: Place) -> str:
 
 
 def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
-    """The rubric id: the scorer with its options, and what its value was declared to mean."""
+    """The rubric id: the scorer with its options and the models that grade, and what its value was declared to mean."""
+    graders = {name: models for name, models in roles_of(log).items() if name in GRADERS}
     options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
     scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
-    return content_id("inspect scorer", place[1], storable(options or {}), *scale)
+    return content_id("inspect scorer", place[1], storable({**(options or {}), **graders}), *scale)
 
 
 def raw_values(scores: Mapping[str, InspectScore]) -> dict[str, Any]:
