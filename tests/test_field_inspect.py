@@ -474,7 +474,7 @@ def test_examples_of_a_solver_and_of_an_agent_that_never_spoke_are_the_opening(t
 def test_i_15_a_compacted_history_is_put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = case_input("I-15")
     summary = bring(inputs / "log.eval", tmp_path / "run")
-    assert told(summary.notes, "3 episodes were put together from events")
+    assert told(summary.notes, "3 episodes are put together from events")
     for one in episodes(tmp_path / "run"):
         assert calls_of(one) == ["delete_file", "list_dir"] and one.calls == 2
         assert [message.content for message in one.messages] == [
@@ -562,7 +562,7 @@ def test_content_is_read_told_or_makes_the_episode_unfit(tmp_path: Path) -> None
     assert [call.arguments for call in first[0].tool_calls] == [{"_raw": "print(1)"}, {}]
     assert (first[0].content, first[2].content, first[3].content) == ("I run.", "no memory", "So.")
     assert told(summary.notes, "content that is no text was left out: data 1, image 1")
-    assert told(summary.notes, "1 episodes are incoherent: content that may be a call (data of type computer_call)")
+    assert told(summary.notes, "1 episode is incoherent: content that may be a call (data of type computer_call)")
 
 
 def test_calls_of_sub_agents_count_and_those_of_other_roles_are_told(tmp_path: Path) -> None:
@@ -841,7 +841,7 @@ def test_p_01_logs_of_old_versions_are_read(tmp_path: Path) -> None:
     }
     (tmp_path / "old.json").write_text(json.dumps(old))
     summary = bring(tmp_path / "old.json", tmp_path / "run")
-    assert (summary.trajectories, summary.scores) == (1, 0) and told(summary.notes, "1 values of C were not taken")
+    assert (summary.trajectories, summary.scores) == (1, 0) and told(summary.notes, "1 value of C was not taken")
     assert states(tmp_path / "run")["old.json"].complete
     del old["samples"]
     (tmp_path / "none.json").write_text(json.dumps(old))
@@ -931,7 +931,7 @@ def test_b2_a_sound_log_of_ours_comes_in_and_a_foreign_one_cannot_name_our_judge
     assert bring(forged(tmp_path / "a.eval"), tmp_path / "run").scores == 1
     foreign = sample(1, None, {"mine": InspectScore(value=2.0, metadata=dict(SCORE))})
     summary = bring(log(tmp_path / "b.eval", [foreign]), tmp_path / "other")
-    assert summary.scores == 0 and told(summary.notes, "mine: 1 values of 2.0 were not taken")
+    assert summary.scores == 0 and told(summary.notes, "mine: 1 value of 2.0 was not taken")
     negative = sample(1, epoch=-4)
     with pytest.raises(hf.StudyError, match="epoch is -4, expected 1 or more"):
         bring(log(tmp_path / "c.eval", [negative], epochs=1), tmp_path / "third")

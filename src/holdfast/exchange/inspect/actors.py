@@ -27,6 +27,8 @@ _OPERATION = frozenset(
 )
 GRADERS = frozenset({"grader", "judge", "scorer"})
 """Model roles that give scores, not replies."""
+TESTED = frozenset({"target", "agent", "assistant"})
+"""Model roles that are put to the test, so that two sides may differ in them."""
 _SECRET = re.compile(r"(?i)key$|token$|secret|passw|auth|credential|cookie|signature")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory, another one in each process
 
@@ -87,8 +89,7 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
         },
         "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
         "generation": _generation(log),
-        # Any other role may be the one that is put to the test, as the target of an audit is.
-        "roles": {name: value for name, value in roles_of(log).items() if name in GRADERS},
+        "roles": {name: value for name, value in roles_of(log).items() if name not in TESTED},
     }
     return {
         group: {clean(str(name)): _comparable(_safe(str(name), value)) for name, value in found.items()}

@@ -25,9 +25,8 @@ from holdfast.exchange.inspect.messages import clean, storable
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
 from holdfast.records import Declaration, Score, content_id
-from holdfast.store.origins import Undeclared, spell
+from holdfast.store.origins import FOREIGN, Undeclared, spell
 
-JUDGE_PREFIX = "inspect:"
 MOST_OFF = 50  # one value in so many may lie off its scale
 LABEL_LENGTH = 200
 SHOWN = 6  # values, in a message
@@ -302,7 +301,8 @@ class Scoring:
     def _tell(self, place: Place, seen: _Seen, what: str) -> str:
         """Why values were not taken, and how to declare them."""
         _, scorer, key = place
-        values = f"{_shown(place)}: {seen.count} values"
+        what = what.replace("were", "was") if seen.count == 1 else what
+        values = f"{_shown(place)}: {seen.count:,} value{'s' * (seen.count != 1)}"
         if seen.kinds:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.kinds.items()))
             shown = ", ".join(list(seen.examples)[:SHOWN])
@@ -327,7 +327,7 @@ class Scoring:
 
 def judge_of(place: Place) -> str:
     """The judge that a scorer is in the run."""
-    return f"{JUDGE_PREFIX}{place[1]}"
+    return f"{FOREIGN}{place[1]}"
 
 
 def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
