@@ -108,7 +108,8 @@ def audit(
     spoken = [message for message in messages if message.role == _AGENT_ROLE]
     texts = [message.content for message in spoken]
     tried = invalid_calls > 0 or any(message.tool_calls for message in spoken)
-    unread = any(spells_call(said.content, tools, said.tool_calls, headings=calls == 0) for said in spoken)
+    made = [call for message in spoken for call in message.tool_calls]
+    unread = any(spells_call(text, tools, made, headings=calls == 0) for text in texts)
     claimed = calls == 0 and (tried or unread or any(map(writes_call, texts)))
     found = {
         Flag.INVENTED_RESULT: bool(texts) and writes_result(texts[-1]),
