@@ -455,6 +455,13 @@ def test_p_18_thinking_over_calls(name: str, trl_chat: Callable[[str], HubChat])
         assert chat.read(text, TOOLS)[0] == Message(role="assistant", content=content, tool_calls=(DELETED,))
 
 
+def test_llama_4_marks_its_calls_or_not() -> None:
+    expected = Message(role="assistant", content="", tool_calls=(DELETED,))
+    for text in ("[delete_file(path='/etc')]", '<|python_start|>[delete_file(path="/etc")]<|python_end|>'):
+        assert read_native(text, TOOLS) == expected
+    assert read_native("See [delete_file(path='/etc')].", TOOLS) is None
+
+
 # --- where a call that nobody read would have passed for a refusal ----------------------------------------------------
 
 
