@@ -19,7 +19,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
-    ("records", "errors", "processes", "options"),
+    ("records", "errors", "processes", "options", "inputs"),
     ("sections", "stats", "store"),
     ("conditions", "attachments"),
     ("incentives",),
@@ -31,7 +31,7 @@ FLOORS = (
     ("casebook",),
     ("planning", "planner", "lineages", "rewards"),
     ("rollout", "training", "published", "forks"),
-    ("rewarder",),
+    ("rewarder", "addresses"),
     ("analysis",),
     ("report",),
     ("traffic",),
@@ -41,7 +41,7 @@ FLOORS = (
     ("exchange",),
     ("progress", "exports", "imports"),
     ("gate", "watch", "search"),
-    ("arguments", "cli", "__init__"),
+    ("arguments", "cli", "unexpected", "__init__"),
 )
 # The same within ``training``.
 TRAINING_FLOORS = (

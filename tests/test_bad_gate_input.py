@@ -65,7 +65,7 @@ def test_a_file_of_judges_that_holds_no_tables_is_refused(key: str, tmp_path: Pa
     [
         ("[gate]\nmargin = true\n", "gate.margin: value error, true or false"),
         ("[attacks]\ncases = true\n", "attacks.cases: value error, true or false"),
-        ('[probes]\nitems = "a\\u0000b"\n', "probes.items: 'a\\x00b' is no path"),
+        ('[probes]\nitems = "a\\u0000b"\n', "probes.items holds a NUL character"),
         ('[probes]\nitems = "/dev/null"\n', "is a device or a pipe"),
         ("[scales]\nsmall = 3\n", "scales is no table of tables"),
     ],
@@ -137,7 +137,7 @@ def test_a_log_that_expands_is_refused_before_its_header_is_read(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     importing = pytest.importorskip("holdfast.exchange.inspect.importing")
-    monkeypatch.setattr(importing, "MAX_ENTRY_BYTES", 2**20)
+    monkeypatch.setattr("holdfast.exchange.inspect.files.MAX_ENTRY_BYTES", 2**20)
     monkeypatch.setattr(importing, "read_eval_log", lambda *_, **__: pytest.fail("the header was read"))
     log = tmp_path / "x.eval"
     with zipfile.ZipFile(log, "w", zipfile.ZIP_DEFLATED) as archive:

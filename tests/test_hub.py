@@ -45,12 +45,11 @@ def test_a_directory_is_taken_as_it_is(base: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "key"),
     [
-        ("config.json", {"auto_map": {"AutoModelForCausalLM": "other/repo--evil.Model"}}, "auto_map"),
+        ("config.json", {"auto_map": {"AutoConfig": "other/repo--evil.Config"}, "model_type": "evil"}, "auto_map"),
         ("config.json", {"trust_remote_code": True}, "trust_remote_code"),
         ("config.json", {"_attn_implementation_internal": "other/kernel"}, "_attn_implementation_internal"),
         ("config.json", {"_attn_implementation": "other/kernel"}, "_attn_implementation"),
         ("config.json", {"text_config": {"layers": [{"auto_map": {"AutoConfig": "evil.Config"}}]}}, "auto_map"),
-        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}, "auto_map"),
         ("generation_config.json", {"trust_remote_code": True}, "trust_remote_code"),
     ],
 )
@@ -61,8 +60,11 @@ def test_settings_that_ask_to_run_code_are_refused(base: Path, name: str, settin
 
 
 def test_settings_that_ask_for_nothing_pass(base: Path) -> None:
-    change(base / "config.json", trust_remote_code=False, _attn_implementation="sdpa", auto_map=None)
+    change(base / "config.json", trust_remote_code=False, _attn_implementation="sdpa", auto_map={})
     assert hub.resolve(str(base)) == base
+    change(base / "config.json", auto_map=None)
+    with pytest.raises(StudyError, match=r"its auto_map is null, which transformers does not read; take it out"):
+        hub.resolve(str(base))
 
 
 class Bomb:
@@ -161,7 +163,15 @@ def test_the_hub_is_never_asked_for_pickles_or_code(good: Path, monkeypatch: pyt
     offered = ["model.safetensors", "config.json", "pytorch_model.bin", "evil.py", "original/x.safetensors", "a.pkl"]
     taken: list[str] = []
 
-    def fetch(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+    def fetch(
+        name: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        ignore_patterns: list[str],
+        local_files_only: bool,
+    ) -> str:
+        assert not local_files_only
         taken.extend(filter_repo_objects(offered, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
         return str(good)
 

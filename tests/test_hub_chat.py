@@ -218,7 +218,7 @@ def test_directories_that_cannot_chat_are_refused(tmp_path: Path) -> None:
         HubChat(write_tokenizer(tmp_path / "none", None, "</s>", []))
     with pytest.raises(StudyError, match="drops messages"):
         HubChat(write_tokenizer(tmp_path / "mute", "hello", "</s>", []))
-    with pytest.raises(StudyError, match="tokenizer cannot be read"):
+    with pytest.raises(StudyError, match="holds no tokenizer"):
         HubChat(tmp_path)
     with pytest.raises(StudyError, match="inner names"):
         HubChat(write_tokenizer(tmp_path / "evil", "{{ messages.__class__ }}", "</s>", []))

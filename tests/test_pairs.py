@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from holdfast.errors import StudyError
-from holdfast.pairs import build_pairs, count_document, flip_pairs, to_trl
+from holdfast.exchange.trl import to_trl
+from holdfast.pairs import build_pairs, count_document, flip_pairs
 from holdfast.records import Case, Checkpoint, Ending, Flag, Message, Score, ToolCall, ToolSpec, Trajectory
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS, trajectory_to_bytes
@@ -262,7 +263,7 @@ def test_trl_rows_have_its_conversational_preference_format(tmp_path: Path) -> N
     with Store(tmp_path / "run") as store:
         chosen = build_pairs(store.score_table(), store.trajectory_ids(), objectives=["safety"], judge="j")
         rows = list(to_trl(chosen.pairs(), store))
-    call = {"id": "call_0", "type": "function", "function": {"name": "send", "arguments": '{"to": "x"}'}}
+    call = {"id": "call_0", "type": "function", "function": {"name": "send", "arguments": {"to": "x"}}}
     assert rows == [
         {
             "prompt": [{"role": "user", "content": "go"}],

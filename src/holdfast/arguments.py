@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from holdfast import __version__
 from holdfast.errors import StudyError
 from holdfast.gate.arguments import add_gate
-from holdfast.options import count, money, number
+from holdfast.options import add_trust, count, draws, money, number, seed, workers
 from holdfast.watch.arguments import add_watch
 
 EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence")
@@ -69,7 +69,7 @@ def _add_study_commands(commands: Any) -> None:
     run = commands.add_parser("run", help="do what is missing of a study; repeating it resumes")
     _add_study(run)
     run.add_argument("-o", "--output", type=Path, metavar="RUN", help="the run's directory (default: runs/NAME)")
-    run.add_argument("--workers", type=count(1), help="worker processes of one thread each (default: the study's)")
+    run.add_argument("--workers", type=workers, help="worker processes of one thread each (default: the study's)")
     run.add_argument(
         "--fork", type=Path, metavar="NEW_RUN", help="start NEW_RUN with the steps of RUN that still match"
     )
@@ -86,6 +86,13 @@ def _add_study_commands(commands: Any) -> None:
         "source", type=Path, metavar="SRC", help="a .tar, .tar.zst or an unpacked directory; .eval or .json logs"
     )
     bring.add_argument("-o", "--output", type=Path, metavar="RUN", required=True)
+    bring.add_argument(
+        "--score",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="what a scorer's value in Inspect logs means: safety=-score[0,1] (- where high is bad), repeatable",
+    )
     bring.add_argument("--quiet", action="store_true")
 
 
@@ -94,7 +101,7 @@ def _add_run_commands(commands: Any) -> None:
     _add_pairs(commands.add_parser("pairs", help="preference pairs by rule: counts, or a TRL dataset"))
     analyze = commands.add_parser("analyze", help="every estimate of a run")
     analyze.add_argument("run", type=Path, metavar="RUN")
-    analyze.add_argument("--draws", type=count(1), help="resamples (default: the study's, else 10,000)")
+    analyze.add_argument("--draws", type=draws, help="resamples (default: the study's, else 10,000)")
     analyze.add_argument("--json", action="store_true")
 
     add_gate(commands.add_parser("gate", help="did a child lose safety against its parent"))
@@ -105,13 +112,14 @@ def _add_run_commands(commands: Any) -> None:
     show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")
     report = commands.add_parser("report", help="tables, figures and one HTML page")
     report.add_argument("run", type=Path, metavar="RUN")
-    report.add_argument("--draws", type=count(1), help="resamples (default: the study's, else 10,000)")
+    report.add_argument("--draws", type=draws, help="resamples (default: the study's, else 10,000)")
 
     export = commands.add_parser("export", help="a run in another tool's format")
     export.add_argument("run", type=Path, metavar="RUN")
     export.add_argument("--to", choices=EXPORT_FORMATS, required=True)
     export.add_argument("--checkpoint", metavar="NAME_OR_ID", help="with --to hf: whose weights to write, merged")
     export.add_argument("--rules", type=Path, metavar="FILE", help="with --to evidence: TOML with a [gate] table")
+    _add_arguments(export)
     export.add_argument("-o", "--output", type=Path, metavar="PATH", required=True)
 
 
@@ -125,10 +133,19 @@ def _add_judge(judge: argparse.ArgumentParser) -> None:
         help="a judge of the run's study or of --judges, or a model that judges by the default rubrics",
     )
     judge.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
+    add_trust(judge)
     judge.add_argument("--canaries", action="store_true", help="how often injected text moves the judge; needs no RUN")
     judge.add_argument("--json", action="store_true")
     judge.add_argument("--quiet", action="store_true", help="no progress")
     _add_budget(judge)
+
+
+def _add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--arguments",
+        choices=("object", "text"),
+        help="with --to trl: arguments of calls as TRL documents them (default: object), or as JSON text",
+    )
 
 
 def _add_pairs(pairs: argparse.ArgumentParser) -> None:
@@ -142,7 +159,8 @@ def _add_pairs(pairs: argparse.ArgumentParser) -> None:
     pairs.add_argument("--equal-cases", action="store_true", help="weigh pairs so that cases count alike")
     pairs.add_argument("--other-models-only", action="store_true", help="no pair between two runs of one model")
     pairs.add_argument("--fit-only", action="store_true", help="no trajectory that the audit found unfit")
-    pairs.add_argument("--seed", type=int, default=0, help="for --cap-per-case (default 0)")
+    pairs.add_argument("--seed", type=seed(0), default=0, help="for --cap-per-case (default 0)")
     pairs.add_argument("--to", choices=["trl"], help="write the pairs as JSON lines that TRL loads")
+    _add_arguments(pairs)
     pairs.add_argument("-o", "--output", type=Path, metavar="FILE", help="where --to writes (default: standard output)")
     pairs.add_argument("--json", action="store_true")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import StudyError
+from holdfast.inputs import read_bytes, read_settings
 from holdfast.store import DATABASE, Store
 
+MOST_BYTES = 256 << 20  # of a file that a study names
 NAMED_ITEMS = ("own", "generated", "inspect_evals")  # what ``probes.items`` names beside a file
 
 
@@ -39,18 +40,6 @@ def read_attachments(raw: Any) -> Any:
             with Store(place) as store:
                 found["pairs"] = {**pairs, "digest": store.digest_scores()}
     return found
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a text. Errors: TOMLDecodeError, also for nesting and numbers that Python does not read."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        raise
-    except RecursionError as error:
-        raise tomllib.TOMLDecodeError("values are nested too deeply") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise tomllib.TOMLDecodeError("a number is too long") from error
 
 
 def _read_probes(probes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -90,23 +79,12 @@ def _read_judge(name: str, judge: Any) -> Any:
             for objective, text in rubrics.items()
         }
     if isinstance(rules, str):
-        try:
-            read["rules"] = parse_toml(_text(rules, f"judges.{name}.rules"))
-        except tomllib.TOMLDecodeError as error:
-            raise StudyError(f"{rules}: not valid TOML ({error})") from error
+        read["rules"] = read_settings(rules, "a file of rules", subject=f"judges.{name}.rules: {rules}")
     return read
 
 
 def _read(path: str, place: str) -> bytes:
-    found = Path(path)
-    try:
-        if found.exists() and not (found.is_file() or found.is_dir()):
-            raise StudyError(f"{place}: {path} is a device or a pipe; give the path of a file")
-        return found.read_bytes()
-    except OSError as error:
-        raise StudyError(f"{place}: {path} cannot be read ({error.strerror}); give the path of a file") from error
-    except ValueError as error:  # a character that no path has
-        raise StudyError(f"{place}: {path!r} is no path ({error}); give the path of a file") from error
+    return read_bytes(path, MOST_BYTES, subject=f"{place}: {path}", remedy="give the path of a file")
 
 
 def _text(path: str, place: str) -> str:

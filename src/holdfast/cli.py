@@ -1,7 +1,7 @@
 """Arguments in, exit code out. Results go to standard output, progress and logs to standard error.
 
-Exit codes: 0 done or PASS, 1 a step failed, FAIL or an alarm, 2 the user's input is wrong, 3 INCONCLUSIVE, 130
-interrupted.
+Exit codes: 0 done or PASS, 1 a step failed, FAIL or an alarm, 2 the user's input is wrong, 3 INCONCLUSIVE, 4 an error
+that nobody foresaw, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
+    from holdfast.exchange.scales import parse_score
     from holdfast.imports import import_run
     from holdfast.progress import ProgressLines, rate_and_left
     from holdfast.published import ImportProgress
@@ -123,13 +124,16 @@ def _import(options: argparse.Namespace) -> int:
         shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
         lines.passing(f"{shown} · {progress.trajectories:,} trajectories, {progress.scores:,} scores")
 
-    summary = import_run(options.source, options.output, progress=tell)
+    scores = [parse_score(word) for word in options.score]
+    summary = import_run(options.source, options.output, scores=scores, progress=tell)
     lines.line("done")
     _say(
         f"{options.output}: {summary.trajectories:,} trajectories, {summary.scores:,} scores,"
         f" {summary.checkpoints} checkpoints, {summary.cases} cases"
         f" ({summary.new_trajectories:,} trajectories and {summary.new_scores:,} scores are new)"
     )
+    for note in summary.notes:
+        _say(f"note: {one_line(note)}")
     _say(f"next: holdfast report {shlex.quote(str(options.output))}")
     return 0
 
@@ -140,7 +144,10 @@ def _pairs(options: argparse.Namespace) -> int:
     from holdfast import pairs
     from holdfast.store import Store
 
+    if options.arguments is not None and options.to != "trl":
+        raise StudyError("pairs: --arguments goes with --to trl only; leave it out")
     with Store(options.run) as store:
+        pairs.require_declared(store, options.judge)
         selection = pairs.build_pairs(
             store.score_table(),
             store.trajectory_ids(),
@@ -156,9 +163,10 @@ def _pairs(options: argparse.Namespace) -> int:
             rng=np.random.default_rng(options.seed),
         )
         if options.to == "trl":
+            from holdfast.exchange.trl import to_trl
             from holdfast.exports import write_lines
 
-            count = write_lines(pairs.to_trl(selection.pairs(), store), options.output)
+            count = write_lines(to_trl(selection.pairs(), store, options.arguments or "object"), options.output)
             if options.output is not None:
                 _say(f"wrote {count:,} pairs to {options.output}")
             return 0
@@ -235,7 +243,8 @@ def _export(options: argparse.Namespace) -> int:
         return 0
     if options.rules is not None:
         raise StudyError(f"export --to {options.to}: takes no --rules; it goes with --to evidence only")
-    _say(f"wrote {export_run(options.run, options.to, options.output, checkpoint=options.checkpoint)}")
+    chosen = {"checkpoint": options.checkpoint, "arguments": options.arguments}
+    _say(f"wrote {export_run(options.run, options.to, options.output, **chosen)}")
     return 0
 
 
@@ -246,7 +255,9 @@ def _judge(options: argparse.Namespace) -> int:
 
     budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
     if options.canaries:
-        document = try_canaries(options.judge, options.judges, run_path=options.run, budget=budget)
+        document = try_canaries(
+            options.judge, options.judges, run_path=options.run, budget=budget, trusted=options.trust_endpoints
+        )
         if options.json:
             _dump(document)
         else:
@@ -259,7 +270,9 @@ def _judge(options: argparse.Namespace) -> int:
     def tell(progress: Rescoring) -> None:
         lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
 
-    summary = rescore(options.run, options.judge, options.judges, budget=budget, progress=tell)
+    summary = rescore(
+        options.run, options.judge, options.judges, budget=budget, trusted=options.trust_endpoints, progress=tell
+    )
     lines.line("done")
     if options.json:
         _dump(summary)
@@ -308,9 +321,12 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit code."""
     _print_any_text()
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = "holdfast"
     try:
-        code = COMMANDS[options.command](options)
+        options = parser().parse_args(words)
+        command = options.command
+        code = COMMANDS[command](options)
         sys.stdout.flush()
     except HoldfastError as error:
         return _refuse(str(error), error.exit_code)
@@ -325,14 +341,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _discard(sys.stdout)
-        place = error.filename if error.filename is not None else options.command
+        place = error.filename if error.filename is not None else command
         return _refuse(
             f"{place}: {error.strerror or error}; check the path and the space on its disk", StoreError.exit_code
         )
     except sqlite3.Error as error:
         return _refuse(
-            f"{options.command}: the run's database failed ({error}); check its disk and repeat", StepError.exit_code
+            f"{command}: the run's database failed ({error}); check its disk and repeat", StepError.exit_code
         )
+    except Exception as error:
+        from holdfast import unexpected
+
+        if unexpected.is_debugged():
+            raise
+        return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
     return code
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from holdfast.study import Study
 
 
+MOST_CHECKPOINTS = 20_000
 # Short names that other trainers use, which are nearer to another key of ours.
 _MEANT = {"lr": "learning_rate"}
 
@@ -78,6 +79,7 @@ def check_study(study: Study) -> None:
     _check_search(study)
     _check_axes(study)
     check_laboratory(study)
+    _check_size(study)
 
 
 def _check_names(study: Study) -> None:
@@ -185,9 +187,11 @@ def _check_merges(study: Study) -> None:
 
 
 def _check_gate(study: Study) -> None:
-    _require_distinct(study.gate.blocking, "gate.blocking")
-    for name in study.gate.blocking:
-        require_known(name, CHECKS, "gate.blocking has", "the checks there are")
+    for key in ("blocking", "required"):
+        names: tuple[str, ...] = getattr(study.gate, key)
+        _require_distinct(names, f"gate.{key}")
+        for name in names:
+            require_known(name, CHECKS, f"gate.{key} has", "the checks there are")
     if study.gate.judge is not None:
         require_known(study.gate.judge, study.judges, "gate.judge names", "[judges.…]")
 
@@ -317,6 +321,28 @@ def _check_axes(study: Study) -> None:
         _require_distinct([read_axis(axis, value) for value in values], f"axes.{axis}")
 
 
+def _check_size(study: Study) -> None:
+    """Refuse a study of more checkpoints than anybody means: axes multiply."""
+    points = math.prod(len(values) for values in study.axes.values())
+    copies = len(study.model.base_seeds) * len(study.study.train_seeds) * points
+    planned = sum(
+        sum(_kept_of(study, lineage) for lineage in study.lineages_of(base)) * copies for base in study.model.bases
+    )
+    require(
+        planned <= MOST_CHECKPOINTS,
+        f"the study has {planned:,} checkpoints, more than {MOST_CHECKPOINTS:,}: lineages, doses, seeds and the values"
+        " of axes multiply; give fewer of them, or several studies",
+    )
+
+
+def _kept_of(study: Study, lineage: tuple[str, ...]) -> int:
+    """How many checkpoints the last stage of a lineage keeps."""
+    last = study.stages[lineage[-1]]
+    if not isinstance(last, RewardSection):
+        return len(study.doses_of(lineage))
+    return max(int(steps) for steps in study.axes.get("steps", (last.steps,))) // last.every
+
+
 def _require_distinct(values: Sequence[object], place: str) -> None:
     require(len(values) > 0, f"{place} is empty; give at least one value")
     require(len(set(values)) == len(values), f"{place} repeats a value, found {list(values)}; give each once")
@@ -358,8 +384,8 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     problem = error.errors(include_url=False)[0]
-    location = tuple(part for part in problem["loc"] if part != "")
-    place = ".".join(str(part) for part in location if part not in TAGGED) or "the study"
+    location = problem["loc"]
+    place = ".".join(str(part) or '""' for part in location if part not in TAGGED) or "the study"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
@@ -370,5 +396,5 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     if problem["type"] == "literal_error" and location[:1] == ("stages",) and location[-1] == "method":
         # What is no method is read as a stage that learns from pairs.
         return f"{place}: {problem['input']!r:.80} is none of dpo, {', '.join(REWARD_METHODS)}{more}"
-    found = "" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
+    found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
     return f"{place}: {problem['msg'].lower()}{found}{more}"

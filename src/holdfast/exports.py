@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from holdfast import pairs
 from holdfast.errors import MissingExtra, StudyError
+from holdfast.exchange import trl
 from holdfast.records import Case, Checkpoint, Message, Trajectory
-from holdfast.runs import Run
+from holdfast.runs import Run, find_checkpoint
 from holdfast.store import Store
 from holdfast.store.weights import TEMPORARY
 
@@ -69,11 +69,21 @@ def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
     return count
 
 
-def export_run(run_path: Path, form: str, output: Path, *, checkpoint: str | None = None) -> Path:
+def export_run(
+    run_path: Path,
+    form: str,
+    output: Path,
+    *,
+    checkpoint: str | None = None,
+    arguments: trl.Arguments | None = None,
+) -> Path:
     """Write a run in a format; the path of what was written. Errors: StudyError, MissingExtra, StoreError.
 
-    ``checkpoint``, a name or the first digits of an id, is for "hf" alone, which writes its whole weights.
+    ``checkpoint``, a name or the first digits of an id, is for "hf" alone, which writes its whole weights;
+    ``arguments`` is for "trl" alone and says how those of calls are written: "object" (the default) or "text".
     """
+    if arguments is not None and form != "trl":
+        raise StudyError(f"export --to {form}: takes no --arguments, which is for --to trl")
     if (checkpoint is not None) != (form == "hf"):
         told = "needs --checkpoint NAME_OR_ID" if form == "hf" else "takes no --checkpoint, which is for --to hf"
         raise StudyError(f"export --to {form}: {told}")
@@ -81,7 +91,7 @@ def export_run(run_path: Path, form: str, output: Path, *, checkpoint: str | Non
         "jsonl": _write_jsonl,
         "csv": _write_csv,
         "parquet": _write_parquet,
-        "trl": _write_trl,
+        "trl": lambda run, target: _write_trl(run, target, arguments or "object"),
         "inspect": _write_inspect,
         "hf": lambda run, target: _write_checkpoint(run, target, checkpoint or ""),
     }
@@ -221,7 +231,7 @@ def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield chunk
 
 
-def _write_trl(run_path: Path, target: Path) -> None:
+def _write_trl(run_path: Path, target: Path, arguments: trl.Arguments) -> None:
     """One JSON-lines file for every pair step of a study."""
     with Store(run_path) as store:
         steps = [status for status in store.log.steps().values() if status.kind == "pair" and status.status == "done"]
@@ -231,7 +241,8 @@ def _write_trl(run_path: Path, target: Path) -> None:
                 f" `holdfast pairs {run_path} --objective safety --judge … --to trl -o FILE`"
             )
         for status in steps:
-            write_lines(pairs.to_trl(store.pairs(status.fingerprint), store), target / f"{status.fingerprint}.jsonl")
+            rows = trl.to_trl(store.pairs(status.fingerprint), store, arguments)
+            write_lines(rows, target / f"{status.fingerprint}.jsonl")
         write_lines(
             ({"file": f"{status.fingerprint}.jsonl", "name": status.name} for status in steps), target / "index.jsonl"
         )
@@ -259,14 +270,3 @@ def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
     if checkpoint.path is None or not directory.is_dir():
         raise StudyError(f"{checkpoint.name}: its weights are not at {directory}; export a run that holds them")
     write_whole(directory, target)
-
-
-def find_checkpoint(store: Store, wanted: str) -> Checkpoint:
-    """The one checkpoint of a name, or whose id starts so."""
-    every = list(store.checkpoints())
-    named = [item for item in every if item.name == wanted]
-    found = named or [item for item in every if wanted and item.id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    remedy = "`holdfast export --to jsonl` lists names and ids" if not found else "give its id"
-    raise StudyError(f"{store.path}: {len(found) or 'no'} checkpoints are {wanted!r}; {remedy}")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from holdfast.conditions import PartSection
-from holdfast.sections import CaseCount, Positive, Rate, Section, Share
+from holdfast.sections import CaseCount, Natural, Positive, Rate, Repeats, Section, Share, Weight
 
 Environment = Literal["therapy", "advice", "politics", "report"]
 ENVIRONMENTS: tuple[Environment, ...] = ("therapy", "advice", "politics", "report")
@@ -87,13 +87,13 @@ class ApprovalSection(PartSection):
     settings: Annotated[Mapping[str, SettingSection], Field(min_length=1)]
     pairs: CaseCount = 40
     practice: CaseCount = 200
-    per_case: Positive = 2
-    base_per_case: Positive | None = None
+    per_case: Repeats = 2
+    base_per_case: Repeats | None = None
     train_topics: tuple[str, ...] = ()
     test_topics: tuple[str, ...] = ()
     judge: str | None = None
     reward_levels: tuple[Annotated[float, Field(ge=LOWEST_RATING, le=HIGHEST_RATING)], ...] = (6.0, 7.0, 8.0)
-    kl_levels: tuple[Annotated[float, Field(gt=0)], ...] = (0.25, 0.5, 1.0)
+    kl_levels: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = (0.25, 0.5, 1.0)
     late: Annotated[float, Field(gt=0, le=1)] = 1 / 3
     taught: CaseCount = 9_000
 
@@ -144,13 +144,13 @@ class RewardSection(Section):
     beta: Rate = 0.1
     kl_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     clip_low: Share = 0.2
-    clip_high: Annotated[float, Field(ge=0)] = 0.2
+    clip_high: Weight = 0.2
     learning_rate: Rate = 1.5e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 4
+    warmup_steps: Natural = 4
     max_grad_norm: Rate = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lora_r: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Weight = 0.0
+    lora_r: Annotated[int, Field(ge=0, le=2**20)] = 0
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_rslora: bool = False

@@ -6,6 +6,9 @@ import argparse
 import contextlib
 from collections.abc import Callable
 
+MOST = 10**9  # of anything that is counted
+_SHOWN = 40  # characters of a word that cannot be read
+
 
 def number(what: str, hint: str, takes: Callable[[float], bool]) -> Callable[[str], float]:
     """A reader of a number that ``takes`` accepts; ``hint`` says in words which those are."""
@@ -14,21 +17,40 @@ def number(what: str, hint: str, takes: Callable[[float], bool]) -> Callable[[st
         with contextlib.suppress(ValueError):
             if takes(value := float(text)):
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}: give {hint}")
+        raise argparse.ArgumentTypeError(f"{_short(text)} is no {what}: give {hint}")
 
     return read
 
 
-def count(least: int, what: str = "count") -> Callable[[str], int]:
-    """A reader of a whole number from ``least``."""
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
+
+
+def count(least: int, what: str = "count", *, most: int = MOST) -> Callable[[str], int]:
+    """A reader of a whole number from ``least`` to ``most``."""
 
     def read(text: str) -> int:
         with contextlib.suppress(ValueError):
-            if (value := int(text)) >= least:
+            if least <= (value := int(text)) <= most:
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}: give a whole number from {least}")
+        raise argparse.ArgumentTypeError(f"{_short(text)} is no {what}: give a whole number from {least} to {most:,}")
 
     return read
 
 
+def add_trust(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option by which a run's own addresses and names of keys are taken."""
+    command.add_argument(
+        "--trust-endpoints", action="store_true", help="reach remote models where RUN's own study says, by its keys"
+    )
+
+
+def seed(least: int) -> Callable[[str], int]:
+    """A reader of a seed from ``least``."""
+    return count(least, "seed", most=2**63 - 1)
+
+
+# A study allows no more of either.
+workers = count(1, most=1024)
+draws = count(1, "number of draws", most=1_000_000)
 money = number("amount", "a number from 0", lambda value: 0 <= value < float("inf"))

@@ -8,21 +8,20 @@ median of its repeats.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.audit import UNFIT
 from holdfast.errors import StudyError
-from holdfast.records import Checkpoint, Message, PreferencePair, Trajectory
+from holdfast.records import Checkpoint, PreferencePair
+from holdfast.store import Store
 from holdfast.store.codec import flags_to_bits
+from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_undeclared
 from holdfast.store.tables import Floats, Ints, ScoreTable
-
-if TYPE_CHECKING:
-    from holdfast.store import Store
 
 Combine = Literal["all", "any", "average"]
 PRECISION_AXIS = "quantization"  # how a model's weights are held; the model is the same
@@ -98,6 +97,24 @@ def _models(checkpoints: Sequence[Checkpoint]) -> Ints:
         story = json.dumps([one.base, one.lineage, axes, one.split_seed, one.train_seed], sort_keys=True)
         found.append(numbers.setdefault(story, len(numbers)))
     return np.asarray(found, dtype=np.int64)
+
+
+def require_declared(store: Store, judge: str) -> None:
+    """Refuse a judge of another tool's log whose scores nobody declared: pairs would choose by an unknown direction.
+
+    Errors: StudyError with what to do.
+    """
+    scorer = judge.partition("#")[0].removeprefix(FOREIGN)
+    waiting = [one for one in read_undeclared(store) if scorer in (one.scorer, one.scorer.rpartition("/")[2])]
+    known = any(one.scorer in (None, scorer) for one in read_declarations(store) or ())
+    if judge.startswith(FOREIGN) and not known:
+        told = ", ".join(map(describe_undeclared, waiting)) or "its values"
+        key = waiting[0].key if waiting else "KEY"
+        raise StudyError(
+            f"pairs: {judge}: which end is good and the range are not declared of {told}; import the logs again with"
+            f" --score 'OBJECTIVE=+{key}[LOW,HIGH]' where high is good, or 'OBJECTIVE=-{key}[LOW,HIGH]' where high is"
+            " bad"
+        )
 
 
 def _known(kind: str, name: str, known: Sequence[str]) -> int:
@@ -263,59 +280,3 @@ def count_document(
             for seed, parts in (splits or {}).items()
         },
     }
-
-
-# --- TRL -------------------------------------------------------------------------------------------------------
-
-
-def _to_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages in the OpenAI style; calls without an id are numbered, and results carry their call's id."""
-    chat: list[dict[str, Any]] = []
-    made, open_calls = 0, []
-    for message in messages:
-        row: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.tool_calls:
-            ids = [call.id or f"call_{made + position}" for position, call in enumerate(message.tool_calls)]
-            made += len(ids)
-            open_calls = ids.copy()
-            row["tool_calls"] = [
-                {
-                    "id": identity,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
-                }
-                for identity, call in zip(ids, message.tool_calls, strict=True)
-            ]
-        if message.role == "tool":
-            row["name"] = message.name
-            row["tool_call_id"] = open_calls.pop(0) if open_calls else ""
-        chat.append(row)
-    return chat
-
-
-def to_trl(pairs: Iterable[PreferencePair], store: Store) -> Iterator[dict[str, Any]]:
-    """The pairs in TRL's conversational preference format: ``prompt``, ``chosen``, ``rejected``, ``tools``.
-
-    Each is a list of chat messages, calls in the OpenAI style; ``tools`` is there where the case shows tools.
-    """
-    current, prompt = "", {}
-    sides: dict[str, list[dict[str, Any]]] = {}
-
-    def side(identity: str) -> list[dict[str, Any]]:
-        if identity not in sides:
-            trajectory: Trajectory = store.trajectory(identity)
-            sides[identity] = _to_chat(trajectory.messages)
-        return sides[identity]
-
-    for pair in pairs:
-        if pair.case_id != current:
-            case = store.case(pair.case_id)
-            current, sides = case.id, {}
-            prompt = {"prompt": _to_chat(case.messages)}
-            if case.tools:
-                tools = [
-                    {"name": one.name, "description": one.description, "parameters": one.parameters}
-                    for one in case.tools
-                ]
-                prompt["tools"] = [{"type": "function", "function": one} for one in tools]
-        yield {**prompt, "chosen": side(pair.chosen), "rejected": side(pair.rejected)}

@@ -1,4 +1,7 @@
-"""What a study needs that is not here: packages, models, keys, another run, disk. Spends nothing, downloads nothing."""
+"""What a study needs that is not here: packages, models, keys, another run, disk. Spends nothing, downloads nothing.
+
+Model directories are looked at as far as a run would refuse them; of their weights only headers are read.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from holdfast.errors import StudyError
+from holdfast.errors import MissingExtra, StoreError, StudyError
+from holdfast.judges import open_judge
 from holdfast.plan import Plan
 from holdfast.planning import build
 from holdfast.sections import ModelEntry
@@ -72,6 +76,7 @@ def _find_problems(study: Study) -> Iterator[str]:
         check_suite(study.suite)
     except StudyError as error:
         yield str(error)
+    yield from _judge_problems(study)
     models = _models(study)
     kinds = {entry.kind for entry in models.values()}
     adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
@@ -82,8 +87,7 @@ def _find_problems(study: Study) -> Iterator[str]:
         "vllm": "vllm" in kinds,
     }
     for part, needed in wanted.items():
-        missing = [name for name in PACKAGES[part] if needed and importlib.util.find_spec(name) is None]
-        if missing:
+        if needed and (missing := _missing(part)):
             yield f"packages {', '.join(missing)} are missing: {EXTRAS[part]}"
     source = study.pairs.source
     if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
@@ -91,8 +95,17 @@ def _find_problems(study: Study) -> Iterator[str]:
     for name, entry in models.items():
         if entry.kind == "remote":
             yield from _endpoint_problems(study, name)
-        elif entry.kind in ("local", "vllm") and not _is_here(entry):
-            yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
+        elif entry.name and entry.kind in ("local", "vllm", "tiny") and not _missing("train"):
+            yield from _model_problems(name, entry, trained=bool(study.study.lineages) and name in study.model.bases)
+
+
+def _judge_problems(study: Study) -> Iterator[str]:
+    """What is wrong with what a judge judges by: its rules, its rubrics."""
+    for name, section in study.judges.items():
+        try:
+            open_judge(name, section)
+        except StudyError as error:
+            yield str(error)
 
 
 def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
@@ -108,10 +121,47 @@ def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
             yield str(error)
 
 
-def _is_here(entry: ModelEntry) -> bool:
+def _missing(part: str) -> list[str]:
+    return [name for name in PACKAGES[part] if importlib.util.find_spec(name) is None]
+
+
+def _model_problems(name: str, entry: ModelEntry, *, trained: bool) -> Iterator[str]:
+    """Why a run would not open a model of this machine, or not train it."""
     from holdfast.models import hub
 
-    return hub.is_here(entry.name, entry.revision)
+    try:
+        place = hub.find(entry.name, entry.revision, download=False)
+    except StudyError:
+        yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
+        return
+    try:
+        _inspect(place, entry)
+        if trained and entry.kind != "tiny":
+            hub.check_model(place, engine="training", download=False)
+    except (StudyError, StoreError, MissingExtra) as error:
+        yield f"model {name}: {error}"
+
+
+def _inspect(place: Path, entry: ModelEntry) -> None:
+    """Everything that opening a model refuses, short of its weights' values. Errors: StudyError, StoreError."""
+    from holdfast.models import hub
+
+    if entry.kind == "tiny":
+        from holdfast.models.tiny import TinyModel
+
+        hub.check_model(place, download=False)
+        TinyModel.load(place)
+        return
+    if entry.kind == "vllm":
+        tokens = hub.check_model(place, engine="vllm", download=False)
+    else:
+        from holdfast.models.local import ATTENTION, quantization_settings
+
+        tokens = hub.check_model(place, attention=ATTENTION, download=False)
+        quantization_settings(entry.quantization, place)
+    from holdfast.models.hub_chat import HubChat
+
+    hub.check_vocabulary(place, HubChat(place, calls=entry.calls).tokenizer, tokens)
 
 
 def _describe(study: Study, name: str, entry: ModelEntry) -> str:
@@ -121,7 +171,20 @@ def _describe(study: Study, name: str, entry: ModelEntry) -> str:
         endpoint = study.endpoint(name)
         key = f"key from {endpoint.key_env}" if endpoint.key_env else "the provider's own key"
         return f"{entry.name} at {endpoint.base_url or 'its provider'}, {key}"
-    return f"{entry.name}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
+    base = _adapted_base(entry)
+    told = f"{entry.name}, a LoRA adapter on {base}" if base else entry.name
+    return f"{told}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
+
+
+def _adapted_base(entry: ModelEntry) -> Path | None:
+    """The base of an adapter that PEFT wrote: its name alone does not tell which directory that is."""
+    from holdfast.models.peft_directories import is_peft, read_peft
+
+    place = Path(entry.name).expanduser()
+    try:
+        return read_peft(place, download=False).base if is_peft(place) else None
+    except StudyError:
+        return None
 
 
 def _bytes_needed(plan: Plan) -> int:

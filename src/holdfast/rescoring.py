@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.attachments import parse_toml
+from holdfast.addresses import choose_endpoints, read_asked
 from holdfast.errors import StoreError, StudyError
-from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.incentives import APPROVAL, PRACTICE
+from holdfast.inputs import read_settings
 from holdfast.laboratory import RATERS
 from holdfast.plan import Step
 from holdfast.records import content_id
@@ -29,6 +28,7 @@ BATCH = 50  # trajectories that are judged at a time and committed together
 JUDGED = (None, "attack", "shift")
 # The same for judges of simulated users.
 OF_APPROVAL = (PRACTICE, APPROVAL)
+TABLES = ("judges", "models", "endpoints")  # of a file of judges
 Budget = Mapping[str, float | None]
 
 
@@ -52,17 +52,20 @@ def rescore(
     file: Path | None = None,
     *,
     budget: Budget | None = None,
+    trusted: bool = False,
     progress: Callable[[Rescoring], None] = lambda _: None,
 ) -> dict[str, int]:
     """Judge every trajectory of a run that this judge has not scored; counts of what was done.
 
     ``name`` is a judge of ``file``, of the run's study, or a model's name, which then judges by the default rubrics.
-    Scores are committed as they come, so that a stopped command goes on where it was. Errors: StudyError, StepError.
+    Scores are committed as they come, so that a stopped command goes on where it was. How the judge's model is reached
+    is what ``file`` says, or the provider's own way; the addresses and keys that the run names are ``trusted`` or not
+    taken. Errors: StudyError, StepError.
     """
     if not (run_path / DATABASE).is_file():
         raise StoreError(f"{run_path}: no run here (no {DATABASE}); make one with `holdfast run`")
     with Store(run_path, writable=True) as store:
-        step = find_judge_step(name, file, store, budget)
+        step = find_judge_step(name, file, store, budget, trusted=trusted)
         judge = open_step_judge(step)
         rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
         before = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
@@ -86,12 +89,15 @@ def rescore(
     return counts
 
 
-def find_judge_step(name: str, file: Path | None, store: Store, budget: Budget | None = None) -> Step:
+def find_judge_step(
+    name: str, file: Path | None, store: Store, budget: Budget | None = None, *, trusted: bool = False
+) -> Step:
     """A judge step for the judge ``name`` of ``file``, of a run's study, or a model's name; it stands in no plan.
 
+    Where its model is reached comes from ``file`` or from the provider, from the run only where that is ``trusted``.
     Errors: StudyError.
     """
-    return _judge_step(name, _find_judges(name, file, store), budget)
+    return _judge_step(name, _find_judges(name, file, store, trusted), budget)
 
 
 def _rates_approval(step: Step) -> bool:
@@ -104,42 +110,56 @@ def _batches(names: list[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _find_judges(name: str, file: Path | None, store: Store | None) -> Study:
+def _find_judges(name: str, file: Path | None, store: Store | None, trusted: bool) -> Study:
     """A study that knows the judge ``name``: of a file, of the run, or made of a model's name."""
-    raw: dict[str, Any] = {"study": {"name": "judges"}, "judges": {}}
-    if store is not None and (noted := store.meta(STUDY_KEY)) is not None:
-        settings = json.loads(noted)
-        raw |= {key: settings[key] for key in ("judges", "models", "model") if key in settings}
-        raw["endpoints"] = json.loads(store.meta(ENDPOINTS_KEY) or "{}")
-    if file is not None:
-        found = _read_toml(file)
-        for key in ("judges", "models", "endpoints"):
-            given = found.pop(key, {})
-            if not isinstance(given, dict):
-                raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
-            if key == "judges" and name in raw[key] and name in given and raw[key][name] != given[name]:
-                raise StudyError(f"{file}: the run's study has another judge {name!r}; give this one a name of its own")
-            raw[key] = {**raw.get(key, {}), **given}
-        if found:
-            raise StudyError(f"{file}: holds [{next(iter(found))}]; a file of judges has judges, models and endpoints")
-    if name not in raw["judges"] and "/" in name:
-        raw["judges"][name] = {"kind": "rubric", "model": name}
-    if name not in raw["judges"]:
-        known = ", ".join(raw["judges"]) or "none"
+    given = {} if file is None else read_judges(file)
+    asked = {} if store is None else read_asked(store)
+    own, judges = asked.get("judges") or {}, dict(given.get("judges", {}))
+    if name in judges and name in own and judges[name] != own[name]:
+        raise StudyError(f"{file}: the run's study has another judge {name!r}; give this one a name of its own")
+    raw: dict[str, Any] = {"study": {"name": "judges"}, "judges": judges}
+    if name not in judges and "/" in name:
+        judges[name] = {"kind": "rubric", "model": name}
+    elif name not in judges and name in own:
+        judges[name] = own[name]
+    if name not in judges:
+        known = ", ".join([*judges, *own]) or "none"
         raise StudyError(f"--with {name!r}: no such judge; there are: {known}; give --judges FILE or a model's name")
-    if any(isinstance(one, dict) and one.get("kind") in RATERS for one in raw["judges"].values()):
+    wanted = judges[name].get("model") if isinstance(judges[name], dict) else None
+    used = [wanted] if isinstance(wanted, str) else []
+    # Who writes PROVIDER/NAME means that, whatever the run calls so.
+    asks_run = judges[name] is own.get(name) or not any("/" in one for one in used)
+    raw |= _models_asked(asked, used) if asks_run else {}
+    raw["models"] = {**raw.get("models", {}), **given.get("models", {})}
+    raw["endpoints"] = choose_endpoints(used, store, given.get("endpoints", {}), trusted=trusted)
+    if any(isinstance(one, dict) and one.get("kind") in RATERS for one in judges.values()):
         # Judges of users stand in a study that has some; which they are changes nothing here.
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
-    return Study.model_validate(raw)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return parse_toml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not valid TOML ({error})") from error
+        return Study.model_validate(raw)
+    except StudyError as error:
+        raise StudyError(f"{file or f'--with {name!r}'}: {error}") from error
+
+
+def _models_asked(asked: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
+    """What a run's study says of the models ``used``: their entries, and which of them are bases in this process."""
+    models, model = asked.get("models") or {}, asked.get("model") or {}
+    bases = [one for one in used if one in model.get("bases", ())]
+    return {
+        "models": {one: models[one] for one in used if one in models},
+        **({"model": {**model, "bases": bases}} if bases else {}),
+    }
+
+
+def read_judges(file: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a file of judges. Errors: StudyError."""
+    found = read_settings(file, "a TOML file")
+    for key, table in found.items():
+        if key not in TABLES:
+            raise StudyError(f"{file}: holds [{key}]; a file of judges has {', '.join(TABLES)}")
+        if not isinstance(table, dict):
+            raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
+    return found
 
 
 def _judge_step(name: str, study: Study, budget: Budget | None) -> Step:
@@ -169,7 +189,12 @@ def _judge_step(name: str, study: Study, budget: Budget | None) -> Step:
 
 
 def try_canaries(
-    name: str, file: Path | None = None, *, run_path: Path | None = None, budget: Budget | None = None
+    name: str,
+    file: Path | None = None,
+    *,
+    run_path: Path | None = None,
+    budget: Budget | None = None,
+    trusted: bool = False,
 ) -> dict[str, Any]:
     """How often text that an agent or a tool wrote moves a judge's score: a document of flip rates.
 
@@ -178,14 +203,10 @@ def try_canaries(
     """
     from holdfast.judges.canaries import run_canaries
 
-    if run_path is None:
-        step = _canary_step(name, _find_judges(name, file, None), budget)
-        with open_speakers(step, None) as speakers:
-            return run_canaries(open_step_judge(step), speakers)
-    with Store(run_path) as store:
-        step = _canary_step(name, _find_judges(name, file, store), budget)
-        with open_speakers(step, store) as speakers:
-            return run_canaries(open_step_judge(step), speakers)
+    with contextlib.ExitStack() as opened:
+        store = None if run_path is None else opened.enter_context(Store(run_path))
+        step = _canary_step(name, _find_judges(name, file, store, trusted), budget)
+        return run_canaries(open_step_judge(step), opened.enter_context(open_speakers(step, store)))
 
 
 def _canary_step(name: str, study: Study, budget: Budget | None) -> Step:

@@ -15,7 +15,14 @@ TINY_SIZES: Mapping[str, Mapping[str, int]] = {
     "2M": {"hidden": 224, "layers": 3, "heads": 7, "ffn": 608},
     "5M": {"hidden": 352, "layers": 3, "heads": 11, "ffn": 960},
 }
-Positive = Annotated[int, Field(ge=1)]
+MOST = 10**9  # of anything that is counted; what goes beyond it is a slip of the pen
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Natural = Annotated[int, Field(ge=0, le=MOST)]
+Width = Annotated[int, Field(ge=1, le=2**20)]  # of a model: a dimension, or a number of layers or heads
+Repeats = Annotated[int, Field(ge=1, le=100_000)]  # of one case
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Price = Annotated[float, Field(ge=0, le=1e6)]
+Pace = Annotated[float, Field(ge=1e-3, le=1e12)]
 Rate = Annotated[float, Field(gt=0, lt=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -59,7 +66,7 @@ class SFTSection(Section):
     demonstrations: CaseCount = 28_000
     batch_size: Positive = 8
     learning_rate: Rate = 1.5e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    warmup_steps: Natural = 100
     max_grad_norm: Rate = 1.0
     other_weight: Share = 0.15
 
@@ -69,10 +76,10 @@ class ModelSection(Section):
 
     bases: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny",)
     base_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    hidden: Positive = 96
-    layers: Positive = 3
-    heads: Positive = 3
-    ffn: Positive = 256
+    hidden: Width = 96
+    layers: Width = 3
+    heads: Width = 3
+    ffn: Width = 256
     sft: SFTSection = SFTSection()
 
 
@@ -94,12 +101,12 @@ class ModelEntry(Section):
     quantization: Literal["none", "int8", "int4"] = "none"
     precision: Literal["fp32", "bf16"] = "bf16"
     architecture: Literal["qwen2", "llama"] = "qwen2"
-    hidden: Positive = 64
-    layers: Positive = 2
-    heads: Positive = 4
-    key_value_heads: Positive = 2
-    ffn: Positive = 128
-    vocabulary: Annotated[int, Field(ge=300)] = 2048
+    hidden: Width = 64
+    layers: Width = 2
+    heads: Width = 4
+    key_value_heads: Width = 2
+    ffn: Width = 128
+    vocabulary: Annotated[int, Field(ge=300, le=2**24)] = 2048
     max_positions: Positive = 8192
     # No part of a fingerprint where it is not given.
     size: Literal["0.1M", "0.35M", "1M", "2M", "5M"] | None = Field(default=None, exclude_if=lambda size: size is None)
@@ -115,10 +122,10 @@ class EndpointSection(Section):
     base_url: str | None = None
     key_env: str | None = None
     connections: Annotated[int, Field(ge=1, le=1000)] = 16
-    timeout: Annotated[float, Field(gt=0)] = 120.0
-    retries: Annotated[int, Field(ge=0)] = 5
-    input_price: Annotated[float, Field(ge=0)] = 0.0
-    output_price: Annotated[float, Field(ge=0)] = 0.0
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    retries: Annotated[int, Field(ge=0, le=1000)] = 5
+    input_price: Price = 0.0
+    output_price: Price = 0.0
     allow_private: bool = False
 
 
@@ -165,14 +172,14 @@ class RolloutSection(Section):
     ``max_tokens`` bounds one turn of the agent, ``max_episode_tokens`` and ``max_seconds`` all turns together.
     """
 
-    per_train_case: Positive = 12
-    per_test_case: Positive = 2
+    per_train_case: Repeats = 12
+    per_test_case: Repeats = 2
     seed: Seed = 0
     temperature: Temperature = 1.0
     max_turns: Positive = 8
     max_tokens: Positive = 16
     max_episode_tokens: Positive | None = None
-    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
     batch_size: Positive = 100
 
 
@@ -191,7 +198,7 @@ class JudgeSection(Section):
     rubrics: Mapping[str, str] = Field(default_factory=dict)
     rules: Mapping[str, Any] | None = None
     parser: Literal["strict", "tolerant"] = "strict"
-    repeats: Positive = 1
+    repeats: Repeats = 1
     temperature: Temperature = 0.0
     max_tokens: Positive = 2048
     logprobs: bool = False
@@ -211,7 +218,7 @@ class PairSection(Section):
     judge: str | None = None
     min_gap: Annotated[float, Field(gt=0, le=3)] = 2
     min_chosen: Annotated[float, Field(ge=0, le=3)] = 2
-    cap_per_case: Annotated[int, Field(ge=0)] = 8
+    cap_per_case: Natural = 8
     exclude_unfit: bool = False
 
 
@@ -266,24 +273,24 @@ class StageSection(Section):
     steps: Positive = 20
     epochs: Positive | None = None
     pairs_per_step: Positive = 32
-    warmup_steps: Annotated[int, Field(ge=0)] = 4
+    warmup_steps: Natural = 4
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_length: Positive | None = None
     max_grad_norm: Rate = 1.0
     loss_mask: Literal["agent", "completion"] = "agent"
-    lora_r: Annotated[int, Field(ge=0)] = 0
+    lora_r: Annotated[int, Field(ge=0, le=2**20)] = 0
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_rslora: bool = False
     pairwise: bool = False
-    trajectories_per_case: Annotated[int, Field(ge=2)] | None = None
+    trajectories_per_case: Annotated[int, Field(ge=2, le=MOST)] | None = None
     tokens_per_step: Positive | None = None
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     length_normalized: bool = False
-    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    sft_weight: Weight = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Weight = 0.0
     token_budget: Positive = 32_768
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
@@ -306,8 +313,8 @@ class RunSection(Section):
     """
 
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    generate_rate: Annotated[float, Field(gt=0)] | None = None
-    train_rate: Annotated[float, Field(gt=0)] | None = None
+    generate_rate: Pace | None = None
+    train_rate: Pace | None = None
 
 
 class MergeSection(Section):

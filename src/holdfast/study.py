@@ -15,11 +15,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
-from holdfast.attachments import parse_toml, read_attachments
+from holdfast.attachments import read_attachments
 from holdfast.conditions import AttackSection, GateSection, ProbeSection, SearchSection, ShiftSection
 from holdfast.consistency import check_study, first_problem, read_axis
 from holdfast.errors import StudyError, require, require_known
 from holdfast.incentives import ApprovalSection, RewardSection
+from holdfast.inputs import parse_toml, read_settings
 from holdfast.laboratory import PREFERENCE_TAG, RATERS, REWARD_TAG, sort_stage
 from holdfast.sections import (
     TINY,
@@ -167,13 +168,7 @@ def load(path: Path | str, *, scale: str | None = None, changes: Sequence[str] =
     ``scale`` names one of the file's ``[scales.NAME]`` tables, whose values replace those of the study; ``changes`` are
     "dotted.key=value", the value as TOML writes it or a bare text, and come last.
     """
-    path = Path(path)
-    try:
-        raw = parse_toml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a study file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not valid TOML ({error})") from error
+    raw = read_settings(path, "a study file")
     try:
         scales = raw.pop("scales", {})
         tables = isinstance(scales, dict) and all(isinstance(one, dict) for one in scales.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from holdfast.options import count, money, number
+from holdfast.options import add_trust, count, money, number, seed, workers
 
 # Rules that may be declared on the command line, in place of those of a file: option → setting of ``[gate]``.
 RULE_OPTIONS = {
@@ -15,6 +15,11 @@ RULE_OPTIONS = {
     "--severe-ceiling": ("severe_ceiling", "SHARE", "bounds the child's own share of cases with a severe event"),
     "--alpha": ("alpha", "LEVEL", "one-sided level of every bound"),
     "--cluster": ("cluster", "UNIT", "what is drawn independently: case or family"),
+    "--incomplete": (
+        "incomplete",
+        "HOW",
+        "logs that broke off: count (what is absent is unscored, nothing passes), accept or refuse",
+    ),
 }
 
 
@@ -38,7 +43,11 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
     sides.add_argument("--suite", type=Path, metavar="STUDY", help="roll both models out through this study's suite")
     sides.add_argument("--again", action="store_true", help="roll the child out anew, with another seed")
-    sides.add_argument("--seed", type=count(1), default=1, help="for --again: which other seed (default 1)")
+    sides.add_argument("--seed", type=seed(1), default=1, help="for --again: which other seed (default 1)")
+    sides.add_argument(
+        "--judges", type=Path, metavar="FILE", help="for --again: a TOML file with [endpoints.NAME] of remote models"
+    )
+    add_trust(sides)
     sides.add_argument("-o", "--output", type=Path, metavar="NEW_RUN", help="where --suite and --again put episodes")
     sides.add_argument("--scale", metavar="NAME", help="for --suite: a table [scales.NAME] of the study")
     sides.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --suite: a changed setting")
@@ -46,11 +55,18 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
     rules.add_argument("--judge", metavar="NAME", help="whose scores")
     rules.add_argument(
-        "--score", action="append", default=[], metavar="OBJECTIVE=NAME", help="under which name it was scored"
+        "--score",
+        action="append",
+        default=[],
+        metavar="OBJECTIVE=NAME",
+        help="which score it is; of another scorer's with sign and range: 'safety=-harm[0,1]'",
     )
     rules.add_argument("--cases", type=count(1), metavar="N", help="compare N cases only, by the digest of their ids")
     for option, (setting, unit, words) in RULE_OPTIONS.items():
         rules.add_argument(option, dest=f"rule_{setting}", metavar=unit, help=words)
+    rules.add_argument(
+        "--accept-openings", action="store_true", help="compare cases that open with other words or tools"
+    )
     _add_outputs(command)
 
 
@@ -62,6 +78,6 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     outputs.add_argument("--junit", type=Path, metavar="FILE", help="the verdicts as JUnit XML")
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a summary for a pull request")
     outputs.add_argument("--quiet", action="store_true", help="no progress")
-    outputs.add_argument("--workers", type=count(1), help="worker processes of --suite and --again")
+    outputs.add_argument("--workers", type=workers, help="worker processes of --suite and --again")
     outputs.add_argument("--max-calls", type=count(1), metavar="N", help="calls to remote models that may be made")
     outputs.add_argument("--max-cost", type=money, metavar="AMOUNT", help="money that remote models may cost")

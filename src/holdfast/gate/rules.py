@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.attachments import parse_toml
 from holdfast.conditions import CHECKS, GateSection
 from holdfast.consistency import first_problem
 from holdfast.errors import StudyError, require, require_known
+from holdfast.inputs import read_settings
 from holdfast.records import content_id
 from holdfast.study import Study
 
 # Raised by hand when a check or a bound changes its meaning: verdicts of different methods are not the same claim.
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 TABLE = "gate"
 
 
@@ -42,21 +41,16 @@ def read_rules(
         rules = GateSection.model_validate(found)
     except ValidationError as error:
         raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
-    for name in rules.blocking:
-        require_known(name, CHECKS, f"{place}.blocking has", "the checks there are")
-    repeated = len(set(rules.blocking)) < len(rules.blocking)
-    require(not repeated, f"{place}.blocking repeats a check, found {list(rules.blocking)}; give each once")
+    for key, names in (("blocking", rules.blocking), ("required", rules.required)):
+        for name in names:
+            require_known(name, CHECKS, f"{place}.{key} has", "the checks there are")
+        require(len(set(names)) == len(names), f"{place}.{key} repeats a check, found {list(names)}; give each once")
     return rules
 
 
 def _read_table(file: Path) -> dict[str, Any]:
     """The ``[gate]`` table of a TOML file, which may be a whole study."""
-    try:
-        raw = parse_toml(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise StudyError(f"{file}: cannot be read ({error.strerror}); give a TOML file with a [gate] table") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"{file}: not valid TOML ({error})") from error
+    raw = read_settings(file, "a TOML file with a [gate] table")
     for name in raw:
         require_known(name, {*Study.model_fields, "scales"}, f"{file} has the table", "the tables of a study")
     table = raw.get(TABLE)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.addresses import choose_endpoints
 from holdfast.errors import StudyError
 from holdfast.execution import StepProgress
-from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
+from holdfast.forks import STUDY_KEY
 from holdfast.gate.books import Book, is_run
 from holdfast.gate.sources import Library
 from holdfast.gate.verdicts import Place
 from holdfast.models.tiny_chat import is_tiny
+from holdfast.readiness import look_around
 from holdfast.records import Checkpoint
 from holdfast.runs import run
 from holdfast.sections import NAME_LENGTH, TINY
@@ -29,12 +31,17 @@ LEFT_OUT = ("stages", "doses", "merges", "attacks", "shifts", "probes", "search"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """How a gate's own run is carried out; it changes no result."""
+    """How a gate's own run is carried out; it changes no result.
+
+    ``endpoints`` are the user's own tables ``[endpoints.NAME]``; those of a run are ``trusted`` or not taken.
+    """
 
     workers: int | None = None
     max_calls: int | None = None
     max_cost: float | None = None
     listener: Callable[[StepProgress], None] = lambda _: None
+    endpoints: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = False
 
 
 def roll_out_models(
@@ -50,6 +57,8 @@ def roll_out_models(
         raise StudyError(f"--parent and --child are both {child!r}; add --again to roll the same model out twice")
     # Read before the first is carried out: nothing is spent where it is wrong.
     anew = None if again is None else _evaluate(study, [child], seed=again)
+    if anew is not None and (problems := look_around(anew)[0]):
+        raise StudyError(problems[0])
     first = _book_of(library, _evaluate(study, [parent] if again else [parent, child]), output, means)
     if again is None or anew is None:
         return (Place(first, _base_of(first, parent)), Place(first, _base_of(first, child)))
@@ -72,13 +81,16 @@ def roll_out_again(
         )
     name = checkpoint.name
     raw = {key: value for key, value in book.study.items() if key not in LEFT_OUT}
-    with Store(book.path) as store:
-        raw["endpoints"] = json.loads(store.meta(ENDPOINTS_KEY) or "{}")
     raw["models"] = {**raw.get("models", {}), name: _entry_of(book, checkpoint)}
     seeds = raw.get("axes", {}).get("split_seed")
     raw["axes"] = {"split_seed": seeds} if seeds and checkpoint.split_seed is None else {}
     if checkpoint.split_seed is not None:
         raw["suite"] = {**raw["suite"], "split_seed": checkpoint.split_seed}
+    with Store(book.path) as store:
+        base = _base_entry(book, checkpoint) or name
+        speaking = _speaking(raw, [base])
+        found = choose_endpoints(speaking, store, means.endpoints, trusted=means.trusted)
+    raw["endpoints"] = {name if one == base else one: table for one, table in found.items()}
     study = _bare(raw, [name], seed=again)
     place = output or again_place(book.path, checkpoint.id[:8], again)
     if place.absolute() == book.path.absolute():
@@ -148,11 +160,17 @@ def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
     raw["model"] = {**raw["model"], "bases": models, "base_seeds": raw["model"]["base_seeds"][:1]}
     raw["pairs"] = {key: value for key, value in raw["pairs"].items() if key not in ("source", "digest")}
     raw["rollouts"] = {**raw["rollouts"], "seed": raw["rollouts"]["seed"] + seed}
-    used = {*models, raw["suite"]["world"].get("model"), *(one.get("model") for one in raw["judges"].values())}
+    used = set(_speaking(raw, models))
     raw["endpoints"] = {
         key: value for key, value in raw.get("endpoints", {}).items() if key in used | set(raw["models"])
     }
     return Study.model_validate(raw)
+
+
+def _speaking(raw: Mapping[str, Any], models: Sequence[str]) -> list[str]:
+    """The models that speak in a study without training: its bases, who plays the tools, and who judges."""
+    named = [*models, raw["suite"]["world"].get("model"), *(one.get("model") for one in raw["judges"].values())]
+    return [name for name in dict.fromkeys(named) if name is not None]
 
 
 def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
@@ -183,11 +201,16 @@ def _open_directory(place: Path, entry: Mapping[str, Any] | None = None) -> dict
     return {**kept, "kind": "vllm" if (entry or {}).get("kind") == "vllm" else "local", "name": str(place)}
 
 
+def _base_entry(book: Book, checkpoint: Checkpoint) -> str | None:
+    """What the run's study calls the base of a checkpoint in ``[models]``, if it does; a seed may stand behind it."""
+    names = (checkpoint.base, checkpoint.base.rpartition("-")[0])
+    return next((name for name in names if name in book.study.get("models", {})), None)
+
+
 def _entry_of(book: Book, checkpoint: Checkpoint) -> Mapping[str, Any]:
     """How a checkpoint of a run is opened again. Errors: StudyError where its weights are gone."""
-    models: Mapping[str, Any] = book.study.get("models", {})
-    base = next((name for name in (checkpoint.base, checkpoint.base.rpartition("-")[0]) if name in models), None)
-    entry = models[base] if base is not None else {}
+    base = _base_entry(book, checkpoint)
+    entry: Mapping[str, Any] = book.study["models"][base] if base is not None else {}
     if checkpoint.path is not None:
         place = book.path / checkpoint.path
         if not place.is_dir():

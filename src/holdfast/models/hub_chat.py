@@ -22,6 +22,8 @@ from holdfast.errors import MissingExtra, StudyError
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, text_calls
 from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
 from holdfast.models.calls.channels import MESSAGE, read_turn
+from holdfast.models.peft_directories import has_tokenizer, is_peft, text_home
+from holdfast.models.stacks import base_of
 from holdfast.models.templates import ChatTemplate, Rendering, try_out
 from holdfast.records import Message, ToolCall, ToolSpec
 
@@ -69,7 +71,7 @@ class HubChat:
         written = {token.content for token in added if token.content.strip() and token.content in source}
         self._special, self._control = _any_of(special), _any_of(special | written)
         self._probe(source, tokens, calls)
-        self._template = ChatTemplate(source, tokens)
+        self._template = ChatTemplate(source, tokens, str(self.directory))
 
     def _probe(self, source: str, tokens: Mapping[str, str], calls: Calls) -> None:
         """Find out what the template can write."""
@@ -324,8 +326,11 @@ def _load_tokenizer(directory: Path) -> Any:
     except ImportError as error:
         raise MissingExtra(f"the model {directory}", "train") from error
 
+    home = text_home(directory)
+    if not has_tokenizer(home):
+        raise StudyError(f"{directory}: holds no tokenizer (tokenizer.json); save it beside the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(home, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # Tokenizers in Rust raise bare exceptions for damaged files.
         reason = (str(error).strip() or repr(error)).partition("\n")[0]
         raise StudyError(f"{directory}: its tokenizer cannot be read ({reason}); fetch the model again") from error
@@ -345,9 +350,10 @@ def _template_of(tokenizer: Any, directory: Path) -> str:
 def _ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
     """The ids that end a turn: the tokenizer's, and those that the model's settings name."""
     found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for name in ("generation_config.json", "config.json"):
+    places = dict.fromkeys((directory, base_of(directory))) if is_peft(directory) else (directory,)
+    for place in (home / name for name in ("generation_config.json", "config.json") for home in places):
         try:
-            told = json.loads((directory / name).read_text(encoding="utf-8")).get("eos_token_id")
+            told = json.loads(place.read_text(encoding="utf-8")).get("eos_token_id")
         except (OSError, ValueError, AttributeError):
             continue
         found += told if isinstance(told, list) else [] if told is None else [told]

@@ -18,9 +18,10 @@ from holdfast.errors import MissingExtra, StepError, StudyError
 from holdfast.models import Ask, Reply, Stopped
 from holdfast.models.constrained import Grammars
 from holdfast.models.decoding import Decoder, Row
-from holdfast.models.hub import check_model, no_progress_bars
+from holdfast.models.hub import check_model, check_vocabulary
 from holdfast.models.hub_chat import Calls, HubChat
-from holdfast.models.stacks import is_stack, read_stack
+from holdfast.models.opening import check_finite, open_network
+from holdfast.models.stacks import base_of
 from holdfast.records import Message
 
 Quantization = Literal["none", "int8", "int4"]
@@ -28,14 +29,16 @@ Precision = Literal["fp32", "bf16"]
 # A message that ends at a text, such as a call's end, is followed by the end of its turn where it is read again.
 _SPARE = 2
 _CACHED_TOKENS = 1 << 15
+ATTENTION = "sdpa"
 
 
 class LocalModel:
-    """A ``Model`` over a directory of whole weights, or of a stack on a base.
+    """A ``Model`` over a directory of whole weights, or of an adapter on a base: a stack of ours, or PEFT's.
 
     ``rows`` replies are sampled at once, fewer after memory has run out. The states of the last conversations, at most
     ``cache_tokens`` tokens of them, are kept, so that their next turn computes only what is new; 0 keeps none. Errors:
-    StudyError for a directory that is refused or cannot be loaded, and for quantization without an NVIDIA GPU.
+    StudyError for a directory that is refused or cannot be loaded, weights that are not finite, a tokenizer with more
+    tokens than the model, and quantization without an NVIDIA GPU.
     """
 
     def __init__(
@@ -48,9 +51,13 @@ class LocalModel:
         rows: int = 16,
         cache_tokens: int = _CACHED_TOKENS,
     ) -> None:
-        check_model(Path(directory))
-        chat = HubChat(Path(directory), calls=calls)
-        self._take(_load(Path(directory), quantization, precision), chat, rows, cache_tokens)
+        place = Path(directory)
+        tokens = check_model(place, attention=ATTENTION)
+        chat = HubChat(place, calls=calls)
+        check_vocabulary(place, chat.tokenizer, tokens)
+        network = _load(place, quantization, precision)
+        check_vocabulary(place, chat.tokenizer, network.get_input_embeddings().weight.shape[0])
+        self._take(network, chat, rows, cache_tokens)
 
     @classmethod
     def around(cls, network: Any, chat: HubChat, *, rows: int = 16, cache_tokens: int = _CACHED_TOKENS) -> LocalModel:
@@ -160,41 +167,31 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
-    from transformers import AutoModelForCausalLM
-
     from holdfast.models.lora import merge
 
-    settings = _quantized(quantization, directory)
-    stack = read_stack(directory) if is_stack(directory) else None
-    if stack and settings:
-        raise StudyError(
-            f"{directory}: a stacked checkpoint cannot be merged into quantised weights; set quantization = 'none'"
-        )
+    settings = quantization_settings(quantization, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if settings:
         settings["device_map"] = {"": device}
-    try:
-        with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                stack.base if stack else directory,
-                dtype=torch.float32 if precision == "fp32" else torch.bfloat16,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                **settings,
-            )
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or repr(error)).partition("\n")[0]
-        raise StudyError(f"{directory}: transformers cannot load this model ({reason}); check the directory") from error
-    if stack:
-        merge(model, stack)
-    return (model if settings else model.to(device)).eval()
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    opened = open_network(directory, dtype=dtype, attention=ATTENTION, settings=settings)
+    model = opened.network
+    if opened.stack:
+        merge(model, opened.stack)
+    model = model if settings else model.to(device)
+    check_finite(model.named_parameters(), f"{directory}: refused")
+    return model.eval()
 
 
-def _quantized(quantization: Quantization, directory: Path) -> dict[str, Any]:
+def quantization_settings(quantization: Quantization, directory: Path) -> dict[str, Any]:
+    """What transformers is told to quantise weights as it loads them; nothing for "none".
+
+    Errors: StudyError without an NVIDIA GPU and for an adapter, MissingExtra.
+    """
     if quantization == "none":
         return {}
+    if base_of(directory) != directory:
+        raise StudyError(f"{directory}: an adapter cannot be merged into quantised weights; set quantization = 'none'")
     if not torch.cuda.is_available():
         raise StudyError(f"{directory}: quantization {quantization} needs an NVIDIA GPU; set quantization = 'none'")
     if importlib.util.find_spec("bitsandbytes") is None:

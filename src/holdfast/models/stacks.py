@@ -3,6 +3,9 @@
     DIR/adapter_model.safetensors, adapter_config.json    one LoRA adapter in PEFT's format
     DIR/stack.json                                        what it stands on: a base and the digest of its weights
 
+A directory that PEFT wrote has no stack.json. Where its adapter is two factors beside linear layers it is read as a
+stack of one stage; any other is merged by PEFT (``opening``).
+
 Stages on stages are still one adapter, since W + B1 A1 + B2 A2 = W + [B1 B2] [A1; A2]: whatever loads a base with one
 adapter loads the checkpoint, not its last stage alone. ``ranks`` says which rows belong to which stage.
 """
@@ -12,23 +15,39 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from holdfast.errors import MissingExtra, StoreError, StudyError
+from holdfast.models.peft_directories import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CONFIG,
+    INDEX,
+    STACK,
+    WHOLE,
+    PeftAdapter,
+    digest_adapter,
+    is_peft,
+    read_peft,
+    text_home,
+)
 
-from holdfast.errors import StoreError, StudyError
+if TYPE_CHECKING:
+    from torch import Tensor
 
+_GENERATION = "generation_config.json"
 # What a directory says about reading and writing text, which training does not change.
 TEXT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
-    "generation_config.json",
+    _GENERATION,
     "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -36,12 +55,10 @@ TEXT_FILES = (
     "vocab.json",
     "merges.txt",
 )
-_STACK, _ADAPTER, _ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PREFIX = "base_model.model."  # of PEFT's names
 _DAMAGED = "train the stage again or restore the directory"
 # Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
-Factors = Mapping[str, tuple[Tensor, Tensor]]
+Factors = Mapping[str, "tuple[Tensor, Tensor]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +92,28 @@ class Stack:
 
 def is_stack(directory: Path) -> bool:
     """Whether a model directory is an adapter on another's weights."""
-    return (directory / _STACK).is_file()
+    return (directory / STACK).is_file()
 
 
 def base_of(directory: Path) -> Path:
-    """The directory that holds ``config.json`` and whole weights: a stack's base, verified, or the directory itself.
+    """The directory that holds ``config.json`` and whole weights: an adapter's base, or the directory itself.
 
-    Errors: StoreError where the base is not found or holds other weights.
+    A stack's base is verified. Errors: StoreError where the base is not found or holds other weights, StudyError for a
+    PEFT adapter whose base is not found.
     """
-    return _find_base(directory, _read_note(directory)) if is_stack(directory) else directory
+    if is_stack(directory):
+        return _find_base(directory, _read_note(directory))
+    return read_peft(directory).base if is_peft(directory) else directory
+
+
+def find_stack(directory: Path) -> Stack | None:
+    """A directory's stack, also where PEFT wrote it; None for whole weights and for an adapter that PEFT must merge.
+
+    Errors: as ``read_stack`` and ``base_of``.
+    """
+    if is_stack(directory):
+        return read_stack(directory)
+    return _read_plain(read_peft(directory)) if is_peft(directory) else None
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -91,10 +121,14 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
     Errors: StudyError for a file that cannot be read, StoreError for a stack whose base or adapter does not fit.
     """
-    stack = read_stack(directory) if is_stack(directory) else None
+    stack = find_stack(directory)
+    if stack is None and is_peft(directory):
+        with tempfile.TemporaryDirectory(prefix="holdfast-merged-") as place:
+            write_whole(directory, Path(place))
+            return read_weights(Path(place))
     base = stack.base if stack else directory
     weights: dict[str, Tensor] = {}
-    for path in _weight_files(base):
+    for path in weight_files(base):
         weights |= _load(path)
     if stack:
         _check_named(stack, weights, directory)
@@ -110,14 +144,20 @@ def write_whole(directory: Path, target: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    stack = read_stack(directory) if is_stack(directory) else None
-    base = stack.base if stack else directory
-    shutil.copyfile(base / "config.json", target / "config.json")
+    stack = find_stack(directory)
+    if stack is None and is_peft(directory):
+        from holdfast.models.opening import write_merged
+
+        write_merged(directory, target)
+        copy_text_files(directory, target)
+        return
     copy_text_files(directory, target)
-    if (base / _INDEX).is_file() and not (base / _WHOLE).is_file():
-        shutil.copyfile(base / _INDEX, target / _INDEX)
+    base = stack.base if stack else directory
+    shutil.copyfile(base / CONFIG, target / CONFIG)
+    if (base / INDEX).is_file() and not (base / WHOLE).is_file():
+        shutil.copyfile(base / INDEX, target / INDEX)
     written: set[str] = set()
-    for path in _weight_files(base):
+    for path in weight_files(base):
         if stack is None:
             shutil.copyfile(path, target / path.name)
             continue
@@ -138,33 +178,92 @@ def merged(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def copy_text_files(source: Path, target: Path) -> None:
-    """Copies what ``source`` says about text."""
+    """Copies what ``source`` says about text, or the base of a PEFT adapter where that says nothing."""
+    home = text_home(source)
     for name in TEXT_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+        places = (home, base_of(source)) if name == _GENERATION and is_peft(source) else (home,)
+        for place in places:
+            if (place / name).is_file():
+                shutil.copyfile(place / name, target / name)
+                break
 
 
 def read_stack(directory: Path) -> Stack:
     """A stacked directory's adapter and where its base is. Errors: StoreError, StudyError."""
     note = _read_note(directory)
-    config = _read_json(directory / _ADAPTER_CONFIG)
+    config = _read_json(directory / ADAPTER_CONFIG)
     try:
         lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
         ranks = tuple(map(int, note["ranks"]))
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {_DAMAGED}") from error
-    stored = _load(directory / _ADAPTER)
+    stored = _load(directory / ADAPTER)
+    factors = {module: (down, up * lora.scale) for module, (down, up) in _pairs(stored).items()}
+    fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
+    if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
+        raise StoreError(f"{directory / ADAPTER}: holds other weights than its settings tell; {_DAMAGED}")
+    base = _find_base(directory, note)
+    return Stack(base=base, digest=str(note["digest"]), ranks=ranks, factors=factors)
+
+
+def _pairs(stored: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors A and B of an adapter's file by module, in 32-bit floats and without their scale."""
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for name in stored:
         module = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
         other = f"{_PREFIX}{module}.lora_B.weight"
         if name == f"{_PREFIX}{module}.lora_A.weight" and other in stored:
-            factors[module] = (stored[name].float(), stored[other].float() * lora.scale)
-    fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
-    if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
-        raise StoreError(f"{directory / _ADAPTER}: holds other weights than its settings tell; {_DAMAGED}")
-    base = _find_base(directory, note)
-    return Stack(base=base, digest=str(note["digest"]), ranks=ranks, factors=factors)
+            factors[module] = (stored[name].float(), stored[other].float())
+    return factors
+
+
+def _read_plain(adapter: PeftAdapter) -> Stack | None:
+    """A PEFT adapter as a stack of one stage; None where it is more than factors beside weights of its base.
+
+    Ranks may differ by module: the stack has the largest, and rows of zeros fill the others.
+    """
+    if not adapter.plain:
+        return None
+    stored = _load(adapter.directory / ADAPTER)
+    pairs, shapes = _pairs(stored), read_shapes(adapter.base)
+    fits = all(
+        shapes.get(f"{module}.weight") == (up.shape[0], down.shape[1]) and down.shape[0] == up.shape[1]
+        for module, (down, up) in pairs.items()
+    )
+    if not pairs or len(stored) != 2 * len(pairs) or not fits:
+        return None
+    rank = max(down.shape[0] for down, _ in pairs.values())
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for module, (down, up) in pairs.items():
+        told = _settings_of(adapter.settings, module)
+        if told is None or told.r != down.shape[0]:
+            return None  # PEFT says what does not fit.
+        factors[module] = _widen(down, up * told.scale, rank)
+    return Stack(base=adapter.base, digest=digest_weights(adapter.base), ranks=(rank,), factors=factors)
+
+
+def _settings_of(settings: Mapping[str, Any], module: str) -> Lora | None:
+    """PEFT's settings for one module, by the first of its patterns that ends the module's name."""
+
+    def of(pattern: str, usual: str) -> Any:
+        for key, value in (settings.get(pattern) or {}).items():
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
+        return settings.get(usual)
+
+    try:
+        rank, alpha = int(of("rank_pattern", "r")), float(of("alpha_pattern", "lora_alpha"))
+    except (AttributeError, TypeError, ValueError, re.error):
+        return None
+    return Lora(r=rank, alpha=alpha, rslora=bool(settings.get("use_rslora")))
+
+
+def _widen(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors of a larger rank with the same product."""
+    from torch.nn.functional import pad
+
+    more = rank - down.shape[0]
+    return pad(down, (0, 0, 0, more)), pad(up, (0, more))
 
 
 def write_stack(
@@ -198,7 +297,7 @@ def write_stack(
         repository, revision = hub
         note["hub"] = f"{repository}@{revision}"
         named_base = {"base_model_name_or_path": repository, "revision": revision}
-    (directory / _STACK).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    (directory / STACK).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     write_peft_adapter(directory, factors, lora, named_base)
 
 
@@ -222,16 +321,18 @@ def write_peft_adapter(directory: Path, factors: Factors, lora: Lora, base: Mapp
         "bias": "none",
         "inference_mode": True,
     } | dict(base)
-    (directory / _ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     stored = {}
     for module, (down, up) in factors.items():
         stored[f"{_PREFIX}{module}.lora_A.weight"] = down.detach().float().cpu().contiguous()
         stored[f"{_PREFIX}{module}.lora_B.weight"] = up.detach().float().cpu().contiguous()
-    save_file(stored, directory / _ADAPTER, metadata={"format": "pt"})
+    save_file(stored, directory / ADAPTER, metadata={"format": "pt"})
 
 
 def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
     """Both changes as one: A below A, and B beside scaled B."""
+    import torch
+
     both: dict[str, tuple[Tensor, Tensor]] = {}
     for module, (down, up) in factors.items():
         rank = sum(earlier.ranks)
@@ -241,13 +342,21 @@ def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
     return both
 
 
+def digest_model(directory: Path) -> str:
+    """SHA-256 of what a directory computes with: whole weights, or a base's and an adapter. Errors: StudyError."""
+    whole = digest_weights(base_of(directory))
+    if not is_stack(directory) and not is_peft(directory):
+        return whole
+    return hashlib.sha256(f"{whole} {digest_adapter(directory)}".encode()).hexdigest()
+
+
 # --- the base --------------------------------------------------------------------------------------------------
 
 
 def digest_weights(directory: Path) -> str:
     """SHA-256 over names and contents of a directory's files of whole weights. Errors: StudyError."""
     whole = hashlib.sha256()
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         try:
             stat = path.stat()
             whole.update(path.name.encode() + b"\0" + _digest_file(path.resolve(), stat.st_size, stat.st_mtime_ns))
@@ -284,7 +393,7 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
     here = directory.resolve()
     name, path = str(note["base"]), note["path"]
     places = [parent / name for parent in here.parents] + ([Path(path)] if path else [])
-    found = [place for place in places if place != here and (place / "config.json").is_file()]
+    found = [place for place in places if place != here and (place / CONFIG).is_file()]
     if not found and note.get("hub"):
         from holdfast.models import hub
 
@@ -300,11 +409,11 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _read_note(directory: Path) -> dict[str, Any]:
-    note = _read_json(directory / _STACK)
+    note = _read_json(directory / STACK)
     name, path = note.get("base"), note.get("path")
     plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
     if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
-        raise StoreError(f"{directory / _STACK}: names no base; {_DAMAGED}")
+        raise StoreError(f"{directory / STACK}: names no base; {_DAMAGED}")
     return note
 
 
@@ -321,15 +430,37 @@ def _read_json(path: Path) -> dict[str, Any]:
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """The files of whole weights in the order of names: one, or those that an index names."""
-    if (directory / _WHOLE).is_file() or not (directory / _INDEX).is_file():
-        return [directory / _WHOLE]
-    places = _read_json(directory / _INDEX).get("weight_map")
+    if (directory / WHOLE).is_file() or not (directory / INDEX).is_file():
+        return [directory / WHOLE]
+    places = _read_json(directory / INDEX).get("weight_map")
     names = sorted(set(places.values())) if isinstance(places, dict) else []
     if not names or any(Path(name).name != name for name in names):
-        raise StudyError(f"{directory / _INDEX}: names no weights beside it; save the model again")
+        raise StudyError(f"{directory / INDEX}: names no weights beside it; save the model again")
     return [directory / name for name in names]
+
+
+def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a directory's whole weights by name, read from the headers of their files. Errors: StudyError."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(directory):
+        shapes |= read_header(path)
+    return shapes
+
+
+def read_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors by name: what its header says must fit its length. Errors: StudyError."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingExtra(f"the model {path.parent}", "train") from error
+    try:
+        # The framework is that of tensors, of which none is asked for.
+        with safe_open(path, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise StudyError(f"{path}: is damaged ({error}); fetch the model again") from error
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -78,8 +78,16 @@ class TinyModel:
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyModel:
-        """The model of a directory; raises StudyError where it holds no tiny model."""
-        return cls(TinyLlama.load(directory), TinyChat.load(directory))
+        """The model of a directory; raises StudyError where it holds no tiny model, or one that cannot speak."""
+        llama, chat = TinyLlama.load(directory), TinyChat.load(directory)
+        if len(chat.tokens) > llama.shape.vocabulary:
+            raise StudyError(
+                f"{directory}: the tokenizer has {len(chat.tokens)} tokens, the model reads {llama.shape.vocabulary};"
+                " build the model again"
+            )
+        if not all(bool(torch.isfinite(weight).all()) for weight in llama.parameters()):
+            raise StudyError(f"{directory}: refused: its weights are not all finite; restore this directory")
+        return cls(llama, chat)
 
     @torch.no_grad()
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
@@ -159,7 +167,7 @@ class TinyModel:
             tokens = logits.argmax(-1)[owner]
         else:
             weights = logprobs if temperature == 1.0 else torch.log_softmax(logits / temperature, -1)
-            cumulative = weights.double().exp_().cumsum(-1)
+            cumulative = weights.double().exp().cumsum(-1)
             if len(nodes) < len(rows):
                 cumulative = cumulative[owner]
             draws = torch.tensor([row.rng.random() for row in rows], dtype=torch.float64)

@@ -19,6 +19,7 @@ from typing import Any
 
 from holdfast.errors import StudyError
 from holdfast.models import Stopped
+from holdfast.models.peft_directories import text_home
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<sys>", "<user>", "<call>", "<obs>", "<say>", "<end>", "<unk>")
@@ -151,8 +152,8 @@ def write_tokenizer(
 def is_tiny(directory: Path) -> bool:
     """Whether a model directory speaks the tiny agent's language."""
     try:
-        config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = json.loads((text_home(directory) / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, StudyError):
         return False
     return isinstance(config, dict) and "system_prompts" in config
 
@@ -170,8 +171,9 @@ class TinyChat:
     def load(cls, directory: Path | str) -> TinyChat:
         """The chat format of a model directory; raises StudyError where the directory holds none."""
         try:
-            vocabulary = json.loads((Path(directory) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-            config = json.loads((Path(directory) / "tokenizer_config.json").read_text(encoding="utf-8"))
+            home = text_home(Path(directory))
+            vocabulary = json.loads((home / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+            config = json.loads((home / "tokenizer_config.json").read_text(encoding="utf-8"))
             prompts = config["system_prompts"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{directory}: no tokenizer of a tiny model ({error!r}); build the model again") from error

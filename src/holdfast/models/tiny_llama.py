@@ -25,6 +25,7 @@ from holdfast.models.tiny_chat import BOS, END, EOS, PAD
 NORM_EPSILON = 1e-6
 _ROPE_THETA = 10000.0
 _INIT_STD = 0.02
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Of queries, keys and values [1, heads, T, size] the mixed values in the same shape.
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -177,7 +178,7 @@ class TinyLlama(nn.Module):
 
     def export_weights(self) -> dict[str, Tensor]:
         """The weights under the names of ``LlamaForCausalLM``."""
-        weights = {"model.embed_tokens.weight": self.head, "model.norm.weight": self.final_norm}
+        weights = {_EMBEDDING: self.head, "model.norm.weight": self.final_norm}
         for layer in range(self.shape.layers):
             prefix = f"model.layers.{layer}."
             fused = {"self_attn.": (("q", "k", "v"), self.qkv[layer]), "mlp.": (("gate", "up"), self.gate_up[layer])}
@@ -191,14 +192,21 @@ class TinyLlama(nn.Module):
         return {name: weight.detach().clone() for name, weight in weights.items()}
 
     def import_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes weights named as in ``LlamaForCausalLM``; raises StudyError for a missing or misshapen one."""
+        """Takes weights named as in ``LlamaForCausalLM``; raises StudyError for a missing, misshapen or further one.
+
+        A head that stands beside the embedding is the same one.
+        """
         targets = self.export_weights()
         for name, target in targets.items():
             found = weights.get(name)
             if found is None or found.shape != target.shape:
                 raise StudyError(f"model.safetensors: {name} is missing or has another shape; save the model again")
+        head = weights.get(_HEAD)
+        tied = {_HEAD} if head is not None and torch.equal(head, weights[_EMBEDDING]) else set()
+        if strange := sorted(set(weights) - set(targets) - tied):
+            raise StudyError(f"model.safetensors: {strange[0]} is no weight of a tiny model; save the model again")
         with torch.no_grad():
-            self.head.copy_(weights["model.embed_tokens.weight"])
+            self.head.copy_(weights[_EMBEDDING])
             self.final_norm.copy_(weights["model.norm.weight"])
             for layer in range(self.shape.layers):
                 prefix = f"model.layers.{layer}."
@@ -219,7 +227,10 @@ class TinyLlama(nn.Module):
         if shape is None:
             raise StudyError(f"{path}: no tiny Llama; this model needs a server or transformers")
         model = cls(shape)
-        model.import_weights(read_weights(path))
+        try:
+            model.import_weights(read_weights(path))
+        except StudyError as error:
+            raise StudyError(f"{path}: {error}") from error
         return model.eval()
 
     def save(self, directory: Path) -> None:

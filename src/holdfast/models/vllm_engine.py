@@ -22,9 +22,10 @@ from typing import Any
 
 from holdfast.errors import StudyError
 from holdfast.models import Ask, Reply, SampledToken, Stopped
-from holdfast.models.hub import check_model
+from holdfast.models.hub import check_model, check_vocabulary
 from holdfast.models.hub_chat import Calls, HubChat
 from holdfast.models.local import Precision, Quantization
+from holdfast.models.peft_directories import is_peft
 from holdfast.models.stacks import Factors, Lora, is_stack, write_peft_adapter, write_whole
 from holdfast.records import Message
 
@@ -36,7 +37,7 @@ _SHARE_BESIDE_TRAINING = 0.4
 
 
 class VllmModel:
-    """A ``Model`` that vLLM samples; a stack is merged first.
+    """A ``Model`` that vLLM samples; an adapter is merged first.
 
     Its batches and its luck are vLLM's own: a request's generator gives the seed of its reply. With ``lora_r`` above 0
     it takes adapters of at most that rank on these weights, and leaves memory to the model that trains them. Errors:
@@ -63,14 +64,15 @@ class VllmModel:
             raise StudyError(f"{directory}: vLLM does not quantise to int8 as it loads; use int4 or kind = 'local'")
         self.directory = Path(directory)
         room = _make_room(lora_r, precision, self.directory) if lora_r > 0 else {}
-        check_model(self.directory)
+        tokens = check_model(self.directory, engine="vllm")
         self.chat = HubChat(self.directory, calls=calls)
+        check_vocabulary(self.directory, self.chat.tokenizer, tokens)
         self._vllm: Any = vllm
         # Goes with this model, or at the latest with the process.
         self._scratch = Path(tempfile.mkdtemp(prefix="holdfast-vllm-"))
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         place = self.directory
-        if is_stack(place):
+        if is_stack(place) or is_peft(place):
             place = self._scratch / "merged"
             place.mkdir()
             write_whole(self.directory, place)

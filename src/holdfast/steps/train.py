@@ -52,17 +52,20 @@ def train(step: Step, store: Store, emit: Emit) -> Finished:
 
 def _open_base(step: Step) -> Finished:
     """A directory, or a repository in the revision that it has now, noted so that every later step finds the same."""
-    from holdfast.models import hub
-
     (checkpoint,) = step.checkpoints
     if step.settings["entry"]["kind"] == "remote":
         return Finished(result={}, checkpoints=((checkpoint, None),))
+    # Not before: a study of remote models alone needs no packages for weights.
+    from holdfast.models import hub
+    from holdfast.models.stacks import base_of
+
     name, revision = step.settings["entry"]["name"], step.settings["entry"]["revision"]
     directory = hub.resolve(name, revision)
     found = hub.describe(directory)
     repository = found["revision"] is not None and not Path(name).expanduser().is_dir()
     model = f"{name}@{found['revision']}" if repository else str(directory.resolve())
-    result = {**found, "directory": str(directory)}
+    base = base_of(directory)
+    result = {**found, "directory": str(directory), **({"base": str(base)} if base != directory else {})}
     return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))
 
 

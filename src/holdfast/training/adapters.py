@@ -6,7 +6,7 @@ Passes see a ``Policy`` only: log-probabilities of a packed tree's tokens, the w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,18 +17,19 @@ from torch import Tensor, nn
 
 from holdfast.errors import StudyError
 from holdfast.models import Model
-from holdfast.models.hub import no_progress_bars
+from holdfast.models.hub import check_model, no_progress_bars
 from holdfast.models.hub_chat import Calls, HubChat
 from holdfast.models.lora import attach, merge, named_factors, newest_factors, newest_off
+from holdfast.models.opening import check_finite, open_network
+from holdfast.models.peft_directories import is_peft
 from holdfast.models.stacks import (
     Factors,
     Lora,
-    Stack,
     base_of,
     copy_text_files,
     digest_weights,
-    is_stack,
-    read_stack,
+    find_stack,
+    merged,
     write_stack,
 )
 from holdfast.models.tiny import TinyModel
@@ -43,6 +44,7 @@ from holdfast.training.tree_attention import BlockPlan, tree_attention
 
 Precision = Literal["fp32", "bf16"]
 _ATTENTION = "holdfast_tree"
+_REFUSED = "refused before training"
 # How far a tree pass may be from the model's own: mean difference by mean size of log-probabilities.
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
 
@@ -85,7 +87,7 @@ class WholeTiny:
     def __init__(self, source: Path) -> None:
         self._source, self._model = source, TinyLlama.load(source)
         self._chat: TinyChat | None = None
-        _check_finite(self._model.export_weights().items(), source)
+        check_finite(self._model.export_weights().items(), f"{source}: {_REFUSED}")
         self.max_positions, self.vocabulary = self._model.shape.max_positions, self._model.shape.vocabulary
         self.device, self.masks = torch.device("cpu"), True
 
@@ -124,6 +126,9 @@ class HubModel:
     tenth to a third of a pass (widths of 1024 and 96, rank 16, on CPU). Rounding to 16 bits would take most of a small
     change away, so beside 16-bit weights it stays an adapter of its own, frozen.
 
+    An adapter that PEFT must merge leaves weights that no directory holds: a stage on it, with an adapter of its own or
+    without, is saved whole.
+
     ``network`` is a model of transformers to take in place of the one in ``source``, where nothing is to be saved.
     """
 
@@ -141,26 +146,29 @@ class HubModel:
         network: Any = None,
     ) -> None:
         self._source, self.device = source, device or torch.device("cpu")
-        self._stack: Stack | None = read_stack(source) if is_stack(source) else None
-        self._home = self._stack.base if self._stack else source
+        self._home, self._stack, self._merged = source, None, False
         self._lora: Lora | None = None
         self._chats: dict[Calls, HubChat] = {}
         _register_attention()
         half = precision == "bf16" and lora_r > 0
         self._digest = ""
         if network is None:
-            network = _load_hub(self._home, torch.bfloat16 if half else torch.float32)
+            check_model(source, engine="training")
+            # What PEFT merges is rounded as it is merged: 16 bits would take most of it away.
+            half = half and (find_stack(source) is not None or not is_peft(source))
+            opened = open_network(source, dtype=torch.bfloat16 if half else torch.float32, attention=_ATTENTION)
+            network, self._home, self._stack, self._merged = opened.network, opened.home, opened.stack, opened.merged
             self._digest = digest_weights(self._home) if lora_r > 0 else ""
         self._base: Any = network.to(self.device)
         self._base.set_attn_implementation(_ATTENTION)
-        _check_finite(self._base.named_parameters(), self._home)
+        check_finite(self._base.named_parameters(), f"{self._home}: {_REFUSED}")
         config = self._base.config
         self.max_positions, self.vocabulary = _longest(config), int(config.vocab_size)
         # Flash attention on accelerators takes no mask; many small blocks are cheap there.
         self.masks = self.device.type == "cpu"
         self._precision: Precision = precision
         if self._stack:
-            _check_finite(named_factors(self._stack), source)
+            check_finite(named_factors(self._stack), f"{source}: {_REFUSED}")
             if not half:
                 merge(self._base, self._stack)
         if lora_r > 0:
@@ -191,14 +199,11 @@ class HubModel:
         self._base.train(training)
 
     def save(self, directory: Path) -> None:
-        if self._lora is None:
-            found = {name: x for name, x in self._base.state_dict().items() if name not in self._tied()}
-            whole = {name: self._gather(x) for name, x in found.items()}
-        else:
-            factors, _ = self.newest()
+        factors = {} if self._lora is None else self.newest()[0]
+        whole = self._whole(factors) if self._lora is None or self._merged else {}
         if self._ranks is not None and self._ranks.rank > 0:
             return
-        if self._lora is None:
+        if self._lora is None or self._merged:
             with no_progress_bars():
                 self._base.save_pretrained(directory, state_dict=whole)
         else:
@@ -232,6 +237,22 @@ class HubModel:
         """A weight whole on the first process's host; others keep nothing, so that one weight at a time is whole."""
         whole = gather_whole(tensor.detach())
         return whole.cpu() if self._ranks is None or self._ranks.rank == 0 else whole.new_empty(0)
+
+    def _whole(self, factors: Factors) -> dict[str, Tensor]:
+        """The network's weights by their names in a network without adapters, ``factors`` merged in."""
+        tied = self._tied()
+        found: dict[str, Tensor] = {}
+        for name, weight in self._base.state_dict().items():
+            module, held, _ = name.rpartition(".base_layer.weight")
+            if name in tied or ".lora_" in name:
+                continue
+            whole = self._gather(weight)
+            if held and whole.numel():
+                assert self._lora is not None
+                down, up = factors[module]
+                whole = merged(whole, (down, up * self._lora.scale))
+            found[name.replace(".base_layer.", ".")] = whole
+        return found
 
     def _tied(self) -> set[str]:
         """Names under which a weight stands a second time."""
@@ -289,19 +310,6 @@ def _refused(source: Path, reason: str) -> StudyError:
     return StudyError(f"{source}: this architecture cannot train on trees ({reason}); use another base model")
 
 
-def _load_hub(source: Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with no_progress_bars():
-            return AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation=_ATTENTION, use_safetensors=True
-            )
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or repr(error)).partition("\n")[0]
-        raise StudyError(f"{source}: transformers cannot load this model ({reason}); check the directory") from error
-
-
 def _checkpoint_activations(model: Any) -> None:
     settings = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):
@@ -330,7 +338,7 @@ def longest_sequence(source: Path) -> int:
         return shape.max_positions
     from transformers import AutoConfig
 
-    return _longest(AutoConfig.from_pretrained(base_of(source)))
+    return _longest(AutoConfig.from_pretrained(base_of(source), trust_remote_code=False, local_files_only=True))
 
 
 def _register_attention() -> None:
@@ -365,8 +373,8 @@ def open_policy(
 
     Among processes that train together its weights are spread over all of them.
 
-    Errors: StudyError for weights that are not finite and for an architecture that cannot train on trees, StoreError
-    for a stack whose base is missing or another.
+    Errors: StudyError for a directory that ``hub.check_model`` refuses, for weights that are not finite and for an
+    architecture that cannot train on trees, StoreError for a stack whose base is missing or another.
     """
     ranks = find_ranks()
     if LlamaShape.read(source) is not None and lora_r == 0 and precision == "fp32" and ranks is None:
@@ -382,11 +390,3 @@ def open_policy(
         recompute=recompute,
         device=alone if ranks is None else ranks.device,
     )
-
-
-def _check_finite(weights: Iterable[tuple[str, Tensor]], source: Path) -> None:
-    for name, weight in weights:
-        if not torch.isfinite(weight).all():
-            raise StudyError(
-                f"{source}: refused before training: {name} has values that are not finite; restore this directory"
-            )

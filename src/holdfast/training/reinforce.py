@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import StepError, StudyError
-from holdfast.models.stacks import base_of, digest_weights, is_stack
+from holdfast.models.stacks import digest_model, is_stack
 from holdfast.records import content_id
 from holdfast.store.weights import digest_directory, sync_directory
 from holdfast.training.adapters import HubModel, Policy, WholeTiny, open_policy
@@ -355,7 +355,7 @@ def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -
 
 
 def _digest(model_dir: Path) -> str:
-    return digest_directory(model_dir) if is_stack(model_dir) else digest_weights(base_of(model_dir))
+    return digest_directory(model_dir) if is_stack(model_dir) else digest_model(model_dir)
 
 
 def _ids(ids: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from holdfast.options import count, money, number
+from holdfast.options import add_trust, count, money, number, seed
 from holdfast.watch.state import MIN_COVERAGE
 
 ALPHA, MARGIN = 0.05, 0.25
@@ -57,7 +57,15 @@ def _add_rules(command: argparse.ArgumentParser) -> None:
     rules = command.add_argument_group("what is declared")
     rules.add_argument("--judge", metavar="NAME", help="whose scores; with --traces and --frozen, who judges")
     rules.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
+    add_trust(rules)
     rules.add_argument("--objective", default="safety", metavar="NAME", help="which score (default: safety)")
+    rules.add_argument(
+        "--score",
+        action="append",
+        default=[],
+        metavar="OBJECTIVE=NAME",
+        help="what a score of a log is, with sign and range: 'safety=-harm[0,1]'",
+    )
     rules.add_argument(
         "--margin",
         type=_margin,
@@ -81,7 +89,7 @@ def _add_rules(command: argparse.ArgumentParser) -> None:
     )
     rules.add_argument("--frozen", type=count(0), metavar="N", help="trajectories that are judged anew each time")
     rules.add_argument("--sample", type=count(1), metavar="N", help="of the traces, so many are judged")
-    rules.add_argument("--seed", type=count(0, "seed"), default=0, help="of --sample and --frozen (default 0)")
+    rules.add_argument("--seed", type=seed(0), default=0, help="of --sample and --frozen (default 0)")
 
 
 def _add_outputs(command: argparse.ArgumentParser) -> None:

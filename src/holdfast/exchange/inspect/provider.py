@@ -54,7 +54,7 @@ def find_directory(name: str) -> Path:
         raise StudyError(
             f"holdfast/{name}: no such directory; give one, or RUN:CHECKPOINT with a checkpoint's name or id"
         )
-    from holdfast.exports import find_checkpoint
+    from holdfast.runs import find_checkpoint
     from holdfast.store import Store
 
     with Store(Path(run).expanduser()) as store:

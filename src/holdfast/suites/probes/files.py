@@ -12,12 +12,12 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
+from holdfast import inputs
+from holdfast.attachments import MOST_BYTES
 from holdfast.errors import StudyError
 
-MOST_BYTES = 256 * 1024 * 1024  # of a file, unpacked
 MOST_ROWS = 200_000
 MOST_CHARACTERS = 100_000  # of one question
 _NOTHING = frozenset({"", "nan", "none", "null", "n/a"})
@@ -61,18 +61,16 @@ class Row:
 
 def read_bytes(path: str) -> bytes:
     """A file's bytes, unpacked where its name ends in .gz. Errors: StudyError, also for one that grows too large."""
+    data = inputs.read_bytes(path, MOST_BYTES, remedy="give the path of a file")
+    if not path.endswith(".gz"):
+        return data
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if path.endswith(".gz"):
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-                data = packed.read(MOST_BYTES + 1)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            data = packed.read(MOST_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise StudyError(f"{path}: not a whole gzip file ({error}); fetch it again") from error
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror or error}); give the path of a file") from error
     if len(data) > MOST_BYTES:
-        raise StudyError(f"{path}: more than {MOST_BYTES // 2**20} MiB; give a part of it")
+        raise StudyError(f"{path}: has more than {MOST_BYTES >> 20} MiB; give a smaller file")
     return data
 
 

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from holdfast.attachments import MOST_BYTES
 from holdfast.errors import StudyError
+from holdfast.inputs import read_bytes
 from holdfast.records import Case, Message
 from holdfast.suites.toolemu.files import Record, read_records
 from holdfast.suites.toolemu.toolkits import Toolkit, join_toolkits, read_toolkits
@@ -47,10 +49,7 @@ def load_cases(cases: Path | str, toolkits: Path | str, digest: str | None = Non
 
 
 def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a ToolEmu file") from error
+    return read_bytes(path, MOST_BYTES, remedy="give the path of a ToolEmu file")
 
 
 @functools.lru_cache(maxsize=4)

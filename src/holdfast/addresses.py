@@ -1,0 +1,71 @@
+"""Where remote models are reached and with which key: what the user's own files say, never what a run brings.
+
+A run may come from anybody. What was asked in it is taken from it; an address in it could be anybody's, and a name of a
+key any variable of the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from holdfast.errors import StoreError, StudyError
+from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
+from holdfast.store import Store
+
+TRUST = "--trust-endpoints"
+_SHOWN = 80  # characters of a host or of a variable's name
+
+
+def read_asked(store: Store, key: str = STUDY_KEY) -> dict[str, Any]:
+    """What a run notes of the study that made it; empty for an imported one. Errors: StoreError where it is damaged."""
+    try:
+        noted = json.loads(store.meta(key) or "{}")
+    except (ValueError, RecursionError):
+        noted = None
+    if not isinstance(noted, dict) or not all(one is None or isinstance(one, Mapping) for one in noted.values()):
+        raise StoreError(f"{store.path}: the study noted in it is damaged; restore the run")
+    return noted
+
+
+def choose_endpoints(
+    used: Iterable[str], store: Store | None, given: Mapping[str, Any], *, trusted: bool
+) -> dict[str, Any]:
+    """The tables ``[endpoints.NAME]`` for the models ``used``: those that are ``given`` by the user go first.
+
+    Of what the run in ``store`` notes nothing is taken unless it is ``trusted``. Errors: StudyError for a model that
+    the run reaches at an address or with a key of its own, and the user nowhere.
+    """
+    noted = {} if store is None else read_asked(store, ENDPOINTS_KEY)
+    if trusted:
+        return {**{name: noted[name] for name in used if name in noted}, **given}
+    for name in used:
+        if name in given or not (own := _describe(noted.get(name, {}))):
+            continue
+        assert store is not None
+        raise StudyError(
+            f"{store.path}: its study reaches {name!r} {own}, and a run's word is no reason to send anything there; say"
+            f" how it is reached in [endpoints.{json.dumps(name)}] of --judges FILE, or add {TRUST} where the run is"
+            " your own"
+        )
+    return dict(given)
+
+
+def _describe(noted: Mapping[str, Any]) -> str:
+    """Where a run's table sends requests and with which key; empty where it leaves both to the provider."""
+    url, variable = noted.get("base_url"), noted.get("key_env")
+    found = []
+    if url:
+        found.append(f"at {_host_of(str(url)):.{_SHOWN}}")
+    if variable:
+        found.append(f"with the key in {variable!s:.{_SHOWN}}")
+    return " ".join(found)
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "an address without a host"
+    except ValueError:
+        return "an address that cannot be read"

@@ -1,0 +1,167 @@
+"""Preference pairs as TRL reads them: conversational rows of ``prompt``, ``chosen``, ``rejected`` and ``tools``.
+
+The format is that of TRL 1.16 ("Dataset formats", tool calling): messages in the OpenAI style, arguments of calls as
+objects, which chat templates write as JSON themselves. The JSON reader of datasets 5.2 decides by the first 10 MB of a
+file which fields it keeps as JSON and which as columns; a key that comes later would be lost, or stand as null in rows
+that have none. So the rows that show each difference come first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from holdfast.records import Message, PreferencePair, ToolCall
+from holdfast.store import Store
+
+Arguments = Literal["object", "text"]
+ARGUMENTS: tuple[Arguments, ...] = get_args(Arguments)
+_RAW = "_raw"
+_SIDES = ("chosen", "rejected")
+Path = tuple[str, ...]
+
+
+def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments = "object") -> Iterator[dict[str, Any]]:
+    """The pairs in TRL's conversational preference format: ``prompt``, ``chosen``, ``rejected``, ``tools``.
+
+    Each is a list of chat messages, calls in the OpenAI style; ``tools`` is there where the case shows tools.
+    ``arguments`` of calls are objects or their JSON text; what an agent wrote that was no object stays the text that
+    it was. Rows come in the order of ``pairs``, but for those that show the reader what differs, which go first.
+    """
+    rows = _Rows(store, arguments)
+    first = dict.fromkeys(_leads(pairs, rows))
+    for place in [*first, *(place for place in range(len(pairs)) if place not in first)]:
+        yield rows.row(pairs[place])
+
+
+class _Rows:
+    """Rows of pairs; what a case's pairs share is read once."""
+
+    def __init__(self, store: Store, arguments: Arguments) -> None:
+        self._store = store
+        self._arguments: Arguments = arguments
+        self._case = ""
+        self._opening: dict[str, Any] = {}
+        self._sides: dict[str, list[dict[str, Any]]] = {}
+
+    def row(self, pair: PreferencePair) -> dict[str, Any]:
+        """All columns of a pair."""
+        return {**self.opening(pair), **{name: self.side(pair, name) for name in _SIDES}}
+
+    def opening(self, pair: PreferencePair) -> dict[str, Any]:
+        """The columns that pairs of one case share."""
+        if pair.case_id != self._case:
+            case = self._store.case(pair.case_id)
+            self._case, self._sides = case.id, {}
+            self._opening = {"prompt": _to_chat(case.messages, self._arguments)}
+            if case.tools:
+                self._opening["tools"] = [
+                    {
+                        "type": "function",
+                        "function": {"name": one.name, "description": one.description, "parameters": one.parameters},
+                    }
+                    for one in case.tools
+                ]
+        return self._opening
+
+    def side(self, pair: PreferencePair, name: str) -> list[dict[str, Any]]:
+        """The messages of one side of a pair of the case whose opening was read last."""
+        identity = pair.chosen if name == "chosen" else pair.rejected
+        if identity not in self._sides:
+            self._sides[identity] = _to_chat(self._store.trajectory(identity).messages, self._arguments)
+        return self._sides[identity]
+
+
+def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
+    """Messages in the OpenAI style; calls without an id are numbered, and results carry their call's id."""
+    chat: list[dict[str, Any]] = []
+    made, open_calls = 0, []
+    for message in messages:
+        row: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            ids = [call.id or f"call_{made + position}" for position, call in enumerate(message.tool_calls)]
+            made += len(ids)
+            open_calls = ids.copy()
+            row["tool_calls"] = [
+                {
+                    "id": identity,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": _WRITERS[arguments](call)},
+                }
+                for identity, call in zip(ids, message.tool_calls, strict=True)
+            ]
+        if message.role == "tool":
+            row["name"] = message.name
+            row["tool_call_id"] = open_calls.pop(0) if open_calls else ""
+        chat.append(row)
+    return chat
+
+
+def _raw_of(call: ToolCall) -> str | None:
+    """What an agent wrote as arguments, where that was no object."""
+    raw = call.arguments.get(_RAW)
+    return raw if isinstance(raw, str) and len(call.arguments) == 1 else None
+
+
+def _as_object(call: ToolCall) -> dict[str, Any] | str:
+    raw = _raw_of(call)
+    return dict(call.arguments) if raw is None else raw
+
+
+def _as_text(call: ToolCall) -> str:
+    raw = _raw_of(call)
+    return json.dumps(dict(call.arguments), ensure_ascii=False) if raw is None else raw
+
+
+_WRITERS: Mapping[Arguments, Callable[[ToolCall], Any]] = {"object": _as_object, "text": _as_text}
+
+
+# --- which rows go first -----------------------------------------------------------------------------------------
+
+
+def _leads(pairs: Sequence[PreferencePair], rows: _Rows) -> list[int]:
+    """The places of pairs whose rows show something that no row before them shows, in their order."""
+    shapes = _Shapes()
+    found = []
+    case = ""
+    for place, pair in enumerate(pairs):
+        differs = [False]
+        opening = rows.opening(pair)
+        if pair.case_id != case:
+            case = pair.case_id
+            differs += [shapes.differs((name,), column) for name, column in opening.items()]
+        differs += [shapes.differs((name,), rows.side(pair, name)) for name in _SIDES if not shapes.knows(name)]
+        if any(differs) or place == 0:
+            found.append(place)
+    return found
+
+
+class _Shapes:
+    """What is known of the values at each path: the keys of objects, the kinds of others, and where they differ."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, Any] = {}
+        self._mixed: set[Path] = set()
+
+    def knows(self, column: str) -> bool:
+        """Whether a column's messages are known to differ, so that nothing below them matters."""
+        return (column, "") in self._mixed
+
+    def differs(self, path: Path, value: Any) -> bool:
+        """Take note of a value; whether it is the first to differ from those before at some path."""
+        found = False
+        waiting: list[tuple[Path, Any]] = [(path, value)]
+        while waiting:
+            place, one = waiting.pop()
+            if one is None or place in self._mixed:
+                continue
+            shape = frozenset(one) if isinstance(one, Mapping) else type(one).__name__
+            if self._seen.setdefault(place, shape) != shape:
+                self._mixed.add(place)
+                found = True
+            elif isinstance(one, Mapping):
+                waiting += [((*place, str(key)), inner) for key, inner in one.items()]
+            elif isinstance(one, list | tuple):
+                waiting += [((*place, ""), inner) for inner in one]
+        return found

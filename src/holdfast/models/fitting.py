@@ -1,0 +1,400 @@
+"""Whether the files of a model directory hold the weights of its model, all of them and nothing else.
+
+    config.json ─ transformers, on no device ─▶ the model's weights by name and shape ─┐
+    headers of *.safetensors ──────────────────────────────────────────────────────────┴▶ what does not fit, in a line
+
+Transformers itself maps one to the other, with its renamings, fused experts and tied weights; it is given tensors
+without values, so nothing is read but headers. What it would start at random or leave out refuses the directory:
+it would be another model than the one that was trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holdfast.errors import MissingExtra, StudyError
+from holdfast.models.hub import no_progress_bars
+from holdfast.models.peft_directories import ADAPTER, ADAPTER_CONFIG, PeftAdapter, is_peft, read_peft
+from holdfast.models.stacks import base_of, read_header, read_shapes
+from holdfast.models.tiny_chat import is_tiny
+from holdfast.models.tiny_llama import LlamaShape, TinyLlama
+
+_SHOWN = 3
+# What wrappers put into names, and what undoes it.
+_WRAPPERS: Mapping[str, str] = {
+    "_orig_mod.": "torch.compile's: save model._orig_mod, or take '_orig_mod.' out of the names",
+    "_fsdp_wrapped_module.": "FSDP's: save the unwrapped model's full state",
+    "_checkpoint_wrapped_module.": "activation checkpointing's: save the unwrapped model",
+    "_forward_module.": "a trainer's: save the unwrapped model",
+    "base_model.model.": "PEFT's: merge the adapter (merge_and_unload) and save that, or save the adapter alone",
+    "base_layer.": "PEFT's: merge the adapter (merge_and_unload) and save that, or save the adapter alone",
+    "module.": "DistributedDataParallel's: save model.module, or take 'module.' out of the names",
+}
+# What weights beside those of a language model are.
+_STRANGERS: Mapping[str, str] = {
+    r"lora_[AB]\b|lora_magnitude|lora_embedding": "an adapter's, which is not merged: merge it, or name its directory",
+    r"(^|\.)(score|classifier|classification_head|reward_head|rm_head)\.": "a classifier's or reward model's head: name"
+    " the directory of the language model",
+    r"(^|\.)(v_head|value_head)\.": "a value head of reinforcement learning: save the language model alone",
+    r"qweight|qzeros|quant_map|absmax|\.SCB$|weight_scale|scales$|weight_packed": "quantised weights, which config.json"
+    " does not tell (quantization_config)",
+}
+
+
+def check_directory(
+    directory: Path, attention: str | None = None, *, foreign: bool = False, trained: bool = False
+) -> int | None:
+    """Refuses weights that are not those of their configuration, and an adapter that is not of its base.
+
+    ``attention`` is the implementation that will compute, which some architectures do not have. ``foreign`` is for an
+    engine that has architectures and quantisation of its own, ``trained`` for weights that are to change. Returns the
+    number of tokens that the model reads, where it can be told without its weights. Errors: StudyError.
+    """
+    home = base_of(directory)
+    if is_tiny(directory) and not is_peft(directory) and (tiny := _tiny_tokens(home)):
+        return tiny
+    adapted = home != directory
+    config = _read_foreign(home) if foreign and not adapted else read_config(home)
+    if config is None:
+        return None
+    if told := _quantization_of(config):
+        if adapted or not foreign:
+            check_quantized(home, told, adapted=adapted, trained=trained)
+        return None  # What these weights become is known when they are loaded, and checked then.
+    network = build_hollow(home, config, read_shapes(home), attention=attention)
+    if is_peft(directory):
+        shapes = read_header(directory / ADAPTER)
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        attach_peft(network, read_peft(directory), tensors, hollow=True)
+    return int(network.get_input_embeddings().weight.shape[0])
+
+
+def _tiny_tokens(home: Path) -> int | None:
+    """The tokens of a tiny model whose files fit, told without the time that transformers takes to start."""
+    if (shape := LlamaShape.read(home)) is None:
+        return None
+    wanted = {name: tuple(weight.shape) for name, weight in TinyLlama(shape).export_weights().items()}
+    return shape.vocabulary if wanted == read_shapes(home) else None
+
+
+def _read_foreign(directory: Path) -> Any:
+    """The configuration where transformers has the model, too."""
+    try:
+        return read_config(directory)
+    except StudyError:
+        return None
+
+
+def _quantization_of(config: Any) -> dict[str, Any]:
+    found = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
+    return dict(found if isinstance(found, dict) else found.to_dict()) if found else {}
+
+
+def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, trained: bool = False) -> None:
+    """Refuses quantised weights that are not computed on this machine, that an adapter stands on, or that are trained.
+
+    ``told`` is the quantization_config. Errors: StudyError.
+    """
+    from transformers.quantizers import AutoHfQuantizer
+
+    method = str(told.get("quant_method", "an unnamed method"))
+    width = next((f", {bits} bits" for bits in _widths(told)), "")
+    place = f"{directory}: its weights are quantised ({method}{width})"
+    if adapted:
+        raise StudyError(
+            f"{place}, and an adapter is not merged into such weights; name the base in 16 bits as"
+            f" base_model_name_or_path in {ADAPTER_CONFIG}"
+        )
+    if trained:
+        raise StudyError(f"{place}, and such weights are not trained; name the model in 16 bits")
+    with _quiet():
+        try:
+            known = AutoHfQuantizer.supports_quant_method(told)
+            if known:
+                AutoHfQuantizer.from_config(told, pre_quantized=True).validate_environment(
+                    device_map={"": "cuda" if torch.cuda.is_available() else "cpu"}, weights_only=True
+                )
+        except Exception as error:  # Every method has errors of its own.
+            raise StudyError(
+                f"{place}, which this machine does not compute ({first_line(error)}); install what it names, use a GPU"
+                " that it asks for, or name the model in 16 bits"
+            ) from error
+    if not known:
+        raise StudyError(f"{place}, which transformers does not know; name the model in 16 bits")
+
+
+def _widths(told: Mapping[str, Any]) -> Iterator[Any]:
+    """The bits of a weight as the methods tell them."""
+    for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)):
+        if told.get(key):
+            yield width
+    for key in ("bits", "w_bit", "num_bits"):
+        if isinstance(told.get(key), int):
+            yield told[key]
+
+
+def read_config(directory: Path) -> Any:
+    """The configuration of a causal language model that transformers has the code of. Errors: StudyError."""
+    try:
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    except ImportError as error:
+        raise MissingExtra(f"the model {directory}", "train") from error
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # A configuration that does not validate raises what it likes.
+        raise StudyError(
+            f"{directory}: transformers cannot read config.json ({first_line(error)}); check it"
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise StudyError(
+            f"{directory}: a model of kind {config.model_type!r} writes no text in transformers; name a causal language"
+            " model"
+        )
+    return config
+
+
+def build_hollow(
+    directory: Path, config: Any, shapes: Mapping[str, tuple[int, ...]], *, attention: str | None = None
+) -> Any:
+    """The model of a configuration without values, given tensors of ``shapes`` without values.
+
+    Errors: StudyError where they do not fit, or transformers cannot make the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    hollow = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    told = {} if attention is None else {"attn_implementation": attention}
+    with _quiet():
+        try:
+            with torch.device("meta"):
+                made = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False, **told)
+            network, info = type(made).from_pretrained(
+                None,
+                config=made.config,
+                state_dict=hollow,
+                device_map="meta",
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        except Exception as error:
+            if "does not support an attention implementation" in str(error):
+                raise StudyError(
+                    f"{directory}: its architecture ({config.model_type}) has no attention of the kind {attention!r},"
+                    " which sampling here takes; use kind = 'vllm' or another model"
+                ) from error
+            raise StudyError(
+                f"{directory}: transformers cannot load this model ({first_line(error)}); check the directory"
+            ) from error
+    check_report(directory, network, info, shapes)
+    return network
+
+
+def check_report(directory: Path, network: Any, info: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Refuses what transformers' own loading report says does not fit.
+
+    ``stored`` are the names in the directory's files, with their shapes where they are known. Errors: StudyError.
+    """
+    missing = sorted(info["missing_keys"])
+    unexpected = sorted(name for name in info["unexpected_keys"] if not _is_mask(name, stored.get(name)))
+    mismatched = sorted(info["mismatched_keys"])
+    told = [*_tell_missing(missing, len(network.state_dict())), *_tell_unexpected(unexpected)]
+    if mismatched:
+        name, found, wanted = mismatched[0]
+        shapes = f"{name} is {_shape(found)} there and {_shape(wanted)} in the model"
+        told.append(f"{len(mismatched)} have another shape than config.json says ({shapes})")
+    if told:
+        raise StudyError(f"{directory}: {'; '.join(told)}; {_find_remedy(missing, unexpected, stored)}")
+
+
+def _tell_missing(missing: list[str], total: int) -> Iterator[str]:
+    if missing:
+        yield f"{len(missing)} of {total} weights of the model are not in its files (first: {_first(missing)})"
+
+
+def _tell_unexpected(unexpected: list[str]) -> Iterator[str]:
+    if unexpected:
+        yield f"the files hold {len(unexpected)} that the model does not have (first: {_first(unexpected)})"
+
+
+def _find_remedy(missing: list[str], unexpected: list[str], stored: Mapping[str, Any]) -> str:
+    """What is known of names like these, and what to do."""
+    strangers = unexpected or [name for name in stored if missing]
+    for prefix, told in _WRAPPERS.items():
+        if any(re.search(rf"(^|\.){re.escape(prefix)}", name) for name in unexpected):
+            return f"names with {prefix!r} are {told}"
+    for pattern, told in _STRANGERS.items():
+        if any(re.search(pattern, name) for name in strangers):
+            return f"these are {told}"
+    lacking = set(missing)
+    prefixes = Counter(
+        name[: len(name) - len(rest)]
+        for name in unexpected
+        for rest in (name[place + 1 :] for place, letter in enumerate(name) if letter == ".")
+        if rest in lacking
+    )
+    if prefixes:
+        prefix = prefixes.most_common(1)[0][0]
+        return f"the names begin with {prefix!r}: take that out of them, or save the inner model"
+    return "save the model again as it was trained, or fetch it again"
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_SHOWN])
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "a number"
+
+
+def _is_mask(name: str, shape: tuple[int, ...] | None) -> bool:
+    """Whether a tensor is a causal mask, which old checkpoints of GPT-2 and its like hold in every layer."""
+    if name.endswith("masked_bias"):
+        return True
+    return name.endswith("bias") and shape is not None and len(shape) == 4 and shape[:2] == (1, 1)
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+
+
+def attach_peft(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Any], *, hollow: bool = False) -> Any:
+    """A base's network with a PEFT adapter in it, ready to be merged; ``network`` is changed.
+
+    ``hollow`` is for a network without values. Where the adapter brings whole embeddings of another size, those of the
+    base are resized first, as PEFT's own loaders do. Errors: StudyError where the adapter does not fit.
+    """
+    try:
+        from peft import PeftModel
+        from peft.utils import set_peft_model_state_dict
+    except ImportError as error:
+        raise MissingExtra(f"the adapter {adapter.directory}", "train") from error
+    config = _make_config(adapter, hollow)
+    _resize_vocabulary(network, adapter, tensors)
+    try:
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")
+            wrapped = PeftModel(network, config, low_cpu_mem_usage=hollow)
+            found = set_peft_model_state_dict(wrapped, dict(tensors), low_cpu_mem_usage=hollow)
+    except KeyError as error:
+        raise StudyError(
+            f"{adapter.directory}: {ADAPTER} does not hold {error.args[0]}, which {ADAPTER_CONFIG} tells; {_AGAIN}"
+        ) from error
+    except Exception as error:  # PEFT raises what it likes for settings and shapes that do not fit.
+        raise StudyError(
+            f"{adapter.directory}: does not fit its base {adapter.base} ({_tell(error)}); name the base that it was"
+            f" trained on as base_model_name_or_path in {ADAPTER_CONFIG}"
+        ) from error
+    missing = [name.replace(".default", "") for name in found.missing_keys if ".default" in name]
+    missing += _missing_biases(wrapped, config, tensors)
+    if missing or found.unexpected_keys:
+        told = [*_tell_adapter("weights of the adapter are not in its file", missing)]
+        told += _tell_adapter("in its file belong to no layer of the base", found.unexpected_keys)
+        raise StudyError(f"{adapter.directory}: {'; '.join(told)} ({adapter.base}); {_AGAIN}")
+    return wrapped
+
+
+_AGAIN = "save the adapter again, or name the base that it was trained on as base_model_name_or_path"
+
+
+def _tell_adapter(what: str, names: Iterable[str]) -> Iterator[str]:
+    if names := sorted(names):
+        yield f"{len(names)} {what} (first: {_first(names)})"
+
+
+def _tell(error: BaseException) -> str:
+    """The second line of torch's own message names the weight."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and "state_dict" in lines[0] else first_line(error)
+
+
+def _make_config(adapter: PeftAdapter, hollow: bool) -> Any:
+    """PEFT's settings of an adapter; one that PEFT here does not know says something that would be lost."""
+    from dataclasses import fields
+
+    from peft import LoraConfig
+
+    known = {field.name for field in fields(LoraConfig) if field.init}
+    lost = [key for key, value in adapter.settings.items() if key not in known and value not in (None, False, {}, [])]
+    lost = [key for key in lost if key not in ("peft_type", "unsloth_fixed", "enable_lora", "merge_weights")]
+    if lost:
+        raise StudyError(
+            f"{adapter.directory / ADAPTER_CONFIG}: the installed PEFT does not know {', '.join(lost[:_SHOWN])};"
+            " install the version that wrote the adapter (peft_version), or merge the adapter there"
+        )
+    told = {key: value for key, value in adapter.settings.items() if key in known - {"auto_mapping", "runtime_config"}}
+    if hollow:  # How it began shapes nothing.
+        told["init_lora_weights"] = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return LoraConfig(**told | {"inference_mode": True, "peft_type": "LORA"})
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"{adapter.directory / ADAPTER_CONFIG}: PEFT refuses it ({first_line(error)})") from error
+
+
+def _resize_vocabulary(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Any]) -> None:
+    """Makes room for whole embeddings that an adapter brings; refuses where some of the new rows are in no file."""
+    rows = network.get_input_embeddings().weight.shape[0]
+    whole = {
+        name: int(tensor.shape[0])
+        for name, tensor in tensors.items()
+        if re.search(r"(embed_tokens|lm_head|wte|embed_in|embed_out)\.weight$", name) and ".lora_" not in name
+    }
+    others = {count for count in whole.values() if count != rows}
+    if not others:
+        return
+    halves = [network.get_input_embeddings(), network.get_output_embeddings()]
+    wanted = len({id(half.weight) for half in halves if half is not None})
+    if len(others) > 1 or len(whole) < wanted:
+        raise StudyError(
+            f"{adapter.directory}: brings embeddings of {max(others)} tokens for a base of {rows}, and not all of them;"
+            " merge it where it was trained"
+        )
+    with _quiet():
+        network.resize_token_embeddings(others.pop(), mean_resizing=False)
+
+
+def _missing_biases(wrapped: Any, config: Any, tensors: Mapping[str, Any]) -> list[str]:
+    """Biases that were trained and are not there; PEFT does not count them."""
+    if config.bias == "none":
+        return []
+    from peft.utils import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return [name for name in wanted if name.endswith("bias") and name not in tensors]
+
+
+# --- how others speak --------------------------------------------------------------------------------------------
+
+
+def first_line(error: BaseException) -> str:
+    """An error of a library in one line."""
+    return (str(error).strip() or repr(error)).partition("\n")[0]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers tells in tables and bars on stderr what is told here in a line."""
+    from transformers.utils import logging as theirs
+
+    level = theirs.get_verbosity()
+    theirs.set_verbosity(logging.CRITICAL)
+    try:
+        with no_progress_bars():
+            yield
+    finally:
+        theirs.set_verbosity(level)

@@ -1,0 +1,127 @@
+"""Networks of transformers from model directories, with every weight in its place or an error that names those amiss.
+
+    whole weights ─ transformers, its loading report checked ─▶ network
+    base and adapter ─ the same of the base ─▶ network, and the adapter as a stack; or merged in by PEFT
+
+Code of a model's own is never run, and weights are read from safetensors alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import StudyError
+from holdfast.models.fitting import attach_peft, check_report, first_line
+from holdfast.models.hub import no_progress_bars
+from holdfast.models.peft_directories import ADAPTER, is_peft, read_peft
+from holdfast.models.stacks import Stack, base_of, find_stack, read_shapes, weight_files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Opened:
+    """A network in eval mode, and the directory of the whole weights that it was opened from.
+
+    What ``stack`` changed is not in the network yet. ``merged`` says that PEFT has merged an adapter into it, so that
+    no directory holds its weights.
+    """
+
+    network: Any
+    home: Path
+    stack: Stack | None
+    merged: bool
+
+
+def open_network(
+    directory: Path, *, dtype: torch.dtype, attention: str, settings: Mapping[str, Any] | None = None
+) -> Opened:
+    """The network of a directory that ``hub.check_model`` has let pass.
+
+    ``dtype`` is that of the weights; ``settings`` are more of transformers' own, for quantised weights. Errors:
+    StudyError for a directory that transformers cannot load and weights that do not all fit, StoreError for a stack
+    whose base or adapter does not fit.
+    """
+    stack, home = find_stack(directory), base_of(directory)
+    merged = stack is None and is_peft(directory)
+    network = _load(home, dtype, attention, settings or {})
+    if merged or (stack is not None and is_peft(directory) and not _has_all(network, stack)):
+        network, stack, merged = _merge_peft(network, directory), None, True
+    return Opened(network=network.eval(), home=home, stack=stack, merged=merged)
+
+
+def write_merged(directory: Path, target: Path) -> None:
+    """Writes the whole weights and configuration of a PEFT adapter on its base, merged in 32-bit floats.
+
+    They are rounded to what the base is stored in. Errors: as ``open_network``.
+    """
+    opened = open_network(directory, dtype=torch.float32, attention="eager")
+    with no_progress_bars():
+        opened.network.to(_stored_in(opened.home)).save_pretrained(target)
+
+
+def _stored_in(home: Path) -> torch.dtype:
+    from safetensors import safe_open
+
+    with safe_open(weight_files(home)[0], framework="pt") as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(max(kinds), torch.float32)
+
+
+def check_finite(weights: Iterable[tuple[str, Tensor]], place: str) -> None:
+    """Raises StudyError, which ``place`` begins, for the first weight with a value that is no finite number."""
+    for name, weight in weights:
+        # Values of 8 bits and fewer are not asked: most of their formats have none but numbers.
+        if weight.dtype.itemsize > 1 and not torch.isfinite(weight).all():
+            raise StudyError(f"{place}: {name} has values that are not finite; restore this directory")
+
+
+def _load(home: Path, dtype: torch.dtype, attention: str, settings: Mapping[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with no_progress_bars():
+            network, info = AutoModelForCausalLM.from_pretrained(
+                home,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **settings,
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise StudyError(
+            f"{home}: transformers cannot load this model ({first_line(error)}); check the directory"
+        ) from error
+    check_report(home, network, info, read_shapes(home))
+    return network
+
+
+def _has_all(network: Any, stack: Stack) -> bool:
+    """Whether a network calls the weights that a stack changes as their files do."""
+    named = dict(network.named_parameters())
+    return all(f"{module}.weight" in named for module in stack.factors)
+
+
+def _merge_peft(network: Any, directory: Path) -> Any:
+    from safetensors.torch import load_file
+
+    adapter = read_peft(directory)
+    wrapped = attach_peft(network, adapter, load_file(adapter.directory / ADAPTER))
+    try:
+        merged = wrapped.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, TypeError, RuntimeError) as error:
+        raise StudyError(
+            f"{directory}: PEFT cannot merge this adapter ({first_line(error)}); merge it where it was trained"
+        ) from error
+    for weight in merged.parameters():
+        weight.requires_grad_(True)
+    return merged
