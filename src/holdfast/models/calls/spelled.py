@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.models.calls.markers import find_marker
 from holdfast.models.calls.thoughts import without_thoughts
-from holdfast.records import ToolCall, ToolSpec
+from holdfast.records import Message, ToolCall, ToolSpec
 
 _TRIES = 64  # of decoding JSON in one text; what is still unclear then is taken for a call
 _NEAR = 500  # characters in which what belongs to a name is looked for
@@ -63,6 +63,14 @@ def spells_call(
     done = {call.name for call in made}
     others = "|".join(sorted(map(re.escape, offered.keys() - done), key=len, reverse=True))
     return _in_lines(spoken, others, any_tool=not made) if headings else None
+
+
+def find_unread(messages: Iterable[Message], tools: Sequence[ToolSpec] = (), *, headings: bool = True) -> str | None:
+    """The first call in an agent's texts that nobody read, in a few words; of the dialogue's calls they may tell."""
+    spoken = [message for message in messages if message.role == "assistant"]
+    made = [call for message in spoken for call in message.tool_calls]
+    found = (spells_call(message.content, tools, made, headings=headings) for message in spoken)
+    return next(filter(None, found), None)
 
 
 def _parameters(tool: ToolSpec) -> Mapping[str, Any]:
