@@ -16,7 +16,8 @@ from tolerances import needs_kernels, reason_left_out
 import holdfast as hf
 from holdfast.published import import_into
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[2] / "shared"
+DATA = Path(os.environ.get("HOLDFAST_PUBLISHED_DATA", SHARED / "data"))
 SMOKE = Path(__file__).parents[1] / "studies" / "smoke.toml"
 
 
@@ -39,7 +40,7 @@ def data_file(name: str) -> Path:
 
 def case_input(name: str) -> Path:
     """The directory with the inputs of a field case, or a skip with the reason; tests only read it."""
-    path = DATA.parent / "cases" / "inputs" / name
+    path = SHARED / "cases" / "inputs" / name
     if not path.exists():
         pytest.skip(f"needs {path}")
     return path

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tolerances import LEFT_OUT, TESTS, needs_kernels, names_of_tests
+from tolerances import LEFT_OUT, TESTS, names_of_tests, needs_kernels
 
 # Read by ``conftest`` and ``rounding``, which this script does not import: they load torch.
 THREADS, NOTES = "HOLDFAST_KERNEL_THREADS", "HOLDFAST_ROUNDING_NOTES"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from kernels import ENVIRONMENTS, Outcome, environment, files_to_run, read_probe, spreads
-from tolerances import LEFT_OUT, TESTS, allows_a_tolerance, needs_kernels, names_of_tests
+from tolerances import LEFT_OUT, TESTS, allows_a_tolerance, names_of_tests, needs_kernels
 
 # What a reader would look for, whatever stands around it.
 WORDS = re.compile(r"approx\(|allclose\(|isclose\(|assert_close\(|almost_equal\(|gradcheck\(|\b[ar]tol=|\bEXACT\b")
@@ -121,8 +121,14 @@ def test_exact():
     assert seen == set(names_of_tests(path)) - {"test_exact"} and len(seen) == 6
 
 
-def functions(path: Path) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+def texts_of_tests(path: Path) -> dict[str, str]:
+    """What stands in each test of a file, decorators left out."""
+    text = path.read_text()
+    lines = text.splitlines()
+    tests = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+    return {
+        node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in tests if node.name[:5] == "test_"
+    }
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.name)
@@ -130,9 +136,8 @@ def test_no_test_with_a_word_of_tolerance_is_missed(path: Path) -> None:
     """Read once more, as plain text: a test that has such a word in it is marked, or its file is left out."""
     if path == Path(__file__):
         return
-    for function in functions(path):
-        if function.name.startswith("test_") and WORDS.search(ast.unparse(function)):
-            assert needs_kernels(path, function.name), function.name
+    for name, text in texts_of_tests(path).items():
+        assert not WORDS.search(text) or needs_kernels(path, name), name
 
 
 def test_the_mark_is_set_on_what_is_collected(request: pytest.FixtureRequest) -> None:

@@ -30,7 +30,11 @@ def look(base: str, out: str) -> dict[str, Any]:
     shown = office.demonstrations(chat)
     logps = TinyModel.load(base).logprobs([(one.ids.tolist(), one.picked("agent").tolist()) for one in shown])
     made = train_sft(Path(base), shown, STAGE, seed=4, out_dir=Path(out))
-    return {"logps": [row.tolist() for row in logps], "weights": digest_directory(made.path), "losses": list(made.losses)}
+    return {
+        "logps": [row.tolist() for row in logps],
+        "weights": digest_directory(made.path),
+        "losses": list(made.losses),
+    }
 
 
 def look_elsewhere(base: Path, out: Path, told: dict[str, str]) -> dict[str, Any]:

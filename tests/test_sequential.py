@@ -76,7 +76,7 @@ def test_a_thousand_unchanged_runs_alarm_no_more_often_than_the_level() -> None:
 
 def test_runs_that_sit_exactly_at_the_margin_alarm_no_more_often_than_the_level() -> None:
     differences = simulate(np.random.default_rng(2), 1000, 20, worse=0.25)
-    assert differences.mean() == pytest.approx(-0.25, abs=0.02)
+    assert differences.mean() == pytest.approx(-0.25, abs=0.008)  # four times what other seeds vary by
     assert _upper(alarms(differences, **WATCH)) <= ALPHA
 
 
