@@ -58,7 +58,8 @@ def _upper(hits: NDArray[np.bool_]) -> float:
 
 
 def test_all_looks_together_spend_no_more_than_the_level() -> None:
-    assert sum(spend(look, ALPHA) for look in range(1, 100_000)) == pytest.approx(ALPHA, rel=1e-4)
+    # One in 100,000 is left for later looks.
+    assert sum(spend(look, ALPHA) for look in range(1, 100_000)) == pytest.approx(ALPHA, rel=2e-5)
     assert sum(spend(look, ALPHA) for look in range(1, 100_000)) < ALPHA
     assert spend(1, ALPHA) == ALPHA / 2
     with pytest.raises(ValueError, match="numbered from 1"):

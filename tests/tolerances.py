@@ -36,7 +36,16 @@ DISTANCES = frozenset({"abs", "fabs", "absolute", "norm", "apart", "max_differen
 # A bound by a number as small as this is one on rounding, whatever is bounded.
 SMALL = 1e-3
 # What is left out of `make test-kernels`, by file or by file and test, and why.
-LEFT_OUT: dict[str, str] = {}
+LEFT_OUT: dict[str, str] = {
+    "test_coverage.py": "shares of simulated studies against the limits of chance: draws, not sums; a minute each time",
+    "test_settings.py": "whole runs by one setting each; the rates that they compare are those of test_loop.py",
+    "test_steps.py": "needs a whole study; what a reference computes is in test_stages.py too",
+    "test_trees_gpu.py": "counts operations and times a benchmark: no sum of a kernel is compared",
+    "test_real_studies.py": "costs that are told before a run: arithmetic on counts",
+    "test_inspect.py": "the means are taken by Inspect, of whole numbers; needs two evaluations",
+    "test_gate_published.py": "the gate, not one of the four areas: means that test_analysis_published.py has",
+    "test_gate_running.py": "the gate, not one of the four areas: needs whole evaluations",
+}
 
 
 def _name(call: ast.expr) -> str:
