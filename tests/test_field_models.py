@@ -23,6 +23,7 @@ import holdfast as hf
 from holdfast.cli import main
 from holdfast.models import hub
 from holdfast.models.local import LocalModel
+from holdfast.models.opening import open_network
 from holdfast.models.peft_directories import read_peft
 from holdfast.models.stacks import base_of, digest_weights, find_stack, is_stack, read_stack, read_weights, write_whole
 from holdfast.readiness import PACKAGES
@@ -338,6 +339,31 @@ def test_an_adapter_speaks_as_peft_computes_it(kind: str, base: Path, tmp_path: 
     assert (tmp_path / "whole" / "tokenizer.json").is_file()
 
 
+TIED: dict[str, dict[str, Any]] = {
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+    "both": {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
+    "copies": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "some tokens": {"trainable_token_indices": [3, 5, 8]},
+    "neither": {},
+}
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_an_adapter_of_one_end_of_tied_ends_changes_that_end_alone(kind: str, tmp_path: Path) -> None:
+    base = build_hub(tmp_path / "base", "llama", tie_word_embeddings=True)
+    theirs = save_adapter(base, tmp_path / "adapter", **TIED[kind])
+    policy = open_policy(tmp_path / "adapter", lora_r=2)
+    assert isinstance(policy, HubModel)
+    policy.save(tmp_path / "stage")
+    for place in (tmp_path / "adapter", tmp_path / "stage"):
+        hub.check_model(place)
+        (tmp_path / f"whole-{place.name}").mkdir()
+        write_whole(place, tmp_path / f"whole-{place.name}")
+        found = open_network(tmp_path / f"whole-{place.name}", dtype=torch.float32, attention="sdpa").network
+        assert torch.allclose(logits_of(found), theirs, atol=5e-5)
+
+
 def test_an_adapter_of_transposed_layers_is_merged(tmp_path: Path) -> None:
     base = build_hub(tmp_path / "base", "gpt2", **KINDS["gpt2"])
     theirs = save_adapter(base, tmp_path / "adapter", target_modules=["c_attn"], fan_in_fan_out=True)
@@ -428,6 +454,8 @@ UNREADABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "url": (settle(base_model_name_or_path="https://a/b/c"), "its base 'https://a/b/c' .* is not here"),
     "itself": (settle(base_model_name_or_path="."), "its base '.' .* is not here"),
     "pickle": (pickled, r"pickle weights \(adapter_model.bin\) are not loaded"),
+    "no copy": (settle(modules_to_save=["lm_head"]), "adapter_model.safetensors does not hold .*lm_head.weight"),
+    "bias": (settle(lora_bias=True), "weights of the adapter are not in its file|cannot merge this adapter"),
     "missing": (cut(FACTOR), "1 weights of the adapter are not in its file"),
     "renamed": (
         lambda place: rename(place / "adapter_model.safetensors", lambda name: name.replace("q_proj", "query")),

@@ -6,7 +6,6 @@ does not fit its own configuration, or its base, is refused before anything is l
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -227,20 +226,6 @@ def _check_index(path: Path) -> None:
             raise StudyError(f"{path}: pickle weights ({name}) are not loaded; convert to safetensors")
         if not (path.parent / name).is_file():
             raise StudyError(f"{path}: names {name}, which is not there; fetch the model again")
-
-
-@contextlib.contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """The bars of transformers would break into ours."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _fetch(name: str, revision: str | None, download: bool) -> Path:
