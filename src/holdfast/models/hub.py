@@ -261,7 +261,7 @@ def _fetch(name: str, revision: str | None, download: bool) -> Path:
         raise StudyError(f"{shown}: no such directory, and no name of a repository; check the name") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        why = why if download else "nothing is downloaded yet"
+        why = why if download else "nothing is downloaded for a check"
         raise StudyError(
             f"{shown}: no such directory, it is not in the hub's cache, and {why}; download it or name a directory"
         ) from error
