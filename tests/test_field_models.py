@@ -154,6 +154,10 @@ def drop_layer(base: Path) -> None:
 
 MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "dropped": (drop_tensor, rf"1 of \d+ weights of the model are not in its files \(first: {NORM}\)"),
+    "headless": (
+        lambda base: rename(base / "model.safetensors", {"lm_head.weight": None}),
+        r"1 of \d+ weights .* \(first: lm_head.weight\); if .*, set tie_word_embeddings to true",
+    ),
     "renamed": (rename_tensor, r"the files hold 1 that the model does not have \(first: .*input_norm.weight\)"),
     "reward": (add("score.weight", 1, 64), r"hold 1 .*\(first: score.weight\); these are a classifier's or reward"),
     "value": (add("v_head.summary.weight", 1, 64), r"hold 1 .*; these are a value head"),
@@ -228,6 +232,25 @@ def test_what_old_versions_left_in_the_files_opens(tmp_path: Path) -> None:
     save_file(tensors, gpt2 / "model.safetensors", metadata={"format": "pt"})
     for place in (llama, gpt2):
         assert hub.check_model(place) == 61
+
+
+def test_a_model_that_also_sees_is_opened_for_its_texts(tmp_path: Path) -> None:
+    """Where transformers has such a half of it, what sees is left out, and nothing else is."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    text = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "intermediate_size_mlp": 48, "head_dim": 8}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2}
+    sight = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
+    sight |= {"vision_output_dim": 32, "image_size": 28, "patch_size": 14}
+    sight |= {"projector_input_dim": 32, "projector_output_dim": 32}
+    place = tmp_path / "seeing"
+    config = AutoConfig.for_model("llama4", text_config={**text, "pad_token_id": 0}, vision_config=sight)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(place)
+    assert any("vision" in name for name in load_file(place / "model.safetensors"))
+    assert hub.check_model(place) == 61
+    add("score.weight", 1, 32)(place)
+    with pytest.raises(hf.StudyError, match="the files hold 1 that the model does not have"):
+        hub.check_model(place)
 
 
 def test_p_22_weights_that_are_no_numbers_are_refused_as_they_are_opened(base: Path) -> None:

@@ -219,7 +219,7 @@ def check_report(directory: Path, network: Any, info: Mapping[str, Any], stored:
         shapes = f"{name} is {_shape(found)} there and {_shape(wanted)} in the model"
         told.append(f"{len(mismatched)} have another shape than config.json says ({shapes})")
     if told:
-        raise StudyError(f"{directory}: {'; '.join(told)}; {_find_remedy(missing, unexpected, stored)}")
+        raise StudyError(f"{directory}: {'; '.join(told)}; {_find_remedy(missing, unexpected)}")
 
 
 def _spare_parts(directory: Path, network: Any) -> re.Pattern[str]:
@@ -245,16 +245,15 @@ def _tell_unexpected(unexpected: list[str]) -> Iterator[str]:
         yield f"the files hold {len(unexpected)} that the model does not have (first: {first_names(unexpected)})"
 
 
-def _find_remedy(missing: list[str], unexpected: list[str], stored: Mapping[str, Any]) -> str:
+def _find_remedy(missing: list[str], unexpected: list[str]) -> str:
     """What is known of names like these, and what to do."""
-    strangers = unexpected or [name for name in stored if missing]
     if missing == ["lm_head.weight"] and not unexpected:
         return "if the model was trained with one matrix for both ends, set tie_word_embeddings to true in config.json"
     for prefix, told in _WRAPPERS.items():
         if any(re.search(rf"(^|\.){re.escape(prefix)}", name) for name in unexpected):
             return f"names with {prefix!r} are {told}"
     for pattern, told in _STRANGERS.items():
-        if any(re.search(pattern, name) for name in strangers):
+        if any(re.search(pattern, name) for name in unexpected):
             return f"these are {told}"
     lacking = set(missing)
     prefixes = Counter(
