@@ -134,6 +134,9 @@ def _model_problems(name: str, entry: ModelEntry, *, trained: bool) -> Iterator[
     except StudyError:
         yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
         return
+    if not Path(entry.name).expanduser().is_dir() and not any(place.glob("*.safetensors")):
+        yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
+        return
     try:
         _inspect(place, entry)
         if trained and entry.kind != "tiny":
