@@ -457,8 +457,8 @@ def test_scores_come_in_where_they_are_declared_and_stay_detail_elsewhere(foreig
     assert found["inspect:unsure", "c"].missing == "refused"
     assert (found["inspect:inspect_evals/judge", "a"].reply, found["inspect:match", "b"].label) == ("so so", "C")
     assert (scored.detail or {})["scores"]["both"] == {"safety": 1.5, "helpfulness": True, "length": 812}
-    assert [note for note in summary.notes if "not taken" in note and "'length' of both: 1 values" in note]
-    assert [note for note in summary.notes if note.startswith("essay: 1 values were not taken: no numbers")]
+    assert [note for note in summary.notes if "not taken" in note and "'length' of both: 1 value" in note]
+    assert [note for note in summary.notes if note.startswith("essay: 1 value was not taken: no numbers")]
 
 
 def test_a_score_of_ours_out_of_range_is_refused() -> None:
@@ -532,7 +532,7 @@ def test_content_that_cannot_be_kept_as_it_is_is_kept_as_text(foreign: Path, tmp
     write_eval_log(log, str(tmp_path / "log.json"))
     import_run(tmp_path / "log.json", tmp_path / "run")
     with Store(tmp_path / "run") as store:
-        (made,) = (one for one in store.trajectories() if store.case(one.case_id).messages[0].content == "go")
+        (made,) = (one for one in store.trajectories() if "_raw" in one.messages[0].tool_calls[0].arguments)
     assert [call.arguments for call in made.messages[0].tool_calls] == [
         {"_raw": str({"place": 2**70})},
         {"_raw": "Error parsing: {place"},

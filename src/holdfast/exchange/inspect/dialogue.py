@@ -29,6 +29,8 @@ from pydantic import ValidationError
 
 from holdfast.exchange.inspect.messages import DETAIL
 
+REFUSED_CALL = "parsing"  # Inspect's name for a call that no tool could take
+NOT_CARRIED_OUT = frozenset({REFUSED_CALL, "approval"})
 SUBMIT = "submit"  # how Inspect's agents hand in their answer; no act
 AGENT = "agent"  # in a message's detail: the sub-agent that wrote it
 LOST = "the part before its context was compacted is not in the log"
@@ -172,7 +174,8 @@ def _turns(events: Sequence[Event]) -> list[_Turn]:
 
 def _acts(turn: _Turn) -> list[ToolEvent]:
     """The calls of a reply that were carried out, without the handing in of an answer."""
-    return [one for one in turn.results if one.function != SUBMIT]
+    done = (one for one in turn.results if one.error is None or one.error.type not in NOT_CARRIED_OUT)
+    return [one for one in done if one.function != SUBMIT]
 
 
 def _match(turns: Sequence[_Turn], messages: Sequence[ChatMessage]) -> dict[int, int]:
