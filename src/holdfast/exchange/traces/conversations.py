@@ -12,9 +12,9 @@ from holdfast.exchange.traces.endings import find_ending, is_told, read_reason
 from holdfast.exchange.traces.intake import Intake
 from holdfast.exchange.traces.messages import merge_replies
 from holdfast.exchange.traces.weaving import Strand, weave
-from holdfast.models.calls import spells_call
+from holdfast.models.calls import find_unread
 from holdfast.models.calls.structured import read_arguments, to_text
-from holdfast.records import Ending, ToolCall, ToolSpec, content_id
+from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
 
 _LEAST_TURNS = 3  # traces with one id for which that id may be none of a conversation
 
@@ -345,10 +345,11 @@ def _find_break(said: Sequence[Said], strands: Sequence[Strand], tools: Sequence
         return "its beginning is missing, or a window of it joins nothing"
     if _falls_apart(strands):
         return "requests of one dialogue that join nowhere"
-    headings = all(one.role != "tool" for one in said)
-    for one in said:
-        if one.role == "assistant" and one.text and spells_call(one.text, tools, one.calls, headings=headings):
-            return "a call was left in the text"
+    texts = [
+        Message(role="assistant", content=one.text, tool_calls=one.calls) for one in said if one.role == "assistant"
+    ]
+    if find_unread(texts, tools, headings=all(one.role != "tool" for one in said)) is not None:
+        return "a call was left in the text"
     return None
 
 
