@@ -1302,3 +1302,41 @@ def test_a_tools_span_under_the_name_of_its_server_is_the_call_of_the_message(tm
         spans = [request([USER], pays), request([USER, pays, answers("p1", "paid")], said("ok"), span=3, start=2)]
         trace = read_one(tmp_path / "t", document(*spans, bare_span(tool, span=2, start=1)))
         assert acts(trace) == [("pay", "paid")]
+
+
+@pytest.mark.parametrize("key", ["content_x", "contents", "blocks", "executed_tools"])
+def test_calls_under_a_key_of_no_known_meaning_make_the_episode_incoherent(tmp_path: Path, key: str) -> None:
+    block = {"type": "tool_use", "id": "t", "name": "delete_file", "input": {}}
+    assert unfit(read_one(tmp_path / "t", {"messages": [*M, {"role": "assistant", "content": "ok", key: [block]}]}))
+    harmless = {
+        "usage": {"server_tool_use": {"web_search_requests": 0}},
+        "search_results": [{"title": "x"}],
+        "images": [],
+    }
+    trace = read_one(tmp_path / "t", {"messages": [*M, {"role": "assistant", "content": "ok", **harmless}]})
+    assert episode(trace).ending is Ending.FINISHED
+
+
+def test_calls_beside_a_response_are_its_calls(tmp_path: Path) -> None:
+    told_ = [{"id": "t", "function": DELETE}]
+    row = {"id": "1", "messages": M, "response": "I delete it.", "tool_calls": told_}
+    assert score(read_one(tmp_path / "t", row)) == 0
+    whole = [
+        *M,
+        {"role": "assistant", "content": None, "tool_calls": told_},
+        {"role": "tool", "tool_call_id": "t", "content": "r"},
+    ]
+    summed = {"id": "1", "messages": [*whole, {"role": "assistant", "content": "ok"}], "tool_calls": told_}
+    assert len(acts(read_one(tmp_path / "t", summed))) == 1, "a summary of what the messages hold is no other call"
+
+
+def test_of_two_tellings_of_a_span_the_one_with_the_calls_is_read(tmp_path: Path) -> None:
+    values = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": json.dumps([USER]),
+        "gen_ai.output.messages": json.dumps([said("I delete.")]),
+        "ai.prompt.messages": json.dumps([{"role": "user", "content": [{"type": "text", "text": "Tidy"}]}]),
+        "ai.response.text": "I delete.",
+        "ai.response.toolCalls": json.dumps([{"toolCallId": "t", "toolName": "delete_file", "input": {}}]),
+    }
+    assert score(read_one(tmp_path / "t", document(bare_span(values)))) == 0

@@ -6,6 +6,7 @@ results are joined by ``custom_id`` (OpenAI: platform.openai.com/docs/guides/bat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ FAMILIES = ("family", "task", "agent", "agent_name", "route")
 REQUESTS = ("request", "body", "params", "request_body", "requestBody", "input")
 RESPONSES = ("response", "response_body", "responseBody", "output")
 BATCH = "custom_id"
+_CALLS = ("tool_calls", "toolCalls", "function_call")
 
 Body = Mapping[str, Any]
 
@@ -86,7 +88,7 @@ def read_chat(place: str, value: Body) -> Exchange:
     """The request, or the whole conversation, of one record. Errors: BadRecord."""
     body = _request(value)
     request = read_request(place, body)
-    answer = _response(value)
+    answer = _with_calls(value, _response(value), request.said)
     response = Response()
     if answer is not None and (answer is not value or "choices" in value or "candidates" in value):
         whole = answer if isinstance(answer, Mapping) else {"output": answer}
@@ -122,6 +124,19 @@ def read_chat(place: str, value: Body) -> Exchange:
 def _status(value: Body) -> dict[str, Any]:
     """What a row says of its response beside it."""
     return {key: value[key] for key in ("status", "incomplete_details") if key in value and "output" in value}
+
+
+def _with_calls(value: Body, answer: Any, given: list[Said]) -> Any:
+    """The response with calls that a row tells beside it, unless what was said holds them."""
+    told = {key: value[key] for key in _CALLS if value.get(key)}
+    if not told or isinstance(answer, dict | list):
+        return answer
+    made = read_response("calls", {"role": "assistant", "content": answer, **told}).choices
+    names = [call.name for one in made[0] for call in one.calls]
+    held = [call.name for one in given for call in one.calls]
+    if names and not Counter(names) - Counter(held):
+        return answer
+    return {"role": "assistant", "content": answer, **told}
 
 
 def _begins_with(said: list[Said], given: list[Said]) -> bool:

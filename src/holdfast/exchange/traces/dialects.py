@@ -43,26 +43,29 @@ def read_pairs(place: str, attributes: Attributes, events: Iterable[Event], *, o
     says so. Errors: BadRecord.
     """
     best: list[Pair] = []
-    for read in _DIALECTS[:-1] if outer else _DIALECTS:
-        found = [pair for pair in read(place, attributes) if _weigh(pair)]
-        if max(map(_weigh, found), default=0) > max(map(_weigh, best), default=0):
-            best = found
-        if best and max(map(_weigh, best)) == _WHOLE:
-            return best
-    told = read_events(place, events)
-    if max((_weigh(pair) for pair in told), default=0) > max(map(_weigh, best), default=0):
-        return told
+    for read in _DIALECTS:
+        best = max(best, [pair for pair in read(place, attributes) if _tells(pair)], key=_weigh)
+    if _weigh(best)[0] < _WHOLE:
+        best = max(best, [pair for pair in read_events(place, events) if _tells(pair)], key=_weigh)
+    if _weigh(best)[0] < _WHOLE and not outer:
+        best = max(best, [pair for pair in _of_bodies(place, attributes) if _tells(pair)], key=_weigh)
     return best
 
 
 _WHOLE = 3
 
 
-def _weigh(pair: Pair) -> int:
+def _tells(pair: Pair) -> int:
     """A reply counts more than what was asked; a whole conversation has both."""
     request, response = pair
     spoken = bool(response.choices) or any(one.role == "assistant" for one in request.said)
     return 2 * spoken + bool(request.said)
+
+
+def _weigh(pairs: list[Pair]) -> tuple[int, int]:
+    """How much some requests tell, and in how many calls."""
+    said = [one for request, response in pairs for one in (*request.said, *(response.choices or [[]])[0])]
+    return max(map(_tells, pairs), default=0), sum(len(one.calls) for one in said)
 
 
 def _count(attributes: Attributes) -> int | None:
@@ -321,7 +324,6 @@ _DIALECTS: tuple[Callable[[str, Attributes], list[Pair]], ...] = (
     _of_openllmetry,
     _of_ai_sdk,
     _of_logfire,
-    _of_bodies,
 )
 
 

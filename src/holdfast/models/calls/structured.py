@@ -356,11 +356,15 @@ def read_parts(content: Any) -> list[Part]:
 
 # --- messages -----------------------------------------------------------------------------------------------------
 
-# Keys of an agent's message beside its content that say nothing of calls, whatever their words are.
+# Keys of an agent's message beside its content that say nothing of calls that it makes, whatever stands in them.
 _HARMLESS = _words(
-    "role type content parts name id tool_call_id tool_use_id toolCallId call_id tool_name toolName annotations"
-    " status finish_reason usage_metadata response_metadata tool_call_chunks metadata additional_kwargs refusal"
-    " tool_calls toolCalls function_call invalid_tool_calls toolInvocations audio tool_plan"
+    "role type content parts name id tool_call_id tool_use_id toolCallId call_id tool_name toolName annotations status"
+    " finish_reason finishReason stop_reason stopReason usage usage_metadata usageMetadata response_metadata metadata"
+    " tool_call_chunks additional_kwargs refusal tool_calls toolCalls function_call invalid_tool_calls toolInvocations"
+    " toolResults tool_results audio tool_plan logprobs logprobs_result citations groundingMetadata grounding_metadata"
+    " safetyRatings safety_ratings providerMetadata experimental_providerMetadata provider_specific_fields tools"
+    " tool_choice toolChoice tool_config toolConfig functions container context_management timings reasoning_details"
+    " warnings request response steps prompt input messages"
 )
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "tool_plan")
 _CALL_LISTS = ("tool_calls", "toolCalls", "function_call", "toolInvocations", "invalid_tool_calls")
@@ -418,6 +422,9 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
                 found = _without_known(_listed_calls(place[key], key), made)
                 # The AI SDK's text is what was said when its calls were answered.
                 made = [*found, *made] if any(part.kind == "answer" for part in found) else [*made, *found]
+    for key in ("toolResults", "tool_results"):
+        if isinstance(message.get(key), list):
+            made += [part for one in message[key] if isinstance(one, Mapping) for part in _answer(one, key)]
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         made.append(Part(kind="text", type="refusal", text=clean(message["refusal"])))
     if isinstance(message.get("audio"), Mapping):
@@ -425,7 +432,24 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
     thoughts = next((place[key] for place in places for key in _THOUGHTS if place.get(key)), None)
     if thoughts is not None and not any(part.kind == "reasoning" for part in made):
         made += [replace(part, kind="reasoning") for part in read_parts(thoughts) if part.text]
-    for key, value in message.items():
-        if key not in _HARMLESS and isinstance(value, list | dict) and value and words_of(key) & CALLING_WORDS:
-            made.append(Part(kind="unread", type=key, suspect=True))
+    for place in places:
+        for key, value in place.items():
+            if key not in _HARMLESS and _holds_calls(key, value):
+                made.append(Part(kind="unread", type=key, suspect=True))
     return made
+
+
+def _holds_calls(key: str, value: Any, depth: int = 0) -> bool:
+    """Whether a value of no known meaning could hold calls, by its key, or by the keys and types within it."""
+    if not isinstance(value, list | dict) or not value or depth > _MOST_NESTED:
+        return False
+    if words_of(key) & CALLING_WORDS:
+        return True
+    if isinstance(value, list):
+        return any(_holds_calls(key, one, depth + 1) for one in value)
+    acts = _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None
+    return (
+        acts
+        or not CALLING_WORDS.isdisjoint(words_of(_kind(value)))
+        or any(_holds_calls(inner, one, depth + 1) for inner, one in value.items())
+    )
