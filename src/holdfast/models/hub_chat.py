@@ -42,7 +42,6 @@ _CALLING = Message(role="assistant", content="probe thought", tool_calls=(_PROBE
 _RESULT = Message(role="tool", content="probe result", name="probe_tool")
 _THINKING = re.compile(r"</?think>")
 _SWITCH = "enable_thinking"  # the variable by which templates are told whether the agent thinks
-_THINK, _END_THINK = "<think>", "</think>"
 _NOT_SAMPLED = "so that the agent would learn from tokens that it did not sample"
 # Marks around thoughts, but for those that end more than these.
 _MARKS = frozenset(mark for pair in PAIRS for mark in pair) - {"<|end|>"}
@@ -64,11 +63,11 @@ class HubChat:
     """The chat format of a model directory.
 
     ``native`` says how calls are written, and ``speaks_beside_calls`` whether a text may stand beside them;
-    ``channels`` says that replies carry headers, ``thinks_on_demand`` that the agent thinks only where the template is
-    told so, which it is not; ``ends`` are the ids of the tokens that end a turn, ``source`` is the
-    template. ``encode`` of a conversation begins with the ``prompt_ids`` of each of its turns of the agent. Errors:
-    StudyError for a directory without a tokenizer or template, a template that is refused, or ``calls`` that it cannot
-    write.
+    ``channels`` says that replies carry headers, ``thought`` are the marks around a thought that a prompt opens, if it
+    does, and ``thinks_on_demand`` says that the agent thinks only where the template is told so, which it is not.
+    ``ends`` are the ids of the tokens that end a turn, ``source`` is the template. ``encode`` of a conversation begins
+    with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a tokenizer or
+    template, a template that is refused, or ``calls`` that it cannot write.
     """
 
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
@@ -128,9 +127,10 @@ class HubChat:
         self.native = can and (calls == "native" or (calls == "auto" and whole))
         # What a template writes behind an answer.
         self._turn_end = (answered or "").rpartition("probe answer")[2]
-        self._thinks = (asked or "").rstrip().endswith(_THINK)
+        prompt = asked or ""
+        self.thought = next((pair for pair in PAIRS if prompt.rstrip().endswith(pair[0])), None)
         # What the prompt has said of a thought before the agent goes on with it.
-        self._opened = f"{_THINK}{(asked or '').rpartition(_THINK)[2]}" if self._thinks else ""
+        self._opened = prompt[prompt.rindex(self.thought[0]) :] if self.thought else ""
         self.thinks_on_demand = _SWITCH in source and asked != switched
         self.channels = MESSAGE in (answered or "")
         self.speaks_beside_calls = not self.native or "probe thought" in (call or "")
@@ -210,10 +210,12 @@ class HubChat:
 
     def _complete(self, message: Message) -> Message:
         """A reply with the beginning of its thought, which its prompt has; many templates look for both marks."""
-        before, closed, _ = message.content.partition(_END_THINK)
-        if message.role != "assistant" or not (self._opened and closed) or _THINK in before:
+        if message.role != "assistant" or self.thought is None:
             return message
-        return replace(message, content=self._opened + message.content)
+        begin, end = self.thought
+        before, closed, _ = message.content.partition(end)
+        whole = not closed or begin in before
+        return message if whole else replace(message, content=self._opened + message.content)
 
     def _neutral(self, message: Message) -> Message:
         control = self._special if message.role == "assistant" else self._control
@@ -361,7 +363,7 @@ class HubChat:
         return (None, "incoherent") if message is None else (message, "stop")
 
     def _read_text(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
-        if tools and self._thinks and "</think>" not in text and spells_call(text, tools):
+        if tools and self.thought and self.thought[1] not in text and spells_call(text, tools):
             return None  # the prompt opened the thinking, and nothing says that it ended before the call
         if not self.native or self._family is None:
             return self._read_plain(text, tools)

@@ -90,7 +90,7 @@ def _thought(chat: HubChat) -> str:
     """The thought that a reply of this format begins with; empty where its prompt says that there is none."""
     prompt = chat.decode(chat.prompt_ids(Conversation(messages=(_ASKED,), tools=(_TOOL,))))
     opened = prompt.rpartition(_ASKED.content)[2]
-    begin, end = next((pair for pair in PAIRS if pair[1] in chat.source), PAIRS[0])
+    begin, end = chat.thought or next((pair for pair in PAIRS if pair[1] in chat.source), PAIRS[0])
     if end in opened or (begin not in opened and chat.thinks_on_demand):
         return ""
     thought = f"probe thought\n{end}\n\n"
