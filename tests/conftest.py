@@ -103,6 +103,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def in_64_bits() -> Iterator[None]:
+    """Torch computes in 64 bits what ships in 32, for tests of formulas rather than of rounding."""
+    import rounding
+
+    with rounding.in_64_bits():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_in_64_bits() -> Iterator[None]:
+    """The same from the module's own fixtures on; for modules that share no model with others."""
+    import rounding
+
+    with rounding.in_64_bits():
+        yield
+
+
 @pytest.fixture(scope="session")
 def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama of transformers, to be read only."""

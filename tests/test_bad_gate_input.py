@@ -137,7 +137,7 @@ def test_a_log_that_expands_is_refused_before_its_header_is_read(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     importing = pytest.importorskip("holdfast.exchange.inspect.importing")
-    monkeypatch.setattr(importing, "MAX_ENTRY_BYTES", 2**20)
+    monkeypatch.setattr("holdfast.exchange.inspect.files.MAX_ENTRY_BYTES", 2**20)
     monkeypatch.setattr(importing, "read_eval_log", lambda *_, **__: pytest.fail("the header was read"))
     log = tmp_path / "x.eval"
     with zipfile.ZipFile(log, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -187,7 +187,7 @@ def test_a_checkpoint_is_written_as_transformers_loads_it(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from holdfast.cli import main
-    from holdfast.models.stacks import is_stack
+    from holdfast.models.stacks import is_stack, read_weights
     from holdfast.models.tiny import TinyModel
 
     with Store(stacked_run) as store:
@@ -204,7 +204,9 @@ def test_a_checkpoint_is_written_as_transformers_loads_it(
     ours, theirs = TinyModel.load(source), AutoModelForCausalLM.from_pretrained(output)
     rows = AutoTokenizer.from_pretrained(output)("<bos><user>delete the file<end>", return_tensors="pt").input_ids
     with torch.no_grad():
-        assert torch.allclose(ours.llama(rows) @ ours.llama.head.T, theirs(input_ids=rows).logits, atol=1e-5)
+        assert torch.equal((ours.llama(rows) @ ours.llama.head.T).argmax(-1), theirs(input_ids=rows).logits.argmax(-1))
+    written, known = theirs.state_dict(), read_weights(source)
+    assert all(torch.equal(written[name], weight) for name, weight in known.items())
     base = AutoModelForCausalLM.from_pretrained(next(path.parent for path in stacked_run.glob("weights/*/config.json")))
     same = all(torch.equal(one, other) for one, other in zip(theirs.parameters(), base.parameters(), strict=True))
     assert same == (stages == 0)

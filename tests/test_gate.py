@@ -126,8 +126,13 @@ def test_what_no_case_declares_is_not_measured_and_does_not_block(tmp_path: Path
     run = write_run(tmp_path / "run", Made(safety={"base": mixed(120, 1), "S": mixed(120, 1)}))
     code, verdict = gated(capsys, run, "--child", "S")
     refusal = check_of(verdict, "refusal")
-    assert code == 0 and not refusal["blocking"] and refusal["reason"].startswith("not measurable")
-    assert any(limit.startswith("refusal was not measured") for limit in verdict["limits"])
+    assert code == 0 and not refusal["blocking"] and not refusal["measured"]
+    assert refusal["reason"].startswith("not measured: no case is declared harmless")
+    assert any(words.startswith("not measured: over-refusal (no case") for words in verdict["basis"])
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[gate]\nrequired = ["refusal"]\n')
+    code, verdict = gated(capsys, run, "--child", "S", "--rules", rules)
+    assert code == 3 and check_of(verdict, "refusal")["blocking"]
 
 
 def test_validity_fails_a_child_that_scores_well_by_being_cut_off(tmp_path: Path, capsys: Captured) -> None:
@@ -280,6 +285,10 @@ def test_rules_of_the_study_hold_unless_others_are_given(tmp_path: Path, capsys:
         ('[gate]\nblocking = ["safety", "safety"]\n', "repeats a check"),
         ('[gate]\nblocking = ["safty"]\n', "did you mean 'safety'"),
         ("[gate]\nblocking = []\n", "gate.blocking"),
+        ('[gate]\nrequired = ["safty"]\n', "gate.required has 'safty'"),
+        ('[gate]\nrequired = ["severe", "severe"]\n', "gate.required repeats a check"),
+        ('[gate]\nincomplete = "maybe"\n', "gate.incomplete"),
+        ('[gate]\nopenings = "some"\n', "gate.openings"),
         ('[study]\nname = "x"\n', "has no [gate] table"),
         ("[gate]\nalpha = 0.5\n", "gate.alpha"),
         ("\xff", "not valid TOML"),

@@ -178,7 +178,7 @@ def test_the_table_says_that_there_is_no_other_judge(verdicts: list[dict[str, An
         limits = " ".join(verdict["limits"])
         assert "no other judge scored both sides" in limits
         assert f"the judge {verdict['judge']} also labelled the training pairs" in limits
-        assert "refusal was not measured" in limits
+        assert any("not measured: over-refusal" in words for words in verdict["basis"])
 
 
 def test_a_gate_on_stored_scores_takes_seconds(published_match: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from holdfast.cli import main
 from holdfast.store import Store
 
 Captured = pytest.CaptureFixture[str]
+DECLARED = ("--score", "safety=+safety[0,3]")
 pytestmark = [
     # What Inspect's own dependencies deprecate of each other.
     pytest.mark.filterwarnings("ignore:The 'initial' parameter is deprecated:DeprecationWarning"),
@@ -194,36 +195,38 @@ def test_two_logs_are_paired_by_sample(tmp_path: Path, capsys: Captured) -> None
     values = [3.0, 2.0, 3.0, 1.0] * 20
     before = log_of(tmp_path, values, name="before")
     after = log_of(tmp_path, [max(0.0, one - 2) for one in values], name="after")
-    sides = ("--parent", before, "--child", after)
-    rules = tmp_path / "rules.toml"
-    rules.write_text('[gate]\nblocking = ["safety", "severe", "coverage"]\n')
-    code, verdict = gated(capsys, *sides, "--rules", rules)
-    safety = next(one for one in verdict["checks"] if one["metric"] == "safety")
+    sides = ("--parent", before, "--child", after, *DECLARED)
+    code, verdict = gated(capsys, *sides)
+    checks = {one["metric"]: one for one in verdict["checks"]}
     assert (code, verdict["cases"], verdict["judge"]) == (1, 80, "inspect:safety")
-    assert safety["change"] == pytest.approx(-1.75) and verdict["sources"]["child"]["run"] == str(after)
-    helping = next(one for one in verdict["checks"] if one["metric"] == "helpfulness")
-    assert helping["outcome"] == "INCONCLUSIVE" and "no case has a score" in helping["reason"]
+    assert checks["safety"]["change"] == pytest.approx(-1.75) and verdict["sources"]["child"]["run"] == str(after)
+    assert not checks["helpfulness"]["measured"]
     same = log_of(tmp_path, values, name="same")
-    assert gated(capsys, "--parent", before, "--child", same, "--rules", rules)[0] == 0
-    assert "are one checkpoint" in refused(capsys, "--parent", before, "--child", before)
+    assert gated(capsys, "--parent", before, "--child", same, *DECLARED)[0] == 0
+    assert "are one checkpoint" in refused(capsys, "--parent", before, "--child", before, *DECLARED)
     copy = shutil.copy(before, tmp_path / "copy.eval")
-    assert "both sides are the same episodes" in refused(capsys, "--parent", before, "--child", copy)
+    assert "both sides are the same episodes" in refused(capsys, "--parent", before, "--child", copy, *DECLARED)
 
 
 def test_logs_that_differ_in_more_than_the_agent_are_refused(tmp_path: Path, capsys: Captured) -> None:
     values = [3.0] * 9
     before = log_of(tmp_path, values, name="before")
-    fewer = log_of(tmp_path, values, name="fewer", first=4)
-    assert "3 cases only in parent, 3 only in child, 6 in both" in refused(capsys, "--parent", before, "--child", fewer)
-    hotter = log_of(tmp_path, values, name="hotter", temperature=1.0)
-    assert "generation.temperature: 0.0 → 1.0" in refused(capsys, "--parent", before, "--child", hotter)
-    worded = log_of(tmp_path, values, name="worded", words="mission")
-    assert "0 in both" in refused(capsys, "--parent", before, "--child", worded)
+
+    def against(name: str, **changes: Any) -> str:
+        other = log_of(tmp_path, values, name=name, **changes)
+        return refused(capsys, "--parent", before, "--child", other, *DECLARED)
+
+    assert "3 cases only in parent, 3 only in child, 6 in both (first: 1, 2, 3)" in against("fewer", first=4)
+    assert "generation.temperature: 0.0 → 1.0" in against("hotter", temperature=1.0)
+    assert "9 cases open with other words or tools (child against parent, first: sample" in against(
+        "worded", words="mission"
+    )
     other = log_of(tmp_path, values, name="other", scorer="match")
     again = log_of(tmp_path, values, name="again", scorer="match")
-    assert "scored there: match" in refused(capsys, "--parent", other, "--child", again)
-    code, verdict = gated(capsys, "--parent", other, "--child", again, "--score", "safety=match")
-    assert code == 3 and verdict["judge"] == "inspect:match" and verdict["sources"]["names"] == {"safety": "match"}
+    line = refused(capsys, "--parent", other, "--child", again)
+    assert "'match' of match (9 values: 3" in line and "'safety=-match[LOW,HIGH]'" in line
+    code, verdict = gated(capsys, "--parent", other, "--child", again, "--score", "safety=+match[0,3]")
+    assert code == 3 and verdict["judge"] == "inspect:match" and verdict["sources"]["names"] == {"safety": "safety"}
     cut = tmp_path / "cut.eval"
     cut.write_bytes(before.read_bytes()[:200])
     assert str(cut) in refused(capsys, "--parent", before, "--child", cut)

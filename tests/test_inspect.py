@@ -43,10 +43,11 @@ from tiny_office import make_model
 from toolemu_samples import make_record, write_files
 
 import holdfast as hf
-from holdfast.exchange.inspect.importing import ENDINGS
+from holdfast.exchange.inspect.episodes import ENDINGS
 from holdfast.exchange.inspect.messages import from_inspect, to_inspect
 from holdfast.exchange.inspect.provider import Batcher, find_directory
-from holdfast.exchange.inspect.samples import read_own_score, read_scores, to_score
+from holdfast.exchange.inspect.samples import read_own_score, to_score
+from holdfast.exchange.scales import parse_score
 from holdfast.exports import export_run
 from holdfast.imports import import_run
 from holdfast.judges.state import StateJudge
@@ -427,7 +428,7 @@ def test_limits_and_failures_end_episodes(tmp_path: Path) -> None:
     assert found["turns"].calls >= 2 and found["cut"].messages[-1].content == "I was about to"
 
 
-def test_scores_come_in_on_our_scale_or_stay_detail(foreign: Path, tmp_path: Path) -> None:
+def test_scores_come_in_where_they_are_declared_and_stay_detail_elsewhere(foreign: Path, tmp_path: Path) -> None:
     log = read_eval_log(str(next(foreign.glob("*.eval"))))
     assert log.samples is not None
     log.samples[0].scores = {
@@ -438,28 +439,26 @@ def test_scores_come_in_on_our_scale_or_stay_detail(foreign: Path, tmp_path: Pat
         "essay": InspectScore(value="excellent"),
     }
     write_eval_log(log, str(tmp_path / "log.eval"))
-    summary = import_run(tmp_path / "log.eval", tmp_path / "run")
-    assert (summary.scores, summary.missing) == (5, 1)
+    words = ("a=+judge[0,4]", "b=-match", "safety=+both:safety[0,3]", "helpfulness=+helpfulness[0,1]", "c=+unsure[0,1]")
+    summary = import_run(tmp_path / "log.eval", tmp_path / "run", scores=[parse_score(word) for word in words])
     with Store(tmp_path / "run") as store:
-        (scored,) = (one for one in store.trajectories() if store.scores(one.id))
+        scored = next(one for one in store.trajectories() if (one.detail or {}).get("scores"))
         found = {(one.judge, one.objective): one for one in store.scores(scored.id)}
+    # Each of the other three samples lacks the five values that this one has.
+    assert (summary.scores, summary.missing) == (20, 16)
     values = {place: one.value for place, one in found.items()}
     assert values == {
-        ("inspect:inspect_evals/judge", "judge"): 2.0,
-        ("inspect:match", "match"): 3.0,
+        ("inspect:inspect_evals/judge", "a"): 1.5,
+        ("inspect:match", "b"): 0.0,
         ("inspect:both", "safety"): 1.5,
         ("inspect:both", "helpfulness"): 3.0,
-        ("inspect:unsure", "unsure"): None,
+        ("inspect:unsure", "c"): None,
     }
-    assert found["inspect:unsure", "unsure"].missing == "refused"
-    assert found["inspect:inspect_evals/judge", "judge"].reply == "so so"
-    assert (scored.detail or {})["scores"] == {"both": {"length": 812}, "essay": {"essay": "excellent"}}
-
-
-@pytest.mark.parametrize("value", [float("inf"), -0.1, 3.01, "4", [1, 2]])
-def test_a_value_off_the_scale_is_no_score(value: Any) -> None:
-    found, left = read_scores("s", InspectScore(value=value), "t", "r")
-    assert found == [] and left == {"s": {"s": value}}
+    assert found["inspect:unsure", "c"].missing == "refused"
+    assert (found["inspect:inspect_evals/judge", "a"].reply, found["inspect:match", "b"].label) == ("so so", "C")
+    assert (scored.detail or {})["scores"]["both"] == {"safety": 1.5, "helpfulness": True, "length": 812}
+    assert [note for note in summary.notes if "not taken" in note and "'length' of both: 1 values" in note]
+    assert [note for note in summary.notes if note.startswith("essay: 1 values were not taken: no numbers")]
 
 
 def test_a_score_of_ours_out_of_range_is_refused() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from chat_samples import CALL, OPENING, SEARCH, make_base
+from rounding import EXACT
 
 from holdfast.errors import StepError, StudyError
 from holdfast.models import Ask, Conversation, stacks
@@ -64,6 +65,12 @@ def model(base: Path) -> LocalModel:
     return LocalModel(base, precision="fp32")
 
 
+@pytest.fixture
+def wide(base: Path, in_64_bits: None) -> LocalModel:
+    """The same model in 64 bits."""
+    return LocalModel(base, precision="fp32")
+
+
 @pytest.fixture(autouse=True)
 def fresh(model: LocalModel) -> None:
     model.decoder.prefixes.clear()
@@ -86,6 +93,7 @@ def prompt_ids(model: LocalModel, text: str) -> list[int]:
     return model.chat.prompt_ids(ask(text).conversation)
 
 
+@pytest.mark.usefixtures("in_64_bits")
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
 def test_greedy_replies_are_those_of_transformers(architecture: str, tmp_path: Path) -> None:
     place = make_base(tmp_path / "base", architecture=architecture)
@@ -98,10 +106,11 @@ def test_greedy_replies_are_those_of_transformers(architecture: str, tmp_path: P
         out = theirs.generate(prompt, do_sample=False, max_new_tokens=12)[0, prompt.shape[1] :]
         assert reply.raw == model.chat.decode(out.tolist()) and reply.tokens == 12 and reply.stopped == "length"
         logprobs = theirs(torch.cat([prompt, out[None]], 1)).logits[0, prompt.shape[1] - 1 : -1].log_softmax(-1)
-        assert reply.logprob == pytest.approx(logprobs.gather(1, out[:, None]).sum().item(), rel=1e-4)
+        assert reply.logprob == pytest.approx(logprobs.gather(1, out[:, None]).sum().item(), rel=EXACT)
 
 
-def test_a_reply_does_not_depend_on_its_batch(model: LocalModel) -> None:
+def test_a_reply_does_not_depend_on_its_batch(wide: LocalModel) -> None:
+    model = wide
     texts = ["tea", "tea", "what is it made of? leaves and hot water", "alpha", "beta gamma delta"]
     together = model.reply([ask(text, seed=seed) for seed, text in enumerate(texts)])
     model.decoder.prefixes.clear()
@@ -109,7 +118,7 @@ def test_a_reply_does_not_depend_on_its_batch(model: LocalModel) -> None:
         [alone] = model.reply([ask(text, seed=seed)])
         model.decoder.prefixes.clear()
         assert alone.raw == together[seed].raw
-        assert alone.logprob == pytest.approx(together[seed].logprob, rel=1e-4)
+        assert alone.logprob == pytest.approx(together[seed].logprob, rel=EXACT)
     assert together[0].raw != together[1].raw
 
 
@@ -130,13 +139,14 @@ def test_a_token_takes_one_draw_of_the_requests_own_luck(model: LocalModel) -> N
     assert model.chat.decode(found) == warm.raw
 
 
-def test_alternatives_of_every_token(model: LocalModel) -> None:
+def test_alternatives_of_every_token(wide: LocalModel) -> None:
+    model = wide
     plain, told = model.reply([ask("tea", temperature=0.0), ask("tea", temperature=0.0, logprobs=True)])
     assert plain.sampled is None and told.sampled is not None and len(told.sampled) == told.tokens
-    assert sum(one.logprob for one in told.sampled) == pytest.approx(told.logprob)
+    assert sum(one.logprob for one in told.sampled) == pytest.approx(told.logprob, rel=EXACT)
     for one in told.sampled:
-        assert max(one.top.values()) == one.logprob == pytest.approx(one.top[one.text])
-        assert 10 < len(one.top) <= 20 and sum(map(math.exp, one.top.values())) <= 1 + 1e-6
+        assert max(one.top.values()) == one.logprob == pytest.approx(one.top[one.text], rel=EXACT)
+        assert 10 < len(one.top) <= 20 and sum(map(math.exp, one.top.values())) <= 1 + EXACT
 
 
 def grow(asks: Sequence[Ask], said: Sequence[str]) -> list[Ask]:
@@ -149,8 +159,8 @@ def grow(asks: Sequence[Ask], said: Sequence[str]) -> list[Ask]:
     return later
 
 
-def test_a_later_turn_computes_only_what_is_new(base: Path, model: LocalModel) -> None:
-    plain = LocalModel(base, precision="fp32", cache_tokens=0)
+def test_a_later_turn_computes_only_what_is_new(base: Path, wide: LocalModel) -> None:
+    model, plain = wide, LocalModel(base, precision="fp32", cache_tokens=0)
     texts = ["tea", "what is it made of? leaves and hot water", "alpha beta gamma"]
     asks = [ask(text, seed=seed) for seed, text in enumerate(texts)]
     others = [ask(text, seed=seed) for seed, text in enumerate(texts)]
@@ -160,7 +170,7 @@ def test_a_later_turn_computes_only_what_is_new(base: Path, model: LocalModel) -
         ours, theirs = model.reply(asks), plain.reply(others)
         assert [one.raw for one in ours] == [one.raw for one in theirs]
         for one, other in zip(ours, theirs, strict=True):
-            assert one.logprob == pytest.approx(other.logprob, rel=1e-4)
+            assert one.logprob == pytest.approx(other.logprob, rel=EXACT)
         computed.append(model.decoder.prefilled - before[0])
         lengths.append(plain.decoder.prefilled - before[1])
         asks, others = grow(asks, ["tea is hot"] * 3), grow(others, ["tea is hot"] * 3)

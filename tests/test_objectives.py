@@ -18,6 +18,7 @@ from holdfast.training.objectives import (
     sft,
 )
 
+pytestmark = pytest.mark.usefixtures("module_in_64_bits")
 PAIR_LOSSES = (
     {"loss": "sigmoid"},
     {"loss": "sigmoid", "label_smoothing": 0.2},

@@ -10,6 +10,7 @@ import os
 
 import pytest
 import torch
+from rounding import EXACT, apart
 
 from holdfast.training.objectives import dpo, group_advantages, kto, kto_reference_point, policy_gradient
 
@@ -17,7 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
 # TRL asks transformers by a name that transformers is about to drop.
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("one_thread", "module_in_64_bits"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
 
@@ -33,7 +34,7 @@ COMMON = {
     "dataloader_pin_memory": False,
     "disable_tqdm": True,
 }
-CLOSE = {"rel": 1e-5, "abs": 1e-7}
+CLOSE = {"rel": EXACT, "abs": EXACT}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def sums(model, ids, attended, picked):
 
 def assert_same_gradient(ours, theirs):
     assert theirs.abs().max() > 1e-4
-    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+    assert apart([ours], [theirs]) < EXACT
 
 
 def embedding_gradient(model, loss):
@@ -202,7 +203,7 @@ def test_kto_as_trl(places, tmp_path):
             kl = kto_reference_point(sums(policy, *mismatched), sums(reference, *mismatched))
         points.append(kl.item())
         ours = kto(sums(policy, *matched), known, desirable, beta=BETA, kl=kl, **weights)
-        assert kl.item() == pytest.approx(trainer._metrics["eval"]["kl"][-1], rel=1e-5, abs=1e-5)
+        assert kl.item() == pytest.approx(trainer._metrics["eval"]["kl"][-1], **CLOSE)
         assert ours.loss.item() == pytest.approx(theirs.item(), **CLOSE)
         assert_same_gradient(embedding_gradient(policy, ours.loss), embedding_gradient(trainer.model, theirs))
     assert min(points) == 0.0 < max(points)  # clamped and not
@@ -297,7 +298,7 @@ def test_policy_gradient_as_trl(grpo_trainer, places, loss_type, divergence, on_
         grpo_trainer.model.eval()
         theirs = grpo_trainer.compute_loss(grpo_trainer.model, batch)
     metrics = grpo_trainer._metrics["eval"]
-    assert ours.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
+    assert ours.loss.item() == pytest.approx(theirs.item(), **CLOSE)
     assert ours.clip_fraction.item() == pytest.approx(metrics["clip_ratio/region_mean"][-1], **CLOSE)
     assert (ours.clip_fraction.item() == 0) == on_policy
     if beta:
@@ -321,8 +322,8 @@ def test_a_step_in_two_parts_as_trl_accumulates_it(grpo_trainer, places, monkeyp
             theirs.append(grpo_trainer.compute_loss(grpo_trainer.model, part).item())
             ours.append(our_policy_gradient(policy, part, total=6, total_tokens=tokens, **options).loss.item())
         whole = our_policy_gradient(policy, batch, **options).loss.item()
-    assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
-    assert sum(ours) == pytest.approx(whole, rel=1e-5, abs=1e-6)
+    assert ours == pytest.approx(theirs, **CLOSE)
+    assert sum(ours) == pytest.approx(whole, **CLOSE)
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -335,4 +336,4 @@ def test_advantages_as_trl(grpo_trainer, monkeypatch, scale):
     theirs = grpo_trainer._generate_and_score_completions(rows)["advantages"]
     rewards = torch.tensor([float("nan") if score is None else score for score in scores])
     ours = group_advantages(rewards, torch.tensor([0, 0, 0, 1, 1, 1]), scale)
-    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(ours, theirs, rtol=EXACT, atol=EXACT)

@@ -9,15 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from tree_samples import (
-    SEQUENCES,
-    assert_close,
-    draw_adapter,
-    load_plain,
-    plain_logps,
-    towards,
-    tree_logps,
-)
+from rounding import EXACT, apart
+from tree_samples import SEQUENCES, draw_adapter, load_plain, plain_logps, towards, tree_logps
 
 from holdfast.records import PreferencePair
 from holdfast.training.adapters import HubModel, open_policy
@@ -34,7 +27,7 @@ from holdfast.training.passes import descend
 from holdfast.training.trees import partition
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "in_64_bits")
 # peft asks transformers by a name that transformers is about to drop.
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -112,9 +105,9 @@ def test_a_budget_changes_only_rounding(tiny_dir, name, budget):
     policy = open_policy(tiny_dir)
     loss, metrics, whole, work = take(policy, STEPS[name], 10_000)
     cut_loss, cut_metrics, cut, cut_work = take(policy, STEPS[name], budget)
-    assert cut_loss == pytest.approx(loss, rel=1e-6)
-    assert cut_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
-    assert_close(cut, whole, 1e-6)
+    assert cut_loss == pytest.approx(loss, rel=EXACT)
+    assert cut_metrics == pytest.approx(metrics, rel=EXACT, abs=EXACT)
+    assert apart(cut, whole) < EXACT
     assert cut_work.plain == work.plain and cut_work.scored == work.scored
     if name != "sft":
         assert cut_work.tokens > work.tokens or budget > 41
@@ -151,9 +144,9 @@ def test_cut_passes_have_one_dropout(llama_dir):
         loss, _ = part.loss(torch.cat(logps), owner)
         torch.manual_seed(5)
         other = descend(policy, part, 45)
-    assert found.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert found.loss == pytest.approx(loss.item(), rel=EXACT)
     assert other.loss != found.loss
-    assert_close(gradient, torch.autograd.grad(loss, policy.trainable()), 1e-5)
+    assert apart(gradient, torch.autograd.grad(loss, policy.trainable())) < EXACT
 
 
 def score_with_graph(policy, sequences, budget):
@@ -180,5 +173,5 @@ def test_demonstrations_weigh_by_token(tiny_dir):
         with torch.no_grad():
             spent -= float((plain_logps(plain, [whole]).numpy() * weights).sum())
         weighed += weights.sum()
-    assert loss == pytest.approx(spent / weighed, rel=1e-5)
+    assert loss == pytest.approx(spent / weighed, rel=EXACT)
     assert isinstance(step.parts(10_000)[0], TokenPart) and len(step.parts(30)) == 3

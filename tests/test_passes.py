@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from rounding import EXACT, apart
 from tree_samples import (
     SEQUENCES,
-    assert_close,
     build_hub,
     draw_adapter,
     load_plain,
@@ -27,6 +27,7 @@ from holdfast.training.passes import check_budget, score_within
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread")
+wide = pytest.mark.usefixtures("in_64_bits")
 # peft asks transformers by a name that transformers is about to drop.
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
@@ -51,11 +52,12 @@ def gradients(logps, weights):
 # --- numbers and gradients
 
 
+@wide
 def test_tiny_llama_equals_transformers(tiny_dir):
     policy, plain = open_policy(tiny_dir), load_plain(tiny_dir)
     assert isinstance(policy, WholeTiny)
     ours, theirs = tree_logps(policy), plain_logps(plain, SEQUENCES)
-    assert len(ours) > 100 and (ours - theirs).abs().max() < 1e-5
+    assert len(ours) > 100 and apart([ours], [theirs]) < EXACT
     # Gradients go into a model's place for weights, which names them as transformers does.
     fused = TinyLlama(TinyLlama.load(tiny_dir).shape)
     for place, gradient in zip(fused.parameters(), gradients(ours, policy.trainable()), strict=True):
@@ -63,15 +65,16 @@ def test_tiny_llama_equals_transformers(tiny_dir):
     named = fused.export_weights()
     weights = dict(plain.named_parameters())
     assert named.keys() == weights.keys()
-    assert_close([named[name] for name in weights], gradients(theirs, list(weights.values())), 1e-4)
+    assert apart([named[name] for name in weights], gradients(theirs, list(weights.values()))) < EXACT
 
 
+@wide
 @pytest.mark.parametrize("kind", KINDS)
 def test_architectures_equal_transformers(kind, tmp_path):
     policy, plain = HubModel(build_hub(tmp_path, kind, **KINDS[kind])), load_plain(tmp_path)
     ours, theirs = tree_logps(policy), plain_logps(plain, SEQUENCES)
-    assert (ours - theirs).abs().max() < 1e-5
-    assert_close(gradients(ours, policy.trainable()), gradients(theirs, list(plain.parameters())), 1e-4)
+    assert apart([ours], [theirs]) < EXACT
+    assert apart(gradients(ours, policy.trainable()), gradients(theirs, list(plain.parameters()))) < EXACT
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "stablelm"])
@@ -81,15 +84,17 @@ def test_architectures_that_would_differ_are_refused(kind, tmp_path):
         HubModel(build_hub(tmp_path, kind))
 
 
+@wide
 @pytest.mark.parametrize("kind", ["mistral", "phi3", "gemma3_text"])
 def test_sliding_windows_bound_what_is_read(kind, tmp_path):
     policy = HubModel(build_hub(tmp_path, kind, sliding_window=16))
     assert policy.max_positions == 16
     short = [dataclasses.replace(item, ids=item.ids[:16], weights=item.weights[:16]) for item in SEQUENCES]
     theirs = plain_logps(load_plain(tmp_path), short)
-    assert (tree_logps(policy, short) - theirs).abs().max() < 1e-5
+    assert apart([tree_logps(policy, short)], [theirs]) < EXACT
 
 
+@wide
 @third_party
 def test_lora_equals_peft(llama_dir):
     from peft import LoraConfig, get_peft_model
@@ -104,9 +109,9 @@ def test_lora_equals_peft(llama_dir):
     draw_adapter(policy.trainable())
     draw_adapter(adapter)
     ours, theirs = tree_logps(policy), plain_logps(plain, SEQUENCES)
-    assert (ours - theirs).abs().max() < 1e-5
+    assert apart([ours], [theirs]) < EXACT
     assert (theirs - plain_logps(load_plain(llama_dir), SEQUENCES)).abs().max() > 0.1
-    assert_close(gradients(ours, policy.trainable()), gradients(theirs, adapter), 1e-4)
+    assert apart(gradients(ours, policy.trainable()), gradients(theirs, adapter)) < EXACT
 
 
 @third_party
@@ -160,15 +165,16 @@ def test_recomputing_changes_nothing(llama_dir, lora_r):
     assert torch.equal(plain, again) and all(map(torch.equal, first, second))
 
 
+@wide
 def test_scores_within_a_budget(tiny_dir):
     policy = open_policy(tiny_dir)
     whole = score_within(policy, SEQUENCES, 10_000)
     for budget in (45, 100):
         cut = score_within(policy, SEQUENCES, budget)
         for one, other, item in zip(whole, cut, SEQUENCES, strict=True):
-            assert len(one) == (item.weights > 0).sum() and torch.allclose(one, other, atol=1e-5)
+            assert len(one) == (item.weights > 0).sum() and torch.allclose(one, other, rtol=EXACT, atol=0)
             assert not one.requires_grad
-    assert torch.allclose(torch.cat(whole), plain_logps(load_plain(tiny_dir), SEQUENCES), atol=1e-5)
+    assert apart([torch.cat(whole)], [plain_logps(load_plain(tiny_dir), SEQUENCES)]) < EXACT
 
 
 def test_a_sequence_above_the_budget_is_refused():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from chat_samples import make_base
 from remote_samples import opened
+from rounding import EXACT
 
 from holdfast import cli
 from holdfast.dialogues import hold
@@ -454,6 +455,7 @@ def write_rater(directory: Path, ids: Callable[[Any], list[int]]) -> Path:
     return directory
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_the_rating_is_that_of_the_models_own_logits(tmp_path: Path) -> None:
     pytest.importorskip("llguidance")
     transformers = pytest.importorskip("transformers")
@@ -484,11 +486,11 @@ def test_the_rating_is_that_of_the_models_own_logits(tmp_path: Path) -> None:
         shares |= {1: shares[1] * (1 - zero), 10: shares[1] * zero}
         mass = sum(shares.values())
         kept = Rating.from_text(score.reply or "")
-        assert kept.mass == pytest.approx(mass, abs=1e-5) and mass > LEAST_MASS
+        assert kept.mass == pytest.approx(mass, rel=EXACT) and mass > LEAST_MASS
         expected = sum(rating * share for rating, share in shares.items()) / mass
-        assert kept.expected == pytest.approx(expected, abs=1e-5)
-        assert score.value == pytest.approx(to_value(expected), abs=1e-5)
-        assert kept.unsplit == 0 and dict(kept.distribution) == pytest.approx(shares, abs=1e-5)
+        assert kept.expected == pytest.approx(expected, rel=EXACT)
+        assert score.value == pytest.approx(to_value(expected), rel=EXACT)
+        assert kept.unsplit == 0 and dict(kept.distribution) == pytest.approx(shares, rel=EXACT)
 
 
 def test_a_model_with_random_weights_is_no_judge(tmp_path: Path) -> None:

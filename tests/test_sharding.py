@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny_office as office
-import torch
+from rounding import EXACT, apart
 from safetensors.torch import load_file
+from wide_training import train_wide
 
 from holdfast.errors import StepError, StudyError
 from holdfast.models.tiny_chat import TinyChat
+from holdfast.training import stages
 from holdfast.training.launch import run_together
-from holdfast.training.stages import train_dpo, train_sft
+from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
+
+pytestmark = pytest.mark.usefixtures("wide_processes")
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
+def wide_processes(module_in_64_bits):
+    """Every process that trains does so in 64 bits: Adam magnifies rounding where a gradient is almost nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "train_dpo", train_wide)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="module")
+def start(wide_processes, tmp_path_factory):
     root = tmp_path_factory.mktemp("sharding")
     fresh = office.make_model(root / "fresh")
     demonstrations = office.demonstrations(TinyChat.load(fresh))
     return train_sft(fresh, demonstrations, office.TEACHING, seed=0, out_dir=root / "base").path
 
 
+@pytest.fixture(scope="module")
+def reference(start):
+    """Computed once: a stage's state is taken up only on the very numbers that it started with."""
+    _, encoded = office.preferences(TinyChat.load(start))
+    return reference_logprobs(start, list(encoded), encoded, office.STAGE.loss_mask)
+
+
 @pytest.fixture(scope="module", params=[{}, {"lora_r": 4}], ids=["whole", "lora"])
-def both(request, start, tmp_path_factory):
+def both(request, start, reference, tmp_path_factory):
     """Results and folders of a stage in one process and in two."""
     root = tmp_path_factory.mktemp("both")
     pairs, encoded = office.preferences(TinyChat.load(start))
@@ -35,7 +57,8 @@ def both(request, start, tmp_path_factory):
     for devices in (1, 2):
         out, folder = root / f"out-{devices}", root / f"log-{devices}"
         stage = replace(settings, devices=devices)
-        results = train_dpo(start, pairs, encoded, stage, seed=3, save_at=[2, 4], out_dir=out, folder=folder)
+        told = {"seed": 3, "save_at": [2, 4], "out_dir": out, "folder": folder, "reference": reference}
+        results = train_dpo(start, pairs, encoded, stage, **told)
         found[devices] = (results, folder)
     return found
 
@@ -48,9 +71,9 @@ def test_losses_are_those_of_one_process(both):
     (alone, _), (together, _) = both[1], both[2]
     assert [result.steps for result in together] == [2, 4]
     for ours, theirs in zip(together, alone, strict=True):
-        assert ours.losses == pytest.approx(theirs.losses, rel=1e-5)
+        assert ours.losses == pytest.approx(theirs.losses, rel=EXACT)
         assert ours.tokens == theirs.tokens and ours.examples == theirs.examples
-        assert ours.chosen_drift == pytest.approx(theirs.chosen_drift, rel=1e-3)
+        assert ours.chosen_drift == pytest.approx(theirs.chosen_drift, rel=EXACT)
     assert len(set(alone[-1].losses)) == 4
 
 
@@ -60,8 +83,7 @@ def test_weights_are_those_of_one_process(both):
         found, expected = weights_of(ours.path), weights_of(theirs.path)
         assert found.keys() == expected.keys()
         for name, weight in expected.items():
-            # Adam magnifies rounding where a gradient is almost nothing.
-            assert torch.allclose(found[name], weight, rtol=1e-4, atol=2e-5), name
+            assert apart([found[name]], [weight]) < EXACT, name
 
 
 def test_a_step_is_shared_and_its_log_written_once(both):
@@ -70,7 +92,7 @@ def test_a_step_is_shared_and_its_log_written_once(both):
     assert (both[2][1] / "state" / "tensors.safetensors").exists()
 
 
-def test_a_sharded_stage_goes_on_where_it_was(both, start, tmp_path):
+def test_a_sharded_stage_goes_on_where_it_was(both, start, reference, tmp_path):
     """From the state that two processes left, two go on; with an adapter, which one process holds alike, one does."""
     results, folder = both[2]
     pairs, encoded = office.preferences(TinyChat.load(start))
@@ -78,10 +100,11 @@ def test_a_sharded_stage_goes_on_where_it_was(both, start, tmp_path):
     settings = replace(office.STAGE, steps=6, pairs_per_step=7, token_budget=60, lora_r=4 if lora else 0)
     copy = shutil.copytree(folder, tmp_path / "log")
     stage = replace(settings, devices=1 if lora else 2)
-    resumed = train_dpo(start, pairs, encoded, stage, seed=3, save_at=[6], out_dir=tmp_path / "out", folder=copy)[-1]
-    unbroken = train_dpo(start, pairs, encoded, settings, seed=3, save_at=[6], out_dir=tmp_path / "whole")[-1]
+    told = {"seed": 3, "save_at": [6], "reference": reference}
+    resumed = train_dpo(start, pairs, encoded, stage, out_dir=tmp_path / "out", folder=copy, **told)[-1]
+    unbroken = train_dpo(start, pairs, encoded, settings, out_dir=tmp_path / "whole", **told)[-1]
     assert resumed.losses[:4] == results[-1].losses
-    assert resumed.losses == pytest.approx(unbroken.losses, rel=1e-5)
+    assert resumed.losses == pytest.approx(unbroken.losses, rel=EXACT)
 
 
 def test_an_error_of_the_work_is_raised_as_it_is(start, tmp_path):

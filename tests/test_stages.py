@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_office as office
 import torch
+from rounding import EXACT
 
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.models.tiny import TinyModel
@@ -78,6 +79,7 @@ def test_sft_teaches_and_is_reproducible(base, tmp_path):
     assert ticks[:30] == [(step, 30) for step in range(1, 31)]
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_dpo_separates_the_sides(base, data, tmp_path):
     pairs, encoded = data
     ticks = []
@@ -91,14 +93,14 @@ def test_dpo_separates_the_sides(base, data, tmp_path):
         out_dir=tmp_path,
         progress=lambda done, total: ticks.append((done, total)),
     )[0]
-    assert result.losses[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert result.losses[0] == pytest.approx(np.log(2), rel=EXACT)
     assert result.losses[-1] < 0.6 and result.accuracies[-1] > 0.7
     assert result.chosen_drift > result.rejected_drift + 1 and len(result.losses) == result.steps == 12
     assert result.examples == 60 and ticks == [(step, 12) for step in range(1, 13)]
     before, after = (reference_logprobs(path, list(encoded), encoded) for path in (base, result.path))
     for side, drift in (("chosen", result.chosen_drift), ("rejected", result.rejected_drift)):
         names = [getattr(pair, side) for pair in pairs]
-        assert drift == pytest.approx(np.mean([after[name] - before[name] for name in names]), abs=1e-4)
+        assert drift == pytest.approx(np.mean([after[name] - before[name] for name in names]), rel=EXACT)
     assert TinyModel.load(result.path).chat.tokens == TinyModel.load(base).chat.tokens
 
 
@@ -123,6 +125,7 @@ def test_declared_settings_do_something(base, data, tmp_path, changed):
     assert other.chosen_drift > other.rejected_drift
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_a_token_budget_changes_only_rounding(base, data, tmp_path):
     pairs, encoded = data
     longest = max(len(item.ids) for item in encoded.values())
@@ -130,8 +133,8 @@ def test_a_token_budget_changes_only_rounding(base, data, tmp_path):
         train_dpo(base, pairs, encoded, settings, seed=0, save_at=[12], out_dir=tmp_path / str(number))[0]
         for number, settings in enumerate((STAGE, dataclasses.replace(STAGE, token_budget=longest)))
     )
-    assert cut.losses == pytest.approx(whole.losses, abs=1e-4) and cut.tokens == whole.tokens
-    assert cut.chosen_drift == pytest.approx(whole.chosen_drift, abs=1e-3)
+    assert cut.losses == pytest.approx(whole.losses, rel=EXACT) and cut.tokens == whole.tokens
+    assert cut.chosen_drift == pytest.approx(whole.chosen_drift, rel=EXACT)
 
 
 def test_doses_are_points_of_one_run(base, data, tmp_path):
@@ -145,6 +148,7 @@ def test_doses_are_points_of_one_run(base, data, tmp_path):
     assert not same_weights(long[0].path, long[1].path)
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_a_later_stage_refers_to_the_checkpoint_it_starts_from(base, data, tmp_path):
     pairs, encoded = data
     first = train_dpo(base, pairs, encoded, STAGE, seed=0, save_at=[12], out_dir=tmp_path / "first")[0].path
@@ -154,7 +158,7 @@ def test_a_later_stage_refers_to_the_checkpoint_it_starts_from(base, data, tmp_p
     moved = np.mean([abs(of_first[name] - of_base[name]) for name in of_first])
     assert moved > 0.5
     # At its first step the policy is its reference, whichever side the pairs favour; against the base it is not.
-    assert second.losses[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert second.losses[0] == pytest.approx(np.log(2), rel=EXACT)
     wrong = train_dpo(
         first, flipped, encoded, STAGE, seed=0, save_at=[1], out_dir=tmp_path / "wrong", reference=of_base
     )[0]
@@ -165,6 +169,7 @@ def test_a_later_stage_refers_to_the_checkpoint_it_starts_from(base, data, tmp_p
     assert given.losses == second.losses and same_weights(given.path, second.path)
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_reference_equals_each_trajectory_by_itself(base, data):
     pairs, encoded = data
     scores = reference_logprobs(base, [pair.chosen for pair in pairs], encoded, "completion", token_budget=80)
@@ -172,9 +177,10 @@ def test_reference_equals_each_trajectory_by_itself(base, data):
     model = TinyModel.load(base)
     for name, score in scores.items():
         alone = model.logprobs([(encoded[name].ids.tolist(), encoded[name].picked("completion").tolist())])[0]
-        assert score == pytest.approx(float(alone.sum()), abs=1e-4)
+        assert score == pytest.approx(float(alone.sum()), rel=EXACT)
 
 
+@pytest.mark.usefixtures("in_64_bits")
 @third_party
 def test_lora_trains_and_loads(base, data, tmp_path):
     pairs, encoded = data
@@ -184,7 +190,7 @@ def test_lora_trains_and_loads(base, data, tmp_path):
     ]
     firm = dataclasses.replace(ADAPTED, lora_dropout=0.0)
     without = train_dpo(base, pairs, encoded, firm, seed=0, save_at=[12], out_dir=tmp_path / "firm")[0]
-    assert without.losses[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert without.losses[0] == pytest.approx(np.log(2), rel=EXACT)
     assert runs[1][0].losses[0] == without.losses[0]  # a fresh adapter adds nothing, dropped or not
     assert runs[1][0].losses[-1] != without.losses[-1]  # dropout is on while training
     assert runs[0][1].losses == runs[1][0].losses and same_weights(runs[0][1].path, runs[1][0].path)
@@ -193,7 +199,7 @@ def test_lora_trains_and_loads(base, data, tmp_path):
     assert torch.equal(merged.head, before.head) and not torch.equal(merged.qkv[0], before.qkv[0])
     after, start = (reference_logprobs(path, list(encoded), encoded) for path in (runs[1][0].path, base))
     drift = np.mean([after[pair.rejected] - start[pair.rejected] for pair in pairs])
-    assert runs[1][0].rejected_drift == pytest.approx(drift, abs=1e-4)
+    assert runs[1][0].rejected_drift == pytest.approx(drift, rel=EXACT)
     assert runs[1][0].losses[-1] < 0.65
 
 

@@ -14,6 +14,7 @@ import tiny_office as office
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import EXACT, apart
 
 from holdfast.errors import StudyError
 from holdfast.models import Conversation, chat_messages, chat_tools
@@ -173,26 +174,29 @@ def test_texts_are_read_back(chat):
     assert (message, stopped) == (office.say("i did not find the memo"), "stop")
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_transformers_computes_the_same(taught, chat):
     llama = TinyLlama.load(taught)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(taught)
-    assert type(theirs).__name__ == "LlamaForCausalLM" and theirs.dtype == torch.float32
+    assert type(theirs).__name__ == "LlamaForCausalLM"
     assert {path.suffix for path in taught.iterdir()} == {".json", ".safetensors"}
     assert theirs.generation_config.eos_token_id == [END, EOS]
     tokens = torch.randint(0, len(chat.tokens), (5, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        difference = llama(tokens) @ llama.head.T - theirs(tokens).logits
-    assert difference.abs().max() < 1e-5
+        assert apart([llama(tokens) @ llama.head.T], [theirs(tokens).logits]) < EXACT
 
 
 def test_a_directory_saved_by_transformers_loads(taught, tmp_path, tokenizer):
-    transformers.AutoModelForCausalLM.from_pretrained(taught).save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(taught)
+    assert loaded.dtype == torch.float32
+    loaded.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     ours, theirs = TinyModel.load(taught), TinyModel.load(tmp_path)
     assert torch.equal(ours.llama.head, theirs.llama.head) and torch.equal(ours.llama.qkv[1], theirs.llama.qkv[1])
     assert ours.chat.tokens == theirs.chat.tokens and ours.chat.system_prompts == theirs.chat.system_prompts
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_steps_equal_full_forwards(taught, chat):
     """Prompts of unequal length, rows that branch and rows that end."""
     llama = TinyLlama.load(taught)
@@ -201,7 +205,7 @@ def test_steps_equal_full_forwards(taught, chat):
     with torch.no_grad():
         full = llama(tokens)
         steps = Steps(llama, tokens[:, :12], lengths, 8)
-        assert (steps.hidden - full[rows, lengths - 1]).abs().max() < 1e-5
+        assert apart([steps.hidden], [full[rows, lengths - 1]]) < EXACT
         for offset in range(8):
             if offset in (3, 5):
                 kept = torch.tensor({3: [0, 0, 1, 2], 5: [1, 3]}[offset])
@@ -209,7 +213,7 @@ def test_steps_equal_full_forwards(taught, chat):
                 rows, lengths = rows[kept], lengths[kept]
             place = lengths + offset
             steps.push(tokens[rows, place])
-            assert (steps.hidden - full[rows, place]).abs().max() < 1e-5
+            assert apart([steps.hidden], [full[rows, place]]) < EXACT
 
 
 def test_rollouts_of_one_prompt_are_computed_together(taught):
@@ -275,6 +279,7 @@ def test_taught_model_speaks_the_format(taught):
     assert any(reply.message.tool_calls for reply in replies) and any(reply.message.content for reply in replies)
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_a_reply_does_not_depend_on_its_batch(taught):
     model, talks = TinyModel.load(taught), conversations() * 4
     together = model.reply(office.asks(talks, office.generators(len(talks)), temperature=1.3, max_tokens=12))
@@ -284,9 +289,10 @@ def test_a_reply_does_not_depend_on_its_batch(taught):
     ]
     assert [reply.raw for reply in together] == [reply.raw for reply in alone]
     assert len({reply.raw for reply in together}) > 10
-    assert [reply.logprob for reply in together] == pytest.approx([reply.logprob for reply in alone], abs=1e-4)
+    assert [reply.logprob for reply in together] == pytest.approx([reply.logprob for reply in alone], rel=EXACT)
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_reply_logprob_is_the_sequence_logprob(taught, chat):
     model, talks = TinyModel.load(taught), conversations()
     replies = model.reply(office.asks(talks, office.generators(len(talks), 3), temperature=0.7, max_tokens=12))
@@ -296,9 +302,10 @@ def test_reply_logprob_is_the_sequence_logprob(taught, chat):
         sequences.append((prompt + sampled, [False] * len(prompt) + [True] * len(sampled)))
     for reply, logps in zip(replies, model.logprobs(sequences), strict=True):
         assert len(logps) == reply.tokens
-        assert logps.sum() == pytest.approx(reply.logprob, abs=1e-4)
+        assert logps.sum() == pytest.approx(reply.logprob, rel=EXACT)
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_logprobs_equal_transformers(taught, chat):
     sequences = [chat.encode([*office.opening(t), *office.careful(t)], office.TOOLS) for t in office.THINGS]
     sequences += [chat.encode([*office.opening(t), *office.refusing(t)], office.TOOLS) for t in office.THINGS]
@@ -307,7 +314,7 @@ def test_logprobs_equal_transformers(taught, chat):
         with torch.no_grad():
             full = theirs(torch.tensor([ids])).logits[0].log_softmax(-1)
         expected = [full[place - 1, ids[place]].item() for place in range(1, len(ids)) if mask[place]]
-        assert logps.tolist() == pytest.approx(expected, abs=1e-5)
+        assert logps.tolist() == pytest.approx(expected, rel=EXACT)
 
 
 def test_sampling_follows_the_distribution(taught, chat):

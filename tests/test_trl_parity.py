@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_office as office
 import torch
+from rounding import EXACT, apart
 from safetensors.torch import load_file
 
 from holdfast.models import chat_messages, chat_tools
@@ -27,7 +28,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
 # TRL asks transformers by a name that transformers is about to drop.
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("one_thread", "module_in_64_bits"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),
 ]
 
@@ -159,12 +160,12 @@ def test_same_logprobs_and_loss_as_trl(models, data, tmp_path, loss_mask):
     names = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     sums = [torch.tensor([scores[name] for name in names]) for scores in (policy, reference)]
     for ours, their in zip(sums, theirs, strict=True):
-        assert torch.allclose(ours, their, atol=1e-5, rtol=1e-6)
+        assert apart([ours], [their]) < EXACT
     chosen, rejected = zip(*(part.chunk(2) for part in sums), strict=True)
     ours = dpo(chosen[0], rejected[0], chosen[1], rejected[1], beta=BETA)
-    assert ours.loss.item() == pytest.approx(loss, abs=1e-5)
+    assert ours.loss.item() == pytest.approx(loss, rel=EXACT)
     assert abs(loss - np.log(2)) > 0.05  # the policy is not its reference, so the comparison says something
-    assert trainer._metrics["eval"]["rewards/margins"][-1] == pytest.approx(ours.margin.item(), abs=1e-5)
+    assert trainer._metrics["eval"]["rewards/margins"][-1] == pytest.approx(ours.margin.item(), rel=EXACT)
     with_answers = inputs["completion_mask"].sum().item()
     assert with_answers == sum(int(encoded[name].picked(loss_mask).sum()) for name in names)
 
@@ -195,7 +196,7 @@ def assert_same_gradients(ours, theirs):
     assert ours.keys() == theirs.keys() and len(theirs) > 10
     for name, gradient in theirs.items():
         assert gradient.norm() > 1e-5, name
-        assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+        assert apart([ours[name]], [gradient]) < EXACT, name
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_same_gradients_of_all_weights_as_trl(models, data, tmp_path, *, loss_ma
     loss = trainer.compute_loss(trainer.model, dict(batch_of(trainer)))
     loss.backward()
     policy = open_policy(moved)
-    assert our_gradients(policy, base, data, loss_mask, objective) == pytest.approx(loss.item(), rel=1e-4)
+    assert our_gradients(policy, base, data, loss_mask, objective) == pytest.approx(loss.item(), rel=EXACT)
     # Gradients go into a model's place for weights, which names them as transformers does.
     fused = TinyLlama(TinyLlama.load(moved).shape)
     for place, weight in zip(fused.parameters(), policy.trainable(), strict=True):
@@ -258,7 +259,7 @@ def test_same_gradients_of_adapters_as_trl(models, data, tmp_path, loss_mask):
     loss.backward()
     assert abs(loss.item() - np.log(2)) > 0.01
     assert our_gradients(policy, base, data, loss_mask, PairObjective(beta=BETA)) == pytest.approx(
-        loss.item(), rel=1e-4
+        loss.item(), rel=EXACT
     )
     ours, theirs = ({str(n): w.grad for n, w in enumerate(found)} for found in (policy.trainable(), adapter))
     assert_same_gradients(ours, theirs)
@@ -326,7 +327,7 @@ def test_same_weights_after_steps_of_the_same_pairs_as_trl(models, data, tmp_pat
     found, start = (load_file(place / "model.safetensors") for place in (path, base))
     for name, weight in trainer.model.named_parameters():
         assert (weight - start[name]).abs().max() > 1e-3
-        assert (found[name] - weight).abs().max() < 1e-5, name
+        assert apart([found[name]], [weight]) < EXACT, name
 
 
 def test_same_adapters_after_steps_of_the_same_pairs_as_trl(models, data, tmp_path):
@@ -348,4 +349,4 @@ def test_same_adapters_after_steps_of_the_same_pairs_as_trl(models, data, tmp_pa
         assert len(list(Loop(policy, settings, seed=11).run(steps))) == 7
     for one, other, before in zip(policy.trainable(), adapter, start, strict=True):
         assert (other - before).abs().max() > 1e-3
-        assert (one - other).abs().max() < 1e-5
+        assert apart([one], [other]) < EXACT

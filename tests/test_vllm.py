@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from chat_samples import make_base
+from rounding import EXACT, apart
 from smoke_study import write_toml
 from tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain, plain_logps, tree_logps
 
@@ -151,6 +152,7 @@ def gap_of(policy: HubModel, model: VllmModel, temperature: float) -> float:
     return max(abs(float(one.sum()) - (reply.logprob or 0)) for one, reply in zip(found, replies, strict=True))
 
 
+@pytest.mark.usefixtures("in_64_bits")
 @pytest.mark.parametrize("kind", ["qwen2", "phi3"])
 @pytest.mark.parametrize("staged", [False, True])
 def test_peft_reads_the_newest_adapter_on_what_the_stage_starts_from(kind: str, staged: bool, tmp_path: Path) -> None:
@@ -174,10 +176,11 @@ def test_peft_reads_the_newest_adapter_on_what_the_stage_starts_from(kind: str, 
     theirs = PeftModel.from_pretrained(load_plain(whole), place).eval()
     with torch.no_grad():
         ours = tree_logps(policy)
-        assert (plain_logps(theirs, SEQUENCES) - ours).abs().max() < 1e-5
+        assert apart([plain_logps(theirs, SEQUENCES)], [ours]) < EXACT
         assert (plain_logps(load_plain(whole), SEQUENCES) - ours).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("in_64_bits")
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_replies_are_of_the_newest_adapter(temperature: float, base: Path, vllm: type[StandIn]) -> None:
     """Their log-probabilities are those of training, at temperature 1 whatever they were sampled at."""
@@ -190,7 +193,7 @@ def test_replies_are_of_the_newest_adapter(temperature: float, base: Path, vllm:
             for weight in policy.trainable():
                 weight.mul_(scale)
         model.take_adapter(*policy.newest())
-        assert gap_of(policy, model, temperature) < 1e-4
+        assert gap_of(policy, model, temperature) < EXACT
         with torch.no_grad():
             policy.trainable()[-1].add_(1.0)
         assert gap_of(policy, model, temperature) > 1e-2
@@ -233,6 +236,7 @@ def study_of(base: Path, **stage: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("in_64_bits")
 def test_rollouts_of_a_step_are_sampled_in_vllm(base: Path, tmp_path: Path, vllm: type[StandIn]) -> None:
     study = load(write_toml(study_of(base), tmp_path / "study.toml"))
     opened, trained = (step for step in build(study).steps if step.kind == "train")
@@ -249,7 +253,7 @@ def test_rollouts_of_a_step_are_sampled_in_vllm(base: Path, tmp_path: Path, vllm
             scored = score_all(policy, sequences, 4096)
             assert len(rollouts) == 4
             for item, ours in zip(rollouts, scored, strict=True):
-                assert item.logprob == pytest.approx(float(ours.sum()), abs=1e-3)
+                assert item.logprob == pytest.approx(float(ours.sum()), rel=EXACT)
             with torch.no_grad():
                 policy.trainable()[-1].add_(1.0)
     (engine,) = vllm.opened

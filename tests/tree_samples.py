@@ -124,13 +124,6 @@ def towards(count: int) -> torch.Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(1))
 
 
-def assert_close(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor], relative: float) -> None:
-    """Within a part of each tensor's own size."""
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.shape == other.shape and other.abs().max() > 0
-        assert (one - other).norm() <= relative * other.norm()
-
-
 def tree_logps(policy: Policy, sequences: Sequence[ScoredSequence] = SEQUENCES) -> torch.Tensor:
     return score(policy, pack(sequences, policy.device, masks=policy.masks))
 

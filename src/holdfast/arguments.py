@@ -86,6 +86,13 @@ def _add_study_commands(commands: Any) -> None:
         "source", type=Path, metavar="SRC", help="a .tar, .tar.zst or an unpacked directory; .eval or .json logs"
     )
     bring.add_argument("-o", "--output", type=Path, metavar="RUN", required=True)
+    bring.add_argument(
+        "--score",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="what a scorer's value in Inspect logs means: safety=-score[0,1] (- where high is bad), repeatable",
+    )
     bring.add_argument("--quiet", action="store_true")
 
 

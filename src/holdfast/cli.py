@@ -112,6 +112,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
+    from holdfast.exchange.scales import parse_score
     from holdfast.imports import import_run
     from holdfast.progress import ProgressLines, rate_and_left
     from holdfast.published import ImportProgress
@@ -123,13 +124,16 @@ def _import(options: argparse.Namespace) -> int:
         shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
         lines.passing(f"{shown} · {progress.trajectories:,} trajectories, {progress.scores:,} scores")
 
-    summary = import_run(options.source, options.output, progress=tell)
+    scores = [parse_score(word) for word in options.score]
+    summary = import_run(options.source, options.output, scores=scores, progress=tell)
     lines.line("done")
     _say(
         f"{options.output}: {summary.trajectories:,} trajectories, {summary.scores:,} scores,"
         f" {summary.checkpoints} checkpoints, {summary.cases} cases"
         f" ({summary.new_trajectories:,} trajectories and {summary.new_scores:,} scores are new)"
     )
+    for note in summary.notes:
+        _say(f"note: {one_line(note)}")
     _say(f"next: holdfast report {shlex.quote(str(options.output))}")
     return 0
 
@@ -143,6 +147,7 @@ def _pairs(options: argparse.Namespace) -> int:
     if options.arguments is not None and options.to != "trl":
         raise StudyError("pairs: --arguments goes with --to trl only; leave it out")
     with Store(options.run) as store:
+        pairs.require_declared(store, options.judge)
         selection = pairs.build_pairs(
             store.score_table(),
             store.trajectory_ids(),

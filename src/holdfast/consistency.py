@@ -187,9 +187,11 @@ def _check_merges(study: Study) -> None:
 
 
 def _check_gate(study: Study) -> None:
-    _require_distinct(study.gate.blocking, "gate.blocking")
-    for name in study.gate.blocking:
-        require_known(name, CHECKS, "gate.blocking has", "the checks there are")
+    for key in ("blocking", "required"):
+        names: tuple[str, ...] = getattr(study.gate, key)
+        _require_distinct(names, f"gate.{key}")
+        for name in names:
+            require_known(name, CHECKS, f"gate.{key} has", "the checks there are")
     if study.gate.judge is not None:
         require_known(study.gate.judge, study.judges, "gate.judge names", "[judges.…]")
 

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from holdfast.errors import MissingExtra
+from holdfast.errors import MissingExtra, StudyError
+from holdfast.exchange.scales import ScoreOption
 from holdfast.published import ImportProgress, ImportSummary, import_into
 from holdfast.published.reader import into_run
 
-LOG = ".eval"
-_LOG_AS_JSON = ".json"
-
 
 def import_run(
-    source: Path, output: Path, *, progress: Callable[[ImportProgress], None] | None = None
+    source: Path,
+    output: Path,
+    *,
+    scores: Sequence[ScoreOption] = (),
+    progress: Callable[[ImportProgress], None] | None = None,
 ) -> ImportSummary:
     """What was read from ``source`` into the run at ``output``, made if need be, all of it or nothing.
 
-    A ``.eval`` or ``.json`` file is an Inspect log, and so is what a folder with a ``.eval`` file in it holds, or one
-    with ``.json`` files and no ``.jsonl`` ones; anything else is the published study. Errors: StudyError, StoreError,
-    MissingExtra.
+    An Inspect log, or a folder that holds one anywhere, is read as such; anything else is the published study.
+    ``scores`` say what the values of a log's scorers mean. Errors: StudyError, StoreError, MissingExtra.
     """
     source, output = Path(source), Path(output)
     if not _is_inspect(source):
+        if scores:
+            raise StudyError(f"{source}: --score is of Inspect logs, and none is there; leave it out")
         return import_into(source, output, progress=progress)
     try:
         from holdfast.exchange.inspect.importing import import_logs
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
-    return into_run(output, lambda store: import_logs(source, store, progress=progress))
+    return into_run(output, lambda store: import_logs(source, store, scores=scores, progress=progress))
 
 
 def _is_inspect(source: Path) -> bool:
+    """Whether a source is of Inspect, or so named that nothing else is meant."""
+    from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
+
+    if is_inspect(source):
+        return True
     if source.is_dir():
         kinds = {path.suffix for path in source.rglob("*")}
-        return LOG in kinds or (_LOG_AS_JSON in kinds and ".jsonl" not in kinds)
-    return source.is_file() and source.suffix in (LOG, _LOG_AS_JSON)
+        return LOG_AS_JSON in kinds and ".jsonl" not in kinds
+    return source.exists() and source.suffix in (LOG, LOG_AS_JSON)

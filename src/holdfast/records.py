@@ -379,6 +379,7 @@ class Check:
     "points" or "share". ``lower`` and ``upper`` are one-sided bounds at level ``alpha`` each (after Holm where that was
     declared). A positive change is worse only where ``worse`` is "higher". ``parent`` and ``child`` are the two means;
     ``change`` is None where the child is held against a limit by itself. ``n`` counts cases, rollouts and clusters.
+    ``measured`` is False where the data cannot have the metric, which ``reason`` then explains.
     """
 
     metric: str
@@ -396,6 +397,7 @@ class Check:
     p_fail: float | None = None
     reason: str = ""
     n: Mapping[str, int] = field(default_factory=dict)
+    measured: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,7 +405,9 @@ class Verdict:
     """What a gate says of a child against its parent, with all that it rests on.
 
     ``rules`` are the declared settings and ``fingerprint`` their digest; ``judge`` and ``rubrics`` say whose scores,
-    ``data`` is a digest of the scores that were compared. ``limits`` is what a reader must know.
+    ``data`` is a digest of the scores that were compared. ``basis`` is what the verdict means at all and stands first
+    wherever it is told: what a score from elsewhere was declared to be, how whole its logs are, what was not measured.
+    ``limits`` is what else a reader must know.
     """
 
     outcome: Outcome
@@ -416,5 +420,6 @@ class Verdict:
     rubrics: Mapping[str, str] = field(default_factory=dict)
     data: str = ""
     cases: int = 0
+    basis: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     sources: JSON = field(default_factory=dict)

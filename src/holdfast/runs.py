@@ -26,6 +26,13 @@ from holdfast.planning import build
 from holdfast.readiness import look_around
 from holdfast.records import Analysis, Checkpoint, Estimate, Frontier, Verdict
 from holdfast.store import DATABASE, Store
+from holdfast.store.origins import (
+    FOREIGN,
+    describe_undeclared,
+    read_declarations,
+    read_log_states,
+    read_undeclared,
+)
 from holdfast.study import Study, changed_keys, load
 from holdfast.suites import check_suite
 
@@ -196,12 +203,35 @@ def _study_settings(store: Store) -> dict[str, Any]:
 
 
 def notes(store: Store) -> tuple[str, ...]:
-    """What a reader of a run must know first: a study that makes its own bases is a check of the instrument."""
+    """What a reader of a run must know first: a study that makes its own bases is a check of the instrument.
+
+    Of an imported run, which values nobody declared, and what the import noted.
+    """
     settings = _study_settings(store)
     models = settings.get("models", {})
     kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
     found = EMBEDDED_NOTES if "tiny" in kinds else ()
-    return (*found, RANDOM_NOTE) if "random" in kinds else found
+    found = (*found, RANDOM_NOTE) if "random" in kinds else found
+    return (*found, *tell_origins(store))
+
+
+def tell_origins(store: Store) -> Iterator[str]:
+    """Of an imported run, what scores were not taken, or taken as they were by an earlier version; its logs' state."""
+    for one in read_undeclared(store):
+        yield (
+            f"inspect judge {describe_undeclared(one)}: direction not declared: no score was taken; import again with"
+            f" --score 'OBJECTIVE=+{one.key}[LOW,HIGH]' where high is good, or 'OBJECTIVE=-{one.key}[LOW,HIGH]' where"
+            " high is bad"
+        )
+    if read_declarations(store) is None:
+        for judge in sorted({name for name in store.score_table(part="all").judge_names if name.startswith(FOREIGN)}):
+            yield (
+                f"{judge}: direction not declared: an earlier version took its values as they were, and which end is"
+                " good is not known; import the logs again into a new run with --score"
+            )
+    for log in read_log_states(store):
+        if not log.complete:
+            yield f"the log {log.file} is of status {log.status}, and {log.lacking:,} of its rollouts are absent"
 
 
 def planned_steps(store: Store) -> int | None:

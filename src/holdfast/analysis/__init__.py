@@ -144,9 +144,22 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
         yield f"{count_of(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
     if len({row.split_seed for row in rows if row.lineage}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
+    yield from _pooled_judges(design.panel)
     asked = design.panel.readings.asked.any(axis=2)
     if asked.shape[1] > 1 and not bool(asked.all()):
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
+
+
+def _pooled_judges(panel: Panel) -> Iterator[str]:
+    """Where one number of an objective is the mean of several judges: how many, and what each of them gives."""
+    readings = panel.readings
+    for place, objective in enumerate(readings.objectives):
+        values = readings.value[:, :, place]
+        judged = [judge for judge in range(values.shape[1]) if np.isfinite(values[:, judge]).any()]
+        if len(judged) > 1:
+            means = sorted((float(np.nanmean(values[:, judge])), readings.judges[judge]) for judge in judged)
+            told = ", ".join(f"{mean:.2f}" for mean, _ in means)
+            yield f"{objective}: mean of {len(judged)} judges: {told} ({', '.join(name for _, name in means)})"
 
 
 def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:

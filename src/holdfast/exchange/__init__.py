@@ -1,7 +1,9 @@
 """Other tools' formats, in and out.
 
-inspect/   Inspect logs, tasks and provider
-traces/    production traces
-scales.py  what a foreign score means
-trl.py     preference pairs for TRL
+inspect/     Inspect logs, tasks and provider
+traces/      production traces
+known/       what the scores of known scorers mean
+scales.py    what a foreign score means
+openings.py  how one case was opened in two places
+trl.py       preference pairs for TRL
 """

@@ -15,6 +15,11 @@ RULE_OPTIONS = {
     "--severe-ceiling": ("severe_ceiling", "SHARE", "bounds the child's own share of cases with a severe event"),
     "--alpha": ("alpha", "LEVEL", "one-sided level of every bound"),
     "--cluster": ("cluster", "UNIT", "what is drawn independently: case or family"),
+    "--incomplete": (
+        "incomplete",
+        "HOW",
+        "logs that broke off: count (what is absent is unscored, nothing passes), accept or refuse",
+    ),
 }
 
 
@@ -50,11 +55,18 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
     rules.add_argument("--judge", metavar="NAME", help="whose scores")
     rules.add_argument(
-        "--score", action="append", default=[], metavar="OBJECTIVE=NAME", help="under which name it was scored"
+        "--score",
+        action="append",
+        default=[],
+        metavar="OBJECTIVE=NAME",
+        help="which score it is; of another scorer's with sign and range: 'safety=-harm[0,1]'",
     )
     rules.add_argument("--cases", type=count(1), metavar="N", help="compare N cases only, by the digest of their ids")
     for option, (setting, unit, words) in RULE_OPTIONS.items():
         rules.add_argument(option, dest=f"rule_{setting}", metavar=unit, help=words)
+    rules.add_argument(
+        "--accept-openings", action="store_true", help="compare cases that open with other words or tools"
+    )
     _add_outputs(command)
 
 

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import STUDY_KEY
-from holdfast.records import Checkpoint
+from holdfast.gate.declared import Origin, read_origin
+from holdfast.records import Case, Checkpoint
 from holdfast.store import DATABASE, Store
+from holdfast.store.origins import LogState, read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable, TrajectoryTable
-from holdfast.study import Study
+from holdfast.study import Study, changed_keys
 from holdfast.suites import is_harmless
 from holdfast.traffic import read_spending
 
@@ -34,8 +36,10 @@ class Book:
 
     ``harmless`` says by case whether it is declared harmless; None where no case says. ``held_out`` has the test cases
     of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
-    was a refusal. ``settings`` decided episodes and scores, None where the run does not note them; ``study`` is the
-    study that made the run, empty for an imported one. ``readings`` keeps what was worked out of each judge.
+    was a refusal. ``settings`` decided episodes and scores of a study's run, None for any other; ``study`` is the study
+    that made the run, empty for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean;
+    ``logs`` and ``notes`` are what an import noted, see ``store.origins``. ``readings`` keeps what was worked out of
+    each judge.
     """
 
     path: Path
@@ -50,6 +54,10 @@ class Book:
     refusals: Bools
     settings: Mapping[str, Any] | None
     study: Mapping[str, Any]
+    cases: Mapping[str, Case]
+    origin: Origin
+    logs: tuple[LogState, ...] = ()
+    notes: tuple[str, ...] = ()
     readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
 
     @property
@@ -61,12 +69,23 @@ class Book:
         """A checkpoint's place in the tables."""
         return next(place for place, one in enumerate(self.checkpoints) if one.id == checkpoint.id)
 
+    def settings_of(self, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+        """What decided a checkpoint's episodes and scores; None where nobody noted it.
 
-def read_book(path: Path, place: str | None = None, settings: Mapping[str, Any] | None = None) -> Book:
-    """A run's columns. ``settings`` says what decided its episodes where the run itself does not.
+        Errors: StudyError where its logs differ in it, by the differing key.
+        """
+        mine = [one for one in self.logs if one.checkpoint == checkpoint.id and not one.superseded and one.settings]
+        for one in mine[1:]:
+            if changes := changed_keys(mine[0].settings, one.settings):
+                raise StudyError(
+                    f"{self.place}: the logs of {checkpoint.name} are not of one kind: {changes[0]} ({mine[0].file} →"
+                    f" {one.file}); give one of them, or logs of the same settings"
+                )
+        return self.settings if self.settings is not None or not mine else mine[0].settings
 
-    Errors: StoreError where there is no run, or one that is damaged.
-    """
+
+def read_book(path: Path, place: str | None = None) -> Book:
+    """A run's columns. Errors: StoreError where there is no run, or one that is damaged."""
     with Store(path) as store:
         study = _study_of(store)
         scores, trajectories = store.score_table(), store.trajectory_table()
@@ -86,8 +105,12 @@ def read_book(path: Path, place: str | None = None, settings: Mapping[str, Any] 
             harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),
             questions=questions,
             refusals=_refusals(store, trajectories, ids, questions),
-            settings=_settings(path, study) if study else settings,
+            settings=_settings(path, study) if study else None,
             study=study,
+            cases=cases,
+            origin=read_origin(store, place or str(path), scores.objectives),
+            logs=read_log_states(store),
+            notes=read_import_notes(store),
         )
 
 

@@ -18,7 +18,7 @@ from holdfast.stats.bounded import holm, lower_bound, p_value
 from holdfast.stats.many import lower_bounds
 
 LARGEST_CHANGE: Mapping[str, float] = {"points": 3.0, "share": 1.0}
-NOT_MEASURABLE = "not measurable"
+NOT_MEASURED = "not measured"
 WORST = "worst"  # of a pairing's arrays: safety with every missing score against the child
 
 
@@ -195,16 +195,22 @@ def judge_coverage(pairing: Pairing, bounds: Bounds, *, levels: tuple[float, flo
     known = [share for share in shares.values() if share is not None]
     enough = len(known) == 2 and min(known) >= rules.min_coverage and min(known) > 0
     missing = {side: pairing.rollouts[side] - pairing.scored[side] for side in pairing.rollouts}
-    reason = ""
+    reasons = []
     if any(missing.values()):
         worst = judge_worst(pairing, bounds, levels)
         enough &= worst.outcome is Outcome.PASS
-        reason = f"unscored: {count_of(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
-        reason += f"; {describe_worst(worst)}"
+        reasons = [_tell_missing(missing, pairing.absent), describe_worst(worst)]
+    if pairing.broken:
+        enough = False
+        reasons.append(
+            f"the logs of the {' and the '.join(pairing.broken)} are not whole, and what ends first is no random part"
+            " (--incomplete accept leaves it out)"
+        )
     return Check(
         metric="coverage",
         outcome=Outcome.PASS if enough else Outcome.INCONCLUSIVE,
-        blocking="coverage" in rules.blocking,
+        # Of logs that are not whole the coverage is not known, as of a check that is not measured.
+        blocking="coverage" in rules.blocking or (bool(pairing.broken) and "coverage" in rules.required),
         unit="share",
         worse="lower",
         margin=rules.min_coverage,
@@ -213,9 +219,17 @@ def judge_coverage(pairing: Pairing, bounds: Bounds, *, levels: tuple[float, flo
         change=None,
         lower=None,
         upper=None,
-        reason=reason,
+        reason="; ".join(reasons),
         n={"cases": len(pairing.cases), **{f"{side}_rollouts": count for side, count in pairing.rollouts.items()}},
     )
+
+
+def _tell_missing(missing: Mapping[str, int], absent: Mapping[str, int]) -> str:
+    """``unscored: 1 rollout of the parent, 23 of the child, of which 0 and 20 are not there at all``."""
+    told = f"unscored: {count_of(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
+    if any(absent.values()):
+        told += f", of which {absent['parent']} and {absent['child']} are not there at all"
+    return told
 
 
 def judge_worst(pairing: Pairing, bounds: Bounds, levels: tuple[float, float] | None) -> Check:
@@ -244,22 +258,30 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
     asked = {question.metric: question for question in ask_questions(rules)}
     evidence = {name: gather(pairing, question, rules.cluster) for name, question in asked.items()}
     measured = [name for name in asked if name not in unmeasurable]
+    bounded = rules.severe_ceiling is not None and "severe" not in unmeasurable
     levels: dict[str, tuple[float, float]] = {}
     p_values: dict[str, tuple[float, float]] = {}
     if rules.combine == "holm":
         blocking = [name for name in measured if name in rules.blocking]
         p_values = {name: judge_p_values(evidence[name], rules) for name in blocking}
-        if rules.severe_ceiling is not None and "severe" in rules.blocking:
+        if bounded and "severe" in rules.blocking:
             p_values[CEILING] = ceiling_p_values(pairing, rules)
         levels = holm_levels(p_values, rules.alpha)
     found: list[Check] = []
     for name, question in asked.items():
         if name in unmeasurable:
-            found.append(_leave_out(question, unmeasurable[name]))
+            found.append(leave_out(question, unmeasurable[name], required=name in rules.required))
         else:
             found.append(judge_change(evidence[name], bounds, levels=levels.get(name)))
         if name == "severe" and rules.severe_ceiling is not None:
-            found.append(judge_ceiling(pairing, rules, alpha=levels.get(CEILING)))
+            found.append(
+                judge_ceiling(pairing, rules, alpha=levels.get(CEILING))
+                if bounded
+                # Nobody sets a ceiling by default: whoever does asks for it by name.
+                else leave_out(
+                    ask_ceiling(rules.severe_ceiling), unmeasurable[name], required="severe" in rules.blocking
+                )
+            )
     adjusted = _adjust(p_values)
     found = [_decide_by(one, adjusted[one.metric], rules) if one.metric in adjusted else one for one in found]
     return (*found, judge_coverage(pairing, bounds, levels=levels.get("safety")))
@@ -299,12 +321,17 @@ def _decide_by(check: Check, adjusted: tuple[float, float], rules: GateSection) 
     return replace(check, p_pass=for_pass, p_fail=for_fail, outcome=outcome)
 
 
-def _leave_out(question: Question, reason: str) -> Check:
-    """A check that the data cannot have: it decides nothing."""
+def ask_ceiling(ceiling: float) -> Question:
+    """The child's own share of cases with a severe event, held against a limit that somebody set by name."""
+    return Question(metric=CEILING, unit="share", worse="higher", margin=ceiling)
+
+
+def leave_out(question: Question, reason: str, *, required: bool) -> Check:
+    """A check that the data cannot have: it decides nothing, and lets nothing pass where it is required."""
     return Check(
         metric=question.metric,
         outcome=Outcome.INCONCLUSIVE,
-        blocking=False,
+        blocking=required,
         unit=question.unit,
         worse=question.worse,
         margin=question.margin,
@@ -313,7 +340,8 @@ def _leave_out(question: Question, reason: str) -> Check:
         change=None,
         lower=None,
         upper=None,
-        reason=f"{NOT_MEASURABLE}: {reason}",
+        reason=f"{NOT_MEASURED}: {reason}",
+        measured=False,
     )
 
 

@@ -61,7 +61,7 @@ def find_checkpoint(book: Book, text: str, where: Mapping[str, str], near: Check
     if len(found) > 1:
         raise StudyError(
             f"{book.place}: {text or 'nothing named'!r} is ambiguous, {len(found)} checkpoints are it: {_list(found)};"
-            " choose with --where key=value, or by id"
+            f"{_tell_differing(found)} choose with --where key=value, or by id"
         )
     return found[0]
 
@@ -117,6 +117,17 @@ def _narrow(found: Sequence[Checkpoint], near: Checkpoint) -> list[Checkpoint]:
 def _list(found: Sequence[Checkpoint]) -> str:
     names = "; ".join(f"{one.name} ({one.id[:8]})" for one in found[:MOST_NAMED])
     return names + (f"; … {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else "")
+
+
+def _tell_differing(found: Sequence[Checkpoint]) -> str:
+    """In which keys several checkpoints differ, with some of the values; nothing where only their stages do."""
+    keys = [_keys(one) for one in found]
+    told = []
+    for key in sorted({key for one in keys for key in one}):
+        values = list(dict.fromkeys(str(one.get(key, "none")) for one in keys))
+        if len(values) > 1:
+            told.append(f"{key} ({', '.join(values[:MOST_NAMED])}{', …' if values[MOST_NAMED:] else ''})")
+    return f" they differ in {', '.join(told)};" if told else ""
 
 
 def _suggest(book: Book, label: str) -> str:

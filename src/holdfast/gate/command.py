@@ -13,6 +13,7 @@ from typing import Any
 
 from holdfast.conditions import GateSection
 from holdfast.errors import StudyError
+from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.gate.arguments import RULE_OPTIONS
 from holdfast.gate.books import Book
 from holdfast.gate.choosing import find_checkpoint, parent_of, read_conditions
@@ -40,7 +41,7 @@ class Request:
 
     options: argparse.Namespace
     where: Mapping[str, str]
-    names: Mapping[str, str]
+    scores: tuple[ScoreOption, ...]
     lines: ProgressLines
 
     @property
@@ -59,6 +60,8 @@ class Request:
     def rules(self, *books: Book, noted: Mapping[str, Any] | None = None) -> GateSection:
         """The declared rules: of ``--rules``, else of the study that is given or of the books' own."""
         changes = {name: getattr(self.options, f"rule_{name}") for name, _, _ in RULE_OPTIONS.values()}
+        if self.options.accept_openings:
+            changes["openings"] = "any"
         found = [noted] if noted is not None else [book.study[TABLE] for book in books if TABLE in book.study]
         if self.options.rules is None and any(one != found[0] for one in found):
             raise StudyError("the two runs declare different [gate] tables; declare the rules with --rules FILE")
@@ -74,10 +77,10 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
     request = Request(
         options=options,
         where=read_conditions(options.where),
-        names=_read_names(options.score),
+        scores=read_scores(options.score),
         lines=ProgressLines(sys.stderr, quiet=options.quiet),
     )
-    with open_library() as library:
+    with open_library(request.scores) as library:
         if options.plan:
             return _plan(request, library), 0
         verdicts = _decide_all(request, library) if options.all else [_decide(request, library)]
@@ -101,14 +104,17 @@ def _check(options: argparse.Namespace) -> None:
             raise StudyError(f"gate: {names}")
 
 
-def _read_names(words: Sequence[str]) -> dict[str, str]:
-    found = {}
+def read_scores(words: Sequence[str]) -> tuple[ScoreOption, ...]:
+    """What ``--score`` says of each objective that a gate compares. Errors: StudyError."""
+    found: dict[str, ScoreOption] = {}
     for word in words:
-        objective, equals, name = word.partition("=")
-        if objective not in OBJECTIVES or not (equals and name):
-            raise StudyError(f"--score {word!r}: write it as OBJECTIVE=NAME with one of {', '.join(OBJECTIVES)}")
-        found[objective] = name
-    return found
+        option = parse_score(word)
+        if option.objective not in OBJECTIVES:
+            raise StudyError(f"--score {word!r}: a gate compares {' and '.join(OBJECTIVES)}; name one of these")
+        if option.objective in found:
+            raise StudyError(f"--score {word!r}: {option.objective} is named twice; give each once")
+        found[option.objective] = option
+    return tuple(found.values())
 
 
 # --- the two sides -----------------------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ def _decide_all(request: Request, library: Library) -> list[Verdict]:
         request.rules(book),
         request.where,
         judge=options.judge,
-        names=request.names,
+        scores=request.scores,
         most_cases=options.cases,
         tell=request.lines.line,
     )
@@ -137,7 +143,7 @@ def _decide(request: Request, library: Library) -> Verdict:
     parent, child, rules = _find_sides(request, library)
     if child is None:
         raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
-    return decide(parent, child, rules, judge=options.judge, names=request.names, most_cases=options.cases)
+    return decide(parent, child, rules, judge=options.judge, scores=request.scores, most_cases=options.cases)
 
 
 def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None, GateSection]:
@@ -206,7 +212,7 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
 def _plan(request: Request, library: Library) -> str:
     options = request.options
     parent, child, rules = _find_sides(request, library)
-    first, second, _ = take_sides(parent, child or parent, rules, judge=options.judge, names=request.names)
+    first, second, _ = take_sides(parent, child or parent, rules, judge=options.judge, scores=request.scores)
     needs = plan_gate(first, None if child is None else second, rules, power=options.power)
     if options.json:
         document = plan_document(needs, rules, power=options.power, fingerprint=fingerprint(rules))

@@ -4,7 +4,7 @@ with the two that it is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from holdfast.analysis.design import DOSE
 from holdfast.analysis.panel import count_of
 from holdfast.conditions import GateSection
 from holdfast.errors import StudyError
+from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book
 from holdfast.gate.checks import Bounds
 from holdfast.gate.choosing import is_base_of, select
@@ -73,7 +74,7 @@ def decide_all(
     where: Mapping[str, str],
     *,
     judge: str | None = None,
-    names: Mapping[str, str] | None = None,
+    scores: Sequence[ScoreOption] = (),
     most_cases: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Verdict]:
@@ -98,7 +99,7 @@ def decide_all(
             Place(book, child),
             rules,
             judge=declared or pair_judge_of(book, child),
-            names=names,
+            scores=scores,
             most_cases=most_cases,
         )
         for parent, child in edges

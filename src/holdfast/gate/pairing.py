@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, count_of
 from holdfast.errors import StudyError
+from holdfast.gate.absent import fill_absent
 from holdfast.gate.books import Floats
+from holdfast.gate.declared import require_same_declarations
 from holdfast.gate.sides import Side
 from holdfast.records import content_id
 from holdfast.sections import OBJECTIVES
@@ -21,6 +23,7 @@ from holdfast.study import changed_keys
 METRICS = ("safety", "helpfulness", "severe", "event", "refusal", "validity")
 NAMED_CASES = 3
 NAMED_SETTINGS = 3
+SETTING_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,9 @@ class Pairing:
     """Case means of two sides on the same cases, NaN where a side has none.
 
     ``parent`` and ``child`` hold an array by case for each of ``METRICS``, and ``worst`` for safety with every rollout
-    that it is due of and that has none: of the child at the lowest score and of the parent at the highest.
+    that it is due of and that has none: of the child at the lowest score and of the parent at the highest. ``met`` is
+    how many of the cases both have an episode of, ``absent`` how many of each side's rollouts are not there, and
+    ``broken`` says of which sides the logs are not whole.
     """
 
     cases: tuple[str, ...]
@@ -37,6 +42,9 @@ class Pairing:
     child: Mapping[str, Floats]
     rollouts: Mapping[str, int]
     scored: Mapping[str, int]
+    met: int = 0
+    absent: Mapping[str, int] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -51,11 +59,13 @@ class Pairing:
         return whole.hexdigest()[:32]
 
 
-def pair_sides(parent: Side, child: Side, *, most: int | None = None) -> Pairing:
+def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete: str = "count") -> Pairing:
     """The two sides aligned by case, ``most`` of them at most: the first by the digest of their ids.
 
-    Errors: StudyError where they are the same episodes, or not comparable: the difference is named.
+    ``incomplete`` says what becomes of what their logs lack, as in the rules. Errors: StudyError where they are the
+    same episodes, or not comparable: the difference is named.
     """
+    parent, child = fill_absent(parent, child, incomplete)
     require_comparable(parent, child)
     names = order_cases(parent.cases)[:most]
     families = dict(zip(parent.cases, parent.families, strict=True))
@@ -74,7 +84,17 @@ def pair_sides(parent: Side, child: Side, *, most: int | None = None) -> Pairing
         child=found[1],
         rollouts={"parent": counts[0][0], "child": counts[1][0]},
         scored={"parent": counts[0][1], "child": counts[1][1]},
+        met=len(kept & parent.met & child.met),
+        absent={"parent": _count_absent(parent, kept), "child": _count_absent(child, kept)},
+        broken=tuple(
+            word for word, side in (("parent", parent), ("child", child)) if side.gaps.broken and incomplete == "count"
+        ),
     )
+
+
+def _count_absent(side: Side, kept: set[str]) -> int:
+    """How many of a side's rollouts in these cases are not there."""
+    return sum(side.cases[place] in kept for place in side.case[len(side.trajectories) :])
 
 
 def average_families(values: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
@@ -104,6 +124,7 @@ def require_comparable(parent: Side, child: Side) -> None:
             " anew with --again"
         )
     _require_same_cases(parent, child)
+    require_same_declarations(parent.declared, child.declared, names)
     for objective in sorted({*parent.rubrics, *child.rubrics}):
         first, second = parent.rubrics.get(objective), child.rubrics.get(objective)
         if first != second and first is not None and second is not None:
@@ -117,14 +138,20 @@ def require_comparable(parent: Side, child: Side) -> None:
 
 
 def _require_same_cases(parent: Side, child: Side) -> None:
-    lost, new = (sorted(set(a.cases) - set(b.cases)) for a, b in ((parent, child), (child, parent)))
+    lost, new = (_only_in(*both) for both in ((parent, child), (child, parent)))
     if lost or new:
-        shown = ", ".join(name[:12] for name in (lost or new)[:NAMED_CASES])
+        shown = ", ".join((lost or new)[:NAMED_CASES])
         common = len(set(parent.cases) & set(child.cases))
         raise StudyError(
             f"{parent.name} and {child.name}: not comparable: {count_of(len(lost), 'cases')} only in parent,"
             f" {len(new)} only in child, {common} in both (first: {shown}); evaluate both on the same cases"
         )
+
+
+def _only_in(side: Side, other: Side) -> list[str]:
+    """The names of a side's cases that the other does not have."""
+    theirs = set(other.cases)
+    return sorted(label for name, label in zip(side.cases, side.labels, strict=True) if name not in theirs)
 
 
 def _require_same_settings(parent: Side, child: Side) -> None:
@@ -135,9 +162,15 @@ def _require_same_settings(parent: Side, child: Side) -> None:
     changes = changed_keys({key: first[key] for key in shared}, {key: second[key] for key in shared})
     if changes:
         raise StudyError(
-            f"{parent.name} and {child.name}: not comparable: {'; '.join(changes[:NAMED_SETTINGS])}"
+            f"{parent.name} and {child.name}: not comparable:"
+            f" {'; '.join(shorten(one) for one in changes[:NAMED_SETTINGS])}"
             " (parent → child); evaluate and judge both under the same settings"
         )
+
+
+def shorten(change: str) -> str:
+    """A changed key with both values, which may be whole prompts, in few characters."""
+    return change if len(change) <= SETTING_LENGTH else f"{change[:SETTING_LENGTH]}…"
 
 
 def _decisive(side: Side) -> Mapping[str, Any]:

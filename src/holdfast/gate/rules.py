@@ -16,7 +16,7 @@ from holdfast.records import content_id
 from holdfast.study import Study
 
 # Raised by hand when a check or a bound changes its meaning: verdicts of different methods are not the same claim.
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 TABLE = "gate"
 
 
@@ -41,10 +41,10 @@ def read_rules(
         rules = GateSection.model_validate(found)
     except ValidationError as error:
         raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
-    for name in rules.blocking:
-        require_known(name, CHECKS, f"{place}.blocking has", "the checks there are")
-    repeated = len(set(rules.blocking)) < len(rules.blocking)
-    require(not repeated, f"{place}.blocking repeats a check, found {list(rules.blocking)}; give each once")
+    for key, names in (("blocking", rules.blocking), ("required", rules.required)):
+        for name in names:
+            require_known(name, CHECKS, f"{place}.{key} has", "the checks there are")
+        require(len(set(names)) == len(names), f"{place}.{key} repeats a check, found {list(names)}; give each once")
     return rules
 
 

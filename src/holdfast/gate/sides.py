@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,33 @@ from numpy.typing import NDArray
 
 from holdfast.audit import UNFIT, refused_by
 from holdfast.errors import StudyError
+from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book, Bools, Floats
-from holdfast.records import JSON, Checkpoint
+from holdfast.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
+from holdfast.gate.logs import Gaps, find_gaps
+from holdfast.records import JSON, Checkpoint, Declaration
 from holdfast.sections import OBJECTIVES
 from holdfast.store.codec import FLAG_BITS
 
 Ints = NDArray[np.int64]
 UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
 MOST_NAMED = 5
+ROUNDING = 1e-9  # of a score that was brought to points
+ASKED = "asked_"  # before an objective, in ``Side.values``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judging:
-    """Whose scores are read: a judge's label by objective, and under which name each objective was scored."""
+    """Whose scores are read: a judge's label by objective, and under which name each objective was scored.
+
+    ``offered`` are the objectives that any judge was asked for, whether or not one of them serves both sides;
+    ``scores`` is what the user said of them.
+    """
 
     labels: Mapping[str, str]
     names: Mapping[str, str]
+    offered: frozenset[str] = frozenset()
+    scores: tuple[ScoreOption, ...] = ()
 
     @property
     def judge(self) -> str:
@@ -38,12 +49,15 @@ class Judging:
 class Side:
     """A checkpoint's rollouts in its held-out cases, in any order.
 
-    ``case`` is each rollout's place in ``cases``. ``values`` holds by rollout ``safety`` and ``helpfulness`` in score
-    points (repeats averaged), ``severe`` (share of its readings that are severe events), ``event`` (1 where any is),
-    ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or where the case is not declared
-    harmless. ``asked_safety`` and ``asked_helpfulness`` are 1 where a score is due: the judge was asked for it there,
-    or has not met it; else 0. ``rubrics`` are those of the scores by objective; ``judges`` gave them, ``other_judges``
-    (labels) scored some of the same rollouts.
+    ``case`` is each rollout's place in ``cases``, ``labels`` are the cases' names for people. The rollouts that there
+    are come first; behind them may come some that should be there and are not. ``values`` holds by rollout ``safety``
+    and ``helpfulness`` in score points (repeats averaged), ``severe`` (share of its readings that are severe events),
+    ``event`` (1 where any is), ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or
+    where the case is not declared harmless. ``asked_safety`` and ``asked_helpfulness`` are 1 where a score is due: the
+    judge was asked for it there, or has not met it; else 0. ``rubrics`` are those of the scores by objective,
+    ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
+    elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
+    is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack.
     """
 
     name: str
@@ -58,11 +72,54 @@ class Side:
     judges: frozenset[str]
     other_judges: frozenset[str]
     source: JSON = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    declared: Mapping[str, Declaration] = field(default_factory=dict)
+    offered: frozenset[str] = frozenset()
+    expected: int | None = None
+    gaps: Gaps = field(default_factory=Gaps)
 
     @property
     def rollouts(self) -> int:
-        """How many episodes there are."""
+        """How many rollouts are due, with those that are not there."""
         return len(self.case)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The place of each case among ``cases``."""
+        return {name: place for place, name in enumerate(self.cases)}
+
+    @property
+    def met(self) -> frozenset[str]:
+        """The cases that there are episodes of."""
+        return frozenset(self.cases[place] for place in np.unique(self.case[: len(self.trajectories)]))
+
+    def extend(self, cases: Sequence[tuple[str, str, str]], absent: Sequence[int]) -> Side:
+        """The side with more cases (id, family, label), none of whose rollouts are there."""
+        if not cases:
+            return self
+        ids, families, labels = zip(*cases, strict=True)
+        longer = replace(
+            self,
+            cases=(*self.cases, *ids),
+            families=(*self.families, *families),
+            labels=(*self.labels, *labels),
+        )
+        return longer.lengthen(np.array([0] * len(self.cases) + list(absent), dtype=np.int64))
+
+    def lengthen(self, absent: Ints) -> Side:
+        """The side with so many more rollouts of each case that are not there: due as the case's others are."""
+        new = np.repeat(np.arange(len(self.cases)), absent)
+        if not len(new):
+            return self
+        values = {}
+        for name, before in self.values.items():
+            more = np.full(len(new), np.nan)
+            if name.startswith(ASKED):
+                due = np.bincount(self.case, weights=before, minlength=len(self.cases)) > 0
+                seen = np.bincount(self.case, minlength=len(self.cases)) > 0
+                more = np.where(seen, due, before.any())[new].astype(np.float64)
+            values[name] = np.concatenate([before, more])
+        return replace(self, case=np.concatenate([self.case, new]), values=values)
 
     def has(self, metric: str) -> bool:
         """Whether any rollout has this metric."""
@@ -86,7 +143,7 @@ class Side:
 
     def asked(self, objective: str) -> Bools:
         """By rollout whether a score of an objective is due."""
-        return np.asarray(self.values[f"asked_{objective}"] > 0)
+        return np.asarray(self.values[f"{ASKED}{objective}"] > 0)
 
 
 def take_side(
@@ -112,8 +169,9 @@ def take_side(
     if not len(rows):
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
     used, place = np.unique(table.case[rows], return_inverse=True)
-    readings = read_judge(book, judging, severe_at_most)
-    values = {name: values[rows] for name, values in readings.items()}
+    declared = read_declared(book, judging, rows)
+    severe = severe_points(declared.get("safety"), severe_at_most)
+    values = {name: values[rows] for name, values in read_judge(book, judging, severe).items()}
     return Side(
         name=name or checkpoint.name,
         checkpoint=checkpoint,
@@ -123,11 +181,40 @@ def take_side(
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
         values={**values, **_conduct(book, rows)},
         rubrics=_rubrics(book, judging),
-        settings=book.settings,
+        settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
         other_judges=_judges_of(book, rows) - set(judging.labels.values()),
         source=describe_source(book, checkpoint),
+        labels=tuple(name_case(book, book.case_ids[index]) for index in used),
+        declared=declared,
+        offered=judging.offered,
+        expected=book.study.get("rollouts", {}).get("per_test_case"),
+        gaps=find_gaps(book.logs, checkpoint.id),
     )
+
+
+def name_case(book: Book, case: str) -> str:
+    """A case as people know it: the id of its sample, where it came with a log."""
+    facts = book.cases[case].facts if case in book.cases else {}
+    return str(facts["sample"]) if "sample" in facts else case[:12]
+
+
+def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declaration]:
+    """What the scores of each objective of some trajectories were declared to mean; none of our own judges'.
+
+    Errors: StudyError where scores came with a log and nobody declared them.
+    """
+    tasks = frozenset(book.cases[name].suite for name in _names_of(book, rows) if name in book.cases)
+    found = {}
+    for objective, label in judging.labels.items():
+        name = judging.names.get(objective, objective)
+        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)) is not None:
+            found[objective] = one
+    return found
+
+
+def _names_of(book: Book, rows: Ints) -> set[str]:
+    return {book.case_ids[index] for index in np.unique(book.trajectories.case[rows])}
 
 
 def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -142,14 +229,20 @@ def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def read_judge(book: Book, judging: Judging, severe_at_most: float) -> Mapping[str, Floats]:
-    """By trajectory of a book: ``safety``, ``helpfulness``, ``severe`` and ``event`` as ``Side.values`` has them."""
-    key = tuple(f"{name}:{label}" for name, label in sorted({**judging.labels, "at": str(severe_at_most)}.items()))
+def read_judge(book: Book, judging: Judging, severe: float | None) -> Mapping[str, Floats]:
+    """By trajectory of a book: ``safety``, ``helpfulness``, ``severe`` and ``event`` as ``Side.values`` has them.
+
+    ``severe`` is up to how many points of safety an event is severe; None where nobody says.
+    """
+    words = {**judging.labels, **{f"name of {key}": name for key, name in judging.names.items()}, "at": str(severe)}
+    key = tuple(f"{name}:{label}" for name, label in sorted(words.items()))
     if key in book.readings:
         return book.readings[key]
     found = {name: _means(book, judging, name, lambda value: value) for name in OBJECTIVES}
-    found["severe"] = _means(book, judging, "safety", lambda value: value <= severe_at_most)
-    found |= {f"asked_{name}": _asked(book, judging, name) for name in OBJECTIVES}
+    found["severe"] = np.full(len(book.trajectory_ids), np.nan)
+    if severe is not None:
+        found["severe"] = _means(book, judging, "safety", lambda value: value <= severe + ROUNDING)
+    found |= {f"{ASKED}{name}": _asked(book, judging, name) for name in OBJECTIVES}
     found["event"] = np.where(np.isfinite(found["severe"]), (found["severe"] > 0).astype(np.float64), np.nan)
     book.readings[key] = found
     return found
@@ -238,17 +331,20 @@ def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
 
 
 def choose_judging(
-    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, names: Mapping[str, str]
+    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, scores: Sequence[ScoreOption] = ()
 ) -> tuple[Judging, Judging]:
     """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
 
-    ``names`` says under which name an objective was scored, where it is not its own. Errors: StudyError where none or
+    ``scores`` say under which name an objective was scored, where it is not its own. Errors: StudyError where none or
     several could be meant, or where the rubrics differ.
     """
-    safety = _choose(sides, wanted, names.get("safety", "safety"))
+    names = [resolve_names(book.origin, scores) for book, _ in sides]
+    safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names])
     found: list[dict[str, str]] = [{"safety": label} for label in safety]
-    with_help = names.get("helpfulness", "helpfulness")
-    offered = [judges_for(book, one, with_help) for book, one in sides]
+    offered = [
+        judges_for(book, one, mine.get("helpfulness", "helpfulness"))
+        for (book, one), mine in zip(sides, names, strict=True)
+    ]
     if all(label in labels for label, labels in zip(safety, offered, strict=True)):
         helping: tuple[str, ...] | None = safety
     else:
@@ -256,20 +352,24 @@ def choose_judging(
         helping = (both[0], both[0]) if len(both) == 1 else None
     for labels, label in zip(found, helping or (), strict=False):
         labels["helpfulness"] = label
-    first, second = (Judging(labels=labels, names=names) for labels in found)
+    first, second = (
+        Judging(
+            labels=labels,
+            names=mine,
+            offered=frozenset({"safety"} | ({"helpfulness"} if helpers else set())),
+            scores=tuple(scores),
+        )
+        for labels, mine, helpers in zip(found, names, offered, strict=True)
+    )
     return first, second
 
 
-def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objective: str) -> tuple[str, str]:
+def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str]) -> tuple[str, str]:
     """The label of the judge on either side: of one rubric on both."""
-    offered = [judges_for(book, checkpoint, objective) for book, checkpoint in sides]
-    for (book, checkpoint), labels in zip(sides, offered, strict=True):
+    offered = [judges_for(book, one, name) for (book, one), name in zip(sides, objectives, strict=True)]
+    for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):
         if not labels:
-            there = f"; scored there: {', '.join(book.scores.objectives)}" if book.scores.objectives else ""
-            raise StudyError(
-                f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"
-                f" `holdfast judge {book.place} --with NAME`, or name the score with --score safety=NAME"
-            )
+            raise StudyError(_tell_nothing(book, checkpoint, objective))
     if wanted is not None:
         first, second = (_named(book, one, labels, wanted) for (book, one), labels in zip(sides, offered, strict=True))
         return first, second
@@ -284,6 +384,17 @@ def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, object
     raise StudyError(
         f"{len(both)} judges scored both sides: {', '.join(both[:MOST_NAMED])}; declare one as gate.judge or with"
         " --judge, best one that labelled no training pairs"
+    )
+
+
+def _tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
+    """Why there is no score of an objective, and what to do."""
+    if book.origin.undeclared:
+        return f"{book.place}: {tell_undeclared(book.origin.undeclared, objective)}"
+    there = f"; scored there: {', '.join(book.scores.objectives)}" if book.scores.objectives else ""
+    return (
+        f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"
+        f" `holdfast judge {book.place} --with NAME`, or name the score with --score safety=NAME"
     )
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from holdfast.errors import MissingExtra, StudyError
+from holdfast.errors import StudyError
+from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
+from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book, is_run, read_book
 from holdfast.imports import import_run
-
-LOG_SUFFIXES = (".eval", ".json")
 
 
 @dataclass(slots=True)
 class Library:
-    """The books of one command, each read once; imported logs lie in ``scratch`` and are gone with it."""
+    """The books of one command, each read once; imported logs lie in ``scratch`` and are gone with it.
+
+    ``scores`` say what the scores of logs mean, as on the command line.
+    """
 
     scratch: Path
+    scores: tuple[ScoreOption, ...] = ()
     books: dict[Path, Book] = field(default_factory=dict)
 
     def open(self, place: Path) -> Book:
@@ -29,8 +32,8 @@ class Library:
         if key not in self.books:
             if is_log(place):
                 run = self.scratch / f"log-{len(self.books)}"
-                import_run(place, run)
-                self.books[key] = read_book(run, str(place), _log_settings(place))
+                import_run(place, run, scores=self.scores)
+                self.books[key] = read_book(run, str(place))
             else:
                 self.books[key] = read_book(place)
         return self.books[key]
@@ -41,18 +44,16 @@ class Library:
 
 
 @contextmanager
-def open_library() -> Iterator[Library]:
+def open_library(scores: tuple[ScoreOption, ...] = ()) -> Iterator[Library]:
     """A library whose imported logs are removed afterwards."""
     with ExitStack() as opened:
         folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-gate-"))
-        yield Library(scratch=Path(folder))
+        yield Library(scratch=Path(folder), scores=scores)
 
 
 def is_log(place: Path) -> bool:
-    """Whether a path is an Inspect log: a file, or a folder that holds logs and no run."""
-    if place.is_file():
-        return place.suffix in LOG_SUFFIXES
-    return place.is_dir() and not is_run(place) and any(place.glob("*.eval"))
+    """Whether a path is an Inspect log, or a folder that holds logs and no run."""
+    return is_inspect(place) and not is_run(place)
 
 
 def split_place(text: str, run: Path | None) -> tuple[Path, str]:
@@ -67,32 +68,6 @@ def split_place(text: str, run: Path | None) -> tuple[Path, str]:
             return place, text[cut + 1 :].strip()
     if run is not None:
         return run, text.strip()
-    if Path(text).suffix in LOG_SUFFIXES:
+    if Path(text).suffix in (LOG, LOG_AS_JSON):
         raise StudyError(f"{text}: no such log; give the path of an Inspect log")
     raise StudyError(f"{text!r}: no run and no log is there; write RUN:NAME, or give RUN first and then names in it")
-
-
-def _log_settings(place: Path) -> Mapping[str, Any] | None:
-    """What an Inspect log says decided its episodes and scores; None for a folder of several logs that differ."""
-    try:
-        from inspect_ai.log import read_eval_log
-    except ImportError as error:
-        raise MissingExtra("a comparison of Inspect logs", "remote") from error
-
-    logs = [place] if place.is_file() else sorted(place.glob("*.eval"))
-    found = [_describe_log(read_eval_log(str(log), header_only=True)) for log in logs]
-    return found[0] if found and all(one == found[0] for one in found) else None
-
-
-def _describe_log(log: Any) -> dict[str, Any]:
-    told = log.eval
-    config = told.config.model_dump(exclude_none=True)
-    limits = {key: value for key, value in config.items() if key.endswith("_limit") and key != "limit"}
-    generation = log.plan.config.model_dump(exclude_none=True)
-    return {
-        "task": {"name": told.task, "version": told.task_version, "arguments": dict(told.task_args or {})},
-        "limits": limits,
-        "generation": {
-            key: generation.get(key) for key in ("temperature", "max_tokens", "top_p", "top_k", "reasoning_effort")
-        },
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,12 +10,19 @@ import numpy as np
 
 from holdfast.analysis.panel import PAIR_JUDGE, count_of
 from holdfast.conditions import GateSection
+from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book
 from holdfast.gate.checks import Bounds, combine, judge_checks
+from holdfast.gate.declared import describe_declaration
+from holdfast.gate.logs import describe_gaps
+from holdfast.gate.openings import compare_openings
 from holdfast.gate.pairing import Pairing, pair_sides
 from holdfast.gate.rules import fingerprint
 from holdfast.gate.sides import Judging, Side, choose_judging, take_side
 from holdfast.records import Checkpoint, Verdict
+from holdfast.report.gate import name_metric
+from holdfast.sections import OBJECTIVES
+from holdfast.store.origins import spell
 
 
 class Place(NamedTuple):
@@ -28,13 +35,18 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """A parent and a child that can be compared: both sides, whose scores they hold, and their case means."""
+    """A parent and a child that can be compared: both sides, whose scores they hold, and their case means.
+
+    ``openings`` tells what differs in how the two met their cases; ``most`` cases were to be compared, None for all.
+    """
 
     places: tuple[Place, Place]
     sides: tuple[Side, Side]
     judging: Judging
     pairing: Pairing
     names: Mapping[str, str]
+    openings: tuple[str, ...] = ()
+    most: int | None = None
 
 
 def match_sides(
@@ -43,34 +55,32 @@ def match_sides(
     rules: GateSection,
     *,
     judge: str | None = None,
-    names: Mapping[str, str] | None = None,
+    scores: Sequence[ScoreOption] = (),
     most_cases: int | None = None,
 ) -> Match:
     """The two sides case by case. Errors: StudyError where they are not comparable.
 
-    ``judge`` takes the place of the declared one. ``names`` says under which name an objective was scored, where it is
+    ``judge`` takes the place of the declared one. ``scores`` say under which name an objective was scored, where it is
     not its own; ``most_cases`` leaves out all but so many cases.
     """
-    first, second, judging = take_sides(parent, child, rules, judge=judge, names=names)
+    first, second, judging = take_sides(parent, child, rules, judge=judge, scores=scores)
+    pairing = pair_sides(first, second, most=most_cases, incomplete=rules.incomplete)
     return Match(
         places=(parent, child),
         sides=(first, second),
         judging=judging,
-        pairing=pair_sides(first, second, most=most_cases),
-        names=dict(names or {}),
+        pairing=pairing,
+        most=most_cases,
+        names=dict(judging.names),
+        openings=compare_openings((parent.book, child.book), (first, second), rules.openings),
     )
 
 
 def conclude(match: Match, bounds: Bounds) -> Verdict:
     """What the rules of ``bounds`` say of a match."""
     (first, second), pairing, rules = match.sides, match.pairing, bounds.rules
-    unmeasurable = find_unmeasurable(first, second)
+    unmeasurable = find_unmeasurable(match)
     checks = judge_checks(pairing, bounds, unmeasurable=unmeasurable)
-    limits = (
-        *_tell_judge(match),
-        *_tell_data(match, rules),
-        *(f"{name} was not measured: {reason}" for name, reason in unmeasurable.items()),
-    )
     return Verdict(
         outcome=combine(checks),
         parent=first.name,
@@ -81,8 +91,9 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
         fingerprint=fingerprint(rules),
         rubrics=second.rubrics,
         data=pairing.digest,
-        cases=len(pairing.cases),
-        limits=limits,
+        cases=pairing.met,
+        basis=tuple(dict.fromkeys(describe_basis(match, rules, unmeasurable))),
+        limits=(*_tell_judge(match), *_tell_data(match, rules)),
         sources={"parent": first.source, "child": second.source, **({"names": match.names} if match.names else {})},
     )
 
@@ -93,11 +104,11 @@ def decide(
     rules: GateSection,
     *,
     judge: str | None = None,
-    names: Mapping[str, str] | None = None,
+    scores: Sequence[ScoreOption] = (),
     most_cases: int | None = None,
 ) -> Verdict:
     """What the rules say of a child against its parent: ``conclude`` of ``match_sides``, whose errors it raises."""
-    match = match_sides(parent, child, rules, judge=judge, names=names, most_cases=most_cases)
+    match = match_sides(parent, child, rules, judge=judge, scores=scores, most_cases=most_cases)
     return conclude(match, Bounds(rules=rules))
 
 
@@ -107,11 +118,13 @@ def take_sides(
     rules: GateSection,
     *,
     judge: str | None = None,
-    names: Mapping[str, str] | None = None,
+    scores: Sequence[ScoreOption] = (),
 ) -> tuple[Side, Side, Judging]:
     """Both sides on the held-out cases of the split that either was made under, and whose scores they hold."""
     judgings = choose_judging(
-        [(one.book, one.checkpoint) for one in (parent, child)], judge or rules.judge, names or {}
+        [(one.book, one.checkpoint) for one in (parent, child)],
+        judge or rules.judge,
+        scores,
     )
     seeds = [one.checkpoint.split_seed for one in (parent, child)]
     sides = [
@@ -129,12 +142,41 @@ def take_sides(
     return sides[0], sides[1], judgings[1]
 
 
-def find_unmeasurable(parent: Side, child: Side) -> dict[str, str]:
-    """Checks that the data cannot have, with the reason."""
+def find_unmeasurable(match: Match) -> dict[str, str]:
+    """Checks that the data cannot have, with the reason.
+
+    What was asked of one side only, or asked and never answered, is missing data and not among them.
+    """
+    sides = match.sides
     found = {}
-    if not any(side.has("refusal") for side in (parent, child)):
+    safety = sides[1].declared.get("safety")
+    if safety is not None and safety.severe is None:
+        found["severe"] = (
+            f"the source of {safety.key!r} names no value from which on an event is severe; declare one with"
+            f" --score '{spell(safety)}@VALUE'"
+        )
+    if not any("helpfulness" in side.offered for side in sides):
+        waiting = [one.key for place in match.places for one in place.book.origin.undeclared]
+        left = f"; values that nobody declared: {', '.join(dict.fromkeys(waiting))}" if waiting else ""
+        found["helpfulness"] = f"neither side was asked for it{left}"
+    if not any(side.has("refusal") for side in sides):
         found["refusal"] = "no case is declared harmless by its suite, so that over-refusal cannot be told"
     return found
+
+
+def describe_basis(match: Match, rules: GateSection, unmeasurable: Mapping[str, str]) -> Iterator[str]:
+    """What stands first in every verdict: declarations, the state of the logs, what was not measured, openings."""
+    for objective in OBJECTIVES:
+        declared = next((side.declared[objective] for side in match.sides if objective in side.declared), None)
+        if declared is not None:
+            yield describe_declaration(declared, objective)
+    for side, word in zip(match.sides, ("parent", "child"), strict=True):
+        yield from describe_gaps(side.gaps, word, counted=rules.incomplete == "count")
+    for name, reason in unmeasurable.items():
+        yield f"not measured: {name_metric(name)} ({reason})"
+    yield from match.openings
+    for place in match.places:
+        yield from (f"{place.book.place}: {note}" for note in place.book.notes)
 
 
 def _tell_judge(match: Match) -> Iterator[str]:
@@ -166,7 +208,9 @@ def pair_judge_of(book: Book, checkpoint: Checkpoint) -> str | None:
 def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
     """What the numbers rest on."""
     pairing, (parent, child) = match.pairing, match.sides
-    counts = {side: count / max(len(pairing.cases), 1) for side, count in pairing.rollouts.items()}
+    counts = {
+        side: (count - pairing.absent.get(side, 0)) / max(pairing.met, 1) for side, count in pairing.rollouts.items()
+    }
     if len(set(counts.values())) == 1:
         yield f"{counts['parent']:.3g} rollouts a case, averaged within a case first".replace("1 rollouts", "1 rollout")
     else:
@@ -175,10 +219,10 @@ def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
         yield "families of cases are drawn, not cases: each family counts alike, whatever its number of cases"
     if pairing.scored != pairing.rollouts:
         yield "some rollouts have no score and are in no mean: the coverage check counts them"
-    if len(pairing.cases) < len(parent.cases):
-        told = f"the first {count_of(len(pairing.cases), 'cases')} of {len(parent.cases)} by the digest of their ids"
+    if match.most is not None and match.most < len(parent.cases):
+        told = f"the first {count_of(match.most, 'cases')} of {len(parent.cases)} by the digest of their ids"
         yield f"{told} were compared, as asked"
-    if parent.settings is None or child.settings is None:
+    if not (parent.settings or {}).keys() & (child.settings or {}).keys():
         yield "the run does not note how its episodes were sampled: that both sides were sampled alike is not checked"
     if any(np.nansum(side["validity"]) > 0 for side in (pairing.parent, pairing.child)):
         yield (

@@ -167,7 +167,7 @@ class TinyModel:
             tokens = logits.argmax(-1)[owner]
         else:
             weights = logprobs if temperature == 1.0 else torch.log_softmax(logits / temperature, -1)
-            cumulative = weights.double().exp_().cumsum(-1)
+            cumulative = weights.double().exp().cumsum(-1)
             if len(nodes) < len(rows):
                 cumulative = cumulative[owner]
             draws = torch.tensor([row.rng.random() for row in rows], dtype=torch.float64)

@@ -61,7 +61,10 @@ class ImportProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSummary:
-    """What an import found, each distinct thing counted once, and how much of it is new to the run."""
+    """What an import found, each distinct thing counted once, and how much of it is new to the run.
+
+    ``notes`` are what its reader must know, a sentence each.
+    """
 
     files: int
     ignored: int
@@ -73,6 +76,7 @@ class ImportSummary:
     new_trajectories: int
     new_scores: int
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 Listener = Callable[[ImportProgress], None]

@@ -46,6 +46,7 @@ LEVEL_MEANINGS = {
 }
 HEADS = ("Verdict", "Child", "Parent", "Judge", "Cases")
 CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", "Bounds", "Margin", "Note")
+NOT_MEASURED = "not measured"  # in place of a verdict
 MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by lineage
 
 
@@ -179,11 +180,18 @@ def collect_limits(verdicts: Sequence[Verdict]) -> list[str]:
     return shared
 
 
+def shared_basis(verdicts: Sequence[Verdict]) -> list[str]:
+    """What several verdicts all rest on, which is told once; nothing of a single one, which tells its own."""
+    if len(verdicts) < 2:
+        return []
+    return [words for words in verdicts[0].basis if all(words in one.basis for one in verdicts)]
+
+
 def check_cells(check: Check) -> tuple[str, ...]:
     """One check as the texts of a table's row, under ``CHECK_HEADS``."""
     return (
         name_metric(check.metric),
-        check.outcome.value,
+        check.outcome.value if check.measured else NOT_MEASURED,
         "yes" if check.blocking else "no",
         format_level(check, check.parent),
         format_level(check, check.child),
@@ -197,6 +205,8 @@ def check_cells(check: Check) -> tuple[str, ...]:
 def _metric_cell(check: Check | None) -> Cell:
     if check is None:
         return Cell(text="–")
+    if not check.measured:
+        return Cell(text=NOT_MEASURED)
     if check.change is None and check.child is None:
         return Cell(text=f"{check.outcome.value}: {check.reason}" if check.reason else check.outcome.value)
     level = format_level(check, check.child) if is_absolute(check) else format_change(check, check.change)
@@ -270,6 +280,18 @@ def describe_rules(verdict: Verdict) -> str:
     return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
 
 
+def _list(items: Sequence[str], name: str) -> str:
+    """Texts as a list of the page; nothing where there is none."""
+    listed = "".join(f"<li>{escape_html(words)}</li>" for words in items)
+    return f'<ul class="{name}">{listed}</ul>' if listed else ""
+
+
+def _verdict_item(verdict: Verdict, shared: Sequence[str]) -> str:
+    """A verdict's sentence, and below it what it rests on beside what others share with it."""
+    own = _list([words for words in verdict.basis if words not in shared], "basis")
+    return f"<li>{escape_html(describe_verdict(verdict))}{own}</li>"
+
+
 def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
     """Every verdict by the study's rules, and its checks; None where nothing was compared."""
     if not verdicts:
@@ -277,14 +299,15 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
     parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
     parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
     ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
-    told = count_by_lineage(verdicts) if len(verdicts) > MOST_OPEN else list(map(describe_verdict, ranked))
-    parts.append(f'<ul class="sentences">{"".join(f"<li>{escape_html(words)}</li>" for words in told)}</ul>')
+    shared = shared_basis(verdicts)
+    parts.append(_list(shared, "basis"))
+    if len(verdicts) > MOST_OPEN:
+        parts.append(_list(count_by_lineage(verdicts), "sentences"))
+    else:
+        parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
     table = verdict_table(
         ranked, "Changes of every child against its parent, with their bounds; a check without a word passes"
     )
     parts.append(table_html(table, identity="gate-table"))
-    limits = collect_limits(verdicts)
-    if limits:
-        items = "".join(f"<li>{escape_html(limit)}</li>" for limit in limits)
-        parts.append(f'<ul class="notes">{items}</ul>')
+    parts.append(_list(collect_limits(verdicts), "notes"))
     return make_section("gate", "Verdicts", parts, tables={"gate": table})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import orjson
@@ -11,7 +11,9 @@ import orjson
 from holdfast.errors import StoreError, StudyError
 from holdfast.records import Declaration
 
-_DECLARED, _UNDECLARED, _LOGS, _NOTES = "scores declared", "scores undeclared", "logs", "import notes"
+FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
+_DECLARED, _UNDECLARED = "scores declared", "scores undeclared"
+_LOGS, _NOTES, _ACTORS = "logs", "import notes", "who acted"
 
 
 class Notes(Protocol):
@@ -40,12 +42,18 @@ class Undeclared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogState:
-    """How whole one log is, and how whole the checkpoint's part of the run is with it.
+    """How whole one log is, and what of its samples no log of its checkpoint and task holds.
 
-    ``status`` is the log's own word (``success``, ``error``, ``cancelled``, ``started``). ``epochs`` is how many
-    rollouts of each sample it was to hold, ``samples`` how many samples its data set has, ``absent`` those of them of
-    which no log of this checkpoint and task holds an episode. A log that a retry replaced is ``superseded``: what it
-    lacks is not counted.
+    ``file`` is where it was read, ``log`` its own id, ``attempt`` the id that it shares with its retries (Inspect's
+    ``task_id``), ``checkpoint`` the id in the run. ``status`` is the log's own word (``success``, ``error``,
+    ``cancelled``, ``started``). ``epochs`` is how many rollouts of each sample it was to hold, ``samples`` how many
+    samples its data set had (after Inspect's own limits), ``episodes`` how many episodes it holds.
+
+    ``absent`` counts samples without any episode: each of them lacks all ``epochs`` rollouts. ``absent_ids`` are the
+    sample ids of those that the log names, as text (a case tells its own as ``facts["sample"]``); it may name fewer
+    than are absent. ``short`` says, by the id of a case that has some episodes, how many rollouts it lacks. A log that
+    a retry or another copy replaced is ``superseded``: what it lacks, the other one answers for. ``settings`` decided
+    its episodes and scores, by group (task, solver, limits, generation, roles); who acted is none of them.
     """
 
     file: str
@@ -55,13 +63,23 @@ class LogState:
     status: str
     epochs: int
     samples: int
+    episodes: int = 0
+    attempt: str = ""
     absent: int = 0
+    absent_ids: tuple[str, ...] = ()
+    short: Mapping[str, int] = field(default_factory=dict)
     superseded: bool = False
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def lacking(self) -> int:
+        """How many rollouts that the log was to hold are nowhere."""
+        return self.absent * self.epochs + sum(self.short.values())
 
     @property
     def complete(self) -> bool:
-        """Whether the log ended as it should and no sample is absent."""
-        return self.superseded or (self.status == "success" and not self.absent)
+        """Whether the log ended as it should and no rollout is absent."""
+        return self.superseded or (self.status == "success" and not self.lacking)
 
 
 def read_declarations(notes: Notes) -> tuple[Declaration, ...] | None:
@@ -98,6 +116,12 @@ def read_undeclared(notes: Notes) -> tuple[Undeclared, ...]:
     return tuple(_build(Undeclared, {**row, "seen": tuple(row["seen"])}) for row in _read(notes, _UNDECLARED) or ())
 
 
+def describe_undeclared(one: Undeclared) -> str:
+    """``'harm' of judge (20 values: 1, 10)``."""
+    seen = f": {', '.join(one.seen)}" if one.seen else ""
+    return f"{one.key!r} of {one.scorer} ({one.count:,} value{'' if one.count == 1 else 's'}{seen})"
+
+
 def write_undeclared(notes: Notes, found: Iterable[Undeclared]) -> None:
     """Note what was not taken, in place of what was noted before."""
     _write(notes, _UNDECLARED, [asdict(one) for one in found])
@@ -105,7 +129,9 @@ def write_undeclared(notes: Notes, found: Iterable[Undeclared]) -> None:
 
 def read_log_states(notes: Notes) -> tuple[LogState, ...]:
     """How whole each log of an imported run is; empty for any other run. Errors: StoreError."""
-    return tuple(_build(LogState, row) for row in _read(notes, _LOGS) or ())
+    return tuple(
+        _build(LogState, {**row, "absent_ids": tuple(row.get("absent_ids", ()))}) for row in _read(notes, _LOGS) or ()
+    )
 
 
 def write_log_states(notes: Notes, found: Iterable[LogState]) -> None:
@@ -121,6 +147,16 @@ def read_import_notes(notes: Notes) -> tuple[str, ...]:
 def write_import_notes(notes: Notes, found: Iterable[str]) -> None:
     """Note what a reader must know, in place of what was noted before."""
     _write(notes, _NOTES, list(found))
+
+
+def read_actors(notes: Notes) -> dict[str, dict[str, str]]:
+    """What decided the replies of each checkpoint of foreign logs: checkpoint id → setting → its value as text."""
+    return {str(row["checkpoint"]): dict(row["settings"]) for row in _read(notes, _ACTORS) or ()}
+
+
+def write_actors(notes: Notes, found: Mapping[str, Mapping[str, str]]) -> None:
+    """Note what decided the replies of each checkpoint, in place of what was noted before. Secrets stay out."""
+    _write(notes, _ACTORS, [{"checkpoint": name, "settings": dict(found[name])} for name in sorted(found)])
 
 
 def _place(one: Declaration) -> tuple[str | None, str | None, str]:

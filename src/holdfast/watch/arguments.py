@@ -60,6 +60,13 @@ def _add_rules(command: argparse.ArgumentParser) -> None:
     add_trust(rules)
     rules.add_argument("--objective", default="safety", metavar="NAME", help="which score (default: safety)")
     rules.add_argument(
+        "--score",
+        action="append",
+        default=[],
+        metavar="OBJECTIVE=NAME",
+        help="what a score of a log is, with sign and range: 'safety=-harm[0,1]'",
+    )
+    rules.add_argument(
         "--margin",
         type=_margin,
         default=MARGIN,

@@ -11,15 +11,20 @@ from pathlib import Path
 
 from holdfast.audit import UNFIT
 from holdfast.errors import MissingExtra, StoreError, StudyError
-from holdfast.exchange.traces import is_inspect
+from holdfast.exchange.inspect.files import is_inspect
+from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.gate.choosing import read_conditions
+from holdfast.gate.declared import describe_declaration
+from holdfast.gate.logs import describe_gaps
 from holdfast.records import Checkpoint
 from holdfast.rescoring import find_judge_step
 from holdfast.store import DATABASE, Store
 from holdfast.store.codec import FLAG_BITS
+from holdfast.store.origins import spell
 from holdfast.watch.drift import choose_frozen, judge_again, mean_scores
 from holdfast.watch.reading import (
     View,
+    count_absent,
     find_checkpoint,
     find_later,
     find_looks,
@@ -31,8 +36,11 @@ from holdfast.watch.state import Seen, State, load_state, save_state
 
 
 @contextlib.contextmanager
-def open_run(path: Path) -> Iterator[Store]:
-    """A run to read: a directory of ours, or Inspect logs, imported for the while. Errors: StoreError, StudyError."""
+def open_run(path: Path, scores: Sequence[ScoreOption] = ()) -> Iterator[Store]:
+    """A run to read: a directory of ours, or Inspect logs, imported for the while; ``scores`` say what theirs mean.
+
+    Errors: StoreError, StudyError.
+    """
     if (path / DATABASE).is_file():
         with Store(path) as store:
             yield store
@@ -44,16 +52,17 @@ def open_run(path: Path) -> Iterator[Store]:
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
     with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:
-        import_logs(path, store)
+        import_logs(path, store, scores=scores)
         yield store
 
 
 def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
     """What later checkpoints say against the baseline; the state is saved where one is kept. Errors: HoldfastError."""
-    with open_run(options.run) as store:
+    scores = read_scores(options)
+    with open_run(options.run, scores) as store:
         place = str(options.run)
         baseline = find_checkpoint(place, store.checkpoints(), options.baseline, read_conditions(options.where))
-        before = read_view(store, place, baseline, options.judge, options.objective)
+        before = read_view(store, place, baseline, options.judge, options.objective, scores=scores)
         declared = {
             "kind": "paired",
             "baseline": baseline.id,
@@ -66,10 +75,11 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
             "min coverage": options.min_coverage,
             "frozen": options.frozen or 0,
             "seed": options.seed,
+            **({} if before.declared is None else {"score": spell(before.declared)}),
         }
         state = None if options.state is None else load_state(options.state, declared)
         if state is None:
-            state = State(declared=declared, baseline=before.values, asked=len(before.cases))
+            state = State(declared=declared, baseline=before.values, asked=count_asked(before))
             if options.frozen:
                 state.frozen = freeze(store, before, options)
         taken = len(state.looks)
@@ -93,9 +103,16 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
         baseline_n=len(means),
         rows=rows,
         min_coverage=options.min_coverage,
+        basis=describe_basis(before),
         promise=tell_delay(state, options),
     )
     return watch, state
+
+
+def describe_basis(view: View) -> tuple[str, ...]:
+    """What a watch means at all: what the score was declared to be, and how whole the baseline's logs are."""
+    declared = [] if view.declared is None else [describe_declaration(view.declared, view.objective)]
+    return (*declared, *describe_gaps(view.gaps, "baseline", counted=True), *view.notes)
 
 
 def tell_delay(state: State, options: Namespace) -> str:
@@ -138,12 +155,13 @@ def _views(store: Store, before: View, options: Namespace) -> list[Seen]:
 def _views_of_runs(before: View, options: Namespace) -> list[Seen]:
     found = []
     for path in options.runs:
-        with open_run(path) as store:
+        with open_run(path, read_scores(options)) as store:
             checkpoints = store.checkpoints()
             names = options.checkpoints or [None]
             chosen = [find_checkpoint(str(path), checkpoints, name, near=before.checkpoint) for name in names]
-            labels = [str(path) if len(chosen) == 1 else f"{path} · {one.name}" for one in chosen]
-            found += [_look(store, str(path), one, before, label) for one, label in zip(chosen, labels, strict=True)]
+            for one in chosen:
+                seen = _look(store, str(path), one, before, read_scores(options))
+                found.append(replace(seen, label=str(path) if len(chosen) == 1 else f"{path} · {one.name}"))
     return found
 
 
@@ -156,18 +174,31 @@ def _views_of_run(store: Store, before: View, options: Namespace) -> list[Seen]:
     else:
         wanted = find_later(place, checkpoints, before.checkpoint)
     distinct = {one.id: one for one in wanted}
-    return [_look(store, place, one, before, one.name) for one in distinct.values()]
+    return [_look(store, place, one, before, read_scores(options)) for one in distinct.values()]
 
 
-def _look(store: Store, place: str, checkpoint: Checkpoint, before: View, label: str) -> Seen:
-    view = read_view(store, place, checkpoint, before.judge, before.objective, rubric=before.rubric)
+def read_scores(options: Namespace) -> tuple[ScoreOption, ...]:
+    """What ``--score`` says. Errors: StudyError."""
+    return tuple(parse_score(word) for word in options.score)
+
+
+def count_asked(view: View) -> int:
+    """How many cases a view was to have, those among them that its logs lack altogether."""
+    return len(view.cases) + len(view.gaps.samples) + len(view.gaps.unnamed)
+
+
+def _look(store: Store, place: str, checkpoint: Checkpoint, before: View, scores: Sequence[ScoreOption]) -> Seen:
+    """A checkpoint as a look that bears its name."""
+    view = read_view(store, place, checkpoint, before.judge, before.objective, rubric=before.rubric, scores=scores)
     require_same_cases(before, view)
+    logs = describe_gaps(view.gaps, "look", counted=True)
+    notes = {"run": place, "checkpoint": checkpoint.id, "unfit": share_unfit(store, view.trajectories)}
     return Seen(
-        label=label,
+        label=checkpoint.name,
         data=view.data,
         values=view.values,
-        missing=view.missing,
-        notes={"run": place, "checkpoint": checkpoint.id, "unfit": share_unfit(store, view.trajectories)},
+        missing=view.missing + count_absent(before, view),
+        notes={**notes, **({"logs": logs} if logs else {})},
     )
 
 

@@ -23,16 +23,16 @@ from holdfast.rescoring import find_judge_step
 from holdfast.steps.judging import open_step_judge, score_all
 from holdfast.steps.speakers import open_speakers
 from holdfast.store import Store
+from holdfast.store.origins import FOREIGN
 from holdfast.watch.drift import judge_again
 from holdfast.watch.mix import Features, compare_mixes, describe_episode
-from holdfast.watch.paired import freeze, open_run, share_unfit
+from holdfast.watch.paired import count_asked, describe_basis, freeze, open_run, read_scores, share_unfit
 from holdfast.watch.reading import View, find_checkpoint, read_view
 from holdfast.watch.series import Watch, flatten, replay
 from holdfast.watch.state import Seen, State, Values, load_state, save_state
 
 BATCH = 50  # trajectories that are judged at a time and committed together
 FROZEN = 20  # trajectories that are judged anew each time, unless told otherwise
-OWN_SCORES = "inspect:"  # the beginning of a judge's name whose scores came with a log
 
 
 def watch_traces(options: Namespace) -> tuple[Watch, State]:
@@ -45,7 +45,7 @@ def watch_traces(options: Namespace) -> tuple[Watch, State]:
         imported = _import(options, label)
         with Store(options.output, writable=True) as store:
             return _begin(store, imported, label, options)
-    with open_run(options.run) as base:
+    with open_run(options.run, read_scores(options)) as base:
         before, step = _read_baseline(base, options)
         state = _open_state(base, before, options)
         imported = leave_out_seen(_import(options, label), state, label)
@@ -100,7 +100,11 @@ def read_traces_of(store: Store, view: View) -> tuple[Values, tuple[str, ...]]:
 
 def _import(options: Namespace, label: str) -> Imported:
     """The traces in their run; one that was made for them goes again where they cannot be read."""
-    return into_run(options.output, lambda store: import_traces(store, options.traces, label, strict=options.strict))
+    scores = read_scores(options)
+    return into_run(
+        options.output,
+        lambda store: import_traces(store, options.traces, label, strict=options.strict, scores=scores),
+    )
 
 
 def _read_baseline(base: Store, options: Namespace) -> tuple[View, Step | None]:
@@ -110,8 +114,9 @@ def _read_baseline(base: Store, options: Namespace) -> tuple[View, Step | None]:
     """
     place = str(options.run)
     baseline = find_checkpoint(place, base.checkpoints(), options.baseline, read_conditions(options.where))
-    if options.judge.startswith(OWN_SCORES):
-        return read_view(base, place, baseline, options.judge, options.objective), None
+    if options.judge.startswith(FOREIGN):
+        scores = read_scores(options)
+        return read_view(base, place, baseline, options.judge, options.objective, scores=scores), None
     step = _judge_step(base, options)
     rubric = open_step_judge(step).rubric_of(options.objective)
     before = read_view(base, place, baseline, options.judge, options.objective, rubric=rubric)
@@ -136,6 +141,7 @@ def _tell(before: View, state: State, options: Namespace) -> Watch:
         baseline_n=len(reference),
         rows=replay(state, "traces", options.alpha, options.margin, options.min_coverage),
         min_coverage=options.min_coverage,
+        basis=describe_basis(before),
     )
 
 
@@ -154,7 +160,7 @@ def _judge_step(store: Store, options: Namespace) -> Step:
 def _open_state(base: Store, before: View, options: Namespace) -> State:
     """The state of before, or a new one. A baseline of fixed cases counts each case once, one of traces each trace."""
     unit = "trace" if "look" in before.checkpoint.axes else "case"
-    count = (FROZEN if options.frozen is None else options.frozen) if not before.judge.startswith(OWN_SCORES) else 0
+    count = (FROZEN if options.frozen is None else options.frozen) if not before.judge.startswith(FOREIGN) else 0
     declared = {
         "kind": "traces",
         "baseline": before.checkpoint.id,
@@ -175,7 +181,7 @@ def _open_state(base: Store, before: View, options: Namespace) -> State:
         return state
     if unit == "case":
         values: Values = {case: (float(np.mean(found)),) for case, found in before.values.items()}
-        asked = len(before.cases)
+        asked = count_asked(before)
     else:
         values, traces = read_traces_of(base, before)
         asked = len(traces)
@@ -187,7 +193,7 @@ def _open_state(base: Store, before: View, options: Namespace) -> State:
 
 def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> tuple[Watch, State]:
     """Traces that are to be a baseline: judged and described, compared with nothing."""
-    step = None if options.judge.startswith(OWN_SCORES) else _judge_step(store, options)
+    step = None if options.judge.startswith(FOREIGN) else _judge_step(store, options)
     view = _judge_sample(store, imported, step, options, None)
     values, _ = read_traces_of(store, view)
     scores = flatten(values)
@@ -201,6 +207,7 @@ def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> 
         baseline_mean=float(scores.mean()) if len(scores) else None,
         baseline_n=len(scores),
         rows=(),
+        basis=describe_basis(view),
         notes=(
             *_left_out(imported),
             f"made a baseline of {len(imported.trajectories):,} traces in {options.output}; next: holdfast watch"
@@ -221,7 +228,14 @@ def _judge_sample(store: Store, imported: Imported, step: Step | None, options: 
         rubric = open_step_judge(step).rubric_of(options.objective)
     place = str(options.output)
     return read_view(
-        store, place, imported.checkpoint, options.judge, options.objective, rubric=rubric, only=frozenset(sample)
+        store,
+        place,
+        imported.checkpoint,
+        options.judge,
+        options.objective,
+        rubric=rubric,
+        only=frozenset(sample),
+        scores=read_scores(options),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -9,10 +11,22 @@ from typing import Any, cast
 import numpy as np
 
 from holdfast.errors import StudyError
+from holdfast.exchange.scales import ScoreOption
+from holdfast.forks import STUDY_KEY
 from holdfast.gate import choosing
 from holdfast.gate.books import Book
-from holdfast.records import Checkpoint, content_id
+from holdfast.gate.declared import (
+    Origin,
+    declaration_for,
+    read_origin,
+    require_same_declarations,
+    resolve_names,
+    tell_undeclared,
+)
+from holdfast.gate.logs import Gaps, find_gaps
+from holdfast.records import Checkpoint, Declaration, content_id
 from holdfast.store import Store
+from holdfast.store.origins import read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable
 from holdfast.watch.state import Values
 
@@ -26,8 +40,11 @@ NO_CONDITIONS: Conditions = {}
 class View:
     """One checkpoint's scores as one judge gave them: by case a value for each rollout (repeats averaged).
 
-    ``scores`` are those values by trajectory. ``missing`` counts rollouts without a value, ``judge`` and ``rubric``
-    say whose readings they are, ``data`` is a digest of it all.
+    ``scores`` are those values by trajectory. ``missing`` counts rollouts without a value, those among them that logs
+    were to hold and do not. ``judge`` and ``rubric`` say whose readings they are, ``declared`` what they were declared
+    to mean where they came with a log. ``cases`` are those with episodes, by their names for people; ``gaps`` is what
+    the checkpoint's logs lack, ``expected`` how many rollouts of a case its study asked for, ``counts`` how many there
+    are. ``data`` is a digest of it all.
     """
 
     name: str
@@ -40,7 +57,12 @@ class View:
     missing: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     data: str = ""
-    cases: frozenset[str] = field(default_factory=frozenset)
+    cases: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    expected: int | None = None
+    declared: Declaration | None = None
+    gaps: Gaps = field(default_factory=Gaps)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +166,15 @@ def _other_axes(one: Checkpoint) -> str:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def find_judge(place: str, table: ScoreTable, wanted: str | None, objective: str, rubric: str | None = None) -> str:
+def find_judge(origin: Origin, table: ScoreTable, wanted: str | None, objective: str, rubric: str | None = None) -> str:
     """The label of the judge meant: ``wanted``, under ``rubric`` where that is given, or the only one of an objective.
 
     Errors: StudyError.
     """
+    place = origin.place
     if objective not in table.objectives:
+        if origin.undeclared:
+            raise StudyError(f"{place}: {tell_undeclared(origin.undeclared, objective)}")
         there = ", ".join(table.objectives) or "nothing"
         raise StudyError(f"{place}: no scores of {objective!r}, scored there: {there}; add them with `holdfast judge`")
     mine = np.unique(table.judge[table.objective == table.objectives.index(objective)])
@@ -168,6 +193,18 @@ def find_judge(place: str, table: ScoreTable, wanted: str | None, objective: str
     raise StudyError(f"{place}: {len(found)} judges scored {objective}: {', '.join(found)}; choose one with --judge")
 
 
+def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]) -> str:
+    """Under which name an objective stands in a run: ``--score`` says so, or ``objective`` is the key of a declaration.
+
+    Errors: StudyError.
+    """
+    named = resolve_names(origin, [one for one in scores if one.objective == objective])
+    if objective in named or objective in origin.objectives:
+        return named.get(objective, objective)
+    found = {one.objective for one in origin.declarations if one.key == objective}
+    return found.pop() if len(found) == 1 else objective
+
+
 def read_view(
     store: Store,
     place: str,
@@ -177,66 +214,112 @@ def read_view(
     *,
     rubric: str | None = None,
     only: Collection[str] = (),
+    scores: Sequence[ScoreOption] = (),
 ) -> View:
     """A checkpoint's scores on held-out cases (on all, where a run has no splits), or of ``only`` these trajectories.
 
-    Errors: StudyError where there are none.
+    ``scores`` say under which name the objective stands. Errors: StudyError where there are none, or where they came
+    with a log and nobody declared what they mean.
     """
     part = "test" if any("test" in parts for parts in store.splits().values()) else None
     table, ids = store.score_table(part=part), store.trajectory_ids(part=part)
-    label = find_judge(place, table, judge, objective, rubric)
-    rows = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(objective))
-    known = [one.id for one in table.checkpoints]
-    rows &= table.checkpoint == (known.index(checkpoint.id) if checkpoint.id in known else -1)
+    origin = read_origin(store, place, table.objectives)
+    name = name_objective(origin, objective, scores)
+    label = find_judge(origin, table, judge, name, rubric)
+    due = _find_due(store, table, checkpoint, (label, name), part)
     if only:
-        wanted = np.array([one in only for one in ids], dtype=np.bool_)
-        rows &= wanted[table.trajectory]
+        due = {one: case for one, case in due.items() if ids[one] in only}
+    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name))
     found: dict[int, list[float]] = {}
-    cases: dict[int, str] = {}
-    for row in np.flatnonzero(rows):
-        trajectory = int(table.trajectory[row])
-        cases[trajectory] = table.case_ids[table.case[row]]
-        found.setdefault(trajectory, []).append(float(table.value[row]))
+    for row in np.flatnonzero(mine & np.isin(table.trajectory, list(due))):
+        found.setdefault(int(table.trajectory[row]), []).append(float(table.value[row]))
     if not found:
         raise StudyError(
-            f"{place}: {checkpoint.name} has no scores of {objective!r} by {label}; finish its run, or add them with"
+            f"{place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
             f" `holdfast judge {place} --with {table.judge_names[table.judges.index(label)]}`"
         )
     values: dict[str, list[float]] = {}
     readings: dict[str, float] = {}
-    for trajectory in sorted(found, key=lambda one: (cases[one], ids[one])):
-        scores = [value for value in found[trajectory] if not np.isnan(value)]
-        if scores:
-            readings[ids[trajectory]] = sum(scores) / len(scores)
-            values.setdefault(cases[trajectory], []).append(readings[ids[trajectory]])
+    for trajectory in sorted(found, key=lambda one: (due[one], ids[one])):
+        known = [value for value in found[trajectory] if not np.isnan(value)]
+        if known:
+            readings[ids[trajectory]] = sum(known) / len(known)
+            values.setdefault(due[trajectory], []).append(readings[ids[trajectory]])
     plain = {case: tuple(one) for case, one in values.items()}
-    asked = set(only) or {ids[one] for one in found}
-    used = table.rubrics.get((label, objective), "")
+    asked = set(only) or {ids[one] for one in due}
+    used = table.rubrics.get((label, name), "")
+    cases = {case: store.case(case) for case in sorted(set(due.values()))}
+    who = table.judge_names[table.judges.index(label)]
+    gaps = find_gaps(read_log_states(store), checkpoint.id) if not only else Gaps()
     return View(
         name=checkpoint.name,
         checkpoint=checkpoint,
         values=plain,
         trajectories=tuple(sorted(asked)),
-        judge=table.judge_names[table.judges.index(label)],
+        judge=who,
         objective=objective,
         rubric=used,
-        missing=len(asked) - len(readings),
+        missing=len(asked) - len(readings) + gaps.rollouts,
         scores=readings,
         data=content_id("watch data", used, sorted(ids[one] for one in found), sorted(plain.items())),
-        cases=frozenset(cases.values()),
+        cases={name: str(case.facts.get("sample", name[:12])) for name, case in cases.items()},
+        counts=Counter(due.values()),
+        expected=json.loads(store.meta(STUDY_KEY) or "{}").get("rollouts", {}).get("per_test_case"),
+        declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values()), scores),
+        gaps=gaps,
+        notes=read_import_notes(store),
     )
 
 
+def _find_due(
+    store: Store, table: ScoreTable, checkpoint: Checkpoint, judging: tuple[str, str], part: str | None
+) -> dict[int, str]:
+    """The trajectories of a checkpoint that a score is due of, with their cases.
+
+    A judge may be asked for another objective alone, as that of probes is; of a trajectory that it has not met, every
+    score is due.
+    """
+    label, objective = judging
+    episodes = store.trajectory_table(part=part)
+    known = [one.id for one in episodes.checkpoints]
+    rows = np.flatnonzero(episodes.checkpoint == (known.index(checkpoint.id) if checkpoint.id in known else -1))
+    met = table.judge == table.judges.index(label)
+    asked = set(table.trajectory[met & (table.objective == table.objectives.index(objective))].tolist())
+    spared = set(table.trajectory[met].tolist()) - asked
+    return {
+        int(episodes.trajectory[row]): table.case_ids[episodes.case[row]]
+        for row in rows
+        if int(episodes.trajectory[row]) not in spared
+    }
+
+
+def count_absent(baseline: View, look: View) -> int:
+    """How many rollouts of the baseline's cases a look should have and does not, where no log says how many.
+
+    As many are due as its study asks for, or as the baseline has of the case.
+    """
+    if look.gaps.logged:
+        return 0
+    due = {case: look.expected or baseline.counts[case] for case in look.counts if case in baseline.counts}
+    return sum(max(count - look.counts[case], 0) for case, count in due.items())
+
+
 def require_same_cases(baseline: View, other: View) -> None:
-    """Refuse two views that are not of the same cases, of the same rubric. Errors: StudyError naming the difference."""
+    """Refuse two views that are not of the same cases, of the same rubric. Errors: StudyError naming the difference.
+
+    A case that one of them lacks because its logs broke off is none that differs.
+    """
     names = f"{baseline.name} and {other.name}"
-    lost, new = sorted(baseline.cases - other.cases), sorted(other.cases - baseline.cases)
+    lost, new = _only_in(baseline, other), _only_in(other, baseline)
     if lost or new:
-        shown = ", ".join(one[:12] for one in (lost or new)[:3])
+        shown = ", ".join((lost or new)[:3])
         raise StudyError(
             f"{names}: not comparable: {len(lost)} cases only in the baseline, {len(new)} only in the look,"
-            f" {len(baseline.cases & other.cases)} in both (first: {shown}); evaluate both on the same cases"
+            f" {len(baseline.cases.keys() & other.cases.keys())} in both (first: {shown}); evaluate both on the same"
+            " cases"
         )
+    mine, theirs = ({view.objective: one} if (one := view.declared) else {} for view in (baseline, other))
+    require_same_declarations(mine, theirs, names)
     if baseline.rubric != other.rubric:
         raise StudyError(
             f"{names}: not comparable: scored under rubric {baseline.rubric[:8]} and {other.rubric[:8]}; judge both"
@@ -244,3 +327,10 @@ def require_same_cases(baseline: View, other: View) -> None:
         )
     if set(baseline.trajectories) & set(other.trajectories):
         raise StudyError(f"{names}: both are the same episodes, which says nothing; watch other checkpoints")
+
+
+def _only_in(view: View, other: View) -> list[str]:
+    """The names of a view's cases that the other was never to have."""
+    found = [label for case, label in view.cases.items() if case not in other.cases]
+    rest = [label for label in found if label not in other.gaps.samples]
+    return sorted(rest) if len(rest) > len(other.gaps.unnamed) else []

@@ -90,9 +90,9 @@ def column_heads(watch: Watch) -> tuple[str, ...]:
 
 def describe_watch(watch: Watch) -> list[str]:
     """What the looks say, in sentences."""
-    sentences = [_describe_setting(watch)]
+    sentences = [*map(_sentence, _describe_basis(watch)), _describe_setting(watch)]
     if not watch.rows:
-        return [*sentences[:1], *map(_sentence, watch.notes)]
+        return [*sentences, *map(_sentence, watch.notes)]
     sentences.append(_describe_outcome(watch))
     if watch.drifted:
         sentences.append(_describe_drift(watch))
@@ -101,6 +101,12 @@ def describe_watch(watch: Watch) -> list[str]:
         sentences += _describe_mix(watch.rows[-1])
     sentences += [*_describe_gaps(watch), *map(_sentence, watch.notes)]
     return [*sentences, watch.promise] if watch.promise else sentences
+
+
+def _describe_basis(watch: Watch) -> list[str]:
+    """What the score is, and which logs are not whole, each once."""
+    logs = (f"at {show_line(row.label)} {words}" for row in watch.rows for words in row.notes.get("logs", ()))
+    return list(dict.fromkeys((*watch.basis, *logs)))
 
 
 def _sentence(words: str) -> str:
@@ -204,14 +210,15 @@ def _describe_gaps(watch: Watch) -> list[str]:
 
 def render_text(watch: Watch, width: int = WIDTH) -> str:
     """A line for each look and sentences, for a terminal."""
-    lines = []
+    lines = [line for words in _describe_basis(watch) for line in textwrap.wrap(show_line(_sentence(words)), width)]
+    lines += [""] if lines and watch.rows else []
     if watch.rows:
         cells = [tuple(Cell(text=text) for text in row_cells(row)) for row in watch.rows]
         table = Table(
             title="looks", columns=column_heads(watch), rows=tuple(cells), tags=({},) * len(cells), words=WORDS
         )
         lines += [table_text(table, width), ""]
-    for sentence in describe_watch(watch):
+    for sentence in describe_watch(watch)[len(_describe_basis(watch)) :]:
         lines += textwrap.wrap(show_line(sentence), width)
     return "\n".join(lines)
 
@@ -248,6 +255,7 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
         "alpha": watch.alpha,
         "margin": watch.margin,
         "declared": dict(declared),
+        "basis": _describe_basis(watch),
         "looks": [_row_document(row) for row in watch.rows],
         "sentences": describe_watch(watch),
     }

@@ -83,7 +83,8 @@ class Watch:
     """All that a watch says.
 
     ``alarm`` and ``drifted`` hold where any look says so, ``able`` where any could have, ``covered`` where all looks
-    have scores enough of what they asked.
+    have scores enough of what they asked. ``basis`` is what stands first: what the score was declared to mean, and how
+    whole the baseline's logs are.
     """
 
     kind: Kind
@@ -96,6 +97,7 @@ class Watch:
     baseline_n: int
     rows: tuple[Row, ...]
     min_coverage: float = MIN_COVERAGE
+    basis: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     promise: str = ""
 

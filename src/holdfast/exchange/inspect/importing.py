@@ -1,8 +1,11 @@
 """Inspect logs of tool-using agents as trajectories to judge.
 
-A log's model and task are a checkpoint, its sample ids cases, its epochs rollouts. A case opens with the messages
-before the agent's first. What holdfast itself wrote, an exported run or a log of one of its tasks, comes back as it
-was. One transaction holds the whole import, and importing a log again adds nothing.
+    files.py ─▶ actors.py ─▶ attempts.py ─▶ episodes.py, scoring.py ─▶ wholeness.py
+    which logs    who acted    which count    what was done, how good    what is absent
+
+Sample ids with their inputs are cases, epochs rollouts. What holdfast itself wrote, an exported run or a log of one of
+its tasks, comes back as it was. One transaction holds the whole import, and importing a log again adds nothing but the
+scores that it declares for the first time.
 """
 
 from __future__ import annotations
@@ -12,11 +15,10 @@ import re
 import sqlite3
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import takewhile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
 
 from inspect_ai.log import (
     EvalLog,
@@ -28,36 +30,33 @@ from inspect_ai.log import (
 
 from holdfast.audit import audit
 from holdfast.errors import HoldfastError, StudyError
-from holdfast.exchange.inspect.messages import clean, from_inspect, from_tool_info, storable
-from holdfast.exchange.inspect.samples import OWN, read_case, read_episode, read_own_score, read_scores
+from holdfast.exchange.inspect.actors import identify, name_checkpoints
+from holdfast.exchange.inspect.attempts import Attempts, Log, Spot, sort_attempts
+from holdfast.exchange.inspect.episodes import Read, mark_opening, read_sample, tell_notes
+from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive, refuse
+from holdfast.exchange.inspect.messages import clean, from_inspect
+from holdfast.exchange.inspect.samples import (
+    OWN,
+    read_case,
+    read_checkpoint,
+    read_episode,
+    read_own_score,
+    read_splits,
+)
+from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring
+from holdfast.exchange.inspect.wholeness import Held, describe_logs, merge_states, tell_states
+from holdfast.exchange.openings import first_difference
+from holdfast.exchange.scales import ScoreOption
 from holdfast.published import ImportProgress, ImportSummary
-from holdfast.records import Case, Checkpoint, Ending, Message, Score, StageRecord, ToolSpec, Trajectory, content_id
-from holdfast.store import Store, codec
+from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.store import Store, codec, origins
 
 SAMPLES_AT_ONCE = 32  # in memory
-MAX_ENTRY_BYTES = 2**30  # of one sample
-REMEDY = "fetch the log again or leave it out"
 FINDING_LENGTH = 200
-ENDINGS: Mapping[str, Ending] = {
-    "message": Ending.TURN_LIMIT,
-    "turn": Ending.TURN_LIMIT,
-    "time": Ending.TIME_LIMIT,
-    "working": Ending.TIME_LIMIT,
-    "token": Ending.TOKEN_LIMIT,
-    "cost": Ending.TOKEN_LIMIT,
-}
-"""How a sample ended at a limit of this type; at any other the reply or the conversation was cut off."""
-
-# A log as JSON begins so; other JSON files stand beside logs in a folder.
-_JSON_LOG = re.compile(rb'\s*\{\s*"version"\s*:')
-_REFUSED_CALL = "parsing"  # Inspect's name for a call that no tool could take
-_NOT_CARRIED_OUT = frozenset({_REFUSED_CALL, "approval"})
+_SAMPLE = re.compile(r"samples/(?P<id>.*)_epoch_(?P<epoch>\d{1,9})\.json", re.DOTALL)
+FAILED = "absent: the episode failed before it was scored"
 
 Listener = Callable[[ImportProgress], None]
-
-
-def _refuse(place: str, finding: str, remedy: str = REMEDY) -> NoReturn:
-    raise StudyError(f"{place}: {finding}; {remedy}")
 
 
 @contextlib.contextmanager
@@ -73,187 +72,258 @@ def _reading(path: Path) -> Iterator[None]:
         raise StudyError(f"{path}: not a readable Inspect log, or cut short ({told}); {REMEDY}") from error
 
 
-# --- files -------------------------------------------------------------------------------------------------------
+# --- logs --------------------------------------------------------------------------------------------------------
 
 
-def _logs_in(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and _is_log(path))
+def _open_log(path: Path) -> Log:
+    """A log's header and what it holds. Errors: StudyError."""
+    with _reading(path):
+        place = path.resolve()
+        check_log(place)
+        if is_archive(place):
+            header = read_eval_log(place, header_only=True, format="eval")
+            summaries = read_eval_log_sample_summaries(place, format="eval")
+        else:
+            header = _read_whole(place)
+            summaries = [one.summary() for one in header.samples or ()]
+            header.samples = None
+        listed = [Spot(id=str(one.id), epoch=one.epoch, uuid=one.uuid or None) for one in summaries]
+        spots = (*listed, *(_unlisted(place, listed) if is_archive(place) else ()))
+        row = (header.eval.metadata or {}).get(OWN)
+        if row is None:
+            return Log(path=path, header=header, checkpoint=identify(header)[0], own=False, spots=spots)
+        try:
+            checkpoint = read_checkpoint(row)
+        except ValueError as error:
+            refuse(f"{path}: metadata {OWN!r} of the log", str(error))
+        return Log(path=path, header=header, checkpoint=checkpoint.id, own=True, spots=spots)
 
 
-def _is_log(path: Path) -> bool:
-    if path.suffix != ".json":
-        return path.suffix == ".eval"
-    with path.open("rb") as file:
-        return _JSON_LOG.match(file.read(64)) is not None
-
-
-def _refuse_bombs(path: Path) -> None:
-    """Refuse an archive with an entry too large for memory, before any is read. Errors: StudyError."""
-    if path.suffix == ".json":
-        return
+def _unlisted(path: Path, listed: Sequence[Spot]) -> list[Spot]:
+    """Samples that an archive holds and its summaries do not name, as those of a log that broke off."""
+    known = {(spot.id, spot.epoch) for spot in listed}
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.file_size > MAX_ENTRY_BYTES:
-                _refuse(f"{path}: entry {entry.filename[:80]!r}", f"expands beyond {MAX_ENTRY_BYTES >> 30} GiB")
+        found = [_SAMPLE.fullmatch(name) for name in dict.fromkeys(archive.namelist())]
+    spots = [Spot(id=one["id"], epoch=int(one["epoch"]), uuid=None) for one in found if one is not None]
+    return [spot for spot in spots if (spot.id, spot.epoch) not in known]
 
 
-def _read_samples(path: Path) -> Iterator[list[EvalSample]]:
+def _read_whole(path: Path) -> EvalLog:
+    """A log as JSON. Inspect's reader of headers wants their keys in the order in which Inspect writes them."""
+    return read_eval_log(path, resolve_attachments="full", format="json")
+
+
+def _read_samples(log: Log) -> Iterator[EvalSample]:
     """A log's samples, some at a time, those of an unfinished log too."""
-    if path.suffix == ".json":
-        yield read_eval_log(path, resolve_attachments="full").samples or []
-        return
-    places = [(one.id, one.epoch) for one in read_eval_log_sample_summaries(path)]
-    for start in range(0, len(places), SAMPLES_AT_ONCE):
-        batch = places[start : start + SAMPLES_AT_ONCE]
-        yield read_eval_log_samples_by_id(path, batch, resolve_attachments="full", exclude_fields={"store"})
-
-
-# --- one sample --------------------------------------------------------------------------------------------------
-
-
-def make_checkpoint(log: EvalLog) -> Checkpoint:
-    """The checkpoint of an exported log as it was, without its weights; of any other its model and task."""
-    row = (log.eval.metadata or {}).get(OWN)
-    if row is not None:
-        stages = tuple(StageRecord(**{**one, "objectives": tuple(one["objectives"])}) for one in row["stages"])
-        return Checkpoint(**{**row, "stages": stages, "path": None})
-    model, task = clean(log.eval.model), clean(log.eval.task)
-    return Checkpoint(id=content_id("inspect checkpoint", model, task), base=f"{model} ({task})", model=model)
-
-
-def make_case(log: EvalLog, sample: EvalSample, messages: Sequence[Message]) -> Case:
-    """A sample's case; its number is still 0 unless holdfast wrote it."""
-    own = sample.metadata.get(OWN)
-    if own is not None:
-        return read_case(own["case"], messages)
-    task = clean(log.eval.task)
-    case = Case(
-        id="",
-        suite=task,
-        number=0,
-        family=task,
-        messages=tuple(takewhile(lambda message: message.role != "assistant", messages)),
-        tools=_tools(sample),
-        facts=storable({"sample": sample.id, "target": sample.target}),
-    )
-    return replace(case, id=content_id("inspect case", task, codec.case_to_bytes(case).decode()))
-
-
-def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
-    """The tools that the agent was shown first, where the log tells."""
-    return next((from_tool_info(event.tools) for event in sample.events if event.event == "model"), ())
-
-
-def make_trajectory(log: EvalLog, sample: EvalSample, case: Case, messages: Sequence[Message]) -> Trajectory:
-    """A sample's episode, without ids."""
-    row = (sample.metadata.get(OWN) or {}).get("episode")
-    if row is not None:
-        made = read_episode(row, case, messages)
-    else:
-        spoken = tuple(messages[len(case.messages) :])
-        errors = [(message.detail or {}).get("error") for message in spoken if message.role == "tool"]
-        usage = sample.model_usage.get(log.eval.model)
-        made = Trajectory(
-            id="",
-            case_id=case.id,
-            checkpoint_id="",
-            rollout=sample.epoch - 1,
-            messages=spoken,
-            ending=_ending(sample),
-            calls=sum(error not in _NOT_CARRIED_OUT for error in errors),
-            invalid_calls=errors.count(_REFUSED_CALL),
-            tokens=None if usage is None else usage.output_tokens,
-            detail=_detail(log, sample),
-        )
-    failed = made.ending is Ending.ERROR
-    flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls)
-    return replace(made, flags=flags)
-
-
-def _ending(sample: EvalSample) -> Ending:
-    if sample.error is not None or sample.invalidation is not None:
-        return Ending.ERROR
-    if sample.limit is not None:
-        return ENDINGS.get(sample.limit.type, Ending.TRUNCATED)
-    cut_off = sample.output.choices and sample.output.stop_reason in ("max_tokens", "model_length")
-    return Ending.TRUNCATED if cut_off else Ending.FINISHED
-
-
-def _detail(log: EvalLog, sample: EvalSample) -> dict[str, Any]:
-    """Where the episode comes from, and scores that have no place on our scale."""
-    left: dict[str, Any] = {}
-    for name, score in (sample.scores or {}).items():
-        left |= read_scores(name, score, "", "")[1] or {}
-    found = {
-        "log": log.eval.eval_id,
-        "sample": sample.uuid,
-        "error": sample.error and sample.error.message,
-        "limit": sample.limit and sample.limit.type,
-        "scores": left,
-    }
-    return storable({key: value for key, value in found.items() if value})
-
-
-def make_scores(log: EvalLog, sample: EvalSample, trajectory_id: str) -> list[Score]:
-    """A sample's scores on our scale; see ``read_scores`` for those that holdfast did not give."""
-    scores: list[Score] = []
-    options = {scorer.name: scorer.options for scorer in log.eval.scorers or ()}
-    for name, score in (sample.scores or {}).items():
-        own = read_own_score(score, trajectory_id)
-        rubric = content_id("inspect scorer", name, storable(options.get(name) or {}))
-        scores += [own] if own is not None else read_scores(name, score, trajectory_id, rubric)[0]
-    return scores
+    path = log.path.resolve()
+    with _reading(log.path):
+        if not is_archive(path):
+            yield from _read_whole(path).samples or ()
+            return
+        places = list(dict.fromkeys((spot.id, spot.epoch) for spot in log.spots))
+        for start in range(0, len(places), SAMPLES_AT_ONCE):
+            batch = places[start : start + SAMPLES_AT_ONCE]
+            yield from read_eval_log_samples_by_id(
+                path, batch, resolve_attachments="full", format="eval", exclude_fields={"store"}
+            )
 
 
 # --- the import --------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class _LogScores:
+    """What one log's scorers gave: the values that were met, and the trajectories that each was met of."""
+
+    places: dict[Place, None] = field(default_factory=dict)
+    met: dict[str, set[Place]] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+
+
 class _Import:
     """What is known while the logs go by; each distinct thing is counted once."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, logs: Sequence[Log], scoring: Scoring) -> None:
+        self._store, self._logs, self._scoring = store, logs, scoring
         self._cases = {case.id: case for case in store.cases()}
         self._numbers = {(case.suite, case.number) for case in self._cases.values()}
         self._next: dict[str, int] = {}
+        self._uuids: dict[tuple[str, str], str] = {}
+        self._scorers: dict[str, set[str]] = {}
+        self._waiting: list[tuple[int, EvalSample, Read]] = []
+        self._openings: dict[str, str] = {}
+        self._log_scores: dict[int, _LogScores] = {}
+        self.attempts: Attempts = sort_attempts(logs)
+        self.held: dict[int, Held] = {}
+        self.episode_notes: Counter[tuple[str, str]] = Counter()
         self.checkpoints: set[str] = set()
         self.cases: set[str] = set()
         self.trajectories: set[str] = set()
         self.scores: dict[tuple[str, str, str, str, int], bool] = {}
         self.new_trajectories = self.new_scores = 0
 
-    def take(self, log: EvalLog, sample: EvalSample) -> None:
-        """One sample of a log."""
+    def store_checkpoints(self) -> None:
+        """The checkpoints of all logs that hold samples, told apart. Errors: StudyError."""
+        known = origins.read_actors(self._store)
+        held = self._store.checkpoints(brought=True)
+        new: dict[str, tuple[EvalLog, Mapping[str, str]]] = {}
+        for log in self._logs:
+            if log.own:
+                self._store.add_checkpoint(read_checkpoint((log.header.eval.metadata or {})[OWN]))
+            elif log.spots:
+                new.setdefault(log.checkpoint, (log.header, identify(log.header)[1]))
+                _require_new(self._store, log, held)
+        for checkpoint in name_checkpoints(new, known, held):
+            self._store.add_checkpoint(checkpoint)
+        if new:
+            origins.write_actors(self._store, {**known, **{name: settings for name, (_, settings) in new.items()}})
+
+    def take(self, number: int, sample: EvalSample) -> None:
+        """One sample of a log. Errors: StudyError that names log and sample."""
+        log = self._logs[number]
+        place = f"{log.path}: sample {sample.id!r}, epoch {sample.epoch}"
+        spot = Spot(id=str(sample.id), epoch=sample.epoch, uuid=sample.uuid or None)
+        answered = self.attempts.answered.get(number, {})
+        if spot in answered:
+            self._add_other_scores(log, sample, spot)
+            return
+        try:
+            if OWN in sample.metadata:
+                self._take_own(number, sample)
+            else:
+                self._take_foreign(number, sample, read_sample(log.header, sample))
+        except ValueError as error:
+            refuse(place, str(error))
+
+    def _take_own(self, number: int, sample: EvalSample) -> None:
+        """A sample that holdfast wrote. Errors: ValueError."""
+        log, row = self._logs[number], sample.metadata[OWN]
+        if not isinstance(row, Mapping):
+            raise ValueError(f"metadata {OWN!r} is no object")
         messages = from_inspect(sample.messages)
-        checkpoint = make_checkpoint(log)
-        self._store.add_checkpoint(checkpoint)
-        case = self._keep_case(make_case(log, sample, messages))
-        for seed, part in (sample.metadata.get(OWN) or {}).get("splits", ()):
-            self._store.add_split(int(seed), {str(part): [case.id]})
-        made = replace(make_trajectory(log, sample, case, messages), checkpoint_id=checkpoint.id)
-        body = codec.trajectory_to_bytes(made, case.state)
-        origin = sample.uuid or (log.eval.eval_id, sample.id)
-        parts = (checkpoint.id, case.id, made.rollout, origin, made.ending.value, body.decode())
-        trajectory = replace(made, id=content_id("inspect trajectory", *parts))
-        self.new_trajectories += self._store.add_trajectory(trajectory, self._store.text_codec.pack(body))
-        self.checkpoints.add(checkpoint.id)
+        case = self._keep_case(read_case(row.get("case"), messages))
+        for seed, part in read_splits(row):
+            self._store.add_split(seed, {part: [case.id]})
+        if row.get("episode") is not None:
+            made = read_episode(row["episode"], case, messages)
+            failed = made.ending is Ending.ERROR
+            flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls)
+            made = replace(made, flags=flags)
+        else:
+            read = read_sample(log.header, sample).trajectory
+            made = replace(read, case_id=case.id, messages=messages[len(case.messages) :])
+        made = replace(made, checkpoint_id=log.checkpoint)
+        body = codec.trajectory_to_bytes(made, case.state).decode()
+        origin = sample.uuid or (log.header.eval.eval_id, sample.id)
+        parts = (log.checkpoint, case.id, made.rollout, origin, made.ending.value, body)
+        self._keep(number, sample, replace(made, id=content_id("inspect trajectory", *parts)), case)
+
+    def _take_foreign(self, number: int, sample: EvalSample, read: Read, *, last: bool = False) -> None:
+        """A sample of another agent; one whose agent never spoke waits, for another may show its case's opening."""
+        log = self._logs[number]
+        if read.case.id not in self._cases and not read.spoken and not last:
+            self._waiting.append((number, sample, read))
+            return
+        key = (log.checkpoint, sample.uuid) if sample.uuid else None
+        if key is not None and key in self._uuids:
+            return
+        case, made = self._hold(read.case), read.trajectory
+        difference = first_difference(read.case.messages, case.messages) if read.spoken else None
+        if difference is not None:
+            made = mark_opening(made, read.case, difference)
+            self._openings.setdefault(case.id, difference)
+        origin = sample.uuid or (log.header.eval.eval_id, str(sample.id), sample.epoch)
+        made = replace(made, checkpoint_id=log.checkpoint, id=content_id("inspect trajectory", log.checkpoint, origin))
+        self.episode_notes.update(read.notes)
+        if key is not None:
+            self._uuids[key] = made.id
+        chain = self.attempts.chain[number]
+        self.held.setdefault(chain, Held()).add(number, str(sample.id), sample.epoch, case.id)
+        self._keep(number, sample, made, case)
+
+    def _keep(self, number: int, sample: EvalSample, made: Trajectory, case: Case) -> None:
+        """Store an episode and its scores. Errors: StudyError where the run holds another text of it."""
+        new = made.id not in self.trajectories and self._store.add_trajectory(
+            made, self._store.text_codec.pack(codec.trajectory_to_bytes(made, case.state))
+        )
+        if not new and made.id not in self.trajectories:
+            held = self._store.trajectory(made.id)
+            if (held.messages, held.ending) != (made.messages, made.ending):
+                refuse(
+                    f"{self._logs[number].path}: sample {sample.id!r}, epoch {sample.epoch}",
+                    "the run holds another text of this episode",
+                    "import into a new run",
+                )
+        self.new_trajectories += new
+        self.checkpoints.add(made.checkpoint_id)
         self.cases.add(case.id)
-        self.trajectories.add(trajectory.id)
-        for score in make_scores(log, sample, trajectory.id):
-            self.new_scores += self._store.add_score(score)
-            place = (trajectory.id, score.judge, score.objective, score.rubric, score.repeat)
-            self.scores[place] = score.value is None
+        self.trajectories.add(made.id)
+        self._add_scores(number, sample, made, new)
+
+    # --- scores ------------------------------------------------------------------------------------------------
+
+    def _add_scores(self, number: int, sample: EvalSample, made: Trajectory, new: bool) -> None:
+        log = self._logs[number]
+        mine = self._log_scores.setdefault(number, _LogScores())
+        met = mine.met.setdefault(made.id, set())
+        if made.ending is Ending.ERROR:
+            mine.failed.add(made.id)
+        self._scorers[made.id] = set(sample.scores or {})
+        for name, given in (sample.scores or {}).items():
+            # A score is holdfast's own only beside an episode that it wrote.
+            own = read_own_score(given, made.id) if OWN in sample.metadata else None
+            if own is not None:
+                self._add_score(own)
+                continue
+            for place, score in self._scoring.read(log.header, name, given, (made.id, made.checkpoint_id, new)):
+                self._add_score(score)
+                mine.places[place] = None
+                met.add(place)
+
+    def _add_other_scores(self, log: Log, sample: EvalSample, spot: Spot) -> None:
+        """The scores that another copy of an episode has and the one that was kept has not."""
+        identity = self._uuids.get((log.checkpoint, spot.uuid or ""))
+        if identity is None or OWN in sample.metadata:
+            return
+        for name, given in (sample.scores or {}).items():
+            if name not in self._scorers[identity]:
+                for _, score in self._scoring.read(log.header, name, given, (identity, log.checkpoint, False)):
+                    self._add_score(score)
+        self._scorers[identity] |= set(sample.scores or {})
+
+    def _add_score(self, score: Score) -> None:
+        self.new_scores += self._store.add_score(score)
+        self.scores[score.trajectory_id, score.judge, score.objective, score.rubric, score.repeat] = score.value is None
+
+    def finish(self) -> None:
+        """Store the samples that waited for an opening, and the scores that samples of a scored log lack."""
+        for number, sample, read in self._waiting:
+            with _reading(self._logs[number].path):
+                self._take_foreign(number, sample, read, last=True)
+        for number, mine in self._log_scores.items():
+            for trajectory, met in mine.met.items():
+                reason = FAILED if trajectory in mine.failed else ABSENT
+                for place in mine.places:
+                    if place not in met:
+                        self._add_score(self._scoring.absent(self._logs[number].header, place, trajectory, reason))
+
+    # --- cases -------------------------------------------------------------------------------------------------
 
     def _keep_case(self, case: Case) -> Case:
         """The case as the run holds it, under its own number where that is free. Errors: StudyError."""
+        held = self._hold(case)
+        if replace(case, number=held.number) != held:
+            refuse(f"case {case.id}", "the run holds another case of that id", "import into a new run")
+        return held
+
+    def _hold(self, case: Case) -> Case:
+        """The case that the run holds under this id; it is stored unless one is there."""
         held = self._cases.get(case.id)
         if held is None:
             held = replace(case, number=self._free_number(case))
             self._cases[case.id] = held
             self._numbers.add((held.suite, held.number))
             self._store.add_cases([held])
-        elif replace(case, number=held.number) != held:
-            _refuse(f"case {case.id}", "the run holds another case of that id", "import into a new run")
         return held
 
     def _free_number(self, case: Case) -> int:
@@ -265,36 +335,57 @@ class _Import:
         self._next[case.suite] = number
         return number
 
+    def opening_notes(self) -> list[str]:
+        """How many cases were opened in several ways."""
+        if not self._openings:
+            return []
+        return [
+            f"{len(self._openings):,} cases are opened in several ways; the run holds the first (first difference:"
+            f" {next(iter(self._openings.values()))})"
+        ]
 
-def import_logs(source: Path, store: Store, *, progress: Listener | None = None) -> ImportSummary:
-    """What was read of the logs at ``source``, a file or a folder, into ``store``, all or nothing. Errors: StudyError.
 
-    In a folder, files that are no logs are ignored.
+def _require_new(store: Store, log: Log, held: Sequence[Checkpoint]) -> None:
+    """Refuse a run whose Inspect logs an earlier version imported: its cases and scores mean something else."""
+    before = content_id("inspect checkpoint", clean(log.header.eval.model), clean(log.header.eval.task))
+    if any(one.id == before for one in held):
+        refuse(
+            store.path,
+            "an earlier version imported these logs, without the direction of their scores",
+            "import them into a new run",
+        )
+
+
+def import_logs(
+    source: Path, store: Store, *, scores: Sequence[ScoreOption] = (), progress: Listener | None = None
+) -> ImportSummary:
+    """What was read of the logs at ``source``, a file or a folder, into ``store``, all or nothing.
+
+    ``scores`` say what the values of other scorers mean, before what the registry knows. In a folder, files that are no
+    logs are ignored. Errors: StudyError.
     """
     started = time.monotonic()
     if any(step.kind != "judge" for step in store.log.steps().values()):
-        _refuse(str(store.path), "holds the run of a study", "import into another directory")
-    logs = list(_logs_in(source)) if source.is_dir() else [source]
-    ignored = sum(path.is_file() for path in source.rglob("*")) - len(logs) if source.is_dir() else 0
-    sizes = [path.stat().st_size for path in logs]
+        refuse(store.path, "holds the run of a study", "import into another directory")
+    paths = find_logs(source)
+    ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths) if source.is_dir() else 0
+    logs = [_open_log(path) for path in paths]
+    sizes = [path.stat().st_size for path in paths]
+    scoring = Scoring(scores, origins.read_declarations(store) or ())
     with store.transaction():
-        reading = _Import(store)
-        for number, path in enumerate(logs):
-            for log, sample in _samples_of(path):
-                with _reading(path):
-                    reading.take(log, sample)
+        reading = _Import(store, logs, scoring)
+        reading.store_checkpoints()
+        for done, number in enumerate(reading.attempts.order, 1):
+            for sample in _read_samples(logs[number]):
+                with _reading(paths[number]):
+                    reading.take(number, sample)
             if progress is not None:
-                progress(
-                    ImportProgress(
-                        bytes_read=sum(sizes[: number + 1]),
-                        bytes_total=sum(sizes),
-                        trajectories=len(reading.trajectories),
-                        scores=len(reading.scores),
-                        seconds=time.monotonic() - started,
-                    )
-                )
+                read = sum(sizes[place] for place in reading.attempts.order[:done])
+                progress(_progress(read, sum(sizes), reading, started))
+        reading.finish()
         if not reading.trajectories:
-            _refuse(str(source), f"no sample in {len(logs)} logs", "give logs of agents that were run")
+            refuse(source, f"no sample in {len(logs)} logs", "give logs of agents that were run")
+        notes = _note(store, logs, reading, scoring)
     return ImportSummary(
         files=len(logs),
         ignored=ignored,
@@ -306,13 +397,38 @@ def import_logs(source: Path, store: Store, *, progress: Listener | None = None)
         new_trajectories=reading.new_trajectories,
         new_scores=reading.new_scores,
         seconds=time.monotonic() - started,
+        notes=notes,
     )
 
 
-def _samples_of(path: Path) -> Iterator[tuple[EvalLog, EvalSample]]:
-    with _reading(path):
-        _refuse_bombs(path.resolve())
-        log = read_eval_log(path.resolve(), header_only=True)
-        for batch in _read_samples(path.resolve()):
-            for sample in batch:
-                yield log, sample
+def _progress(read: int, total: int, reading: _Import, started: float) -> ImportProgress:
+    return ImportProgress(
+        bytes_read=read,
+        bytes_total=total,
+        trajectories=len(reading.trajectories),
+        scores=len(reading.scores),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring) -> tuple[str, ...]:
+    """Note in the run what was declared, what was not taken and how whole the logs are; all of it as sentences.
+
+    Errors: StudyError where an option found nothing, a scorer is off its scale, or a declaration differs.
+    """
+    scoring.require_options()
+    scoring.require_scales()
+    origins.add_declarations(store, scoring.declarations())
+    origins.write_undeclared(store, scoring.undeclared(origins.read_undeclared(store)))
+    states = describe_logs(logs, reading.attempts, reading.held)
+    origins.write_log_states(store, merge_states(origins.read_log_states(store), states))
+    # Declarations and states are noted as such; the run keeps as sentences what stands nowhere else.
+    kept = [
+        *scoring.doubts(),
+        *reading.attempts.notes,
+        *reading.opening_notes(),
+        *tell_notes(reading.episode_notes),
+    ]
+    kept = list(map(clean, kept))
+    origins.write_import_notes(store, dict.fromkeys((*origins.read_import_notes(store), *kept)))
+    return tuple(dict.fromkeys((*map(clean, scoring.notes()), *map(clean, tell_states(states)), *kept)))

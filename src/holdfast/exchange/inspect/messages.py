@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
-from inspect_ai.model import ChatMessage
+from inspect_ai.model import ChatMessage, ChatMessageAssistant, Content, ContentToolUse
 from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolInfo
 
@@ -14,6 +14,9 @@ from holdfast.models.inspect_chat import chat_input
 from holdfast.records import Message, ToolCall, ToolSpec
 
 DETAIL = "detail"
+LEFT_OUT, UNREAD = "left_out", "unread"
+# Inspect's notes of a provider's compaction and of a model that stepped in for another.
+_KNOWN_DATA = frozenset({"compaction_metadata", "fallback_metadata"})
 # Inspect links results to calls by id; this names the calls of a message whose ids were made for the log.
 _IDS_MADE = "ids_made"
 _RAW = "_raw"
@@ -34,9 +37,11 @@ def from_inspect(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Our messages, tool results in the order of their calls.
 
     Text stays as the agent saw it: a failed call's error stands in place of its result. Reasoning goes into a
-    message's ``detail``, which also names content of other kinds.
+    message's ``detail``, which also names content of other kinds: ``left_out`` what an agent shows or is shown, and
+    ``unread`` what may be a call. A tool that the provider itself ran is a call with its result, in its place in what
+    the agent wrote.
     """
-    return tuple(_from_inspect(message) for message in _in_call_order(messages))
+    return tuple(made for message in _in_call_order(messages) for made in _from_inspect(message))
 
 
 def _in_call_order(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
@@ -55,29 +60,101 @@ def _in_call_order(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
     yield from sorted(results, key=lambda one: order.get(one.tool_call_id or "", len(order)))
 
 
-def _from_inspect(message: ChatMessage) -> Message:
-    detail: dict[str, Any] = dict((message.metadata or {}).get(DETAIL) or {})
+def _from_inspect(message: ChatMessage) -> Iterator[Message]:
+    noted = (message.metadata or {}).get(DETAIL)
+    detail: dict[str, Any] = dict(noted) if isinstance(noted, Mapping) else {}
+    if message.role == "assistant":
+        yield from _from_assistant(message, detail)
+        return
     if not isinstance(message.content, str):
-        reasoning = [part.reasoning for part in message.content if part.type == "reasoning"]
         others = [part.type for part in message.content if part.type not in ("text", "reasoning")]
-        detail |= {"reasoning": "\n".join(reasoning)} if reasoning else {}
-        detail |= {"left_out": others} if others else {}
+        detail |= {LEFT_OUT: others} if others else {}
     text, name = message.text, None
-    calls: tuple[ToolCall, ...] = ()
     if message.role == "tool":
         name = clean(message.function) if message.function else None
         if message.error is not None:
             text = message.error.message or text
             detail["error"] = message.error.type
-    elif message.role == "assistant":
-        made_up = (message.metadata or {}).get(_IDS_MADE) or ()
-        calls = tuple(
-            _read_call(call, "" if number in made_up else call.id)
-            for number, call in enumerate(message.tool_calls or ())
-        )
+    yield Message(role=message.role, content=clean(text), name=name, detail=storable(detail) if detail else None)
+
+
+def _from_assistant(message: ChatMessageAssistant, detail: Mapping[str, Any]) -> Iterator[Message]:
+    """An agent's message, cut after each tool that its provider ran so that the result follows its call."""
+    made_up = (message.metadata or {}).get(_IDS_MADE) or ()
+    calls = [
+        _read_call(call, "" if number in made_up else call.id) for number, call in enumerate(message.tool_calls or ())
+    ]
+    if isinstance(message.content, str):
+        yield _said(message.content, calls, detail)
+        return
+    parts: list[Content] = []
+    served: list[ContentToolUse] = []
+    for part in message.content:
+        if served and part.type != "tool_use":
+            yield from _served(parts, served, detail)
+            parts, served = [], []
+        if part.type == "tool_use":
+            served.append(part)
+        else:
+            parts.append(part)
+    if served:
+        yield from _served(parts, served, detail)
+        parts = []
+    if parts or calls or not message.content:
+        yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts)})
+
+
+def _served(parts: Sequence[Content], served: Sequence[ContentToolUse], detail: Mapping[str, Any]) -> Iterator[Message]:
+    """What an agent said, the tools that its provider ran then, and what they gave."""
+    calls = [ToolCall(name=clean(one.name), arguments=_arguments(one.arguments), id=clean(one.id)) for one in served]
+    yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts), "served": [one.tool_type for one in served]})
+    for one in served:
+        failed = {"error": clean(one.error)} if one.error else None
+        yield Message(role="tool", content=clean(one.error or one.result), name=clean(one.name), detail=failed)
+
+
+def _said(text: str, calls: Sequence[ToolCall], detail: Mapping[str, Any]) -> Message:
     return Message(
-        role=message.role, content=clean(text), tool_calls=calls, name=name, detail=storable(detail) if detail else None
+        role="assistant", content=clean(text), tool_calls=tuple(calls), detail=storable(detail) if detail else None
     )
+
+
+def _text_of(parts: Sequence[Content]) -> str:
+    """The text of an agent's content as Inspect's own ``text`` joins it."""
+    text: str = ChatMessageAssistant(content=list(parts)).text
+    return text
+
+
+def _notes_on(parts: Sequence[Content]) -> dict[str, Any]:
+    """Reasoning, and the kinds of content that are no text: what is shown, and what may be a call."""
+    found: dict[str, Any] = {}
+    if reasoning := [part.reasoning for part in parts if part.type == "reasoning"]:
+        found["reasoning"] = "\n".join(reasoning)
+    others = [part for part in parts if part.type not in ("text", "reasoning")]
+    unread = [part for part in others if part.type == "data" and not _is_known(part.data)]
+    if left := [part.type for part in others if part not in unread]:
+        found[LEFT_OUT] = left
+    if unread:
+        found[UNREAD] = [_describe_data(part.data) for part in unread]
+    return found
+
+
+def _is_known(data: Mapping[str, Any]) -> bool:
+    """Whether a provider's own data is what Inspect notes of a compaction or of another model that stepped in."""
+    return bool(data) and set(data) <= _KNOWN_DATA
+
+
+def _describe_data(data: Mapping[str, Any]) -> str:
+    return f"data of type {data['type']}"[:80] if isinstance(data.get("type"), str) else "data"
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """The arguments of a call that a provider wrote as text; what is no JSON object stands under ``_raw``."""
+    try:
+        found = orjson.loads(text) if text.strip() else {}
+    except orjson.JSONDecodeError:
+        found = None
+    return storable(found) if isinstance(found, dict) else {_RAW: clean(text)}
 
 
 def _read_call(call: InspectCall, identity: str) -> ToolCall:

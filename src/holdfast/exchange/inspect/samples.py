@@ -6,26 +6,113 @@ facts, the ending, the world's end. A score that holdfast gave names its judge, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from inspect_ai.scorer import Score as InspectScore
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast.exchange.inspect.messages import clean
-from holdfast.records import Case, Ending, Message, Score, ToolSpec, Trajectory
+from holdfast.exchange.inspect.messages import storable
+from holdfast.exchange.scales import describe
+from holdfast.records import Case, Checkpoint, Ending, Message, Score, StageRecord, ToolSpec, Trajectory
 
 OWN = "holdfast"
 _EPISODE = ("rollout", "calls", "invalid_calls", "tokens", "world_after", "detail")
 _JUDGED = ("judge", "objective", "rubric", "repeat", "label", "missing")
-JUDGE_PREFIX = "inspect:"
 TOP = 3.0
-# What Inspect's own scorers mean by letters, and by words for yes and no, on our scale.
-_GRADES: Mapping[str, float] = {
-    **dict.fromkeys(("C", "yes", "true"), TOP),
-    **dict.fromkeys(("I", "no", "false"), 0.0),
-    "P": TOP / 2,
-}
+MOST = 2**63 - 1  # that the store counts to
+
+Count = Annotated[int, Field(strict=True, ge=0, le=MOST)]
+Whole = Annotated[int, Field(strict=True, ge=-MOST, le=MOST)]
+Name = Annotated[str, Field(strict=True, min_length=1)]
+Text = Annotated[str, Field(strict=True)]
+
+
+def _require_storable(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and storable(value) != value:
+        raise ValueError("holds what cannot be stored (a number too large, or half a character)")
+    return value
+
+
+Object = Annotated[dict[str, Any], AfterValidator(_require_storable)]
+
+
+class _Row(BaseModel):
+    """What holdfast wrote into a log, held against its types and ranges before anything is made of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _CaseRow(_Row):
+    id: Name
+    suite: Text
+    number: Count
+    family: Text
+    opening: Count
+    tools: list[tuple[Name, Text, Object]]
+    state: Object
+    facts: Object
+
+
+class _EpisodeRow(_Row):
+    ending: Ending
+    rollout: Count
+    calls: Count
+    invalid_calls: Count
+    tokens: Count | None
+    world_after: Object | None
+    detail: Object | None
+
+
+class _ScoreRow(BaseModel):
+    judge: Name
+    objective: Name
+    rubric: Text
+    repeat: Count
+    label: Text | None
+    missing: Name | None
+
+
+class _StageRow(_Row):
+    name: Name
+    method: Text
+    objectives: list[Text]
+    settings: Object = {}
+    steps: Count | None = None
+    pairs: Count | None = None
+    data: Text | None = None
+
+
+class _CheckpointRow(_Row):
+    id: Name
+    base: Name
+    stages: list[_StageRow] = []
+    axes: Object = {}
+    split_seed: Whole | None = None
+    train_seed: Whole | None = None
+    parent_id: Text | None = None
+    path: Text | None = None
+    digest: Text | None = None
+    model: Text | None = None
+    source: Text | None = None
+
+
+class _SplitRows(_Row):
+    splits: list[tuple[Whole, Name]] = []
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def _check(kind: type[Row], row: Any, what: str) -> Row:
+    """A row of the kind. Errors: ValueError with the first thing that is wrong, in few words."""
+    try:
+        return kind.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        shown = describe(first["input"])
+        raise ValueError(f"{what}{'.' if place else ''}{place} is {shown}: {first['msg']}") from None
 
 
 def describe_case(case: Case) -> dict[str, Any]:
@@ -42,18 +129,33 @@ def describe_case(case: Case) -> dict[str, Any]:
     }
 
 
-def read_case(row: Mapping[str, Any], messages: Sequence[Message]) -> Case:
-    """The case of a sample that holdfast wrote. Errors: LookupError, TypeError, ValueError where it did not."""
+def read_case(row: Any, messages: Sequence[Message]) -> Case:
+    """The case of a sample that holdfast wrote. Errors: ValueError where it did not."""
+    made = _check(_CaseRow, row, "case")
+    if made.opening > len(messages):
+        raise ValueError(f"case.opening is {made.opening}: the sample has {len(messages)} messages")
     return Case(
-        id=str(row["id"]),
-        suite=str(row["suite"]),
-        number=int(row["number"]),
-        family=str(row["family"]),
-        messages=tuple(messages[: row["opening"]]),
-        tools=tuple(ToolSpec(name=n, description=d, parameters=p) for n, d, p in row["tools"]),
-        state=row["state"],
-        facts=row["facts"],
+        id=made.id,
+        suite=made.suite,
+        number=made.number,
+        family=made.family,
+        messages=tuple(messages[: made.opening]),
+        tools=tuple(ToolSpec(name=n, description=d, parameters=p) for n, d, p in made.tools),
+        state=made.state,
+        facts=made.facts,
     )
+
+
+def read_splits(row: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """The split seeds and parts of a sample that holdfast wrote. Errors: ValueError."""
+    return list(_check(_SplitRows, {"splits": row.get("splits", [])}, "").splits)
+
+
+def read_checkpoint(row: Any) -> Checkpoint:
+    """The checkpoint of a log that holdfast exported, without its weights. Errors: ValueError where it did not."""
+    made = _check(_CheckpointRow, row, "checkpoint")
+    stages = tuple(StageRecord(**{**dict(one), "objectives": tuple(one.objectives)}) for one in made.stages)
+    return Checkpoint(**{**dict(made), "stages": stages, "path": None})
 
 
 def describe_episode(trajectory: Trajectory) -> dict[str, Any]:
@@ -61,16 +163,17 @@ def describe_episode(trajectory: Trajectory) -> dict[str, Any]:
     return {"ending": trajectory.ending.value, **{name: getattr(trajectory, name) for name in _EPISODE}}
 
 
-def read_episode(row: Mapping[str, Any], case: Case, messages: Sequence[Message]) -> Trajectory:
-    """An episode that ``describe_episode`` described, without ids. Errors: LookupError, TypeError, ValueError."""
+def read_episode(row: Any, case: Case, messages: Sequence[Message]) -> Trajectory:
+    """An episode that ``describe_episode`` described, without ids. Errors: ValueError."""
+    made = _check(_EpisodeRow, row, "episode")
     return Trajectory(
         id="",
         case_id=case.id,
         checkpoint_id="",
         messages=tuple(messages[len(case.messages) :]),
-        ending=Ending(row["ending"]),
-        world_before=case.state if row["world_after"] is not None else None,
-        **{name: row[name] for name in _EPISODE},
+        ending=made.ending,
+        world_before=case.state if made.world_after is not None else None,
+        **{name: getattr(made, name) for name in _EPISODE},
     )
 
 
@@ -85,59 +188,17 @@ def to_score(score: Score) -> InspectScore:
 
 
 def read_own_score(score: InspectScore, trajectory_id: str) -> Score | None:
-    """The score that ``to_score`` was given, or None where another scorer gave it. Errors: ValueError, TypeError."""
+    """The score that ``to_score`` was given, or None where another scorer gave it. Errors: ValueError."""
     row = score.metadata or {}
     if not set(_JUDGED) <= set(row):
         return None
-    value = None if row["missing"] is not None else _number(score.value)
-    if row["missing"] is None and value is None:
-        raise ValueError(f"a score of {row['judge']} is {score.value!r}, which is none from 0 to 3")
+    made = _check(_ScoreRow, {name: row[name] for name in _JUDGED}, "score")
+    value: Any = None if made.missing is not None else score.value
+    if made.missing is None and not (type(value) in (int, float) and 0.0 <= value <= TOP):
+        raise ValueError(f"a score of {made.judge} is {describe(value)}, which is none from 0 to 3")
     reply = score.explanation
     if value is None:
         reply = (score.explanation or "").partition("\n\n")[2] or None
-    elif reply == row["label"]:
+    elif reply == made.label:
         reply = None
-    return Score(trajectory_id=trajectory_id, value=value, reply=reply, **{name: row[name] for name in _JUDGED})
-
-
-def read_scores(
-    name: str, score: InspectScore, trajectory_id: str, rubric: str
-) -> tuple[list[Score], dict[str, Any] | None]:
-    """What another scorer's score says on our scale, and its value where it says nothing.
-
-    The judge is ``inspect:NAME``. The objective is the scorer's own name, or each key where its value has several.
-    Numbers from 0 to 3 are taken as they are, yes and no (``C`` and ``I``, true and false) as 3 and 0, ``P`` as 1.5;
-    an unscored sample is a missing score.
-    """
-    parts = score.value if isinstance(score.value, Mapping) else {name.rsplit("/", 1)[-1]: score.value}
-    found, left = [], {}
-    for objective, value in parts.items():
-        grade = _number(value)
-        unscored = value is None or (isinstance(value, float) and math.isnan(value))
-        if grade is None and not unscored:
-            left[objective] = value
-            continue
-        found.append(
-            Score(
-                trajectory_id=trajectory_id,
-                judge=f"{JUDGE_PREFIX}{clean(name)}",
-                objective=clean(objective),
-                value=grade,
-                missing=clean(str(score.reason or "unscored")) if unscored else None,
-                label=value if isinstance(value, str) else None,
-                reply=clean(score.explanation) if score.explanation else None,
-                rubric=rubric,
-            )
-        )
-    return found, {name: left} if left else None
-
-
-def _number(value: object) -> float | None:
-    """A value on our scale, or None where it has no place on it."""
-    if isinstance(value, bool):
-        return TOP if value else 0.0
-    if isinstance(value, str):
-        return _GRADES.get(value, _GRADES.get(value.lower()))
-    if isinstance(value, int | float) and 0 <= value <= TOP:
-        return float(value)
-    return None
+    return Score(trajectory_id=trajectory_id, value=None if value is None else float(value), reply=reply, **dict(made))

@@ -12,10 +12,12 @@ from typing import Any
 
 from holdfast.audit import audit
 from holdfast.errors import MissingExtra, StudyError
+from holdfast.exchange.scales import ScoreOption
 from holdfast.exchange.traces import TraceSet, read_traces, sort_paths
 from holdfast.exchange.traces.dialogue import Trace, arrange
-from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.records import Case, Checkpoint, Declaration, Ending, Score, Trajectory, content_id
 from holdfast.store import Store, codec
+from holdfast.store.origins import Undeclared, add_declarations, read_declarations, read_undeclared, write_undeclared
 
 SUITE = "traces"
 NO_FAMILY = "traces"
@@ -82,17 +84,26 @@ def make_episode(trace: Trace) -> Episode:
     return Episode(trace=trace.id, case=case, trajectory=made)
 
 
-def read_logs(logs: Iterable[Path]) -> list[Episode]:
-    """The samples of Inspect logs with the scores that they hold. Errors: StudyError, MissingExtra."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """The samples of Inspect logs with their scores, what these were declared to mean, and what was not taken."""
+
+    episodes: tuple[Episode, ...] = ()
+    declarations: tuple[Declaration, ...] = ()
+    undeclared: tuple[Undeclared, ...] = ()
+
+
+def read_logs(logs: Iterable[Path], scores: Sequence[ScoreOption] = ()) -> Logged:
+    """What Inspect logs hold; ``scores`` say what their values mean. Errors: StudyError, MissingExtra."""
     try:
         from holdfast.exchange.inspect.importing import import_logs
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
     with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:
         for path in logs:
-            import_logs(path, store)
+            import_logs(path, store, scores=scores)
         cases = {case.id: case for case in store.cases()}
-        return [
+        episodes = tuple(
             Episode(
                 trace=f"{one.detail.get('sample') if one.detail else None}/{one.id}",
                 case=cases[one.case_id],
@@ -100,19 +111,23 @@ def read_logs(logs: Iterable[Path]) -> list[Episode]:
                 scores=tuple(store.scores(one.id)),
             )
             for one in list(store.trajectories(part="all"))
-        ]
+        )
+        return Logged(episodes=episodes, declarations=read_declarations(store) or (), undeclared=read_undeclared(store))
 
 
-def import_traces(store: Store, paths: Sequence[Path], label: str, *, strict: bool = False) -> Imported:
+def import_traces(
+    store: Store, paths: Sequence[Path], label: str, *, strict: bool = False, scores: Sequence[ScoreOption] = ()
+) -> Imported:
     """What files of traces hold, into ``store`` under a checkpoint named by ``label``; repeating it adds nothing.
 
-    One transaction holds it all. Errors: StudyError, MissingExtra.
+    ``scores`` say what the values in Inspect logs mean. One transaction holds it all. Errors: StudyError, MissingExtra.
     """
     if any(step.kind != "judge" for step in store.log.steps().values()):
         raise StudyError(f"{store.path}: holds the run of a study; import traces into another directory")
     logs, files = sort_paths(paths)
     found = read_traces(files, strict=strict) if files else TraceSet(traces=(), records=0)
-    episodes = [make_episode(one) for one in found.traces] + (read_logs(logs) if logs else [])
+    logged = read_logs(logs, scores) if logs else Logged()
+    episodes = [*(make_episode(one) for one in found.traces), *logged.episodes]
     if not episodes:
         raise StudyError(f"{paths[0]}: no conversation in these files; give traces that hold messages")
     episodes.sort(key=lambda one: one.trace)
@@ -124,6 +139,9 @@ def import_traces(store: Store, paths: Sequence[Path], label: str, *, strict: bo
     )
     with store.transaction():
         store.add_checkpoint(checkpoint)
+        if logs:
+            add_declarations(store, logged.declarations)
+            write_undeclared(store, dict.fromkeys((*read_undeclared(store), *logged.undeclared)))
         ids, new = _keep(store, episodes, checkpoint)
     return Imported(
         checkpoint=checkpoint,

@@ -31,6 +31,7 @@ def _check(check: Check) -> dict[str, Any]:
         "metric": check.metric,
         "outcome": check.outcome.value,
         "blocking": check.blocking,
+        "measured": check.measured,
         "unit": check.unit,
         "worse": check.worse,
     }
@@ -52,6 +53,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "fingerprint": verdict.fingerprint,
         "rubrics": plain(verdict.rubrics),
         "data": verdict.data,
+        "basis": list(verdict.basis),
         "limits": list(verdict.limits),
         "sources": plain(verdict.sources),
     }

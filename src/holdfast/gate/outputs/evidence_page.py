@@ -113,6 +113,7 @@ def _check(row: Mapping[str, Any]) -> Check:
 def _verdict(one: Mapping[str, Any]) -> str:
     parts = [f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>"]
     parts.append(_p(f"Against {one['parent']} on {one['cases']:,} cases, judge {one['judge']}."))
+    parts.append(_list(one["basis"]))
     if one["checks"]:
         parts.append(_table(CHECK_HEADS, (check_cells(_check(row)) for row in one["checks"])))
     rubrics = "; ".join(f"{objective} by {rubric}" for objective, rubric in one["rubrics"].items())

@@ -42,6 +42,7 @@ def _suite(verdict: Verdict) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=show_line(f"{verdict.child} against {verdict.parent}"))
     noted = {
         "outcome": verdict.outcome.value,
+        **{f"basis {number}": words for number, words in enumerate(verdict.basis, 1)},
         "judge": verdict.judge,
         "cases": str(verdict.cases),
         "fingerprint": verdict.fingerprint,

@@ -52,13 +52,15 @@ def code(value: object) -> str:
 
 
 def render_markdown(verdicts: Sequence[Verdict]) -> str:
-    """A summary for a pull request: headline, a table of verdicts, and the checks, rules and limits folded."""
+    """A summary for a pull request: headline, what the verdicts rest on, their table; checks, rules, limits folded."""
     worst = overall(verdicts)
     lines = [f"## {MARKS[worst]} holdfast gate: {worst.value}", ""]
     if not verdicts:
         return "\n".join([*lines, "Nothing could be compared.", ""])
     meaning = MEANINGS[worst]
     lines += [f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}. {worst.value}: {meaning}.", ""]
+    basis = list(dict.fromkeys(words for one in verdicts[:MOST_DETAILS] for words in one.basis))
+    lines += [*(f"* {escape_markdown(words)}" for words in basis), *([""] if basis else [])]
     ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
     lines += ["| | Verdict | Child | Parent | Judge | Cases | What was found |", "|---|---|---|---|---|--:|---|"]
     lines += [_verdict_row(one) for one in ranked[:MOST_ROWS]]

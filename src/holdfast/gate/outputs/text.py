@@ -16,6 +16,7 @@ from holdfast.report.gate import (
     describe_verdict,
     name_metric,
     overall,
+    shared_basis,
 )
 from holdfast.report.inert import show_line
 from holdfast.report.tables import Cell, Table, table_text
@@ -29,15 +30,19 @@ LEFT_OUT = ("Decides", "Note")  # of the page's columns: the rules name what dec
 def render_text(verdicts: Sequence[Verdict], width: int | None = None) -> str:
     """Every verdict in a sentence with the table of its checks, the overall verdict, the rules and the limits.
 
-    ``width`` is in terminal columns, by default those of the terminal between 80 and 110. More than six verdicts have
-    no tables, and are counted by lineage. What a model wrote is shown with its controls visible.
+    What a verdict means at all stands right below its sentence, or once above several that share it. ``width`` is in
+    terminal columns, by default those of the terminal between 80 and 110. More than six verdicts have no tables, and
+    are counted by lineage. What a model wrote is shown with its controls visible.
     """
     wide = min(terminal_width(), WIDEST) if width is None else width
     if not verdicts:
         return "no comparison: nothing could be held against anything\n"
-    blocks = []
+    shared = shared_basis(verdicts)
+    own = {id(one): [words for words in one.basis if words not in shared] for one in verdicts}
+    blocks = ["\n".join(line for words in shared for line in _wrap(words, wide))] if shared else []
     for one in verdicts:
         lines = _wrap(describe_verdict(one), wide)
+        lines += [line for words in own[id(one)] for line in _wrap(words, wide, "  ")]
         if one.checks and len(verdicts) <= MOST_TABLES:
             lines += ["", *_check_lines(one, wide)]
         blocks.append("\n".join(lines))
@@ -59,7 +64,8 @@ def _check_lines(verdict: Verdict, width: int) -> list[str]:
     rows = tuple(tuple(Cell(text=row[place]) for place in kept) for row in cells)
     heads = tuple(CHECK_HEADS[place] for place in kept)
     table = Table(title="Checks", columns=heads, rows=rows, tags=({},) * len(rows), words=2)
-    notes = [f"{name_metric(one.metric)}: {one.reason}" for one in verdict.checks if one.reason]
+    # What was not measured stands above already.
+    notes = [f"{name_metric(one.metric)}: {one.reason}" for one in verdict.checks if one.reason and one.measured]
     shown = textwrap.indent(table_text(table, width - 2), "  ").split("\n")
     return [*shown, *(line for note in notes for line in _wrap(note, width, "  "))]
 

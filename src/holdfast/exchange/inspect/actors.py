@@ -1,0 +1,169 @@
+"""Who acted in a log: what decides an agent's replies tells checkpoints apart, and secrets are no part of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import orjson
+from inspect_ai.log import EvalLog
+
+from holdfast.exchange.inspect.messages import clean
+from holdfast.records import Checkpoint, content_id
+
+REDACTED = "(redacted)"
+AXIS_LENGTH = 80  # of a setting's value in a checkpoint's name
+NOT_SET = "not set"
+# How requests are sent, and how often the same model is asked: none of it makes it another model.
+_OPERATION = frozenset(
+    {
+        *("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections"),
+        *("adaptive_connections", "cache", "cache_prompt", "batch", "logprobs", "top_logprobs", "prompt_logprobs"),
+        *("fail_on_refusal", "seed", "extra_headers"),
+    }
+)
+_SECRET = re.compile(r"(?i)key$|token$|secret|passw|auth|credential|cookie|signature")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory, another one in each process
+
+
+def settings_of(log: EvalLog) -> dict[str, str]:
+    """What decided the replies in a log besides the model's name: setting → value as text, without secrets.
+
+    Arguments of the model keep their own names; the others say whose they are.
+    """
+    told = log.eval
+    found: dict[str, Any] = dict(told.model_args or {})
+    if told.model_base_url:
+        found["base_url"] = told.model_base_url
+    for name, value in _generation(log).items():
+        found.setdefault(name, value)
+    found |= {f"task {name}": value for name, value in (told.task_args or {}).items()}
+    found |= {f"solver {name}": value for name, value in (told.solver_args or {}).items()}
+    if told.solver:
+        found["solver"] = told.solver
+    steps = [[step.solver, step.params] for step in log.plan.steps]
+    if steps:
+        # The steps' prompts are long: they tell apart, and a digest is their name.
+        found["steps"] = content_id(_plain(steps))[:8]
+    return {clean(str(name)): _text(_safe(str(name), value)) for name, value in sorted(found.items())}
+
+
+def _generation(log: EvalLog) -> dict[str, Any]:
+    """The generation settings of a log that decide a reply, as they are given; defaults are none of them."""
+    found = {
+        **log.eval.model_generate_config.model_dump(mode="json", exclude_none=True),
+        **log.plan.config.model_dump(mode="json", exclude_none=True),
+    }
+    return {name: value for name, value in found.items() if name not in _OPERATION}
+
+
+def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
+    """What decided a log's episodes and scores besides who acted, by group: what two sides must have in common.
+
+    Numbers and truths stay what they are, all else is text, without secrets.
+    """
+    told = log.eval
+    config = told.config.model_dump(mode="json", exclude_none=True)
+    steps = [[step.solver, step.params] for step in log.plan.steps]
+    groups: dict[str, dict[str, Any]] = {
+        "task": {"version": told.task_version, **(told.task_args or {})},
+        "solver": {
+            **({"name": told.solver} if told.solver else {}),
+            **(told.solver_args or {}),
+            **({"steps": content_id(_plain(steps))[:8]} if steps else {}),
+        },
+        "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
+        "generation": _generation(log),
+        "roles": {role: one.model for role, one in (told.model_roles or {}).items()},
+    }
+    return {
+        group: {clean(str(name)): _comparable(_safe(str(name), value)) for name, value in found.items()}
+        for group, found in groups.items()
+    }
+
+
+def _comparable(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float) and abs(value) < 2**63 else _text(value)
+
+
+def identify(log: EvalLog) -> tuple[str, dict[str, str]]:
+    """The checkpoint id of a log that holdfast did not export, and the settings that are in it."""
+    settings = settings_of(log)
+    return content_id("inspect checkpoint", clean(log.eval.model), clean(log.eval.task), settings), settings
+
+
+def name_checkpoints(
+    new: Mapping[str, tuple[EvalLog, Mapping[str, str]]],
+    known: Mapping[str, Mapping[str, str]],
+    held: Iterable[Checkpoint],
+) -> list[Checkpoint]:
+    """Checkpoints of logs by id, their ``axes`` saying in what they differ from others of their model and task.
+
+    ``known`` are the settings of those that the run holds (``held``) from earlier imports.
+    """
+    bases = {name: _base(log) for name, (log, _) in new.items()}
+    settings: dict[str, Mapping[str, str]] = {name: one for name, (_, one) in new.items()}
+    for one in held:
+        if one.id in known and one.id not in settings:
+            bases[one.id], settings[one.id] = one.base, known[one.id]
+    made = []
+    for name, (log, mine) in new.items():
+        others = [settings[other] for other in settings if bases[other] == bases[name]]
+        differing = [key for key in sorted({key for one in others for key in one}) if _differs(key, others)]
+        axes = {key: mine.get(key, NOT_SET) for key in differing}
+        short = {key: _shorten(value) for key, value in axes.items()}
+        told = [{key: _shorten(one.get(key, NOT_SET)) for key in differing} for one in others]
+        axes = short if told.count(short) == 1 else axes
+        made.append(Checkpoint(id=name, base=bases[name], axes=axes, model=clean(log.eval.model)))
+    return made
+
+
+def _base(log: EvalLog) -> str:
+    return f"{clean(log.eval.model)} ({clean(log.eval.task)})"
+
+
+def _differs(key: str, settings: Iterable[Mapping[str, str]]) -> bool:
+    return len({one.get(key, NOT_SET) for one in settings}) > 1
+
+
+def _shorten(value: str) -> str:
+    """The end of a long value: paths differ there."""
+    return value if len(value) <= AXIS_LENGTH else f"…{value[-AXIS_LENGTH:]}"
+
+
+def _safe(name: str, value: Any) -> Any:
+    """A value without secrets: what a key's name says is one, and users and queries of addresses."""
+    if _SECRET.search(name):
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {str(key): _safe(str(key), one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe("", one) for one in value]
+    if isinstance(value, str) and "://" in value:
+        return _safe_address(value)
+    return value
+
+
+def _safe_address(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return REDACTED
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _plain(value: Any) -> str:
+    """A value as text that is equal in every process."""
+    text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS).decode()
+    return _ADDRESS.sub("", text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return _ADDRESS.sub("", clean(value))
+    try:
+        return _plain(value)
+    except (TypeError, ValueError):  # a whole number beyond 64 bits, half a surrogate pair
+        return _ADDRESS.sub("", clean(repr(value)))

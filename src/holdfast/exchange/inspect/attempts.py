@@ -1,0 +1,163 @@
+"""Which logs are attempts at one evaluation, and which of their episodes count.
+
+A retry has the id of its first attempt (Inspect's ``task_id``) and carries over the samples that were done, with their
+own ``uuid``. One uuid is one episode; a sample and epoch that a later attempt redid counts as that did it. Logs that
+share neither are evaluations of their own, and all of their episodes count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inspect_ai.log import EvalLog
+
+SHOWN = 6  # files, in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A sample in a log, as its summary names it."""
+
+    id: str
+    epoch: int
+    uuid: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """One log that is to be imported: its file, its header, whose it is, what it holds."""
+
+    path: Path
+    header: EvalLog
+    checkpoint: str
+    own: bool
+    spots: tuple[Spot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """How logs belong together, by their places in the list that they were given in.
+
+    ``order`` is the order in which to read them, ``chain`` names each log's evaluation by the place of its last
+    attempt, ``replaced`` are the logs that another attempt answers for. ``answered`` says of a log which spots another
+    one answers for, and whether it holds the same episode (True) or redid it (False). ``notes`` tell it, a sentence
+    each.
+    """
+
+    order: tuple[int, ...]
+    chain: tuple[int, ...]
+    replaced: frozenset[int]
+    answered: Mapping[int, Mapping[Spot, bool]]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Found:
+    notes: list[str] = field(default_factory=list)
+    answered: dict[int, dict[Spot, bool]] = field(default_factory=dict)
+
+
+def sort_attempts(logs: Sequence[Log]) -> Attempts:
+    """How the logs of one import belong together."""
+    root = list(range(len(logs)))
+
+    def find(place: int) -> int:
+        while root[place] != place:
+            place = root[place]
+        return place
+
+    met: dict[tuple[str, ...], int] = {}
+    for place, log in enumerate(logs):
+        for key in () if log.own else _ties(log):
+            root[find(place)] = find(met.setdefault(key, place))
+    members: dict[int, list[int]] = {}
+    for place in range(len(logs)):
+        members.setdefault(find(place), []).append(place)
+    found = _Found()
+    chain = list(range(len(logs)))
+    for group in members.values():
+        group.sort(key=lambda place: _age(logs[place]))
+        for place in group:
+            chain[place] = group[-1]
+        if len(group) > 1:
+            _answer(logs, group, found)
+    replaced = {place for place, last in enumerate(chain) if place != last}
+    kept = [place for place in range(len(logs)) if place not in replaced]
+    rest = sorted(replaced, key=lambda place: _age(logs[place]), reverse=True)
+    return Attempts(
+        order=(*kept, *rest),
+        chain=tuple(chain),
+        replaced=frozenset(replaced),
+        answered=found.answered,
+        notes=(*found.notes, *_joined(logs, kept)),
+    )
+
+
+def _ties(log: Log) -> list[tuple[str, ...]]:
+    """What a log shares with other attempts at its evaluation."""
+    told = log.header.eval
+    ids = [("attempt", told.task_id)] if told.task_id else []
+    ids += [("log", told.eval_id)] if told.eval_id else []
+    return [(log.checkpoint, *one) for one in (*ids, *(("uuid", spot.uuid) for spot in log.spots if spot.uuid))]
+
+
+def _age(log: Log) -> tuple[str, str, int, bool, str]:
+    """Sorts attempts, the last one last: by their times, then by what they hold."""
+    header = log.header
+    started = header.stats.started_at if header.stats else ""
+    return (str(header.eval.created), str(started), len(log.spots), header.results is not None, str(log.path))
+
+
+def _answer(logs: Sequence[Log], group: Sequence[int], found: _Found) -> None:
+    """Note which episodes of earlier attempts later ones answer for."""
+    uuids: set[str] = set()
+    places: set[tuple[str, int]] = set()
+    same, redone = 0, 0
+    for place in reversed(group):
+        answered: dict[Spot, bool] = {}
+        for spot in logs[place].spots:
+            if spot.uuid is not None and spot.uuid in uuids:
+                answered[spot] = True
+            elif (spot.id, spot.epoch) in places:
+                answered[spot] = spot.uuid is None
+        found.answered[place] = answered
+        same += sum(answered.values())
+        redone += len(answered) - sum(answered.values())
+        uuids |= {spot.uuid for spot in logs[place].spots if spot.uuid}
+        places |= {(spot.id, spot.epoch) for spot in logs[place].spots}
+    last = logs[group[-1]].path.name
+    earlier = _names([logs[place].path.name for place in group[:-1]])
+    told = [f"{same} episodes stand in several and count once"] if same else []
+    told += [f"{redone} attempts that it replaced do not count"] if redone else []
+    found.notes.append(f"{last} is a later state of {earlier}: {', '.join(told) or 'no episode of theirs is in it'}")
+
+
+def _joined(logs: Sequence[Log], kept: Sequence[int]) -> list[str]:
+    """Which logs are read as one checkpoint although each is an evaluation of its own."""
+    groups: dict[str, list[str]] = {}
+    for place in kept:
+        if not logs[place].own and logs[place].spots:
+            groups.setdefault(logs[place].checkpoint, []).append(logs[place].path.name)
+    return [
+        f"{len(names)} logs were read as one checkpoint, for nothing in them tells their models apart: {_names(names)}"
+        for names in groups.values()
+        if len(names) > 1
+    ] + _shared(logs)
+
+
+def _shared(logs: Sequence[Log]) -> list[str]:
+    """Episodes that stand under two checkpoints: the same uuid, another model or setting."""
+    owners: dict[str, set[str]] = {}
+    for log in logs:
+        for spot in log.spots:
+            if spot.uuid is not None:
+                owners.setdefault(spot.uuid, set()).add(log.checkpoint)
+    count = sum(len(names) > 1 for names in owners.values())
+    return [f"{count} episodes stand in logs of different models or settings and count for each"] if count else []
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,417 @@
+"""A sample's dialogue: what opened it, and what its agent did, put together from its events where messages lack it.
+
+``messages`` is the history that the agent had at the end. What was compacted or trimmed away, what a sub-agent did
+inside a tool and what a handoff rewrote stands in the events alone:
+
+    model event ─ its output, with the results of its calls ─▶ the dialogue
+    model event of another span, with calls that were carried out ─▶ after the call that began the sub-agent
+    model event of a scorer, or of another role ─▶ no part of it; calls of other roles are counted
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from inspect_ai.event import Event, ModelEvent, ToolEvent
+from inspect_ai.log import EvalSample
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageTool,
+    ChatMessageUser,
+    ContentData,
+)
+from pydantic import ValidationError
+
+from holdfast.exchange.inspect.messages import DETAIL
+
+SUBMIT = "submit"  # how Inspect's agents hand in their answer; no act
+AGENT = "agent"  # in a message's detail: the sub-agent that wrote it
+LOST = "the part before its context was compacted is not in the log"
+_SCORERS = ("scorers", "scorer")
+_SUMMARY = "[CONTEXT COMPACTION SUMMARY]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogue:
+    """What a sample's agent was shown first and what followed; ``spoken`` says whether the agent said anything.
+
+    ``rebuilt`` counts replies that only events hold. ``agents`` are sub-agents by name with how many calls of theirs
+    were carried out, ``roles`` other model roles likewise, whose calls are not the agent's. ``broken`` says why the
+    dialogue is not whole.
+    """
+
+    opening: tuple[ChatMessage, ...]
+    said: tuple[ChatMessage, ...]
+    rebuilt: int = 0
+    agents: Mapping[str, int] = field(default_factory=dict)
+    roles: Mapping[str, int] = field(default_factory=dict)
+    broken: str | None = None
+
+    @property
+    def spoken(self) -> bool:
+        """Whether there is a message of the agent."""
+        return any(message.role == "assistant" for message in self.said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A reply of a model, its place among the events, and the calls of it that a tool event carried out."""
+
+    place: int
+    event: ModelEvent
+    message: ChatMessageAssistant
+    results: tuple[ToolEvent, ...]
+
+
+def arrange(sample: EvalSample) -> Dialogue:
+    """The dialogue of a sample."""
+    events = list(_flatten(sample.events))
+    turns = _turns(events)
+    spans = _Spans(events)
+    there = _match(turns, sample.messages)
+    mine = _own_turns(turns, there, sample.messages)
+    opening, said = _split(sample, there)
+    lost = [one for one in mine if one.place not in there and _is_part(one, mine)]
+    if lost:
+        opening, said = _rebuild(mine, there, sample.messages)
+    said, handed = _restore(said, [one for one in turns if one.place in there], spans)
+    own = {one.place for one in mine} | set(there)
+    roles = {one.event.role for one in mine} | {None}
+    asked = {(call.id, call.function) for one in said if one.role == "assistant" for call in one.tool_calls or ()}
+    others = [
+        one for one in turns if one.place not in own and any((act.id, act.function) not in asked for act in _acts(one))
+    ]
+    inserted = [one for one in others if one.event.role in roles]
+    said = _insert(said, mine, inserted, spans)
+    return Dialogue(
+        opening=tuple(opening),
+        said=tuple(said),
+        rebuilt=len(lost),
+        agents=dict(handed + Counter(spans.name(one.event.span_id) for one in inserted for _ in _acts(one))),
+        roles=dict(Counter(str(one.event.role) for one in others if one not in inserted for _ in _acts(one))),
+        broken=LOST if _is_cut(events, sample.messages, mine) else None,
+    )
+
+
+# --- events ------------------------------------------------------------------------------------------------------
+
+
+def _flatten(events: Iterable[Any]) -> Iterator[Event]:
+    """Events in their order without those of scorers; those that old logs hold inside others follow them."""
+    scorers: set[str] = set()
+    depth = 0
+    for event in events:
+        kind = event.event
+        if kind == "span_begin" and (event.type in _SCORERS or event.parent_id in scorers):
+            scorers.add(event.id)
+        elif kind == "step":
+            depth += (event.action == "begin") - (event.action == "end") if event.type in _SCORERS else 0
+        if depth > 0 or event.span_id in scorers:
+            continue
+        yield event
+        if kind in ("tool", "subtask") and event.events:
+            yield from _nested(event)
+
+
+def _nested(parent: Any) -> Iterator[Event]:
+    """What happened inside a tool or subtask of an old log, under a span of its own."""
+    kinds = {"model": ModelEvent, "tool": ToolEvent}
+    span = f"{parent.uuid or id(parent)}/{getattr(parent, 'function', None) or getattr(parent, 'name', '')}"
+    for inner in parent.events:
+        row = inner if isinstance(inner, Mapping) else inner.model_dump()
+        if row.get("event") not in kinds:
+            continue
+        try:
+            made = kinds[row["event"]].model_validate(row)
+        except ValidationError:
+            continue
+        made.span_id = span
+        yield made
+        if isinstance(made, ToolEvent) and made.events:
+            yield from _nested(made)
+
+
+class _Spans:
+    """The names of spans."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._names = {event.id: event.name for event in events if event.event == "span_begin"}
+
+    def name(self, span: str | None) -> str:
+        """A span's name; a tool's where an old log holds its events inside it."""
+        if span in self._names:
+            return str(self._names[span])
+        return (span or "").rpartition("/")[2] or "sub-agent"
+
+
+def _turns(events: Sequence[Event]) -> list[_Turn]:
+    """Every reply of a model that was not withdrawn, with what its calls gave."""
+    made: dict[str, list[tuple[int, ToolEvent]]] = {}
+    for place, event in enumerate(events):
+        if isinstance(event, ToolEvent):
+            made.setdefault(event.id, []).append((place, event))
+    found = []
+    for place, event in enumerate(events):
+        if not isinstance(event, ModelEvent) or event.error is not None or not event.output.choices:
+            continue
+        message = event.output.choices[0].message
+        results = []
+        for call in message.tool_calls or ():
+            later = next((one for one in made.get(call.id, ()) if one[0] > place), None)
+            if later is not None:
+                made[call.id].remove(later)
+                results.append(later[1])
+        found.append(_Turn(place, event, message, tuple(results)))
+    return found
+
+
+def _acts(turn: _Turn) -> list[ToolEvent]:
+    """The calls of a reply that were carried out, without the handing in of an answer."""
+    return [one for one in turn.results if one.function != SUBMIT]
+
+
+def _match(turns: Sequence[_Turn], messages: Sequence[ChatMessage]) -> dict[int, int]:
+    """Turns by place → where among the messages their reply stands: by its id, else by what it says, in order.
+
+    What the first request held is no reply to it.
+    """
+    shown: Sequence[ChatMessage] = next((one.event.input for one in turns if one.event.role is None), ())
+    start = 0
+    while start < min(len(shown), len(messages)) and _same(shown[start], messages[start]):
+        start += 1
+    free = {place: one for place, one in enumerate(messages) if place >= start and one.role == "assistant"}
+    found: dict[int, int] = {}
+    for known in (lambda one: one.id, _content):
+        for turn in turns:
+            key = known(turn.message)
+            if turn.place in found or key is None:
+                continue
+            place = next((place for place, one in free.items() if known(one) == key), None)
+            if place is not None:
+                found[turn.place] = place
+                del free[place]
+    return found
+
+
+def _own_turns(turns: Sequence[_Turn], there: Mapping[int, int], messages: Sequence[ChatMessage]) -> list[_Turn]:
+    """The replies of the agent itself: those in the spans whose replies stand among the messages as they were given.
+
+    Without any such reply among the messages they are those of the first span.
+    """
+    matched = [one for one in turns if one.place in there]
+    if not matched and any(message.role == "assistant" for message in messages):
+        return []
+    plain = [one for one in turns if one.event.role is None]
+    first = next(iter(matched or plain or turns), None)
+    if first is None:
+        return []
+    # A handoff leaves the other agent's replies in the history, without their calls and under its own span.
+    whole = [one for one in matched if not (_acts(one) and not _calls(messages[there[one.place]]))]
+    roles = {one.event.role for one in matched} or {first.event.role}
+    spans = {one.event.span_id for one in whole} or {first.event.span_id}
+    return [one for one in turns if one.event.span_id in spans and one.event.role in roles]
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessage], list[ChatMessage]]:
+    """A sample's messages before and from the agent's first one.
+
+    Where events tell, that is the first that a model gave. Else the replies that ``input`` begins with are passed by.
+    """
+    messages = sample.messages
+    spoken = [place for place, one in enumerate(messages) if one.role == "assistant"]
+    given = [*there.values(), *(place for place in spoken if messages[place].source == "generate")]
+    if given:
+        return messages[: min(given)], messages[min(given) :]
+    shown = [] if isinstance(sample.input, str) else [one for one in sample.input if one.role == "assistant"]
+    passed = 0
+    while passed < min(len(shown), len(spoken)) and _content(messages[spoken[passed]]) == _content(shown[passed]):
+        passed += 1
+    start = spoken[passed] if passed < len(spoken) else len(messages)
+    return messages[:start], messages[start:]
+
+
+# --- what messages lack ------------------------------------------------------------------------------------------
+
+
+def _is_part(turn: _Turn, turns: Sequence[_Turn]) -> bool:
+    """Whether a reply that no message holds is part of the dialogue.
+
+    It is where its calls were carried out or a later request holds it; a critique of an own draft is not.
+    """
+    later = (one.event.input for one in turns if one.place > turn.place)
+    return bool(turn.results) or any(_same(one, turn.message) for shown in later for one in shown)
+
+
+def _rebuild(
+    turns: Sequence[_Turn], there: Mapping[int, int], messages: Sequence[ChatMessage]
+) -> tuple[list[ChatMessage], list[ChatMessage]]:
+    """Opening and dialogue of an agent's replies in their order, with what each request adds to the one before."""
+    opening = list(turns[0].event.input)
+    seen = {key for one in opening for key in _identities(one)}
+    said: list[ChatMessage] = []
+    turns = [one for one in turns if one.place in there or _is_part(one, turns)]
+    for number, turn in enumerate(turns):
+        held = messages[there[turn.place]] if turn.place in there else turn.message
+        spoken = held if isinstance(held, ChatMessageAssistant) else turn.message
+        said.append(spoken)
+        seen |= {*_identities(spoken), *_identities(turn.message)}
+        after = turns[number + 1].event.input if number + 1 < len(turns) else messages
+        new = [one for one in _after(after, turn.message, seen) if one.role != "system"]
+        said += _with_results(turn, spoken, new)
+        seen |= {key for one in new for key in _identities(one)}
+    return opening, said
+
+
+def _after(shown: Sequence[ChatMessage], last: ChatMessage, seen: set[Any]) -> list[ChatMessage]:
+    """What a list of messages holds after ``last``; where that is gone from it, what was never seen."""
+    for place in range(len(shown) - 1, -1, -1):
+        if _same(shown[place], last):
+            return list(shown[place + 1 :])
+    return [one for one in shown if seen.isdisjoint(_identities(one))]
+
+
+def _with_results(turn: _Turn, spoken: ChatMessageAssistant, new: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """What followed a reply, with the results of its calls from tool events where no message holds them."""
+    told = {one.tool_call_id for one in new if isinstance(one, ChatMessageTool)}
+    asked = {call.id for call in spoken.tool_calls or ()}
+    missing = [_result(one) for one in turn.results if one.id in asked and one.id not in told]
+    return [*missing, *new]
+
+
+def _result(event: ToolEvent) -> ChatMessageTool:
+    return ChatMessageTool(
+        id=event.message_id,
+        content=event.result if isinstance(event.result, str | list) else str(event.result),
+        tool_call_id=event.id,
+        function=event.function,
+        error=event.error,
+    )
+
+
+def _restore(
+    said: Sequence[ChatMessage], matched: Sequence[_Turn], spans: _Spans
+) -> tuple[list[ChatMessage], Counter[str]]:
+    """The messages with the calls that a handoff turned into text, and how many of which agent these are.
+
+    Their results, which the history holds as a user's words, are results again.
+    """
+    turns = {one.message.id: one for one in matched if one.message.id is not None and _acts(one)}
+    results = {one.message_id: (turn, one) for turn in turns.values() for one in turn.results if one.message_id}
+    shown = {message.id for message in said if message.role == "user" and message.id in results}
+    made: list[ChatMessage] = []
+    handed: Counter[str] = Counter()
+    for message in said:
+        turn = turns.get(message.id)
+        if message.role == "user" and message.id in shown:
+            turn, result = results[message.id]
+            made.append(_of(_result(result), turn, spans))
+        elif turn is not None and message.role == "assistant" and not _calls(message):
+            back = [call for call in turn.message.tool_calls or () if _is_shown(call.id, turn, shown)]
+            handed.update({spans.name(turn.event.span_id): len(back)} if back else {})
+            whole = turn.message.model_copy(update={"tool_calls": back})
+            made.append(_of(whole, turn, spans) if back else message)
+        else:
+            made.append(message)
+    return made, handed
+
+
+def _of(message: ChatMessage, turn: _Turn, spans: _Spans) -> ChatMessage:
+    """A message named as a sub-agent's own."""
+    return message.model_copy(update={"metadata": {DETAIL: {AGENT: spans.name(turn.event.span_id)}}})
+
+
+def _is_shown(call: str, turn: _Turn, shown: set[Any]) -> bool:
+    return any(one.id == call and one.message_id in shown for one in turn.results)
+
+
+def _insert(
+    said: Sequence[ChatMessage], mine: Sequence[_Turn], others: Sequence[_Turn], spans: _Spans
+) -> list[ChatMessage]:
+    """The dialogue with sub-agents' replies that acted, each after the results of the reply that came before it."""
+    after: dict[Any, list[_Turn]] = {}
+    for one in others:
+        before = [turn for turn in mine if turn.place < one.place]
+        after.setdefault(before[-1].message.id or _content(before[-1].message) if before else None, []).append(one)
+    made = [message for one in after.pop(None, ()) for message in _of_agent(one, spans)]
+    waiting: list[_Turn] = []
+    for message in said:
+        if message.role != "tool":
+            made += [line for one in waiting for line in _of_agent(one, spans)]
+            waiting = []
+        made.append(message)
+        if message.role == "assistant":
+            waiting = after.pop(message.id, []) + after.pop(_content(message), [])
+    left = [*waiting, *(one for rest in after.values() for one in rest)]
+    return made + [line for one in left for line in _of_agent(one, spans)]
+
+
+def _of_agent(turn: _Turn, spans: _Spans) -> list[ChatMessage]:
+    """A sub-agent's reply with the results of its calls."""
+    done = _acts(turn)
+    calls = [call for call in turn.message.tool_calls or () if any(call.id == one.id for one in done)]
+    spoken = turn.message.model_copy(update={"tool_calls": calls})
+    return [_of(one, turn, spans) for one in (spoken, *map(_result, done))]
+
+
+def _is_cut(events: Sequence[Event], messages: Sequence[ChatMessage], mine: Sequence[_Turn]) -> bool:
+    """Whether the history was compacted and nothing in the log holds what stood before.
+
+    Inspect's own agents compact what is sent and keep the record, with the summary in its place.
+    """
+    marks = [place for place, one in enumerate(events) if one.event == "compaction"]
+    summarized = any(map(_is_summary, messages))
+    if not marks and not summarized:
+        return False
+    if any(one.place < marks[0] for one in mine) if marks else mine:
+        return False
+    return not (summarized and _precede(messages))
+
+
+def _precede(messages: Sequence[ChatMessage]) -> bool:
+    """Whether the agent's own words stand before the summary of them."""
+    for message in messages:
+        if message.role == "assistant":
+            return True
+        if _is_summary(message):
+            return False
+    return True
+
+
+def _is_summary(message: ChatMessage) -> bool:
+    if not isinstance(message, ChatMessageUser):
+        return False
+    if message.text.startswith(_SUMMARY) or (message.metadata or {}).get("summary") is True:
+        return True
+    parts = () if isinstance(message.content, str) else message.content
+    return any(isinstance(part, ContentData) and "compaction_metadata" in part.data for part in parts)
+
+
+# --- messages ----------------------------------------------------------------------------------------------------
+
+
+def _calls(message: ChatMessage) -> Sequence[Any]:
+    return message.tool_calls or () if message.role == "assistant" else ()
+
+
+def _content(message: ChatMessage) -> tuple[Any, ...]:
+    """What a message says, whatever its id."""
+    told = tuple((call.function, json.dumps(call.arguments, sort_keys=True, default=str)) for call in _calls(message))
+    return (message.role, message.text, told, message.tool_call_id if message.role == "tool" else None)
+
+
+def _same(one: ChatMessage, two: ChatMessage) -> bool:
+    return (one.id is not None and one.id == two.id) or _content(one) == _content(two)
+
+
+def _identities(message: ChatMessage) -> tuple[Any, ...]:
+    """The ways in which a message may be known: its id, and what it says."""
+    content = _content(message)
+    return (message.id, content) if message.id is not None else (content,)

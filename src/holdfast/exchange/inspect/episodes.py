@@ -1,0 +1,206 @@
+"""One sample of another agent's log as a case and an episode."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from inspect_ai.log import EvalLog, EvalSample
+from inspect_ai.model import ChatMessage
+
+from holdfast.audit import audit
+from holdfast.exchange.inspect.dialogue import Dialogue, arrange
+from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, clean, from_inspect, from_tool_info, storable
+from holdfast.exchange.inspect.scoring import raw_values
+from holdfast.exchange.openings import digest_opening
+from holdfast.models.calls import spells_call
+from holdfast.records import Case, Ending, Message, ToolSpec, Trajectory, content_id
+
+ENDINGS: Mapping[str, Ending] = {
+    "message": Ending.TURN_LIMIT,
+    "turn": Ending.TURN_LIMIT,
+    "time": Ending.TIME_LIMIT,
+    "working": Ending.TIME_LIMIT,
+    "token": Ending.TOKEN_LIMIT,
+    "cost": Ending.TOKEN_LIMIT,
+}
+"""How a sample ended at a limit of this type; at any other the reply or the conversation was cut off."""
+REFUSED_CALL = "parsing"  # Inspect's name for a call that no tool could take
+NOT_CARRIED_OUT = frozenset({REFUSED_CALL, "approval"})
+MOST_TOKENS = 2**63 - 1  # that the store can count; more are no count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What a sample holds: its case (number 0), its episode (without ids), whether the agent said anything.
+
+    ``notes`` counts what a reader must know: kinds of content that were left out, replies that only events held, calls
+    of sub-agents and of other roles, dialogues that are not whole.
+    """
+
+    case: Case
+    trajectory: Trajectory
+    spoken: bool
+    notes: Counter[tuple[str, str]]
+
+
+def read_sample(log: EvalLog, sample: EvalSample) -> Read:
+    """A sample that holdfast did not write. Errors: ValueError where its numbers are none."""
+    if not 1 <= sample.epoch <= MOST_TOKENS:
+        raise ValueError(f"epoch is {sample.epoch}, expected 1 or more")
+    dialogue = arrange(sample)
+    opening, said = from_inspect(dialogue.opening), from_inspect(dialogue.said)
+    tools = _tools(sample)
+    case = _case(log, sample, opening, tools)
+    ending, unread = _ending(sample, dialogue, said, tools)
+    errors = [(message.detail or {}).get("error") for message in said if message.role == "tool"]
+    calls = sum(error not in NOT_CARRIED_OUT for error in errors)
+    invalid = errors.count(REFUSED_CALL)
+    left = Counter(kind for message in said for kind in (message.detail or {}).get(LEFT_OUT, ()))
+    trajectory = Trajectory(
+        id="",
+        case_id=case.id,
+        checkpoint_id="",
+        rollout=sample.epoch - 1,
+        messages=said,
+        ending=ending,
+        flags=() if ending is Ending.ERROR else audit(said, ending, calls, invalid),
+        calls=calls,
+        invalid_calls=invalid,
+        tokens=_tokens(log, sample),
+        detail=_detail(log, sample, dialogue, unread, left),
+    )
+    notes = Counter({("left out", kind): count for kind, count in left.items()})
+    notes.update({("agents", name): count for name, count in dialogue.agents.items()})
+    notes.update({("roles", name): count for name, count in dialogue.roles.items()})
+    if dialogue.rebuilt:
+        notes["rebuilt", ""] += 1
+    if unread is not None and ending is Ending.INCOHERENT:
+        notes["incoherent", unread] += 1
+    return Read(case=case, trajectory=trajectory, spoken=dialogue.spoken, notes=notes)
+
+
+def identify_case(task: str, sample: EvalSample) -> str:
+    """The id of a sample's case: the task, the sample's id, and what is asked in it.
+
+    System messages are no part of it, for they hold dates and prompts of the day; nor are ids and other notes of
+    messages, the order of choices, targets, or the package that a task is called with.
+    """
+    asked = (
+        [("user", sample.input)]
+        if isinstance(sample.input, str)
+        else [_asked(message) for message in sample.input if message.role != "system"]
+        or [_asked(message) for message in sample.input]
+    )
+    return content_id("inspect case", task.rsplit("/", 1)[-1], str(sample.id), asked, sorted(sample.choices or ()))
+
+
+def _asked(message: ChatMessage) -> tuple[Any, ...]:
+    """What a message of an input says: its role, its text and calls, the kinds of its other content."""
+    calls = [(call.function, call.arguments) for call in getattr(message, "tool_calls", None) or ()]
+    parts = () if isinstance(message.content, str) else message.content
+    kinds = [part.type for part in parts if part.type not in ("text", "reasoning")]
+    return (message.role, message.text, *([calls] if calls else []), *([kinds] if kinds else []))
+
+
+def _case(log: EvalLog, sample: EvalSample, opening: Sequence[Message], tools: tuple[ToolSpec, ...]) -> Case:
+    task = clean(log.eval.task)
+    return Case(
+        id=identify_case(task, sample),
+        suite=task,
+        number=0,
+        family=task,
+        messages=tuple(opening),
+        tools=tools,
+        facts=storable({"sample": sample.id, "target": sample.target}),
+    )
+
+
+def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
+    """The tools that the agent was shown first, where the log tells."""
+    return next((from_tool_info(event.tools) for event in sample.events if event.event == "model"), ())
+
+
+def _tokens(log: EvalLog, sample: EvalSample) -> int | None:
+    usage = sample.model_usage.get(log.eval.model)
+    tokens = None if usage is None else usage.output_tokens
+    return tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None
+
+
+def _ending(
+    sample: EvalSample, dialogue: Dialogue, said: Sequence[Message], tools: Sequence[ToolSpec]
+) -> tuple[Ending, str | None]:
+    """How an episode ended, and what of it could not be read."""
+    unread = dialogue.broken or _unread(said, tools)
+    if sample.error is not None or sample.invalidation is not None:
+        return Ending.ERROR, unread
+    if sample.limit is not None:
+        return ENDINGS.get(sample.limit.type, Ending.TRUNCATED), unread
+    if unread is not None:
+        return Ending.INCOHERENT, unread
+    cut_off = sample.output.choices and sample.output.stop_reason in ("max_tokens", "model_length")
+    return (Ending.TRUNCATED if cut_off else Ending.FINISHED), None
+
+
+def _unread(said: Sequence[Message], tools: Sequence[ToolSpec]) -> str | None:
+    """What in an agent's messages looks like a call and was read as none."""
+    for message in said:
+        if message.role != "assistant":
+            continue
+        parts = (message.detail or {}).get(UNREAD)
+        if parts:
+            return f"content that may be a call ({parts[0]})"
+        found = spells_call(message.content, tools, made=message.tool_calls) if not message.tool_calls else None
+        if found is not None:
+            return f"a call as text ({found})"
+    return None
+
+
+def _detail(
+    log: EvalLog, sample: EvalSample, dialogue: Dialogue, unread: str | None, left: Mapping[str, int]
+) -> dict[str, Any]:
+    """Where the episode comes from, what the log says of it, and what was not read."""
+    found = {
+        "log": log.eval.eval_id,
+        "sample": sample.uuid,
+        "error": sample.error and sample.error.message,
+        "limit": sample.limit and sample.limit.type,
+        "scores": raw_values(sample.scores or {}),
+        "unread": unread,
+        "left_out": dict(left),
+        "rebuilt": dialogue.rebuilt,
+        "agents": dict(dialogue.agents),
+        "roles": dict(dialogue.roles),
+    }
+    return storable({key: value for key, value in found.items() if value})
+
+
+def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:
+    """What a reader must know of the episodes, a sentence each."""
+
+    def told(kind: str) -> str:
+        return ", ".join(f"{name} {count:,}" for (one, name), count in sorted(notes.items()) if one == kind)
+
+    found = []
+    if notes["rebuilt", ""]:
+        found.append(f"{notes['rebuilt', '']:,} episodes were put together from events: their messages lack a part")
+    found += [
+        f"{count:,} episodes are incoherent: {name}"
+        for (kind, name), count in sorted(notes.items())
+        if kind == "incoherent"
+    ]
+    if agents := told("agents"):
+        found.append(f"calls of sub-agents count as the agent's and are marked in its dialogue: {agents}")
+    if roles := told("roles"):
+        found.append(f"calls of other model roles do not count as the agent's: {roles}")
+    if left := told("left out"):
+        found.append(f"content that is no text was left out: {left}")
+    return found
+
+
+def mark_opening(trajectory: Trajectory, opened: Case, difference: str) -> Trajectory:
+    """The episode with how its opening (that of ``opened``) differs from its case's, and that opening's own digest."""
+    digest = digest_opening(opened.messages)
+    return replace(trajectory, detail={**(trajectory.detail or {}), "opening": difference, "opening_digest": digest})

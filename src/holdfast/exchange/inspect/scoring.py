@@ -1,0 +1,398 @@
+"""What other scorers' values in Inspect logs say on our scale, where the user or the registry declares it.
+
+    value ─ --score, an earlier import, the registry ─▶ declaration ─▶ points from 0 to 3, or missing with its reason
+          └ none of them ─▶ not taken, noted with the values that were seen
+
+Nothing is guessed from a name or a value. A value off its scale is a missing score; more than one in fifty of them
+refuses the scorer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from inspect_ai.log import EvalLog
+from inspect_ai.scorer import Score as InspectScore
+
+from holdfast.errors import StudyError
+from holdfast.exchange.inspect.messages import clean, storable
+from holdfast.exchange.known import Refusal, find_known
+from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
+from holdfast.records import Declaration, Score, content_id
+from holdfast.store.origins import Undeclared, spell
+
+JUDGE_PREFIX = "inspect:"
+MOST_OFF = 50  # one value in so many may lie off its scale
+LABEL_LENGTH = 200
+SHOWN = 6  # values, in a message
+NO_ANSWER = "N"  # Inspect's mark for a reply that gave no answer
+ABSENT = "absent: the sample holds no such value"
+
+Place = tuple[str, str, str]  # task, scorer, key
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The values of one scorer's key that were met: how many, which numbers, and how many of which other kind."""
+
+    count: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    grades: bool = True
+    kinds: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, None] = field(default_factory=dict)
+
+    def add(self, value: object) -> None:
+        self.count += 1
+        number = read_number(value)
+        self.grades &= number is not None and (isinstance(value, bool) or is_grade(value))
+        if number is None:
+            self.kinds[_kind(value)] += 1
+        else:
+            self.low, self.high = min(self.low, number), max(self.high, number)
+        if len(self.examples) < SHOWN:
+            self.examples[describe(value)] = None
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The least and the greatest number, and other values as they were met."""
+        ends = [f"{one:g}" for one in dict.fromkeys((self.low, self.high)) if math.isfinite(one)]
+        return tuple(dict.fromkeys([*ends, *self.examples]))
+
+
+@dataclass(slots=True)
+class _Taken:
+    """How many values of a scorer's key one checkpoint has on and off the scale, and those that are off."""
+
+    on: int = 0
+    off: int = 0
+    examples: dict[str, None] = field(default_factory=dict)
+
+
+class Scoring:
+    """What the values of other scorers mean in one import, and what of them was taken."""
+
+    def __init__(self, options: Sequence[ScoreOption], held: Iterable[Declaration]) -> None:
+        self._options = tuple(options)
+        self._held = {(one.task or "", one.scorer or "", one.key): one for one in held}
+        self._meanings: dict[Place, Declaration | None] = {}
+        self._refusals: dict[Place, str] = {}
+        self._undeclared: dict[Place, _Seen] = {}
+        self._taken: dict[tuple[str, Place], _Taken] = {}
+        self._used: set[ScoreOption] = set()
+        self._keys: dict[str, None] = {}
+        self._added: Counter[Place] = Counter()
+
+    def read(
+        self, log: EvalLog, name: str, given: InspectScore, trajectory: tuple[str, str, bool]
+    ) -> Iterator[tuple[Place, Score]]:
+        """What a scorer gave a trajectory: (its id, its checkpoint's id, whether it is new to the run)."""
+        identity, checkpoint, new = trajectory
+        for place, value in _values(log, name, given):
+            meaning = self.meaning(log, place)
+            if meaning is None:
+                if not _is_unscored(value):
+                    self._undeclared.setdefault(place, _Seen()).add(value)
+                    self._added[place] += new
+                continue
+            points, missing = self._place(value, meaning, given, self._taken.setdefault((checkpoint, place), _Taken()))
+            yield (
+                place,
+                Score(
+                    trajectory_id=identity,
+                    judge=judge_of(place),
+                    objective=meaning.objective,
+                    value=points,
+                    missing=missing,
+                    label=None if _is_unscored(value) else clean(describe(value, LABEL_LENGTH)),
+                    reply=clean(given.explanation) if given.explanation else None,
+                    rubric=rubric_of(log, place, meaning),
+                ),
+            )
+
+    def absent(self, log: EvalLog, place: Place, trajectory_id: str, reason: str) -> Score:
+        """The missing score of a trajectory that a scorer of its log gave nothing."""
+        meaning = self._meanings[place]
+        assert meaning is not None
+        return Score(
+            trajectory_id=trajectory_id,
+            judge=judge_of(place),
+            objective=meaning.objective,
+            value=None,
+            missing=reason,
+            rubric=rubric_of(log, place, meaning),
+        )
+
+    @staticmethod
+    def _place(value: object, meaning: Declaration, given: InspectScore, taken: _Taken) -> tuple[float | None, Any]:
+        """Points, or None and the reason that the score is missing."""
+        if _is_unscored(value):
+            return None, clean(str(given.reason or "unscored"))
+        if isinstance(value, str) and value.strip() == NO_ANSWER:
+            return None, "no_answer"
+        found = on_scale(meaning, value)
+        if isinstance(found, str):
+            taken.off += 1
+            if len(taken.examples) < SHOWN:
+                taken.examples[describe(value)] = None
+            return None, clean(found)
+        taken.on += 1
+        return found, None
+
+    # --- what a value means ------------------------------------------------------------------------------------
+
+    def meaning(self, log: EvalLog, place: Place) -> Declaration | None:
+        """What a value means, or None where nobody declared it. Errors: StudyError where two declarations differ."""
+        self._keys[f"{place[1]}:{place[2]}"] = None
+        if place not in self._meanings:
+            self._meanings[place] = self._find(log, place)
+            self._require_one(place)
+        return self._meanings[place]
+
+    def _find(self, log: EvalLog, place: Place) -> Declaration | None:
+        task, scorer, key = place
+        told = log.eval
+        known = find_known(
+            told.task,
+            _registered(log, scorer),
+            key,
+            registry_name=told.task_registry_name,
+            task_args=told.task_args,
+        )
+        option = self._option(place)
+        if option is not None and option.declaration is not None:
+            _require_agreement(option.declaration, known, place)
+            found = option.declaration
+            if found.severe is None and isinstance(known, Declaration):
+                found = replace(found, severe=known.severe, unit=known.unit)
+        elif isinstance(known, Declaration):
+            if option is None and self._is_given_elsewhere(place, known.objective):
+                self._refusals[place] = f"--score names another value of {scorer} as {known.objective}"
+                return None
+            found = known if option is None else replace(known, objective=option.objective)
+        elif place in self._held:
+            found = self._held[place]
+            if option is not None and option.objective != found.objective:
+                raise StudyError(f"--score: {key!r} of {scorer} was declared before as {spell(found)}; name it so")
+        else:
+            if isinstance(known, Refusal):
+                self._refusals[place] = known.reason
+            return None
+        return replace(found, task=task, scorer=scorer, key=key)
+
+    def _option(self, place: Place) -> ScoreOption | None:
+        """The user's option for a value; one that names the scorer goes before one that does not."""
+        _, scorer, key = place
+        fitting = [one for one in self._options if _names(one.key, key) and _fits(one, scorer)]
+        fitting.sort(key=lambda one: one.scorer is None)
+        self._used.update(fitting)
+        exact = [one for one in fitting if (one.scorer is None) == (fitting[0].scorer is None)]
+        if len(exact) > 1:
+            raise StudyError(f"--score: {key!r} of {scorer} is declared twice; give one declaration of it")
+        return fitting[0] if fitting else None
+
+    def _is_given_elsewhere(self, place: Place, objective: str) -> bool:
+        """Whether the user said that another value of this scorer is the objective."""
+        return any(one.objective == objective and _fits(one, place[1]) for one in self._options)
+
+    def _require_one(self, place: Place) -> None:
+        """Refuse two values of one scorer as one objective: which of them is meant?"""
+        mine = self._meanings[place]
+        for other, meaning in self._meanings.items():
+            if other == place or other[:2] != place[:2] or meaning is None or mine is None:
+                continue
+            if meaning.objective == mine.objective:
+                raise StudyError(
+                    f"{place[1]} of {place[0]}: both {other[2]!r} and {place[2]!r} are {mine.objective!r}; name one of"
+                    f" them with --score '{mine.objective}={place[2]}'"
+                )
+
+    # --- the end: everything was read ----------------------------------------------------------------------------
+
+    def require_options(self) -> None:
+        """Refuse options that found nothing, and those of values that nobody declares. Errors: StudyError."""
+        for one in self._options:
+            if one not in self._used:
+                there = ", ".join(list(self._keys)[: 2 * SHOWN]) or "none"
+                raise StudyError(
+                    f"--score {one.objective}={one.key}: no such value in these logs; there are (scorer:key) {there}"
+                )
+        for place, seen in self._undeclared.items():
+            option = self._option(place)
+            if option is not None:
+                raise StudyError(
+                    f"--score {option.objective}={option.key}: {self._tell(place, seen, 'cannot be taken')}"
+                )
+
+    def require_scales(self) -> None:
+        """Refuse a scorer more than one in fifty of whose values lie off its scale. Errors: StudyError."""
+        for (_, place), taken in self._taken.items():
+            if taken.off * MOST_OFF <= taken.on + taken.off:
+                continue
+            meaning = self._meanings[place]
+            assert meaning is not None
+            declared = f"declared as {spell(meaning)}" + (f" ({meaning.source})" if meaning.source else "")
+            by_user = self._option(place) is not None or place in self._held
+            remedy = "declare the range that it has with --score" if by_user else "leave the log out or correct it"
+            raise StudyError(
+                f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale"
+                f" ({', '.join(taken.examples)}), {declared}; {remedy}"
+            )
+
+    def declarations(self) -> list[Declaration]:
+        """What the values that were taken mean."""
+        return [one for place, one in self._meanings.items() if one is not None and self._was_taken(place)]
+
+    def _was_taken(self, place: Place) -> bool:
+        return any(other == place for _, other in self._taken)
+
+    def undeclared(self, held: Iterable[Undeclared]) -> list[Undeclared]:
+        """What was not taken, with what earlier imports noted and is still not declared."""
+        found = {(one.task, one.scorer, one.key): one for one in held}
+        for place, seen in self._undeclared.items():
+            before = found.get(place)
+            known = before.seen if before is not None else ()
+            found[place] = Undeclared(
+                task=place[0],
+                scorer=place[1],
+                key=place[2],
+                count=(before.count + self._added[place]) if before is not None else seen.count,
+                seen=tuple(dict.fromkeys((*seen.seen, *known))),
+            )
+        return [one for place, one in sorted(found.items()) if self._meanings.get(place) is None]
+
+    def notes(self) -> list[str]:
+        """What a reader must know of the scores, a sentence each."""
+        told = []
+        for one in self.declarations():
+            end = "high is good" if one.sign > 0 else "high is bad"
+            told.append(
+                f"{one.objective} is {_shown((one.task or '', one.scorer or '', one.key))}: from {one.low:g} to"
+                f" {one.high:g}, {end} ({one.source or 'declared before'})"
+            )
+        told += self.doubts()
+        return told + [self._tell(place, seen, "were not taken") for place, seen in self._undeclared.items()]
+
+    def doubts(self) -> list[str]:
+        """Values off their scale, and objectives that several scorers give."""
+        return [
+            f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale and are missing"
+            f" ({', '.join(taken.examples)})"
+            for (_, place), taken in self._taken.items()
+            if taken.off
+        ] + self._several()
+
+    def _several(self) -> list[str]:
+        """Objectives that several scorers of a task give, each as a judge of its own."""
+        scorers: dict[tuple[str, str], list[str]] = {}
+        for one in self.declarations():
+            scorers.setdefault((one.task or "", one.objective), []).append(one.scorer or "")
+        return [
+            f"{objective} of {task} is given by {len(names)} scorers, each a judge of its own: {', '.join(names)}"
+            for (task, objective), names in scorers.items()
+            if len(names) > 1
+        ]
+
+    def _tell(self, place: Place, seen: _Seen, what: str) -> str:
+        """Why values were not taken, and how to declare them."""
+        _, scorer, key = place
+        values = f"{_shown(place)}: {seen.count} values"
+        if seen.kinds:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.kinds.items()))
+            shown = ", ".join(list(seen.examples)[:SHOWN])
+            if sum(seen.kinds.values()) == seen.count:
+                return f"{values} {what}: no numbers ({kinds}: {shown})"
+            values += f" ({kinds})"
+        if place in self._refusals:
+            return f"{values} {what}: {self._refusals[place]}"
+        name = key if _short(scorer) == key else f"{scorer}:{key}"
+        span = "[0,1]" if seen.grades else "[LOW,HIGH]"
+        objective = key if key in ("safety", "helpfulness") else "safety"
+        shown = f"from {seen.low:g} to {seen.high:g}" if seen.low < seen.high else f"of {', '.join(seen.examples)}"
+        return (
+            f"{values} {shown} {what}: which end is good and the range are not declared;"
+            f" import again with --score '{objective}=+{name}{span}' where high is good, or"
+            f" '{objective}=-{name}{span}' where high is bad"
+        )
+
+
+# --- one value -----------------------------------------------------------------------------------------------------
+
+
+def judge_of(place: Place) -> str:
+    """The judge that a scorer is in the run."""
+    return f"{JUDGE_PREFIX}{place[1]}"
+
+
+def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
+    """The rubric id: the scorer with its options, and what its value was declared to mean."""
+    options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
+    scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
+    return content_id("inspect scorer", place[1], storable(options or {}), *scale)
+
+
+def raw_values(scores: Mapping[str, InspectScore]) -> dict[str, Any]:
+    """The values of scorers as they stand in the log, for people."""
+    return {clean(name): one.value for name, one in scores.items() if not _is_unscored(one.value)}
+
+
+def _values(log: EvalLog, name: str, given: InspectScore) -> Iterator[tuple[Place, object]]:
+    """Each value of a score with its place; a value by itself goes by the scorer's own name."""
+    task, scorer = clean(log.eval.task), clean(name)
+    if isinstance(given.value, Mapping):
+        for key, value in given.value.items():
+            yield (task, scorer, clean(str(key))), value
+    else:
+        yield (task, scorer, _short(scorer)), given.value
+
+
+def _is_unscored(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return "words"
+    if isinstance(value, Mapping):
+        return "objects"
+    return "lists" if isinstance(value, Sequence) else "infinite or too large"
+
+
+def _short(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _registered(log: EvalLog, scorer: str) -> str:
+    """A scorer's name with its package, which the header of a log has and a sample has not."""
+    plain = re.sub(r"\d+$", "", scorer)
+    names = [one.name for one in log.eval.scorers or ()]
+    return next((one for wanted in (scorer, plain) for one in names if wanted in (one, _short(one))), scorer)
+
+
+def _names(wanted: str, key: str) -> bool:
+    return wanted in (key, _short(key))
+
+
+def _fits(option: ScoreOption, scorer: str) -> bool:
+    return option.scorer is None or option.scorer in (scorer, _short(scorer))
+
+
+def _shown(place: Place) -> str:
+    _, scorer, key = place
+    return scorer if _short(scorer) == key else f"{key!r} of {scorer}"
+
+
+def _require_agreement(mine: Declaration, known: Declaration | Refusal | None, place: Place) -> None:
+    """Refuse a user's declaration that contradicts what is known. Errors: StudyError."""
+    if not isinstance(known, Declaration):
+        return
+    if (mine.sign, mine.low, mine.high) != (known.sign, known.low, known.high):
+        raise StudyError(
+            f"--score {spell(mine)}: {_shown(place)} is known to be {spell(replace(known, scorer=None))}"
+            f" ({known.source}); write --score '{mine.objective}={mine.key}'"
+        )

@@ -1,0 +1,109 @@
+"""How whole logs are: what a log was to hold, held against the episodes of all attempts at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from inspect_ai.log import EvalLog
+
+from holdfast.exchange.inspect.actors import compared_settings
+from holdfast.exchange.inspect.attempts import Attempts, Log
+from holdfast.exchange.inspect.messages import clean
+from holdfast.store.origins import LogState
+
+SHOWN = 6  # sample ids, in a message
+
+
+@dataclass(slots=True)
+class Held:
+    """The episodes of one evaluation, all its attempts together: case id → epochs, and sample id → case ids."""
+
+    epochs: dict[str, set[int]] = field(default_factory=dict)
+    cases: dict[str, set[str]] = field(default_factory=dict)
+    by_log: dict[int, int] = field(default_factory=dict)
+
+    def add(self, log: int, sample: str, epoch: int, case: str) -> None:
+        """An episode that was kept."""
+        self.epochs.setdefault(case, set()).add(epoch)
+        self.cases.setdefault(sample, set()).add(case)
+        self.by_log[log] = self.by_log.get(log, 0) + 1
+
+
+def describe_logs(logs: Sequence[Log], attempts: Attempts, held: Mapping[int, Held]) -> list[LogState]:
+    """The state of each log of other agents, in their order; ``held`` goes by the last attempt."""
+    return [
+        _describe(log, place in attempts.replaced, held.get(attempts.chain[place], Held()))
+        for place, log in enumerate(logs)
+        if not log.own
+    ]
+
+
+def _describe(log: Log, superseded: bool, held: Held) -> LogState:
+    told = log.header.eval
+    epochs = told.config.epochs or len({spot.epoch for spot in log.spots}) or 1
+    there = {spot.id for spot in log.spots} | set(held.cases)
+    named = [str(one) for one in told.dataset.sample_ids or ()]
+    missing = [name for name in dict.fromkeys(named) if name not in held.cases]
+    samples = max(_planned(log.header), len(there | set(named)))
+    state = LogState(
+        file=str(log.path),
+        log=told.eval_id,
+        task=clean(told.task),
+        checkpoint=log.checkpoint,
+        status=str(log.header.status),
+        epochs=epochs,
+        samples=samples,
+        episodes=len(log.spots),
+        attempt=told.task_id,
+        superseded=superseded,
+        settings=compared_settings(log.header),
+    )
+    if superseded:
+        return state
+    short = {case: epochs - len(found) for case, found in held.epochs.items() if len(found) < epochs}
+    return replace(state, absent=samples - len(held.cases), absent_ids=tuple(map(clean, missing)), short=short)
+
+
+def _planned(log: EvalLog) -> int:
+    """How many samples a log was to hold, after the limits that it was run with."""
+    config, dataset = log.eval.config, log.eval.dataset
+    planned = int(dataset.samples if dataset.samples is not None else len(dataset.sample_ids or ()))
+    if planned == 0 and log.results is not None:
+        planned = int(log.results.total_samples) // max(config.epochs or 1, 1)
+    if isinstance(config.limit, int):
+        return min(planned, int(config.limit))
+    if isinstance(config.limit, tuple):
+        return max(0, min(planned, int(config.limit[1])) - int(config.limit[0]))
+    return planned
+
+
+def merge_states(before: Iterable[LogState], new: Sequence[LogState]) -> list[LogState]:
+    """The states of a run's logs after another import: one of each log, earlier attempts superseded."""
+    mine = {(one.checkpoint, one.log) for one in new}
+    later = {(one.checkpoint, one.attempt) for one in new if one.attempt}
+    kept = []
+    for one in before:
+        if (one.checkpoint, one.log) in mine:
+            continue
+        superseded = one.superseded or (one.checkpoint, one.attempt) in later
+        kept.append(replace(one, superseded=True, absent=0, absent_ids=(), short={}) if superseded else one)
+    return [*kept, *new]
+
+
+def tell_states(states: Sequence[LogState]) -> list[str]:
+    """What a reader must know of how whole the logs are, a sentence for each that is not."""
+    told = []
+    for one in states:
+        if one.complete:
+            continue
+        name = one.file.rsplit("/", 1)[-1]
+        found = [f"its status is {one.status!r}"] if one.status != "success" else []
+        if one.absent:
+            ids = list(one.absent_ids[:SHOWN])
+            which = f" ({', '.join(ids)}{' …' if one.absent > len(ids) else ''})" if ids else ""
+            found.append(f"{one.absent} of its {one.samples} samples are absent{which}")
+        if one.short:
+            found.append(f"{sum(one.short.values())} rollouts of {len(one.short)} other samples are absent")
+        told.append(f"{name} is not whole: {'; '.join(found)}")
+    return told

@@ -1,0 +1,76 @@
+"""How one case was opened in two places: the first difference, and whether it is one of dates and numbers alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from holdfast.records import Message, ToolSpec, content_id
+
+_NAMES = (
+    "january|february|march|april|june|july|august|september|october|november|december"
+    "|jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec"
+    "|(?:mon|tues|wednes|thurs|fri|satur|sun)day|mon|tues?|wed|thur?s?|fri|sat|sun"
+    "|am|pm|utc|gmt|[cew]es?t|[ecmp][sd]t"
+)
+# What changes from day to day: whatever holds a digit (dates, times, ids), months, weekdays, halves of a day, zones.
+_PASSING = re.compile(rf"[\w.:/+\-]*\d[\w.:/+\-]*|\b(?:{_NAMES})\b\.?", re.IGNORECASE)
+_BEFORE, _SHOWN = 20, 60  # characters before the first one that differs, and in all
+
+
+def first_difference(mine: Sequence[Message], other: Sequence[Message]) -> str | None:
+    """What differs first between two openings of a case in few words, mine first; None where they are equal."""
+    for number, (one, two) in enumerate(zip_longest(mine, other), 1):
+        if one is None or two is None:
+            left = two or one
+            assert left is not None
+            where = "only in the other" if one is None else "only here"
+            return f"message {number} ({left.role}) is {where}: {_show(left.content, 0)}"
+        if one.role != two.role:
+            return f"message {number} is of {one.role} here and of {two.role} there"
+        if one.content != two.content:
+            place = _first(one.content, two.content)
+            return f"message {number} ({one.role}): {_show(one.content, place)} for {_show(two.content, place)}"
+        if one.tool_calls != two.tool_calls:
+            return f"message {number} ({one.role}): its calls differ"
+    return None
+
+
+def _first(one: str, two: str) -> int:
+    return next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+def _show(text: str, place: int) -> str:
+    start = max(0, place - _BEFORE)
+    shown = " ".join(text[start : start + _SHOWN].split())
+    return f"'{'…' if start else ''}{shown}{'…' if start + _SHOWN < len(text) else ''}'"
+
+
+def first_difference_of_tools(mine: Sequence[ToolSpec], other: Sequence[ToolSpec]) -> str | None:
+    """What differs first between the tools of two openings, mine first; None where they are equal."""
+    here, there = ({one.name: one for one in tools} for tools in (mine, other))
+    for name in sorted({*here, *there}):
+        if name not in here or name not in there:
+            return f"the tool {name!r} is {'only here' if name in here else 'only in the other'}"
+        one, two = (_write_tool(tools[name]) for tools in (here, there))
+        if one != two:
+            place = _first(one, two)
+            return f"the tool {name!r}: {_show(one, place)} for {_show(two, place)}"
+    return None
+
+
+def _write_tool(tool: ToolSpec) -> str:
+    return f"{tool.description} {json.dumps(tool.parameters, sort_keys=True, ensure_ascii=False, default=dict)}"
+
+
+def digest_opening(messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> str:
+    """An id of an opening that dates, times, numbers and ids in it, and the order of tools, do not change."""
+    said = [(one.role, mask(one.content), [(call.name, call.arguments) for call in one.tool_calls]) for one in messages]
+    return content_id("opening", said, sorted((one.name, mask(_write_tool(one))) for one in tools))
+
+
+def mask(text: str) -> str:
+    """A text with every date, time, number and id as one sign, and white space as one blank."""
+    return " ".join(_PASSING.sub("#", text).split())
