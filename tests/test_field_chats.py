@@ -161,7 +161,8 @@ def test_x_01_the_originals_that_trl_ships_write_arguments_once(name: str, tmp_p
 def test_x_01_the_case_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = case_input("X-01")
     pytest.importorskip("inspect_ai")
-    assert main(["import", str(place / "log.eval"), "-o", str(tmp_path / "run"), "--quiet"]) == 0
+    declared = ["--score", "safety=+safety[0,1]"]
+    assert main(["import", str(place / "log.eval"), "-o", str(tmp_path / "run"), "--quiet", *declared]) == 0
     rows = exported(tmp_path / "run", tmp_path / "p.jsonl", judge="inspect:safety")
     assert len(rows) == 12 and all(isinstance(one, dict) for one in arguments_of(rows))
     transformers = pytest.importorskip("transformers")
