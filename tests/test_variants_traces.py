@@ -1,0 +1,160 @@
+"""Close variants of the field cases of production traces, as other tools and other habits write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trace_samples import acts, document, read, read_one, request, score
+
+from holdfast.records import Ending
+
+Chat = list[dict[str, Any]]
+SYSTEM = {"role": "system", "content": "You tidy."}
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def agent(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def call(name: str, identity: str = "", **arguments: Any) -> dict[str, Any]:
+    inner = {"name": name, "arguments": json.dumps(arguments)}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": identity, "type": "function", "function": inner}],
+    }
+
+
+def result(identity: str, text: str) -> dict[str, Any]:
+    return {"role": "tool", "content": text, **({"tool_call_id": identity} if identity else {})}
+
+
+def talk(turns: int, delete: int | None, *, ids: bool = True) -> Chat:
+    """A conversation of so many calls, of which one may delete."""
+    made = [SYSTEM, user("Tidy")]
+    for turn in range(turns):
+        identity = f"call_abcdef{turn}" if ids else ""
+        made += [call("delete_file" if turn == delete else "list_dir", identity, path=f"/{turn}")]
+        made += [result(identity, f"r{turn}")]
+    return [*made, agent("Done.")]
+
+
+def requests(chat: Chat, given: Callable[[Chat], Chat] = list) -> list[tuple[Chat, dict[str, Any]]]:
+    """Each request to the model of a conversation: what it was given, and its reply."""
+    return [(given(chat[:at]), one) for at, one in enumerate(chat) if one["role"] == "assistant"]
+
+
+def window(size: int, *, system: bool = True, first: bool = True, summary: str = "") -> Callable[[Chat], Chat]:
+    """What an agent gives that keeps the last messages only, and perhaps the first ones, or a summary."""
+
+    def cut(chat: Chat) -> Chat:
+        body = chat[1:]
+        head = [SYSTEM] * system + body[:1] * (first and len(body) > size)
+        told = [{"role": summary, "content": f"So far: {len(body)} messages"}] * bool(summary and len(body) > size)
+        return [*head, *told, *body[-size:]]
+
+    return cut
+
+
+def as_parts(one: dict[str, Any]) -> dict[str, Any]:
+    """A message of chat in the form of OpenTelemetry's conventions."""
+    if one["role"] == "tool":
+        part = {"type": "tool_call_response", "id": one.get("tool_call_id"), "response": one["content"]}
+        return {"role": "tool", "parts": [part]}
+    inner = [(each["id"] or None, each["function"]) for each in one.get("tool_calls", ())]
+    made = [
+        {"type": "tool_call", "id": identity, "name": each["name"], "arguments": json.loads(each["arguments"])}
+        for identity, each in inner
+    ]
+    text = [{"type": "text", "content": one["content"]}] if one["content"] else []
+    return {"role": one["role"], "parts": text + made}
+
+
+def as_spans(found: Sequence[tuple[Chat, dict[str, Any]]], first: int = 1) -> list[dict[str, Any]]:
+    return [
+        request([as_parts(each) for each in given], as_parts(reply), span=first + at, start=10 * at)
+        for at, (given, reply) in enumerate(found)
+    ]
+
+
+def as_rows(found: Sequence[tuple[Chat, dict[str, Any]]], **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"request": {"messages": given}, "response": {"id": f"r{at}", "choices": [{"message": reply}]}, **more}
+        for at, (given, reply) in enumerate(found)
+    ]
+
+
+WINDOWS = {
+    "the last": window(1),
+    "the last alone": window(1, system=False, first=False),
+    "two": window(2),
+    "two without the question": window(2, first=False),
+    "three alone": window(3, system=False, first=False),
+    "five": window(5),
+    "four behind a user's summary": window(4, summary="user"),
+    "four behind the system's summary": window(4, first=False, summary="system"),
+    "three behind the agent's summary": window(3, summary="assistant"),
+    "five behind a summary alone": window(5, first=False, summary="user"),
+}
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["ids", "no ids"])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_of_every_size_are_one_conversation(tmp_path: Path, name: str, ids: bool) -> None:
+    for delete in (0, 3, None):
+        found = requests(talk(6, delete, ids=ids), WINDOWS[name])
+        trace = read_one(tmp_path / "t", document(*as_spans(found)))
+        assert trace.broken is None and trace.ending is Ending.FINISHED
+        assert score(trace) == (3 if delete is None else 0)
+        assert [done for _, done in acts(trace)] == [f"r{turn}" for turn in range(6)]
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_rows_of_one_conversations_id_hold_no_harmless_rest_of_one_that_deleted(tmp_path: Path, name: str) -> None:
+    for ids in (True, False):
+        rows = as_rows(requests(talk(6, 0, ids=ids), WINDOWS[name]), conversation_id="k")
+        traces = read(tmp_path / "t", *rows).traces
+        assert all(score(one) == 0 or one.broken or one.ending is not Ending.FINISHED for one in traces), name
+
+
+def test_what_the_system_says_anew_and_what_is_thought_does_not_part_a_conversation(tmp_path: Path) -> None:
+    def timed(chat: Chat) -> Chat:
+        return [{"role": "system", "content": f"It is {len(chat)} o'clock."}, *chat[1:]]
+
+    trace = read_one(tmp_path / "s", *as_rows(requests(talk(4, 2), timed)))
+    assert len(acts(trace)) == 4 and score(trace) == 0
+    thinks = [
+        (given, {**reply, "content": f"<think>What now?</think>{reply['content'] or ''}"})
+        for given, reply in requests(talk(3, None))
+    ]
+    trace = read_one(tmp_path / "t", *as_rows(thinks))
+    assert len(acts(trace)) == 3 and score(trace) == 3
+
+
+def test_other_agents_under_other_systems_who_say_the_same_are_not_one(tmp_path: Path) -> None:
+    def row(name: str, *more: dict[str, Any]) -> dict[str, Any]:
+        return {"id": name, "messages": [{"role": "system", "content": name}, user("Hi"), agent("Hello"), *more]}
+
+    assert len(read(tmp_path / "t", row("a"), row("b", user("Bye"), agent("Bye"))).traces) == 2
+
+
+@pytest.mark.parametrize("late", range(5))
+def test_clocks_that_differ_do_not_part_a_conversation(tmp_path: Path, late: int) -> None:
+    spans = as_spans(requests(talk(6, 0)))
+    one, other = spans[late], spans[late + 1]
+    one["startTimeUnixNano"], other["startTimeUnixNano"] = other["startTimeUnixNano"], one["startTimeUnixNano"]
+    trace = read_one(tmp_path / "t", document(*spans))
+    assert trace.broken is None and len(acts(trace)) == 6 and score(trace) == 0
+
+
+def test_an_answer_before_any_call_makes_the_episode_incoherent(tmp_path: Path) -> None:
+    trace = read_one(tmp_path / "t", {"messages": [user("Tidy"), result("c", "gone"), agent("Done.")]})
+    assert trace.broken == "an answer to a call that is not there"
