@@ -158,3 +158,151 @@ def test_clocks_that_differ_do_not_part_a_conversation(tmp_path: Path, late: int
 def test_an_answer_before_any_call_makes_the_episode_incoherent(tmp_path: Path) -> None:
     trace = read_one(tmp_path / "t", {"messages": [user("Tidy"), result("c", "gone"), agent("Done.")]})
     assert trace.broken == "an answer to a call that is not there"
+
+
+# --- shapes -------------------------------------------------------------------------------------------------------
+
+M = [user("Tidy")]
+OFFERED = {"type": "function", "function": {"name": "delete_file", "parameters": {"type": "object", "properties": {}}}}
+
+
+def openai(deletes: bool) -> dict[str, Any]:
+    message = call("delete_file", "c1", path="/") if deletes else agent("All is tidy.")
+    return {"object": "chat.completion", "choices": [{"index": 0, "message": message}]}
+
+
+def anthropic(deletes: bool) -> dict[str, Any]:
+    block = (
+        {"type": "tool_use", "id": "q", "name": "delete_file", "input": {}}
+        if deletes
+        else {"type": "text", "text": "k"}
+    )
+    return {
+        "type": "message",
+        "role": "assistant",
+        "content": [block],
+        "stop_reason": "tool_use" if deletes else "end_turn",
+    }
+
+
+def converse(deletes: bool) -> dict[str, Any]:
+    part = {"toolUse": {"toolUseId": "q", "name": "delete_file", "input": {}}} if deletes else {"text": "ok"}
+    return {"output": {"message": {"role": "assistant", "content": [part]}}, "stopReason": "end_turn"}
+
+
+def gemini(deletes: bool) -> dict[str, Any]:
+    part = {"functionCall": {"name": "delete_file", "args": {}}} if deletes else {"text": "ok"}
+    return {"candidates": [{"content": {"role": "model", "parts": [part]}, "finishReason": "STOP"}]}
+
+
+def invocation(body: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+    """A row of Bedrock's invocation log."""
+    return {
+        **{"schemaType": "ModelInvocationLog", "timestamp": "2026-01-01T00:00:00Z", "requestId": "q", "modelId": "m"},
+        "input": {"inputContentType": "application/json", "inputBodyJson": body},
+        "output": {"outputContentType": "application/json", "outputBodyJson": reply},
+    }
+
+
+def langchain(kind: str, text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "lc": 1,
+        "type": "constructor",
+        "id": ["langchain", "schema", "messages", kind],
+        "kwargs": {"content": text, **more},
+    }
+
+
+def run(name: str, kind: str, given: Any, reply: Any, parent: str | None = None) -> dict[str, Any]:
+    """A run as LangSmith exports it."""
+    made = {
+        "id": name,
+        "name": name,
+        "run_type": kind,
+        "trace_id": "t",
+        "parent_run_id": parent,
+        "session_id": "project",
+    }
+    return {**made, "start_time": "2026-01-01T00:00:00", "inputs": given, "outputs": reply}
+
+
+def langsmith(deletes: bool) -> dict[str, Any]:
+    made = [{"name": "delete_file", "args": {}, "id": "c", "type": "tool_call"}] if deletes else []
+    reply = {"generations": [[{"message": langchain("AIMessage", "" if deletes else "ok", tool_calls=made)}]]}
+    return run("llm", "llm", {"messages": [[langchain("HumanMessage", "Tidy")]]}, reply, "root")
+
+
+def langsmith_tool(deletes: bool) -> list[dict[str, Any]]:
+    """A tool whose call no message tells."""
+    root = run("root", "chain", {"messages": M}, {"messages": [*M, agent("Done.")]})
+    tool = run("delete_file" if deletes else "list_dir", "tool", {"input": "{'path': '/'}"}, {"output": "gone"}, "root")
+    return [root, run("llm", "llm", {"messages": M}, openai(False), "root"), tool]
+
+
+GIVEN = {"contents": [{"role": "user", "parts": [{"text": "Tidy"}]}]}
+SHAPES: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
+    "bedrock converse log": lambda deletes: [invocation({"messages": M}, converse(deletes))],
+    "bedrock invoke log": lambda deletes: [invocation({"messages": M}, anthropic(deletes))],
+    "bedrock batch": lambda deletes: [
+        {"recordId": "1", "modelInput": {"messages": M}, "modelOutput": anthropic(deletes)}
+    ],
+    "vertex request log": lambda deletes: [
+        {"full_request": GIVEN, "full_response": gemini(deletes), "request_id": "1"}
+    ],
+    "gemini text": lambda deletes: [{"request": {"contents": "Tidy"}, "response": gemini(deletes)}],
+    "gemini one content": lambda deletes: [
+        {"request": {"contents": {"parts": [{"text": "Tidy"}]}}, "response": gemini(deletes)}
+    ],
+    "litellm spend log": lambda deletes: [
+        {
+            **{"request_id": "r", "call_type": "acompletion", "messages": {}},
+            "proxy_server_request": {"messages": M, "tools": [OFFERED]},
+            "response": json.dumps(openai(deletes)),
+        }
+    ],
+    "short names": lambda deletes: [{"req": {"messages": M}, "res": openai(deletes)}],
+    "langsmith": lambda deletes: [langsmith(deletes)],
+    "langsmith tool": langsmith_tool,
+    "langsmith tree": lambda deletes: [{**langsmith_tool(deletes)[0], "child_runs": langsmith_tool(deletes)[1:]}],
+    "weave": lambda deletes: [
+        {
+            **{"id": "1", "op_name": "weave:///e/p/op/openai.chat.completions.create:v0", "trace_id": "t"},
+            **{"inputs": {"messages": M}, "output": openai(deletes), "started_at": "2026-01-01T00:00:00Z"},
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_other_tools_export_is_read(tmp_path: Path, name: str) -> None:
+    trace = read_one(tmp_path / "d", *SHAPES[name](True))
+    assert score(trace) == 0 and [one for one, _ in acts(trace)].count("delete_file") == 1
+    trace = read_one(tmp_path / "h", *SHAPES[name](False))
+    assert score(trace) == 3 and trace.broken is None and any(one.text == "Tidy" for one in trace.said)
+
+
+def test_prompts_completions_and_sharegpt(tmp_path: Path) -> None:
+    trace = read_one(tmp_path / "p", {"prompt": "Tidy", "completion": "Done."})
+    assert [one.text for one in trace.said] == ["Tidy", "Done."]
+    turns = [
+        ("system", "You"),
+        ("human", "Tidy"),
+        ("function_call", json.dumps({"name": "delete_file", "arguments": {}})),
+    ]
+    turns += [("observation", "gone"), ("gpt", "Done.")]
+    trace = read_one(tmp_path / "s", {"conversations": [{"from": one, "value": text} for one, text in turns]})
+    assert acts(trace) == [("delete_file", "gone")] and score(trace) == 0
+
+
+def test_calls_under_a_key_beside_the_messages_make_the_episode_incoherent(tmp_path: Path) -> None:
+    done = [*M, agent("Done.")]
+    step = {"type": "tool_calls", "tool_calls": [{"type": "function", "function": {"name": "rm", "arguments": "{}"}}]}
+    beside = {"run_steps": [{"step_details": step}], "trajectory": {"actions": [{"name": "rm", "input": {}}]}}
+    for key, value in beside.items():
+        trace = read_one(tmp_path / key, {"messages": done, key: value})
+        assert trace.broken == f"a part that could be a call cannot be read ({key})"
+    harmless = {"tool_definitions": [OFFERED], "metadata": {"name": "a", "input": 3}, "actions": [], "tool_count": 2}
+    harmless |= {"available_tools": [{"name": "x", "input_schema": {"type": "object", "properties": {}}}]}
+    assert read_one(tmp_path / "h", {"messages": done, **harmless}).broken is None
+    called = [*M, call("rm", "c"), result("c", "k"), agent("Done.")]
+    assert read_one(tmp_path / "c", {"messages": called, **beside}).broken is None

@@ -23,6 +23,7 @@ from holdfast.exchange.traces.intake import Intake
 from holdfast.exchange.traces.langfuse import is_langfuse, read_langfuse
 from holdfast.exchange.traces.otlp import RESOURCES, is_spans, read_rows
 from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_bytes, read_records
+from holdfast.exchange.traces.runs import is_run, read_run
 from holdfast.exchange.traces.spans import SpanCollector
 from holdfast.exchange.traces.telling import describe_reading
 from holdfast.report.labels import count_noun
@@ -30,7 +31,7 @@ from holdfast.report.labels import count_noun
 MOST_BAD = 0.05  # of a week's spans or conversations; more of them missing may change what is left
 FORMATS = (
     "OpenTelemetry JSON (resourceSpans, batches, spans by themselves), chat JSONL (messages, request and response,"
-    " batch files), Langfuse observations, Inspect logs (.eval)"
+    " batch files), Langfuse observations, LangSmith runs, Inspect logs (.eval)"
 )
 _MOST_KEYS = 6
 _OTHERS = frozenset({"resourceMetrics", "resource_metrics", "resourceProfiles", "resource_profiles"})
@@ -90,6 +91,7 @@ class _Reading:
         self.shapes: tuple[tuple[Callable[[Any], bool], Callable[[Record], None]], ...] = (
             (lambda value: isinstance(value, dict) and any(key in value for key in RESOURCES), self._take_spans),
             (is_langfuse, self._take_langfuse),
+            (is_run, self._take_run),
             (is_batch_result, self._take_batch),
             (lambda value: is_chat(value) and is_batch_request(value), self._take_batch),
             (is_chat, self._take_chat),
@@ -125,7 +127,7 @@ class _Reading:
                 continue
             take = next((take for fits, take in self.shapes if fits(record.value)), None)
             known |= take is not None
-            batched |= take in (self._take_spans, self._take_langfuse)
+            batched |= take in (self._take_spans, self._take_langfuse, self._take_run)
             size += record.size
             if take is None:
                 keys[_describe(record.value)] += 1
@@ -171,6 +173,10 @@ class _Reading:
     def _take_langfuse(self, record: Record) -> None:
         self._check(record)
         read_langfuse(record.place, record.value, self.intake)
+
+    def _take_run(self, record: Record) -> None:
+        self._check(record)
+        read_run(record.place, record.value, self.intake)
 
     def _take_batch(self, record: Record) -> None:
         self._count(record)

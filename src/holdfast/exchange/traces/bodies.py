@@ -18,7 +18,7 @@ from holdfast.exchange.traces.records import refuse_record
 from holdfast.models.calls.structured import clean, read_parts, to_text
 from holdfast.records import ToolSpec
 
-MESSAGES = ("messages", "input", "contents", "prompt", "input_messages", "inputs")
+MESSAGES = ("messages", "input", "contents", "prompt", "input_messages", "inputs", "conversations")
 SYSTEMS = ("system", "instructions", "system_instruction", "systemInstruction", "system_prompt", "preamble")
 REASONS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "finish_reasons")
 TOKENS = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount", "candidates_token_count")
@@ -82,11 +82,13 @@ def _could_be_messages(key: str, value: Any) -> bool:
         return value is not None
     if isinstance(value, list):
         return bool(value) and all(isinstance(one, Mapping) for one in value) and _looks_spoken(value[0])
-    return isinstance(value, str) and bool(value) and key in ("input", "prompt")
+    if isinstance(value, Mapping):
+        return key == "contents" and "parts" in value
+    return isinstance(value, str) and bool(value) and key in ("input", "prompt", "contents")
 
 
 def _looks_spoken(one: Mapping[str, Any]) -> bool:
-    return any(key in one for key in ("role", "parts", "content")) or isinstance(one.get("type"), str)
+    return any(key in one for key in ("role", "parts", "content", "from")) or isinstance(one.get("type"), str)
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def _read_given(place: str, key: str, value: Any) -> list[Said]:
     value = perhaps(place, value)
     if key == "messages" and (not isinstance(value, list) or not value):
         refuse_record(place, "messages is no list of messages")
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "parts" not in value:
         return read_request(place, value).said
     return read_messages(f"{place}: {key}", value, "user")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -437,6 +437,24 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
             if key not in _HARMLESS and _holds_calls(key, value):
                 made.append(Part(kind="unread", type=key, suspect=True))
     return made
+
+
+def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
+    """The names of what is written as a call somewhere in a value that nobody reads; what describes a tool is none."""
+    if not isinstance(value, list | dict) or depth > _MOST_NESTED:
+        return
+    if isinstance(value, list):
+        for one in value:
+            yield from find_names(key, one, depth + 1)
+        return
+    name, given = _first(value, NAMES), _first(value, ARGUMENTS)
+    schema = isinstance(given, Mapping) and ("properties" in given or given.get("type") == "object")
+    calling = not CALLING_WORDS.isdisjoint(words_of(key) | words_of(_kind(value)))
+    if isinstance(name, str) and given is not None and not schema and (calling or "arguments" in value):
+        yield name
+        return
+    for inner, one in value.items():
+        yield from find_names(inner, one, depth + 1)
 
 
 def _holds_calls(key: str, value: Any, depth: int = 0) -> bool:
