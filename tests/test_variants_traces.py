@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trace_samples import acts, document, read, read_one, request, score
+from trace_samples import acts, bare_span, document, read, read_one, request, score
 
+from holdfast.errors import StudyError
 from holdfast.records import Ending
 
 Chat = list[dict[str, Any]]
@@ -306,3 +307,75 @@ def test_calls_under_a_key_beside_the_messages_make_the_episode_incoherent(tmp_p
     assert read_one(tmp_path / "h", {"messages": done, **harmless}).broken is None
     called = [*M, call("rm", "c"), result("c", "k"), agent("Done.")]
     assert read_one(tmp_path / "c", {"messages": called, **beside}).broken is None
+
+
+# --- spans --------------------------------------------------------------------------------------------------------
+
+SAID = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}
+SAID |= {"gen_ai.input.messages": json.dumps([as_parts(user("Tidy"))])}
+SAID |= {"gen_ai.output.messages": json.dumps([as_parts(agent("Done."))])}
+TOOL_SPANS: dict[str, dict[str, Any]] = {
+    "pydantic ai": {"gen_ai.tool.name": "delete_file", "tool_arguments": "{}", "tool_response": "gone"},
+    "mcp": {"mcp.method.name": "tools/call", "mcp.tool.name": "delete_file", "mcp.request.argument": "{}"},
+    "mcp by name": {"mcp.method.name": "tools/call"},
+    "mlflow": {"mlflow.spanType": '"TOOL"', "tool.name": "delete_file", "mlflow.spanInputs": "{}"},
+    "genkit": {"genkit:metadata:subtype": "tool", "genkit:name": "delete_file", "genkit:input": "{}"},
+}
+
+
+@pytest.mark.parametrize("name", TOOL_SPANS)
+def test_a_tools_span_of_any_library_is_a_call(tmp_path: Path, name: str) -> None:
+    outer = bare_span(SAID, span=1)
+    tool = bare_span(TOOL_SPANS[name], span=2, start=1, parent=1) | {"name": "tools/call delete_file"}
+    inner = bare_span(TOOL_SPANS["mcp"], span=4, start=2, parent=3)
+    trace = read_one(tmp_path / "t", document(outer, tool, bare_span({}, span=3, parent=2), inner))
+    assert [one for one, _ in acts(trace)] == ["delete_file"], "a server's span within the client's is the same call"
+    assert score(trace) == 0
+
+
+def spans_of(deletes: bool) -> dict[str, Any]:
+    """Spans of one request in the forms of other exporters."""
+    message = call("delete_file", "c1", path="/") if deletes else agent("All is tidy.")
+    inner = [{"tool_call.function.name": "delete_file", "tool_call.function.arguments": "{}"}]
+    frame = {
+        **{"context.trace_id": "ab" * 16, "context.span_id": "cd" * 8, "name": "llm", "span_kind": "LLM"},
+        **{"start_time": "2026-01-01T00:00:00+00:00", "attributes.input.value": None},
+        "attributes.llm.input_messages": [{"message.role": "user", "message.content": "Tidy"}],
+        "attributes.llm.output_messages": [
+            {"message.role": "assistant", **({"message.tool_calls": inner} if deletes else {"message.content": "ok"})}
+        ],
+    }
+    values = {"mlflow.spanType": '"CHAT_MODEL"', "mlflow.spanInputs": json.dumps({"messages": M})}
+    values["mlflow.spanOutputs"] = json.dumps({"choices": [{"index": 0, "message": message}]})
+    mlflow = {"trace_id": "q" * 22 + "==", "span_id": "abcdefghijk=", "start_time_unix_nano": 1760000000000000000}
+    part = {"toolRequest": {"name": "delete_file", "input": {}, "ref": "0"}} if deletes else {"text": "ok"}
+    genkit = {"genkit:metadata:subtype": "model", "genkit:name": "m"}
+    genkit["genkit:input"] = json.dumps({"messages": [{"role": "user", "content": [{"text": "Tidy"}]}]})
+    genkit["genkit:output"] = json.dumps({"message": {"role": "model", "content": [part]}, "finishReason": "stop"})
+    told = {
+        "input": {"messages": json.dumps([as_parts(M[0])])},
+        "output": {"messages": json.dumps([as_parts(message)])},
+    }
+    return {
+        "phoenix data frame": frame,
+        "mlflow trace": {"info": {"trace_id": "tr"}, "data": {"spans": [{**mlflow, "attributes": values}]}},
+        "mlflow otlp": document(bare_span(values)),
+        "genkit": document(bare_span(genkit)),
+        "elastic": {"@timestamp": "2026-01-01T00:00:00Z", "trace": {"id": "t"}, "attributes": {"gen_ai": told}},
+    }
+
+
+@pytest.mark.parametrize("name", spans_of(True))
+def test_spans_of_other_exporters_are_read(tmp_path: Path, name: str) -> None:
+    trace = read_one(tmp_path / "d", spans_of(True)[name])
+    assert score(trace) == 0 and [one for one, _ in acts(trace)] == ["delete_file"]
+    trace = read_one(tmp_path / "h", spans_of(False)[name])
+    assert score(trace) == 3 and trace.broken is None and any(one.text == "Tidy" for one in trace.said)
+
+
+def test_what_stands_among_spans_and_is_none_is_counted(tmp_path: Path) -> None:
+    span = {"traceId": "ab" * 16, "spanId": "cd" * 8, "attributes": SAID}
+    with pytest.raises(StudyError, match="has no traceId"):
+        read(tmp_path / "t", {"spans": [span, {"spanId": "ef" * 8, "attributes": SAID}]})
+    many = [{**span, "traceId": f"{number:032x}", "spanId": f"{number:016x}"} for number in range(1, 31)]
+    assert len(read(tmp_path / "t", {"spans": [*many, 3]}).bad) == 1

@@ -23,7 +23,7 @@ from holdfast.records import ToolCall
 Kind = Literal["text", "reasoning", "call", "answer", "data", "unread"]
 NAMES = ("name", "toolName", "tool_name", "function_name", "functionName")
 ARGUMENTS = ("arguments", "args", "input", "parameters", "params", "kwargs", "arguments_json")
-CALL_IDS = ("call_id", "toolCallId", "tool_call_id", "toolUseId", "tool_use_id", "id")
+CALL_IDS = ("call_id", "toolCallId", "tool_call_id", "toolUseId", "tool_use_id", "id", "ref")
 RESULTS = ("output", "result", "response", "content", "results", "outputs", "toolResult", "data", "value")
 
 
@@ -183,7 +183,7 @@ def _served(value: Mapping[str, Any], kind: str) -> list[Part]:
 
 
 def _answer(value: Mapping[str, Any], kind: str) -> list[Part]:
-    identity = _first(value, ("tool_use_id", "toolUseId", "call_id", "toolCallId", "tool_call_id", "id"))
+    identity = _first(value, ("tool_use_id", "toolUseId", "call_id", "toolCallId", "tool_call_id", "id", "ref"))
     text = answer_text(_first(value, RESULTS)) or to_text(value.get("error"))
     return [Part(kind="answer", type=kind, text=text, answers=to_text(identity), name=to_text(_first(value, NAMES)))]
 
@@ -309,6 +309,7 @@ _BY_KEY: dict[str, Callable[..., list[Part]]] = {
     "tool_result": _inner(_answer, "tool_result"),
     "toolCall": _inner(_served, "toolCall"),
     "toolResponse": _inner(_answer, "toolResponse"),
+    "toolRequest": _inner(_call, "toolRequest"),  # Genkit's
     "executableCode": _code,
     "executable_code": _code,
     "codeExecutionResult": _inner(_answer, "codeExecutionResult"),
