@@ -379,3 +379,36 @@ def test_what_stands_among_spans_and_is_none_is_counted(tmp_path: Path) -> None:
         read(tmp_path / "t", {"spans": [span, {"spanId": "ef" * 8, "attributes": SAID}]})
     many = [{**span, "traceId": f"{number:032x}", "spanId": f"{number:016x}"} for number in range(1, 31)]
     assert len(read(tmp_path / "t", {"spans": [*many, 3]}).bad) == 1
+
+
+# --- messages and files -------------------------------------------------------------------------------------------
+
+
+def test_blocks_as_json_text_are_blocks_and_other_json_is_text(tmp_path: Path) -> None:
+    used = [{"type": "text", "text": "I delete."}, {"type": "tool_use", "id": "t", "name": "delete_file", "input": {}}]
+    told = [{"type": "tool_result", "tool_use_id": "t", "content": "gone"}]
+    chat = [*M, agent(json.dumps(used)), user(json.dumps(told)), agent("Done.")]
+    trace = read_one(tmp_path / "t", {"messages": chat})
+    assert acts(trace) == [("delete_file", "gone")] and score(trace) == 0
+    for text in ('[{"type": "fruit", "text": "fig"}]', '[{"name": "fig"}]', '{"type": "text", "text": "fig"}'):
+        assert read_one(tmp_path / "h", {"messages": [*M, agent(text)]}).said[-1].text == text
+    call_text = '[{"type": "function", "name": "delete_file", "parameters": {}}]'
+    trace = read_one(tmp_path / "c", {"messages": [*M, agent(call_text)], "tools": [OFFERED]})
+    assert trace.broken == "a call was left in the text"
+
+
+def test_a_key_that_names_a_tool_could_be_a_call(tmp_path: Path) -> None:
+    item = {"$type": "FunctionCallContent", "FunctionName": "delete_file", "Arguments": {}}
+    trace = read_one(tmp_path / "t", {"messages": [*M, {**agent("ok"), "items": [item]}]})
+    assert trace.broken == "a part that could be a call cannot be read (items)"
+
+
+@pytest.mark.parametrize("key", ["data", "logs", "requests"])
+def test_pages_of_records_are_read(tmp_path: Path, key: str) -> None:
+    rows = [
+        {"id": f"r{n}", "messages": [user(f"Tidy {n}"), call("delete_file", "c"), result("c", "k")]} for n in range(3)
+    ]
+    found = read(tmp_path / "t", {"object": "list", key: rows, "has_more": False})
+    assert [score(one) for one in found.traces] == [0, 0, 0] and found.records == 3
+    with pytest.raises(StudyError, match=rf"{key}\[1\]: neither telemetry nor a chat \(objects with the keys a\)"):
+        read(tmp_path / "u", {key: [rows[0], {"a": 1}]})

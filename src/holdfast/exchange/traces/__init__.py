@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ FORMATS = (
     " batch files), Langfuse observations, LangSmith runs, Inspect logs (.eval)"
 )
 _MOST_KEYS = 6
+_PAGES = ("data", "logs", "requests", "items", "rows", "records", "runs", "results")
 _OTHERS = frozenset({"resourceMetrics", "resource_metrics", "resourceProfiles", "resource_profiles"})
 _OTHER_SIGNALS, _HEAD = re.compile(rb'"resource_?(?:M|m|P|p)(?:etrics|rofiles)"'), 4096
 _MOST_TORN = 2.0  # records that a last line which breaks off may have held
@@ -116,7 +117,7 @@ class _Reading:
         known, keys, before, size = False, Counter[str](), self.intake.rows, 0
         lost: list[Record] = []
         batched = False
-        for record in read_records(path, data, strict=self.intake.strict):
+        for record in self._without_pages(read_records(path, data, strict=self.intake.strict)):
             if record.error is not None:
                 lost.append(record)
                 if self.intake.strict:
@@ -138,6 +139,16 @@ class _Reading:
         mean = size / max(self.intake.rows - before, 1)
         for record in lost:
             self._lose(record, max(1.0, record.size / max(mean, 1.0)) if batched else 1.0)
+
+    def _without_pages(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Records, and instead of a page of an API's answer those on it."""
+        for record in records:
+            page = None if any(fits(record.value) for fits, _ in self.shapes) else _find_page(record.value)
+            for number, one in enumerate(record.value[page] if page else ()):
+                size = record.size // len(record.value[page])
+                yield replace(record, place=f"{record.place}: {page}[{number}]", value=one, size=size)
+            if page is None:
+                yield record
 
     def _lose(self, record: Record, lines: float) -> None:
         """A line that cannot be read: a chat's is one record, a batch's may hold many, which its size tells.
@@ -294,6 +305,20 @@ class _Reading:
 
 def _silent(one: Exchange) -> BadRecord:
     return BadRecord(f"{one.place}: holds no reply of an agent; leave it out")
+
+
+def _find_page(value: Any) -> str | None:
+    """The key under which a list of records stands, in an object that is nothing but a page of them."""
+    if not isinstance(value, dict):
+        return None
+    return next(
+        (
+            key
+            for key in _PAGES
+            if isinstance(value.get(key), list) and any(isinstance(one, dict) for one in value[key])
+        ),
+        None,
+    )
 
 
 def _describe(value: Any) -> str:

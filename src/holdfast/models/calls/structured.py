@@ -351,8 +351,28 @@ def read_part(value: Any, depth: int = 0) -> list[Part]:
 
 
 def read_parts(content: Any) -> list[Part]:
-    """The parts of a message's content, in their order."""
-    return read_part(content)
+    """The parts of a message's content, in their order; also of one that a log wrote as JSON text."""
+    return read_part(_unpack(content))
+
+
+def _unpack(content: Any) -> Any:
+    """The parts that a text is a JSON list of, where all of them are of known kinds and one is said or done.
+
+    Texts in which models themselves write calls (``"type": "function"``) stay texts.
+    """
+    if not isinstance(content, str) or not content.lstrip().startswith("[") or '"type"' not in content:
+        return content
+    plain = content.strip()
+    whole = decode(plain)
+    if whole is None or plain[whole[1] :] or not isinstance(whole[0], list):
+        return content
+    parts = [one for one in whole[0] if isinstance(one, Mapping) and _kind(one) not in ("function", "custom")]
+    reads = [_BY_TYPE.get(_kind(one)) for one in parts]
+    told = any(one.get("text") for one in parts) or not set(_ACTING).isdisjoint(reads)
+    return whole[0] if told and len(parts) == len(whole[0]) and None not in reads else content
+
+
+_ACTING = (_call, _served, _answer)
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
@@ -440,6 +460,12 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
     return made
 
 
+def _names_tool(key: str) -> bool:
+    """Whether a key says that the name of a tool stands there: ``FunctionName``, ``tool_name``."""
+    words = words_of(key)
+    return "name" in words and not CALLING_WORDS.isdisjoint(words)
+
+
 def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
     """The names of what is written as a call somewhere in a value that nobody reads; what describes a tool is none."""
     if not isinstance(value, list | dict) or depth > _MOST_NESTED:
@@ -469,6 +495,7 @@ def _holds_calls(key: str, value: Any, depth: int = 0) -> bool:
     acts = _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None
     return (
         acts
+        or any(isinstance(one, str) and _names_tool(inner) for inner, one in value.items())
         or not CALLING_WORDS.isdisjoint(words_of(_kind(value)))
         or any(_holds_calls(inner, one, depth + 1) for inner, one in value.items())
     )
