@@ -215,11 +215,9 @@ class _Loom:
         for length in range(len(pieces.marks) - 1, 0, -1):
             if not any(pieces.spoken[:length]):
                 break
-            for strand in self._bare.get(pieces.bare[length - 1], ()):
+            for strand in self._bare.get(pieces.bare[length - 1], ())[-_MOST_TRIED:]:
                 rank = _rank(strand, exchange)
-                shared = set(strand.pieces.ids) & set(pieces.ids[:length])
-                known = max(map(len, shared), default=0) >= _LEAST_ID
-                if rank in (0, 1) or (rank == 2 and known):
+                if rank in (0, 1) or (rank == 2 and _share_id(strand.pieces.ids, pieces.ids[:length])):
                     self.counts["requests"] += 1
                     self._grow(strand, exchange, said, pieces)
                     return strand
@@ -433,6 +431,11 @@ def _same_id(strand: Strand, exchange: Exchange) -> bool:
 def _own_names(exchange: Exchange) -> tuple[str, ...]:
     """The ids of a record that no other should have."""
     return tuple(name for name in exchange.names if name != exchange.session)
+
+
+def _share_id(mine: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two dialogues hold a call of the same id, which is long enough to be no other's."""
+    return any(len(one) >= _LEAST_ID for one in set(mine) & set(other))
 
 
 def _ids_differ(mine: _Pieces, other: _Pieces, length: int) -> bool:
