@@ -412,3 +412,34 @@ def test_pages_of_records_are_read(tmp_path: Path, key: str) -> None:
     assert [score(one) for one in found.traces] == [0, 0, 0] and found.records == 3
     with pytest.raises(StudyError, match=rf"{key}\[1\]: neither telemetry nor a chat \(objects with the keys a\)"):
         read(tmp_path / "u", {key: [rows[0], {"a": 1}]})
+
+
+STREAMED = {
+    "ollama": json.dumps({"message": call("delete_file"), "done": False}) + '\n{"message": {}, "done": true}',
+    "gemini": [gemini(True), gemini(False)],
+    "bedrock": [{"messageStart": {"role": "assistant"}}, {"contentBlockDelta": {"delta": {"text": "ok"}}}],
+}
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_replies_logged_in_pieces_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StudyError, match="chunks of a streamed reply; log the whole reply"):
+        read(tmp_path / "t", {"request": {"messages": M}, "response": STREAMED[name]})
+
+
+def test_an_answer_in_json_is_text(tmp_path: Path) -> None:
+    text = '{"city": "Bern", "people": {"count": 3}}'
+    for row in ({"messages": M, "response": text}, {"input": "Tidy", "output": text}):
+        assert read_one(tmp_path / "t", row).said[-1].text == text
+    with pytest.raises(StudyError, match="a response of no known form"):
+        read(tmp_path / "u", {"messages": M, "response": '{"verdict": {"calls": ["delete_file"]}}'})
+
+
+def test_requests_that_failed_without_a_reply_are_told(tmp_path: Path) -> None:
+    failed = [{"id": f"e{n}", "messages": M, "response": {"error": {"message": "rate limit"}}} for n in range(3)]
+    row = {"id": "x", "messages": M, "response": {"choices": [{"message": agent("Done.")}]}}
+    found = read(tmp_path / "t", *failed, row)
+    assert [one.id for one in found.traces] == ["x"] and found.counts["failed without a reply"] == 3
+    assert any("failed without any reply of an agent" in note for note in found.notes)
+    with pytest.raises(StudyError, match="no conversation"):
+        read(tmp_path / "u", *failed)

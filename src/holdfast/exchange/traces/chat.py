@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from holdfast.exchange.traces.bodies import MESSAGES, Response, find_messages, read_request, read_response
+from holdfast.exchange.traces.bodies import MESSAGES, Response, find_messages, is_answer, read_request, read_response
 from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said
 from holdfast.exchange.traces.messages import perhaps
 from holdfast.exchange.traces.records import BadRecord, refuse_record
@@ -89,7 +89,7 @@ def _response(value: Body) -> Any:
     for key in RESPONSES:
         found = _inner(value.get(key))
         if found is not None:
-            return found
+            return value[key] if isinstance(value[key], str) and is_answer(found) else found
     if isinstance(value.get("choices"), list) or isinstance(value.get("candidates"), list):
         return value
     return None

@@ -455,7 +455,7 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
         made += [replace(part, kind="reasoning") for part in read_parts(thoughts) if part.text]
     for place in places:
         for key, value in place.items():
-            if key not in _HARMLESS and _holds_calls(key, value):
+            if key not in _HARMLESS and holds_calls(key, value):
                 made.append(Part(kind="unread", type=key, suspect=True))
     return made
 
@@ -484,18 +484,18 @@ def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
         yield from find_names(inner, one, depth + 1)
 
 
-def _holds_calls(key: str, value: Any, depth: int = 0) -> bool:
+def holds_calls(key: str, value: Any, depth: int = 0) -> bool:
     """Whether a value of no known meaning could hold calls, by its key, or by the keys and types within it."""
     if not isinstance(value, list | dict) or not value or depth > _MOST_NESTED:
         return False
     if words_of(key) & CALLING_WORDS:
         return True
     if isinstance(value, list):
-        return any(_holds_calls(key, one, depth + 1) for one in value)
+        return any(holds_calls(key, one, depth + 1) for one in value)
     acts = _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None
     return (
         acts
         or any(isinstance(one, str) and _names_tool(inner) for inner, one in value.items())
         or not CALLING_WORDS.isdisjoint(words_of(_kind(value)))
-        or any(_holds_calls(inner, one, depth + 1) for inner, one in value.items())
+        or any(holds_calls(inner, one, depth + 1) for inner, one in value.items())
     )
