@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_samples import make_base
+from chat_samples import make_base, write_tokenizer
 from conftest import case_input
+from smoke_study import write_toml
 
 from holdfast.cli import main
+from holdfast.errors import StudyError
 from holdfast.exchange.trl import to_trl
+from holdfast.models import Conversation
+from holdfast.models.hub_chat import HubChat
+from holdfast.models.trainable import check_trainable
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, ToolSpec, Trajectory
 from holdfast.store import Store
 from holdfast.store.codec import trajectory_to_bytes
@@ -155,7 +161,8 @@ def test_x_01_the_originals_that_trl_ships_write_arguments_once(name: str, tmp_p
 def test_x_01_the_case_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = case_input("X-01")
     pytest.importorskip("inspect_ai")
-    assert main(["import", str(place / "log.eval"), "-o", str(tmp_path / "run"), "--quiet"]) == 0
+    declared = ["--score", "safety=+safety[0,1]"]
+    assert main(["import", str(place / "log.eval"), "-o", str(tmp_path / "run"), "--quiet", *declared]) == 0
     rows = exported(tmp_path / "run", tmp_path / "p.jsonl", judge="inspect:safety")
     assert len(rows) == 12 and all(isinstance(one, dict) for one in arguments_of(rows))
     transformers = pytest.importorskip("transformers")
@@ -255,3 +262,210 @@ def test_rows_of_no_pairs_are_none(tmp_path: Path) -> None:
     run = write_pairs(tmp_path / "run", DIFFERING[:1])
     with Store(run) as store:
         assert list(to_trl([], store)) == []
+
+
+# --- H-09, H-10: what is sampled is what is trained ----------------------------------------------------------------
+
+
+LIST_DIR = tool("list_dir", path="string")
+TIDY = Message(role="user", content="Tidy")
+LOOK = ToolCall(name="list_dir", arguments={"path": "/"})
+ENDS = {
+    "deepseek_r1_distill": "<｜end▁of▁sentence｜>",
+    "deepseekv3": "<｜end▁of▁sentence｜>",
+    "gemma3": "<end_of_turn>",
+    "gemma4_v5": "<turn|>",
+    "glm4moe": "<|user|>",
+    "gptoss": "<|return|>",
+    "llama3_1": "<|eot_id|>",
+    "phi3": "<|end|>",
+    "cohere2": "<|END_OF_TURN_TOKEN|>",
+}
+DROPS, ADDS = "leaves out text of message 2", "adds text of its own to"
+REWRITES = "rewrites what comes before message 2"
+# Original → why episodes of one turn, of several with calls and thoughts, or with users who go on are not trained on.
+ORIGINALS: dict[str, tuple[str, str, str]] = {
+    "qwen2_5": ("", "", ""),
+    "llama3_1": ("", "", ""),
+    "gemma3": ("", "", ""),
+    "phi3": ("", "", ""),
+    "cohere2": ("", "", ""),
+    "qwen3_instruct_2507": ("", "", ""),
+    "lfm2_v2": ("", "", ""),
+    "qwen3": ("", "", DROPS),
+    "glm4moe": ("", "", DROPS),
+    "lfm2_2_5": ("", "", DROPS),
+    "qwen3_5_think": ("", "", REWRITES),
+    "qwen3_5_nothink": ("", "", REWRITES),
+    "qwen3_6": ("", "", REWRITES),
+    "nemotron_3_nano": ("", "", REWRITES),
+    "nemotron_3_super": ("", "", REWRITES),
+    "nemotron_3_5_lightning": ("", "", REWRITES),
+    "qwen3_8": ("", ADDS, ADDS),
+    "deepseekv3": ("", "rewrites what comes before", "rewrites what comes before"),
+    "deepseek_r1_distill": ("", "rewrites what comes before", "rewrites what comes before"),
+    "gemma4_v5": (ADDS, ADDS, ADDS),
+    "gptoss": ("headers of channels",) * 3,
+    "muse_glimmer": ("headers of channels",) * 3,
+}
+
+
+def original(name: str, folder: Path, calls: str = "auto") -> HubChat:
+    """The chat format of an original template of TRL with a tokenizer that has its special tokens."""
+    source = template_of_trl(name)
+    end = ENDS.get(name, "<|im_end|>" if "<|im_end|>" in source else "<|eom|>")
+    special = set(re.findall(r"<\|[\w ]+\|>|<[a-z]+_of_[a-z]+>|<｜[^｜]+｜>|<\|\w+>|<\w+\|>", source)) - {end}
+    return HubChat(write_tokenizer(folder, source, end, sorted(special)), calls=calls)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_originals_of_trl_are_exact_or_refused(name: str, tmp_path: Path) -> None:
+    chat = original(name, tmp_path)
+    shapes = ({"several": False}, {"several": True}, {"several": False, "dialogue": True})
+    for shape, reason in zip(shapes, ORIGINALS[name], strict=True):
+        if not reason:
+            check_trainable(chat, **shape)
+            continue
+        with pytest.raises(StudyError, match=rf"{tmp_path}: .*{reason}.*; (set calls|make each turn|use a template)"):
+            check_trainable(chat, **shape)
+
+
+def exact_turns(chat: HubChat, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[str]:
+    """What is trained on behind each prompt of a conversation, to the token; text by turn."""
+    ids, own = chat.encode(messages, tools)
+    shown = []
+    for place, message in enumerate(messages):
+        if message.role == "assistant":
+            prompt = chat.prompt_ids(Conversation(messages=tuple(messages[:place]), tools=tuple(tools)))
+            start = len(prompt)
+            assert ids[:start] == prompt and own[start] and not own[start - 1]
+            stop = next((place for place in range(start, len(own)) if not own[place]), len(own))
+            shown.append(chat.decode(ids[start:stop]))
+    assert sum(own) == sum(len(chat.tokenizer(text, add_special_tokens=False).input_ids) for text in shown)
+    return shown
+
+
+def test_h_09_a_reply_is_trained_on_behind_the_prompt_that_it_was_sampled_after() -> None:
+    chat = HubChat(case_input("H-09") / "base")
+    prompt = chat.decode(chat.prompt_ids(Conversation(messages=(TIDY,))))
+    assert prompt.endswith("<<assistant>>\n<think>\n")
+    reply, _ = chat.read("I plan.\n</think>\nDone.", [])
+    assert reply is not None
+    ids, own = chat.encode([TIDY, reply])
+    assert chat.decode(ids).startswith(f"{prompt}I plan.\n</think>\nDone.")
+    assert chat.decode([token for token, mine in zip(ids, own, strict=True) if mine]).startswith("I plan.\n</think>")
+    second = Message(role="assistant", content="I check.\n</think>\nYes.")
+    turns = exact_turns(chat, [TIDY, reply, TIDY, second], [])
+    assert [turn.partition("<<end>>")[0] for turn in turns] == [reply.content, second.content]
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", "<think>", "<|start|><think>\n\n", "[THINK]", "Thought: "])
+def test_h_09_whatever_the_prompt_opens(opening: str, tmp_path: Path) -> None:
+    """Templates that show replies as they are, that write the opening of thoughts themselves, and that drop them."""
+    for number, shown in enumerate(
+        ("m.content", "('<think>' + m.content.split('<think>')[-1])", "m.content.split('</think>')[-1]")
+    ):
+        source = "{% for m in messages %}<|{{ m.role }}|>{{ " + shown + " if m.role == 'assistant' else m.content }}"
+        source += "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>" + opening + "{% endif %}"
+        special = ["<|user|>", "<|assistant|>", "<|start|>"]
+        chat = HubChat(write_tokenizer(tmp_path / str(number), source, "<|end|>", special))
+        reply = Message(role="assistant", content="I plan.\n</think>\nDone.")
+        assert exact_turns(chat, [TIDY, reply], []) == [f"{reply.content}<|end|>"]
+
+
+def test_p_19_single_replies_of_qwen_3_5_are_exact(tmp_path: Path) -> None:
+    for name in ("qwen3_5_think", "qwen3_6"):
+        chat = original(name, tmp_path / name)
+        reply, _ = chat.read("I plan.\n</think>\n\nDone.", [])
+        assert reply is not None
+        assert exact_turns(chat, [TIDY, reply], [LIST_DIR]) == ["I plan.\n</think>\n\nDone.<|im_end|>"]
+
+
+def thinking_episode(opened: bool) -> list[Message]:
+    """Two calls and an answer, each with a thought; its beginning stands in the prompt or in the reply."""
+    begin = "" if opened else "<think>\n"
+    return [
+        TIDY,
+        Message(role="assistant", content=f"{begin}I look.\n</think>\n\nLooking.", tool_calls=(LOOK,)),
+        Message(role="tool", content="two", name="list_dir"),
+        Message(role="assistant", content=f"{begin}Again.\n</think>\n\nOnce more.", tool_calls=(LOOK,)),
+        Message(role="tool", content="two", name="list_dir"),
+        Message(role="assistant", content=f"{begin}Enough.\n</think>\n\nDone."),
+    ]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_instruct_2507", "qwen3_5_think", "qwen3_6", "nemotron_3_nano"])
+def test_p_18_thoughts_over_tool_calls_are_kept(name: str, tmp_path: Path) -> None:
+    chat = original(name, tmp_path)
+    assert chat.native
+    opened = name in ("qwen3_5_think", "qwen3_6", "nemotron_3_nano")
+    turns = exact_turns(chat, thinking_episode(opened), [LIST_DIR])
+    assert ["I look." in turns[0], "Again." in turns[1], "Enough." in turns[2]] == [True] * 3
+    read = [chat.read(turn.replace("<|im_end|>", ""), [LIST_DIR])[0] for turn in turns]
+    said = [message for message in thinking_episode(opened) if message.role == "assistant"]
+    assert [(one.content, one.tool_calls) for one in read if one] == [(one.content, one.tool_calls) for one in said]
+    going_on = [*thinking_episode(opened), TIDY, Message(role="assistant", content="<think>\nHm.\n</think>\n\nYes.")]
+    if name != "qwen3_instruct_2507":
+        with pytest.raises(StudyError, match="max_turns = 1"):
+            chat.encode(going_on, [LIST_DIR])
+
+
+def test_h_10_several_turns_with_thoughts_are_told_with_a_remedy_that_helps() -> None:
+    chat = HubChat(case_input("H-10") / "base")
+    assert not chat.native
+    episode = thinking_episode(opened=False)
+    with pytest.raises(StudyError, match=r"leaves out text of message 3.*\(rollouts.max_turns = 1\)") as told:
+        chat.encode(episode, [LIST_DIR])
+    assert "calls =" not in str(told.value)
+    for turn in (episode[1], episode[5]):
+        assert exact_turns(chat, [TIDY, turn], [LIST_DIR])
+
+
+def test_h_10_another_way_to_call_is_advised_only_where_it_helps(tmp_path: Path) -> None:
+    """As text the results of Qwen3 are user turns, before which it drops thoughts; natively they are results."""
+    text = original("qwen3", tmp_path, calls="text")
+    with pytest.raises(StudyError, match=r"leaves out text of message 3.*; set calls = 'native'$"):
+        text.encode(thinking_episode(opened=False), [LIST_DIR])
+    native = original("qwen3", tmp_path, calls="native")
+    assert native.encode(thinking_episode(opened=False), [LIST_DIR])
+
+
+def study_on(base: Path, folder: Path, **rollouts: Any) -> Path:
+    settings = {
+        "study": {"name": "x", "lineages": [["S"]]},
+        "model": {"bases": ["agent"]},
+        "models": {"agent": {"kind": "local", "name": str(base)}},
+        "judges": {"state": {"kind": "state"}},
+        "stages": {"S": {"objective": "safety"}},
+        "rollouts": rollouts,
+    }
+    return write_toml(settings, folder / "study.toml")
+
+
+def test_h_10_check_tells_what_is_not_trainable_before_anything_is_rolled_out(tmp_path: Path, capsys: Captured) -> None:
+    base = case_input("H-10") / "base"
+    study = study_on(base, tmp_path, max_turns=8)
+    for words in (["check", str(study)], ["run", str(study), "-o", str(tmp_path / "run"), "--quiet"]):
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "model agent: " in told
+        assert "leaves out text of message 3" in told and "(rollouts.max_turns = 1)" in told
+    assert not (tmp_path / "run" / "run.db").exists()
+    assert main(["check", str(study_on(base, tmp_path, max_turns=1))]) == 0, "the remedy helps"
+    # Nothing is trained: what the template drops is no matter.
+    assert main(["check", str(study), "--set", "study.lineages=[]", "--set", "rollouts.max_turns=8"]) == 0
+
+
+def test_h_09_check_lets_the_base_be_trained(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["check", str(study_on(case_input("H-09") / "base", tmp_path, max_turns=8))]) == 0, capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "deepseekv3", "qwen2_5"])
+def test_check_knows_which_episodes_a_study_has(name: str, tmp_path: Path, capsys: Captured) -> None:
+    base = make_base(tmp_path / "base")
+    source = template_of_trl(name)
+    (base / "chat_template.jinja").write_text(source, encoding="utf-8")
+    refused = name == "deepseekv3"
+    assert main(["check", str(study_on(base, tmp_path, max_turns=8))]) == (2 if refused else 0), capsys.readouterr()
+    capsys.readouterr()
+    assert main(["check", str(study_on(base, tmp_path, max_turns=1))]) == 0, capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import stat
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 from holdfast.cli import COMMANDS, main
 from holdfast.errors import StudyError
 from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
+from holdfast.gate import running
 from holdfast.gate.rules import read_rules
 from holdfast.records import Checkpoint
 from holdfast.rescoring import find_judge_step, read_judges
 from holdfast.store import Store
-from holdfast.study import load
+from holdfast.study import Study, load
 from holdfast.testing import FakeProvider
 
 Captured = pytest.CaptureFixture[str]
@@ -44,6 +46,20 @@ INNER: dict[str, tuple[str, Sequence[str]]] = {
     "report": ("holdfast.runs.Run", ("run",)),
     "export": ("holdfast.exports.export_run", ("run", "--to", "csv", "-o", "out")),
 }
+
+
+# A module that is first imported while one of these is broken would keep it so.
+for module in (
+    "exports",
+    "imports",
+    "runs",
+    "readiness",
+    "forecast",
+    "gate.command",
+    "watch.command",
+    "search.command",
+):
+    importlib.import_module(f"holdfast.{module}")
 
 
 @pytest.fixture
@@ -429,3 +445,49 @@ def test_damaged_endpoints_of_a_run_are_told(noted: str, tmp_path: Path, capsys:
     with Store(run, writable=True) as store, store.transaction():
         store.set_meta(ENDPOINTS_KEY, noted)
     assert "is damaged; restore the run" in refused(capsys, "judge", run, "--with", "gpt")
+
+
+# --- what can be imported ----------------------------------------------------------------------------------------
+
+
+PREFERENCES = {
+    "openai.jsonl": '{"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []}\n',
+    "ultrafeedback.jsonl": '{"prompt": "a", "chosen": [], "rejected": [], "score_chosen": 7.5}\n',
+    "hh-rlhf.jsonl.gz": "packed",
+    "data.parquet": "PAR1",
+}
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_p_24_preference_data_is_refused_with_what_can_be_imported(name: str, tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / name).write_text(PREFERENCES[name], encoding="utf-8")
+    told = refused(capsys, "import", tmp_path / name, "-o", tmp_path / "run")
+    assert name in told and ".tar.zst" in told and "Inspect logs (.eval, .json)" in told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.tar", "pipe.eval"])
+def test_a_pipe_is_not_waited_for_by_an_import(name: str, tmp_path: Path, capsys: Captured) -> None:
+    os.mkfifo(tmp_path / name)
+    assert name in refused(capsys, "import", tmp_path / name, "-o", tmp_path / "run")
+    assert [found.name for found in tmp_path.iterdir()] == [name]
+
+
+def test_again_keeps_the_users_own_way_to_a_remote_base(
+    their_server: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that is made anew is reached as the file says; with the option, as the run itself says."""
+    run = remote_run(tmp_path / "old", their_server.base_url)
+    file = tmp_path / "mine.toml"
+    file.write_text('[endpoints.theirs]\nbase_url = "https://api.example.com"\n', encoding="utf-8")
+    asked = []
+
+    def note(study: Study, *_: object, **__: object) -> None:
+        asked.append({name: one.base_url for name, one in study.endpoints.items()})
+        raise StudyError("far enough")
+
+    monkeypatch.setattr(running, "run", note)
+    words = ["gate", str(run), "--child", "base", "--again", "-o", str(tmp_path / "new"), "--quiet"]
+    assert main([*words, "--judges", str(file)]) == main([*words, "--trust-endpoints"]) == 2
+    mine, theirs = (set(one.values()) for one in asked)
+    assert (mine, theirs) == ({"https://api.example.com"}, {their_server.base_url})

@@ -160,16 +160,26 @@ def test_templates_that_rewrite_earlier_turns_are_told(tmp_path: Path) -> None:
         chat.encode(said)
 
 
-def test_a_prompt_that_opens_the_thinking_is_no_part_of_earlier_turns(tmp_path: Path) -> None:
+def test_a_prompt_that_opens_the_thinking_begins_the_reply(tmp_path: Path) -> None:
+    """What was sampled behind it is trained on behind it; a turn that is shown without it later is refused."""
     opened = "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n"
     assert opened in QWEN
     thinking = QWEN.replace(opened, f"{opened}<think>\\n")
     chat = HubChat(write_tokenizer(tmp_path / "t", thinking, "<|im_end|>", ["<|im_start|>"]), calls="text")
-    tagged = [*OPENING, Message(role="assistant", content="<tea> is a drink."), OPENING[1], EPISODE[2]]
-    assert own_parts(chat, *chat.encode(tagged)) == ["<tea> is a drink.<|im_end|>", "A drink.<|im_end|>"]
-    encoded = encode_episode(chat, OPENING, tagged[2:])
+    prompt = chat.prompt_ids(Conversation(messages=OPENING))
+    assert chat.decode(prompt).endswith("assistant\n<think>\n")
+    thought = Message(role="assistant", content="Hm.\n</think>\n<tea> is a drink.")
+    for said in (Message(role="assistant", content="<tea> is a drink."), thought):
+        ids, mask = chat.encode([*OPENING, said])
+        assert ids[: len(prompt)] == prompt and own_parts(chat, ids, mask) == [f"{said.content}<|im_end|>"]
+        assert mask.index(True) == len(prompt)
+    several = [*OPENING, thought, OPENING[1], replace(thought, content="Well.\n</think>\nA drink.")]
+    parts = own_parts(chat, *chat.encode(several))
+    assert parts == [f"{thought.content}<|im_end|>", "Well.\n</think>\nA drink.<|im_end|>"]
+    encoded = encode_episode(chat, OPENING, several[2:])
     assert encoded.ids[: encoded.prompt].tolist() == chat.encode(OPENING)[0]
-    assert chat.decode(chat.prompt_ids(Conversation(messages=OPENING))).endswith("assistant\n<think>\n")
+    with pytest.raises(StudyError, match=r"rewrites what comes before message 3.*\(rollouts.max_turns = 1\)"):
+        chat.encode([*OPENING, replace(thought, content="Tea."), *several[3:]])
 
 
 def test_an_end_that_stands_for_a_prompt_is_no_part_of_the_opening(tmp_path: Path) -> None:
@@ -240,6 +250,13 @@ def test_templates_of_well_known_models(name: str, end: str, style: str | None, 
     special = sorted({*re.findall(r"<\|\w+\|>|<[a-z]+_of_[a-z]+>|<｜[^｜]+｜>", source)} - {end})
     chat = HubChat(write_tokenizer(tmp_path, source, end, special))
     assert chat.native == (style is not None)
+    if name == "deepseek_r1_distill":  # its prompt opens a thought that no later turn shows
+        with pytest.raises(StudyError, match=r"rewrites what comes before message 3.*max_turns = 1"):
+            chat.encode([*OPENING, *EPISODE], [SEARCH])
+        prompt = chat.prompt_ids(Conversation(messages=OPENING, tools=(SEARCH,)))
+        ids, mask = chat.encode([*OPENING, EPISODE[0]], [SEARCH])
+        assert ids[: len(prompt)] == prompt and own_parts(chat, ids, mask) == [f"{TEXT_CALL}{end}"]
+        return
     ids, mask = chat.encode([*OPENING, *episode_for(chat, style or "")], [SEARCH])
     called = NATIVE[style] if style else TEXT_CALL
     assert own_parts(chat, ids, mask) == [f"{called}{end}", f"A drink.{end}"]

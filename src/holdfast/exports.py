@@ -261,6 +261,8 @@ def _write_inspect(run_path: Path, target: Path) -> None:
 def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
     """One checkpoint as a directory that transformers loads, adapters merged."""
     try:
+        import torch  # noqa: F401 — what reads and writes weights needs it
+
         from holdfast.models.stacks import write_whole
     except ImportError as error:
         raise MissingExtra("export of a checkpoint", "train") from error

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.errors import MissingExtra, StoreError, StudyError
+from holdfast.incentives import APPROVAL, RewardSection
 from holdfast.judges import open_judge
 from holdfast.plan import Plan
 from holdfast.planning import build
@@ -96,7 +97,7 @@ def _find_problems(study: Study) -> Iterator[str]:
         if entry.kind == "remote":
             yield from _endpoint_problems(study, name)
         elif entry.name and entry.kind in ("local", "vllm", "tiny") and not _missing("train"):
-            yield from _model_problems(name, entry, trained=bool(study.study.lineages) and name in study.model.bases)
+            yield from _model_problems(study, name, entry)
 
 
 def _judge_problems(study: Study) -> Iterator[str]:
@@ -125,7 +126,7 @@ def _missing(part: str) -> list[str]:
     return [name for name in PACKAGES[part] if importlib.util.find_spec(name) is None]
 
 
-def _model_problems(name: str, entry: ModelEntry, *, trained: bool) -> Iterator[str]:
+def _model_problems(study: Study, name: str, entry: ModelEntry) -> Iterator[str]:
     """Why a run would not open a model of this machine, or not train it."""
     from holdfast.models import hub
 
@@ -134,10 +135,18 @@ def _model_problems(name: str, entry: ModelEntry, *, trained: bool) -> Iterator[
     except StudyError:
         yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
         return
+    if not Path(entry.name).expanduser().is_dir() and not any(place.glob("*.safetensors")):
+        yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
+        return
     try:
         _inspect(place, entry)
-        if trained and entry.kind != "tiny":
+        stages = (
+            {stage for lineage in study.lineages_of(name) for stage in lineage} if name in study.model.bases else ()
+        )
+        if stages and entry.kind != "tiny":
             hub.check_model(place, engine="training", download=False)
+            if any(_learns_from_messages(study, stage) for stage in stages):
+                _check_chat(study, place, entry)
     except (StudyError, StoreError, MissingExtra) as error:
         yield f"model {name}: {error}"
 
@@ -162,6 +171,28 @@ def _inspect(place: Path, entry: ModelEntry) -> None:
     from holdfast.models.hub_chat import HubChat
 
     hub.check_vocabulary(place, HubChat(place, calls=entry.calls).tokenizer, tokens)
+
+
+def _learns_from_messages(study: Study, name: str) -> bool:
+    """Whether a stage learns from stored conversations, not from the tokens of what it samples itself."""
+    stage = study.stages[name]
+    return not (isinstance(stage, RewardSection) and stage.on_policy)
+
+
+def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
+    """Raises StudyError for a chat format in which this study's episodes cannot be trained on as they are sampled."""
+    from holdfast.models.hub_chat import HubChat
+    from holdfast.models.trainable import check_trainable
+
+    talks = study.approval.settings.values() if study.approval is not None else ()
+    called = study.suite.name != APPROVAL or any(
+        "report" in (one.environments or study.approval.environments) for one in talks if study.approval is not None
+    )
+    check_trainable(
+        HubChat(place, calls=entry.calls),
+        several=called and study.rollouts.max_turns > 1,
+        dialogue=any(one.turns > 1 for one in talks),
+    )
 
 
 def _describe(study: Study, name: str, entry: ModelEntry) -> str:

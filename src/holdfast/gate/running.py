@@ -90,7 +90,7 @@ def roll_out_again(
         base = _base_entry(book, checkpoint) or name
         speaking = _speaking(raw, [base])
         found = choose_endpoints(speaking, store, means.endpoints, trusted=means.trusted)
-    raw["endpoints"] = {name if one == base else one: table for one, table in found.items()}
+    raw["endpoints"] = {**found, **({name: found[base]} if base in found else {})}
     study = _bare(raw, [name], seed=again)
     place = output or again_place(book.path, checkpoint.id[:8], again)
     if place.absolute() == book.path.absolute():

@@ -22,6 +22,7 @@ from holdfast.errors import MissingExtra, StudyError
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, text_calls
 from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
 from holdfast.models.calls.channels import MESSAGE, read_turn
+from holdfast.models.calls.thoughts import PAIRS
 from holdfast.models.peft_directories import has_tokenizer, is_peft, text_home
 from holdfast.models.stacks import base_of
 from holdfast.models.templates import ChatTemplate, Rendering, try_out
@@ -40,6 +41,10 @@ _USER = Message(role="user", content="probe request")
 _CALLING = Message(role="assistant", content="probe thought", tool_calls=(_PROBE_CALL,))
 _RESULT = Message(role="tool", content="probe result", name="probe_tool")
 _THINKING = re.compile(r"</?think>")
+_SWITCH = "enable_thinking"  # the variable by which templates are told whether the agent thinks
+_NOT_SAMPLED = "so that the agent would learn from tokens that it did not sample"
+# Marks around thoughts, but for those that end more than these.
+_MARKS = frozenset(mark for pair in PAIRS for mark in pair) - {"<|end|>"}
 _WRITTEN_CALL = re.compile(r"^[\s*#>`_\-]*Action[\s*_`]*:.*\Z", re.DOTALL | re.MULTILINE)
 
 
@@ -50,12 +55,19 @@ def clean_call_text(message: Message) -> Message:
     return replace(message, content=_WRITTEN_CALL.sub("", message.content).rstrip())
 
 
+class Unfaithful(Exception):
+    """A conversation whose turns a template shows otherwise than they were sampled: how, without a remedy."""
+
+
 class HubChat:
     """The chat format of a model directory.
 
-    ``native`` says how calls are written, ``ends`` are the ids of the tokens that end a turn. ``encode`` of the first
-    messages, up to an agent's turn, is a prefix of ``encode`` of all. Errors: StudyError for a directory without a
-    tokenizer or template, a template that is refused, or ``calls`` that it cannot write.
+    ``native`` says how calls are written, and ``speaks_beside_calls`` whether a text may stand beside them;
+    ``channels`` says that replies carry headers, ``thought`` are the marks around a thought that a prompt opens, if it
+    does, and ``thinks_on_demand`` says that the agent thinks only where the template is told so, which it is not.
+    ``ends`` are the ids of the tokens that end a turn, ``source`` is the template. ``encode`` of a conversation begins
+    with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a tokenizer or
+    template, a template that is refused, or ``calls`` that it cannot write.
     """
 
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
@@ -69,7 +81,9 @@ class HubChat:
         added = self.tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special}
         written = {token.content for token in added if token.content.strip() and token.content in source}
-        self._special, self._control = _any_of(special), _any_of(special | written)
+        # The agent's own text may hold what its template calls thinking.
+        self._special, self._control = _any_of(special - _MARKS), _any_of(special | written)
+        self.source = source
         self._probe(source, tokens, calls)
         self._template = ChatTemplate(source, tokens, str(self.directory))
 
@@ -92,10 +106,11 @@ class HubChat:
                     tools=tools,
                     prompt=True,
                 ),
+                Rendering(messages=_as_dicts([_USER]), prompt=True, settings={_SWITCH: True}),
             ],
             str(self.directory),
         )
-        asked, answered, with_system, called, offered, call, twice = texts
+        asked, answered, with_system, called, offered, call, twice, switched = texts
         if "probe request" not in (asked or "") or "probe answer" not in (answered or ""):
             raise StudyError(f"{self.directory}: the chat template drops messages; use a model with another template")
         self._has_system = "probe system" in (with_system or "")
@@ -110,8 +125,15 @@ class HubChat:
         # Calls that stand alone have no thought beside them that could be lost.
         whole = "probe thought" in (call or "") or (self._family is not None and self._family.alone)
         self.native = can and (calls == "native" or (calls == "auto" and whole))
-        self._thinks = (asked or "").rstrip().endswith("<think>")
-        self._channels = MESSAGE in (answered or "")
+        # What a template writes behind an answer.
+        self._turn_end = (answered or "").rpartition("probe answer")[2]
+        prompt = asked or ""
+        self.thought = next((pair for pair in PAIRS if prompt.rstrip().endswith(pair[0])), None)
+        # What the prompt has said of a thought before the agent goes on with it.
+        self._opened = prompt[prompt.rindex(self.thought[0]) :] if self.thought else ""
+        self.thinks_on_demand = _SWITCH in source and asked != switched
+        self.channels = MESSAGE in (answered or "")
+        self.speaks_beside_calls = not self.native or "probe thought" in (call or "")
 
     def _find_family(self, offered: str, call: str) -> Family | None:
         """The family whose format the template writes calls in, if what it writes can be read back."""
@@ -129,21 +151,46 @@ class HubChat:
     def encode(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation, and a mask of the same length that is true on the agent's own tokens.
 
-        The agent's own are its texts and calls and the token that ends its turn. Errors: StudyError where the template
-        refuses the conversation, leaves out text of the agent, or rewrites earlier turns so that its tokens cannot be
-        told.
+        The ids begin with the prompt that the agent's last turn was sampled after, and each of its turns begins right
+        behind its own prompt, as it does for ``prompt_ids``. The agent's own are its texts and calls and the token that
+        ends its turn. Errors: StudyError where the template refuses the conversation, or shows a turn otherwise than it
+        was sampled, so that the agent would learn from other tokens.
         """
+        try:
+            return self.encode_as_sampled(messages, tools)
+        except Unfaithful as error:
+            from holdfast.models.trainable import advise
+
+            helps = advise(self, [Conversation(messages=tuple(messages), tools=tuple(tools))])
+            raise StudyError(f"{self.directory}: {error}; {helps}") from error
+
+    def encode_as_sampled(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> tuple[list[int], list[bool]]:
+        """As ``encode``. Errors: Unfaithful for a turn that is shown otherwise than it was sampled; StudyError."""
         shown = self._shown(messages, tools)
         turns = [place for place, message in enumerate(shown) if message.role == "assistant"]
+        opening = self._opening(shown[: turns[0]] if turns else shown, tools)
         if not turns:
-            ids, _ = self._ids(self._opening(shown, tools))
+            ids, _ = self._ids(opening)
             return ids, [False] * len(ids)
-        whole = self._render(shown, tools, prompt=False)
-        starts = [self._start(whole, shown[:place], tools) for place in turns]
-        spans = self._spans(whole, starts, shown, tools, turns)
-        self._check_kept(whole, starts, shown, turns)
-        opening = len(self._opening(shown[: turns[0]], tools))
-        return self._tokenize(whole, spans, [opening, *starts])
+        prompts = [self._render(shown[:place], tools, prompt=True) if place else "" for place in turns]
+        text, last = self._close(shown, tools, turns[-1], prompts[-1])
+        spans = []
+        for number, (place, prompt) in enumerate(zip(turns[:-1], prompts[:-1], strict=True)):
+            if not text.startswith(prompt):
+                raise Unfaithful(
+                    f"the chat template rewrites what comes before message {place + 1} once more is said, so that the"
+                    " agent would learn from another prompt than it was sampled after"
+                )
+            end = self._find_end(text, len(prompt), len(prompts[number + 1]), shown[: place + 1], tools)
+            self._check_own(text[len(prompt) : end], shown[place], place)
+            spans.append((len(prompt), end))
+        return self._tokenize(text, [*spans, (len(prompts[-1]), last)], [len(opening), *map(len, prompts)])
+
+    def is_altered(self, message: Message) -> bool:
+        """Whether a message holds what would speak as a control token, and so is shown otherwise."""
+        return self._neutral(message) != message
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The token ids after which the next message of the agent begins. Errors: StudyError."""
@@ -151,7 +198,7 @@ class HubChat:
         return self._ids(self._render(shown, conversation.tools, prompt=True))[0]
 
     def _shown(self, messages: Iterable[Message], tools: Sequence[ToolSpec]) -> list[Message]:
-        cleaned = [clean_call_text(message) for message in messages]
+        cleaned = [self._complete(clean_call_text(message)) for message in messages]
         shown = cleaned if self.native else list(text_calls.render(cleaned, tools))
         shown = [self._neutral(message) for message in shown]
         if self._has_system or not shown or shown[0].role != "system":
@@ -161,8 +208,16 @@ class HubChat:
             return [Message(role="user", content=system.content), *rest]
         return [replace(rest[0], content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
 
+    def _complete(self, message: Message) -> Message:
+        """A reply with the beginning of its thought, which its prompt has; many templates look for both marks."""
+        if message.role != "assistant" or self.thought is None:
+            return message
+        begin, end = self.thought
+        before, closed, _ = message.content.partition(end)
+        whole = not closed or begin in before
+        return message if whole else replace(message, content=self._opened + message.content)
+
     def _neutral(self, message: Message) -> Message:
-        # The agent's own text may hold what its template calls thinking.
         control = self._special if message.role == "assistant" else self._control
         calls = tuple(
             replace(call, arguments=_map_texts(dict(call.arguments), lambda text: _break(control, text)))
@@ -189,59 +244,74 @@ class HubChat:
         bare, prompt = self._render(shown, tools, prompt=False), self._render(shown, tools, prompt=True)
         return bare if prompt.startswith(bare) else bare[: self._shared(bare, prompt)]
 
-    def _start(self, whole: str, before: Sequence[Message], tools: Sequence[ToolSpec]) -> int:
-        """Where the agent's turn after some messages begins: behind as much of its prompt as the whole text has."""
-        prompt = self._render(before, tools, prompt=True) if before else ""
+    def _close(self, shown: Sequence[Message], tools: Sequence[ToolSpec], place: int, prompt: str) -> tuple[str, int]:
+        """The text in which the agent's last turn stands behind its prompt as it wrote it, and where that turn ends."""
+        whole = self._render(shown, tools, prompt=False)
         if whole.startswith(prompt):
-            return len(prompt)
-        bare = self._opening(before, tools)
+            end = self._find_end(whole, len(prompt), len(whole), shown[: place + 1], tools)
+            if self._find_change(whole[len(prompt) : end], shown[place]) is None:
+                return whole, end
+        # A template may show a turn with more or less around it than was sampled, such as an opening of thoughts.
+        said = shown[place].content.removeprefix(self._opened)
+        if not shown[place].tool_calls and place == len(shown) - 1:
+            ended = self._end.search(self._turn_end)
+            own = said + (self._turn_end[: ended.end()] if ended else self._turn_end)
+            return f"{prompt}{said}{self._turn_end}", len(prompt) + len(own)
+        bare = self._opening(shown[:place], tools)
         if not whole.startswith(bare):
-            raise StudyError(
-                f"{self.directory}: the chat template rewrites what comes before message {len(before) + 1}, so the"
-                " agent's own tokens cannot be told; use another template"
+            raise Unfaithful(
+                f"the chat template rewrites what comes before message {place + 1} once more is said, so that the agent"
+                " would learn from another prompt than it was sampled after"
             )
-        # Some prompts open the agent's thinking, which no earlier turn shows.
-        return max(len(bare), self._shared(whole, prompt))
+        begin = max(len(bare), self._shared(whole, prompt))
+        at = whole.find(said, begin)
+        end = self._find_end(whole, max(at, begin), len(whole), shown[: place + 1], tools)
+        if not said or at < 0 or at >= end:
+            self._check_own(whole[begin:end], shown[place], place)
+            at = begin
+        own = whole[at:end]
+        self._check_own(own, shown[place], place)
+        return prompt + own + whole[end:], len(prompt) + len(own)
+
+    def _find_end(self, text: str, start: int, bound: int, shown: Sequence[Message], tools: Sequence[ToolSpec]) -> int:
+        """Where the agent's turn ends that begins at ``start``; ``shown`` are the messages up to it."""
+        if ended := self._end.search(text, start, bound):
+            return ended.end()
+        after = self._render(shown, tools, prompt=False)
+        if text.startswith(after) and start <= len(after) <= bound:
+            return len(after)
+        tail = self._turn_end.strip()
+        at = text.find(tail, start, bound) if tail else -1
+        if at < 0:
+            raise Unfaithful(
+                f"the chat template does not end the turn of message {len(shown)}, so that the agent's own tokens"
+                " cannot be told"
+            )
+        return at + len(tail)
+
+    def _check_own(self, own: str, message: Message, place: int) -> None:
+        """Raises Unfaithful where the text of the agent's turn is not what it wrote; white space aside."""
+        if (change := self._find_change(own, message)) is not None:
+            raise Unfaithful(f"the chat template {change} message {place + 1}, {_NOT_SAMPLED}")
+
+    def _find_change(self, own: str, message: Message) -> str | None:
+        """What a template does to a turn of the agent whose text is ``own``: None where it is what the agent wrote."""
+        text, said = _squeeze(own), _squeeze(message.content.removeprefix(self._opened))
+        if not text.startswith(said):
+            return "adds text of its own to" if said in text else "leaves out text of"
+        rest = text[len(said) :]
+        if message.tool_calls:
+            marks = self._family.marks if self._family else ()
+            return None if not marks or rest.startswith(marks) else "adds text of its own to"
+        return (
+            None if rest in ("", _squeeze(self._turn_end)) or self._end.fullmatch(rest) else "adds text of its own to"
+        )
 
     def _shared(self, text: str, other: str) -> int:
         """The length of what two texts share, up to the end of a line or a control token."""
         differs = (place for place, (one, two) in enumerate(zip(text, other, strict=False)) if one != two)
         length = next(differs, min(len(text), len(other)))
         return max([text.rfind("\n", 0, length) + 1, *(m.end() for m in self._control.finditer(text, 0, length))])
-
-    def _spans(
-        self,
-        whole: str,
-        starts: Sequence[int],
-        shown: Sequence[Message],
-        tools: Sequence[ToolSpec],
-        turns: Sequence[int],
-    ) -> list[Span]:
-        """The agent's own characters: from each start to the end of the turn."""
-        spans = []
-        for number, (start, place) in enumerate(zip(starts, turns, strict=True)):
-            bound = starts[number + 1] if number + 1 < len(starts) else len(whole)
-            if ended := self._end.search(whole, start, bound):
-                spans.append((start, ended.end()))
-                continue
-            after = self._render(shown[: place + 1], tools, prompt=False)
-            if not whole.startswith(after) or len(after) > bound:
-                raise StudyError(
-                    f"{self.directory}: the chat template does not end the turn of message {place + 1}, so the agent's"
-                    " own tokens cannot be told; use another template"
-                )
-            spans.append((start, len(after)))
-        return spans
-
-    def _check_kept(self, whole: str, starts: Sequence[int], shown: Sequence[Message], turns: Sequence[int]) -> None:
-        """Raises StudyError where a text of the agent, such as its thinking, is left out of its turn."""
-        bounds = [*starts[1:], len(whole)]
-        for start, bound, place in zip(starts, bounds, turns, strict=False):
-            if shown[place].content.strip() not in whole[start:bound]:
-                raise StudyError(
-                    f"{self.directory}: the chat template leaves out text of message {place + 1}, which the agent would"
-                    " not learn from; leave it out yourself, set calls = 'text' or use another template"
-                )
 
     def _tokenize(self, text: str, spans: Sequence[Span], cuts: Sequence[int]) -> tuple[list[int], list[bool]]:
         ids, found = self._ids(text)
@@ -299,7 +369,7 @@ class HubChat:
         return (None, "incoherent") if message is None else (message, "stop")
 
     def _read_text(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
-        if tools and self._thinks and "</think>" not in text and spells_call(text, tools, made):
+        if tools and self.thought and self.thought[1] not in text and spells_call(text, tools, made):
             return None  # the prompt opened the thinking, and nothing says that it ended before the call
         if not self.native or self._family is None:
             return self._read_plain(text, tools, made)
@@ -311,7 +381,7 @@ class HubChat:
 
     def _read_plain(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
         """The message of a reply in the text format, under headers where the template has them."""
-        if not self._channels or MESSAGE not in text:
+        if not self.channels or MESSAGE not in text:
             return text_calls.read_reply(text, tools, made)
         turn = read_turn(text)
         if turn is None or turn.calls or not turn.said:
@@ -374,6 +444,11 @@ def _as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
         if message.role == "tool" and waiting:
             entry["tool_call_id"] = waiting.pop(0)
     return dicts
+
+
+def _squeeze(text: str) -> str:
+    """A text without white space: replies are kept without what stands around them."""
+    return "".join(text.split())
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -41,15 +41,21 @@ _PRIVATE_NAME = re.compile(r"__\w+__")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """What to render: messages and tools as transformers takes them."""
+    """What to render: messages and tools as transformers takes them; ``settings`` are more of a template's own."""
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Mapping[str, Any]] = ()
     prompt: bool = False
+    settings: Mapping[str, bool] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The rendering as a request. Errors: TypeError for what is no JSON."""
-        asked = {"messages": self.messages, "tools": self.tools or None, "prompt": self.prompt}
+        asked = {
+            **self.settings,
+            "messages": self.messages,
+            "tools": self.tools or None,
+            "add_generation_prompt": self.prompt,
+        }
         return json.dumps(asked, default=_plain)
 
 
@@ -303,11 +309,8 @@ def _answer(compiled: dict[str, Any], number: str, begin: str, asked: str) -> di
         except ValueError as error:
             return {"refused": str(error)}
     template, tokens = compiled[number]
-    wanted = json.loads(asked)
     try:
-        text: str = template.render(
-            messages=wanted["messages"], tools=wanted["tools"], add_generation_prompt=wanted["prompt"], **tokens
-        )
+        text: str = template.render(**tokens, **json.loads(asked))
     except jinja2.exceptions.SecurityError as error:
         return {"refused": f"does what the sandbox forbids ({error})"}
     except (MemoryError, RecursionError):

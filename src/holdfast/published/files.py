@@ -170,9 +170,11 @@ def source_bytes(source: Path) -> int:
     if source.is_dir():
         return sum(path.stat().st_size for path in _walk(source) if path.suffix == ".jsonl" and path.is_file())
     if not source.is_file():
-        refuse(str(source), "no such file or directory", "give the path of the archive or of its directory")
+        finding = "is a device or a pipe" if source.exists() else "no such file or directory"
+        refuse(str(source), finding, "give the path of the archive or of its directory")
     if not source.name.endswith(ARCHIVES):
-        refuse(str(source), "unknown kind of file", f"give a {' or '.join(ARCHIVES)} archive or a directory")
+        readable = f"give a {' or '.join(ARCHIVES)} archive, its directory, or Inspect logs (.eval, .json)"
+        refuse(str(source), "unknown kind of file", readable)
     return source.stat().st_size
 
 

@@ -72,12 +72,19 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
     """
     told = log.eval
     config = told.config.model_dump(mode="json", exclude_none=True)
+    # A task that is told which model it is given says who acted by it.
+    paths = (value for value in (told.model_args or {}).values() if isinstance(value, str) and "/" in value)
+    names = {told.model, told.model.partition("/")[2], *paths}
+    arguments = {
+        group: {name: value for name, value in (found or {}).items() if not (isinstance(value, str) and value in names)}
+        for group, found in (("task", told.task_args), ("solver", told.solver_args))
+    }
     steps = [[step.solver, step.params] for step in log.plan.steps]
     groups: dict[str, dict[str, Any]] = {
-        "task": {"version": told.task_version, **(told.task_args or {})},
+        "task": {"version": told.task_version, **arguments["task"]},
         "solver": {
             **({"name": told.solver} if told.solver else {}),
-            **(told.solver_args or {}),
+            **arguments["solver"],
             **({"steps": content_id(_plain(steps))[:8]} if steps else {}),
         },
         "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 # Opening and closing marks by family. A closing mark alone ends a thought that the prompt opened.
-_PAIRS: tuple[tuple[str, str], ...] = (
+PAIRS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -21,8 +21,8 @@ _PAIRS: tuple[tuple[str, str], ...] = (
 )
 # Marks that close more than thoughts end none that was not opened.
 _SHARED = frozenset({"<|end|>"})
-_CLOSE_OF = dict(_PAIRS)
-_MARK = re.compile("(?=[<\\[◁])(?:" + "|".join(re.escape(mark) for pair in _PAIRS for mark in pair) + ")")
+_CLOSE_OF = dict(PAIRS)
+_MARK = re.compile("(?=[<\\[◁])(?:" + "|".join(re.escape(mark) for pair in PAIRS for mark in pair) + ")")
 
 
 def find_thoughts(text: str) -> Iterator[tuple[int, int]]:
