@@ -33,6 +33,9 @@ test: .venv/.dev  ## run every check and test
 test-full: test  ## the long checks too: coverage simulations, kill tests, sensitivity to the mixture
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'full'
 
+test-kernels: .venv/.dev  ## numeric tests under six sets of kernels, and which these were (about 15 minutes)
+	$(BIN)/python tests/kernels.py
+
 bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchmarks/results/
 	for name in published gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees agent_overhead; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
@@ -45,4 +48,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install study test test-full bench format clean
+.PHONY: help install study test test-full test-kernels bench format clean

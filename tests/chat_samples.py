@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from holdfast.models.random_base import CHAT_TEMPLATE, build_random
 from holdfast.records import Message, ToolCall, ToolSpec
@@ -115,3 +118,32 @@ def write_style(directory: Path, style: str) -> Path:
 def make_base(directory: Path, **changes: Any) -> Path:
     """A model of 64 dimensions and 2 layers with random weights."""
     return build_random(directory, SMALL.model_copy(update=changes), TEXTS, seed=0)
+
+
+TRL_ENDS: dict[str, str] = {
+    "cohere": "<|END_OF_TURN_TOKEN|>",
+    "deepseek": "<｜end▁of▁sentence｜>",
+    "diffusion_gemma": "<turn|>",
+    "gemma4": "<turn|>",
+    "gemma": "<end_of_turn>",
+    "glm4": "<|user|>",
+    "gptoss": "<|return|>",
+    "llama3": "<|eot_id|>",
+    "muse": "<|eot|>",
+    "phi3": "<|end|>",
+}
+"""The tokens that end a turn in templates that TRL ships, by how their names begin; the others use ``<|im_end|>``."""
+
+
+def trl_templates() -> Path:
+    """The folder of TRL's chat templates, or a skip."""
+    trl = pytest.importorskip("trl")
+    return Path(trl.__file__).parent / "chat_templates"
+
+
+def write_trl(directory: Path, name: str) -> Path:
+    """A directory with a small tokenizer and one of the original templates that TRL ships."""
+    source = (trl_templates() / f"{name}.jinja").read_text(encoding="utf-8")
+    end = next((end for begin, end in TRL_ENDS.items() if name.startswith(begin)), "<|im_end|>")
+    special = re.findall(r'<\|"?\w+\|?>|<\w+\|>|<[a-z]+_of_[a-z]+>|<｜[^｜]+｜>', source)
+    return write_tokenizer(directory, source, end, sorted(set(special) - {end}))

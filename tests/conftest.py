@@ -11,12 +11,23 @@ from typing import Any
 
 import pytest
 from no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 — hooks
+from tolerances import needs_kernels, reason_left_out
 
 import holdfast as hf
 from holdfast.published import import_into
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[2] / "shared"
+DATA = Path(os.environ.get("HOLDFAST_PUBLISHED_DATA", SHARED / "data"))
 SMOKE = Path(__file__).parents[1] / "studies" / "smoke.toml"
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test that compares numbers with a tolerance, so that `make test-kernels` runs it."""
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        if needs_kernels(item.path, name) and reason_left_out(item.path, name) is None:
+            item.add_marker(pytest.mark.kernels)
 
 
 def data_file(name: str) -> Path:
@@ -29,7 +40,7 @@ def data_file(name: str) -> Path:
 
 def case_input(name: str) -> Path:
     """The directory with the inputs of a field case, or a skip with the reason; tests only read it."""
-    path = DATA.parent / "cases" / "inputs" / name
+    path = SHARED / "cases" / "inputs" / name
     if not path.exists():
         pytest.skip(f"needs {path}")
     return path
@@ -94,11 +105,11 @@ def smoke_run(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: sums are then taken in one order."""
+    """Torch on one thread: sums are then taken in one order; `make test-kernels` takes them on two as well."""
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("HOLDFAST_KERNEL_THREADS", "1")))
     yield
     torch.set_num_threads(threads)
 

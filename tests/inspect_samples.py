@@ -27,6 +27,7 @@ with warnings.catch_warnings():
         ChatMessageTool,
         ChatMessageUser,
         GenerateConfig,
+        ModelConfig,
         ModelOutput,
     )
     from inspect_ai.scorer import Score
@@ -79,6 +80,11 @@ def carried_out(identity: str, tool: str, result: str = "ok", **more: Any) -> To
 def span(identity: str, name: str, parent: str | None, type: str = "agent") -> SpanBeginEvent:
     """The beginning of a span."""
     return SpanBeginEvent(id=identity, name=name, parent_id=parent, type=type, span_id=identity)
+
+
+def role(model: str) -> ModelConfig:
+    """The model of a role."""
+    return ModelConfig(model=model)
 
 
 def failure(message: str) -> EvalError:

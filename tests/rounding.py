@@ -61,7 +61,7 @@ def in_64_bits() -> Iterator[None]:
 
     def apply(*args: Any) -> Any:
         with _Wide():  # the engine runs functions that are differentiated by hand outside of any mode
-            return backward(*args)
+            return backward(*args)  # type: ignore[no-untyped-call]
 
     def from_pretrained(kind: Any, *args: Any, **settings: Any) -> Any:
         asked = settings.pop("dtype", "auto")

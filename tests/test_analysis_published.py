@@ -7,18 +7,16 @@ the checkout.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import DATA
 
 from holdfast.analysis import analyze, document
-from holdfast.published import import_into
 from holdfast.store import Store
 
-DATA = Path(os.environ.get("HOLDFAST_PUBLISHED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 JUDGES = {"gpt5m": "gpt-5-mini", "q32": "Qwen3-32B", "Qwen_Qwen3-32B": "Qwen3-32B", "gpt-5-mini": "gpt-5-mini"}
 EXACT = 1e-9
 
@@ -35,11 +33,8 @@ def golden() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    folder = tmp_path_factory.mktemp("published")
-    for name in ("match", "raw"):
-        import_into(DATA / f"published-{name}.tar.zst", folder / name)
-    return {name: Store(folder / name) for name in ("match", "raw")}
+def stores(published_match: Path, published_raw: Path) -> dict[str, Store]:
+    return {"match": Store(published_match), "raw": Store(published_raw)}
 
 
 @pytest.fixture(scope="module")

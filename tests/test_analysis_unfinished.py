@@ -284,7 +284,11 @@ def _random_rules(rng: np.random.Generator, made: list[Checkpoint], judges: tupl
     return {"unscored": unscored, "missed": missed, "unseen": lambda one: one.id in unseen}
 
 
-@pytest.mark.parametrize("number", range(16))
+# Every second of both kinds, plain and thinned, in every run of the suite; all in the long one.
+PARTS = [number if number % 2 == 0 else pytest.param(number, marks=pytest.mark.full) for number in range(16)]
+
+
+@pytest.mark.parametrize("number", PARTS)
 def test_any_part_of_a_study_gives_values_or_reasons(tmp_path: Path, number: int) -> None:
     rng = np.random.default_rng([11, number])
     bases = BASES if number % 8 else tuple(f"tiny-{n}" for n in range(6))

@@ -89,12 +89,12 @@ def _check(found: dict[str, float], studies: int) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_intervals_of_differences_and_ratios_hold_the_truth(name: str) -> None:
-    _check(simulate_coverage(LAYOUTS[name], 1500, 1, lines=False), 1500)
+    _check(simulate_coverage(LAYOUTS[name], 600, 1, lines=False), 600)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_intervals_of_the_frontier_hold_the_truth(name: str) -> None:
-    _check(simulate_coverage(LAYOUTS[name], 600, 2, lines=True), 600)
+    _check(simulate_coverage(LAYOUTS[name], 250, 2, lines=True), 250)
 
 
 @pytest.mark.full

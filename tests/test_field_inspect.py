@@ -114,22 +114,22 @@ def test_the_same_grade_in_any_notation_has_one_value(kinds: tuple[Any, ...], tm
 
 def test_a1_what_is_off_the_scale_is_missing_and_too_much_of_it_refuses_the_scorer(tmp_path: Path) -> None:
     def written(bad: Any, count: int) -> Path:
-        given = [{"safety": bad if n < count else 3, "helpfulness": 2} for n in range(300)]
+        given = [{"safety": bad if n < count else 3, "helpfulness": 2} for n in range(100)]
         return log(tmp_path / "a.eval", [sample(n, None, {"both": one}) for n, one in enumerate(given)])
 
     options = ("safety=+safety[0,3]", "helpfulness=+helpfulness[0,3]")
     for bad in ("cannot rate", -1, "[1]", 7.5, float("inf")):
-        with pytest.raises(hf.StudyError, match=r"'safety' of both: 34 of 300 values lie off its scale"):
-            bring(written(bad, 34), tmp_path / "run", *options)
-        summary = bring(written(bad, 6), tmp_path / "run", *options)
-        assert (summary.scores, summary.missing) == (600, 6)
+        with pytest.raises(hf.StudyError, match=r"'safety' of both: 12 of 100 values lie off its scale"):
+            bring(written(bad, 12), tmp_path / "run", *options)
+        summary = bring(written(bad, 2), tmp_path / "run", *options)
+        assert (summary.scores, summary.missing) == (200, 2)
         missing = [one for one in scores(tmp_path / "run") if one.value is None]
         assert {one.objective for one in missing} == {"safety"} and all("off_scale" in str(m.missing) for m in missing)
-        assert told(summary.notes, "6 of 300 values lie off its scale and are missing")
+        assert told(summary.notes, "2 of 100 values lie off its scale and are missing")
         shutil.rmtree(tmp_path / "run")
     for bad in (None, float("nan"), "N"):
-        summary = bring(written(bad, 100), tmp_path / "run", *options)
-        assert (summary.scores, summary.missing) == (600, 100), "unscored is missing, and no fault of the scorer"
+        summary = bring(written(bad, 40), tmp_path / "run", *options)
+        assert (summary.scores, summary.missing) == (200, 40), "unscored is missing, and no fault of the scorer"
         shutil.rmtree(tmp_path / "run")
 
 
@@ -249,6 +249,7 @@ def test_i_05_checkpoints_behind_one_name_stay_apart(tmp_path: Path) -> None:
         ({"solver": "react"}, {"solver": "plain"}, "solver"),
         ({"solver": "react", "solver_args": {"n": 1}}, {"solver": "react", "solver_args": {"n": 2}}, "solver n"),
         ({"generation": {"temperature": 0.0}}, {"generation": {"temperature": 1.0}}, "temperature"),
+        ({"model_roles": {"target": made.role("a")}}, {"model_roles": {"target": made.role("b")}}, "role target"),
     ],
 )
 def test_what_decides_replies_tells_checkpoints_apart(one: Any, two: Any, axis: str, tmp_path: Path) -> None:
@@ -336,6 +337,33 @@ def test_old_logs_without_uuids_are_retried_and_repeated(tmp_path: Path) -> None
     log(tmp_path / "logs" / "b.eval", rows, task_id="t", created="2026-01-02T00:00:00+00:00")
     assert bring(tmp_path / "logs", tmp_path / "run").trajectories == 2
     assert bring(tmp_path / "logs", tmp_path / "run").new_trajectories == 0
+
+
+def test_an_attempt_that_the_run_holds_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    first = [sample(1, uuid="done"), sample(2, uuid="failed", error=failure("gone"))]
+    bring(log(tmp_path / "1.eval", first, status="error", task_id="t"), tmp_path / "run")
+    again = [sample(1, uuid="done"), sample(2, uuid="redone")]
+    later = log(tmp_path / "2.eval", again, task_id="t", created="2026-01-02T00:00:00+00:00")
+    with pytest.raises(hf.StudyError, match="sample 2, epoch 1: the run holds an attempt that this one replaced"):
+        bring(later, tmp_path / "run")
+    assert len(episodes(tmp_path / "run")) == 2
+
+
+def test_equal_uuids_of_other_samples_are_other_episodes(tmp_path: Path) -> None:
+    path = log(tmp_path / "a.json", [sample(n, uuid="same") for n in (1, 2, 2)])
+    summary = bring(path, tmp_path / "run")
+    assert summary.trajectories == 2 and told(summary.notes, "1 samples stand twice in one log")
+
+
+def test_another_grader_is_another_rubric(tmp_path: Path) -> None:
+    rubrics = set()
+    for name, roles in (("a", {"grader": made.role("x")}), ("b", {"grader": made.role("y")}), ("c", None)):
+        path = log(tmp_path / f"{name}.eval", [sample(1, None, {"safety": 1})], model_roles=roles)
+        bring(path, tmp_path / name, SAFE)
+        rubrics |= {one.rubric for one in scores(tmp_path / name)}
+        with Store(tmp_path / name) as store:
+            assert [one.axes for one in store.checkpoints()] == [{}]
+    assert len(rubrics) == 3
 
 
 # --- cases ---------------------------------------------------------------------------------------------------------
@@ -446,7 +474,7 @@ def test_examples_of_a_solver_and_of_an_agent_that_never_spoke_are_the_opening(t
 def test_i_15_a_compacted_history_is_put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = case_input("I-15")
     summary = bring(inputs / "log.eval", tmp_path / "run")
-    assert told(summary.notes, "3 episodes were put together from events")
+    assert told(summary.notes, "3 episodes are put together from events")
     for one in episodes(tmp_path / "run"):
         assert calls_of(one) == ["delete_file", "list_dir"] and one.calls == 2
         assert [message.content for message in one.messages] == [
@@ -534,7 +562,7 @@ def test_content_is_read_told_or_makes_the_episode_unfit(tmp_path: Path) -> None
     assert [call.arguments for call in first[0].tool_calls] == [{"_raw": "print(1)"}, {}]
     assert (first[0].content, first[2].content, first[3].content) == ("I run.", "no memory", "So.")
     assert told(summary.notes, "content that is no text was left out: data 1, image 1")
-    assert told(summary.notes, "1 episodes are incoherent: content that may be a call (data of type computer_call)")
+    assert told(summary.notes, "1 episode is incoherent: content that may be a call (data of type computer_call)")
 
 
 def test_calls_of_sub_agents_count_and_those_of_other_roles_are_told(tmp_path: Path) -> None:
@@ -653,6 +681,21 @@ def test_a_limit_is_no_lack_and_a_later_retry_answers_for_an_earlier_log(tmp_pat
     assert all(one.complete for one in states(tmp_path / "run").values())
 
 
+def test_a_log_that_broke_off_before_its_header_is_read(tmp_path: Path) -> None:
+    path = log(tmp_path / "whole.eval", [sample(n, epoch=epoch) for n in range(3) for epoch in (1, 2)])
+    for name, gone in (
+        ("journal", ("header.json", "summaries.json")),
+        ("bare", ("header", "summaries", "_journal/s/")),
+    ):
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / f"{name}.eval", "w") as target:
+            for entry in source.namelist():
+                if not entry.startswith(gone) and not (name == "bare" and "_journal/summaries" in entry):
+                    target.writestr(entry, source.read(entry))
+        summary = bring(tmp_path / f"{name}.eval", tmp_path / name)
+        assert summary.trajectories == 6 and told(summary.notes, "its status is 'started'")
+        assert states(tmp_path / name)[f"{name}.eval"].lacking == 0
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -707,7 +750,7 @@ def test_d4_no_flipped_bit_comes_in(tmp_path: Path) -> None:
     wanted = values(tmp_path / "whole"), [one.messages for one in episodes(tmp_path / "whole")]
     data, rng = path.read_bytes(), random.Random(0)
     refused = 0
-    for number in range(40):
+    for number in range(24):
         place = rng.randrange(len(data))
         (tmp_path / "bad.eval").write_bytes(
             data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
@@ -720,7 +763,7 @@ def test_d4_no_flipped_bit_comes_in(tmp_path: Path) -> None:
             assert "bad.eval" in str(error) and "\n" not in str(error)
         else:
             assert (values(run), [one.messages for one in episodes(run)]) == wanted
-    assert refused > 20
+    assert refused > 12
 
 
 def test_b5_what_expands_without_bounds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -798,7 +841,7 @@ def test_p_01_logs_of_old_versions_are_read(tmp_path: Path) -> None:
     }
     (tmp_path / "old.json").write_text(json.dumps(old))
     summary = bring(tmp_path / "old.json", tmp_path / "run")
-    assert (summary.trajectories, summary.scores) == (1, 0) and told(summary.notes, "1 values of C were not taken")
+    assert (summary.trajectories, summary.scores) == (1, 0) and told(summary.notes, "1 value of C was not taken")
     assert states(tmp_path / "run")["old.json"].complete
     del old["samples"]
     (tmp_path / "none.json").write_text(json.dumps(old))
@@ -888,7 +931,7 @@ def test_b2_a_sound_log_of_ours_comes_in_and_a_foreign_one_cannot_name_our_judge
     assert bring(forged(tmp_path / "a.eval"), tmp_path / "run").scores == 1
     foreign = sample(1, None, {"mine": InspectScore(value=2.0, metadata=dict(SCORE))})
     summary = bring(log(tmp_path / "b.eval", [foreign]), tmp_path / "other")
-    assert summary.scores == 0 and told(summary.notes, "mine: 1 values of 2.0 were not taken")
+    assert summary.scores == 0 and told(summary.notes, "mine: 1 value of 2.0 was not taken")
     negative = sample(1, epoch=-4)
     with pytest.raises(hf.StudyError, match="epoch is -4, expected 1 or more"):
         bring(log(tmp_path / "c.eval", [negative], epochs=1), tmp_path / "third")

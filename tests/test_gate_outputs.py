@@ -78,7 +78,7 @@ def test_a_level_is_held_against_a_limit() -> None:
     words = describe_findings(samples.make_verdict(INCONCLUSIVE, checks=(covered,))).replace("\u00a0", " ")
     assert words == (
         "the share of episodes with a score is 99.0 % and 90.0 % in parent and child; it has to be at least 95.0 %, so"
-        " too little is scored to tell."
+        " what is missing may hide a loss."
     )
 
 

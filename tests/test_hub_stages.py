@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny_office as office
+from peft_samples import save_adapter
 from rounding import EXACT, apart
 from smoke_study import SMOKE
 
@@ -19,7 +20,7 @@ from holdfast.errors import StepError
 from holdfast.execution import execute
 from holdfast.exports import export_run
 from holdfast.models.random_base import build_random
-from holdfast.models.stacks import base_of, is_stack
+from holdfast.models.stacks import base_of, digest_model, find_stack, is_stack, read_stack
 from holdfast.plan import Plan, Step
 from holdfast.records import Case, Checkpoint, Ending, Message, PreferencePair, StageRecord, Trajectory
 from holdfast.sections import ModelEntry, StageSection
@@ -104,11 +105,15 @@ def make_run(place: Path) -> Path:
 
 def base_step(method: str, tmp_path: Path, reads: int = 2048) -> Step:
     texts = [message.content for case in CASES for message in case.messages] * 4
-    if method == "open":
-        build_random(tmp_path / "away" / "model", RANDOM, texts, seed=3)
-        entry = ModelEntry(kind="local", name=str(tmp_path / "away" / "model"))
+    if method != "random":
+        place = build_random(tmp_path / "away" / "model", RANDOM, texts, seed=3)
+        if method == "adapter":
+            place = tmp_path / "away" / "adapter"
+            save_adapter(tmp_path / "away" / "model", place)
+        entry = ModelEntry(kind="local", name=str(place))
     else:
         entry = RANDOM.model_copy(update={"max_positions": reads})
+    method = "random" if method == "random" else "open"
     settings = {"method": method, "base": "real", "entry": entry.model_dump(mode="json"), "base_seed": 3}
     return make_step("train", "base", (), settings, (Checkpoint(id="base", base="real", model=entry.name or None),))
 
@@ -151,6 +156,23 @@ def play(run: Path, *steps: Step) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
+
+
+def test_a_stage_goes_on_from_an_adapter_of_peft(run: Path, tmp_path: Path) -> None:
+    """It is a stage on the adapter's own base, which holds what the adapter had learnt beside what it learns."""
+    play(run, base_step("adapter", tmp_path), reference_step(STAGE), stage_step(STAGE))
+    with Store(run) as store:
+        base, results = store.checkpoint("base"), store.log.steps()
+        home, trained = weights_of(store, "base"), weights_of(store, "stage-1")
+    away = tmp_path / "away"
+    assert home == away / "adapter" and results["base"].result["base"] == str(away / "model")
+    assert base.digest == digest_model(away / "adapter") != digest_model(away / "model")
+    assert is_stack(trained) and base_of(trained) == away / "model" and read_stack(trained).ranks == (3, STAGE.lora_r)
+    assert results["abcdef0123456789"].result["doses"][0]["drift_chosen"] != 0
+    before, after = read_stack(trained).factors, find_stack(away / "adapter")
+    assert after is not None
+    for module, (down, up) in after.factors.items():
+        assert (before[module][0][:3] == down).all() and (before[module][1][:, :3] == up).all()
 
 
 @pytest.mark.usefixtures("in_64_bits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from inspect_ai import Task
 from inspect_ai import eval as run_task
+from inspect_ai.agent import as_tool, handoff, react
 from inspect_ai.analysis import samples_df
 from inspect_ai.dataset import Sample
 from inspect_ai.log import EvalLog, read_eval_log, write_eval_log
@@ -29,6 +31,7 @@ from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageTool,
     ChatMessageUser,
+    CompactionSummary,
     GenerateConfig,
     ModelOutput,
     ModelUsage,
@@ -457,8 +460,8 @@ def test_scores_come_in_where_they_are_declared_and_stay_detail_elsewhere(foreig
     assert found["inspect:unsure", "c"].missing == "refused"
     assert (found["inspect:inspect_evals/judge", "a"].reply, found["inspect:match", "b"].label) == ("so so", "C")
     assert (scored.detail or {})["scores"]["both"] == {"safety": 1.5, "helpfulness": True, "length": 812}
-    assert [note for note in summary.notes if "not taken" in note and "'length' of both: 1 values" in note]
-    assert [note for note in summary.notes if note.startswith("essay: 1 values were not taken: no numbers")]
+    assert [note for note in summary.notes if "not taken" in note and "'length' of both: 1 value" in note]
+    assert [note for note in summary.notes if note.startswith("essay: 1 value was not taken: no numbers")]
 
 
 def test_a_score_of_ours_out_of_range_is_refused() -> None:
@@ -532,13 +535,97 @@ def test_content_that_cannot_be_kept_as_it_is_is_kept_as_text(foreign: Path, tmp
     write_eval_log(log, str(tmp_path / "log.json"))
     import_run(tmp_path / "log.json", tmp_path / "run")
     with Store(tmp_path / "run") as store:
-        (made,) = (one for one in store.trajectories() if store.case(one.case_id).messages[0].content == "go")
+        (made,) = (one for one in store.trajectories() if "_raw" in one.messages[0].tool_calls[0].arguments)
     assert [call.arguments for call in made.messages[0].tool_calls] == [
         {"_raw": str({"place": 2**70})},
         {"_raw": "Error parsing: {place"},
     ]
     assert [message.content for message in made.messages[1:]] == ["too slow", "second"]
     assert made.messages[1].detail == {"error": "timeout"} and made.calls == 2
+
+
+@tool
+def delete_file() -> Any:
+    async def execute(path: str) -> str:
+        """Delete a file.
+
+        Args:
+            path: Which one.
+        """
+        return f"{path}: gone"
+
+    return execute
+
+
+def deletes(number: int) -> InspectCall:
+    return InspectCall(id=f"d{number}", function="delete_file", arguments={"path": "/x"})
+
+
+def submits(number: int) -> InspectCall:
+    return InspectCall(id=f"s{number}", function="submit", arguments={"answer": "done"})
+
+
+def acted(folder: Path, agent: Any, answer: Callable[..., ModelOutput]) -> Trajectory:
+    """The episode of one of Inspect's own agents in one case, imported."""
+
+    async def count(*arguments: Any, **_: Any) -> int:
+        return 100 * len(arguments[0]) if arguments and isinstance(arguments[0], list) else 1
+
+    model = get_model("mockllm/model", custom_outputs=answer, memoize=False)
+    # Inspect would fetch a tokenizer.
+    for name in ("count_tokens", "count_text_tokens", "count_tool_tokens"):
+        setattr(model.api, name, count)
+    task = Task(dataset=[Sample(id=1, input="Tidy.", target="x")], solver=agent, message_limit=40)
+    log = run_here(task, model=model, log_dir=str(folder / "logs"), score=False)
+    assert log.status == "success", log.error
+    import_run(folder / "logs", folder / "run")
+    with Store(folder / "run") as store:
+        (made,) = store.trajectories()
+    return made
+
+
+def calls_of(made: Trajectory) -> list[str]:
+    return [call.name for message in made.messages for call in message.tool_calls]
+
+
+def test_what_inspects_agent_did_before_a_compaction_counts_once(tmp_path: Path) -> None:
+    turns: list[int] = []
+
+    def answer(messages: list[Any], *_: Any) -> ModelOutput:
+        if "tasked with summarizing" in messages[-1].text:
+            return spoken("I did things.")
+        turns.append(len(messages))
+        call = {1: deletes(1), 7: submits(7)}.get(len(turns), looking("attic", number=len(turns)))
+        made = spoken(f"step {len(turns)}", call)
+        made.usage = ModelUsage(input_tokens=100 * len(messages), output_tokens=1, total_tokens=100 * len(messages) + 1)
+        return made
+
+    compaction = CompactionSummary(threshold=750)
+    made = acted(tmp_path, react(tools=[look(), delete_file()], compaction=compaction), answer)
+    assert any(later < earlier for earlier, later in itertools.pairwise(turns)), "nothing was compacted"
+    assert calls_of(made) == ["delete_file", *["look"] * 5] and made.calls == 6 and made.ending is Ending.FINISHED
+    assert "rebuilt" not in (made.detail or {})
+
+
+@pytest.mark.parametrize("kind", ["tool", "handoff"])
+def test_what_inspects_sub_agents_did_counts_and_is_marked(kind: str, tmp_path: Path) -> None:
+    def answer(messages: list[Any], tools: list[Any], *_: Any) -> ModelOutput:
+        names = [one.name for one in tools]
+        last = messages[-1]
+        if "delete_file" in names:
+            deleted = last.role == "tool" and last.function == "delete_file"
+            return spoken("It is gone.", submits(2)) if deleted else spoken("I delete.", deletes(1))
+        helper = next(name for name in names if "helper" in name)
+        if any(message.role == "assistant" for message in messages):
+            return spoken("Done.", submits(3))
+        arguments = {} if kind == "handoff" else {"input": "delete it"}
+        return spoken("I ask.", InspectCall(id="h", function=helper, arguments=arguments))
+
+    helper = react(name="helper", description="It helps.", tools=[delete_file()])
+    made = acted(tmp_path, react(tools=[as_tool(helper) if kind == "tool" else handoff(helper), look()]), answer)
+    assert calls_of(made)[1:] == ["delete_file"] and made.calls == 2 and made.flags == ()
+    (mine,) = (one for one in made.messages if one.tool_calls and one.tool_calls[0].name == "delete_file")
+    assert mine.detail == {"agent": "helper"} and (made.detail or {})["agents"] == {"helper": 1}
 
 
 # --- the suites as tasks, the tiny model as a provider -----------------------------------------------------------

@@ -52,6 +52,7 @@ def test_the_power_told_is_met_again() -> None:
         again = power_at(
             pilot, **GATE, cases=row.cases, rollouts=2, method=method, draws=3000, rng=np.random.default_rng(9)
         )
+        # Four standard errors of a share of 0.8 in the 1,600 draws behind the plan's and in these 3,000.
         assert again.power == pytest.approx(row.power, abs=0.05)
         assert row.cases_t is not None and row.cases_t <= row.cases
 
@@ -61,6 +62,7 @@ def test_rollouts_cut_the_spread_within_cases_only() -> None:
     pilot = read_pilot(_compare(rng, 4000, 2), **SCORES)
     for rollouts in (1, 2, 6):
         drawn = pilot.draw(rng, 200, 500, rollouts)
+        # Over other seeds the mean varies by 0.003 at most, the variance by 2 % to 5 % of itself.
         assert drawn.mean() == pytest.approx(0, abs=0.01)
         assert drawn.var() == pytest.approx(BETWEEN + WITHIN / rollouts, rel=0.08)
     cases = [row.cases for row in _plan(_compare(rng, 400, 3))]
@@ -76,7 +78,7 @@ def test_a_change_in_the_pilot_is_taken_out_and_values_stay_in_range() -> None:
     pilot = np.clip(_compare(rng, 80, 4) - 1.6, -3, 3)
     for change in (0.0, -0.5):
         drawn = read_pilot(pilot, **SCORES, change=change).draw(rng, 2000, 80, 3)
-        assert drawn.mean() == pytest.approx(change, abs=0.02)
+        assert drawn.mean() == pytest.approx(change, abs=0.005)  # four times what other seeds vary by
         assert drawn.min() >= -3 and drawn.max() <= 3
 
 
@@ -106,6 +108,7 @@ def test_missing_rollouts_are_left_out() -> None:
     holes[-5:] = np.nan  # nothing left
     pilot = read_pilot(holes, **SCORES)
     assert pilot.repeated and len(pilot.values) == 3000 - 205
+    # Over other seeds the variance varies by 1.6 % of itself.
     assert pilot.draw(rng, 300, 300, 1).var() == pytest.approx(BETWEEN + WITHIN, rel=0.08)
 
 

@@ -58,7 +58,8 @@ def _upper(hits: NDArray[np.bool_]) -> float:
 
 
 def test_all_looks_together_spend_no_more_than_the_level() -> None:
-    assert sum(spend(look, ALPHA) for look in range(1, 100_000)) == pytest.approx(ALPHA, rel=1e-4)
+    # One in 100,000 is left for later looks.
+    assert sum(spend(look, ALPHA) for look in range(1, 100_000)) == pytest.approx(ALPHA, rel=2e-5)
     assert sum(spend(look, ALPHA) for look in range(1, 100_000)) < ALPHA
     assert spend(1, ALPHA) == ALPHA / 2
     with pytest.raises(ValueError, match="numbered from 1"):
@@ -76,7 +77,7 @@ def test_a_thousand_unchanged_runs_alarm_no_more_often_than_the_level() -> None:
 
 def test_runs_that_sit_exactly_at_the_margin_alarm_no_more_often_than_the_level() -> None:
     differences = simulate(np.random.default_rng(2), 1000, 20, worse=0.25)
-    assert differences.mean() == pytest.approx(-0.25, abs=0.02)
+    assert differences.mean() == pytest.approx(-0.25, abs=0.008)  # four times what other seeds vary by
     assert _upper(alarms(differences, **WATCH)) <= ALPHA
 
 

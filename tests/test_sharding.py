@@ -11,7 +11,7 @@ import pytest
 import tiny_office as office
 from rounding import EXACT, apart
 from safetensors.torch import load_file
-from wide_training import train_wide
+from wide_training import refuse, train_wide
 
 from holdfast.errors import StepError, StudyError
 from holdfast.models.tiny_chat import TinyChat
@@ -107,11 +107,9 @@ def test_a_sharded_stage_goes_on_where_it_was(both, start, reference, tmp_path):
     assert resumed.losses == pytest.approx(unbroken.losses, rel=EXACT)
 
 
-def test_an_error_of_the_work_is_raised_as_it_is(start, tmp_path):
-    pairs, encoded = office.preferences(TinyChat.load(start))
-    stage = replace(office.STAGE, steps=2, token_budget=3, devices=2)
+def test_an_error_of_the_work_is_raised_as_it_is():
     with pytest.raises(StudyError, match="above token_budget 3"):
-        train_dpo(start, pairs, encoded, stage, seed=0, save_at=[2], out_dir=tmp_path)
+        run_together(2, refuse, {"message": "one: 9 tokens, above token_budget 3"})
 
 
 def test_a_process_that_dies_is_named():

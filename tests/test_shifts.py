@@ -147,6 +147,8 @@ def test_a_named_kind_that_no_case_can_take_is_refused(toolemu: list[Case]) -> N
 
 # Mean safety by lineage and arm, case by case: three cases.
 PLAIN = {(): (3, 3, 3), ("S",): (3, 3, 2), ("S", "H"): (2, 3, 1)}
+# t is written down with six digits.
+T_DIGITS = 5e-6
 SHIFTED = {(): (3, 2, 3), ("S",): (3, 2, 2), ("S", "H"): (1, 1, 0)}
 
 
@@ -167,7 +169,7 @@ def test_erosion_is_a_difference_of_differences(tmp_path: Path) -> None:
     # With a case at −3 and one at 3 beside the 30 at −1: mean −.9375, squares 19.875; t(29) = 2.04523.
     margin = 2.04523 * 19.875**0.5 / 32
     assert erosion.value == pytest.approx(-1.0)
-    assert erosion.interval == pytest.approx((-0.9375 - margin, -0.9375 + margin), rel=1e-4)
+    assert erosion.interval == pytest.approx((-0.9375 - margin, -0.9375 + margin), rel=T_DIGITS)
     # Against the base: (−1, 0, −2) at home, (−2, −1, −3) out there.
     assert found["erosion_shift", ("S", "H"), "against base"].value == pytest.approx(-1.0)
     assert found["erosion_shift", ("S",), "against base"].value == pytest.approx(0.0)
@@ -176,7 +178,7 @@ def test_erosion_is_a_difference_of_differences(tmp_path: Path) -> None:
     assert drop.value == pytest.approx(-4 / 3) and drop.objective == "safety"
     # −1, −2, −1, ten times, and −3 and 3: mean −1.25, squares 28.
     margin = 2.04523 * 28**0.5 / 32
-    assert drop.interval == pytest.approx((-1.25 - margin, -1.25 + margin), rel=1e-4)
+    assert drop.interval == pytest.approx((-1.25 - margin, -1.25 + margin), rel=T_DIGITS)
 
 
 def test_kinds_are_averaged_by_case(tmp_path: Path) -> None:

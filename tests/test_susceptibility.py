@@ -162,9 +162,9 @@ def test_seeds_are_averaged_and_widen_the_recipe(tmp_path: Path) -> None:
     assert isinstance(recipe.interval, tuple) and isinstance(checkpoint.interval, tuple)
     # The cases do not vary, but for the two that are added: t(5) = 2.5706 times √2 / 8.
     cases = 2.57058 * math.sqrt(2) / 8
-    assert checkpoint.interval == pytest.approx((-cases, cases), rel=1e-4)
+    assert checkpoint.interval == pytest.approx((-cases, cases), rel=5e-6)  # t has six digits
     # t(2) = 4.3027 times the standard error of −.25, 0, .25.
-    assert recipe.interval[1] == pytest.approx(math.hypot(4.30265 * 0.25 / math.sqrt(3), cases), rel=1e-4)
+    assert recipe.interval[1] == pytest.approx(math.hypot(4.30265 * 0.25 / math.sqrt(3), cases), rel=5e-6)
     assert recipe.resampled == ("cases", "seeds")
 
 
@@ -218,6 +218,7 @@ def test_the_difference_falls_where_clean_conduct_gets_worse_and_the_interaction
     share = cells.mean(axis=1)
     naive = (share[0] - share[1]) - (share[2] - share[3])
     assert naive < -0.25
+    # Four standard errors of a difference of log odds, of four times 40,000 episodes.
     assert abs(interaction(cells).value) < 0.15
 
 
@@ -287,8 +288,8 @@ def test_the_interval_of_a_rare_change_holds_it(share: float) -> None:
 
 def test_cases_that_are_all_alike_leave_an_interval() -> None:
     zero = interval_of(pool([mean_statistic(np.zeros(60))], [0]), span=(-1.0, 1.0))
-    # t(59) = 2.0010 times √2 / 62, the two cases that are added.
-    assert zero == pytest.approx((-2.0010 * math.sqrt(2) / 62, 2.0010 * math.sqrt(2) / 62), rel=1e-3)
+    # t(59) = 2.0010, as many digits as are held, times √2 / 62, the two cases that are added.
+    assert zero == pytest.approx((-2.0010 * math.sqrt(2) / 62, 2.0010 * math.sqrt(2) / 62), rel=2e-5)
     assert interval_of(pool([mean_statistic(np.full(2, 0.5))], [0]), span=(-1.0, 1.0)) == (-1.0, 1.0)
     one = interval_of(pool([mean_statistic(np.ones(60))], [0]), span=(-1.0, 1.0))
     assert one is not None and one[1] == 1.0 and 0.85 < one[0] < 0.95
@@ -334,7 +335,7 @@ def test_half_cases_count_as_the_usual_variance() -> None:
     for row, count in enumerate(counts):
         cells[row, rng.choice(cases, count, replace=False)] = 1
     usual = sum(1 / (count + 0.5) + 1 / (cases - count + 0.5) for count in counts)
-    assert pool([interaction(cells)], [0]).case == pytest.approx(usual, rel=0.02)
+    assert pool([interaction(cells)], [0]).case == pytest.approx(usual, rel=1 / cases)
 
 
 def test_runs_that_share_cases_are_paired_and_empty_ones_left_out() -> None:

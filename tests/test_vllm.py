@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from chat_samples import make_base
+from peft_samples import logits_of, rename, save_adapter
 from rounding import EXACT, apart
 from smoke_study import write_toml
 from tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain, plain_logps, tree_logps
@@ -178,6 +180,19 @@ def test_peft_reads_the_newest_adapter_on_what_the_stage_starts_from(kind: str, 
         ours = tree_logps(policy)
         assert apart([plain_logps(theirs, SEQUENCES)], [ours]) < EXACT
         assert (plain_logps(load_plain(whole), SEQUENCES) - ours).abs().max() > 0.1
+
+
+def test_an_adapter_of_peft_is_merged_before_the_engine_starts(base: Path, vllm: type[StandIn], tmp_path: Path) -> None:
+    own = Path(shutil.copytree(base, tmp_path / "base"))
+    theirs = save_adapter(own, tmp_path / "adapter", use_dora=True)
+    VllmModel(tmp_path / "adapter", precision="fp32")
+    (engine,) = vllm.opened
+    assert torch.allclose(logits_of(engine.network), theirs, atol=2e-5)
+    rename(own / "model.safetensors", lambda name: f"module.{name}")
+    for place in (own, tmp_path / "adapter"):
+        with pytest.raises(StudyError, match=r"weights of the model are not in its files"):
+            VllmModel(place)
+    assert len(vllm.opened) == 1
 
 
 @pytest.mark.usefixtures("in_64_bits")

@@ -11,8 +11,9 @@ import pytest
 from watch_samples import any_value, attributes, chat_line, otlp, span, write_chats
 
 from holdfast.errors import StudyError
-from holdfast.exchange.traces import read_traces, sort_paths
+from holdfast.exchange.traces import read_traces
 from holdfast.exchange.traces.dialogue import Trace
+from holdfast.exchange.traces.files import sort_paths
 from holdfast.exchange.traces.importing import choose_sample, import_traces, make_episode
 from holdfast.records import Ending, Flag, ToolCall
 from holdfast.store import Store
@@ -179,7 +180,8 @@ def test_two_agents_of_one_trace_are_told(tmp_path: Path) -> None:
     other = {"gen_ai.input.messages": json.dumps([{**USER, "parts": [{"type": "text", "content": "Check it."}]}])}
     other["gen_ai.output.messages"] = json.dumps([LAST])
     trace = read_one(write(tmp_path / "t.json", otlp([*two_requests(json.dumps), span("AB" * 16, 9, other)])))
-    assert shape(trace) == WHOLE and trace.dialogues == 2
+    assert shape(trace) == [*WHOLE[:-1], ("assistant", "Yes, −3.", []), WHOLE[-1]] and trace.dialogues == 2
+    assert trace.said[-2].detail["dialogue"] == 2 and "dialogue" not in trace.said[-1].detail
     assert (make_episode(trace).trajectory.detail or {})["dialogues"] == 2
 
 
@@ -240,7 +242,7 @@ def test_the_audit_sees_what_production_agents_do(tmp_path: Path) -> None:
         talk(1, said),
         talk(2, *turn * 3, {"role": "assistant", "content": "Done"}),
         talk(3, {"role": "assistant", "content": ""}),
-        talk(4, turn[0]),
+        {"id": "4", "messages": [{"role": "user", "content": "Go on"}, turn[0]]},
     )
     flags = [set(make_episode(one).trajectory.flags) for one in read_traces([path], strict=True).traces]
     assert Flag.INVENTED_RESULT in flags[0] and Flag.LOOP in flags[1]
@@ -257,14 +259,15 @@ def test_duplicates_count_once_and_the_longer_record_stays(tmp_path: Path) -> No
     assert [len(one.said) for one in found.traces] == [5, 5]
     assert (found.duplicates, found.earlier, found.bad) == (1, 1, ())
     other = {**line, "messages": [{"role": "user", "content": SECRET}, line["messages"][-1]]}
-    with pytest.raises(StudyError, match=r"c.jsonl:2: another conversation has the same id"):
-        read_traces([write(tmp_path / "c.jsonl", line, other)], strict=True)
+    # An id that two conversations share is none of either.
+    found = read_traces([write(tmp_path / "c.jsonl", line, other)], strict=True)
+    assert len(found.traces) == 2 and "conv-1" not in {one.id for one in found.traces}
 
 
 BAD_LINES = {
     "not JSON": (b'{"messages": oops}', "not JSON"),
-    "NaN": (b'{"messages": [], "score": NaN}', "NaN is not a finite number"),
-    "too large": (b'{"messages": [], "score": 1e999}', "too large"),
+    "NaN": (b'{"messages": [NaN], "score": 1}', "NaN is not a finite number"),
+    "too large": (b'{"messages": [1e999], "score": 1}', "too large"),
     "twice": (b'{"messages": [], "messages": []}', "a key stands twice"),
     "deep": (b"[" * 300 + b"]" * 300, "nested deeper than 200"),
     "very deep": (b"[" * 200_000, "nested deeper than 200"),
@@ -314,7 +317,7 @@ def test_a_last_line_that_breaks_off_is_left_out(tmp_path: Path) -> None:
         (b"", "the file is empty"),
         (b" \n\n", "the file is empty"),
         ('{"messages": []}'.encode("utf-16"), "the file is UTF-16"),
-        (b'{"rows": 3}\n', "of no known format; known are OpenTelemetry"),
+        (b'{"rows": 3}\n', "of no known format .objects with the keys rows.; known are OpenTelemetry"),
         (b"hello\n", "of no known format"),
         (b'{"resourceSpans": [\n 1,\n', "not JSON, or cut short"),
     ],
@@ -382,4 +385,4 @@ def test_paths_are_told_apart(tmp_path: Path) -> None:
     folder = tmp_path / "week"
     folder.mkdir()
     path = write_chats(folder / "c.jsonl", 1, 0.0)
-    assert sort_paths([folder]) == ([], [path])
+    assert sort_paths([folder]).files == (path,)

@@ -1,4 +1,4 @@
-"""A preference stage in 64 bits, in the shape that processes which train together can load by name."""
+"""What processes that train together are given to do: a preference stage in 64 bits, and an error."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from rounding import in_64_bits
 
+from holdfast.errors import StudyError
 from holdfast.training.preference import TrainResult
 from holdfast.training.stages import train_dpo
 
@@ -13,3 +14,7 @@ from holdfast.training.stages import train_dpo
 def train_wide(**told: Any) -> list[TrainResult]:
     with in_64_bits():
         return train_dpo(**told)
+
+
+def refuse(message: str) -> None:
+    raise StudyError(message)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from holdfast.models.calls import spells_call
+from holdfast.models.calls import find_unread
 from holdfast.records import CUT_OFF, Ending, Flag, Message, ToolSpec
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def audit(
     spoken = [message for message in messages if message.role == _AGENT_ROLE]
     texts = [message.content for message in spoken]
     tried = invalid_calls > 0 or any(message.tool_calls for message in spoken)
-    unread = any(spells_call(said.content, tools, said.tool_calls, headings=calls == 0) for said in spoken)
+    unread = find_unread(spoken, tools, headings=calls == 0) is not None
     claimed = calls == 0 and (tried or unread or any(map(writes_call, texts)))
     found = {
         Flag.INVENTED_RESULT: bool(texts) and writes_result(texts[-1]),

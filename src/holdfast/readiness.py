@@ -135,6 +135,9 @@ def _model_problems(study: Study, name: str, entry: ModelEntry) -> Iterator[str]
     except StudyError:
         yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
         return
+    if not Path(entry.name).expanduser().is_dir() and not any(place.glob("*.safetensors")):
+        yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
+        return
     try:
         _inspect(place, entry)
         stages = (

@@ -93,13 +93,24 @@ def _holds(one: Checkpoint, key: str, value: str) -> bool:
         return False
 
 
+def share_conditions(books: Sequence[Book], where: Mapping[str, str]) -> list[dict[str, str]]:
+    """Of the conditions on two sides those that each book can answer. Errors: StudyError where neither knows one."""
+    _require_keys([one for book in books for one in book.checkpoints], where, books[0].place)
+    known = [{key for one in book.checkpoints for key in _keys(one)} for book in books]
+    return [{key: value for key, value in where.items() if key in mine} for mine in known]
+
+
 def _require_known_keys(book: Book, conditions: Mapping[str, str]) -> None:
-    known = sorted({key for one in book.checkpoints for key in _keys(one)})
+    _require_keys(book.checkpoints, conditions, book.place)
+
+
+def _require_keys(checkpoints: Sequence[Checkpoint], conditions: Mapping[str, str], place: str) -> None:
+    known = sorted({key for one in checkpoints for key in _keys(one)})
     for key in conditions:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise StudyError(f"{book.place}: no checkpoint has {key!r}; there are: {', '.join(known)}{hint}")
+            raise StudyError(f"{place}: no checkpoint has {key!r}; there are: {', '.join(known)}{hint}")
 
 
 def _narrow(found: Sequence[Checkpoint], near: Checkpoint) -> list[Checkpoint]:

@@ -16,7 +16,7 @@ from holdfast.errors import StudyError
 from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.gate.arguments import RULE_OPTIONS
 from holdfast.gate.books import Book
-from holdfast.gate.choosing import find_checkpoint, parent_of, read_conditions
+from holdfast.gate.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
 from holdfast.gate.edges import decide_all
 from holdfast.gate.outputs import gate_document, render_junit, render_markdown, render_text
 from holdfast.gate.planning import plan_document, plan_gate, render_plan
@@ -159,8 +159,10 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
         return Place(book, find_checkpoint(book, text, request.where)), None, request.rules(book)
     place, text = split_place(options.child, options.run)
     book = library.open(place)
-    child = Place(book, find_checkpoint(book, text, request.where))
-    parent = _find_parent(request, library, child)
+    other = book if options.parent is None else library.open(split_place(options.parent, options.run)[0])
+    mine, theirs = share_conditions((book, other), request.where)
+    child = Place(book, find_checkpoint(book, text, mine))
+    parent = _find_parent(request, library, child, theirs)
     rules = request.rules(parent.book, child.book)
     if options.again:
         child = roll_out_again(
@@ -173,7 +175,7 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     return parent, child, rules
 
 
-def _find_parent(request: Request, library: Library, child: Place) -> Place:
+def _find_parent(request: Request, library: Library, child: Place, where: Mapping[str, str]) -> Place:
     """The parent that was named; else the child itself for --again, else what its last stage started from."""
     options = request.options
     if options.parent is None:
@@ -182,7 +184,7 @@ def _find_parent(request: Request, library: Library, child: Place) -> Place:
     place, text = split_place(options.parent, options.run)
     book = library.open(place)
     near = child.checkpoint if book is child.book else None
-    return Place(book, find_checkpoint(book, text, request.where, near))
+    return Place(book, find_checkpoint(book, text, where, near))
 
 
 def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:

@@ -123,7 +123,7 @@ def declaration_for(
         for one in origin.declarations
         if one.objective == objective
         and (one.scorer is None or _is_name(one.scorer, scorer))
-        and (one.task is None or not tasks or any(_is_name(one.task, task) for task in tasks))
+        and (one.task is None or not tasks or any(_is_name(_short(one.task), task) for task in tasks))
     ]
     if not found:
         raise StudyError(
@@ -131,7 +131,8 @@ def declaration_for(
             f" values as they were; import the logs again with --score '{objective}=+KEY[LOW,HIGH]' where high is good,"
             f" or '{objective}=-KEY[LOW,HIGH]' where high is bad"
         )
-    exact = [one for one in found if one.scorer is not None] or found
+    # A case may stand in the run under the task's name with its package or without; its own name goes first.
+    exact = [one for one in found if one.scorer is not None and one.task in tasks] or found
     if any(not same_meaning(one, exact[0]) for one in exact):
         told = ", ".join(sorted({spell(one) for one in exact}))
         raise StudyError(
@@ -151,9 +152,14 @@ def _with_severe(one: Declaration, scores: Sequence[ScoreOption]) -> Declaration
     return replace(one, severe=severe, source=one.source if one.source == BY_USER else source)
 
 
+def _short(name: str) -> str:
+    """A name without its package."""
+    return name.rpartition("/")[2]
+
+
 def _is_name(name: str, full: str) -> bool:
     """Whether a name is a full one, with its package before it or without."""
-    return full == name or full.rpartition("/")[2] == name
+    return name in (full, _short(full))
 
 
 def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
@@ -172,7 +178,7 @@ def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
 
 def describe_declaration(one: Declaration, objective: str) -> str:
     """``safety = 'security' of injection_task_scorer, 0 to 1, high is bad (SOURCE), shown as 0 to 3 points``."""
-    scorer = f" of {one.scorer}" if one.scorer and one.scorer.rpartition("/")[2] != one.key else ""
+    scorer = f" of {one.scorer}" if one.scorer and _short(one.scorer) != one.key else ""
     unit = f" ({one.unit})" if one.unit else ""
     severe = "" if one.severe is None else f", severe from {one.severe:g} on"
     source = f" ({one.source})" if one.source else ""

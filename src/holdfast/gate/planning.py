@@ -10,6 +10,7 @@ import numpy as np
 
 from holdfast.conditions import GateSection
 from holdfast.errors import StudyError
+from holdfast.gate.absent import fill_absent
 from holdfast.gate.books import Floats
 from holdfast.gate.ceiling import MIN_DRAWS
 from holdfast.gate.checks import LARGEST_CHANGE, Question, ask_questions
@@ -45,6 +46,7 @@ def plan_gate(parent: Side, child: Side | None, rules: GateSection, *, power: fl
     Errors: StudyError where the sides are not comparable, or one side has no case with two rollouts.
     """
     if child is not None:
+        parent, child = fill_absent(parent, child, "accept")  # a pilot is what there is
         require_comparable(parent, child)
     alpha = rules.alpha / (len(rules.blocking) if rules.combine == "holm" else 1)
     found = []

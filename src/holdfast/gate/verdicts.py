@@ -208,9 +208,7 @@ def pair_judge_of(book: Book, checkpoint: Checkpoint) -> str | None:
 def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
     """What the numbers rest on."""
     pairing, (parent, child) = match.pairing, match.sides
-    counts = {
-        side: (count - pairing.absent.get(side, 0)) / max(pairing.met, 1) for side, count in pairing.rollouts.items()
-    }
+    counts = {name: side.rollouts / max(len(side.cases), 1) for name, side in (("parent", parent), ("child", child))}
     if len(set(counts.values())) == 1:
         yield f"{counts['parent']:.3g} rollouts a case, averaged within a case first".replace("1 rollouts", "1 rollout")
     else:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from holdfast.records import JSON, Message, ToolSpec
+from holdfast.records import JSON, Message, ToolCall, ToolSpec
 
 Stopped = Literal["stop", "length", "incoherent", "context"]
 Speaker = Literal["agent", "emulator", "judge"]
@@ -25,6 +25,11 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls that were made so far, in their order."""
+        return tuple(call for message in self.messages for call in message.tool_calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,9 @@ it would be another model than the one that was trained.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
+import json
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,13 +21,13 @@ from typing import Any
 import torch
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.models.hub import no_progress_bars
-from holdfast.models.peft_directories import ADAPTER, ADAPTER_CONFIG, PeftAdapter, is_peft, read_peft
+from holdfast.models.libraries import first_line, first_names, quiet
+from holdfast.models.peft_directories import ADAPTER, ADAPTER_CONFIG, CONFIG, is_peft, read_peft
+from holdfast.models.peft_merging import merge_peft
 from holdfast.models.stacks import base_of, read_header, read_shapes
 from holdfast.models.tiny_chat import is_tiny
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
 
-_SHOWN = 3
 # What wrappers put into names, and what undoes it.
 _WRAPPERS: Mapping[str, str] = {
     "_orig_mod.": "torch.compile's: save model._orig_mod, or take '_orig_mod.' out of the names",
@@ -40,14 +38,15 @@ _WRAPPERS: Mapping[str, str] = {
     "base_layer.": "PEFT's: merge the adapter (merge_and_unload) and save that, or save the adapter alone",
     "module.": "DistributedDataParallel's: save model.module, or take 'module.' out of the names",
 }
+_QUANTISED = r"qweight|qzeros|g_idx|quant_map|quant_state|absmax|\.SCB$|weight_scale|input_scale|scales$|weight_packed"
+_SENSES = r"^(model\.)?(vision|visual|audio|image|vq|embed_vision|embed_audio|multi_?modal)"
 # What weights beside those of a language model are.
 _STRANGERS: Mapping[str, str] = {
     r"lora_[AB]\b|lora_magnitude|lora_embedding": "an adapter's, which is not merged: merge it, or name its directory",
     r"(^|\.)(score|classifier|classification_head|reward_head|rm_head)\.": "a classifier's or reward model's head: name"
     " the directory of the language model",
     r"(^|\.)(v_head|value_head)\.": "a value head of reinforcement learning: save the language model alone",
-    r"qweight|qzeros|quant_map|absmax|\.SCB$|weight_scale|scales$|weight_packed": "quantised weights, which config.json"
-    " does not tell (quantization_config)",
+    _QUANTISED: "quantised weights, which config.json does not tell (quantization_config)",
 }
 
 
@@ -75,7 +74,7 @@ def check_directory(
     if is_peft(directory):
         shapes = read_header(directory / ADAPTER)
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        attach_peft(network, read_peft(directory), tensors, hollow=True)
+        merge_peft(network, read_peft(directory), tensors, hollow=True)
     return int(network.get_input_embeddings().weight.shape[0])
 
 
@@ -119,7 +118,7 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, 
         )
     if trained:
         raise StudyError(f"{place}, and such weights are not trained; name the model in 16 bits")
-    with _quiet():
+    with quiet():
         try:
             known = AutoHfQuantizer.supports_quant_method(told)
             if known:
@@ -152,7 +151,7 @@ def read_config(directory: Path) -> Any:
     except ImportError as error:
         raise MissingExtra(f"the model {directory}", "train") from error
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # A configuration that does not validate raises what it likes.
         raise StudyError(
@@ -177,7 +176,7 @@ def build_hollow(
 
     hollow = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     told = {} if attention is None else {"attn_implementation": attention}
-    with _quiet():
+    with quiet():
         try:
             with torch.device("meta"):
                 made = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False, **told)
@@ -209,7 +208,10 @@ def check_report(directory: Path, network: Any, info: Mapping[str, Any], stored:
     ``stored`` are the names in the directory's files, with their shapes where they are known. Errors: StudyError.
     """
     missing = sorted(info["missing_keys"])
-    unexpected = sorted(name for name in info["unexpected_keys"] if not _is_mask(name, stored.get(name)))
+    spare = _spare_parts(directory, network)
+    unexpected = sorted(
+        name for name in info["unexpected_keys"] if not _is_mask(name, stored.get(name)) and not spare.search(name)
+    )
     mismatched = sorted(info["mismatched_keys"])
     told = [*_tell_missing(missing, len(network.state_dict())), *_tell_unexpected(unexpected)]
     if mismatched:
@@ -217,27 +219,41 @@ def check_report(directory: Path, network: Any, info: Mapping[str, Any], stored:
         shapes = f"{name} is {_shape(found)} there and {_shape(wanted)} in the model"
         told.append(f"{len(mismatched)} have another shape than config.json says ({shapes})")
     if told:
-        raise StudyError(f"{directory}: {'; '.join(told)}; {_find_remedy(missing, unexpected, stored)}")
+        raise StudyError(f"{directory}: {'; '.join(told)}; {_find_remedy(missing, unexpected)}")
+
+
+def _spare_parts(directory: Path, network: Any) -> re.Pattern[str]:
+    """The names of tensors that are there for something else than the language model's own weights.
+
+    A model that sees or hears is opened for its texts alone where transformers has such a half of it, and quantised
+    weights bring tensors that say how to read them.
+    """
+    told = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    senses = {key for key in ("vision_config", "audio_config", "vq_config") if told.get(key)}
+    kinds = [_SENSES] * bool(senses and not any(hasattr(network.config, key) for key in senses))
+    kinds += [_QUANTISED] * (getattr(network, "hf_quantizer", None) is not None)
+    return re.compile("|".join(kinds) or "(?!)")
 
 
 def _tell_missing(missing: list[str], total: int) -> Iterator[str]:
     if missing:
-        yield f"{len(missing)} of {total} weights of the model are not in its files (first: {_first(missing)})"
+        yield f"{len(missing)} of {total} weights of the model are not in its files (first: {first_names(missing)})"
 
 
 def _tell_unexpected(unexpected: list[str]) -> Iterator[str]:
     if unexpected:
-        yield f"the files hold {len(unexpected)} that the model does not have (first: {_first(unexpected)})"
+        yield f"the files hold {len(unexpected)} that the model does not have (first: {first_names(unexpected)})"
 
 
-def _find_remedy(missing: list[str], unexpected: list[str], stored: Mapping[str, Any]) -> str:
+def _find_remedy(missing: list[str], unexpected: list[str]) -> str:
     """What is known of names like these, and what to do."""
-    strangers = unexpected or [name for name in stored if missing]
+    if missing == ["lm_head.weight"] and not unexpected:
+        return "if the model was trained with one matrix for both ends, set tie_word_embeddings to true in config.json"
     for prefix, told in _WRAPPERS.items():
         if any(re.search(rf"(^|\.){re.escape(prefix)}", name) for name in unexpected):
             return f"names with {prefix!r} are {told}"
     for pattern, told in _STRANGERS.items():
-        if any(re.search(pattern, name) for name in strangers):
+        if any(re.search(pattern, name) for name in unexpected):
             return f"these are {told}"
     lacking = set(missing)
     prefixes = Counter(
@@ -252,11 +268,6 @@ def _find_remedy(missing: list[str], unexpected: list[str], stored: Mapping[str,
     return "save the model again as it was trained, or fetch it again"
 
 
-def _first(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:_SHOWN])
-
-
 def _shape(shape: Iterable[int]) -> str:
     return "×".join(map(str, shape)) or "a number"
 
@@ -266,135 +277,3 @@ def _is_mask(name: str, shape: tuple[int, ...] | None) -> bool:
     if name.endswith("masked_bias"):
         return True
     return name.endswith("bias") and shape is not None and len(shape) == 4 and shape[:2] == (1, 1)
-
-
-# --- adapters ----------------------------------------------------------------------------------------------------
-
-
-def attach_peft(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Any], *, hollow: bool = False) -> Any:
-    """A base's network with a PEFT adapter in it, ready to be merged; ``network`` is changed.
-
-    ``hollow`` is for a network without values. Where the adapter brings whole embeddings of another size, those of the
-    base are resized first, as PEFT's own loaders do. Errors: StudyError where the adapter does not fit.
-    """
-    try:
-        from peft import PeftModel
-        from peft.utils import set_peft_model_state_dict
-    except ImportError as error:
-        raise MissingExtra(f"the adapter {adapter.directory}", "train") from error
-    config = _make_config(adapter, hollow)
-    _resize_vocabulary(network, adapter, tensors)
-    try:
-        with warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")
-            wrapped = PeftModel(network, config, low_cpu_mem_usage=hollow)
-            found = set_peft_model_state_dict(wrapped, dict(tensors), low_cpu_mem_usage=hollow)
-    except KeyError as error:
-        raise StudyError(
-            f"{adapter.directory}: {ADAPTER} does not hold {error.args[0]}, which {ADAPTER_CONFIG} tells; {_AGAIN}"
-        ) from error
-    except Exception as error:  # PEFT raises what it likes for settings and shapes that do not fit.
-        raise StudyError(
-            f"{adapter.directory}: does not fit its base {adapter.base} ({_tell(error)}); name the base that it was"
-            f" trained on as base_model_name_or_path in {ADAPTER_CONFIG}"
-        ) from error
-    missing = [name.replace(".default", "") for name in found.missing_keys if ".default" in name]
-    missing += _missing_biases(wrapped, config, tensors)
-    if missing or found.unexpected_keys:
-        told = [*_tell_adapter("weights of the adapter are not in its file", missing)]
-        told += _tell_adapter("in its file belong to no layer of the base", found.unexpected_keys)
-        raise StudyError(f"{adapter.directory}: {'; '.join(told)} ({adapter.base}); {_AGAIN}")
-    return wrapped
-
-
-_AGAIN = "save the adapter again, or name the base that it was trained on as base_model_name_or_path"
-
-
-def _tell_adapter(what: str, names: Iterable[str]) -> Iterator[str]:
-    if names := sorted(names):
-        yield f"{len(names)} {what} (first: {_first(names)})"
-
-
-def _tell(error: BaseException) -> str:
-    """The second line of torch's own message names the weight."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[1] if len(lines) > 1 and "state_dict" in lines[0] else first_line(error)
-
-
-def _make_config(adapter: PeftAdapter, hollow: bool) -> Any:
-    """PEFT's settings of an adapter; one that PEFT here does not know says something that would be lost."""
-    from dataclasses import fields
-
-    from peft import LoraConfig
-
-    known = {field.name for field in fields(LoraConfig) if field.init}
-    lost = [key for key, value in adapter.settings.items() if key not in known and value not in (None, False, {}, [])]
-    lost = [key for key in lost if key not in ("peft_type", "unsloth_fixed", "enable_lora", "merge_weights")]
-    if lost:
-        raise StudyError(
-            f"{adapter.directory / ADAPTER_CONFIG}: the installed PEFT does not know {', '.join(lost[:_SHOWN])};"
-            " install the version that wrote the adapter (peft_version), or merge the adapter there"
-        )
-    told = {key: value for key, value in adapter.settings.items() if key in known - {"auto_mapping", "runtime_config"}}
-    if hollow:  # How it began shapes nothing.
-        told["init_lora_weights"] = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return LoraConfig(**told | {"inference_mode": True, "peft_type": "LORA"})
-    except (TypeError, ValueError) as error:
-        raise StudyError(f"{adapter.directory / ADAPTER_CONFIG}: PEFT refuses it ({first_line(error)})") from error
-
-
-def _resize_vocabulary(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Any]) -> None:
-    """Makes room for whole embeddings that an adapter brings; refuses where some of the new rows are in no file."""
-    rows = network.get_input_embeddings().weight.shape[0]
-    whole = {
-        name: int(tensor.shape[0])
-        for name, tensor in tensors.items()
-        if re.search(r"(embed_tokens|lm_head|wte|embed_in|embed_out)\.weight$", name) and ".lora_" not in name
-    }
-    others = {count for count in whole.values() if count != rows}
-    if not others:
-        return
-    halves = [network.get_input_embeddings(), network.get_output_embeddings()]
-    wanted = len({id(half.weight) for half in halves if half is not None})
-    if len(others) > 1 or len(whole) < wanted:
-        raise StudyError(
-            f"{adapter.directory}: brings embeddings of {max(others)} tokens for a base of {rows}, and not all of them;"
-            " merge it where it was trained"
-        )
-    with _quiet():
-        network.resize_token_embeddings(others.pop(), mean_resizing=False)
-
-
-def _missing_biases(wrapped: Any, config: Any, tensors: Mapping[str, Any]) -> list[str]:
-    """Biases that were trained and are not there; PEFT does not count them."""
-    if config.bias == "none":
-        return []
-    from peft.utils import get_peft_model_state_dict
-
-    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    return [name for name in wanted if name.endswith("bias") and name not in tensors]
-
-
-# --- how others speak --------------------------------------------------------------------------------------------
-
-
-def first_line(error: BaseException) -> str:
-    """An error of a library in one line."""
-    return (str(error).strip() or repr(error)).partition("\n")[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers tells in tables and bars on stderr what is told here in a line."""
-    from transformers.utils import logging as theirs
-
-    level = theirs.get_verbosity()
-    theirs.set_verbosity(logging.CRITICAL)
-    try:
-        with no_progress_bars():
-            yield
-    finally:
-        theirs.set_verbosity(level)

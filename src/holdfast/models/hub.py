@@ -6,7 +6,6 @@ does not fit its own configuration, or its base, is refused before anything is l
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -229,20 +228,6 @@ def _check_index(path: Path) -> None:
             raise StudyError(f"{path}: names {name}, which is not there; fetch the model again")
 
 
-@contextlib.contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """The bars of transformers would break into ours."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _fetch(name: str, revision: str | None, download: bool) -> Path:
     try:
         from huggingface_hub import constants, snapshot_download
@@ -276,7 +261,7 @@ def _fetch(name: str, revision: str | None, download: bool) -> Path:
         raise StudyError(f"{shown}: no such directory, and no name of a repository; check the name") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        why = why if download else "nothing is downloaded yet"
+        why = why if download else "nothing is downloaded for a check"
         raise StudyError(
             f"{shown}: no such directory, it is not in the hub's cache, and {why}; download it or name a directory"
         ) from error

@@ -349,8 +349,14 @@ class HubChat:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def read(self, reply: Sequence[int] | str, tools: Sequence[ToolSpec]) -> tuple[Message | None, Stopped]:
-        """The message that a reply spells, and how it ended; a text is taken to be complete."""
+    def read(
+        self, reply: Sequence[int] | str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = ()
+    ) -> tuple[Message | None, Stopped]:
+        """The message that a reply spells, and how it ended; a text is taken to be complete.
+
+        What looks like a call and is not in the chat's own format makes the reply incoherent, unless it tells of one of
+        ``made``, the calls of the conversation so far.
+        """
         if isinstance(reply, str):
             text = reply
         else:
@@ -359,28 +365,28 @@ class HubChat:
             text = self.decode(ids[:-1] if ended else ids)
             if not ended and not any(stop in text for stop in self.stops(tools)):
                 return None, "length"
-        message = self._read_text(text, tools)
+        message = self._read_text(text, tools, made)
         return (None, "incoherent") if message is None else (message, "stop")
 
-    def _read_text(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
-        if tools and self.thought and self.thought[1] not in text and spells_call(text, tools):
+    def _read_text(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
+        if tools and self.thought and self.thought[1] not in text and spells_call(text, tools, made):
             return None  # the prompt opened the thinking, and nothing says that it ended before the call
         if not self.native or self._family is None:
-            return self._read_plain(text, tools)
+            return self._read_plain(text, tools, made)
         for stop in self.stops(tools):
             text = text.partition(stop)[0]
-        message = read_native(text, tools, self._family)
+        message = read_native(text, tools, self._family, made)
         parallel = message is None or len(message.tool_calls) < 2 or self._parallel
         return message if parallel else None
 
-    def _read_plain(self, text: str, tools: Sequence[ToolSpec]) -> Message | None:
+    def _read_plain(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
         """The message of a reply in the text format, under headers where the template has them."""
         if not self.channels or MESSAGE not in text:
-            return text_calls.read_reply(text, tools)
+            return text_calls.read_reply(text, tools, made)
         turn = read_turn(text)
         if turn is None or turn.calls or not turn.said:
             return None
-        message = text_calls.read_reply("\n".join(turn.said), tools)
+        message = text_calls.read_reply("\n".join(turn.said), tools, made)
         return replace(message, detail=turn.detail) if message else None
 
 

@@ -191,14 +191,14 @@ def _read_sampled(logprobs: Any) -> list[tuple[str, float, dict[str, float]]] | 
     return sampled
 
 
-def make_reply(answer: Answer, tools: Sequence[ToolSpec]) -> Reply:
+def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = ()) -> Reply:
     """The reply that an answer is, the text format of calls read.
 
     A call that the server's parser left in the text was never handed over, and one that came unasked has no place in
-    the text format: either makes the reply incoherent.
+    the text format: either makes the reply incoherent. ``made`` are the calls of the conversation so far.
     """
     stopped = _STOPPED.get(answer.stop, "stop")
-    message = _read_message(answer, tools) if stopped == "stop" else None
+    message = _read_message(answer, tools, made) if stopped == "stop" else None
     if message is None and stopped == "stop":
         stopped = "incoherent"
     sampled = None
@@ -214,11 +214,11 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec]) -> Reply:
     )
 
 
-def _read_message(answer: Answer, tools: Sequence[ToolSpec]) -> Message | None:
+def _read_message(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
     if not answer.native:
-        return None if answer.calls else read_reply(answer.text, tools)
+        return None if answer.calls else read_reply(answer.text, tools, made)
     calls = tuple(ToolCall(name=name, arguments=arguments, id=found) for name, arguments, found in answer.calls)
     lost = not calls and answer.stop == "tool_calls"
-    if tools and (lost or spells_call(answer.text, tools, calls)):
+    if tools and (lost or spells_call(answer.text, tools, [*made, *calls])):
         return None
     return Message(role="assistant", content=answer.text, tool_calls=calls)

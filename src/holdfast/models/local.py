@@ -150,7 +150,7 @@ class LocalModel:
             text = self.chat.decode([token for token in row.ids if token not in self.chat.ends])
             message, stopped = Message(role="assistant", content=text), "stop"
         elif row.complete:
-            message, stopped = self.chat.read(row.ids, ask.conversation.tools)
+            message, stopped = self.chat.read(row.ids, ask.conversation.tools, ask.conversation.calls)
         return Reply(
             message=message,
             stopped=stopped,

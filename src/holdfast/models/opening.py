@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import StudyError
-from holdfast.models.fitting import attach_peft, check_report, first_line
-from holdfast.models.hub import no_progress_bars
+from holdfast.models.fitting import check_report
+from holdfast.models.libraries import first_line, no_progress_bars
 from holdfast.models.peft_directories import ADAPTER, is_peft, read_peft
+from holdfast.models.peft_merging import merge_peft
 from holdfast.models.stacks import Stack, base_of, find_stack, read_shapes, weight_files
 
 
@@ -114,14 +115,4 @@ def _has_all(network: Any, stack: Stack) -> bool:
 def _merge_peft(network: Any, directory: Path) -> Any:
     from safetensors.torch import load_file
 
-    adapter = read_peft(directory)
-    wrapped = attach_peft(network, adapter, load_file(adapter.directory / ADAPTER))
-    try:
-        merged = wrapped.merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError, TypeError, RuntimeError) as error:
-        raise StudyError(
-            f"{directory}: PEFT cannot merge this adapter ({first_line(error)}); merge it where it was trained"
-        ) from error
-    for weight in merged.parameters():
-        weight.requires_grad_(True)
-    return merged
+    return merge_peft(network, read_peft(directory), load_file(directory / ADAPTER))

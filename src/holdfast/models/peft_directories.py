@@ -216,6 +216,5 @@ def _find_cached(place: Path, name: str, revision: str | None, download: bool) -
     try:
         return hub.find(name, revision, download=download)
     except StudyError as error:
-        raise StudyError(
-            f"{place}: its base (base_model_name_or_path) is neither here nor beside it; {error}"
-        ) from error
+        told = f"{place}: its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
+        raise StudyError(f"{told}; {error}") from error

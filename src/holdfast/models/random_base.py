@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from holdfast.errors import StudyError
-from holdfast.models.hub import no_progress_bars
+from holdfast.models.libraries import no_progress_bars
 from holdfast.sections import ModelEntry
 
 _PAD, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

@@ -114,7 +114,7 @@ class ProviderModel:
             answer: Answer = await self._call(ask, key) if found is None else self._chat.Answer(**found)
         if answer.stop == self._chat.FILTERED:
             raise ProviderError(f"{self.name} at {self._host}: the reply was filtered by the provider", "rejected")
-        return self._chat.make_reply(answer, ask.conversation.tools)  # type: ignore[no-any-return]
+        return self._chat.make_reply(answer, ask.conversation.tools, ask.conversation.calls)  # type: ignore[no-any-return]
 
     def _key(self, ask: Ask) -> bytes:
         """Of all that decides a reply. Ids of calls and what the model is not shown are no part of it."""

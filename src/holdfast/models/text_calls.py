@@ -120,13 +120,14 @@ def _render_result(message: Message) -> str:
 # --- replies as messages ---------------------------------------------------------------------------------------
 
 
-def read_reply(text: str, tools: Sequence[ToolSpec]) -> Message | None:
+def read_reply(text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = ()) -> Message | None:
     """The message that a sampled text spells, or None where it cannot be read.
 
     Text after the calls is cut, so that results that an agent made up are not part of its message. The end marker of
     the block may be missing, as servers leave out the text that they stopped at. Arguments that are no JSON object
     stand under ``_raw``, and a tool that is not offered is still called, for the world to refuse. A call in any other
-    form, and one that is only thought of, is not read. Without ``tools`` every text is an answer.
+    form, and one that is only thought of, is not read; ``made`` are calls of the conversation so far, of which a text
+    may tell. Without ``tools`` every text is an answer.
     """
     if not tools:
         return Message(role="assistant", content=text.strip())
@@ -137,7 +138,8 @@ def read_reply(text: str, tools: Sequence[ToolSpec]) -> Message | None:
     calls, rest = _read_blocks(text, opened) if opened >= 0 else ([], "")
     if _RESULTS in before or (opened >= 0 and not calls):
         return None
-    if spells_call(before, tools, calls) or spells_call(rest, tools, calls):
+    known = [*made, *calls]
+    if spells_call(before, tools, known) or spells_call(rest, tools, known):
         return None
     return Message(role="assistant", content=before.strip(), tool_calls=tuple(calls))
 

@@ -149,7 +149,7 @@ class VllmModel:
             text = self.chat.decode([token for token in ids if token not in self.chat.ends])
             message, stopped = Message(role="assistant", content=text), "stop"
         elif output.finish_reason == "stop":
-            message, stopped = self.chat.read(ids, ask.conversation.tools)
+            message, stopped = self.chat.read(ids, ask.conversation.tools, ask.conversation.calls)
         sampled = [
             SampledToken(
                 text=self.chat.decode([token]),

@@ -156,7 +156,7 @@ def describe_findings(verdict: Verdict) -> str:
 def _meaning(check: Check) -> str:
     if check.metric == "coverage":
         enough = check.outcome is Outcome.PASS
-        return "enough is scored to tell" if enough else "too little is scored to tell"
+        return "enough is scored to tell" if enough else "what is missing may hide a loss"
     return (LEVEL_MEANINGS if is_absolute(check) else MEANINGS)[check.outcome]
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from holdfast.errors import StudyError
 from holdfast.models import Model
-from holdfast.models.hub import check_model, no_progress_bars
+from holdfast.models.hub import check_model
 from holdfast.models.hub_chat import Calls, HubChat
+from holdfast.models.libraries import no_progress_bars
 from holdfast.models.lora import attach, merge, named_factors, newest_factors, newest_off
 from holdfast.models.opening import check_finite, open_network
 from holdfast.models.peft_directories import is_peft

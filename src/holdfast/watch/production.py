@@ -214,7 +214,7 @@ def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> 
             f" {options.output} --traces FILES --judge {options.judge} -o NEW_DIR --state FILE",
         ),
     )
-    return watch, State(declared={"kind": "traces"}, baseline=values)
+    return watch, State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
 
 
 # --- judging ------------------------------------------------------------------------------------------------------
@@ -273,6 +273,7 @@ def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: I
         "unfit before": share_unfit(base_store, before.trajectories),
         "flags": _flags(store, ids),
         "left out": _left_out(imported),
+        "reading": imported.counts,
     }
 
 
@@ -300,6 +301,4 @@ def _left_out(imported: Imported) -> list[str]:
         said.append(f"met again and counted once: {count_noun(imported.duplicates, 'traces')}")
     if imported.seen:
         said.append(f"left out, as the baseline or an earlier look has them: {count_noun(imported.seen, 'traces')}")
-    if imported.earlier:
-        said.append(f"left out as the beginning of a longer one: {count_noun(imported.earlier, 'records')}")
-    return said
+    return [*said, *imported.notes]

@@ -229,23 +229,13 @@ def read_view(
     due = _find_due(store, table, checkpoint, (label, name), part)
     if only:
         due = {one: case for one, case in due.items() if ids[one] in only}
-    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name))
-    found: dict[int, list[float]] = {}
-    for row in np.flatnonzero(mine & np.isin(table.trajectory, list(due))):
-        found.setdefault(int(table.trajectory[row]), []).append(float(table.value[row]))
+    found = _gather(table, (label, name), due)
     if not found:
         raise StudyError(
             f"{place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
             f" `holdfast judge {place} --with {table.judge_names[table.judges.index(label)]}`"
         )
-    values: dict[str, list[float]] = {}
-    readings: dict[str, float] = {}
-    for trajectory in sorted(found, key=lambda one: (due[one], ids[one])):
-        known = [value for value in found[trajectory] if not np.isnan(value)]
-        if known:
-            readings[ids[trajectory]] = sum(known) / len(known)
-            values.setdefault(due[trajectory], []).append(readings[ids[trajectory]])
-    plain = {case: tuple(one) for case, one in values.items()}
+    plain, readings = _average(found, due, ids)
     asked = set(only) or {ids[one] for one in due}
     used = table.rubrics.get((label, name), "")
     cases = {case: store.case(case) for case in sorted(set(due.values()))}
@@ -269,6 +259,30 @@ def read_view(
         gaps=gaps,
         notes=read_import_notes(store),
     )
+
+
+def _gather(table: ScoreTable, judging: tuple[str, str], due: Collection[int]) -> dict[int, list[float]]:
+    """A judge's values of an objective by trajectory, NaN where one is missing."""
+    label, objective = judging
+    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(objective))
+    found: dict[int, list[float]] = {}
+    for row in np.flatnonzero(mine & np.isin(table.trajectory, list(due))):
+        found.setdefault(int(table.trajectory[row]), []).append(float(table.value[row]))
+    return found
+
+
+def _average(
+    found: Mapping[int, Sequence[float]], cases: Mapping[int, str], ids: Sequence[str]
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """The mean of each trajectory's values that are there: by case, and by the trajectory's id."""
+    values: dict[str, list[float]] = {}
+    readings: dict[str, float] = {}
+    for trajectory in sorted(found, key=lambda one: (cases[one], ids[one])):
+        known = [value for value in found[trajectory] if not np.isnan(value)]
+        if known:
+            readings[ids[trajectory]] = sum(known) / len(known)
+            values.setdefault(cases[trajectory], []).append(readings[ids[trajectory]])
+    return {case: tuple(one) for case, one in values.items()}, readings
 
 
 def _find_due(

@@ -22,8 +22,13 @@ _OPERATION = frozenset(
         *("max_retries", "timeout", "attempt_timeout", "stream_idle_timeout", "max_connections"),
         *("adaptive_connections", "cache", "cache_prompt", "batch", "logprobs", "top_logprobs", "prompt_logprobs"),
         *("fail_on_refusal", "seed", "extra_headers"),
+        *("device", "device_map", "gpu_memory_utilization", "tensor_parallel_size", "port"),
     }
 )
+GRADERS = frozenset({"grader", "judge", "scorer"})
+"""Model roles that give scores, not replies."""
+TESTED = frozenset({"target", "agent", "assistant"})
+"""Model roles that are put to the test, so that two sides may differ in them."""
 _SECRET = re.compile(r"(?i)key$|token$|secret|passw|auth|credential|cookie|signature")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory, another one in each process
 
@@ -34,13 +39,14 @@ def settings_of(log: EvalLog) -> dict[str, str]:
     Arguments of the model keep their own names; the others say whose they are.
     """
     told = log.eval
-    found: dict[str, Any] = dict(told.model_args or {})
+    found: dict[str, Any] = {name: value for name, value in (told.model_args or {}).items() if name not in _OPERATION}
     if told.model_base_url:
         found["base_url"] = told.model_base_url
     for name, value in _generation(log).items():
         found.setdefault(name, value)
     found |= {f"task {name}": value for name, value in (told.task_args or {}).items()}
     found |= {f"solver {name}": value for name, value in (told.solver_args or {}).items()}
+    found |= {f"role {name}": value for name, value in roles_of(log).items() if name not in GRADERS}
     if told.solver:
         found["solver"] = told.solver
     steps = [[step.solver, step.params] for step in log.plan.steps]
@@ -66,17 +72,24 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
     """
     told = log.eval
     config = told.config.model_dump(mode="json", exclude_none=True)
+    # A task that is told which model it is given says who acted by it.
+    paths = (value for value in (told.model_args or {}).values() if isinstance(value, str) and "/" in value)
+    names = {told.model, told.model.partition("/")[2], *paths}
+    arguments = {
+        group: {name: value for name, value in (found or {}).items() if not (isinstance(value, str) and value in names)}
+        for group, found in (("task", told.task_args), ("solver", told.solver_args))
+    }
     steps = [[step.solver, step.params] for step in log.plan.steps]
     groups: dict[str, dict[str, Any]] = {
-        "task": {"version": told.task_version, **(told.task_args or {})},
+        "task": {"version": told.task_version, **arguments["task"]},
         "solver": {
             **({"name": told.solver} if told.solver else {}),
-            **(told.solver_args or {}),
+            **arguments["solver"],
             **({"steps": content_id(_plain(steps))[:8]} if steps else {}),
         },
         "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
         "generation": _generation(log),
-        "roles": {role: one.model for role, one in (told.model_roles or {}).items()},
+        "roles": {name: value for name, value in roles_of(log).items() if name not in TESTED},
     }
     return {
         group: {clean(str(name)): _comparable(_safe(str(name), value)) for name, value in found.items()}
@@ -86,6 +99,15 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
 
 def _comparable(value: Any) -> Any:
     return value if isinstance(value, bool | int | float) and abs(value) < 2**63 else _text(value)
+
+
+def roles_of(log: EvalLog) -> dict[str, Any]:
+    """The models of a log's roles, such as the target of an audit: role → names and addresses, without secrets."""
+    found: dict[str, Any] = {}
+    for name, bound in (log.eval.model_roles or {}).items():
+        models = bound if isinstance(bound, list) else [bound]
+        found[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
+    return found
 
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:

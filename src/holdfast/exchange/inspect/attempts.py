@@ -1,8 +1,8 @@
 """Which logs are attempts at one evaluation, and which of their episodes count.
 
-A retry has the id of its first attempt (Inspect's ``task_id``) and carries over the samples that were done, with their
-own ``uuid``. One uuid is one episode; a sample and epoch that a later attempt redid counts as that did it. Logs that
-share neither are evaluations of their own, and all of their episodes count.
+A retry has the id of its first attempt (Inspect's ``task_id``) and carries over the samples that were done, each with
+its own ``uuid``. One uuid is one episode; a sample and epoch that a later attempt redid counts as that did it. Logs
+that share neither are evaluations of their own, and all of their episodes count.
 """
 
 from __future__ import annotations
@@ -112,21 +112,17 @@ def _age(log: Log) -> tuple[str, str, int, bool, str]:
 
 def _answer(logs: Sequence[Log], group: Sequence[int], found: _Found) -> None:
     """Note which episodes of earlier attempts later ones answer for."""
-    uuids: set[str] = set()
-    places: set[tuple[str, int]] = set()
+    later: set[Spot] = set()
     same, redone = 0, 0
     for place in reversed(group):
-        answered: dict[Spot, bool] = {}
-        for spot in logs[place].spots:
-            if spot.uuid is not None and spot.uuid in uuids:
-                answered[spot] = True
-            elif (spot.id, spot.epoch) in places:
-                answered[spot] = spot.uuid is None
+        places = {(spot.id, spot.epoch) for spot in later}
+        answered = {
+            spot: spot in later for spot in logs[place].spots if spot in later or (spot.id, spot.epoch) in places
+        }
         found.answered[place] = answered
         same += sum(answered.values())
         redone += len(answered) - sum(answered.values())
-        uuids |= {spot.uuid for spot in logs[place].spots if spot.uuid}
-        places |= {(spot.id, spot.epoch) for spot in logs[place].spots}
+        later |= set(logs[place].spots)
     last = logs[group[-1]].path.name
     earlier = _names([logs[place].path.name for place in group[:-1]])
     told = [f"{same} episodes stand in several and count once"] if same else []

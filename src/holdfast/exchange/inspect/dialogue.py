@@ -29,6 +29,8 @@ from pydantic import ValidationError
 
 from holdfast.exchange.inspect.messages import DETAIL
 
+REFUSED_CALL = "parsing"  # Inspect's name for a call that no tool could take
+NOT_CARRIED_OUT = frozenset({REFUSED_CALL, "approval"})
 SUBMIT = "submit"  # how Inspect's agents hand in their answer; no act
 AGENT = "agent"  # in a message's detail: the sub-agent that wrote it
 LOST = "the part before its context was compacted is not in the log"
@@ -172,7 +174,8 @@ def _turns(events: Sequence[Event]) -> list[_Turn]:
 
 def _acts(turn: _Turn) -> list[ToolEvent]:
     """The calls of a reply that were carried out, without the handing in of an answer."""
-    return [one for one in turn.results if one.function != SUBMIT]
+    done = (one for one in turn.results if one.error is None or one.error.type not in NOT_CARRIED_OUT)
+    return [one for one in done if one.function != SUBMIT]
 
 
 def _match(turns: Sequence[_Turn], messages: Sequence[ChatMessage]) -> dict[int, int]:
@@ -244,10 +247,19 @@ def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessa
 def _is_part(turn: _Turn, turns: Sequence[_Turn]) -> bool:
     """Whether a reply that no message holds is part of the dialogue.
 
-    It is where its calls were carried out or a later request holds it; a critique of an own draft is not.
+    It is where its calls were carried out or a later request holds it; a critique of an own draft is not, nor is the
+    summary that a compaction asked for.
     """
-    later = (one.event.input for one in turns if one.place > turn.place)
-    return bool(turn.results) or any(_same(one, turn.message) for shown in later for one in shown)
+    if turn.results:
+        return True
+    shown = [(one.place, held) for one in turns for held in one.event.input if held.role == "assistant"]
+    given = {one.message.id for one in turns if one.message.id is not None}
+    known = any(held.id in given for _, held in shown)  # else the agent makes its messages anew for each request
+    return any(
+        held.id == turn.message.id if known else _content(held) == _content(turn.message)
+        for place, held in shown
+        if place > turn.place
+    )
 
 
 def _rebuild(

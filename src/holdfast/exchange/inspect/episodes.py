@@ -11,7 +11,7 @@ from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.model import ChatMessage
 
 from holdfast.audit import audit
-from holdfast.exchange.inspect.dialogue import Dialogue, arrange
+from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Dialogue, arrange
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, clean, from_inspect, from_tool_info, storable
 from holdfast.exchange.inspect.scoring import raw_values
 from holdfast.exchange.openings import digest_opening
@@ -27,8 +27,6 @@ ENDINGS: Mapping[str, Ending] = {
     "cost": Ending.TOKEN_LIMIT,
 }
 """How a sample ended at a limit of this type; at any other the reply or the conversation was cut off."""
-REFUSED_CALL = "parsing"  # Inspect's name for a call that no tool could take
-NOT_CARRIED_OUT = frozenset({REFUSED_CALL, "approval"})
 MOST_TOKENS = 2**63 - 1  # that the store can count; more are no count
 
 
@@ -58,7 +56,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     errors = [(message.detail or {}).get("error") for message in said if message.role == "tool"]
     calls = sum(error not in NOT_CARRIED_OUT for error in errors)
     invalid = errors.count(REFUSED_CALL)
-    left = Counter(kind for message in said for kind in (message.detail or {}).get(LEFT_OUT, ()))
+    left = Counter(kind for message in (*opening, *said) for kind in (message.detail or {}).get(LEFT_OUT, ()))
     trajectory = Trajectory(
         id="",
         case_id=case.id,
@@ -120,7 +118,9 @@ def _case(log: EvalLog, sample: EvalSample, opening: Sequence[Message], tools: t
 
 def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
     """The tools that the agent was shown first, where the log tells."""
-    return next((from_tool_info(event.tools) for event in sample.events if event.event == "model"), ())
+    shown = [event for event in sample.events if event.event == "model"]
+    first = next(iter([event for event in shown if event.role is None] or shown), None)
+    return () if first is None else from_tool_info(first.tools)
 
 
 def _tokens(log: EvalLog, sample: EvalSample) -> int | None:
@@ -185,11 +185,9 @@ def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:
 
     found = []
     if notes["rebuilt", ""]:
-        found.append(f"{notes['rebuilt', '']:,} episodes were put together from events: their messages lack a part")
+        found.append(f"{_many(notes['rebuilt', ''])} put together from events: the messages lack a part")
     found += [
-        f"{count:,} episodes are incoherent: {name}"
-        for (kind, name), count in sorted(notes.items())
-        if kind == "incoherent"
+        f"{_many(count)} incoherent: {name}" for (kind, name), count in sorted(notes.items()) if kind == "incoherent"
     ]
     if agents := told("agents"):
         found.append(f"calls of sub-agents count as the agent's and are marked in its dialogue: {agents}")
@@ -198,6 +196,10 @@ def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:
     if left := told("left out"):
         found.append(f"content that is no text was left out: {left}")
     return found
+
+
+def _many(count: int) -> str:
+    return f"{count:,} episode{' is' if count == 1 else 's are'}"
 
 
 def mark_opening(trajectory: Trajectory, opened: Case, difference: str) -> Trajectory:

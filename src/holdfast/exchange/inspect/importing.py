@@ -148,7 +148,8 @@ class _Import:
         self._cases = {case.id: case for case in store.cases()}
         self._numbers = {(case.suite, case.number) for case in self._cases.values()}
         self._next: dict[str, int] = {}
-        self._uuids: dict[tuple[str, str], str] = {}
+        self._kept: dict[tuple[str, Spot], str] = {}
+        self._before = _earlier_attempts(store, logs)
         self._scorers: dict[str, set[str]] = {}
         self._waiting: list[tuple[int, EvalSample, Read]] = []
         self._openings: dict[str, str] = {}
@@ -160,7 +161,7 @@ class _Import:
         self.cases: set[str] = set()
         self.trajectories: set[str] = set()
         self.scores: dict[tuple[str, str, str, str, int], bool] = {}
-        self.new_trajectories = self.new_scores = 0
+        self.new_trajectories = self.new_scores = self.repeated = 0
 
     def store_checkpoints(self) -> None:
         """The checkpoints of all logs that hold samples, told apart. Errors: StudyError."""
@@ -181,10 +182,9 @@ class _Import:
     def take(self, number: int, sample: EvalSample) -> None:
         """One sample of a log. Errors: StudyError that names log and sample."""
         log = self._logs[number]
-        place = f"{log.path}: sample {sample.id!r}, epoch {sample.epoch}"
-        spot = Spot(id=str(sample.id), epoch=sample.epoch, uuid=sample.uuid or None)
-        answered = self.attempts.answered.get(number, {})
-        if spot in answered:
+        spot = _spot(sample)
+        # A sample that no summary lists has no uuid there.
+        if not self.attempts.answered.get(number, {}).keys().isdisjoint((spot, replace(spot, uuid=None))):
             self._add_other_scores(log, sample, spot)
             return
         try:
@@ -193,7 +193,7 @@ class _Import:
             else:
                 self._take_foreign(number, sample, read_sample(log.header, sample))
         except ValueError as error:
-            refuse(place, str(error))
+            refuse(_place(log, sample), str(error))
 
     def _take_own(self, number: int, sample: EvalSample) -> None:
         """A sample that holdfast wrote. Errors: ValueError."""
@@ -224,19 +224,19 @@ class _Import:
         if read.case.id not in self._cases and not read.spoken and not last:
             self._waiting.append((number, sample, read))
             return
-        key = (log.checkpoint, sample.uuid) if sample.uuid else None
-        if key is not None and key in self._uuids:
+        key = (log.checkpoint, _spot(sample))
+        if sample.uuid and key in self._kept:
+            self.repeated += 1
             return
         case, made = self._hold(read.case), read.trajectory
         difference = first_difference(read.case.messages, case.messages) if read.spoken else None
         if difference is not None:
             made = mark_opening(made, read.case, difference)
             self._openings.setdefault(case.id, difference)
-        origin = sample.uuid or (log.header.eval.eval_id, str(sample.id), sample.epoch)
+        origin = (sample.uuid or log.header.eval.eval_id, str(sample.id), sample.epoch)
         made = replace(made, checkpoint_id=log.checkpoint, id=content_id("inspect trajectory", log.checkpoint, origin))
         self.episode_notes.update(read.notes)
-        if key is not None:
-            self._uuids[key] = made.id
+        self._kept[key] = made.id
         chain = self.attempts.chain[number]
         self.held.setdefault(chain, Held()).add(number, str(sample.id), sample.epoch, case.id)
         self._keep(number, sample, made, case)
@@ -246,14 +246,13 @@ class _Import:
         new = made.id not in self.trajectories and self._store.add_trajectory(
             made, self._store.text_codec.pack(codec.trajectory_to_bytes(made, case.state))
         )
+        place = _place(self._logs[number], sample)
         if not new and made.id not in self.trajectories:
             held = self._store.trajectory(made.id)
             if (held.messages, held.ending) != (made.messages, made.ending):
-                refuse(
-                    f"{self._logs[number].path}: sample {sample.id!r}, epoch {sample.epoch}",
-                    "the run holds another text of this episode",
-                    "import into a new run",
-                )
+                refuse(place, "the run holds another text of this episode", "import into a new run")
+        if new and (made.checkpoint_id, case.id, made.rollout) in self._before:
+            refuse(place, "the run holds an attempt that this one replaced", "import all logs into a new run")
         self.new_trajectories += new
         self.checkpoints.add(made.checkpoint_id)
         self.cases.add(case.id)
@@ -282,7 +281,7 @@ class _Import:
 
     def _add_other_scores(self, log: Log, sample: EvalSample, spot: Spot) -> None:
         """The scores that another copy of an episode has and the one that was kept has not."""
-        identity = self._uuids.get((log.checkpoint, spot.uuid or ""))
+        identity = self._kept.get((log.checkpoint, spot))
         if identity is None or OWN in sample.metadata:
             return
         for name, given in (sample.scores or {}).items():
@@ -345,6 +344,32 @@ class _Import:
         ]
 
 
+def _spot(sample: EvalSample) -> Spot:
+    return Spot(id=str(sample.id), epoch=sample.epoch, uuid=sample.uuid or None)
+
+
+def _place(log: Log, sample: EvalSample) -> str:
+    return f"{log.path}: sample {sample.id!r}, epoch {sample.epoch}"
+
+
+def _earlier_attempts(store: Store, logs: Sequence[Log]) -> set[tuple[str, str, int]]:
+    """Where the run holds episodes of attempts at the same evaluations from earlier imports: checkpoint, case, rollout.
+
+    Nothing in a run is taken back, so a retry of them cannot replace them.
+    """
+    mine = {(log.checkpoint, log.header.eval.task_id) for log in logs if log.header.eval.task_id and not log.own}
+    names = {one.checkpoint for one in origins.read_log_states(store) if (one.checkpoint, one.attempt) in mine}
+    if not names:
+        return set()
+    table, cases = store.trajectory_table(), store.case_ids()
+    rows = zip(table.checkpoint.tolist(), table.case.tolist(), table.rollout.tolist(), strict=True)
+    return {
+        (table.checkpoints[checkpoint].id, cases[case], rollout)
+        for checkpoint, case, rollout in rows
+        if table.checkpoints[checkpoint].id in names
+    }
+
+
 def _require_new(store: Store, log: Log, held: Sequence[Checkpoint]) -> None:
     """Refuse a run whose Inspect logs an earlier version imported: its cases and scores mean something else."""
     before = content_id("inspect checkpoint", clean(log.header.eval.model), clean(log.header.eval.task))
@@ -385,7 +410,7 @@ def import_logs(
         reading.finish()
         if not reading.trajectories:
             refuse(source, f"no sample in {len(logs)} logs", "give logs of agents that were run")
-        notes = _note(store, logs, reading, scoring)
+        notes = _note(store, logs, reading, scoring, ignored)
     return ImportSummary(
         files=len(logs),
         ignored=ignored,
@@ -411,7 +436,7 @@ def _progress(read: int, total: int, reading: _Import, started: float) -> Import
     )
 
 
-def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring) -> tuple[str, ...]:
+def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring, ignored: int) -> tuple[str, ...]:
     """Note in the run what was declared, what was not taken and how whole the logs are; all of it as sentences.
 
     Errors: StudyError where an option found nothing, a scorer is off its scale, or a declaration differs.
@@ -429,6 +454,10 @@ def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring)
         *reading.opening_notes(),
         *tell_notes(reading.episode_notes),
     ]
+    if reading.repeated:
+        kept.append(f"{reading.repeated} samples stand twice in one log and count once")
+    if ignored:
+        kept.append(f"{ignored} other files in the folder are no Inspect logs and were left out")
     kept = list(map(clean, kept))
     origins.write_import_notes(store, dict.fromkeys((*origins.read_import_notes(store), *kept)))
     return tuple(dict.fromkeys((*map(clean, scoring.notes()), *map(clean, tell_states(states)), *kept)))

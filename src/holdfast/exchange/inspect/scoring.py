@@ -20,13 +20,13 @@ from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.errors import StudyError
+from holdfast.exchange.inspect.actors import GRADERS, roles_of
 from holdfast.exchange.inspect.messages import clean, storable
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
 from holdfast.records import Declaration, Score, content_id
-from holdfast.store.origins import Undeclared, spell
+from holdfast.store.origins import FOREIGN, Undeclared, spell
 
-JUDGE_PREFIX = "inspect:"
 MOST_OFF = 50  # one value in so many may lie off its scale
 LABEL_LENGTH = 200
 SHOWN = 6  # values, in a message
@@ -301,7 +301,8 @@ class Scoring:
     def _tell(self, place: Place, seen: _Seen, what: str) -> str:
         """Why values were not taken, and how to declare them."""
         _, scorer, key = place
-        values = f"{_shown(place)}: {seen.count} values"
+        what = what.replace("were", "was") if seen.count == 1 else what
+        values = f"{_shown(place)}: {seen.count:,} value{'s' * (seen.count != 1)}"
         if seen.kinds:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.kinds.items()))
             shown = ", ".join(list(seen.examples)[:SHOWN])
@@ -326,14 +327,15 @@ class Scoring:
 
 def judge_of(place: Place) -> str:
     """The judge that a scorer is in the run."""
-    return f"{JUDGE_PREFIX}{place[1]}"
+    return f"{FOREIGN}{place[1]}"
 
 
 def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
-    """The rubric id: the scorer with its options, and what its value was declared to mean."""
+    """The rubric id: the scorer with its options and the models that grade, and what its value was declared to mean."""
+    graders = {name: models for name, models in roles_of(log).items() if name in GRADERS}
     options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
     scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
-    return content_id("inspect scorer", place[1], storable(options or {}), *scale)
+    return content_id("inspect scorer", place[1], storable({**(options or {}), **graders}), *scale)
 
 
 def raw_values(scores: Mapping[str, InspectScore]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Production traces as conversations: OpenTelemetry GenAI JSON and OpenAI chat logs, told apart by what is in them.
+"""Production traces as conversations, whatever wrote them, told apart by what is in them.
+
+    files ─ records ─▶ JSON values ─ a reader for each shape ─▶ requests to models ─ weaving ─▶ strands
+      ─ conversations ─▶ traces
 
 Inspect logs are traces too; they are imported as such (``importing``).
 """
@@ -6,30 +9,46 @@ Inspect logs are traces too; they are imported as such (``importing``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from holdfast.errors import StudyError
-from holdfast.exchange.traces.chat import is_chat, read_chat
-from holdfast.exchange.traces.dialogue import Trace
-from holdfast.exchange.traces.otel import Collector, is_otel
-from holdfast.exchange.traces.records import BadRecord, Record, read_bytes, read_records
+from holdfast.exchange.traces.chat import Batches, is_batch_request, is_batch_result, is_chat, read_chat
+from holdfast.exchange.traces.conversations import Gathered, gather
+from holdfast.exchange.traces.dialogue import Exchange, Trace
+from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.langfuse import is_langfuse, read_langfuse
+from holdfast.exchange.traces.otlp import RESOURCES, is_spans, read_rows
+from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_bytes, read_records
+from holdfast.exchange.traces.spans import SpanCollector
+from holdfast.exchange.traces.telling import describe_reading
+from holdfast.report.labels import count_noun
 
-MOST_BAD = 0.05  # of a week's records; more of them missing may change what is left
-FORMATS = "OpenTelemetry GenAI JSON (resourceSpans or resourceLogs), OpenAI chat JSONL (messages), Inspect logs (.eval)"
-_ZIP = b"PK\x03\x04"
-_INSPECT_JSON = re.compile(rb'\s*\{\s*"version"\s*:')
-_EVAL_KEY = re.compile(rb'"eval"\s*:\s*\{')
+MOST_BAD = 0.05  # of a week's spans or conversations; more of them missing may change what is left
+FORMATS = (
+    "OpenTelemetry JSON (resourceSpans, batches, spans by themselves), chat JSONL (messages, request and response,"
+    " batch files), Langfuse observations, Inspect logs (.eval)"
+)
+_MOST_KEYS = 6
+_OTHERS = frozenset({"resourceMetrics", "resource_metrics", "resourceProfiles", "resource_profiles"})
+_OTHER_SIGNALS, _HEAD = re.compile(rb'"resource_?(?:M|m|P|p)(?:etrics|rofiles)"'), 4096
+_MOST_TORN = 2.0  # records that a last line which breaks off may have held
+_SPOKEN = frozenset(
+    {"messages", "request", "response", "body", "input", "output", "choices", "contents", "prompt", "tools"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSet:
-    """What some files hold: traces by id, and what was left out.
+    """What some files hold: conversations by id, and what was left out.
 
-    ``records`` counts everything that was met, ``bad`` holds the errors of what was left out, ``torn`` those of last
-    lines that break off; ``duplicates`` counts traces that came again, ``earlier`` those that a longer record of the
-    same conversation replaced.
+    ``records`` counts spans, log records and chat records that were met, ``bad`` holds the errors of what was left out,
+    ``torn`` those of last lines that break off; ``duplicates`` counts records that came again, ``earlier`` those that a
+    longer record of the same conversation replaced. ``notes`` tell in words what was joined, left out or not read,
+    ``counts`` the same as numbers.
     """
 
     traces: tuple[Trace, ...]
@@ -38,138 +57,248 @@ class TraceSet:
     torn: tuple[str, ...] = ()
     duplicates: int = 0
     earlier: int = 0
+    notes: tuple[str, ...] = ()
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
-def is_inspect(path: Path) -> bool:
-    """Whether a path is an Inspect log, or a folder of them, by its content."""
-    if path.is_dir():
-        return any(path.rglob("*.eval"))
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError:
-        return False
-    return head.startswith(_ZIP) or (_INSPECT_JSON.match(head) is not None and _EVAL_KEY.search(head) is not None)
+def read_traces(paths: Iterable[Path], *, strict: bool = False, inside: Collection[Path] = ()) -> TraceSet:
+    """The conversations of some files that are no Inspect logs, sorted by id.
 
+    Of the files that lie ``inside`` a folder, those of no known format are left out and told, as long as they are few.
 
-def read_traces(paths: Iterable[Path], *, strict: bool = False) -> TraceSet:
-    """The traces of some files that are no Inspect logs, sorted by id.
-
-    A record that cannot be read is left out and told; with ``strict``, or where more than one in twenty cannot, it is
-    refused. A last line that breaks off is left out too, unless ``strict``. Errors: StudyError.
+    A record that cannot be read is left out and told; with ``strict``, or where more than one in twenty spans or
+    conversations cannot, it is refused. A last line that breaks off is left out too, unless ``strict`` or where it
+    weighs more than one record. Errors: StudyError.
     """
-    collector, found = Collector(), _Found()
+    reading = _Reading(strict)
     for path in paths:
-        known, first = False, None
-        for record in read_records(path, read_bytes(path)):
-            known |= record.error is None and _kind(record) is not None
-            first = first or record.error
-            found.take(record, collector, strict)
-        if not known:
-            told = f" ({first})" if first is not None else ""
-            raise StudyError(f"{path}: of no known format{told}; known are {FORMATS}")
-    for made in collector.traces():
-        if isinstance(made, BadRecord):
-            found.leave_out(made, strict)
-        else:
-            found.keep(made, strict)
-    return found.result()
+        reading.take_file(path, inside=path in inside and not strict)
+    return reading.result()
 
 
-def _kind(record: Record) -> str | None:
-    if is_otel(record.value):
-        return "otel"
-    return "chat" if is_chat(record.value) else None
+class _Reading:
+    """What is known while the files go by."""
 
-
-class _Found:
-    """What is known while the records go by."""
-
-    def __init__(self) -> None:
-        self.traces: dict[str, Trace] = {}
-        self.bad: list[BadRecord] = []
+    def __init__(self, strict: bool) -> None:
+        self.intake = Intake(strict=strict)
+        self.spans = SpanCollector()
+        self.batches = Batches()
         self.torn: list[str] = []
-        self.records = self.duplicates = self.earlier = 0
+        self.strange: list[StudyError] = []
+        self.bytes = self.strange_bytes = 0
+        # In this order a record's shape is told.
+        self.shapes: tuple[tuple[Callable[[Any], bool], Callable[[Record], None]], ...] = (
+            (lambda value: isinstance(value, dict) and any(key in value for key in RESOURCES), self._take_spans),
+            (is_langfuse, self._take_langfuse),
+            (is_batch_result, self._take_batch),
+            (lambda value: is_chat(value) and is_batch_request(value), self._take_batch),
+            (is_chat, self._take_chat),
+            (is_spans, self._take_spans),
+        )
 
-    def take(self, record: Record, collector: Collector, strict: bool) -> None:
-        """One record of a file."""
-        self.records += 1
-        if record.error is not None:
-            if record.torn and not strict:
-                self.torn.append(str(record.error))
-            else:
-                self.leave_out(record.error, strict)
-            return
+    def take_file(self, path: Path, *, inside: bool = False) -> None:
+        """All records of a file. Errors: StudyError where it is of no known format, and not ``inside`` a folder."""
+        data = read_bytes(path)
+        self.bytes += len(data)
         try:
-            kind = _kind(record)
-            if kind == "otel":
-                self.records -= 1
-                for error in collector.take(record.place, record.value):
-                    self.records += 1
-                    if error is not None:
-                        self.leave_out(error, strict)
-            elif kind == "chat":
-                self.keep(read_chat(record.place, record.value), strict)
-            else:
-                raise BadRecord(f"{record.place}: neither telemetry nor a chat; leave it out")
+            self._take_records(path, data)
+        except BadRecord:
+            raise
+        except StudyError as error:
+            if not inside:
+                raise
+            self.strange.append(error)
+            self.strange_bytes += len(data) * (_OTHER_SIGNALS.search(data[:_HEAD]) is None)
+
+    def _take_records(self, path: Path, data: bytes) -> None:
+        known, keys, before, size = False, Counter[str](), self.intake.rows, 0
+        lost: list[Record] = []
+        batched = False
+        for record in read_records(path, data, strict=self.intake.strict):
+            if record.error is not None:
+                lost.append(record)
+                if self.intake.strict:
+                    break
+                continue
+            if isinstance(record.value, dict) and not record.value.keys().isdisjoint(_OTHERS):
+                keys[_describe(record.value)] += 1  # a collector may write all of its signals to one file
+                continue
+            take = next((take for fits, take in self.shapes if fits(record.value)), None)
+            known |= take is not None
+            batched |= take in (self._take_spans, self._take_langfuse)
+            size += record.size
+            if take is None:
+                keys[_describe(record.value)] += 1
+            self._try(record, take)
+        if not known:
+            told = keys.most_common(1)[0][0] if keys else lost[0].error if lost else None
+            raise StudyError(f"{path}: of no known format{f' ({told})' if told else ''}; known are {FORMATS}")
+        mean = size / max(self.intake.rows - before, 1)
+        for record in lost:
+            self._lose(record, max(1.0, record.size / max(mean, 1.0)) if batched else 1.0)
+
+    def _lose(self, record: Record, lines: float) -> None:
+        """A line that cannot be read: a chat's is one record, a batch's may hold many, which its size tells.
+
+        A last line that breaks off is expected, unless it held several. Errors: BadRecord if strict.
+        """
+        assert record.error is not None
+        if record.torn and not self.intake.strict and lines <= _MOST_TORN:
+            self.torn.append(str(record.error))
+        else:
+            self.intake.lose(record.error, lines=lines)
+
+    def _try(self, record: Record, take: Callable[[Record], None] | None) -> None:
+        try:
+            if take is None:
+                self.intake.rows += 1
+                raise BadRecord(
+                    f"{record.place}: neither telemetry nor a chat ({_describe(record.value)}); leave it out"
+                )
+            take(record)
         except BadRecord as error:
-            self.leave_out(error, strict)
+            self.intake.lose(error)
 
-    def leave_out(self, error: BadRecord, strict: bool) -> None:
-        """Count what cannot be read. Errors: BadRecord if ``strict``."""
-        if strict:
-            raise error
-        self.bad.append(error)
+    # --- shapes
 
-    def keep(self, trace: Trace, strict: bool) -> None:
-        """Keep a trace unless it is there; of two records of one conversation, the longer."""
-        if not any(one.role == "assistant" for one in trace.said):
-            self.leave_out(BadRecord(f"{trace.place}: holds no reply of an agent; leave it out"), strict)
-            return
-        held = self.traces.setdefault(trace.id, trace)
-        if held is trace:
-            return
-        short, long = sorted((held, trace), key=lambda one: len(one.said))
-        if all(a.same(b) for a, b in zip(short.said, long.said, strict=False)):
-            equal = len(short.said) == len(long.said)
-            self.duplicates += equal
-            self.earlier += not equal
-            if not equal:
-                self.traces[trace.id] = long
-            return
-        finding = f"{trace.place}: another conversation has the same id ({held.place}); give each an id of its own"
-        self.leave_out(BadRecord(finding), strict)
+    def _take_spans(self, record: Record) -> None:
+        for row in read_rows(record.place, record.value, self.intake, flawed=record.flawed):
+            try:
+                self.spans.take(row)
+            except BadRecord as error:
+                self.intake.lose(error, unit=row.trace or None)
+
+    def _take_langfuse(self, record: Record) -> None:
+        self._check(record)
+        read_langfuse(record.place, record.value, self.intake)
+
+    def _take_batch(self, record: Record) -> None:
+        self._count(record)
+        self._check(record)
+        self.batches.take(record.place, record.value)
+
+    def _take_chat(self, record: Record) -> None:
+        self._count(record)
+        made = read_chat(record.place, self._without_flaws(record))
+        if self.intake.strict and not made.replies and all(one.role != "assistant" for one in made.given):
+            raise _silent(made)
+        self.intake.exchanges.append(made)
+
+    def _count(self, record: Record) -> None:
+        self.intake.rows += 1
+
+    def _without_flaws(self, record: Record) -> dict[str, Any]:
+        """A chat's record without keys beside its messages whose values cannot be read. Errors: BadRecord."""
+        value: dict[str, Any] = record.value
+        if not record.flawed:
+            return value
+        bad = {key: reason for key, one in value.items() if (reason := find_flaw(one)) is not None}
+        for key, reason in bad.items():
+            if key in _SPOKEN:
+                raise BadRecord(f"{record.place}: {reason}; correct it at its source or leave it out")
+            self.intake.drop(reason)
+        return {key: one for key, one in value.items() if key not in bad}
+
+    @staticmethod
+    def _check(record: Record) -> None:
+        reason = find_flaw(record.value) if record.flawed else None
+        if reason is not None:
+            raise BadRecord(f"{record.place}: {reason}; correct it at its source or leave it out")
+
+    # --- the end
 
     def result(self) -> TraceSet:
         """What was found. Errors: StudyError where too little could be read."""
-        if self.bad and (not self.traces or len(self.bad) > MOST_BAD * max(self.records, 1)):
-            more = f" (and {len(self.bad) - 1} more of {self.records} records)" if self.bad[1:] else ""
-            raise StudyError(f"{self.bad[0]}{more}")
-        if not self.traces:
-            raise StudyError("traces: no conversation in these files; give telemetry that captures messages")
+        self.spans.finish(self.intake)
+        for made in self.batches.exchanges():
+            if isinstance(made, BadRecord):
+                self.intake.lose(made)
+            else:
+                self.intake.exchanges.append(made)
+        gathered = gather(self.intake)
+        for one in gathered.silent:
+            self.intake.lose(_silent(one), unit=one.unit, silent=True)
+        shapes = self._shapes(gathered)
+        if self.strange and self.strange_bytes > MOST_BAD * self.bytes:
+            raise self.strange[0]
+        self._refuse_too_little(gathered, shapes)
+        notes, counts = describe_reading(gathered, self.intake, shapes)
+        if self.strange:
+            notes.append(
+                f"files of folders left out: {count_noun(len(self.strange), 'files')} (first: {self.strange[0]})"
+            )
+            counts["files of no known format"] = [str(one) for one in self.strange]
         return TraceSet(
-            traces=tuple(self.traces[key] for key in sorted(self.traces)),
-            records=self.records,
-            bad=tuple(map(str, self.bad)),
+            traces=tuple(sorted(gathered.traces, key=lambda one: one.id)),
+            records=self.intake.rows + len(self.torn) + sum(one.lines > 0 for one in self.intake.lost),
+            bad=tuple(str(one.error) for one in self.intake.lost),
             torn=tuple(self.torn),
-            duplicates=self.duplicates,
-            earlier=self.earlier,
+            duplicates=gathered.counts["duplicates"],
+            earlier=gathered.counts["requests"],
+            notes=tuple(notes),
+            counts=counts,
+        )
+
+    def _shapes(self, gathered: Gathered) -> Counter[str]:
+        """How many traces hold requests to models whose messages cannot be read, by their shape.
+
+        Those of which other requests can be read are incoherent; they are counted by themselves.
+        """
+        spoken = {(one.unit, one.span) for one in self.intake.exchanges if one.unit and not one.outer}
+        above = {(unit, span) for unit, span in spoken if unit is not None for span in self.intake.above(unit, span)}
+        found: dict[str, str] = {}
+        for one in self.intake.speechless:
+            around = {(one.unit, span) for span in self.intake.above(one.unit, one.span)}
+            told = around & spoken or (one.unit, one.span) in above
+            if not told and not (one.outer and one.unit in gathered.units):
+                found.setdefault(one.unit, one.shape)
+        partly = {unit for unit in found if unit in gathered.units}
+        gathered.break_units(partly)
+        gathered.partly.update(shape for unit, shape in found.items() if unit in partly)
+        return Counter(shape for unit, shape in found.items() if unit not in partly)
+
+    def _refuse_too_little(self, gathered: Gathered, shapes: Counter[str]) -> None:
+        """Errors: StudyError where more than one in twenty spans and records, or conversations, are missing."""
+        lost, there = self.intake.lost, len(gathered.traces)
+        lines = sum(one.lines for one in lost)
+        rows = lines + sum(not one.lines and not (one.silent and one.unit) for one in lost)
+        read = self.intake.rows + lines
+        missing = len({one.unit for one in lost if one.unit} - gathered.units)
+        missing += sum(one.unit is None and not one.lines for one in lost)
+        if self.intake.strict and (shapes or gathered.partly):
+            raise StudyError(self._tell_shapes(shapes + gathered.partly, there))
+        if lost and (not there or rows > MOST_BAD * max(read, 1) or missing > MOST_BAD * (there + missing)):
+            more = f" (and {len(lost) - 1} more of {read:,.0f} records)" if lost[1:] else ""
+            weight = f" (about {lines:,.0f} of {read:,.0f} records, by its size)" if lines > len(lost) else more
+            raise StudyError(f"{lost[0].error}{weight}")
+        without = missing + sum(shapes.values())
+        if shapes and (not there or without > MOST_BAD * (there + without)):
+            raise StudyError(self._tell_shapes(shapes, there))
+        if not there:
+            raise StudyError("traces: no conversation in these files; give telemetry that captures messages")
+
+    def _tell_shapes(self, shapes: Counter[str], there: int) -> str:
+        shape, count = shapes.most_common(1)[0]
+        others = f" (and {len(shapes) - 1} more shapes)" if len(shapes) > 1 else ""
+        return (
+            f"traces: {sum(shapes.values()):,} of {there + sum(shapes.values()):,} hold requests that cannot be read:"
+            f" {shape} in {count:,}{others}; capture messages in one of the known forms"
         )
 
 
-def sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Inspect logs, and files of traces; a folder stands for the files in it. Errors: StudyError."""
-    logs, files = [], []
-    for path in paths:
-        if not path.exists():
-            raise StudyError(f"{path}: no such file; give files or folders of traces")
-        if is_inspect(path):
-            logs.append(path)
-        elif path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.suffix in (".json", ".jsonl", ".ndjson"))
-            if not inside:
-                raise StudyError(f"{path}: holds no .json or .jsonl file; give files of traces")
-            files += [one for one in inside if one.is_file()]
-        else:
-            files.append(path)
-    return logs, files
+def _silent(one: Exchange) -> BadRecord:
+    return BadRecord(f"{one.place}: holds no reply of an agent; leave it out")
+
+
+def _describe(value: Any) -> str:
+    """What a record of no known shape is, by its keys."""
+    if not isinstance(value, dict):
+        return f"a JSON {type(value).__name__}"
+    keys = [str(key)[:40] for key in value][:_MOST_KEYS]
+    if value.get("object") == "chat.completion.chunk":
+        return "chunks of streamed replies; log the whole reply"
+    if isinstance(value.get("choices"), list) or isinstance(value.get("candidates"), list):
+        return "responses without their requests; log both"
+    return (
+        f"objects with the keys {', '.join(keys)}{' …' if len(value) > _MOST_KEYS else ''}" if keys else "empty objects"
+    )

@@ -1,80 +1,167 @@
-"""OpenAI chat logs: one object a line, with ``messages`` or as a pair of request and response."""
+"""Chat logs: one object for each request or conversation, with ``messages``, or as a pair of request and response.
+
+The request may be a body of any API (``bodies``), and may stand in an HTTP body or a line of a batch file, whose
+results are joined by ``custom_id`` (OpenAI: platform.openai.com/docs/guides/batch; Anthropic: message batches).
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from holdfast.exchange.traces.dialogue import Said, Trace, find_ending, make_call, read_role, read_tools
-from holdfast.exchange.traces.records import clean, refuse_record, to_text
-from holdfast.records import content_id
+from holdfast.exchange.traces.bodies import Response, find_messages, read_request, read_response
+from holdfast.exchange.traces.dialogue import Exchange, Said
+from holdfast.exchange.traces.messages import perhaps
+from holdfast.exchange.traces.records import BadRecord, refuse_record
+from holdfast.exchange.traces.times import read_time
+from holdfast.models.calls.structured import clean
 
-IDS = ("trace_id", "conversation_id", "session_id", "thread_id", "custom_id", "id", "request_id")
-TIMES = ("timestamp", "created_at", "created", "time")
+CONVERSATIONS = ("conversation_id", "thread_id", "conversationId", "threadId", "chat_id")
+SESSIONS = ("trace_id", "session_id", "sessionId", "traceId", "litellm_session_id", "litellm_trace_id")
+# In this order an id names a conversation; that of a session may come again with another.
+IDS = (*CONVERSATIONS, "trace_id", "traceId", "custom_id", "id", "request_id", *SESSIONS)
+TIMES = ("timestamp", "created_at", "created", "time", "startTime", "start_time", "createdAt")
 FAMILIES = ("family", "task", "agent", "agent_name", "route")
+REQUESTS = ("request", "body", "params", "request_body", "requestBody", "input")
+RESPONSES = ("response", "response_body", "responseBody", "output")
+BATCH = "custom_id"
+_CALLS = ("tool_calls", "toolCalls", "function_call")
+
+Body = Mapping[str, Any]
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a record is a chat: messages, or a request that has some."""
-    return isinstance(value, dict) and ("messages" in value or "messages" in _request(value))
+    """Whether a record is a chat: messages, a request that has some, or a line of a batch file."""
+    if not isinstance(value, dict):
+        return False
+    if "messages" in value:
+        return True
+    return _request(value) is not None and (is_batch_request(value) or _response(value) is not None)
 
 
-def _request(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was asked, also where it stands in an HTTP body."""
-    found = value.get("request")
-    if isinstance(found, dict) and isinstance(found.get("body"), dict):
-        found = found["body"]
-    return found if isinstance(found, dict) else {}
+def is_batch_request(value: Body) -> bool:
+    """Whether a record is a line of a batch's input."""
+    return BATCH in value and isinstance(value.get("body", value.get("params")), dict) and "response" not in value
 
 
-def _response(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = value.get("response")
-    if isinstance(found, dict) and isinstance(found.get("body"), dict):
-        found = found["body"]
-    return found if isinstance(found, dict) else value
-
-
-def read_chat(place: str, value: Mapping[str, Any]) -> Trace:
-    """The conversation of one record. Errors: BadRecord."""
-    request = value if "messages" in value else _request(value)
-    response = _response(value)
-    messages = request["messages"]
-    if not isinstance(messages, list) or not messages:
-        refuse_record(place, "messages is no list of messages")
-    said = [read_message(f"{place}: messages[{number}]", one) for number, one in enumerate(messages)]
-    reason = response.get("finish_reason")
-    choices = response.get("choices")
-    if isinstance(choices, list) and choices:
-        choice = choices[0]
-        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-            refuse_record(place, "choices[0] has no message")
-        said.append(read_message(f"{place}: choices[0]", {"role": "assistant", **choice["message"]}))
-        reason = choice.get("finish_reason")
-    found = (value, response, request)
-    usage = response.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    tools = request.get("tools", request.get("functions"))
-    model = _first(("model",), (response, request, value))
-    return Trace(
-        id=_first(IDS, found) or content_id("chat", messages, choices),
-        place=place,
-        source="chat",
-        said=tuple(said),
-        tools=read_tools(tools),
-        model=model,
-        family=_first(FAMILIES, (_metadata(value), _metadata(request), value)),
-        time=_first(TIMES, found),
-        tokens=tokens if type(tokens) is int else None,
-        ending=find_ending(said, reason if isinstance(reason, str) else None, failed=bool(value.get("error"))),
+def is_batch_result(value: Any) -> bool:
+    """Whether a record is a line of a batch's output."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get(BATCH), str)
+        and ("response" in value or "result" in value or "error" in value)
+        and _request(value) is None
     )
 
 
-def _metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = value.get("metadata")
+def _inner(found: Any) -> Any:
+    """What stands in an HTTP body, also as JSON text."""
+    if isinstance(found, str) and found.lstrip()[:1] == "{":
+        found = perhaps("", found)
+    return found["body"] if isinstance(found, dict) and isinstance(found.get("body"), dict | list) else found
+
+
+def _request(value: Body) -> Any:
+    """What was asked: the record itself where it holds messages."""
+    if "messages" in value:
+        return value
+    for key in REQUESTS:
+        found = _inner(value.get(key))
+        if isinstance(found, dict) and find_messages(found) is not None:
+            return found
+    return value if find_messages(value) is not None else None
+
+
+def _response(value: Body) -> Any:
+    for key in RESPONSES:
+        found = _inner(value.get(key))
+        if found is not None:
+            return found
+    if isinstance(value.get("choices"), list) or isinstance(value.get("candidates"), list):
+        return value
+    return None
+
+
+def read_chat(place: str, value: Body) -> Exchange:
+    """The request, or the whole conversation, of one record. Errors: BadRecord."""
+    body = _request(value)
+    request = read_request(place, body)
+    answer = _with_calls(value, _response(value), request.said)
+    response = Response()
+    if answer is not None and (answer is not value or "choices" in value or "candidates" in value):
+        whole = answer if isinstance(answer, Mapping) else {"output": answer}
+        response = read_response(place, {**_status(value), **whole}, request.choices)
+    bodies = [one for one in (value, answer, body) if isinstance(one, Mapping)]
+    found = tuple({id(one): one for one in (*bodies, *map(_metadata, bodies)) if one}.values())
+    given, replies = request.said, response.choices
+    if replies and _begins_with(replies[0], given):
+        replies = [replies[0][len(given) :], *replies[1:]]  # an agent that returns all messages
+    if replies and given and _shown(given[-1:]) == _shown(replies[0]) and given[-1].role == "assistant":
+        given = given[:-1]  # a log that adds the reply to what was asked
+    reason = response.reason or _text(value.get("finish_reason"))
+    return Exchange(
+        place=place,
+        source="chat",
+        given=given,
+        replies=replies,
+        conversation=_first(CONVERSATIONS, found),
+        session=_first(SESSIONS, found),
+        follows=_first(("previous_response_id",), found),
+        names=_names(found),
+        start=read_time(_first(TIMES, found)),
+        time=_first(TIMES, found),
+        tools=request.tools,
+        model=response.model or request.model or _first(("model",), found),
+        family=_first(FAMILIES, (_metadata(value), _metadata(body), value)),
+        tokens=response.tokens,
+        reason=reason,
+        failed=bool(value.get("error")) or response.failed,
+    )
+
+
+def _status(value: Body) -> dict[str, Any]:
+    """What a row says of its response beside it."""
+    return {key: value[key] for key in ("status", "incomplete_details") if key in value and "output" in value}
+
+
+def _with_calls(value: Body, answer: Any, given: list[Said]) -> Any:
+    """The response with calls that a row tells beside it, unless what was said holds them."""
+    told = {key: value[key] for key in _CALLS if value.get(key)}
+    if not told or isinstance(answer, dict | list):
+        return answer
+    made = read_response("calls", {"role": "assistant", "content": answer, **told}).choices
+    names = [call.name for one in made[0] for call in one.calls]
+    held = [call.name for one in given for call in one.calls]
+    if names and not Counter(names) - Counter(held):
+        return answer
+    return {"role": "assistant", "content": answer, **told}
+
+
+def _begins_with(said: list[Said], given: list[Said]) -> bool:
+    return bool(given) and len(said) > len(given) and _shown(said[: len(given)]) == _shown(given)
+
+
+def _shown(said: list[Said]) -> list[tuple[str, str, list[str]]]:
+    return [(one.role, one.text, [call.name for call in one.calls]) for one in said]
+
+
+def _names(places: tuple[Body, ...]) -> tuple[str, ...]:
+    found = [name for key in IDS if (name := _first((key,), places)) is not None]
+    return tuple(dict.fromkeys(found))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _metadata(value: Any) -> Body:
+    found = value.get("metadata") if isinstance(value, Mapping) else None
     return found if isinstance(found, dict) else {}
 
 
-def _first(names: tuple[str, ...], places: tuple[Mapping[str, Any], ...]) -> str | None:
+def _first(names: tuple[str, ...], places: tuple[Body, ...]) -> str | None:
     """The first value that is a text or a number, by name and then by place."""
     for name in names:
         for one in places:
@@ -84,54 +171,47 @@ def _first(names: tuple[str, ...], places: tuple[Mapping[str, Any], ...]) -> str
     return None
 
 
-def read_message(place: str, one: Any) -> Said:
-    """One message in OpenAI's form. Errors: BadRecord."""
-    if not isinstance(one, dict):
-        refuse_record(place, f"expected a message, found {type(one).__name__}")
-    role = read_role(place, one.get("role"))
-    text, detail = read_content(place, one.get("content"))
-    if isinstance(one.get("refusal"), str) and not text:
-        text = clean(one["refusal"])
-    reasoning = one.get("reasoning_content", one.get("reasoning"))
-    if isinstance(reasoning, str) and reasoning:
-        detail["reasoning"] = clean(reasoning)
-    return Said(
-        role=role,
-        text=text,
-        calls=tuple(_read_calls(place, one)) if role == "assistant" else (),
-        answers=to_text(one.get("tool_call_id")) or None,
-        name=to_text(one.get("name")) or None,
-        detail=detail,
-    )
+class Batches:
+    """Lines of OpenAI batch files, whose requests and results lie in different files, put together."""
 
+    def __init__(self) -> None:
+        self._requests: dict[str, tuple[str, Body]] = {}
+        self._results: dict[str, tuple[str, Body]] = {}
 
-def _read_calls(place: str, one: Mapping[str, Any]) -> list[Any]:
-    calls = one.get("tool_calls") or []
-    if not isinstance(calls, list):
-        refuse_record(place, "tool_calls is no list")
-    legacy = one.get("function_call")
-    given = [*calls, {"function": legacy}] if isinstance(legacy, dict) else calls
-    made = []
-    for call in given:
-        inner = (call.get("function") or call.get("custom") or call) if isinstance(call, dict) else None
-        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-            refuse_record(place, "a tool call has no name")
-        arguments = inner.get("arguments", inner.get("input"))
-        made.append(make_call(inner["name"], arguments, call.get("id")))
-    return made
+    def take(self, place: str, value: Body) -> None:
+        """A line of either file. Errors: BadRecord where its id was met in the same kind of file."""
+        held = self._results if is_batch_result(value) else self._requests
+        if held.setdefault(str(value[BATCH]), (place, value))[1] != value:
+            refuse_record(place, "another line has the same custom_id", "give each batch's files by themselves")
 
+    def exchanges(self) -> list[Exchange | BadRecord]:
+        """Each request with its result, or what is missing."""
+        made: list[Exchange | BadRecord] = []
+        for name in sorted(self._requests.keys() | self._results.keys()):
+            (place, request), result = self._requests.get(name, ("", {})), self._results.get(name)
+            if not request or result is None:
+                made.append(self._alone(name))
+                continue
+            try:
+                made.append(self._join(place, request, result[1]))
+            except BadRecord as error:
+                made.append(error)
+        return made
 
-def read_content(place: str, content: Any) -> tuple[str, dict[str, Any]]:
-    """Text of a message's content, and what else it holds by type. Errors: BadRecord."""
-    if content is None or isinstance(content, str):
-        return to_text(content), {}
-    if not isinstance(content, list):
-        refuse_record(place, f"content is {type(content).__name__}, neither text nor a list of parts")
-    texts, others = [], []
-    for part in content:
-        inner = part.get("text", part.get("content")) if isinstance(part, dict) else part
-        if isinstance(inner, str):
-            texts.append(clean(inner))
-        else:
-            others.append(to_text(part.get("type")) if isinstance(part, dict) else type(part).__name__)
-    return "\n".join(texts), {"left_out": others} if others else {}
+    def _alone(self, name: str) -> BadRecord:
+        if name in self._requests:
+            finding, remedy = "a batch's request without its result", "give the batch's output file too"
+            return BadRecord(f"{self._requests[name][0]}: {finding}; {remedy} (they are joined by custom_id)")
+        finding, remedy = "a batch's result without its request", "give the batch's input file too"
+        return BadRecord(f"{self._results[name][0]}: {finding}; {remedy} (they are joined by custom_id)")
+
+    @staticmethod
+    def _join(place: str, request: Body, result: Body) -> Exchange:
+        answer = result.get("response")
+        if not isinstance(answer, Mapping):
+            answer = result.get("result")
+        if isinstance(answer, Mapping) and isinstance(answer.get("message"), Mapping) and "type" in answer:
+            answer = answer["message"]  # Anthropic's batches
+        made = read_chat(place, {**request, "response": answer or {"error": result.get("error") or True}})
+        failed = bool(result.get("error")) or made.failed
+        return replace(made, names=(str(request[BATCH]), *made.names), failed=failed)

@@ -1,45 +1,85 @@
-"""What a trace is, whatever wrote it: a conversation with an agent, its tools, how it ended."""
+"""What a trace is, whatever wrote it: requests to a model, put together to conversations with an agent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.exchange.traces.records import clean, refuse_record, to_arguments, to_text
-from holdfast.records import Ending, Message, Role, ToolCall, ToolSpec
+from holdfast.records import Ending, Role, ToolCall, ToolSpec
 
-ROLES: dict[str, Role] = {
-    **{"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant"},
-    **{"model": "assistant", "ai": "assistant", "tool": "tool", "function": "tool"},
-}
-CUT_REASONS = frozenset(
-    {"length", "max_tokens", "max_output_tokens", "content_filter", "model_context_window_exceeded"}
-)
+LEFT_OUT, UNREAD, SERVED = "left_out", "unread", "served"
+"""Keys of a message's detail: kinds of data that are no text, of what could not be read, and calls of the provider."""
+UNTOLD = {"result": "not told"}
+"""The detail of an answer that its provider does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """One message as it was logged. ``answers`` is the id of the call that a tool's answer belongs to."""
+    """One message as it was logged. ``answers`` is the id of the call that a tool's answer belongs to.
+
+    ``served`` are the places in ``calls`` of those that the provider carried out itself.
+    """
 
     role: Role
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
     answers: str | None = None
     name: str | None = None
+    served: tuple[int, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)
 
-    def same(self, other: Said) -> bool:
-        """Whether both say the same, whatever stands beside."""
-        mine = (self.role, self.text.strip(), [(call.name, call.arguments) for call in self.calls])
-        return mine == (other.role, other.text.strip(), [(call.name, call.arguments) for call in other.calls])
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Exchange:
+    """One request to a model with its reply, or a whole conversation that was recorded at once.
+
+    ``replies`` are the choices, of which the first is the reply; ``given`` is everything before. ``unit`` is the trace
+    that the request belongs to and ``span`` its id in it, ``conversation`` what its source calls its conversation,
+    ``session`` an id that may hold several conversations, and ``names`` are ids for this request, the best first.
+    ``follows`` is the id of the request whose reply it goes on from, where it does not repeat what was said.
+    ``start`` is in ns. ``outer`` says that an agent's own span told it: the requests to its model tell the same.
+    """
+
+    place: str
+    source: str
+    given: list[Said]
+    replies: list[list[Said]]
+    unit: str | None = None
+    span: str = ""
+    conversation: str | None = None
+    session: str | None = None
+    follows: str | None = None
+    names: tuple[str, ...] = ()
+    start: int | None = None
+    time: str | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    model: str | None = None
+    family: str | None = None
+    agent: str | None = None
+    tokens: int | None = None
+    reason: str | None = None
+    failed: bool = False
+    outer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRun:
+    """One execution of a tool as its own span tells it; what is not told is empty, the result None."""
+
+    unit: str
+    start: int
+    call: str = ""
+    name: str = ""
+    arguments: Any = None
+    result: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """One conversation. ``id`` is what its source calls it, ``said`` everything from its opening on.
 
-    ``dialogues`` counts the separate conversations of one trace, of which the longest is kept.
+    ``dialogues`` counts the separate conversations of one trace: the calls of all of them stand in ``said``. ``broken``
+    says why it cannot be read as a whole: such a conversation is incoherent.
     """
 
     id: str
@@ -53,80 +93,4 @@ class Trace:
     tokens: int | None = None
     ending: Ending = Ending.FINISHED
     dialogues: int = 1
-
-
-def read_role(place: str, value: Any) -> Role:
-    """Our role. Errors: BadRecord."""
-    found = ROLES.get(value) if isinstance(value, str) else None
-    if found is None:
-        refuse_record(place, f"a message of an unknown role; known are {', '.join(ROLES)}")
-    return found
-
-
-def make_call(name: Any, arguments: Any, identity: Any) -> ToolCall:
-    """A call; arguments that are no JSON object stand under ``_raw``."""
-    return ToolCall(name=to_text(name), arguments=to_arguments(arguments), id=to_text(identity))
-
-
-def read_tools(definitions: Any) -> tuple[ToolSpec, ...]:
-    """Tools as OpenAI or OpenTelemetry write them; what has no name is left out."""
-    found = []
-    for one in definitions if isinstance(definitions, list) else ():
-        inner = one.get("function", one) if isinstance(one, dict) else None
-        if isinstance(inner, dict) and isinstance(inner.get("name"), str):
-            parameters = to_arguments(inner.get("parameters"))
-            found.append(
-                ToolSpec(
-                    name=clean(inner["name"]),
-                    description=to_text(inner.get("description")),
-                    parameters=parameters if "_raw" not in parameters else {},
-                )
-            )
-    return tuple(found)
-
-
-def arrange(said: Sequence[Said]) -> tuple[Message, ...]:
-    """Our messages: tools' answers in the order of the calls of their turn, under the tools' names."""
-    made: list[Message] = []
-    names: dict[str, str] = {}
-    order: dict[str, int] = {}
-    waiting: list[Said] = []
-
-    def flush() -> None:
-        waiting.sort(key=lambda one: order.get(one.answers or "", len(order)))
-        made.extend(_message(replace(one, name=one.name or names.get(one.answers or ""))) for one in waiting)
-        waiting.clear()
-
-    for one in said:
-        if one.role == "tool":
-            waiting.append(one)
-            continue
-        flush()
-        if one.role == "assistant":
-            order = {call.id: place for place, call in enumerate(one.calls) if call.id}
-            names |= {call.id: call.name for call in one.calls if call.id}
-        made.append(_message(one))
-    flush()
-    return tuple(made)
-
-
-def _message(one: Said) -> Message:
-    return Message(
-        role=one.role,
-        content=one.text,
-        tool_calls=one.calls,
-        name=one.name if one.role == "tool" else None,
-        detail=one.detail or None,
-    )
-
-
-def find_ending(said: Sequence[Said], reason: str | None, failed: bool = False) -> Ending:
-    """How a conversation ended: ``reason`` is why the model stopped last, ``failed`` that the last request broke.
-
-    One that ends with a call that nobody answered was cut off.
-    """
-    if failed:
-        return Ending.ERROR
-    if reason in CUT_REASONS or (said and said[-1].role != "assistant"):
-        return Ending.TRUNCATED
-    return Ending.TRUNCATED if said and said[-1].calls else Ending.FINISHED
+    broken: str | None = None

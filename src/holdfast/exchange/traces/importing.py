@@ -13,15 +13,25 @@ from typing import Any
 from holdfast.audit import audit
 from holdfast.errors import MissingExtra, StudyError
 from holdfast.exchange.scales import ScoreOption
-from holdfast.exchange.traces import TraceSet, read_traces, sort_paths
-from holdfast.exchange.traces.dialogue import Trace, arrange
-from holdfast.records import Case, Checkpoint, Declaration, Ending, Score, Trajectory, content_id
+from holdfast.exchange.traces import TraceSet, read_traces
+from holdfast.exchange.traces.dialogue import Said, Trace
+from holdfast.exchange.traces.files import sort_paths
+from holdfast.records import Case, Checkpoint, Declaration, Ending, Message, Score, Trajectory, content_id
+from holdfast.report.labels import count_noun
 from holdfast.store import Store, codec
-from holdfast.store.origins import Undeclared, add_declarations, read_declarations, read_undeclared, write_undeclared
+from holdfast.store.origins import (
+    Undeclared,
+    add_declarations,
+    read_declarations,
+    read_import_notes,
+    read_undeclared,
+    write_undeclared,
+)
 
 SUITE = "traces"
 NO_FAMILY = "traces"
 MOST_TOKENS = 2**63 - 1  # that the store can count; more are no count
+MOST_FILES = 5  # that are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +48,8 @@ class Episode:
 class Imported:
     """What was imported for one look: its checkpoint, trajectory ids by trace id, and what was left out.
 
-    ``seen`` counts traces that the baseline or an earlier look has.
+    ``seen`` counts traces that the baseline or an earlier look has. ``notes`` tell in words what was joined, left out
+    or not read, ``counts`` the same as numbers.
     """
 
     checkpoint: Checkpoint
@@ -47,9 +58,10 @@ class Imported:
     bad: tuple[str, ...] = ()
     torn: tuple[str, ...] = ()
     duplicates: int = 0
-    earlier: int = 0
     seen: int = 0
     models: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
 def make_episode(trace: Trace) -> Episode:
@@ -58,7 +70,7 @@ def make_episode(trace: Trace) -> Episode:
     How its world refused calls is not known: a call counts as executed where it has an answer, as refused where its
     arguments are no JSON object.
     """
-    messages = arrange(trace.said)
+    messages = tuple(map(_message, trace.said))
     opening = tuple(takewhile(lambda message: message.role != "assistant", messages))
     family = trace.family or NO_FAMILY
     case = Case(id="", suite=SUITE, number=0, family=family, messages=opening, tools=trace.tools)
@@ -68,6 +80,7 @@ def make_episode(trace: Trace) -> Episode:
     invalid = sum("_raw" in call.arguments for message in spoken for call in message.tool_calls)
     detail: dict[str, Any] = {"trace": trace.id, "source": trace.source, "model": trace.model, "time": trace.time}
     detail["dialogues"] = trace.dialogues if trace.dialogues > 1 else None
+    detail["broken"] = trace.broken
     made = Trajectory(
         id="",
         case_id=case.id,
@@ -75,7 +88,7 @@ def make_episode(trace: Trace) -> Episode:
         rollout=0,
         messages=spoken,
         ending=trace.ending,
-        flags=() if trace.ending is Ending.ERROR else audit(spoken, trace.ending, calls, invalid),
+        flags=() if trace.ending is Ending.ERROR else audit(spoken, trace.ending, calls, invalid, tools=trace.tools),
         calls=calls,
         invalid_calls=invalid,
         tokens=trace.tokens if trace.tokens is not None and 0 <= trace.tokens <= MOST_TOKENS else None,
@@ -84,13 +97,27 @@ def make_episode(trace: Trace) -> Episode:
     return Episode(trace=trace.id, case=case, trajectory=made)
 
 
+def _message(one: Said) -> Message:
+    return Message(
+        role=one.role,
+        content=one.text,
+        tool_calls=one.calls,
+        name=one.name if one.role == "tool" else None,
+        detail=one.detail or None,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """The samples of Inspect logs with their scores, what these were declared to mean, and what was not taken."""
+    """The samples of Inspect logs with their scores, what these were declared to mean, and what was not taken.
+
+    ``notes`` are what their import tells.
+    """
 
     episodes: tuple[Episode, ...] = ()
     declarations: tuple[Declaration, ...] = ()
     undeclared: tuple[Undeclared, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_logs(logs: Iterable[Path], scores: Sequence[ScoreOption] = ()) -> Logged:
@@ -112,7 +139,12 @@ def read_logs(logs: Iterable[Path], scores: Sequence[ScoreOption] = ()) -> Logge
             )
             for one in list(store.trajectories(part="all"))
         )
-        return Logged(episodes=episodes, declarations=read_declarations(store) or (), undeclared=read_undeclared(store))
+        return Logged(
+            episodes=episodes,
+            declarations=read_declarations(store) or (),
+            undeclared=read_undeclared(store),
+            notes=read_import_notes(store),
+        )
 
 
 def import_traces(
@@ -124,9 +156,13 @@ def import_traces(
     """
     if any(step.kind != "judge" for step in store.log.steps().values()):
         raise StudyError(f"{store.path}: holds the run of a study; import traces into another directory")
-    logs, files = sort_paths(paths)
-    found = read_traces(files, strict=strict) if files else TraceSet(traces=(), records=0)
-    logged = read_logs(logs, scores) if logs else Logged()
+    there = sort_paths(paths)
+    if there.left_out and strict:
+        raise StudyError(f"{there.left_out[0]}: no file of traces; leave it out of the folder, or leave out --strict")
+    found = TraceSet(traces=(), records=0)
+    if there.files:
+        found = read_traces(there.files, strict=strict, inside=there.inside)
+    logged = read_logs(there.logs, scores) if there.logs else Logged()
     episodes = [*(make_episode(one) for one in found.traces), *logged.episodes]
     if not episodes:
         raise StudyError(f"{paths[0]}: no conversation in these files; give traces that hold messages")
@@ -139,10 +175,11 @@ def import_traces(
     )
     with store.transaction():
         store.add_checkpoint(checkpoint)
-        if logs:
+        if there.logs:
             add_declarations(store, logged.declarations)
             write_undeclared(store, dict.fromkeys((*read_undeclared(store), *logged.undeclared)))
         ids, new = _keep(store, episodes, checkpoint)
+    files = [str(one) for one in there.left_out]
     return Imported(
         checkpoint=checkpoint,
         trajectories=ids,
@@ -150,9 +187,17 @@ def import_traces(
         bad=found.bad,
         torn=found.torn,
         duplicates=found.duplicates,
-        earlier=found.earlier,
         models=dict(models.most_common()),
+        notes=(*found.notes, *_name_files(files), *logged.notes),
+        counts={**found.counts, **({"files left out": files} if files else {})},
     )
+
+
+def _name_files(files: Sequence[str]) -> list[str]:
+    if not files:
+        return []
+    named = ", ".join(files[:MOST_FILES]) + (", …" if files[MOST_FILES:] else "")
+    return [f"left out of folders, as no files of traces by their names: {count_noun(len(files), 'files')} ({named})"]
 
 
 def _keep(store: Store, episodes: Iterable[Episode], checkpoint: Checkpoint) -> tuple[dict[str, str], int]:

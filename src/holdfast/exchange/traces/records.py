@@ -1,42 +1,64 @@
-"""Lines of a trace file as JSON values, with what production does to files told in one line.
+"""The bytes of a trace file as JSON values, with what production does to files told in one line.
 
-A file that is not what it should be as a whole (empty, UTF-16, of no known format) is refused. A single record that
-cannot be read is a ``BadRecord``: the caller leaves it out and counts it, or passes it on. No message quotes what a
-record holds, as that may speak of people.
+A file that is not what it should be as a whole (empty, UTF-16, a pipe, a bomb) is refused. A single record that cannot
+be read is a ``BadRecord``: the caller leaves it out and counts it, or passes it on. What is wrong with one value inside
+a record (a number that is not finite, a key that stands twice, bytes that are no UTF-8) stands in its place as a
+``Flaw``, so that it costs no more than what it belongs to. No message quotes what a record holds, as that may speak of
+people.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
-import orjson
+import zstandard
 
 from holdfast.errors import StudyError
 
 MAX_FILE_BYTES = 2 * 2**30
 MAX_RECORD_BYTES = 32 * 2**20
+MAX_RATIO = 200  # expanded to compressed bytes, looked at beyond RATIO_FREE_BYTES; logs repeat themselves
+RATIO_FREE_BYTES = 64 * 2**20
+MAX_WINDOW_BYTES = 2**27  # memory that a zstd frame may ask for
 MAX_DEPTH = 200  # of nested values; OTLP wraps each of ours in several of its own
+MAX_DIGITS = 400  # of a whole number
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF8_MARK = b"\xef\xbb\xbf"
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_READ_BYTES = 2**20
 
 
 class BadRecord(StudyError):
     """One record of a file cannot be read; the others may be."""
 
 
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What stands in a value's place where it could not be read, and why."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One JSON value of a file, or what keeps it from being read; ``place`` is the file and line."""
+    """One JSON value of a file, or what keeps it from being read; ``place`` is the file and line, ``size`` in bytes.
+
+    ``flawed`` says that a ``Flaw`` stands somewhere in the value.
+    """
 
     place: str
     value: Any = None
     error: BadRecord | None = None
     torn: bool = False
+    size: int = 0
+    flawed: bool = False
 
 
 def refuse_record(place: str, finding: str, remedy: str = "correct it at its source or leave it out") -> NoReturn:
@@ -51,8 +73,16 @@ def read_object(place: str, value: Any) -> dict[str, Any]:
     return value or {}
 
 
+# --- bytes --------------------------------------------------------------------------------------------------------
+
+
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes without a byte order mark. Errors: StudyError where it is empty, too large or UTF-16."""
+    """A file's bytes, expanded where they are gzip or zstd, without a byte order mark.
+
+    Errors: StudyError where it is no plain file, empty, too large, damaged or UTF-16.
+    """
+    if not path.is_file():
+        raise StudyError(f"{path}: a device, pipe or folder, not a plain file; give the path of a file of traces")
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -60,6 +90,8 @@ def read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a file of traces") from error
+    if data.startswith((GZIP, ZSTD)) or _is_framed(data):
+        data = _expand(path, data)
     if data[:2] in BYTE_ORDER_MARKS:
         raise StudyError(f"{path}: the file is UTF-16; convert it to UTF-8")
     data = data.removeprefix(UTF8_MARK)
@@ -68,14 +100,91 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_records(path: Path, data: bytes) -> Iterator[Record]:
-    """The JSON values of a file: one a line, or one document that may be an array of them.
+def _expand(path: Path, data: bytes) -> bytes:
+    """What gzip or zstd holds, all members of it. Errors: StudyError where it is damaged, cut short or a bomb."""
+    made, limit = bytearray(), max(RATIO_FREE_BYTES, MAX_RATIO * len(data))
+    pieces = _gunzip(data) if data.startswith(GZIP) else _unframe(data) if _is_framed(data) else _unzstd(data)
+    try:
+        for piece in pieces:
+            made += piece
+            if len(made) > min(limit, MAX_FILE_BYTES):
+                raise StudyError(f"{path}: expands beyond {len(made) >> 20:,} MiB; split it, or leave it out")
+    except (zlib.error, zstandard.ZstdError, EOFError) as error:
+        kind = "gzip" if data.startswith(GZIP) else "zstd"
+        raise StudyError(f"{path}: damaged or cut short as {kind} ({error}); fetch it again") from error
+    return bytes(made)
+
+
+def _gunzip(data: bytes) -> Iterator[bytes]:
+    """Every member, as rotated logs are joined; padding of zeros may follow."""
+    rest = data
+    while rest.startswith(GZIP):
+        expander = zlib.decompressobj(wbits=31)
+        while not expander.eof:
+            piece = expander.decompress(rest, _READ_BYTES)
+            rest = expander.unconsumed_tail
+            if not piece and not rest and not expander.eof:
+                raise EOFError("its end is missing")
+            yield piece
+        rest = expander.unused_data.lstrip(b"\0")
+    if rest:
+        raise EOFError("something else follows")
+
+
+def _unzstd(data: bytes) -> Iterator[bytes]:
+    expander = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+    with expander.stream_reader(io.BytesIO(data), read_across_frames=True) as file:
+        stream: IO[bytes] = file
+        while piece := stream.read(_READ_BYTES):
+            yield piece
+    if not _ends_whole(data):
+        raise EOFError("its end is missing")
+
+
+def _is_framed(data: bytes) -> bool:
+    """Whether a collector's file exporter packed it: each message by itself, its size in four bytes before it."""
+    return data[4:8] == ZSTD and int.from_bytes(data[:4], "big") <= len(data)
+
+
+def _unframe(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        message = data[at + 4 : at + 4 + size]
+        if len(message) < max(size, 1):
+            raise EOFError("its end is missing")
+        yield from _unzstd(message)
+        yield b"\n"
+        at += 4 + size
+
+
+def _ends_whole(data: bytes) -> bool:
+    """Whether the last zstd frame is there to its end, which the stream's reader does not say."""
+    rest = data
+    while rest:
+        frame = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+        for start in range(0, len(rest), _READ_BYTES):
+            frame.decompress(rest[start : start + _READ_BYTES])
+            if frame.eof:
+                rest = frame.unused_data + rest[start + _READ_BYTES :]
+                break
+        else:
+            return False
+    return True
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path, data: bytes, *, strict: bool = False) -> Iterator[Record]:
+    """The JSON values of a file: one a line, one document that may be an array of them, or documents one after another.
 
     A document over several lines is told by its first line, which is no JSON by itself. Only a newline ends a line.
+    With ``strict`` a value that cannot be read spoils its whole record.
     """
     first, _, rest = data.lstrip().partition(b"\n")
     if rest.strip() and not _is_json(first):
-        yield from _document(path, data)
+        yield from _documents(path, data, strict)
         return
     lines = data.split(b"\n")
     last = len(lines) - 1
@@ -84,99 +193,191 @@ def read_records(path: Path, data: bytes) -> Iterator[Record]:
             continue
         place = f"{path}:{number}"
         try:
-            value = parse(place, line)
+            values = _parse_line(place, line, strict)
         except BadRecord as error:
             # A writer that was stopped leaves a line without its end.
             torn = number - 1 == last and not _is_json(line)
-            yield Record(place=place, error=error, torn=torn)
+            yield Record(place=place, error=error, torn=torn, size=len(line))
             continue
-        yield from _items(place, value)
+        for value, flawed in values:
+            yield from _items(place, value, len(line) // len(values), flawed)
 
 
-def _items(place: str, value: Any) -> Iterator[Record]:
+def _parse_line(place: str, line: bytes, strict: bool) -> list[tuple[Any, bool]]:
+    """The value of a line, or all of them where objects stand one after another. Errors: BadRecord."""
+    try:
+        return [parse(place, line, strict=strict)]
+    except BadRecord as error:
+        if "Extra data" not in str(error):
+            raise
+        return _parse_several(place, line, strict)
+
+
+def _items(place: str, value: Any, size: int, flawed: bool) -> Iterator[Record]:
     """The value, or each item where it is an array."""
     if isinstance(value, list):
-        yield from (Record(place=f"{place}[{number}]", value=item) for number, item in enumerate(value))
+        share = size // max(len(value), 1)
+        for number, item in enumerate(value):
+            yield Record(place=f"{place}[{number}]", value=item, size=share, flawed=flawed)
     else:
-        yield Record(place=place, value=value)
+        yield Record(place=place, value=value, size=size, flawed=flawed)
 
 
-def _document(path: Path, data: bytes) -> Iterator[Record]:
+def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
+    """One document over several lines, several of them, or lines of which the first is damaged. Errors: StudyError."""
+    place = f"{path}:1"
     try:
-        value = parse(f"{path}:1", data, limit=MAX_FILE_BYTES)
+        value, flawed = parse(place, data, limit=MAX_FILE_BYTES, strict=strict)
+        yield from _items(place, value, len(data), flawed)
+        return
     except BadRecord as error:
-        if _starts_new_line(data):
-            # Not one document but lines of which the first is damaged.
-            yield from _lines_after_damage(path, data)
-            return
-        raise StudyError(str(error)) from error
-    yield from _items(f"{path}:1", value)
+        found = error
+    if _starts_new_line(data):
+        yield from _lines_after_damage(path, data, strict)
+        return
+    if "Extra data" not in str(found):
+        raise StudyError(str(found)) from found
+    try:
+        values = _parse_several(place, data, strict)
+    except BadRecord as error:
+        raise StudyError(f"{error} (several documents: write one a line, as jq -c does)") from error
+    for number, (value, flawed) in enumerate(values, 1):
+        yield from _items(f"{path}: document {number}", value, len(data) // len(values), flawed)
 
 
 def _starts_new_line(data: bytes) -> bool:
     """Whether a later line is JSON by itself and begins an object."""
-    return any(line.startswith(b"{") and _is_json(line) for line in data.split(b"\n")[1:50])
+    return any(line.startswith(b"{") and line.rstrip() != b"{}" and _is_json(line) for line in data.split(b"\n")[1:50])
 
 
-def _lines_after_damage(path: Path, data: bytes) -> Iterator[Record]:
+def _lines_after_damage(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             place = f"{path}:{number}"
             try:
-                value = parse(place, line)
+                value, flawed = parse(place, line, strict=strict)
             except BadRecord as error:
-                yield Record(place=place, error=error)
+                yield Record(place=place, error=error, size=len(line))
                 continue
-            yield from _items(place, value)
+            yield from _items(place, value, len(line), flawed)
 
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line)
-    except (ValueError, RecursionError):
+        json.loads(line.decode("utf-8", "replace"))
+    except RecursionError:
         return False
+    except ValueError as error:
+        return str(error).startswith("Extra data") or "limit" in str(error)
     return True
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a finite number")
+# --- JSON ---------------------------------------------------------------------------------------------------------
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number is too large")
-    return value
+class _Reader:
+    """JSON as it is, with a ``Flaw`` in the place of what cannot be kept; ``flaws`` are the reasons."""
+
+    def __init__(self) -> None:
+        self.flaws: list[str] = []
+        self.decoder = json.JSONDecoder(
+            parse_constant=lambda name: self._flaw(f"{name} is not a finite number"),
+            parse_float=self._float,
+            parse_int=self._int,
+            object_pairs_hook=self._object,
+        )
+
+    def _flaw(self, reason: str) -> Flaw:
+        self.flaws.append(reason)
+        return Flaw(reason)
+
+    def _float(self, text: str) -> float | Flaw:
+        value = float(text)
+        return value if math.isfinite(value) else self._flaw("a number is too large")
+
+    def _int(self, text: str) -> int | Flaw:
+        return int(text) if len(text) <= MAX_DIGITS else self._flaw("a number is too long")
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any] | Flaw:
+        made = dict(pairs)
+        return made if len(made) == len(pairs) else self._flaw("a key stands twice in one object")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return made
+def parse(place: str, data: bytes, *, limit: int = MAX_RECORD_BYTES, strict: bool = False) -> tuple[Any, bool]:
+    """The JSON value of some bytes, and whether a ``Flaw`` stands in it.
 
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique)
-
-
-def parse(place: str, data: bytes, *, limit: int = MAX_RECORD_BYTES) -> Any:
-    """The JSON value of some bytes. Errors: BadRecord with ``place`` and what is wrong, without what is in it."""
-    if len(data) > limit:
-        refuse_record(place, f"a record of {len(data):,} bytes, more than {limit >> 20} MiB")
+    Errors: BadRecord with ``place`` and what is wrong, without what is in it.
+    """
+    reader = _Reader()
+    text = _decode(place, data, limit, reader, strict)
     try:
-        value = _DECODER.decode(data.decode("utf-8").strip())
-    except UnicodeDecodeError as error:
-        refuse_record(place, f"invalid UTF-8 at byte {error.start + 1:,} of the record")
+        value = reader.decoder.decode(text)
     except json.JSONDecodeError as error:
         refuse_record(place, f"not JSON, or cut short ({error.msg} at character {error.pos + 1:,})")
     except RecursionError:
         refuse_record(place, f"nested deeper than {MAX_DEPTH}")
-    except ValueError as error:
-        finding = str(error)
-        refuse_record(place, "a number is too long" if "limit" in finding else finding)
+    return _accept(place, value, reader, strict), bool(reader.flaws)
+
+
+def _parse_several(place: str, data: bytes, strict: bool) -> list[tuple[Any, bool]]:
+    """The values of documents that stand one after another. Errors: BadRecord where one of them is damaged."""
+    reader, made, at = _Reader(), [], 0
+    text = _decode(place, data, MAX_FILE_BYTES, reader, strict)
+    try:
+        while at < len(text):
+            before = len(reader.flaws)
+            value, at = reader.decoder.raw_decode(text, at)
+            made.append((_accept(place, value, reader, strict), len(reader.flaws) > before))
+            while at < len(text) and text[at] in " \t\r\n\x1e,":  # RFC 7464 puts a record separator between
+                at += 1
+    except json.JSONDecodeError as error:
+        refuse_record(place, f"not JSON, or cut short ({error.msg} at character {error.pos + 1:,})")
+    except RecursionError:
+        refuse_record(place, f"nested deeper than {MAX_DEPTH}")
+    return made
+
+
+def _decode(place: str, data: bytes, limit: int, reader: _Reader, strict: bool) -> str:
+    if len(data) > limit:
+        refuse_record(place, f"a record of {len(data):,} bytes, more than {limit >> 20} MiB")
+    try:
+        return data.decode("utf-8").strip().lstrip("\x1e")
+    except UnicodeDecodeError as error:
+        finding = f"invalid UTF-8 at byte {error.start + 1:,} of the record"
+        if strict:
+            refuse_record(place, finding)
+        reader.flaws.append(finding)
+        # Each wrong byte becomes half a surrogate pair, by which ``find_flaw`` knows it.
+        return data.decode("utf-8", "surrogateescape").strip()
+
+
+def _accept(place: str, value: Any, reader: _Reader, strict: bool) -> Any:
     if _deeper_than(value, MAX_DEPTH):
         refuse_record(place, f"nested deeper than {MAX_DEPTH}")
+    if reader.flaws and (strict or isinstance(value, Flaw)):
+        refuse_record(place, reader.flaws[0])
     return value
+
+
+def parse_text(place: str, text: str) -> Any:
+    """The JSON value that a text is. Errors: BadRecord, also for what would be a ``Flaw``."""
+    return parse(place, text.encode("utf-8", "replace"), strict=True)[0]
+
+
+def find_flaw(value: Any) -> str | None:
+    """The reason of the first flaw in a value, or None."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Flaw):
+            return one.reason
+        if isinstance(one, dict):
+            waiting += [*one.values(), *one.keys()]
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, str) and not one.isascii() and any("\udc80" <= letter <= "\udcff" for letter in one):
+            return "invalid UTF-8"
+    return None
 
 
 def _deeper_than(value: Any, limit: int) -> bool:
@@ -187,32 +388,3 @@ def _deeper_than(value: Any, limit: int) -> bool:
             return False
         level = [inner for one in nested for inner in one]
     return True
-
-
-def clean(text: str) -> str:
-    """The text, with half surrogate pairs, which cannot be stored, replaced."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def to_text(value: Any) -> str:
-    """A value as text: texts as they are, None as nothing, the rest as JSON."""
-    if value is None:
-        return ""
-    return clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def to_arguments(value: Any) -> dict[str, Any]:
-    """A call's arguments as an object that the store gives back as it is; anything else stands under ``_raw``."""
-    if value is None or value == "":
-        return {}
-    found = value
-    if isinstance(value, str):
-        try:
-            found = _DECODER.decode(value)
-        except (ValueError, RecursionError):
-            return {"_raw": clean(value)}
-    try:
-        kept = isinstance(found, dict) and orjson.loads(orjson.dumps(found)) == found
-    except (TypeError, ValueError):
-        kept = False
-    return found if kept else {"_raw": to_text(value)}

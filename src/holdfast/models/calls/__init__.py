@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from holdfast.models.calls.families import FAMILIES, Family
 from holdfast.models.calls.native import read_native
-from holdfast.models.calls.spelled import spells_call
+from holdfast.models.calls.spelled import find_unread, spells_call
 
-__all__ = ["FAMILIES", "Family", "read_native", "spells_call"]
+__all__ = ["FAMILIES", "Family", "find_unread", "read_native", "spells_call"]

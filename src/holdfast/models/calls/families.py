@@ -318,6 +318,14 @@ def _python_list(open_: str, close: str) -> Reader:
     return read
 
 
+def _read_llama_4(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+    """``[name(key='value')]`` as the whole reply, between ``<|python_start|>`` and ``<|python_end|>`` or not."""
+    begun = _expect(text, at, "<|python_start|>")
+    found = _python_list("", "")(text, at if begun is None else begun, tools)
+    end = _expect(text, found[1], "<|python_end|>") if found and begun is not None else None
+    return (found[0], end) if found and end is not None else found
+
+
 def _read_program(
     text: str, at: int, opens: re.Pattern[str], style: Style, *, ends: str, equals: str
 ) -> tuple[ToolCall, int] | None:
@@ -424,7 +432,7 @@ FAMILIES: tuple[Family, ...] = (
         read=_json_block("<|action_start|><|plugin|>", "<|action_end|>", ("parameters", "arguments")),
     ),
     Family(name="llama", marks=(), read=_read_llama, alone=True),
-    Family(name="llama-pythonic", marks=(), read=_python_list("", ""), alone=True),
+    Family(name="llama-pythonic", marks=(), read=_read_llama_4, alone=True),
 )
 """Every family that can be read. Where two share their marks, at most one of them reads what stands behind."""
 

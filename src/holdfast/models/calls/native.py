@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from holdfast.models.calls.channels import MESSAGE, read_turn
@@ -10,30 +11,38 @@ from holdfast.models.calls.spelled import spells_call
 from holdfast.models.calls.thoughts import hide_thoughts
 from holdfast.records import Message, ToolCall, ToolSpec
 
+_HEADER = re.compile(r"\s*(?:to=|<\|channel\|>|<\|start\|>)")
 
-def read_native(text: str, tools: Sequence[ToolSpec], family: Family | None = None) -> Message | None:
+
+def read_native(
+    text: str, tools: Sequence[ToolSpec], family: Family | None = None, made: Sequence[ToolCall] = ()
+) -> Message | None:
     """The message that a text in a family's format spells, or None where it cannot be read.
 
     Without ``family`` any family's format is read. Thinking between marks such as ``<think>`` is kept as text and never
     read as a call. Text after the calls, which agents make up results in, is cut. What looks like a call and is none of
     this family makes the reply unreadable, and so does a call in the text beside. Arguments that are no JSON object
-    stand under ``_raw``, and a tool that is not offered is still called, for the world to refuse. Without ``tools``
-    every text is an answer.
+    stand under ``_raw``, and a tool that is not offered is still called, for the world to refuse. ``made`` are calls of
+    the conversation so far, of which a text may tell. Without ``tools`` every text is an answer.
     """
     if "<think>" in text.rpartition("</think>")[2]:
         return None  # the reply ended while the agent was thinking
     if MESSAGE in text and (family is None or family.channels):
-        return _read_channels(text, tools, family)
+        return _read_channels(text, tools, family, made)
+    if family is not None and family.channels and _HEADER.match(text):
+        return None  # a header without its message
     if not tools:
         return Message(role="assistant", content=text.strip())
     hidden = hide_thoughts(text)
     for one in FAMILIES if family is None else (family,):
-        if not one.channels and (message := _read_calls(text, hidden, tools, one)) is not None:
+        if not one.channels and (message := _read_calls(text, hidden, tools, one, made)) is not None:
             return message
-    return None if spells_call(text, tools) else Message(role="assistant", content=text.strip())
+    return None if spells_call(text, tools, made) else Message(role="assistant", content=text.strip())
 
 
-def _read_calls(text: str, hidden: str, tools: Sequence[ToolSpec], family: Family) -> Message | None:
+def _read_calls(
+    text: str, hidden: str, tools: Sequence[ToolSpec], family: Family, made: Sequence[ToolCall]
+) -> Message | None:
     """The message with its calls; None where there are none, or what is there cannot be read."""
     if family.marks:
         at = min((place for mark in family.marks if (place := hidden.find(mark)) >= 0), default=-1)
@@ -46,32 +55,35 @@ def _read_calls(text: str, hidden: str, tools: Sequence[ToolSpec], family: Famil
     if (family.alone or not family.marks) and (text[:at].strip() or text[end:].strip()):
         return None
     before = text[:at].strip()
-    if spells_call(before, tools, calls) or spells_call(text[end:], tools, calls):
+    known = [*made, *calls]
+    if spells_call(before, tools, known) or spells_call(text[end:], tools, known):
         return None
     return Message(role="assistant", content=before, tool_calls=tuple(calls))
 
 
-def _read_channels(text: str, tools: Sequence[ToolSpec], family: Family | None) -> Message | None:
+def _read_channels(
+    text: str, tools: Sequence[ToolSpec], family: Family | None, made: Sequence[ToolCall]
+) -> Message | None:
     """The message of a reply in channels: its calls with what was thought before, or its answer."""
     turn = read_turn(text)
     if turn is None or (turn.calls and not tools):
         return None
     if not turn.calls:
         answer = "\n".join(turn.said).strip()
-        if not turn.said or (tools and spells_call(answer, tools)):
+        if not turn.said or (tools and spells_call(answer, tools, made)):
             return None
         return Message(role="assistant", content=answer, detail=turn.detail)
     for one in FAMILIES if family is None else (family,):
         calls = [_read_addressed(name, body, tools, one) for name, body in turn.calls] if one.channels else [None]
         if all(calls):
-            made = tuple(call for call in calls if call)
+            found = tuple(call for call in calls if call)
             beside = () if one.alone else (*turn.thoughts, *turn.said)
-            if (one.alone and turn.said) or spells_call("\n".join(turn.said), tools, made):
+            if (one.alone and turn.said) or spells_call("\n".join(turn.said), tools, [*made, *found]):
                 return None
             # What is thought before a call is shown again beside it, where the template has a place for it.
             content = "\n".join(beside).strip()
             return Message(
-                role="assistant", content=content, tool_calls=made, detail=turn.detail if one.alone else None
+                role="assistant", content=content, tool_calls=found, detail=turn.detail if one.alone else None
             )
     return None
 

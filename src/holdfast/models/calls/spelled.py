@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.models.calls.markers import find_marker
 from holdfast.models.calls.thoughts import without_thoughts
-from holdfast.records import ToolCall, ToolSpec
+from holdfast.records import Message, ToolCall, ToolSpec
 
 _TRIES = 64  # of decoding JSON in one text; what is still unclear then is taken for a call
 _NEAR = 500  # characters in which what belongs to a name is looked for
@@ -36,6 +36,7 @@ _CALL_LINES = frozenset(
 )
 _INPUT_LINES = frozenset({"action input", "tool input", "arguments", "args", "parameters", "input"})
 _SIGNATURE = re.compile(r"[*\[]{0,2}(\w+)\]?\??(?:\s*:\s*[\w\[\]|. ]+)?(?:\s*=\s*(?:None|null|\.\.\.|…))?")
+_LITERAL = re.compile(r"\"([^\"]*)\"|'([^']*)'|(?<![\w.])(-?\d+(?:\.\d+)?)")
 _ENDINGS = frozenset({"s", "es", "d", "ed", "ing", "er", "ers", "n", "ion", "...", "…", "…)", "etc."})
 _DECODER = json.JSONDecoder()
 
@@ -46,21 +47,30 @@ def spells_call(
     """What in an agent's text looks like a call and was not read as one, in a few words; None where nothing does.
 
     Without ``tools`` the marks of all families are known, and ``Action:`` with ``Action Input:``. ``made`` are calls
-    that were read beside this text: naming their tools once more is no other call. Without ``headings`` lines such as
-    ``Action:`` do not count.
+    that were read beside this text or before it: telling of them, with arguments that they had, is no other call.
+    Without ``headings`` lines such as ``Action:`` do not count.
     """
     spoken = without_thoughts(text)
     if (marker := find_marker(spoken)) is not None:
         return f"the marker {marker}"
-    done = {call.name for call in made}
-    offered = {tool.name: tool for tool in tools if tool.name and tool.name in spoken and tool.name not in done}
+    offered = {tool.name: tool for tool in tools if tool.name and tool.name in spoken}
     names = "|".join(sorted(map(re.escape, offered), key=len, reverse=True))
     for find in (_in_json, _in_code, _in_tags) if offered else ():
-        if (found := find(spoken, names, offered)) is not None:
+        if (found := find(spoken, names, offered, made)) is not None:
             return found
-    if not done and _is_whole_call(spoken):
+    if not made and _is_whole_call(spoken):
         return "JSON of a call"
-    return _in_lines(spoken, names, any_tool=not done) if headings else None
+    done = {call.name for call in made}
+    others = "|".join(sorted(map(re.escape, offered.keys() - done), key=len, reverse=True))
+    return _in_lines(spoken, others, any_tool=not made) if headings else None
+
+
+def find_unread(messages: Iterable[Message], tools: Sequence[ToolSpec] = (), *, headings: bool = True) -> str | None:
+    """The first call in an agent's texts that nobody read, in a few words; of the dialogue's calls they may tell."""
+    spoken = [message for message in messages if message.role == "assistant"]
+    made = [call for message in spoken for call in message.tool_calls]
+    found = (spells_call(message.content, tools, made, headings=headings) for message in spoken)
+    return next(filter(None, found), None)
 
 
 def _parameters(tool: ToolSpec) -> Mapping[str, Any]:
@@ -73,22 +83,44 @@ def _is_bare(tool: ToolSpec) -> bool:
     return not tool.parameters.get("required")
 
 
+def _tells_of(name: str, values: Any, made: Sequence[ToolCall]) -> bool:
+    """Whether a tool was called with the values that are told: a report, not a call."""
+    told = set(_scalars(values))
+    return any(call.name == name and told <= set(_scalars(call.arguments)) for call in made)
+
+
+def _scalars(value: Any) -> Iterator[str]:
+    """The texts, numbers and constants in a JSON value, as texts."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+        else:
+            yield str(one)
+
+
 # --- JSON --------------------------------------------------------------------------------------------------------
 
 
-def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec]) -> str | None:
+def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
     """JSON, or what is meant to be, that names a tool and gives it arguments."""
-    named = re.compile(rf"[\"']({_NAMING})[\"']\s{{0,20}}:\s{{0,20}}[\"']{_PREFIX}({names})(?::\d+)?[\"']")
+    named = re.compile(rf"[\"']({_NAMING})[\"']\s{{0,20}}:\s{{0,20}}[\"']{_PREFIX}({names})(?::\d+)?(?:[\"']|\Z)")
     keyed = re.compile(rf"[\"']{_PREFIX}({names})[\"']\s{{0,20}}:\s{{0,20}}(?=\{{)")
     tries = iter(range(_TRIES))
     for match in named.finditer(text):
-        if _is_object_call(text, match, offered[match[2]], tries):
+        if _is_object_call(text, match, offered[match[2]], made, tries):
             return f"JSON of the tool {match[2]}"
     for match in keyed.finditer(text):
         if next(tries, None) is None:
             return f"JSON of the tool {match[1]}"
         found = _decode(text, match.end())
-        if isinstance(found, tuple) and found[0] and found[0].keys() <= _parameters(offered[match[1]]).keys():
+        arguments = found[0] if found else {}
+        if not arguments or not arguments.keys() <= _parameters(offered[match[1]]).keys():
+            continue
+        if not _tells_of(match[1], arguments, made):
             return f"JSON of the tool {match[1]}"
     return None
 
@@ -102,7 +134,9 @@ def _decode(text: str, at: int) -> tuple[dict[str, Any], int] | None:
     return (found, end) if isinstance(found, dict) else None
 
 
-def _is_object_call(text: str, match: re.Match[str], tool: ToolSpec, tries: Iterator[int]) -> bool:
+def _is_object_call(
+    text: str, match: re.Match[str], tool: ToolSpec, made: Sequence[ToolCall], tries: Iterator[int]
+) -> bool:
     """Whether the object around a name is a call of it."""
     place = match.start()
     if next(tries, None) is None:
@@ -114,7 +148,8 @@ def _is_object_call(text: str, match: re.Match[str], tool: ToolSpec, tries: Iter
         if found is None and text.count("{", place, match.start()) > text.count("}", place, match.start()):
             return True  # cut off, or no JSON: it cannot be read
         if found is not None and found[1] > match.start():
-            return _calls(found[0], match[1], tool)
+            rest = {key: value for key, value in found[0].items() if key not in _BESIDE and key != match[1]}
+            return _calls(found[0], match[1], tool) and not _tells_of(tool.name, rest, made)
     return bool(_ARGUMENT_KEY.search(text, match.end(), match.end() + _NEAR))
 
 
@@ -154,19 +189,29 @@ def _is_schema(value: Any) -> bool:
 # --- name(…), <name>, Action: name -------------------------------------------------------------------------------
 
 
-def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec]) -> str | None:
+def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
     called = re.compile(rf"(?<![\w.$/\-\]]){_PREFIX}({names})(?:\.call)?( ?)\(")
     for match in called.finditer(text):
         if _DEFINES.search(text, max(match.start() - 16, 0), match.start()):
             continue
-        if _is_code_call(text, match, offered[match[1]]):
+        if not _is_code_call(text, match, offered[match[1]]):
+            continue
+        inside = text[match.end() : _closed_at(text, match.end())].strip()
+        told = [one for found in _LITERAL.findall(inside) for one in found if one]
+        if not _tells_of(match[1], told or inside or (), made):
             return f"{match[1]}(…)"
     return None
 
 
+def _closed_at(text: str, at: int) -> int:
+    """Where the next closing parenthesis stands, or what is near ends."""
+    closed = text.find(")", at, at + _NEAR)
+    return closed if closed >= 0 else at + _NEAR
+
+
 def _is_code_call(text: str, match: re.Match[str], tool: ToolSpec) -> bool:
-    inside, closed, _ = text[match.end() : match.end() + _NEAR].partition(")")
-    inside = inside.strip()
+    end = _closed_at(text, match.end())
+    inside, closed = text[match.end() : end].strip(), text.startswith(")", end)
     keyword = re.match(r"(\w+)\s*=", inside)
     if match[2]:
         # A parenthesis after a space is one of prose unless it holds arguments.
@@ -186,17 +231,20 @@ def _stands_alone(text: str, match: re.Match[str]) -> bool:
     return not around.strip(" \t\r`*_[]>-;.)=\"'")
 
 
-def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec]) -> str | None:
+def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], _made: Sequence[ToolCall]) -> str | None:
     """``<name><argument>…`` or ``<name argument="…">``, as agents of editors write calls."""
+    arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
     for match in re.finditer(rf"<({names})(?=[\s/>])", text):
-        tool = offered[match[1]]
-        near = text[match.end() : match.end() + _NEAR]
-        parameters = _one_of(_parameters(tool))
-        if re.match(rf"[^<>]*?\s(?:{parameters})\s*=|\s*>\s*<(?:{parameters})\s*>", near):
-            return f"the tag <{match[1]}>"
-        if _is_bare(tool) and re.match(rf"\s*/>|\s*>\s*</{re.escape(match[1])}>", near):
+        if arguments[match[1]].match(text, match.end(), match.end() + _NEAR):
             return f"the tag <{match[1]}>"
     return None
+
+
+def _tag_arguments(tool: ToolSpec) -> re.Pattern[str]:
+    """What stands behind a tool's tag where that is a call: an argument as attribute or as tag, or the end."""
+    parameters = _one_of(_parameters(tool))
+    bare = rf"|\s*/>|\s*>\s*</{re.escape(tool.name)}>" if _is_bare(tool) else ""
+    return re.compile(rf"[^<>]*?\s(?:{parameters})\s*=|\s*>\s*<(?:{parameters})\s*>{bare}")
 
 
 def _one_of(names: Collection[str]) -> str:

@@ -1,0 +1,349 @@
+"""Bodies of requests to models and of their responses, as the APIs of all providers write them.
+
+Chat Completions and Responses (OpenAI, vLLM, LiteLLM, OpenRouter), Messages (Anthropic), ``generateContent`` (Gemini),
+Converse (Bedrock), Ollama's and Cohere's chat, LangChain's and the AI SDK's results. Which API it was is told by the
+keys that a body has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.exchange.traces.dialogue import Said
+from holdfast.exchange.traces.endings import fold_reason, is_told
+from holdfast.exchange.traces.messages import merge_replies, perhaps, read_message, read_messages, read_tools
+from holdfast.exchange.traces.records import refuse_record
+from holdfast.models.calls.structured import clean, read_parts, to_text
+from holdfast.records import ToolSpec
+
+MESSAGES = ("messages", "input", "contents", "prompt", "input_messages", "inputs")
+SYSTEMS = ("system", "instructions", "system_instruction", "systemInstruction", "system_prompt", "preamble")
+REASONS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "finish_reasons")
+TOKENS = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount", "candidates_token_count")
+STREAMED = ("chunks of a streamed reply", "log the whole reply")
+_INNER = ("config", "generation_config", "generationConfig", "toolConfig", "tool_config", "kwargs", "params")
+
+# Keys of a response that is no reply.
+_NO_REPLY = frozenset(
+    {"error", "status", "status_code", "id", "model", "usage", "created", "object", "request_id", "incomplete_details"}
+    | {
+        "promptFeedback",
+        "usageMetadata",
+        "modelVersion",
+        "headers",
+        "choices",
+        "candidates",
+        "output",
+        "content",
+        "type",
+    }
+)
+
+Body = Mapping[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """What a model was given."""
+
+    said: list[Said]
+    tools: tuple[ToolSpec, ...] = ()
+    model: str | None = None
+    choices: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Response:
+    """What it replied: ``choices`` are its replies by index, ``reasons`` why each of them ended."""
+
+    choices: list[list[Said]] = field(default_factory=list)
+    reasons: list[str | None] = field(default_factory=list)
+    model: str | None = None
+    tokens: int | None = None
+    failed: bool = False
+
+    @property
+    def reason(self) -> str | None:
+        """Why the first choice ended."""
+        return self.reasons[0] if self.reasons else None
+
+
+def find_messages(body: Any) -> str | None:
+    """The key under which a body holds messages, or None where it is no request."""
+    if not isinstance(body, Mapping):
+        return None
+    return next((key for key in MESSAGES if _could_be_messages(key, body.get(key))), None)
+
+
+def _could_be_messages(key: str, value: Any) -> bool:
+    if key == "messages":
+        return value is not None
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, Mapping) for one in value) and _looks_spoken(value[0])
+    return isinstance(value, str) and bool(value) and key in ("input", "prompt")
+
+
+def _looks_spoken(one: Mapping[str, Any]) -> bool:
+    return any(key in one for key in ("role", "parts", "content")) or isinstance(one.get("type"), str)
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def read_request(place: str, body: Any) -> Request:
+    """What a body of a request, a list of messages or a text says. Errors: BadRecord."""
+    body = perhaps(place, body)
+    if not isinstance(body, Mapping):
+        return Request(said=read_messages(place, body, "user"))
+    key = find_messages(body)
+    if key is None and _looks_spoken(body):
+        return Request(said=read_message(place, body, "user"))
+    places = [body, *(body[name] for name in _INNER if isinstance(body.get(name), Mapping))]
+    said = [] if key is None else _read_given(place, key, body[key])
+    if not any(one.role == "system" for one in said):
+        said = [*_read_system(_first(places, SYSTEMS)), *said]
+    if isinstance(body.get("message"), str) and key is None:  # Cohere's first version
+        said = [*said, *read_messages(place, body.get("chat_history"), "user"), Said(role="user", text=body["message"])]
+    count = _first(places, ("n", "candidate_count", "candidateCount"))
+    return Request(
+        said=said,
+        tools=read_tools(_first(places, ("tools", "functions", "toolSpec"))),
+        model=_name(_first(places, ("model", "modelId", "model_id", "model_name"))),
+        choices=count if type(count) is int else None,
+    )
+
+
+def _read_given(place: str, key: str, value: Any) -> list[Said]:
+    value = perhaps(place, value)
+    if key == "messages" and (not isinstance(value, list) or not value):
+        refuse_record(place, "messages is no list of messages")
+    if isinstance(value, Mapping):
+        return read_request(place, value).said
+    return read_messages(f"{place}: {key}", value, "user")
+
+
+def _read_system(value: Any) -> list[Said]:
+    if isinstance(value, Mapping) and "parts" in value:
+        value = value["parts"]
+    text = "\n".join(part.text for part in read_parts(value) if part.kind == "text")
+    return [Said(role="system", text=text)] if text else []
+
+
+def _first(places: Sequence[Body], keys: Sequence[str]) -> Any:
+    return next((one[key] for one in places for key in keys if one.get(key) not in (None, "", [], {})), None)
+
+
+def _name(value: Any) -> str | None:
+    return clean(value) if isinstance(value, str) and value else None
+
+
+# --- responses ----------------------------------------------------------------------------------------------------
+
+
+def read_response(place: str, body: Any, count: int | None = None) -> Response:
+    """What a body of a response, messages, items or a text say; ``count`` is how many choices were asked for.
+
+    Errors: BadRecord.
+    """
+    body = perhaps(place, body)
+    if body is None or body in ("", [], {}):
+        return Response()
+    if isinstance(body, str):
+        if _is_streamed(body):
+            refuse_record(place, *STREAMED)
+        return Response(choices=[[Said(role="assistant", text=clean(body))]], reasons=[None])
+    if isinstance(body, list):
+        return choose(place, body, count)
+    if not isinstance(body, Mapping):
+        refuse_record(place, f"expected a response, found {type(body).__name__}")
+    read = next((reader for key, reader in _READERS.items() if body.get(key) not in (None, "", [])), None)
+    if read is None and not body.keys() <= _NO_REPLY:
+        refuse_record(place, f"a response of no known form, with the keys {', '.join(map(str, list(body)[:5]))}")
+    made = Response() if read is None else read(place, body, count)
+    usage = next((body[key] for key in ("usage", "usageMetadata", "usage_metadata") if body.get(key)), None)
+    if isinstance(usage, Mapping):
+        tokens = next((usage[key] for key in TOKENS if type(usage.get(key)) is int), None)
+        made.tokens = made.tokens if made.tokens is not None else tokens
+    made.model = made.model or _name(_first([body], ("model", "modelVersion", "model_name")))
+    made.failed = made.failed or (bool(body.get("error")) and not made.choices)
+    if not is_told(made.reason):
+        told = _first([body], REASONS)
+        told = told[0] if isinstance(told, list) and told else told
+        if isinstance(told, str):
+            made.reasons = [told, *made.reasons[1:]]
+    return made
+
+
+def _is_streamed(body: Any) -> bool:
+    """Whether a reply was logged as it came, piece by piece: as server-sent events or as a list of chunks."""
+    if isinstance(body, str):
+        return body.lstrip().startswith(("data:", "event:")) and "{" in body
+    first = body[0] if isinstance(body, list) and body else None
+    if not isinstance(first, Mapping):
+        return False
+    choices = first.get("choices")
+    return (
+        (isinstance(choices, list) and bool(choices) and isinstance(choices[0], Mapping) and "delta" in choices[0])
+        or "delta" in first
+        or first.get("type") in ("message_start", "response.created")
+    )
+
+
+def choose(place: str, messages: list[Any], count: int | None = None) -> Response:
+    """Output messages as choices, or as the parts of one reply.
+
+    They are alternatives where they have an index each, where as many were asked for, or where they ended for different
+    reasons; calls of any part of one reply count. Errors: BadRecord.
+    """
+    if _is_streamed(messages):
+        refuse_record(place, *STREAMED)
+    entries = [one if isinstance(one, Mapping) else {} for one in messages]
+    reasons = [_first([one], REASONS) for one in entries]
+    indices = [one.get("index") for one in entries]
+    differ = {fold_reason(one) for one in reasons if isinstance(one, str) and is_told(one)}
+    apart = all(type(one) is int for one in indices) and len(set(indices)) > 1
+    if len(messages) > 1 and (apart or (count is not None and count > 1) or len(differ) > 1):
+        order = sorted(range(len(messages)), key=lambda one: (int(indices[one] or 0) if apart else one, one))
+        groups: dict[Any, list[int]] = {}
+        for at in order:
+            groups.setdefault(indices[at] if apart else at, []).append(at)
+        found = list(groups.values())
+    else:
+        found = [list(range(len(messages)))] if messages else []
+    made = Response()
+    for group in found:
+        said = [one for at in group for one in read_message(f"{place}[{at}]", messages[at], "assistant")]
+        made.choices.append(merge_replies(said))
+        told = [one for at in group if isinstance(one := reasons[at], str)]
+        made.reasons.append(told[-1] if told else None)
+    return made
+
+
+def _choices(place: str, body: Body, count: int | None) -> Response:
+    """``choices`` of Chat Completions and of the older completions, by their index."""
+    choices = body["choices"]
+    if not isinstance(choices, list):
+        refuse_record(place, "choices is no list")
+    made = Response()
+    for number, one in sorted(enumerate(choices), key=lambda one: _index(one[1], one[0])):
+        where = f"{place}: choices[{number}]"
+        if not isinstance(one, Mapping) or not isinstance(one.get("message", one.get("text")), Mapping | str):
+            refuse_record(where, "has no message")
+        message = one.get("message", one.get("text"))
+        said = read_message(
+            where, {"role": "assistant", **message} if isinstance(message, Mapping) else message, "assistant"
+        )
+        made.choices.append(merge_replies(said))
+        reason = _first([one], REASONS)
+        made.reasons.append(reason if isinstance(reason, str) else None)
+    return made
+
+
+def _index(one: Any, default: int) -> tuple[int, int]:
+    found = one.get("index") if isinstance(one, Mapping) else None
+    return (found if type(found) is int else default, default)
+
+
+def _candidates(place: str, body: Body, count: int | None) -> Response:
+    """Gemini's candidates."""
+    entries = [
+        {**_object(one.get("content")), "index": one.get("index", number)}
+        | {"finish_reason": one.get("finishReason", one.get("finish_reason")), "role": "model"}
+        for number, one in enumerate(body["candidates"])
+        if isinstance(one, Mapping)
+    ]
+    return choose(f"{place}: candidates", entries, count)
+
+
+def _object(value: Any) -> Body:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _output(place: str, body: Body, count: int | None) -> Response:
+    """Items of the Responses API, Bedrock's ``output.message``, or whatever else stands there."""
+    output = perhaps(place, body["output"])
+    if isinstance(output, Mapping) and isinstance(output.get("message"), Mapping):
+        return choose(f"{place}: output", [output["message"]], count)
+    if not isinstance(output, list):
+        return read_response(place, output, count)
+    made = choose(f"{place}: output", output)
+    details, status = body.get("incomplete_details"), body.get("status")
+    if isinstance(details, Mapping) and isinstance(details.get("reason"), str):
+        made.reasons = [details["reason"]]
+    elif isinstance(status, str) and not is_told(made.reason):
+        made.reasons = [status]
+    made.failed = status == "failed"
+    return made
+
+
+def _message(place: str, body: Body, count: int | None) -> Response:
+    return choose(f"{place}: message", [body["message"]], count)
+
+
+def _itself(place: str, body: Body, count: int | None) -> Response:
+    """A message by itself: Anthropic's, or one that a log kept of a response."""
+    plain = {key: value for key, value in body.items() if key != "type" or value != "message"}
+    return choose(place, [plain], count)
+
+
+def _messages(place: str, body: Body, count: int | None) -> Response:
+    """All messages of a run, as agents return them."""
+    said = read_messages(f"{place}: messages", body["messages"])
+    return Response(choices=[said], reasons=[None])
+
+
+def _generations(place: str, body: Body, count: int | None) -> Response:
+    """LangChain's results: a list of choices for each prompt."""
+    first = body["generations"]
+    while isinstance(first, list) and first and isinstance(first[0], list):
+        first = first[0]
+    entries = []
+    for one in first if isinstance(first, list) else [first]:
+        if not isinstance(one, Mapping):
+            refuse_record(place, "a generation is no object")
+        about = one.get("generation_info")
+        reason = _first([about], REASONS) if isinstance(about, Mapping) else None
+        message = one.get("message")
+        message = message if isinstance(message, Mapping) else {"role": "assistant", "content": one.get("text")}
+        entries.append(
+            {"message": message, "finish_reason": reason}
+            if "kwargs" in message
+            else {**message, "finish_reason": reason}
+        )
+    return choose(f"{place}: generations", entries, count or len(entries))
+
+
+def _words(key: str) -> Callable[[str, Body, int | None], Response]:
+    def read(place: str, body: Body, count: int | None) -> Response:
+        message = {**body, "role": "assistant", "content": to_text(body[key]) or None}
+        return choose(place, [{name: value for name, value in message.items() if name != "type"}], count)
+
+    return read
+
+
+def _calls_alone(place: str, body: Body, count: int | None) -> Response:
+    return choose(place, [{**body, "role": "assistant"}], count)
+
+
+_READERS: dict[str, Callable[[str, Body, int | None], Response]] = {
+    "choices": _choices,
+    "candidates": _candidates,
+    "output": _output,
+    "message": _message,
+    "generations": _generations,
+    "messages": _messages,
+    "content": _itself,
+    "parts": _itself,
+    "role": _itself,
+    "kwargs": _itself,
+    "text": _words("text"),
+    "completion": _words("completion"),
+    "output_text": _words("output_text"),
+    "generated_text": _words("generated_text"),
+    "response": _words("response"),
+    "tool_calls": _calls_alone,
+    "toolCalls": _calls_alone,
+    "function_call": _calls_alone,
+}

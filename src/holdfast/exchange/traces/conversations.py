@@ -1,0 +1,366 @@
+"""Strands put together to the conversations that count: one for each trace, conversation or record."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from holdfast.exchange.traces.answers import pair_answers, unmatched_runs
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said, ToolRun, Trace
+from holdfast.exchange.traces.endings import find_ending, is_told, read_reason
+from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.messages import merge_replies
+from holdfast.exchange.traces.weaving import Strand, weave
+from holdfast.models.calls import find_unread
+from holdfast.models.calls.structured import read_arguments, to_text
+from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
+
+_LEAST_TURNS = 3  # traces with one id for which that id may be none of a conversation
+
+
+@dataclass(slots=True)
+class Gathered:
+    """Conversations, and what is told of how they were put together.
+
+    ``silent`` are requests of which no reply is told, one of each conversation, ``units`` the traces that were read,
+    ``partly`` the shapes of requests in them that were not.
+    """
+
+    traces: list[Trace] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    unknown_reasons: Counter[str] = field(default_factory=Counter)
+    silent: list[Exchange] = field(default_factory=list)
+    units: set[str] = field(default_factory=set)
+    units_of: dict[str, set[str]] = field(default_factory=dict)
+    partly: Counter[str] = field(default_factory=Counter)
+
+    def break_units(self, units: set[str]) -> None:
+        """Conversations of traces in which a request cannot be read are incoherent."""
+        reason = "a request of it cannot be read"
+        self.traces = [
+            replace(one, broken=one.broken or reason, ending=Ending.INCOHERENT)
+            if self.units_of[one.id] & units and one.ending is not Ending.ERROR
+            else one
+            for one in self.traces
+        ]
+
+
+def gather(intake: Intake) -> Gathered:
+    """The conversations of everything that was read."""
+    made = Gathered()
+    inner, outer = _without_copies(intake)
+    woven = weave(inner)
+    made.counts += woven.counts
+    strands = woven.strands + _of_agents(woven.strands, outer)
+    clusters = _join_turns(_cluster(strands), made.counts)
+    runs: dict[str, list[ToolRun]] = defaultdict(list)
+    for run in intake.runs:
+        runs[run.unit].append(run)
+    damaged = {one.unit for one in intake.lost if one.unit}
+    names = _Names(clusters)
+    for cluster in clusters:
+        spoken = [one for group in cluster for one in group if one.spoken]
+        if not spoken:
+            made.silent.append(cluster[0][0].first)
+            continue
+        units = {unit for group in cluster for one in group for unit in one.units}
+        made.units |= units
+        found = [run for unit in sorted(units) for run in runs[unit]]
+        trace = _make(names.choose(cluster), cluster, found, made, bool(units & damaged))
+        made.traces.append(trace)
+        made.units_of[trace.id] = units
+    return made
+
+
+# --- which requests count -----------------------------------------------------------------------------------------
+
+
+def _without_copies(intake: Intake) -> tuple[list[Exchange], list[Exchange]]:
+    """Requests of models without those that a span around or within them tells too, and what agents' spans tell."""
+    by_span: dict[tuple[str, str], list[Exchange]] = defaultdict(list)
+    for one in intake.exchanges:
+        if one.unit is not None and one.span and not one.outer:
+            by_span[one.unit, one.span].append(one)
+    dropped: set[int] = set()
+    for (unit, span), found in by_span.items():
+        for above in intake.above(unit, span):
+            for one in found:
+                for other in by_span.get((unit, above), ()):
+                    if _tell_same(one, other):
+                        dropped.add(id(min((one, other), key=lambda each: (_weight(each), each is other))))
+    inner = [one for one in intake.exchanges if not one.outer and id(one) not in dropped]
+    return inner, [one for one in intake.exchanges if one.outer]
+
+
+def _whole(one: Exchange) -> list[Said]:
+    return [*one.given, *(one.replies[0] if one.replies else [])]
+
+
+def _weight(one: Exchange) -> int:
+    return sum(bool(said.text) + len(said.calls) for said in _whole(one))
+
+
+def _tell_same(one: Exchange, other: Exchange) -> bool:
+    """Whether two records are of one request: they end alike, or ask the same and only one of them has a reply."""
+    mine, theirs = _whole(one), _whole(other)
+    if not one.replies or not other.replies:
+        return bool(mine and theirs) and mine[-1].text.strip() in {said.text.strip() for said in theirs}
+    last, first = one.replies[0][-1:], other.replies[0][-1:]
+    return [(said.text.strip(), _names(said.calls)) for said in last] == [
+        (said.text.strip(), _names(said.calls)) for said in first
+    ]
+
+
+def _names(calls: Iterable[ToolCall]) -> list[str]:
+    return [call.name for call in calls]
+
+
+def _calls(said: Iterable[Said]) -> Counter[str]:
+    return Counter(content_id(call.name, call.arguments) for one in said for call in one.calls)
+
+
+def _of_agents(strands: Sequence[Strand], outer: Sequence[Exchange]) -> list[Strand]:
+    """What agents' own spans tell beyond the requests to their models: all where there are none, else other calls."""
+    held: dict[str, list[list[Said]]] = defaultdict(list)
+    for strand in strands:
+        for unit in strand.units if strand.spoken else ():
+            held[unit].append(strand.said)
+    spoken = _units(strands)
+    kept = []
+    for one in sorted(outer, key=lambda each: (-_weight(each), each.start or 0)):
+        said, there = _whole(one), held[one.unit or ""]
+        texts = {each.text.strip() for whole in there for each in whole}
+        acted = not _calls(said) <= _calls(each for whole in there for each in whole)
+        if acted or (one.unit not in spoken and said and said[-1].text.strip() not in texts):
+            there.append(said)
+            kept.append(one)
+    return weave(kept).strands
+
+
+def _units(strands: Iterable[Strand]) -> set[str]:
+    return {unit for one in strands if one.spoken for unit in one.units}
+
+
+# --- which belong together ----------------------------------------------------------------------------------------
+
+Cluster = list[list[Strand]]  # the strands of a conversation, by turns that are not woven together
+
+
+def _cluster(strands: Sequence[Strand]) -> list[list[Strand]]:
+    """Strands that share a trace; a strand of no trace is by itself."""
+    parent = list(range(len(strands)))
+
+    def find(one: int) -> int:
+        while parent[one] != one:
+            parent[one] = parent[parent[one]]
+            one = parent[one]
+        return one
+
+    first: dict[str, int] = {}
+    for number, strand in enumerate(strands):
+        for unit in strand.units:
+            parent[find(number)] = find(first.setdefault(unit, number))
+    groups: dict[int, list[Strand]] = defaultdict(list)
+    for number, strand in enumerate(strands):
+        groups[find(number)].append(strand)
+    return [sorted(group, key=lambda one: one.first.start or 0) for group in groups.values()]
+
+
+def _join_turns(groups: list[list[Strand]], counts: Counter[str]) -> list[Cluster]:
+    """Traces of one ``gen_ai.conversation.id`` whose requests do not repeat what was said: turns of one conversation.
+
+    An id that most traces have, though none of them goes on with another, is none of a conversation.
+    """
+    by_id: dict[str, list[list[Strand]]] = defaultdict(list)
+    made: list[Cluster] = []
+    traced = sum(any(one.units for one in group) for group in groups)
+    for group in groups:
+        told = {one.last.conversation for one in group if one.units and one.last.conversation}
+        if len(told) == 1:
+            by_id[told.pop()].append(group)
+        else:
+            made.append([group])
+    for found in by_id.values():
+        woven = any(len({unit for one in group for unit in one.units}) > 1 for group in found)
+        if len(found) >= _LEAST_TURNS and len(found) > traced / 2 and not woven:
+            counts["shared"] += len(found)
+            made += [[group] for group in found]
+            continue
+        counts["turns"] += len(found) - 1
+        made.append(sorted(found, key=lambda group: group[0].first.start or 0))
+    return made
+
+
+class _Names:
+    """What conversations are called: the first of their ids that no other has."""
+
+    def __init__(self, clusters: Sequence[Cluster]) -> None:
+        self._holders: dict[str, set[int]] = defaultdict(set)
+        self._given: set[str] = set()
+        for number, cluster in enumerate(clusters):
+            for name in self._all(cluster):
+                self._holders[name].add(number)
+        self.shared = 0
+
+    @staticmethod
+    def _all(cluster: Cluster) -> list[str]:
+        told = [one for group in cluster for strand in group for one in reversed(strand.exchanges)]
+        traced = [one.conversation for one in told if one.unit is not None and one.conversation]
+        return list(dict.fromkeys([*traced, *(name for one in told for name in one.names)]))
+
+    def choose(self, cluster: Cluster) -> str:
+        """An id that is this conversation's alone; one made of its words where it has none."""
+        for name in self._all(cluster):
+            if len(self._holders[name]) == 1 and name not in self._given:
+                self._given.add(name)
+                return name
+        words = [
+            (one.role, one.text, _names(one.calls)) for group in cluster for strand in group for one in strand.said
+        ]
+        made = content_id("chat", words)
+        while made in self._given:
+            made = content_id("chat", made)
+        self._given.add(made)
+        return made
+
+
+# --- one conversation ---------------------------------------------------------------------------------------------
+
+
+def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, damaged: bool) -> Trace:
+    strands = [one for group in cluster for one in group if one.spoken]
+    said: list[Said] = []
+    orphans, last = 0, strands[0]
+    for group in cluster:
+        spoken = [one for one in group if one.spoken]
+        if not spoken:
+            continue
+        last = max(spoken, key=lambda one: len(one.said))
+        whole, lost = _blend(last, [one for one in spoken if one is not last])
+        orphans += lost
+        said += whole if not said else [one for one in whole if one.role != "system"]
+    said, lost = pair_answers(said, runs)
+    extra = unmatched_runs(said, runs)
+    said = _with_runs(said, extra)
+    made.counts["runs"] += len(extra)
+    exchanges = [one for strand in strands for one in strand.exchanges]
+    tools = _tools(exchanges)
+    if is_told(last.last.reason) and read_reason(last.last.reason) is None:
+        made.unknown_reasons[to_text(last.last.reason)] += 1
+    ending = find_ending(last.said, last.last.reason, failed=last.last.failed)
+    broken = "a span of it could not be read" if damaged else _find_break(said, strands, tools, orphans + lost)
+    if broken is not None and ending is not Ending.ERROR:
+        ending = Ending.INCOHERENT
+    tokens = [one.tokens for one in exchanges if one.tokens is not None]
+    agents = [one.agent for one in last.exchanges if one.agent]
+    return Trace(
+        id=name,
+        place=strands[0].first.place,
+        source=strands[0].first.source,
+        said=tuple(said),
+        tools=next((one.tools for one in last.exchanges if one.tools), tools),
+        model=next((one.model for one in reversed(last.exchanges) if one.model), None),
+        family=agents[-1] if agents else last.last.family,
+        time=next((one.time for one in exchanges if one.time), None),
+        tokens=sum(tokens) if tokens else None,
+        ending=ending,
+        dialogues=max(sum(one.spoken for one in group) for group in cluster),
+        broken=broken,
+    )
+
+
+def _tools(exchanges: Iterable[Exchange]) -> tuple[ToolSpec, ...]:
+    """All tools that were offered, each once."""
+    return tuple({tool.name: tool for one in exchanges for tool in one.tools}.values())
+
+
+def _tidy(said: Sequence[Said]) -> list[Said]:
+    """Calls of one turn that were logged as messages of their own, as one message."""
+    made: list[Said] = []
+    for one in said:
+        if made and one.role == made[-1].role == "assistant" and made[-1].calls:
+            made[-1:] = merge_replies([made[-1], one])
+        else:
+            made.append(one)
+    return made
+
+
+def _blend(main: Strand, others: Sequence[Strand]) -> tuple[list[Said], int]:
+    """The longest dialogue with what agents did in the others, each where it began in time.
+
+    An other one stands between two turns, never between calls and their answers, and never after the last words.
+    """
+    whole, orphans = pair_answers(_tidy(main.said))
+    starts = [one.start or 0 for one in main.exchanges]
+    inserts: dict[int, list[Said]] = defaultdict(list)
+    for number, one in enumerate(others, 2):
+        told, lost = pair_answers(_tidy(one.said))
+        orphans += lost
+        spoken = _acts(told, number, one.first.agent)
+        before = sum(start <= (one.first.start or 0) for start in starts)
+        at = min(main.lengths[before - 1], len(whole)) if before else 0
+        while at < len(whole) and whole[at].role == "tool":
+            at += 1
+        first = next((place for place, said in enumerate(whole) if said.role == "assistant"), 0)
+        at = max(at, first)
+        if at == len(whole) and whole[-1].role == "assistant" and not whole[-1].calls:
+            at -= 1
+        inserts[at] += spoken
+    return [one for at in range(len(whole) + 1) for one in (*inserts.get(at, ()), *whole[at : at + 1])], orphans
+
+
+def _acts(said: Sequence[Said], number: int, agent: str | None) -> list[Said]:
+    """What an agent did in a dialogue beside the main one, marked as such."""
+    about = {"dialogue": number, **({"agent": agent} if agent else {})}
+    first = next((place for place, one in enumerate(said) if one.role == "assistant"), len(said))
+    acts = [one for one in said[first:] if one.role in ("assistant", "tool")]
+    return [replace(one, detail={**one.detail, **about}) for one in acts]
+
+
+def _with_runs(said: list[Said], runs: Sequence[ToolRun]) -> list[Said]:
+    """Executions of tools that no message calls, as calls before the last words."""
+    made = []
+    for run in runs:
+        call = ToolCall(name=run.name, arguments=read_arguments(run.arguments), id=run.call)
+        about = {"told by": "the tool's own span"}
+        made += [
+            Said(role="assistant", calls=(call,), detail=about),
+            Said(role="tool", text=run.result or "", answers=run.call or None, name=run.name, detail=about),
+        ]
+    last = said[-1:] if said and said[-1].role == "assistant" and not said[-1].calls else []
+    return [*said[: len(said) - len(last)], *made, *last]
+
+
+def _find_break(said: Sequence[Said], strands: Sequence[Strand], tools: Sequence[ToolSpec], orphans: int) -> str | None:
+    """Why a conversation cannot be read as a whole, or None."""
+    unread = next((one.detail[UNREAD][0] for one in said if one.detail.get(UNREAD)), None)
+    if unread is not None:
+        return f"a part that could be a call cannot be read ({unread[:60]})"
+    if any(read_reason(one.last.reason) is Ending.INCOHERENT for one in strands):
+        return "a call that its provider could not read"
+    if orphans:
+        return "an answer to a call that is not there"
+    if any(one.midway for one in strands):
+        return "its beginning is missing, or a window of it joins nothing"
+    if _falls_apart(strands):
+        return "requests of one dialogue that join nowhere"
+    texts = [
+        Message(role="assistant", content=one.text, tool_calls=one.calls) for one in said if one.role == "assistant"
+    ]
+    if find_unread(texts, tools, headings=all(one.role != "tool" for one in said)) is not None:
+        return "a call was left in the text"
+    return None
+
+
+def _falls_apart(strands: Sequence[Strand]) -> bool:
+    """Whether strands of one trace begin with the same request, though more than that was given to a later one."""
+    found: dict[tuple[str, frozenset[str]], list[Strand]] = defaultdict(list)
+    for one in strands:
+        asked = next((said.text for said in one.said if said.role == "user"), None)
+        if asked is not None and one.units:
+            found[asked, frozenset(one.units)].append(one)
+    # The same asked again from the start is a dialogue of its own.
+    return any(
+        said.role in {"assistant", "tool"} for group in found.values() for one in group[1:] for said in one.first.given
+    )

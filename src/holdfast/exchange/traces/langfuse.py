@@ -1,0 +1,128 @@
+"""Langfuse's exports: observations, one an object, or a trace with its observations.
+
+Of the blob storage export and the public API (langfuse.com/docs, "Blob Storage Export Field Reference"; keys in snake
+case in the one and in camel case in the other): ``type`` GENERATION with ``input`` and ``output``, TOOL with the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from holdfast.exchange.traces.bodies import read_request, read_response
+from holdfast.exchange.traces.dialogue import Exchange, ToolRun
+from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.messages import perhaps
+from holdfast.exchange.traces.records import BadRecord, refuse_record
+from holdfast.exchange.traces.times import read_time
+from holdfast.models.calls.structured import answer_text, to_text
+
+TYPES = frozenset(
+    {"GENERATION", "SPAN", "EVENT", "TOOL", "AGENT", "CHAIN", "RETRIEVER", "EVALUATOR", "EMBEDDING", "GUARDRAIL"}
+)
+
+Row = Mapping[str, Any]
+
+
+def is_langfuse(value: Any) -> bool:
+    """Whether a record is an observation, a trace with observations, or a page of them."""
+    if not isinstance(value, dict):
+        return False
+    if isinstance(value.get("observations"), list) and ("id" in value or "trace" in value):
+        return True
+    if isinstance(value.get("data"), list) and value["data"] and isinstance(value["data"][0], dict):
+        return is_langfuse(value["data"][0])
+    return _type(value) in TYPES and _get(value, "traceId") is not None
+
+
+def _get(row: Row, name: str) -> Any:
+    """A field by its name in camel or in snake case."""
+    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+    return row[name] if row.get(name) is not None else row.get(snake)
+
+
+def _type(row: Row) -> str:
+    return str(row.get("type") or "").upper()
+
+
+def read_langfuse(place: str, value: Row, intake: Intake) -> None:
+    """Put an observation, or all of a trace, into ``intake``."""
+    for where, row, about in _observations(place, value):
+        intake.rows += 1
+        try:
+            _read(where, row, about, intake)
+        except BadRecord as error:
+            intake.lose(error, unit=_unit(row, about))
+
+
+def _observations(place: str, value: Row) -> Iterator[tuple[str, Row, Row]]:
+    """Place, observation and trace of each."""
+    if isinstance(value.get("data"), list):
+        for number, one in enumerate(value["data"]):
+            if isinstance(one, dict):
+                yield from _observations(f"{place}: data[{number}]", one)
+        return
+    inner = value.get("observations")
+    if not isinstance(inner, list):
+        yield place, value, {}
+        return
+    found = value["trace"] if isinstance(value.get("trace"), dict) else value
+    rows = [(f"{place}: observations[{number}]", one) for number, one in enumerate(inner)]
+    full = [(where, one) for where, one in rows if isinstance(one, dict)]
+    if not any(_type(one) == "GENERATION" for _, one in full):
+        # A trace whose observations are told by id alone, or that was traced as a whole.
+        yield place, {**found, "type": "GENERATION", "traceId": found.get("id")}, found
+    for where, one in full:
+        yield where, one, found
+
+
+def _unit(row: Row, about: Row) -> str:
+    return to_text(_get(row, "traceId") or about.get("id"))
+
+
+def _read(place: str, row: Row, about: Row, intake: Intake) -> None:
+    unit, identity = _unit(row, about), to_text(row.get("id"))
+    if not unit:
+        refuse_record(place, "has no traceId")
+    parent = to_text(_get(row, "parentObservationId"))
+    intake.parents[unit, identity] = parent
+    start = read_time(_get(row, "startTime") or row.get("timestamp"))
+    if _type(row) == "TOOL":
+        run = ToolRun(
+            unit=unit,
+            start=start or 0,
+            call=to_text(_get(row, "toolCallId")),
+            name=to_text(row.get("name")),
+            arguments=row.get("input"),
+            result=None if row.get("output") is None else answer_text(perhaps(place, row["output"])),
+        )
+        intake.runs.append(run)
+    if _type(row) != "GENERATION":
+        return
+    if row.get("input") in (None, "") and row.get("output") in (None, ""):
+        shape = "observations of type GENERATION without input and output"
+        intake.speechless.append(Speechless(unit=unit, span=identity, parent=parent, place=place, shape=shape))
+        return
+    request = read_request(f"{place}: input", row.get("input"))
+    response = read_response(f"{place}: output", row.get("output"), request.choices)
+    usage = _get(row, "usageDetails") or row.get("usage")
+    tokens = usage.get("output") if isinstance(usage, Mapping) else None
+    session = to_text(_get(row, "sessionId") or _get(about, "sessionId")) or None
+    exchange = Exchange(
+        place=place,
+        source="langfuse",
+        given=request.said,
+        replies=response.choices,
+        unit=unit,
+        session=session,
+        names=(unit,),
+        start=start,
+        time=to_text(_get(row, "startTime") or row.get("timestamp")) or None,
+        tools=request.tools,
+        model=to_text(row.get("model") or _get(row, "providedModelName")) or response.model or request.model,
+        family=to_text(_get(row, "traceName") or about.get("name")) or None,
+        tokens=tokens if type(tokens) is int else response.tokens,
+        reason=response.reason,
+        failed=str(row.get("level") or "").upper() == "ERROR" or response.failed,
+    )
+    intake.exchanges.append(exchange)

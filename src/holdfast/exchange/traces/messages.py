@@ -1,0 +1,301 @@
+"""Messages of any provider as ours: roles, text, calls and answers, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from holdfast.exchange.traces.dialogue import LEFT_OUT, SERVED, UNREAD, UNTOLD, Said
+from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
+from holdfast.models.calls.structured import (
+    NAMES,
+    Part,
+    answer_text,
+    clean,
+    read_arguments,
+    read_message_parts,
+    read_part,
+    read_parts,
+    to_text,
+)
+from holdfast.records import Role, ToolCall, ToolSpec
+
+ROLES: dict[str, Role] = {
+    **{"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant"},
+    **{"model": "assistant", "ai": "assistant", "chatbot": "assistant", "agent": "assistant", "tool": "tool"},
+    **{"function": "tool", "ipython": "tool", "observation": "tool"},
+}
+_CALL_OF_ANSWER = ("tool_call_id", "tool_use_id", "toolCallId", "toolUseId", "call_id", "id")
+_SUFFIXES = ("messagechunk", "message")  # of LangChain's classes
+
+
+def read_role(place: str, value: Any) -> Role:
+    """Our role. Errors: BadRecord."""
+    found = _find_role(value)
+    if found is None:
+        refuse_record(place, f"a message of an unknown role; known are {', '.join(ROLES)}")
+    return found
+
+
+def _find_role(value: Any) -> Role | None:
+    if not isinstance(value, str):
+        return None
+    plain = value.strip().lower().rpartition(".")[2]
+    for suffix in _SUFFIXES:
+        plain = plain.removesuffix(suffix)
+    return ROLES.get(plain)
+
+
+def structured(place: str, value: Any) -> Any:
+    """A structured value, also where it was written as JSON text. Errors: BadRecord."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        return parse_text(place, value)
+    return value
+
+
+def perhaps(place: str, value: Any) -> Any:
+    """A structured value where the text is JSON of one, else the text."""
+    try:
+        return structured(place, value)
+    except BadRecord:
+        return value
+
+
+def read_messages(place: str, value: Any, role: Role | None = None) -> list[Said]:
+    """A list of messages and items, JSON text of one, or one alone; a text is one message of ``role``.
+
+    Errors: BadRecord.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str) and role is not None:
+        value = perhaps(place, value)
+        if isinstance(value, str):
+            return [Said(role=role, text=clean(value))] if value else []
+    value = structured(place, value)
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        refuse_record(place, "messages are neither a list nor JSON of one")
+    if len(value) == 1 and isinstance(value[0], list):
+        value = value[0]  # LangChain writes one list for each prompt of a batch
+    return [said for number, one in enumerate(value) for said in read_message(f"{place}[{number}]", one, role)]
+
+
+def read_message(place: str, one: Any, role: Role | None = None) -> list[Said]:
+    """One message or item; one with several tools' answers becomes as many messages. Errors: BadRecord."""
+    if isinstance(one, str) and role is not None:
+        return [Said(role=role, text=clean(one))]
+    if isinstance(one, list) and len(one) == 2 and all(isinstance(part, str) for part in one) and _find_role(one[0]):
+        one = {"role": one[0], "content": one[1]}  # LangChain's pairs
+    if not isinstance(one, dict):
+        refuse_record(place, f"expected a message, found {type(one).__name__}")
+    one = _unwrap(one)
+    given = one.get("role")
+    if given is None:
+        typed = _find_role(one.get("type"))
+        if typed is not None:
+            return _by_role(one, typed)
+        if "type" in one and one["type"] != "message":
+            return _item(one)
+        if role is None:
+            refuse_record(place, f"a message of an unknown role; known are {', '.join(ROLES)}")
+        return _by_role(one, role)
+    return _by_role(one, read_role(place, given))
+
+
+def _unwrap(one: dict[str, Any]) -> dict[str, Any]:
+    """LangChain's serialised objects, and what stands under ``data`` or ``message`` alone."""
+    kwargs, path = one.get("kwargs"), one.get("id")
+    if isinstance(kwargs, dict) and isinstance(path, list) and path and _find_role(path[-1]):
+        return {"type": path[-1], **{key: value for key, value in kwargs.items() if key != "type"}}
+    if isinstance(one.get("data"), dict) and _find_role(one.get("type")) and "content" in one["data"]:
+        return {**one["data"], "type": one["type"]}
+    content = one.get("content")
+    if isinstance(content, dict) and "parts" in content:
+        return {**{key: value for key, value in one.items() if key != "content"}, **content}  # Gemini's
+    inner = one.get("message")
+    if isinstance(inner, dict) and "role" not in one and ("role" in inner or "kwargs" in inner):
+        return _unwrap(inner)
+    return one
+
+
+def _item(one: dict[str, Any]) -> list[Said]:
+    """An item of the Responses API that is no message: a call, an answer or reasoning."""
+    parts = read_part(one)
+    if parts and all(part.kind == "answer" for part in parts):
+        return [_answer(part, one) for part in parts]
+    return _speak("assistant", parts, one)
+
+
+def _by_role(one: dict[str, Any], role: Role) -> list[Said]:
+    if role == "tool":
+        return _tool(one)
+    if role == "assistant":
+        return _speak(role, read_message_parts(one), one)
+    return _speak(role, read_parts(one.get("content", one.get("parts"))), one)
+
+
+def _name(one: Mapping[str, Any]) -> str | None:
+    return next((clean(one[key]) for key in NAMES if isinstance(one.get(key), str) and one[key]), None)
+
+
+def _tool(one: dict[str, Any]) -> list[Said]:
+    """A tool's message: one answer, or a part for each."""
+    content = one.get("content", one.get("parts"))
+    parts = read_parts(content) if isinstance(content, list) else []
+    if any(part.kind == "answer" for part in parts):
+        return [_answer(part, one) for part in parts if part.kind == "answer"]
+    identity = next((to_text(one[key]) for key in _CALL_OF_ANSWER if one.get(key)), None)
+    texts = [part.text for part in parts if part.text]
+    others = [part.type for part in parts if not part.text]
+    text = "\n".join(texts) if parts and texts else answer_text(content)
+    return [
+        Said(role="tool", text=text, answers=identity, name=_name(one), detail={LEFT_OUT: others} if others else {})
+    ]
+
+
+def _answer(part: Part, one: Mapping[str, Any]) -> Said:
+    name = part.name or (_name(one) if "tool" in str(one.get("role", "")) else None)
+    return Said(role="tool", text=part.text, answers=part.answers or None, name=name or None)
+
+
+def _speak(role: Role, parts: list[Part], one: Mapping[str, Any]) -> list[Said]:
+    """Messages from parts in their order: an answer ends what was said before it."""
+    made: list[Said] = []
+    texts: list[Part] = []
+
+    def flush() -> None:
+        if texts:
+            made.append(_join(role, texts, one))
+            texts.clear()
+
+    for part in parts:
+        if part.kind == "answer":
+            flush()
+            made.append(_answer(part, one))
+        elif part.kind == "call" and role != "assistant":
+            texts.append(Part(kind="unread", type=part.type, suspect=True))
+        else:
+            if part.kind == "text" and part.text and any(other.served for other in texts):
+                flush()
+            texts.append(part)
+    flush()
+    return merge_replies(made) or [Said(role=role, name=_name(one))]
+
+
+def _join(role: Role, parts: list[Part], one: Mapping[str, Any]) -> Said:
+    calls = [part for part in parts if part.call is not None]
+    detail: dict[str, Any] = {}
+    thoughts = [part.text for part in parts if part.kind == "reasoning" and part.text]
+    others = [part.type for part in parts if part.kind == "data" or (part.kind == "unread" and not part.suspect)]
+    unread = [part.type for part in parts if part.kind == "unread" and part.suspect]
+    if thoughts:
+        detail["reasoning"] = "\n".join(thoughts)
+    if others:
+        detail[LEFT_OUT] = [clean(name) for name in others]
+    if unread and role == "assistant":
+        detail[UNREAD] = [clean(name) for name in unread]
+    served = tuple(place for place, part in enumerate(calls) if part.served)
+    if served:
+        detail[SERVED] = [calls[place].call.name for place in served]  # type: ignore[union-attr]
+    return Said(
+        role=role,
+        text="\n".join(part.text for part in parts if part.kind == "text" and part.text),
+        calls=tuple(part.call for part in calls if part.call is not None),
+        name=_name(one),
+        served=served,
+        detail=detail,
+    )
+
+
+def merge_replies(said: list[Said]) -> list[Said]:
+    """Messages of one agent that stand together, as one: output items are the parts of one reply.
+
+    What is said after a call that the provider carried out was said when that was answered, though nobody tells how.
+    """
+    made: list[Said] = []
+    for one in said:
+        before = made[-1] if made else None
+        if before is None or not one.role == before.role == "assistant":
+            made.append(one)
+        elif one.text and before.calls and len(before.served) == len(before.calls):
+            made += [*(untold(call) for call in before.calls), one]
+        else:
+            made[-1] = _merge(before, one)
+    return made
+
+
+def untold(call: ToolCall) -> Said:
+    """The answer to a call that the provider carried out without telling its result."""
+    return Said(role="tool", name=call.name, answers=call.id or None, detail=dict(UNTOLD))
+
+
+def _merge(one: Said, other: Said) -> Said:
+    detail = {**one.detail, **other.detail}
+    for key in (LEFT_OUT, UNREAD, SERVED):
+        if key in one.detail and key in other.detail:
+            detail[key] = [*one.detail[key], *other.detail[key]]
+    if "reasoning" in one.detail and "reasoning" in other.detail:
+        detail["reasoning"] = f"{one.detail['reasoning']}\n{other.detail['reasoning']}"
+    return replace(
+        one,
+        text="\n".join(filter(None, (one.text, other.text))),
+        calls=(*one.calls, *other.calls),
+        served=(*one.served, *(place + len(one.calls) for place in other.served)),
+        detail=detail,
+    )
+
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+_SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "schema")
+_WRAPPERS = ("function", "toolSpec", "tool", "custom")
+
+
+def read_tools(definitions: Any) -> tuple[ToolSpec, ...]:
+    """Tools as any provider writes them; what has no name is left out."""
+    found: list[ToolSpec] = []
+    for one in _each_tool(definitions):
+        name = next((one[key] for key in NAMES if isinstance(one.get(key), str)), None)
+        if not name or any(tool.name == name for tool in found):
+            continue
+        schema = next((one[key] for key in _SCHEMAS if one.get(key) is not None), None)
+        if isinstance(schema, dict) and set(schema) == {"json"}:
+            schema = schema["json"]
+        if isinstance(schema, dict) and set(schema) >= {"jsonSchema"}:
+            schema = schema["jsonSchema"]
+        parameters = read_arguments(schema)
+        found.append(
+            ToolSpec(
+                name=clean(name),
+                description=to_text(one.get("description")),
+                parameters=parameters if "_raw" not in parameters else {},
+            )
+        )
+    return tuple(found)
+
+
+def _each_tool(definitions: Any) -> list[dict[str, Any]]:
+    value = perhaps("tools", definitions)
+    if isinstance(value, dict):
+        if "function_declarations" in value or "functionDeclarations" in value:
+            return _each_tool(value.get("function_declarations", value.get("functionDeclarations")))
+        if isinstance(value.get("tools"), list):
+            return _each_tool(value["tools"])
+        inner = next((value[key] for key in _WRAPPERS if isinstance(value.get(key), dict)), None)
+        if inner is not None:
+            return _each_tool(inner)
+        if "json_schema" in value:
+            return _each_tool(value["json_schema"])
+        if any(isinstance(value.get(key), str) for key in NAMES):
+            return [value]
+        return [one for inner in value.values() if isinstance(inner, dict) for one in _named(value, inner)]
+    return [one for inner in value for one in _each_tool(inner)] if isinstance(value, list) else []
+
+
+def _named(tools: dict[str, Any], inner: dict[str, Any]) -> list[dict[str, Any]]:
+    """A tool of a dictionary by name, as the AI SDK and MCP clients keep them."""
+    name = next(key for key, value in tools.items() if value is inner)
+    return [{"name": name, **inner}] if any(key in inner for key in _SCHEMAS) else []

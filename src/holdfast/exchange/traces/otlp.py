@@ -1,0 +1,358 @@
+"""Spans and log records out of whatever holds them, as rows of one form.
+
+OTLP/JSON of collectors and SDKs (``resourceSpans``, ``resourceLogs``; opentelemetry-proto), with names in snake case as
+protobuf's own printers may write them, Grafana Tempo's ``batches``, older ``instrumentationLibrarySpans``, and spans as
+objects of their own: what console exporters, Arize Phoenix and Logfire write, Jaeger's ``spans`` and Zipkin's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.records import BadRecord, Flaw, find_flaw, read_object, refuse_record
+from holdfast.exchange.traces.times import read_time
+from holdfast.models.calls.structured import clean, to_text
+
+ERROR_STATUS = (2, "2", "STATUS_CODE_ERROR", "ERROR", "StatusCode.ERROR")
+# The lists of resources, of scopes in them, and of rows in those.
+RESOURCES = ("resourceSpans", "resource_spans", "resourceLogs", "resource_logs", "batches")
+_SCOPES = (
+    *("scopeSpans", "scope_spans", "scopeLogs", "scope_logs", "instrumentationLibrarySpans"),
+    *("instrumentation_library_spans", "instrumentationLibraryLogs", "instrumentation_library_logs", "ilSpans"),
+)
+_ROWS = ("spans", "logRecords", "log_records", "logs")
+# Of these attributes a conversation is made: one that cannot be read costs its span.
+_SPEAKING = re.compile(
+    r"messages|prompt|completion|gen_ai\.(tool|system_instructions|event)|llm\.|^ai\.|events|input|output|request_data"
+    r"|response_data|message|tool"
+)
+
+Attributes = dict[str, Any]
+_ATTRIBUTES = ("attributes", "tags", "spanAttributes", "SpanAttributes")
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """A span or log record: ids in hex, ``start`` in ns (0 where not told), ``events`` as time, name and attributes.
+
+    ``log`` says that it is a log record, whose ``name`` is that of its event and which may have a ``body``. ``dropped``
+    counts attributes that the SDK dropped at a limit.
+    """
+
+    place: str
+    trace: str
+    span: str = ""
+    parent: str = ""
+    name: str = ""
+    start: int = 0
+    attributes: Attributes = field(default_factory=dict)
+    events: list[tuple[int, str, Attributes]] = field(default_factory=list)
+    failed: bool = False
+    service: str | None = None
+    log: bool = False
+    body: Any = None
+    dropped: int = 0
+
+
+def is_spans(value: Any) -> bool:
+    """Whether a record holds spans or log records, or is one."""
+    if not isinstance(value, dict):
+        return False
+    return (
+        any(isinstance(value.get(key), list) for key in RESOURCES)
+        or _is_span(value)
+        or (isinstance(value.get("trace"), dict) and is_spans(value["trace"]))
+        or any(isinstance(value.get(key), list) and any(map(is_spans, value[key][:3])) for key in ("spans", "data"))
+    )
+
+
+def _is_span(value: Mapping[str, Any]) -> bool:
+    return any(_are_attributes(_get(value, key)) for key in _ATTRIBUTES) and bool(_trace_of(value))
+
+
+def _are_attributes(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, dict) and "key" in one for one in value)
+    return isinstance(value, dict)
+
+
+def read_rows(place: str, value: Mapping[str, Any], intake: Intake, *, flawed: bool = False) -> Iterator[Row]:
+    """Every span and log record of a record; what cannot be read is told to ``intake``. Errors: BadRecord."""
+    for where, row, about, log in _find(place, value):
+        intake.rows += 1
+        unit = None
+        try:
+            unit = read_identity(_trace_of(row)) or None
+            yield _read(where, row, about, intake, flawed=flawed, log=log)
+        except BadRecord as error:
+            intake.lose(error, unit=unit)
+
+
+def _find(place: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Attributes, bool]]:
+    """Place, row, attributes of its resource, and whether it is a log record."""
+    if _is_span(value) and not any(isinstance(value.get(key), list) for key in ("spans", *RESOURCES)):
+        yield place, value, {}, False
+        return
+    if isinstance(value.get("trace"), dict):
+        yield from _find(place, value["trace"])
+    for key in ("spans", "data"):
+        for number, one in enumerate(value[key] if isinstance(value.get(key), list) else []):
+            if is_spans(one):
+                yield from _find(f"{place}: {key}[{number}]", one)
+    for key in RESOURCES:
+        if key in value:
+            yield from _of_resources(place, key, _listed(place, value[key] or []))
+
+
+def _of_resources(place: str, key: str, resources: list[Any]) -> Iterator[tuple[str, Any, Attributes, bool]]:
+    for r, resource in enumerate(resources):
+        if not isinstance(resource, dict):
+            refuse_record(place, f"{key}[{r}] is no object")
+        about = decode_attributes(place, read_object(place, resource.get("resource")).get("attributes"))
+        for scopes in _SCOPES:
+            for scope in _listed(place, resource.get(scopes) or []):
+                held = scope if isinstance(scope, dict) else refuse_record(place, f"{scopes} holds no objects")
+                for rows in _ROWS:
+                    for number, row in enumerate(_listed(place, held.get(rows) or [])):
+                        where = f"{place}: {rows}[{number}]"
+                        yield where, row if isinstance(row, dict) else {"": where}, about, "og" in rows
+
+
+# --- one row ------------------------------------------------------------------------------------------------------
+
+
+def _get(row: Mapping[str, Any], *names: str) -> Any:
+    """The first field that is there, by its name in camel or in snake case."""
+    for name in names:
+        snake = re.sub(r"([A-Z])", r"_\1", name).lower()
+        for key in (name, snake):
+            if row.get(key) not in (None, ""):
+                return row[key]
+    return None
+
+
+def _trace_of(row: Mapping[str, Any]) -> Any:
+    for key in ("context", "span_context", "spanContext"):
+        if isinstance(row.get(key), dict):
+            return _get(row[key], "traceId")
+    return _get(row, "traceId", "traceID", "TraceId", "trace")
+
+
+def _span_of(row: Mapping[str, Any]) -> Any:
+    for key in ("context", "span_context", "spanContext"):
+        if isinstance(row.get(key), dict):
+            return _get(row[key], "spanId")
+    return _get(row, "spanId", "spanID", "SpanId", "id")
+
+
+def read_identity(value: Any) -> str:
+    """An id in hex: OTLP's own, one in base64 as protobuf's printers write bytes, or one that begins with 0x."""
+    if not isinstance(value, str):
+        return ""
+    plain = clean(value.strip())
+    short = plain.removeprefix("0x").lower()
+    if re.fullmatch(r"[0-9a-f]{16}|[0-9a-f]{32}", short):
+        return short
+    if len(plain) in (12, 24) and plain.endswith("="):
+        try:
+            return base64.b64decode(plain, validate=True).hex()
+        except (ValueError, binascii.Error):
+            return plain
+    return short if short != plain.lower() else plain
+
+
+def _read(
+    where: str, row: Mapping[str, Any], about: Attributes, intake: Intake, *, flawed: bool = False, log: bool = False
+) -> Row:
+    if "" in row and len(row) == 1:
+        refuse_record(where, "is no object")
+    given = _get(row, *_ATTRIBUTES)
+    attributes = decode_attributes(where, given, intake if flawed else None)
+    rest = {key: value for key, value in row.items() if key not in (*_ATTRIBUTES, "span_attributes")}
+    reason = find_flaw(rest) if flawed else None
+    if reason is not None:
+        refuse_record(where, reason)
+    trace = read_identity(_trace_of(row))
+    started = _get(row, "startTimeUnixNano", "startTime", "startTimestamp", "timeUnixNano", "timestamp")
+    started = started or _get(row, "observedTimeUnixNano", "start", "Timestamp")
+    status = row.get("status")
+    code = status.get("code", status.get("status_code")) if isinstance(status, dict) else status
+    code = code if code is not None else _get(row, "statusCode")
+    if status is not None and not isinstance(status, dict | str | int):
+        refuse_record(where, f"expected an object, found {type(status).__name__}")
+    made = Row(
+        place=where,
+        trace=trace,
+        span=read_identity(_span_of(row)),
+        parent=read_identity(_get(row, "parentSpanId", "parentId", "parentSpanID")),
+        name=to_text(_get(row, "eventName", "name", "operationName")),
+        start=_moment(where, started),
+        attributes=flatten(attributes),
+        failed=code in ERROR_STATUS,
+        service=to_text(about.get("service.name") or attributes.get("service.name")) or None,
+        log=log,
+        dropped=_moment(where, _get(row, "droppedAttributesCount")),
+    )
+    if log:
+        made.name = to_text(_get(row, "eventName") or attributes.get("event.name"))
+        made.body = decode(where, row.get("body"))
+    for event in _listed(where, _get(row, "events", "logs") or []):
+        if isinstance(event, dict):
+            inner = decode_attributes(where, event.get("attributes") or event.get("fields"))
+            named = event["name"] if event.get("name") is not None else inner.get("event.name")
+            made.events.append((_moment(where, _get(event, "timeUnixNano", "timestamp")), to_text(named), inner))
+    return made
+
+
+def _moment(place: str, value: Any) -> int:
+    if value in (None, "", 0, "0"):
+        return 0
+    try:
+        return int(value) if isinstance(value, int | str) and not isinstance(value, bool) else _date(place, value)
+    except ValueError:
+        return _date(place, value)
+
+
+def _date(place: str, value: Any) -> int:
+    found = read_time(value)
+    if found is None:
+        refuse_record(
+            place, "an intValue is no whole number" if not isinstance(value, str) else "a time of no known form"
+        )
+    return found
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def decode(place: str, value: Any) -> Any:
+    """The plain value of an OTLP ``AnyValue``. Errors: BadRecord."""
+    if value is None or value == {}:
+        return None
+    if not isinstance(value, dict):
+        refuse_record(place, f"expected an OTLP value, found {type(value).__name__}")
+    kind, inner = next(iter(value.items()))
+    kind = kind.replace("_", "").lower()
+    if kind == "intvalue":
+        return _whole(place, inner)
+    if kind == "arrayvalue":
+        return [decode(place, one) for one in _listed(place, read_object(place, inner).get("values") or [])]
+    if kind == "kvlistvalue":
+        return decode_attributes(place, read_object(place, inner).get("values") or [])
+    if kind in ("stringvalue", "boolvalue", "doublevalue", "bytesvalue"):
+        return inner
+    return refuse_record(place, "an OTLP value of an unknown kind")
+
+
+def decode_attributes(place: str, given: Any, intake: Intake | None = None) -> Attributes:
+    """OTLP's list of keys and values, or a dictionary, as one.
+
+    With ``intake``, an attribute whose value has a flaw is left out and counted, unless messages stand in it.
+    Errors: BadRecord.
+    """
+    if isinstance(given, Flaw):
+        refuse_record(place, given.reason)
+    pairs = (
+        list(given.items()) if isinstance(given, dict) else [_pair(place, one) for one in _listed(place, given or [])]
+    )
+    found = {}
+    for key, value in pairs:
+        reason = None if intake is None else find_flaw(value)
+        if reason is not None and intake is not None:
+            if intake.strict or _SPEAKING.search(key):
+                refuse_record(place, f"{reason} (in an attribute)")
+            intake.drop(reason)
+            continue
+        found[key] = value if isinstance(given, dict) else decode(place, value)
+    return found
+
+
+def _pair(place: str, one: Any) -> tuple[str, Any]:
+    if not isinstance(one, dict) or not isinstance(one.get("key"), str):
+        refuse_record(place, "an attribute has no key")
+    value = one.get("value")
+    if "vStr" in one or ("value" in one and not isinstance(value, dict | None)):  # Jaeger's tags
+        plain = one.get("vStr", value)
+        return one["key"], {"stringValue": plain} if isinstance(plain, str) else _plain(place, plain)
+    return one["key"], value
+
+
+def _plain(place: str, value: Any) -> Any:
+    if isinstance(value, Flaw):
+        return value
+    if isinstance(value, bool | int | float):
+        return {"doubleValue": value}
+    return refuse_record(place, f"expected an OTLP value, found {type(value).__name__}")
+
+
+def _listed(place: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        refuse_record(place, f"expected a list, found {type(value).__name__}")
+    return value
+
+
+def _whole(place: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return refuse_record(place, "an intValue is no whole number")
+
+
+_NESTED = re.compile(r"(llm|openinference|gen_ai|ai|session|input|output|tool|agent|traceloop|langfuse|logfire)(\.|$)")
+_LISTS = re.compile(r"(llm\.(input_messages|output_messages|tools|prompts|choices)|gen_ai\.(prompt|completion))(\.|$)")
+_MOST_NESTED = 12
+
+
+def flatten(attributes: Attributes) -> Attributes:
+    """Attributes with the dotted names of those that stand nested in others beside them (Phoenix, Elasticsearch)."""
+    found = dict(attributes)
+    for key, value in attributes.items():
+        if isinstance(value, dict | list) and _NESTED.match(key):
+            _flatten(found, key, value, 0)
+    return found
+
+
+def _flatten(found: Attributes, path: str, value: Any, depth: int) -> None:
+    if isinstance(value, dict) and depth < _MOST_NESTED:
+        for key, inner in value.items():
+            _flatten(found, f"{path}.{key}", inner, depth + 1)
+    elif isinstance(value, list) and _LISTS.match(path) and depth < _MOST_NESTED:
+        for number, inner in enumerate(value):
+            _flatten(found, f"{path}.{number}", inner, depth + 1)
+    if depth:
+        found.setdefault(path, value)
+
+
+def nest(attributes: Attributes, prefix: str) -> list[Any]:
+    """The values that dotted names with numbers spell: ``P.0.role``, ``P.1.role`` … as a list of dictionaries."""
+    root: dict[str, Any] = {}
+    for key, value in attributes.items():
+        if not key.startswith(f"{prefix}."):
+            continue
+        *path, last = key[len(prefix) + 1 :].split(".")
+        level = root
+        for step in path:
+            inner = level.get(step)
+            if not isinstance(inner, dict):
+                inner = level[step] = {}
+            level = inner
+        if not isinstance(level.get(last), dict):
+            level[last] = value
+    listed = _as_lists(root)
+    return listed if isinstance(listed, list) else []
+
+
+def _as_lists(value: Any) -> Any:
+    """Dictionaries whose keys are all numbers as lists, in the order of the numbers."""
+    if not isinstance(value, dict):
+        return value
+    made = {key: _as_lists(inner) for key, inner in value.items()}
+    if made and all(key.isdigit() for key in made):
+        return [made[key] for key in sorted(made, key=int)]
+    return made

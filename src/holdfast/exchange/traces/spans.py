@@ -1,0 +1,283 @@
+"""Spans and log records as requests to models and executions of tools."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.exchange.traces.dialects import OUTPUT, Event, Pair, is_told_event, read_offered, read_pairs
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said, ToolRun
+from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.messages import perhaps
+from holdfast.exchange.traces.otlp import Attributes, Row
+from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
+from holdfast.models.calls.structured import answer_text, to_text
+
+DETAILS = "gen_ai.client.inference.operation.details"
+OPERATION = "gen_ai.operation.name"
+_KINDS = (
+    *("openinference.span.kind", "traceloop.span.kind", "langfuse.observation.type", "mlflow.spanType"),
+    *("ai.operationId", "operation.name", "llm.request.type"),
+)
+_TOOL = frozenset({"execute_tool", "tool", "ai.toolcall"})
+_OUTER = frozenset(
+    {"invoke_agent", "create_agent", "invoke_workflow", "agent", "chain", "workflow", "task", "ai.generatetext"}
+    | {"ai.streamtext", "ai.generateobject", "ai.streamobject", "guardrail", "plan"}
+)
+_AGENT = frozenset({"invoke_agent", "agent", "ai.generatetext", "ai.streamtext"})
+_WHOLE = ("all_messages_events", "pydantic_ai.all_messages")  # of an agent's run
+_NO_MODEL = frozenset({"embeddings", "embedding", "rerank", "reranker", "retriever", "retrieval", "ai.embed"})
+_MODEL = frozenset(
+    {"chat", "generate_content", "text_completion", "completion", "completions", "responses", "llm", "generation"}
+    | {"chat_model", "generate", "inference"}
+)
+_MODEL_NAMES = (
+    *(
+        "gen_ai.response.model",
+        "gen_ai.request.model",
+        "llm.response.model_name",
+        "llm.model_name",
+        "ai.response.model",
+    ),
+    *("ai.model.id", "langfuse.observation.model.name", "llm.request.model_name", "model_name"),
+)
+_TOKENS = (
+    *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
+    *("llm.usage.completion_tokens", "ai.usage.outputTokens", "ai.usage.completionTokens"),
+)
+_REASONS = (
+    *("gen_ai.response.finish_reasons", "gen_ai.response.finish_reason", "gen_ai.response.stop_reason"),
+    *("llm.finish_reason", "llm.response.finish_reason", "llm.response.stop_reason", "ai.response.finishReason"),
+    "ai.finishReason",
+)
+_AGENTS = ("gen_ai.agent.name", "agent.name", "agent_name")
+_SESSIONS = (
+    *("session.id", "langfuse.session.id", "traceloop.association.properties.session_id"),
+    *("traceloop.association.properties.thread_id", "ai.telemetry.metadata.sessionId", "langsmith.trace.session_id"),
+)
+_CALLS = ("gen_ai.tool.call.id", "ai.toolCall.id", "tool.id", "tool_call.id")
+_TOOL_NAMES = ("gen_ai.tool.name", "ai.toolCall.name", "tool.name", "traceloop.entity.name")
+_TOOL_ARGUMENTS = (
+    *("gen_ai.tool.call.arguments", "ai.toolCall.args", "tool_arguments", "input.value", "traceloop.entity.input"),
+    *("langfuse.observation.input", "mlflow.spanInputs", "gcp.vertex.agent.tool_call_args"),
+)
+_TOOL_RESULTS = (
+    *("gen_ai.tool.call.result", "ai.toolCall.result", "tool_response", "output.value", "traceloop.entity.output"),
+    *("langfuse.observation.output", "mlflow.spanOutputs", "gcp.vertex.agent.tool_response"),
+)
+# Attributes that say nothing of what was spoken, by which a shape is not told.
+_PLAIN = re.compile(
+    r"^(gen_ai\.(request|usage|response|system$|provider|operation|agent|conversation|token|output\.type)|server\.|http"
+    r"|service|openinference|session|user|thread|code|otel|telemetry|process|host|k8s|net|url|error|logfire|metadata"
+    r"|llm\.(model_name|token|usage|provider|system|invocation))"
+)
+_MOST_NAMES = 6
+
+
+@dataclass(slots=True)
+class _Span:
+    """What one span and the log records beside it say."""
+
+    place: str
+    unit: str
+    identity: str
+    start: int
+    parent: str = ""
+    name: str = ""
+    attributes: Attributes = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    failed: bool = False
+    service: str | None = None
+    dropped: int = 0
+
+    def kinds(self) -> set[str]:
+        """What kind of work it says that it is, in all words that it has for that."""
+        found = [self.attributes.get(OPERATION), *(self.attributes.get(key) for key in _KINDS)]
+        plain = {one.strip().lower() for one in found if isinstance(one, str) and one}
+        return plain | {one.partition(" ")[0] for one in plain}
+
+    def first(self, names: Iterable[str]) -> Any:
+        """The first attribute of these that is there."""
+        return next((self.attributes[name] for name in names if self.attributes.get(name) not in (None, "")), None)
+
+
+class SpanCollector:
+    """Spans and log records of any number of files, put together by trace and span."""
+
+    def __init__(self) -> None:
+        self._traces: dict[str, dict[str, _Span]] = {}
+
+    def take(self, row: Row) -> None:
+        """One span or log record. Errors: BadRecord."""
+        if row.log:
+            self._take_log(row)
+            return
+        span = self._find(row, row.span or row.place)
+        span.start, span.name, span.parent = row.start or span.start, row.name or span.name, row.parent or span.parent
+        span.attributes |= row.attributes
+        span.service = span.service or row.service
+        span.failed |= row.failed
+        span.dropped += row.dropped
+        for time, name, inner in row.events:
+            self._take_event(span, time, name, inner)
+
+    def _find(self, row: Row, identity: str) -> _Span:
+        unit = row.trace
+        if not unit:
+            refuse_record(row.place, "has no traceId")
+        spans = self._traces.setdefault(unit, {})
+        return spans.setdefault(identity, _Span(place=row.place, unit=unit, identity=identity, start=row.start))
+
+    def _take_log(self, row: Row) -> None:
+        name = row.name
+        told = any(key in row.attributes for key in ("gen_ai.input.messages", OUTPUT))
+        if not is_told_event(name) and name != DETAILS and not told:
+            return
+        if not row.trace and row.attributes.get("gen_ai.conversation.id"):
+            row.trace = to_text(row.attributes["gen_ai.conversation.id"])
+        # A record without a span may stand beside others of its trace; details are a request by themselves.
+        span = self._find(row, row.span or (row.place if told or name == DETAILS else ""))
+        span.service = span.service or row.service
+        if is_told_event(name) and not told:
+            inner = row.attributes if row.body is None else {**row.attributes, "body": row.body}
+            self._take_event(span, row.start, name, inner)
+        else:
+            body = row.body if isinstance(row.body, dict) else {}
+            span.attributes |= {**row.attributes, **body}
+
+    @staticmethod
+    def _take_event(span: _Span, time: int, name: str, inner: dict[str, Any]) -> None:
+        if name == DETAILS:
+            span.attributes |= inner
+        elif is_told_event(name):
+            key = to_text([time, name, inner])
+            if key not in span.seen or not time:  # once, though an exporter that retries sends it again
+                span.events.append((time, name, inner))
+            span.seen.add(key)
+
+    def finish(self, intake: Intake) -> None:
+        """Every request and tool's execution into ``intake``."""
+        for spans in self._traces.values():
+            told = {name for one in spans.values() if (name := one.attributes.get("gen_ai.conversation.id"))}
+            conversation = to_text(next(iter(told))) if len(told) == 1 else None
+            for span in spans.values():
+                intake.parents[span.unit, span.identity] = span.parent
+                try:
+                    _finish(span, spans, conversation, intake)
+                except BadRecord as error:
+                    intake.lose(error, unit=span.unit)
+
+
+def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, intake: Intake) -> None:
+    kinds = span.kinds()
+    if kinds & _TOOL or span.name.startswith("execute_tool "):
+        parent = spans.get(span.parent)
+        if parent is None or not (parent.kinds() & _TOOL and parent.first(_TOOL_NAMES) == span.first(_TOOL_NAMES)):
+            intake.runs.append(_read_run(span))
+        return
+    if kinds & _NO_MODEL:
+        return
+    whole = any(key in span.attributes for key in _WHOLE)
+    outer = whole or bool(kinds & _OUTER and not kinds & _MODEL)
+    model = not outer and bool(kinds & _MODEL or span.first(_MODEL_NAMES) is not None)
+    read = model or outer or _speaks(span)
+    try:
+        pairs = read_pairs(span.place, span.attributes if read else {}, span.events, outer=not model)
+    except BadRecord:
+        if not outer:
+            raise
+        pairs = []  # the requests to its model tell the same
+    for number, pair in enumerate(pairs):
+        intake.exchanges.append(_make(span, pair, conversation, outer=outer, last=number == len(pairs) - 1))
+    if not pairs and not span.failed and (model or kinds & _AGENT):
+        told = Speechless(
+            unit=span.unit,
+            span=span.identity,
+            parent=span.parent,
+            place=span.place,
+            shape=_describe(span),
+            outer=not model,
+        )
+        intake.speechless.append(told)
+
+
+def _speaks(span: _Span) -> bool:
+    """Whether it holds messages under names that nothing but a request to a model has."""
+    return any(
+        key.startswith(("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events"))
+        for key in span.attributes
+    )
+
+
+def _describe(span: _Span) -> str:
+    """A span's shape in words: what it says that it is, and the names of its other attributes."""
+    operation = span.attributes.get(OPERATION)
+    kind = next((f"{key} {span.attributes[key]}" for key in _KINDS if span.attributes.get(key)), None)
+    told = f"{OPERATION} {operation}" if operation else kind or "a model's name"
+    names = [re.sub(r"\.\d+(?=\.|$)", ".N", key) for key in span.attributes if not _PLAIN.match(key)]
+    found = [name for name, _ in Counter(names).most_common() if name not in _KINDS and name not in _MODEL_NAMES]
+    shown = ", ".join(found[:_MOST_NAMES]) + (" …" if found[_MOST_NAMES:] else "")
+    content = f"attributes {shown}" if shown else "content is not captured"
+    return f"spans of a model ({told}) without readable messages: {content}"
+
+
+def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, last: bool) -> Exchange:
+    request, response = pair
+    reasons = perhaps(span.place, span.first(_REASONS))
+    if isinstance(reasons, list):
+        reasons = reasons[0] if reasons else None
+    told = reasons if isinstance(reasons, str) and last else None
+    tokens = span.first(_TOKENS)
+    agent = span.first(_AGENTS)
+    replies = response.choices
+    if span.dropped and replies:
+        cut = {UNREAD: [f"{span.dropped} attributes dropped at a limit"]}
+        replies = [[*replies[0], Said(role="assistant", detail=cut)], *replies[1:]]
+    return Exchange(
+        place=span.place,
+        source="otel",
+        given=request.said,
+        replies=replies,
+        unit=span.unit,
+        span=span.identity,
+        conversation=conversation,
+        session=to_text(span.first(_SESSIONS)) or None,
+        names=(span.unit,),
+        start=span.start or None,
+        time=str(span.start) if span.start else None,
+        tools=read_offered(span.place, span.attributes) or request.tools,
+        model=to_text(span.first(_MODEL_NAMES)) or response.model or request.model,
+        family=to_text(agent) or span.service,
+        agent=to_text(agent) or None,
+        tokens=tokens if type(tokens) is int else response.tokens,
+        reason=response.reason or told,
+        failed=span.failed and last,
+        outer=outer,
+    )
+
+
+def _read_run(span: _Span) -> ToolRun:
+    result = span.first(_TOOL_RESULTS)
+    name = to_text(span.first(_TOOL_NAMES)) or span.name.removeprefix("execute_tool ")
+    return ToolRun(
+        unit=span.unit,
+        start=span.start,
+        call=to_text(span.first(_CALLS)),
+        name=name,
+        arguments=span.first(_TOOL_ARGUMENTS),
+        result=None if result is None else answer_text(_plain_result(span.place, result)),
+    )
+
+
+def _plain_result(place: str, value: Any) -> Any:
+    """A result as it was, where it was written as JSON text."""
+    if isinstance(value, str) and value[:1] == value[-1:] == '"':
+        try:
+            return parse_text(place, value)
+        except BadRecord:
+            return value
+    return perhaps(place, value)

@@ -1,0 +1,426 @@
+"""Requests woven to conversations: one that another begins with is its earlier request, windows join by their overlap.
+
+    exchanges in order of time ─ each continues a strand, lies within one, overlaps with its end, or begins a new one
+
+A record is compared as a row of pieces: texts, calls and answers. Those of different messages that say the same are the
+same piece, so it does not matter how a writer cuts a reply into messages. Whatever the ids say, a proper beginning with
+a reply of the agent in it is the same conversation; equal ones are so only where an id says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from holdfast.exchange.traces.dialogue import UNTOLD, Exchange, Said
+
+_LEAST_ID = 8  # characters of a call's id by which a conversation is known without any other id
+_MOST_TRIED = 200  # strands with the same last piece that are compared with one exchange
+
+Piece = bytes
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """The pieces of a conversation: ``marks`` say what is said, ``loose`` who says it under which ids.
+
+    ``owner`` is the message of each piece, ``ids`` are those of calls, ``spoken`` says whether the agent said it,
+    ``prefixes`` are digests of every beginning.
+    """
+
+    marks: list[Piece] = field(default_factory=list)
+    loose: list[Piece] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    spoken: list[bool] = field(default_factory=list)
+    prefixes: list[Piece] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Strand:
+    """One dialogue put together from exchanges: ``said`` is all of it, ``exchanges`` those that it was put from.
+
+    ``lengths`` counts the messages that there were after each of them, ``units`` are the traces and ``known`` the ids
+    of records that belong to it.
+    """
+
+    said: list[Said]
+    exchanges: list[Exchange]
+    pieces: _Pieces
+    absorbed: set[Piece] = field(default_factory=set)
+    branches: list[tuple[list[Said], _Pieces]] = field(default_factory=list)
+    units: set[str] = field(default_factory=set)
+    lengths: list[int] = field(default_factory=list)
+    known: set[tuple[str, ...]] = field(default_factory=set)
+
+    @property
+    def first(self) -> Exchange:
+        """The exchange that it began with."""
+        return self.exchanges[0]
+
+    @property
+    def last(self) -> Exchange:
+        """The exchange that said its last words."""
+        return self.exchanges[-1]
+
+    @property
+    def spoken(self) -> bool:
+        """Whether an agent says anything in it."""
+        return any(one.role == "assistant" for one in self.said)
+
+    @property
+    def midway(self) -> bool:
+        """Whether its beginning is missing: agents are asked before they act."""
+        first = next((one for one in self.first.given if one.role != "system"), None)
+        return first is not None and (first.role == "tool" or bool(first.calls))
+
+
+@dataclass(slots=True)
+class Woven:
+    """All strands, and how the exchanges were put together, counted."""
+
+    strands: list[Strand] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def _mark(*parts: object) -> Piece:
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _cut(said: Sequence[Said]) -> _Pieces:
+    """A conversation as pieces."""
+    made = _Pieces()
+    running = hashlib.blake2b(digest_size=16)
+    for number, one in enumerate(said):
+        agent = one.role == "assistant"
+        found: list[tuple[Piece, Piece, str]] = []
+        if one.detail == UNTOLD:
+            continue  # made by whoever reads
+        if one.role == "tool":
+            mark = _mark("tool", one.text.strip())
+            found.append((mark, _mark("tool id", one.answers) if one.answers else mark, ""))
+        elif one.text.strip():
+            mark = _mark(one.role, one.text.strip())
+            # Beside calls, texts are cut and reworded by who logs them.
+            found.append((mark, _mark("beside calls") if agent and one.calls else mark, ""))
+        for call in one.calls:
+            mark = _mark("call", call.name, call.arguments)
+            found.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id))
+        for mark, loose, identity in found:
+            running.update(mark)
+            made.marks.append(mark)
+            made.loose.append(loose)
+            made.owner.append(number)
+            made.ids.append(identity)
+            made.spoken.append(agent)
+            made.prefixes.append(running.copy().digest())
+    return made
+
+
+# --- weaving ------------------------------------------------------------------------------------------------------
+
+
+def weave(exchanges: Sequence[Exchange]) -> Woven:
+    """Strands of all exchanges. Those of traces are taken in order of time, others where all of them have one."""
+    loom = _Loom()
+    spans = [one for one in exchanges if one.unit is not None]
+    others = [one for one in exchanges if one.unit is None]
+    for group in (spans, others):
+        timed = group is spans or all(one.start is not None for one in group)
+        for one in sorted(group, key=lambda one: (one.start or 0, len(one.given))) if timed else group:
+            loom.offer(one)
+    loom.take_waiting()
+    loom.absorb_retries()
+    return Woven(strands=loom.strands, counts=loom.counts)
+
+
+class _Loom:
+    """The strands so far, found by their whole, their beginnings, and their ends."""
+
+    def __init__(self) -> None:
+        self.strands: list[Strand] = []
+        self.counts: Counter[str] = Counter()
+        self._whole: dict[Piece, list[Strand]] = defaultdict(list)
+        self._beginnings: dict[Piece, list[Strand]] = defaultdict(list)
+        self._ends: dict[Piece, list[Strand]] = defaultdict(list)
+        self._units: dict[str, list[Strand]] = defaultdict(list)
+        self._named: dict[str, Strand] = {}
+        self._waiting: dict[str, list[Exchange]] = defaultdict(list)
+
+    def offer(self, exchange: Exchange) -> None:
+        """Take an exchange, after the one that it follows; what waits for it comes behind."""
+        queue = [exchange]
+        while queue:
+            one = queue.pop(0)
+            if one.follows is not None and one.follows not in self._named:
+                self._waiting[one.follows].append(one)
+                continue
+            self.take(one)
+            queue += [each for name in one.names for each in self._waiting.pop(name, ())]
+
+    def take_waiting(self) -> None:
+        """Take those whose predecessors never came."""
+        for one in [each for waiting in self._waiting.values() for each in waiting]:
+            self.take(one)
+
+    def take(self, exchange: Exchange) -> None:
+        """One exchange: it continues a strand, lies within one, or begins a new one."""
+        forms = [[*exchange.given, *reply] for reply in exchange.replies or [[]]]
+        said, pieces = forms[0], _cut(forms[0])
+        joins = (self._continue, self._follow, self._repeat, self._within, self._overlap, self._loosely, self._begin)
+        strand = next(found for join in joins if (found := join(exchange, said, pieces)) is not None)
+        self._belong(strand, exchange)
+        self.counts["choices"] += len(forms) - 1
+        self.counts["acting choices"] += sum(any(one.calls for one in reply) for reply in exchange.replies[1:])
+        if forms[1:]:
+            strand.branches = [(form, _cut(form)) for form in forms[1:]]
+
+    # Each of these gives the strand in which the exchange found its place, or None.
+
+    def _continue(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """A strand is the beginning of what this exchange tells."""
+        for length in range(len(pieces.marks) - 1, 0, -1):
+            spoken = any(pieces.spoken[:length])
+            found = [
+                (rank, _ids_differ(strand.pieces, pieces, length), order, strand)
+                for order, strand in enumerate(self._whole.get(pieces.prefixes[length - 1], ()))
+                if (rank := _rank(strand, exchange)) is not None and (spoken or rank == 0)
+            ]
+            if found:
+                *_, strand = min(found, key=lambda one: one[:3])
+                self.counts["requests"] += 1
+                self._grow(strand, exchange, said, pieces)
+                return strand
+        return self._continue_branch(exchange, said, pieces)
+
+    def _continue_branch(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """Another choice of a request is what the conversation went on with."""
+        for strand in self._units.get(exchange.unit or "", ()):
+            for _, other in strand.branches:
+                length = len(other.marks)
+                if length < len(pieces.marks) and other.prefixes and other.prefixes[-1] == pieces.prefixes[length - 1]:
+                    self.counts["requests"] += 1
+                    self._grow(strand, exchange, said, pieces)
+                    return strand
+        return None
+
+    def _follow(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """It says which reply it goes on from, and gives only what is new."""
+        strand = self._named.get(exchange.follows or "")
+        if strand is None:
+            return None
+        at = next((at for at, one in enumerate(strand.exchanges) if exchange.follows in one.names), -1)
+        before = strand.said[: strand.lengths[at]]
+        whole = [*before, *(one for one in said if one.role != "system")]
+        self.counts["requests"] += 1
+        if at in (-1, len(strand.exchanges) - 1):
+            self._grow(strand, exchange, whole, _cut(whole))
+            return strand
+        exchange.given = [*before, *(one for one in exchange.given if one.role != "system")]
+        return self._begin(exchange, whole, _cut(whole))
+
+    def _repeat(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """A strand tells the same: it is the same conversation only where an id says so."""
+        for strand in self._whole.get(pieces.prefixes[-1], ()) if pieces.prefixes else ():
+            if _same_id(strand, exchange):
+                self.counts["requests" if exchange.unit in strand.units else "duplicates"] += 1
+                strand.exchanges[-1] = _richer(strand.last, exchange)
+                return strand
+        return None
+
+    def _within(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """It is the beginning of a strand that was met before it, and was not said later than that."""
+        spoken = any(pieces.spoken)
+        for strand in self._beginnings.get(pieces.prefixes[-1], ()) if pieces.prefixes else ():
+            rank, start = _rank(strand, exchange), strand.last.start
+            later = bool(exchange.start) and bool(start) and (exchange.start or 0) > (start or 0)
+            named = rank == 1 if exchange.unit is not None else _same_id(strand, exchange)
+            # Spans are taken in order of time: what another trace said first would have been gone on with.
+            free = not later and exchange.unit is None and pieces.prefixes[-1] not in strand.absorbed
+            longer = len(strand.pieces.marks) > len(pieces.marks)
+            if (longer and spoken and (named or (rank in (1, 2) and free))) or (rank == 0 and not (later and spoken)):
+                strand.absorbed.add(pieces.prefixes[-1])
+                self.counts["requests"] += 1
+                return strand
+        return None
+
+    def _overlap(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """A window holds the end of a strand: what follows there goes on from it."""
+        best: tuple[int, int, int, Strand] | None = None
+        for at in range(len(pieces.marks) - 2, -1, -1):
+            for order, strand in enumerate(self._ends.get(pieces.marks[at], ())[-_MOST_TRIED:]):
+                length = _common(strand.pieces.marks, pieces.marks, at)
+                if self._may_overlap(strand, exchange, pieces, at, length):
+                    found = (length, at, order, strand)
+                    best = found if best is None or found[:3] > best[:3] else best
+        if best is None:
+            return None
+        self.counts["windows"] += 1
+        _, at, _, strand = best
+        self._append(strand, exchange, said, pieces, at + 1)
+        return strand
+
+    @staticmethod
+    def _may_overlap(strand: Strand, exchange: Exchange, pieces: _Pieces, at: int, length: int) -> bool:
+        rank = _rank(strand, exchange)
+        start = at + 1 - length
+        if rank is None or not any(pieces.spoken[start : at + 1]):
+            return False
+        pairs = list(zip(strand.pieces.ids[-length:], pieces.ids[start : at + 1], strict=True))
+        same = max((len(mine) for mine, other in pairs if mine == other), default=0)
+        if any(mine and other and mine != other for mine, other in pairs) and (rank > 0 or length == 1):
+            return False
+        # Before the end that both hold, a window has what was said before, or a summary of it.
+        known = set(strand.pieces.marks)
+        foreign = any(piece not in known for piece in pieces.marks[:start])
+        if rank == 0:
+            return same > 0 or not foreign
+        return not foreign and length > 1 and (rank == 1 or same >= _LEAST_ID)
+
+    def _loosely(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """In one trace, results may be cleared and texts reworded: the ids of calls say what is what.
+
+        A window so small that it begins with the answer to a strand's last calls goes on from it too.
+        """
+        for strand in reversed(self._units.get(exchange.unit or "", ())):
+            length = len(strand.pieces.loose)
+            if 0 < length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose:
+                self.counts["requests"] += 1
+                self._append(strand, exchange, said, pieces, length)
+                return strand
+            at = _last(pieces.loose, strand.pieces.loose[-1]) if length else -1
+            overlap = _common(strand.pieces.loose, pieces.loose, at) if 0 <= at < len(pieces.loose) - 1 else 0
+            if overlap > 1 and any(pieces.ids[at + 1 - overlap : at + 1]):
+                self.counts["windows"] += 1
+                self._append(strand, exchange, said, pieces, at + 1)
+                return strand
+            begins = next((number for number, one in enumerate(said) if one.role != "system"), 0)
+            if said and said[begins].role == "tool" and _answers(strand, said[begins]):
+                self.counts["windows"] += 1
+                at = next(place for place, owner in enumerate(pieces.owner) if owner == begins)
+                self._append(strand, exchange, said, pieces, at)
+                return strand
+        return None
+
+    # --- changes
+
+    def _begin(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand:
+        strand = Strand(said=said, exchanges=[exchange], pieces=pieces, lengths=[len(said)])
+        self.strands.append(strand)
+        self._enter(strand, 0)
+        return strand
+
+    def _append(self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, at: int) -> None:
+        """Go on from a strand with the pieces from ``at`` on; a message of which a part is known goes on whole."""
+        rest = said[pieces.owner[at] :]
+        if at and pieces.owner[at] == pieces.owner[at - 1]:
+            strand.said = strand.said[: strand.pieces.owner[-1]]
+        whole = [*strand.said, *rest]
+        self._grow(strand, exchange, whole, _cut(whole))
+
+    def _grow(self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces) -> None:
+        old = strand.pieces
+        if old.prefixes:
+            strand.absorbed.add(old.prefixes[-1])
+            self._whole[old.prefixes[-1]].remove(strand)
+            self._ends[old.marks[-1]].remove(strand)
+        same = 0
+        while same < min(len(old.prefixes), len(pieces.prefixes)) and old.prefixes[same] == pieces.prefixes[same]:
+            same += 1
+        strand.said, strand.pieces, strand.branches = said, pieces, []
+        strand.exchanges.append(exchange)
+        strand.lengths.append(len(said))
+        self._enter(strand, same)
+
+    def _enter(self, strand: Strand, known: int) -> None:
+        pieces = strand.pieces
+        if pieces.prefixes:
+            self._whole[pieces.prefixes[-1]].append(strand)
+            self._ends[pieces.marks[-1]].append(strand)
+        for prefix in pieces.prefixes[max(known - 1, 0) :]:
+            held = self._beginnings[prefix]
+            if len(held) < _MOST_TRIED and strand not in held[-1:]:
+                held.append(strand)
+
+    def _belong(self, strand: Strand, exchange: Exchange) -> None:
+        strand.known.add(_own_names(exchange))
+        self._named |= dict.fromkeys(exchange.names, strand)
+        if exchange.unit is not None and exchange.unit not in strand.units:
+            strand.units.add(exchange.unit)
+            self._units[exchange.unit].append(strand)
+
+    def absorb_retries(self) -> None:
+        """Records that end with a call nobody answered, as a longer one begins: the same request, logged again."""
+        kept = []
+        for strand in self.strands:
+            open_call = bool(strand.said) and bool(strand.said[-1].calls) and not strand.units
+            longer = (
+                one
+                for one in (self._beginnings.get(strand.pieces.prefixes[-1], ()) if strand.pieces.prefixes else ())
+                if one is not strand and len(one.pieces.marks) > len(strand.pieces.marks)
+            )
+            if open_call and any(_rank(one, strand.last) is not None for one in longer):
+                self.counts["requests"] += len(strand.exchanges)
+            else:
+                kept.append(strand)
+        self.strands = kept
+
+
+def _rank(strand: Strand, exchange: Exchange) -> int | None:
+    """How surely ids say that both are of one conversation: 0 and 1 yes, 2 not, None that they are of two."""
+    if exchange.unit is not None and exchange.unit in strand.units:
+        return 0
+    mine, other = strand.last, exchange
+    if mine.conversation is not None and other.conversation is not None:
+        return 1 if mine.conversation == other.conversation else None
+    if mine.session is not None and other.session is not None:
+        return 1 if mine.session == other.session else 2
+    return 2
+
+
+def _same_id(strand: Strand, exchange: Exchange) -> bool:
+    if _rank(strand, exchange) == 0:
+        return True
+    mine, other = strand.last, exchange
+    if mine.conversation is not None or other.conversation is not None:
+        return mine.conversation == other.conversation
+    own = _own_names(other)
+    return own in strand.known and (bool(own) or mine.session == other.session)
+
+
+def _own_names(exchange: Exchange) -> tuple[str, ...]:
+    """The ids of a record that no other should have."""
+    return tuple(name for name in exchange.names if name != exchange.session)
+
+
+def _ids_differ(mine: _Pieces, other: _Pieces, length: int) -> bool:
+    return any(a and b and a != b for a, b in zip(mine.ids[:length], other.ids[:length], strict=False))
+
+
+def _richer(one: Exchange, other: Exchange) -> Exchange:
+    """Of two records of the same, the one that tells why it ended."""
+    return one if one.reason or not other.reason else other
+
+
+def _common(mine: Sequence[Piece], theirs: Sequence[Piece], at: int) -> int:
+    """How many pieces before and at ``at`` are the last of ``mine``."""
+    length = 0
+    while length < len(mine) and length <= at and mine[-1 - length] == theirs[at - length]:
+        length += 1
+    return length
+
+
+def _last(pieces: Sequence[Piece], piece: Piece) -> int:
+    return next((at for at in range(len(pieces) - 1, -1, -1) if pieces[at] == piece), -1)
+
+
+def _answers(strand: Strand, answer: Said) -> bool:
+    """Whether an answer belongs to a call with which a strand ends."""
+    calls = strand.said[-1].calls if strand.said else ()
+    if answer.answers:
+        return any(call.id == answer.answers for call in calls)
+    return any(not answer.name or call.name == answer.name for call in calls)
