@@ -303,6 +303,8 @@ def test_calls_under_a_key_beside_the_messages_make_the_episode_incoherent(tmp_p
         trace = read_one(tmp_path / key, {"messages": done, key: value})
         assert trace.broken == f"a part that could be a call cannot be read ({key})"
     harmless = {"tool_definitions": [OFFERED], "metadata": {"name": "a", "input": 3}, "actions": [], "tool_count": 2}
+    bare = {"type": "function", "function": {"name": "x", "parameters": {}}}
+    harmless |= {"model_parameters": {"tools": [bare], "tool_choice": {"type": "function", "function": {"name": "x"}}}}
     harmless |= {"available_tools": [{"name": "x", "input_schema": {"type": "object", "properties": {}}}]}
     assert read_one(tmp_path / "h", {"messages": done, **harmless}).broken is None
     called = [*M, call("rm", "c"), result("c", "k"), agent("Done.")]

@@ -460,6 +460,9 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
     return made
 
 
+_OFFERS = _words("tools functions tool_choice toolChoice toolConfig available_tools")  # what may be called
+
+
 def _names_tool(key: str) -> bool:
     """Whether a key says that the name of a tool stands there: ``FunctionName``, ``tool_name``."""
     words = words_of(key)
@@ -475,13 +478,16 @@ def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
             yield from find_names(key, one, depth + 1)
         return
     name, given = _first(value, NAMES), _first(value, ARGUMENTS)
-    schema = isinstance(given, Mapping) and ("properties" in given or given.get("type") == "object")
+    schema = "description" in value or (
+        isinstance(given, Mapping) and ("properties" in given or given.get("type") == "object")
+    )
     calling = not CALLING_WORDS.isdisjoint(words_of(key) | words_of(_kind(value)))
     if isinstance(name, str) and given is not None and not schema and (calling or "arguments" in value):
         yield name
         return
     for inner, one in value.items():
-        yield from find_names(inner, one, depth + 1)
+        if inner not in _OFFERS:
+            yield from find_names(inner, one, depth + 1)
 
 
 def holds_calls(key: str, value: Any, depth: int = 0) -> bool:
