@@ -56,7 +56,7 @@ TEXT_FILES = (
     "merges.txt",
 )
 _PREFIX = "base_model.model."  # of PEFT's names
-_DAMAGED = "train the stage again or restore the directory"
+DAMAGED = "train the stage again or restore the directory"
 # Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
 Factors = Mapping[str, "tuple[Tensor, Tensor]"]
 
@@ -122,7 +122,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     Errors: StudyError for a file that cannot be read, StoreError for a stack whose base or adapter does not fit.
     """
     stack = find_stack(directory)
-    if stack is None and is_peft(directory):
+    if _needs_network(directory, stack):
         with tempfile.TemporaryDirectory(prefix="holdfast-merged-") as place:
             write_whole(directory, Path(place))
             return read_weights(Path(place))
@@ -131,7 +131,6 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     for path in weight_files(base):
         weights |= _load(path)
     if stack:
-        _check_named(stack, weights, directory)
         for module, factors in stack.factors.items():
             weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
     return weights
@@ -145,7 +144,7 @@ def write_whole(directory: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     stack = find_stack(directory)
-    if stack is None and is_peft(directory):
+    if _needs_network(directory, stack):
         from holdfast.models.opening import write_merged
 
         write_merged(directory, target)
@@ -156,7 +155,6 @@ def write_whole(directory: Path, target: Path) -> None:
     shutil.copyfile(base / CONFIG, target / CONFIG)
     if (base / INDEX).is_file() and not (base / WHOLE).is_file():
         shutil.copyfile(base / INDEX, target / INDEX)
-    written: set[str] = set()
     for path in weight_files(base):
         if stack is None:
             shutil.copyfile(path, target / path.name)
@@ -166,9 +164,6 @@ def write_whole(directory: Path, target: Path) -> None:
             if (factors := stack.factors.get(name.removesuffix(".weight"))) is not None:
                 weights[name] = merged(weight, factors).to(weight.dtype)
         save_file(weights, target / path.name, metadata={"format": "pt"})
-        written |= set(weights)
-    if stack:
-        _check_named(stack, written, directory)
 
 
 def merged(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
@@ -196,12 +191,12 @@ def read_stack(directory: Path) -> Stack:
         lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
         ranks = tuple(map(int, note["ranks"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {_DAMAGED}") from error
+        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {DAMAGED}") from error
     stored = _load(directory / ADAPTER)
     factors = {module: (down, up * lora.scale) for module, (down, up) in _pairs(stored).items()}
     fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
     if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
-        raise StoreError(f"{directory / ADAPTER}: holds other weights than its settings tell; {_DAMAGED}")
+        raise StoreError(f"{directory / ADAPTER}: holds other weights than its settings tell; {DAMAGED}")
     base = _find_base(directory, note)
     return Stack(base=base, digest=str(note["digest"]), ranks=ranks, factors=factors)
 
@@ -413,7 +408,7 @@ def _read_note(directory: Path) -> dict[str, Any]:
     name, path = note.get("base"), note.get("path")
     plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
     if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
-        raise StoreError(f"{directory / STACK}: names no base; {_DAMAGED}")
+        raise StoreError(f"{directory / STACK}: names no base; {DAMAGED}")
     return note
 
 
@@ -421,9 +416,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); {_DAMAGED}") from error
+        raise StoreError(f"{path}: cannot be read ({error}); {DAMAGED}") from error
     if not isinstance(found, dict):
-        raise StoreError(f"{path}: is no JSON object; {_DAMAGED}")
+        raise StoreError(f"{path}: is no JSON object; {DAMAGED}")
     return found
 
 
@@ -473,7 +468,9 @@ def _load(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _check_named(stack: Stack, names: Mapping[str, Tensor] | set[str], directory: Path) -> None:
-    for module in stack.factors:
-        if f"{module}.weight" not in names:
-            raise StoreError(f"{directory}: adapts {module}, which {stack.base} does not hold; {_DAMAGED}")
+def _needs_network(directory: Path, stack: Stack | None) -> bool:
+    """Whether an adapter is merged in a network: by PEFT, or where it has other names for weights than its files."""
+    if stack is None:
+        return is_peft(directory)
+    shapes = read_shapes(stack.base)
+    return any(f"{module}.weight" not in shapes for module in stack.factors)

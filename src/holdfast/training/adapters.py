@@ -163,7 +163,8 @@ class HubModel:
         self._base: Any = network.to(self.device)
         self._base.set_attn_implementation(_ATTENTION)
         check_finite(self._base.named_parameters(), f"{self._home}: {_REFUSED}")
-        config = self._base.config
+        # A model that also sees keeps the settings of its texts in a part of its own.
+        config = self._base.config.get_text_config(decoder=True)
         self.max_positions, self.vocabulary = _longest(config), int(config.vocab_size)
         # Flash attention on accelerators takes no mask; many small blocks are cheap there.
         self.masks = self.device.type == "cpu"
@@ -339,7 +340,8 @@ def longest_sequence(source: Path) -> int:
         return shape.max_positions
     from transformers import AutoConfig
 
-    return _longest(AutoConfig.from_pretrained(base_of(source), trust_remote_code=False, local_files_only=True))
+    config = AutoConfig.from_pretrained(base_of(source), trust_remote_code=False, local_files_only=True)
+    return _longest(config.get_text_config(decoder=True))
 
 
 def _register_attention() -> None:
