@@ -18,11 +18,11 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.errors import MissingExtra, StoreError, StudyError
 from holdfast.models.peft_directories import (
@@ -56,7 +56,9 @@ TEXT_FILES = (
     "merges.txt",
 )
 _PREFIX = "base_model.model."  # of PEFT's names
+_POINTER = b"version https://git-lfs."
 DAMAGED = "train the stage again or restore the directory"
+Told = TypeVar("Told")
 # Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
 Factors = Mapping[str, "tuple[Tensor, Tensor]"]
 
@@ -446,6 +448,15 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of a file's tensors by name: what its header says must fit its length. Errors: StudyError."""
+    return _ask_header(path, lambda part: tuple(part.get_shape()))
+
+
+def read_kinds(path: Path) -> dict[str, str]:
+    """How a file's tensors are stored, by name, in safetensors' words: "BF16", "F32", "I8". Errors: StudyError."""
+    return _ask_header(path, lambda part: str(part.get_dtype()))
+
+
+def _ask_header(path: Path, ask: Callable[[Any], Told]) -> dict[str, Told]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -453,9 +464,20 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         # The framework is that of tensors, of which none is asked for.
         with safe_open(path, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: ask(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        if _is_pointer(path):
+            raise StudyError(f"{path}: is a pointer of Git LFS and not the file; fetch that (git lfs pull)") from error
         raise StudyError(f"{path}: is damaged ({error}); fetch the model again") from error
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a file stands for another one that Git LFS was not asked for."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
 
 
 def _load(path: Path) -> dict[str, Tensor]:
