@@ -712,7 +712,7 @@ FOUND: dict[str, tuple[Callable[[Path], Any], str]] = {
     "settings": (break_json("tokenizer_config.json"), "tokenizer_config.json: cannot be read"),
     "kind": (
         lambda base: rewrite(base / "config.json", model_type="vit"),
-        "has no language model of kind .vit. that takes texts alone",
+        "has no language model of kind 'vit' that takes texts alone",
     ),
     "unknown": (
         lambda base: rewrite(base / "config.json", model_type="made_up"),
