@@ -185,6 +185,21 @@ def test_an_index_may_call_a_weight_another_shards(tmp_path: Path) -> None:
     assert hub.check_model(path.parent) == 61
 
 
+def test_engines_read_the_same_weights(tmp_path: Path) -> None:
+    """Beside a whole file vLLM reads the shards that an index names, and transformers does not."""
+    files = shards(tmp_path)
+    place = files[0].parent
+    assert hub.check_model(place, engine="vllm") == 61
+    (place / "model.safetensors").write_bytes((tmp_path / "whole" / "model.safetensors").read_bytes())
+    assert hub.check_model(place) == 61
+    with pytest.raises(hf.StudyError, match=r"names model-00001-of-\d+.safetensors: vLLM reads the one"):
+        hub.check_model(place, engine="vllm")
+    names = load_file(place / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert hub.check_model(place, engine="vllm") == 61
+
+
 def test_a_pointer_of_git_lfs_is_told(tmp_path: Path) -> None:
     base = build_hub(tmp_path / "base", "llama")
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.models.peft_directories import ADAPTER, CONFIG, INDEX, is_peft, read_peft
+from holdfast.models.peft_directories import ADAPTER, CONFIG, INDEX, WHOLE, is_peft, read_peft
 from holdfast.models.stacks import base_of, digest_model, read_header, weight_files
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
@@ -77,6 +77,8 @@ def check_model(
     Returns the number of tokens that the model reads, where it can be told. Errors: StudyError, StoreError.
     """
     check_files(directory, download=download)
+    if engine == "vllm":
+        _check_one_model(base_of(directory))
     return _check_fit(directory, engine, attention, _read_state(directory))
 
 
@@ -123,6 +125,17 @@ def _check_weights(base: Path) -> None:
                 " save the model again, or fetch it again"
             )
         read_header(path)
+
+
+def _check_one_model(base: Path) -> None:
+    """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
+    if not (base / WHOLE).is_file() or not (base / INDEX).is_file():
+        return
+    if others := {*_read_object(base / INDEX)["weight_map"].values()} - {WHOLE}:
+        raise StudyError(
+            f"{base}: holds {WHOLE} and {INDEX}, which names {min(others)}: vLLM reads the one, transformers the other;"
+            " delete what is not the model"
+        )
 
 
 def _check_settings(path: Path) -> None:
