@@ -19,7 +19,7 @@ from holdfast.cli import main
 from holdfast.errors import StudyError
 from holdfast.exchange.trl import to_trl
 from holdfast.models import Conversation
-from holdfast.models.hub_chat import HubChat
+from holdfast.models.hub_chat import HubChat, _as_dicts
 from holdfast.models.trainable import check_trainable
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, ToolSpec, Trajectory
 from holdfast.store import Store
@@ -139,6 +139,34 @@ def test_x_01_what_was_no_object_stays_the_text_that_it_was(tmp_path: Path) -> N
         assert arguments_of(exported(run, tmp_path / f"{form}.jsonl", "--arguments", form))[1] == '{"path": "/a"'
     rows = exported(run, tmp_path / "p.jsonl")
     assert loaded(tmp_path / "p.jsonl", tmp_path / "cache") == rows
+
+
+def several(ids: Sequence[str], answered: Sequence[str]) -> tuple[Message, ...]:
+    """A turn of calls of the tools a, b and c, of which those ``answered`` have an answer."""
+    calls = tuple(ToolCall(id=one, name=name, arguments={}) for one, name in zip(ids, "abc", strict=True))
+    answers = (Message(role="tool", content=f"of {name}", name=name) for name in answered)
+    return Message(role="assistant", content="", tool_calls=calls), *answers
+
+
+@pytest.mark.parametrize("answered", ["abc", "bc", "c", "ac", "cab"])
+@pytest.mark.parametrize("ids", [("x", "y", "z"), ("", "", ""), ("x", "x", "x")])
+def test_an_answer_carries_the_id_of_its_own_call(ids: Sequence[str], answered: str, tmp_path: Path) -> None:
+    """Some calls have no answer: in an export, before a template, and before a provider."""
+    said = several(ids, answered) + several(ids, "b")
+    run = write_pairs(tmp_path / "run", [((), said, REFUSING)])
+    exports = exported(run, tmp_path / "p.jsonl")[0]["chosen"]
+    for shown in (exports, _as_dicts(said)):
+        names: dict[str, str] = {}
+        for message in shown:
+            for call in message.get("tool_calls", ()):
+                names[call["id"]] = call["function"]["name"]
+            if message["role"] == "tool":
+                assert names[message["tool_call_id"]] == message["name"]
+    pytest.importorskip("inspect_ai")
+    from holdfast.models.inspect_chat import chat_input
+
+    sent = [(one.function, one.text) for one in chat_input(said) if one.role == "tool"]
+    assert sent == [(name, f"of {name}") for name in (*answered, "b")]
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "llama3_1", "qwen3_5_think", "glm4moe", "qwen3"])

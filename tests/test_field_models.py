@@ -710,7 +710,10 @@ FOUND: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tokenizer": (lose("tokenizer.json"), "holds no tokenizer (tokenizer.json)"),
     "config": (break_json("config.json"), "config.json: cannot be read"),
     "settings": (break_json("tokenizer_config.json"), "tokenizer_config.json: cannot be read"),
-    "kind": (lambda base: rewrite(base / "config.json", model_type="vit"), "writes no text in transformers"),
+    "kind": (
+        lambda base: rewrite(base / "config.json", model_type="vit"),
+        "has no language model of kind 'vit' that takes texts alone",
+    ),
     "unknown": (
         lambda base: rewrite(base / "config.json", model_type="made_up"),
         "transformers cannot read config.json",

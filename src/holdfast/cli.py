@@ -370,7 +370,9 @@ def _discard(stream: TextIO) -> None:
 
 
 def _print_any_text() -> None:
-    """Let standard streams take any text: what their encoding lacks is shown as an escape."""
+    """Let standard streams take any text: what their encoding lacks is shown as an escape; closed ones take it too."""
+    nowhere = open(os.devnull, "w") if None in (sys.stdout, sys.stderr) else None  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -135,7 +135,7 @@ def _model_problems(study: Study, name: str, entry: ModelEntry) -> Iterator[str]
     except StudyError:
         yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
         return
-    if not Path(entry.name).expanduser().is_dir() and not any(place.glob("*.safetensors")):
+    if not any(place.glob("*.safetensors")) and not Path(entry.name).expanduser().is_dir():
         yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
         return
     try:
@@ -144,7 +144,9 @@ def _model_problems(study: Study, name: str, entry: ModelEntry) -> Iterator[str]
             {stage for lineage in study.lineages_of(name) for stage in lineage} if name in study.model.bases else ()
         )
         if stages and entry.kind != "tiny":
-            hub.check_model(place, engine="training", download=False)
+            from holdfast.training.adapters import check_source
+
+            check_source(place, download=False)
             if any(_learns_from_messages(study, stage) for stage in stages):
                 _check_chat(study, place, entry)
     except (StudyError, StoreError, MissingExtra) as error:

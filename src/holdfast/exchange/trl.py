@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from holdfast.models import find_answered
 from holdfast.records import Message, PreferencePair, ToolCall
 from holdfast.store import Store
 
@@ -76,13 +77,16 @@ class _Rows:
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
     """Messages in the OpenAI style; calls without an id are numbered, and results carry their call's id."""
     chat: list[dict[str, Any]] = []
-    made, open_calls = 0, []
+    made = 0
+    waiting: list[tuple[str, str]] = []
     for message in messages:
         row: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
             ids = [call.id or f"call_{made + position}" for position, call in enumerate(message.tool_calls)]
+            if len(set(ids)) < len(ids):
+                ids = [f"call_{made + position}" for position in range(len(ids))]
             made += len(ids)
-            open_calls = ids.copy()
+            waiting = [(call.name, identity) for call, identity in zip(message.tool_calls, ids, strict=True)]
             row["tool_calls"] = [
                 {
                     "id": identity,
@@ -93,7 +97,8 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
             ]
         if message.role == "tool":
             row["name"] = message.name
-            row["tool_call_id"] = open_calls.pop(0) if open_calls else ""
+            place = find_answered([name for name, _ in waiting], message.name)
+            row["tool_call_id"] = waiting.pop(place)[1] if waiting else ""
         chat.append(row)
     return chat
 

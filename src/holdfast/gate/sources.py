@@ -69,5 +69,6 @@ def split_place(text: str, run: Path | None) -> tuple[Path, str]:
     if run is not None:
         return run, text.strip()
     if Path(text).suffix in (LOG, LOG_AS_JSON):
-        raise StudyError(f"{text}: no such log; give the path of an Inspect log")
+        found = "is no Inspect log" if Path(text).is_file() else "no such log"
+        raise StudyError(f"{text}: {found}; give the path of an Inspect log")
     raise StudyError(f"{text!r}: no run and no log is there; write RUN:NAME, or give RUN first and then names in it")

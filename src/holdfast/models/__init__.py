@@ -114,6 +114,14 @@ def chat_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     return rendered
 
 
+def find_answered(waiting: Sequence[str], name: str | None) -> int:
+    """The place of the call that an answer of the tool ``name`` belongs to, among the tools that calls wait for.
+
+    Answers stand in the order of their calls, of which some may have none: the first of its own name, else the first.
+    """
+    return waiting.index(name) if name in waiting else 0
+
+
 def chat_tools(tools: Iterable[ToolSpec]) -> list[dict[str, Any]]:
     """The tools as the plain dictionaries that chat templates and most providers take."""
     return [

@@ -21,24 +21,17 @@ from typing import Any
 import torch
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.models.libraries import first_line, first_names, quiet
+from holdfast.models.libraries import first_line, first_names, quiet, tell_wrapper
 from holdfast.models.peft_directories import ADAPTER, ADAPTER_CONFIG, CONFIG, is_peft, read_peft
 from holdfast.models.peft_merging import merge_peft
-from holdfast.models.stacks import base_of, read_header, read_shapes
+from holdfast.models.stacks import base_of, read_header, read_kinds, read_shapes, weight_files
 from holdfast.models.tiny_chat import is_tiny
 from holdfast.models.tiny_llama import LlamaShape, TinyLlama
 
-# What wrappers put into names, and what undoes it.
-_WRAPPERS: Mapping[str, str] = {
-    "_orig_mod.": "torch.compile's: save model._orig_mod, or take '_orig_mod.' out of the names",
-    "_fsdp_wrapped_module.": "FSDP's: save the unwrapped model's full state",
-    "_checkpoint_wrapped_module.": "activation checkpointing's: save the unwrapped model",
-    "_forward_module.": "a trainer's: save the unwrapped model",
-    "base_model.model.": "PEFT's: merge the adapter (merge_and_unload) and save that, or save the adapter alone",
-    "base_layer.": "PEFT's: merge the adapter (merge_and_unload) and save that, or save the adapter alone",
-    "module.": "DistributedDataParallel's: save model.module, or take 'module.' out of the names",
-}
 _QUANTISED = r"qweight|qzeros|g_idx|quant_map|quant_state|absmax|\.SCB$|weight_scale|input_scale|scales$|weight_packed"
+# What takes an attention, and what to do without it.
+_TAKERS: Mapping[str, str] = {"sdpa": "sampling here takes; use kind = 'vllm' or another model"}
+_WHOLE_NUMBERS = ("I", "U", "BOOL")  # as safetensors names them
 _SENSES = r"^(model\.)?(vision|visual|audio|image|vq|embed_vision|embed_audio|multi_?modal)"
 # What weights beside those of a language model are.
 _STRANGERS: Mapping[str, str] = {
@@ -71,11 +64,45 @@ def check_directory(
             check_quantized(home, told, adapted=adapted, trained=trained)
         return None  # What these weights become is known when they are loaded, and checked then.
     network = build_hollow(home, config, read_shapes(home), attention=attention)
+    _check_stored(home)
     if is_peft(directory):
+        _check_adapter(directory / ADAPTER)
         shapes = read_header(directory / ADAPTER)
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         merge_peft(network, read_peft(directory), tensors, hollow=True)
     return int(network.get_input_embeddings().weight.shape[0])
+
+
+def _check_stored(home: Path) -> None:
+    """Refuses whole numbers for weights, and two weights of one name: which of them counts is chance."""
+    places: dict[str, Path] = {}
+    for path in weight_files(home):
+        shapes = read_header(path)
+        for name, kind in read_kinds(path).items():
+            weight = name.endswith(("weight", "bias")) and not _is_mask(name, shapes[name])
+            if weight and kind.startswith(_WHOLE_NUMBERS):
+                raise StudyError(
+                    f"{path}: {name} is of whole numbers ({kind}): quantised weights, and config.json does not tell how"
+                    " (quantization_config); name the model in 16 bits"
+                )
+            if (other := places.setdefault(name, path)) != path and not _are_equal(name, other, path):
+                raise StudyError(f"{path}: {name} is also in {other.name}, and another one there; save the model again")
+
+
+def _check_adapter(path: Path) -> None:
+    for name, kind in read_kinds(path).items():
+        if kind.startswith(_WHOLE_NUMBERS):
+            raise StudyError(f"{path}: {name} is of whole numbers ({kind}); save the adapter in 16 or 32 bits")
+
+
+def _are_equal(name: str, *paths: Path) -> bool:
+    from safetensors import safe_open
+
+    found = []
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            found.append(file.get_tensor(name))
+    return torch.equal(*found)
 
 
 def _tiny_tokens(home: Path) -> int | None:
@@ -83,6 +110,7 @@ def _tiny_tokens(home: Path) -> int | None:
     if (shape := LlamaShape.read(home)) is None:
         return None
     wanted = {name: tuple(weight.shape) for name, weight in TinyLlama(shape).export_weights().items()}
+    _check_stored(home)
     return shape.vocabulary if wanted == read_shapes(home) else None
 
 
@@ -159,8 +187,8 @@ def read_config(directory: Path) -> Any:
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise StudyError(
-            f"{directory}: a model of kind {config.model_type!r} writes no text in transformers; name a causal language"
-            " model"
+            f"{directory}: transformers has no language model of kind {config.model_type!r} that takes texts alone;"
+            " name a causal language model"
         )
     return config
 
@@ -190,10 +218,12 @@ def build_hollow(
                 ignore_mismatched_sizes=True,
             )
         except Exception as error:
-            if "does not support an attention implementation" in str(error):
+            # Older architectures look its name up among those that they have.
+            unknown = attention is not None and str(error) == repr(attention)
+            if unknown or "does not support an attention implementation" in str(error):
                 raise StudyError(
                     f"{directory}: its architecture ({config.model_type}) has no attention of the kind {attention!r},"
-                    " which sampling here takes; use kind = 'vllm' or another model"
+                    f" which {_TAKERS.get(str(attention), 'training here takes; use another base model')}"
                 ) from error
             raise StudyError(
                 f"{directory}: transformers cannot load this model ({first_line(error)}); check the directory"
@@ -249,9 +279,8 @@ def _find_remedy(missing: list[str], unexpected: list[str]) -> str:
     """What is known of names like these, and what to do."""
     if missing == ["lm_head.weight"] and not unexpected:
         return "if the model was trained with one matrix for both ends, set tie_word_embeddings to true in config.json"
-    for prefix, told in _WRAPPERS.items():
-        if any(re.search(rf"(^|\.){re.escape(prefix)}", name) for name in unexpected):
-            return f"names with {prefix!r} are {told}"
+    if (wrapper := tell_wrapper(unexpected)) is not None:
+        return wrapper
     for pattern, told in _STRANGERS.items():
         if any(re.search(pattern, name) for name in unexpected):
             return f"these are {told}"

@@ -7,6 +7,7 @@ does not fit its own configuration, or its base, is refused before anything is l
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.models.peft_directories import ADAPTER, CONFIG, INDEX, is_peft, read_peft
+from holdfast.models.peft_directories import ADAPTER, CONFIG, INDEX, WHOLE, is_peft, read_peft
 from holdfast.models.stacks import base_of, digest_model, read_header, weight_files
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
@@ -48,7 +49,7 @@ def resolve(name: str, revision: str | None = None, *, download: bool = True) ->
 def find(name: str, revision: str | None = None, *, download: bool = True) -> Path:
     """The directory of a model as in ``resolve``, not yet checked. Errors: StudyError."""
     place = Path(name).expanduser()
-    if place.is_dir():
+    if os.path.isdir(place):  # noqa: PTH112 (no error for names that no path can have)
         if revision is not None:
             raise StudyError(f"model {name}: a directory has no revision; leave 'revision' out")
         return place
@@ -76,6 +77,8 @@ def check_model(
     Returns the number of tokens that the model reads, where it can be told. Errors: StudyError, StoreError.
     """
     check_files(directory, download=download)
+    if engine == "vllm":
+        _check_one_model(base_of(directory))
     return _check_fit(directory, engine, attention, _read_state(directory))
 
 
@@ -122,6 +125,17 @@ def _check_weights(base: Path) -> None:
                 " save the model again, or fetch it again"
             )
         read_header(path)
+
+
+def _check_one_model(base: Path) -> None:
+    """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
+    if not (base / WHOLE).is_file() or not (base / INDEX).is_file():
+        return
+    if others := {*_read_object(base / INDEX)["weight_map"].values()} - {WHOLE}:
+        raise StudyError(
+            f"{base}: holds {WHOLE} and {INDEX}, which names {min(others)}: vLLM reads the one, transformers the other;"
+            " delete what is not the model"
+        )
 
 
 def _check_settings(path: Path) -> None:

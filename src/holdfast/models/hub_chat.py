@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, text_calls
+from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, find_answered, text_calls
 from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
 from holdfast.models.calls.channels import MESSAGE, read_turn
 from holdfast.models.calls.thoughts import PAIRS
@@ -433,16 +433,19 @@ def _ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
 def _as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Messages with numbered calls: some templates want ids of nine letters or digits."""
     messages = list(messages)
-    waiting: list[str] = []
+    waiting: list[tuple[str, str]] = []
     made = 0
     dicts = chat_messages(messages)
     for message, entry in zip(messages, dicts, strict=True):
-        for call in entry.get("tool_calls", ()):
+        calls = entry.get("tool_calls", ())
+        for call in calls:
             call["id"] = f"call{made:05d}"
-            waiting.append(call["id"])
             made += 1
+        if calls:
+            waiting = [(call["function"]["name"], call["id"]) for call in calls]
         if message.role == "tool" and waiting:
-            entry["tool_call_id"] = waiting.pop(0)
+            place = find_answered([name for name, _ in waiting], message.name)
+            entry["tool_call_id"] = waiting.pop(place)[1]
     return dicts
 
 

@@ -24,7 +24,7 @@ from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolInfo, ToolParams
 from inspect_ai.util import JSONSchema
 
-from holdfast.models import Reply, SampledToken, Stopped
+from holdfast.models import Reply, SampledToken, Stopped, find_answered
 from holdfast.models.calls import spells_call
 from holdfast.models.text_calls import read_reply
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
@@ -82,7 +82,9 @@ def chat_input(messages: Sequence[Message]) -> list[ChatMessage]:
             calls = [InspectCall(id=call.id, function=call.name, arguments=dict(call.arguments)) for call in waiting]
             made.append(ChatMessageAssistant(content=message.content, tool_calls=calls or None))
         else:
-            call = waiting.pop(0) if waiting else ToolCall(name=message.name or "", arguments={}, id=f"call_{place}")
+            unknown = ToolCall(name=message.name or "", arguments={}, id=f"call_{place}")
+            called = [call.name for call in waiting]
+            call = waiting.pop(find_answered(called, message.name)) if waiting else unknown
             made.append(ChatMessageTool(content=message.content, tool_call_id=call.id, function=call.name))
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from holdfast.errors import StudyError
 from holdfast.models.stacks import Factors, Lora, Stack, merged
 
 _EARLIER, _NEWEST = "earlier", "newest"
+_HOLDER = "network"
 
 
 def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
@@ -33,15 +34,17 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             use_rslora=lora.rslora,
-            target_modules=targets,
+            target_modules=_held(targets),
         )
     }
     if stack:
         rank = sum(stack.ranks)  # The scale is in the factors, and dropout belongs to training.
-        configs[_EARLIER] = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(stack.factors))
-    tuner = LoraModel(model, configs, _NEWEST)
+        configs[_EARLIER] = LoraConfig(r=rank, lora_alpha=rank, target_modules=_held(stack.factors))
+    # Shown the model itself, PEFT takes names that end as those of experts once did for experts, and adapts these too.
+    holder = nn.ModuleDict({_HOLDER: model})
+    tuner = LoraModel(holder, configs, _NEWEST)
     if stack:
-        tuner.inject_adapter(model, _EARLIER)
+        tuner.inject_adapter(holder, _EARLIER)
         tuner.set_adapter([_EARLIER, _NEWEST])
         for name, factors in stack.factors.items():
             module = model.get_submodule(name)
@@ -51,6 +54,11 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
         if ".lora_" in name:
             weight.data = weight.data.float()
         weight.requires_grad_(f".{_NEWEST}." in name)
+
+
+def _held(names: Iterable[str]) -> list[str]:
+    """Names of a model's modules as they are in what holds it."""
+    return [f"{_HOLDER}.{name}" for name in names]
 
 
 def _linear_layers(model: Any) -> list[str]:

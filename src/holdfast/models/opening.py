@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.errors import StudyError
+from holdfast.errors import StoreError, StudyError
 from holdfast.models.fitting import check_report
 from holdfast.models.libraries import first_line, no_progress_bars
+from holdfast.models.lora import merge
 from holdfast.models.peft_directories import ADAPTER, is_peft, read_peft
 from holdfast.models.peft_merging import merge_peft
-from holdfast.models.stacks import Stack, base_of, find_stack, read_shapes, weight_files
+from holdfast.models.stacks import DAMAGED, Stack, base_of, find_stack, read_shapes, weight_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,17 +51,22 @@ def open_network(
     stack, home = find_stack(directory), base_of(directory)
     merged = stack is None and is_peft(directory)
     network = _load(home, dtype, attention, settings or {})
-    if merged or (stack is not None and is_peft(directory) and not _has_all(network, stack)):
+    lost = None if stack is None else _find_lost(network, stack)
+    if lost is not None and not is_peft(directory):
+        raise StoreError(f"{directory}: adapts {lost}, which {home} does not hold; {DAMAGED}")
+    if merged or lost is not None:
         network, stack, merged = _merge_peft(network, directory), None, True
     return Opened(network=network.eval(), home=home, stack=stack, merged=merged)
 
 
 def write_merged(directory: Path, target: Path) -> None:
-    """Writes the whole weights and configuration of a PEFT adapter on its base, merged in 32-bit floats.
+    """Writes the whole weights and configuration of an adapter on its base, merged in 32-bit floats in a network.
 
     They are rounded to what the base is stored in. Errors: as ``open_network``.
     """
     opened = open_network(directory, dtype=torch.float32, attention="eager")
+    if opened.stack:
+        merge(opened.network, opened.stack)
     with no_progress_bars():
         opened.network.to(_stored_in(opened.home)).save_pretrained(target)
 
@@ -106,10 +112,10 @@ def _load(home: Path, dtype: torch.dtype, attention: str, settings: Mapping[str,
     return network
 
 
-def _has_all(network: Any, stack: Stack) -> bool:
-    """Whether a network calls the weights that a stack changes as their files do."""
+def _find_lost(network: Any, stack: Stack) -> str | None:
+    """The first module that a stack changes and the network calls otherwise or does not have."""
     named = dict(network.named_parameters())
-    return all(f"{module}.weight" in named for module in stack.factors)
+    return next((module for module in stack.factors if f"{module}.weight" not in named), None)
 
 
 def _merge_peft(network: Any, directory: Path) -> Any:

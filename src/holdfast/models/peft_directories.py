@@ -160,6 +160,9 @@ def _check_kind(directory: Path, settings: Mapping[str, Any]) -> None:
     for key, reason in _UNMERGEABLE.items():
         if settings.get(key):
             raise StudyError(f"{place}: the adapter cannot be merged, for {reason} ({key}); {_MERGE}")
+    for key in ("r", "lora_alpha"):
+        if type(settings.get(key)) not in (int, float):
+            raise StudyError(f"{place}: tells no {key}, by which the adapter is scaled; write the number that it had")
     started = settings.get("init_lora_weights", True)
     if isinstance(started, str) and started.lower().startswith(_FOREIGN_STARTS):
         raise StudyError(
@@ -178,7 +181,7 @@ def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> 
     near = [path] if path.is_absolute() else [directory / path, path]
     if len(path.parts) == 1 and path.name != "..":
         near.append(directory.absolute().parent / path)
-    models = [one for one in near if any((one / file).is_file() for file in (CONFIG, ADAPTER_CONFIG))]
+    models = [one for one in near if any(_is_file(one / file) for file in (CONFIG, ADAPTER_CONFIG))]
     found = list(dict.fromkeys(Path(os.path.normpath(one.absolute())) for one in models))
     found = [one for one in found if one.resolve() != directory.resolve()]
     if len(found) > 1 and len({_sizes(one) for one in found}) > 1:
@@ -198,6 +201,10 @@ def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> 
     if (base / STACK).is_file() or is_peft(base):
         raise StudyError(f"{place}: its base {base} is itself an adapter, or holds one; merge that into whole weights")
     return base
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 (no error for names that no path can have)
 
 
 def _sizes(directory: Path) -> str:

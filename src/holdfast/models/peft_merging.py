@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.models.libraries import first_line, first_names, quiet
+from holdfast.models.libraries import first_line, first_names, quiet, tell_wrapper
 from holdfast.models.peft_directories import ADAPTER, ADAPTER_CONFIG, PeftAdapter
 
 _AGAIN = "save the adapter again, or name the base that it was trained on as base_model_name_or_path"
+_OWN = ("base_model.model.", "base_layer.")  # what PEFT puts into names and takes out again
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 # How far what is merged may be from what was not: mean difference by mean size of logits, in 32 bits and in fewer.
 _TOLERANCE = (1e-4, 5e-2)
@@ -103,7 +104,8 @@ def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], h
     if missing or found.unexpected_keys:
         told = [*_tell_adapter("weights of the adapter are not in its file", missing)]
         told += _tell_adapter("in its file belong to no layer of the base", found.unexpected_keys)
-        raise StudyError(f"{adapter.directory}: {'; '.join(told)} ({adapter.base}); {_AGAIN}")
+        remedy = tell_wrapper(found.unexpected_keys, own=_OWN) or _AGAIN
+        raise StudyError(f"{adapter.directory}: {'; '.join(told)} ({adapter.base}); {remedy}")
     return wrapped
 
 

@@ -18,11 +18,11 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.errors import MissingExtra, StoreError, StudyError
 from holdfast.models.peft_directories import (
@@ -56,7 +56,9 @@ TEXT_FILES = (
     "merges.txt",
 )
 _PREFIX = "base_model.model."  # of PEFT's names
-_DAMAGED = "train the stage again or restore the directory"
+_POINTER = b"version https://git-lfs."
+DAMAGED = "train the stage again or restore the directory"
+Told = TypeVar("Told")
 # Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
 Factors = Mapping[str, "tuple[Tensor, Tensor]"]
 
@@ -122,7 +124,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     Errors: StudyError for a file that cannot be read, StoreError for a stack whose base or adapter does not fit.
     """
     stack = find_stack(directory)
-    if stack is None and is_peft(directory):
+    if _needs_network(directory, stack):
         with tempfile.TemporaryDirectory(prefix="holdfast-merged-") as place:
             write_whole(directory, Path(place))
             return read_weights(Path(place))
@@ -131,7 +133,6 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     for path in weight_files(base):
         weights |= _load(path)
     if stack:
-        _check_named(stack, weights, directory)
         for module, factors in stack.factors.items():
             weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
     return weights
@@ -145,7 +146,7 @@ def write_whole(directory: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     stack = find_stack(directory)
-    if stack is None and is_peft(directory):
+    if _needs_network(directory, stack):
         from holdfast.models.opening import write_merged
 
         write_merged(directory, target)
@@ -156,7 +157,6 @@ def write_whole(directory: Path, target: Path) -> None:
     shutil.copyfile(base / CONFIG, target / CONFIG)
     if (base / INDEX).is_file() and not (base / WHOLE).is_file():
         shutil.copyfile(base / INDEX, target / INDEX)
-    written: set[str] = set()
     for path in weight_files(base):
         if stack is None:
             shutil.copyfile(path, target / path.name)
@@ -166,9 +166,6 @@ def write_whole(directory: Path, target: Path) -> None:
             if (factors := stack.factors.get(name.removesuffix(".weight"))) is not None:
                 weights[name] = merged(weight, factors).to(weight.dtype)
         save_file(weights, target / path.name, metadata={"format": "pt"})
-        written |= set(weights)
-    if stack:
-        _check_named(stack, written, directory)
 
 
 def merged(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
@@ -196,12 +193,12 @@ def read_stack(directory: Path) -> Stack:
         lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
         ranks = tuple(map(int, note["ranks"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {_DAMAGED}") from error
+        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {DAMAGED}") from error
     stored = _load(directory / ADAPTER)
     factors = {module: (down, up * lora.scale) for module, (down, up) in _pairs(stored).items()}
     fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
     if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
-        raise StoreError(f"{directory / ADAPTER}: holds other weights than its settings tell; {_DAMAGED}")
+        raise StoreError(f"{directory / ADAPTER}: holds other weights than its settings tell; {DAMAGED}")
     base = _find_base(directory, note)
     return Stack(base=base, digest=str(note["digest"]), ranks=ranks, factors=factors)
 
@@ -413,7 +410,7 @@ def _read_note(directory: Path) -> dict[str, Any]:
     name, path = note.get("base"), note.get("path")
     plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
     if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
-        raise StoreError(f"{directory / STACK}: names no base; {_DAMAGED}")
+        raise StoreError(f"{directory / STACK}: names no base; {DAMAGED}")
     return note
 
 
@@ -421,9 +418,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); {_DAMAGED}") from error
+        raise StoreError(f"{path}: cannot be read ({error}); {DAMAGED}") from error
     if not isinstance(found, dict):
-        raise StoreError(f"{path}: is no JSON object; {_DAMAGED}")
+        raise StoreError(f"{path}: is no JSON object; {DAMAGED}")
     return found
 
 
@@ -451,6 +448,15 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of a file's tensors by name: what its header says must fit its length. Errors: StudyError."""
+    return _ask_header(path, lambda part: tuple(part.get_shape()))
+
+
+def read_kinds(path: Path) -> dict[str, str]:
+    """How a file's tensors are stored, by name, in safetensors' words: "BF16", "F32", "I8". Errors: StudyError."""
+    return _ask_header(path, lambda part: str(part.get_dtype()))
+
+
+def _ask_header(path: Path, ask: Callable[[Any], Told]) -> dict[str, Told]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -458,9 +464,20 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         # The framework is that of tensors, of which none is asked for.
         with safe_open(path, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: ask(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        if _is_pointer(path):
+            raise StudyError(f"{path}: is a pointer of Git LFS and not the file; fetch that (git lfs pull)") from error
         raise StudyError(f"{path}: is damaged ({error}); fetch the model again") from error
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a file stands for another one that Git LFS was not asked for."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
 
 
 def _load(path: Path) -> dict[str, Tensor]:
@@ -473,7 +490,9 @@ def _load(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _check_named(stack: Stack, names: Mapping[str, Tensor] | set[str], directory: Path) -> None:
-    for module in stack.factors:
-        if f"{module}.weight" not in names:
-            raise StoreError(f"{directory}: adapts {module}, which {stack.base} does not hold; {_DAMAGED}")
+def _needs_network(directory: Path, stack: Stack | None) -> bool:
+    """Whether an adapter is merged in a network: by PEFT, or where it has other names for weights than its files."""
+    if stack is None:
+        return is_peft(directory)
+    shapes = read_shapes(stack.base)
+    return any(f"{module}.weight" not in shapes for module in stack.factors)

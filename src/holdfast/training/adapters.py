@@ -150,11 +150,10 @@ class HubModel:
         self._home, self._stack, self._merged = source, None, False
         self._lora: Lora | None = None
         self._chats: dict[Calls, HubChat] = {}
-        _register_attention()
         half = precision == "bf16" and lora_r > 0
         self._digest = ""
         if network is None:
-            check_model(source, engine="training")
+            check_source(source)
             # What PEFT merges is rounded as it is merged: 16 bits would take most of it away.
             half = half and (find_stack(source) is not None or not is_peft(source))
             opened = open_network(source, dtype=torch.bfloat16 if half else torch.float32, attention=_ATTENTION)
@@ -163,7 +162,8 @@ class HubModel:
         self._base: Any = network.to(self.device)
         self._base.set_attn_implementation(_ATTENTION)
         check_finite(self._base.named_parameters(), f"{self._home}: {_REFUSED}")
-        config = self._base.config
+        # A model that also sees keeps the settings of its texts in a part of its own.
+        config = self._base.config.get_text_config(decoder=True)
         self.max_positions, self.vocabulary = _longest(config), int(config.vocab_size)
         # Flash attention on accelerators takes no mask; many small blocks are cheap there.
         self.masks = self.device.type == "cpu"
@@ -339,7 +339,14 @@ def longest_sequence(source: Path) -> int:
         return shape.max_positions
     from transformers import AutoConfig
 
-    return _longest(AutoConfig.from_pretrained(base_of(source), trust_remote_code=False, local_files_only=True))
+    config = AutoConfig.from_pretrained(base_of(source), trust_remote_code=False, local_files_only=True)
+    return _longest(config.get_text_config(decoder=True))
+
+
+def check_source(source: Path, *, download: bool = True) -> None:
+    """Refuses a model that cannot be trained, as far as its headers tell. Errors: StudyError, StoreError."""
+    _register_attention()
+    check_model(source, engine="training", attention=_ATTENTION, download=download)
 
 
 def _register_attention() -> None:
