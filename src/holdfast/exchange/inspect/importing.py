@@ -207,7 +207,7 @@ class _Import:
         if row.get("episode") is not None:
             made = read_episode(row["episode"], case, messages)
             failed = made.ending is Ending.ERROR
-            flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls)
+            flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
             made = replace(made, flags=flags)
         else:
             read = read_sample(log.header, sample).trajectory
