@@ -174,6 +174,9 @@ def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
     """Which values were not taken because nobody declared them, and what to write."""
     told = ", ".join(describe_undeclared(one) for one in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED} more" if found[MOST_NAMED:] else ""
+    if known := [one for one in found if one.refused]:
+        reasons = "; ".join(f"{one.key!r} of {one.scorer}: {one.refused}" for one in known[:MOST_NAMED])
+        return f"no score of {objective!r} was taken: there is {told}{more}; {reasons}"
     first = found[0]
     grades = any(map(is_grade, first.seen)) and all(is_grade(one) or one in _TRUTHS for one in first.seen)
     wanted = f"{first.key}{'[0,1]' if grades else '[LOW,HIGH]'}"

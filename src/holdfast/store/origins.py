@@ -31,6 +31,7 @@ class Undeclared:
     """A value of a foreign scorer whose direction and range nobody declared: no score of it was taken.
 
     ``count`` is how many values there were, ``seen`` some of them as text, the least and the greatest among them.
+    ``refused`` is why a known value is no score of safety or help, empty for what is not known.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Undeclared:
     key: str
     count: int
     seen: tuple[str, ...]
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

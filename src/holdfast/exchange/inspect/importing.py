@@ -426,7 +426,7 @@ def import_logs(
     ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths) if source.is_dir() else 0
     logs = [_open_log(path) for path in paths]
     sizes = [path.stat().st_size for path in paths]
-    scoring = Scoring(scores, origins.read_declarations(store) or ())
+    scoring = Scoring(source, scores, origins.read_declarations(store) or ())
     with store.transaction():
         reading = _Import(store, logs, scoring)
         reading.store_checkpoints()

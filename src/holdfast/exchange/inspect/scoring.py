@@ -20,8 +20,8 @@ from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.errors import StudyError
-from holdfast.exchange.inspect.actors import GRADERS, roles_of
-from holdfast.exchange.inspect.messages import clean, storable
+from holdfast.exchange.inspect.actors import GRADERS, plain_text, roles_of
+from holdfast.exchange.inspect.messages import clean
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
 from holdfast.records import Declaration, Score, content_id
@@ -81,7 +81,8 @@ class _Taken:
 class Scoring:
     """What the values of other scorers mean in one import, and what of them was taken."""
 
-    def __init__(self, options: Sequence[ScoreOption], held: Iterable[Declaration]) -> None:
+    def __init__(self, source: object, options: Sequence[ScoreOption], held: Iterable[Declaration]) -> None:
+        self._source = source
         self._options = tuple(options)
         self._held = {(one.task or "", one.scorer or "", one.key): one for one in held}
         self._meanings: dict[Place, Declaration | None] = {}
@@ -223,15 +224,17 @@ class Scoring:
         """Refuse options that found nothing, and those of values that nobody declares. Errors: StudyError."""
         for one in self._options:
             if one not in self._used:
-                there = ", ".join(list(self._keys)[: 2 * SHOWN]) or "none"
+                there = ", ".join(list(self._keys)[: 2 * SHOWN])
+                told = f"there are (scorer:key) {there}" if there else "no sample in them has a score"
                 raise StudyError(
-                    f"--score {one.objective}={one.key}: no such value in these logs; there are (scorer:key) {there}"
+                    f"{self._source}: --score {one.objective}={one.key}: no such value in these logs; {told}"
                 )
         for place, seen in self._undeclared.items():
             option = self._option(place)
             if option is not None:
                 raise StudyError(
-                    f"--score {option.objective}={option.key}: {self._tell(place, seen, 'cannot be taken')}"
+                    f"{self._source}: --score {option.objective}={option.key}:"
+                    f" {self._tell(place, seen, 'cannot be taken')}"
                 )
 
     def require_scales(self) -> None:
@@ -247,7 +250,7 @@ class Scoring:
             if by_user and not taken.numbers:
                 remedy = "none of them is a number, and only numbers and Inspect's grades can be taken: write them so"
             raise StudyError(
-                f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale"
+                f"{self._source}: {_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale"
                 f" ({', '.join(taken.examples)}), {declared}; {remedy}"
             )
 
@@ -270,6 +273,7 @@ class Scoring:
                 key=place[2],
                 count=(before.count + self._added[place]) if before is not None else seen.count,
                 seen=tuple(dict.fromkeys((*seen.seen, *known))),
+                refused=self._refusals.get(place, ""),
             )
         return [one for place, one in sorted(found.items()) if self._meanings.get(place) is None]
 
@@ -347,7 +351,7 @@ def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
     graders = {name: models for name, models in roles_of(log).items() if name in GRADERS}
     options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
     scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
-    return content_id("inspect scorer", place[1], storable({**(options or {}), **graders}), *scale)
+    return content_id("inspect scorer", place[1], plain_text({**(options or {}), **graders}), *scale)
 
 
 def raw_values(scores: Mapping[str, InspectScore]) -> dict[str, Any]:
