@@ -16,7 +16,7 @@ from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, clean, from_ins
 from holdfast.exchange.inspect.scoring import raw_values
 from holdfast.exchange.openings import digest_opening
 from holdfast.models.calls import find_unread
-from holdfast.records import Case, Ending, Message, ToolSpec, Trajectory, content_id
+from holdfast.records import Case, Ending, Flag, Message, ToolSpec, Trajectory, content_id
 
 ENDINGS: Mapping[str, Ending] = {
     "message": Ending.TURN_LIMIT,
@@ -64,7 +64,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         rollout=sample.epoch - 1,
         messages=said,
         ending=ending,
-        flags=() if ending is Ending.ERROR else audit(said, ending, calls, invalid, tools),
+        flags=_flags(sample, said, ending, (calls, invalid), tools),
         calls=calls,
         invalid_calls=invalid,
         tokens=_tokens(log, sample),
@@ -140,6 +140,18 @@ def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple
         return Ending.INCOHERENT, unread
     cut_off = sample.output.choices and sample.output.stop_reason in ("max_tokens", "model_length")
     return (Ending.TRUNCATED if cut_off else Ending.FINISHED), None
+
+
+def _flags(
+    sample: EvalSample, said: Sequence[Message], ending: Ending, counts: tuple[int, int], tools: Sequence[ToolSpec]
+) -> tuple[Flag, ...]:
+    """What makes an episode unfit: one that failed is none, unless it was scored all the same, as one that was cut off.
+
+    Inspect's ``score_on_error`` scores what an agent did before it failed; how it would have ended is not known.
+    """
+    if ending is not Ending.ERROR:
+        return audit(said, ending, *counts, tools)
+    return (Flag.TRUNCATED,) if sample.scores and sample.invalidation is None else ()
 
 
 def _unread(said: Sequence[Message], tools: Sequence[ToolSpec], calls: int) -> str | None:
