@@ -227,6 +227,7 @@ def test_only_files_are_read_as_settings(kind: str, tmp_path: Path, capsys: Capt
         ("judge", run, "--with", "x", "--judges", place),
         ("judge", "--canaries", "--with", "x", "--judges", place),
         ("watch", run, *baseline, "--judges", place),
+        *([] if kind == "absent" else [("watch", run, *baseline, "--state", place)]),
     ):
         told = refused(capsys, *words)
         assert f"{place}: {finding}" in told or (f"{place}: cannot be read" in told and finding in told), told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -1340,3 +1341,59 @@ def test_of_two_tellings_of_a_span_the_one_with_the_calls_is_read(tmp_path: Path
         "ai.response.toolCalls": json.dumps([{"toolCallId": "t", "toolName": "delete_file", "input": {}}]),
     }
     assert score(read_one(tmp_path / "t", document(bare_span(values)))) == 0
+
+
+def spoken_turns(number: int, turns: list[list[tuple[str, str]]], upto: int) -> list[dict[str, Any]]:
+    """What was said in a conversation of calls with their ids, up to a turn."""
+    made = [user(f"Tidy {number}")]
+    for turn, row in enumerate(turns[:upto]):
+        parts = [calls(name, identity, at=[number, turn])["parts"][0] for name, identity in row]
+        made.append({"role": "assistant", "parts": parts})
+        made += [answers(identity, f"{number}.{turn}.{place}") for place, (_, identity) in enumerate(row)]
+    return made
+
+
+IDS = {"unique": "call_{n:05}{t}{j}", "anew every turn": "{name}:{j}", "none": ""}
+# Windows can be joined where a trace or ids that are given once hold them together.
+HABITS = [(habit, name, None) for habit in ("a trace each", "a trace a request", "a row a request") for name in IDS]
+HABITS += [("a trace each", name, 2) for name in IDS]
+HABITS += [(habit, "unique", 2) for habit in ("a trace a request", "a row a request")]
+
+
+@pytest.mark.parametrize(("habit", "kind", "window"), HABITS)
+def test_conversations_come_back_whole_from_any_habit_of_logging(
+    tmp_path: Path, habit: str, kind: str, window: int | None
+) -> None:
+    ids = IDS[kind]
+    rng = random.Random(f"{habit} {ids} {window}")
+    for _ in range(6):
+        rows, truth = [], []
+        for number in range(1, 5):
+            names = [
+                [rng.choice(("list", "read", "wipe")) for _ in range(rng.choice((1, 1, 2)))]
+                for _ in range(rng.randint(1, 6))
+            ]
+            turns = [
+                [(name, ids.format(n=number, t=turn, j=place, name=name)) for place, name in enumerate(row)]
+                for turn, row in enumerate(names)
+            ]
+            truth.append([name for row in names for name in row])
+            spans = []
+            for turn in range(len(turns) + 1):
+                given = spoken_turns(number, turns, turn)
+                reply = (
+                    spoken_turns(number, turns, turn + 1)[len(given)] if turn < len(turns) else said(f"Done {number}")
+                )
+                if window and turn > window:
+                    given = given[[at for at, one in enumerate(given) if one["role"] == "assistant"][-window] :]
+                trace = number if habit == "a trace each" else 100 * number + turn
+                spans.append(request(given, reply, trace=trace, span=turn + 1, start=10 * turn + number))
+                rows.append(
+                    (turn, {"request": {"messages": given}, "response": {"id": f"{number}-{turn}", "output": [reply]}})
+                )
+            if habit != "a row a request":
+                rows = [*rows[: len(rows) - len(spans)], *((0, document(one)) for one in spans)]
+        values = [row for _, row in sorted(rows, key=lambda one: (one[0], rng.random()))]
+        found = read(tmp_path / "t", *values).traces
+        assert sorted([name for name, _ in acts(one)] for one in found) == sorted(truth)
+        assert not any(one.broken for one in found) and all(one.ending is Ending.FINISHED for one in found)

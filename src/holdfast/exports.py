@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -261,10 +260,12 @@ def _write_inspect(run_path: Path, target: Path) -> None:
 
 def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
     """One checkpoint as a directory that transformers loads, adapters merged."""
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtra("export of a checkpoint", "train")
-    from holdfast.models.stacks import write_whole
+    try:
+        import torch  # noqa: F401 — what reads and writes weights needs it
 
+        from holdfast.models.stacks import write_whole
+    except ImportError as error:
+        raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:
         checkpoint = find_checkpoint(store, wanted)
     directory = run_path / (checkpoint.path or "")

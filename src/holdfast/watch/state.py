@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import StudyError
+from holdfast.inputs import read_bytes
 
 VERSION = 1
 KEY = "holdfast_watch"
+MOST_BYTES = 256 << 20  # of the file
 MIN_COVERAGE = 0.8  # of what a look asks must have a score, unless declared otherwise
 
 Values = Mapping[str, tuple[float, ...]]
@@ -91,12 +93,9 @@ def _digest(data: bytes) -> str:
 
 def load_state(path: Path, declared: Mapping[str, Any]) -> State | None:
     """The state at ``path``, None where there is none. Errors: StudyError where it is damaged or of another watch."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give a file to keep the state in") from error
+    data = read_bytes(path, MOST_BYTES, remedy="give a file to keep the state in")
     state = _read(path, data)
     for key in sorted({*declared, *state.declared}):
         if (was := state.declared.get(key)) != (now := json.loads(json.dumps(declared.get(key)))):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -183,18 +184,18 @@ class _Loom:
 
     def _continue(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """A strand is the beginning of what this exchange tells."""
-        for length in range(len(pieces.marks) - 1, 0, -1):
-            spoken = any(pieces.spoken[:length])
-            found = [
-                (rank, _ids_differ(strand.pieces, pieces, length), order, strand)
-                for order, strand in enumerate(self._whole.get(pieces.prefixes[length - 1], ()))
-                if (rank := _rank(strand, exchange)) is not None and (spoken or rank == 0)
-            ]
-            if found:
-                *_, strand = min(found, key=lambda one: one[:3])
-                self.counts["requests"] += 1
-                self._grow(strand, exchange, said, pieces)
-                return strand
+        found = [
+            (rank, -length, _ids_differ(strand.pieces, pieces, length), order, strand)
+            for length in range(len(pieces.marks) - 1, 0, -1)
+            for order, strand in enumerate(self._whole.get(pieces.prefixes[length - 1], ()))
+            if (rank := _rank(strand, exchange)) is not None and (rank == 0 or _ends_reply(pieces, length))
+        ]
+        if found:
+            # What is surely of this conversation comes before what is longer.
+            *_, strand = min(found, key=lambda one: one[:4])
+            self.counts["requests"] += 1
+            self._grow(strand, exchange, said, pieces)
+            return strand
         return self._continue_branch(exchange, said, pieces)
 
     def _continue_branch(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -241,8 +242,10 @@ class _Loom:
             named = rank == 1 if exchange.unit is not None else _same_id(strand, exchange)
             # Spans are taken in order of time: what another trace said first would have been gone on with.
             free = not later and exchange.unit is None and pieces.prefixes[-1] not in strand.absorbed
-            longer = len(strand.pieces.marks) > len(pieces.marks)
-            if (longer and spoken and (named or (rank in (1, 2) and free))) or (rank == 0 and not (later and spoken)):
+            longer = _ends_reply(strand.pieces, len(pieces.marks))
+            # In one trace, the same said later was said again, unless calls have the very ids: clocks differ.
+            repeated = later and spoken and not _ids_equal(strand.pieces, pieces)
+            if (longer and spoken and (named or (rank in (1, 2) and free))) or (rank == 0 and not repeated):
                 strand.absorbed.add(pieces.prefixes[-1])
                 self.counts["requests"] += 1
                 return strand
@@ -250,36 +253,40 @@ class _Loom:
 
     def _overlap(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """A window holds the end of a strand: what follows there goes on from it."""
-        best: tuple[int, int, int, Strand] | None = None
-        for at in range(len(pieces.marks) - 2, -1, -1):
-            for order, strand in enumerate(self._ends.get(pieces.marks[at], ())[-_MOST_TRIED:]):
-                length = _common(strand.pieces.marks, pieces.marks, at)
-                if self._may_overlap(strand, exchange, pieces, at, length):
-                    found = (length, at, order, strand)
-                    best = found if best is None or found[:3] > best[:3] else best
-        if best is None:
+        found = [
+            (surely, length, at, order, strand)
+            for at in range(len(pieces.marks) - 2, -1, -1)
+            for order, strand in enumerate(self._ends.get(pieces.marks[at], ())[-_MOST_TRIED:])
+            if (surely := self._may_overlap(strand, exchange, pieces, at)) is not None
+            for length in (_common(strand.pieces.marks, pieces.marks, at),)
+        ]
+        if not found:
             return None
         self.counts["windows"] += 1
-        _, at, _, strand = best
+        _, _, at, _, strand = max(found, key=lambda one: one[:4])
         self._append(strand, exchange, said, pieces, at + 1)
         return strand
 
     @staticmethod
-    def _may_overlap(strand: Strand, exchange: Exchange, pieces: _Pieces, at: int, length: int) -> bool:
-        rank = _rank(strand, exchange)
+    def _may_overlap(strand: Strand, exchange: Exchange, pieces: _Pieces, at: int) -> bool | None:
+        """Whether a window's piece ``at`` may be the end of a strand: None for no, True where no id speaks against."""
+        rank, length = _rank(strand, exchange), _common(strand.pieces.marks, pieces.marks, at)
         start = at + 1 - length
         if rank is None or not any(pieces.spoken[start : at + 1]):
-            return False
-        pairs = list(zip(strand.pieces.ids[-length:], pieces.ids[start : at + 1], strict=True))
-        same = max((len(mine) for mine, other in pairs if mine == other), default=0)
-        if any(mine and other and mine != other for mine, other in pairs) and (rank > 0 or length == 1):
-            return False
+            return None
+        pairs = [
+            (a, b) for a, b in zip(strand.pieces.ids[-length:], pieces.ids[start : at + 1], strict=True) if a and b
+        ]
+        differ = any(mine != other for mine, other in pairs)
+        same = [mine for mine, other in pairs if mine == other]
+        if differ and (rank > 0 or length == 1):
+            return None
         # Before the end that both hold, a window has what was said before, or a summary of it.
         known = set(strand.pieces.marks)
         foreign = any(piece not in known for piece in pieces.marks[:start])
         if rank == 0:
-            return same > 0 or not foreign
-        return not foreign and length > 1 and (rank == 1 or same >= _LEAST_ID)
+            return None if foreign and not same else not differ
+        return None if foreign or length < 2 or (rank == 2 and not any(map(_is_unique, same))) else not differ
 
     def _loosely(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """In one trace, results may be cleared and texts reworded: the ids of calls say what is what.
@@ -361,7 +368,7 @@ class _Loom:
             longer = (
                 one
                 for one in (self._beginnings.get(strand.pieces.prefixes[-1], ()) if strand.pieces.prefixes else ())
-                if one is not strand and len(one.pieces.marks) > len(strand.pieces.marks)
+                if one is not strand and _ends_reply(one.pieces, len(strand.pieces.marks))
             )
             if open_call and any(_rank(one, strand.last) is not None for one in longer):
                 self.counts["requests"] += len(strand.exchanges)
@@ -397,8 +404,24 @@ def _own_names(exchange: Exchange) -> tuple[str, ...]:
     return tuple(name for name in exchange.names if name != exchange.session)
 
 
+def _ends_reply(pieces: _Pieces, length: int) -> bool:
+    """Whether a longer conversation's first pieces hold a reply, and no reply is cut in two behind them."""
+    return length < len(pieces.spoken) and any(pieces.spoken[:length]) and not pieces.spoken[length]
+
+
 def _ids_differ(mine: _Pieces, other: _Pieces, length: int) -> bool:
     return any(a and b and a != b for a, b in zip(mine.ids[:length], other.ids[:length], strict=False))
+
+
+def _ids_equal(mine: _Pieces, other: _Pieces) -> bool:
+    """Whether every call of the shorter has the id of the longer's, and one that no server gives twice."""
+    pairs = [(a, b) for a, b in zip(mine.ids, other.ids, strict=False) if a or b]
+    return all(a == b for a, b in pairs) and any(_is_unique(a) for a, _ in pairs)
+
+
+def _is_unique(identity: str) -> bool:
+    """Whether a call's id looks like one that is given once, not like one that begins anew (``functions.read:0``)."""
+    return len(identity) >= _LEAST_ID and re.search(r"[:.]\d{1,3}$", identity) is None
 
 
 def _richer(one: Exchange, other: Exchange) -> Exchange:
