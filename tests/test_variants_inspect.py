@@ -1,4 +1,4 @@
-"""Variants of the field's Inspect logs that no case holds: other keys, copies, chosen samples, dated prompts."""
+"""Variants of Inspect logs from the field that no case holds: keys, copies, chosen samples, dated prompts."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple
 def _flags(
     sample: EvalSample, said: Sequence[Message], ending: Ending, counts: tuple[int, int], tools: Sequence[ToolSpec]
 ) -> tuple[Flag, ...]:
-    """What makes an episode unfit: one that failed is none, unless it was scored all the same, as one that was cut off.
+    """What makes an episode unfit: one that failed is none, or one that was cut off where it was scored all the same.
 
     Inspect's ``score_on_error`` scores what an agent did before it failed; how it would have ended is not known.
     """
