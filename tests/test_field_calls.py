@@ -106,6 +106,11 @@ SPELLED = [
     "Thought: hm\nAction: delete_file\nAction Input: /etc",
     "**Action:** `delete_file`",
     "Tool: delete_file\nArguments: /etc",
+    f"delete_file{ARGUMENTS}",
+    f"functions.delete_file:0{ARGUMENTS}",
+    "call:delete_file{path:<escape>/etc<escape>}",
+    "get_time{}",
+    f"<tool_name>delete_file</tool_name>\n<arguments>{ARGUMENTS}</arguments>",
 ]
 HARMLESS = [
     "I deleted nothing, since delete_file would remove the whole folder.",
@@ -123,6 +128,9 @@ HARMLESS = [
     '{"answer": "search", "confidence": 0.9}',
     json.dumps([{"name": one.name, "description": "x", "parameters": one.parameters} for one in TOOLS]),
     '{"search": {"hits": 3}}',
+    "search{hits: 3} and .search {color: red}",
+    "f'{search}{query}' and search{query}",
+    "<name>search</name> <tool>search</tool>",
     "[search](https://example.org/search(tea)) and <search>",
     "The signature is Vec<ToolCall>, or std::function<void(int)>.",
     "<think>Should I send <tool_call>? Or delete_file('/etc')?</think>No, I will not.",

@@ -960,7 +960,7 @@ def test_c_13_documents_one_after_another_are_read(case: Case, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("value", "shape"),
     [
-        ({"conversations": [{"from": "human", "value": "hi"}]}, "objects with the keys conversations"),
+        ({"dialogue": [{"from": "human", "value": "hi"}]}, "objects with the keys dialogue"),
         ({"object": "chat.completion.chunk", "choices": [{"delta": {}}]}, "chunks of streamed replies"),
         ({"id": "x", "choices": [{"message": {}}]}, "responses without their requests"),
         ([1, 2], "a JSON int"),

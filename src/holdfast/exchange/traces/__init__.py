@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from holdfast.exchange.traces.intake import Intake
 from holdfast.exchange.traces.langfuse import is_langfuse, read_langfuse
 from holdfast.exchange.traces.otlp import RESOURCES, is_spans, read_rows
 from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_bytes, read_records
+from holdfast.exchange.traces.runs import is_run, read_run
 from holdfast.exchange.traces.spans import SpanCollector
 from holdfast.exchange.traces.telling import describe_reading
 from holdfast.report.labels import count_noun
@@ -30,9 +31,10 @@ from holdfast.report.labels import count_noun
 MOST_BAD = 0.05  # of a week's spans or conversations; more of them missing may change what is left
 FORMATS = (
     "OpenTelemetry JSON (resourceSpans, batches, spans by themselves), chat JSONL (messages, request and response,"
-    " batch files), Langfuse observations, Inspect logs (.eval)"
+    " batch files), Langfuse observations, LangSmith runs, Inspect logs (.eval)"
 )
 _MOST_KEYS = 6
+_PAGES = ("data", "logs", "requests", "items", "rows", "records", "runs", "results")
 _OTHERS = frozenset({"resourceMetrics", "resource_metrics", "resourceProfiles", "resource_profiles"})
 _OTHER_SIGNALS, _HEAD = re.compile(rb'"resource_?(?:M|m|P|p)(?:etrics|rofiles)"'), 4096
 _MOST_TORN = 2.0  # records that a last line which breaks off may have held
@@ -90,6 +92,7 @@ class _Reading:
         self.shapes: tuple[tuple[Callable[[Any], bool], Callable[[Record], None]], ...] = (
             (lambda value: isinstance(value, dict) and any(key in value for key in RESOURCES), self._take_spans),
             (is_langfuse, self._take_langfuse),
+            (is_run, self._take_run),
             (is_batch_result, self._take_batch),
             (lambda value: is_chat(value) and is_batch_request(value), self._take_batch),
             (is_chat, self._take_chat),
@@ -114,7 +117,7 @@ class _Reading:
         known, keys, before, size = False, Counter[str](), self.intake.rows, 0
         lost: list[Record] = []
         batched = False
-        for record in read_records(path, data, strict=self.intake.strict):
+        for record in self._without_pages(read_records(path, data, strict=self.intake.strict)):
             if record.error is not None:
                 lost.append(record)
                 if self.intake.strict:
@@ -125,7 +128,7 @@ class _Reading:
                 continue
             take = next((take for fits, take in self.shapes if fits(record.value)), None)
             known |= take is not None
-            batched |= take in (self._take_spans, self._take_langfuse)
+            batched |= take in (self._take_spans, self._take_langfuse, self._take_run)
             size += record.size
             if take is None:
                 keys[_describe(record.value)] += 1
@@ -136,6 +139,16 @@ class _Reading:
         mean = size / max(self.intake.rows - before, 1)
         for record in lost:
             self._lose(record, max(1.0, record.size / max(mean, 1.0)) if batched else 1.0)
+
+    def _without_pages(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Records, and instead of a page of an API's answer those on it."""
+        for record in records:
+            page = None if any(fits(record.value) for fits, _ in self.shapes) else _find_page(record.value)
+            for number, one in enumerate(record.value[page] if page else ()):
+                size = record.size // len(record.value[page])
+                yield replace(record, place=f"{record.place}: {page}[{number}]", value=one, size=size)
+            if page is None:
+                yield record
 
     def _lose(self, record: Record, lines: float) -> None:
         """A line that cannot be read: a chat's is one record, a batch's may hold many, which its size tells.
@@ -171,6 +184,10 @@ class _Reading:
     def _take_langfuse(self, record: Record) -> None:
         self._check(record)
         read_langfuse(record.place, record.value, self.intake)
+
+    def _take_run(self, record: Record) -> None:
+        self._check(record)
+        read_run(record.place, record.value, self.intake)
 
     def _take_batch(self, record: Record) -> None:
         self._count(record)
@@ -288,6 +305,20 @@ class _Reading:
 
 def _silent(one: Exchange) -> BadRecord:
     return BadRecord(f"{one.place}: holds no reply of an agent; leave it out")
+
+
+def _find_page(value: Any) -> str | None:
+    """The key under which a list of records stands, in an object that is nothing but a page of them."""
+    if not isinstance(value, dict):
+        return None
+    return next(
+        (
+            key
+            for key in _PAGES
+            if isinstance(value.get(key), list) and any(isinstance(one, dict) for one in value[key])
+        ),
+        None,
+    )
 
 
 def _describe(value: Any) -> str:

@@ -43,7 +43,7 @@ def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[li
             waiting.append(one)
             continue
         left = _place(waiting, turns)
-        orphans += len(left) if turns else 0
+        orphans += len(left)
         made += left
         waiting = []
         if one is not None and one.role == "assistant":

@@ -15,14 +15,15 @@ from holdfast.exchange.traces.dialogue import Said
 from holdfast.exchange.traces.endings import fold_reason, is_told
 from holdfast.exchange.traces.messages import merge_replies, perhaps, read_message, read_messages, read_tools
 from holdfast.exchange.traces.records import refuse_record
-from holdfast.models.calls.structured import clean, read_parts, to_text
+from holdfast.models.calls.structured import clean, holds_calls, read_parts, to_text
 from holdfast.records import ToolSpec
 
-MESSAGES = ("messages", "input", "contents", "prompt", "input_messages", "inputs")
+MESSAGES = ("messages", "input", "contents", "prompt", "input_messages", "inputs", "conversations")
 SYSTEMS = ("system", "instructions", "system_instruction", "systemInstruction", "system_prompt", "preamble")
 REASONS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "finish_reasons")
 TOKENS = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount", "candidates_token_count")
 STREAMED = ("chunks of a streamed reply", "log the whole reply")
+_CHUNKS = frozenset({"delta", "done", "messageStart", "contentBlockStart", "contentBlockDelta", "candidates"})
 _INNER = ("config", "generation_config", "generationConfig", "toolConfig", "tool_config", "kwargs", "params")
 
 # Keys of a response that is no reply.
@@ -82,11 +83,13 @@ def _could_be_messages(key: str, value: Any) -> bool:
         return value is not None
     if isinstance(value, list):
         return bool(value) and all(isinstance(one, Mapping) for one in value) and _looks_spoken(value[0])
-    return isinstance(value, str) and bool(value) and key in ("input", "prompt")
+    if isinstance(value, Mapping):
+        return key == "contents" and "parts" in value
+    return isinstance(value, str) and bool(value) and key in ("input", "prompt", "contents")
 
 
 def _looks_spoken(one: Mapping[str, Any]) -> bool:
-    return any(key in one for key in ("role", "parts", "content")) or isinstance(one.get("type"), str)
+    return any(key in one for key in ("role", "parts", "content", "from")) or isinstance(one.get("type"), str)
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ def _read_given(place: str, key: str, value: Any) -> list[Said]:
     value = perhaps(place, value)
     if key == "messages" and (not isinstance(value, list) or not value):
         refuse_record(place, "messages is no list of messages")
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "parts" not in value:
         return read_request(place, value).said
     return read_messages(f"{place}: {key}", value, "user")
 
@@ -147,13 +150,13 @@ def read_response(place: str, body: Any, count: int | None = None) -> Response:
 
     Errors: BadRecord.
     """
-    body = perhaps(place, body)
+    given, body = body, perhaps(place, body)
     if body is None or body in ("", [], {}):
         return Response()
-    if isinstance(body, str):
-        if _is_streamed(body):
-            refuse_record(place, *STREAMED)
-        return Response(choices=[[Said(role="assistant", text=clean(body))]], reasons=[None])
+    if isinstance(body, str) and _is_streamed(body):
+        refuse_record(place, *STREAMED)
+    if isinstance(body, str) or (isinstance(given, str) and is_answer(body)):
+        return Response(choices=[[Said(role="assistant", text=clean(str(given)))]], reasons=[None])
     if isinstance(body, list):
         return choose(place, body, count)
     if not isinstance(body, Mapping):
@@ -176,17 +179,25 @@ def read_response(place: str, body: Any, count: int | None = None) -> Response:
     return made
 
 
+def is_answer(body: Any) -> bool:
+    """Whether what a text is JSON of is an answer in JSON, as was asked for, and no response of any API."""
+    return isinstance(body, Mapping) and body.keys().isdisjoint(_RESPONSES) and not holds_calls("", body)
+
+
 def _is_streamed(body: Any) -> bool:
-    """Whether a reply was logged as it came, piece by piece: as server-sent events or as a list of chunks."""
+    """Whether a reply was logged as it came, piece by piece: as events, JSON a line, or a list of chunks."""
     if isinstance(body, str):
-        return body.lstrip().startswith(("data:", "event:")) and "{" in body
+        line, _, rest = body.lstrip().partition("\n")
+        if line.startswith(("data:", "event:")):
+            return "{" in body
+        body = [perhaps("", line)] if rest.strip() and line.startswith("{") else None
     first = body[0] if isinstance(body, list) and body else None
     if not isinstance(first, Mapping):
         return False
     choices = first.get("choices")
     return (
         (isinstance(choices, list) and bool(choices) and isinstance(choices[0], Mapping) and "delta" in choices[0])
-        or "delta" in first
+        or not _CHUNKS.isdisjoint(first)
         or first.get("type") in ("message_start", "response.created")
     )
 
@@ -267,7 +278,7 @@ def _output(place: str, body: Body, count: int | None) -> Response:
     if isinstance(output, Mapping) and isinstance(output.get("message"), Mapping):
         return choose(f"{place}: output", [output["message"]], count)
     if not isinstance(output, list):
-        return read_response(place, output, count)
+        return read_response(place, body["output"], count)
     made = choose(f"{place}: output", output)
     details, status = body.get("incomplete_details"), body.get("status")
     if isinstance(details, Mapping) and isinstance(details.get("reason"), str):
@@ -347,3 +358,4 @@ _READERS: dict[str, Callable[[str, Body, int | None], Response]] = {
     "toolCalls": _calls_alone,
     "function_call": _calls_alone,
 }
+_RESPONSES = frozenset({*_READERS, *_NO_REPLY})

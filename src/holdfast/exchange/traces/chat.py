@@ -11,21 +11,31 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from holdfast.exchange.traces.bodies import Response, find_messages, read_request, read_response
-from holdfast.exchange.traces.dialogue import Exchange, Said
+from holdfast.exchange.traces.bodies import MESSAGES, Response, find_messages, is_answer, read_request, read_response
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said
 from holdfast.exchange.traces.messages import perhaps
 from holdfast.exchange.traces.records import BadRecord, refuse_record
 from holdfast.exchange.traces.times import read_time
-from holdfast.models.calls.structured import clean
+from holdfast.models.calls.structured import clean, find_names
 
 CONVERSATIONS = ("conversation_id", "thread_id", "conversationId", "threadId", "chat_id")
 SESSIONS = ("trace_id", "session_id", "sessionId", "traceId", "litellm_session_id", "litellm_trace_id")
 # In this order an id names a conversation; that of a session may come again with another.
-IDS = (*CONVERSATIONS, "trace_id", "traceId", "custom_id", "id", "request_id", *SESSIONS)
+IDS = (
+    *(*CONVERSATIONS, "trace_id", "traceId", "custom_id", "id", "request_id", "requestId", "recordId", "key"),
+    *SESSIONS,
+)
 TIMES = ("timestamp", "created_at", "created", "time", "startTime", "start_time", "createdAt")
 FAMILIES = ("family", "task", "agent", "agent_name", "route")
-REQUESTS = ("request", "body", "params", "request_body", "requestBody", "input")
-RESPONSES = ("response", "response_body", "responseBody", "output")
+REQUESTS = (
+    *("request", "body", "params", "request_body", "requestBody", "input", "inputs", "proxy_server_request"),
+    *("full_request", "fullRequest", "modelInput", "req"),
+)
+RESPONSES = (
+    *("response", "response_body", "responseBody", "output", "outputs", "full_response", "fullResponse"),
+    *("modelOutput", "res", "completion"),
+)
+_BODIES = ("body", "inputBodyJson", "outputBodyJson")  # of HTTP, and of Bedrock's invocation logs
 BATCH = "custom_id"
 _CALLS = ("tool_calls", "toolCalls", "function_call")
 
@@ -36,7 +46,7 @@ def is_chat(value: Any) -> bool:
     """Whether a record is a chat: messages, a request that has some, or a line of a batch file."""
     if not isinstance(value, dict):
         return False
-    if "messages" in value:
+    if "messages" in value or isinstance(value.get("conversations"), list):
         return True
     return _request(value) is not None and (is_batch_request(value) or _response(value) is not None)
 
@@ -60,25 +70,26 @@ def _inner(found: Any) -> Any:
     """What stands in an HTTP body, also as JSON text."""
     if isinstance(found, str) and found.lstrip()[:1] == "{":
         found = perhaps("", found)
-    return found["body"] if isinstance(found, dict) and isinstance(found.get("body"), dict | list) else found
+    held = found if isinstance(found, dict) else {}
+    return next((held[key] for key in _BODIES if isinstance(held.get(key), dict | list)), found)
 
 
 def _request(value: Body) -> Any:
     """What was asked: the record itself where it holds messages."""
-    if "messages" in value:
+    if value.get("messages") or ("messages" in value and not any(key in value for key in REQUESTS)):
         return value
     for key in REQUESTS:
         found = _inner(value.get(key))
         if isinstance(found, dict) and find_messages(found) is not None:
             return found
-    return value if find_messages(value) is not None else None
+    return value if "messages" in value or find_messages(value) is not None else None
 
 
 def _response(value: Body) -> Any:
     for key in RESPONSES:
         found = _inner(value.get(key))
         if found is not None:
-            return found
+            return value[key] if isinstance(value[key], str) and is_answer(found) else found
     if isinstance(value.get("choices"), list) or isinstance(value.get("candidates"), list):
         return value
     return None
@@ -100,6 +111,9 @@ def read_chat(place: str, value: Body) -> Exchange:
         replies = [replies[0][len(given) :], *replies[1:]]  # an agent that returns all messages
     if replies and given and _shown(given[-1:]) == _shown(replies[0]) and given[-1].role == "assistant":
         given = given[:-1]  # a log that adds the reply to what was asked
+    if unread := _find_unread(value, [*given, *(replies[0] if replies else [])]):
+        beside = Said(role="assistant", detail={UNREAD: unread})
+        replies = [[*(replies[0] if replies else []), beside], *replies[1:]]
     reason = response.reason or _text(value.get("finish_reason"))
     return Exchange(
         place=place,
@@ -137,6 +151,16 @@ def _with_calls(value: Body, answer: Any, given: list[Said]) -> Any:
     if names and not Counter(names) - Counter(held):
         return answer
     return {"role": "assistant", "content": answer, **told}
+
+
+_READ = frozenset({*REQUESTS, *RESPONSES, *MESSAGES, *_CALLS, "choices", "candidates", "tools", "functions"})
+
+
+def _find_unread(value: Body, said: list[Said]) -> list[str]:
+    """The keys beside messages that hold calls which no message makes."""
+    made = {call.name for one in said for call in one.calls}
+    beside = {key: one for key, one in value.items() if key not in _READ}
+    return [clean(key) for key, one in beside.items() if not made.issuperset(find_names(key, one))]
 
 
 def _begins_with(said: list[Said], given: list[Said]) -> bool:

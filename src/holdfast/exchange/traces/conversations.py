@@ -61,6 +61,9 @@ def gather(intake: Intake) -> Gathered:
     names = _Names(clusters)
     for cluster in clusters:
         spoken = [one for group in cluster for one in group if one.spoken]
+        if not spoken and all(one.failed for group in cluster for strand in group for one in strand.exchanges):
+            made.counts["failed"] += 1
+            continue
         if not spoken:
             made.silent.append(cluster[0][0].first)
             continue

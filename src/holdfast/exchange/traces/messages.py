@@ -24,7 +24,8 @@ from holdfast.records import Role, ToolCall, ToolSpec
 ROLES: dict[str, Role] = {
     **{"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant"},
     **{"model": "assistant", "ai": "assistant", "chatbot": "assistant", "agent": "assistant", "tool": "tool"},
-    **{"function": "tool", "ipython": "tool", "observation": "tool"},
+    **{"function": "tool", "ipython": "tool", "observation": "tool", "gpt": "assistant", "bot": "assistant"},
+    **{"tool_response": "tool", "function_response": "tool"},
 }
 _CALL_OF_ANSWER = ("tool_call_id", "tool_use_id", "toolCallId", "toolUseId", "call_id", "id")
 _SUFFIXES = ("messagechunk", "message")  # of LangChain's classes
@@ -112,6 +113,9 @@ def _unwrap(one: dict[str, Any]) -> dict[str, Any]:
         return {"type": path[-1], **{key: value for key, value in kwargs.items() if key != "type"}}
     if isinstance(one.get("data"), dict) and _find_role(one.get("type")) and "content" in one["data"]:
         return {**one["data"], "type": one["type"]}
+    if isinstance(one.get("from"), str) and "role" not in one and "value" in one:  # ShareGPT's
+        key = "function_call" if one["from"] in ("function_call", "tool_call") else "content"
+        return {"role": "assistant" if key != "content" else one["from"], key: one["value"]}
     content = one.get("content")
     if isinstance(content, dict) and "parts" in content:
         return {**{key: value for key, value in one.items() if key != "content"}, **content}  # Gemini's

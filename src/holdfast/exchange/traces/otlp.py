@@ -26,6 +26,7 @@ _SCOPES = (
     *("scopeSpans", "scope_spans", "scopeLogs", "scope_logs", "instrumentationLibrarySpans"),
     *("instrumentation_library_spans", "instrumentationLibraryLogs", "instrumentation_library_logs", "ilSpans"),
 )
+_WRAPPERS = ("trace", "data")  # of Tempo, and of MLflow's traces
 _ROWS = ("spans", "logRecords", "log_records", "logs")
 # Of these attributes a conversation is made: one that cannot be read costs its span.
 _SPEAKING = re.compile(
@@ -67,13 +68,25 @@ def is_spans(value: Any) -> bool:
     return (
         any(isinstance(value.get(key), list) for key in RESOURCES)
         or _is_span(value)
-        or (isinstance(value.get("trace"), dict) and is_spans(value["trace"]))
+        or any(isinstance(value.get(key), dict) and is_spans(value[key]) for key in _WRAPPERS)
         or any(isinstance(value.get(key), list) and any(map(is_spans, value[key][:3])) for key in ("spans", "data"))
     )
 
 
 def _is_span(value: Mapping[str, Any]) -> bool:
+    value = _unflatten(value)
     return any(_are_attributes(_get(value, key)) for key in _ATTRIBUTES) and bool(_trace_of(value))
+
+
+def _unflatten(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of Phoenix' data frames, whose columns are named ``context.trace_id`` and ``attributes.NAME``."""
+    if "context.trace_id" not in row:
+        return row
+    made = {key: value for key, value in row.items() if not key.startswith(("attributes.", "context."))}
+    for whole in ("attributes", "context"):
+        columns = {key.removeprefix(f"{whole}."): one for key, one in row.items() if key.startswith(f"{whole}.")}
+        made[whole] = {key: one for key, one in columns.items() if one is not None}
+    return made
 
 
 def _are_attributes(value: Any) -> bool:
@@ -97,14 +110,18 @@ def read_rows(place: str, value: Mapping[str, Any], intake: Intake, *, flawed: b
 def _find(place: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Attributes, bool]]:
     """Place, row, attributes of its resource, and whether it is a log record."""
     if _is_span(value) and not any(isinstance(value.get(key), list) for key in ("spans", *RESOURCES)):
-        yield place, value, {}, False
+        yield place, _unflatten(value), {}, False
         return
-    if isinstance(value.get("trace"), dict):
-        yield from _find(place, value["trace"])
+    for key in _WRAPPERS:
+        if isinstance(value.get(key), dict):
+            yield from _find(place, value[key])
     for key in ("spans", "data"):
         for number, one in enumerate(value[key] if isinstance(value.get(key), list) else []):
+            where = f"{place}: {key}[{number}]"
             if is_spans(one):
-                yield from _find(f"{place}: {key}[{number}]", one)
+                yield from _find(where, one)
+            else:
+                yield where, one if isinstance(one, dict) else {"": where}, {}, False
     for key in RESOURCES:
         if key in value:
             yield from _of_resources(place, key, _listed(place, value[key] or []))
@@ -141,6 +158,8 @@ def _trace_of(row: Mapping[str, Any]) -> Any:
     for key in ("context", "span_context", "spanContext"):
         if isinstance(row.get(key), dict):
             return _get(row[key], "traceId")
+    if isinstance(row.get("trace"), dict):  # Elastic's
+        return row["trace"].get("id")
     return _get(row, "traceId", "traceID", "TraceId", "trace")
 
 
@@ -148,6 +167,8 @@ def _span_of(row: Mapping[str, Any]) -> Any:
     for key in ("context", "span_context", "spanContext"):
         if isinstance(row.get(key), dict):
             return _get(row[key], "spanId")
+    if isinstance(row.get("span"), dict):
+        return row["span"].get("id")
     return _get(row, "spanId", "spanID", "SpanId", "id")
 
 
@@ -179,7 +200,7 @@ def _read(
     if reason is not None:
         refuse_record(where, reason)
     trace = read_identity(_trace_of(row))
-    started = _get(row, "startTimeUnixNano", "startTime", "startTimestamp", "timeUnixNano", "timestamp")
+    started = _get(row, "startTimeUnixNano", "startTime", "@timestamp", "startTimestamp", "timeUnixNano", "timestamp")
     started = started or _get(row, "observedTimeUnixNano", "start", "Timestamp")
     status = row.get("status")
     code = status.get("code", status.get("status_code")) if isinstance(status, dict) else status

@@ -20,9 +20,9 @@ DETAILS = "gen_ai.client.inference.operation.details"
 OPERATION = "gen_ai.operation.name"
 _KINDS = (
     *("openinference.span.kind", "traceloop.span.kind", "langfuse.observation.type", "mlflow.spanType"),
-    *("ai.operationId", "operation.name", "llm.request.type"),
+    *("ai.operationId", "operation.name", "llm.request.type", "mcp.method.name", "genkit:metadata:subtype"),
 )
-_TOOL = frozenset({"execute_tool", "tool", "ai.toolcall"})
+_TOOL = frozenset({"execute_tool", "tool", "ai.toolcall", "tools/call"})
 _OUTER = frozenset(
     {"invoke_agent", "create_agent", "invoke_workflow", "agent", "chain", "workflow", "task", "ai.generatetext"}
     | {"ai.streamtext", "ai.generateobject", "ai.streamobject", "guardrail", "plan"}
@@ -32,7 +32,7 @@ _WHOLE = ("all_messages_events", "pydantic_ai.all_messages")  # of an agent's ru
 _NO_MODEL = frozenset({"embeddings", "embedding", "rerank", "reranker", "retriever", "retrieval", "ai.embed"})
 _MODEL = frozenset(
     {"chat", "generate_content", "text_completion", "completion", "completions", "responses", "llm", "generation"}
-    | {"chat_model", "generate", "inference"}
+    | {"chat_model", "generate", "inference", "model"}
 )
 _MODEL_NAMES = (
     *(
@@ -59,14 +59,17 @@ _SESSIONS = (
     *("traceloop.association.properties.thread_id", "ai.telemetry.metadata.sessionId", "langsmith.trace.session_id"),
 )
 _CALLS = ("gen_ai.tool.call.id", "ai.toolCall.id", "tool.id", "tool_call.id")
-_TOOL_NAMES = ("gen_ai.tool.name", "ai.toolCall.name", "tool.name", "traceloop.entity.name")
+_OWN_NAMES = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name", "tool.name")
+_TOOL_NAMES = (*_OWN_NAMES, "traceloop.entity.name", "genkit:name")
 _TOOL_ARGUMENTS = (
     *("gen_ai.tool.call.arguments", "ai.toolCall.args", "tool_arguments", "input.value", "traceloop.entity.input"),
-    *("langfuse.observation.input", "mlflow.spanInputs", "gcp.vertex.agent.tool_call_args"),
+    *("langfuse.observation.input", "mlflow.spanInputs", "gcp.vertex.agent.tool_call_args", "genkit:input"),
+    *("mcp.request.argument", "mcp.request.params"),
 )
 _TOOL_RESULTS = (
     *("gen_ai.tool.call.result", "ai.toolCall.result", "tool_response", "output.value", "traceloop.entity.output"),
-    *("langfuse.observation.output", "mlflow.spanOutputs", "gcp.vertex.agent.tool_response"),
+    *("langfuse.observation.output", "mlflow.spanOutputs", "gcp.vertex.agent.tool_response", "genkit:output"),
+    "mcp.response.value",
 )
 # Attributes that say nothing of what was spoken, by which a shape is not told.
 _PLAIN = re.compile(
@@ -97,7 +100,7 @@ class _Span:
     def kinds(self) -> set[str]:
         """What kind of work it says that it is, in all words that it has for that."""
         found = [self.attributes.get(OPERATION), *(self.attributes.get(key) for key in _KINDS)]
-        plain = {one.strip().lower() for one in found if isinstance(one, str) and one}
+        plain = {one.strip().strip('"').lower() for one in found if isinstance(one, str) and one}  # MLflow quotes
         return plain | {one.partition(" ")[0] for one in plain}
 
     def first(self, names: Iterable[str]) -> Any:
@@ -174,9 +177,9 @@ class SpanCollector:
 
 def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, intake: Intake) -> None:
     kinds = span.kinds()
-    if kinds & _TOOL or span.name.startswith("execute_tool "):
-        parent = spans.get(span.parent)
-        if parent is None or not (parent.kinds() & _TOOL and parent.first(_TOOL_NAMES) == span.first(_TOOL_NAMES)):
+    if _is_tool(span):
+        above = [spans[one] for one in _above(span, spans)]
+        if not any(_is_tool(one) and _tool_of(one) == _tool_of(span) for one in above):
             intake.runs.append(_read_run(span))
         return
     if kinds & _NO_MODEL:
@@ -203,6 +206,26 @@ def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, inta
             outer=not model,
         )
         intake.speechless.append(told)
+
+
+def _is_tool(span: _Span) -> bool:
+    """Whether it is the execution of a tool: by its kind, or as it names a tool and is of no other kind."""
+    kinds = span.kinds()
+    told = bool(kinds & _TOOL) or span.name.startswith(("execute_tool ", "tools/call "))
+    return told or (span.first(_OWN_NAMES) is not None and not kinds & (_MODEL | _OUTER | _NO_MODEL))
+
+
+def _tool_of(span: _Span) -> str:
+    return to_text(span.first(_TOOL_NAMES)) or span.name.removeprefix("execute_tool ").removeprefix("tools/call ")
+
+
+def _above(span: _Span, spans: dict[str, _Span]) -> list[str]:
+    """The spans around a span, the nearest first."""
+    found: list[str] = []
+    while span.parent in spans and span.parent not in found:
+        found.append(span.parent)
+        span = spans[span.parent]
+    return found
 
 
 def _speaks(span: _Span) -> bool:
@@ -262,12 +285,11 @@ def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, las
 
 def _read_run(span: _Span) -> ToolRun:
     result = span.first(_TOOL_RESULTS)
-    name = to_text(span.first(_TOOL_NAMES)) or span.name.removeprefix("execute_tool ")
     return ToolRun(
         unit=span.unit,
         start=span.start,
         call=to_text(span.first(_CALLS)),
-        name=name,
+        name=_tool_of(span),
         arguments=span.first(_TOOL_ARGUMENTS),
         result=None if result is None else answer_text(_plain_result(span.place, result)),
     )

@@ -18,6 +18,7 @@ _SPELLINGS = {
     "turns": ("joined by the id of their conversation, as they repeat nothing", "turns"),
     "choices": ("other choices of a request, left out (the first was read)", "choices"),
     "runs": ("calls that no message holds, taken from their tools' own spans", "calls"),
+    "failed": ("failed without any reply of an agent, and left out", "requests"),
     "shared": ("share one conversation id though nothing joins them, so each counts by itself", "traces"),
 }
 
@@ -60,6 +61,7 @@ def describe_reading(gathered: Gathered, intake: Intake, shapes: Counter[str]) -
         "turns joined": counts["turns"],
         "duplicates": counts["duplicates"],
         "other choices": counts["choices"],
+        "failed without a reply": counts["failed"],
         "calls from tools' spans": counts["runs"],
         "traces with several dialogues": sum(dialogues.values()),
         "incoherent": dict(broken.most_common()),

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from holdfast.exchange.traces.dialogue import UNTOLD, Exchange, Said
+from holdfast.models.calls.thoughts import without_thoughts
 
 _LEAST_ID = 8  # characters of a call's id by which a conversation is known without any other id
 _MOST_TRIED = 200  # strands with the same last piece that are compared with one exchange
@@ -28,8 +29,9 @@ Piece = bytes
 class _Pieces:
     """The pieces of a conversation: ``marks`` say what is said, ``loose`` who says it under which ids.
 
-    ``owner`` is the message of each piece, ``ids`` are those of calls, ``spoken`` says whether the agent said it,
-    ``prefixes`` are digests of every beginning.
+    ``owner`` is the message of each piece, ``ids`` are those of calls, ``spoken`` says whether the agent said it and
+    ``calls`` whether it is a call. ``prefixes`` are digests of every beginning, ``bare`` the same without what the
+    system said, which many agents write anew for every request.
     """
 
     marks: list[Piece] = field(default_factory=list)
@@ -37,7 +39,9 @@ class _Pieces:
     owner: list[int] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     spoken: list[bool] = field(default_factory=list)
+    calls: list[bool] = field(default_factory=list)
     prefixes: list[Piece] = field(default_factory=list)
+    bare: list[Piece] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -95,7 +99,7 @@ def _mark(*parts: object) -> Piece:
 def _cut(said: Sequence[Said]) -> _Pieces:
     """A conversation as pieces."""
     made = _Pieces()
-    running = hashlib.blake2b(digest_size=16)
+    running, bare = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for number, one in enumerate(said):
         agent = one.role == "assistant"
         found: list[tuple[Piece, Piece, str]] = []
@@ -104,21 +108,26 @@ def _cut(said: Sequence[Said]) -> _Pieces:
         if one.role == "tool":
             mark = _mark("tool", one.text.strip())
             found.append((mark, _mark("tool id", one.answers) if one.answers else mark, ""))
-        elif one.text.strip():
-            mark = _mark(one.role, one.text.strip())
+        elif text := (without_thoughts(one.text) if agent else one.text).strip():
+            mark = _mark(one.role, text)  # without thoughts, which whoever asks next leaves out
             # Beside calls, texts are cut and reworded by who logs them.
             found.append((mark, _mark("beside calls") if agent and one.calls else mark, ""))
+        texts = len(found)
         for call in one.calls:
             mark = _mark("call", call.name, call.arguments)
             found.append((mark, _mark("call id", call.name, call.id) if call.id else mark, call.id))
-        for mark, loose, identity in found:
+        for place, (mark, loose, identity) in enumerate(found):
             running.update(mark)
+            if one.role != "system":
+                bare.update(mark)
             made.marks.append(mark)
             made.loose.append(loose)
             made.owner.append(number)
             made.ids.append(identity)
             made.spoken.append(agent)
+            made.calls.append(place >= texts)
             made.prefixes.append(running.copy().digest())
+            made.bare.append(bare.copy().digest())
     return made
 
 
@@ -146,6 +155,7 @@ class _Loom:
         self.strands: list[Strand] = []
         self.counts: Counter[str] = Counter()
         self._whole: dict[Piece, list[Strand]] = defaultdict(list)
+        self._bare: dict[Piece, list[Strand]] = defaultdict(list)
         self._beginnings: dict[Piece, list[Strand]] = defaultdict(list)
         self._ends: dict[Piece, list[Strand]] = defaultdict(list)
         self._units: dict[str, list[Strand]] = defaultdict(list)
@@ -172,7 +182,10 @@ class _Loom:
         """One exchange: it continues a strand, lies within one, or begins a new one."""
         forms = [[*exchange.given, *reply] for reply in exchange.replies or [[]]]
         said, pieces = forms[0], _cut(forms[0])
-        joins = (self._continue, self._follow, self._repeat, self._within, self._overlap, self._loosely, self._begin)
+        joins = (
+            *(self._continue, self._continue_bare, self._follow, self._repeat, self._within, self._overlap),
+            *(self._loosely, self._begin),
+        )
         strand = next(found for join in joins if (found := join(exchange, said, pieces)) is not None)
         self._belong(strand, exchange)
         self.counts["choices"] += len(forms) - 1
@@ -197,6 +210,19 @@ class _Loom:
             self._grow(strand, exchange, said, pieces)
             return strand
         return self._continue_branch(exchange, said, pieces)
+
+    def _continue_bare(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """A strand is the beginning, though the system said something else: an id says that both are one."""
+        for length in range(len(pieces.marks) - 1, 0, -1):
+            if not _ends_reply(pieces, length):
+                continue
+            for strand in self._bare.get(pieces.bare[length - 1], ())[-_MOST_TRIED:]:
+                rank = _rank(strand, exchange)
+                if rank in (0, 1) or (rank == 2 and _share_id(strand.pieces.ids, pieces.ids[:length])):
+                    self.counts["requests"] += 1
+                    self._grow(strand, exchange, said, pieces)
+                    return strand
+        return None
 
     def _continue_branch(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """Another choice of a request is what the conversation went on with."""
@@ -241,10 +267,11 @@ class _Loom:
             later = bool(exchange.start) and bool(start) and (exchange.start or 0) > (start or 0)
             named = rank == 1 if exchange.unit is not None else _same_id(strand, exchange)
             # Spans are taken in order of time: what another trace said first would have been gone on with.
-            free = not later and exchange.unit is None and pieces.prefixes[-1] not in strand.absorbed
+            untold = pieces.prefixes[-1] not in strand.absorbed
+            free = not later and exchange.unit is None and untold
             longer = _ends_reply(strand.pieces, len(pieces.marks))
-            # In one trace, the same said later was said again, unless calls have the very ids: clocks differ.
-            repeated = later and spoken and not _ids_equal(strand.pieces, pieces)
+            # In one trace, the same told again later was said again, unless calls have the very ids: clocks differ.
+            repeated = later and spoken and not untold and not _ids_equal(strand.pieces, pieces)
             if (longer and spoken and (named or (rank in (1, 2) and free))) or (rank == 0 and not repeated):
                 strand.absorbed.add(pieces.prefixes[-1])
                 self.counts["requests"] += 1
@@ -283,10 +310,15 @@ class _Loom:
             return None
         # Before the end that both hold, a window has what was said before, or a summary of it.
         known = set(strand.pieces.marks)
-        foreign = any(piece not in known for piece in pieces.marks[:start])
+        foreign = [place for place, piece in enumerate(pieces.marks[:start]) if piece not in known]
+        acts = any(pieces.calls[place] for place in foreign)
+        named = any(map(_is_unique, same))
         if rank == 0:
-            return None if foreign and not same else not differ
-        return None if foreign or length < 2 or (rank == 2 and not any(map(_is_unique, same))) else not differ
+            return None if foreign and not same and (length < 2 or acts) else not differ
+        if acts or (rank == 2 and (foreign or not named)):
+            return None
+        # Who stopped at a call goes on from there.
+        return not differ if named or pieces.calls[at] or (length > 1 and not foreign) else None
 
     def _loosely(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """In one trace, results may be cleared and texts reworded: the ids of calls say what is what.
@@ -305,7 +337,7 @@ class _Loom:
                 self.counts["windows"] += 1
                 self._append(strand, exchange, said, pieces, at + 1)
                 return strand
-            begins = next((number for number, one in enumerate(said) if one.role != "system"), 0)
+            begins = next((number for number, one in enumerate(said) if one.role in ("assistant", "tool")), 0)
             if said and said[begins].role == "tool" and _answers(strand, said[begins]):
                 self.counts["windows"] += 1
                 at = next(place for place, owner in enumerate(pieces.owner) if owner == begins)
@@ -334,6 +366,7 @@ class _Loom:
         if old.prefixes:
             strand.absorbed.add(old.prefixes[-1])
             self._whole[old.prefixes[-1]].remove(strand)
+            self._bare[old.bare[-1]].remove(strand)
             self._ends[old.marks[-1]].remove(strand)
         same = 0
         while same < min(len(old.prefixes), len(pieces.prefixes)) and old.prefixes[same] == pieces.prefixes[same]:
@@ -347,6 +380,7 @@ class _Loom:
         pieces = strand.pieces
         if pieces.prefixes:
             self._whole[pieces.prefixes[-1]].append(strand)
+            self._bare[pieces.bare[-1]].append(strand)
             self._ends[pieces.marks[-1]].append(strand)
         for prefix in pieces.prefixes[max(known - 1, 0) :]:
             held = self._beginnings[prefix]
@@ -402,6 +436,11 @@ def _same_id(strand: Strand, exchange: Exchange) -> bool:
 def _own_names(exchange: Exchange) -> tuple[str, ...]:
     """The ids of a record that no other should have."""
     return tuple(name for name in exchange.names if name != exchange.session)
+
+
+def _share_id(mine: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two dialogues hold a call of the same id, which is no other's."""
+    return any(map(_is_unique, set(mine) & set(other)))
 
 
 def _ends_reply(pieces: _Pieces, length: int) -> bool:

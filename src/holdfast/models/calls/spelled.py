@@ -26,6 +26,7 @@ _ARGUMENTS = (
 _ARGUMENT_KEYS = frozenset(_ARGUMENTS.split("|"))
 # What stands beside a name without being an argument.
 _BESIDE = frozenset({"type", "id", "call_id", "tool_call_id", "index", "thought", "thoughts", "reasoning", "rationale"})
+_TAGS = "tool|tool_name|toolname|function|function_name|name|action|command"
 _PREFIX = r"(?:(?:functions?|tools?|default_api|api)\.)?"
 _GAP = r"[\s*_`\"']{0,20}"
 _ARGUMENT_KEY = re.compile(rf"[\"'](?:{_ARGUMENTS})[\"']\s{{0,20}}:")
@@ -36,6 +37,7 @@ _CALL_LINES = frozenset(
 )
 _INPUT_LINES = frozenset({"action input", "tool input", "arguments", "args", "parameters", "input"})
 _SIGNATURE = re.compile(r"[*\[]{0,2}(\w+)\]?\??(?:\s*:\s*[\w\[\]|. ]+)?(?:\s*=\s*(?:None|null|\.\.\.|…))?")
+_BRACED_KEY = re.compile(r"\{\s{0,20}[\"']?(\w{1,128})[\"']?\s{0,20}:")
 _LITERAL = re.compile(r"\"([^\"]*)\"|'([^']*)'|(?<![\w.])(-?\d+(?:\.\d+)?)")
 _ENDINGS = frozenset({"s", "es", "d", "ed", "ing", "er", "ers", "n", "ion", "...", "…", "…)", "etc."})
 _DECODER = json.JSONDecoder()
@@ -55,7 +57,7 @@ def spells_call(
         return f"the marker {marker}"
     offered = {tool.name: tool for tool in tools if tool.name and tool.name in spoken}
     names = "|".join(sorted(map(re.escape, offered), key=len, reverse=True))
-    for find in (_in_json, _in_code, _in_tags) if offered else ():
+    for find in (_in_json, _in_code, _in_braces, _in_tags) if offered else ():
         if (found := find(spoken, names, offered, made)) is not None:
             return found
     if not made and _is_whole_call(spoken):
@@ -203,6 +205,22 @@ def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
     return None
 
 
+def _in_braces(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
+    """``name{…}`` and ``functions.name:0{…}``: what is left of a call where special tokens are not shown."""
+    braced = re.compile(rf"(?<![\w./\-\]]){_PREFIX}({names})(?::\d{{1,6}})? ?(?=\{{(?!\{{))")
+    for tries, match in enumerate(braced.finditer(text)):
+        tool, found = offered[match[1]], _decode(text, match.end()) if tries < _TRIES else None
+        parameters = _parameters(tool)
+        if found is None:
+            key = _BRACED_KEY.match(text, match.end())
+            given = key is not None and (key[1] in parameters or not parameters)
+        else:
+            given = bool(found[0] or _is_bare(tool)) and (found[0].keys() <= parameters.keys() or not parameters)
+        if given and not (found and _tells_of(tool.name, found[0], made)):
+            return f"{match[1]}{{…}}"
+    return None
+
+
 def _closed_at(text: str, at: int) -> int:
     """Where the next closing parenthesis stands, or what is near ends."""
     closed = text.find(")", at, at + _NEAR)
@@ -231,9 +249,12 @@ def _stands_alone(text: str, match: re.Match[str]) -> bool:
     return not around.strip(" \t\r`*_[]>-;.)=\"'")
 
 
-def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], _made: Sequence[ToolCall]) -> str | None:
-    """``<name><argument>…`` or ``<name argument="…">``, as agents of editors write calls."""
+def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
+    """``<tool>name</tool><arguments>…``, ``<name><argument>…`` or ``<name argument="…">``: calls of editors' agents."""
     arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
+    named = re.search(rf"<({_TAGS})>\s{{0,20}}{_PREFIX}({names})\s{{0,20}}</\1>\s{{0,20}}<(?:{_ARGUMENTS})[\s>]", text)
+    if named and named[2] not in {call.name for call in made}:
+        return f"the tag <{named[1]}> with {named[2]}"
     for match in re.finditer(rf"<({names})(?=[\s/>])", text):
         if arguments[match[1]].match(text, match.end(), match.end() + _NEAR):
             return f"the tag <{match[1]}>"

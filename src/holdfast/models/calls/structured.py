@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from holdfast.records import ToolCall
 Kind = Literal["text", "reasoning", "call", "answer", "data", "unread"]
 NAMES = ("name", "toolName", "tool_name", "function_name", "functionName")
 ARGUMENTS = ("arguments", "args", "input", "parameters", "params", "kwargs", "arguments_json")
-CALL_IDS = ("call_id", "toolCallId", "tool_call_id", "toolUseId", "tool_use_id", "id")
+CALL_IDS = ("call_id", "toolCallId", "tool_call_id", "toolUseId", "tool_use_id", "id", "ref")
 RESULTS = ("output", "result", "response", "content", "results", "outputs", "toolResult", "data", "value")
 
 
@@ -183,7 +183,7 @@ def _served(value: Mapping[str, Any], kind: str) -> list[Part]:
 
 
 def _answer(value: Mapping[str, Any], kind: str) -> list[Part]:
-    identity = _first(value, ("tool_use_id", "toolUseId", "call_id", "toolCallId", "tool_call_id", "id"))
+    identity = _first(value, ("tool_use_id", "toolUseId", "call_id", "toolCallId", "tool_call_id", "id", "ref"))
     text = answer_text(_first(value, RESULTS)) or to_text(value.get("error"))
     return [Part(kind="answer", type=kind, text=text, answers=to_text(identity), name=to_text(_first(value, NAMES)))]
 
@@ -309,6 +309,7 @@ _BY_KEY: dict[str, Callable[..., list[Part]]] = {
     "tool_result": _inner(_answer, "tool_result"),
     "toolCall": _inner(_served, "toolCall"),
     "toolResponse": _inner(_answer, "toolResponse"),
+    "toolRequest": _inner(_call, "toolRequest"),  # Genkit's
     "executableCode": _code,
     "executable_code": _code,
     "codeExecutionResult": _inner(_answer, "codeExecutionResult"),
@@ -350,8 +351,28 @@ def read_part(value: Any, depth: int = 0) -> list[Part]:
 
 
 def read_parts(content: Any) -> list[Part]:
-    """The parts of a message's content, in their order."""
-    return read_part(content)
+    """The parts of a message's content, in their order; also of one that a log wrote as JSON text."""
+    return read_part(_unpack(content))
+
+
+def _unpack(content: Any) -> Any:
+    """The parts that a text is a JSON list of, where all of them are of known kinds and one is said or done.
+
+    Texts in which models themselves write calls (``"type": "function"``) stay texts.
+    """
+    if not isinstance(content, str) or not content.lstrip().startswith("[") or '"type"' not in content:
+        return content
+    plain = content.strip()
+    whole = decode(plain)
+    if whole is None or plain[whole[1] :] or not isinstance(whole[0], list):
+        return content
+    parts = [one for one in whole[0] if isinstance(one, Mapping) and _kind(one) not in ("function", "custom")]
+    reads = [_BY_TYPE.get(_kind(one)) for one in parts]
+    told = any(one.get("text") for one in parts) or not set(_ACTING).isdisjoint(reads)
+    return whole[0] if told and len(parts) == len(whole[0]) and None not in reads else content
+
+
+_ACTING = (_call, _served, _answer)
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
@@ -434,22 +455,53 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
         made += [replace(part, kind="reasoning") for part in read_parts(thoughts) if part.text]
     for place in places:
         for key, value in place.items():
-            if key not in _HARMLESS and _holds_calls(key, value):
+            if key not in _HARMLESS and holds_calls(key, value):
                 made.append(Part(kind="unread", type=key, suspect=True))
     return made
 
 
-def _holds_calls(key: str, value: Any, depth: int = 0) -> bool:
+_OFFERS = _words("tools functions tool_choice toolChoice toolConfig available_tools")  # what may be called
+
+
+def _names_tool(key: str) -> bool:
+    """Whether a key says that the name of a tool stands there: ``FunctionName``, ``tool_name``."""
+    words = words_of(key)
+    return "name" in words and not CALLING_WORDS.isdisjoint(words)
+
+
+def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
+    """The names of what is written as a call somewhere in a value that nobody reads; what describes a tool is none."""
+    if not isinstance(value, list | dict) or depth > _MOST_NESTED:
+        return
+    if isinstance(value, list):
+        for one in value:
+            yield from find_names(key, one, depth + 1)
+        return
+    name, given = _first(value, NAMES), _first(value, ARGUMENTS)
+    schema = "description" in value or (
+        isinstance(given, Mapping) and ("properties" in given or given.get("type") == "object")
+    )
+    calling = not CALLING_WORDS.isdisjoint(words_of(key) | words_of(_kind(value)))
+    if isinstance(name, str) and given is not None and not schema and (calling or "arguments" in value):
+        yield name
+        return
+    for inner, one in value.items():
+        if inner not in _OFFERS:
+            yield from find_names(inner, one, depth + 1)
+
+
+def holds_calls(key: str, value: Any, depth: int = 0) -> bool:
     """Whether a value of no known meaning could hold calls, by its key, or by the keys and types within it."""
     if not isinstance(value, list | dict) or not value or depth > _MOST_NESTED:
         return False
     if words_of(key) & CALLING_WORDS:
         return True
     if isinstance(value, list):
-        return any(_holds_calls(key, one, depth + 1) for one in value)
+        return any(holds_calls(key, one, depth + 1) for one in value)
     acts = _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None
     return (
         acts
+        or any(isinstance(one, str) and _names_tool(inner) for inner, one in value.items())
         or not CALLING_WORDS.isdisjoint(words_of(_kind(value)))
-        or any(_holds_calls(inner, one, depth + 1) for inner, one in value.items())
+        or any(holds_calls(inner, one, depth + 1) for inner, one in value.items())
     )
