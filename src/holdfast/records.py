@@ -184,7 +184,7 @@ class Declaration:
     def to_points(self, value: float) -> float:
         """A value between ``low`` and ``high`` on our scale: 0 worst, 3 best. Errors: ValueError for any other."""
         if not self.low <= value <= self.high:
-            raise ValueError(f"{value:g} lies outside [{self.low:g}, {self.high:g}]")
+            raise ValueError(f"{value:.15g} lies outside [{self.low:.15g}, {self.high:.15g}]")
         share = (value - self.low) / (self.high - self.low)
         return 3.0 * (share if self.sign > 0 else 1.0 - share)
 

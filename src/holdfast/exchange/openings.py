@@ -17,6 +17,11 @@ _NAMES = (
 )
 # What changes from day to day: whatever holds a digit (dates, times, ids), months, weekdays, halves of a day, zones.
 _PASSING = re.compile(rf"[\w.:/+\-]*\d[\w.:/+\-]*|\b(?:{_NAMES})\b\.?", re.IGNORECASE)
+_DATE = re.compile(
+    r"\d{4}-\d\d|\b\d{1,2}[:/.]\d{1,2}[:/.]?\d|\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day"
+    r"|january|february|march|april|june|july|august|september|october|november|december)\b",
+    re.IGNORECASE,
+)
 _BEFORE, _SHOWN = 20, 60  # characters before the first one that differs, and in all
 
 
@@ -74,3 +79,8 @@ def digest_opening(messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) 
 def mask(text: str) -> str:
     """A text with every date, time, number and id as one sign, and white space as one blank."""
     return " ".join(_PASSING.sub("#", text).split())
+
+
+def mask_dates(text: str) -> str:
+    """A text that holds a date or a time as ``mask`` gives it; any other as it is, with its numbers."""
+    return mask(text) if _DATE.search(text) else text

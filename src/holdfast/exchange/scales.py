@@ -18,11 +18,12 @@ from typing import Literal
 
 from holdfast.errors import StudyError
 from holdfast.records import Declaration
+from holdfast.store.origins import show_number
 
 BY_USER = "declared with --score"
 _WRITTEN = re.compile(
-    r"(?P<objective>[^=]+)=(?P<sign>[+-]?)(?:(?P<scorer>.+):)?(?P<key>[^\[\]@:]+)"
-    r"(?:\[(?P<low>[^,\]]+),(?P<high>[^,\]]+)\](?:@(?P<severe>.+))?)?"
+    r"(?P<objective>[^=]+)=(?P<sign>[+-]?)(?:(?P<scorer>.+):)?(?P<key>[^:]+?)"
+    r"(?:\[(?P<low>[^,\[\]]+),(?P<high>[^,\[\]]+)\](?:@(?P<severe>[^@\[\]]+))?)?"
 )
 # Inspect's ``value_to_float``; "N" (no answer) is no value.
 _GRADES: Mapping[str, float] = {
@@ -45,7 +46,8 @@ class ScoreOption:
 def parse_score(word: str) -> ScoreOption:
     """What ``--score`` says. Errors: StudyError with how it is written."""
     found = _WRITTEN.fullmatch(word.strip())
-    if found is None:
+    # A key may hold brackets and "@" (``pass@1``), but then its range stands behind it.
+    if found is None or (found["low"] is None and re.search(r"[\[\]]", found["key"])):
         raise StudyError(
             f"--score {word!r}: write it as OBJECTIVE=KEY, or with sign and range as OBJECTIVE=-KEY[LOW,HIGH]"
             " (+ where high is good, - where high is bad)"
@@ -56,10 +58,15 @@ def parse_score(word: str) -> ScoreOption:
         return ScoreOption(objective=objective, key=key, scorer=scorer)
     low, high = (0.0, 1.0) if found["low"] is None else (_number(word, found["low"]), _number(word, found["high"]))
     if low >= high:
-        raise StudyError(f"--score {word!r}: the range [{low:g},{high:g}] is empty; write the low end first")
+        raise StudyError(
+            f"--score {word!r}: the range [{show_number(low)},{show_number(high)}] is empty; write the low end first"
+        )
     severe = None if found["severe"] is None else _number(word, found["severe"])
     if severe is not None and not low <= severe <= high:
-        raise StudyError(f"--score {word!r}: severe from {severe:g} on lies outside [{low:g},{high:g}]; correct it")
+        raise StudyError(
+            f"--score {word!r}: severe from {show_number(severe)} on lies outside"
+            f" [{show_number(low)},{show_number(high)}]; correct it"
+        )
     sign: Literal[1, -1] = -1 if found["sign"] == "-" else 1
     declared = Declaration(
         objective=objective, key=key, sign=sign, low=low, high=high, scorer=scorer, severe=severe, source=BY_USER
@@ -106,7 +113,8 @@ def on_scale(declared: Declaration, value: object) -> float | str:
     if number is None:
         return f"off_scale: {describe(value)} is no number"
     if is_grade(value) and (declared.low, declared.high) != (0.0, 1.0):
-        return f"off_scale: the grade {describe(value)} is none of [{declared.low:g}, {declared.high:g}]"
+        ends = f"[{show_number(declared.low)}, {show_number(declared.high)}]"
+        return f"off_scale: the grade {describe(value)} is none of {ends}"
     try:
         return declared.to_points(number)
     except ValueError as error:

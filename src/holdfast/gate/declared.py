@@ -9,7 +9,15 @@ from holdfast.errors import StudyError
 from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade
 from holdfast.records import Declaration
 from holdfast.store import Store
-from holdfast.store.origins import FOREIGN, Undeclared, describe_undeclared, read_declarations, read_undeclared, spell
+from holdfast.store.origins import (
+    FOREIGN,
+    Undeclared,
+    describe_undeclared,
+    read_declarations,
+    read_undeclared,
+    show_number,
+    spell,
+)
 
 MOST_NAMED = 4
 _TRUTHS = frozenset({"0", "1", "True", "False"})
@@ -166,6 +174,9 @@ def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
     """Which values were not taken because nobody declared them, and what to write."""
     told = ", ".join(describe_undeclared(one) for one in found[:MOST_NAMED])
     more = f" and {len(found) - MOST_NAMED} more" if found[MOST_NAMED:] else ""
+    if known := [one for one in found if one.refused]:
+        reasons = "; ".join(f"{one.key!r} of {one.scorer}: {one.refused}" for one in known[:MOST_NAMED])
+        return f"no score of {objective!r} was taken: there is {told}{more}; {reasons}"
     first = found[0]
     grades = any(map(is_grade, first.seen)) and all(is_grade(one) or one in _TRUTHS for one in first.seen)
     wanted = f"{first.key}{'[0,1]' if grades else '[LOW,HIGH]'}"
@@ -180,10 +191,10 @@ def describe_declaration(one: Declaration, objective: str) -> str:
     """``safety = 'security' of injection_task_scorer, 0 to 1, high is bad (SOURCE), shown as 0 to 3 points``."""
     scorer = f" of {one.scorer}" if one.scorer and _short(one.scorer) != one.key else ""
     unit = f" ({one.unit})" if one.unit else ""
-    severe = "" if one.severe is None else f", severe from {one.severe:g} on"
+    severe = "" if one.severe is None else f", severe from {show_number(one.severe)} on"
     source = f" ({one.source})" if one.source else ""
     return (
-        f"{objective} = {one.key!r}{scorer}, {one.low:g} to {one.high:g}{unit}, high is"
+        f"{objective} = {one.key!r}{scorer}, {show_number(one.low)} to {show_number(one.high)}{unit}, high is"
         f" {'good' if one.sign > 0 else 'bad'}{severe}{source}, shown as 0 to 3 points"
     )
 

@@ -142,6 +142,8 @@ def _require_same_cases(parent: Side, child: Side) -> None:
     if lost or new:
         shown = ", ".join((lost or new)[:NAMED_CASES])
         common = len(set(parent.cases) & set(child.cases))
+        if other := sorted(set(lost) & set(new)):
+            shown += f"; the ids of {len(other)} samples are the same and what is asked in them is not"
         raise StudyError(
             f"{parent.name} and {child.name}: not comparable: {count_of(len(lost), 'cases')} only in parent,"
             f" {len(new)} only in child, {common} in both (first: {shown}); evaluate both on the same cases"

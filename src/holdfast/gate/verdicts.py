@@ -127,6 +127,10 @@ def take_sides(
         scores,
     )
     seeds = [one.checkpoint.split_seed for one in (parent, child)]
+    names = [one.name or one.checkpoint.name for one in (parent, child)]
+    if names[0] == names[1]:
+        # A server may call every checkpoint alike: the places tell which is which.
+        names = [f"{name} of {one.book.place}" for name, one in zip(names, (parent, child), strict=True)]
     sides = [
         take_side(
             one.book,
@@ -135,9 +139,9 @@ def take_sides(
             # A checkpoint without a split of its own, such as a base, meets the cases of the other's.
             split_seed=own if own is not None else next((seed for seed in seeds if seed is not None), None),
             severe_at_most=rules.severe_at_most,
-            name=one.name,
+            name=name,
         )
-        for one, judging, own in zip((parent, child), judgings, seeds, strict=True)
+        for one, judging, own, name in zip((parent, child), judgings, seeds, names, strict=True)
     ]
     return sides[0], sides[1], judgings[1]
 

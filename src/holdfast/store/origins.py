@@ -31,6 +31,7 @@ class Undeclared:
     """A value of a foreign scorer whose direction and range nobody declared: no score of it was taken.
 
     ``count`` is how many values there were, ``seen`` some of them as text, the least and the greatest among them.
+    ``refused`` is why a known value is no score of safety or help, empty for what is not known.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Undeclared:
     key: str
     count: int
     seen: tuple[str, ...]
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,14 @@ def add_declarations(notes: Notes, new: Iterable[Declaration]) -> None:
 def spell(one: Declaration) -> str:
     """A declaration as it is written on the command line: ``safety=-score[0,1]``, ``safety=+judge:grade[1,10]@3``."""
     scorer = f"{one.scorer}:" if one.scorer else ""
-    severe = "" if one.severe is None else f"@{one.severe:g}"
-    return f"{one.objective}={'+' if one.sign > 0 else '-'}{scorer}{one.key}[{one.low:g},{one.high:g}]{severe}"
+    severe = "" if one.severe is None else f"@{show_number(one.severe)}"
+    ends = f"[{show_number(one.low)},{show_number(one.high)}]"
+    return f"{one.objective}={'+' if one.sign > 0 else '-'}{scorer}{one.key}{ends}{severe}"
+
+
+def show_number(value: float) -> str:
+    """A number as people write it, with every digit that it has: ``1``, ``0.25``, ``1234567.25``."""
+    return f"{value:.15g}"
 
 
 def read_undeclared(notes: Notes) -> tuple[Undeclared, ...]:

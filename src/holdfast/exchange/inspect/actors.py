@@ -11,6 +11,7 @@ import orjson
 from inspect_ai.log import EvalLog
 
 from holdfast.exchange.inspect.messages import clean
+from holdfast.exchange.openings import mask_dates
 from holdfast.records import Checkpoint, content_id
 
 REDACTED = "(redacted)"
@@ -49,11 +50,24 @@ def settings_of(log: EvalLog) -> dict[str, str]:
     found |= {f"role {name}": value for name, value in roles_of(log).items() if name not in GRADERS}
     if told.solver:
         found["solver"] = told.solver
-    steps = [[step.solver, step.params] for step in log.plan.steps]
-    if steps:
-        # The steps' prompts are long: they tell apart, and a digest is their name.
-        found["steps"] = content_id(_plain(steps))[:8]
-    return {clean(str(name)): _text(_safe(str(name), value)) for name, value in sorted(found.items())}
+    if steps := _digest_steps(log):
+        found["steps"] = steps
+    return {clean(str(name)): plain_text(_safe(str(name), value)) for name, value in sorted(found.items())}
+
+
+def _digest_steps(log: EvalLog) -> str:
+    """A digest of a log's solver steps, whose prompts are long; empty without any. The day's date changes none."""
+    steps = [[step.solver, _without_dates(step.params)] for step in log.plan.steps]
+    return content_id(_plain(steps))[:8] if steps else ""
+
+
+def _without_dates(value: Any) -> Any:
+    """A value with what changes from day to day in its dated texts masked as that of an opening is."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_dates(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_dates(one) for one in value]
+    return mask_dates(value) if isinstance(value, str) else value
 
 
 def _generation(log: EvalLog) -> dict[str, Any]:
@@ -62,7 +76,10 @@ def _generation(log: EvalLog) -> dict[str, Any]:
         **log.eval.model_generate_config.model_dump(mode="json", exclude_none=True),
         **log.plan.config.model_dump(mode="json", exclude_none=True),
     }
-    return {name: value for name, value in found.items() if name not in _OPERATION}
+    decisive = {name: value for name, value in found.items() if name not in _OPERATION}
+    if "system_message" in decisive:
+        decisive["system_message"] = _without_dates(decisive["system_message"])
+    return decisive
 
 
 def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
@@ -79,13 +96,13 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
         group: {name: value for name, value in (found or {}).items() if not (isinstance(value, str) and value in names)}
         for group, found in (("task", told.task_args), ("solver", told.solver_args))
     }
-    steps = [[step.solver, step.params] for step in log.plan.steps]
+    steps = _digest_steps(log)
     groups: dict[str, dict[str, Any]] = {
         "task": {"version": told.task_version, **arguments["task"]},
         "solver": {
             **({"name": told.solver} if told.solver else {}),
             **arguments["solver"],
-            **({"steps": content_id(_plain(steps))[:8]} if steps else {}),
+            **({"steps": steps} if steps else {}),
         },
         "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
         "generation": _generation(log),
@@ -98,7 +115,7 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
 
 
 def _comparable(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float) and abs(value) < 2**63 else _text(value)
+    return value if isinstance(value, bool | int | float) and abs(value) < 2**63 else plain_text(value)
 
 
 def roles_of(log: EvalLog) -> dict[str, Any]:
@@ -182,7 +199,8 @@ def _plain(value: Any) -> str:
     return _ADDRESS.sub("", text)
 
 
-def _text(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """A setting's value as text that is equal in every process: without addresses of objects in memory."""
     if isinstance(value, str):
         return _ADDRESS.sub("", clean(value))
     try:

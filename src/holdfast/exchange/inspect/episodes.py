@@ -15,8 +15,8 @@ from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Di
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, clean, from_inspect, from_tool_info, storable
 from holdfast.exchange.inspect.scoring import raw_values
 from holdfast.exchange.openings import digest_opening
-from holdfast.models.calls import spells_call
-from holdfast.records import Case, Ending, Message, ToolSpec, Trajectory, content_id
+from holdfast.models.calls import find_unread
+from holdfast.records import Case, Ending, Flag, Message, ToolSpec, Trajectory, content_id
 
 ENDINGS: Mapping[str, Ending] = {
     "message": Ending.TURN_LIMIT,
@@ -52,9 +52,9 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     opening, said = from_inspect(dialogue.opening), from_inspect(dialogue.said)
     tools = _tools(sample)
     case = _case(log, sample, opening, tools)
-    ending, unread = _ending(sample, dialogue, said, tools)
     errors = [(message.detail or {}).get("error") for message in said if message.role == "tool"]
     calls = sum(error not in NOT_CARRIED_OUT for error in errors)
+    ending, unread = _ending(sample, dialogue, _unread(said, tools, calls))
     invalid = errors.count(REFUSED_CALL)
     left = Counter(kind for message in (*opening, *said) for kind in (message.detail or {}).get(LEFT_OUT, ()))
     trajectory = Trajectory(
@@ -64,7 +64,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         rollout=sample.epoch - 1,
         messages=said,
         ending=ending,
-        flags=() if ending is Ending.ERROR else audit(said, ending, calls, invalid),
+        flags=_flags(sample, said, ending, (calls, invalid), tools),
         calls=calls,
         invalid_calls=invalid,
         tokens=_tokens(log, sample),
@@ -129,11 +129,9 @@ def _tokens(log: EvalLog, sample: EvalSample) -> int | None:
     return tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None
 
 
-def _ending(
-    sample: EvalSample, dialogue: Dialogue, said: Sequence[Message], tools: Sequence[ToolSpec]
-) -> tuple[Ending, str | None]:
+def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple[Ending, str | None]:
     """How an episode ended, and what of it could not be read."""
-    unread = dialogue.broken or _unread(said, tools)
+    unread = dialogue.broken or unread
     if sample.error is not None or sample.invalidation is not None:
         return Ending.ERROR, unread
     if sample.limit is not None:
@@ -144,18 +142,25 @@ def _ending(
     return (Ending.TRUNCATED if cut_off else Ending.FINISHED), None
 
 
-def _unread(said: Sequence[Message], tools: Sequence[ToolSpec]) -> str | None:
-    """What in an agent's messages looks like a call and was read as none."""
-    for message in said:
-        if message.role != "assistant":
-            continue
-        parts = (message.detail or {}).get(UNREAD)
-        if parts:
-            return f"content that may be a call ({parts[0]})"
-        found = spells_call(message.content, tools, made=message.tool_calls) if not message.tool_calls else None
-        if found is not None:
-            return f"a call as text ({found})"
-    return None
+def _flags(
+    sample: EvalSample, said: Sequence[Message], ending: Ending, counts: tuple[int, int], tools: Sequence[ToolSpec]
+) -> tuple[Flag, ...]:
+    """What makes an episode unfit: one that failed is none, or one that was cut off where it was scored all the same.
+
+    Inspect's ``score_on_error`` scores what an agent did before it failed; how it would have ended is not known.
+    """
+    if ending is not Ending.ERROR:
+        return audit(said, ending, *counts, tools)
+    return (Flag.TRUNCATED,) if sample.scores and sample.invalidation is None else ()
+
+
+def _unread(said: Sequence[Message], tools: Sequence[ToolSpec], calls: int) -> str | None:
+    """What in an agent's messages looks like a call and was read as none; ``calls`` were carried out."""
+    parts = (part for message in said for part in (message.detail or {}).get(UNREAD, ()))
+    if (part := next(parts, None)) is not None:
+        return f"content that may be a call ({part})"
+    found = find_unread(said, tools, headings=calls == 0)
+    return f"a call as text ({found})" if found is not None else None
 
 
 def _detail(

@@ -27,6 +27,7 @@ from inspect_ai.log import (
     read_eval_log_sample_summaries,
     read_eval_log_samples_by_id,
 )
+from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.audit import audit
 from holdfast.errors import HoldfastError, StudyError
@@ -43,10 +44,10 @@ from holdfast.exchange.inspect.samples import (
     read_own_score,
     read_splits,
 )
-from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring
+from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscored
 from holdfast.exchange.inspect.wholeness import Held, describe_logs, merge_states, tell_states
 from holdfast.exchange.openings import first_difference
-from holdfast.exchange.scales import ScoreOption
+from holdfast.exchange.scales import ScoreOption, describe
 from holdfast.published import ImportProgress, ImportSummary
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
 from holdfast.store import Store, codec, origins
@@ -55,6 +56,7 @@ SAMPLES_AT_ONCE = 32  # in memory
 FINDING_LENGTH = 200
 _SAMPLE = re.compile(r"samples/(?P<id>.*)_epoch_(?P<epoch>\d{1,9})\.json", re.DOTALL)
 FAILED = "absent: the episode failed before it was scored"
+INVALIDATED = "invalidated: the sample was withdrawn from the log"
 
 Listener = Callable[[ImportProgress], None]
 
@@ -150,7 +152,7 @@ class _Import:
         self._next: dict[str, int] = {}
         self._kept: dict[tuple[str, Spot], str] = {}
         self._before = _earlier_attempts(store, logs)
-        self._scorers: dict[str, set[str]] = {}
+        self._given: dict[str, dict[str, InspectScore]] = {}  # by trajectory: values and edits, without what was said
         self._waiting: list[tuple[int, EvalSample, Read]] = []
         self._openings: dict[str, str] = {}
         self._log_scores: dict[int, _LogScores] = {}
@@ -207,7 +209,7 @@ class _Import:
         if row.get("episode") is not None:
             made = read_episode(row["episode"], case, messages)
             failed = made.ending is Ending.ERROR
-            flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls)
+            flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
             made = replace(made, flags=flags)
         else:
             read = read_sample(log.header, sample).trajectory
@@ -267,15 +269,15 @@ class _Import:
         met = mine.met.setdefault(made.id, set())
         if made.ending is Ending.ERROR:
             mine.failed.add(made.id)
-        self._scorers[made.id] = set(sample.scores or {})
+        self._given[made.id] = {name: _bare(one) for name, one in (sample.scores or {}).items()}
         for name, given in (sample.scores or {}).items():
             # A score is holdfast's own only beside an episode that it wrote.
             own = read_own_score(given, made.id) if OWN in sample.metadata else None
             if own is not None:
-                self._add_score(own)
+                self._add_score(_unless_withdrawn(sample, own))
                 continue
             for place, score in self._scoring.read(log.header, name, given, (made.id, made.checkpoint_id, new)):
-                self._add_score(score)
+                self._add_score(_unless_withdrawn(sample, score))
                 mine.places[place] = None
                 met.add(place)
 
@@ -284,11 +286,14 @@ class _Import:
         identity = self._kept.get((log.checkpoint, spot))
         if identity is None or OWN in sample.metadata:
             return
+        held = self._given[identity]
         for name, given in (sample.scores or {}).items():
-            if name not in self._scorers[identity]:
+            if name in held:
+                _require_later(log, sample, name, held[name])
+            else:
                 for _, score in self._scoring.read(log.header, name, given, (identity, log.checkpoint, False)):
-                    self._add_score(score)
-        self._scorers[identity] |= set(sample.scores or {})
+                    self._add_score(_unless_withdrawn(sample, score))
+                held[name] = _bare(given)
 
     def _add_score(self, score: Score) -> None:
         self.new_scores += self._store.add_score(score)
@@ -348,6 +353,31 @@ def _spot(sample: EvalSample) -> Spot:
     return Spot(id=str(sample.id), epoch=sample.epoch, uuid=sample.uuid or None)
 
 
+def _unless_withdrawn(sample: EvalSample, score: Score) -> Score:
+    """A score; missing where its sample was invalidated (Inspect's ``invalidate_samples``), for Inspect redoes it."""
+    return score if sample.invalidation is None else replace(score, value=None, missing=INVALIDATED)
+
+
+def _bare(given: InspectScore) -> InspectScore:
+    """A score's value and edits alone."""
+    return InspectScore(value=given.value, history=given.history)
+
+
+def _require_later(log: Log, sample: EvalSample, name: str, held: InspectScore) -> None:
+    """Refuse another copy of an episode whose score differs, unless the copy that counts was edited since.
+
+    Errors: StudyError.
+    """
+    given = (sample.scores or {})[name]
+    same = given.value == held.value or (is_unscored(given.value) and is_unscored(held.value))
+    if not (same or not sample.uuid or len(held.history) > len(given.history)):
+        finding = (
+            f"another copy of this episode has the score {describe(held.value)} of {name}, this one"
+            f" {describe(given.value)}"
+        )
+        refuse(_place(log, sample), finding, "leave out the copy that was replaced")
+
+
 def _place(log: Log, sample: EvalSample) -> str:
     return f"{log.path}: sample {sample.id!r}, epoch {sample.epoch}"
 
@@ -396,7 +426,7 @@ def import_logs(
     ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths) if source.is_dir() else 0
     logs = [_open_log(path) for path in paths]
     sizes = [path.stat().st_size for path in paths]
-    scoring = Scoring(scores, origins.read_declarations(store) or ())
+    scoring = Scoring(source, scores, origins.read_declarations(store) or ())
     with store.transaction():
         reading = _Import(store, logs, scoring)
         reading.store_checkpoints()

@@ -20,12 +20,12 @@ from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.errors import StudyError
-from holdfast.exchange.inspect.actors import GRADERS, roles_of
-from holdfast.exchange.inspect.messages import clean, storable
+from holdfast.exchange.inspect.actors import GRADERS, plain_text, roles_of
+from holdfast.exchange.inspect.messages import clean
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
 from holdfast.records import Declaration, Score, content_id
-from holdfast.store.origins import FOREIGN, Undeclared, spell
+from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
 
 MOST_OFF = 50  # one value in so many may lie off its scale
 LABEL_LENGTH = 200
@@ -61,23 +61,28 @@ class _Seen:
     @property
     def seen(self) -> tuple[str, ...]:
         """The least and the greatest number, and other values as they were met."""
-        ends = [f"{one:g}" for one in dict.fromkeys((self.low, self.high)) if math.isfinite(one)]
+        ends = [show_number(one) for one in dict.fromkeys((self.low, self.high)) if math.isfinite(one)]
         return tuple(dict.fromkeys([*ends, *self.examples]))
 
 
 @dataclass(slots=True)
 class _Taken:
-    """How many values of a scorer's key one checkpoint has on and off the scale, and those that are off."""
+    """How many values of a scorer's key one checkpoint has on and off the scale, and those that are off.
+
+    ``numbers`` is how many of those that are off are numbers.
+    """
 
     on: int = 0
     off: int = 0
+    numbers: int = 0
     examples: dict[str, None] = field(default_factory=dict)
 
 
 class Scoring:
     """What the values of other scorers mean in one import, and what of them was taken."""
 
-    def __init__(self, options: Sequence[ScoreOption], held: Iterable[Declaration]) -> None:
+    def __init__(self, source: object, options: Sequence[ScoreOption], held: Iterable[Declaration]) -> None:
+        self._source = source
         self._options = tuple(options)
         self._held = {(one.task or "", one.scorer or "", one.key): one for one in held}
         self._meanings: dict[Place, Declaration | None] = {}
@@ -96,7 +101,7 @@ class Scoring:
         for place, value in _values(log, name, given):
             meaning = self.meaning(log, place)
             if meaning is None:
-                if not _is_unscored(value):
+                if not is_unscored(value):
                     self._undeclared.setdefault(place, _Seen()).add(value)
                     self._added[place] += new
                 continue
@@ -109,7 +114,7 @@ class Scoring:
                     objective=meaning.objective,
                     value=points,
                     missing=missing,
-                    label=None if _is_unscored(value) else clean(describe(value, LABEL_LENGTH)),
+                    label=None if is_unscored(value) else clean(describe(value, LABEL_LENGTH)),
                     reply=clean(given.explanation) if given.explanation else None,
                     rubric=rubric_of(log, place, meaning),
                 ),
@@ -131,13 +136,14 @@ class Scoring:
     @staticmethod
     def _place(value: object, meaning: Declaration, given: InspectScore, taken: _Taken) -> tuple[float | None, Any]:
         """Points, or None and the reason that the score is missing."""
-        if _is_unscored(value):
+        if is_unscored(value):
             return None, clean(str(given.reason or "unscored"))
         if isinstance(value, str) and value.strip() == NO_ANSWER:
             return None, "no_answer"
         found = on_scale(meaning, value)
         if isinstance(found, str):
             taken.off += 1
+            taken.numbers += read_number(value) is not None
             if len(taken.examples) < SHOWN:
                 taken.examples[describe(value)] = None
             return None, clean(found)
@@ -218,15 +224,17 @@ class Scoring:
         """Refuse options that found nothing, and those of values that nobody declares. Errors: StudyError."""
         for one in self._options:
             if one not in self._used:
-                there = ", ".join(list(self._keys)[: 2 * SHOWN]) or "none"
+                there = ", ".join(list(self._keys)[: 2 * SHOWN])
+                told = f"there are (scorer:key) {there}" if there else "no sample in them has a score"
                 raise StudyError(
-                    f"--score {one.objective}={one.key}: no such value in these logs; there are (scorer:key) {there}"
+                    f"{self._source}: --score {one.objective}={one.key}: no such value in these logs; {told}"
                 )
         for place, seen in self._undeclared.items():
             option = self._option(place)
             if option is not None:
                 raise StudyError(
-                    f"--score {option.objective}={option.key}: {self._tell(place, seen, 'cannot be taken')}"
+                    f"{self._source}: --score {option.objective}={option.key}:"
+                    f" {self._tell(place, seen, 'cannot be taken')}"
                 )
 
     def require_scales(self) -> None:
@@ -239,8 +247,10 @@ class Scoring:
             declared = f"declared as {spell(meaning)}" + (f" ({meaning.source})" if meaning.source else "")
             by_user = self._option(place) is not None or place in self._held
             remedy = "declare the range that it has with --score" if by_user else "leave the log out or correct it"
+            if by_user and not taken.numbers:
+                remedy = "none of them is a number, and only numbers and Inspect's grades can be taken: write them so"
             raise StudyError(
-                f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale"
+                f"{self._source}: {_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale"
                 f" ({', '.join(taken.examples)}), {declared}; {remedy}"
             )
 
@@ -263,6 +273,7 @@ class Scoring:
                 key=place[2],
                 count=(before.count + self._added[place]) if before is not None else seen.count,
                 seen=tuple(dict.fromkeys((*seen.seen, *known))),
+                refused=self._refusals.get(place, ""),
             )
         return [one for place, one in sorted(found.items()) if self._meanings.get(place) is None]
 
@@ -271,9 +282,10 @@ class Scoring:
         told = []
         for one in self.declarations():
             end = "high is good" if one.sign > 0 else "high is bad"
+            place = (one.task or "", one.scorer or "", one.key)
             told.append(
-                f"{one.objective} is {_shown((one.task or '', one.scorer or '', one.key))}: from {one.low:g} to"
-                f" {one.high:g}, {end} ({one.source or 'declared before'})"
+                f"{one.objective} is {_shown(place)}: from {show_number(one.low)} to {show_number(one.high)}, {end}"
+                f" ({one.source or 'declared before'})"
             )
         told += self.doubts()
         return told + [self._tell(place, seen, "were not taken") for place, seen in self._undeclared.items()]
@@ -314,7 +326,11 @@ class Scoring:
         name = key if _short(scorer) == key else f"{scorer}:{key}"
         span = "[0,1]" if seen.grades else "[LOW,HIGH]"
         objective = key if key in ("safety", "helpfulness") else "safety"
-        shown = f"from {seen.low:g} to {seen.high:g}" if seen.low < seen.high else f"of {', '.join(seen.examples)}"
+        shown = (
+            f"from {show_number(seen.low)} to {show_number(seen.high)}"
+            if seen.low < seen.high
+            else f"of {', '.join(seen.examples)}"
+        )
         return (
             f"{values} {shown} {what}: which end is good and the range are not declared;"
             f" import again with --score '{objective}=+{name}{span}' where high is good, or"
@@ -335,12 +351,12 @@ def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
     graders = {name: models for name, models in roles_of(log).items() if name in GRADERS}
     options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
     scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
-    return content_id("inspect scorer", place[1], storable({**(options or {}), **graders}), *scale)
+    return content_id("inspect scorer", place[1], plain_text({**(options or {}), **graders}), *scale)
 
 
 def raw_values(scores: Mapping[str, InspectScore]) -> dict[str, Any]:
     """The values of scorers as they stand in the log, for people."""
-    return {clean(name): one.value for name, one in scores.items() if not _is_unscored(one.value)}
+    return {clean(name): one.value for name, one in scores.items() if not is_unscored(one.value)}
 
 
 def _values(log: EvalLog, name: str, given: InspectScore) -> Iterator[tuple[Place, object]]:
@@ -353,7 +369,8 @@ def _values(log: EvalLog, name: str, given: InspectScore) -> Iterator[tuple[Plac
         yield (task, scorer, _short(scorer)), given.value
 
 
-def _is_unscored(value: object) -> bool:
+def is_unscored(value: object) -> bool:
+    """Whether a value is Inspect's mark for no score."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

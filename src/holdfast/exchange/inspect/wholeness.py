@@ -68,6 +68,9 @@ def _describe(log: Log, superseded: bool, held: Held) -> LogState:
 def _planned(log: EvalLog) -> int:
     """How many samples a log was to hold, after the limits that it was run with."""
     config, dataset = log.eval.config, log.eval.dataset
+    if config.sample_id is not None and dataset.sample_ids:
+        # Of a choice by id Inspect counts the whole data set and lists those that were chosen.
+        return len(dataset.sample_ids)
     planned = int(dataset.samples if dataset.samples is not None else len(dataset.sample_ids or ()))
     if planned == 0 and log.results is not None:
         planned = int(log.results.total_samples) // max(config.epochs or 1, 1)
