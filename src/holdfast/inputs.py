@@ -57,7 +57,7 @@ def read_settings(path: Path | str, what: str, *, subject: str | None = None) ->
     try:
         return parse_toml(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"{subject or f'{path}:'} not valid TOML ({error})") from error
+        raise StudyError(f"{subject or path}: not valid TOML ({error})") from error
 
 
 def parse_toml(text: str) -> dict[str, Any]:

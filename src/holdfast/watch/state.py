@@ -23,7 +23,7 @@ from holdfast.inputs import read_bytes
 VERSION = 1
 KEY = "holdfast_watch"
 MOST_BYTES = 256 << 20  # of the file
-MIN_COVERAGE = 0.8  # of what a look asks must have a score, unless declared otherwise
+MIN_COVERAGE = 0.95  # of what a look asks must have a score, unless declared otherwise
 
 Values = Mapping[str, tuple[float, ...]]
 """A checkpoint's scores by case, one for each rollout that has one; those of traces by the digest of a trace's id."""
