@@ -143,11 +143,12 @@ def _pairs(options: argparse.Namespace) -> int:
 
     from holdfast import pairs
     from holdfast.store import Store
+    from holdfast.store.origins import require_declared
 
     if options.arguments is not None and options.to != "trl":
         raise StudyError("pairs: --arguments goes with --to trl only; leave it out")
     with Store(options.run) as store:
-        pairs.require_declared(store, options.judge)
+        require_declared(store, options.judge)
         selection = pairs.build_pairs(
             store.score_table(),
             store.trajectory_ids(),

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from holdfast.audit import UNFIT
 from holdfast.errors import StudyError
 from holdfast.records import Checkpoint, PreferencePair
-from holdfast.store import Store
 from holdfast.store.codec import flags_to_bits
-from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_undeclared
 from holdfast.store.tables import Floats, Ints, ScoreTable
 
 Combine = Literal["all", "any", "average"]
@@ -97,24 +95,6 @@ def _models(checkpoints: Sequence[Checkpoint]) -> Ints:
         story = json.dumps([one.base, one.lineage, axes, one.split_seed, one.train_seed], sort_keys=True)
         found.append(numbers.setdefault(story, len(numbers)))
     return np.asarray(found, dtype=np.int64)
-
-
-def require_declared(store: Store, judge: str) -> None:
-    """Refuse a judge of another tool's log whose scores nobody declared: pairs would choose by an unknown direction.
-
-    Errors: StudyError with what to do.
-    """
-    scorer = judge.partition("#")[0].removeprefix(FOREIGN)
-    waiting = [one for one in read_undeclared(store) if scorer in (one.scorer, one.scorer.rpartition("/")[2])]
-    known = any(one.scorer in (None, scorer) for one in read_declarations(store) or ())
-    if judge.startswith(FOREIGN) and not known:
-        told = ", ".join(map(describe_undeclared, waiting)) or "its values"
-        key = waiting[0].key if waiting else "KEY"
-        raise StudyError(
-            f"pairs: {judge}: which end is good and the range are not declared of {told}; import the logs again with"
-            f" --score 'OBJECTIVE=+{key}[LOW,HIGH]' where high is good, or 'OBJECTIVE=-{key}[LOW,HIGH]' where high is"
-            " bad"
-        )
 
 
 def _known(kind: str, name: str, known: Sequence[str]) -> int:

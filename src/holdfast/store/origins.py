@@ -130,6 +130,24 @@ def describe_undeclared(one: Undeclared) -> str:
     return f"{one.key!r} of {one.scorer} ({one.count:,} value{'' if one.count == 1 else 's'}{seen})"
 
 
+def require_declared(notes: Notes, judge: str) -> None:
+    """Refuse a judge of another tool's log whose scores nobody declared: pairs would be chosen by an unknown direction.
+
+    Errors: StudyError with what to do.
+    """
+    scorer = judge.partition("#")[0].removeprefix(FOREIGN)
+    waiting = [one for one in read_undeclared(notes) if scorer in (one.scorer, one.scorer.rpartition("/")[2])]
+    known = any(one.scorer in (None, scorer) for one in read_declarations(notes) or ())
+    if judge.startswith(FOREIGN) and not known:
+        told = ", ".join(map(describe_undeclared, waiting)) or "its values"
+        key = waiting[0].key if waiting else "KEY"
+        raise StudyError(
+            f"pairs: {judge}: which end is good and the range are not declared of {told}; import the logs again with"
+            f" --score 'OBJECTIVE=+{key}[LOW,HIGH]' where high is good, or 'OBJECTIVE=-{key}[LOW,HIGH]' where high is"
+            " bad"
+        )
+
+
 def write_undeclared(notes: Notes, found: Iterable[Undeclared]) -> None:
     """Note what was not taken, in place of what was noted before."""
     _write(notes, _UNDECLARED, [asdict(one) for one in found])
