@@ -222,6 +222,7 @@ def compare(run: Path, whole: Path) -> None:
     assert not list((run / "weights").glob(f"{weights.TEMPORARY}*"))
 
 
+@pytest.mark.full
 def test_killed_while_it_trains_and_samples(base_cache: Path, tmp_path: Path) -> None:
     """What was sampled for later steps is not sampled again, and the curve is that of a whole run."""
     study = long_study(tmp_path / "study.toml", [["lag"]])

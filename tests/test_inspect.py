@@ -155,6 +155,7 @@ def test_results_are_means_over_cases_of_the_means_of_their_episodes(smoke_run: 
             assert score.metrics["stderr"].value == pytest.approx(np.std(cases, ddof=1) / np.sqrt(len(cases)))
 
 
+@pytest.mark.full
 def test_inspect_lists_dumps_bundles_and_frames_exported_logs(exported: Path, tmp_path: Path) -> None:
     listed = inspect("log", "list", "--log-dir", exported, "--json", folder=tmp_path)
     assert len(json.loads(listed)) == len(list(exported.iterdir()))

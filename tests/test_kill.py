@@ -30,7 +30,7 @@ def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HOLDFAST_CACHE": str(cache), "PYTHONPATH": str(TESTS.parent / "src")}
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.full)])
 def test_kills_change_nothing(kills: int, base_cache: Path, tmp_path: Path) -> None:
     """The base comes from the cache after the first run, so that kills fall into the many short steps."""
     command = [sys.executable, str(TESTS / "kill_loop.py"), str(SMOKE), str(tmp_path / "runs"), str(kills), "7"]

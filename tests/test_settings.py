@@ -141,7 +141,10 @@ def every_pair(store: Store) -> list[hf.PreferencePair]:
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's call of transformers
-@pytest.mark.parametrize(("changes", "holds"), SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [pytest.param(*one, marks=[pytest.mark.full] * (name == "two bases"), id=name) for name, one in SETTINGS.items()],
+)
 def test_a_setting_works(changes: dict[str, Any], holds: Check, base_cache: Path, tmp_path: Path) -> None:
     run = hf.run(small(changes), tmp_path / "run", workers=1)
     with run.store() as store:

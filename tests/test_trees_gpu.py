@@ -68,6 +68,7 @@ def sample_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL on names that transformers moves away from
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_whole_path_runs_on_a_cpu(sample_file, capsys):

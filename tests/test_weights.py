@@ -169,6 +169,7 @@ def test_a_copy_that_fails_leaves_nothing_in_the_cache(
     assert not list(own_cache.iterdir())
 
 
+@pytest.mark.full
 def test_a_base_of_a_damaged_cache_is_taught_anew(
     smoke_run: Path, base_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
