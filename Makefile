@@ -33,7 +33,7 @@ test: .venv/.dev  ## run every check and test
 test-full: test  ## the long checks too: coverage simulations, kill tests, sensitivity to the mixture
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'full'
 
-test-kernels: .venv/.dev  ## numeric tests under six sets of kernels, and which these were (about 15 minutes)
+test-kernels: .venv/.dev  ## numeric tests under six sets of kernels, and which these were (about 10 minutes)
 	$(BIN)/python tests/kernels.py
 
 bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchmarks/results/

@@ -131,12 +131,13 @@ def run(name: str, files: Sequence[str], more: Sequence[str], folder: Path) -> O
         text=True,
         check=False,
     )
-    lines = ran.stdout.strip().splitlines() or ["it said nothing"]
+    lines = ran.stdout.strip().splitlines()
+    told = lines[-1].strip("= ") if lines and " in " in lines[-1] else f"ended with {ran.returncode} before its end"
     outcome = Outcome(
         name=name,
         kernels=kernels,
         passed=ran.returncode == 0,
-        summary=lines[-1].strip("= "),
+        summary=told,
         output=ran.stdout,
         seconds=time.monotonic() - started,
         notes=[tuple(json.loads(line)) for line in notes.read_text().splitlines()] if notes.exists() else [],

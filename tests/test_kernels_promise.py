@@ -24,11 +24,13 @@ STAGE = SFTSettings(steps=6, batch_size=6, learning_rate=5e-3, warmup_steps=2, m
 _CHILD = "import json, sys; from test_kernels_promise import look; print(json.dumps(look(*sys.argv[1:])))"
 
 
-def look(base: str, out: str) -> dict[str, Any]:
-    """The log-probabilities of demonstrations under a base, and the digest of what a short stage makes of it."""
+def look(base: str, out: str = "") -> dict[str, Any]:
+    """The log-probabilities of demonstrations under a base, and, with ``out``, what a short stage makes of it."""
     chat = TinyChat.load(base)
     shown = office.demonstrations(chat)
     logps = TinyModel.load(base).logprobs([(one.ids.tolist(), one.picked("agent").tolist()) for one in shown])
+    if not out:
+        return {"logps": [row.tolist() for row in logps]}
     made = train_sft(Path(base), shown, STAGE, seed=4, out_dir=Path(out))
     return {
         "logps": [row.tolist() for row in logps],
@@ -37,11 +39,11 @@ def look(base: str, out: str) -> dict[str, Any]:
     }
 
 
-def look_elsewhere(base: Path, out: Path, told: dict[str, str]) -> dict[str, Any]:
+def look_elsewhere(told: dict[str, str], *places: Path) -> dict[str, Any]:
     """The same in a process of its own."""
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     ran = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(base), str(out)],
+        [sys.executable, "-c", _CHILD, *map(str, places)],
         env=told | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -63,12 +65,12 @@ def here(base: Path) -> dict[str, Any]:
 
 def test_one_set_of_kernels_gives_one_set_of_bytes(base: Path, here: dict[str, Any], tmp_path: Path) -> None:
     """Another process with the same environment: log-probabilities, losses and weights to the last bit."""
-    assert look_elsewhere(base, tmp_path / "again", dict(os.environ)) == here
+    assert look_elsewhere(dict(os.environ), base, tmp_path / "again") == here
 
 
-def test_other_kernels_differ_by_rounding(base: Path, here: dict[str, Any], tmp_path: Path) -> None:
+def test_other_kernels_differ_by_rounding(base: Path, here: dict[str, Any]) -> None:
     """A pass agrees up to the order of its sums; what Adam makes of that is another draw of the same stage."""
-    there = look_elsewhere(base, tmp_path / "there", environment("lowest-2"))
+    there = look_elsewhere(environment("lowest-2"), base)
     shape = TinyModel.load(base).llama.shape
     terms = additions(shape.hidden, shape.layers, shape.ffn, shape.vocabulary, shape.max_positions)
     for ours, theirs in zip(here["logps"], there["logps"], strict=True):
