@@ -92,6 +92,7 @@ def digests(run: Path) -> dict[str, str | None]:
         return {checkpoint.id: checkpoint.digest for checkpoint in store.checkpoints()}
 
 
+@pytest.mark.full
 def test_a_stage_killed_midway_goes_on_from_its_saved_state(base_cache: Path, tmp_path: Path) -> None:
     settings = smoke_settings()
     settings["study"]["lineages"], settings["doses"] = [["S"]], {"S": [1, 2]}
