@@ -160,6 +160,7 @@ class HubModel:
             network, self._home, self._stack, self._merged = opened.network, opened.home, opened.stack, opened.merged
             self._digest = digest_weights(self._home) if lora_r > 0 else ""
         self._base: Any = network.to(self.device)
+        _register_attention()
         self._base.set_attn_implementation(_ATTENTION)
         check_finite(self._base.named_parameters(), f"{self._home}: {_REFUSED}")
         # A model that also sees keeps the settings of its texts in a part of its own.
