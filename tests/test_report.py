@@ -311,6 +311,14 @@ def test_what_is_not_identified_is_said(store: Store) -> None:
     one = Estimate(kind="persistence", estimator="pooled", value=None, lineage=("S", "H"), caveats=("too small",))
     assert "is not identified" in describe_persistence([one])
     assert "too small" in describe_persistence([one])
+    known = replace(one, value=0.5, claim="recipe")
+    unknown = replace(one, caveats=("not identified: the gain is small",))
+    for claims, told in (
+        ([unknown], "is not identified (for these checkpoints: the gain is small; pooled estimator)"),
+        ([unknown, known], "for these checkpoints not identified: the gain is small; pooled"),
+    ):
+        assert told in describe_persistence(claims)
+        assert "not identified: not identified" not in describe_persistence(claims)
     open_end = Estimate(
         kind="persistence", estimator="pooled", value=0.5, interval=Unbounded.UNBOUNDED, lineage=("S", "H")
     )

@@ -193,6 +193,11 @@ def format_value(estimate: Estimate, digits: int = 2) -> str:
     return format_number(estimate.value, digits)
 
 
+def tell_reasons(estimate: Estimate) -> str:
+    """Why an estimate is not identified, for whoever says that it is not: caveats may begin with the same words."""
+    return "; ".join(words.removeprefix(f"{NOT_IDENTIFIED}: ") for words in estimate.caveats)
+
+
 def format_interval(estimate: Estimate, digits: int = 2) -> str:
     """``[lo, hi]``, ``unbounded`` or an empty string."""
     if isinstance(estimate.interval, Unbounded):

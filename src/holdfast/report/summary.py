@@ -23,6 +23,7 @@ from holdfast.report.labels import (
     name_lineage,
     pick_claim,
     split_levels,
+    tell_reasons,
 )
 from holdfast.store import Store
 from holdfast.store.tables import TrajectoryTable
@@ -84,14 +85,12 @@ def describe_persistence(claims: Sequence[Estimate]) -> str:
     axes = name_axes(one.axes)
     tail = f"{one.estimator} estimator{', ' + axes if axes else ''}"
     ranges = [f"{_range(claim)} for {CLAIM_WORDS[claim.claim]}" for claim in claims if claim.value is not None]
-    ranges += [
-        f"for {CLAIM_WORDS[claim.claim]} {NOT_IDENTIFIED}: {'; '.join(claim.caveats)}"
-        for claim in claims
-        if claim.value is None
-    ]
     first = f"Persistence of {one.objective or 'the objective'}{after}"
+    reasons = [(f"for {CLAIM_WORDS[claim.claim]}", tell_reasons(claim)) for claim in claims if claim.value is None]
     if one.value is None:
-        return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*ranges, tail])})."
+        told = [f"{whose}: {why}" for whose, why in reasons if why]
+        return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*told, tail])})."
+    ranges += [f"{whose} {NOT_IDENTIFIED}" + (f": {why}" if why else "") for whose, why in reasons]
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     return f"{first} is {format_percent(one.value)}{gap} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
 
@@ -198,7 +197,7 @@ def _card(analysis: Analysis, one: Estimate) -> Headline:
     lineage, about = one.lineage or (), one.objective or "the objective"
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     if one.value is None:
-        ratio, note = NOT_IDENTIFIED, f"persistence {NOT_IDENTIFIED}: {'; '.join(one.caveats)}"
+        ratio, note = NOT_IDENTIFIED, f"persistence {NOT_IDENTIFIED}: {tell_reasons(one)}"
     else:
         ends = one.interval if isinstance(one.interval, tuple) else None
         shown = f" [{', '.join(format_number(100 * end, 0) for end in ends)}]" if ends else f", interval {_range(one)}"
