@@ -24,6 +24,8 @@ from inspect_samples import SAFE, asked, bring, carried_out, failure, gives, log
 import holdfast as hf
 from holdfast.cli import main
 from holdfast.exchange.inspect.files import find_logs, is_inspect
+from holdfast.exchange.scales import parse_score
+from holdfast.exchange.traces.importing import import_traces
 from holdfast.records import Ending, Flag, Score, Trajectory
 from holdfast.store import Store, origins
 from holdfast.store.origins import LogState
@@ -310,6 +312,20 @@ def test_what_a_retry_redid_does_not_count(tmp_path: Path) -> None:
     assert {(one.detail or {})["sample"] for one in episodes(tmp_path / "run")} == {"done", "redone", "kept"}
     assert all(one.ending is Ending.FINISHED for one in episodes(tmp_path / "run"))
     assert told(summary.notes, "a.eval is a later state of z.eval", "1 episodes", "1 attempts that it replaced")
+
+
+def test_logs_among_traces_are_read_together_and_what_they_lack_is_told(tmp_path: Path) -> None:
+    first = [sample(1, None, {"safety": 1}, uuid="done"), sample(2, uuid="failed", error=failure("gone"))]
+    second = [sample(1, None, {"safety": 1}, uuid="done"), sample(2, None, {"safety": 1}, uuid="redone")]
+    log(tmp_path / "logs" / "a.eval", first, status="error", task_id="t")
+    log(tmp_path / "logs" / "b.eval", second, task_id="t", created="2026-01-02T00:00:00+00:00")
+    # Another task without the value that --score names, broken off after one of three epochs.
+    log(tmp_path / "logs" / "c.eval", [sample(1, uuid="else")], task="other", status="cancelled", epochs=3)
+    with Store.create(tmp_path / "run") as store:
+        found = import_traces(store, [tmp_path / "logs"], "week", scores=[parse_score(SAFE)])
+    assert len(found.trajectories) == 3
+    assert told(found.notes, "b.eval is a later state of a.eval")
+    assert told(found.notes, "c.eval is not whole: its status is 'cancelled'; 2 rollouts")
 
 
 def test_two_runs_of_one_evaluation_are_more_rollouts_and_copies_are_none(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from inspect_ai.scorer import Score as InspectScore
 from holdfast.audit import audit
 from holdfast.errors import HoldfastError, StudyError
 from holdfast.exchange.inspect.actors import identify, name_checkpoints
-from holdfast.exchange.inspect.attempts import Attempts, Log, Spot, sort_attempts
+from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log, Spot, sort_attempts
 from holdfast.exchange.inspect.episodes import Read, mark_opening, read_sample, tell_notes
 from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive, refuse
 from holdfast.exchange.inspect.messages import clean, from_inspect
@@ -412,21 +412,26 @@ def _require_new(store: Store, log: Log, held: Sequence[Checkpoint]) -> None:
 
 
 def import_logs(
-    source: Path, store: Store, *, scores: Sequence[ScoreOption] = (), progress: Listener | None = None
+    source: Path | Sequence[Path],
+    store: Store,
+    *,
+    scores: Sequence[ScoreOption] = (),
+    progress: Listener | None = None,
 ) -> ImportSummary:
-    """What was read of the logs at ``source``, a file or a folder, into ``store``, all or nothing.
+    """What was read of the logs at ``source``, a file, a folder or several files, into ``store``, all or nothing.
 
-    ``scores`` say what the values of other scorers mean, before what the registry knows. In a folder, files that are no
-    logs are ignored. Errors: StudyError.
+    Logs that belong together, such as an attempt and its retry, must come together. ``scores`` say what the values of
+    other scorers mean, before what the registry knows. In a folder, files that are no logs are ignored. Errors:
+    StudyError.
     """
     started = time.monotonic()
     if any(step.kind != "judge" for step in store.log.steps().values()):
         refuse(store.path, "holds the run of a study", "import into another directory")
-    paths = find_logs(source)
-    ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths) if source.is_dir() else 0
+    paths, ignored = _choose(source)
+    place = source if isinstance(source, Path) else ", ".join(map(str, paths[:SHOWN]))
     logs = [_open_log(path) for path in paths]
     sizes = [path.stat().st_size for path in paths]
-    scoring = Scoring(source, scores, origins.read_declarations(store) or ())
+    scoring = Scoring(place, scores, origins.read_declarations(store) or ())
     with store.transaction():
         reading = _Import(store, logs, scoring)
         reading.store_checkpoints()
@@ -439,7 +444,7 @@ def import_logs(
                 progress(_progress(read, sum(sizes), reading, started))
         reading.finish()
         if not reading.trajectories:
-            refuse(source, f"no sample in {len(logs)} logs", "give logs of agents that were run")
+            refuse(place, f"no sample in {len(logs)} logs", "give logs of agents that were run")
         notes = _note(store, logs, reading, scoring, ignored)
     return ImportSummary(
         files=len(logs),
@@ -454,6 +459,15 @@ def import_logs(
         seconds=time.monotonic() - started,
         notes=notes,
     )
+
+
+def _choose(source: Path | Sequence[Path]) -> tuple[list[Path], int]:
+    """The logs of a source, and how many other files its folder holds. Errors: StudyError."""
+    if not isinstance(source, Path):
+        return list(source), 0
+    paths = find_logs(source)
+    files = sum(path.is_file() for path in source.rglob("*")) if source.is_dir() else len(paths)
+    return paths, files - len(paths)
 
 
 def _progress(read: int, total: int, reading: _Import, started: float) -> ImportProgress:

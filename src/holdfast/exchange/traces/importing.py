@@ -24,6 +24,7 @@ from holdfast.store.origins import (
     add_declarations,
     read_declarations,
     read_import_notes,
+    read_log_states,
     read_undeclared,
     write_undeclared,
 )
@@ -120,15 +121,15 @@ class Logged:
     notes: tuple[str, ...] = ()
 
 
-def read_logs(logs: Iterable[Path], scores: Sequence[ScoreOption] = ()) -> Logged:
+def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logged:
     """What Inspect logs hold; ``scores`` say what their values mean. Errors: StudyError, MissingExtra."""
     try:
         from holdfast.exchange.inspect.importing import import_logs
+        from holdfast.exchange.inspect.wholeness import tell_states
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
     with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:
-        for path in logs:
-            import_logs(path, store, scores=scores)
+        import_logs(logs, store, scores=scores)
         cases = {case.id: case for case in store.cases()}
         episodes = tuple(
             Episode(
@@ -143,7 +144,7 @@ def read_logs(logs: Iterable[Path], scores: Sequence[ScoreOption] = ()) -> Logge
             episodes=episodes,
             declarations=read_declarations(store) or (),
             undeclared=read_undeclared(store),
-            notes=read_import_notes(store),
+            notes=(*tell_states(read_log_states(store)), *read_import_notes(store)),
         )
 
 
