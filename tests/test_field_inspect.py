@@ -608,6 +608,25 @@ def test_calls_of_sub_agents_count_and_those_of_other_roles_are_told(tmp_path: P
     assert told(summary.notes, "calls of other model roles do not count", "auditor 1")
 
 
+def test_calls_inside_the_tools_of_old_logs_count_or_make_the_episode_incoherent(tmp_path: Path) -> None:
+    opening, first, last = [user("Tidy.")], says("I delegate.", ("h", "helper")), says("Done.")
+    said = [*opening, first, gives("h", "helper"), last]
+    inner = [asked([user("go")], says("I delete.", ("d", "delete_file"))), carried_out("d", "delete_file")]
+    rows = [one.model_dump(mode="json") for one in inner]
+    step = {"event": "subtask", "name": "step", "input": {}, "result": None, "events": rows}
+    torn = [rows[0], {key: value for key, value in rows[1].items() if key != "function"}]
+    samples = [
+        sample(name, said, asks="Tidy.", events=[asked(opening, first), carried_out("h", "helper", events=held)])
+        for name, held in {"1 flat": rows, "2 nested": [step], "3 torn": torn}.items()
+    ]
+    summary = bring(log(tmp_path / "a.eval", samples), tmp_path / "run")
+    flat, nested, broken = sorted(episodes(tmp_path / "run"), key=lambda one: (one.detail or {})["sample"])
+    assert calls_of(flat) == calls_of(nested) == ["helper", "delete_file"]
+    assert flat.ending is nested.ending is Ending.FINISHED
+    assert broken.ending is Ending.INCOHERENT and Flag.INCOHERENT in broken.flags
+    assert told(summary.notes, "1 episode is incoherent: a tool event inside helper cannot be read")
+
+
 def test_calls_that_a_handoff_turned_into_text_are_calls(tmp_path: Path) -> None:
     first, last = says("I hand over.", ("h", "transfer_to_helper")), says("Done.")
     inner = says("I delete.", ("d", "delete_file"))

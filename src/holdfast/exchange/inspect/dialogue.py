@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inspect_ai.event import Event, ModelEvent, ToolEvent
+from inspect_ai.event import Event, ModelEvent, SubtaskEvent, ToolEvent
 from inspect_ai.log import EvalSample
 from inspect_ai.model import (
     ChatMessage,
@@ -72,7 +72,8 @@ class _Turn:
 
 def arrange(sample: EvalSample) -> Dialogue:
     """The dialogue of a sample."""
-    events = list(_flatten(sample.events))
+    unread: list[str] = []
+    events = list(_flatten(sample.events, unread))
     turns = _turns(events)
     spans = _Spans(events)
     there = _match(turns, sample.messages)
@@ -96,15 +97,18 @@ def arrange(sample: EvalSample) -> Dialogue:
         rebuilt=len(lost),
         agents=dict(handed + Counter(spans.name(one.event.span_id) for one in inserted for _ in _acts(one))),
         roles=dict(Counter(str(one.event.role) for one in others if one not in inserted for _ in _acts(one))),
-        broken=LOST if _is_cut(events, sample.messages, mine) else None,
+        broken=LOST if _is_cut(events, sample.messages, mine) else next(iter(unread), None),
     )
 
 
 # --- events ------------------------------------------------------------------------------------------------------
 
 
-def _flatten(events: Iterable[Any]) -> Iterator[Event]:
-    """Events in their order without those of scorers; those that old logs hold inside others follow them."""
+def _flatten(events: Iterable[Any], unread: list[str]) -> Iterator[Event]:
+    """Events in their order without those of scorers; those that old logs hold inside others follow them.
+
+    ``unread`` is given what of these cannot be read.
+    """
     scorers: set[str] = set()
     depth = 0
     for event in events:
@@ -117,12 +121,12 @@ def _flatten(events: Iterable[Any]) -> Iterator[Event]:
             continue
         yield event
         if kind in ("tool", "subtask") and event.events:
-            yield from _nested(event)
+            yield from _nested(event, unread)
 
 
-def _nested(parent: Any) -> Iterator[Event]:
+def _nested(parent: Any, unread: list[str]) -> Iterator[Event]:
     """What happened inside a tool or subtask of an old log, under a span of its own."""
-    kinds = {"model": ModelEvent, "tool": ToolEvent}
+    kinds: Mapping[str, Any] = {"model": ModelEvent, "tool": ToolEvent, "subtask": SubtaskEvent}
     span = f"{parent.uuid or id(parent)}/{getattr(parent, 'function', None) or getattr(parent, 'name', '')}"
     for inner in parent.events:
         row = inner if isinstance(inner, Mapping) else inner.model_dump()
@@ -131,11 +135,12 @@ def _nested(parent: Any) -> Iterator[Event]:
         try:
             made = kinds[row["event"]].model_validate(row)
         except ValidationError:
+            unread.append(f"a {row['event']} event inside {span.rpartition('/')[2] or 'another'} cannot be read")
             continue
         made.span_id = span
         yield made
-        if isinstance(made, ToolEvent) and made.events:
-            yield from _nested(made)
+        if made.event != "model" and made.events:
+            yield from _nested(made, unread)
 
 
 class _Spans:
