@@ -445,3 +445,39 @@ def test_requests_that_failed_without_a_reply_are_told(tmp_path: Path) -> None:
     assert any("failed without any reply of an agent" in note for note in found.notes)
     with pytest.raises(StudyError, match="no conversation"):
         read(tmp_path / "u", *failed)
+
+
+def observation(identity: str, kind: str = "GENERATION", **more: Any) -> dict[str, Any]:
+    row = {"id": identity, "traceId": "T", "type": kind, "startTime": f"2026-01-01T00:00:0{identity}Z"}
+    told = {"input": M, "output": agent("All is tidy.")} if kind == "GENERATION" else {}
+    return {**row, **told, **more}
+
+
+def test_a_tool_whose_own_record_tells_no_name_is_a_call_all_the_same(tmp_path: Path) -> None:
+    run_of = observation("2", "TOOL", input={"path": "/"}, output="gone")
+    trace = read_one(tmp_path / "t", observation("1"), run_of)
+    assert acts(trace) == [("unnamed", "gone")]
+    # Unless it may be a call that is told by its message.
+    told = observation("1", output=call("delete_file", "c1", path="/"))
+    done = [*M, call("delete_file", "c1", path="/"), result("c1", "gone")]
+    trace = read_one(tmp_path / "u", told, run_of, observation("3", input=done))
+    assert acts(trace) == [("delete_file", "gone")]
+    steps = [run("agent", "llm", {"messages": M}, {"choices": [{"message": agent("ok")}]}), run("", "tool", {}, "gone")]
+    assert acts(read_one(tmp_path / "v", *steps)) == [("unnamed", "gone")]
+
+
+def test_of_langfuses_traces_nothing_is_passed_by(tmp_path: Path) -> None:
+    # A wrapper that captures no content stands around a generation that does.
+    wrapper = observation("1", input=None, output=None)
+    trace = read_one(tmp_path / "t", wrapper, observation("2", parentObservationId="1"))
+    assert trace.broken is None and trace.ending is Ending.FINISHED
+    with pytest.raises(StudyError, match=r"observations\[1\]: expected an object, found str"):
+        read(tmp_path / "u", {"id": "T", "observations": [observation("1"), "2"]})
+    by_id = {"id": "T", "input": M, "output": "All is tidy.", "observations": ["1", "2"]}
+    assert read_one(tmp_path / "v", by_id).ending is Ending.FINISHED
+
+
+def test_other_signals_of_a_collector_are_told(tmp_path: Path) -> None:
+    found = read(tmp_path / "t", {"resourceMetrics": []}, document(bare_span(SAID)), {"resource_profiles": []})
+    assert found.counts["records of other signals"] == 2
+    assert any("metrics and profiles" in note and "2" in note for note in found.notes)

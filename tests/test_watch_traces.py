@@ -257,7 +257,7 @@ def test_duplicates_count_once_and_the_longer_record_stays(tmp_path: Path) -> No
     short = {**line, "messages": line["messages"][:3]}
     found = read_traces([write(tmp_path / "c.jsonl", short, line, line, chat_line(2))])
     assert [len(one.said) for one in found.traces] == [5, 5]
-    assert (found.duplicates, found.earlier, found.bad) == (1, 1, ())
+    assert (found.duplicates, found.counts["requests joined"], found.bad) == (1, 1, ())
     other = {**line, "messages": [{"role": "user", "content": SECRET}, line["messages"][-1]]}
     # An id that two conversations share is none of either.
     found = read_traces([write(tmp_path / "c.jsonl", line, other)], strict=True)

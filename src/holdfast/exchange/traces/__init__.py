@@ -48,9 +48,8 @@ class TraceSet:
     """What some files hold: conversations by id, and what was left out.
 
     ``records`` counts spans, log records and chat records that were met, ``bad`` holds the errors of what was left out,
-    ``torn`` those of last lines that break off; ``duplicates`` counts records that came again, ``earlier`` those that a
-    longer record of the same conversation replaced. ``notes`` tell in words what was joined, left out or not read,
-    ``counts`` the same as numbers.
+    ``torn`` those of last lines that break off; ``duplicates`` counts records that came again. ``notes`` tell in words
+    what was joined, left out or not read, ``counts`` the same as numbers.
     """
 
     traces: tuple[Trace, ...]
@@ -58,7 +57,6 @@ class TraceSet:
     bad: tuple[str, ...] = ()
     torn: tuple[str, ...] = ()
     duplicates: int = 0
-    earlier: int = 0
     notes: tuple[str, ...] = ()
     counts: dict[str, Any] = field(default_factory=dict)
 
@@ -87,7 +85,7 @@ class _Reading:
         self.batches = Batches()
         self.torn: list[str] = []
         self.strange: list[StudyError] = []
-        self.bytes = self.strange_bytes = 0
+        self.bytes = self.strange_bytes = self.signals = 0
         # In this order a record's shape is told.
         self.shapes: tuple[tuple[Callable[[Any], bool], Callable[[Record], None]], ...] = (
             (lambda value: isinstance(value, dict) and any(key in value for key in RESOURCES), self._take_spans),
@@ -125,6 +123,7 @@ class _Reading:
                 continue
             if isinstance(record.value, dict) and not record.value.keys().isdisjoint(_OTHERS):
                 keys[_describe(record.value)] += 1  # a collector may write all of its signals to one file
+                self.signals += 1
                 continue
             take = next((take for fits, take in self.shapes if fits(record.value)), None)
             known |= take is not None
@@ -245,13 +244,15 @@ class _Reading:
                 f"files of folders left out: {count_noun(len(self.strange), 'files')} (first: {self.strange[0]})"
             )
             counts["files of no known format"] = [str(one) for one in self.strange]
+        if self.signals:
+            notes.append(f"records of metrics and profiles, which hold no conversation: {self.signals:,}")
+            counts["records of other signals"] = self.signals
         return TraceSet(
             traces=tuple(sorted(gathered.traces, key=lambda one: one.id)),
             records=self.intake.rows + len(self.torn) + sum(one.lines > 0 for one in self.intake.lost),
             bad=tuple(str(one.error) for one in self.intake.lost),
             torn=tuple(self.torn),
             duplicates=gathered.counts["duplicates"],
-            earlier=gathered.counts["requests"],
             notes=tuple(notes),
             counts=counts,
         )

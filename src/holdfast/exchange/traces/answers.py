@@ -131,21 +131,27 @@ def _match(
 
 
 def unmatched_runs(said: Sequence[Said], runs: Sequence[ToolRun]) -> list[ToolRun]:
-    """Executions of tools that no message of a conversation calls, by id or, without one, by name and in number."""
+    """Executions of tools that no message of a conversation calls, by id or, without one, by name and in number.
+
+    Those without a name come last.
+    """
     calls: list[ToolCall] = [call for one in said for call in one.calls]
     identities = {call.id for call in calls if call.id}
     left = Counter(_plain_name(call.name) for call in calls)
     # A call that an id tells is not told again by a name; one id may have several runs, of tries.
     left -= Counter(_plain_name(run.name) for run in {run.call: run for run in runs if run.call in identities}.values())
-    unmatched = []
+    unmatched, nameless = [], []
     for run in sorted(runs, key=lambda one: one.start):
         if run.call and run.call in identities:
             continue
-        if left[_plain_name(run.name)] > 0:
+        if not run.name:
+            nameless.append(run)
+        elif left[_plain_name(run.name)] > 0:
             left[_plain_name(run.name)] -= 1
-        elif run.name:
+        else:
             unmatched.append(run)
-    return unmatched
+    # One that tells no name may be any call that nothing else tells of; beyond those it is a call of its own.
+    return [*unmatched, *nameless[sum(left.values()) :]]
 
 
 def _plain_name(name: str) -> str:

@@ -16,6 +16,7 @@ from holdfast.models.calls import find_unread
 from holdfast.models.calls.structured import read_arguments, to_text
 from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
 
+_NAMELESS = "unnamed"  # a tool whose span does not say which it is
 _LEAST_TURNS = 3  # traces with one id for which that id may be none of a conversation
 
 
@@ -325,11 +326,11 @@ def _with_runs(said: list[Said], runs: Sequence[ToolRun]) -> list[Said]:
     """Executions of tools that no message calls, as calls before the last words."""
     made = []
     for run in runs:
-        call = ToolCall(name=run.name, arguments=read_arguments(run.arguments), id=run.call)
+        call = ToolCall(name=run.name or _NAMELESS, arguments=read_arguments(run.arguments), id=run.call)
         about = {"told by": "the tool's own span"}
         made += [
             Said(role="assistant", calls=(call,), detail=about),
-            Said(role="tool", text=run.result or "", answers=run.call or None, name=run.name, detail=about),
+            Said(role="tool", text=run.result or "", answers=run.call or None, name=call.name, detail=about),
         ]
     last = said[-1:] if said and said[-1].role == "assistant" and not said[-1].calls else []
     return [*said[: len(said) - len(last)], *made, *last]

@@ -13,7 +13,7 @@ from holdfast.exchange.traces.bodies import read_request, read_response
 from holdfast.exchange.traces.dialogue import Exchange, ToolRun
 from holdfast.exchange.traces.intake import Intake, Speechless
 from holdfast.exchange.traces.messages import perhaps
-from holdfast.exchange.traces.records import BadRecord, refuse_record
+from holdfast.exchange.traces.records import BadRecord, read_object, refuse_record
 from holdfast.exchange.traces.times import read_time
 from holdfast.models.calls.structured import answer_text, to_text
 
@@ -49,18 +49,21 @@ def read_langfuse(place: str, value: Row, intake: Intake) -> None:
     """Put an observation, or all of a trace, into ``intake``."""
     for where, row, about in _observations(place, value):
         intake.rows += 1
+        unit = to_text(about.get("id")) or None
         try:
-            _read(where, row, about, intake)
+            plain = read_object(where, row)
+            unit = _unit(plain, about) or None
+            _read(where, plain, about, intake)
         except BadRecord as error:
-            intake.lose(error, unit=_unit(row, about))
+            intake.lose(error, unit=unit)
 
 
-def _observations(place: str, value: Row) -> Iterator[tuple[str, Row, Row]]:
-    """Place, observation and trace of each."""
+def _observations(place: str, value: Row) -> Iterator[tuple[str, Any, Row]]:
+    """Place, observation and trace of each. Of a trace that tells its observations by id there are none but itself."""
     if isinstance(value.get("data"), list):
         for number, one in enumerate(value["data"]):
-            if isinstance(one, dict):
-                yield from _observations(f"{place}: data[{number}]", one)
+            where = f"{place}: data[{number}]"
+            yield from _observations(where, one) if isinstance(one, dict) else [(where, one, {})]
         return
     inner = value.get("observations")
     if not isinstance(inner, list):
@@ -68,11 +71,12 @@ def _observations(place: str, value: Row) -> Iterator[tuple[str, Row, Row]]:
         return
     found = value["trace"] if isinstance(value.get("trace"), dict) else value
     rows = [(f"{place}: observations[{number}]", one) for number, one in enumerate(inner)]
-    full = [(where, one) for where, one in rows if isinstance(one, dict)]
-    if not any(_type(one) == "GENERATION" for _, one in full):
+    if all(isinstance(one, str) for _, one in rows):
+        rows = []
+    if not any(isinstance(one, dict) and _type(one) == "GENERATION" for _, one in rows):
         # A trace whose observations are told by id alone, or that was traced as a whole.
         yield place, {**found, "type": "GENERATION", "traceId": found.get("id")}, found
-    for where, one in full:
+    for where, one in rows:
         yield where, one, found
 
 
@@ -114,6 +118,7 @@ def _read(place: str, row: Row, about: Row, intake: Intake) -> None:
         given=request.said,
         replies=response.choices,
         unit=unit,
+        span=identity,
         session=session,
         names=(unit,),
         start=start,
