@@ -20,13 +20,13 @@ from holdfast.judges.parsing import MAX_REPLY, parse_tolerant
 from holdfast.judges.scales import VALUES
 from holdfast.models import Conversation, chat_tools
 from holdfast.models.calls import FAMILIES, read_native, spells_call
-from holdfast.models.calls.families import BY_NAME
 from holdfast.models.hub_chat import HubChat
 from holdfast.models.text_calls import read_reply
 from holdfast.records import Ending, Flag, Message, ToolCall, ToolSpec
 from holdfast.store import Store
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+BY_NAME = {family.name: family for family in FAMILIES}
 
 
 def tool(name: str, *required: str, **properties: str) -> ToolSpec:

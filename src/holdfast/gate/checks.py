@@ -14,11 +14,11 @@ from holdfast.gate.books import Floats
 from holdfast.gate.ceiling import CEILING, MIN_DRAWS, ceiling_p_values, judge_ceiling
 from holdfast.gate.pairing import Pairing, average_families
 from holdfast.records import Check, Outcome
+from holdfast.report.gate import NOT_MEASURED
 from holdfast.stats.bounded import holm, lower_bound, p_value
 from holdfast.stats.many import lower_bounds
 
 LARGEST_CHANGE: Mapping[str, float] = {"points": 3.0, "share": 1.0}
-NOT_MEASURED = "not measured"
 WORST = "worst"  # of a pairing's arrays: safety with every missing score against the child
 
 

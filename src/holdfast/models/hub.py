@@ -6,7 +6,6 @@ does not fit its own configuration, or its base, is refused before anything is l
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.errors import MissingExtra, StudyError
-from holdfast.models.peft_directories import ADAPTER, CONFIG, INDEX, WHOLE, is_peft, read_peft
+from holdfast.models.peft_directories import (
+    ADAPTER,
+    CONFIG,
+    INDEX,
+    REPOSITORY,
+    WHOLE,
+    is_peft,
+    read_object,
+    read_peft,
+)
 from holdfast.models.stacks import base_of, digest_model, read_header, weight_files
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
@@ -29,7 +37,6 @@ _CODE = ("trust_remote_code", "_attn_implementation_internal", "custom_pipelines
 _AUTO_MAP = "auto_map"
 _ATTENTION = ("_attn_implementation", "attn_implementation")
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json")
-_REPOSITORY = re.compile(r"[\w.\-]+(?:/[\w.\-]+)?")
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -53,7 +60,7 @@ def find(name: str, revision: str | None = None, *, download: bool = True) -> Pa
         if revision is not None:
             raise StudyError(f"model {name}: a directory has no revision; leave 'revision' out")
         return place
-    if not _REPOSITORY.fullmatch(name) or name.startswith("."):
+    if not REPOSITORY.fullmatch(name) or name.startswith("."):
         raise StudyError(f"model {name}: no such directory, and no name of a repository; check the path")
     return _fetch(name, revision, download)
 
@@ -131,7 +138,7 @@ def _check_one_model(base: Path) -> None:
     """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
     if not (base / WHOLE).is_file() or not (base / INDEX).is_file():
         return
-    if others := {*_read_object(base / INDEX)["weight_map"].values()} - {WHOLE}:
+    if others := {*read_object(base / INDEX)["weight_map"].values()} - {WHOLE}:
         raise StudyError(
             f"{base}: holds {WHOLE} and {INDEX}, which names {min(others)}: vLLM reads the one, transformers the other;"
             " delete what is not the model"
@@ -139,7 +146,7 @@ def _check_one_model(base: Path) -> None:
 
 
 def _check_settings(path: Path) -> None:
-    settings = _read_object(path)
+    settings = read_object(path)
     if path.name == CONFIG and settings.get(_AUTO_MAP, {}) is None:
         raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
     for key, value in _walk(settings):
@@ -220,18 +227,8 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
             waiting += one
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path}: cannot be read ({error}); fetch the model again") from error
-    if not isinstance(found, dict):
-        raise StudyError(f"{path}: is no JSON object; fetch the model again")
-    return found
-
-
 def _check_index(path: Path) -> None:
-    places = _read_object(path).get("weight_map")
+    places = read_object(path).get("weight_map")
     names = set(places.values()) if isinstance(places, dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise StudyError(f"{path}: names no weights beside it; fetch the model again")

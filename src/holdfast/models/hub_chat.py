@@ -31,15 +31,15 @@ from holdfast.records import Message, ToolCall, ToolSpec
 Calls = Literal["auto", "native", "text"]
 Span = tuple[int, int]
 
-_PROBE_TOOL = ToolSpec(
+PROBE_TOOL = ToolSpec(
     name="probe_tool",
     description="probe description",
     parameters={"type": "object", "properties": {"probe_key": {"type": "string"}}, "required": ["probe_key"]},
 )
-_PROBE_CALL = ToolCall(name="probe_tool", arguments={"probe_key": "probe value"})
-_USER = Message(role="user", content="probe request")
-_CALLING = Message(role="assistant", content="probe thought", tool_calls=(_PROBE_CALL,))
-_RESULT = Message(role="tool", content="probe result", name="probe_tool")
+PROBE_CALL = ToolCall(name="probe_tool", arguments={"probe_key": "probe value"})
+PROBE_REQUEST = Message(role="user", content="probe request")
+_CALLING = Message(role="assistant", content="probe thought", tool_calls=(PROBE_CALL,))
+PROBE_RESULT = Message(role="tool", content="probe result", name="probe_tool")
 _THINKING = re.compile(r"</?think>")
 _SWITCH = "enable_thinking"  # the variable by which templates are told whether the agent thinks
 _NOT_SAMPLED = "so that the agent would learn from tokens that it did not sample"
@@ -90,23 +90,25 @@ class HubChat:
     def _probe(self, source: str, tokens: Mapping[str, str], calls: Calls) -> None:
         """Find out what the template can write."""
         system = Message(role="system", content="probe system")
-        tools = chat_tools([_PROBE_TOOL])
+        tools = chat_tools([PROBE_TOOL])
         texts = try_out(
             source,
             tokens,
             [
-                Rendering(messages=_as_dicts([_USER]), prompt=True),
-                Rendering(messages=_as_dicts([_USER, Message(role="assistant", content="probe answer")])),
-                Rendering(messages=_as_dicts([system, _USER]), prompt=True),
-                Rendering(messages=_as_dicts([_USER, _CALLING, _RESULT]), tools=tools, prompt=True),
-                Rendering(messages=_as_dicts([_USER]), tools=tools, prompt=True),
-                Rendering(messages=_as_dicts([_USER, _CALLING]), tools=tools),
+                Rendering(messages=_as_dicts([PROBE_REQUEST]), prompt=True),
+                Rendering(messages=_as_dicts([PROBE_REQUEST, Message(role="assistant", content="probe answer")])),
+                Rendering(messages=_as_dicts([system, PROBE_REQUEST]), prompt=True),
+                Rendering(messages=_as_dicts([PROBE_REQUEST, _CALLING, PROBE_RESULT]), tools=tools, prompt=True),
+                Rendering(messages=_as_dicts([PROBE_REQUEST]), tools=tools, prompt=True),
+                Rendering(messages=_as_dicts([PROBE_REQUEST, _CALLING]), tools=tools),
                 Rendering(
-                    messages=_as_dicts([_USER, replace(_CALLING, tool_calls=(_PROBE_CALL,) * 2), _RESULT, _RESULT]),
+                    messages=_as_dicts(
+                        [PROBE_REQUEST, replace(_CALLING, tool_calls=(PROBE_CALL,) * 2), PROBE_RESULT, PROBE_RESULT]
+                    ),
                     tools=tools,
                     prompt=True,
                 ),
-                Rendering(messages=_as_dicts([_USER]), prompt=True, settings={_SWITCH: True}),
+                Rendering(messages=_as_dicts([PROBE_REQUEST]), prompt=True, settings={_SWITCH: True}),
             ],
             str(self.directory),
         )
@@ -141,8 +143,8 @@ class HubChat:
         begins = len(offered) if call.startswith(offered) else self._shared(offered, call)
         written = self._end.split(call[begins:])[0]
         for family in FAMILIES:
-            found = read_native(written, [_PROBE_TOOL], family)
-            if found is not None and found.tool_calls == (_PROBE_CALL,):
+            found = read_native(written, [PROBE_TOOL], family)
+            if found is not None and found.tool_calls == (PROBE_CALL,):
                 return family
         return None
 

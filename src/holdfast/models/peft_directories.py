@@ -68,7 +68,7 @@ _TOKENS = (
     "sentencepiece.bpe.model",
     "*.tiktoken",
 )
-_REPOSITORY = re.compile(r"[\w.\-]+(?:/[\w.\-]+)?")
+REPOSITORY = re.compile(r"[\w.\-]+(?:/[\w.\-]+)?")  # of a hub
 _MERGE = "merge it where it was trained (PEFT: merge_and_unload, then save_pretrained) and name that directory"
 
 
@@ -140,15 +140,19 @@ def has_tokenizer(directory: Path) -> bool:
     return any(path.is_file() for pattern in _TOKENS for path in directory.glob(pattern))
 
 
-def _read_settings(directory: Path) -> dict[str, Any]:
-    path = directory / ADAPTER_CONFIG
+def read_object(path: Path, what: str = "model") -> dict[str, Any]:
+    """The JSON object of a file of a ``what``. Errors: StudyError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path}: cannot be read ({error}); fetch the adapter again") from error
+        raise StudyError(f"{path}: cannot be read ({error}); fetch the {what} again") from error
     if not isinstance(found, dict):
-        raise StudyError(f"{path}: is no JSON object; fetch the adapter again")
+        raise StudyError(f"{path}: is no JSON object; fetch the {what} again")
     return found
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    return read_object(directory / ADAPTER_CONFIG, "adapter")
 
 
 def _check_kind(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -184,14 +188,14 @@ def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> 
     models = [one for one in near if any(_is_file(one / file) for file in (CONFIG, ADAPTER_CONFIG))]
     found = list(dict.fromkeys(Path(os.path.normpath(one.absolute())) for one in models))
     found = [one for one in found if one.resolve() != directory.resolve()]
-    if len(found) > 1 and len({_sizes(one) for one in found}) > 1:
+    if len(found) > 1 and len({_tell_apart(one) for one in found}) > 1:
         raise StudyError(
             f"{place}: the base {name!r} may be {found[0]} or {found[1]}; write an absolute path as"
             " base_model_name_or_path"
         )
     if found:
         base = found[0]
-    elif path.is_absolute() or not _REPOSITORY.fullmatch(name) or name.startswith("."):
+    elif path.is_absolute() or not REPOSITORY.fullmatch(name) or name.startswith("."):
         raise StudyError(
             f"{place}: its base {name!r} (base_model_name_or_path) is not here; put that directory there, or write the"
             " path where it is"
@@ -207,7 +211,7 @@ def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 (no error for names that no path can have)
 
 
-def _sizes(directory: Path) -> str:
+def _tell_apart(directory: Path) -> str:
     """What tells directories of weights apart."""
     from holdfast.models.stacks import digest_weights
 

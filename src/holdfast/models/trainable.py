@@ -13,17 +13,17 @@ from dataclasses import replace
 from holdfast.errors import StudyError
 from holdfast.models import Conversation
 from holdfast.models.calls.thoughts import PAIRS
-from holdfast.models.hub_chat import Calls, HubChat, Unfaithful
-from holdfast.records import Message, ToolCall, ToolSpec
-
-_TOOL = ToolSpec(
-    name="probe_tool",
-    description="probe description",
-    parameters={"type": "object", "properties": {"probe_key": {"type": "string"}}, "required": ["probe_key"]},
+from holdfast.models.hub_chat import (
+    PROBE_CALL,
+    PROBE_REQUEST,
+    PROBE_RESULT,
+    PROBE_TOOL,
+    Calls,
+    HubChat,
+    Unfaithful,
 )
-_CALL = ToolCall(name="probe_tool", arguments={"probe_key": "probe value"})
-_ASKED = Message(role="user", content="probe request")
-_RESULT = Message(role="tool", content="probe result", name="probe_tool")
+from holdfast.records import Message
+
 _CHANNELS = (
     "its replies stand under headers of channels, which messages do not keep, so that the agent would learn from tokens"
     " that it did not sample"
@@ -75,21 +75,23 @@ def advise(chat: HubChat, conversations: Sequence[Conversation]) -> str:
 def _conversations(chat: HubChat, several: bool, dialogue: bool) -> Iterator[Conversation]:
     said = _thought(chat)
     answer = Message(role="assistant", content=f"{said}probe answer")
-    calling = Message(role="assistant", content=f"{said}probe words", tool_calls=(_CALL,))
+    calling = Message(role="assistant", content=f"{said}probe words", tool_calls=(PROBE_CALL,))
     if not chat.speaks_beside_calls:
         calling = replace(calling, content="")
-    yield Conversation(messages=(_ASKED, answer), tools=(_TOOL,))
-    yield Conversation(messages=(_ASKED, calling), tools=(_TOOL,))
+    yield Conversation(messages=(PROBE_REQUEST, answer), tools=(PROBE_TOOL,))
+    yield Conversation(messages=(PROBE_REQUEST, calling), tools=(PROBE_TOOL,))
     if several:
-        yield Conversation(messages=(_ASKED, calling, _RESULT, calling, _RESULT, answer), tools=(_TOOL,))
+        yield Conversation(
+            messages=(PROBE_REQUEST, calling, PROBE_RESULT, calling, PROBE_RESULT, answer), tools=(PROBE_TOOL,)
+        )
     if dialogue:
-        yield Conversation(messages=(_ASKED, answer, _ASKED, answer), tools=(_TOOL,))
+        yield Conversation(messages=(PROBE_REQUEST, answer, PROBE_REQUEST, answer), tools=(PROBE_TOOL,))
 
 
 def _thought(chat: HubChat) -> str:
     """The thought that a reply of this format begins with; empty where its prompt says that there is none."""
-    prompt = chat.decode(chat.prompt_ids(Conversation(messages=(_ASKED,), tools=(_TOOL,))))
-    opened = prompt.rpartition(_ASKED.content)[2]
+    prompt = chat.decode(chat.prompt_ids(Conversation(messages=(PROBE_REQUEST,), tools=(PROBE_TOOL,))))
+    opened = prompt.rpartition(PROBE_REQUEST.content)[2]
     begin, end = chat.thought or next((pair for pair in PAIRS if pair[1] in chat.source), PAIRS[0])
     if end in opened or (begin not in opened and chat.thinks_on_demand):
         return ""

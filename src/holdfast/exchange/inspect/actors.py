@@ -10,8 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 import orjson
 from inspect_ai.log import EvalLog
 
-from holdfast.exchange.inspect.messages import clean
 from holdfast.exchange.openings import mask_dates
+from holdfast.models.calls.structured import clean
 from holdfast.records import Checkpoint, content_id
 
 REDACTED = "(redacted)"

@@ -35,7 +35,7 @@ from holdfast.exchange.inspect.actors import identify, name_checkpoints
 from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log, Spot, sort_attempts
 from holdfast.exchange.inspect.episodes import Read, mark_opening, read_sample, tell_notes
 from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive, refuse
-from holdfast.exchange.inspect.messages import clean, from_inspect
+from holdfast.exchange.inspect.messages import from_inspect
 from holdfast.exchange.inspect.samples import (
     OWN,
     read_case,
@@ -48,6 +48,7 @@ from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscore
 from holdfast.exchange.inspect.wholeness import Held, describe_logs, merge_states, tell_states
 from holdfast.exchange.openings import first_difference
 from holdfast.exchange.scales import ScoreOption, describe
+from holdfast.models.calls.structured import clean
 from holdfast.published import ImportProgress, ImportSummary
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
 from holdfast.store import Store, codec, origins

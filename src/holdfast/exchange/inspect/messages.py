@@ -10,6 +10,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, Content, Content
 from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolInfo
 
+from holdfast.models.calls.structured import clean
 from holdfast.models.inspect_chat import chat_input
 from holdfast.records import Message, ToolCall, ToolSpec
 
@@ -174,11 +175,6 @@ def from_tool_info(tools: Iterable[ToolInfo]) -> tuple[ToolSpec, ...]:
         )
         for tool in tools
     )
-
-
-def clean(text: str) -> str:
-    """The text, with half surrogate pairs, which cannot be stored, replaced."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def storable(value: Mapping[str, Any]) -> dict[str, Any]:

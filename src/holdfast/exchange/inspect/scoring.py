@@ -21,9 +21,9 @@ from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.errors import StudyError
 from holdfast.exchange.inspect.actors import GRADERS, plain_text, roles_of
-from holdfast.exchange.inspect.messages import clean
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
+from holdfast.models.calls.structured import clean
 from holdfast.records import Declaration, Score, content_id
 from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
 

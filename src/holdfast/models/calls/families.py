@@ -10,7 +10,7 @@ the calls is no part of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from holdfast.models.calls.literals import GEMMA, PYTHON, Style, Unreadable, read_arguments
@@ -435,5 +435,3 @@ FAMILIES: tuple[Family, ...] = (
     Family(name="llama-pythonic", marks=(), read=_read_llama_4, alone=True),
 )
 """Every family that can be read. Where two share their marks, at most one of them reads what stands behind."""
-
-BY_NAME: Mapping[str, Family] = {family.name: family for family in FAMILIES}
