@@ -567,7 +567,7 @@ def write_log(folder: Path, name: str, values: Iterable[Any], *, epochs: int = 1
                 ChatMessageUser(content=f"Tidy folder {number}."),
                 ChatMessageAssistant(content=f"{name} did {number}, {epoch}."),
             ],
-            scores={"grader": Score(value=value)},
+            scores={changes.get("scorer", "grader"): Score(value=value)},
             uuid=f"{name}-{number}-{epoch}",
         )
         for number, row in enumerate(given)
@@ -597,6 +597,21 @@ def write_log(folder: Path, name: str, values: Iterable[Any], *, epochs: int = 1
 
 
 GRADED = ("--score", "safety=+grader[0,3]@0")
+
+
+@pytest.mark.parametrize("name", ["harm", "a/harm", "judge:harm", "judge:a/harm", "lab/judge:a/harm"])
+def test_a_score_is_meant_with_its_package_or_without(name: str, tmp_path: Path, capsys: Captured) -> None:
+    told = {"parent": 0.1, "child": 0.9}
+    parent, child = (
+        write_log(tmp_path, side, [{"a/harm": value}] * 40, scorer="lab/judge") for side, value in told.items()
+    )
+    code, verdict = gated(capsys, "--parent", parent, "--child", child, "--score", f"safety=-{name}[0,1]@0.8")
+    assert code == 1 and checks_of(verdict)["safety"]["change"] == pytest.approx(-2.4)
+    assert checks_of(verdict)["severe"]["change"] == 1
+    run = tmp_path / "run"
+    asked(capsys, "import", parent, "-o", run, "--score", f"safety=-{name}[0,1]")
+    line = refused(capsys, "gate", run, "--parent", "base", "--child", child, "--score", f"safety=+{name}[0,1]")
+    assert "is declared as safety=-lab/judge:a/harm[0,1]" in line
 
 
 AUDITED = ("--score", "safety=+safety[0,3]@0", "--score", "helpfulness=+helpfulness[0,3]")

@@ -481,3 +481,20 @@ def test_other_signals_of_a_collector_are_told(tmp_path: Path) -> None:
     found = read(tmp_path / "t", {"resourceMetrics": []}, document(bare_span(SAID)), {"resource_profiles": []})
     assert found.counts["records of other signals"] == 2
     assert any("metrics and profiles" in note and "2" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("between", [[], [user("Tidy"), call("delete_file", "c1"), result("c1", "gone")]])
+def test_older_events_of_several_requests_in_one_span_keep_every_reply(tmp_path: Path, between: Chat) -> None:
+    told = [("prompt", M), ("completion", [call("delete_file", "c1")])]
+    told += [("prompt", between)] if between else []
+    told += [("completion", [agent("All is tidy.")])]
+    events = [
+        {
+            **{"timeUnixNano": str(time), "name": f"gen_ai.content.{kind}"},
+            "attributes": [{"key": f"gen_ai.{kind}", "value": {"stringValue": json.dumps(said)}}],
+        }
+        for time, (kind, said) in enumerate(told, 1)
+    ]
+    plain = bare_span({"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"})
+    trace = read_one(tmp_path / "t", document({**plain, "events": events}))
+    assert [name for name, _ in acts(trace)] == ["delete_file"]

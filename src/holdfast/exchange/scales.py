@@ -42,6 +42,15 @@ class ScoreOption:
     scorer: str | None = None
     declaration: Declaration | None = None
 
+    def means(self, scorer: str | None, key: str) -> bool:
+        """Whether a value of a scorer is meant, either with its package or without; None stands for any scorer."""
+        return is_name(self.key, key) and (None in (self.scorer, scorer) or is_name(self.scorer, scorer))
+
+
+def is_name(name: str | None, full: str | None) -> bool:
+    """Whether a name is a full one, with its package before it or without."""
+    return name is not None and full is not None and name in (full, full.rpartition("/")[2])
+
 
 def parse_score(word: str) -> ScoreOption:
     """What ``--score`` says. Errors: StudyError with how it is written."""

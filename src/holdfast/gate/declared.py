@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.errors import StudyError
-from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade
+from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade, is_name
 from holdfast.records import Declaration
 from holdfast.store import Store
 from holdfast.store.origins import (
@@ -56,7 +56,7 @@ def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, s
 
 
 def _resolve(origin: Origin, option: ScoreOption) -> str:
-    mine = [one for one in origin.declarations if _is_meant(one, option)]
+    mine = [one for one in origin.declarations if option.means(one.scorer, one.key)]
     if option.declaration is not None:
         return _require_same(origin, option.declaration, mine)
     found = {one.objective for one in mine}
@@ -68,7 +68,7 @@ def _resolve(origin: Origin, option: ScoreOption) -> str:
         raise StudyError(
             f"{origin.place}: --score {option.objective}={option.key} may mean {' or '.join(sorted(found))}; name one"
         )
-    waiting = [one for one in origin.undeclared if option.key == one.key and option.scorer in (None, one.scorer)]
+    waiting = [one for one in origin.undeclared if option.means(one.scorer, one.key)]
     if waiting:
         raise StudyError(f"{origin.place}: {tell_undeclared(waiting, option.objective)}")
     keys = dict.fromkeys((*origin.objectives, *(one.key for one in origin.declarations)))
@@ -76,14 +76,10 @@ def _resolve(origin: Origin, option: ScoreOption) -> str:
     raise StudyError(f"{origin.place}: has no score {option.key!r}; scored there: {there}; name one of these")
 
 
-def _is_meant(one: Declaration, option: ScoreOption) -> bool:
-    return one.key == option.key and (None in (one.scorer, option.scorer) or one.scorer == option.scorer)
-
-
 def _require_same(origin: Origin, wanted: Declaration, mine: Sequence[Declaration]) -> str:
     """The objective of the run's own declaration, where that is the wanted one. Errors: StudyError."""
     if not mine:
-        waiting = [one for one in origin.undeclared if one.key == wanted.key]
+        waiting = [one for one in origin.undeclared if is_name(wanted.key, one.key)]
         if waiting:
             raise StudyError(f"{origin.place}: {tell_undeclared(waiting, wanted.objective)}")
         there = ", ".join(origin.objectives) or "nothing"
@@ -91,7 +87,7 @@ def _require_same(origin: Origin, wanted: Declaration, mine: Sequence[Declaratio
             f"{origin.place}: declares no score {wanted.key!r}, scored there: {there}; give its name alone, or import"
             f" the logs with --score {spell(wanted)!r}"
         )
-    other = next((one for one in mine if not same_meaning(one, _without_severe(wanted, one))), None)
+    other = next((one for one in mine if not same_meaning(one, _as_held(wanted, one))), None)
     if other is not None:
         raise StudyError(
             f"{origin.place}: the score {wanted.key!r} is declared as {spell(other)} ({other.source or 'by the user'}),"
@@ -100,9 +96,10 @@ def _require_same(origin: Origin, wanted: Declaration, mine: Sequence[Declaratio
     return mine[0].objective
 
 
-def _without_severe(wanted: Declaration, one: Declaration) -> Declaration:
-    """What is wanted, with the severe value of the run's own where only one of them names any."""
-    return replace(wanted, severe=one.severe) if None in (wanted.severe, one.severe) else wanted
+def _as_held(wanted: Declaration, one: Declaration) -> Declaration:
+    """What is wanted, under the run's own name of the value, with its severe value where only one of them names any."""
+    severe = one.severe if None in (wanted.severe, one.severe) else wanted.severe
+    return replace(wanted, key=one.key, severe=severe)
 
 
 def same_meaning(one: Declaration, other: Declaration) -> bool:
@@ -130,8 +127,8 @@ def declaration_for(
         one
         for one in origin.declarations
         if one.objective == objective
-        and (one.scorer is None or _is_name(one.scorer, scorer))
-        and (one.task is None or not tasks or any(_is_name(_short(one.task), task) for task in tasks))
+        and (one.scorer is None or is_name(one.scorer, scorer))
+        and (one.task is None or not tasks or any(is_name(_short(one.task), task) for task in tasks))
     ]
     if not found:
         raise StudyError(
@@ -152,7 +149,8 @@ def declaration_for(
 
 def _with_severe(one: Declaration, scores: Sequence[ScoreOption]) -> Declaration:
     """A declaration with the severe value that the user named, where it has none."""
-    said = [option.declaration for option in scores if option.declaration is not None and _is_meant(one, option)]
+    meant = (option.declaration for option in scores if option.means(one.scorer, one.key))
+    said = [given for given in meant if given is not None]
     severe = next((given.severe for given in said if given.severe is not None), None)
     if one.severe is not None or severe is None:
         return one
@@ -163,11 +161,6 @@ def _with_severe(one: Declaration, scores: Sequence[ScoreOption]) -> Declaration
 def _short(name: str) -> str:
     """A name without its package."""
     return name.rpartition("/")[2]
-
-
-def _is_name(name: str, full: str) -> bool:
-    """Whether a name is a full one, with its package before it or without."""
-    return name in (full, _short(full))
 
 
 def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:

@@ -22,7 +22,7 @@ from inspect_ai.scorer import Score as InspectScore
 from holdfast.errors import StudyError
 from holdfast.exchange.inspect.actors import GRADERS, plain_text, roles_of
 from holdfast.exchange.known import Refusal, find_known
-from holdfast.exchange.scales import ScoreOption, describe, is_grade, on_scale, read_number
+from holdfast.exchange.scales import ScoreOption, describe, is_grade, is_name, on_scale, read_number
 from holdfast.models.calls.structured import clean
 from holdfast.records import Declaration, Score, content_id
 from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
@@ -194,7 +194,7 @@ class Scoring:
     def _option(self, place: Place) -> ScoreOption | None:
         """The user's option for a value; one that names the scorer goes before one that does not."""
         _, scorer, key = place
-        fitting = [one for one in self._options if _names(one.key, key) and _fits(one, scorer)]
+        fitting = [one for one in self._options if one.means(scorer, key)]
         fitting.sort(key=lambda one: one.scorer is None)
         self._used.update(fitting)
         exact = [one for one in fitting if (one.scorer is None) == (fitting[0].scorer is None)]
@@ -204,7 +204,8 @@ class Scoring:
 
     def _is_given_elsewhere(self, place: Place, objective: str) -> bool:
         """Whether the user said that another value of this scorer is the objective."""
-        return any(one.objective == objective and _fits(one, place[1]) for one in self._options)
+        named = [one.scorer for one in self._options if one.objective == objective]
+        return any(scorer is None or is_name(scorer, place[1]) for scorer in named)
 
     def _require_one(self, place: Place) -> None:
         """Refuse two values of one scorer as one objective: which of them is meant?"""
@@ -391,14 +392,6 @@ def _registered(log: EvalLog, scorer: str) -> str:
     plain = re.sub(r"\d+$", "", scorer)
     names = [one.name for one in log.eval.scorers or ()]
     return next((one for wanted in (scorer, plain) for one in names if wanted in (one, _short(one))), scorer)
-
-
-def _names(wanted: str, key: str) -> bool:
-    return wanted in (key, _short(key))
-
-
-def _fits(option: ScoreOption, scorer: str) -> bool:
-    return option.scorer is None or option.scorer in (scorer, _short(scorer))
 
 
 def _shown(place: Place) -> str:

@@ -113,9 +113,13 @@ def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
         if name in _CONTENT_EVENTS:
             body = perhaps(place, inner.get(_CONTENT_EVENTS[name]))
             if name.endswith("prompt"):
+                if choices:
+                    close()
                 given += read_request(place, body).said
             else:
                 reply = read_response(place, body)
+                if not choices.keys().isdisjoint(range(len(reply.choices))):
+                    close()
                 choices |= {at: (said, reply.reasons[at]) for at, said in enumerate(reply.choices)}
             continue
         body = _body(place, inner)
