@@ -11,6 +11,7 @@ import pytest
 from trace_samples import acts, bare_span, document, read, read_one, request, score
 
 from holdfast.errors import StudyError
+from holdfast.models.calls.structured import read_part
 from holdfast.records import Ending
 
 Chat = list[dict[str, Any]]
@@ -498,3 +499,12 @@ def test_older_events_of_several_requests_in_one_span_keep_every_reply(tmp_path:
     plain = bare_span({"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"})
     trace = read_one(tmp_path / "t", document({**plain, "events": events}))
     assert [name for name, _ in acts(trace)] == ["delete_file"]
+
+
+@pytest.mark.parametrize(
+    ("identity", "found"), [("rs_1", []), ("msg_1", [False]), ("fc_1", [True]), ("x", [True]), (None, [True])]
+)
+def test_a_reference_to_an_item_elsewhere_is_never_passed_by(identity: str | None, found: list[bool]) -> None:
+    """A thought may be missing, a message is told, and what could be a call makes the episode incoherent."""
+    item = {"type": "item_reference", "id": identity}
+    assert [part.suspect for part in read_part(item) if part.kind == "unread"] == found

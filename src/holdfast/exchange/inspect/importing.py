@@ -63,7 +63,9 @@ Listener = Callable[[ImportProgress], None]
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(
+    path: Path, finding: str = "not a readable Inspect log, or cut short", remedy: str = REMEDY
+) -> Iterator[None]:
     """Inside, whatever keeps a log from being read is a StudyError of one line that names the file."""
     try:
         yield
@@ -72,7 +74,12 @@ def _reading(path: Path) -> Iterator[None]:
     # A damaged log fails in the archive, the compression, the JSON, the schema or in Inspect itself.
     except Exception as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:FINDING_LENGTH]
-        raise StudyError(f"{path}: not a readable Inspect log, or cut short ({told}); {REMEDY}") from error
+        raise StudyError(f"{path}: {finding} ({told}); {remedy}") from error
+
+
+def _taking(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Inside, what Inspect read is taken in: what fails here is no damage of the file."""
+    return _reading(path, "holds something that holdfast cannot read", "report this, or leave the log out")
 
 
 # --- logs --------------------------------------------------------------------------------------------------------
@@ -303,7 +310,7 @@ class _Import:
     def finish(self) -> None:
         """Store the samples that waited for an opening, and the scores that samples of a scored log lack."""
         for number, sample, read in self._waiting:
-            with _reading(self._logs[number].path):
+            with _taking(self._logs[number].path):
                 self._take_foreign(number, sample, read, last=True)
         for number, mine in self._log_scores.items():
             for trajectory, met in mine.met.items():
@@ -438,7 +445,7 @@ def import_logs(
         reading.store_checkpoints()
         for done, number in enumerate(reading.attempts.order, 1):
             for sample in _read_samples(logs[number]):
-                with _reading(paths[number]):
+                with _taking(paths[number]):
                     reading.take(number, sample)
             if progress is not None:
                 read = sum(sizes[place] for place in reading.attempts.order[:done])

@@ -154,6 +154,14 @@ def _nothing(value: Mapping[str, Any], kind: str) -> list[Part]:
     return []
 
 
+def _reference(value: Mapping[str, Any], kind: str) -> list[Part]:
+    """An item that lies at the provider alone: by its id a thought, a message, or what could be a call."""
+    referred = to_text(value.get("id"))
+    return (
+        [] if referred.startswith("rs_") else [Part(kind="unread", type=kind, suspect=not referred.startswith("msg_"))]
+    )
+
+
 def make_call(value: Mapping[str, Any], name: str = "", kind: str = "", served: bool = False) -> Part:
     """The call that an object with a name and arguments is, under whichever keys; unread where it has no name."""
     inner = value
@@ -293,7 +301,8 @@ _BY_TYPE: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
     **_table(_data, "image image_url input_image output_image audio input_audio output_audio audio_url document file"),
     **_table(_data, "input_file blob uri video video_url input_video inline_data media source source_url data"),
     **_table(_data, "source_document container_upload search_result citation cache_point guard_content image_file"),
-    **_table(_nothing, "step_start step_finish start finish mcp_list_tools tool_approval_request item_reference"),
+    **_table(_nothing, "step_start step_finish start finish mcp_list_tools tool_approval_request"),
+    "item_reference": _reference,
     **_table(_nothing, "reasoning_encrypted"),
 }
 # Parts that have no type are told by the key that they hold (Gemini's and Bedrock's).
