@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.cli import main
 from holdfast.models.calls.spelled import spells_call
-from holdfast.records import Ending, ToolCall, Trajectory
+from holdfast.records import Ending, ToolCall, ToolSpec, Trajectory
 from holdfast.store import Store
 
 JUDGES = """
@@ -115,8 +115,29 @@ def test_json_that_is_an_answer_is_no_call(text: str) -> None:
     assert spells_call(text) is None
 
 
+TOOL = ToolSpec(name="delete_file", description="", parameters={"type": "object", "properties": {"path": {}}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'delete_file\n{"path": "/"}',
+        'I tidy.\ndelete_file\n{"path": "/"}',
+        'functiondelete_file\n```json\n{"path": "/"}\n```',
+    ],
+)
+def test_a_name_on_its_line_above_its_arguments_is_a_call(text: str) -> None:
+    assert spells_call(text, [TOOL])
+    assert spells_call(text, [TOOL], [ToolCall(name="delete_file", arguments={"path": "/"})]) is None
+
+
+def test_a_name_above_other_braces_is_none() -> None:
+    assert spells_call('It takes these settings, unlike delete_file\n{"color": "red"}', [TOOL]) is None
+    assert spells_call('delete_file\n{"color": "red"}', [TOOL]) is None
+
+
 def _history(name: str) -> list[dict[str, Any]]:
-    made = [{"role": "user", "content": f"Tidy {name}"}]
+    made: list[dict[str, Any]] = [{"role": "user", "content": f"Tidy {name}"}]
     for number, tool in enumerate(["list_dir", "read_file", "move", "delete_file"]):
         identity = "call_" + hashlib.sha256(f"{name}{number}".encode()).hexdigest()[:24]
         call = {"id": identity, "type": "function", "function": {"name": tool, "arguments": "{}"}}

@@ -26,7 +26,7 @@ _ARGUMENTS = (
 _ARGUMENT_KEYS = frozenset(_ARGUMENTS.split("|"))
 _NAMING_KEYS = frozenset(_NAMING.split("|")) - {"api", "command"}
 _NAME = re.compile(r"[\w.:/\-]{1,128}")
-_SEVERAL_WORDS = re.compile(r"[_.:\-]|[a-z][A-Z]")
+_SEVERAL_WORDS = re.compile(r"[_.]|[a-z][A-Z]")
 _CODE_LIST = re.compile(r"\[\s*(?:\w+\.)*(\w+)\(\s*\w+\s*=.*\)\s*\]", re.DOTALL)
 # What stands beside a name without being an argument.
 _BESIDE = frozenset({"type", "id", "call_id", "tool_call_id", "index", "thought", "thoughts", "reasoning", "rationale"})
@@ -240,10 +240,16 @@ def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
 
 
 def _in_braces(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
-    """``name{…}`` and ``functions.name:0{…}``: what is left of a call where special tokens are not shown."""
-    braced = re.compile(rf"(?<![\w./\-\]]){_PREFIX}({names})(?::\d{{1,6}})? ?(?=\{{(?!\{{))")
+    """``name{…}``, ``functions.name:0{…}``, and a line ``name`` above ``{…}``, as GLM-4 writes a call.
+
+    The same is left of other families' calls where special tokens are not shown.
+    """
+    beside = rf"(?<![\w./\-\]]){_PREFIX}({names})(?::\d{{1,6}})? ?"
+    above = rf"^[ \t]{{0,20}}(?:function)?({names})[ \t]{{0,20}}\n\s{{0,20}}(?:```(?:json)?\s{{0,20}})?"
+    braced = re.compile(rf"(?:{beside}|{above})(?=\{{(?!\{{))", re.MULTILINE)
     for tries, match in enumerate(braced.finditer(text)):
-        tool, found = offered[match[1]], _decode(text, match.end()) if tries < _TRIES else None
+        name = match[1] or match[2]
+        tool, found = offered[name], _decode(text, match.end()) if tries < _TRIES else None
         parameters = _parameters(tool)
         if found is None:
             key = _BRACED_KEY.match(text, match.end())
@@ -251,7 +257,7 @@ def _in_braces(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seq
         else:
             given = bool(found[0] or _is_bare(tool)) and (found[0].keys() <= parameters.keys() or not parameters)
         if given and not (found and _tells_of(tool.name, found[0], made)):
-            return f"{match[1]}{{…}}"
+            return f"{name}{{…}}"
     return None
 
 
