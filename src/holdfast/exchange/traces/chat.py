@@ -48,6 +48,8 @@ def is_chat(value: Any) -> bool:
         return False
     if "messages" in value or isinstance(value.get("conversations"), list):
         return True
+    if isinstance(value.get("contents"), list) and find_messages(value) == "contents":
+        return True  # Gemini's, as it is kept for tuning
     return _request(value) is not None and (is_batch_request(value) or _response(value) is not None)
 
 

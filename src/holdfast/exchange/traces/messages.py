@@ -25,7 +25,7 @@ ROLES: dict[str, Role] = {
     **{"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant"},
     **{"model": "assistant", "ai": "assistant", "chatbot": "assistant", "agent": "assistant", "tool": "tool"},
     **{"function": "tool", "ipython": "tool", "observation": "tool", "gpt": "assistant", "bot": "assistant"},
-    **{"tool_response": "tool", "function_response": "tool"},
+    **{"tool_response": "tool", "function_response": "tool", "tool_result": "tool", "toolresult": "tool"},
 }
 _CALL_OF_ANSWER = ("tool_call_id", "tool_use_id", "toolCallId", "toolUseId", "call_id", "id")
 _SUFFIXES = ("messagechunk", "message")  # of LangChain's classes

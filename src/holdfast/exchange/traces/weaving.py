@@ -159,6 +159,7 @@ class _Loom:
         self._beginnings: dict[Piece, list[Strand]] = defaultdict(list)
         self._ends: dict[Piece, list[Strand]] = defaultdict(list)
         self._units: dict[str, list[Strand]] = defaultdict(list)
+        self._calls: dict[str, list[Strand]] = defaultdict(list)
         self._named: dict[str, Strand] = {}
         self._waiting: dict[str, list[Exchange]] = defaultdict(list)
 
@@ -184,7 +185,7 @@ class _Loom:
         said, pieces = forms[0], _cut(forms[0])
         joins = (
             *(self._continue, self._continue_bare, self._follow, self._repeat, self._within, self._overlap),
-            *(self._loosely, self._begin),
+            *(self._loosely, self._continue_cleared, self._begin),
         )
         strand = next(found for join in joins if (found := join(exchange, said, pieces)) is not None)
         self._belong(strand, exchange)
@@ -345,6 +346,18 @@ class _Loom:
                 return strand
         return None
 
+    def _continue_cleared(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
+        """A strand is the beginning, though results in it were cleared since: its calls have ids of their own."""
+        known = {id(strand): strand for call in filter(_is_unique, pieces.ids) for strand in self._calls.get(call, ())}
+        for strand in reversed(known.values()):
+            length = len(strand.pieces.loose)
+            begins = length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose
+            if begins and _rank(strand, exchange) is not None and _ids_equal(strand.pieces, pieces):
+                self.counts["requests"] += 1
+                self._append(strand, exchange, said, pieces, length)
+                return strand
+        return None
+
     # --- changes
 
     def _begin(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand:
@@ -382,6 +395,9 @@ class _Loom:
             self._whole[pieces.prefixes[-1]].append(strand)
             self._bare[pieces.bare[-1]].append(strand)
             self._ends[pieces.marks[-1]].append(strand)
+        for call in filter(_is_unique, pieces.ids[known:]):
+            if strand not in self._calls[call][-_MOST_TRIED:]:
+                self._calls[call].append(strand)
         for prefix in pieces.prefixes[max(known - 1, 0) :]:
             held = self._beginnings[prefix]
             if len(held) < _MOST_TRIED and strand not in held[-1:]:

@@ -42,6 +42,7 @@ MARKERS: tuple[str, ...] = (
     "<functioncall>",  # Glaive
     "</functioncall>",
     "<|tools_prefix|>",  # Apertus
+    "<tool_input>",  # LangChain's XML agents
     "<steptml:",
     "```tool_code",  # Gemma
     "```tool_call",

@@ -24,6 +24,10 @@ _ARGUMENTS = (
     "|function_args|function_arguments|actionInput"
 )
 _ARGUMENT_KEYS = frozenset(_ARGUMENTS.split("|"))
+_NAMING_KEYS = frozenset(_NAMING.split("|")) - {"api", "command"}
+_NAME = re.compile(r"[\w.:/\-]{1,128}")
+_SEVERAL_WORDS = re.compile(r"[_.]|[a-z][A-Z]")
+_CODE_LIST = re.compile(r"\[\s*(?:\w+\.)*(\w+)\(\s*\w+\s*=.*\)\s*\]", re.DOTALL)
 # What stands beside a name without being an argument.
 _BESIDE = frozenset({"type", "id", "call_id", "tool_call_id", "index", "thought", "thoughts", "reasoning", "rationale"})
 _TAGS = "tool|tool_name|toolname|function|function_name|name|action|command"
@@ -60,8 +64,8 @@ def spells_call(
     for find in (_in_json, _in_code, _in_braces, _in_tags) if offered else ():
         if (found := find(spoken, names, offered, made)) is not None:
             return found
-    if not made and _is_whole_call(spoken):
-        return "JSON of a call"
+    if _is_whole_call(spoken, made, known=bool(tools)):
+        return "a call by itself"
     done = {call.name for call in made}
     others = "|".join(sorted(map(re.escape, offered.keys() - done), key=len, reverse=True))
     return _in_lines(spoken, others, any_tool=not made) if headings else None
@@ -164,23 +168,53 @@ def _calls(found: Mapping[str, Any], key: str, tool: ToolSpec) -> bool:
     return rest <= _parameters(tool).keys()
 
 
-def _is_whole_call(text: str) -> bool:
-    """Whether a text is nothing but JSON of one call or several, of whatever tools."""
-    bare = text.strip().strip("`").strip().removeprefix("json").lstrip()
-    if not bare.startswith(("{", "[")) or '"arguments"' not in bare:
+def _is_whole_call(text: str, made: Sequence[ToolCall], *, known: bool) -> bool:
+    """Whether a text is nothing but calls, of whatever tools, in JSON or as ``[name(key=…)]``.
+
+    Where the tools are ``known`` and none of them is meant, only ``name`` with ``arguments`` says that it is one.
+    """
+    bare = text.strip().strip("`").strip().removeprefix("json").removeprefix("python").lstrip()
+    if not bare.startswith(("{", "[")):
         return False
+    if not known and (listed := _CODE_LIST.fullmatch(bare)) is not None:
+        return listed[1] not in {call.name for call in made}
     try:
         found = json.loads(bare)
     except (ValueError, RecursionError):
         return False
-    listed = found if isinstance(found, list) else [found]
-    return bool(listed) and all(isinstance(one, dict) and _is_plain_call(one) for one in listed)
+    calls = [_whole_call(one, known=known) for one in _each_call(found)]
+    return bool(calls) and None not in calls and not all(call and _tells_of(*call, made) for call in calls)
 
 
-def _is_plain_call(found: Mapping[str, Any]) -> bool:
+def _each_call(found: Any) -> list[Any]:
+    """What a JSON value lists, also under one of the keys by which replies hold calls."""
+    if isinstance(found, dict) and len(found) == 1:
+        key, inner = next(iter(found.items()))
+        found = inner if key in ("tool_calls", "tool_uses", "function_call", "tool_call") else found
+    return found if isinstance(found, list) else [found]
+
+
+def _whole_call(found: Any, *, known: bool) -> tuple[str, Any] | None:
+    """Name and arguments of an object that holds a tool's name, its arguments and nothing else."""
+    if not isinstance(found, dict):
+        return None
     if isinstance(inner := found.get("function"), Mapping):
         found = inner
-    return found.keys() - _BESIDE == {"name", "arguments"} and not _is_schema(found["arguments"])
+    keys = found.keys() - _BESIDE
+    names = [key for key in keys if key in _NAMING_KEYS]
+    given = [key for key in keys if key in _ARGUMENT_KEYS]
+    if known and keys != {"name", "arguments"}:
+        return None
+    if len(keys) != 2 or len(names) != 1 or len(given) != 1:
+        return None
+    name, arguments = found[names[0]], found[given[0]]
+    # Only where the key is the usual one may the arguments be text: JSON within JSON.
+    told = isinstance(arguments, Mapping) or given[0] in ("arguments", "action_input", "tool_input")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not told or _is_schema(arguments):
+        return None
+    if names == ["name"] and given != ["arguments"] and not _SEVERAL_WORDS.search(name):
+        return None  # much else has a name and parameters; names of tools are verbs with objects
+    return name.rpartition(".")[2], arguments
 
 
 def _is_schema(value: Any) -> bool:
@@ -206,10 +240,16 @@ def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
 
 
 def _in_braces(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
-    """``name{…}`` and ``functions.name:0{…}``: what is left of a call where special tokens are not shown."""
-    braced = re.compile(rf"(?<![\w./\-\]]){_PREFIX}({names})(?::\d{{1,6}})? ?(?=\{{(?!\{{))")
+    """``name{…}``, ``functions.name:0{…}``, and a line ``name`` above ``{…}``, as GLM-4 writes a call.
+
+    The same is left of other families' calls where special tokens are not shown.
+    """
+    beside = rf"(?<![\w./\-\]]){_PREFIX}({names})(?::\d{{1,6}})? ?"
+    above = rf"^[ \t]{{0,20}}(?:function)?({names})[ \t]{{0,20}}\n\s{{0,20}}(?:```(?:json)?\s{{0,20}})?"
+    braced = re.compile(rf"(?:{beside}|{above})(?=\{{(?!\{{))", re.MULTILINE)
     for tries, match in enumerate(braced.finditer(text)):
-        tool, found = offered[match[1]], _decode(text, match.end()) if tries < _TRIES else None
+        name = match[1] or match[2]
+        tool, found = offered[name], _decode(text, match.end()) if tries < _TRIES else None
         parameters = _parameters(tool)
         if found is None:
             key = _BRACED_KEY.match(text, match.end())
@@ -217,7 +257,7 @@ def _in_braces(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seq
         else:
             given = bool(found[0] or _is_bare(tool)) and (found[0].keys() <= parameters.keys() or not parameters)
         if given and not (found and _tells_of(tool.name, found[0], made)):
-            return f"{match[1]}{{…}}"
+            return f"{name}{{…}}"
     return None
 
 

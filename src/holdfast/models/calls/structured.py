@@ -117,8 +117,11 @@ def answer_text(value: Any) -> str:
 
 
 def _kind(value: Mapping[str, Any]) -> str:
+    """The type of a part in small letters with underscores: ``tool-call``, ``toolCall`` and ``ToolCall`` are one."""
     found = value.get("type")
-    return found.replace("-", "_").replace(".", "_").lower() if isinstance(found, str) else ""
+    if not isinstance(found, str):
+        return ""
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", found).replace("-", "_").replace(".", "_").lower()
 
 
 def _text(value: Mapping[str, Any], kind: str) -> list[Part]:
@@ -270,11 +273,11 @@ def _inner(read: Callable[[Mapping[str, Any], str], list[Part]], *keys: str) -> 
 def _unread(value: Mapping[str, Any], kind: str) -> list[Part]:
     """What is of no known kind: its text is kept, and a call that shows its name and arguments too."""
     words = words_of(kind).union(*(words_of(key) for key in value))
-    suspect = not CALLING_WORDS.isdisjoint(words) or (
-        _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None
-    )
+    acts = _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None
+    # What wraps a call, under whatever name, could be one too.
+    suspect = acts or not CALLING_WORDS.isdisjoint(words) or any(holds_calls(key, one) for key, one in value.items())
     made = [Part(kind="unread", type=kind or "/".join(sorted(value)[:3]), suspect=suspect)]
-    if suspect and _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None:
+    if acts:
         return [*made, make_call(value, kind=kind)]
     text = _first(value, ("text", "content"))
     return [*made, Part(kind="text", type=kind, text=clean(text))] if isinstance(text, str) else made
@@ -511,6 +514,10 @@ def holds_calls(key: str, value: Any, depth: int = 0) -> bool:
     return (
         acts
         or any(isinstance(one, str) and _names_tool(inner) for inner, one in value.items())
+        or (
+            _first(value, ARGUMENTS) is not None
+            and any(isinstance(value.get(key), str) for key in ("tool", "function"))
+        )
         or not CALLING_WORDS.isdisjoint(words_of(_kind(value)))
         or any(holds_calls(inner, one, depth + 1) for inner, one in value.items())
     )
