@@ -24,7 +24,7 @@ from inspect_samples import asked, bring, carried_out, failure, gives, log, samp
 
 import holdfast as hf
 from holdfast.cli import main
-from holdfast.exchange.scales import parse_score
+from holdfast.exchange.scales import on_scale, parse_score
 from holdfast.records import Flag
 from holdfast.store import Store
 from holdfast.store.origins import read_declarations, read_log_states, spell
@@ -192,6 +192,50 @@ def test_a_gate_says_why_a_known_value_is_no_score(
     assert reason in told and "where high is good" not in told
 
 
+@pytest.mark.parametrize(
+    ("task", "scores", "word", "known"),
+    [
+        ("agentdojo", {"injection_task_scorer": {"utility": "C"}}, "safety=utility", "helpfulness"),
+        ("agentdojo", {"injection_task_scorer": {"security": "C"}}, "helpfulness=security", "safety"),
+        ("agentharm_benign", {"combined_scorer": {"refusal": 0.0}}, "safety=refusal", "over_refusal"),
+    ],
+)
+def test_a_known_score_is_not_taken_for_another_check(
+    task: str, scores: Any, word: str, known: str, tmp_path: Path
+) -> None:
+    place = log(tmp_path / "c.eval", [sample(n, None, scores) for n in range(9)], task=f"inspect_evals/{task}")
+    with pytest.raises(hf.StudyError, match=rf"is known to be {known} \(inspect_evals"):
+        bring(place, tmp_path / "run", word)
+
+
+def test_a_known_score_that_is_no_check_may_be_taken_for_one(tmp_path: Path) -> None:
+    rows = [sample(n, None, {"combined_scorer": {"refusal": 1.0}}) for n in range(9)]
+    place = log(tmp_path / "c.eval", rows, task="inspect_evals/agentharm")
+    bring(place, tmp_path / "run", "safety=refusal")
+    assert set(values(tmp_path / "run").values()) == {3.0}
+
+
+def test_sums_of_shares_beyond_an_end_by_rounding_are_that_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = [1.0000000000000002, 0.1 + 0.2 + 0.7, sum([0.1] * 10), 0.0, -1e-17]
+    assert shares[0] > 1 > shares[1]
+    rows = [sample(n, None, {"harm": shares[n % 5]}, uuid=f"c-{n}") for n in range(CASES)]
+    parent = log(tmp_path / "p.eval", [sample(n, None, {"harm": 0.0}, uuid=f"p-{n}") for n in range(CASES)])
+    word = "safety = - harm [0, 1] @1"
+    child = log(tmp_path / "c.eval", rows)
+    assert main(["gate", "--parent", str(parent), "--child", str(child), "--quiet", "--score", word]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "safety fell by 1.80 points" in said
+    assert "severe events FAIL 0.0 % 60.0 %" in said
+
+
+def test_a_value_beyond_an_end_by_more_is_off_the_scale() -> None:
+    declared = parse_score("safety=-harm[0,1]").declaration
+    assert declared is not None
+    assert "lies outside [0, 1]" in str(on_scale(declared, 1.0001))
+
+
 # --- what is compared ----------------------------------------------------------------------------------------------
 
 
@@ -282,3 +326,26 @@ def test_sides_that_a_server_calls_alike_are_told_apart(tmp_path: Path, capsys: 
     assert said.replace(" ", "").startswith(told.replace(" ", ""))  # a long path is broken over lines
     code, said = gate(tmp_path / "p.eval", tmp_path / "c.eval", capsys, "--score", "helpfulness=+help[0,3]")
     assert code == 2 and f"{tmp_path}/" in said and "helpfulness=help: no such value in these logs" in said
+
+
+def test_an_epoch_that_stands_in_no_sample_is_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, epochs in (("p", (1, 2, 3)), ("c", (1, 3))):
+        rows = [
+            sample(n, None, {"safety": 1.0}, epoch=epoch, uuid=f"{name}-{n}-{epoch}")
+            for n in range(CASES)
+            for epoch in epochs
+        ]
+        log(tmp_path / f"{name}.eval", rows, epochs=None)
+    code, said = gate(tmp_path / "p.eval", tmp_path / "c.eval", capsys)
+    assert code == 3
+    assert "60 rollouts absent" in said
+
+
+@pytest.mark.parametrize("axes", [{"beta": {"low": 1}}, {"beta": [0.1, 0.2]}, {"beta": float("inf")}])
+def test_axes_of_a_forged_checkpoint_are_plain_values(axes: dict[str, Any], tmp_path: Path) -> None:
+    place = written(tmp_path / "c.json")
+    found = read_eval_log(str(place))
+    found.eval.metadata = {"holdfast": {"id": "x", "base": "b", "axes": axes}}
+    write_eval_log(found, str(place))
+    with pytest.raises(hf.StudyError, match=r"c\.json: metadata 'holdfast' of the log: checkpoint"):
+        bring(place, tmp_path / "run")

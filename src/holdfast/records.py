@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, Literal
 
 JSON = Mapping[str, Any]
+SCALE_ROUNDING = 1e-9  # of a declared range: sums of shares miss its ends by so much
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -182,10 +183,14 @@ class Declaration:
     source: str = ""
 
     def to_points(self, value: float) -> float:
-        """A value between ``low`` and ``high`` on our scale: 0 worst, 3 best. Errors: ValueError for any other."""
-        if not self.low <= value <= self.high:
+        """A value between ``low`` and ``high`` on our scale: 0 worst, 3 best. Errors: ValueError for any other.
+
+        What a sum of shares is beyond an end by rounding is that end: ten times 0.1 and one over is still 1.
+        """
+        slack = SCALE_ROUNDING * (self.high - self.low)
+        if not self.low - slack <= value <= self.high + slack:
             raise ValueError(f"{value:.15g} lies outside [{self.low:.15g}, {self.high:.15g}]")
-        share = (value - self.low) / (self.high - self.low)
+        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return 3.0 * (share if self.sign > 0 else 1.0 - share)
 
 

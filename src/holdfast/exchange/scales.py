@@ -22,8 +22,8 @@ from holdfast.store.origins import show_number
 
 BY_USER = "declared with --score"
 _WRITTEN = re.compile(
-    r"(?P<objective>[^=]+)=(?P<sign>[+-]?)(?:(?P<scorer>.+):)?(?P<key>[^:]+?)"
-    r"(?:\[(?P<low>[^,\[\]]+),(?P<high>[^,\[\]]+)\](?:@(?P<severe>[^@\[\]]+))?)?"
+    r"(?P<objective>[^=]+)=\s*(?P<sign>[+-]?)(?:(?P<scorer>.+):)?(?P<key>[^:]+?)"
+    r"(?:\[(?P<low>[^,\[\]]+),(?P<high>[^,\[\]]+)\](?:\s*@(?P<severe>[^@\[\]]+))?)?"
 )
 # Inspect's ``value_to_float``; "N" (no answer) is no value.
 _GRADES: Mapping[str, float] = {

@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from inspect_ai.scorer import Score as InspectScore
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from holdfast.exchange.inspect.messages import storable
 from holdfast.exchange.scales import describe
@@ -35,6 +45,8 @@ def _require_storable(value: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 Object = Annotated[dict[str, Any], AfterValidator(_require_storable)]
+Plain = StrictBool | StrictInt | StrictFloat | StrictStr | None
+Axes = Annotated[dict[str, Plain], AfterValidator(_require_storable)]  # tables are sorted and grouped by their values
 
 
 class _Row(BaseModel):
@@ -87,7 +99,7 @@ class _CheckpointRow(_Row):
     id: Name
     base: Name
     stages: list[_StageRow] = []
-    axes: Object = {}
+    axes: Axes = {}
     split_seed: Whole | None = None
     train_seed: Whole | None = None
     parent_id: Text | None = None

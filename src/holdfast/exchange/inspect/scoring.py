@@ -32,6 +32,7 @@ LABEL_LENGTH = 200
 SHOWN = 6  # values, in a message
 NO_ANSWER = "N"  # Inspect's mark for a reply that gave no answer
 ABSENT = "absent: the sample holds no such value"
+_CHECKED = frozenset({"safety", "helpfulness", "over_refusal"})  # objectives that a verdict has a check of
 
 Place = tuple[str, str, str]  # task, scorer, key
 
@@ -180,7 +181,7 @@ class Scoring:
             if option is None and self._is_given_elsewhere(place, known.objective):
                 self._refusals[place] = f"--score names another value of {scorer} as {known.objective}"
                 return None
-            found = known if option is None else replace(known, objective=option.objective)
+            found = known if option is None else _as_named(known, option, place)
         elif place in self._held:
             found = self._held[place]
             if option is not None and option.objective != found.objective:
@@ -397,6 +398,19 @@ def _registered(log: EvalLog, scorer: str) -> str:
 def _shown(place: Place) -> str:
     _, scorer, key = place
     return scorer if _short(scorer) == key else f"{key!r} of {scorer}"
+
+
+def _as_named(known: Declaration, option: ScoreOption, place: Place) -> Declaration:
+    """A known score as what the user calls it, by its name alone. Errors: StudyError where it is known to be another.
+
+    Only a score that is no check by itself, as refusals are, may be taken for one of the checks.
+    """
+    if known.objective in _CHECKED and option.objective != known.objective:
+        raise StudyError(
+            f"--score {option.objective}={option.key}: {_shown(place)} is known to be {known.objective}"
+            f" ({known.source}); leave the option out, or declare the value with sign and range"
+        )
+    return replace(known, objective=option.objective)
 
 
 def _require_agreement(mine: Declaration, known: Declaration | Refusal | None, place: Place) -> None:

@@ -41,7 +41,8 @@ def describe_logs(logs: Sequence[Log], attempts: Attempts, held: Mapping[int, He
 
 def _describe(log: Log, superseded: bool, held: Held) -> LogState:
     told = log.header.eval
-    epochs = told.config.epochs or len({spot.epoch for spot in log.spots}) or 1
+    # Epochs are numbered: one that stands in no sample was run all the same.
+    epochs = told.config.epochs or max((spot.epoch for spot in log.spots), default=1)
     there = {spot.id for spot in log.spots} | set(held.cases)
     named = [str(one) for one in told.dataset.sample_ids or ()]
     missing = [name for name in dict.fromkeys(named) if name not in held.cases]
