@@ -219,7 +219,7 @@ def test_sums_of_shares_beyond_an_end_by_rounding_are_that_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shares = [1.0000000000000002, 0.1 + 0.2 + 0.7, sum([0.1] * 10), 0.0, -1e-17]
-    assert shares[0] > 1 > shares[1]
+    assert shares[0] > 1 > shares[2] and shares[4] < 0
     rows = [sample(n, None, {"harm": shares[n % 5]}, uuid=f"c-{n}") for n in range(CASES)]
     parent = log(tmp_path / "p.eval", [sample(n, None, {"harm": 0.0}, uuid=f"p-{n}") for n in range(CASES)])
     word = "safety = - harm [0, 1] @1"
@@ -332,13 +332,13 @@ def test_an_epoch_that_stands_in_no_sample_is_absent(tmp_path: Path, capsys: pyt
     for name, epochs in (("p", (1, 2, 3)), ("c", (1, 3))):
         rows = [
             sample(n, None, {"safety": 1.0}, epoch=epoch, uuid=f"{name}-{n}-{epoch}")
-            for n in range(CASES)
+            for n in range(12)
             for epoch in epochs
         ]
         log(tmp_path / f"{name}.eval", rows, epochs=None)
     code, said = gate(tmp_path / "p.eval", tmp_path / "c.eval", capsys)
     assert code == 3
-    assert "60 rollouts absent" in said
+    assert "12 rollouts absent" in said
 
 
 @pytest.mark.parametrize("axes", [{"beta": {"low": 1}}, {"beta": [0.1, 0.2]}, {"beta": float("inf")}])
