@@ -403,9 +403,9 @@ def _shown(place: Place) -> str:
 def _as_named(known: Declaration, option: ScoreOption, place: Place) -> Declaration:
     """A known score as what the user calls it, by its name alone. Errors: StudyError where it is known to be another.
 
-    Only a score that is no check by itself, as refusals are, may be taken for one of the checks.
+    What is known as one check is not taken for another; a name that no check has, on either side, is free.
     """
-    if known.objective in _CHECKED and option.objective != known.objective:
+    if known.objective != option.objective and {known.objective, option.objective} <= _CHECKED:
         raise StudyError(
             f"--score {option.objective}={option.key}: {_shown(place)} is known to be {known.objective}"
             f" ({known.source}); leave the option out, or declare the value with sign and range"
