@@ -103,6 +103,12 @@ def smoke_run(base_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root / "smoke"
 
 
+@pytest.fixture(autouse=True)
+def terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test prints for the same width: tables are cut to the terminal's, and terminals and launchers differ."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch on one thread: sums are then taken in one order; `make test-kernels` takes them on two as well."""
