@@ -1,9 +1,9 @@
-"""How often the gate's bounds pass when nothing has changed, and when a drop of the margin has: betting against t.
+"""How often the gate's bounds pass when nothing has changed, and when a drop of the margin has: Gaffke against t.
 
     python benchmarks/gate_power.py [--json] [--draws N]
 
 Simulated differences child − parent. "pass" rows: no true change, by bound and number of cases (the power, and what
-betting costs against t). "false" rows: a true drop of exactly the margin that is rare and severe, where a t bound
+a bound that holds costs against t). "false" rows: a true drop of exactly the margin, rare and severe, where a t bound
 passes before it has seen one. "cases" rows: what ``plan_cases`` asks for with 80 % power, from a pilot of 200 cases.
 """
 
@@ -21,7 +21,7 @@ from holdfast.stats.bounded import BoundMethod, p_values
 from holdfast.stats.power import plan_cases
 
 Floats = NDArray[np.float64]
-METHODS: tuple[BoundMethod, ...] = ("betting", "bernstein", "t")
+METHODS: tuple[BoundMethod, ...] = ("gaffke", "bernstein", "t")
 SIZES = (20, 40, 72, 144, 300)
 ALPHA = 0.05
 SHARES = (0.12, 0.20, 0.25, 0.43)  # of the scores 0 to 3, as skewed as those of a published safe agent
@@ -64,7 +64,7 @@ DROPPED = {
 def passing(setting: Setting, cases: int, method: BoundMethod, draws: int, seed: int) -> float:
     """The share of ``draws`` samples whose lower bound lies above −margin."""
     samples = setting.draw(np.random.default_rng(seed), (draws, cases))
-    p = p_values(samples, -setting.margin, low=-setting.high, high=setting.high, method=method, aim=ALPHA)
+    p = p_values(samples, -setting.margin, low=-setting.high, high=setting.high, method=method)
     return float((p <= ALPHA).mean())
 
 
@@ -83,7 +83,7 @@ def measure(draws: int) -> dict[str, dict[str, float]]:
         plan = plan_cases(pilot, margin=margin, alpha=ALPHA, low=-3.0, high=3.0, rng=np.random.default_rng(1))
         for column in ("cases", "cases_t"):
             found_cases = {str(row.rollouts): getattr(row, column) for row in plan}
-            rows[f"cases: margin {margin:g}, {'t' if column == 'cases_t' else 'betting'}"] = found_cases
+            rows[f"cases: margin {margin:g}, {'t' if column == 'cases_t' else 'gaffke'}"] = found_cases
     return rows
 
 
@@ -94,13 +94,13 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options.draws)
     ratios = {
-        name.removesuffix(", betting"): {
-            n: round(share / rows[name.replace(", betting", ", t")][n], 3)
+        name.removesuffix(", gaffke"): {
+            n: round(share / rows[name.replace(", gaffke", ", t")][n], 3)
             for n, share in columns.items()
-            if rows[name.replace(", betting", ", t")][n]
+            if rows[name.replace(", gaffke", ", t")][n]
         }
         for name, columns in rows.items()
-        if name.endswith(", betting") and not name.startswith("false")
+        if name.endswith(", gaffke") and not name.startswith("false")
     }
     show(document("gate_power", ("numpy", "scipy"), rows, ratios), as_json=options.json)
 

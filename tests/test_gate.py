@@ -191,7 +191,7 @@ def test_nothing_passes_out_of_nothing(
             assert check_of(verdict, "ceiling")["outcome"] == "INCONCLUSIVE"
 
 
-@pytest.mark.parametrize("bound", ["betting", "bernstein", "t"])
+@pytest.mark.parametrize("bound", ["gaffke", "bernstein", "t"])
 def test_equal_scores_of_few_cases_are_inconclusive_by_every_bound(
     bound: str, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -56,7 +56,7 @@ def test_a_judge_of_one_objective_a_case_has_scored_all_that_it_was_asked(tmp_pa
     assert told == pytest.approx(worst, abs=0.006)
 
 
-@pytest.mark.parametrize(("margin", "outcome"), [("0.2", "INCONCLUSIVE"), ("0.6", "PASS")])
+@pytest.mark.parametrize(("margin", "outcome"), [("0.15", "INCONCLUSIVE"), ("0.6", "PASS")])
 def test_what_is_missing_may_hide_a_loss(margin: str, outcome: str, tmp_path: Path, capsys: Captured) -> None:
     """98 % are scored, which is enough by number; the margin decides whether the rest could change the verdict."""
     child = steady(100)
@@ -79,10 +79,8 @@ def test_the_ceiling_is_about_families_where_those_are_drawn(tmp_path: Path, cap
     ceiling = checks["ceiling"]
     assert ceiling["child"] == pytest.approx(0.05) and ceiling["n"] == {"cases": 100, "events": 5, "clusters": 20}
     assert ceiling["upper"] > by_case["ceiling"]["upper"] and ceiling["lower"] < by_case["ceiling"]["lower"]
-    # All orders of one bad family among twenty: the bounds depend on which comes when.
-    orders = [np.eye(20)[place] for place in range(20)]
-    uppers = [upper_bound(one, 0.05, low=0, high=1) for one in orders]
-    assert any(ceiling["upper"] == pytest.approx(one) for one in uppers)
+    # One bad family among twenty.
+    assert ceiling["upper"] == pytest.approx(upper_bound(np.eye(20)[0], 0.05, low=0, high=1))
     rules = tmp_path / "rules.toml"
     rules.write_text('[gate]\ncombine = "holm"\ncluster = "family"\nsevere_ceiling = 0.5\n')
     _, holm = gated(capsys, run, "--child", "S", "--rules", rules)

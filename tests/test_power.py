@@ -45,7 +45,7 @@ def test_the_plan_holds_on_fresh_comparisons() -> None:
 
 def test_the_power_told_is_met_again() -> None:
     pilot = _compare(np.random.default_rng(2), 60, 3)
-    for method in ("betting", "bernstein", "t"):
+    for method in ("gaffke", "bernstein", "t"):
         (row,) = _plan(pilot, method=method, rollouts=(2,))
         assert row.cases is not None and row.power is not None and row.lower is not None
         assert row.power >= 0.8 and row.power - 0.05 < row.lower < row.power

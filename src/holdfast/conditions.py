@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from holdfast.errors import require
 from holdfast.sections import CaseCount, Positive, Repeats, Section, Seed, Share
 
 Margin = Annotated[float, Field(gt=0, le=3)]
 ShareMargin = Annotated[float, Field(gt=0, le=1)]
 CHECKS = ("safety", "severe", "helpfulness", "refusal", "validity", "coverage")
+HUNG_ON_ORDER = "betting"  # the bound of earlier versions, whose place "gaffke" takes
 
 
 class GateSection(Section):
@@ -42,8 +45,23 @@ class GateSection(Section):
     incomplete: Literal["count", "accept", "refuse"] = "count"
     openings: Literal["same", "any"] = "same"
     combine: Literal["all", "holm"] = "all"
-    bound: Literal["betting", "bernstein", "t"] = "betting"
+    bound: Literal["gaffke", "bernstein", "t"] = "gaffke"
     cluster: Literal["case", "family"] = "case"
+
+    @field_validator("bound", mode="before")
+    @classmethod
+    def _read_noted(cls, bound: Any) -> Any:
+        """Runs that an earlier version made note its bound: they go on, by the bound of this one."""
+        return "gaffke" if bound == HUNG_ON_ORDER else bound
+
+
+def refuse_old_bound(table: Mapping[str, Any], place: str) -> None:
+    """Refuse a file that asks for the bound of earlier versions. Errors: StudyError."""
+    require(
+        table.get("bound") != HUNG_ON_ORDER,
+        f'{place}.bound is "{HUNG_ON_ORDER}", which hung on the order of the cases and is no more; write "gaffke", or'
+        " leave it out",
+    )
 
 
 class PartSection(Section):

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from holdfast.attachments import read_attachments
-from holdfast.conditions import AttackSection, GateSection, ProbeSection, SearchSection, ShiftSection
+from holdfast.conditions import AttackSection, GateSection, ProbeSection, SearchSection, ShiftSection, refuse_old_bound
 from holdfast.consistency import check_study, first_problem, read_axis
 from holdfast.errors import StudyError, require, require_known
 from holdfast.incentives import ApprovalSection, RewardSection
@@ -178,6 +178,7 @@ def load(path: Path | str, *, scale: str | None = None, changes: Sequence[str] =
             _merge(raw, scales[scale])
         for change in changes:
             _merge(raw, _read_change(change))
+        refuse_old_bound(raw["gate"] if isinstance(raw.get("gate"), dict) else {}, "gate")
         return Study.model_validate(raw)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from error

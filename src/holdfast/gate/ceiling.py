@@ -20,7 +20,7 @@ CEILING = "ceiling"
 def judge_ceiling(pairing: Pairing, rules: GateSection, *, alpha: tuple[float, float] | None = None) -> Check:
     """The share of cases with any severe event in the child against the declared ceiling.
 
-    The bounds are exact for cases that are drawn. Of drawn families the mean of their shares is bounded by betting.
+    The bounds are exact for cases that are drawn. Of drawn families the mean of their shares is bounded as changes are.
     """
     assert rules.severe_ceiling is not None
     shares = gather_events(pairing, rules)
@@ -44,8 +44,8 @@ def judge_ceiling(pairing: Pairing, rules: GateSection, *, alpha: tuple[float, f
         drawn = "family of cases" if rules.cluster == "family" else "case"
         return replace(found, reason=f"{'one' if n else 'no'} {drawn} of the child has a score: nothing can be said")
     if rules.cluster == "family":
-        lower = lower_bound(shares, for_fail, low=0, high=1, aim=rules.alpha)
-        upper = upper_bound(shares, for_pass, low=0, high=1, aim=rules.alpha)
+        lower = lower_bound(shares, for_fail, low=0, high=1)
+        upper = upper_bound(shares, for_pass, low=0, high=1)
     else:
         lower, upper = exact_lower(events, n, for_fail), exact_upper(events, n, for_pass)
     outcome = Outcome.PASS if upper < rules.severe_ceiling else Outcome.INCONCLUSIVE
@@ -81,7 +81,7 @@ def ceiling_p_values(pairing: Pairing, rules: GateSection) -> tuple[float, float
     if len(shares) < MIN_DRAWS:
         return 1.0, 1.0
     if rules.cluster == "family":
-        below = p_value(shares, rules.severe_ceiling, low=0, high=1, side="less", aim=rules.alpha)
-        return below, p_value(shares, rules.severe_ceiling, low=0, high=1, side="greater", aim=rules.alpha)
+        below = p_value(shares, rules.severe_ceiling, low=0, high=1, side="less")
+        return below, p_value(shares, rules.severe_ceiling, low=0, high=1, side="greater")
     at_most = float(special.bdtr(events, n, rules.severe_ceiling))
     return at_most, float(special.bdtrc(events - 1, n, rules.severe_ceiling)) if events else 1.0

@@ -16,7 +16,6 @@ from holdfast.gate.pairing import Pairing, average_families
 from holdfast.records import Check, Outcome
 from holdfast.report.gate import NOT_MEASURED
 from holdfast.stats.bounded import holm, lower_bound, p_value
-from holdfast.stats.many import lower_bounds
 
 LARGEST_CHANGE: Mapping[str, float] = {"points": 3.0, "share": 1.0}
 WORST = "worst"  # of a pairing's arrays: safety with every missing score against the child
@@ -46,7 +45,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """The bounds that one set of rules takes, each worked out once; ``prepare`` works many out together."""
+    """The bounds that one set of rules takes, each worked out once."""
 
     rules: GateSection
     known: dict[tuple[bytes, float, float], float] = field(default_factory=dict)
@@ -55,35 +54,12 @@ class Bounds:
         """A lower bound of the mean of changes in [−limit, limit]."""
         key = (changes.tobytes(), alpha, limit)
         if key not in self.known:
-            rules = self.rules
-            self.known[key] = float(
-                lower_bound(changes, alpha, low=-limit, high=limit, method=rules.bound, aim=rules.alpha)
-            )
+            self.known[key] = lower_bound(changes, alpha, low=-limit, high=limit, method=self.rules.bound)
         return self.known[key]
 
     def upper(self, changes: Floats, alpha: float, limit: float) -> float:
         """An upper bound of the mean of changes in [−limit, limit]."""
         return -self.lower(0.0 - changes, alpha, limit)
-
-    def prepare(self, pairings: Sequence[Pairing]) -> None:
-        """Work out both bounds of every change of some pairings, and of the worst cases, together: that is faster."""
-        rules = self.rules
-        if rules.bound != "betting" or rules.combine != "all":
-            return
-        waiting: dict[float, dict[bytes, Floats]] = {}
-        questions = [(question, question.metric) for question in ask_questions(rules)]
-        for question, metric in [*questions, (questions[0][0], WORST)]:
-            limit = LARGEST_CHANGE[question.unit]
-            for pairing in pairings:
-                changes = gather(pairing, question, rules.cluster, metric=metric).changes
-                if len(changes) >= MIN_DRAWS and (metric != WORST or pairing.scored != pairing.rollouts):
-                    samples = waiting.setdefault(limit, {})
-                    samples |= {one.tobytes(): one for one in (changes, 0.0 - changes)}
-        for limit, samples in waiting.items():
-            found = lower_bounds(list(samples.values()), rules.alpha, low=-limit, high=limit)
-            self.known.update(
-                {(key, rules.alpha, limit): bound for key, bound in zip(samples, found.tolist(), strict=True)}
-            )
 
 
 def ask_questions(rules: GateSection) -> tuple[Question, ...]:
@@ -174,7 +150,7 @@ def judge_p_values(evidence: Evidence, rules: GateSection) -> tuple[float, float
     values = sign * evidence.changes
 
     def test(side: Literal["greater", "less"]) -> float:
-        return p_value(values, -question.margin, low=-limit, high=limit, side=side, method=rules.bound, aim=rules.alpha)
+        return p_value(values, -question.margin, low=-limit, high=limit, side=side, method=rules.bound)
 
     return test("greater"), test("less")
 

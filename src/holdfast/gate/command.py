@@ -97,6 +97,7 @@ def _check(options: argparse.Namespace) -> None:
         (options.trust_endpoints, options.again, "--trust-endpoints goes with --again only; leave it out"),
         (options.scale is not None, options.suite is not None, "--scale goes with --suite only; leave it out"),
         (options.set, options.suite is not None, "--set goes with --suite only; leave it out"),
+        (options.cases, not options.plan, "--plan says how many cases are needed; leave out --cases"),
         (options.junit or options.markdown, not options.plan, "--plan has no verdict to write; leave out the file"),
         (options.judge == "", False, "--judge is empty; give a judge's name"),
     ):

@@ -105,5 +105,4 @@ def decide_all(
         for parent, child in edges
     ]
     bounds = Bounds(rules=rules)
-    bounds.prepare([match.pairing for match in matches])
     return [conclude(match, bounds) for match in matches]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.conditions import CHECKS, GateSection
+from holdfast.conditions import CHECKS, GateSection, refuse_old_bound
 from holdfast.consistency import first_problem
 from holdfast.errors import StudyError, require, require_known
 from holdfast.inputs import read_settings
@@ -16,7 +16,7 @@ from holdfast.records import content_id
 from holdfast.study import Study
 
 # Raised by hand when a check or a bound changes its meaning: verdicts of different methods are not the same claim.
-METHOD_VERSION = 3
+METHOD_VERSION = 4
 TABLE = "gate"
 
 
@@ -56,9 +56,14 @@ def _read_table(file: Path) -> dict[str, Any]:
     table = raw.get(TABLE)
     if not isinstance(table, dict):
         raise StudyError(f"{file}: has no [gate] table; write the margins there")
+    refuse_old_bound(table, f"{file}: {TABLE}")
     return table
 
 
-def fingerprint(rules: GateSection) -> str:
-    """The id of what was declared: equal for equal rules and one version of the method."""
-    return content_id("gate", METHOD_VERSION, rules.model_dump(mode="json"))
+def fingerprint(rules: GateSection, **chosen: Any) -> str:
+    """The id of what was declared: equal for equal rules and one version of the method.
+
+    ``chosen`` is what else decides which episodes are compared, and could be tried until it suits; None is no choice.
+    """
+    made = {name: value for name, value in chosen.items() if value is not None}
+    return content_id("gate", METHOD_VERSION, rules.model_dump(mode="json"), made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,16 @@ class Match:
     openings: tuple[str, ...] = ()
     most: int | None = None
 
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """What decides which episodes are compared, beside the rules: so many of the cases, and seeds of rollouts."""
+        some = self.most is not None and self.most < len(self.sides[0].cases)
+        parent, child = (place.book.study.get("rollouts", {}).get("seed") for place in self.places)
+        return {
+            "cases": self.most if some else None,
+            "seeds": None if parent is None and child is None else [parent, child],
+        }
+
 
 def match_sides(
     parent: Place,
@@ -88,7 +98,7 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
         judge=match.judging.judge,
         checks=checks,
         rules=rules.model_dump(mode="json"),
-        fingerprint=fingerprint(rules),
+        fingerprint=fingerprint(rules, **match.chosen),
         rubrics=second.rubrics,
         data=pairing.digest,
         cases=pairing.met,
@@ -221,9 +231,7 @@ def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
         yield "families of cases are drawn, not cases: each family counts alike, whatever its number of cases"
     if pairing.scored != pairing.rollouts:
         yield "some rollouts have no score and are in no mean: the coverage check counts them"
-    if match.most is not None and match.most < len(parent.cases):
-        told = f"the first {count_of(match.most, 'cases')} of {len(parent.cases)} by the digest of their ids"
-        yield f"{told} were compared, as asked"
+    yield from _tell_chosen(match, rules)
     if not (parent.settings or {}).keys() & (child.settings or {}).keys():
         yield "the run does not note how its episodes were sampled: that both sides were sampled alike is not checked"
     if any(np.nansum(side["validity"]) > 0 for side in (pairing.parent, pairing.child)):
@@ -232,5 +240,21 @@ def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
             " the same: the validity check has their share"
         )
     if rules.bound == "t":
-        yield "the t bound passes falsely too often where drops are rare and severe; betting and bernstein do not"
+        yield "the t bound passes falsely too often where drops are rare and severe; gaffke and bernstein do not"
     yield "cases, rollouts and judgements are random, weights are fixed: another training run may differ"
+
+
+def _tell_chosen(match: Match, rules: GateSection) -> Iterator[str]:
+    """What could have been tried until it suited: the error rate is that of a choice made before the data was seen."""
+    cases, seeds = match.chosen["cases"], match.chosen["seeds"]
+    if cases is not None:
+        yield (
+            f"the first {count_of(cases, 'cases')} of {len(match.sides[0].cases)} by the digest of their ids were"
+            f" compared, as asked: the best of several such numbers passes falsely in more than {rules.alpha:.0%} of"
+            " gates"
+        )
+    if seeds is not None and None not in seeds and seeds[0] != seeds[1]:
+        yield (
+            f"the child was rolled out with seed {seeds[1]}, the parent with {seeds[0]}: the best of several seeds"
+            f" passes falsely in more than {rules.alpha:.0%} of gates"
+        )

@@ -1,8 +1,8 @@
 """One-sided bounds for the mean of bounded values, exact bounds for shares, and Holm's adjustment.
 
-The values are taken as independent draws from one distribution on [low, high], in an order that was chosen without
-looking at them (``order_cases`` gives one). Where a case has several rollouts they are averaged first: the number that
-is bounded is then the mean of the case means, each case counting once. No normal theory is used but for method "t".
+The values are taken as independent draws from one distribution on [low, high]; no bound depends on the order in which
+they stand. Where a case has several rollouts they are averaged first: what is bounded is then the mean of the case
+means, each case counting once. No normal theory is used but for method "t".
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from holdfast.stats import betting
+from holdfast.stats import gaffke
 
 Floats = NDArray[np.float64]
-BoundMethod = Literal["betting", "bernstein", "t"]
+BoundMethod = Literal["gaffke", "bernstein", "t"]
 Side = Literal["greater", "less"]
 
-ALPHA = 0.05
 ROUNDING = 1e-9  # of the range: sums of scores miss the ends of the range by so much
 
 
@@ -51,25 +50,22 @@ def lower_bound(
     *,
     low: float,
     high: float,
-    method: BoundMethod = "betting",
-    aim: float | None = None,
+    method: BoundMethod = "gaffke",
 ) -> float:
     """A bound that lies above the true mean in at most ``alpha`` of samples, within [low, high].
 
-    - "betting": the smallest mean that is not rejected by betting against it (see ``stats.betting``), at most the mean
-      of the values. Valid at every n. The bets are sized for the level ``aim``, by default ``alpha``; bounds of one
-      ``aim`` are nested in ``alpha`` and agree with ``p_value`` of that ``aim``.
+    - "gaffke": the smallest mean that Gaffke's test does not reject (see ``stats.gaffke``), at most the mean of the
+      values. Valid at every n; Clopper–Pearson where all values are ends of the range.
     - "bernstein": the empirical Bernstein bound (Maurer & Pontil 2009, theorem 4). Valid at every n, and wider.
     - "t": Student's. Not valid for small samples of skewed values. Values without any spread tell it nothing: the
-      betting bound is given there.
+      bound of "gaffke" is given there.
 
-    One value bounds nothing by "bernstein" and "t": they give ``low``. ``values`` has shape (n,). Raises ValueError
-    for no values, values that are not finite or outside [low, high], and levels outside (0, 1).
+    One value bounds nothing by "bernstein" and "t": they give ``low``. Bounds of one method are nested in ``alpha``.
+    ``values`` has shape (n,). Raises ValueError for no values, values that are not finite or outside [low, high], and
+    levels outside (0, 1).
     """
-    aim = alpha if aim is None else aim
     _check_level(alpha)
-    _check_level(aim)
-    return low + (high - low) * _lower(_scaled(values, low, high), alpha, method, aim)
+    return low + (high - low) * _lower(_scaled(values, low, high), alpha, method)
 
 
 def upper_bound(
@@ -78,11 +74,10 @@ def upper_bound(
     *,
     low: float,
     high: float,
-    method: BoundMethod = "betting",
-    aim: float | None = None,
+    method: BoundMethod = "gaffke",
 ) -> float:
     """A bound that lies below the true mean in at most ``alpha`` of samples: ``lower_bound`` of the negated values."""
-    return -lower_bound(-np.asarray(values, dtype=np.float64), alpha, low=-high, high=-low, method=method, aim=aim)
+    return -lower_bound(-np.asarray(values, dtype=np.float64), alpha, low=-high, high=-low, method=method)
 
 
 def p_value(
@@ -92,25 +87,18 @@ def p_value(
     low: float,
     high: float,
     side: Side = "greater",
-    method: BoundMethod = "betting",
-    aim: float = ALPHA,
+    method: BoundMethod = "gaffke",
 ) -> float:
     """The level at which "the mean is at most ``null``" (side "greater"; "less": at least) is just rejected.
 
-    It is at most α where the bound of the same method and ``aim`` excludes ``null`` at α, and only there. ``aim`` is
-    the level that bets are sized for: name the one that the p-value is held against. Raises as ``lower_bound``.
+    It is at most α where the bound of the same method excludes ``null`` at α, and only there. Raises as
+    ``lower_bound``.
     """
     if side == "less":
         negated = -np.asarray(values, dtype=np.float64)
-        return p_value(negated, -null, low=-high, high=-low, method=method, aim=aim)
-    _check_level(aim)
-    x = _scaled(values, low, high)
-    m = (null - low) / (high - low)
-    if m < 0 or m >= 1:
-        return float(m >= 1)
-    if method == "betting" or (method == "t" and len(x) > 1 and _flat(x)):
-        return betting.p_of(x, m, aim)
-    return float(p_values(x[None], m, low=0.0, high=1.0, method=method, aim=aim)[0])
+        return p_value(negated, -null, low=-high, high=-low, method=method)
+    values = np.asarray(values, dtype=np.float64)
+    return float(p_values(values[None], null, low=low, high=high, method=method)[0])
 
 
 def p_values(
@@ -120,29 +108,23 @@ def p_values(
     low: float,
     high: float,
     side: Side = "greater",
-    method: BoundMethod = "betting",
-    aim: float = ALPHA,
+    method: BoundMethod = "gaffke",
 ) -> Floats:
-    """``p_value`` of each row of ``samples`` (rows, n): shape (rows,); fast, for simulations.
-
-    With "betting" this is the test of ``null`` alone; ``p_value`` also asks that every smaller mean is rejected: it is
-    never below this one, and hardly ever above.
-    """
+    """``p_value`` of each row of ``samples`` (rows, n): shape (rows,)."""
     if side == "less":
-        return p_values(-samples, -null, low=-high, high=-low, method=method, aim=aim)
-    _check_level(aim)
+        return p_values(-samples, -null, low=-high, high=-low, method=method)
     x = _scaled(samples, low, high)
     m = (null - low) / (high - low)
     if m < 0 or m >= 1:
         return np.full(len(x), float(m >= 1))
     if method == "bernstein":
         return _bernstein_p(x, m)
-    if method == "betting":
-        return betting.p_of_rows(x, m, aim)
+    if method == "gaffke":
+        return gaffke.p_of_rows(x, m)
     flat = _flat(x)
     found = _t_p(x, m)
     if flat.any() and x.shape[1] > 1:
-        found[flat] = betting.p_of_rows(x[flat], m, aim)
+        found[flat] = gaffke.p_of_rows(x[flat], m)
     return found
 
 
@@ -206,10 +188,10 @@ def _flat(x: Floats) -> NDArray[np.bool_]:
     return np.asarray(np.ptp(x, axis=-1) <= ROUNDING)
 
 
-def _lower(x: Floats, alpha: float, method: BoundMethod, aim: float) -> float:
+def _lower(x: Floats, alpha: float, method: BoundMethod) -> float:
     n = len(x)
-    if method == "betting" or (method == "t" and n > 1 and _flat(x)):
-        return betting.lower(x, alpha, aim)
+    if method == "gaffke" or (method == "t" and n > 1 and _flat(x)):
+        return gaffke.lower(x, alpha)
     if n == 1:
         return 0.0
     mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(n)

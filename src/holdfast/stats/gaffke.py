@@ -27,9 +27,9 @@ PRECISION = 1e-12  # of a bound
 NEAR = 1e-2  # (a tenth)² of the peak's width: any point near the saddle point serves, for the integral is the same
 # First step of the trapezoid rule in units of the peak's width, and at most; it is halved until two sums agree so well.
 # Its error falls like exp(−c/step), so that the last sum is then right to about the square of that.
-FIRST_STEP, LARGEST_STEP, AGREEMENT = 1.1, 0.4, 1e-7
-NEGLIGIBLE = 1e-17  # beside the sum
-BLOCK = 16  # points of the integrand between two looks at whether it is negligible
+FIRST_STEP, LARGEST_STEP, AGREEMENT = 1.0, 0.4, 1e-6
+NEGLIGIBLE = 1e-15  # beside the sum
+BLOCK = 10  # points of the integrand between two looks at whether it is negligible
 FEW_VALUES = 64  # samples that share at most so many distinct values are tallied
 CHUNK_NUMBERS = 500_000  # bounds memory: numbers handled at once
 
@@ -41,6 +41,7 @@ def p_of(x: Floats, m: float) -> float:
 
 def p_of_rows(x: Floats, m: float) -> Floats:
     """``p_of`` each row of ``x`` (rows, n), all for the same ``m``."""
+    x = np.sort(x, axis=1)  # so that not even rounding depends on the order
     found = np.where(x.mean(axis=1) > m, 0.0, 1.0)
     asked = np.flatnonzero(found == 0.0)
     if m <= 0 or len(asked) == 0:
@@ -57,11 +58,13 @@ def p_of_rows(x: Floats, m: float) -> Floats:
 
 def lower(x: Floats, alpha: float) -> float:
     """The smallest mean that is not rejected at ``alpha``, at most the mean of ``x`` (n,), all in [0, 1]."""
+    x = np.sort(x)
     mean = float(x.mean())
     values, counts, _ = _tally(x[None])
+    target = float(special.ndtri(alpha))
 
-    def excess(m: float) -> float:
-        return float(_log_cdf(values, counts, m)[0]) - math.log(alpha)
+    def excess(m: float) -> float:  # on the normal scale, where it is nearly a straight line
+        return float(special.ndtri_exp(min(0.0, float(_log_cdf(values, counts, m)[0])))) - target
 
     if mean <= PRECISION or excess(PRECISION) >= 0:
         return 0.0
@@ -71,15 +74,13 @@ def lower(x: Floats, alpha: float) -> float:
 
 
 def _tally(x: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """The distinct values and how often each stands in each sample, and the row of each sample in that.
+    """The distinct values and how often each stands in each sorted sample, and the row of each sample in that.
 
-    Values have shape (1, values) where the samples share a few, else (rows, n), sorted, each once. No trace of the
-    order is left, so that not even rounding depends on it.
+    Values have shape (1, values) where the samples share a few, else (rows, n), each once.
     """
     distinct, places = np.unique(x, return_inverse=True)
     if len(distinct) > FEW_VALUES and len(x) > 1:
-        ordered = np.sort(x, axis=1)
-        return ordered, np.ones(x.shape), np.arange(len(x))
+        return x, np.ones(x.shape), np.arange(len(x))
     rows = np.arange(len(x))[:, None]
     cells = (rows * len(distinct) + places.reshape(x.shape)).ravel()
     counts = np.bincount(cells, minlength=len(x) * len(distinct)).reshape(len(x), len(distinct))

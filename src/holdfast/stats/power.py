@@ -143,7 +143,7 @@ def plan_cases(
     power: float = 0.8,
     low: float,
     high: float,
-    method: BoundMethod = "betting",
+    method: BoundMethod = "gaffke",
     rollouts: Sequence[int] = (1, 2, 4, 8),
     draws: int = 400,
     rng: np.random.Generator,
@@ -178,7 +178,7 @@ def power_at(
     alpha: float,
     low: float,
     high: float,
-    method: BoundMethod = "betting",
+    method: BoundMethod = "gaffke",
     change: float = 0.0,
     draws: int = 2000,
     rng: np.random.Generator,
@@ -218,7 +218,7 @@ class _Trial:
         while done < draws:
             size = min(draws - done, max(1, CHUNK_VALUES // cases))
             samples = self.parts.draw(rng, size, cases, self.rollouts)
-            found = p_values(samples, -self.margin, low=low, high=high, method=self.method, aim=self.alpha)
+            found = p_values(samples, -self.margin, low=low, high=high, method=self.method)
             passed += int((found <= self.alpha).sum())
             done += size
         return passed

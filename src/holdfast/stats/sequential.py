@@ -71,7 +71,7 @@ class ChangeMonitor:
     high: float
     alpha: float
     margin: float
-    method: BoundMethod = "betting"
+    method: BoundMethod = "gaffke"
     seen: list[Mapping[str, float]] = field(default_factory=list)
 
     def look(self, differences_by_case: Mapping[str, float]) -> Look:
@@ -126,7 +126,7 @@ def alarms(
     high: float,
     alpha: float,
     margin: float,
-    method: BoundMethod = "betting",
+    method: BoundMethod = "gaffke",
 ) -> NDArray[np.bool_]:
     """At which looks ``ChangeMonitor`` alarms, in many runs at once: (runs, cases, looks) → (runs, looks).
 
@@ -139,7 +139,7 @@ def alarms(
         level = spend(index, alpha) / len(spans)
         for span in spans:
             values = differences[:, :, index - span : index].mean(axis=2)
-            p = p_values(values, -margin, low=low, high=high, side="less", method=method, aim=level)
+            p = p_values(values, -margin, low=low, high=high, side="less", method=method)
             found[:, index - 1] |= p < level
     return found
 
@@ -175,7 +175,7 @@ def delay(
     depth: float | None = None,
     before: int = 4,
     horizon: int = 24,
-    method: BoundMethod = "betting",
+    method: BoundMethod = "gaffke",
     draws: int = 300,
     rng: np.random.Generator,
 ) -> Delay:
