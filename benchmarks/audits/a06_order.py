@@ -94,4 +94,5 @@ def _power(draws: int) -> Iterator[Row]:
         yield Row(case=case, value=mean, error=error, low=mean_was - MOST_POWER_LOST, before=f"{mean_was:.4f}")
         name = min(now, key=lambda one: now[one] - was[one])
         case = f"largest power lost in one kind ({name}), {n} cases"
-        yield Row(case=case, value=was[name] - now[name], error=error * math.sqrt(len(now)), before="0")
+        lost = was[name] - now[name]
+        yield Row(case=case, value=lost, error=error * math.sqrt(len(now)), high=MOST_POWER_LOST, before="0")
