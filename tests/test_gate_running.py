@@ -84,6 +84,9 @@ def test_again_is_a_real_second_run_of_the_same_weights(smoke_run: Path, tmp_pat
     second = tmp_path / "second"
     _, other = gated(capsys, *options, "--seed", "2", "-o", second)
     assert other["data"] != verdict["data"] and episodes(second) != made
+    assert other["fingerprint"] != verdict["fingerprint"]
+    for seed, one in ((1, verdict), (2, other)):
+        assert any(f"rolled out with seed {seed}, the parent with 0" in limit for limit in one["limits"])
 
 
 def test_again_needs_a_study_its_weights_and_a_place_of_its_own(

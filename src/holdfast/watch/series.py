@@ -241,11 +241,7 @@ def _streams(state: State, alpha: float, margin: float) -> list[Row]:
 
 
 def flatten(values: Values) -> Floats:
-    """All scores in one row, by the digest of their keys: an order that no score has a part in.
-
-    The keys of traces are theirs alone, one score each, so equal requests do not stand together: the bounds read the
-    row one after another and need an order in which nothing foretells the next score.
-    """
+    """All scores in one row, by the digest of their keys: the same row however the traces were read."""
     return np.array([one for case in order_cases(list(values)) for one in values[case]], dtype=np.float64)
 
 
