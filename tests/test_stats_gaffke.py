@@ -116,3 +116,4 @@ def test_the_ends_are_what_they_must_be() -> None:
     assert gaffke.lower(np.ones(1), 0.05) == pytest.approx(0.05)  # Markov's inequality
     assert gaffke.p_of(np.full(4, 0.5), 0.5) == 1.0
     assert gaffke.p_of(np.full(4, 0.5), 0.0) == 0.0
+    assert gaffke.p_of(np.array([0.5]), 1e-310) < 1e-100

@@ -24,6 +24,7 @@ from scipy import optimize, special
 Floats = NDArray[np.float64]
 
 PRECISION = 1e-12  # of a bound
+MOST_ODDS = 1e150  # so that no square of them overflows
 NEAR = 1e-2  # (a tenth)² of the peak's width: any point near the saddle point serves, for the integral is the same
 # First step of the trapezoid rule in units of the peak's width, and at most; it is halved until two sums agree so well.
 # Its error falls like exp(−c/step), so that the last sum is then right to about the square of that.
@@ -90,7 +91,7 @@ def _tally(x: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 def _log_cdf(values: Floats, counts: Floats, m: float) -> Floats:
     """log P(Σ Dᵢxᵢ ≤ m) by row for 0 < m < 1 below the largest value: ``counts`` (rows, values) of ``values``."""
-    odds = values / m - 1
+    odds = np.minimum(values, MOST_ODDS * m) / m - 1
     stake = _saddle_point(odds, counts)
     width = np.minimum(stake, 1 - stake)  # to the nearest singularity
     ends = np.stack([-width / (1 - stake), width / stake], axis=1)
@@ -112,7 +113,7 @@ def _saddle_point(odds: Floats, counts: Floats) -> Floats:
         gains = odds / (1 + odds * stake[:, None])
         slope = (counts * gains).sum(axis=1) - 1 / (1 - stake) + 1 / stake
         bend = (counts * gains * gains).sum(axis=1) + 1 / (1 - stake) ** 2 + 1 / stake**2
-        if (slope * slope <= NEAR * bend).all():
+        if not (slope * slope > NEAR * bend).any():
             return np.asarray(stake)
         low, high = np.where(slope > 0, logit, low), np.where(slope > 0, high, logit)
         guess = logit + slope / (bend * stake * (1 - stake))
@@ -126,7 +127,7 @@ def _integral(ratios: Floats, weights: Floats) -> Floats:
     while True:
         terms = _terms(ratios, weights, step, np.arange(points, points + BLOCK, dtype=np.float64))
         total, points = total + terms.sum(axis=1), points + BLOCK
-        if (np.abs(terms[:, -2:]).max(axis=1) <= NEGLIGIBLE * np.abs(total)).all():
+        if not (np.abs(terms[:, -2:]).max(axis=1) > NEGLIGIBLE * np.abs(total)).any():
             break
     found = np.asarray(total * step, dtype=np.float64)
     rows = np.arange(len(found))
