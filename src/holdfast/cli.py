@@ -195,11 +195,14 @@ def _analyze(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from holdfast.report.terminal import render_status, render_trajectory
-    from holdfast.runs import planned_steps
+    from holdfast.runs import check_run, planned_steps
     from holdfast.store import Store
     from holdfast.traffic import read_spending
 
     with Store(options.run) as store:
+        if options.digest is not None:
+            _say(check_run(store, options.digest))
+            return 0
         if options.id is None:
             _say(render_status(store, planned_steps(store), read_spending(options.run)))
             for step in store.log.steps().values():
