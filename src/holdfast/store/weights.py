@@ -66,6 +66,22 @@ def sync_directory(directory: Path) -> None:
         _sync(path)
 
 
+def note_digest(directory: Path) -> None:
+    """Note beside a directory of unfinished work what it holds, so that another process takes up no other."""
+    _note_of(directory).write_text(digest_directory(directory), encoding="ascii")
+
+
+def is_as_noted(directory: Path) -> bool:
+    """Whether a directory is there and holds what was noted beside it."""
+    with contextlib.suppress(OSError, ValueError, StoreError):
+        return _note_of(directory).read_text(encoding="ascii") == digest_directory(directory)
+    return False
+
+
+def _note_of(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.digest")
+
+
 def adopt(directory: Path, root: Path) -> str:
     """Move a finished directory into ``root`` under its digest, durably and for its owner alone; returns the digest.
 
