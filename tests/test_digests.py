@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,6 +12,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +27,13 @@ from holdfast import cli
 from holdfast.errors import StoreError, StudyError
 from holdfast.exports import export_run
 from holdfast.gate.outputs.evidence import collect_evidence
+from holdfast.models.ledger import Ledger, Settled
 from holdfast.records import Checkpoint
 from holdfast.store import DATABASE, Store
 from holdfast.store.checking import reseal
 from holdfast.store.database import WriteLock
 from holdfast.store.weights import digest_directory
+from holdfast.watch.state import Seen, State, hold_state, load_state, save_state
 
 Captured = pytest.CaptureFixture[str]
 
@@ -389,3 +395,163 @@ def test_weights_are_read_once_as_long_as_they_stay_as_they_are(
     assert weights.holds(made, digest) and weights.holds(made, digest) and len(reads) == 1
     (made / "model.safetensors").write_bytes(b"y" * 64)
     assert not weights.holds(made, digest) and len(reads) == 2
+
+
+# --- calls and a watch's state ---------------------------------------------------------------------------------------
+
+
+def fill_ledger(path: Path) -> dict[bytes, object]:
+    """A ledger with twenty answers and a call in doubt."""
+    ledger = Ledger(path)
+    answers: dict[bytes, object] = {bytes([number]) * 16: {"text": f"answer {number} " * 5} for number in range(20)}
+
+    async def ask() -> None:
+        for number, (key, answer) in enumerate(answers.items()):
+            await ledger.intend(key, "judge", "some/model")
+            paid = Settled(
+                answer=answer, served="m", input_tokens=9, output_tokens=3, cost=number / 4, seconds=0.5, attempts=1
+            )
+            await ledger.settle(key, paid)
+        await ledger.intend(b"doubt", "judge", "some/model")
+
+    asyncio.run(ask())
+    ledger.close()
+    return answers
+
+
+def read_ledger(path: Path, keys: Iterable[bytes]) -> tuple[str, str]:
+    ledger = Ledger(path)
+    try:
+        return repr([ledger.find(key, "judge", "some/model") for key in keys]), repr(ledger.summary())
+    finally:
+        ledger.close()
+
+
+def test_no_flipped_bit_of_a_ledger_gives_another_answer(tmp_path: Path) -> None:
+    answers = fill_ledger(tmp_path / "calls.db")
+    whole, rng, told = (tmp_path / "calls.db").read_bytes(), random.Random(4), 0
+    known, used = read_ledger(tmp_path / "calls.db", answers), [place for place, byte in enumerate(whole) if byte]
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[rng.choice(used)] ^= 1 << rng.randrange(8)
+        for left in tmp_path.iterdir():
+            left.unlink()
+        (tmp_path / "calls.db").write_bytes(damaged)
+        try:
+            assert read_ledger(tmp_path / "calls.db", answers) == known
+        except StoreError as error:
+            told += 1
+            assert "calls.db" in str(error)
+    assert told > 12
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE calls SET reply = (SELECT reply FROM calls WHERE cost = 1) WHERE status = 'done'",
+        "UPDATE calls SET output_tokens = 1",
+        "UPDATE calls SET cost = -5",
+        "UPDATE calls SET digest = NULL",
+        "UPDATE spent SET cost = 0",
+    ],
+)
+def test_an_edited_ledger_is_told(damage: str, tmp_path: Path) -> None:
+    answers = fill_ledger(tmp_path / "calls.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as db:
+        db.execute(damage)
+        db.commit()
+    with pytest.raises(
+        StoreError, match=r"calls\.db: damaged .*not (those that were written|the one that was recorded)"
+    ):
+        read_ledger(tmp_path / "calls.db", answers)
+
+
+def test_a_ledger_of_an_earlier_version_gets_digests(tmp_path: Path) -> None:
+    answers = fill_ledger(tmp_path / "calls.db")
+    known = read_ledger(tmp_path / "calls.db", answers)
+    with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as db:
+        for table in ("calls", "spent"):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+        db.commit()
+    assert read_ledger(tmp_path / "calls.db", answers) == known == read_ledger(tmp_path / "calls.db", answers)
+    assert stat.S_IMODE((tmp_path / "calls.db").stat().st_mode) == 0o600
+
+
+DECLARED = {"alpha": 0.05}
+
+
+def save_watch(path: Path) -> State:
+    state = State(declared=DECLARED, baseline={"c": (1.0, 2.0), "d": (3.0,)}, asked=2, frozen={"t": 1.0})
+    state.looks.append(Seen(label="a", data="x", values={"c": (2.0,)}, traces=("t1",), notes={"unfit": 0.25}))
+    save_state(path, state)
+    return state
+
+
+def test_no_flipped_bit_of_a_watchs_state_is_silent(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    save_watch(path)
+    whole, rng, told = path.read_bytes(), random.Random(6), 0
+    known = load_state(path, DECLARED)
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = load_state(path, DECLARED)
+        except StudyError:
+            told += 1
+        else:  # a blank that became another kind of blank
+            assert (
+                found is not None and known is not None and replace(found, digest=None) == replace(known, digest=None)
+            )
+    assert told > 350
+
+
+@pytest.mark.parametrize("change", [("2.0", "3.0"), ("0.25", "0.75"), ('"missing": 0', '"missing": 1'), ('"a"', '"b"')])
+def test_a_digit_of_a_watchs_state_is_not_edited_away(change: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    save_watch(path)
+    text = path.read_text()
+    assert text.count(change[0])
+    path.write_text(text.replace(*change, 1))
+    with pytest.raises(StudyError, match="a damaged one"):
+        load_state(path, DECLARED)
+
+
+def test_a_watchs_state_of_the_earlier_version_is_taken_and_not_called_checked(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    save_watch(path)
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "holdfast_watch": 1}))
+    with pytest.raises(StudyError, match="a damaged one"):
+        load_state(path, DECLARED)
+    del row["digest"]
+    path.write_text(json.dumps({**row, "holdfast_watch": 1}))
+    found = load_state(path, DECLARED)
+    assert found is not None and not found.checked
+    save_state(path, found)
+    found = load_state(path, DECLARED)
+    assert found is not None and found.checked
+
+
+def test_one_watch_at_a_time_holds_a_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, order = tmp_path / "state.json", list[str]()
+
+    def later() -> None:
+        with hold_state(path):
+            order.append("second")
+
+    with hold_state(path):
+        thread = threading.Thread(target=later)
+        thread.start()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"] and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("holdfast.watch.state.WAIT_SECONDS", 0.1)
+    with (
+        hold_state(path),
+        pytest.raises(StudyError, match=r"state\.json: another watch is at work"),
+        hold_state(tmp_path / "." / "state.json"),
+    ):
+        pass

@@ -240,10 +240,14 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.to == "evidence":
         from holdfast.gate.outputs.evidence import export_evidence
+        from holdfast.store import Store
 
         if options.checkpoint is not None:
             raise StudyError("export --to evidence: takes no --checkpoint; it is about a whole run")
         _say(f"wrote {export_evidence(options.run, options.output, options.rules)}")
+        with Store(options.run) as store:
+            if (digest := store.digest()) is not None:
+                _say(f"digest of the run, to be kept elsewhere: {digest}")
         return 0
     if options.rules is not None:
         raise StudyError(f"export --to {options.to}: takes no --rules; it goes with --to evidence only")

@@ -109,7 +109,7 @@ class Ledger:
             check_structure(self._out)
             keep_digests(self._out)
             self._sound = f"digest IS {digest_of(self._in, 'calls')}"
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             self._writer.shutdown()
             raise self._unusable(error) from error
 
@@ -136,7 +136,7 @@ class Ledger:
                 row = self._in.execute(query, (key,)).fetchone()
             if row is not None and not row[2]:
                 raise DamagedRow(f"the call {key.hex()[:12]} is not the one that was recorded")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._unusable(error) from error
         if row is None or not row[0]:
             return None
@@ -193,7 +193,7 @@ class Ledger:
                     " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls"
                     " GROUP BY speaker, model"
                 ).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._unusable(error) from error
         found = {(row[0], row[1]): row[2:] for row in rows}
         nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
