@@ -27,6 +27,7 @@ from holdfast.planning import build
 from holdfast.readiness import look_around
 from holdfast.records import Analysis, Checkpoint, Estimate, Frontier, Verdict
 from holdfast.store import DATABASE, Store
+from holdfast.store.database import PRIVATE_FILE
 from holdfast.store.origins import (
     FOREIGN,
     describe_undeclared,
@@ -161,6 +162,7 @@ class Run:
                 result = {"error": failure.message, "log": failure.log}
                 store.log.finish(step.fingerprint, result, status="failed")
             raise StepError(f"{step.name}: {failure.message}; repeat the command to retry") from error
+        path.chmod(PRIVATE_FILE)
         with store.transaction():
             seconds = round(time.process_time() - started, 3)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
