@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.errors import StudyError
+from holdfast.errors import StepError, StudyError
 from holdfast.records import Case, Trajectory
 from holdfast.store import Store
 
@@ -48,7 +48,7 @@ def load_chat(directory: Path, calls: Calls = "auto") -> Chat:
 def weights_of(store: Store, checkpoint_id: str) -> Path:
     """A checkpoint's directory: one of this run held against its digest, or that of a base that is opened.
 
-    Errors: StudyError where the run's own is gone, StoreError where it is damaged.
+    Errors: StepError where the run's own is gone, StoreError where it is damaged.
     """
     checkpoint = store.checkpoint(checkpoint_id)
     if checkpoint.path is None and checkpoint.model is not None:
@@ -58,7 +58,10 @@ def weights_of(store: Store, checkpoint_id: str) -> Path:
             return hub.resolve(checkpoint.model)
         name, _, revision = checkpoint.model.partition("@")
         return hub.resolve(name, revision or None)
-    return store.weights(checkpoint)
+    try:
+        return store.weights(checkpoint)
+    except StudyError as error:
+        raise StepError(str(error)) from error
 
 
 def encode(chat: Chat, cases: Mapping[str, Case], trajectory: Trajectory) -> Encoded:
