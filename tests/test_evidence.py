@@ -39,13 +39,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = path.parent / f"weights-{place}"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(bytes([place]) * 64)
-        made[place] = replace(made[place], path=f"weights/{place}", digest=digest_directory(folder))
+        digest = digest_directory(folder)
+        made[place] = replace(made[place], path=f"weights/{digest}", digest=digest)
     with write_study(path, made, tests=40) as store, store.transaction():
         study = Study.model_validate(smoke_settings())
         store.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
     for place in (1, 2):
-        shutil.move(path.parent / f"weights-{place}", path / "weights" / str(place))
-    (path / "weights" / "2" / "model.safetensors").write_bytes(b"other")
+        shutil.move(path.parent / f"weights-{place}", path / str(made[place].path))
+    (path / str(made[2].path) / "model.safetensors").write_bytes(b"other")
     return path
 
 

@@ -23,6 +23,7 @@ from holdfast.planning import build
 from holdfast.records import Case, Ending, Trajectory
 from holdfast.steps import Batch, Finished, Outcome, carry_out, reading, references
 from holdfast.store import DATABASE, Store, weights
+from holdfast.store.checking import reseal
 from holdfast.study import load
 
 
@@ -104,6 +105,7 @@ def test_a_pair_without_a_reference_is_an_error(own_run: Path) -> None:
                 "DELETE FROM logprobs WHERE step = ? AND trajectory = (SELECT key FROM trajectories WHERE id = ?)",
                 (step.inputs[2], name),
             )
+            reseal(store._db)
     with pytest.raises(StepError, match=rf"trajectory {name} of a pair has no log-probability .*\(1 of \d+ have none"):
         outcomes_of(step, own_run)
 
@@ -114,6 +116,7 @@ def test_the_stage_reads_the_reference_and_does_not_compute_its_own(own_run: Pat
     weights.discard_leftovers(own_run / "weights")
     with closing(sqlite3.connect(own_run / DATABASE)) as db:
         db.execute("UPDATE logprobs SET value = value - (trajectory % 7)")
+        reseal(db)
         db.commit()
     assert trained_digests(step, own_run) != known_digests(step, own_run)
 

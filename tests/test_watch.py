@@ -384,7 +384,7 @@ def test_a_state_of_another_version_and_one_that_changed_meanwhile(tmp_path: Pat
     with pytest.raises(StudyError, match="changed while this watch was at work"):
         save_state(path, mine)
     path.write_text('{"holdfast_watch": 9}')
-    with pytest.raises(StudyError, match="a state of version 9, expected 1"):
+    with pytest.raises(StudyError, match="a state of version 9, expected 2"):
         load_state(path, {})
     assert load_state(tmp_path / "none.json", {}) is None
 

@@ -12,7 +12,7 @@ from holdfast.gate.arguments import add_gate
 from holdfast.options import add_trust, count, draws, money, number, seed, workers
 from holdfast.watch.arguments import add_watch
 
-EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence")
+EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence", "run")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,6 +110,13 @@ def _add_run_commands(commands: Any) -> None:
     show = commands.add_parser("show", help="a run's status, or one trajectory")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")
+    show.add_argument(
+        "--digest",
+        nargs="?",
+        const="",
+        metavar="KEPT",
+        help="print the run's digest, over its rows, texts and weights, or hold the run against one that was kept",
+    )
     report = commands.add_parser("report", help="tables, figures and one HTML page")
     report.add_argument("run", type=Path, metavar="RUN")
     report.add_argument("--draws", type=draws, help="resamples (default: the study's, else 10,000)")

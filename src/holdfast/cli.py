@@ -195,11 +195,14 @@ def _analyze(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from holdfast.report.terminal import render_status, render_trajectory
-    from holdfast.runs import planned_steps
+    from holdfast.runs import check_run, planned_steps
     from holdfast.store import Store
     from holdfast.traffic import read_spending
 
     with Store(options.run) as store:
+        if options.digest is not None:
+            _say(check_run(store, options.digest))
+            return 0
         if options.id is None:
             _say(render_status(store, planned_steps(store), read_spending(options.run)))
             for step in store.log.steps().values():
@@ -237,10 +240,14 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.to == "evidence":
         from holdfast.gate.outputs.evidence import export_evidence
+        from holdfast.store import Store
 
         if options.checkpoint is not None:
             raise StudyError("export --to evidence: takes no --checkpoint; it is about a whole run")
         _say(f"wrote {export_evidence(options.run, options.output, options.rules)}")
+        with Store(options.run) as store:
+            if (digest := store.digest()) is not None:
+                _say(f"digest of the run, to be kept elsewhere: {digest}")
         return 0
     if options.rules is not None:
         raise StudyError(f"export --to {options.to}: takes no --rules; it goes with --to evidence only")

@@ -6,6 +6,7 @@ failed one stops only what depends on it.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +20,8 @@ from holdfast.forks import LOGS
 from holdfast.plan import Plan, Step
 from holdfast.steps import Batch, Finished, Progress, batch_size, carry_out
 from holdfast.store import Store, weights
+from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
+from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS
 
 ProgressState = Literal["running", "done", "failed"]
@@ -111,7 +114,7 @@ class _Execution:
 
     def _finish(self, step: Step, finished: Finished) -> None:
         root = self.store.path / WEIGHTS
-        made = []
+        made, logs = [], {}
         for checkpoint, directory in finished.checkpoints:
             if directory is None:
                 made.append(replace(checkpoint, digest=finished.result.get("digest")))
@@ -119,14 +122,17 @@ class _Execution:
             digest = weights.adopt(directory, root)
             made.append(replace(checkpoint, path=f"{WEIGHTS}/{digest}", digest=digest))
         for kind, log in finished.logs.items():
-            (self.store.path / LOGS).mkdir(exist_ok=True)
+            (self.store.path / LOGS).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+            log.chmod(PRIVATE_FILE)
+            logs[kind] = hashlib.sha256(log.read_bytes()).hexdigest()
             log.replace(self.store.path / LOGS / f"{step.fingerprint}{kind}.jsonl")
         with self.store.transaction():
             for checkpoint in made:
                 self.store.add_checkpoint(checkpoint)
             if finished.pairs:
                 self.store.add_pairs(step.fingerprint, finished.pairs)
-            self.store.log.finish(step.fingerprint, finished.result)
+            result = {**finished.result, **({LOG_DIGESTS: logs} if logs else {})}
+            self.store.log.finish(step.fingerprint, result)
         shutil.rmtree(root / f"{weights.TEMPORARY}{step.fingerprint}", ignore_errors=True)
 
     def _read_scores(self, step: Step) -> str:
@@ -188,7 +194,7 @@ def execute(
     waiting = [step for step in wanted if step.fingerprint not in done]
     if not waiting:
         return
-    (store.path / WEIGHTS).mkdir(exist_ok=True)
+    (store.path / WEIGHTS).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
     _sweep(store, wanted, done)
     state = _Execution(plan=plan, store=store, listener=listener, waiting=waiting, done=done)
     engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)

@@ -1,5 +1,7 @@
 """A run in other tools' formats: JSON lines, CSV, Parquet, TRL datasets, Inspect logs; a checkpoint as transformers'.
 
+Or the whole run once more, in today's format of the store.
+
 Everything is written under a temporary name and renamed when it is whole. Text that a model wrote is data:
 CSV cells that a spreadsheet would run as a formula are prefixed with an apostrophe.
 """
@@ -18,6 +20,7 @@ from typing import Any, TextIO
 
 from holdfast.errors import MissingExtra, StudyError
 from holdfast.exchange import trl
+from holdfast.forks import copy_run
 from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.runs import Run, find_checkpoint
 from holdfast.store import Store
@@ -93,6 +96,7 @@ def export_run(
         "parquet": _write_parquet,
         "trl": lambda run, target: _write_trl(run, target, arguments or "object"),
         "inspect": _write_inspect,
+        "run": copy_run,
         "hf": lambda run, target: _write_checkpoint(run, target, checkpoint or ""),
     }
     Store(run_path).close()
@@ -268,7 +272,4 @@ def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
         raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:
         checkpoint = find_checkpoint(store, wanted)
-    directory = run_path / (checkpoint.path or "")
-    if checkpoint.path is None or not directory.is_dir():
-        raise StudyError(f"{checkpoint.name}: its weights are not at {directory}; export a run that holds them")
-    write_whole(directory, target)
+        write_whole(store.weights(checkpoint, remedy="export a run that holds them"), target)

@@ -6,20 +6,28 @@ import contextlib
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from holdfast.errors import StudyError
 from holdfast.plan import Plan
-from holdfast.store import DATABASE, Store
-from holdfast.store.preferences import LOGPROB_SCHEMA
+from holdfast.store import Store
+from holdfast.store.checking import read_checked
+from holdfast.store.database import PRIVATE_DIRECTORY, copy_rows
+from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import TEMPORARY, WEIGHTS
 
 STUDY_KEY = "study"
 ENDPOINTS_KEY = "endpoints"  # how the study's remote models are reached: no secrets, and no part of what was asked
 FORKED_KEY = "forked_from"
 LEDGER = "calls.db"  # of a run: every call to a remote model, with its reply
+ANALYSIS_FILE = "analysis.json"
 LOGS = "logs"  # where a run keeps the logs of its training stages, by step
 
+_WANTED = (
+    *("wanted (fingerprint TEXT PRIMARY KEY)", "wanted_brought (fingerprint TEXT PRIMARY KEY)"),
+    *("wanted_checkpoints (id TEXT PRIMARY KEY)", "wanted_scores (step TEXT, judge TEXT, PRIMARY KEY (step, judge))"),
+)
 # What a step made goes with it; what nothing refers to any more goes last.
 _PRUNE = """
 DELETE FROM meta WHERE key = 'study';
@@ -58,20 +66,59 @@ def fork_run(source: Path, target: Path, plan: Plan) -> None:
     part = target.with_name(f".{target.name}{TEMPORARY}{os.getpid()}")
     try:
         shutil.rmtree(part, ignore_errors=True)
-        (part / WEIGHTS).mkdir(parents=True)
-        _copy_database(source, part, plan)
-        if (source / LEDGER).is_file():  # what was paid for is not paid for again
-            _back_up(source / LEDGER, part / LEDGER)
-        with Store(part) as store:
-            for checkpoint in store.checkpoints():
-                if checkpoint.path is not None and not (part / checkpoint.path).exists():
-                    shutil.copytree(source / checkpoint.path, part / checkpoint.path)
-            _copy_logs(source, part, store)
+        part.mkdir(mode=PRIVATE_DIRECTORY, parents=True)
+        _fill(source, part, lambda db: _prune(db, source, plan))
         part.rename(target)
     except (OSError, shutil.Error, sqlite3.OperationalError) as error:
         raise StudyError(f"{target}: cannot write a run here ({error}); choose another place for the fork") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """A run with all that it holds in the empty directory ``target``, in today's format, whichever it had.
+
+    Its weights, logs and analysis are held against their digests. Errors: StoreError.
+    """
+    target.chmod(PRIVATE_DIRECTORY)
+    _fill(source, target, lambda _: None)
+    with Store(source) as store:
+        if (data := read_analysis(store)) is not None:
+            (target / ANALYSIS_FILE).write_bytes(data)
+
+
+def read_analysis(store: Store) -> bytes | None:
+    """The document of a run's analysis as its step wrote it; None where there is none. Errors: StoreError."""
+    ended = [one for one in store.log.steps().values() if one.kind == "analyze" and one.status == "done"]
+    # A study that grew, as a search's does, ends with another analysis in the same place.
+    last = max(ended, key=lambda one: one.finished or 0, default=None)
+    return read_checked(store.path / ANALYSIS_FILE, None if last is None else last.result.get("digest"))
+
+
+def _fill(source: Path, target: Path, change: Callable[[sqlite3.Connection], None]) -> None:
+    """A run's database with a change, and the calls, weights and logs that go with what is left of it."""
+    with Store(source) as old:
+        copy_rows(source, target, change)
+        if (source / LEDGER).is_file():  # what was paid for is not paid for again
+            _back_up(source / LEDGER, target / LEDGER)
+        for name in (WEIGHTS, LOGS):
+            (target / name).mkdir(mode=PRIVATE_DIRECTORY)
+        with Store(target) as store:
+            for checkpoint in store.checkpoints():
+                if checkpoint.path is not None and not (target / checkpoint.path).exists():
+                    shutil.copytree(old.weights(checkpoint), target / checkpoint.path)
+            _copy_logs(source, target, store)
+
+
+def _copy_logs(source: Path, target: Path, store: Store) -> None:
+    """The logs of the training stages that the copy has."""
+    for fingerprint, status in store.log.steps().items():
+        noted = status.result.get(LOG_DIGESTS)
+        for kind in [""] if noted is None else noted:
+            name = f"{fingerprint}{kind}.jsonl"
+            data = read_checked(source / LOGS / name, None if noted is None else noted[kind])
+            if data is not None:
+                (target / LOGS / name).write_bytes(data)
 
 
 def _back_up(source: Path, target: Path) -> None:
@@ -83,36 +130,20 @@ def _back_up(source: Path, target: Path) -> None:
         old.backup(new)
 
 
-def _copy_logs(source: Path, target: Path, store: Store) -> None:
-    """The logs of the training stages that the fork has."""
-    (target / LOGS).mkdir()
-    for fingerprint in store.log.steps():
-        if (log := source / LOGS / f"{fingerprint}.jsonl").is_file():
-            shutil.copyfile(log, target / LOGS / log.name)
-
-
-def _copy_database(source: Path, target: Path, plan: Plan) -> None:
-    """The database of ``source`` at ``target``, without what the plan has no use for."""
-    address = f"file:{source.absolute() / DATABASE}?mode=ro"
-    with (
-        contextlib.closing(sqlite3.connect(address, uri=True)) as old,
-        contextlib.closing(sqlite3.connect(target / DATABASE, isolation_level=None)) as new,
-    ):
-        old.backup(new)
-        new.executescript(
-            LOGPROB_SCHEMA + "CREATE TEMP TABLE wanted (fingerprint TEXT PRIMARY KEY);"
-            "CREATE TEMP TABLE wanted_checkpoints (id TEXT PRIMARY KEY);"
-            "CREATE TEMP TABLE wanted_brought (fingerprint TEXT PRIMARY KEY);"
-            "CREATE TEMP TABLE wanted_scores (step TEXT, judge TEXT, PRIMARY KEY (step, judge));"
-        )
-        new.executemany("INSERT INTO wanted VALUES (?)", [(step.fingerprint,) for step in plan.steps])
-        brought = [(step.fingerprint,) for step in plan.steps if step.kind == "bring"]
-        new.executemany("INSERT INTO wanted_brought VALUES (?)", brought)
-        begun = {row[0] for row in new.execute("SELECT fingerprint FROM steps")}
-        judged = [step for step in plan.steps if step.kind == "judge" and step.fingerprint in begun]
-        wanted_scores = [(step.inputs[0], step.settings["judge"]) for step in judged]
-        new.executemany("INSERT INTO wanted_scores VALUES (?, ?)", wanted_scores)
-        made = {checkpoint.id for step in plan.steps for checkpoint in step.checkpoints}
-        new.executemany("INSERT INTO wanted_checkpoints VALUES (?)", [(name,) for name in made])
-        new.executescript("BEGIN;" + _PRUNE + "COMMIT; VACUUM; PRAGMA journal_mode=WAL;")
-        new.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORKED_KEY, str(source.absolute())))
+def _prune(db: sqlite3.Connection, source: Path, plan: Plan) -> None:
+    """Take out what a plan has no use for, inside the transaction of a copy."""
+    for table in _WANTED:
+        db.execute(f"CREATE TEMP TABLE {table}")
+    db.executemany("INSERT INTO wanted VALUES (?)", [(step.fingerprint,) for step in plan.steps])
+    brought = [(step.fingerprint,) for step in plan.steps if step.kind == "bring"]
+    db.executemany("INSERT INTO wanted_brought VALUES (?)", brought)
+    begun = {row[0] for row in db.execute("SELECT fingerprint FROM main.steps")}
+    judged = [step for step in plan.steps if step.kind == "judge" and step.fingerprint in begun]
+    db.executemany(
+        "INSERT INTO wanted_scores VALUES (?, ?)", [(one.inputs[0], one.settings["judge"]) for one in judged]
+    )
+    made = {checkpoint.id for step in plan.steps for checkpoint in step.checkpoints}
+    db.executemany("INSERT INTO wanted_checkpoints VALUES (?)", [(name,) for name in made])
+    for statement in _PRUNE.split(";"):
+        db.execute(statement)
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORKED_KEY, str(source.absolute())))

@@ -8,6 +8,7 @@ stops only what depends on it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import time
@@ -20,12 +21,13 @@ from holdfast.casebook import collect_cases
 from holdfast.engines import describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.execution import Listener, execute
-from holdfast.forks import ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run
+from holdfast.forks import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run, read_analysis
 from holdfast.plan import Step
 from holdfast.planning import build
 from holdfast.readiness import look_around
 from holdfast.records import Analysis, Checkpoint, Estimate, Frontier, Verdict
 from holdfast.store import DATABASE, Store
+from holdfast.store.database import PRIVATE_FILE
 from holdfast.store.origins import (
     FOREIGN,
     describe_undeclared,
@@ -33,10 +35,10 @@ from holdfast.store.origins import (
     read_log_states,
     read_undeclared,
 )
+from holdfast.store.steplog import StepStatus
 from holdfast.study import Study, changed_keys, load
 from holdfast.suites import check_suite
 
-ANALYSIS_FILE = "analysis.json"
 DEFAULT_DRAWS = 10_000  # resamples, where no study says
 EMBEDDED_NOTES = (
     "an instrument check on tiny models made by the study itself: not evidence about large language models",
@@ -144,10 +146,10 @@ class Run:
         return self._analysis
 
     def conclude(self, store: Store, step: Step) -> None:
-        """Carry out the analyze step, and keep its document beside the run's database."""
+        """Carry out the analyze step, and keep its document beside the run's database; again where it has changed."""
         path = self.path / ANALYSIS_FILE
         status = store.log.steps().get(step.fingerprint)
-        if status is not None and status.status == "done" and path.is_file():
+        if status is not None and status.status == "done" and holds_analysis(self.path, status):
             return
         with store.transaction():
             store.log.begin(step.fingerprint, step.kind, step.name)
@@ -160,9 +162,11 @@ class Run:
                 result = {"error": failure.message, "log": failure.log}
                 store.log.finish(step.fingerprint, result, status="failed")
             raise StepError(f"{step.name}: {failure.message}; repeat the command to retry") from error
+        path.chmod(PRIVATE_FILE)
         with store.transaction():
             seconds = round(time.process_time() - started, 3)
-            store.log.finish(step.fingerprint, {"file": ANALYSIS_FILE, "cpu_seconds": seconds})
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            store.log.finish(step.fingerprint, {"file": ANALYSIS_FILE, "digest": digest, "cpu_seconds": seconds})
 
     def _keep_analysis(self, store: Store, draws: int, path: Path) -> None:
         from holdfast.analysis import analyze, document
@@ -196,6 +200,12 @@ class Run:
             return write_report(store, analysis, title=name, verdicts=verdicts)
 
 
+def holds_analysis(run_path: Path, status: StepStatus) -> bool:
+    """Whether a run's analysis is there as its step wrote it; earlier versions did not note its digest."""
+    path, digest = run_path / ANALYSIS_FILE, status.result.get("digest")
+    return path.is_file() and digest in (None, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
 def _study_settings(store: Store) -> dict[str, Any]:
     """The settings of the study that made a run; empty for an imported one."""
     found: dict[str, Any] = json.loads(store.meta(STUDY_KEY) or "{}")
@@ -212,7 +222,7 @@ def notes(store: Store) -> tuple[str, ...]:
     kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
     found = EMBEDDED_NOTES if "tiny" in kinds else ()
     found = (*found, RANDOM_NOTE) if "random" in kinds else found
-    return (*found, *tell_origins(store))
+    return (*found, *tell_origins(store), *filter(None, (store.doubt,)))
 
 
 def tell_origins(store: Store) -> Iterator[str]:
@@ -232,6 +242,26 @@ def tell_origins(store: Store) -> Iterator[str]:
     for log in read_log_states(store):
         if not log.complete:
             yield f"the log {log.file} is of status {log.status}, and {log.lacking:,} of its rollouts are absent"
+
+
+def check_run(store: Store, kept: str = "") -> str:
+    """The run's digest as text, its weights and its analysis held against theirs first.
+
+    Errors: StoreError where something differs, or where the digest is not the one that was ``kept``; StudyError where
+    the run has none.
+    """
+    digest = store.digest()
+    if digest is None:
+        raise StudyError(f"{store.path}: {store.doubt}")
+    if kept and kept.strip().lower() != digest:
+        raise StoreError(
+            f"{store.path}: has the digest {digest}, not the one that was kept; it is not that run any more"
+        )
+    for checkpoint in store.checkpoints():
+        if checkpoint.path is not None and (store.path / checkpoint.path).is_dir():
+            store.weights(checkpoint)
+    read_analysis(store)
+    return digest
 
 
 def planned_steps(store: Store) -> int | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ from holdfast.rewarder import Rewarder
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 from holdfast.stats.exploitation import WINDOW, max_hex_gap
 from holdfast.store import Store
-from holdfast.store.steplog import StepStatus
+from holdfast.store.checking import read_checked
+from holdfast.store.steplog import LOG_DIGESTS, StepStatus
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -102,7 +102,7 @@ class TrainingLog:
 def read_logs(store: Store) -> tuple[TrainingLog, ...]:
     """The logs of all finished stages that learn from rewards, by base, lineage, axes and seeds.
 
-    A stage whose file is gone has no steps.
+    A stage whose file is gone has no steps. Errors: StoreError for one that is not as it was written.
     """
     known = {one.id: (place, one) for place, one in enumerate(store.checkpoints())}
     found: list[tuple[int, TrainingLog]] = []
@@ -113,7 +113,8 @@ def read_logs(store: Store) -> tuple[TrainingLog, ...]:
         place, checkpoint = known[made[-1]]
         if not checkpoint.stages or not is_rewarded(checkpoint.stages[-1]):
             continue
-        steps, metrics = _read(store.path / LOGS / f"{fingerprint}.jsonl")
+        noted = dict(status.result.get(LOG_DIGESTS, {}))
+        steps, metrics = _read(read_checked(store.path / LOGS / f"{fingerprint}.jsonl", noted.get("")))
         log = TrainingLog(checkpoint=checkpoint, made=made, steps=steps, metrics=metrics, result=status.result)
         found.append((place, log))
     return tuple(log for _, log in sorted(found, key=lambda pair: pair[0]))
@@ -125,11 +126,10 @@ def _made_by(status: StepStatus) -> tuple[str, ...]:
     return tuple(str(dose["checkpoint"]) for dose in status.result.get("doses", ()))
 
 
-def _read(path: Path) -> tuple[Ints, dict[str, Floats]]:
+def _read(log: bytes | None) -> tuple[Ints, dict[str, Floats]]:
     """Steps and metrics of a log. A line that is no JSON object with a step is passed over."""
     rows: dict[int, Mapping[str, float]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
+    for line in (log or b"").decode("utf-8", "replace").splitlines():
         try:
             told = json.loads(line)
             rows[int(told["step"])] = dict(told["metrics"])

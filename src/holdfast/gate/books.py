@@ -110,7 +110,7 @@ def read_book(path: Path, place: str | None = None) -> Book:
             cases=cases,
             origin=read_origin(store, place or str(path), scores.objectives),
             logs=read_log_states(store),
-            notes=read_import_notes(store),
+            notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
         )
 
 

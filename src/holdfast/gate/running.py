@@ -212,10 +212,8 @@ def _entry_of(book: Book, checkpoint: Checkpoint) -> Mapping[str, Any]:
     base = _base_entry(book, checkpoint)
     entry: Mapping[str, Any] = book.study["models"][base] if base is not None else {}
     if checkpoint.path is not None:
-        place = book.path / checkpoint.path
-        if not place.is_dir():
-            raise StudyError(f"{checkpoint.name}: its weights are not at {place}; run the study again in a new run")
-        return _open_directory(place.absolute(), entry)
+        with Store(book.path) as store:
+            return _open_directory(store.weights(checkpoint).absolute(), entry)
     if checkpoint.model is None:
         raise StudyError(f"{checkpoint.name}: the run does not say where its weights are; --again cannot open them")
     if entry.get("kind") == "remote":

@@ -24,6 +24,15 @@ import orjson
 import zstandard
 
 from holdfast.errors import BudgetSpent, StoreError
+from holdfast.models.ledger_digests import (
+    DamagedRow,
+    check_ledger,
+    check_structure,
+    digest_of,
+    keep_digests,
+    make_private,
+    teach_digests,
+)
 
 BUSY_MILLISECONDS = 60_000
 SCHEMA = """
@@ -33,7 +42,7 @@ CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, speaker TEXT NOT NULL, m
   seconds REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, in_doubt INTEGER NOT NULL DEFAULT 0,
   CHECK ((status = 'done') = (reply IS NOT NULL)));
 CREATE TABLE IF NOT EXISTS spent (one INTEGER PRIMARY KEY CHECK (one = 1), calls INTEGER NOT NULL, cost REAL NOT NULL);
-INSERT OR IGNORE INTO spent VALUES (1, 0, 0);
+INSERT OR IGNORE INTO spent (one, calls, cost) VALUES (1, 0, 0);
 """
 
 
@@ -94,15 +103,20 @@ class Ledger:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path)
             self._out, self._in = self._connect(), self._connect()
             self._out.executescript(f"PRAGMA journal_mode=WAL; BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-        except (sqlite3.Error, OSError) as error:
+            check_structure(self._out)
+            keep_digests(self._out)
+            self._sound = f"digest IS {digest_of(self._in, 'calls')}"
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             self._writer.shutdown()
             raise self._unusable(error) from error
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         db.executescript(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}; PRAGMA synchronous=FULL;")
+        teach_digests(db)
         return db
 
     def close(self) -> None:
@@ -112,16 +126,22 @@ class Ledger:
         self._in.close()
 
     def find(self, key: bytes, speaker: str, model: str) -> Any | None:
-        """The recorded answer to the call, or None; a hit is counted for who asks."""
+        """The recorded answer to the call, or None; a hit is counted for who asks.
+
+        Errors: StoreError for one that is damaged.
+        """
         try:
             with self._reading:
-                row = self._in.execute("SELECT reply FROM calls WHERE key = ? AND status = 'done'", (key,)).fetchone()
-        except sqlite3.Error as error:
+                query = f"SELECT status = 'done', reply, {self._sound} FROM calls WHERE key = ?"
+                row = self._in.execute(query, (key,)).fetchone()
+            if row is not None and not row[2]:
+                raise DamagedRow(f"the call {key.hex()[:12]} is not the one that was recorded")
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._unusable(error) from error
-        if row is None:
+        if row is None or not row[0]:
             return None
         self._hits[speaker, model] += 1
-        return orjson.loads(zstandard.decompress(row[0]))
+        return orjson.loads(zstandard.decompress(row[1]))
 
     async def intend(self, key: bytes, speaker: str, model: str) -> None:
         """Record that a call is about to be made. Errors: BudgetSpent."""
@@ -164,13 +184,17 @@ class Ledger:
         await self._write(write)
 
     def summary(self) -> tuple[Spending, ...]:
-        """What was spent, by speaker and model, over all processes."""
-        with self._reading:
-            rows = self._in.execute(
-                "SELECT speaker, model, sum(status = 'done'), sum(input_tokens), sum(output_tokens), sum(cost),"
-                " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls"
-                " GROUP BY speaker, model"
-            ).fetchall()
+        """What was spent, by speaker and model, over all processes. Errors: StoreError for a damaged ledger."""
+        try:
+            with self._reading:
+                check_ledger(self._in)
+                rows = self._in.execute(
+                    "SELECT speaker, model, sum(status = 'done'), sum(input_tokens), sum(output_tokens), sum(cost),"
+                    " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls"
+                    " GROUP BY speaker, model"
+                ).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._unusable(error) from error
         found = {(row[0], row[1]): row[2:] for row in rows}
         nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
         return tuple(self._spending(*who, *found.get(who, nothing)) for who in sorted(found.keys() | self._hits.keys()))
@@ -242,4 +266,8 @@ class Ledger:
                 future.set_exception(outcome) if outcome else future.set_result(None)
 
     def _unusable(self, error: Exception) -> StoreError:
+        if isinstance(error, DamagedRow):
+            return StoreError(
+                f"{self.path}: damaged ({error}); restore it from a copy, or put it aside to ask again what it holds"
+            )
         return StoreError(f"{self.path}: calls cannot be recorded here ({error}); check the file, its disk and rights")

@@ -24,7 +24,7 @@ def cases_of(store: Store) -> Mapping[str, Case]:
 
 @lru_cache(maxsize=4)
 def _read_cases(run_path: Path, _: tuple[str, ...]) -> Mapping[str, Case]:
-    with Store(run_path) as store:
+    with Store(run_path, check=False) as store:
         return {case.id: case for case in store.cases()}
 
 
@@ -46,7 +46,10 @@ def load_chat(directory: Path, calls: Calls = "auto") -> Chat:
 
 
 def weights_of(store: Store, checkpoint_id: str) -> Path:
-    """A checkpoint's directory. One of this run was renamed to its digest when it was complete; others are opened."""
+    """A checkpoint's directory: one of this run held against its digest, or that of a base that is opened.
+
+    Errors: StepError where the run's own is gone, StoreError where it is damaged.
+    """
     checkpoint = store.checkpoint(checkpoint_id)
     if checkpoint.path is None and checkpoint.model is not None:
         from holdfast.models import hub
@@ -55,10 +58,10 @@ def weights_of(store: Store, checkpoint_id: str) -> Path:
             return hub.resolve(checkpoint.model)
         name, _, revision = checkpoint.model.partition("@")
         return hub.resolve(name, revision or None)
-    directory = store.path / (checkpoint.path or "")
-    if checkpoint.path is None or not directory.is_dir():
-        raise StepError(f"{checkpoint.name}: its weights are not at {directory}; run the study again in a new run")
-    return directory
+    try:
+        return store.weights(checkpoint)
+    except StudyError as error:
+        raise StepError(str(error)) from error
 
 
 def encode(chat: Chat, cases: Mapping[str, Case], trajectory: Trajectory) -> Encoded:

@@ -22,8 +22,8 @@ def resume(scratch: Path, run: Callable[[], list[TrainResult]]) -> list[TrainRes
 
     with contextlib.suppress(UnusableState):
         results = run()
-        # The writer may have taken weights over and been stopped before it noted them.
-        if all(result.path.is_dir() for result in results):
+        # The writer may have taken weights over and been stopped before it noted them; others may have been damaged.
+        if all(weights.is_as_noted(result.path) for result in results):
             return results
     weights.clear_scratch(scratch)
     return run()

@@ -5,7 +5,9 @@ preferences.py  pairs, and what references give their trajectories
 tables.py       the same as columns, without texts: what statistics compute on
 steplog.py      which steps are under way, done or failed, and which batches are committed
 codec.py        records to bytes and back
-database.py     opening, locking and the schema
+database.py     opening, locking, the schema, and copies of a run's rows
+seals.py        digests of rows, by batch, written with them
+checking.py     a run held against its digests; links in it refused
 weights.py      directories of weights under the digest of their files, unfinished work, and the cache of bases
 """
 

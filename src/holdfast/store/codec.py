@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from holdfast.records import (
 FLAG_BITS: Mapping[Flag, int] = {flag: 1 << position for position, flag in enumerate(Flag)}
 COMPRESSION_LEVEL = 4  # level 6 saves a tenth of the space and costs a third more CPU time in an import
 DICTIONARY_BYTES = 112 * 1024
+_PLACE = re.compile(r"weights/[0-9a-f]{64}")
 SAME_AS_CASE = "case"  # stands for a world that equals the case's initial state
 
 
@@ -150,20 +152,20 @@ def trajectory_to_bytes(trajectory: Trajectory, case_state: JSON | None = None) 
 
 
 def trajectory_from_bytes(plain: bytes, *, case_state: JSON | None, **columns: Any) -> Trajectory:
-    """A trajectory from its stored text and its columns."""
-    row = orjson.loads(plain)
-    before = row.get("b")
+    """A trajectory from its stored text and its columns. Errors: StoreError where they are none."""
     with telling_damage(f"trajectory {columns['id']}"):
+        row = orjson.loads(plain)
+        before = row.get("b")
         ending, flags = Ending(columns.pop("ending")), bits_to_flags(columns.pop("flags"))
-    return Trajectory(
-        messages=tuple(_message_from_json(message) for message in row["m"]),
-        world_before=case_state if before == SAME_AS_CASE else before,
-        world_after=row.get("a"),
-        detail=row.get("d"),
-        ending=ending,
-        flags=flags,
-        **columns,
-    )
+        return Trajectory(
+            messages=tuple(_message_from_json(message) for message in row["m"]),
+            world_before=case_state if before == SAME_AS_CASE else before,
+            world_after=row.get("a"),
+            detail=row.get("d"),
+            ending=ending,
+            flags=flags,
+            **columns,
+        )
 
 
 def case_to_bytes(case: Case) -> bytes:
@@ -204,8 +206,21 @@ def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def checkpoint_from_bytes(plain: bytes) -> Checkpoint:
-    """A checkpoint from JSON. Errors: StoreError where it is none."""
+    """A checkpoint from JSON. Errors: StoreError where it is none, or has its weights elsewhere than in its run."""
     with telling_damage("a checkpoint"):
         row = orjson.loads(plain)
         stages = tuple(StageRecord(**{**one, "objectives": tuple(one["objectives"])}) for one in row.pop("stages"))
-        return Checkpoint(stages=stages, **row)
+        found = Checkpoint(stages=stages, **row)
+        check_place(found)
+    return found
+
+
+def check_place(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose weights are not under their digest in its run. Errors: StoreError."""
+    if checkpoint.path is not None and (
+        not _PLACE.fullmatch(checkpoint.path) or checkpoint.path != f"weights/{checkpoint.digest}"
+    ):
+        raise StoreError(
+            f"checkpoint {checkpoint.name}: its weights are said to be at {checkpoint.path[:200]!r}, which is no place"
+            " in a run (weights/DIGEST); restore the run"
+        )

@@ -7,44 +7,55 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from holdfast.errors import StoreError, StudyError
-from holdfast.store.preferences import LOGPROB_SCHEMA, PAIR_SCHEMA
+from holdfast.store.checking import refuse_links, reseal
+from holdfast.store.preferences import PREFERENCE_SCHEMA
+from holdfast.store.seals import SEAL_SCHEMA
 from holdfast.store.steplog import STEP_SCHEMA
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED = 1  # the format before, whose rows have no digests: it is read, and never written
 DATABASE = "run.db"
 LOCK = "run.lock"
+COPIED_KEY = "digests"  # under ``meta`` of a copy whose source had none
+PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700  # what a run holds is for its owner's eyes
 FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
 PAGE_CACHE_KIB = 32 * 1024
 PAGE_BYTES = 16 * 1024  # compressed texts are 1-20 kB: larger pages waste less space and time on them
 SCHEMA = (
     STEP_SCHEMA
-    + PAIR_SCHEMA
-    + LOGPROB_SCHEMA
+    + PREFERENCE_SCHEMA
+    + SEAL_SCHEMA
     + """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE dictionaries (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE texts (key INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, dictionary INTEGER NOT NULL,
-  body BLOB NOT NULL);
+  body BLOB NOT NULL, seal INTEGER NOT NULL);
 CREATE TABLE cases (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, suite TEXT NOT NULL, number INTEGER NOT NULL,
-  family TEXT NOT NULL, text INTEGER NOT NULL REFERENCES texts, UNIQUE (suite, number));
+  family TEXT NOT NULL, text INTEGER NOT NULL REFERENCES texts, seal INTEGER NOT NULL,
+  UNIQUE (suite, number));
 CREATE TABLE splits (split_seed INTEGER NOT NULL, case_key INTEGER NOT NULL REFERENCES cases, part TEXT NOT NULL,
-  PRIMARY KEY (split_seed, case_key)) WITHOUT ROWID;
-CREATE TABLE checkpoints (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
+  seal INTEGER NOT NULL, PRIMARY KEY (split_seed, case_key)) WITHOUT ROWID;
+CREATE TABLE checkpoints (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, body BLOB NOT NULL,
+  seal INTEGER NOT NULL);
 CREATE TABLE trajectories (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, case_key INTEGER NOT NULL REFERENCES cases,
   checkpoint INTEGER NOT NULL REFERENCES checkpoints, rollout INTEGER NOT NULL, step TEXT, ending TEXT NOT NULL,
   flags INTEGER NOT NULL, calls INTEGER NOT NULL, invalid_calls INTEGER NOT NULL, tokens INTEGER,
-  text INTEGER NOT NULL REFERENCES texts);
+  text INTEGER NOT NULL REFERENCES texts, seal INTEGER NOT NULL);
 CREATE INDEX trajectories_by_step ON trajectories (step) WHERE step IS NOT NULL;
 CREATE TABLE judges (key INTEGER PRIMARY KEY, name TEXT NOT NULL, objective TEXT NOT NULL, rubric TEXT NOT NULL,
-  UNIQUE (name, objective, rubric));
+  seal INTEGER NOT NULL, UNIQUE (name, objective, rubric));
 CREATE TABLE scores (trajectory INTEGER NOT NULL REFERENCES trajectories, judge INTEGER NOT NULL REFERENCES judges,
   repeat INTEGER NOT NULL, value REAL, missing TEXT, label TEXT, reply INTEGER REFERENCES texts,
-  PRIMARY KEY (trajectory, judge, repeat), CHECK ((value IS NULL) <> (missing IS NULL))) WITHOUT ROWID;
+  seal INTEGER NOT NULL, PRIMARY KEY (trajectory, judge, repeat),
+  CHECK ((value IS NULL) <> (missing IS NULL))) WITHOUT ROWID;
 """
 )
 
@@ -54,7 +65,12 @@ class WriteLock:
 
     def __init__(self, path: Path) -> None:
         """Take the lock of the run at ``path``. Errors: StoreError naming the process that holds it."""
-        self._file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        except OSError as error:
+            raise StoreError(
+                f"{path / LOCK}: cannot be written ({error.strerror}); check its disk and owner"
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -71,10 +87,18 @@ class WriteLock:
         os.close(self._file)
 
 
-def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int, bytes]]:
-    """A connection to the run at ``path``, and its compression dictionaries by number.
+class Opened(NamedTuple):
+    """A connection to a run, its compression dictionaries by number, and whether its rows have digests."""
 
-    Errors: StoreError where it is damaged or of another format.
+    db: sqlite3.Connection
+    dictionaries: dict[int, bytes]
+    sealed: bool
+
+
+def connect(path: Path, *, writable: bool) -> Opened:
+    """A connection to the run at ``path``.
+
+    Errors: StoreError where it is damaged, of another format, or of the earlier one and is to be written.
     """
     mode = "rw" if writable else "ro"
     db = sqlite3.connect(f"file:{(path / DATABASE).absolute()}?mode={mode}", uri=True, isolation_level=None)
@@ -84,18 +108,32 @@ def connect(path: Path, *, writable: bool) -> tuple[sqlite3.Connection, dict[int
             db.executescript("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
         found = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         dictionaries = dict(db.execute("SELECT number, body FROM dictionaries"))
-        if writable and found == (str(FORMAT),):
-            db.executescript(LOGPROB_SCHEMA)
+        sealed = bool(db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('seals', 'sealed')").fetchone()[0])
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         db.close()
         tell_damage(path, error)
         raise StoreError(f"{path / DATABASE}: cannot be opened ({error}); check its disk and its owner") from error
-    if found is None or found[0] != str(FORMAT):
+    problem = _find_problem(path, found and found[0], sealed=sealed, writable=writable)
+    if problem is not None:
         db.close()
-        raise StoreError(
-            f"{path}: store format {found and found[0]}, this holdfast reads {FORMAT}; use the version that wrote it"
+        raise StoreError(problem)
+    return Opened(db, dictionaries, sealed)
+
+
+def _find_problem(path: Path, form: object, *, sealed: bool, writable: bool) -> str | None:
+    """Why a database of this format is not opened; None where it is."""
+    if form not in (str(FORMAT), str(UNSEALED)):
+        return (
+            f"{path}: store format {form}, this holdfast reads {UNSEALED} and {FORMAT}; use the version that wrote it"
         )
-    return db, dictionaries
+    if sealed != (form == str(FORMAT)):
+        return f"{path / DATABASE}: damaged (format {form} {'with' if sealed else 'without'} digests); restore the run"
+    if writable and not sealed:
+        return (
+            f"{path}: was written by an earlier version, whose rows have no digests, and is only read; go on with a"
+            f" copy: `holdfast export {path} --to run -o NEW`"
+        )
+    return None
 
 
 def tell_damage(path: Path, error: BaseException | None) -> None:
@@ -103,6 +141,7 @@ def tell_damage(path: Path, error: BaseException | None) -> None:
     damaged = isinstance(error, UnicodeDecodeError) or type(error) is sqlite3.DatabaseError
     if isinstance(error, sqlite3.OperationalError):  # a schema or a text that cannot be read; the rest is the disk's
         damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR
+    damaged = damaged or isinstance(error, sqlite3.DataError)
     if damaged:
         finding = " ".join(str(error).split())[:200]
         raise StoreError(
@@ -111,11 +150,17 @@ def tell_damage(path: Path, error: BaseException | None) -> None:
 
 
 def create(path: Path) -> None:
-    """Make an empty run database in the directory ``path``. Errors: StudyError where it cannot be written."""
+    """Make an empty run database in the directory ``path``, which is its owner's alone from then on.
+
+    Errors: StudyError where it cannot be written, StoreError where it holds a link.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if holds_tables(path) or not {one.name for one in path.iterdir()} <= {LOCK, *FILES}:
             raise StudyError(f"{path}: the directory is not empty and holds no run; choose another output")
+        refuse_links(path)
+        with contextlib.suppress(PermissionError):  # somebody else's directory, that we may write to
+            path.chmod(PRIVATE_DIRECTORY)
         lock = WriteLock(path)
         try:
             # A kill between the making of the file and its first commit leaves an empty database.
@@ -131,14 +176,53 @@ def _make_tables(path: Path) -> None:
     try:
         for name in FILES:
             (path / name).unlink(missing_ok=True)
+        os.close(os.open(path / DATABASE, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
         with contextlib.closing(sqlite3.connect(path / DATABASE, isolation_level=None)) as db:
             db.executescript(f"PRAGMA page_size={PAGE_BYTES}; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             db.executescript("BEGIN;" + SCHEMA)
             db.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
+            reseal(db)
             db.execute("COMMIT")
     except BaseException:
         remove_files(path)
         raise
+
+
+@functools.cache
+def known_schema() -> frozenset[str]:
+    """The statements that make a run's tables, as SQLite keeps them."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        return frozenset(row[0] for row in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
+
+
+def copy_rows(source: Path, target: Path, change: Callable[[sqlite3.Connection], None]) -> None:
+    """The rows of the run at ``source``, of this format or the one before, in a new database at ``target``.
+
+    ``change`` may then remove some, inside the transaction; what is left gets digests of its own, and a copy of rows
+    that had none says so under ``COPIED_KEY``.
+    """
+    _make_tables(target)
+    address = f"file:{target.absolute() / DATABASE}"
+    with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
+        db.execute("ATTACH ? AS old", (f"file:{source.absolute() / DATABASE}?mode=ro",))
+        db.execute("BEGIN IMMEDIATE")
+        held = {row[0] for row in db.execute("SELECT name FROM old.sqlite_master WHERE type = 'table'")}
+        for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+            columns = [row[1] for row in db.execute(f"PRAGMA main.table_info({table})")]
+            if table in held and table not in ("seals", "sealed"):
+                named = [name for name in columns if name != "seal"]
+                taken = ", ".join(named) + (", 0" if "seal" in columns else "")
+                into = ", ".join(named) + (", seal" if "seal" in columns else "")
+                where = " WHERE key <> 'format'" if table == "meta" else ""
+                db.execute(f"INSERT INTO main.{table} ({into}) SELECT {taken} FROM old.{table}{where}")
+        if "seals" not in held:
+            db.execute("INSERT OR IGNORE INTO meta VALUES (?, 'of a copy')", (COPIED_KEY,))
+        change(db)
+        reseal(db)
+        db.execute("COMMIT")
+        db.execute("DETACH old")
+        db.execute("VACUUM")
 
 
 def remove_files(path: Path) -> None:
@@ -149,6 +233,8 @@ def remove_files(path: Path) -> None:
 
 def holds_tables(path: Path) -> bool:
     """Whether the file of a database holds a schema: one killed before its first commit holds none."""
+    if (path / DATABASE).is_symlink():
+        return True  # opening it says what is wrong, and nothing is written where it leads
     if not (path / DATABASE).is_file() or not (path / DATABASE).stat().st_size:
         return False
     try:
@@ -156,3 +242,14 @@ def holds_tables(path: Path) -> bool:
             return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     except sqlite3.DatabaseError:
         return True  # damaged is not empty: opening it says what is wrong
+
+
+def signature(path: Path) -> tuple[object, ...]:
+    """What tells whether a database was written since: which file it and its log are, their sizes and times."""
+    found: list[object] = []
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            if not (told := (path / name).stat()).st_size:  # a reader may leave an empty log
+                continue
+            found += [name, told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]
+    return tuple(found)

@@ -11,39 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 
 from holdfast.errors import StoreError
 from holdfast.records import PreferencePair
+from holdfast.store.seals import Seals
 
 KeyOf = Callable[[str], int]
 
-PAIR_SCHEMA = """
+# A REAL holds a float64 bit by bit; NaN would be NULL.
+PREFERENCE_SCHEMA = """
 CREATE TABLE pairs (step TEXT NOT NULL, position INTEGER NOT NULL, chosen INTEGER NOT NULL, rejected INTEGER NOT NULL,
   objectives TEXT NOT NULL, judge TEXT NOT NULL, gap REAL NOT NULL, weight REAL NOT NULL,
-  PRIMARY KEY (step, position)) WITHOUT ROWID;
-"""
-# Runs that no study writes to do without it, so it is made where it is missing. A REAL holds a float64 bit by bit; NaN
-# would be NULL.
-LOGPROB_SCHEMA = """
-CREATE TABLE IF NOT EXISTS logprobs (step TEXT NOT NULL, trajectory INTEGER NOT NULL REFERENCES trajectories,
+  seal INTEGER NOT NULL, PRIMARY KEY (step, position)) WITHOUT ROWID;
+CREATE TABLE logprobs (step TEXT NOT NULL, trajectory INTEGER NOT NULL REFERENCES trajectories,
   value REAL NOT NULL CHECK (typeof(value) = 'real' AND value BETWEEN -1e300 AND 0),
-  PRIMARY KEY (step, trajectory)) WITHOUT ROWID;
+  seal INTEGER NOT NULL, PRIMARY KEY (step, trajectory)) WITHOUT ROWID;
 """
 
 
-def write_pairs(db: sqlite3.Connection, key_of: KeyOf, step: str, pairs: Sequence[PreferencePair]) -> None:
+def write_pairs(seals: Seals, key_of: KeyOf, step: str, pairs: Sequence[PreferencePair]) -> None:
     """Store a step's pairs in their order."""
-    rows = [
-        (
-            step,
-            position,
-            key_of(pair.chosen),
-            key_of(pair.rejected),
-            json.dumps(pair.objectives),
-            pair.judge,
-            pair.gap,
-            pair.weight,
-        )
-        for position, pair in enumerate(pairs)
-    ]
-    db.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    for position, pair in enumerate(pairs):
+        keys = key_of(pair.chosen), key_of(pair.rejected)
+        objectives = json.dumps(pair.objectives)
+        seals.add("pairs", (step, position, *keys, objectives, pair.judge, pair.gap, pair.weight))
 
 
 def read_pairs(db: sqlite3.Connection, step: str) -> list[PreferencePair]:
@@ -68,11 +56,11 @@ def read_pairs(db: sqlite3.Connection, step: str) -> list[PreferencePair]:
     ]
 
 
-def write_logprobs(db: sqlite3.Connection, key_of: KeyOf, step: str, values: Mapping[str, float]) -> None:
+def write_logprobs(seals: Seals, key_of: KeyOf, step: str, values: Mapping[str, float]) -> None:
     """Store log-probabilities in nats by trajectory id. Errors: StoreError for a value that is none."""
     try:
-        rows = [(step, key_of(name), value) for name, value in values.items()]
-        db.executemany("INSERT INTO logprobs VALUES (?, ?, ?)", rows)
+        for name, value in values.items():
+            seals.add("logprobs", (step, key_of(name), value))
     except sqlite3.IntegrityError as error:
         raise StoreError(
             f"reference step {step}: log-probabilities cannot be stored ({error}); each is one number"

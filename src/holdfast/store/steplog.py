@@ -6,17 +6,23 @@ It lives in the run's database; ``Store.log`` is the way to it, and writes join 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.errors import StoreError
+from holdfast.store.codec import telling_damage
+from holdfast.store.seals import Seals
+
+LOG_DIGESTS = "logs"  # in a step's result: SHA-256 of each log of its training, by what is added to the log's name
 STEP_SCHEMA = """
 CREATE TABLE steps (fingerprint TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
   result TEXT, started REAL, finished REAL) WITHOUT ROWID;
 CREATE TABLE batches (fingerprint TEXT NOT NULL, batch INTEGER NOT NULL,
-  PRIMARY KEY (fingerprint, batch)) WITHOUT ROWID;
+  seal INTEGER NOT NULL, PRIMARY KEY (fingerprint, batch)) WITHOUT ROWID;
 """
 
 
@@ -36,17 +42,18 @@ class StepStatus:
 class StepLog:
     """Reads and writes the status of steps; made by the store on its own connection."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    def __init__(self, db: sqlite3.Connection, seals: Seals) -> None:
+        self._db, self._seals = db, seals
 
     def begin(self, fingerprint: str, kind: str, name: str) -> None:
-        """Note that a step is under way."""
+        """Note that a step is under way; inside the store's transaction, like all that writes here."""
         self._db.execute(
             "INSERT INTO steps VALUES (?, ?, ?, 'running', NULL, ?, NULL)"
             " ON CONFLICT (fingerprint) DO UPDATE SET status = 'running', started = excluded.started"
             " WHERE status <> 'done'",
             (fingerprint, kind, name, time.time()),
         )
+        self._seals.change("steps")
 
     def finish(self, fingerprint: str, result: Mapping[str, Any], *, status: str = "done") -> None:
         """Note a step's end (``done`` or ``failed``) and its result, a JSON object."""
@@ -55,26 +62,42 @@ class StepLog:
             "UPDATE steps SET status = ?, result = ?, finished = ? WHERE fingerprint = ?",
             (status, text, time.time(), fingerprint),
         )
+        self._seals.change("steps")
 
     def commit_batch(self, fingerprint: str, batch: int) -> None:
         """Mark one batch of a step as done; call it in the transaction that stores the batch."""
-        self._db.execute("INSERT INTO batches VALUES (?, ?)", (fingerprint, batch))
+        self._seals.add("batches", (fingerprint, batch))
 
     def batches(self, fingerprint: str) -> set[int]:
         """The batches of a step that are done."""
         return {row[0] for row in self._db.execute("SELECT batch FROM batches WHERE fingerprint = ?", (fingerprint,))}
 
     def steps(self) -> dict[str, StepStatus]:
-        """Every step that was ever begun, by fingerprint."""
-        return {
-            row[0]: StepStatus(
-                fingerprint=row[0],
-                kind=row[1],
-                name=row[2],
-                status=row[3],
-                result=json.loads(row[4]) if row[4] else {},
-                seconds=None if row[6] is None else row[6] - row[5],
-                finished=row[6],
-            )
-            for row in self._db.execute("SELECT * FROM steps ORDER BY started")
-        }
+        """Every step that was ever begun, by fingerprint. Errors: StoreError for one that cannot be read."""
+        with telling_damage("the log of steps"):
+            return {
+                row[0]: StepStatus(
+                    fingerprint=_check_fingerprint(row[0]),
+                    kind=row[1],
+                    name=row[2],
+                    status=row[3],
+                    result=_read_result(row[4]),
+                    seconds=None if row[6] is None else row[6] - row[5],
+                    finished=row[6],
+                )
+                for row in self._db.execute("SELECT * FROM steps ORDER BY started")
+            }
+
+
+def _read_result(text: str | None) -> Mapping[str, Any]:
+    found = json.loads(text) if text else {}
+    if not isinstance(found, dict):
+        raise ValueError("a step's result is no object")
+    return found
+
+
+def _check_fingerprint(name: str) -> str:
+    """A step's fingerprint names files of the run. Errors: StoreError where it could name others."""
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise StoreError(f"the log of steps: {name[:40]!r} is no fingerprint of a step; restore the run")
+    return name

@@ -11,17 +11,21 @@ a step as done in the same transaction that holds its records, so that a killed 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import StoreError
+from holdfast.errors import StoreError, StudyError
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
 from holdfast.store import codec, database, preferences, tables
+from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE
+from holdfast.store.seals import Seals
 from holdfast.store.steplog import StepLog
+from holdfast.store.weights import holds
 
 READ_ROWS = 256  # of one query by id: round trips cost more than rows
 NOUNS = {"cases": "case", "checkpoints": "checkpoint", "trajectories": "trajectory"}
@@ -31,25 +35,57 @@ def _marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
+UNSEALED = (
+    "rows not checked: the run was written by an earlier version, without digests of its rows; `holdfast export RUN"
+    " --to run` makes a copy that has them from then on"
+)
+SEALED_LATE = (
+    "rows checked from a copy on: an earlier version wrote the run without digests of its rows, and what changed before"
+    " it was copied is not known"
+)
+_checked: set[tuple[Any, ...]] = set()  # databases that this process has held against their digests, as they were then
+
+
 class Store:
     """A run directory, opened to read, or by one process at a time to write."""
 
-    def __init__(self, path: Path, *, writable: bool = False) -> None:
-        """Open an existing run; ``create`` makes a new one. Errors: StoreError."""
+    def __init__(self, path: Path, *, writable: bool = False, check: bool = True) -> None:
+        """Open an existing run; ``create`` makes a new one.
+
+        Every row is held against the digests that were written with it, once a process as long as the files stay as
+        they are; without ``check``, for parts of one execution, that is left to whoever began it. Errors: StoreError
+        where there is no run, where it holds a link, and where it is damaged.
+        """
         self.path = Path(path)
         if not (self.path / DATABASE).is_file():
             raise StoreError(
                 f"{self.path}: no run here (no {DATABASE}); make one with `holdfast run` or `holdfast import`"
             )
+        refuse_links(self.path)
         with contextlib.ExitStack() as opened:
             if writable:
                 opened.callback(database.WriteLock(self.path).release)
-            self._db, dictionaries = database.connect(self.path, writable=writable)
+            self._db, dictionaries, self.sealed = database.connect(self.path, writable=writable)
             opened.enter_context(contextlib.closing(self._db))
             self._codec = codec.TextCodec(dictionaries)
+            if check and self.sealed:
+                self._check()
             self._opened = opened.pop_all()
+        self._is_sound = writable and check
         self._keys: dict[str, dict[Any, int]] = {}
-        self.log = StepLog(self._db)
+        self._seals = Seals(self._db)
+        self.log = StepLog(self._db, self._seals)
+
+    def _check(self) -> None:
+        """Hold the rows against their digests, unless this process has since they were last written."""
+        if (now := database.signature(self.path)) in _checked:
+            return
+        try:
+            check_rows(self.path / DATABASE, self._db, database.known_schema())
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            database.tell_damage(self.path, error)
+            raise
+        _checked.add(now)
 
     @classmethod
     def create(cls, path: Path) -> Store:
@@ -66,6 +102,9 @@ class Store:
 
     def close(self) -> None:
         """Close the database and give up the right to write."""
+        if self._is_sound:
+            self._db.close()
+            _checked.add(database.signature(self.path))  # what this process wrote itself, on top of what it checked
         self._opened.close()
 
     def __enter__(self) -> Store:
@@ -77,16 +116,41 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything inside is committed together, or not at all."""
+        """Everything inside is committed together with its digests, or not at all."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._seals.begin()
             yield
+            self._seals.commit()
         except BaseException:
             if self._db.in_transaction:  # a full disk has rolled it back already
                 self._db.execute("ROLLBACK")
             self._keys.clear()
             raise
         self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Seals]:
+        """The seals of the transaction that is open, else of one of its own."""
+        if self._db.in_transaction:
+            yield self._seals
+        else:
+            with self.transaction():
+                yield self._seals
+
+    @property
+    def doubt(self) -> str | None:
+        """What cannot be said of the rows, for whoever reads results of the run; None where they are checked."""
+        if not self.sealed:
+            return UNSEALED
+        return SEALED_LATE if self.meta(database.COPIED_KEY) is not None else None
+
+    def digest(self) -> str | None:
+        """The run's digest, over every row, every text and all weights that it made; None for the earlier format.
+
+        It is computed from the digests that were written with the rows, which opening the run holds them against.
+        """
+        return digest_run(self._db) if self.sealed else None
 
     # --- meta -------------------------------------------------------------------------------------------
 
@@ -97,9 +161,11 @@ class Store:
 
     def set_meta(self, key: str, value: str) -> None:
         """Note ``value`` under ``key``."""
-        self._db.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
-        )
+        with self._writing() as seals:
+            self._db.execute(
+                "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+            )
+            seals.change("meta")
 
     # --- texts ------------------------------------------------------------------------------------------
 
@@ -117,11 +183,8 @@ class Store:
 
     def add_text(self, text: codec.Text) -> int:
         """Store a text unless it is there; returns its key."""
-        row = self._db.execute(
-            "INSERT INTO texts (digest, dictionary, body) VALUES (?, ?, ?)"
-            " ON CONFLICT (digest) DO NOTHING RETURNING key",
-            (text.digest, text.dictionary, text.body),
-        ).fetchone()
+        with self._writing() as seals:
+            row = seals.add("texts", (text.digest, text.dictionary, text.body), conflict="digest")
         if row is None:
             row = self._db.execute("SELECT key FROM texts WHERE digest = ?", (text.digest,)).fetchone()
         return int(row[0])
@@ -146,18 +209,19 @@ class Store:
 
     def add_cases(self, cases: Iterable[Case]) -> None:
         """Store cases that are not there yet."""
-        for case in cases:
-            text = self.add_text(self._codec.pack(codec.case_to_bytes(case)))
-            self._db.execute(
-                "INSERT INTO cases (id, suite, number, family, text) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (id) DO NOTHING",
-                (case.id, case.suite, case.number, case.family, text),
-            )
+        with self._writing() as seals:
+            for case in cases:
+                text = self.add_text(self._codec.pack(codec.case_to_bytes(case)))
+                seals.add("cases", (case.id, case.suite, case.number, case.family, text), conflict="id")
 
     def add_split(self, split_seed: int, parts: Mapping[str, Iterable[str]]) -> None:
         """Note which cases (ids) are ``train`` and ``test`` under a split seed."""
-        rows = [(split_seed, self._key("cases", case_id), part) for part, ids in parts.items() for case_id in ids]
-        self._db.executemany("INSERT INTO splits VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
+        with self._writing() as seals:
+            for part, ids in parts.items():
+                for case_id in ids:
+                    seals.add(
+                        "splits", (split_seed, self._key("cases", case_id), part), conflict="split_seed, case_key"
+                    )
 
     def splits(self) -> dict[int, dict[str, tuple[str, ...]]]:
         """Split seed → part → case ids, in the order of case numbers."""
@@ -183,11 +247,10 @@ class Store:
         return codec.case_from_bytes(self._text(text), id=case_id, suite=suite, number=number, family=family)
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Store a checkpoint unless its id is there."""
-        self._db.execute(
-            "INSERT INTO checkpoints (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING",
-            (checkpoint.id, codec.checkpoint_to_bytes(checkpoint)),
-        )
+        """Store a checkpoint unless its id is there. Errors: StoreError where its weights are not in the run."""
+        codec.check_place(checkpoint)
+        with self._writing() as seals:
+            seals.add("checkpoints", (checkpoint.id, codec.checkpoint_to_bytes(checkpoint)), conflict="id")
 
     def checkpoints(self, *, brought: bool = False) -> list[Checkpoint]:
         """The run's checkpoints by base, stages, axes and seeds, whichever was made first.
@@ -204,15 +267,27 @@ class Store:
             self._db.execute("SELECT body FROM checkpoints WHERE key = ?", (key,)).fetchone()[0]
         )
 
+    def weights(self, checkpoint: Checkpoint, *, remedy: str = "run the study again in a new run") -> Path:
+        """The directory of the weights that this run made, held against their digest once a process.
+
+        Errors: StudyError with the ``remedy`` where they are not there, StoreError where they are not those.
+        """
+        directory = self.path / (checkpoint.path or "")
+        if checkpoint.path is None or not directory.is_dir():
+            raise StudyError(f"{checkpoint.name}: its weights are not at {directory}; {remedy}")
+        if not holds(directory, directory.name):
+            raise StoreError(
+                f"{directory}: holds other weights than {checkpoint.name} was made with (another digest); restore them"
+                " from a copy, or run the study again in a new run"
+            )
+        return directory
+
     # --- trajectories and scores --------------------------------------------------------------------------
 
     def add_trajectory(self, trajectory: Trajectory, text: codec.Text | int, *, step: str | None = None) -> bool:
         """Store a trajectory whose text (or its key) is ``codec.trajectory_to_bytes`` packed; False if it was there."""
-        row = self._db.execute(
-            "INSERT INTO trajectories"
-            " (id, case_key, checkpoint, rollout, step, ending, flags, calls, invalid_calls, tokens, text)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING key",
-            (
+        with self._writing() as seals:
+            values = (
                 trajectory.id,
                 self._key("cases", trajectory.case_id),
                 self._key("checkpoints", trajectory.checkpoint_id),
@@ -224,8 +299,8 @@ class Store:
                 trajectory.invalid_calls,
                 trajectory.tokens,
                 text if isinstance(text, int) else self.add_text(text),
-            ),
-        ).fetchone()
+            )
+            row = seals.add("trajectories", values, conflict="id")
         if row is not None:
             self._keys.setdefault("trajectories", {})[trajectory.id] = int(row[0])
         return row is not None
@@ -235,36 +310,28 @@ class Store:
 
         Errors: StoreError where the same judge, rubric and repeat gave this trajectory another value.
         """
-        judges = self._keys.setdefault("judges", {})
-        judge = (score.judge, score.objective, score.rubric)
-        if judge not in judges:
-            self._db.execute(
-                "INSERT INTO judges (name, objective, rubric) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", judge
+        with self._writing() as seals:
+            judges = self._keys.setdefault("judges", {})
+            judge = (score.judge, score.objective, score.rubric)
+            if judge not in judges:
+                seals.add("judges", judge, conflict="name, objective, rubric")
+                query = "SELECT key FROM judges WHERE name = ? AND objective = ? AND rubric = ?"
+                judges[judge] = int(self._db.execute(query, judge).fetchone()[0])
+            if reply is None and score.reply is not None:
+                reply = self._codec.pack(score.reply.encode("utf-8", "surrogatepass"))
+            place = (self._key("trajectories", score.trajectory_id), judges[judge], score.repeat)
+            text = self.add_text(reply) if isinstance(reply, codec.Text) else reply
+            values = (*place, score.value, score.missing, score.label, text)
+            if seals.add("scores", values, conflict="trajectory, judge, repeat") is not None:
+                return True
+        query = "SELECT value FROM scores WHERE trajectory = ? AND judge = ? AND repeat = ?"
+        (held,) = self._db.execute(query, place).fetchone()
+        if held != score.value:
+            raise StoreError(
+                f"{self.path}: trajectory {score.trajectory_id}: {score.judge} scored {score.objective} {held}"
+                f" before and {score.value} now (repeat {score.repeat}); number the repeats or use a new rubric"
             )
-            query = "SELECT key FROM judges WHERE name = ? AND objective = ? AND rubric = ?"
-            judges[judge] = int(self._db.execute(query, judge).fetchone()[0])
-        if reply is None and score.reply is not None:
-            reply = self._codec.pack(score.reply.encode("utf-8", "surrogatepass"))
-        place = (self._key("trajectories", score.trajectory_id), judges[judge], score.repeat)
-        row = self._db.execute(
-            "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1",
-            (
-                *place,
-                score.value,
-                score.missing,
-                score.label,
-                self.add_text(reply) if isinstance(reply, codec.Text) else reply,
-            ),
-        ).fetchone()
-        if row is None:
-            query = "SELECT value FROM scores WHERE trajectory = ? AND judge = ? AND repeat = ?"
-            (held,) = self._db.execute(query, place).fetchone()
-            if held != score.value:
-                raise StoreError(
-                    f"{self.path}: trajectory {score.trajectory_id}: {score.judge} scored {score.objective} {held}"
-                    f" before and {score.value} now (repeat {score.repeat}); number the repeats or use a new rubric"
-                )
-        return row is not None
+        return False
 
     def trajectory(self, trajectory_id: str) -> Trajectory:
         """One trajectory by id. Errors: StoreError."""
@@ -379,7 +446,8 @@ class Store:
 
     def add_pairs(self, step: str, pairs: Sequence[PreferencePair]) -> None:
         """Store a step's pairs in their order."""
-        preferences.write_pairs(self._db, partial(self._key, "trajectories"), step, pairs)
+        with self._writing() as seals:
+            preferences.write_pairs(seals, partial(self._key, "trajectories"), step, pairs)
 
     def pairs(self, step: str) -> list[PreferencePair]:
         """A step's pairs in their order."""
@@ -387,7 +455,8 @@ class Store:
 
     def add_logprobs(self, step: str, values: Mapping[str, float]) -> None:
         """Store what a reference step found: log-probabilities in nats by trajectory id. Errors: StoreError."""
-        preferences.write_logprobs(self._db, partial(self._key, "trajectories"), step, values)
+        with self._writing() as seals:
+            preferences.write_logprobs(seals, partial(self._key, "trajectories"), step, values)
 
     def logprobs(self, step: str) -> dict[str, float]:
         """Trajectory id → log-probability in nats, as one reference step found it."""

@@ -28,8 +28,28 @@ def digest_directory(directory: Path) -> str:
     for path in sorted(directory.iterdir()):
         if path.is_symlink() or not path.is_file() or path.suffix not in ALLOWED_SUFFIXES:
             raise StoreError(f"{path}: not a file that a weights directory may hold; convert weights to safetensors")
-        whole.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:
+            whole.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
+
+
+_held: dict[tuple[object, ...], str] = {}  # digests of directories that this process has read, as they were then
+
+
+def holds(directory: Path, digest: str) -> bool:
+    """Whether a directory's files have a digest; one that has not changed since this process read it is not read again.
+
+    Large weights take seconds, and several steps open the same ones.
+    """
+    state = [(path.name, path.lstat()) for path in sorted(directory.iterdir())]
+    told = [(name, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in state]
+    place = (str(directory.absolute()), *told)
+    if place not in _held:
+        try:
+            _held[place] = digest_directory(directory)
+        except StoreError:
+            return False
+    return _held[place] == digest
 
 
 def _sync(path: Path) -> None:
@@ -46,13 +66,37 @@ def sync_directory(directory: Path) -> None:
         _sync(path)
 
 
+def note_digest(directory: Path) -> None:
+    """Note beside a directory of unfinished work what it holds, so that another process takes up no other."""
+    _note_of(directory).write_text(digest_directory(directory), encoding="ascii")
+
+
+def is_as_noted(directory: Path) -> bool:
+    """Whether a directory is there and holds what was noted beside it."""
+    with contextlib.suppress(OSError, ValueError, StoreError):
+        return _note_of(directory).read_text(encoding="ascii") == digest_directory(directory)
+    return False
+
+
+def _note_of(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.digest")
+
+
 def adopt(directory: Path, root: Path) -> str:
-    """Move a finished directory into ``root`` under its digest, durably; returns the digest."""
+    """Move a finished directory into ``root`` under its digest, durably and for its owner alone; returns the digest.
+
+    What stands there under this digest stays, unless it was damaged since.
+    """
     digest = digest_directory(directory)
     target = root / digest
     if target.exists():
-        shutil.rmtree(directory)
-        return digest
+        if holds(target, digest):
+            shutil.rmtree(directory)
+            return digest
+        shutil.rmtree(target)
+    for path in directory.iterdir():
+        path.chmod(0o600)
+    directory.chmod(0o700)
     sync_directory(directory)
     directory.rename(target)
     _sync(root)
@@ -66,7 +110,7 @@ def open_scratch(root: Path, fingerprint: str) -> Iterator[Path]:
     One process at a time: a worker that outlives its parent for a moment is waited for.
     """
     scratch = root / f"{TEMPORARY}{fingerprint}"
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(scratch, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ import numpy as np
 
 from holdfast.errors import StepError
 from holdfast.records import PreferencePair, content_id
-from holdfast.store.weights import sync_directory
+from holdfast.store.weights import note_digest, sync_directory
 from holdfast.training.adapters import Policy, open_policy
 from holdfast.training.balance import Balance, Measure
 from holdfast.training.encoding import Encoded, LossMask, check_sequences, score_picked
@@ -148,6 +148,7 @@ class PreferenceStage:
                 if self._leads:
                     # On disk before the loop's state says that it is.
                     sync_directory(path)
+                    note_digest(path)
                 chosen, rejected = self._drifts()
                 self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
             yield log.step

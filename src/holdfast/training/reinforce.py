@@ -20,7 +20,7 @@ from typing import Any
 from holdfast.errors import StepError, StudyError
 from holdfast.models.stacks import digest_model, is_stack
 from holdfast.records import content_id
-from holdfast.store.weights import digest_directory, sync_directory
+from holdfast.store.weights import digest_directory, note_digest, sync_directory
 from holdfast.training.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
 from holdfast.training.groups import (
@@ -164,6 +164,7 @@ class RewardStage:
                     self._policy.save(path)
                     # On disk before the loop's state says that it is.
                     sync_directory(path)
+                    note_digest(path)
                     self._loop.keep({})
                     if self._supply is not None:
                         self._supply.release(log.step)

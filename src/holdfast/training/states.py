@@ -5,6 +5,7 @@ A new state is written beside the old one and takes its place by renaming; a cra
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -34,14 +35,14 @@ class UnusableState(StoreError):
 
 
 def write_state(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Writes ``folder/state``; ``facts`` are JSON."""
+    """Writes ``folder/state``, with a digest of what it holds; ``facts`` are JSON."""
     from safetensors.torch import save_file
 
     new = folder / _NEW
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new / _TENSORS)
-    (new / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    (new / _FACTS).write_text(json.dumps({"facts": facts, "digest": _digest(new, facts)}), encoding="utf-8")
     sync_directory(new)
     state, old = folder / STATE, folder / _OLD
     if state.exists():
@@ -59,11 +60,22 @@ def read_state(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] |
         if not (place / _FACTS).exists():
             continue
         try:
-            facts = json.loads((place / _FACTS).read_text(encoding="utf-8"))
+            held = json.loads((place / _FACTS).read_text(encoding="utf-8"))
+            facts = held["facts"]
+            if held["digest"] != _digest(place, facts):
+                raise ValueError("it is not as it was written")
             return place, facts, load_file(place / _TENSORS)
         except Exception as error:  # safetensors has its own exception type for a torn file
             raise UnusableState(place, error) from error
     return None
+
+
+def _digest(place: Path, facts: Mapping[str, Any]) -> str:
+    """SHA-256 over a state's tensors and its facts as JSON."""
+    with (place / _TENSORS).open("rb") as file:
+        whole = hashlib.file_digest(file, "sha256")
+    whole.update(json.dumps(facts, sort_keys=True).encode())
+    return whole.hexdigest()
 
 
 def random_states() -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ on with the same rollouts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -117,7 +118,8 @@ class Supply:
 
     def _write(self, folder: Path, number: int, rollouts: Sequence[Rewarded]) -> None:
         path = self._path(folder, number)
-        text = json.dumps({"identity": self._identity, "rollouts": [_as_json(item) for item in rollouts]})
+        rows = [_as_json(item) for item in rollouts]
+        text = json.dumps({"identity": self._identity, "rollouts": rows, "digest": _digest(rows)})
         part = path.with_suffix(".part")
         with part.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -131,10 +133,16 @@ class Supply:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["identity"] != self._identity:
                 raise ValueError("they are of a stage with other settings")
+            if found["digest"] != _digest(found["rollouts"]):
+                raise ValueError("they are not as they were written")
             return [_from_json(item) for item in found["rollouts"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"it goes on with the rollouts of {path.name}, which cannot be read: {error}"
             raise UnusableState(folder.parent / STATE, reason) from error
+
+
+def _digest(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def score_all(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Floats]:

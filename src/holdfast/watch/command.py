@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 
 from holdfast.errors import StudyError
 from holdfast.watch.page import PAGE, write_watch
 from holdfast.watch.paired import watch_checkpoints
 from holdfast.watch.production import watch_traces
 from holdfast.watch.render import exit_code, make_document, render_markdown, render_text
-from holdfast.watch.state import write_whole
+from holdfast.watch.state import UNCHECKED, hold_state, write_whole
 
 
 def carry_out(options: Namespace) -> tuple[str, int]:
     """The text for standard output and the exit code (0 silent, 1 alarm, 3 too little data). Errors: HoldfastError."""
     _check(options)
-    watch, state = watch_traces(options) if options.traces else watch_checkpoints(options)
+    with hold_state(options.state):
+        watch, state = watch_traces(options) if options.traces else watch_checkpoints(options)
+    if not state.checked:
+        watch = replace(watch, notes=(*watch.notes, UNCHECKED))
     document = make_document(watch, state.declared)
     said = []
     if options.output is not None:

@@ -1,17 +1,20 @@
 """What a watch has seen, in one file that is replaced whole: looks that were taken stay taken.
 
-The file is JSON. It holds ids, scores and settings, no text of an episode. What was declared when it was begun is held
-against what is declared now, and the first key that differs is named.
+The file is JSON. It holds ids, scores and settings, no text of an episode, and a digest of all that. What was declared
+when it was begun is held against what is declared now, and the first key that differs is named. One watch at a time is
+at work on it, from before it is read until it is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -20,9 +23,15 @@ from typing import Any
 from holdfast.errors import StudyError
 from holdfast.inputs import read_bytes
 
-VERSION = 1
+VERSION = 2
+WITHOUT_DIGEST = 1  # the version before
 KEY = "holdfast_watch"
 MOST_BYTES = 256 << 20  # of the file
+WAIT_SECONDS = 60.0  # for another watch with the same state
+UNCHECKED = (
+    "the state was not checked: an earlier version wrote it, without a digest of what it holds; it gets one with the"
+    " next look"
+)
 MIN_COVERAGE = 0.95  # of what a look asks must have a score, unless declared otherwise
 
 Values = Mapping[str, tuple[float, ...]]
@@ -60,6 +69,7 @@ class State:
     frozen: Mapping[str, float] = field(default_factory=dict)
     looks: list[Seen] = field(default_factory=list)
     digest: str | None = None
+    checked: bool = True  # against the digest in the file; one of an earlier version has none
 
     def find(self, label: str, data: str) -> Seen | None:
         """The look that was taken under this label.
@@ -91,6 +101,52 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _digest_row(row: Mapping[str, Any]) -> str:
+    """The digest of a document without its own."""
+    held = {key: value for key, value in row.items() if key != "digest"}
+    return _digest(json.dumps(held, sort_keys=True, allow_nan=False).encode())
+
+
+@contextlib.contextmanager
+def hold_state(path: Path | None) -> Iterator[None]:
+    """Inside, no other watch with the same state is at work; one that is, is waited for.
+
+    Errors: StudyError where it takes longer than a minute, or where nothing can be written beside the state.
+    """
+    if path is None:
+        yield
+        return
+    path = path.resolve()
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _take(lock)
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    if handle is None:
+        raise StudyError(f"{path}: another watch is at work on this state; repeat the command when it has ended")
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _take(lock: Path) -> int | None:
+    """An open file at ``lock`` that nobody else holds; None where somebody still does after the wait."""
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), lock.stat()):  # who held it last may have removed it meanwhile
+                return handle
+        os.close(handle)
+        if time.monotonic() > until:
+            return None
+        time.sleep(0.05)
+
+
 def load_state(path: Path, declared: Mapping[str, Any]) -> State | None:
     """The state at ``path``, None where there is none. Errors: StudyError where it is damaged or of another watch."""
     if not path.exists():
@@ -115,8 +171,10 @@ def _show(value: Any) -> str:
 def _read(path: Path, data: bytes) -> State:
     try:
         row = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        if row[KEY] != VERSION:
+        if row[KEY] not in (VERSION, WITHOUT_DIGEST):
             raise StudyError(f"{path}: a state of version {row[KEY]!r}, expected {VERSION}; begin a new state file")
+        if ("digest" in row) != (row[KEY] == VERSION) or row.get("digest") not in (None, _digest_row(row)):
+            raise ValueError("another digest")
         looks = [
             Seen(
                 label=_text(one["label"]),
@@ -138,6 +196,7 @@ def _read(path: Path, data: bytes) -> State:
             asked=None if row["asked"] is None else _count(row["asked"]),
             frozen=frozen,
             looks=looks,
+            checked=row[KEY] == VERSION,
         )
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise StudyError(
@@ -189,7 +248,7 @@ def _values(row: Any) -> Values:
 
 def save_state(path: Path, state: State) -> None:
     """Replace the file in one step. Errors: StudyError where it cannot be written, or changed meanwhile."""
-    row = {
+    row: dict[str, Any] = {
         KEY: VERSION,
         "declared": dict(state.declared),
         "baseline": {case: list(found) for case, found in state.baseline.items()},
@@ -208,6 +267,7 @@ def save_state(path: Path, state: State) -> None:
             for one in state.looks
         ],
     }
+    row["digest"] = _digest_row(row)
     # A path as a label may hold bytes that are no UTF-8: they are kept as escapes.
     data = (json.dumps(row, ensure_ascii=True, allow_nan=False, indent=1) + "\n").encode()
     there = _digest(path.read_bytes()) if path.is_file() else None

@@ -58,11 +58,7 @@ def find_directory(name: str) -> Path:
     from holdfast.store import Store
 
     with Store(Path(run).expanduser()) as store:
-        checkpoint = find_checkpoint(store, wanted)
-        directory = store.path / (checkpoint.path or "")
-    if checkpoint.path is None or not directory.is_dir():
-        raise StudyError(f"holdfast/{name}: its weights are not at {directory}; name a run that holds them")
-    return directory
+        return store.weights(find_checkpoint(store, wanted), remedy="name a run that holds them")
 
 
 class _Waiting:

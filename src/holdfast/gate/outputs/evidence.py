@@ -20,14 +20,14 @@ import scipy
 from holdfast import __version__
 from holdfast.errors import StoreError
 from holdfast.exports import write_directory
-from holdfast.forks import STUDY_KEY
+from holdfast.forks import ANALYSIS_FILE, STUDY_KEY, read_analysis
 from holdfast.gate.outputs.document import document, plain
 from holdfast.gate.outputs.evidence_page import render_evidence
 from holdfast.gate.outputs.verdicts import judge_run
 from holdfast.records import Checkpoint, Verdict, content_id
 from holdfast.report.gate import collect_limits, count_by_lineage, count_outcomes, describe_verdict, overall
 from holdfast.report.labels import count_noun
-from holdfast.runs import ANALYSIS_FILE, planned_steps
+from holdfast.runs import planned_steps
 from holdfast.store import Store
 from holdfast.store.weights import digest_directory
 
@@ -71,7 +71,7 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
     """The evidence as JSON values. Weights that the run holds are read again and held against their digests."""
     with Store(run_path) as store:
         checkpoints = [_checkpoint(run_path, one) for one in store.checkpoints()]
-        judges = _judges(store)
+        judges, analysis = _judges(store), read_analysis(store)
         found: dict[str, Any] = {
             "format": FORMAT,
             "run": run_path.absolute().name,
@@ -88,10 +88,14 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
             "study": _study(store),
             "counts": store.counts(),
             "parts": _count_parts(store),
-            "digests": {"scores": store.digest_scores(), "analysis": _digest_file(run_path / ANALYSIS_FILE)},
+            "digests": {
+                "run": store.digest(),
+                "scores": store.digest_scores(),
+                "analysis": None if analysis is None else hashlib.sha256(analysis).hexdigest(),
+            },
             "checkpoints": checkpoints,
             "judges": judges,
-            "limits": [*collect_limits(verdicts), *_analysis_notes(run_path)],
+            "limits": [*collect_limits(verdicts), *_analysis_notes(run_path / ANALYSIS_FILE, analysis)],
         }
         found["missing"] = [*notes, *_missing(store, found)]
     return found
@@ -106,14 +110,9 @@ def _study(store: Store) -> dict[str, Any] | None:
     return {"name": name, "fingerprint": content_id("study", settings), "settings": plain(settings)}
 
 
-def _digest_file(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def _analysis_notes(run_path: Path) -> list[str]:
-    path = run_path / ANALYSIS_FILE
+def _analysis_notes(path: Path, data: bytes | None) -> list[str]:
     try:
-        return [str(one) for one in json.loads(path.read_bytes())["notes"]] if path.is_file() else []
+        return [] if data is None else [str(one) for one in json.loads(data)["notes"]]
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise StoreError(f"{path}: damaged; restore it, or remove it and repeat `holdfast run`") from error
 
@@ -197,6 +196,8 @@ def _judges(store: Store) -> list[dict[str, Any]]:
 
 def _missing(store: Store, found: dict[str, Any]) -> Iterator[str]:
     """What an auditor would look for and not find, a sentence each."""
+    if store.doubt is not None:
+        yield store.doubt
     if found["study"] is None:
         yield "no study: the run was imported, and how its models were trained is known from their names alone"
     else:

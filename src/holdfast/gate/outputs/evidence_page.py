@@ -45,6 +45,10 @@ EXPLANATION = (
     " tell. The file evidence.json beside this page holds the same numbers in full."
 )
 DIGEST = "digest"
+KEEP = (
+    "The SHA-256 of the run is over all its rows, texts and weights. Keep it elsewhere: `holdfast show RUN --digest"
+    " KEPT` says whether a run is still that one."
+)
 
 
 def render_evidence(found: Mapping[str, Any]) -> str:
@@ -149,7 +153,7 @@ def _digests(found: Mapping[str, Any]) -> str:
     digests = [(f"SHA-256 of the {name}", value) for name, value in found["digests"].items()]
     versions = [(name, value) for name, value in found["versions"].items()]
     counts = [(name, f"{value:,}") for name, value in found["counts"].items()]
-    return _table(("What", DIGEST), [*digests, *versions, *counts], (DIGEST,))
+    return _p(KEEP, "note") + _table(("What", DIGEST), [*digests, *versions, *counts], (DIGEST,))
 
 
 def _study(study: Mapping[str, Any] | None) -> str:

@@ -1,0 +1,176 @@
+"""Whether a run is what was committed: its files, its schema, every row against the digests in ``seals``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import StoreError
+from holdfast.store.seals import (
+    ADDED_TO,
+    REPLACED,
+    SEAL_ROWS,
+    START,
+    Digest,
+    SealedTable,
+    chunks,
+    digest_table,
+    link,
+)
+
+REMEDY = "restore the run from a copy, or make it anew"
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse a run that holds a link, a pipe or a device: what is written to it would go elsewhere.
+
+    The run's directory itself may be named through a link. Errors: StoreError.
+    """
+    waiting = [str(path)]
+    while waiting:
+        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_symlink() or not _is_regular(entry):
+                    kind = "a link" if entry.is_symlink() else "a pipe or a device"
+                    raise StoreError(
+                        f"{entry.path}: is {kind}, and a run holds files and directories only; put what it names in"
+                        " its place, or remove it"
+                    )
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
+    except FileNotFoundError:  # what another process removes meanwhile
+        return True
+
+
+def check_rows(path: Path, db: sqlite3.Connection, schema: frozenset[str]) -> None:
+    """Hold a run's database against its digests. ``schema`` has the statements that made its tables.
+
+    Errors: StoreError that names the database and what differs; sqlite3.Error where it cannot be read.
+    """
+    with _reading(db):
+        try:
+            _check(db, schema)
+        except (_DamageError, TypeError, ValueError, LookupError, OverflowError) as error:
+            raise StoreError(f"{path}: damaged in the store: {error}; {REMEDY}") from error
+
+
+def read_checked(path: Path, digest: str | None) -> bytes | None:
+    """The bytes of a file that stands beside the database, with the SHA-256 that the run noted; None where it is gone.
+
+    Without a digest, which earlier versions did not note, nothing is checked. Errors: StoreError.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise StoreError(f"{path}: is not what the run wrote (another digest); restore it from a copy")
+    return data
+
+
+def digest_run(db: sqlite3.Connection) -> str:
+    """The run's digest: SHA-256 over its chain of seals and the digests of the tables whose rows are replaced."""
+    chain, *tables = db.execute(f"SELECT chain, {', '.join(REPLACED)} FROM sealed").fetchone()
+    return hashlib.sha256(b"".join([b"holdfast run\n", chain, *tables])).hexdigest()
+
+
+class _DamageError(Exception):
+    """Rows are not those that were committed; the text says which."""
+
+
+@contextlib.contextmanager
+def _reading(db: sqlite3.Connection) -> Iterator[None]:
+    """One state of the database throughout, whoever writes meanwhile."""
+    if db.in_transaction:
+        yield
+        return
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _check(db: sqlite3.Connection, schema: frozenset[str]) -> None:
+    found = {row[0] for row in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    if found != schema:
+        raise _DamageError("its tables are not those of a run")
+    # Rows are read in order by the digests and by searching elsewhere: both ways must lead to the same.
+    (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if told != "ok":
+        raise _DamageError(" ".join(str(told).split())[:200])
+    sealed = db.execute(f"SELECT seals, chain, {', '.join(REPLACED)} FROM sealed").fetchall()
+    if len(sealed) != 1:
+        raise _DamageError("the digest of its digests is missing")
+    last, chain, *tables = sealed[0]
+    seals, walked, reached = _read_seals(db)
+    if (walked, reached) != (chain, last):
+        raise _DamageError("the digests of its rows are not those that were written")
+    for place, digest in zip(REPLACED, tables, strict=True):
+        if digest_table(db, place) != digest:
+            raise _DamageError(f"{place} are not those that were written" if place == "steps" else f"{place} differs")
+    for place, table in ADDED_TO.items():
+        _check_table(db, place, table, seals.get(place, {}))
+
+
+def _read_seals(db: sqlite3.Connection) -> tuple[dict[str, dict[int, tuple[int, bytes]]], bytes, int]:
+    """Table → number → rows and digest of its seals; the chain over them, and the last number."""
+    found: dict[str, dict[int, tuple[int, bytes]]] = {}
+    chain, last = START, 0
+    for last, place, count, digest in db.execute("SELECT number, place, rows, digest FROM seals ORDER BY number"):
+        chain = link(chain, last, place, count, digest)
+        found.setdefault(place, {})[last] = (count, digest)
+    return found, chain, last
+
+
+def _check_table(db: sqlite3.Connection, place: str, table: SealedTable, seals: dict[int, tuple[int, bytes]]) -> None:
+    digests = {number: Digest() for number in seals}
+    for rows in chunks(db, f"SELECT seal, {table.selected} FROM {place} ORDER BY {table.key}"):
+        parts: dict[int, list[Any]] = {}
+        for number, *row in rows:
+            parts.setdefault(number, []).append(row)
+        for number, part in parts.items():
+            if number not in digests:
+                raise _DamageError(f"{len(part):,} rows of {place} were not written by holdfast")
+            digests[number].add(part)
+    for number, (count, digest) in seals.items():
+        if digests[number].rows != count:
+            raise _DamageError(
+                f"{digests[number].rows:,} rows of {place} where {count:,} were written (batch {number})"
+            )
+        if digests[number].value() != digest:
+            raise _DamageError(f"{count:,} rows of {place} are not those that were written (batch {number})")
+
+
+def reseal(db: sqlite3.Connection) -> None:
+    """Give every row of a database its seal anew, inside a transaction: of a copy that holds a part of a run's rows."""
+    db.execute("DELETE FROM seals")
+    number, chain = 0, START
+    for place, table in ADDED_TO.items():
+        bounds = []
+        for rows in chunks(db, f"SELECT {table.selected} FROM {place} ORDER BY {table.key}", SEAL_ROWS):
+            number += 1
+            part = Digest()
+            part.add(rows)
+            bounds.append((number, rows[0][: table.keys], rows[-1][: table.keys]))
+            chain = link(chain, number, place, len(rows), part.value())
+            db.execute("INSERT INTO seals VALUES (?, ?, ?, ?)", (number, place, len(rows), part.value()))
+        marks = ", ".join("?" * table.keys)
+        between = f"({table.key}) >= ({marks}) AND ({table.key}) <= ({marks})"
+        for given, first, last in bounds:
+            db.execute(f"UPDATE {place} SET seal = ? WHERE {between}", (given, *first, *last))
+    db.execute("INSERT OR REPLACE INTO sealed VALUES (1, ?, ?, ?, ?)", (number, chain, b"", b""))
+    for place in REPLACED:
+        db.execute(f"UPDATE sealed SET {place} = ?", (digest_table(db, place),))
