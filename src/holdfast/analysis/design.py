@@ -158,7 +158,7 @@ class Design:
         """Keys that have any run of every configuration, and whose judge reads the objectives."""
         wanted = tuple(configs)
         found = (key for key in self.keys if all((*key, config) in self.cells for config in wanted))
-        return tuple(key for key in found if self._reads(key.judge, objectives))
+        return tuple(key for key in found if self.reads(key.judge, objectives))
 
     def keys_for(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
         """Keys that a comparison of the configurations is about, those that lack some of them too."""
@@ -166,7 +166,7 @@ class Design:
         found = {(labeller, judge, config != BASE) for _, labeller, judge, config in self.cells}
         judged = sorted({(labeller, judge) for labeller, judge, is_trained in found if is_trained or not trained})
         bases = sorted({base for base, *_ in self.cells})
-        return tuple(Key(base, *one) for base in bases for one in judged if self._reads(one[1], objectives))
+        return tuple(Key(base, *one) for base in bases for one in judged if self.reads(one[1], objectives))
 
     def levels(self, configs: Iterable[Config], *objectives: str, strict: bool = False) -> list[Level]:
         """The ways to pool the keys of a comparison: within each group of keys that judges may be pooled in.
@@ -233,7 +233,7 @@ class Design:
         }
 
     def _groups(self, keys: Sequence[Key]) -> list[tuple[Key, ...]]:
-        """Keys by the relation of their judge, each judge by itself where several scored the same recipe; best first."""
+        """Keys by the relation of their judge, judges of one recipe apart; the group of the headline first."""
         ranks: dict[int, list[Key]] = {}
         for key in keys:
             ranks.setdefault(self._rank(key), []).append(key)
@@ -253,7 +253,7 @@ class Design:
 
     def _rank(self, key: Key) -> int:
         """The place of a key's judge in the order in which a headline takes it."""
-        if key.judge in self.panel.labels.state:
+        if self.panel.labels.reads_state(key.judge):
             return 0
         return 1 + RELATIONS.index(self._relation.get(key, Labelled.UNKNOWN))
 
@@ -295,12 +295,12 @@ class Design:
             once = tuple({(key.base, key.judge): key for key in reversed(keys)}.values())[::-1] if untrained else keys
             known = {
                 "labelled": self.relation(keys, configs),
-                "reads_state": all(key.judge in self.panel.labels.state for key in keys),
+                "reads_state": all(self.panel.labels.reads_state(key.judge) for key in keys),
             }
             found.append(Level({**fields, **known, **about}, tuple(once), span))
         return found
 
-    def _reads(self, judge: str, objectives: Iterable[str]) -> bool:
+    def reads(self, judge: str, objectives: Iterable[str]) -> bool:
         """Whether a judge was asked about every one of the objectives anywhere."""
         read = self._read_by.get(judge, frozenset(self.panel.objectives))
         return all(name in read for name in objectives)

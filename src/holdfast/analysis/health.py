@@ -91,7 +91,7 @@ def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimat
             yield replace(row, caveats=(*caveats, *row.caveats))
 
 
-def _checkpoints(design: Design, keys: Sequence[tuple[str, str]], config: Config) -> list[int]:
+def _checkpoints(design: Design, keys: Sequence[Key], config: Config) -> list[int]:
     rows = [row for key in keys for row in design.cells[(*key, config)].values()]
     return sorted({design.panel.rows[row].checkpoint for row in rows})
 

@@ -51,7 +51,7 @@ class Labels:
         """Of how many stages of a checkpoint's lineage a judge labelled the pairs; of a base nothing is known."""
         if not checkpoint.stages:
             return Labelled.UNKNOWN
-        mine = self.names.get(judge, frozenset({judge}))
+        mine = self.names.get(judge, frozenset({judge, judge.partition("#")[0]}))
         stages = self.stages.get(checkpoint.id, (None,))
         if not stages:
             return Labelled.NONE
@@ -59,9 +59,14 @@ class Labels:
             Labelled.UNKNOWN if one is None else Labelled.ALL if mine & one else Labelled.NONE for one in stages
         )
 
+    def reads_state(self, judge: str) -> bool:
+        """Whether a judge reads the world's end state."""
+        known = judge if judge in self.names else judge.partition("#")[0]
+        return known in self.state
+
 
 def join(relations: Iterable[Labelled]) -> Labelled:
-    """The relation to several things together: to all of them the same, else to some; unknown where it may be either."""
+    """The relation to several things together: the same to all, else to some; unknown where it may be either."""
     found = set(relations)
     if Labelled.SOME in found or {Labelled.ALL, Labelled.NONE} <= found:
         return Labelled.SOME
@@ -71,7 +76,9 @@ def join(relations: Iterable[Labelled]) -> Labelled:
 def read_labels(store: Store, table: ScoreTable) -> Labels:
     """What a run knows of who labelled what its checkpoints learnt from, and of the judges in its score table."""
     checkpoints = store.checkpoints()
-    known = _Known(checkpoints=checkpoints, study=_read_study(store), pairs=store.pair_judges(), rewards=_rewards(store))
+    known = _Known(
+        checkpoints=checkpoints, study=_read_study(store), pairs=store.pair_judges(), rewards=_rewards(store)
+    )
     return Labels(
         stages={one.id: known.labellers(one) for one in checkpoints},
         names=_names_of(table),
@@ -131,7 +138,7 @@ class _Known:
     def _of_stage(self, checkpoint: Checkpoint, stage: StageRecord) -> Labellers:
         if stage.method in REWARD_METHODS:
             return self.rewards.get(str(stage.settings.get("reward"))) or self.rewards.get("")
-        if stage.data in self.pairs:
+        if stage.data is not None and stage.data in self.pairs:
             return self.pairs[stage.data]
         named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE) or _pair_judge(self.study)
         return None if named is None else frozenset({str(named)})
@@ -159,7 +166,7 @@ def _read_study(store: Store) -> Mapping[str, Any]:
 
 
 def _rewards(store: Store) -> dict[str, frozenset[str]]:
-    """Who rewards, by kind of reward: the judge that rewards ("" for any kind), beside it the rules where harm costs."""
+    """Who rewards, by kind of reward: the judge that rewards ("" for any), and the rules too where harm costs."""
     try:
         rewarder = read_rewarder(store)
     except (StudyError, ValueError, KeyError, AttributeError, RecursionError):

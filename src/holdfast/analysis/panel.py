@@ -277,7 +277,7 @@ def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labe
         replace(
             row,
             labelled=known[row.checkpoint, row.judge] if row.lineage else join(trained.get((row.base, row.judge), ())),
-            reads_state=row.judge in labels.state,
+            reads_state=labels.reads_state(row.judge),
         )
         for row in rows
     )

@@ -116,7 +116,9 @@ def _plain_recipes(design: Design, config: Config) -> list[Config]:
     return alike or list(design.recipes)
 
 
-def _distance_rows(drawn: Drawn, config: Config, fields: Mapping[str, Any], unit: str, repairs: int) -> Iterator[Estimate]:
+def _distance_rows(
+    drawn: Drawn, config: Config, fields: Mapping[str, Any], unit: str, repairs: int
+) -> Iterator[Estimate]:
     tested = np.array([one == config for one in drawn.points.configs])
     about = describe_cloud(drawn, fields, unit) | subject(config)
     covariance, caveats = whitening(drawn.points)
