@@ -280,7 +280,7 @@ def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
     """The means with the number of fit scores after each mean of fit ones, which carries that number too."""
 
     def subject(one: Estimate) -> tuple[object, ...]:
-        return one.base, one.lineage, str(one.axes), one.judge, one.objective, one.claim
+        return one.base, one.lineage, str(one.axes), one.judge, one.labelled, one.objective, one.claim
 
     counts = {
         subject(one): one.n["count"]

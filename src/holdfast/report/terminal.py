@@ -21,6 +21,7 @@ from holdfast.report.labels import (
     FLIPPED,
     explain_persistence,
     find_controls,
+    name_headline,
     name_lineage,
     name_subject,
     pick_claim,
@@ -140,12 +141,24 @@ def _score_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) 
     if not scores:
         return None
     apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
-    lines = [table_text(pivot(_by_lineage(scores, apart), "Results", colors), width)]
+    whose = name_headline(analysis.judges)
+    lines = [f"Scores {show_line(whose)}"] if whose else []
+    lines.append(table_text(pivot(_by_lineage(scores, apart), "Results", colors), width))
     if apart:
         names = ", ".join(name_lineage(one) for one in sorted(apart, key=lambda one: colors.get(one, 0)))
         words = f"last rows: controls ({names}): the same stage again, or pairs with sides swapped at random"
         lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _other_judges_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """The means of judges beside those of the headline; None where there are no others."""
+    found = [one for one in analysis.scores if one.beside and one.base is None and one.estimator == POOLED]
+    found = pick_claim(one for one in found if one.kind == "mean")
+    if not found:
+        return None
+    table = table_text(pivot(found, "Other judges", colors), width)
+    return f"Other judges, in no mean with these\n{table}"
 
 
 def _persistence_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
@@ -238,6 +251,7 @@ def render_results(analysis: Analysis, width: int | None = None, verdicts: Seque
     alert = describe_alert(analysis)
     first = None if alert is None else "\n".join(textwrap.wrap(show_line(f"! {alert}"), wide, subsequent_indent="  "))
     blocks = [first, audit if alert else None, _score_block(analysis, colors, wide)]
+    blocks += [_other_judges_block(analysis, colors, wide)]
     blocks += [_persistence_block(analysis, colors, wide), approval_block(analysis, colors, wide)]
     blocks += [None if alert else audit]
     blocks += _condition_blocks(analysis, verdicts, wide)
