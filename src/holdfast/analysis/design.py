@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.analysis.labelled import PAIR_JUDGE, join
+from holdfast.analysis.labelled import PAIR_JUDGE, join, rank_judge
 from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.records import Checkpoint, Labelled
@@ -31,7 +31,6 @@ BASE: Config = ((), ())
 DOSE = "dose"
 FLIPPED = "flipped control"
 FLIPPED_CAVEAT = "flipped control: sides of the pairs swapped at random, so there is no gain to keep"
-RELATIONS = tuple(Labelled)  # in the order in which a headline takes them
 MIN_RANDOM_BASES = 5  # below this the bases are fixed: a claim is about these bases
 
 
@@ -253,9 +252,7 @@ class Design:
 
     def _rank(self, key: Key) -> int:
         """The place of a key's judge in the order in which a headline takes it."""
-        if self.panel.labels.reads_state(key.judge):
-            return 0
-        return 1 + RELATIONS.index(self._relation.get(key, Labelled.UNKNOWN))
+        return rank_judge(self._relation.get(key, Labelled.UNKNOWN), self.panel.labels.reads_state(key.judge))
 
     @cached_property
     def _scored(self) -> Mapping[Key, frozenset[Config]]:

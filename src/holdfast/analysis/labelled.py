@@ -29,6 +29,7 @@ from holdfast.store.tables import ScoreTable
 Labellers = frozenset[str] | None  # of one stage; None where the run does not say
 
 PAIR_JUDGE = "pair_judge"
+RELATIONS = tuple(Labelled)  # in the order in which a headline takes them
 MERGED = "of"  # of a merge: the lineages among its settings
 DOSE, SHARED = "dose", "share"  # axes that tell checkpoints of one training apart
 UNLABELLED = ("sft", "random", "open")  # methods whose stages learn from no judge
@@ -71,6 +72,11 @@ def join(relations: Iterable[Labelled]) -> Labelled:
     if Labelled.SOME in found or {Labelled.ALL, Labelled.NONE} <= found:
         return Labelled.SOME
     return found.pop() if len(found) == 1 else Labelled.UNKNOWN
+
+
+def rank_judge(labelled: Labelled, reads_state: bool) -> int:
+    """The place of a judge in the order in which a headline takes it: the one that reads the end state comes first."""
+    return 0 if reads_state else 1 + RELATIONS.index(labelled)
 
 
 def read_labels(store: Store, table: ScoreTable) -> Labels:
