@@ -246,8 +246,11 @@ class Design:
                 groups += [(rank, tuple(key for key in members if key.judge == judge)) for judge in sorted(judges)]
         scored = [frozenset[Config]().union(*(self._scored[key] for key in group)) for _, group in groups]
         runs = [sum(self._runs[key] for key in group) for _, group in groups]
+        own = [self.relation(group, ()) is Labelled.ALL for _, group in groups]
         most = max(map(len, scored), default=0)
-        order = sorted(range(len(groups)), key=lambda one: (len(scored[one]) < most, groups[one][0], -runs[one]))
+        order = sorted(
+            range(len(groups)), key=lambda one: (len(scored[one]) < most, groups[one][0], -runs[one], not own[one])
+        )
         return [groups[place][1] for place in order]
 
     def _rank(self, key: Key) -> int:

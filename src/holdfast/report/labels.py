@@ -110,12 +110,12 @@ LABELLED_WORDS: Mapping[Labelled, str] = {
     Labelled.NONE: "labelled none",
     Labelled.SOME: "labelled some",
     Labelled.ALL: "labelled all",
-    Labelled.UNKNOWN: "who labelled: unknown",
+    Labelled.UNKNOWN: "",  # a name says what is known; the notes and limits say what is not
 }
 
 
 def name_relation(labelled: Labelled | None, reads_state: bool | None) -> str:
-    """``reads state, labelled all``; empty where nothing is said of it."""
+    """``reads state, labelled all``; empty where nothing is known of it."""
     parts = (("reads state" if reads_state else ""), "" if labelled is None else LABELLED_WORDS[labelled])
     return ", ".join(part for part in parts if part)
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from holdfast.records import Check, Outcome, Verdict
-from holdfast.report.gate import describe_check, describe_findings, describe_rules, name_verdict_judge
+from holdfast.report.gate import describe_check, describe_findings, describe_rules
 from holdfast.report.inert import show_line
 
 CLASS = "holdfast.gate"
@@ -43,7 +43,8 @@ def _suite(verdict: Verdict) -> ElementTree.Element:
     noted = {
         "outcome": verdict.outcome.value,
         **{f"basis {number}": words for number, words in enumerate(verdict.basis, 1)},
-        "judge": name_verdict_judge(verdict),
+        "judge": verdict.judge,
+        "judge labelled": verdict.labelled.value,
         "cases": str(verdict.cases),
         "fingerprint": verdict.fingerprint,
         "data": verdict.data,
