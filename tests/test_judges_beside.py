@@ -328,6 +328,62 @@ def test_cells_of_an_axis_of_labellers_are_pooled_and_relations_are_not(tmp_path
     jsonschema.Draft202012Validator(schema()).validate(document(found))
 
 
+def exchange_study(path: Path, *, own: bool) -> Store:
+    """Two recipes, each scored by who labelled it or (not ``own``) by the other; the base by both. Scores are equal."""
+    other = {"a": "b", "b": "a"}
+    store = write_study(path, [*trained("a"), *trained("b", recipes=RECIPES[1:])], tests=6, judges=())
+    known = {one.id: one for one in store.checkpoints()}
+    rng = np.random.default_rng(11)
+    with store.transaction():
+        for trajectory in list(store.trajectories(store.trajectory_ids())):
+            one = known[trajectory.checkpoint_id]
+            for labeller in [one.axes["pair_judge"]] if one.stages else ["a", "b"]:
+                for objective in ("safety", "helpfulness"):
+                    value = float(np.clip(np.floor(expected(one, objective) + rng.random()), 0, 3))
+                    judge = labeller if own else other[labeller]
+                    made = Score(trajectory_id=trajectory.id, judge=judge, objective=objective, value=value)
+                    store.add_score(made)
+    return store
+
+
+def told(found: dict[str, Any], exchange: dict[str, str]) -> list[Any]:
+    """Every row of a document about one judge or several, with judges exchanged, in an order of its own."""
+    sections = ("scores", "deltas", "persistence", "frontier", "audit", "dose")
+    rows = [dict(row) for section in sections for row in found[section]]
+    for row in rows:
+        row["judge"] = exchange.get(row.get("judge", ""), "")
+        row.pop("labelled", None)
+    return sorted(rows, key=lambda row: json.dumps({key: row[key] for key in row if key not in VALUES}, sort_keys=True))
+
+
+VALUES = ("value", "interval")
+
+
+def test_judges_that_are_exchanged_give_the_same_numbers_under_each_others_names(tmp_path: Path) -> None:
+    documents = []
+    for own in (True, False):
+        documents.append(document(analyze(exchange_study(tmp_path / str(own), own=own), draws=50)))
+        rows = [row for section in ("scores", "deltas", "persistence", "frontier") for row in documents[-1][section]]
+        assert {row["labelled"] for row in rows} == {"all" if own else "none"} and not any(
+            "beside" in row for row in rows
+        )
+    same, swapped = {"a": "a", "b": "b"}, {"a": "b", "b": "a"}
+    assert_alike(told(documents[0], swapped), told(documents[1], same))
+
+
+def assert_alike(first: list[Any], second: list[Any]) -> None:
+    assert len(first) == len(second)
+    for one, two in zip(first, second, strict=True):
+        assert {key: one[key] for key in one if key not in VALUES} == {
+            key: two[key] for key in two if key not in VALUES
+        }
+        for name in VALUES:
+            if isinstance(one[name], dict) or one[name] is None:
+                assert one[name] == two[name]
+            else:
+                assert one[name] == pytest.approx(two[name], abs=1e-9)
+
+
 def row_mean(store: Store, one: Checkpoint, judge: str) -> float:
     table = store.score_table()
     number = next(place for place, other in enumerate(table.checkpoints) if other.id == one.id)

@@ -15,6 +15,7 @@ IDENTIFIED_KINDS = ("persistence", "slope", "intercept")
 FLIPPED = "flipped control"  # the unit of estimates about lineages whose pairs were swapped at random
 SAFER = {"safety": "safer", "helpfulness": "more helpful"}
 FIRST_OBJECTIVE = "safety"  # stands first wherever objectives are listed
+ONE_JUDGE = "by judge"
 OTHER_JUDGES = "other judges"  # the level of numbers that stand beside the headline's
 SEED_AXES = ("split_seed", "train_seed")
 FLAG_WORDS: Mapping[str, str] = {

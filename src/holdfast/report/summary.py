@@ -118,7 +118,7 @@ def describe_judges(analysis: Analysis) -> list[str]:
     found = name_headline(analysis.judges)
     if not found:
         return []
-    words = f"The numbers are of scores {found}"
+    words = f"The numbers here rest on scores {found}"
     beside = [name_judge(one.judge, one.labelled, one.reads_state) for one in analysis.judges if not one.headline]
     return [f"{words}; beside them stand those by {', '.join(beside)}." if beside else f"{words}."]
 

@@ -13,6 +13,7 @@ from holdfast.report.inert import escape_html, escape_latex, show_line
 from holdfast.report.labels import (
     FIRST_OBJECTIVE,
     FLAG_WORDS,
+    ONE_JUDGE,
     OTHER_JUDGES,
     describe_basis,
     format_interval,
@@ -229,9 +230,10 @@ def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Li
 
 def narrow(table: Table) -> Table:
     """The headline's rows of the most pooled level, without the columns of words that then say the same everywhere."""
-    levels = dict.fromkeys(tags["level"] for tags in table.tags if tags.get("level", OTHER_JUDGES) != OTHER_JUDGES)
-    pooled = next((level for level in levels if level.startswith("pooled")), None)
-    first = pooled or (next(iter(levels)) if len(levels) and has_others(table) else None)
+    levels = {tags.get("level", "") for tags in table.tags}
+    first = next((level for level in sorted(levels) if level.startswith("pooled")), None)
+    if first is None and OTHER_JUDGES in levels:
+        first = ONE_JUDGE  # of several judges the headline's is named
     kept = [place for place, tags in enumerate(table.tags) if first is None or tags["level"] == first]
     rows = [table.rows[place] for place in kept]
     columns = [
@@ -246,11 +248,6 @@ def narrow(table: Table) -> Table:
         tags=tuple(table.tags[place] for place in kept),
         words=sum(column < table.words for column in columns),
     )
-
-
-def has_others(table: Table) -> bool:
-    """Whether a table has rows of judges beside the headline's."""
-    return any(tags.get("level") == OTHER_JUDGES for tags in table.tags)
 
 
 def table_html(table: Table, *, identity: str) -> str:

@@ -135,13 +135,19 @@ def _by_lineage(estimates: Iterable[Estimate], controls: Container[Lineage | Non
     return sorted(estimates, key=lambda one: one.lineage in controls)
 
 
+def _without_judge(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The same estimates without the name of their judge where they are all of one, which a line above has told."""
+    alone = len({one.judge for one in estimates}) == 1
+    return [replace(one, judge=None) for one in estimates] if alone else list(estimates)
+
+
 def _score_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
     scores = pick_claim(_most_pooled(one for one in analysis.scores if one.kind == "mean"))
     scores = [one for one in scores if one.estimator == POOLED] or scores
     if not scores:
         return None
     apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
-    whose = name_headline(analysis.judges)
+    scores, whose = _without_judge(scores), name_headline(analysis.judges)
     lines = [f"Scores {show_line(whose)}"] if whose else []
     lines.append(table_text(pivot(_by_lineage(scores, apart), "Results", colors), width))
     if apart:
@@ -163,7 +169,7 @@ def _other_judges_block(analysis: Analysis, colors: Mapping[Lineage, int], width
 
 def _persistence_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
     """Persistence of the main lineages, why some is not identified, and all flipped controls in one line."""
-    ratios = _most_pooled(one for one in analysis.persistence if "persistence" in one.kind)
+    ratios = _without_judge(_most_pooled(one for one in analysis.persistence if "persistence" in one.kind))
     if not ratios:
         return None
     main = [one for one in ratios if one.unit != FLIPPED]
