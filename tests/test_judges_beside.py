@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from scored_study import checkpoint, expected, write_study
+from scored_study import VALUES, assert_alike, checkpoint, expected, write_study
 
 from holdfast.analysis import analyze, document, schema
 from holdfast.analysis.panel import Row, read_panel
@@ -356,9 +356,6 @@ def told(found: dict[str, Any], exchange: dict[str, str]) -> list[Any]:
     return sorted(rows, key=lambda row: json.dumps({key: row[key] for key in row if key not in VALUES}, sort_keys=True))
 
 
-VALUES = ("value", "interval")
-
-
 def test_judges_that_are_exchanged_give_the_same_numbers_under_each_others_names(tmp_path: Path) -> None:
     documents = []
     for own in (True, False):
@@ -369,19 +366,6 @@ def test_judges_that_are_exchanged_give_the_same_numbers_under_each_others_names
         )
     same, swapped = {"a": "a", "b": "b"}, {"a": "b", "b": "a"}
     assert_alike(told(documents[0], swapped), told(documents[1], same))
-
-
-def assert_alike(first: list[Any], second: list[Any]) -> None:
-    assert len(first) == len(second)
-    for one, two in zip(first, second, strict=True):
-        assert {key: one[key] for key in one if key not in VALUES} == {
-            key: two[key] for key in two if key not in VALUES
-        }
-        for name in VALUES:
-            if isinstance(one[name], dict) or one[name] is None:
-                assert one[name] == two[name]
-            else:
-                assert one[name] == pytest.approx(two[name], abs=1e-9)
 
 
 def row_mean(store: Store, one: Checkpoint, judge: str) -> float:
