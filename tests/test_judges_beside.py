@@ -32,12 +32,12 @@ from holdfast.report.terminal import render_results
 from holdfast.store import Store
 
 NONE, SOME, ALL, UNKNOWN = Labelled
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 RECIPES = ((), ("S",), ("H",), ("S", "H"), ("H", "S"))
 
 
 def trained(labeller: str | None = None, *, recipes: Sequence[tuple[str, ...]] = RECIPES) -> list[Checkpoint]:
-    """The recipes of one base with three seeds; their pairs are ``labeller``'s, as an axis, where one is given."""
+    """The recipes of one base with two seeds; their pairs are ``labeller``'s, as an axis, where one is given."""
     made = []
     for lineage in recipes:
         for seed in SEEDS if lineage else (None,):

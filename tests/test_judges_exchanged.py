@@ -1,4 +1,4 @@
-"""The published match set with its evaluators exchanged, as the cross results are: all numbers under the other judge."""
+"""The published match set with its evaluators exchanged, as the cross results are: the same numbers, other judges."""
 
 from __future__ import annotations
 

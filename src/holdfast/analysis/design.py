@@ -428,6 +428,8 @@ def match(design: Design, key: Key, configs: Iterable[Config], objectives: Itera
 def _name_left_out(design: Design, key: Key, lacking: Mapping[Replicate, tuple[Config, ...]]) -> tuple[str, ...]:
     """Which replicates are left out for want of which configurations, in words."""
     who = key.base if len({one.judge for one in design.keys}) == 1 else f"{key.base} under {key.judge}"
+    if len({one.labeller for one in design.keys if one.judge == key.judge}) > 1:
+        who += f" on pairs of {key.labeller or 'no named judge'}"
     groups: dict[tuple[Config, ...], list[Replicate]] = {}
     for replicate, missing in lacking.items():
         if missing:
