@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from holdfast.records import Analysis, Checkpoint, Estimate, Flag, JudgeFacts, Labelled, Unbounded
@@ -195,15 +196,21 @@ def pick_claim(estimates: Iterable[Estimate]) -> list[Estimate]:
 
 
 def split_levels(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
-    """Estimates of the headline's judges by level, the most pooled level first."""
+    """Estimates of the headline's judges by level, the most pooled level first.
+
+    Where all that name a judge name the same one, as beside others, its rows stand with those that name none.
+    """
+    found = [one for one in estimates if not one.beside]
+    several = len({one.judge for one in found if one.judge is not None}) > 1
     levels: dict[str, list[Estimate]] = {}
 
     def depth(one: Estimate) -> int:
         single = any(seed in one.axes for seed in SEED_AXES)
-        return (one.base is not None) + 2 * (one.judge is not None) + 4 * single
+        return (one.base is not None) + 2 * (several and one.judge is not None) + 4 * single
 
-    for estimate in sorted((one for one in estimates if not one.beside), key=depth):
-        levels.setdefault(name_level(estimate), []).append(estimate)
+    for estimate in sorted(found, key=depth):
+        level = name_level(estimate if several else replace(estimate, judge=None))
+        levels.setdefault(level, []).append(estimate)
     return levels
 
 

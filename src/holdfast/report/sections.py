@@ -188,7 +188,7 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
     if not analysis.dose:
         return None
     parts, figures = [paragraph(DOSE_WORDS)], {}
-    level = pick_claim(next(iter(split_levels(analysis.dose).values())))
+    level = pick_claim(next(iter(split_levels(analysis.dose).values()), []))
     curves = _with_doses(level)
     for kind in sorted(dict.fromkeys(one.kind for one in level), key=lambda kind: "persistence" not in kind):
         for axis in find_dose_axes(curves)[: 1 + len(DOSE_KINDS)]:
