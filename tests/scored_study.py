@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from holdfast.records import Case, Checkpoint, Ending, Flag, Score, StageRecord, Trajectory, content_id
 from holdfast.store import Store
 
 GOALS = {"S": ("safety",), "H": ("helpfulness",), "S&H": ("safety", "helpfulness")}
 GOALS |= {"F": GOALS["S"], "N": GOALS["H"]}
+VALUES = ("value", "interval")  # what of a row of a document is a number that was estimated
 FLIPPED = ("F", "N")  # controls: half of the pairs have their sides swapped
 LINEAGES: dict[tuple[str, ...], tuple[int, ...]] = {  # lineage → doses of its last stage
     ("S",): (1,),
@@ -136,3 +139,17 @@ def write_study(
                                 )
                             )
     return store
+
+
+def assert_alike(first: list[Any], second: list[Any]) -> None:
+    """Two lists of rows say the same of the same things, to nine digits."""
+    assert len(first) == len(second)
+    for one, two in zip(first, second, strict=True):
+        assert {key: one[key] for key in one if key not in VALUES} == {
+            key: two[key] for key in two if key not in VALUES
+        }
+        for name in VALUES:
+            if isinstance(one[name], dict) or one[name] is None:
+                assert one[name] == two[name]
+            else:
+                assert one[name] == pytest.approx(two[name], abs=1e-9)

@@ -522,16 +522,20 @@ def test_i_19_a_gate_and_a_watch_take_what_an_import_takes(capsys: Captured) -> 
         assert all(flag in line for flag in SHOWN_FLAGS)
 
 
-def test_i_22_a_mean_of_several_judges_names_what_each_of_them_gives(tmp_path: Path, capsys: Captured) -> None:
+def test_i_22_several_judges_have_a_row_each_and_no_mean_together(tmp_path: Path, capsys: Captured) -> None:
     run = tmp_path / "run"
     assert asked(capsys, "import", case_input("I-22") / "log.eval", "-o", run, "--quiet", *SAFETY)[0] == 0
     _, out, _ = asked(capsys, "analyze", run, "--draws", "100")
-    assert "safety: mean of 2 judges: 0.00, 3.00 (inspect:strict, inspect:lenient)" in " ".join(out.split())
+    told = " ".join(out.split())
+    assert "safety: 2 judges, not averaged: 0.00, 3.00 (inspect:strict, inspect:lenient)" in told
+    assert "beyond chance" in told and "1.50" not in told
+    for row in ("Scores by inspect:lenient Lineage", "base 3.00", "base inspect:strict 0.00"):
+        assert row in told
     run = write_run(tmp_path / "own", Made(safety={"base": mixed(9, 1)}, judges=["j", "k", "l"]))
     _, out, _ = asked(capsys, "analyze", run, "--draws", "100")
-    assert "safety: mean of 3 judges: " in " ".join(out.split())
+    assert "safety: 3 judges, not averaged: " in " ".join(out.split())
     run = write_run(tmp_path / "one", Made(safety={"base": mixed(9, 1)}))
-    assert "mean of" not in asked(capsys, "analyze", run, "--draws", "100")[1]
+    assert "not averaged" not in asked(capsys, "analyze", run, "--draws", "100")[1]
 
 
 def test_i_23_an_eval_of_safety_alone_can_pass(tmp_path: Path, capsys: Captured) -> None:

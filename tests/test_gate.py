@@ -381,7 +381,8 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
         tmp_path / "run",
         Made(safety={"base": mixed(20, 1), "S": mixed(20, 2)}, judges=["j", "k"], axes={"pair_judge": "k"}),
     )
-    assert "2 judges scored both sides: j, k" in refused(capsys, run, "--parent", "base", "--child", "S")
+    told = refused(capsys, run, "--parent", "base", "--child", "S")
+    assert "2 judges scored both sides: j, k (j labelled none, k labelled all)" in told
     assert "no scores of b · base by the judge 'x'" in refused(
         capsys, run, "--parent", "base", "--child", "S", "--judge", "x"
     )
@@ -390,6 +391,8 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
     assert not any("labelled the training pairs" in limit for limit in own["limits"])
     assert any("the judge k also labelled the training pairs" in limit for limit in trained["limits"])
     assert any("other judges scored both sides" in limit and "k" in limit for limit in own["limits"])
+    assert (own["labelled"], trained["labelled"]) == ("none", "all") and not own["reads_state"]
+    assert "judge j (labelled none): " in own["sentence"] and "judge k (labelled all): " in trained["sentence"]
 
 
 # --- which checkpoint --------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from holdfast.errors import StepError, StudyError
 from holdfast.forks import fork_run
 from holdfast.judges.evidence import Evidence, show_reply
 from holdfast.planning import build
+from holdfast.records import Analysis, Labelled
 from holdfast.rescoring import rescore, try_canaries
 from holdfast.store import Store
 from holdfast.study import load
@@ -76,6 +77,35 @@ def test_a_rule_judge_scores_every_trajectory_once(run: Path, tmp_path: Path) ->
     analysis = hf.Run(run).analysis(draws=100)
     bias = [one for one in analysis.calibration if one.kind == "mean_bias" and one.judge == "rules"]
     assert bias and all(one.value is not None for one in bias), "the office's own judge is the truth"
+
+
+def test_a_second_judge_stands_beside_the_first_and_changes_none_of_its_numbers(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = hf.Run(run).analysis(draws=100)
+    (alone,) = before.judges
+    assert (alone.judge, alone.labelled, alone.reads_state) == ("state", Labelled.ALL, True)
+    rescore(run, "rules", write(tmp_path / "rules.toml", RULES))
+    after = hf.Run(run).analysis(draws=100)
+    assert {(one.judge, one.labelled, one.reads_state, bool(one.headline)) for one in after.judges} == {
+        ("state", Labelled.ALL, True, True),
+        ("rules", Labelled.NONE, False, False),
+    }
+
+    def pooled(found: Analysis, judge: str | None) -> list[tuple[Any, ...]]:
+        rows = [*found.scores, *found.deltas, *found.persistence, *found.frontier, *found.dose]
+        kept = [one for one in rows if one.estimator == "pooled" and one.judge == judge]
+        return [(one.kind, one.claim, one.lineage, str(one.axes), one.base, one.value, one.interval) for one in kept]
+
+    assert pooled(after, "state") == pooled(before, None) and pooled(after, None) == [] != pooled(after, "rules")
+    assert after.frontiers[0].points == before.frontiers[0].points
+    assert cli.main(["gate", str(run), "--all", "--json", "--quiet"]) in (0, 1, 3)
+    verdicts = json.loads(capsys.readouterr().out)["verdicts"]
+    told = {(one["judge"], one["labelled"], one["reads_state"]) for one in verdicts}
+    assert told == {("state", "all", True)}
+    assert all("judge state (reads state, labelled all): " in one["sentence"] for one in verdicts)
+    assert cli.main(["gate", str(run), "--all", "--json", "--quiet", "--judge", "rules"]) in (0, 1, 3)
+    assert json.loads(capsys.readouterr().out)["verdicts"][0]["labelled"] == "none"
 
 
 def test_changed_rules_are_another_judge(run: Path, tmp_path: Path) -> None:

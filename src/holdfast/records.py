@@ -257,6 +257,15 @@ class Checkpoint:
         return " · ".join(parts)
 
 
+class Labelled(str, Enum):
+    """Of how many of the stages that something is about a judge labelled the pairs, or gave the rewards."""
+
+    NONE = "none"
+    SOME = "some"
+    ALL = "all"
+    UNKNOWN = "unknown"  # the run does not say who labelled them
+
+
 class Unbounded(str, Enum):
     """An interval that is no interval: a Fieller set that excludes nothing, or all but a gap."""
 
@@ -272,6 +281,10 @@ class Estimate:
     point or one counted thing is, where that needs saying. ``interval`` is a 95 % interval, ``resampled``
     names what it treats as random (cases, seeds, bases), ``claim`` says whether it speaks of these checkpoints
     or of the recipe. ``value`` None means not identified or not computable, and ``caveats`` then say why.
+
+    ``labelled`` and ``reads_state`` say how the judges whose scores these are stand to what was trained: whether they
+    labelled its pairs, and whether they read the world's end state; None where no judge is part of it. ``beside`` is
+    True where the headline is another judge's.
     """
 
     kind: str
@@ -288,6 +301,24 @@ class Estimate:
     resampled: tuple[str, ...] = ()
     n: Mapping[str, int] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    labelled: Labelled | None = None
+    reads_state: bool | None = None
+    beside: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeFacts:
+    """How a judge stands to what it scored.
+
+    ``objectives`` are what it was asked for, ``headline`` those of them whose headline is its own, alone or pooled with
+    the judges of other recipes. A judge that labelled some recipes and not others stands here once for each relation.
+    """
+
+    judge: str
+    objectives: tuple[str, ...]
+    labelled: Labelled
+    reads_state: bool
+    headline: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,7 +377,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """Every estimate that a report needs, by section; ``rewarder`` is the judge that rewards, where a study has one."""
+    """Every estimate that a report needs, by section.
+
+    ``rewarder`` is the judge that rewards, where a study has one; ``judges`` say whose scores all of it is of.
+    """
 
     scores: tuple[Estimate, ...] = ()
     persistence: tuple[Estimate, ...] = ()
@@ -366,6 +400,7 @@ class Analysis:
     frontiers: tuple[Frontier, ...] = ()
     notes: tuple[str, ...] = ()
     rewarder: str | None = None
+    judges: tuple[JudgeFacts, ...] = ()
 
 
 class Outcome(str, Enum):
@@ -412,7 +447,8 @@ class Verdict:
     ``rules`` are the declared settings and ``fingerprint`` their digest; ``judge`` and ``rubrics`` say whose scores,
     ``data`` is a digest of the scores that were compared. ``basis`` is what the verdict means at all and stands first
     wherever it is told: what a score from elsewhere was declared to be, how whole its logs are, what was not measured.
-    ``limits`` is what else a reader must know.
+    ``limits`` is what else a reader must know. ``labelled`` says of how many stages of the child (of the parent, where
+    the child is a base) the judge labelled the pairs, ``reads_state`` whether it reads the world's end state.
     """
 
     outcome: Outcome
@@ -428,3 +464,5 @@ class Verdict:
     basis: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     sources: JSON = field(default_factory=dict)
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False

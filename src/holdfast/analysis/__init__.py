@@ -4,6 +4,7 @@ Store ─ read_panel ─▶ Panel (rows × cases) ─ read_design ─▶ Design 
 Checkpoints ─ read_roles ─▶ Roles: what each stage is for, whatever its name
 Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
 Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
+Store ─ labelled ─▶ who labelled what was trained; whose ─▶ the judges, whose the headline is, the notes on it
 Panel ─ calibration ─▶ calibration: each judge against the one that reads the end state
 Design ─ repair ─▶ repair: stages that keep a second objective, against the line of those that do not
 Store ─ read_source ─▶ Source ─ susceptibility, shifts, taxonomy ─▶ under pressure, under shifts, by dimension of harm
@@ -33,6 +34,7 @@ from holdfast.analysis import (
     shifts,
     susceptibility,
     taxonomy,
+    whose,
 )
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
@@ -73,16 +75,16 @@ def analyze(
     panel, gate, source = read_panel(store, UNFIT), read_gate(store), read_source(store)
     users = exploitation.read_exploitation(store, source.splits, measures or {})
     apart = exploitation.without_test_cases(panel.trajectories.checkpoints, source.splits, users.met)
-    told = (*users.notes, *notes)
-    found = analyze_panel(panel, draws=draws, seed=seed, measures=measures, notes=told, gate=gate, apart=apart)
+    told, design = (*users.notes, *notes), read_design(panel)
+    found = _analyze_design(design, draws=draws, seed=seed, measures=measures, notes=told, gate=gate, apart=apart)
     return replace(
         found,
-        exploitation=users.rows,
+        exploitation=tuple(whose.relate_rows(design, users.rows)),
         curves=users.curves,
         rewarder=users.rewarder,
-        susceptibility=tuple(susceptibility.susceptibility_rows(source)),
-        shifts=tuple(shifts.shift_rows(source)),
-        taxonomy=tuple(taxonomy.taxonomy_rows(source)),
+        susceptibility=tuple(whose.relate_rows(design, susceptibility.susceptibility_rows(source))),
+        shifts=tuple(whose.relate_rows(design, shifts.shift_rows(source))),
+        taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
     )
 
 
@@ -101,24 +103,40 @@ def analyze_panel(
     ``apart`` are the ids of checkpoints that test cases are not meant for.
     """
     design = read_design(panel)
+    return _analyze_design(design, draws=draws, seed=seed, measures=measures, notes=notes, gate=gate, apart=apart)
+
+
+def _analyze_design(
+    design: Design,
+    *,
+    draws: int,
+    seed: int,
+    measures: Measures | None,
+    notes: Sequence[str],
+    gate: GateSection | None,
+    apart: frozenset[str],
+) -> Analysis:
+    panel = design.panel
     published, cases = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     means = resampled_means(design.flat, draws, cases)
     lines = (*paper.frontier_rows(design), *frontier.frontier_estimates(design, means))
     ratios = paper.persistence_rows(design, draws * PUBLISHED_DRAWS_FACTOR, published)
     measured = measures or {}
+    agreement, judges = tuple(judging.agreement_rows(panel)), whose.judge_facts(design)
     return Analysis(
         scores=(*paper.score_rows(design), *pooled.score_rows(design)),
         deltas=(*paper.delta_rows(design), *pooled.delta_rows(design)),
         persistence=(*ratios, *pooled.persistence_rows(design)),
         frontier=lines,
-        agreement=tuple(judging.agreement_rows(panel)),
+        agreement=agreement,
         audit=tuple(chain(judging.rate_rows(panel, UNFIT), judging.coverage_rows(design))),
         dose=tuple(health.dose_rows(design, measured)),
         health=tuple(health.health_rows(design, measured)),
-        calibration=tuple(calibration.calibration_rows(panel)),
+        calibration=tuple(whose.relate_rows(design, calibration.calibration_rows(panel), ranked=False)),
         repair=tuple(repair.repair_rows(design, means, measured, gate)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
-        notes=(*notes, *_notes(design, apart)),
+        notes=(*notes, *_notes(design, apart), *whose.judge_notes(judges, design, agreement)),
+        judges=judges,
     )
 
 
@@ -144,22 +162,9 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
         yield f"{count_of(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
     if len({row.split_seed for row in rows if row.lineage}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
-    yield from _pooled_judges(design.panel)
     asked = design.panel.readings.asked.any(axis=2)
     if asked.shape[1] > 1 and not bool(asked.all()):
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
-
-
-def _pooled_judges(panel: Panel) -> Iterator[str]:
-    """Where one number of an objective is the mean of several judges: how many, and what each of them gives."""
-    readings = panel.readings
-    for place, objective in enumerate(readings.objectives):
-        values = readings.value[:, :, place]
-        judged = [judge for judge in range(values.shape[1]) if np.isfinite(values[:, judge]).any()]
-        if len(judged) > 1:
-            means = sorted((float(np.nanmean(values[:, judge])), readings.judges[judge]) for judge in judged)
-            told = ", ".join(f"{mean:.2f}" for mean, _ in means)
-            yield f"{objective}: mean of {len(judged)} judges: {told} ({', '.join(name for _, name in means)})"
 
 
 def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:

@@ -1,26 +1,30 @@
-"""Which rows stand for what: cells of base × judge × configuration, and contrasts of them.
+"""Which rows stand for what: cells of base × recipe × judge × configuration, and contrasts of them.
 
-A contrast is a vector over (objective, row), flat. Its parts are one per base × judge, averaged; within a part,
-all configurations are averaged over the same replicates: those that every one of them has.
+A contrast is a vector over (objective, row), flat. Its parts are one per key (base, labeller, judge), averaged; within
+a part, all configurations are averaged over the same replicates: those that every one of them has. Keys are pooled over
+judges only where each of them scored recipes of its own (``Design.levels``): two judges of the same checkpoints are
+never averaged, but stand beside each other.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.analysis.labelled import PAIR_JUDGE, join, rank_judge
 from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
+from holdfast.records import Checkpoint, Labelled
 from holdfast.rewards import is_midway
 from holdfast.stats.contrasts import Sample, sample_of
 
 Floats = NDArray[np.float64]
-Key = tuple[str, str]  # base, judge
 Terms = tuple[tuple[Config, float], ...]
 
 BASE: Config = ((), ())
@@ -28,6 +32,33 @@ DOSE = "dose"
 FLIPPED = "flipped control"
 FLIPPED_CAVEAT = "flipped control: sides of the pairs swapped at random, so there is no gain to keep"
 MIN_RANDOM_BASES = 5  # below this the bases are fixed: a claim is about these bases
+
+
+class Key(NamedTuple):
+    """Rows that are compared with each other: one base, one recipe of labels, one judge.
+
+    ``labeller`` is the judge whose scores made the pairs, where the axis ``pair_judge`` makes recipes of it, else
+    empty. A base belongs to every recipe that is compared with it.
+    """
+
+    base: str
+    labeller: str
+    judge: str
+
+
+Span = Literal["all", "base", "judge", "cell"]
+
+
+class Level(NamedTuple):
+    """Keys that are pooled, with the fields of an Estimate about them, and what they span of their group's keys.
+
+    ``averaged`` says that judges of the same checkpoints are among them, as only the published estimator has it.
+    """
+
+    fields: Mapping[str, Any]
+    keys: tuple[Key, ...]
+    span: Span
+    averaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +100,10 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """The panel's rows by base, judge and configuration; only rows whose judge made the training pairs count."""
+    """The panel's rows by base, recipe of labels, judge and configuration."""
 
     panel: Panel
-    cells: Mapping[tuple[str, str, Config], Mapping[Replicate, int]] = field(default_factory=dict)
+    cells: Mapping[tuple[str, str, str, Config], Mapping[Replicate, int]] = field(default_factory=dict)
 
     @cached_property
     def sample(self) -> Sample:
@@ -87,13 +118,13 @@ class Design:
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
-        """Every base × judge that has rows, sorted, so that draws do not depend on the order of storing."""
-        return tuple(sorted({(base, judge) for base, judge, _ in self.cells}))
+        """Every key that has rows, sorted, so that draws do not depend on the order of storing."""
+        return tuple(sorted({Key(*place) for *place, _ in self.cells}))
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:
         """Every configuration of a checkpoint, scored or not, the base first."""
-        found = dict.fromkeys(config for _, _, config in self.cells)
+        found = dict.fromkeys(config for *_, config in self.cells)
         known = (one for one in self.panel.trajectories.checkpoints if not is_midway(one))
         found |= dict.fromkeys(map(config_of, known))
         return tuple(sorted(found, key=lambda config: (len(config[0]), str(config))))
@@ -102,7 +133,7 @@ class Design:
     def replicates(self) -> Mapping[str, tuple[Replicate, ...]]:
         """The replicates in which a base has any trained configuration under any judge."""
         found: dict[str, dict[Replicate, None]] = {}
-        for (base, _, config), cell in self.cells.items():
+        for (base, _, _, config), cell in self.cells.items():
             if config != BASE:
                 found.setdefault(base, {}).update(dict.fromkeys(cell))
         return {base: tuple(replicates) for base, replicates in found.items()}
@@ -123,20 +154,153 @@ class Design:
         return self.panel.objectives.index(name)
 
     def keys_with(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
-        """Base × judge keys that have any run of every configuration, and whose judge reads the objectives."""
+        """Keys that have any run of every configuration, and whose judge reads the objectives."""
         wanted = tuple(configs)
         found = (key for key in self.keys if all((*key, config) in self.cells for config in wanted))
-        return tuple(key for key in found if self._reads(key[1], objectives))
+        return tuple(key for key in found if self.reads(key.judge, objectives))
 
     def keys_for(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
-        """Base × judge keys that a comparison of the configurations is about, those that lack some of them too."""
+        """Keys that a comparison of the configurations is about, those that lack some of them too."""
         trained = any(config != BASE for config in configs)
-        found = {(judge, config != BASE) for _, judge, config in self.cells}
-        judges = sorted({judge for judge, is_trained in found if is_trained or not trained})
-        bases = sorted({base for base, _, _ in self.cells})
-        return tuple((base, judge) for base in bases for judge in judges if self._reads(judge, objectives))
+        found = {(labeller, judge, config != BASE) for _, labeller, judge, config in self.cells}
+        judged = sorted({(labeller, judge) for labeller, judge, is_trained in found if is_trained or not trained})
+        bases = sorted({base for base, *_ in self.cells})
+        return tuple(Key(base, *one) for base in bases for one in judged if self.reads(one[1], objectives))
 
-    def _reads(self, judge: str, objectives: Iterable[str]) -> bool:
+    def levels(self, configs: Iterable[Config], *objectives: str, strict: bool = False) -> list[Level]:
+        """The ways to pool the keys of a comparison: within each group of keys that judges may be pooled in.
+
+        The group of the headline comes first. ``strict`` leaves out keys that lack a configuration.
+        """
+        wanted = tuple(configs)
+        keys = self.keys_with(wanted, *objectives) if strict else self.keys_for(wanted, *objectives)
+        groups = self._groups(keys)
+        named = len(groups) > 1
+        found: list[Level] = []
+        for place, group in enumerate(groups):
+            found += self._levels_of(group, wanted, {"beside": True} if place else {}, named=named)
+        return found
+
+    def published_levels(self, configs: Iterable[Config], *objectives: str) -> list[Level]:
+        """``levels``, and where groups of judges differ also all of them averaged, as published."""
+        wanted = tuple(configs)
+        found = self.levels(wanted, *objectives)
+        keys = self.keys_for(wanted, *objectives)
+        if len(self._groups(keys)) < 2:
+            return found
+        every = self._levels_of(keys, wanted, {"beside": True}, named=False)
+        return found + [one._replace(averaged=True) for one in every if one.span in ("all", "base")]
+
+    def headline(self, *objectives: str) -> tuple[Key, ...]:
+        """The keys whose numbers are the headline of some objectives; none where no judge reads all of them.
+
+        Of the judges that scored most of the trained configurations it is the one that reads the end state, else one
+        that labelled none of the pairs, some, all; where that leaves several, the one with more scored runs, the first
+        by name.
+        """
+        groups = self._groups(self.keys_for(self.configs, *objectives))
+        return groups[0] if groups else ()
+
+    def relation(self, keys: Iterable[Key], configs: Iterable[Config]) -> Labelled:
+        """Of how many stages of some configurations the judges of their keys labelled the pairs; of a base alone what
+        holds of all that it is compared with."""
+        wanted = [config for config in configs if config != BASE]
+        found = {self._known[key, config] for key in keys for config in wanted if (key, config) in self._known}
+        return join(found or {self._relation[key] for key in keys})
+
+    @cached_property
+    def _known(self) -> Mapping[tuple[Key, Config], Labelled]:
+        """The relation of each key's judge to each trained configuration."""
+        rows = self.panel.rows
+        return {
+            (Key(*place), config): join(rows[row].labelled for row in cell.values())
+            for (*place, config), cell in self.cells.items()
+            if config[0] and cell
+        }
+
+    @cached_property
+    def _relation(self) -> Mapping[Key, Labelled]:
+        """The relation of each key's judge to everything that was trained with these labels, scored by it or not."""
+        labels = self.panel.labels
+        trained: dict[tuple[str, str], list[Checkpoint]] = {}
+        for one in self.panel.trajectories.checkpoints:
+            if one.stages:
+                trained.setdefault((one.base, labeller_of(one)), []).append(one)
+        return {
+            key: join(labels.relation(key.judge, one) for one in trained.get((key.base, key.labeller), ()))
+            for key in self.keys
+        }
+
+    def _groups(self, keys: Sequence[Key]) -> list[tuple[Key, ...]]:
+        """Keys by the relation of their judge, judges of one recipe apart; the group of the headline first."""
+        ranks: dict[int, list[Key]] = {}
+        for key in keys:
+            ranks.setdefault(self._rank(key), []).append(key)
+        groups: list[tuple[int, tuple[Key, ...]]] = []
+        for rank, members in ranks.items():
+            judges = list(dict.fromkeys(key.judge for key in members))
+            recipes = {(key.labeller, key.judge) for key in members}
+            if len(recipes) == len({labeller for labeller, _ in recipes}):
+                groups.append((rank, tuple(members)))
+            else:
+                groups += [(rank, tuple(key for key in members if key.judge == judge)) for judge in sorted(judges)]
+        scored = [frozenset[Config]().union(*(self._scored[key] for key in group)) for _, group in groups]
+        runs = [sum(self._runs[key] for key in group) for _, group in groups]
+        own = [self.relation(group, ()) is Labelled.ALL for _, group in groups]
+        most = max(map(len, scored), default=0)
+        order = sorted(
+            range(len(groups)), key=lambda one: (len(scored[one]) < most, groups[one][0], -runs[one], not own[one])
+        )
+        return [groups[place][1] for place in order]
+
+    def _rank(self, key: Key) -> int:
+        """The place of a key's judge in the order in which a headline takes it."""
+        return rank_judge(self._relation.get(key, Labelled.UNKNOWN), self.panel.labels.reads_state(key.judge))
+
+    @cached_property
+    def _scored(self) -> Mapping[Key, frozenset[Config]]:
+        """The trained configurations that each key has scores of."""
+        found: dict[Key, set[Config]] = defaultdict(set)
+        for *place, config in self.cells:
+            found[Key(*place)] |= {config} - {BASE}
+        return defaultdict(frozenset, {key: frozenset(configs) for key, configs in found.items()})
+
+    @cached_property
+    def _runs(self) -> Mapping[Key, int]:
+        """How many scored runs each key has."""
+        found: dict[Key, int] = defaultdict(int)
+        for (*place, _), cell in self.cells.items():
+            found[Key(*place)] += len(cell)
+        return found
+
+    def _levels_of(
+        self, group: Sequence[Key], configs: Sequence[Config], about: Mapping[str, Any], *, named: bool
+    ) -> list[Level]:
+        """All keys of a group, those of each base, of each judge, and single ones; ``named`` tells a lone judge."""
+        bases, judges = list(dict.fromkeys(key.base for key in group)), list(dict.fromkeys(key.judge for key in group))
+        lone = {"judge": judges[0]} if named and len(judges) == 1 else {}
+        several = len(judges) > 1
+        chosen: list[tuple[Span, dict[str, str], list[Key]]] = [("all", lone, list(group))]
+        chosen += [("base", {"base": base, **lone}, [key for key in group if key.base == base]) for base in bases]
+        if several:
+            chosen += [("judge", {"judge": name}, [key for key in group if key.judge == name]) for name in judges]
+            chosen += [
+                ("cell", {"base": base, "judge": name}, [key for key in group if (key.base, key.judge) == (base, name)])
+                for base, name in dict.fromkeys((key.base, key.judge) for key in group)
+            ]
+        untrained = all(config == BASE for config in configs)
+        found = []
+        for span, fields, keys in chosen:
+            # A base stands in every recipe: by itself it counts once.
+            once = tuple({(key.base, key.judge): key for key in reversed(keys)}.values())[::-1] if untrained else keys
+            known = {
+                "labelled": self.relation(keys, configs),
+                "reads_state": all(self.panel.labels.reads_state(key.judge) for key in keys),
+            }
+            found.append(Level({**fields, **known, **about}, tuple(once), span))
+        return found
+
+    def reads(self, judge: str, objectives: Iterable[str]) -> bool:
         """Whether a judge was asked about every one of the objectives anywhere."""
         read = self._read_by.get(judge, frozenset(self.panel.objectives))
         return all(name in read for name in objectives)
@@ -190,13 +354,27 @@ class Design:
         return tuple(self.roles.arms())
 
 
+def labeller_of(one: Row | Checkpoint) -> str:
+    """The judge of the pairs where that tells recipes apart, else an empty text."""
+    return str(one.axes.get(PAIR_JUDGE) or "")
+
+
 def read_design(panel: Panel) -> Design:
     """The design of a panel."""
-    cells: dict[tuple[str, str, Config], dict[Replicate, int]] = {}
+    recipes: dict[str, dict[str, set[str]]] = {}  # base → judge → labellers
+    for row in panel.rows:
+        if row.lineage:
+            recipes.setdefault(row.base, {}).setdefault(row.judge, set()).add(labeller_of(row))
+    cells: dict[tuple[str, str, str, Config], dict[Replicate, int]] = {}
     for index, row in enumerate(panel.rows):
-        if row.matched:
-            replicate = _replicate_in(row.config, row.replicate)
-            cells.setdefault((row.base, row.judge, row.config), {})[replicate] = index
+        labellers = {labeller_of(row)}
+        if not row.lineage:
+            there = recipes.get(row.base, {})
+            # Whose judge scored nothing that was trained is held against all of it.
+            labellers = there.get(row.judge) or set().union(*there.values()) or labellers
+        replicate = _replicate_in(row.config, row.replicate)
+        for labeller in sorted(labellers):
+            cells.setdefault((row.base, labeller, row.judge, row.config), {})[replicate] = index
     return Design(panel=panel, cells=cells)
 
 
@@ -219,18 +397,8 @@ def row_subject(row: Row) -> dict[str, Any]:
     """A row as the fields of an Estimate."""
     seeds = {"split_seed": row.split_seed, "train_seed": row.train_seed}
     axes = dict(row.axes) | {name: seed for name, seed in seeds.items() if seed is not None}
-    return {"base": row.base, "lineage": row.lineage, "axes": axes, "judge": row.judge}
-
-
-def levels(keys: Sequence[Key]) -> list[tuple[dict[str, str], tuple[Key, ...]]]:
-    """The ways to pool base × judge keys: all, by base, by judge, single; with the fields that each fixes."""
-    bases, judges = list(dict.fromkeys(b for b, _ in keys)), list(dict.fromkeys(j for _, j in keys))
-    found: list[tuple[dict[str, str], tuple[Key, ...]]] = [({}, tuple(keys))] if keys else []
-    found += [({"base": base}, tuple(key for key in keys if key[0] == base)) for base in bases]
-    if len(judges) > 1:
-        found += [({"judge": judge}, tuple(key for key in keys if key[1] == judge)) for judge in judges]
-        found += [({"base": base, "judge": judge}, ((base, judge),)) for base, judge in keys]
-    return found
+    known = {"labelled": row.labelled, "reads_state": row.reads_state}
+    return {"base": row.base, "lineage": row.lineage, "axes": axes, "judge": row.judge, **known}
 
 
 def _replicate_in(config: Config, replicate: Replicate) -> Replicate:
@@ -243,7 +411,7 @@ def match(design: Design, key: Key, configs: Iterable[Config], objectives: Itera
     wanted, needed = tuple(dict.fromkeys(configs)), tuple(objectives)
     cells = {config: design.scored(key, config, needed) for config in wanted}
     if any(config != BASE for config in wanted):
-        known = design.replicates.get(key[0], ())
+        known = design.replicates.get(key.base, ())
     else:
         known = tuple(design.cells.get((*key, BASE), ()))
     lacking = {
@@ -259,7 +427,9 @@ def match(design: Design, key: Key, configs: Iterable[Config], objectives: Itera
 
 def _name_left_out(design: Design, key: Key, lacking: Mapping[Replicate, tuple[Config, ...]]) -> tuple[str, ...]:
     """Which replicates are left out for want of which configurations, in words."""
-    who = key[0] if len({judge for _, judge in design.keys}) == 1 else f"{key[0]} under {key[1]}"
+    who = key.base if len({one.judge for one in design.keys}) == 1 else f"{key.base} under {key.judge}"
+    if len({one.labeller for one in design.keys if one.judge == key.judge}) > 1:
+        who += f" on pairs of {key.labeller or 'no named judge'}"
     groups: dict[tuple[Config, ...], list[Replicate]] = {}
     for replicate, missing in lacking.items():
         if missing:
@@ -308,10 +478,10 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
                     found[objective, matched.rows[config][place]] += coefficient / (len(chosen) * len(places))
         return found.ravel()
 
-    units: list[Hashable] = list(dict.fromkeys(part.key[0] for part, _ in kept))
+    units: list[Hashable] = list(dict.fromkeys(part.key.base for part, _ in kept))
     bases, unit = len(units), "bases"
     if bases >= MIN_RANDOM_BASES:
-        by_unit = tuple(mean([one for one in kept if one[0].key[0] == base], None) for base in units)
+        by_unit = tuple(mean([one for one in kept if one[0].key.base == base], None) for base in units)
     else:
         trained = any(config != BASE for part in parts for config, _ in part.terms)
         first = kept[0][1].replicates if kept and trained else ()
@@ -348,8 +518,7 @@ def comparable(design: Design, keys: Iterable[Key], configs: Iterable[Config], *
 
 def by_base(keys: Sequence[Key]) -> list[tuple[str | None, Sequence[Key]]]:
     """The keys of each base."""
-    bases = dict.fromkeys(base for base, _ in keys)
-    return [(base, [key for key in keys if key[0] == base]) for base in bases]
+    return [(base, [key for key in keys if key.base == base]) for base in dict.fromkeys(key.base for key in keys)]
 
 
 def describe_arm(arm: Arm) -> tuple[str | None, tuple[str, ...]]:

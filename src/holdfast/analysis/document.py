@@ -7,7 +7,7 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
-from holdfast.records import Analysis, Curve, Estimate, Frontier, Point, Unbounded
+from holdfast.records import Analysis, Curve, Estimate, Frontier, JudgeFacts, Point, Unbounded
 
 DIGITS = 12  # significant digits of a number: what lies beyond changes with the processor's linear algebra
 CURVE_DIGITS = 6  # of a point of a curve, of which there are many: more than a chart can show
@@ -19,7 +19,8 @@ def document(analysis: Analysis) -> dict[str, Any]:
     """The analysis as JSON values: a list of rows for each section, the frontiers and curves to draw, and notes.
 
     In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null. The
-    optional sections are there only where the study asks for them, or a judge's truth is known.
+    optional sections are there only where the study asks for them, or a judge's truth is known. ``judges`` say whose
+    scores these are; a row that is ``beside`` is of a judge whose numbers are not the headline.
     """
     rows: dict[str, Any] = {name: [estimate_row(row) for row in getattr(analysis, name)] for name in SECTIONS}
     for name in OPTIONAL_SECTIONS:
@@ -27,6 +28,8 @@ def document(analysis: Analysis) -> dict[str, Any]:
             rows[name] = [estimate_row(row) for row in found]
     if analysis.curves:
         rows["curves"] = [_curve(one) for one in analysis.curves]
+    if analysis.judges:
+        rows["judges"] = [_judge(one) for one in analysis.judges]
     return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
 
 
@@ -44,6 +47,10 @@ def estimate_row(estimate: Estimate) -> dict[str, Any]:
         value = getattr(estimate, name)
         if value is not None:
             row[name] = list(value) if name == "lineage" else value
+    if estimate.labelled is not None:
+        row |= {"labelled": estimate.labelled.value, "reads_state": bool(estimate.reads_state)}
+    if estimate.beside:
+        row["beside"] = True
     if estimate.axes:
         row["axes"] = dict(estimate.axes)
     row["value"] = None if estimate.value is None else _number(estimate.value)
@@ -63,6 +70,16 @@ def _interval(interval: tuple[float, float] | Unbounded | None) -> Any:
 
 def _number(value: float, digits: int = DIGITS) -> float:
     return float(f"{value:.{digits}g}")
+
+
+def _judge(facts: JudgeFacts) -> dict[str, Any]:
+    return {
+        "judge": facts.judge,
+        "objectives": list(facts.objectives),
+        "labelled": facts.labelled.value,
+        "reads_state": facts.reads_state,
+        "headline": list(facts.headline),
+    }
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

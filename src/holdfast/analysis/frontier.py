@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from holdfast.analysis.design import (
     by_base,
     comparable,
     contrast,
-    levels,
     over,
 )
 from holdfast.analysis.panel import Config, count_of
@@ -205,7 +204,7 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def describe_cloud(drawn: Drawn, fields: dict[str, str], unit: str) -> dict[str, Any]:
+def describe_cloud(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> dict[str, Any]:
     """The fields of an Estimate that say what a cloud's rows are about."""
     points = drawn.points
     bases = len({base for base in points.bases if base is not None})
@@ -213,7 +212,7 @@ def describe_cloud(drawn: Drawn, fields: dict[str, str], unit: str) -> dict[str,
     return {**fields, "unit": unit, "estimator": POOLED, "n": counts | ({"bases": bases} if bases else {})}
 
 
-def line_rows(drawn: Drawn, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
+def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Estimate]:
     """Slope, intercept, R² and its leave-one-base-out range of one cloud, for both claims."""
     about = describe_cloud(drawn, fields, unit)
     covariance, caveats = whitening(drawn.points)
@@ -280,10 +279,13 @@ def distance_of(tested: NDArray[np.bool_], covariance: tuple[float, float, float
     return distance
 
 
-def best_of_both_rows(drawn: Drawn, design: Design, fields: dict[str, str], unit: str) -> Iterator[Estimate]:
+def best_of_both_rows(
+    drawn: Drawn, design: Design, fields: Mapping[str, Any], unit: str, *, looks: bool
+) -> Iterator[Estimate]:
     """How far lineages lie beyond the line through all other recipes, in score points; positive is better on both.
 
-    The test of a joint stage is named before looking; those of sequences are exploratory.
+    The test of a joint stage is named before looking; those of sequences, and further ``looks`` at parts of the data or
+    at other judges, are exploratory.
     """
     covariance, caveats = whitening(drawn.points)
     lineages = dict.fromkeys(config[0] for config in drawn.points.configs)
@@ -296,7 +298,7 @@ def best_of_both_rows(drawn: Drawn, design: Design, fields: dict[str, str], unit
 
         distance = distance_of(tested, covariance)
         value = float(distance(drawn.x, drawn.y))
-        looked = () if not fields and joint == [lineage] else (EXPLORATORY,)
+        looked = () if not looks and joint == [lineage] else (EXPLORATORY,)
         about = describe_cloud(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
         if not np.isfinite(value):
             yield Estimate(value=None, caveats=("no line through the other points", *drawn.points.left_out), **about)
@@ -316,15 +318,15 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
     if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     recipes = design.recipes
-    for fields, keys in levels(design.keys_for(recipes, HELPFULNESS, SAFETY)):
-        if {"base", "judge"} <= set(fields):
+    for fields, keys, span, _ in design.levels(recipes, HELPFULNESS, SAFETY):
+        if span == "cell":
             continue
         groups = by_base(keys)
-        unit = BASE_DELTA_POINTS if "base" in fields else DELTA_POINTS
+        unit = BASE_DELTA_POINTS if span == "base" else DELTA_POINTS
         drawn = draw_cloud(design, cloud(design, groups, recipes, relative=True), means)
         yield from line_rows(drawn, fields, unit)
-        yield from best_of_both_rows(drawn, design, fields, unit)
-        if fields:
+        yield from best_of_both_rows(drawn, design, fields, unit, looks=span != "all" or "beside" in fields)
+        if span != "all":
             continue
         for unit, chosen, relative in (
             (ABSOLUTE_POINTS, groups, False),

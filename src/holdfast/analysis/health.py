@@ -15,9 +15,9 @@ from holdfast.analysis.design import (
     DOSE,
     Design,
     Key,
+    by_base,
     contrast,
     dose_of,
-    levels,
     over,
     subject,
     without_dose,
@@ -81,7 +81,7 @@ def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimat
     if second != same and dose_of(second) != dose_of(config):
         caveats = (f"against {config[0][1]} alone at dose {dose_of(second):g}: the study keeps none at this dose",)
     # A coefficient of zero: all three quantities are of the replicates that have all three configurations.
-    for fields, keys in levels(design.keys_for([config, first, second], objective)):
+    for fields, keys, *_ in design.levels([config, first, second], objective):
         about: dict[str, Any] = {**fields, **subject(config), "objective": objective}
         bottom = contrast(design, number, over(keys, (first, 1.0), (second, -1.0), (config, 0.0)))
         top = contrast(design, number, over(keys, (config, 1.0), (second, -1.0), (first, 0.0)))
@@ -91,7 +91,7 @@ def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimat
             yield replace(row, caveats=(*caveats, *row.caveats))
 
 
-def _checkpoints(design: Design, keys: Sequence[tuple[str, str]], config: Config) -> list[int]:
+def _checkpoints(design: Design, keys: Sequence[Key], config: Config) -> list[int]:
     rows = [row for key in keys for row in design.cells[(*key, config)].values()]
     return sorted({design.panel.rows[row].checkpoint for row in rows})
 
@@ -104,11 +104,17 @@ def _taken(checkpoint: Checkpoint, measures: Measures) -> dict[str, float]:
     return found | {name: value for name, value in measures.get(checkpoint.id, {}).items() if np.isfinite(value)}
 
 
+def _with_all(found: Sequence[tuple[str | None, Sequence[Key]]]) -> Iterator[tuple[str | None, Sequence[Key]]]:
+    """Keys of all bases together, under None, then those of each."""
+    if found:
+        yield None, [key for _, keys in found for key in keys]
+    yield from found
+
+
 def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
     for config in design.configs:
-        for fields, keys in levels(design.keys_with([config])):
-            if "judge" in fields:
-                continue
+        for base, keys in _with_all(by_base(design.keys_with([config]))):
+            fields = {} if base is None else {"base": base}
             cells = [design.cells[(*key, config)] for key in keys]
             found = {design.panel.rows[row].checkpoint: seed for cell in cells for seed, row in cell.items()}
             own = {index: _taken(design.panel.trajectories.checkpoints[index], measures) for index in found}
@@ -212,10 +218,9 @@ def health_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
         return [signs[index] for index in found if signs[index]]
 
     for config in design.configs:
-        for name in dict.fromkeys(key[0] for key in design.keys_with([config])):
-            keys = [key for key in design.keys_with([config]) if key[0] == name]
+        for name, keys in by_base(design.keys_with([config])):
             own = read(keys, config)
-            home = read([key for key in design.keys_with([BASE]) if key[0] == name], BASE)
+            home = read([key for key in design.keys_with([BASE]) if key.base == name], BASE)
             about: dict[str, Any] = {"base": name, **subject(config), "n": {"checkpoints": len(own)}}
             yield from _sign_rows(own, home, about, trained=config != BASE)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.analysis.design import Design, levels, subject
+from holdfast.analysis.design import Design, subject
 from holdfast.analysis.panel import Panel, config_of
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate, Flag
@@ -166,7 +166,7 @@ def coverage_rows(design: Design) -> Iterator[Estimate]:
     means = {kind: row_means(values) for kind, values in arrays.items()}
     for config in design.configs:
         for objective, name in enumerate(panel.objectives):
-            for fields, keys in levels(design.keys_with([config], name)):
+            for fields, keys, *_ in design.levels([config], name, strict=True):
                 rows = [row for key in keys for row in design.cells[(*key, config)].values()]
                 about = {**fields, **subject(config), "objective": name, "estimator": AUDIT}
                 for kind, found in means.items():

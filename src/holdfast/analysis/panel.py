@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.analysis.labelled import PAIR_JUDGE, Labels, join, read_labels
 from holdfast.analysis.roles import Roles, read_roles
 from holdfast.errors import StudyError
-from holdfast.records import Checkpoint, Flag
+from holdfast.records import Checkpoint, Flag, Labelled
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable, TrajectoryTable
@@ -21,7 +22,6 @@ Bools = NDArray[np.bool_]
 Config = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]  # lineage, and axes without the judge of the pairs
 Replicate = tuple[int | None, int | None]  # split seed, train seed
 
-PAIR_JUDGE = "pair_judge"
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
 UNFINISHED = FLAG_BITS[Flag.TRUNCATED] | FLAG_BITS[Flag.OUT_OF_MEMORY] | FLAG_BITS[Flag.INCOHERENT]
 
@@ -35,7 +35,8 @@ def config_of(one: Row | Checkpoint) -> Config:
 class Row:
     """One checkpoint under one judge on the test cases of one split.
 
-    ``matched`` says whether the judge is the one that made the training pairs, or no judge is named for them.
+    ``labelled`` says of how many stages of the lineage this judge labelled the pairs, ``reads_state`` whether it reads
+    the world's end state. A base takes the relation of the rows that it is compared with: those of its judge.
     """
 
     base: str
@@ -45,7 +46,8 @@ class Row:
     split_seed: int | None
     train_seed: int | None
     checkpoint: int
-    matched: bool = True
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False
 
     @property
     def config(self) -> Config:
@@ -92,6 +94,7 @@ class Panel:
     trajectories: TrajectoryTable
     tested: Bools  # trajectories on a test case of their checkpoint's split
     roles: Roles
+    labels: Labels = field(default_factory=Labels)
     left_out: tuple[str, ...] = ()  # runs that are judged in part, in words
     scores: ScoreTable | None = None
 
@@ -102,7 +105,7 @@ def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
     readings = _readings(scores, len(trajectories.trajectory))
     halves = _test_cases(store.splits(), scores.case_ids)
     bits = sum(FLAG_BITS[flag] for flag in unfit)
-    panel = _align(readings, trajectories, halves, unfit_bits=bits)
+    panel = _align(readings, trajectories, halves, read_labels(store, scores), unfit_bits=bits)
     return _leave_out_partial(replace(panel, scores=scores), halves)
 
 
@@ -199,7 +202,12 @@ def _totals(
 
 
 def _align(
-    readings: Readings, trajectories: TrajectoryTable, halves: Mapping[int | None, Bools], *, unfit_bits: int
+    readings: Readings,
+    trajectories: TrajectoryTable,
+    halves: Mapping[int | None, Bools],
+    labels: Labels,
+    *,
+    unfit_bits: int,
 ) -> Panel:
     cases = len(next(iter(halves.values())))
     counts, sums = _totals(readings, trajectories, cases, unfit_bits=unfit_bits)
@@ -207,6 +215,7 @@ def _align(
     sums |= {"low": sums["fit"] + LOWEST_SCORE * others, "high": sums["fit"] + HIGHEST_SCORE * others}
     over = {"values": counts["judged"], "fit": counts["fit"], "low": counts["asked"], "high": counts["asked"]}
     rows, index, masks = _rows(trajectories.checkpoints, readings, halves, counts["asked"])
+    rows = _relate(rows, trajectories.checkpoints, labels)
 
     def arrange(one: Floats, fill: float) -> Floats:
         picked = one[index[0], index[1]].transpose(1, 0, 2)
@@ -221,6 +230,7 @@ def _align(
         trajectories=trajectories,
         tested=_tested(trajectories, halves),
         roles=read_roles(trajectories.checkpoints),
+        labels=labels,
         values=arrange(means["values"], np.nan),
         fit=arrange(means["fit"], np.nan),
         low=arrange(means["low"], np.nan),
@@ -247,7 +257,6 @@ def _rows(
                         split_seed=seed,
                         train_seed=checkpoint.train_seed,
                         checkpoint=number,
-                        matched=checkpoint.axes.get(PAIR_JUDGE) in (None, name, readings.judge_names[judge]),
                     )
                 )
                 index.append((number, judge))
@@ -255,6 +264,23 @@ def _rows(
     cases = asked.shape[-1]
     stacked = np.array(masks, dtype=np.bool_).reshape(len(rows), cases)
     return tuple(rows), np.array(index, dtype=np.int64).reshape(-1, 2).T, stacked
+
+
+def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labels) -> tuple[Row, ...]:
+    """The rows with how each one's judge stands to it; that of a base is the one to all that it is compared with."""
+    known = {(one.checkpoint, one.judge): labels.relation(one.judge, checkpoints[one.checkpoint]) for one in rows}
+    trained: dict[tuple[str, str], set[Labelled]] = {}
+    for row in rows:
+        if row.lineage:
+            trained.setdefault((row.base, row.judge), set()).add(known[row.checkpoint, row.judge])
+    return tuple(
+        replace(
+            row,
+            labelled=known[row.checkpoint, row.judge] if row.lineage else join(trained.get((row.base, row.judge), ())),
+            reads_state=labels.reads_state(row.judge),
+        )
+        for row in rows
+    )
 
 
 def count_of(number: int, things: str) -> str:

@@ -1,11 +1,12 @@
 """The estimator ``published``: means of run means, ratios averaged over base × judge, ordinary regression.
 
-It repeats arXiv 2603.02229 as published, on any study that has the lineages; ``pooled`` is the one to believe.
+It repeats arXiv 2603.02229 as published, on any study that has the lineages; ``pooled`` is the one to believe. Where
+several judges scored the same checkpoints it averages them too, beside each by itself, and a caveat says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from holdfast.analysis.design import (
     BASE,
     Design,
     Key,
+    Level,
     Matched,
     by_base,
     comparable,
     compare,
     describe_arm,
-    levels,
     match,
     row_subject,
     subject,
@@ -59,6 +60,17 @@ def _finite(value: float, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"value": None, "caveats": left_out or ("no scores",)}
 
 
+def _whose(level: Level) -> tuple[str, ...]:
+    """Which judges of the same checkpoints are averaged, as published; nothing where none are."""
+    if not level.averaged:
+        return ()
+    return (f"as published: the mean of judges of the same checkpoints: {', '.join(_judges_of(level.keys))}",)
+
+
+def _judges_of(keys: Iterable[Key]) -> list[str]:
+    return sorted({key.judge for key in keys})
+
+
 def score_rows(design: Design) -> Iterator[Estimate]:
     """The mean of every run; means and standard deviations (n − 1) of run means at every level."""
     means = design.means
@@ -74,9 +86,10 @@ def score_rows(design: Design) -> Iterator[Estimate]:
                 **_finite(float(means[objective, index])),
             )
         for config in design.configs:
-            for fields, keys in levels(design.keys_for([config], name)):
-                rows, left_out = compare(design, keys, [config], name)
-                about = {**fields, **subject(config), "objective": name, "n": {"runs": len(rows[config])}}
+            for level in design.published_levels([config], name):
+                rows, left_out = compare(design, level.keys, [config], name)
+                left_out = _whose(level) + left_out
+                about = {**level.fields, **subject(config), "objective": name, "n": {"runs": len(rows[config])}}
                 mean = _mean(design, objective, rows[config])
                 yield Estimate(kind="mean", estimator=PUBLISHED, **about, **_finite(mean, left_out))
                 yield _deviation(means[objective, rows[config]], about, left_out)
@@ -96,11 +109,11 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
         for config in design.configs:
             if config == BASE:
                 continue
-            for fields, keys in levels(design.keys_for([config, BASE], name)):
-                rows, left_out = compare(design, keys, [config, BASE], name)
+            for level in design.published_levels([config, BASE], name):
+                rows, left_out = compare(design, level.keys, [config, BASE], name)
                 value = _mean(design, objective, rows[config]) - _mean(design, objective, rows[BASE])
-                about = {**fields, **subject(config), "objective": name, "n": {"runs": len(rows[config])}}
-                yield Estimate(kind="delta", estimator=PUBLISHED, **about, **_finite(value, left_out))
+                about = {**level.fields, **subject(config), "objective": name, "n": {"runs": len(rows[config])}}
+                yield Estimate(kind="delta", estimator=PUBLISHED, **about, **_finite(value, _whose(level) + left_out))
 
 
 # --- frontier -------------------------------------------------------------------------------------------------
@@ -132,16 +145,20 @@ def point_of(design: Design, weights: Floats) -> tuple[float, float]:
     return x, y
 
 
-def _run_points(design: Design) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(absolute points of every run, differences of every trained run from its base's run)."""
+def _run_points(design: Design, keys: Container[Key]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(absolute points of every run of some keys, differences of every trained run from its base's run)."""
     x, y = (design.means[design.objective(name)] for name in (HELPFULNESS, SAFETY))
     wanted = {BASE, *design.recipes}
     absolute, delta = [], []
-    for (base, judge, config), cell in design.cells.items():
-        if config not in wanted:
+    counted: set[int] = set()
+    for (*place, config), cell in design.cells.items():
+        if config not in wanted or Key(*place) not in keys:
             continue
-        home = design.cells.get((base, judge, BASE), {})
+        home = design.cells.get((*Key(*place), BASE), {})
         for replicate, row in cell.items():
+            if row in counted:  # a base stands in every recipe
+                continue
+            counted.add(row)
             absolute.append((float(x[row]), float(y[row])))
             parent = home.get((replicate[0], None))
             if config != BASE and parent is not None:
@@ -161,31 +178,33 @@ def frontier_rows(design: Design) -> Iterator[Estimate]:
     recipes, every = design.recipes, (BASE, *design.recipes)
 
     def fit(
-        groups: Sequence[Sequence[Key]], configs: Sequence[Config], unit: str, fields: dict[str, str], *, relative: bool
+        groups: Sequence[Sequence[Key]], configs: Sequence[Config], unit: str, level: Level, *, relative: bool
     ) -> Iterator[Estimate]:
         found = [point_weights(design, group, configs, relative=relative) for group in groups]
         points = [point_of(design, one) for weights, _ in found for one in weights.values()]
-        return _fit(points, unit, fields, tuple(dict.fromkeys(words for _, left_out in found for words in left_out)))
+        left_out = tuple(dict.fromkeys(words for _, left_out in found for words in left_out))
+        return _fit(points, unit, level.fields, _whose(level) + left_out)
 
-    for fields, keys in levels(design.keys_for(recipes, HELPFULNESS, SAFETY)):
-        if "base" in fields:
-            if "judge" not in fields:
-                yield from fit([keys], recipes, BASE_DELTA_POINTS, fields, relative=True)
+    for level in design.published_levels(recipes, HELPFULNESS, SAFETY):
+        keys = level.keys
+        if level.span in ("base", "cell"):
+            if level.span == "base":
+                yield from fit([keys], recipes, BASE_DELTA_POINTS, level, relative=True)
             continue
         groups = [group for _, group in by_base(keys)]
-        yield from fit(groups, recipes, DELTA_POINTS, fields, relative=True)
-        if fields:
+        yield from fit(groups, recipes, DELTA_POINTS, level, relative=True)
+        if level.span != "all":
             continue
-        yield from fit([keys], recipes, MEAN_DELTA_POINTS, fields, relative=True)
-        yield from fit(groups, every, ABSOLUTE_POINTS, fields, relative=False)
-        yield from fit(groups, recipes, TRAINED_POINTS, fields, relative=False)
-    absolute, delta = _run_points(design)
-    yield from _fit(absolute, RUN_POINTS, {})
-    yield from _fit(delta, RUN_DELTA_POINTS, {})
+        yield from fit([keys], recipes, MEAN_DELTA_POINTS, level, relative=True)
+        yield from fit(groups, every, ABSOLUTE_POINTS, level, relative=False)
+        yield from fit(groups, recipes, TRAINED_POINTS, level, relative=False)
+        absolute, delta = _run_points(design, set(keys))
+        yield from _fit(absolute, RUN_POINTS, level.fields, _whose(level))
+        yield from _fit(delta, RUN_DELTA_POINTS, level.fields, _whose(level))
 
 
 def _fit(
-    points: Sequence[tuple[float, float]], unit: str, fields: dict[str, str], left_out: tuple[str, ...] = ()
+    points: Sequence[tuple[float, float]], unit: str, fields: Mapping[str, Any], left_out: tuple[str, ...] = ()
 ) -> Iterator[Estimate]:
     """Ordinary regression of points as estimates; None with the reason where it is not defined."""
     kinds = ("slope", "intercept", "r", "r2", "p")
@@ -229,12 +248,13 @@ def persistence_rows(design: Design, draws: int, rng: np.random.Generator) -> It
     drawn = _draw_keys(design, matched, draws, rng)
     points = {place: _contrasts(_point_means(design, matched[place], objectives)[None])[0] for place in drawn}
     for slot, chosen in wanted.items():
-        for fields, keys in levels(design.keys_for(chosen, SAFETY, HELPFULNESS)):
-            kept = [(slot, key) for key in keys if (slot, key) in drawn]
+        for level in design.published_levels(chosen, SAFETY, HELPFULNESS):
+            kept = [(slot, key) for key in level.keys if (slot, key) in drawn]
             stacked = np.array([drawn[place] for place in kept]).reshape(-1, draws, 2, 2).swapaxes(0, 1)
             point = np.array([points[place] for place in kept]).reshape(-1, 2, 2)
-            left_out = tuple(dict.fromkeys(words for key in keys for words in matched[slot, key].left_out))
-            yield from _persistence(slot[0], point, stacked, left_out, {**fields, "axes": dict(slot[1])})
+            left_out = tuple(dict.fromkeys(words for key in level.keys for words in matched[slot, key].left_out))
+            about = {**level.fields, "axes": dict(slot[1])}
+            yield from _persistence(slot[0], point, stacked, _whose(level) + left_out, about)
 
 
 def _point_means(design: Design, matched: Matched, objectives: Sequence[int]) -> Floats:

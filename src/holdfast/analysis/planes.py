@@ -23,13 +23,17 @@ Floats = NDArray[np.float64]
 def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterator[Frontier]:
     """Frontiers to draw: published differences by base, pooled means over bases (with repairs too), and of each base.
 
+    All of them are of the headline's judges.
     Covariances of the published differences treat cases as random; those of means treat seeds as random too, where
     there are enough.
     """
     if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     points = []
-    for base, keys in by_base(design.keys):
+    whole = design.headline(HELPFULNESS, SAFETY)
+    judges = {key.judge for key in whole}
+    rows = [row for row in rows if not row.beside and (row.judge is None or {row.judge} == judges)]
+    for base, keys in by_base(whole):
         for config, weights in point_weights(design, keys, design.recipes, relative=True)[0].items():
             x, y = point_of(design, weights)
             covariance = _triangle(_case_covariance(design, weights))
@@ -40,19 +44,19 @@ def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterat
         y_objective=SAFETY,
         relative=True,
         points=tuple(points),
-        lines=tuple(row for row in _lines(rows, DELTA_POINTS) if row.judge is None),
+        lines=tuple(_lines(rows, DELTA_POINTS)),
         resampled=("cases",),
     )
-    mean = cloud(design, [(None, design.keys)], (BASE, *design.recipes), relative=False)
+    mean = cloud(design, [(None, whole)], (BASE, *design.recipes), relative=False)
     if mean.configs:
         yield _frontier(draw_cloud(design, mean, means), MEAN_POINTS, rows)
     if repairs := find_repairs(design):
-        both = cloud(design, [(None, design.keys)], (BASE, *design.recipes, *repairs), relative=False)
+        both = cloud(design, [(None, whole)], (BASE, *design.recipes, *repairs), relative=False)
         if both.configs:
             drawn = draw_cloud(design, both, means)
             # The lines are those of the plain recipes: a repair is held against them.
             yield replace(_frontier(drawn, MEAN_POINTS, rows), unit=REPAIR_POINTS)
-    for base, keys in by_base(design.keys):
+    for base, keys in by_base(whole):
         own = cloud(design, [(base, keys)], (BASE, *design.recipes), relative=False)
         if own.configs:
             yield _frontier(draw_cloud(design, own, means), BASE_POINTS, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from holdfast.analysis.design import (
     Design,
     contrast,
     describe_arm,
-    levels,
     over,
     subject,
 )
@@ -131,7 +130,7 @@ def score_rows(design: Design) -> Iterator[Estimate]:
     """Means of every configuration by base and over bases, and their differences from the base, per objective."""
     for config in design.configs:
         for objective, name in enumerate(design.panel.objectives):
-            for fields, keys in levels(design.keys_for([config], name)):
+            for fields, keys, *_ in design.levels([config], name):
                 one = contrast(design, objective, over(keys, (config, 1.0)))
                 yield from differences(design, one, "mean", **fields, **subject(config), objective=name)
 
@@ -142,7 +141,7 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
         if config == BASE:
             continue
         for objective, name in enumerate(design.panel.objectives):
-            for fields, keys in levels(design.keys_for([config, BASE], name)):
+            for fields, keys, *_ in design.levels([config, BASE], name):
                 one = contrast(design, objective, over(keys, (config, 1.0), (BASE, -1.0)))
                 yield from differences(design, one, "delta", **fields, **subject(config), objective=name)
 
@@ -173,13 +172,13 @@ Sign = tuple[Lineage, float]
 
 def _pooled(
     design: Design, objective: str, cores: Sequence[Core], *signs: Sign
-) -> Iterator[tuple[dict[str, str], Contrast]]:
+) -> Iterator[tuple[Mapping[str, Any], Contrast]]:
     """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level."""
     terms = [[(design.main(lineage, core), sign) for lineage, sign in signs] for core in cores]
     if any(config is None for one in terms for config, _ in one):
         return
     found = [tuple((config, sign) for config, sign in one if config is not None) for one in terms]
-    for fields, keys in levels(design.keys_for((config for one in found for config, _ in one), objective)):
+    for fields, keys, *_ in design.levels((config for one in found for config, _ in one), objective):
         yield (
             fields,
             contrast(design, design.objective(objective), [part for one in found for part in over(keys, *one)]),

@@ -31,7 +31,6 @@ from holdfast.analysis.design import (
     by_base,
     contrast,
     dose_of,
-    levels,
     match,
     name_config,
     over,
@@ -99,10 +98,10 @@ def _off_line(design: Design, repairs: Sequence[Config], means: Floats) -> Itera
     """Every repair against the line that is fitted without it and without the other repairs."""
     for config in repairs:
         line = _plain_recipes(design, config)
-        for fields, keys in levels(design.keys_for([*line, config], HELPFULNESS, SAFETY)):
-            if {"base", "judge"} <= set(fields):
+        for fields, keys, span, _ in design.levels([*line, config], HELPFULNESS, SAFETY):
+            if span == "cell":
                 continue
-            unit = BASE_DELTA_POINTS if "base" in fields else DELTA_POINTS
+            unit = BASE_DELTA_POINTS if span == "base" else DELTA_POINTS
             points = cloud(design, by_base(keys), [*line, config], relative=True)
             if config not in points.configs:
                 continue
@@ -117,7 +116,9 @@ def _plain_recipes(design: Design, config: Config) -> list[Config]:
     return alike or list(design.recipes)
 
 
-def _distance_rows(drawn: Drawn, config: Config, fields: dict[str, str], unit: str, repairs: int) -> Iterator[Estimate]:
+def _distance_rows(
+    drawn: Drawn, config: Config, fields: Mapping[str, Any], unit: str, repairs: int
+) -> Iterator[Estimate]:
     tested = np.array([one == config for one in drawn.points.configs])
     about = describe_cloud(drawn, fields, unit) | subject(config)
     covariance, caveats = whitening(drawn.points)
@@ -168,7 +169,7 @@ def _changes(design: Design, config: Config) -> Iterator[Estimate]:
         return
     for objective in (SAFETY, HELPFULNESS):
         number = design.objective(objective)
-        for fields, keys in levels(design.keys_for([config, plain], objective)):
+        for fields, keys, *_ in design.levels([config, plain], objective):
             one = contrast(design, number, over(keys, (config, 1.0), (plain, -1.0)))
             about: dict[str, Any] = {**fields, **subject(config), "objective": objective}
             yield from differences(design, one, "repair_change", unit=f"against {name_config(plain)}", **about)
@@ -177,7 +178,7 @@ def _changes(design: Design, config: Config) -> Iterator[Estimate]:
 def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estimate]:
     """Steps and pairs of the last stage, as measured or as its record tells; what is not known has no row."""
     table = design.panel.trajectories
-    rows = {row for (_, _, one), cell in design.cells.items() if one == config for row in cell.values()}
+    rows = {row for (*_, one), cell in design.cells.items() if one == config for row in cell.values()}
     numbers = sorted({design.panel.rows[row].checkpoint for row in rows})
     for key in ("steps", "pairs"):
         found = []
@@ -215,7 +216,7 @@ def _reteaching(design: Design, gate: GateSection) -> Iterator[Estimate]:
             first = design.main(lineage[:1], core)
             if not doses or first is None:
                 continue
-            for fields, keys in levels(design.keys_for([*doses, first], goal)):
+            for fields, keys, *_ in design.levels([*doses, first], goal):
                 about = {**fields, "lineage": lineage, "objective": goal}
                 yield from _doses(design, keys, doses, first=first, gate=gate, axes=dict(core), about=about)
 

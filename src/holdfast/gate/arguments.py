@@ -53,7 +53,7 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     sides.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --suite: a changed setting")
     rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
-    rules.add_argument("--judge", metavar="NAME", help="whose scores")
+    rules.add_argument("--judge", metavar="NAME", help="whose scores, best a judge that labelled no training pairs")
     rules.add_argument(
         "--score",
         action="append",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.analysis.labelled import Labels, read_labels
 from holdfast.errors import StoreError, StudyError
 from holdfast.forks import STUDY_KEY
 from holdfast.gate.declared import Origin, read_origin
@@ -38,7 +39,8 @@ class Book:
     of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
     was a refusal. ``settings`` decided episodes and scores of a study's run, None for any other; ``study`` is the study
     that made the run, empty for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean;
-    ``logs`` and ``notes`` are what an import noted, see ``store.origins``. ``readings`` keeps what was worked out of
+    ``logs`` and ``notes`` are what an import noted, see ``store.origins``. ``labels`` say who labelled what its
+    checkpoints learnt from. ``readings`` keeps what was worked out of
     each judge.
     """
 
@@ -58,6 +60,7 @@ class Book:
     origin: Origin
     logs: tuple[LogState, ...] = ()
     notes: tuple[str, ...] = ()
+    labels: Labels = field(default_factory=Labels)
     readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
 
     @property
@@ -111,6 +114,7 @@ def read_book(path: Path, place: str | None = None) -> Book:
             origin=read_origin(store, place or str(path), scores.objectives),
             logs=read_log_states(store),
             notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
+            labels=read_labels(store, scores),
         )
 
 

@@ -5,11 +5,10 @@ with the two that it is made of.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from holdfast.analysis.design import DOSE
+from holdfast.analysis.labelled import merged_from
 from holdfast.analysis.panel import count_of
 from holdfast.conditions import GateSection
 from holdfast.errors import StudyError
@@ -17,10 +16,9 @@ from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book
 from holdfast.gate.checks import Bounds
 from holdfast.gate.choosing import is_base_of, select
-from holdfast.gate.verdicts import Place, conclude, match_sides, pair_judge_of
+from holdfast.gate.verdicts import Place, conclude, match_sides
 from holdfast.records import Checkpoint, Verdict
 
-MERGED, SHARE = "of", "share"  # of a merge: the lineages among its settings, and the axis of the second one's weight
 Edge = tuple[Checkpoint, Checkpoint]  # parent, child
 
 
@@ -40,32 +38,11 @@ def find_edges(book: Book, where: Mapping[str, str]) -> tuple[list[Edge], int]:
         parents = [one for one in book.checkpoints if is_base_of(one, child)]
         if len(child.stages) > 1 and child.parent_id in known:
             parents.append(known[child.parent_id])
-        parents += find_merged(book, child)
+        parents += merged_from(book.checkpoints, child)
         there = [parent for parent in parents if {parent.id, child.id} <= met]
         left_out += not there
         edges += [(parent, child) for parent in there]
     return edges, left_out
-
-
-def find_merged(book: Book, merge: Checkpoint) -> list[Checkpoint]:
-    """The checkpoints that a merge is made of, as far as they are in the run; none for what is no merge."""
-    of = merge.stages[-1].settings.get(MERGED, ()) if merge.stages else ()
-    found = []
-    for lineage in of if isinstance(of, list | tuple) else ():
-        same = [
-            one
-            for one in book.checkpoints
-            if list(one.lineage) == list(lineage) and _recipe(one) == _recipe(merge) and one.id != merge.id
-        ]
-        # A merge takes every lineage at its first dose.
-        same.sort(key=lambda one: (one.id != merge.parent_id, float(one.axes.get(DOSE, 1))))
-        found += same[:1]
-    return found
-
-
-def _recipe(one: Checkpoint) -> tuple[Any, ...]:
-    """Base, seeds and axes, without those that tell checkpoints of one training apart."""
-    return (one.base, one.split_seed, one.train_seed, {k: v for k, v in one.axes.items() if k not in (DOSE, SHARE)})
 
 
 def decide_all(
@@ -78,7 +55,7 @@ def decide_all(
     most_cases: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Verdict]:
-    """A verdict for every edge of a run, under the declared judge or else the one that made the child's training pairs.
+    """A verdict for every edge of a run, under the declared judge or else the one that a headline would be of.
 
     Errors: StudyError where there is no edge, or sides of one are not comparable.
     """
@@ -92,15 +69,15 @@ def decide_all(
         tell(
             f"{count_of(left_out, 'checkpoints')} left out: not rolled out on held-out cases, or without a parent here"
         )
-    declared = judge or rules.judge
     matches = [
         match_sides(
             Place(book, parent),
             Place(book, child),
             rules,
-            judge=declared or pair_judge_of(book, child),
+            judge=judge,
             scores=scores,
             most_cases=most_cases,
+            rank=True,
         )
         for parent, child in edges
     ]

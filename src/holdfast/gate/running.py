@@ -97,7 +97,8 @@ def roll_out_again(
         raise StudyError(f"-o {place}: is the run itself; the new episodes need a run of their own")
     _lend_cases(book, checkpoint, study, place)
     made = _book_of(library, study, place, means)
-    return Place(made, _base_of(made, name), f"{name} (rolled out anew, seed {again})")
+    told = f"{name} (rolled out anew, seed {again})"
+    return Place(made, _base_of(made, name), told, trained=(book, checkpoint))
 
 
 def _lend_cases(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None:

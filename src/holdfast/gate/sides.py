@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.analysis.labelled import rank_judge
 from holdfast.audit import UNFIT, refused_by
 from holdfast.errors import StudyError
 from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book, Bools, Floats
 from holdfast.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
 from holdfast.gate.logs import Gaps, find_gaps
-from holdfast.records import JSON, Checkpoint, Declaration
+from holdfast.records import JSON, Checkpoint, Declaration, Labelled
+from holdfast.report.labels import name_relation
 from holdfast.sections import OBJECTIVES
 from holdfast.store.codec import FLAG_BITS
 
@@ -331,15 +333,20 @@ def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
 
 
 def choose_judging(
-    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, scores: Sequence[ScoreOption] = ()
+    sides: Sequence[tuple[Book, Checkpoint]],
+    wanted: str | None,
+    scores: Sequence[ScoreOption] = (),
+    *,
+    rank: bool = False,
 ) -> tuple[Judging, Judging]:
     """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
 
-    ``scores`` say under which name an objective was scored, where it is not its own. Errors: StudyError where none or
-    several could be meant, or where the rubrics differ.
+    ``scores`` say under which name an objective was scored, where it is not its own. With ``rank`` it is of several
+    judges the one that a headline would be of. Errors: StudyError where none or several could be meant, or where the
+    rubrics differ.
     """
     names = [resolve_names(book.origin, scores) for book, _ in sides]
-    safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names])
+    safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names], rank=rank)
     found: list[dict[str, str]] = [{"safety": label} for label in safety]
     offered = [
         judges_for(book, one, mine.get("helpfulness", "helpfulness"))
@@ -364,7 +371,18 @@ def choose_judging(
     return first, second
 
 
-def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str]) -> tuple[str, str]:
+def relation_of(sides: Sequence[tuple[Book, Checkpoint]], label: str) -> tuple[Labelled, bool]:
+    """How a judge stands to a child (its parent where the child is a base): whether it labelled, and reads the state.
+
+    ``sides`` are the parent's and the child's; what neither run knows is unknown.
+    """
+    book, trained = next((one for one in reversed(sides) if one[1].stages), sides[-1])
+    return book.labels.relation(label, trained), any(one.labels.reads_state(label) for one, _ in sides)
+
+
+def _choose(
+    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str], *, rank: bool
+) -> tuple[str, str]:
     """The label of the judge on either side: of one rubric on both."""
     offered = [judges_for(book, one, name) for (book, one), name in zip(sides, objectives, strict=True)]
     for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):
@@ -381,9 +399,16 @@ def _choose(sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, object
             f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
             f" {', '.join(offered[1])}); judge both with one"
         )
+    known = {label: relation_of(sides, label) for label in both}
+    if rank:
+        # Of several that read the end state the study's own comes first: that which labelled.
+        best = min(both, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+        return best, best
+    relations = [f"{label} {words}" for label in both[:MOST_NAMED] if (words := name_relation(*known[label]))]
+    told = f" ({', '.join(relations)})" if relations else ""
     raise StudyError(
-        f"{len(both)} judges scored both sides: {', '.join(both[:MOST_NAMED])}; declare one as gate.judge or with"
-        " --judge, best one that labelled no training pairs"
+        f"{len(both)} judges scored both sides: {', '.join(both[:MOST_NAMED])}{told}; declare one as gate.judge or with"
+        " --judge, best one that reads the end state or labelled no training pairs"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from holdfast.analysis.panel import PAIR_JUDGE, count_of
+from holdfast.analysis.panel import count_of
 from holdfast.conditions import GateSection
 from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book
@@ -18,19 +18,29 @@ from holdfast.gate.logs import describe_gaps
 from holdfast.gate.openings import compare_openings
 from holdfast.gate.pairing import Pairing, pair_sides
 from holdfast.gate.rules import fingerprint
-from holdfast.gate.sides import Judging, Side, choose_judging, take_side
-from holdfast.records import Checkpoint, Verdict
+from holdfast.gate.sides import Judging, Side, choose_judging, relation_of, take_side
+from holdfast.records import Checkpoint, Labelled, Verdict
 from holdfast.report.gate import name_metric
 from holdfast.sections import OBJECTIVES
 from holdfast.store.origins import spell
 
 
 class Place(NamedTuple):
-    """Where a side is: a checkpoint, the book of its run, and a name for people where it is not the checkpoint's."""
+    """Where a side is: a checkpoint, the book of its run, and a name for people where it is not the checkpoint's.
+
+    ``trained`` is the checkpoint that its weights are of and the book that knows how they were trained, where these
+    are others: what is rolled out anew is a base in the new run.
+    """
 
     book: Book
     checkpoint: Checkpoint
     name: str | None = None
+    trained: tuple[Book, Checkpoint] | None = None
+
+    @property
+    def known(self) -> tuple[Book, Checkpoint]:
+        """The checkpoint in the book that knows how it was trained."""
+        return self.trained or (self.book, self.checkpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +77,14 @@ def match_sides(
     judge: str | None = None,
     scores: Sequence[ScoreOption] = (),
     most_cases: int | None = None,
+    rank: bool = False,
 ) -> Match:
     """The two sides case by case. Errors: StudyError where they are not comparable.
 
-    ``judge`` takes the place of the declared one. ``scores`` say under which name an objective was scored, where it is
-    not its own; ``most_cases`` leaves out all but so many cases.
+    ``judge`` takes the place of the declared one; without either, ``rank`` chooses among several. ``scores`` say under
+    which name an objective was scored, where it is not its own; ``most_cases`` leaves out all but so many cases.
     """
-    first, second, judging = take_sides(parent, child, rules, judge=judge, scores=scores)
+    first, second, judging = take_sides(parent, child, rules, judge=judge, scores=scores, rank=rank)
     pairing = pair_sides(first, second, most=most_cases, incomplete=rules.incomplete)
     return Match(
         places=(parent, child),
@@ -90,6 +101,7 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
     """What the rules of ``bounds`` say of a match."""
     (first, second), pairing, rules = match.sides, match.pairing, bounds.rules
     unmeasurable = find_unmeasurable(match)
+    labelled, reads_state = relation_of([one.known for one in match.places], match.judging.judge)
     checks = judge_checks(pairing, bounds, unmeasurable=unmeasurable)
     return Verdict(
         outcome=combine(checks),
@@ -103,8 +115,10 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
         data=pairing.digest,
         cases=pairing.met,
         basis=tuple(dict.fromkeys(describe_basis(match, rules, unmeasurable))),
-        limits=(*_tell_judge(match), *_tell_data(match, rules)),
+        limits=(*_tell_judge(match, labelled, reads_state=reads_state), *_tell_data(match, rules)),
         sources={"parent": first.source, "child": second.source, **({"names": match.names} if match.names else {})},
+        labelled=labelled,
+        reads_state=reads_state,
     )
 
 
@@ -129,12 +143,14 @@ def take_sides(
     *,
     judge: str | None = None,
     scores: Sequence[ScoreOption] = (),
+    rank: bool = False,
 ) -> tuple[Side, Side, Judging]:
     """Both sides on the held-out cases of the split that either was made under, and whose scores they hold."""
     judgings = choose_judging(
         [(one.book, one.checkpoint) for one in (parent, child)],
         judge or rules.judge,
         scores,
+        rank=rank,
     )
     seeds = [one.checkpoint.split_seed for one in (parent, child)]
     names = [one.name or one.checkpoint.name for one in (parent, child)]
@@ -193,13 +209,20 @@ def describe_basis(match: Match, rules: GateSection, unmeasurable: Mapping[str, 
         yield from (f"{place.book.place}: {note}" for note in place.book.notes)
 
 
-def _tell_judge(match: Match) -> Iterator[str]:
-    """Whether the judge labelled the training pairs, and whether another one could be asked."""
+LABELLED_LIMITS = {
+    Labelled.NONE: "the judge {} labelled none of the training pairs",
+    Labelled.SOME: "the judge {} also labelled the training pairs of some stages: what was learnt may be its errors",
+    Labelled.ALL: "the judge {} also labelled the training pairs: what was learnt may be its errors",
+    Labelled.UNKNOWN: "whether the judge {} labelled any training pairs is not known: no run here says who did",
+}
+
+
+def _tell_judge(match: Match, labelled: Labelled, *, reads_state: bool) -> Iterator[str]:
+    """How the judge stands to what was trained, and whether another one could be asked."""
     (first, second), judging = match.sides, match.judging
-    trainers = {pair_judge_of(one.book, one.checkpoint) for one in match.places} - {None}
     shared = sorted(first.other_judges & second.other_judges)
-    if trainers & (first.judges | second.judges):
-        yield f"the judge {judging.judge} also labelled the training pairs: what was learnt may be its errors"
+    told = LABELLED_LIMITS[labelled].format(judging.judge)
+    yield f"{told}; it reads the world's end state" if reads_state else told
     if shared:
         yield f"other judges scored both sides too and may differ: {', '.join(shared)} (--judge NAME)"
     else:
@@ -207,16 +230,6 @@ def _tell_judge(match: Match) -> Iterator[str]:
     helping = judging.labels.get("helpfulness")
     if helping is not None and helping != judging.judge:
         yield f"helpfulness was scored by {helping}"
-
-
-def pair_judge_of(book: Book, checkpoint: Checkpoint) -> str | None:
-    """The judge whose scores made a checkpoint's training pairs, where it was trained and the run says."""
-    if not checkpoint.stages:
-        return None
-    if PAIR_JUDGE in checkpoint.axes:
-        return str(checkpoint.axes[PAIR_JUDGE])
-    study = book.study
-    return study.get("pairs", {}).get("judge") or next(iter(study.get("judges", ())), None)
 
 
 def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:

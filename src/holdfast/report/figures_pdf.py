@@ -124,7 +124,7 @@ def write_pdfs(analysis: Analysis, colors: Mapping[Lineage, int], folder: Path) 
         name = "frontier.pdf" if number == 0 else f"frontier-{number + 1}.pdf"
         write_frontier_pdf(frontier, colors, folder / name)
         written.append(name)
-    for kind in dict.fromkeys(one.kind for one in analysis.persistence):
+    for kind in dict.fromkeys(one.kind for one in analysis.persistence if not one.beside):
         level = next(iter(split_levels(one for one in analysis.persistence if one.kind == kind).values()))
         name = f"{file_name(kind)}.pdf"
         write_forest_pdf(level, folder / name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from holdfast.records import Check, Outcome, Verdict
 from holdfast.report.inert import escape_html
-from holdfast.report.labels import count_noun, format_number, format_percent, name_lineage
+from holdfast.report.labels import count_noun, format_number, format_percent, name_judge, name_lineage
 from holdfast.report.layout import Section, make_section, paragraph
 from holdfast.report.tables import Cell, Table, table_html
 
@@ -163,7 +163,12 @@ def _meaning(check: Check) -> str:
 def describe_verdict(verdict: Verdict) -> str:
     """One plain sentence: what was compared, what was found, what it means. Names stand in it as they are."""
     about = f"{verdict.outcome.value}: {verdict.child} against {verdict.parent} on {count_noun(verdict.cases, 'cases')}"
-    return f"{about}, judge {verdict.judge}: {describe_findings(verdict)}"
+    return f"{about}, judge {name_verdict_judge(verdict)}: {describe_findings(verdict)}"
+
+
+def name_verdict_judge(verdict: Verdict) -> str:
+    """The judge with its relation to the child: ``grader (labelled none)``."""
+    return name_judge(verdict.judge, verdict.labelled, verdict.reads_state)
 
 
 def collect_limits(verdicts: Sequence[Verdict]) -> list[str]:
@@ -228,7 +233,7 @@ def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
         rows.append(
             (
                 Cell(text=one.outcome.value, sort=ORDER.index(one.outcome)),
-                *(Cell(text=text) for text in (one.child, one.parent, one.judge)),
+                *(Cell(text=text) for text in (one.child, one.parent, name_verdict_judge(one))),
                 Cell(text=f"{one.cases:,}", sort=one.cases),
                 *(_metric_cell(found.get(metric)) for metric in metrics),
             )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from holdfast.records import Analysis, Checkpoint, Estimate, Flag, Unbounded
+from holdfast.records import Analysis, Checkpoint, Estimate, Flag, JudgeFacts, Labelled, Unbounded
 from holdfast.stats.levels import NOT_REACHED
 
 NOT_IDENTIFIED = "not identified"
@@ -15,6 +16,8 @@ IDENTIFIED_KINDS = ("persistence", "slope", "intercept")
 FLIPPED = "flipped control"  # the unit of estimates about lineages whose pairs were swapped at random
 SAFER = {"safety": "safer", "helpfulness": "more helpful"}
 FIRST_OBJECTIVE = "safety"  # stands first wherever objectives are listed
+ONE_JUDGE = "by judge"
+OTHER_JUDGES = "other judges"  # the level of numbers that stand beside the headline's
 SEED_AXES = ("split_seed", "train_seed")
 FLAG_WORDS: Mapping[str, str] = {
     Flag.INVENTED_RESULT.value: "tool result invented in the last message",
@@ -105,6 +108,37 @@ KIND_WORDS: Mapping[str, str] = {
 }
 
 
+LABELLED_WORDS: Mapping[Labelled, str] = {
+    Labelled.NONE: "labelled none",
+    Labelled.SOME: "labelled some",
+    Labelled.ALL: "labelled all",
+    Labelled.UNKNOWN: "",  # a name says what is known; the notes and limits say what is not
+}
+
+
+def name_relation(labelled: Labelled | None, reads_state: bool | None) -> str:
+    """``reads state, labelled all``; empty where nothing is known of it."""
+    parts = (("reads state" if reads_state else ""), "" if labelled is None else LABELLED_WORDS[labelled])
+    return ", ".join(part for part in parts if part)
+
+
+def name_judge(name: str, labelled: Labelled | None, reads_state: bool | None) -> str:
+    """A judge with its relation to what was trained: ``grader (labelled none)``."""
+    relation = name_relation(labelled, reads_state)
+    return f"{name} ({relation})" if relation else name
+
+
+def name_headline(judges: Sequence[JudgeFacts]) -> str:
+    """Whose scores the headline is of: ``safety by rules (labelled none), helpfulness by grader (labelled all)``."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for one in judges:
+        if one.headline:
+            name = name_judge(one.judge, one.labelled, one.reads_state)
+            found.setdefault(one.headline, []).append(name)
+    told = {" and ".join(objectives): " and ".join(names) for objectives, names in found.items()}
+    return ", ".join(f"by {names}" if len(told) == 1 else f"{about} by {names}" for about, names in told.items())
+
+
 def name_lineage(lineage: Sequence[str] | None) -> str:
     """``S→H`` for ("S", "H"), ``base`` for no stage, ``all lineages`` for None."""
     if lineage is None:
@@ -131,13 +165,19 @@ def name_subject(estimate: Estimate, *, objective: bool = True) -> str:
     """What an estimate is about, keys that it is pooled over left out."""
     parts = [estimate.objective if objective else None]
     parts += [name_lineage(estimate.lineage) if estimate.lineage is not None else None]
-    parts += [estimate.base, name_axes(estimate.axes), f"judge {estimate.judge}" if estimate.judge else None]
+    judge = name_judge(estimate.judge, estimate.labelled, estimate.reads_state) if estimate.judge else None
+    parts += [estimate.base, name_axes(estimate.axes), judge and f"judge {judge}"]
     parts += [estimate.unit]
     return " · ".join(part for part in parts if part) or "pooled"
 
 
 def name_level(estimate: Estimate) -> str:
-    """``pooled over bases and judges``, ``by base``, ``by judge``, ``by base and judge`` or ``single runs``."""
+    """``pooled over bases and judges``, ``by base``, ``by judge``, ``by base and judge`` or ``single runs``.
+
+    ``other judges`` is the level of all that stands beside the headline's.
+    """
+    if estimate.beside:
+        return OTHER_JUDGES
     if any(seed in estimate.axes for seed in SEED_AXES):
         return "single runs"
     keys = [name for name, value in (("base", estimate.base), ("judge", estimate.judge)) if value is not None]
@@ -148,22 +188,29 @@ def pick_claim(estimates: Iterable[Estimate]) -> list[Estimate]:
     """One estimate for each quantity, subject and estimator: the claim about the recipe where it has an interval."""
     found: dict[tuple[object, ...], Estimate] = {}
     for one in estimates:
-        key = (one.kind, one.estimator, one.base, one.lineage, str(one.axes), one.judge, one.objective, one.unit)
+        whose = (one.judge, one.labelled, one.beside)
+        key = (one.kind, one.estimator, one.base, one.lineage, str(one.axes), *whose, one.objective, one.unit)
         if key not in found or (one.claim == "recipe" and one.interval is not None):
             found[key] = one
     return list(found.values())
 
 
 def split_levels(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
-    """Estimates by level, the most pooled level first."""
+    """Estimates of the headline's judges by level, the most pooled level first.
+
+    Where all that name a judge name the same one, as beside others, its rows stand with those that name none.
+    """
+    found = [one for one in estimates if not one.beside]
+    several = len({one.judge for one in found if one.judge is not None}) > 1
     levels: dict[str, list[Estimate]] = {}
 
     def depth(one: Estimate) -> int:
         single = any(seed in one.axes for seed in SEED_AXES)
-        return (one.base is not None) + 2 * (one.judge is not None) + 4 * single
+        return (one.base is not None) + 2 * (several and one.judge is not None) + 4 * single
 
-    for estimate in sorted(estimates, key=depth):
-        levels.setdefault(name_level(estimate), []).append(estimate)
+    for estimate in sorted(found, key=depth):
+        level = name_level(estimate if several else replace(estimate, judge=None))
+        levels.setdefault(level, []).append(estimate)
     return levels
 
 

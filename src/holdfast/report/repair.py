@@ -8,7 +8,15 @@ from dataclasses import replace
 from holdfast.records import Analysis, Estimate
 from holdfast.report.figures import draw_forest
 from holdfast.report.inert import escape_html
-from holdfast.report.labels import format_interval, format_number, name_axes, name_lineage, pick_claim, split_levels
+from holdfast.report.labels import (
+    format_interval,
+    format_number,
+    name_axes,
+    name_judge,
+    name_lineage,
+    pick_claim,
+    split_levels,
+)
 from holdfast.report.layout import Section, fold, make_section, paragraph, wrap_figure
 from holdfast.report.tables import list_estimates, table_html
 
@@ -24,7 +32,8 @@ MOST_ROWS = 60  # of the forest plot; the table has every row
 
 
 def _name(one: Estimate) -> str:
-    parts = (name_lineage(one.lineage), name_axes(one.axes), one.base, f"judge {one.judge}" if one.judge else None)
+    judge = f"judge {name_judge(one.judge, one.labelled, one.reads_state)}" if one.judge else None
+    parts = (name_lineage(one.lineage), name_axes(one.axes), one.base, judge)
     return ", ".join(part for part in parts if part)
 
 
@@ -40,7 +49,7 @@ def _distances(analysis: Analysis) -> list[Estimate]:
 
 
 def _key(one: Estimate) -> tuple[object, ...]:
-    return one.base, one.lineage, str(sorted(one.axes.items())), one.judge, one.claim
+    return one.base, one.lineage, str(sorted(one.axes.items())), one.judge, one.labelled, one.claim
 
 
 def _bounds(analysis: Analysis) -> dict[tuple[object, ...], float]:

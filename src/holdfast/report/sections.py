@@ -188,7 +188,7 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
     if not analysis.dose:
         return None
     parts, figures = [paragraph(DOSE_WORDS)], {}
-    level = pick_claim(next(iter(split_levels(analysis.dose).values())))
+    level = pick_claim(next(iter(split_levels(analysis.dose).values()), []))
     curves = _with_doses(level)
     for kind in sorted(dict.fromkeys(one.kind for one in level), key=lambda kind: "persistence" not in kind):
         for axis in find_dose_axes(curves)[: 1 + len(DOSE_KINDS)]:
@@ -280,7 +280,7 @@ def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
     """The means with the number of fit scores after each mean of fit ones, which carries that number too."""
 
     def subject(one: Estimate) -> tuple[object, ...]:
-        return one.base, one.lineage, str(one.axes), one.judge, one.objective, one.claim
+        return one.base, one.lineage, str(one.axes), one.judge, one.labelled, one.objective, one.claim
 
     counts = {
         subject(one): one.n["count"]

@@ -20,6 +20,8 @@ from holdfast.report.labels import (
     format_number,
     format_percent,
     name_axes,
+    name_headline,
+    name_judge,
     name_lineage,
     pick_claim,
     split_levels,
@@ -109,6 +111,16 @@ def describe_design(store: Store) -> str:
         f" {count_things(counts['cases'], 'case')}, which gave {counts['trajectories']:,} trajectories and"
         f" {count_things(counts['scores'], 'score')}{' by ' + judges if judges else ''}."
     )
+
+
+def describe_judges(analysis: Analysis) -> list[str]:
+    """Whose scores the numbers are, and whose stand beside them; nothing where none are told."""
+    found = name_headline(analysis.judges)
+    if not found:
+        return []
+    words = f"The numbers here rest on scores {found}"
+    beside = [name_judge(one.judge, one.labelled, one.reads_state) for one in analysis.judges if not one.headline]
+    return [f"{words}; beside them stand those by {', '.join(beside)}." if beside else f"{words}."]
 
 
 def _pooled_rate(analysis: Analysis, kind: str) -> Estimate | None:
@@ -256,7 +268,7 @@ def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     """The summary's sentences."""
     found = headline_estimates(analysis)
     groups = group_claims(found)
-    sentences = [describe_design(store)]
+    sentences = [describe_design(store), *describe_judges(analysis)]
     if groups:
         sentences.append(explain_persistence(groups[0][0].objective, groups[0][0].lineage))
     sentences += [describe_persistence(claims) for claims in groups[:SENTENCES]]

@@ -13,12 +13,15 @@ from holdfast.report.inert import escape_html, escape_latex, show_line
 from holdfast.report.labels import (
     FIRST_OBJECTIVE,
     FLAG_WORDS,
+    ONE_JUDGE,
+    OTHER_JUDGES,
     describe_basis,
     format_interval,
     format_number,
     format_percent,
     format_value,
     half_width,
+    name_judge,
     name_kind,
     name_level,
     name_lineage,
@@ -146,7 +149,7 @@ def _subject_columns(
     for axis in dict.fromkeys(key for one in estimates for key in one.axes):
         columns[axis.replace("_", " ").capitalize()] = word(lambda one, key=axis: one.axes.get(key), "–")  # type: ignore[misc]
     if any(one.judge is not None for one in estimates):
-        columns["Judge"] = word(lambda one: one.judge, "all judges")
+        columns["Judge"] = word(lambda one: name_judge(one.judge or "all judges", one.labelled, one.reads_state))
     if unit and len({one.unit for one in estimates}) > 1:
         columns["Unit"] = word(lambda one: one.unit, "–")
     for head, field in (("Estimator", "estimator"), ("Claim", "claim")):
@@ -226,8 +229,11 @@ def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Li
 
 
 def narrow(table: Table) -> Table:
-    """The rows of the most pooled level, without the columns of words that then say the same everywhere."""
-    first = next((tags["level"] for tags in table.tags if tags.get("level", "").startswith("pooled")), None)
+    """The headline's rows of the most pooled level, without the columns of words that then say the same everywhere."""
+    levels = {tags.get("level", "") for tags in table.tags}
+    first = next((level for level in sorted(levels) if level.startswith("pooled")), None)
+    if first is None and OTHER_JUDGES in levels:
+        first = ONE_JUDGE  # of several judges the headline's is named
     kept = [place for place, tags in enumerate(table.tags) if first is None or tags["level"] == first]
     rows = [table.rows[place] for place in kept]
     columns = [

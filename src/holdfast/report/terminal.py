@@ -21,6 +21,7 @@ from holdfast.report.labels import (
     FLIPPED,
     explain_persistence,
     find_controls,
+    name_headline,
     name_lineage,
     name_subject,
     pick_claim,
@@ -134,13 +135,21 @@ def _by_lineage(estimates: Iterable[Estimate], controls: Container[Lineage | Non
     return sorted(estimates, key=lambda one: one.lineage in controls)
 
 
+def _without_judge(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The same estimates without the name of their judge where they are all of one, which a line above has told."""
+    alone = len({one.judge for one in estimates}) == 1
+    return [replace(one, judge=None) for one in estimates] if alone else list(estimates)
+
+
 def _score_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
     scores = pick_claim(_most_pooled(one for one in analysis.scores if one.kind == "mean"))
     scores = [one for one in scores if one.estimator == POOLED] or scores
     if not scores:
         return None
     apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
-    lines = [table_text(pivot(_by_lineage(scores, apart), "Results", colors), width)]
+    scores, whose = _without_judge(scores), name_headline(analysis.judges)
+    lines = [f"Scores {show_line(whose)}"] if whose else []
+    lines.append(table_text(pivot(_by_lineage(scores, apart), "Results", colors), width))
     if apart:
         names = ", ".join(name_lineage(one) for one in sorted(apart, key=lambda one: colors.get(one, 0)))
         words = f"last rows: controls ({names}): the same stage again, or pairs with sides swapped at random"
@@ -148,9 +157,19 @@ def _score_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) 
     return "\n".join(lines)
 
 
+def _other_judges_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """The means of judges beside those of the headline; None where there are no others."""
+    found = [one for one in analysis.scores if one.beside and one.base is None and one.estimator == POOLED]
+    found = pick_claim(one for one in found if one.kind == "mean")
+    if not found:
+        return None
+    table = table_text(pivot(found, "Other judges", colors), width)
+    return f"Other judges, in no mean with these\n{table}"
+
+
 def _persistence_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
     """Persistence of the main lineages, why some is not identified, and all flipped controls in one line."""
-    ratios = _most_pooled(one for one in analysis.persistence if "persistence" in one.kind)
+    ratios = _without_judge(_most_pooled(one for one in analysis.persistence if "persistence" in one.kind))
     if not ratios:
         return None
     main = [one for one in ratios if one.unit != FLIPPED]
@@ -238,6 +257,7 @@ def render_results(analysis: Analysis, width: int | None = None, verdicts: Seque
     alert = describe_alert(analysis)
     first = None if alert is None else "\n".join(textwrap.wrap(show_line(f"! {alert}"), wide, subsequent_indent="  "))
     blocks = [first, audit if alert else None, _score_block(analysis, colors, wide)]
+    blocks += [_other_judges_block(analysis, colors, wide)]
     blocks += [_persistence_block(analysis, colors, wide), approval_block(analysis, colors, wide)]
     blocks += [None if alert else audit]
     blocks += _condition_blocks(analysis, verdicts, wide)

@@ -56,6 +56,14 @@ def read_pairs(db: sqlite3.Connection, step: str) -> list[PreferencePair]:
     ]
 
 
+def read_labellers(db: sqlite3.Connection) -> dict[str, frozenset[str]]:
+    """Pair step → the judges whose scores made its pairs."""
+    found: dict[str, set[str]] = {}
+    for step, judge in db.execute("SELECT DISTINCT step, judge FROM pairs"):
+        found.setdefault(step, set()).add(judge)
+    return {step: frozenset(judges) for step, judges in found.items()}
+
+
 def write_logprobs(seals: Seals, key_of: KeyOf, step: str, values: Mapping[str, float]) -> None:
     """Store log-probabilities in nats by trajectory id. Errors: StoreError for a value that is none."""
     try:

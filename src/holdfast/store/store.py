@@ -453,6 +453,10 @@ class Store:
         """A step's pairs in their order."""
         return preferences.read_pairs(self._db, step)
 
+    def pair_judges(self) -> dict[str, frozenset[str]]:
+        """Pair step → the judges whose scores made its pairs."""
+        return preferences.read_labellers(self._db)
+
     def add_logprobs(self, step: str, values: Mapping[str, float]) -> None:
         """Store what a reference step found: log-probabilities in nats by trajectory id. Errors: StoreError."""
         with self._writing() as seals:

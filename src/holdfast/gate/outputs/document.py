@@ -46,6 +46,8 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "parent": verdict.parent,
         "child": verdict.child,
         "judge": verdict.judge,
+        "labelled": verdict.labelled.value,
+        "reads_state": verdict.reads_state,
         "cases": verdict.cases,
         "sentence": describe_verdict(verdict),
         "checks": [_check(one) for one in verdict.checks],

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from holdfast.records import Check, Outcome
+from holdfast.records import Check, Labelled, Outcome
 from holdfast.report.gate import CHECK_HEADS, check_cells
 from holdfast.report.inert import escape_html
+from holdfast.report.labels import name_judge
 from holdfast.report.shards import hash_source
 
 STYLE = """
@@ -116,7 +117,8 @@ def _check(row: Mapping[str, Any]) -> Check:
 
 def _verdict(one: Mapping[str, Any]) -> str:
     parts = [f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>"]
-    parts.append(_p(f"Against {one['parent']} on {one['cases']:,} cases, judge {one['judge']}."))
+    judge = name_judge(one["judge"], Labelled(one["labelled"]), one["reads_state"])
+    parts.append(_p(f"Against {one['parent']} on {one['cases']:,} cases, judge {judge}."))
     parts.append(_list(one["basis"]))
     if one["checks"]:
         parts.append(_table(CHECK_HEADS, (check_cells(_check(row)) for row in one["checks"])))

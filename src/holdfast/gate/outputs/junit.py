@@ -44,6 +44,7 @@ def _suite(verdict: Verdict) -> ElementTree.Element:
         "outcome": verdict.outcome.value,
         **{f"basis {number}": words for number, words in enumerate(verdict.basis, 1)},
         "judge": verdict.judge,
+        "judge labelled": verdict.labelled.value,
         "cases": str(verdict.cases),
         "fingerprint": verdict.fingerprint,
         "data": verdict.data,

@@ -19,6 +19,7 @@ from holdfast.report.gate import (
     count_outcomes,
     describe_findings,
     describe_rules,
+    name_verdict_judge,
     overall,
 )
 from holdfast.report.inert import show_line
@@ -80,7 +81,7 @@ def _verdict_row(verdict: Verdict) -> str:
         f"**{verdict.outcome.value}**",
         code(verdict.child),
         code(verdict.parent),
-        code(verdict.judge),
+        code(name_verdict_judge(verdict)),
         f"{verdict.cases:,}",
         escape_markdown(describe_findings(verdict)),
     )

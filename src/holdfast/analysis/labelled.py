@@ -1,0 +1,211 @@
+"""How every judge stands to what it scored: whether it labelled what a checkpoint learnt from, and whether it reads
+the world's end state.
+
+A judge that labelled the pairs of a stage, or gave its rewards, may share its errors with what it scores. Who labelled
+is read of what the run knows: a stage's own record, the pairs themselves, the axis ``pair_judge``, the study. What none
+of them says is unknown, and is said to be.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.analysis.roles import MERGE
+from holdfast.errors import StudyError
+from holdfast.forks import STUDY_KEY
+from holdfast.incentives import REWARD_METHODS
+from holdfast.judges.state import StateJudge
+from holdfast.laboratory import RATERS, RULES
+from holdfast.records import Checkpoint, Labelled, StageRecord
+from holdfast.rewarder import read_rewarder
+from holdfast.store import Store
+from holdfast.store.origins import FOREIGN
+from holdfast.store.tables import ScoreTable
+
+Labellers = frozenset[str] | None  # of one stage; None where the run does not say
+
+PAIR_JUDGE = "pair_judge"
+RELATIONS = tuple(Labelled)  # in the order in which a headline takes them
+MERGED = "of"  # of a merge: the lineages among its settings
+DOSE, SHARED = "dose", "share"  # axes that tell checkpoints of one training apart
+UNLABELLED = ("sft", "random", "open")  # methods whose stages learn from no judge
+RUBRIC_LENGTH = 32  # of the ids that our own judges give their rubrics; any other says nothing of two judges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What a run knows of who labelled, and of its judges.
+
+    ``stages`` has by checkpoint id the labellers of every stage that learnt from a judge, ``names`` by judge (as a
+    score table labels it) the names under which it may have labelled, ``state`` the judges that read the end state.
+    """
+
+    stages: Mapping[str, tuple[Labellers, ...]] = field(default_factory=dict)
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    state: frozenset[str] = frozenset()
+
+    def relation(self, judge: str, checkpoint: Checkpoint) -> Labelled:
+        """Of how many stages of a checkpoint's lineage a judge labelled the pairs; of a base nothing is known."""
+        if not checkpoint.stages:
+            return Labelled.UNKNOWN
+        mine = self.names.get(judge, frozenset({judge, judge.partition("#")[0]}))
+        stages = self.stages.get(checkpoint.id, (None,))
+        if not stages:
+            return Labelled.NONE
+        return join(
+            Labelled.UNKNOWN if one is None else Labelled.ALL if mine & one else Labelled.NONE for one in stages
+        )
+
+    def reads_state(self, judge: str) -> bool:
+        """Whether a judge reads the world's end state."""
+        known = judge if judge in self.names else judge.partition("#")[0]
+        return known in self.state
+
+
+def join(relations: Iterable[Labelled]) -> Labelled:
+    """The relation to several things together: the same to all, else to some; unknown where it may be either."""
+    found = set(relations)
+    if Labelled.SOME in found or {Labelled.ALL, Labelled.NONE} <= found:
+        return Labelled.SOME
+    return found.pop() if len(found) == 1 else Labelled.UNKNOWN
+
+
+def rank_judge(labelled: Labelled, reads_state: bool) -> int:
+    """The place of a judge in the order in which a headline takes it: the one that reads the end state comes first."""
+    return 0 if reads_state else 1 + RELATIONS.index(labelled)
+
+
+def read_labels(store: Store, table: ScoreTable) -> Labels:
+    """What a run knows of who labelled what its checkpoints learnt from, and of the judges in its score table."""
+    checkpoints = store.checkpoints()
+    known = _Known(
+        checkpoints=checkpoints, study=_read_study(store), pairs=store.pair_judges(), rewards=_rewards(store)
+    )
+    return Labels(
+        stages={one.id: known.labellers(one) for one in checkpoints},
+        names=_names_of(table),
+        state=_reading_state(table, known.study),
+    )
+
+
+def merged_from(checkpoints: Sequence[Checkpoint], merge: Checkpoint) -> list[Checkpoint]:
+    """The checkpoints that a merge is made of, as far as they are among these; none for what is no merge."""
+    of = merge.stages[-1].settings.get(MERGED, ()) if merge.stages else ()
+    found = []
+    for lineage in of if isinstance(of, list | tuple) else ():
+        same = [
+            one
+            for one in checkpoints
+            if list(one.lineage) == list(lineage) and _recipe(one) == _recipe(merge) and one.id != merge.id
+        ]
+        # A merge takes every lineage at its first dose.
+        same.sort(key=lambda one: (one.id != merge.parent_id, float(one.axes.get(DOSE, 1))))
+        found += same[:1]
+    return found
+
+
+def _recipe(one: Checkpoint) -> tuple[Any, ...]:
+    """Base, seeds and axes, without those that tell checkpoints of one training apart."""
+    return (one.base, one.split_seed, one.train_seed, {k: v for k, v in one.axes.items() if k not in (DOSE, SHARED)})
+
+
+# --- who labelled -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What of a run tells who labelled: its study, the judges of every pair step, and who rewards by kind of reward."""
+
+    checkpoints: Sequence[Checkpoint]
+    study: Mapping[str, Any]
+    pairs: Mapping[str, frozenset[str]]
+    rewards: Mapping[str, frozenset[str]]
+
+    def labellers(self, checkpoint: Checkpoint) -> tuple[Labellers, ...]:
+        """The labellers of every stage of a checkpoint that learnt from a judge; a merge has those of its parts."""
+        found: list[Labellers] = []
+        for stage in checkpoint.stages:
+            if stage.method == MERGE:
+                found += self._of_merge(checkpoint, stage)
+            elif stage.method not in UNLABELLED:
+                found.append(self._of_stage(checkpoint, stage))
+        return tuple(found)
+
+    def _of_merge(self, checkpoint: Checkpoint, stage: StageRecord) -> list[Labellers]:
+        parts = merged_from(self.checkpoints, checkpoint)
+        wanted = stage.settings.get(MERGED, ())
+        lacking = len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1
+        return [one for part in parts for one in self.labellers(part)] + [None] * lacking
+
+    def _of_stage(self, checkpoint: Checkpoint, stage: StageRecord) -> Labellers:
+        if stage.method in REWARD_METHODS:
+            return self.rewards.get(str(stage.settings.get("reward"))) or self.rewards.get("")
+        if stage.data is not None and stage.data in self.pairs:
+            return self.pairs[stage.data]
+        named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE) or _pair_judge(self.study)
+        return None if named is None else frozenset({str(named)})
+
+
+def _pair_judge(study: Mapping[str, Any]) -> str | None:
+    """The judge whose scores make pairs in a study; None where the study leaves it to an order that no run keeps."""
+    named = (study.get("pairs") or {}).get("judge")
+    readers = [name for name, one in _judges(study).items() if one.get("kind") not in RATERS]
+    return named or (readers[0] if len(readers) == 1 else None)
+
+
+def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    judges = study.get("judges")
+    return {name: one for name, one in judges.items() if isinstance(one, dict)} if isinstance(judges, dict) else {}
+
+
+def _read_study(store: Store) -> Mapping[str, Any]:
+    """The study noted in a run; nothing where there is none, or none that can be read."""
+    try:
+        noted = json.loads(store.meta(STUDY_KEY) or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return noted if isinstance(noted, dict) and isinstance(noted.get("pairs") or {}, dict) else {}
+
+
+def _rewards(store: Store) -> dict[str, frozenset[str]]:
+    """Who rewards, by kind of reward: the judge that rewards ("" for any), and the rules too where harm costs."""
+    try:
+        rewarder = read_rewarder(store)
+    except (StudyError, ValueError, KeyError, AttributeError, RecursionError):
+        return {}
+    if rewarder is None:
+        return {}
+    rules = {name for name, one in _judges(_read_study(store)).items() if one.get("kind") == RULES}
+    return {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
+
+
+# --- the judges ---------------------------------------------------------------------------------------------------
+
+
+def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:
+    """Judge → its own name, and those of judges with the very rubric of one of its own: they are one judge."""
+    names = dict(zip(table.judges, table.judge_names, strict=True))
+    holders: dict[str, set[str]] = {}
+    for (label, _), rubric in table.rubrics.items():
+        holders.setdefault(rubric, set()).add(label)
+    found = {label: {label, name} for label, name in names.items()}
+    for rubric, labels in holders.items():
+        ours = {label for label in labels if not names[label].startswith(FOREIGN)}
+        if len(rubric) == RUBRIC_LENGTH and set(rubric) <= set(string.hexdigits):
+            for label in ours:
+                found[label] |= {names[other] for other in ours}
+    return {label: frozenset(all_) for label, all_ in found.items()}
+
+
+def _reading_state(table: ScoreTable, study: Mapping[str, Any]) -> frozenset[str]:
+    """The judges that read the end state: by the state judge's own rubric, else as the study says of an earlier one."""
+    rule = StateJudge().rubric
+    proven = {label for (label, _), rubric in table.rubrics.items() if rubric == rule}
+    names = dict(zip(table.judges, table.judge_names, strict=True))
+    settled = {names[label] for label in proven}
+    said = {name for name, one in _judges(study).items() if one.get("kind") == "state"} - settled
+    return frozenset(proven | {label for label, name in names.items() if name in said})
