@@ -34,7 +34,7 @@ from office_pairs import OfficePairs
 from holdfast.records import PreferencePair
 from holdfast.report.svg import Canvas, Scale, draw_axes, draw_mark, span, stroke_of
 from holdfast.sections import StageSection
-from holdfast.stats.contrasts import sample_of, spread, squared_margin
+from holdfast.stats.contrasts import interval, sample_of, spread
 from holdfast.study import Study
 from holdfast.training.adapters import WholeTiny
 from holdfast.training.encoding import score_picked
@@ -242,18 +242,16 @@ def run_group(group: Group, study: Study, run: Path, seeds: int) -> tuple[dict[s
 def compare(ours: Sequence[Curve], theirs: Sequence[Curve], mark: int) -> dict[str, float]:
     """The mean difference of accuracies at a mark with its interval."""
     runs = len(ours)
-    sample = sample_of(np.stack([curve.values[mark] for curve in (*ours, *theirs)]))
+    sample = sample_of(np.stack([curve.values[mark] for curve in (*ours, *theirs)]), (0.0, 1.0))
     signs = np.concatenate([np.full(runs, 1 / runs), np.full(runs, -1 / runs)])
     by_run = [np.where(np.arange(2 * runs) % runs == number, signs * runs, 0.0) for number in range(runs)]
     found = spread(sample, signs, by_run)
-    squared = squared_margin(found, seeds=True, level=LEVEL)
-    half = float("inf") if squared is None else float(np.sqrt(squared[0, 0]))
-    value = float(found.values[0])
+    low, high = interval(found, seeds=True, level=LEVEL) or (-1.0, 1.0)
     return {
-        "difference": round(value, 4),
-        "low": round(value - half, 4),
-        "high": round(value + half, 4),
-        "within_bar": int(value - half >= -BAR and value + half <= BAR),
+        "difference": round(float(found.values[0]), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "within_bar": int(low >= -BAR and high <= BAR),
     }
 
 

@@ -291,7 +291,8 @@ def test_a_weak_gain_is_not_identified(tmp_path: Path) -> None:
     check_document(found)
     row = one(found.persistence, estimator="pooled", kind="persistence", objective="safety", claim="checkpoint")
     assert row.value is None
-    assert row.caveats[0].startswith("not identified")
+    assert "cannot be told from zero" in row.caveats[0]
+    assert row.interval is Unbounded.UNBOUNDED
 
 
 def test_a_run_without_scores_gives_an_empty_document(tmp_path: Path) -> None:
@@ -432,7 +433,7 @@ def test_flipped_controls_have_no_persistence(analysis: Analysis) -> None:
         for claim in ("checkpoint", "recipe"):
             row = one(analysis.persistence, estimator="pooled", claim=claim, **about)
             assert row.lineage == lineage and row.value is None
-            assert any(caveat.startswith("not identified") for caveat in row.caveats)
+            assert any(caveat.startswith("the gain") for caveat in row.caveats)
             assert row.caveats[0].startswith("flipped control")
         published = one(analysis.persistence, estimator="published", **about)
         assert published.lineage == lineage and published.caveats[0].startswith("flipped control")

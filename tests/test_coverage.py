@@ -13,8 +13,9 @@ from simulated_study import Layout, Truth, covered, published_layout, quick_layo
 from holdfast.analysis import frontier, pooled
 from holdfast.analysis.design import Design, contrast, over
 from holdfast.records import Estimate
+from holdfast.stats.contrasts import sample_of, spread
 from holdfast.stats.lines import correlations, errors_in_both, signed_distances
-from holdfast.stats.ratios import fieller, mean_of_ratios
+from holdfast.stats.ratios import mean_of_ratios, ratio_set
 from holdfast.stats.resample import draw_counts, percentile_interval, resampled_means
 
 DRAWS = 400
@@ -45,7 +46,7 @@ def _frontier(design: Design, truth: Truth, rng: np.random.Generator) -> Iterato
     drawn = frontier.draw_cloud(design, points, resampled_means(design.flat, DRAWS, rng))
     covariance, _ = frontier.whitening(points)
     joint = np.array([design.roles.is_joint(config[0]) for config in points.configs])
-    for row in (*frontier.line_rows(drawn, {}, ""), *frontier.best_of_both_rows(drawn, design, {}, "")):
+    for row in (*frontier.line_rows(drawn, {}, ""), *frontier.best_of_both_rows(drawn, design, {}, "", looks=False)):
         at = truth.recipe if row.claim == "recipe" else truth.checkpoint
         x, y = points.x @ at, points.y @ at
         if row.kind in ("slope", "intercept"):
@@ -77,8 +78,7 @@ def lower_limit(nominal: float, studies: int) -> float:
 
 
 LAYOUTS = {"published": published_layout(np.random.default_rng(5)), "quick": quick_layout()}
-# At 3 seeds the noise in R² is known too roughly: its recipe interval holds the truth less often, and says so.
-LOWEST = {"r2 checkpoint": 0.92, "r2 recipe": 0.85}
+LOWEST = {"r2 checkpoint": 0.92}
 
 
 def _check(found: dict[str, float], studies: int) -> None:
@@ -114,13 +114,12 @@ def _weak_denominators(strength: float, studies: int, rng: np.random.Generator) 
     for _ in range(studies):
         first, second, both = rng.standard_normal((3, cases)) + np.array([[gain], [0.0], [true * gain]])
         pair = np.stack([both - second, first - second])
-        top, bottom = pair.mean(axis=1)
-        kept = fieller(float(top), float(bottom), 1.9935**2 * np.cov(pair) / cases)
+        kept = ratio_set(spread(sample_of(pair, (-5.0, 5.0)), np.eye(2)), seeds=False)
         weights = draw_counts(rng, DRAWS, cases) / cases
         drawn = mean_of_ratios((weights @ pair[0])[:, None], (weights @ pair[1])[:, None])
         interval = percentile_interval(drawn.values)
         # A cell whose own denominator is not positive is left out of the published table: it holds nothing.
-        printed = interval is not None and bottom > 0
+        printed = interval is not None and pair[1].mean() > 0
         hits += [kept is None or covered(kept, true), printed and covered(interval, true)]
     return float(hits[0] / studies), float(hits[1] / studies)
 

@@ -40,7 +40,12 @@ def repair(base: str, seed: int, name: str, way: dict[str, Any]) -> Checkpoint:
 
 def merged(base: str, seed: int, share: float) -> Checkpoint:
     stage = StageRecord(
-        name="S~H", method=MERGE, objectives=("safety", "helpfulness"), settings={"share": share}, steps=0, pairs=0
+        name="S~H",
+        method=MERGE,
+        objectives=("safety", "helpfulness"),
+        settings={"share": share, "of": [["S"], ["H"]]},
+        steps=0,
+        pairs=0,
     )
     first = checkpoint(base, ("S",), 1, seed)
     return replace(first, id=content_id(base, "S~H", seed, share), stages=(stage,), axes={"share": share})
@@ -208,6 +213,24 @@ def test_a_repair_is_held_against_the_lineage_that_it_stands_in_for(both: tuple[
     ]
     assert back.unit == "against S,H dose 1" and back.value is not None and back.value > 0
     assert not rows(found, "repair_change", lineage=("S~H",))
+
+
+def test_repairs_and_the_joint_stage_are_held_against_the_curve_of_the_merges(both: tuple[Analysis, Analysis]) -> None:
+    plain, found = both
+    assert not rows(plain, "off_merges")
+    tested = {row.lineage for row in rows(found, "off_merges")}
+    assert {("S&H",), ("S", "Hm"), ("S", "Ht")} <= tested and ("S~H",) not in tested
+    better = one_row(found, "off_merges", lineage=("S", "Ht"), claim="recipe")
+    assert isinstance(better.interval, tuple) and better.interval[0] > 0
+    on_it = one_row(found, "off_merges", lineage=("S", "Hm"), claim="recipe")
+    assert isinstance(on_it.interval, tuple) and on_it.interval[0] < 0 < on_it.interval[1]
+    checkpoint = one_row(found, "off_merges", lineage=("S", "Hm"), claim="checkpoint")
+    assert any("of these weights only" in caveat for caveat in checkpoint.caveats)
+
+
+def test_a_distance_of_checkpoints_is_of_these_weights_only(both: tuple[Analysis, Analysis]) -> None:
+    for row in rows(both[1], "off_line"):
+        assert any("of these weights only" in caveat for caveat in row.caveats) == (row.claim == "checkpoint")
 
 
 def test_what_a_repair_costs_is_told_and_a_merge_costs_nothing(both: tuple[Analysis, Analysis]) -> None:

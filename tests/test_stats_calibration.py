@@ -78,10 +78,14 @@ def test_two_groups_on_the_same_cases_are_a_paired_t() -> None:
     rng = np.random.default_rng(1)
     first, second = rng.normal(size=(2, 30))
     found = group_means(np.concatenate([first, second]), np.repeat([0, 1], 30), np.tile(np.arange(30), 2))
-    value, interval = contrast_interval(found, np.array([-1.0, 1.0]))
+    value, interval = contrast_interval(found, np.array([-1.0, 1.0]), (-3.0, 3.0))
     paired = stats.ttest_rel(second, first)
     assert value == pytest.approx(np.mean(second - first))
-    assert interval == pytest.approx(tuple(paired.confidence_interval()))
+    # The limits allow for cases whose like was not met, so they lie a little beyond Student's.
+    low, high = paired.confidence_interval()
+    assert interval is not None
+    assert interval[0] < low and high < interval[1]
+    assert interval[1] - interval[0] < 1.35 * (high - low)
     assert equality_p(found) == pytest.approx(paired.pvalue)
 
 
@@ -101,7 +105,14 @@ def test_what_cannot_be_tested_has_no_p() -> None:
     few = group_means(np.arange(8.0) ** 2, np.repeat([0, 1], 4), np.tile(np.arange(4), 2))
     assert equality_p(few) is None
     one_case = group_means(np.arange(4.0), np.repeat([0, 1], 2), np.zeros(4, dtype=np.int64))
-    assert contrast_interval(one_case, np.array([-1.0, 1.0])) == (2.0, None)
+    assert contrast_interval(one_case, np.array([-1.0, 1.0]), (0.0, 3.0)) == (2.0, None)
+
+
+def test_a_mean_of_cases_that_are_all_alike_has_an_interval_with_width() -> None:
+    found = group_means(np.full(20, 3.0), np.zeros(20, dtype=np.int64), np.arange(20))
+    value, interval = contrast_interval(found, np.ones(1), (0.0, 3.0))
+    assert value == 3.0 and interval is not None
+    assert interval[0] < 2.6 and interval[1] == 3.0
 
 
 def test_repeats_are_compared_within_their_item() -> None:

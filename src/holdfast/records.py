@@ -266,6 +266,9 @@ class Labelled(str, Enum):
     UNKNOWN = "unknown"  # the run does not say who labelled them
 
 
+FEW_CASES = 10  # below this nothing is found, whatever an interval says
+
+
 class Unbounded(str, Enum):
     """An interval that is no interval: a Fieller set that excludes nothing, or all but a gap."""
 
@@ -319,6 +322,16 @@ class JudgeFacts:
     labelled: Labelled
     reads_state: bool
     headline: tuple[str, ...] = ()
+
+
+def cannot_be_told(cases: int) -> str:
+    """What is said instead of a finding that fewer than ``FEW_CASES`` cases would carry."""
+    return f"cannot be told ({cases} {'case' if cases == 1 else 'cases'})"
+
+
+def can_be_told(estimate: Estimate) -> bool:
+    """Whether an estimate rests on enough cases for a finding; its value and interval stand either way."""
+    return estimate.n.get("cases", FEW_CASES) >= FEW_CASES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

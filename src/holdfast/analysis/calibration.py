@@ -29,7 +29,7 @@ from holdfast.stats.calibration import (
     rate_interval,
     whole_scores,
 )
-from holdfast.stats.contrasts import Spread, sample_of, spread, squared_margin
+from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, Spread, limits, sample_of, spread
 from holdfast.store.tables import ScoreTable
 
 Floats = NDArray[np.float64]
@@ -170,7 +170,7 @@ def _score_rows(items: Judgements, about: Mapping[str, Any]) -> Iterator[Estimat
     for number, judged in enumerate(levels):
         part = given.where(groups == number)
         means = group_means(part.truth, np.zeros(len(part.truth), dtype=np.int64), part.case)
-        value, interval = contrast_interval(means, np.ones(1))
+        value, interval = contrast_interval(means, np.ones(1), SCORE_SPAN)
         words = {**about, "axes": {"judged": int(judged)}, "n": part.counts()}
         yield _estimate("mean_truth", value, interval, words)
 
@@ -195,7 +195,7 @@ def _heterogeneity(items: Judgements, kinds: list[Lineage], about: Mapping[str, 
     for place in range(1, len(present)):
         weights = np.zeros(len(present))
         weights[[place, 0]] = 1.0, -1.0
-        value, interval = contrast_interval(found, weights)
+        value, interval = contrast_interval(found, weights, CHANGE_SPAN)
         part = given.where((groups == place) | (groups == 0))
         words = {**about, "lineage": kinds[present[place]], "n": part.counts()}
         yield _estimate("bias_vs_base", value, interval, words)
@@ -235,13 +235,12 @@ def _change_rows(panel: Panel, truth: str, about: Mapping[str, Any]) -> Iterator
 
 
 def _changes(found: Spread, words: Mapping[str, Any]) -> Iterator[Estimate]:
-    margins = squared_margin(found, seeds=False)
+    both = limits(found, np.eye(3), seeds=False)
     for place, kind in enumerate(("change_by_truth", "change_by_judge", "change_bias")):
         value = float(found.values[place])
-        half = None if margins is None else float(np.sqrt(max(margins[place, place], 0.0)))
         opposed = kind == "change_bias" and found.values[0] * found.values[1] < 0
         caveats = ("the judge and the truth differ in the sign of the change",) if opposed else ()
-        interval = None if half is None else (value - half, value + half)
+        interval = None if both is None else (float(both[place, 0]), float(both[place, 1]))
         yield _estimate(kind, value, interval, {**words, "caveats": caveats})
 
 

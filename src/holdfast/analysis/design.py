@@ -86,12 +86,15 @@ class Matched:
 class Contrast:
     """``weights`` over all data, and ``by_unit``, the same within each seed (or base): what the claim's ``unit`` is.
 
-    ``units`` names them. ``runs`` is 0 where nothing is left to compare; ``left_out`` says what was not compared.
+    ``units`` names them. ``cells`` are the parts of the contrast that share no trained checkpoint with each other, each
+    within each unit; they add up to it. They are empty for bases. ``runs`` is 0 where nothing is left to compare;
+    ``left_out`` says what was not compared.
     """
 
     weights: Floats
     by_unit: tuple[Floats, ...]
     units: tuple[Hashable, ...]
+    cells: Mapping[Hashable, tuple[Floats, ...]]
     unit: str
     bases: int
     runs: int
@@ -478,6 +481,7 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
                     found[objective, matched.rows[config][place]] += coefficient / (len(chosen) * len(places))
         return found.ravel()
 
+    cells: dict[Hashable, tuple[Floats, ...]] = {}
     units: list[Hashable] = list(dict.fromkeys(part.key.base for part, _ in kept))
     bases, unit = len(units), "bases"
     if bases >= MIN_RANDOM_BASES:
@@ -488,16 +492,40 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
         shared = [one for one in first if all(one in matched.replicates for _, matched in kept)]
         units, unit = list(shared), "seeds"
         by_unit = tuple(mean(kept, one) for one in shared)
+        for name, cell in _own_trainings(design, kept).items():
+            cells[name] = tuple(mean(cell, one) * (len(cell) / len(kept)) for one in shared)
     weights = mean(kept, None)
     return Contrast(
         weights=weights,
         by_unit=by_unit,
         units=tuple(units),
+        cells=cells,
         unit=unit,
         bases=bases,
         runs=int(np.count_nonzero(weights)),
         left_out=tuple(dict.fromkeys(words for _, matched in pairs for words in matched.left_out)),
     )
+
+
+def _own_trainings(
+    design: Design, kept: Sequence[tuple[Part, Matched]]
+) -> Mapping[Hashable, list[tuple[Part, Matched]]]:
+    """Parts by what was trained for them: parts of one key, and those whose checkpoints several judges scored, as one.
+
+    What a base is by itself is in no seed's hands, so that two parts may share it.
+    """
+    rows = design.panel.rows
+    found: dict[Hashable, tuple[set[int], list[tuple[Part, Matched]]]] = {}
+    for part, matched in kept:
+        trained = {rows[row].checkpoint for some in matched.rows.values() for row in some if rows[row].lineage}
+        members = [(part, matched)]
+        for name, (other, there) in list(found.items()):
+            if name == part.key or trained & other:
+                del found[name]
+                trained |= other
+                members = there + members
+        found[members[0][0].key] = (trained, members)
+    return {name: members for name, (_, members) in found.items()}
 
 
 def compare(

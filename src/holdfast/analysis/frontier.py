@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 from holdfast.analysis.design import (
     BASE,
@@ -19,18 +20,26 @@ from holdfast.analysis.design import (
     contrast,
     over,
 )
-from holdfast.analysis.panel import Config, count_of
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of
 from holdfast.analysis.paper import (
     ABSOLUTE_POINTS,
     BASE_DELTA_POINTS,
     DELTA_POINTS,
     MEAN_DELTA_POINTS,
 )
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled, splits_differ
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
-from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin
-from holdfast.stats.lines import correlations, errors_in_both, noiseless_correlation, signed_distances
+from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread
+from holdfast.stats.lines import (
+    BENT,
+    bends,
+    correlations,
+    curve_distances,
+    errors_in_both,
+    noiseless_correlation,
+    signed_distances,
+)
 from holdfast.stats.resample import NOMINAL, percentile_interval
 
 Floats = NDArray[np.float64]
@@ -39,9 +48,14 @@ Statistic = Callable[[Floats, Floats], Floats]  # (…, points) twice → (…)
 MEAN_POINTS = "configuration averaged over bases, absolute"
 BASE_POINTS = "configuration, absolute"
 MIN_LINE_POINTS = 3
+WIDEST = HIGHEST_SCORE - LOWEST_SCORE
+ROUNDING = 1e-9  # a narrower interval has no width
 STEP = 1e-5  # of the numeric gradient, in score points
+LIKELY = 0.75  # that the variance between seeds is no larger than what the upper end of R² allows for
 R2_CAVEAT = "noise in the points lowers R²: the interval is for the points without noise"
-R2_FEW_SEEDS = "at 3 seeds this interval held the truth in 87 to 93 of 100 simulated studies"
+MIN_CURVE_POINTS = 4
+THESE_WEIGHTS = "of these weights only: trained again, they may stand on the other side of the line"
+NO_CURVE = "too few other points to tell a bend of the line from a distance off it"
 EXPLORATORY = "exploratory: one of many looks, not adjusted"
 
 
@@ -49,7 +63,8 @@ EXPLORATORY = "exploratory: one of many looks, not adjusted"
 class Cloud:
     """Points of one frontier: contrasts for x and y of each, with whom they belong to.
 
-    ``x`` and ``y`` are (points, objectives × rows); ``units`` the same within each seed or base, stacked.
+    ``x`` and ``y`` are (points, objectives × rows); ``units`` the same within each seed or base, stacked, and ``cells``
+    their parts whose trainings are independent, where there are such, each within each seed.
     ``covariance`` is (points, 2, 2) in squared score points; ``left_out`` says what is not compared, and why.
     """
 
@@ -58,6 +73,7 @@ class Cloud:
     x: Floats
     y: Floats
     units: tuple[tuple[Floats, Floats], ...]
+    cells: tuple[tuple[Floats, ...], ...]
     unit: str
     covariance: Floats
     left_out: tuple[str, ...]
@@ -83,7 +99,7 @@ def cloud(
             x, y = (contrast(design, objective, over(keys, *terms), needs=needs) for objective in needs)
             left_out |= dict.fromkeys(x.left_out)
             if config == BASE:  # it has no seeds of its own: the same point in each
-                x, y = (replace(one, by_unit=(one.weights,) * len(one.units)) for one in (x, y))
+                x, y = (replace(one, by_unit=(one.weights,) * len(one.units), cells={}) for one in (x, y))
             if x.runs:
                 found.append((base, config, x, y))
     size = design.flat.shape[0]
@@ -98,10 +114,23 @@ def cloud(
         x=np.array([x.weights for x in contrasts]).reshape(len(found), size),
         y=np.array([y.weights for _, _, _, y in found]).reshape(len(found), size),
         units=tuple((np.stack([x for x, _ in one]), np.stack([y for _, y in one])) for one in units),
+        cells=_cells([x for _, _, x, _ in found], [y for _, _, _, y in found], shared),
         unit=contrasts[0].unit if found else "seeds",
         covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(len(found), 2, 2),
         left_out=tuple(left_out),
     )
+
+
+def _cells(x: Sequence[Contrast], y: Sequence[Contrast], shared: Sequence[Hashable]) -> tuple[tuple[Floats, ...], ...]:
+    """The coordinates' parts, first all x then all y, within each shared unit; none where seeds are taken at once."""
+    names = dict.fromkeys(name for one in x for name in one.cells)
+    if len(names) < 2 or splits_differ(shared):
+        return ()
+
+    def part(one: Contrast, name: Hashable, unit: Hashable) -> Floats:
+        return one.cells[name][one.units.index(unit)] if name in one.cells else np.zeros_like(one.weights)
+
+    return tuple(tuple(np.stack([part(one, name, unit) for one in (*x, *y)]) for unit in shared) for name in names)
 
 
 def _covariance(design: Design, x: Contrast, y: Contrast) -> Floats:
@@ -140,7 +169,7 @@ def draw_cloud(design: Design, points: Cloud, means: Floats) -> Drawn:
     used = np.any(stacked != 0, axis=0)
     drawn = means[:, used] @ stacked[:, used].T
     count = len(points.x)
-    found = spread(design.sample, stacked, [np.concatenate(both) for both in points.units])
+    found = spread(design.sample, stacked, [np.concatenate(both) for both in points.units], points.cells)
     return Drawn(
         points=points,
         x=found.values[:count],
@@ -160,25 +189,43 @@ def _gradient(statistic: Statistic, x: Floats, y: Floats) -> Floats:
     return np.concatenate([by_x, by_y]) / (2 * STEP)
 
 
-def margin_of(drawn: Drawn, statistic: Statistic, claim: Claim, level: float = NOMINAL) -> float | None:
-    """The margin of a smooth statistic from its gradient, as of a contrast of the coordinates; two-sided."""
-    margin = squared_margin(drawn.found, seeds=claim == "recipe", level=level)
-    if margin is None:
-        return None
+def distances_of(
+    drawn: Drawn, statistic: Statistic, claim: Claim, level: float = NOMINAL
+) -> tuple[float, float] | None:
+    """How far the limits of a smooth statistic lie below and above it: those of the contrast that its gradient makes.
+
+    A case can add to it as much as one configuration does that falls or rises on one objective by the whole range of
+    scores in all its runs.
+    """
     slope = _gradient(statistic, drawn.x, drawn.y)
     if not np.isfinite(slope).all():
         return None
-    return float(np.sqrt(max(float(slope @ margin @ slope), 0.0)))
+    owners = np.array([list(dict.fromkeys(drawn.points.configs)).index(one) for one in drawn.points.configs])
+    moves = [abs(part[owners == owner].sum()) for part in np.split(slope, 2) for owner in np.unique(owners)]
+    reach = np.array([WIDEST * max(moves)])
+    both = limits(drawn.found, slope[None], seeds=claim == "recipe", level=level, reach=reach)
+    if both is None:
+        return None
+    middle = float(slope @ drawn.found.values)
+    return middle - float(both[0, 0]), float(both[0, 1]) - middle
 
 
 def interval_of(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
-    """Cases: percentiles of the resamples. Cases and seeds: from the gradient, as resamples of 3 seeds are too few."""
-    if claim == "checkpoint":
-        if drawn.found.case is None:
-            return None
-        return percentile_interval(statistic(drawn.x_draws, drawn.y_draws))
-    half = margin_of(drawn, statistic, claim)
-    return None if half is None else (value - half, value + half)
+    """The interval of a smooth statistic from its gradient."""
+    away = distances_of(drawn, statistic, claim)
+    return None if away is None else (value - away[0], value + away[1])
+
+
+def _line_interval(drawn: Drawn, statistic: Statistic, value: float, claim: Claim) -> tuple[float, float] | None:
+    """That of a line's slope or height: percentiles where cases alone are random, as it is a ratio.
+
+    Resamples of cases that are all alike have no width, and of 3 seeds too little: there the gradient's stands.
+    """
+    if claim == "checkpoint" and drawn.found.case is not None:
+        found = percentile_interval(statistic(drawn.x_draws, drawn.y_draws))
+        if found is not None and found[1] - found[0] > ROUNDING:
+            return found
+    return interval_of(drawn, statistic, value, claim)
 
 
 def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
@@ -191,12 +238,17 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     def fisher(x: Floats, y: Floats) -> Floats:
         return np.arctanh(np.clip(correlations(x, y), -1 + 1e-12, 1 - 1e-12))
 
-    half = margin_of(drawn, fisher, claim)
-    if half is None:
+    away = distances_of(drawn, fisher, claim)
+    if away is None:
         return None
-    case, seed = drawn.found.case, drawn.found.seed
+    half = max(away)
+    found = drawn.found
+    case, seed = found.case, found.seed
     assert case is not None  # a margin needs it
-    noise = case + seed if claim == "recipe" and seed is not None else case
+    # Few seeds tell their own variance badly: the upper end takes off as much as it may well be.
+    noise = (
+        case if claim == "checkpoint" or seed is None else case + seed * found.degrees / chdtri(found.degrees, LIKELY)
+    )
     clean = noiseless_correlation(drawn.x, drawn.y, noise)
     z = float(fisher(drawn.x, drawn.y))
     low = 0.0 if half >= abs(z) else np.tanh(abs(z) - half) ** 2
@@ -213,7 +265,7 @@ def describe_cloud(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> dict[s
 
 
 def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Estimate]:
-    """Slope, intercept, R² and its leave-one-base-out range of one cloud, for both claims."""
+    """Slope, intercept, R², its leave-one-base-out range, and the bend of one cloud, for both claims."""
     about = describe_cloud(drawn, fields, unit)
     covariance, caveats = whitening(drawn.points)
 
@@ -226,8 +278,11 @@ def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Es
     def r2(x: Floats, y: Floats) -> Floats:
         return np.asarray(correlations(x, y) ** 2, dtype=np.float64)
 
+    def bend(x: Floats, y: Floats) -> Floats:
+        return bends(errors_in_both(x, y, covariance), x, y)
+
     few = len(drawn.x) < MIN_LINE_POINTS
-    for kind, statistic in (("slope", slope), ("intercept", intercept), ("r2", r2)):
+    for kind, statistic in (("slope", slope), ("intercept", intercept), ("r2", r2), ("bend", bend)):
         value = np.nan if few else float(statistic(drawn.x, drawn.y))
         if not np.isfinite(value):
             reason = f"{count_of(len(drawn.x), 'points')}, or no line through them"
@@ -236,8 +291,8 @@ def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Es
         for claim in CLAIMS:
             if claim == "recipe" and not drawn.points.units:
                 continue
-            interval = _r2_interval(drawn, claim) if kind == "r2" else interval_of(drawn, statistic, value, claim)
-            extra = (R2_CAVEAT, *((R2_FEW_SEEDS,) if claim == "recipe" else ())) if kind == "r2" else caveats
+            interval = _r2_interval(drawn, claim) if kind == "r2" else _line_interval(drawn, statistic, value, claim)
+            extra = (R2_CAVEAT,) if kind == "r2" else caveats
             yield claim_row(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
     yield from _leave_one_out(drawn, about)
 
@@ -279,6 +334,33 @@ def distance_of(tested: NDArray[np.bool_], covariance: tuple[float, float, float
     return distance
 
 
+def distance_caveats(
+    drawn: Drawn, tested: NDArray[np.bool_], covariance: tuple[float, float, float], claim: Claim
+) -> tuple[str, ...]:
+    """What a distance of the ``tested`` points from the line through all others does not say.
+
+    Where all recipes lie on one curve, those in its middle are off the line of the others, so that the distance is
+    held against a parabola through the others as well.
+    """
+    caveats = (THESE_WEIGHTS,) if claim == "checkpoint" else ()
+    if int((~tested).sum()) < MIN_CURVE_POINTS:
+        return (NO_CURVE, *caveats)
+
+    def distance(x: Floats, y: Floats) -> Floats:
+        line = errors_in_both(x[..., ~tested], y[..., ~tested], covariance)
+        return curve_distances(line, x, y, tested)
+
+    value = float(distance(drawn.x, drawn.y))
+    away = distances_of(drawn, distance, claim) if np.isfinite(value) else None
+    if away is None:
+        return (NO_CURVE, *caveats)
+    low, high = value - away[0], value + away[1]
+    if low > 0 or high < 0:
+        return caveats
+    bend = f"{BENT}: {value:+.2f} [{low:.2f}, {high:.2f}] from a curve through the other points"
+    return (bend, *caveats)
+
+
 def best_of_both_rows(
     drawn: Drawn, design: Design, fields: Mapping[str, Any], unit: str, *, looks: bool
 ) -> Iterator[Estimate]:
@@ -307,7 +389,8 @@ def best_of_both_rows(
             if claim == "recipe" and not drawn.points.units:
                 continue
             interval = interval_of(drawn, distance, value, claim)
-            yield claim_row(drawn, Estimate(value=value, interval=interval, **about), claim, looked + caveats)
+            bent = distance_caveats(drawn, tested, covariance, claim)
+            yield claim_row(drawn, Estimate(value=value, interval=interval, **about), claim, looked + bent + caveats)
 
 
 # --- everything together ----------------------------------------------------------------------------------------

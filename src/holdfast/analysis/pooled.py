@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from holdfast.analysis.design import (
     BASE,
@@ -19,12 +20,20 @@ from holdfast.analysis.design import (
 )
 from holdfast.analysis.panel import count_of
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
-from holdfast.records import Estimate, Unbounded
-from holdfast.stats.contrasts import MIN_SEEDS, Spread, spread, squared_margin, standard_error
-from holdfast.stats.ratios import SMALLEST_DENOMINATOR, fieller
+from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
+from holdfast.stats.contrasts import (
+    MIN_SEEDS,
+    NO_VARIANCE,
+    Spread,
+    interval,
+    limits,
+    spread,
+    standard_errors,
+)
+from holdfast.stats.ratios import SMALLEST_DENOMINATOR, ratio_set
 
+Floats = NDArray[np.float64]
 POOLED = "pooled"
-IDENTIFIED_SE = 3.0  # a ratio is printed only where its denominator is at least so many standard errors
 Claim = Literal["checkpoint", "recipe"]
 Core = tuple[tuple[str, Any], ...]  # axes without dose
 CLAIMS: tuple[Claim, ...] = ("checkpoint", "recipe")
@@ -37,14 +46,15 @@ def resampled(claim: Claim, unit: str) -> tuple[str, ...]:
 
 
 def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
-    """Why there is no interval."""
+    """Why there is no interval, or why it tells little: below ``FEW_CASES`` cases nothing is found."""
     if not np.all(np.isfinite(found.values)):
         return ("no scores",)
     if found.case is None:
         return ("fewer than 2 cases: no interval",)
+    few = (cannot_be_told(found.cases),) if found.cases < FEW_CASES else ()
     if claim == "recipe" and found.seeds < MIN_SEEDS:
-        return (f"{count_of(found.seeds, unit)}, fewer than {MIN_SEEDS}: a point, no interval for the recipe",)
-    return ()
+        return (*few, f"{count_of(found.seeds, unit)}, fewer than {MIN_SEEDS}: a point, no interval for the recipe")
+    return few
 
 
 def _counts(found: Spread, one: Contrast) -> dict[str, int]:
@@ -55,44 +65,87 @@ def _claim_caveats(claim: Claim, one: Contrast) -> tuple[str, ...]:
     return ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out
 
 
+def splits_differ(units: Sequence[Hashable]) -> bool:
+    """Whether replicates (split seed, train seed) differ in their split, which all bases and judges then share."""
+    return len({one[0] for one in units if isinstance(one, tuple)}) > 1
+
+
+def spreads(design: Design, *contrasts: Contrast) -> tuple[Spread, Spread | None]:
+    """Contrasts with what their claims treat as random; then the same with seeds taken within each base and judge,
+    where that is not how they are taken.
+
+    Seeds of one base and judge are trainings of their own, independent of those of another, so that the variance
+    between them is pooled within these cells. Where replicates are splits of the cases, all cells share them: there
+    seeds are taken over all cells at once, and the pooled ones stand beside.
+    """
+    weights = np.stack([one.weights for one in contrasts])
+    by_unit = [np.stack(some) for some in zip(*(one.by_unit for one in contrasts), strict=True)]
+    names = dict.fromkeys(name for one in contrasts for name in one.cells)
+    idle = (np.zeros_like(contrasts[0].weights),) * len(by_unit)
+    cells = [
+        [np.stack(some) for some in zip(*(one.cells.get(name, idle) for one in contrasts), strict=True)]
+        for name in names
+    ]
+    if len(cells) < 2:
+        return spread(design.sample, weights, by_unit), None
+    pooled = spread(design.sample, weights, by_unit, cells)
+    if splits_differ(contrasts[0].units):
+        return spread(design.sample, weights, by_unit), pooled
+    return pooled, None
+
+
+def _seed_caveats(found: Spread, beside: Spread | None, unit: str) -> tuple[str, ...]:
+    """What to know of the variance between seeds of a recipe's interval of the first contrast."""
+    case, seed = standard_errors(found, 0)
+    if case is None or seed is None or found.seeds < MIN_SEEDS:
+        return ()
+    caveats: tuple[str, ...] = ()
+    if seed < case:
+        low = f"SE of {unit} {seed:.4f} ({found.degrees} df) is below SE of cases {case:.4f}"
+        caveats = (f"{low}: so few {unit} may be alike by luck",)
+    both = None if beside is None else interval(beside.alike(), seeds=True)
+    if beside is not None and both is not None:
+        pooled = f"{unit} pooled within {len(beside.parts)} cells of base and judge, as if no splits were shared"
+        error = f"SE of {unit} {standard_errors(beside, 0)[1]:.4f} ({beside.degrees} df)"
+        caveats += (f"{pooled}: {error}, interval [{both[0]:.3f}, {both[1]:.3f}]",)
+    return caveats
+
+
 def differences(design: Design, one: Contrast, kind: str, **about: Any) -> Iterator[Estimate]:
     """A contrast as estimates in score points, one for each claim that can be made of it."""
-    found = spread(design.sample, one.weights, one.by_unit)
+    found, beside = spreads(design, one)
     value = float(found.values[0]) if np.isfinite(found.values[0]) else None
     for claim in CLAIMS:
         if claim == "recipe" and not one.by_unit:
             continue
-        margin = squared_margin(found, seeds=claim == "recipe")
-        interval = None
-        if margin is not None and value is not None:
-            half = float(np.sqrt(margin[0, 0]))
-            interval = (value - half, value + half)
+        seeds = claim == "recipe"
         yield Estimate(
             kind=kind,
             estimator=POOLED,
             value=value,
-            interval=interval,
+            interval=interval(found, seeds=seeds),
             claim=claim,
             resampled=resampled(claim, one.unit),
             n=_counts(found, one),
-            caveats=missing_interval(found, claim, one.unit) + _claim_caveats(claim, one),
+            caveats=missing_interval(found, claim, one.unit)
+            + (_seed_caveats(found, beside, one.unit) if seeds else ())
+            + _claim_caveats(claim, one),
             **about,
         )
 
 
 def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Iterator[Estimate]:
     """``top`` / ``bottom`` as persistence with Fieller sets, for each claim that can be made of it."""
-    pairs = [np.stack(both) for both in zip(top.by_unit, bottom.by_unit, strict=True)]
-    found = spread(design.sample, np.stack([top.weights, bottom.weights]), pairs)
+    found, _ = spreads(design, top, bottom)
     for claim in CLAIMS:
-        if claim == "recipe" and not pairs:
+        if claim == "recipe" and not top.by_unit:
             continue
-        value, interval, caveats = _ratio(found, claim, top.unit)
+        value, kept, caveats = _ratio(found, claim, top.unit)
         yield Estimate(
             kind="persistence",
             estimator=POOLED,
             value=value,
-            interval=interval,
+            interval=kept,
             claim=claim,
             resampled=resampled(claim, top.unit),
             n=_counts(found, top),
@@ -104,26 +157,36 @@ def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Ite
 def _ratio(
     found: Spread, claim: Claim, unit: str
 ) -> tuple[float | None, tuple[float, float] | Unbounded | None, tuple[str, ...]]:
-    """Value, Fieller set and caveats of values[0] / values[1]."""
+    """Value, Fieller set and caveats of values[0] / values[1].
+
+    A ratio is identified where its set is bounded: where the gain's own interval excludes zero.
+    """
     seeds = claim == "recipe"
-    margin = squared_margin(found, seeds=seeds)
     reasons = missing_interval(found, claim, unit)
     if not np.all(np.isfinite(found.values)):
         return None, None, reasons
-    error = standard_error(found, 1, seeds=seeds and found.seed is not None)
-    if error is None or abs(found.values[1]) <= SMALLEST_DENOMINATOR:
-        return None, None, ("not identified: the gain cannot be told from zero", *reasons)
+    gain = limits(found, np.array([[0.0, 1.0]]), seeds=seeds)
+    unsure = _unsure(found, gain, unit if seeds else None)
+    if gain is None or unsure:
+        unbounded = Unbounded.UNBOUNDED if gain is not None else None
+        return None, unbounded, (f"{unsure}; read the differences in score points", *reasons)
     top, bottom = float(found.values[0]), float(found.values[1])
-    interval = None if margin is None else fieller(top, bottom, margin) or Unbounded.UNBOUNDED
-    if abs(bottom) < IDENTIFIED_SE * error:
-        caveat = f"not identified: the gain, {bottom:+.3f}, is {abs(bottom) / error:.1f} standard errors from zero"
-        caveat += f" (at least {IDENTIFIED_SE:.0f} are needed); read the differences in score points"
-        return None, interval if isinstance(interval, Unbounded) else None, (caveat, *reasons)
     if bottom < 0:
         reasons += ("the first stage lowered the score: the ratio is of losses",)
-    if isinstance(interval, Unbounded):
-        reasons += ("the set of ratios that the data allow is unbounded",)
-    return top / bottom, interval, reasons
+    return top / bottom, ratio_set(found, seeds=seeds) or Unbounded.UNBOUNDED, reasons
+
+
+def _unsure(found: Spread, gain: Floats | None, unit: str | None) -> str:
+    """Why a gain with these limits (1, 2) cannot stand under a ratio, or empty; ``unit`` is what a recipe draws."""
+    if abs(found.values[1]) <= SMALLEST_DENOMINATOR:
+        return "the gain is zero"
+    if gain is None:
+        return "the gain has no interval"
+    if gain[0, 0] <= 0 <= gain[0, 1]:
+        return f"the gain, {found.values[1]:+.3f} [{gain[0, 0]:.3f}, {gain[0, 1]:.3f}], cannot be told from zero"
+    random = {"cases": found.case} | ({} if unit is None else {unit: found.seed})
+    alike = [name for name, one in random.items() if one is not None and one[1, 1] <= NO_VARIANCE]
+    return f"the gain is the same in all {alike[0]}, so that its error is not known" if alike else ""
 
 
 def score_rows(design: Design) -> Iterator[Estimate]:

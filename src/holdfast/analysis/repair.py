@@ -9,6 +9,7 @@ Kinds of rows, all of the estimator "pooled" unless said otherwise:
     off_line        signed distance from the line through the plain recipes, in score points; positive is better on both
     off_line_lower  its one-sided lower bound, at 95 % for all repairs of the study together (Bonferroni): above 0 a
                     repair leaves the line
+    off_merges      the same distance from the curve of the merges of S and H (``analysis.mergecurve``)
     repair_change   a repair minus its plain counterpart, by objective ("against …" is the unit)
     repair_steps, repair_pairs    what its last stage takes (estimator "measured"); a merge takes nothing
     reteach_lower   one-sided lower bound of safety after re-teaching minus safety after the first stage, at a dose
@@ -44,12 +45,14 @@ from holdfast.analysis.frontier import (
     claim_row,
     cloud,
     describe_cloud,
+    distance_caveats,
     distance_of,
+    distances_of,
     draw_cloud,
     interval_of,
-    margin_of,
     whitening,
 )
+from holdfast.analysis.mergecurve import merge_curve_rows
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of
 from holdfast.analysis.paper import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.pooled import CLAIMS, POOLED, differences
@@ -79,6 +82,7 @@ def repair_rows(
     if not repairs or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     yield from _off_line(design, repairs, means)
+    yield from merge_curve_rows(design, repairs, means)
     for config in repairs:
         yield from _changes(design, config)
         yield from _costs(design, config, measures)
@@ -136,11 +140,12 @@ def _distance_rows(
         if claim == "recipe" and not drawn.points.units:
             continue
         row = Estimate(kind="off_line", value=value, interval=interval_of(drawn, distance, value, claim), **about)
-        yield claim_row(drawn, row, claim, (EXPLORATORY, *caveats))
-        half = margin_of(drawn, distance, claim, level)
-        low = None if half is None else value - half
+        bent = distance_caveats(drawn, tested, covariance, claim)
+        yield claim_row(drawn, row, claim, (EXPLORATORY, *bent, *caveats))
+        away = distances_of(drawn, distance, claim, level)
+        low = None if away is None else value - away[0]
         bound = replace(row, kind="off_line_lower", value=low, interval=None, unit=ONE_SIDED)
-        yield claim_row(drawn, bound, claim, (shared, *caveats))
+        yield claim_row(drawn, bound, claim, (shared, *bent, *caveats))
 
 
 # --- against the plain counterpart ------------------------------------------------------------------------------

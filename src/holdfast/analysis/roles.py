@@ -12,6 +12,8 @@ SAFETY, HELPFULNESS = "safety", "helpfulness"
 FLIP = "flip"  # the setting of a stage that holds the share of pairs whose sides are swapped
 KEEPS = ("mix", "term", "balance")  # the settings of a stage that keep a second objective
 MERGE = "merge"  # the method of a stage that is no training
+MERGED = "of"  # its setting that holds the two lineages
+SHARE = "share"  # the axis with the second one's weight
 Lineage = tuple[str, ...]
 
 

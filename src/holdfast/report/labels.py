@@ -43,6 +43,8 @@ KIND_WORDS: Mapping[str, str] = {
     "r2": "R²",
     "r2_leave_one_base_out_min": "R², leaving one base out, smallest",
     "r2_leave_one_base_out_max": "R², leaving one base out, largest",
+    "bend": "bend of the line",
+    "off_merges": "distance from the curve of the merges",
     "best_of_both": "best of both: distance from the line fitted without it",
     "instant_finish": "episodes without a call",
     "missing": "episodes without a score",

@@ -19,6 +19,7 @@ from holdfast.report.labels import (
 )
 from holdfast.report.layout import Section, fold, make_section, paragraph, wrap_figure
 from holdfast.report.tables import list_estimates, table_html
+from holdfast.stats.lines import BENT
 
 Lineage = tuple[str, ...]
 OFF_LINE, JOINT_BOUND, RETEACH_DOSE = "off_line", "off_line_lower", "reteach_dose"
@@ -64,7 +65,7 @@ def describe_repairs(analysis: Analysis) -> list[str]:
         return _describe_reteaching(analysis)
     bounds = _bounds(analysis)
     lowest = [bounds.get(_key(one)) for one in found]
-    leaving = sum(low is not None and low > 0 for low in lowest)
+    leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(found, lowest, strict=True))
     if leaving:
         first = f"{leaving} of {len(found)} repairs {'leaves' if leaving == 1 else 'leave'} the line upwards."
     elif any(low is not None for low in lowest):
@@ -81,8 +82,13 @@ def _sentence(one: Estimate, low: float | None) -> str:
     words = f"{_name(one)}: {format_number(one.value)} points off the line {format_interval(one)}".rstrip()
     if low is not None:
         words += f", at least {format_number(low)} for all repairs together: "
-        words += "it leaves the line" if low > 0 else "not shown to leave it"
+        words += "not shown to leave it" if low <= 0 else "it leaves the line" if not _bent(one) else _bent(one)
     return words
+
+
+def _bent(one: Estimate) -> str:
+    """What is said where a bend of the line explains a distance, or empty."""
+    return next((caveat for caveat in one.caveats if caveat.startswith(BENT)), "")
 
 
 def _describe_reteaching(analysis: Analysis) -> list[str]:

@@ -122,7 +122,7 @@ def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
     parts = [
         paragraph(explain_persistence(first.objective, first.lineage)),
         paragraph(
-            "Circles are checkpoint claims, squares recipe claims. Where the gap is less than three standard errors"
+            "Circles are checkpoint claims, squares recipe claims. Where the gap's own interval holds zero"
             " the ratio is not identified and has no mark; an unbounded interval is dashed across the plot, and an"
             " arrow marks an interval that leaves it."
         ),

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.special import fdtrc
 
 from holdfast.stats.contrasts import t_quantile
+from holdfast.stats.limits import mean_limits
+from holdfast.stats.resample import NOMINAL
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -20,9 +22,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupMeans:
-    """Means of k groups and their covariance (k, k), items of one case going together; ``cases`` are how many."""
+    """Means of k groups, the influence (k, cases) of each case on them, and their covariance (k, k) from it."""
 
     means: Floats
+    influence: Floats
     covariance: Floats
     cases: int
 
@@ -92,17 +95,19 @@ def group_means(values: Floats, groups: Ints, cases: Ints) -> GroupMeans:
     influence = sums / sizes[:, None]
     factor = count / (count - 1) if count > 1 else np.nan
     covariance = np.asarray(influence @ influence.T * factor, dtype=np.float64)
-    return GroupMeans(means=means, covariance=covariance, cases=count)
+    return GroupMeans(means=means, influence=influence, covariance=covariance, cases=count)
 
 
-def contrast_interval(found: GroupMeans, weights: Floats) -> tuple[float, Interval | None]:
-    """A contrast of group means and its 95 % interval (Student's t over cases); no interval below two cases."""
+def contrast_interval(found: GroupMeans, weights: Floats, span: Interval) -> tuple[float, Interval | None]:
+    """A contrast of group means of values in ``span``, and its 95 % interval over cases; none below two cases."""
     value = float(weights @ found.means)
     if found.cases < 2:
         return value, None
-    variance = float(weights @ found.covariance @ weights)
-    half = t_quantile(found.cases - 1) * float(np.sqrt(max(variance, 0.0)))
-    return value, (value - half, value + half)
+    added = value + weights @ found.influence * found.cases
+    extremes = np.multiply.outer(weights, span)
+    ends = np.array([extremes.min(axis=1).sum(), extremes.max(axis=1).sum()])
+    low, high = mean_limits(added[None], ends[None], NOMINAL)[0]
+    return value, (max(float(low), float(ends[0])), min(float(high), float(ends[1])))
 
 
 def equality_p(found: GroupMeans) -> float | None:

@@ -1,24 +1,28 @@
 """Intervals for contrasts of means: cases alone, or cases and seeds.
 
-A contrast is a vector of weights over rows (a row is one run's case means). Its case variance comes from the
-linearised influence of each case on each row's mean, so cases that several rows share are paired by
-themselves. Its seed variance comes from the same contrast taken within each seed. Margins are combined as in
-MOVER (Zou & Donner 2008): margin² = (t_{S−1} se_seed)² + (t_{n−1} se_case)².
+A contrast is a vector of weights over rows (a row is one run's case means). What each case adds to it comes from the
+linearised influence of the case on each row's mean, so cases that several rows share are paired by themselves; the
+limits over cases are those of ``stats.limits``. Its seed variance comes from the same contrast taken within each seed,
+over all bases at once or, where their trainings are independent, within each of them. The distances of the limits are
+combined on each side as in MOVER (Zou & Donner 2008): distance² = (t_seeds · se_seeds)² + distance_cases².
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from holdfast.stats.limits import mean_limits
 from holdfast.stats.resample import NOMINAL, row_means
 
 Floats = NDArray[np.float64]
 MIN_SEEDS = 3
+SCORE_SPAN, CHANGE_SPAN = (0.0, 3.0), (-3.0, 3.0)  # of scores and of their differences
+NO_VARIANCE = 1e-20  # squared score points: smaller variances are rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,86 +30,174 @@ class Sample:
     """Rows' means, and each case's influence on them.
 
     ``means`` has shape (rows,), NaN for a row without values; ``influence`` (rows, cases), zero where a row lacks
-    the case; ``present`` (rows, cases) says which cases a row has.
+    the case; ``present`` (rows, cases) says which cases a row has; ``span`` is the range of a value.
     """
 
     means: Floats
     influence: Floats
     present: NDArray[np.bool_]
+    span: tuple[float, float]
 
 
-def sample_of(values: Floats) -> Sample:
-    """The sample of rows × cases ``values``, NaN where a row has no value."""
+def sample_of(values: Floats, span: tuple[float, float] = SCORE_SPAN) -> Sample:
+    """The sample of rows × cases ``values``, each in ``span``, NaN where a row has no value."""
     present = np.isfinite(values)
     means = row_means(values)
     counts = np.maximum(present.sum(axis=1), 1)
     with np.errstate(invalid="ignore"):
         influence = np.where(present, values - means[:, None], 0.0) / counts[:, None]
-    return Sample(means=means, influence=influence, present=present)
+    return Sample(means=means, influence=influence, present=present, span=span)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedPart:
+    """The covariance (k, k) of k contrasts' means over the seeds of one part of a study, with its degrees."""
+
+    covariance: Floats
+    degrees: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Covariances of k contrasts: ``case`` and ``seed`` (k, k), with the counts behind them.
+    """k contrasts: their ``values``, what each case adds, and how they differ from seed to seed.
 
-    ``seed`` is None below two seeds. ``cases`` is the number of distinct cases touched.
+    ``weights`` (k, rows) are over the used rows, whose values lie in ``span``. ``effect`` (k, cases) is each touched
+    case's influence, ``case`` (k, k) the covariance from it; both None below two cases or where a contrast has no
+    value. ``parts`` are independent of each other, and none are there below two seeds. ``cases`` is the number of
+    distinct cases touched, ``seeds`` that of the seeds.
     """
 
     values: Floats
+    weights: Floats
+    span: tuple[float, float]
+    effect: Floats | None
     case: Floats | None
-    seed: Floats | None
+    parts: tuple[SeedPart, ...]
     cases: int
     seeds: int
 
+    @property
+    def seed(self) -> Floats | None:
+        """The covariance (k, k) from seeds; None below two."""
+        return np.sum([part.covariance for part in self.parts], axis=0) if self.parts else None
 
-def spread(sample: Sample, weights: Floats, by_seed: Sequence[Floats] = ()) -> Spread:
-    """Values and covariances of contrasts ``weights`` (k, rows); ``by_seed`` holds them within each seed."""
+    @property
+    def degrees(self) -> int:
+        """The degrees of freedom of the seeds where all parts' seeds differ alike."""
+        return sum(part.degrees for part in self.parts)
+
+    def alike(self) -> Spread:
+        """The same where all parts' seeds differ alike, so that their degrees add up."""
+        seed = self.seed
+        return self if seed is None else replace(self, parts=(SeedPart(covariance=seed, degrees=self.degrees),))
+
+    def seed_variances(self, directions: Floats) -> tuple[Floats, Floats]:
+        """The variance of ``directions`` (m, k) of the contrasts from seeds, and the degrees of freedom: (m,) each.
+
+        The degrees of several parts are those of Welch and Satterthwaite, as one base's seeds may differ more than
+        another's.
+        """
+        found = np.array([np.einsum("mk,kl,ml->m", directions, one.covariance, directions) for one in self.parts])
+        found = np.maximum(found, 0.0)
+        own = np.array([one.degrees for one in self.parts], dtype=np.float64)
+        total, weighed = found.sum(axis=0), (found**2 / own[:, None]).sum(axis=0)
+        degrees = np.divide(total**2, weighed, out=np.full(total.shape, own.sum()), where=weighed > NO_VARIANCE**2)
+        return total, degrees
+
+
+def spread(
+    sample: Sample, weights: Floats, by_seed: Sequence[Floats] = (), cells: Sequence[Sequence[Floats]] = ()
+) -> Spread:
+    """Contrasts ``weights`` (k, rows); ``by_seed`` holds them within each seed.
+
+    ``cells`` are parts of the contrasts whose trainings are independent of each other, each by seed; the contrasts are
+    the sums over parts of the means over their seeds. Without them, all of ``by_seed`` is one part.
+    """
     weights = np.atleast_2d(weights)
     used = np.any(weights != 0, axis=0)
     values = _values(sample, weights)
-    cases = int(sample.present[used].any(axis=0).sum())
-    case = None
+    touched = sample.present[used].any(axis=0)
+    cases = int(touched.sum())
+    effect = case = None
     if cases >= 2 and bool(np.all(np.isfinite(values))):
-        effect = weights[:, used] @ sample.influence[used]
+        effect = weights[:, used] @ sample.influence[used][:, touched]
         case = effect @ effect.T * (cases / (cases - 1))
-    seed = None
-    if len(by_seed) >= 2:
-        found = np.stack([_values(sample, np.atleast_2d(one)) for one in by_seed])
-        if bool(np.all(np.isfinite(found))):
-            seed = np.atleast_2d(np.cov(found, rowvar=False)) / len(by_seed)
-    return Spread(values=values, case=case, seed=seed, cases=cases, seeds=len(by_seed))
+    return Spread(
+        values=values,
+        weights=weights[:, used],
+        span=sample.span,
+        effect=effect,
+        case=case,
+        parts=_seed_parts(sample, cells or [by_seed]),
+        cases=cases,
+        seeds=len(by_seed),
+    )
 
 
-def _values(sample: Sample, weights: Floats) -> Floats:
-    """The contrasts' values; NaN for one that weighs nothing, which has no value rather than a value of zero."""
+def _seed_parts(sample: Sample, cells: Sequence[Sequence[Floats]]) -> tuple[SeedPart, ...]:
+    """The parts' covariances from seeds; none where one has fewer than two seeds or no values."""
+    found = []
+    for cell in cells:
+        if len(cell) < 2:
+            return ()
+        values = np.stack([_values(sample, np.atleast_2d(one), idle=0.0) for one in cell])
+        if not bool(np.all(np.isfinite(values))):
+            return ()
+        covariance = np.atleast_2d(np.cov(values, rowvar=False)) / len(cell)
+        found.append(SeedPart(covariance=covariance, degrees=len(cell) - 1))
+    return tuple(found)
+
+
+def _values(sample: Sample, weights: Floats, idle: float = np.nan) -> Floats:
+    """The contrasts' values; one that weighs nothing is ``idle``: it has no value rather than a value of zero."""
     used = weights != 0
     rows = used.any(axis=0)
-    return np.where(used.any(axis=1), weights[:, rows] @ sample.means[rows], np.nan)
+    return np.where(used.any(axis=1), weights[:, rows] @ sample.means[rows], idle)
 
 
-def t_quantile(degrees: int, level: float = NOMINAL) -> float:
+def t_quantile(degrees: float, level: float = NOMINAL) -> float:
     """The two-sided quantile of Student's t."""
     return float(stdtrit(degrees, (1 + level) / 2))
 
 
-def squared_margin(found: Spread, *, seeds: bool, level: float = NOMINAL) -> Floats | None:
-    """The covariance-like matrix whose diagonal holds squared margins of the contrasts, or None.
+def limits(
+    found: Spread, directions: Floats, *, seeds: bool, level: float = NOMINAL, reach: Floats | None = None
+) -> Floats | None:
+    """The lower and the upper limit of ``directions`` (m, k) of the contrasts, shape (m, 2), or None.
 
-    ``seeds`` False: cases alone. True: cases and seeds, None below ``MIN_SEEDS`` seeds.
+    ``seeds`` False: cases alone. True: cases and seeds, None below ``MIN_SEEDS`` seeds. What a case can add lies
+    between the ends that the weights give to values of the span, and so do the limits; ``reach`` (m,) sets other ends,
+    so far from the value, which do not cut the limits.
     """
-    if found.case is None:
+    if found.effect is None or (seeds and (not found.parts or found.seeds < MIN_SEEDS)):
         return None
-    margin = t_quantile(found.cases - 1, level) ** 2 * found.case
-    if not seeds:
-        return margin
-    if found.seed is None or found.seeds < MIN_SEEDS:
-        return None
-    return np.asarray(margin + t_quantile(found.seeds - 1, level) ** 2 * found.seed, dtype=np.float64)
+    values = directions @ found.values
+    added = values[:, None] + directions @ found.effect * found.cases
+    if reach is None:
+        weights = directions @ found.weights
+        extremes = weights[..., None] * np.array(found.span)
+        ends = np.stack([extremes.min(axis=2).sum(axis=1), extremes.max(axis=2).sum(axis=1)], axis=1)
+    else:
+        ends = values[:, None] + reach[:, None] * np.array([-1.0, 1.0])
+    # A case that stands in more rows than others adds more than a case can on average.
+    ends = np.stack([np.minimum(ends[:, 0], added.min(axis=1)), np.maximum(ends[:, 1], added.max(axis=1))], axis=1)
+    both = mean_limits(added, ends, level)
+    if seeds:
+        variance, degrees = found.seed_variances(directions)
+        more = stdtrit(degrees, (1 + level) / 2) ** 2 * variance
+        away = np.sqrt((both - values[:, None]) ** 2 + more[:, None])
+        both = values[:, None] + away * np.array([-1.0, 1.0])
+    return both if reach is not None else np.clip(both, ends[:, :1], ends[:, 1:])
 
 
-def standard_error(found: Spread, index: int, *, seeds: bool) -> float | None:
-    """The standard error of one contrast from cases, or from cases and seeds."""
-    if found.case is None or (seeds and found.seed is None):
-        return None
-    variance = found.case[index, index] + (found.seed[index, index] if seeds and found.seed is not None else 0.0)
-    return float(np.sqrt(max(variance, 0.0)))
+def interval(found: Spread, *, seeds: bool, level: float = NOMINAL) -> tuple[float, float] | None:
+    """The interval of the first contrast; see ``limits``."""
+    both = limits(found, np.eye(1, len(found.values)), seeds=seeds, level=level)
+    return None if both is None else (float(both[0, 0]), float(both[0, 1]))
+
+
+def standard_errors(found: Spread, index: int) -> tuple[float | None, float | None]:
+    """The standard errors of one contrast from cases and from seeds, None where unknown."""
+    both = (found.case, found.seed)
+    case, seed = (None if one is None else float(np.sqrt(max(one[index, index], 0.0))) for one in both)
+    return case, seed

@@ -11,6 +11,7 @@ from scipy.special import stdtr
 Floats = NDArray[np.float64]
 
 
+BENT = "a bend is not excluded"  # begins what is said of a distance from a line that a curve explains
 NO_VARIATION = 1e-20  # squared score points: smaller variances are rounding
 
 
@@ -97,6 +98,47 @@ def signed_distances(lines: Lines, x: Floats, y: Floats) -> Floats:
     """The mean orthogonal distance of points from their line, in score points; positive is above the line."""
     residual = y - lines.slope[..., None] * x - lines.intercept[..., None]
     return np.asarray(residual.mean(axis=-1) / np.sqrt(1 + lines.slope**2), dtype=np.float64)
+
+
+def bends(lines: Lines, x: Floats, y: Floats) -> Floats:
+    """How far the middle of a parabola through points lies beyond the chord of its ends, in score points.
+
+    The parabola is fitted by least squares of the distances from the line on the places along it; positive is above
+    the line. The last axis runs over points. NaN where three coefficients cannot be told from them.
+    """
+    along, off = _turned(lines, x, y)
+    _, _, curve = _parabolas(along, off)
+    return np.asarray(-curve[..., 2] * (np.ptp(along, axis=-1) / along.std(axis=-1)) ** 2 / 4, dtype=np.float64)
+
+
+def curve_distances(lines: Lines, x: Floats, y: Floats, tested: NDArray[np.bool_]) -> Floats:
+    """The mean distance of the ``tested`` points (points,) from the parabola through all others, as in ``bends``."""
+    along, off = _turned(lines, x, y)
+    middle, scale, curve = _parabolas(along[..., ~tested], off[..., ~tested])
+    place = (along[..., tested] - middle[..., None]) / scale[..., None]
+    height = curve[..., 0, None] + curve[..., 1, None] * place + curve[..., 2, None] * place**2
+    return np.asarray((off[..., tested] - height).mean(axis=-1), dtype=np.float64)
+
+
+def _turned(lines: Lines, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Coordinates along a line and off it."""
+    slope, length = lines.slope[..., None], np.sqrt(1 + lines.slope[..., None] ** 2)
+    return (x + slope * y) / length, (y - slope * x - lines.intercept[..., None]) / length
+
+
+def _parabolas(along: Floats, off: Floats) -> tuple[Floats, Floats, Floats]:
+    """Middle and scale of the places, and the three coefficients of the parabola in the places so scaled."""
+    middle, scale = along.mean(axis=-1), along.std(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        place = (along - middle[..., None]) / scale[..., None]
+    powers = np.stack([np.ones_like(place), place, place**2], axis=-1)
+    table = np.swapaxes(powers, -1, -2) @ powers
+    sums = (np.swapaxes(powers, -1, -2) @ off[..., None])[..., 0]
+    known = np.isfinite(table).all(axis=(-1, -2))
+    known &= np.linalg.det(np.where(known[..., None, None], table, 0.0)) > 1e-9
+    safe = np.where(known[..., None, None], table, np.eye(3))
+    found = np.linalg.solve(safe, np.where(known[..., None], sums, np.nan)[..., None])[..., 0]
+    return middle, scale, np.asarray(found, dtype=np.float64)
 
 
 def non_dominated(x: Floats, y: Floats) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +42,7 @@ class Truth:
 
 
 def _row(base: int, lineage: tuple[str, ...], split: int, seed: int | None) -> Row:
+    training = (base, lineage, split if seed is None else seed)
     return Row(
         base=f"base-{base}",
         lineage=lineage,
@@ -48,7 +50,7 @@ def _row(base: int, lineage: tuple[str, ...], split: int, seed: int | None) -> R
         judge="state",
         split_seed=split,
         train_seed=seed,
-        checkpoint=0,
+        checkpoint=zlib.crc32(repr(training).encode()) if lineage else base,
     )
 
 
@@ -105,13 +107,13 @@ def published_layout(rng: np.random.Generator) -> Layout:
     return Layout(rows, tested, read_design(_empty_panel(rows, 144)))
 
 
-def quick_layout() -> Layout:
-    """2 bases × 3 training seeds, all tested on the same 300 cases."""
+def quick_layout(seeds: int = 3) -> Layout:
+    """2 bases × 3 training seeds, or as many as asked for, all tested on the same 300 cases."""
     rows = tuple(
         _row(base, lineage, 0, seed)
         for base in range(2)
         for lineage in CONFIGS
-        for seed in (range(3) if lineage else (None,))
+        for seed in (range(seeds) if lineage else (None,))
     )
     return Layout(rows, np.ones((len(rows), 300), dtype=np.bool_), read_design(_empty_panel(rows, 300)))
 
@@ -123,15 +125,19 @@ def _scores(rng: np.random.Generator, expected: np.ndarray) -> np.ndarray:
     return np.where(rng.random(expected.shape) < 0.5, extremes, steps)
 
 
-def simulate(layout: Layout, rng: np.random.Generator, *, gain: float = 1.0) -> tuple[Design, Truth]:
-    """One study drawn from the truth; ``gain`` scales every configuration's distance from the base."""
+def simulate(
+    layout: Layout,
+    rng: np.random.Generator,
+    *,
+    configs: Mapping[tuple[str, ...], tuple[float, float]] = CONFIGS,
+    seed_spread: float | Mapping[str, float] = SEED_SPREAD,
+) -> tuple[Design, Truth]:
+    """One study drawn from the truth; ``seed_spread`` is the half-width of what a run's seed adds, for each base."""
     cases = layout.tested.shape[1]
     shift = {f"base-{number}": 0.1 * (number - 1) for number in range(3)}
-    home = np.array(CONFIGS[()])
-    recipe = np.array(
-        [home + gain * (np.array(CONFIGS[row.lineage]) - home) + shift[row.base] for row in layout.rows]
-    ).T
-    luck = rng.uniform(-SEED_SPREAD, SEED_SPREAD, recipe.shape) * np.array([bool(row.lineage) for row in layout.rows])
+    recipe = np.array([np.array(configs[row.lineage]) + shift[row.base] for row in layout.rows]).T
+    spreads = seed_spread if isinstance(seed_spread, Mapping) else dict.fromkeys(shift, seed_spread)
+    luck = rng.uniform(-1, 1, recipe.shape) * [spreads[row.base] * bool(row.lineage) for row in layout.rows]
     checkpoint = recipe + luck
     case = rng.uniform(-CASE_SPREAD, CASE_SPREAD, (len(OBJECTIVES), 1, cases))
     drawn = _scores(rng, checkpoint[:, :, None] + case)
