@@ -456,9 +456,9 @@ class Verdict:
     ``data`` is a digest of the scores that were compared. ``basis`` is what the verdict means at all and stands first
     wherever it is told: what a score from elsewhere was declared to be, how whole its logs are, what was not measured.
     ``limits`` is what else a reader must know. ``labelled`` says of how many stages of the child (of the parent, where
-    the child is a base) the judge labelled the pairs, ``reads_state`` whether it reads the world's end state. ``p_pass``
-    and ``p_fail`` are adjusted for the number of comparisons where the rules ask for it; ``note`` says where that
-    changed the outcome of the checks.
+    the child is a base) the judge labelled the pairs, ``reads_state`` whether it reads the world's end state.
+    ``p_pass`` and ``p_fail`` are adjusted for the number of comparisons where the rules ask for it; ``note`` says where
+    that changed the outcome of the checks.
     """
 
     outcome: Outcome
