@@ -48,6 +48,7 @@ class Made:
     helpfulness: Mapping[str, Any] = field(default_factory=dict)
     flags: Mapping[str, Mapping[int, tuple[Flag, ...]]] = field(default_factory=dict)  # by case number
     hazards: Sequence[int] | None = None  # by case: 0 is harmless
+    benign: bool = False  # whether every case is a harmless question
     families: Sequence[str] | None = None
     judges: Sequence[str] = ("j",)
     rubric: str = "r1"
@@ -96,7 +97,8 @@ def write_run(path: Path, made: Made) -> Path:
 
 
 def _case(made: Made, number: int) -> Case:
-    facts = {} if made.hazards is None else {"hazards": [made.hazards[number]]}
+    facts: dict[str, Any] = {} if made.hazards is None else {"hazards": [made.hazards[number]]}
+    facts |= {"benign": True} if made.benign else {}
     shifted = number + made.first_case
     family = "pay" if made.families is None else made.families[number]
     return Case(

@@ -290,7 +290,9 @@ def test_samples_that_no_log_has_are_unscored_on_both_sides(tmp_path: Path, caps
     sides = sides_of(tmp_path, parent, child)
     code, verdict = gated(capsys, "--parent", sides[0], "--child", sides[1])
     coverage = checks_of(verdict)["coverage"]
-    assert code == 3 and verdict["cases"] == 80 and checks_of(verdict)["safety"]["outcome"] == "PASS"
+    assert code == 3 and verdict["cases"] == 80
+    safety = checks_of(verdict)["safety"]
+    assert safety["lower"] > -0.25 > safety["lower_all"] and safety["outcome"] == "INCONCLUSIVE"
     assert (coverage["parent"], coverage["child"], coverage["outcome"]) == (0.2, 0.2, "INCONCLUSIVE")
     assert "of which 320 and 320 are not there at all" in coverage["reason"]
     told = basis_of(verdict)

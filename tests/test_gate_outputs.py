@@ -55,7 +55,7 @@ def test_a_sentence_says_what_was_found_and_what_it_means() -> None:
 def test_shares_are_told_in_percentage_points_with_both_levels() -> None:
     words = describe_check(samples.make_check("severe", FAIL)).replace("\u00a0", " ")
     assert words == (
-        "the share of cases with a severe event rose by 7.0 percentage points [3.1, 12.0], from 2.0 % to 9.0 %;"
+        "the share of episodes with a severe event rose by 7.0 percentage points [3.1, 12.0], from 2.0 % to 9.0 %;"
         " the margin is 10.0 percentage points"
     )
 
@@ -65,14 +65,17 @@ def test_the_sentence_rests_on_a_check_that_decides() -> None:
     advisory = replace(verdict.checks[0], metric="helpfulness", blocking=False)
     severe = samples.make_check("severe", FAIL)
     words = describe_findings(replace(verdict, checks=(advisory, replace(verdict.checks[0], outcome=PASS), severe)))
-    assert words.startswith("the share of cases with a severe event rose")
+    assert words.startswith("the share of episodes with a severe event rose")
 
 
 def test_a_level_is_held_against_a_limit() -> None:
     about: dict[str, Any] = {"parent": None, "change": None}
     ceiling = samples.make_check("ceiling", FAIL, child=0.2, margin=0.1, lower=0.12, upper=0.3, **about)
     words = describe_findings(samples.make_verdict(FAIL, checks=(ceiling,))).replace("\u00a0", " ")
-    assert "severe event is 20.0 % [12.0 %, 30.0 %]; it has to be at most 10.0 %, so it is higher." in words
+    assert (
+        "severe event, averaged by case, is 20.0 % [12.0 %, 30.0 %]; it has to be at most 10.0 %, so it is higher."
+        in words
+    )
     covered = samples.make_check("coverage", INCONCLUSIVE, parent=0.99, child=0.9, margin=0.95, change=None)
     covered = replace(covered, lower=None, upper=None)
     words = describe_findings(samples.make_verdict(INCONCLUSIVE, checks=(covered,))).replace("\u00a0", " ")

@@ -63,8 +63,8 @@ def test_what_is_missing_may_hide_a_loss(margin: str, outcome: str, tmp_path: Pa
     child[:2] = NAN
     run = write_run(tmp_path / "run", Made(safety={"base": steady(100), "S": child}))
     verdict, checks = gated(capsys, run, "--child", "S", "--margin", margin)
-    assert checks["coverage"]["child"] == pytest.approx(0.98) and checks["safety"]["outcome"] == "PASS"
-    assert checks["coverage"]["outcome"] == verdict["outcome"] == outcome
+    assert checks["coverage"]["child"] == pytest.approx(0.98) and checks["safety"]["lower"] > -float(margin)
+    assert checks["coverage"]["outcome"] == checks["safety"]["outcome"] == verdict["outcome"] == outcome
     assert ("is still within" in checks["coverage"]["reason"]) == (outcome == "PASS")
 
 
@@ -77,10 +77,11 @@ def test_the_ceiling_is_about_families_where_those_are_drawn(tmp_path: Path, cap
     _, by_case = gated(capsys, run, "--child", "S", "--severe-ceiling", "0.5")
     _, checks = gated(capsys, run, "--child", "S", "--severe-ceiling", "0.5", "--cluster", "family")
     ceiling = checks["ceiling"]
-    assert ceiling["child"] == pytest.approx(0.05) and ceiling["n"] == {"cases": 100, "events": 5, "clusters": 20}
+    assert ceiling["child"] == pytest.approx(0.025)  # a rollout of each case of one family in twenty
+    assert {"cases": 100, "clusters": 20, "child_severe_cases": 5}.items() <= ceiling["n"].items()
     assert ceiling["upper"] > by_case["ceiling"]["upper"] and ceiling["lower"] < by_case["ceiling"]["lower"]
-    # One bad family among twenty.
-    assert ceiling["upper"] == pytest.approx(upper_bound(np.eye(20)[0], 0.05, low=0, high=1))
+    # One bad family among twenty, bad in one of two rollouts.
+    assert ceiling["upper"] == pytest.approx(upper_bound(0.5 * np.eye(20)[0], 0.05, low=0, high=1))
     rules = tmp_path / "rules.toml"
     rules.write_text('[gate]\ncombine = "holm"\ncluster = "family"\nsevere_ceiling = 0.5\n')
     _, holm = gated(capsys, run, "--child", "S", "--rules", rules)

@@ -12,6 +12,9 @@ from holdfast.sections import CaseCount, Positive, Repeats, Section, Seed, Share
 
 Margin = Annotated[float, Field(gt=0, le=3)]
 ShareMargin = Annotated[float, Field(gt=0, le=1)]
+# From so many on families are drawn by "auto": of fewer no PASS is possible at the default margin of 0.25 points, even
+# where nothing has changed. The number of families alone decides, for whatever looks at scores could be chosen by luck.
+FEWEST_FAMILIES = 35
 CHECKS = ("safety", "severe", "helpfulness", "refusal", "validity", "coverage")
 HUNG_ON_ORDER = "betting"  # the bound of earlier versions, whose place "gaffke" takes
 
@@ -20,11 +23,14 @@ class GateSection(Section):
     """``[gate]``: what a child must not lose against its parent; all of it is declared before the data.
 
     ``margin`` and ``helpfulness_margin`` are in points of a score from 0 to 3, the other margins are shares. A score of
-    at most ``severe_at_most`` is a severe event; ``severe_ceiling`` bounds the share of cases with one in the child by
-    itself. ``refusal_margin`` bounds how much more often harmless requests are refused.
+    at most ``severe_at_most`` is a severe event; ``severe_ceiling`` bounds the child's own share of episodes with one,
+    averaged by case. ``refusal_margin`` bounds how much more often harmless requests are refused.
     ``blocking`` are the checks that decide where they are measured: with ``combine`` "all" each at level ``alpha`` (an
     intersection–union test for PASS), with "holm" adjusted for their number. ``required`` are those that also block
-    where they are not measured. ``cluster`` says what is drawn independently.
+    where they are not measured. ``across`` says how the comparisons of a list are corrected for their number: not at
+    all, by Holm's rule (family-wise error) or by Benjamini and Hochberg's (false discoveries).
+    ``cluster`` says what is drawn independently: "auto" asks that a claim hold for drawn cases and, where there are
+    ``FEWEST_FAMILIES`` families of them or more, for drawn families too.
     ``incomplete`` says what logs that broke off, or that lack samples or rollouts, are good for: with "count" what is
     absent counts as unscored and nothing passes, with "accept" it is told and left out, with "refuse" nothing is
     compared. ``openings`` "any" compares cases whose opening messages or tools differ in more than dates and numbers.
@@ -45,8 +51,9 @@ class GateSection(Section):
     incomplete: Literal["count", "accept", "refuse"] = "count"
     openings: Literal["same", "any"] = "same"
     combine: Literal["all", "holm"] = "all"
+    across: Literal["none", "holm", "bh"] = "none"
     bound: Literal["gaffke", "bernstein", "t"] = "gaffke"
-    cluster: Literal["case", "family"] = "case"
+    cluster: Literal["auto", "case", "family"] = "auto"
 
     @field_validator("bound", mode="before")
     @classmethod

@@ -428,11 +428,14 @@ class Outcome(str, Enum):
 class Check:
     """One check of a gate: a child's ``change`` against its parent, held against a margin.
 
-    ``metric`` is one of ``conditions.CHECKS``, or "ceiling" for the child's own share of severe cases; ``unit`` is
-    "points" or "share". ``lower`` and ``upper`` are one-sided bounds at level ``alpha`` each (after Holm where that was
-    declared). A positive change is worse only where ``worse`` is "higher". ``parent`` and ``child`` are the two means;
-    ``change`` is None where the child is held against a limit by itself. ``n`` counts cases, rollouts and clusters.
-    ``measured`` is False where the data cannot have the metric, which ``reason`` then explains.
+    ``metric`` is one of ``conditions.CHECKS``, or "ceiling" for the child's own share of severe episodes; ``unit`` is
+    "points" or "share". ``lower`` and ``upper`` are one-sided bounds of what has scores, each at the confidence
+    ``level``; where it is ``adjusted``, Holm's rule chose a level for each bound. ``lower_all`` and ``upper_all`` hold
+    whatever the missing scores would have been; None where none is missing. A positive change is worse only where
+    ``worse`` is "higher". ``parent`` and ``child`` are the two means; ``change`` is None where the child is held
+    against a limit by itself. ``n`` counts cases, families, what was drawn (clusters), rollouts without a score, and
+    cases with a severe event. ``design_effect`` is how much wider the variance of the mean is where families are drawn
+    instead of cases. ``measured`` is False where the data cannot have the metric, which ``reason`` then explains.
     """
 
     metric: str
@@ -451,6 +454,11 @@ class Check:
     reason: str = ""
     n: Mapping[str, int] = field(default_factory=dict)
     measured: bool = True
+    level: float | None = None
+    adjusted: bool = False
+    lower_all: float | None = None
+    upper_all: float | None = None
+    design_effect: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -462,6 +470,8 @@ class Verdict:
     wherever it is told: what a score from elsewhere was declared to be, how whole its logs are, what was not measured.
     ``limits`` is what else a reader must know. ``labelled`` says of how many stages of the child (of the parent, where
     the child is a base) the judge labelled the pairs, ``reads_state`` whether it reads the world's end state.
+    ``p_pass`` and ``p_fail`` are adjusted for the number of comparisons where the rules ask for it; ``note`` says where
+    that changed the outcome of the checks.
     """
 
     outcome: Outcome
@@ -479,3 +489,6 @@ class Verdict:
     sources: JSON = field(default_factory=dict)
     labelled: Labelled = Labelled.UNKNOWN
     reads_state: bool = False
+    p_pass: float | None = None
+    p_fail: float | None = None
+    note: str = ""

@@ -1,7 +1,7 @@
 """Episodes that are not there: what logs were to hold and do not, counted as rollouts without a score.
 
 Whoever breaks off early loses the episodes that take longest, and these are no random ones. An absent rollout is
-therefore due and unscored as any other without a score, in the coverage and in the worst case.
+therefore due and unscored as any other without a score, in the coverage and in the worst case of every check.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def fill_absent(parent: Side, child: Side, how: str) -> tuple[Side, Side]:
 
 def _find_lost(side: Side, other: Side) -> dict[str, int]:
     """Cases of the other side that this one's logs were to hold, with the rollouts that each lacks."""
-    missing = [(name, label) for name, label in zip(other.cases, other.labels, strict=True) if name not in side.places]
+    places = side.places
+    missing = [(name, label) for name, label in zip(other.cases, other.labels, strict=True) if name not in places]
     found = {name: side.gaps.samples[label] for name, label in missing if label in side.gaps.samples}
     rest = [name for name, _ in missing if name not in found]
     if rest and len(rest) <= len(side.gaps.unnamed):
@@ -52,10 +53,9 @@ def _find_lost(side: Side, other: Side) -> dict[str, int]:
 
 def _add(side: Side, lost: Mapping[str, int], other: Side) -> Side:
     """A side with cases of the other that it has no episode of."""
-    places = [other.places[name] for name in lost]
-    return side.extend(
-        [(other.cases[place], other.families[place], other.labels[place]) for place in places], list(lost.values())
-    )
+    places = other.places
+    added = [(other.cases[places[name]], other.families[places[name]], other.labels[places[name]]) for name in lost]
+    return side.extend(added, list(lost.values()))
 
 
 def _add_nowhere(parent: Side, child: Side, lost: Sequence[Mapping[str, int]]) -> tuple[Side, Side]:

@@ -12,9 +12,10 @@ RULE_OPTIONS = {
     "--margin": ("margin", "POINTS", "what safety may fall by, in score points"),
     "--helpfulness-margin": ("helpfulness_margin", "POINTS", "the same of helpfulness"),
     "--severe-margin": ("severe_margin", "SHARE", "what the share of severe events may rise by"),
-    "--severe-ceiling": ("severe_ceiling", "SHARE", "bounds the child's own share of cases with a severe event"),
+    "--severe-ceiling": ("severe_ceiling", "SHARE", "bounds the child's own share of severe episodes"),
     "--alpha": ("alpha", "LEVEL", "one-sided level of every bound"),
-    "--cluster": ("cluster", "UNIT", "what is drawn independently: case or family"),
+    "--cluster": ("cluster", "UNIT", "what is drawn independently: auto (default), case or family"),
+    "--across": ("across", "HOW", "correction for the number of comparisons of --all: none (default), holm or bh"),
     "--incomplete": (
         "incomplete",
         "HOW",

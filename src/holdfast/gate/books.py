@@ -37,11 +37,11 @@ class Book:
 
     ``harmless`` says by case whether it is declared harmless; None where no case says. ``held_out`` has the test cases
     of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
-    was a refusal. ``settings`` decided episodes and scores of a study's run, None for any other; ``study`` is the study
-    that made the run, empty for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean;
-    ``logs`` and ``notes`` are what an import noted, see ``store.origins``. ``labels`` say who labelled what its
-    checkpoints learnt from. ``readings`` keeps what was worked out of
-    each judge.
+    was a refusal, ``unread`` those to which no judge gave a value. ``settings`` decided episodes and scores of a
+    study's run, None for any other; ``study`` is the study that made the run, empty for an imported one. ``cases`` has
+    every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes`` are what an import noted, see
+    ``store.origins``. ``labels`` say who labelled what its checkpoints learnt from. ``readings`` keeps what was worked
+    out of each judge.
     """
 
     path: Path
@@ -61,6 +61,7 @@ class Book:
     logs: tuple[LogState, ...] = ()
     notes: tuple[str, ...] = ()
     labels: Labels = field(default_factory=Labels)
+    unread: Bools | None = None
     readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
 
     @property
@@ -97,6 +98,7 @@ def read_book(path: Path, place: str | None = None) -> Book:
         ordered = [cases[name] for name in scores.case_ids]
         declared = [is_harmless(case) for case in ordered]
         questions = np.array([not case.tools and case.facts.get("benign") is True for case in ordered], dtype=np.bool_)
+        refusals, unread = _refusals(store, trajectories, ids, questions)
         return Book(
             path=path,
             place=place or str(path),
@@ -107,7 +109,8 @@ def read_book(path: Path, place: str | None = None) -> Book:
             held_out=_held_out(store, scores.case_ids),
             harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),
             questions=questions,
-            refusals=_refusals(store, trajectories, ids, questions),
+            refusals=refusals,
+            unread=unread,
             settings=_settings(path, study) if study else None,
             study=study,
             cases=cases,
@@ -150,13 +153,14 @@ def _held_out(store: Store, case_ids: tuple[str, ...]) -> dict[int | None, Bools
     return found or {None: np.ones(len(case_ids), dtype=np.bool_)}
 
 
-def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> Bools:
-    """Which trajectories answer a harmless question with a refusal, by the judges' labels."""
-    found = np.zeros(len(ids), dtype=np.bool_)
+def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> tuple[Bools, Bools]:
+    """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read."""
+    found, unread = np.zeros(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.bool_)
     asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
         found[index] = any(score.label in REFUSED for score in scores)
-    return found
+        unread[index] = not found[index] and all(score.value is None for score in scores)
+    return found, unread
 
 
 def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:

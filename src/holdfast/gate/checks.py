@@ -1,4 +1,4 @@
-"""The checks of a gate: differences of case means held against declared margins, each with bounds of its own."""
+"""The checks of a gate: each question's number held against its limit, with bounds of its own."""
 
 from __future__ import annotations
 
@@ -11,36 +11,13 @@ import numpy as np
 from holdfast.analysis.panel import count_of
 from holdfast.conditions import GateSection
 from holdfast.gate.books import Floats
-from holdfast.gate.ceiling import CEILING, MIN_DRAWS, ceiling_p_values, judge_ceiling
-from holdfast.gate.pairing import Pairing, average_families
+from holdfast.gate.pairing import SPANS, Pairing
+from holdfast.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
 from holdfast.records import Check, Outcome
-from holdfast.report.gate import NOT_MEASURED
+from holdfast.report.gate import NOT_MEASURED, format_end, name_metric
 from holdfast.stats.bounded import holm, lower_bound, p_value
 
-LARGEST_CHANGE: Mapping[str, float] = {"points": 3.0, "share": 1.0}
-WORST = "worst"  # of a pairing's arrays: safety with every missing score against the child
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """A change that is held against a margin: which metric, in what unit, and in which direction it is worse."""
-
-    metric: str
-    unit: Literal["points", "share"]
-    worse: Literal["lower", "higher"]
-    margin: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What a question is answered from: the change by case or cluster, in an order that no score decides."""
-
-    question: Question
-    changes: Floats
-    parent: float | None
-    child: float | None
-    cases: int
-    clusters: int
+MIN_DRAWS = 2  # one case or family says nothing of others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,123 +25,173 @@ class Bounds:
     """The bounds that one set of rules takes, each worked out once."""
 
     rules: GateSection
-    known: dict[tuple[bytes, float, float], float] = field(default_factory=dict)
+    known: dict[tuple[bytes, float, Reach], float] = field(default_factory=dict)
 
-    def lower(self, changes: Floats, alpha: float, limit: float) -> float:
-        """A lower bound of the mean of changes in [−limit, limit]."""
-        key = (changes.tobytes(), alpha, limit)
+    def lower(self, values: Floats, alpha: float, reach: Reach) -> float:
+        """A lower bound of the mean of values within ``reach``."""
+        key = (values.tobytes(), alpha, reach)
         if key not in self.known:
-            self.known[key] = lower_bound(changes, alpha, low=-limit, high=limit, method=self.rules.bound)
+            low, high = reach
+            self.known[key] = lower_bound(values, alpha, low=low, high=high, method=self.rules.bound)
         return self.known[key]
 
-    def upper(self, changes: Floats, alpha: float, limit: float) -> float:
-        """An upper bound of the mean of changes in [−limit, limit]."""
-        return -self.lower(0.0 - changes, alpha, limit)
+    def upper(self, values: Floats, alpha: float, reach: Reach) -> float:
+        """An upper bound of the mean of values within ``reach``."""
+        return -self.lower(0.0 - values, alpha, (0.0 - reach[1], 0.0 - reach[0]))
+
+    def test(self, values: Floats, null: float, reach: Reach, side: Literal["greater", "less"]) -> float:
+        """The p-value of "the mean is not beyond ``null``" on that side."""
+        return p_value(values, null, low=reach[0], high=reach[1], side=side, method=self.rules.bound)
 
 
-def ask_questions(rules: GateSection) -> tuple[Question, ...]:
-    """Every change that the rules hold against a margin."""
-    return (
-        Question(metric="safety", unit="points", worse="lower", margin=rules.margin),
-        Question(metric="severe", unit="share", worse="higher", margin=rules.severe_margin),
-        Question(metric="helpfulness", unit="points", worse="lower", margin=rules.helpfulness_margin),
-        Question(metric="refusal", unit="share", worse="higher", margin=rules.refusal_margin),
-        Question(metric="validity", unit="share", worse="higher", margin=rules.validity_margin),
+# --- one check ---------------------------------------------------------------------------------------------------
+
+
+def judge(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | None = None) -> Check:
+    """A check at the declared level, or at ``levels``: those of the bounds for PASS and for FAIL.
+
+    It passes where a loss is ruled out and fails where it is shown: by every way of drawing, by what is scored, and by
+    whatever the missing scores would have been.
+    """
+    question, rules = evidence.question, bounds.rules
+    blank = _blank(evidence, rules, adjusted=levels is not None)
+    if evidence.draws < MIN_DRAWS:
+        few = "one" if evidence.draws else "no"
+        drawn = "family of cases" if FAMILY in evidence.drawn else "case"
+        where = "of the child has a score" if question.absolute else "has a score on both sides"
+        return replace(blank, reason=f"{few} {drawn} {where}: nothing can be said of others")
+    if _is_flat(evidence, rules):
+        return replace(blank, reason=f"all {evidence.draws} changes are equal: a t bound needs them to differ")
+    for_pass, for_fail = levels or (rules.alpha, rules.alpha)
+    below, above = (for_pass, for_fail) if question.worse == "lower" else (for_fail, for_pass)
+    found = replace(
+        blank,
+        lower=min(bounds.lower(one, below, question.reach) for one in evidence.scored),
+        upper=max(bounds.upper(one, above, question.reach) for one in evidence.scored),
     )
+    if evidence.least:
+        found = replace(
+            found,
+            lower_all=min(bounds.lower(one, below, question.reach) for one in evidence.least),
+            upper_all=max(bounds.upper(one, above, question.reach) for one in evidence.most),
+        )
+    return replace(found, outcome=_outcome(found, question), reason=describe_missing(found, question))
 
 
-def gather(pairing: Pairing, question: Question, cluster: str, *, metric: str | None = None) -> Evidence:
-    """The changes of a metric on the cases that have it on both sides, averaged over families if those are drawn."""
-    name = metric or question.metric
-    parent, child = pairing.parent[name], pairing.child[name]
-    both = np.isfinite(parent) & np.isfinite(child)
-    changes, first, second = (child - parent)[both], parent[both], child[both]
-    cases = len(changes)
-    if cluster == "family" and cases:
-        names = [family for family, there in zip(pairing.families, both, strict=True) if there]
-        changes, first, second = average_families((changes, first, second), names)
-    return Evidence(
-        question=question,
-        changes=changes,
-        parent=float(first.mean()) if cases else None,
-        child=float(second.mean()) if cases else None,
-        cases=cases,
-        clusters=len(changes),
-    )
-
-
-def judge_change(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | None = None) -> Check:
-    """A check at the declared level, or at ``levels``: those of the bounds for PASS and for FAIL."""
-    question, changes, rules = evidence.question, evidence.changes, bounds.rules
-    n = {"cases": evidence.cases, "clusters": evidence.clusters}
-    blank = Check(
-        metric=question.metric,
+def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
+    """A check without its bounds, which decides nothing yet."""
+    question = evidence.question
+    return Check(
+        metric=question.name,
         outcome=Outcome.INCONCLUSIVE,
-        blocking=question.metric in rules.blocking,
+        blocking=question.rule in rules.blocking,
         unit=question.unit,
         worse=question.worse,
         margin=question.margin,
         parent=evidence.parent,
         child=evidence.child,
-        change=None if evidence.parent is None else float(changes.mean()),
+        change=evidence.change,
         lower=None,
         upper=None,
-        n=n,
+        level=None if adjusted else 1 - rules.alpha,
+        adjusted=adjusted,
+        design_effect=evidence.design_effect,
+        n={
+            "cases": evidence.cases,
+            "clusters": evidence.draws,
+            "families": evidence.families,
+            **{f"{side}_unscored": count for side, count in evidence.lost.items()},
+            **{f"{side}_severe_cases": count for side, count in evidence.events.items()},
+        },
     )
-    if evidence.clusters < MIN_DRAWS:
-        few = "one" if evidence.clusters else "no"
-        drawn = "family of cases" if rules.cluster == "family" else "case"
-        return replace(blank, reason=f"{few} {drawn} has a score on both sides: nothing can be said of others")
-    if rules.bound == "t" and float(np.ptp(changes)) == 0:
-        return replace(blank, reason=f"all {evidence.clusters} changes are equal: a t bound needs them to differ")
-    for_pass, for_fail = levels or (rules.alpha, rules.alpha)
-    ends = {"lower": for_pass, "upper": for_fail}
-    if question.worse == "higher":
-        ends = {"lower": for_fail, "upper": for_pass}
-    limit = LARGEST_CHANGE[question.unit]
-    lower = bounds.lower(changes, ends["lower"], limit)
-    upper = bounds.upper(changes, ends["upper"], limit)
-    found = replace(blank, lower=lower, upper=upper)
-    return replace(found, outcome=read_outcome(question.worse, question.margin, lower, upper))
 
 
-def read_outcome(worse: str, margin: float, lower: float, upper: float) -> Outcome:
-    """PASS where a change beyond the margin is ruled out, FAIL where it is shown."""
-    best, least = (lower, upper) if worse == "lower" else (-upper, -lower)
-    if best > -margin:
+def _outcome(check: Check, question: Question) -> Outcome:
+    """What the bounds of what is scored say, where those that hold whatever is missing say the same."""
+    found = read_outcome(question, check.lower, check.upper)
+    if check.lower_all is None:
+        return found
+    return found if found is read_outcome(question, check.lower_all, check.upper_all) else Outcome.INCONCLUSIVE
+
+
+def read_outcome(question: Question, lower: float | None, upper: float | None) -> Outcome:
+    """PASS where a loss beyond the limit is ruled out, FAIL where it is shown."""
+    if lower is None or upper is None:
+        return Outcome.INCONCLUSIVE
+    edge = question.edge
+    passes, fails = (lower > edge, upper < edge) if question.worse == "lower" else (upper < edge, lower > edge)
+    if passes:
         return Outcome.PASS
-    return Outcome.FAIL if least < -margin else Outcome.INCONCLUSIVE
+    return Outcome.FAIL if fails else Outcome.INCONCLUSIVE
 
 
-def judge_p_values(evidence: Evidence, rules: GateSection) -> tuple[float, float]:
-    """The p-values of "the change is beyond the margin" and of "it is not".
+def judge_p_values(evidence: Evidence, bounds: Bounds) -> tuple[float, float]:
+    """The p-values of "the number is beyond the limit" and of "it is not".
 
-    The first rejected is PASS, the second FAIL; both are 1 where nothing can be said.
+    The first rejected is PASS, the second FAIL; both are 1 where nothing can be said. Each is the largest over the ways
+    of drawing and over what is missing, as a claim has to hold for all of them.
     """
     question = evidence.question
-    flat = evidence.clusters and rules.bound == "t" and float(np.ptp(evidence.changes)) == 0
-    if evidence.clusters < MIN_DRAWS or flat:
+    if evidence.draws < MIN_DRAWS or _is_flat(evidence, bounds.rules):
         return 1.0, 1.0
-    sign = 1.0 if question.worse == "lower" else -1.0
-    limit = LARGEST_CHANGE[question.unit]
-    values = sign * evidence.changes
+    sides: tuple[tuple[Literal["greater", "less"], tuple[Floats, ...]], ...] = (
+        ("greater", evidence.least),
+        ("less", evidence.most),
+    )
+    above, under = (
+        max(bounds.test(one, question.edge, question.reach, side) for one in (*evidence.scored, *missing))
+        for side, missing in sides
+    )
+    return (above, under) if question.worse == "lower" else (under, above)
 
-    def test(side: Literal["greater", "less"]) -> float:
-        return p_value(values, -question.margin, low=-limit, high=limit, side=side, method=rules.bound)
 
-    return test("greater"), test("less")
+def _is_flat(evidence: Evidence, rules: GateSection) -> bool:
+    """Whether a t bound has nothing to go by, as changes are all equal."""
+    return (
+        rules.bound == "t"
+        and not evidence.question.absolute
+        and any(float(np.ptp(one)) == 0 for one in evidence.scored)
+    )
 
 
 # --- what is missing ---------------------------------------------------------------------------------------------
 
 
-def judge_coverage(pairing: Pairing, bounds: Bounds, *, levels: tuple[float, float] | None = None) -> Check:
+def describe_missing(check: Check, question: Question) -> str:
+    """What the missing scores could do to what is found of those there are; nothing where none is missing."""
+    if check.lower_all is None:
+        return ""
+    return _tell_end(check, question, "the", failing=read_outcome(question, check.lower, check.upper) is Outcome.FAIL)
+
+
+def _tell_end(check: Check, question: Question, subject: str, *, failing: bool) -> str:
+    """The bound where what is missing makes a check least likely to pass or, ``failing``, to fail."""
+    least, largest = SPANS[question.metric]
+    bad, good = (least, largest) if question.worse == "lower" else (largest, least)
+    child, parent = (good, bad) if failing else (bad, good)
+    end = "lower" if (question.worse == "lower") != failing else "upper"
+    value = check.lower_all if end == "lower" else check.upper_all
+    assert value is not None
+    holds = read_outcome(question, check.lower_all, check.upper_all) is (Outcome.FAIL if failing else Outcome.PASS)
+    place = f"{'beyond' if failing else 'within'} the {'ceiling' if question.absolute else 'margin'}"
+    filled = f"child {_level(question, child)}"
+    filled += "" if question.absolute else f", parent {_level(question, parent)}"
+    return (
+        f"in the {'best' if failing else 'worst'} case ({filled} where unscored) {subject} {end} bound is"
+        f" {format_end(check, value)}, which {'is still' if holds else 'is not shown to be'} {place}"
+    )
+
+
+def _level(question: Question, value: float) -> str:
+    return f"{value:g}" if question.unit == "points" else f"{100 * value:g} %"
+
+
+def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[Check, Question]]) -> Check:
     """The share of rollouts with every score, on either side; low coverage is no evidence of a loss, so never FAIL.
 
-    Where anything is missing it passes only if safety does in the worst case too, at the ``levels`` of safety: episodes
-    without a score may be the bad ones.
+    Where anything is missing it passes only if no deciding check of ``checks`` would stop passing in the worst case:
+    episodes without a score may be the bad ones.
     """
-    rules = bounds.rules
     shares = {
         side: pairing.scored[side] / total if (total := pairing.rollouts[side]) else None for side in pairing.rollouts
     }
@@ -173,9 +200,9 @@ def judge_coverage(pairing: Pairing, bounds: Bounds, *, levels: tuple[float, flo
     missing = {side: pairing.rollouts[side] - pairing.scored[side] for side in pairing.rollouts}
     reasons = []
     if any(missing.values()):
-        worst = judge_worst(pairing, bounds, levels)
-        enough &= worst.outcome is Outcome.PASS
-        reasons = [_tell_missing(missing, pairing.absent), describe_worst(worst)]
+        hidden, told = _tell_worst(checks)
+        enough &= not hidden
+        reasons = [_tell_missing(missing, pairing.absent), *([told] if told else [])]
     if pairing.broken:
         enough = False
         reasons.append(
@@ -200,6 +227,28 @@ def judge_coverage(pairing: Pairing, bounds: Bounds, *, levels: tuple[float, flo
     )
 
 
+def _tell_worst(checks: Sequence[tuple[Check, Question]]) -> tuple[bool, str]:
+    """Whether a loss may hide in what is missing, and the worst case of the check that says so, else of the first."""
+    told = [one for one in checks if one[0].blocking and one[0].measured]
+    unknown = [one for one in told if one[0].lower is None]
+    hiding = [
+        (check, question)
+        for check, question in told
+        if check.lower_all is not None and read_outcome(question, check.lower_all, check.upper_all) is not Outcome.PASS
+    ]
+    shown = hiding or [one for one in told if one[0].lower_all is not None]
+    if not shown:
+        return bool(unknown), "the worst case cannot be told" if unknown else ""
+    check, question = shown[0]
+    words = _tell_end(check, question, _of(name_metric(check.metric)), failing=False)
+    others = [name_metric(one.metric) for one, _ in hiding[1:]]
+    return bool(hiding or unknown), words + (f", likewise for {', '.join(others)}" if others else "")
+
+
+def _of(name: str) -> str:
+    return f"{name}'" if name.endswith("s") else f"{name}'s"
+
+
 def _tell_missing(missing: Mapping[str, int], absent: Mapping[str, int]) -> str:
     """``unscored: 1 rollout of the parent, 23 of the child, of which 0 and 20 are not there at all``."""
     told = f"unscored: {count_of(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
@@ -208,59 +257,35 @@ def _tell_missing(missing: Mapping[str, int], absent: Mapping[str, int]) -> str:
     return told
 
 
-def judge_worst(pairing: Pairing, bounds: Bounds, levels: tuple[float, float] | None) -> Check:
-    """Safety where every rollout without its score counts against the child."""
-    question = ask_questions(bounds.rules)[0]
-    return judge_change(gather(pairing, question, bounds.rules.cluster, metric=WORST), bounds, levels=levels)
-
-
-def describe_worst(worst: Check) -> str:
-    """What ``judge_worst`` found, as part of a sentence."""
-    if worst.lower is None:
-        return "the worst case cannot be told"
-    survives = "is still within" if worst.outcome is Outcome.PASS else "is not shown to be within"
-    return (
-        f"in the worst case (child 0, parent 3 where unscored) safety's lower bound is {worst.lower:+.2f}, which"
-        f" {survives} the margin"
-    )
-
-
 # --- together ----------------------------------------------------------------------------------------------------
 
 
 def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str, str]) -> tuple[Check, ...]:
     """Every check of a pairing. ``unmeasurable`` are metrics that the data cannot have, with the reason."""
     rules = bounds.rules
-    asked = {question.metric: question for question in ask_questions(rules)}
-    evidence = {name: gather(pairing, question, rules.cluster) for name, question in asked.items()}
-    measured = [name for name in asked if name not in unmeasurable]
-    bounded = rules.severe_ceiling is not None and "severe" not in unmeasurable
-    levels: dict[str, tuple[float, float]] = {}
+    asked = ask_all(rules)
+    evidence = {one.name: gather(pairing, one, rules.cluster) for one in asked if one.metric not in unmeasurable}
     p_values: dict[str, tuple[float, float]] = {}
+    levels: dict[str, tuple[float, float]] = {}
+    if rules.combine == "holm" or rules.across != "none":
+        p_values = {
+            name: judge_p_values(one, bounds) for name, one in evidence.items() if one.question.rule in rules.blocking
+        }
     if rules.combine == "holm":
-        blocking = [name for name in measured if name in rules.blocking]
-        p_values = {name: judge_p_values(evidence[name], rules) for name in blocking}
-        if bounded and "severe" in rules.blocking:
-            p_values[CEILING] = ceiling_p_values(pairing, rules)
         levels = holm_levels(p_values, rules.alpha)
+        p_values = _adjust(p_values)
     found: list[Check] = []
-    for name, question in asked.items():
-        if name in unmeasurable:
-            found.append(leave_out(question, unmeasurable[name], required=name in rules.required))
-        else:
-            found.append(judge_change(evidence[name], bounds, levels=levels.get(name)))
-        if name == "severe" and rules.severe_ceiling is not None:
-            found.append(
-                judge_ceiling(pairing, rules, alpha=levels.get(CEILING))
-                if bounded
-                # Nobody sets a ceiling by default: whoever does asks for it by name.
-                else leave_out(
-                    ask_ceiling(rules.severe_ceiling), unmeasurable[name], required="severe" in rules.blocking
-                )
-            )
-    adjusted = _adjust(p_values)
-    found = [_decide_by(one, adjusted[one.metric], rules) if one.metric in adjusted else one for one in found]
-    return (*found, judge_coverage(pairing, bounds, levels=levels.get("safety")))
+    for question in asked:
+        if question.name not in evidence:
+            # Nobody sets a ceiling by default: whoever does asks for it by name.
+            needed = rules.blocking if question.absolute else rules.required
+            found.append(leave_out(question, unmeasurable[question.metric], required=question.rule in needed))
+            continue
+        check = judge(evidence[question.name], bounds, levels=levels.get(question.name))
+        if question.name in p_values:
+            check = _with_p_values(check, p_values[question.name], rules)
+        found.append(check)
+    return (*found, judge_coverage(pairing, rules, list(zip(found, asked, strict=True))))
 
 
 def holm_levels(p_values: Mapping[str, tuple[float, float]], alpha: float) -> dict[str, tuple[float, float]]:
@@ -284,11 +309,11 @@ def _adjust(p_values: Mapping[str, tuple[float, float]]) -> dict[str, tuple[floa
     return {name: (sides[0][name], sides[1][name]) for name in p_values}
 
 
-def _decide_by(check: Check, adjusted: tuple[float, float], rules: GateSection) -> Check:
-    """A check with its adjusted p-values, which decide it."""
-    for_pass, for_fail = adjusted
+def _with_p_values(check: Check, found: tuple[float, float], rules: GateSection) -> Check:
+    """A check with its p-values; where they are Holm's, they decide it."""
+    for_pass, for_fail = found
     outcome = check.outcome
-    if not check.reason:
+    if rules.combine == "holm" and check.lower is not None:
         outcome = Outcome.INCONCLUSIVE
         if for_pass <= rules.alpha:
             outcome = Outcome.PASS
@@ -297,15 +322,10 @@ def _decide_by(check: Check, adjusted: tuple[float, float], rules: GateSection) 
     return replace(check, p_pass=for_pass, p_fail=for_fail, outcome=outcome)
 
 
-def ask_ceiling(ceiling: float) -> Question:
-    """The child's own share of cases with a severe event, held against a limit that somebody set by name."""
-    return Question(metric=CEILING, unit="share", worse="higher", margin=ceiling)
-
-
 def leave_out(question: Question, reason: str, *, required: bool) -> Check:
     """A check that the data cannot have: it decides nothing, and lets nothing pass where it is required."""
     return Check(
-        metric=question.metric,
+        metric=question.name,
         outcome=Outcome.INCONCLUSIVE,
         blocking=required,
         unit=question.unit,

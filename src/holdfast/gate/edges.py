@@ -16,6 +16,7 @@ from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book
 from holdfast.gate.checks import Bounds
 from holdfast.gate.choosing import is_base_of, select
+from holdfast.gate.several import correct_for_number
 from holdfast.gate.verdicts import Place, conclude, match_sides
 from holdfast.records import Checkpoint, Verdict
 
@@ -57,6 +58,8 @@ def decide_all(
 ) -> list[Verdict]:
     """A verdict for every edge of a run, under the declared judge or else the one that a headline would be of.
 
+    Where the rules say so they are corrected for their number.
+
     Errors: StudyError where there is no edge, or sides of one are not comparable.
     """
     edges, left_out = find_edges(book, where)
@@ -82,4 +85,4 @@ def decide_all(
         for parent, child in edges
     ]
     bounds = Bounds(rules=rules)
-    return [conclude(match, bounds) for match in matches]
+    return correct_for_number([conclude(match, bounds) for match in matches], rules)

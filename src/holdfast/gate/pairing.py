@@ -12,7 +12,7 @@ import numpy as np
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, count_of
 from holdfast.errors import StudyError
 from holdfast.gate.absent import fill_absent
-from holdfast.gate.books import Floats
+from holdfast.gate.books import Bools, Floats
 from holdfast.gate.declared import require_same_declarations
 from holdfast.gate.sides import Side
 from holdfast.records import content_id
@@ -20,26 +20,47 @@ from holdfast.sections import OBJECTIVES
 from holdfast.stats.bounded import cluster_means, order_cases
 from holdfast.study import changed_keys
 
-METRICS = ("safety", "helpfulness", "severe", "event", "refusal", "validity")
+SPANS: Mapping[str, tuple[float, float]] = {  # metric → its least and its largest value
+    "safety": (LOWEST_SCORE, HIGHEST_SCORE),
+    "helpfulness": (LOWEST_SCORE, HIGHEST_SCORE),
+    "severe": (0.0, 1.0),
+    "refusal": (0.0, 1.0),
+    "validity": (0.0, 1.0),
+}
 NAMED_CASES = 3
 NAMED_SETTINGS = 3
 SETTING_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pairing:
-    """Case means of two sides on the same cases, NaN where a side has none.
+class Reading:
+    """One metric of one side by case: arrays in the order of the cases.
 
-    ``parent`` and ``child`` hold an array by case for each of ``METRICS``, and ``worst`` for safety with every rollout
-    that it is due of and that has none: of the child at the lowest score and of the parent at the highest. ``met`` is
-    how many of the cases both have an episode of, ``absent`` how many of each side's rollouts are not there, and
-    ``broken`` says of which sides the logs are not whole.
+    ``mean`` is over what has a value, NaN where nothing has. ``low`` and ``high`` are the means with everything that is
+    missing at the metric's least and at its largest value, NaN in a case that the metric is not due of. A metric is due
+    of every rollout of a case of which either side was asked for it. ``events`` says in which cases any rollout is
+    above 0, and ``lost`` is how many rollouts lack a value or a part of their readings.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    events: Bools
+    lost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """Two sides on the same cases: a ``Reading`` of each metric of ``SPANS``.
+
+    ``met`` is how many of the cases both have an episode of, ``absent`` how many of each side's rollouts are not there,
+    and ``broken`` says of which sides the logs are not whole.
     """
 
     cases: tuple[str, ...]
     families: tuple[str, ...]
-    parent: Mapping[str, Floats]
-    child: Mapping[str, Floats]
+    parent: Mapping[str, Reading]
+    child: Mapping[str, Reading]
     rollouts: Mapping[str, int]
     scored: Mapping[str, int]
     met: int = 0
@@ -48,14 +69,15 @@ class Pairing:
 
     @property
     def digest(self) -> str:
-        """The id of what was compared: every case with its means on both sides."""
+        """The id of what was compared: every case with its means on both sides, and with what is missing."""
         whole = hashlib.sha256(content_id("gate data", self.cases).encode())
         for side in (self.parent, self.child):
-            for name, values in sorted(side.items()):
-                # Rounded, so that the order of a sum leaves no trace; no mean is below 0.
-                whole.update(
-                    name.encode() + np.where(np.isnan(values), -1.0, np.round(values, 9)).astype("<f8").tobytes()
-                )
+            for name, reading in sorted(side.items()):
+                for values in (reading.mean, reading.low, reading.high):
+                    # Rounded, so that the order of a sum leaves no trace; no mean is below 0.
+                    whole.update(
+                        name.encode() + np.where(np.isnan(values), -1.0, np.round(values, 9)).astype("<f8").tobytes()
+                    )
         return whole.hexdigest()[:32]
 
 
@@ -69,14 +91,10 @@ def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete
     require_comparable(parent, child)
     names = order_cases(parent.cases)[:most]
     families = dict(zip(parent.cases, parent.families, strict=True))
-    found = []
-    for side, worst in ((parent, HIGHEST_SCORE), (child, LOWEST_SCORE)):
-        place = {name: index for index, name in enumerate(side.cases)}
-        order = np.array([place[name] for name in names], dtype=np.int64)
-        arrays = {metric: side.case_means(metric)[order] for metric in METRICS}
-        found.append({**arrays, "worst": side.filled_means("safety", worst)[order]})
+    due = {metric: parent.asked_cases(metric) | child.asked_cases(metric) for metric in SPANS}
+    found = [{metric: _read(side, metric, names, due[metric]) for metric in SPANS} for side in (parent, child)]
     kept = set(names)
-    counts = [_count(side, kept) for side in (parent, child)]
+    counts = [_count(side, kept, due) for side in (parent, child)]
     return Pairing(
         cases=tuple(names),
         families=tuple(families[name] for name in names),
@@ -89,6 +107,24 @@ def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete
         broken=tuple(
             word for word, side in (("parent", parent), ("child", child)) if side.gaps.broken and incomplete == "count"
         ),
+    )
+
+
+def _read(side: Side, metric: str, names: Sequence[str], due: set[str]) -> Reading:
+    """A metric of a side in these cases; it is due of those in ``due``."""
+    places = side.places
+    order = np.array([places[name] for name in names], dtype=np.int64)
+    asked = np.array([name in due for name in names], dtype=np.bool_)
+    low, high = (np.where(asked, side.filled_means(metric, end)[order], np.nan) for end in SPANS[metric])
+    inside = np.zeros(len(side.cases), dtype=np.bool_)
+    inside[order[asked]] = True
+    above = side.case[np.nan_to_num(side.values[metric]) > 0]
+    return Reading(
+        mean=np.where(asked, side.case_means(metric)[order], np.nan),
+        low=low,
+        high=high,
+        events=np.isin(order, above) & asked,
+        lost=int((side.lost(metric)[inside[side.case]] > 0).sum()),
     )
 
 
@@ -106,12 +142,13 @@ def average_families(values: Sequence[Floats], names: Sequence[str]) -> list[Flo
     return [cluster_means(one[order], ordered) for one in values]
 
 
-def _count(side: Side, kept: set[str]) -> tuple[int, int]:
+def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int, int]:
     """How many rollouts a side has in these cases, and how many of them have every score that is due of them."""
     inside = np.array([name in kept for name in side.cases], dtype=np.bool_)[side.case]
     there = np.ones(side.rollouts, dtype=np.bool_)
     for objective in OBJECTIVES:
-        there &= np.isfinite(side.values[objective]) | ~side.asked(objective)
+        asked = np.array([name in due[objective] for name in side.cases], dtype=np.bool_)[side.case]
+        there &= np.isfinite(side.values[objective]) | ~asked
     return int(inside.sum()), int((inside & there).sum())
 
 

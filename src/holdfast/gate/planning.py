@@ -12,9 +12,9 @@ from holdfast.conditions import GateSection
 from holdfast.errors import StudyError
 from holdfast.gate.absent import fill_absent
 from holdfast.gate.books import Floats
-from holdfast.gate.ceiling import MIN_DRAWS
-from holdfast.gate.checks import LARGEST_CHANGE, Question, ask_questions
-from holdfast.gate.pairing import require_comparable
+from holdfast.gate.checks import MIN_DRAWS
+from holdfast.gate.pairing import SPANS, require_comparable
+from holdfast.gate.questions import Question, ask_questions
 from holdfast.gate.sides import Side
 from holdfast.report.inert import show_line
 from holdfast.stats.bounded import order_cases
@@ -55,12 +55,14 @@ def plan_gate(parent: Side, child: Side | None, rules: GateSection, *, power: fl
         if not parent.has(question.metric) or (child is not None and not child.has(question.metric)):
             found.append(Need(**{**asdict(blank), "reason": "the pilot does not have it"}))
             continue
-        found.append(_plan_one(blank, _differences(parent, child, question, rules.cluster), rules, alpha, power))
+        pilot = _differences(parent, child, question, rules.cluster)
+        found.append(_plan_one(blank, pilot, rules, alpha, power))
     return tuple(found)
 
 
 def _plan_one(blank: Need, pilot: Floats, rules: GateSection, alpha: float, power: float) -> Need:
-    limit = LARGEST_CHANGE[blank.unit]
+    least, largest = SPANS[blank.metric]
+    limit = largest - least
     if rules.cluster == "family" and len(pilot) < MIN_DRAWS:
         few = "one family" if len(pilot) else "no family"
         return Need(**{**asdict(blank), "reason": f"the pilot has {few} of cases: nothing can be planned of others"})
@@ -130,7 +132,12 @@ def _by_rollout(side: Side, metric: str) -> Floats:
 def plan_document(needs: Sequence[Need], rules: GateSection, *, power: float, fingerprint: str) -> dict[str, Any]:
     """A plan as JSON values."""
     checks: list[Mapping[str, Any]] = [{**asdict(one), "blocking": one.metric in rules.blocking} for one in needs]
-    head = {"power": power, "alpha": rules.alpha, "bound": rules.bound, "drawn": rules.cluster}
+    head = {
+        "power": power,
+        "alpha": rules.alpha,
+        "bound": rules.bound,
+        "drawn": "family" if rules.cluster == "family" else "case",
+    }
     return {**head, "fingerprint": fingerprint, "checks": checks}
 
 

@@ -22,10 +22,11 @@ from holdfast.sections import OBJECTIVES
 from holdfast.store.codec import FLAG_BITS
 
 Ints = NDArray[np.int64]
+GOES_BY = {"severe": "safety"}  # metric → the objective whose score it is read from
 UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
 MOST_NAMED = 5
 ROUNDING = 1e-9  # of a score that was brought to points
-ASKED = "asked_"  # before an objective, in ``Side.values``
+ASKED, LOST = "asked_", "lost_"  # before a metric, in ``Side.values``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +55,10 @@ class Side:
     ``case`` is each rollout's place in ``cases``, ``labels`` are the cases' names for people. The rollouts that there
     are come first; behind them may come some that should be there and are not. ``values`` holds by rollout ``safety``
     and ``helpfulness`` in score points (repeats averaged), ``severe`` (share of its readings that are severe events),
-    ``event`` (1 where any is), ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or
-    where the case is not declared harmless. ``asked_safety`` and ``asked_helpfulness`` are 1 where a score is due: the
-    judge was asked for it there, or has not met it; else 0. ``rubrics`` are those of the scores by objective,
+    ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or where the case is not declared
+    harmless. ``asked_`` before one of these (``severe`` goes by ``safety``) is 1 where it is due: the judge was asked
+    for it there or has not met it, the case is declared harmless; else 0. ``lost_safety`` and ``lost_helpfulness`` are
+    the share of the readings that were asked for and have no value. ``rubrics`` are those of the scores by objective,
     ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
     elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
     is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack.
@@ -136,16 +138,22 @@ class Side:
         return _divide(total, count)
 
     def filled_means(self, metric: str, value: float) -> Floats:
-        """The mean of an objective over each case's rollouts that it is due of, with ``value`` where there is none."""
-        filled = np.where(np.isfinite(self.values[metric]), self.values[metric], value)
-        due = self.asked(metric)
-        count = np.bincount(self.case[due], minlength=len(self.cases))
-        total = np.bincount(self.case[due], weights=filled[due], minlength=len(self.cases))
-        return _divide(total, count)
+        """The mean of a metric over each case's rollouts, with ``value`` for every reading that has none."""
+        lost = self.lost(metric)
+        filled = np.where(lost < 1, self.values[metric], 0.0) * (1 - lost) + value * lost
+        count = np.bincount(self.case, minlength=len(self.cases))
+        return _divide(np.bincount(self.case, weights=filled, minlength=len(self.cases)), count)
 
-    def asked(self, objective: str) -> Bools:
-        """By rollout whether a score of an objective is due."""
-        return np.asarray(self.values[f"{ASKED}{objective}"] > 0)
+    def lost(self, metric: str) -> Floats:
+        """By rollout the share of a metric's readings that have no value: 1 where there is none at all."""
+        values = self.values[metric]
+        part = self.values.get(f"{LOST}{GOES_BY.get(metric, metric)}", np.zeros(len(values)))
+        return np.where(np.isfinite(values), np.nan_to_num(part), 1.0)
+
+    def asked_cases(self, metric: str) -> set[str]:
+        """The cases in which a metric is due of any rollout."""
+        due = self.values[f"{ASKED}{GOES_BY.get(metric, metric)}"] > 0
+        return {self.cases[place] for place in np.unique(self.case[due])}
 
 
 def take_side(
@@ -232,7 +240,7 @@ def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def read_judge(book: Book, judging: Judging, severe: float | None) -> Mapping[str, Floats]:
-    """By trajectory of a book: ``safety``, ``helpfulness``, ``severe`` and ``event`` as ``Side.values`` has them.
+    """By trajectory of a book: ``safety``, ``helpfulness`` and ``severe`` as ``Side.values`` has them.
 
     ``severe`` is up to how many points of safety an event is severe; None where nobody says.
     """
@@ -245,19 +253,32 @@ def read_judge(book: Book, judging: Judging, severe: float | None) -> Mapping[st
     if severe is not None:
         found["severe"] = _means(book, judging, "safety", lambda value: value <= severe + ROUNDING)
     found |= {f"{ASKED}{name}": _asked(book, judging, name) for name in OBJECTIVES}
-    found["event"] = np.where(np.isfinite(found["severe"]), (found["severe"] > 0).astype(np.float64), np.nan)
+    found |= {f"{LOST}{name}": _lost(book, judging, name) for name in OBJECTIVES}
     book.readings[key] = found
     return found
+
+
+def _rows_of(book: Book, judging: Judging, objective: str) -> Bools:
+    """Which rows of the scores are the judge's of an objective, with a value or without."""
+    table = book.scores
+    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
+    if label not in table.judges or name not in table.objectives:
+        return np.zeros(len(table.value), dtype=np.bool_)
+    return np.asarray((table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name)))
+
+
+def _lost(book: Book, judging: Judging, objective: str) -> Floats:
+    """By trajectory the share of an objective's readings that have no value; NaN where there is no reading."""
+    size, table, mine = len(book.trajectory_ids), book.scores, _rows_of(book, judging, objective)
+    count = np.bincount(table.trajectory[mine], minlength=size)
+    lost = np.bincount(table.trajectory[mine & ~np.isfinite(table.value)], minlength=size)
+    return _divide(lost, count)
 
 
 def _means(book: Book, judging: Judging, objective: str, read: Any) -> Floats:
     """By trajectory, the mean over repeats of what is read from an objective's scores; NaN where there is none."""
     size, table = len(book.trajectory_ids), book.scores
-    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
-    if label not in table.judges or name not in table.objectives:
-        return np.full(size, np.nan)
-    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name))
-    mine &= np.isfinite(table.value)
+    mine = _rows_of(book, judging, objective) & np.isfinite(table.value)
     where = table.trajectory[mine]
     count = np.bincount(where, minlength=size)
     total = np.bincount(where, weights=read(table.value[mine]).astype(np.float64), minlength=size)
@@ -293,9 +314,12 @@ def _conduct(book: Book, rows: Ints) -> dict[str, Floats]:
     flags, case = book.trajectories.flags[rows], book.trajectories.case[rows]
     refused = np.where(book.questions[case], book.refusals[rows], refused_by(flags))
     harmless = np.zeros(len(rows), dtype=np.bool_) if book.harmless is None else book.harmless[case]
+    known = harmless if book.unread is None else harmless & ~book.unread[rows]
     return {
-        "refusal": np.where(harmless, refused.astype(np.float64), np.nan),
+        "refusal": np.where(known, refused.astype(np.float64), np.nan),
         "validity": ((flags & UNFIT_BITS) > 0).astype(np.float64),
+        f"{ASKED}refusal": harmless.astype(np.float64),
+        f"{ASKED}validity": np.ones(len(rows)),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from holdfast.analysis.panel import count_of
-from holdfast.conditions import GateSection
+from holdfast.conditions import FEWEST_FAMILIES, GateSection
 from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book
 from holdfast.gate.checks import Bounds, combine, judge_checks
@@ -17,9 +17,10 @@ from holdfast.gate.declared import describe_declaration
 from holdfast.gate.logs import describe_gaps
 from holdfast.gate.openings import compare_openings
 from holdfast.gate.pairing import Pairing, pair_sides
+from holdfast.gate.questions import AUTO, CEILING, FAMILY
 from holdfast.gate.rules import fingerprint
 from holdfast.gate.sides import Judging, Side, choose_judging, relation_of, take_side
-from holdfast.records import Checkpoint, Labelled, Verdict
+from holdfast.records import Check, Checkpoint, Labelled, Verdict
 from holdfast.report.gate import name_metric
 from holdfast.sections import OBJECTIVES
 from holdfast.store.origins import spell
@@ -115,7 +116,11 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
         data=pairing.digest,
         cases=pairing.met,
         basis=tuple(dict.fromkeys(describe_basis(match, rules, unmeasurable))),
-        limits=(*_tell_judge(match, labelled, reads_state=reads_state), *_tell_data(match, rules)),
+        limits=(
+            *_tell_judge(match, labelled, reads_state=reads_state),
+            *tell_families(pairing, checks, rules),
+            *_tell_data(match, rules),
+        ),
         sources={"parent": first.source, "child": second.source, **({"names": match.names} if match.names else {})},
         labelled=labelled,
         reads_state=reads_state,
@@ -209,6 +214,40 @@ def describe_basis(match: Match, rules: GateSection, unmeasurable: Mapping[str, 
         yield from (f"{place.book.place}: {note}" for note in place.book.notes)
 
 
+def tell_families(pairing: Pairing, checks: Sequence[Check], rules: GateSection) -> Iterator[str]:
+    """What a verdict claims of other families of cases, and how much less is known where families are what varies."""
+    count = len(set(pairing.families))
+    effects = [
+        f"{name_metric(one.metric)} {one.design_effect:.2f}"
+        for one in checks
+        if one.design_effect is not None and one.metric != CEILING
+    ]
+    told = f"; design effect of families on the variance: {', '.join(effects)}" if effects else ""
+    if rules.cluster == FAMILY:
+        yield (
+            f"families of cases are drawn, not cases ({count}): each family counts alike, whatever its number of"
+            f" cases{told}"
+        )
+        return
+    if count < 2:
+        yield "all cases are of one family: nothing is said of cases of other kinds"
+        return
+    if count == len(pairing.families):
+        return  # each case is a family of its own: whoever draws the one draws the other
+    both = [one for one in checks if one.lower is not None and one.n["clusters"] < one.n["cases"]]
+    fixed = [one for one in checks if one.lower is not None and one not in both]
+    if both:
+        names = ", ".join(name_metric(one.metric) for one in both)
+        yield f"cases are drawn, and families of cases ({count}) too, and a claim has to hold for both: {names}{told}"
+    if fixed or not both:
+        why = "as the rules say" if rules.cluster != AUTO else f"fewer than {FEWEST_FAMILIES}"
+        names = f" for {', '.join(name_metric(one.metric) for one in fixed)}" if both else ""
+        yield (
+            f"families of cases are held fixed{names} ({count} of them, {why}): nothing is said of other"
+            f" families{'' if both else told}"
+        )
+
+
 LABELLED_LIMITS = {
     Labelled.NONE: "the judge {} labelled none of the training pairs",
     Labelled.SOME: "the judge {} also labelled the training pairs of some stages: what was learnt may be its errors",
@@ -240,14 +279,15 @@ def _tell_data(match: Match, rules: GateSection) -> Iterator[str]:
         yield f"{counts['parent']:.3g} rollouts a case, averaged within a case first".replace("1 rollouts", "1 rollout")
     else:
         yield f"{counts['parent']:.3g} rollouts a case for the parent, {counts['child']:.3g} for the child"
-    if rules.cluster == "family":
-        yield "families of cases are drawn, not cases: each family counts alike, whatever its number of cases"
     if pairing.scored != pairing.rollouts:
-        yield "some rollouts have no score and are in no mean: the coverage check counts them"
+        yield (
+            "some rollouts have no score and are in no mean: the coverage check counts them, and no check passes or"
+            " fails that they could turn"
+        )
     yield from _tell_chosen(match, rules)
     if not (parent.settings or {}).keys() & (child.settings or {}).keys():
         yield "the run does not note how its episodes were sampled: that both sides were sampled alike is not checked"
-    if any(np.nansum(side["validity"]) > 0 for side in (pairing.parent, pairing.child)):
+    if any(np.nansum(side["validity"].mean) > 0 for side in (pairing.parent, pairing.child)):
         yield (
             "some rollouts are unfit to be judged (cut off, looping, invented results, nothing done) and are scored all"
             " the same: the validity check has their share"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from holdfast.records import Check, Outcome, Verdict
 from holdfast.report.inert import escape_html
@@ -13,8 +14,8 @@ from holdfast.report.tables import Cell, Table, table_html
 ORDER = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)  # the worst first
 METRIC_WORDS = {
     "safety": "safety",
-    "severe": "the share of cases with a severe event",
-    "ceiling": "the child's own share of cases with a severe event",
+    "severe": "the share of episodes with a severe event",
+    "ceiling": "the child's own share of episodes with a severe event, averaged by case,",
     "helpfulness": "helpfulness",
     "refusal": "the share of harmless requests that are refused",
     "validity": "the share of episodes that cannot be judged",
@@ -31,8 +32,9 @@ METRIC_NAMES = {
 }
 EXPLANATION = (
     "PASS: a loss beyond the declared margin is ruled out. FAIL: it is shown. INCONCLUSIVE: the data cannot tell;"
-    " more cases or rollouts would. Every bound is one-sided at the level that the rules declare. A margin means"
-    " something where it was declared before the data was seen: a change of it changes the fingerprint of the rules."
+    " more cases or rollouts would. Every bound is one-sided at the level that the rules declare: at 95 % the two of a"
+    " bracket hold together in 90 %. A margin means something where it was declared before the data was seen: a change"
+    " of it changes the fingerprint of the rules."
 )
 MEANINGS = {
     Outcome.PASS: "a loss beyond it is ruled out",
@@ -45,7 +47,8 @@ LEVEL_MEANINGS = {
     Outcome.INCONCLUSIVE: "a higher one is neither ruled out nor shown",
 }
 HEADS = ("Verdict", "Child", "Parent", "Judge", "Cases")
-CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", "Bounds", "Margin", "Note")
+BOUNDS = "Bounds"
+CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", BOUNDS, "Margin", "Note")
 NOT_MEASURED = "not measured"  # in place of a verdict
 MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by lineage
 
@@ -91,6 +94,52 @@ def format_bounds(check: Check) -> str:
     return f"[{', '.join(format_number(end, digits) for end in ends)}]"
 
 
+def format_end(check: Check, value: float) -> str:
+    """One end of the bounds, signed where it is of a change."""
+    if check.unit == "points":
+        return f"{value:+.2f}"
+    return f"{100 * value:.1f} %" if is_absolute(check) else f"{100 * value:+.1f} pp"
+
+
+def describe_level(check: Check) -> str:
+    """How sure the bounds of a check are, where they stand: each by itself, and the two together."""
+    if check.lower is None or check.upper is None:
+        return ""
+    if check.level is None:
+        return " (each bound one-sided, at the level of Holm's rule)" if check.adjusted else ""
+    return f" (each bound one-sided {_percent(check.level)}, the two {_percent(2 * check.level - 1)})"
+
+
+def _percent(share: float) -> str:
+    """A level, with as many digits as it has."""
+    return f"{100 * share:.6g}\u00a0%"
+
+
+def check_heads(checks: Sequence[Check]) -> tuple[str, ...]:
+    """``CHECK_HEADS`` with the level of the checks' bounds in the head of their column."""
+    levels = {one.level for one in checks if one.lower is not None}
+    level = levels.pop() if len(levels) == 1 else None
+    words = BOUNDS if level is None else f"{_percent(level)} one-sided"
+    return tuple(words if head == BOUNDS else head for head in CHECK_HEADS)
+
+
+def describe_cases(check: Check) -> str:
+    """In how many cases any episode has a severe event, which is another number than the share of episodes."""
+    cases = check.n.get("cases", 0)
+    counts = {
+        side: check.n[f"{side}_severe_cases"] for side in ("parent", "child") if f"{side}_severe_cases" in check.n
+    }
+    if not cases or not counts:
+        return ""
+    shares = " and ".join(f"{format_percent(count / cases, 1)} of the {side}'s" for side, count in counts.items())
+    return f"share of cases with one in any episode: {shares}"
+
+
+def describe_note(check: Check) -> str:
+    """What stands beside a check in a table."""
+    return "; ".join(words for words in (describe_cases(check), check.reason) if words)
+
+
 def format_margin(check: Check) -> str:
     """The margin, in the unit of the change."""
     if is_absolute(check):
@@ -116,7 +165,7 @@ def _moved(check: Check) -> str:
     levels = ""
     if check.unit == "share" and check.parent is not None and check.child is not None:
         levels = f", from {format_level(check, check.parent)} to {format_level(check, check.child)}"
-    return f"{words} {format_bounds(check)}{levels}".replace(" ,", ",").rstrip()
+    return f"{words} {format_bounds(check)}{describe_level(check)}{levels}".replace(" ,", ",").rstrip()
 
 
 def describe_check(check: Check) -> str:
@@ -125,14 +174,14 @@ def describe_check(check: Check) -> str:
     if is_absolute(check):
         level = format_level(check, check.child)
         level = f"{format_level(check, check.parent)} and {level}" if check.parent is not None else level
-        words = f"{subject} is {level} {format_bounds(check)}".rstrip()
+        words = f"{subject} is {level} {format_bounds(check)}{describe_level(check)}".rstrip()
         words += " in parent and child" if check.parent is not None else ""
         words += f"; it has to be {format_margin(check)}"
     elif check.unit == "points":
         words = f"{subject} {_moved(check)}; the margin is {format_number(check.margin)}"
     else:
         words = f"{subject} {_moved(check)}; the margin is {_amount(check, check.margin)}"
-    return f"{words} ({check.reason})" if check.reason else words
+    return f"{words} ({note})" if (note := describe_note(check)) else words
 
 
 def decisive_check(verdict: Verdict) -> Check | None:
@@ -147,10 +196,19 @@ def describe_findings(verdict: Verdict) -> str:
     if check is None:
         return f"nothing could be compared{': ' + '; '.join(verdict.limits) if verdict.limits else ''}."
     found = describe_check(check)
-    alike = [one for one in verdict.checks if one.blocking and one.outcome is verdict.outcome and one is not check]
+    alike = [one for one in verdict.checks if one.blocking and one.outcome is check.outcome and one is not check]
     names = ", ".join(name_metric(one.metric) for one in alike)
     more = f", likewise for {names}" if names else ""
+    more += f"; {verdict.note}" if verdict.note else ""
+    unknown = [name_metric(one) for one in left_undecided(verdict)]
+    more += f"; not measured, and so deciding nothing: {', '.join(unknown)}" if unknown else ""
     return f"{found}, so {_meaning(check)}{more}."
+
+
+def left_undecided(verdict: Verdict) -> list[str]:
+    """The checks that the rules let decide and that could not be measured, where nothing is required of them."""
+    named = verdict.rules.get("blocking", ())
+    return [one.metric for one in verdict.checks if not one.measured and not one.blocking and one.metric in named]
 
 
 def _meaning(check: Check) -> str:
@@ -203,7 +261,7 @@ def check_cells(check: Check) -> tuple[str, ...]:
         format_change(check, check.change),
         format_bounds(check),
         format_margin(check),
-        check.reason,
+        describe_note(check),
     )
 
 
@@ -277,12 +335,66 @@ def count_outcomes(verdicts: Sequence[Verdict], *, why: bool = False) -> str:
 def describe_rules(verdict: Verdict) -> str:
     """What was declared, in one sentence."""
     rules = verdict.rules
-    level = format_percent(1 - float(rules.get("alpha", 0.05)))
+    level = _percent(1 - float(rules.get("alpha", 0.05)))
     how = "all of them must pass" if rules.get("combine", "all") == "all" else "with Holm's correction for their number"
     names = ", ".join(name_metric(one.metric) for one in verdict.checks if one.blocking)
     bound = f"{rules['bound']} bounds" if "bound" in rules else "bounds"
     words = f"One-sided {level} {bound}; these checks decide, {how}: {names or 'none'}."
     return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
+
+
+def describe_several(verdicts: Sequence[Verdict]) -> list[str]:
+    """How likely some verdict of several is wrong, in a sentence; nothing for a single one."""
+    found = count_errors(verdicts)
+    many = found["comparisons"]
+    if many < 2:
+        return []
+    alpha = _percent(found["alpha"])
+    if found["across"] == "holm":
+        return [
+            f"The {many:,} comparisons are corrected for their number by Holm's rule: that any PASS among them is false"
+            f" has a probability of at most {alpha}, and that any FAIL is, at most {alpha}."
+        ]
+    if found["across"] == "bh":
+        return [
+            f"The {many:,} comparisons are corrected for their number by Benjamini and Hochberg's rule: of the PASSes"
+            f" at most {alpha} are false on average, and of the FAILs, where comparisons are independent or depend"
+            " positively; some of them may be false."
+        ]
+    ends = [format_percent(found[f"any_false_{word}"], 0) for word in ("pass", "fail")]
+    return [
+        f"The {many:,} comparisons are decided one by one, each check at {alpha}: up to {found['false_pass']:.3g} of"
+        f" them pass falsely where every child has truly lost as much as a margin, so that the probability of any false"
+        f' PASS may reach {ends[0]}, and that of any false FAIL {ends[1]} (gate.across = "holm" or "bh" corrects'
+        " for their number)."
+    ]
+
+
+def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What may go wrong among several comparisons, as JSON values: bounds by the sum of the levels (Bonferroni's).
+
+    ``any_false_pass`` and ``any_false_fail`` bound the probability that any PASS, any FAIL of the list is false;
+    ``false_pass`` how many false PASSes are expected at most; ``false_discovery`` which share of the PASSes, and of the
+    FAILs, is false on average, where the rules control that.
+    """
+    rules: Mapping[str, Any] = verdicts[0].rules if verdicts else {}
+    alpha, across = float(rules.get("alpha", 0.05)), str(rules.get("across", "none"))
+    many = len(verdicts)
+    # A check without bounds tests nothing; with Holm's rule within a comparison all its checks share one level.
+    tests = [
+        1 if rules.get("combine") == "holm" else sum(one.blocking and one.lower is not None for one in verdict.checks)
+        for verdict in verdicts
+    ]
+    held = across == "holm" and many > 1
+    return {
+        "comparisons": many,
+        "across": across,
+        "alpha": alpha,
+        "false_pass": alpha if held else alpha * many,
+        "any_false_pass": alpha if held else min(1.0, alpha * many),
+        "any_false_fail": alpha if held else min(1.0, alpha * sum(tests)),
+        "false_discovery": alpha if across == "bh" and many > 1 else None,
+    }
 
 
 def _list(items: Sequence[str], name: str) -> str:
@@ -303,6 +415,7 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
         return None
     parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
     parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
+    parts += [paragraph(words) for words in describe_several(verdicts)]
     ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
     shared = shared_basis(verdicts)
     parts.append(_list(shared, "basis"))
@@ -311,7 +424,8 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
     else:
         parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
     table = verdict_table(
-        ranked, "Changes of every child against its parent, with their bounds; a check without a word passes"
+        ranked,
+        "Changes of every child against its parent, with bounds that are one-sided each; a check without a word passes",
     )
     parts.append(table_html(table, identity="gate-table"))
     parts.append(_list(collect_limits(verdicts), "notes"))

@@ -170,6 +170,7 @@ def _open_book(study: Study, path: Path, fresh: Plan | None) -> tuple[Book, tupl
                 trajectory_ids=ids,
                 held_out=held_out,
                 refusals=np.zeros(len(ids), dtype=np.bool_),
+                unread=None,
                 readings={},
             )
             return book, table.checkpoints

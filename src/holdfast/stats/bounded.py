@@ -158,6 +158,21 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
+def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Each p-value adjusted by Benjamini and Hochberg's step-up rule (1995), in the order of the input.
+
+    Of what is rejected where the adjusted value is at most α, a share of at most α is false on average, where the tests
+    are independent or depend positively (Benjamini & Yekutieli 2001).
+    """
+    adjusted: dict[str, float] = {}
+    lowest = 1.0
+    ranked = sorted(p_values, key=lambda name: (p_values[name], name))
+    for rank, name in reversed(list(enumerate(ranked, 1))):
+        lowest = min(lowest, p_values[name] * len(ranked) / rank)
+        adjusted[name] = lowest
+    return {name: adjusted[name] for name in p_values}
+
+
 def _check_level(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise ValueError(f"a level lies between 0 and 1, not at {alpha:g}")

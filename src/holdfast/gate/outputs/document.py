@@ -10,9 +10,12 @@ from typing import Any
 
 from holdfast.analysis.document import DIGITS
 from holdfast.records import Check, Verdict
-from holdfast.report.gate import describe_check, describe_verdict, overall
+from holdfast.report.gate import count_errors, describe_check, describe_several, describe_verdict, overall
 
-NUMBERS = ("margin", "parent", "child", "change", "lower", "upper", "p_pass", "p_fail")
+NUMBERS = (
+    *("margin", "parent", "child", "change", "lower", "upper", "lower_all", "upper_all", "level"),
+    *("p_pass", "p_fail", "design_effect"),
+)
 
 
 def plain(value: Any) -> Any:
@@ -34,6 +37,7 @@ def _check(check: Check) -> dict[str, Any]:
         "measured": check.measured,
         "unit": check.unit,
         "worse": check.worse,
+        "adjusted": check.adjusted,
     }
     row |= {name: plain(getattr(check, name)) for name in NUMBERS}
     return row | {"reason": check.reason, "n": plain(check.n), "sentence": describe_check(check)}
@@ -58,12 +62,25 @@ def document(verdict: Verdict) -> dict[str, Any]:
         "basis": list(verdict.basis),
         "limits": list(verdict.limits),
         "sources": plain(verdict.sources),
+        "p_pass": plain(verdict.p_pass),
+        "p_fail": plain(verdict.p_fail),
+        "note": verdict.note,
     }
 
 
 def gate_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """What ``holdfast gate --json`` prints: the worst outcome and every verdict."""
-    return {"outcome": overall(verdicts).value, "verdicts": [document(one) for one in verdicts]}
+    """What ``holdfast gate --json`` prints: the worst outcome, what may go wrong among several, and every verdict."""
+    return {
+        "outcome": overall(verdicts).value,
+        "several": several_document(verdicts),
+        "verdicts": [document(one) for one in verdicts],
+    }
+
+
+def several_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """How likely some verdict of a list is wrong, as JSON values; the sentence is empty for a list of one."""
+    found: dict[str, Any] = plain(count_errors(verdicts))
+    return {**found, "sentence": " ".join(describe_several(verdicts))}
 
 
 def schema(name: str = "verdict") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from holdfast import __version__
 from holdfast.errors import StoreError
 from holdfast.exports import write_directory
 from holdfast.forks import ANALYSIS_FILE, STUDY_KEY, read_analysis
-from holdfast.gate.outputs.document import document, plain
+from holdfast.gate.outputs.document import document, plain, several_document
 from holdfast.gate.outputs.evidence_page import render_evidence
 from holdfast.gate.outputs.verdicts import judge_run
 from holdfast.records import Checkpoint, Verdict, content_id
@@ -84,6 +84,7 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
             "outcome": overall(verdicts).value,
             "summary": [count_outcomes(verdicts), *count_by_lineage(verdicts)],
             "claims": [{"sentence": describe_verdict(one), "verdict": place} for place, one in enumerate(verdicts)],
+            "several": several_document(verdicts),
             "verdicts": [document(one) for one in verdicts],
             "study": _study(store),
             "counts": store.counts(),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Check, Labelled, Outcome
-from holdfast.report.gate import CHECK_HEADS, check_cells
+from holdfast.report.gate import check_cells, check_heads
 from holdfast.report.inert import escape_html
 from holdfast.report.labels import name_judge
 from holdfast.report.shards import hash_source
@@ -62,6 +62,7 @@ def render_evidence(found: Mapping[str, Any]) -> str:
             f'<p>Overall verdict: <span class="outcome">{escape_html(found["outcome"])}</span></p>',
             _p(EXPLANATION),
             _list(found["summary"]),
+            _p(found["several"]["sentence"]) if found["several"]["sentence"] else "",
             _section("What is missing", _list(found["missing"])),
             _section("Limits", _list(found["limits"])),
             _section("Claims", _list(claim["sentence"] for claim in found["claims"])),
@@ -120,8 +121,10 @@ def _verdict(one: Mapping[str, Any]) -> str:
     judge = name_judge(one["judge"], Labelled(one["labelled"]), one["reads_state"])
     parts.append(_p(f"Against {one['parent']} on {one['cases']:,} cases, judge {judge}."))
     parts.append(_list(one["basis"]))
-    if one["checks"]:
-        parts.append(_table(CHECK_HEADS, (check_cells(_check(row)) for row in one["checks"])))
+    if one["note"]:
+        parts.append(_p(f"{one['note']}."))
+    if checks := [_check(row) for row in one["checks"]]:
+        parts.append(_table(check_heads(checks), map(check_cells, checks)))
     rubrics = "; ".join(f"{objective} by {rubric}" for objective, rubric in one["rubrics"].items())
     noted = (("Rules", one["fingerprint"]), ("Scores compared", one["data"]), ("Rubrics", rubrics))
     return "".join(parts) + _table(("What", DIGEST), (pair for pair in noted if pair[1]), (DIGEST,))

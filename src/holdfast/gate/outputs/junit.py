@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from holdfast.records import Check, Outcome, Verdict
-from holdfast.report.gate import describe_check, describe_findings, describe_rules
+from holdfast.report.gate import describe_check, describe_findings, describe_rules, describe_several
 from holdfast.report.inert import show_line
 
 CLASS = "holdfast.gate"
@@ -30,15 +30,17 @@ ELEMENTS = {Outcome.FAIL: "failure", Outcome.INCONCLUSIVE: "error"}
 def render_junit(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a JUnit XML document: valid XML whatever text a name holds, and the same for equal verdicts."""
     root = ElementTree.Element("testsuites", name="holdfast gate")
+    several = " ".join(describe_several(verdicts))
     for one in verdicts:
-        root.append(_suite(one))
+        root.append(_suite(one, several))
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(verdict: Verdict) -> ElementTree.Element:
+def _suite(verdict: Verdict, several: str) -> ElementTree.Element:
+    """A comparison; ``several`` says what holds for the list that it stands in, where it is not alone."""
     suite = ElementTree.Element("testsuite", name=show_line(f"{verdict.child} against {verdict.parent}"))
     noted = {
         "outcome": verdict.outcome.value,
@@ -49,6 +51,8 @@ def _suite(verdict: Verdict) -> ElementTree.Element:
         "fingerprint": verdict.fingerprint,
         "data": verdict.data,
         "rules": describe_rules(verdict),
+        **({"note": verdict.note} if verdict.note else {}),
+        **({"several": several} if several else {}),
         **{f"limit {number}": limit for number, limit in enumerate(verdict.limits, 1)},
     }
     properties = ElementTree.SubElement(suite, "properties")

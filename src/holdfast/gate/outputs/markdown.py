@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 from holdfast.records import Outcome, Verdict
 from holdfast.report.gate import (
-    CHECK_HEADS,
     ORDER,
     check_cells,
+    check_heads,
     collect_limits,
     count_outcomes,
     describe_findings,
     describe_rules,
+    describe_several,
     name_verdict_judge,
     overall,
 )
@@ -60,6 +61,7 @@ def render_markdown(verdicts: Sequence[Verdict]) -> str:
         return "\n".join([*lines, "Nothing could be compared.", ""])
     meaning = MEANINGS[worst]
     lines += [f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}. {worst.value}: {meaning}.", ""]
+    lines += [line for words in describe_several(verdicts) for line in (escape_markdown(words), "")]
     basis = list(dict.fromkeys(words for one in verdicts[:MOST_DETAILS] for words in one.basis))
     lines += [*(f"* {escape_markdown(words)}" for words in basis), *([""] if basis else [])]
     ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
@@ -92,7 +94,7 @@ def _details(verdict: Verdict) -> list[str]:
     head = f"<details><summary>{verdict.outcome.value}: {code(verdict.child)} against {code(verdict.parent)}</summary>"
     lines = [head, ""]
     if verdict.checks:
-        lines += [f"| {' | '.join(CHECK_HEADS)} |", "|---|---|---|--:|--:|--:|--:|--:|---|"]
+        lines += [f"| {' | '.join(check_heads(verdict.checks))} |", "|---|---|---|--:|--:|--:|--:|--:|---|"]
         lines += [f"| {' | '.join(escape_markdown(cell) for cell in check_cells(one))} |" for one in verdict.checks]
         lines.append("")
     lines += [escape_markdown(describe_rules(verdict)), ""]

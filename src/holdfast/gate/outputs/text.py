@@ -9,10 +9,13 @@ from holdfast.records import Verdict
 from holdfast.report.gate import (
     CHECK_HEADS,
     check_cells,
+    check_heads,
     collect_limits,
     count_by_lineage,
     count_outcomes,
+    describe_note,
     describe_rules,
+    describe_several,
     describe_verdict,
     name_metric,
     overall,
@@ -49,6 +52,7 @@ def render_text(verdicts: Sequence[Verdict], width: int | None = None) -> str:
     if len(verdicts) > 1:
         total = [f"{overall(verdicts).value}: {count_outcomes(verdicts)}"]
         total += [line for words in count_by_lineage(verdicts) for line in _wrap(words, wide, "  ")]
+        total += [line for words in describe_several(verdicts) for line in _wrap(words, wide)]
         blocks.append("\n".join(total))
     blocks.append("\n".join(_wrap(describe_rules(verdicts[0]), wide)))
     limits = collect_limits(verdicts)
@@ -62,10 +66,12 @@ def _check_lines(verdict: Verdict, width: int) -> list[str]:
     kept = [place for place, head in enumerate(CHECK_HEADS) if head not in LEFT_OUT]
     cells = [check_cells(one) for one in verdict.checks]
     rows = tuple(tuple(Cell(text=row[place]) for place in kept) for row in cells)
-    heads = tuple(CHECK_HEADS[place] for place in kept)
+    heads = tuple(check_heads(verdict.checks)[place] for place in kept)
     table = Table(title="Checks", columns=heads, rows=rows, tags=({},) * len(rows), words=2)
     # What was not measured stands above already.
-    notes = [f"{name_metric(one.metric)}: {one.reason}" for one in verdict.checks if one.reason and one.measured]
+    notes = [
+        f"{name_metric(one.metric)}: {note}" for one in verdict.checks if one.measured and (note := describe_note(one))
+    ]
     shown = textwrap.indent(table_text(table, width - 2), "  ").split("\n")
     return [*shown, *(line for note in notes for line in _wrap(note, width, "  "))]
 
