@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
-import json
 import os
 import shlex
 import signal
@@ -20,8 +20,13 @@ from typing import Any, TextIO
 
 from holdfast.arguments import one_line, parser
 from holdfast.errors import HoldfastError, StepError, StoreError, StudyError
+from holdfast.outputs import describe_error, free_bytes, to_json
 
 INTERRUPTED = 130
+_NO_MEMORY = (
+    "the memory that this process may have is not enough; raise its limit, or give it less at once (fewer workers,"
+    " fewer --draws, a smaller run)"
+)
 
 
 def _say(text: str) -> None:
@@ -29,7 +34,7 @@ def _say(text: str) -> None:
 
 
 def _dump(document: Any) -> None:
-    print(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False))
+    print(to_json(document))
 
 
 # --- studies -------------------------------------------------------------------------------------------------
@@ -228,7 +233,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.draws:
         opened.analysis(draws=options.draws)
     verdicts, reason = judge_run(options.run)
-    _say(f"report: {opened.report(verdicts, [reason] * bool(reason)).absolute()}")
+    page = opened.report(verdicts, [reason] * bool(reason), output=options.output)
+    _say(f"report: {page.absolute()}")
     return 0
 
 
@@ -272,7 +278,13 @@ def _judge(options: argparse.Namespace) -> int:
         lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
 
     summary = rescore(
-        options.run, options.judge, options.judges, budget=budget, trusted=options.trust_endpoints, progress=tell
+        options.run,
+        options.judge,
+        options.judges,
+        budget=budget,
+        trusted=options.trust_endpoints,
+        progress=tell,
+        tell=lambda note: lines.warn(one_line(note)),
     )
     lines.line("done")
     if options.json:
@@ -323,10 +335,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit code."""
     _print_any_text()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = "holdfast"
+    command, place = "holdfast", ""
     try:
         options = parser().parse_args(words)
-        command = options.command
+        command, place = options.command, _place(options)
         code = COMMANDS[command](options)
         sys.stdout.flush()
     except HoldfastError as error:
@@ -342,21 +354,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _discard(sys.stdout)
-        place = error.filename if error.filename is not None else command
+        if error.errno == errno.ENOMEM:
+            return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
+        named = place if error.filename is None else error.filename
         return _refuse(
-            f"{place}: {error.strerror or error}; check the path and the space on its disk", StoreError.exit_code
+            f"{named or command}: {describe_error(error, named)}; check the path and the space on its disk",
+            StoreError.exit_code,
         )
     except sqlite3.Error as error:
+        room = free_bytes(place) if place else None
+        told = f"{error}" if room is None else f"{error}, {room:,} bytes are free there"
         return _refuse(
-            f"{command}: the run's database failed ({error}); check its disk and repeat", StepError.exit_code
+            f"{place or command}: the run's database failed ({told}); check its disk and repeat", StepError.exit_code
         )
     except Exception as error:
         from holdfast import unexpected
 
+        if unexpected.is_out_of_memory(error):
+            return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
         if unexpected.is_debugged():
             raise
         return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
     return code
+
+
+def _place(options: argparse.Namespace) -> str:
+    """The directory or file that a command writes or reads, to be named where an error names none."""
+    found = (getattr(options, name, None) for name in ("output", "run", "study", "directory"))
+    return next((str(one) for one in found if one), "")
 
 
 def _refuse(message: str, code: int) -> int:

@@ -14,6 +14,7 @@ from holdfast.addresses import choose_endpoints, read_asked
 from holdfast.errors import StoreError, StudyError
 from holdfast.incentives import APPROVAL, PRACTICE
 from holdfast.inputs import read_settings
+from holdfast.judges.unread import Readings
 from holdfast.laboratory import RATERS
 from holdfast.plan import Step
 from holdfast.records import content_id
@@ -54,8 +55,11 @@ def rescore(
     budget: Budget | None = None,
     trusted: bool = False,
     progress: Callable[[Rescoring], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, int]:
     """Judge every trajectory of a run that this judge has not scored; counts of what was done.
+
+    ``tell`` gets a line for what a reader of the scores must know, such as a judge whose replies cannot be read.
 
     ``name`` is a judge of ``file``, of the run's study, or a model's name, which then judges by the default rubrics.
     Scores are committed as they come, so that a stopped command goes on where it was. How the judge's model is reached
@@ -73,6 +77,7 @@ def rescore(
         waiting = [one for part in parts for one in store.trajectory_ids(part=part) if one not in before]
         counts = {"judged": 0, "before": len(before), "scores": 0, "missing": 0}
         started = time.monotonic()
+        readings = Readings(judge)
         with open_speakers(step, store) as speakers:
             for batch in _batches(waiting):
                 cases = cases_of(store)
@@ -81,11 +86,14 @@ def rescore(
                 with store.transaction():
                     for score in scores:
                         store.add_score(score)
+                readings.add(scores)
                 counts["judged"] += len(batch)
                 counts["scores"] += sum(score.value is not None for score in scores)
                 counts["missing"] += sum(score.value is None for score in scores)
                 seconds = time.monotonic() - started
                 progress(Rescoring(judged=counts["judged"], total=len(waiting), seconds=seconds))
+    for line in readings.tell():
+        tell(line)
     return counts
 
 

@@ -21,6 +21,7 @@ from holdfast.engines import describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.execution import Listener, execute
 from holdfast.forks import ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run
+from holdfast.outputs import write_file
 from holdfast.plan import Step
 from holdfast.planning import build
 from holdfast.readiness import look_around
@@ -168,9 +169,7 @@ class Run:
         from holdfast.analysis import analyze, document
 
         self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(document(self._analysis), indent=1, allow_nan=False), encoding="utf-8")
-        part.replace(path)
+        write_file(path, json.dumps(document(self._analysis), indent=1, allow_nan=False))
 
     def persistence(self, objective: str) -> list[Estimate]:
         """Estimates of induced, erosion, retained and persistence for one objective."""
@@ -181,8 +180,10 @@ class Run:
         wanted = {first, second}
         return [one for one in self.analysis().frontiers if {one.x_objective, one.y_objective} == wanted]
 
-    def report(self, verdicts: Sequence[Verdict] = (), notes: Sequence[str] = ()) -> Path:
-        """Write the report; the path of its page.
+    def report(
+        self, verdicts: Sequence[Verdict] = (), notes: Sequence[str] = (), *, output: Path | None = None
+    ) -> Path:
+        """Write the report into the folder ``output``, by default ``report`` in the run; the path of its page.
 
         ``verdicts`` are those of a gate (``holdfast report`` asks ``holdfast.gate`` for them); ``notes`` stand after
         the analysis' own.
@@ -193,7 +194,7 @@ class Run:
         analysis = replace(analysis, notes=(*analysis.notes, *notes))
         with self.store() as store:
             name = _study_settings(store).get("study", {}).get("name", self.path.name)
-            return write_report(store, analysis, title=name, verdicts=verdicts)
+            return write_report(store, analysis, output, title=name, verdicts=verdicts)
 
 
 def _study_settings(store: Store) -> dict[str, Any]:
@@ -212,7 +213,9 @@ def notes(store: Store) -> tuple[str, ...]:
     kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
     found = EMBEDDED_NOTES if "tiny" in kinds else ()
     found = (*found, RANDOM_NOTE) if "random" in kinds else found
-    return (*found, *tell_origins(store))
+    # The same judge is told of for every checkpoint that it scored: once each is enough.
+    told = dict.fromkeys(line for status in store.log.steps().values() for line in status.result.get("notes", ()))
+    return (*found, *told, *tell_origins(store))
 
 
 def tell_origins(store: Store) -> Iterator[str]:

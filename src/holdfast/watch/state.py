@@ -6,11 +6,8 @@ against what is declared now, and the first key that differs is named.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -19,6 +16,7 @@ from typing import Any
 
 from holdfast.errors import StudyError
 from holdfast.inputs import read_bytes
+from holdfast.outputs import write_file
 
 VERSION = 1
 KEY = "holdfast_watch"
@@ -213,25 +211,5 @@ def save_state(path: Path, state: State) -> None:
     there = _digest(path.read_bytes()) if path.is_file() else None
     if there != state.digest:
         raise StudyError(f"{path}: changed while this watch was at work; repeat the command")
-    write_whole(path, data)
+    write_file(path, data, remedy="choose another place")
     state.digest = _digest(data)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, synced, and rename it. Errors: StudyError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
