@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import io
 import os
+import resource
 import shlex
 import signal
 import sqlite3
@@ -23,6 +23,15 @@ from holdfast.errors import HoldfastError, StepError, StoreError, StudyError
 from holdfast.outputs import describe_error, free_bytes, to_json
 
 INTERRUPTED = 130
+LEAST_MEMORY = 256 << 20  # bytes of address space, with which the light commands' libraries load
+LIGHT = ("new",)  # commands that load none
+# Of the dynamic loader, the C library, Python's threads, and torch.
+_NO_MEMORY_WORDS = (
+    "failed to map segment",
+    "cannot allocate memory",
+    "can't start new thread",
+    "can't allocate memory",
+)
 _NO_MEMORY = (
     "the memory that this process may have is not enough; raise its limit, or give it less at once (fewer workers,"
     " fewer --draws, a smaller run)"
@@ -339,43 +348,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(words)
         command, place = options.command, _place(options)
+        _require_memory(command)
         code = COMMANDS[command](options)
         sys.stdout.flush()
     except HoldfastError as error:
         return _refuse(str(error), error.exit_code)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _discard(sys.stdout)
+            return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
+        return _tell_error(error, command, place, words)
     except KeyboardInterrupt:
         # From here on the process only ends: a second interrupt must not tear that.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("\n")
         return _refuse("interrupted; repeat the command to go on", INTERRUPTED)
-    except BrokenPipeError:
+    return code
+
+
+def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]) -> int:
+    """An error that is none of holdfast's own in one line; the exit code."""
+    if isinstance(error, BrokenPipeError):
         # The reader of standard output went away, as `| head` does: what was asked for was given.
         _discard(sys.stdout)
         return 0
-    except OSError as error:
+    if isinstance(error, OSError):
         _discard(sys.stdout)
-        if error.errno == errno.ENOMEM:
-            return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
         named = place if error.filename is None else error.filename
-        return _refuse(
-            f"{named or command}: {describe_error(error, named)}; check the path and the space on its disk",
-            StoreError.exit_code,
-        )
-    except sqlite3.Error as error:
+        told = f"{named or command}: {describe_error(error, named)}; check the path and the space on its disk"
+        return _refuse(told, StoreError.exit_code)
+    if isinstance(error, sqlite3.Error):
         room = free_bytes(place) if place else None
         told = f"{error}" if room is None else f"{error}, {room:,} bytes are free there"
-        return _refuse(
-            f"{place or command}: the run's database failed ({told}); check its disk and repeat", StepError.exit_code
-        )
-    except Exception as error:
-        from holdfast import unexpected
+        told = f"{place or command}: the run's database failed ({told}); check its disk and repeat"
+        return _refuse(told, StepError.exit_code)
+    from holdfast import unexpected
 
-        if unexpected.is_out_of_memory(error):
-            return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
-        if unexpected.is_debugged():
-            raise
-        return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
-    return code
+    if unexpected.is_debugged():
+        raise error
+    return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that there is no more memory, in whichever library's words."""
+    while error is not None:
+        told = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in told for words in _NO_MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _require_memory(command: str) -> None:
+    """Refuse a limit of memory under which libraries do not load, but end the process or wait for ever.
+
+    Errors: StudyError.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if command not in LIGHT and 0 <= limit < LEAST_MEMORY:
+        raise StudyError(
+            f"{command}: this process may have {limit >> 20:,} MiB of memory (ulimit -v), and needs"
+            f" {LEAST_MEMORY >> 20:,} MiB; raise the limit"
+        )
 
 
 def _place(options: argparse.Namespace) -> str:

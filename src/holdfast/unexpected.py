@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import tempfile
 import traceback
@@ -17,11 +16,6 @@ EXIT_CODE = 4
 DEBUG = "HOLDFAST_DEBUG"
 """An environment variable: set to 1, an unexpected error goes on as Python raised it."""
 
-# The dynamic loader, the C library, Python's threads, and torch.
-_NO_MEMORY = re.compile(
-    r"failed to map segment|cannot allocate memory|can't start new thread|can't allocate memory|out of memory",
-    re.IGNORECASE,
-)
 _MOST_SHOWN = 200  # characters of an error's own words
 _MOST_KEPT = 1 << 18  # characters of a trace
 
@@ -29,15 +23,6 @@ _MOST_KEPT = 1 << 18  # characters of a trace
 def is_debugged() -> bool:
     """Whether the user asked for errors as Python raises them."""
     return os.environ.get(DEBUG) == "1"
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what it came of, is that there is no more memory, in whichever library's words."""
-    while error is not None:
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def describe_unexpected(error: Exception, command: str, words: Sequence[str]) -> str:
