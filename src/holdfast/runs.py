@@ -34,6 +34,7 @@ from holdfast.store.origins import (
     read_log_states,
     read_undeclared,
 )
+from holdfast.store.steplog import PLAN_KEY
 from holdfast.study import Study, changed_keys, load
 from holdfast.suites import check_suite
 
@@ -303,6 +304,7 @@ def run(
     store = _open_for(study, output)
     with store:
         with store.transaction():
+            store.set_meta(PLAN_KEY, json.dumps([step.fingerprint for step in plan.steps]))
             store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
         budget = {"max_calls": max_calls, "max_cost": max_cost}
         execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget)

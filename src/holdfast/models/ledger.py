@@ -11,6 +11,7 @@ writes at about the same time shares one transaction, so that many calls in flig
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections import Counter
@@ -24,6 +25,7 @@ import orjson
 import zstandard
 
 from holdfast.errors import BudgetSpent, StoreError
+from holdfast.store.database import reading_address
 
 BUSY_MILLISECONDS = 60_000
 SCHEMA = """
@@ -166,30 +168,7 @@ class Ledger:
     def summary(self) -> tuple[Spending, ...]:
         """What was spent, by speaker and model, over all processes."""
         with self._reading:
-            rows = self._in.execute(
-                "SELECT speaker, model, sum(status = 'done'), sum(input_tokens), sum(output_tokens), sum(cost),"
-                " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls"
-                " GROUP BY speaker, model"
-            ).fetchall()
-        found = {(row[0], row[1]): row[2:] for row in rows}
-        nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
-        return tuple(self._spending(*who, *found.get(who, nothing)) for who in sorted(found.keys() | self._hits.keys()))
-
-    def _spending(self, speaker: str, model: str, *row: Any) -> Spending:
-        calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = row
-        return Spending(
-            speaker=speaker,
-            model=model,
-            calls=calls,
-            from_cache=self._hits[speaker, model],
-            input_tokens=tokens_in,
-            output_tokens=tokens_out,
-            cost=cost,
-            seconds=seconds,
-            attempts=attempts,
-            in_doubt=in_doubt,
-            served=tuple(sorted(served.split(","))) if served else (),
-        )
+            return _summarise(self._in, self._hits)
 
     def _check_budget(self, model: str) -> None:
         calls, cost = self._out.execute("SELECT calls, cost FROM spent").fetchone()
@@ -243,3 +222,42 @@ class Ledger:
 
     def _unusable(self, error: Exception) -> StoreError:
         return StoreError(f"{self.path}: calls cannot be recorded here ({error}); check the file, its disk and rights")
+
+
+def read_spending(path: Path) -> tuple[Spending, ...]:
+    """What the ledger at ``path`` says was spent, also where nothing can be written. Errors: StoreError."""
+    try:
+        with contextlib.closing(sqlite3.connect(reading_address(path), uri=True, isolation_level=None)) as db:
+            db.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+            # A process that was killed as it made the file left it empty.
+            made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'calls'").fetchone()[0]
+            return _summarise(db, Counter()) if made else ()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: calls cannot be read ({error}); check the file, its disk and rights") from error
+
+
+def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[Spending, ...]:
+    rows = db.execute(
+        "SELECT speaker, model, sum(status = 'done'), sum(input_tokens), sum(output_tokens), sum(cost), sum(seconds),"
+        " sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls GROUP BY speaker, model"
+    ).fetchall()
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
+    return tuple(_spending(*who, hits[who], *found.get(who, nothing)) for who in sorted(found.keys() | hits.keys()))
+
+
+def _spending(speaker: str, model: str, from_cache: int, *row: Any) -> Spending:
+    calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = row
+    return Spending(
+        speaker=speaker,
+        model=model,
+        calls=calls,
+        from_cache=from_cache,
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        cost=cost,
+        seconds=seconds,
+        attempts=attempts,
+        in_doubt=in_doubt,
+        served=tuple(sorted(served.split(","))) if served else (),
+    )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PLAN_KEY = "plan"  # under ``meta``: the fingerprints of the steps that the study of a run has, in their order
 STEP_SCHEMA = """
 CREATE TABLE steps (fingerprint TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
   result TEXT, started REAL, finished REAL) WITHOUT ROWID;
@@ -65,7 +66,13 @@ class StepLog:
         return {row[0] for row in self._db.execute("SELECT batch FROM batches WHERE fingerprint = ?", (fingerprint,))}
 
     def steps(self) -> dict[str, StepStatus]:
-        """Every step that was ever begun, by fingerprint."""
+        """Every step that was ever begun, by fingerprint: in the order of the run's plan, the others behind them.
+
+        The plan's order is no clock's, and a step that was repeated keeps its place.
+        """
+        planned = self._db.execute("SELECT value FROM meta WHERE key = ?", (PLAN_KEY,)).fetchone()
+        place = {name: number for number, name in enumerate(json.loads(planned[0]) if planned else ())}
+        rows = self._db.execute("SELECT * FROM steps ORDER BY started, fingerprint")
         return {
             row[0]: StepStatus(
                 fingerprint=row[0],
@@ -76,5 +83,5 @@ class StepLog:
                 seconds=None if row[6] is None else row[6] - row[5],
                 finished=row[6],
             )
-            for row in self._db.execute("SELECT * FROM steps ORDER BY started")
+            for row in sorted(rows, key=lambda row: place.get(row[0], len(place)))
         }

@@ -54,11 +54,12 @@ def write_logs(store: Store, target: Path) -> None:
 
 
 def _trajectory_ids(store: Store) -> dict[str, list[str]]:
-    """Trajectory ids by checkpoint id, in the order of storing."""
+    """Trajectory ids by checkpoint id, each one's by case and rollout, whichever was made first."""
     table, names = store.trajectory_table(), store.trajectory_ids()
+    rows = zip(table.checkpoint.tolist(), table.case.tolist(), table.rollout.tolist(), names, strict=True)
     found: dict[str, list[str]] = {}
-    for place, checkpoint in zip(table.trajectory.tolist(), table.checkpoint.tolist(), strict=True):
-        found.setdefault(table.checkpoints[checkpoint].id, []).append(names[place])
+    for checkpoint, _, _, name in sorted(rows):
+        found.setdefault(table.checkpoints[checkpoint].id, []).append(name)
     return found
 
 
