@@ -85,13 +85,6 @@ def export_run(
     return output
 
 
-def ordered_trajectories(store: Store) -> list[str]:
-    """Ids of all trajectories by checkpoint, case and rollout, whichever was made first."""
-    table, ids = store.trajectory_table(part="all"), store.trajectory_ids(part="all")
-    rows = zip(table.checkpoint.tolist(), table.case.tolist(), table.rollout.tolist(), ids, strict=True)
-    return [row[-1] for row in sorted(rows)]
-
-
 def _message_row(message: Message) -> dict[str, Any]:
     row: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
@@ -135,8 +128,8 @@ def _write_jsonl(run_path: Path, target: Path) -> None:
     with Store(run_path) as store:
         write_lines((_case_row(case) for case in store.cases()), target / "cases.jsonl")
         write_lines((_checkpoint_row(item) for item in store.checkpoints()), target / "checkpoints.jsonl")
-        ordered = (_trajectory_row(item) for item in store.trajectories(ordered_trajectories(store)))
-        write_lines(ordered, target / "trajectories.jsonl")
+        rows = (_trajectory_row(item) for item in store.trajectories(store.planned_ids(part="all")))
+        write_lines(rows, target / "trajectories.jsonl")
     write_lines(Run(run_path).scores(part="all"), target / "scores.jsonl")
 
 
@@ -187,7 +180,7 @@ def _write_parquet(run_path: Path, target: Path) -> None:
         Store(run_path) as store,
         pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", trajectories) as writer,
     ):
-        for rows in _chunks(_parquet_row(item) for item in store.trajectories(ordered_trajectories(store))):
+        for rows in _chunks(_parquet_row(item) for item in store.trajectories(store.planned_ids(part="all"))):
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=trajectories))
 
 

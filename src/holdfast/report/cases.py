@@ -36,11 +36,10 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
     scores, runs = store.score_table(part="all"), store.trajectory_table(part="all")
     ids, cases = store.trajectory_ids(part="all"), {case.id: case for case in store.cases()}
     means, parts = _mean_scores(scores, len(ids)), _parts(store, runs, scores.case_ids)
-    # The last key tells apart what a checkpoint did in two steps, whichever was carried out first.
-    order = np.lexsort((np.argsort(np.argsort(np.array(ids))), runs.rollout, runs.checkpoint, runs.case))
+    planned = {name: number for number, name in enumerate(store.planned_ids(part="all"))}
+    numbers = np.array([planned[name] for name in ids], dtype=np.int64)
+    order = np.lexsort((numbers, runs.rollout, runs.checkpoint, runs.case))
     order = order[_listed(cases, scores.case_ids, store)[runs.case[order]]]
-    numbers = np.zeros(len(ids), dtype=np.int64)
-    numbers[order] = np.arange(len(order))
     groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
     writer = ShardWriter(folder)
     listed = []

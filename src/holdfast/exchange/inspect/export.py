@@ -54,12 +54,12 @@ def write_logs(store: Store, target: Path) -> None:
 
 
 def _trajectory_ids(store: Store) -> dict[str, list[str]]:
-    """Trajectory ids by checkpoint id, each one's by case and rollout, whichever was made first."""
-    table, names = store.trajectory_table(), store.trajectory_ids()
-    rows = zip(table.checkpoint.tolist(), table.case.tolist(), table.rollout.tolist(), names, strict=True)
+    """Trajectory ids by checkpoint id, in the order of the plan."""
+    table, ids = store.trajectory_table(), store.trajectory_ids()
+    made_by = {ids[row]: table.checkpoints[place].id for row, place in enumerate(table.checkpoint.tolist())}
     found: dict[str, list[str]] = {}
-    for checkpoint, _, _, name in sorted(rows):
-        found.setdefault(table.checkpoints[checkpoint].id, []).append(name)
+    for name in store.planned_ids():
+        found.setdefault(made_by[name], []).append(name)
     return found
 
 
