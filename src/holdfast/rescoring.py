@@ -105,7 +105,21 @@ def find_judge_step(
     Where its model is reached comes from ``file`` or from the provider, from the run only where that is ``trusted``.
     Errors: StudyError.
     """
-    return _judge_step(name, _find_judges(name, file, store, trusted), budget)
+    study = _find_judges(name, file, store, trusted)
+    with _naming(file, name):
+        step = _judge_step(name, study, budget)
+        open_step_judge(step)  # what its rules and rubrics say is wrong here, not where it is used
+    return step
+
+
+@contextlib.contextmanager
+def _naming(file: Path | None, name: str) -> Iterator[None]:
+    """Put the file that a judge stands in, or the option that names it, before what is wrong with it."""
+    try:
+        yield
+    except StudyError as error:
+        place = str(file) if file is not None else f"--with {name!r}"
+        raise error if str(error).startswith(place) else StudyError(f"{place}: {error}") from error
 
 
 def _rates_approval(step: Step) -> bool:
@@ -143,10 +157,8 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
     if any(isinstance(one, dict) and one.get("kind") in RATERS for one in judges.values()):
         # Judges of users stand in a study that has some; which they are changes nothing here.
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
-    try:
+    with _naming(file, name):
         return Study.model_validate(raw)
-    except StudyError as error:
-        raise StudyError(f"{file or f'--with {name!r}'}: {error}") from error
 
 
 def _models_asked(asked: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
@@ -213,7 +225,10 @@ def try_canaries(
 
     with contextlib.ExitStack() as opened:
         store = None if run_path is None else opened.enter_context(Store(run_path))
-        step = _canary_step(name, _find_judges(name, file, store, trusted), budget)
+        study = _find_judges(name, file, store, trusted)
+        with _naming(file, name):
+            step = _canary_step(name, study, budget)
+            open_step_judge(step)
         return run_canaries(open_step_judge(step), opened.enter_context(open_speakers(step, store)))
 
 
