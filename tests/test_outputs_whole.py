@@ -89,7 +89,7 @@ def test_what_fails_while_it_is_made_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_written_as_it_is(tmp_path: Path) -> None:
-    """A device, a pipe of the shell's, and a link, which stays one."""
+    """A device, and a pipe of the shell's; a link is replaced, and nothing is written where it leads."""
     write_file(Path(os.devnull), "gone")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
     reading, writing = os.pipe()
@@ -99,7 +99,11 @@ def test_what_is_no_file_is_written_as_it_is(tmp_path: Path) -> None:
         assert file.read() == "through"
     (tmp_path / "link").symlink_to(tmp_path / "meant")
     write_file(tmp_path / "link", "there")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "meant").read_text() == "there"
+    assert not (tmp_path / "link").is_symlink() and not (tmp_path / "meant").exists()
+    (tmp_path / "meant").write_text("kept")
+    (tmp_path / "other").symlink_to(tmp_path / "meant")
+    write_file(tmp_path / "other", "there")
+    assert (tmp_path / "meant").read_text() == "kept" and (tmp_path / "other").read_text() == "there"
     with pytest.raises(StudyError, match="is a directory"):
         write_file(tmp_path, "")
 

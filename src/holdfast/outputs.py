@@ -66,17 +66,17 @@ def write_file(path: Path, data: bytes | str, *, remedy: str = REMEDY) -> None:
 def open_file(path: Path, *, remedy: str = REMEDY) -> Iterator[IO[bytes]]:
     """A new file to write, which takes the place of ``path`` when the block ends, and never is if it fails.
 
-    A device or a pipe is written as it is. Errors: StudyError naming the path.
+    A device or a pipe is written as it is. A link is replaced; nothing is written where it leads. Errors: StudyError
+    naming the path.
     """
-    path = Path(path)
-    with _telling(path, remedy):
-        if path.is_dir():
-            raise StudyError(f"{path}: is a directory; give the path of a file")
-        if _is_stream(path):
-            with path.open("wb") as stream:
+    target = Path(path)
+    with _telling(target, remedy):
+        if target.is_dir():
+            raise StudyError(f"{target}: is a directory; give the path of a file")
+        if _is_stream(target):
+            with target.open("wb") as stream:
                 yield stream
             return
-        target = path.resolve()  # a link stays, and what it names is replaced
         target.parent.mkdir(parents=True, exist_ok=True)
         discard_parts(target)
         part = _part_of(target)
@@ -84,7 +84,7 @@ def open_file(path: Path, *, remedy: str = REMEDY) -> Iterator[IO[bytes]]:
         try:
             with os.fdopen(handle, "wb") as file:
                 _claim(file.fileno())
-                if target.is_file():
+                if target.is_file() and not target.is_symlink():
                     os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
                 yield file
                 file.flush()
