@@ -157,7 +157,7 @@ class Run:
         try:
             self._keep_analysis(store, step.settings["draws"], path)
         except Exception as error:
-            failure = describe_failure(error)
+            failure = describe_failure(error, self.path)
             with store.transaction():
                 result = {"error": failure.message, "log": failure.log}
                 store.log.finish(step.fingerprint, result, status="failed")
