@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Path:
     """A run of one case that was met often."""
     with Store.create(tmp_path / "run") as store, store.transaction():
         store.add_cases([CASE])
-        store.add_checkpoint(Checkpoint(id="c", name="agent", base="agent"))
+        store.add_checkpoint(Checkpoint(id="c", base="agent"))
         for number in range(COUNT):
             message = replace(TRAJECTORY.messages[-1], content=f"Cleaned up {number}.")
             one = replace(TRAJECTORY, id=f"t{number}", rollout=number, messages=(*TRAJECTORY.messages[:-1], message))
