@@ -41,7 +41,8 @@ def is_under_way(owner: str) -> bool:
     if (name, start, process) == (*_machine(), str(os.getpid())):
         return owner in _open
     if name != _machine()[0]:
-        return time.monotonic() - _first_seen.setdefault(owner, time.monotonic()) < FOREIGN_SECONDS
+        seen = _first_seen.setdefault(owner, time.monotonic())
+        return time.monotonic() - seen < FOREIGN_SECONDS
     if start != _machine()[1] or not process.isdecimal():
         return False
     try:
