@@ -120,7 +120,7 @@ ZEROS = json.dumps(completion("0" * (40 << 20))).encode()
     ids=["told", "untold", "endless", "gzip", "deflate", "gzip untold"],
 )
 def test_a_body_that_is_too_long_is_not_taken(respond: Respond, tmp_path: Path) -> None:
-    with serving(respond) as (url, asked), opened(url, tmp_path, retries=0) as (model, ledger):
+    with serving(respond) as (url, asked), opened(url, tmp_path, retries=0, timeout=90) as (model, ledger):
         line = failed(hold_all(model, [make_ask("one")])[0])
         assert (sum(one.calls for one in ledger.summary()), ledger.summary()[0].in_doubt) == (0, 1)
     assert "longer than 8 MiB" in line and "check what base_url leads to" in line and len(asked) == 1
@@ -129,7 +129,7 @@ def test_a_body_that_is_too_long_is_not_taken(respond: Respond, tmp_path: Path) 
 @pytest.mark.parametrize("packing", ["br", "zstd", "gzip, gzip", "compress"])
 def test_a_packing_that_was_not_asked_for_is_told(packing: str, tmp_path: Path) -> None:
     respond = sends(b"whatever", {"content-encoding": packing})
-    with serving(respond) as (url, _), opened(url, tmp_path, retries=0) as (model, _):
+    with serving(respond) as (url, _), opened(url, tmp_path, retries=0, timeout=90) as (model, _):
         assert "packed as" in failed(hold_all(model, [make_ask("one")])[0])
 
 
@@ -144,7 +144,7 @@ def test_a_packing_that_was_not_asked_for_is_told(packing: str, tmp_path: Path) 
     ids=["plain", "gzip", "deflate", "a megabyte"],
 )
 def test_a_body_of_a_sane_length_is_read_packed_or_not(respond: Respond, tmp_path: Path) -> None:
-    with serving(respond) as (url, _), opened(url, tmp_path, retries=0) as (model, _):
+    with serving(respond) as (url, _), opened(url, tmp_path, retries=0, timeout=90) as (model, _):
         assert answer_one(model, make_ask("one")).raw[:1] in "fy"
 
 
@@ -168,7 +168,7 @@ def test_what_is_broken_is_told_with_its_cause(respond: Respond, told: str, tmp_
 def test_a_server_without_tls_is_told_so(tmp_path: Path) -> None:
     with (
         serving(sends(b"")) as (url, _),
-        opened(url.replace("http:", "https:"), tmp_path, retries=0) as (model, ledger),
+        opened(url.replace("http:", "https:"), tmp_path, retries=0, timeout=90) as (model, ledger),
     ):
         found = hold_all(model, [make_ask("one")])[0]
         assert ledger.summary() == ()
@@ -182,7 +182,7 @@ def test_a_server_without_tls_is_told_so(tmp_path: Path) -> None:
 def test_a_bill_is_never_less_than_nothing_nor_beyond_what_is_exact(value: Any, tmp_path: Path) -> None:
     body = json.dumps(completion(usage={"prompt_tokens": value, "completion_tokens": value, "total_tokens": 0}))
     with serving(sends(body.encode())) as (url, _):
-        with opened(url, tmp_path, retries=0, input_price=1.0, output_price=1.0) as (model, ledger):
+        with opened(url, tmp_path, retries=0, timeout=90, input_price=1.0, output_price=1.0) as (model, ledger):
             found = hold_all(model, [make_ask(f"{number}") for number in range(3)])
             (spent,) = ledger.summary()
         assert all(isinstance(one, Reply) for one in found) or spent.in_doubt == 3
