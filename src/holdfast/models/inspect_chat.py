@@ -147,7 +147,7 @@ def read_output(output: ModelOutput, *, native: bool, sent_bytes: int) -> Answer
         # The request was turned down: the text is the server's message, not the model's.
         text, input_tokens, output_tokens = "", 0, 0
     else:
-        told = (None, None, None, None)
+        told: tuple[Any, ...] = (None, None, None, None)
         if usage is not None:
             cached = (usage.input_tokens_cache_read or 0, usage.input_tokens_cache_write or 0)
             told = (usage.input_tokens, *cached, usage.output_tokens)
