@@ -2,6 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# With LOCKED=1: nothing is resolved, and no file is taken but those whose hash stands in the lock.
+LOCKED_PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+LOCK := .venv-lock/bin/uv pip compile --quiet pyproject.toml requirements.in --universal --python-version 3.11.5 \
+  --generate-hashes --no-header --no-annotate --no-emit-package torch --constraint .venv-lock/constraints.txt \
+  --override .venv-lock/overrides.txt
 RUN ?= runs/quick
 
 help:  ## list the targets
@@ -11,15 +16,34 @@ help:  ## list the targets
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "holdfast needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	@echo "installing pinned packages into .venv (about two minutes)"
+ifdef LOCKED
+	@$(LOCKED_PIP) --requirement requirements.lock
+	@$(PIP) torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[train,plot]'
+endif
 	@touch $@
 
 .venv/.dev: .venv/.study
+ifdef LOCKED
+	@$(LOCKED_PIP) --requirement requirements-dev.lock
+else
 	@$(PIP) --editable '.[dev]'
+endif
 	@touch $@
 
-install: .venv/.study  ## make .venv with what a study needs
+install: .venv/.study  ## make .venv with what a study needs (LOCKED=1: held to the hashes of requirements.lock)
+
+lock:  ## resolve requirements.lock and requirements-dev.lock anew, for all platforms (needs the package index)
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	grep -v '^torch==' constraints.txt > .venv-lock/constraints.txt
+	echo 'torch ; sys_platform == "never"' > .venv-lock/overrides.txt
+	$(LOCK) --extra train --extra plot --output-file requirements.lock
+	$(LOCK) --extra dev --output-file requirements-dev.lock
+	rm -rf .venv-lock
 
 study: .venv/.study  ## run studies/quick.toml (about 5 minutes), print its results and the path of its report
 	$(BIN)/holdfast run studies/quick.toml --output $(RUN)
@@ -48,4 +72,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install study test test-full test-kernels bench format clean
+.PHONY: help install lock study test test-full test-kernels bench format clean

@@ -19,7 +19,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
-    ("records", "errors", "processes", "options", "inputs"),
+    ("records", "errors", "processes", "options", "inputs", "outputs"),
     ("sections", "stats", "store"),
     ("conditions", "attachments"),
     ("incentives",),

@@ -120,6 +120,7 @@ def _add_run_commands(commands: Any) -> None:
     report = commands.add_parser("report", help="tables, figures and one HTML page")
     report.add_argument("run", type=Path, metavar="RUN")
     report.add_argument("--draws", type=draws, help="resamples (default: the study's, else 10,000)")
+    report.add_argument("-o", "--output", type=Path, metavar="DIR", help="the report's folder (default: RUN/report)")
 
     export = commands.add_parser("export", help="a run in another tool's format")
     export.add_argument("run", type=Path, metavar="RUN")

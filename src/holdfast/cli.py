@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
+import resource
 import shlex
 import signal
 import sqlite3
@@ -20,8 +20,22 @@ from typing import Any, TextIO
 
 from holdfast.arguments import one_line, parser
 from holdfast.errors import HoldfastError, StepError, StoreError, StudyError
+from holdfast.outputs import describe_error, free_bytes, to_json
 
 INTERRUPTED = 130
+LEAST_MEMORY = 256 << 20  # bytes of address space, with which the light commands' libraries load
+LIGHT = ("new",)  # commands that load none
+# Of the dynamic loader, the C library, Python's threads, and torch.
+_NO_MEMORY_WORDS = (
+    "failed to map segment",
+    "cannot allocate memory",
+    "can't start new thread",
+    "can't allocate memory",
+)
+_NO_MEMORY = (
+    "the memory that this process may have is not enough; raise its limit, or give it less at once (fewer workers,"
+    " fewer --draws, a smaller run)"
+)
 
 
 def _say(text: str) -> None:
@@ -29,7 +43,7 @@ def _say(text: str) -> None:
 
 
 def _dump(document: Any) -> None:
-    print(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False))
+    print(to_json(document))
 
 
 # --- studies -------------------------------------------------------------------------------------------------
@@ -231,7 +245,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.draws:
         opened.analysis(draws=options.draws)
     verdicts, reason = judge_run(options.run)
-    _say(f"report: {opened.report(verdicts, [reason] * bool(reason)).absolute()}")
+    page = opened.report(verdicts, [reason] * bool(reason), output=options.output)
+    _say(f"report: {page.absolute()}")
     return 0
 
 
@@ -279,7 +294,13 @@ def _judge(options: argparse.Namespace) -> int:
         lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
 
     summary = rescore(
-        options.run, options.judge, options.judges, budget=budget, trusted=options.trust_endpoints, progress=tell
+        options.run,
+        options.judge,
+        options.judges,
+        budget=budget,
+        trusted=options.trust_endpoints,
+        progress=tell,
+        tell=lambda note: lines.warn(one_line(note)),
     )
     lines.line("done")
     if options.json:
@@ -330,40 +351,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; the exit code."""
     _print_any_text()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command = "holdfast"
+    command, place = "holdfast", ""
     try:
         options = parser().parse_args(words)
-        command = options.command
+        command, place = options.command, _place(options)
+        _require_memory(command)
         code = COMMANDS[command](options)
         sys.stdout.flush()
     except HoldfastError as error:
         return _refuse(str(error), error.exit_code)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _discard(sys.stdout)
+            return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
+        return _tell_error(error, command, place, words)
     except KeyboardInterrupt:
         # From here on the process only ends: a second interrupt must not tear that.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stderr.write("\n")
         return _refuse("interrupted; repeat the command to go on", INTERRUPTED)
-    except BrokenPipeError:
+    return code
+
+
+def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]) -> int:
+    """An error that is none of holdfast's own in one line; the exit code."""
+    if isinstance(error, BrokenPipeError):
         # The reader of standard output went away, as `| head` does: what was asked for was given.
         _discard(sys.stdout)
         return 0
-    except OSError as error:
+    if isinstance(error, OSError):
         _discard(sys.stdout)
-        place = error.filename if error.filename is not None else command
-        return _refuse(
-            f"{place}: {error.strerror or error}; check the path and the space on its disk", StoreError.exit_code
-        )
-    except sqlite3.Error as error:
-        return _refuse(
-            f"{command}: the run's database failed ({error}); check its disk and repeat", StepError.exit_code
-        )
-    except Exception as error:
-        from holdfast import unexpected
+        named = place if error.filename is None else error.filename
+        told = f"{named or command}: {describe_error(error, named)}; check the path and the space on its disk"
+        return _refuse(told, StoreError.exit_code)
+    if isinstance(error, sqlite3.Error):
+        room = free_bytes(place) if place else None
+        told = f"{error}" if room is None else f"{error}, {room:,} bytes are free there"
+        told = f"{place or command}: the run's database failed ({told}); check its disk and repeat"
+        return _refuse(told, StepError.exit_code)
+    from holdfast import unexpected
 
-        if unexpected.is_debugged():
-            raise
-        return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
-    return code
+    if unexpected.is_debugged():
+        raise error
+    return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that there is no more memory, in whichever library's words."""
+    while error is not None:
+        told = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in told for words in _NO_MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _require_memory(command: str) -> None:
+    """Refuse a limit of memory under which libraries do not load, but end the process or wait for ever.
+
+    Errors: StudyError.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if command not in LIGHT and 0 <= limit < LEAST_MEMORY:
+        raise StudyError(
+            f"{command}: this process may have {limit >> 20:,} MiB of memory (ulimit -v), and needs"
+            f" {LEAST_MEMORY >> 20:,} MiB; raise the limit"
+        )
+
+
+def _place(options: argparse.Namespace) -> str:
+    """The directory or file that a command writes or reads, to be named where an error names none."""
+    found = (getattr(options, name, None) for name in ("output", "run", "study", "directory"))
+    return next((str(one) for one in found if one), "")
 
 
 def _refuse(message: str, code: int) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sqlite3
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 
 from holdfast.errors import HoldfastError
 from holdfast.models.endpoints import redact
+from holdfast.outputs import describe_error, free_bytes
 from holdfast.plan import Step
 from holdfast.processes import stop_with
 
@@ -61,9 +63,18 @@ class Engine(Protocol):
         ...
 
 
-def describe_failure(error: BaseException) -> Failure:
-    """An error that is being handled, as the end of a step."""
+def describe_failure(error: BaseException, run_path: Path) -> Failure:
+    """An error that is being handled, as the end of a step of the run at ``run_path``.
+
+    One of the disk names what failed there, and how much room there is.
+    """
     shown = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        place = run_path if error.filename is None else error.filename
+        shown = f"{place}: {describe_error(error, place)}"
+    elif isinstance(error, sqlite3.Error):
+        room = free_bytes(run_path)
+        shown = f"{run_path}: its database failed ({error}{'' if room is None else f', {room:,} bytes are free there'})"
     return Failure(message=shown, log=redact(traceback.format_exc()))
 
 
@@ -87,7 +98,7 @@ class InProcess:
         try:
             self._carry_out(step, self._path, lambda outcome: deliver(step.fingerprint, outcome))
         except Exception as error:
-            deliver(step.fingerprint, describe_failure(error))
+            deliver(step.fingerprint, describe_failure(error, self._path))
         else:
             deliver(step.fingerprint, End())
 
@@ -108,7 +119,7 @@ def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: 
             except BrokenPipeError:
                 raise
             except Exception as error:
-                connection.send(describe_failure(error))
+                connection.send(describe_failure(error, run_path))
 
 
 @contextlib.contextmanager

@@ -58,6 +58,7 @@ class _Execution:
     done: set[str]
     running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Sequence[str]] = field(default_factory=dict)  # of finished steps, for people
     expected: float = field(init=False)  # CPU seconds
 
     def __post_init__(self) -> None:
@@ -89,6 +90,7 @@ class _Execution:
             self._tell(step, "running")
         elif isinstance(outcome, Finished):
             self._finish(step, outcome)
+            self.notes[fingerprint] = outcome.result.get("notes", ())
         elif isinstance(outcome, Failure):
             with self.store.transaction():
                 self.store.log.finish(fingerprint, {"error": outcome.message, "log": outcome.log}, status="failed")
@@ -98,7 +100,8 @@ class _Execution:
         elif isinstance(outcome, End):
             self.done.add(fingerprint)
             self.running[fingerprint] = (step, started, step.size)
-            self._tell(step, "done", self._read_scores(step) if step.kind == "judge" else "")
+            told = [*self.notes.pop(fingerprint, ()), self._read_scores(step) if step.kind == "judge" else ""]
+            self._tell(step, "done", " · ".join(filter(None, told)))
             del self.running[fingerprint]
 
     def _commit(self, step: Step, batch: Batch) -> None:

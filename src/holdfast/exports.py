@@ -8,11 +8,9 @@ CSV cells that a spreadsheet would run as a formula are prefixed with an apostro
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import io
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,10 +19,10 @@ from typing import Any, TextIO
 from holdfast.errors import MissingExtra, StudyError
 from holdfast.exchange import trl
 from holdfast.forks import copy_run
+from holdfast.outputs import new_directory, open_file
 from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.runs import Run, find_checkpoint
 from holdfast.store import Store
-from holdfast.store.weights import TEMPORARY
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PARQUET_ROWS = 20_000
@@ -47,28 +45,14 @@ def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
     return count
 
 
-def _part_of(path: Path) -> Path:
-    """Where a file or directory is written until it is whole."""
-    return path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
-
-
 def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
     """Write rows as JSON lines to a file, whole or not at all, or to standard output; how many there were."""
     if path is None:
         return _put_lines(rows, sys.stdout)
-    if path.is_dir():
-        raise StudyError(f"{path}: is a directory; give the path of a file")
-    part = _part_of(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            count = _put_lines(rows, file)
-        part.replace(path)
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another output") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with open_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
+        count = _put_lines(rows, text)
+        text.detach()
     return count
 
 
@@ -100,22 +84,8 @@ def export_run(
         "hf": lambda run, target: _write_checkpoint(run, target, checkpoint or ""),
     }
     Store(run_path).close()
-    return write_directory(output, lambda target: writers[form](run_path, target))
-
-
-def write_directory(output: Path, fill: Callable[[Path], None]) -> Path:
-    """A new directory that ``fill`` writes into, whole or not at all; its path. Errors: StudyError."""
-    if output.exists():
-        raise StudyError(f"{output}: is there already; choose another output")
-    part = _part_of(output)
-    try:
-        part.mkdir(parents=True)
-        fill(part)
-        part.rename(output)
-    except OSError as error:
-        raise StudyError(f"{output}: cannot be written ({error.strerror}); choose another output") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with new_directory(output) as target:
+        writers[form](run_path, target)
     return output
 
 
@@ -162,7 +132,8 @@ def _write_jsonl(run_path: Path, target: Path) -> None:
     with Store(run_path) as store:
         write_lines((_case_row(case) for case in store.cases()), target / "cases.jsonl")
         write_lines((_checkpoint_row(item) for item in store.checkpoints()), target / "checkpoints.jsonl")
-        write_lines((_trajectory_row(item) for item in store.trajectories(part="all")), target / "trajectories.jsonl")
+        rows = (_trajectory_row(item) for item in store.trajectories(store.planned_ids(part="all")))
+        write_lines(rows, target / "trajectories.jsonl")
     write_lines(Run(run_path).scores(part="all"), target / "scores.jsonl")
 
 
@@ -213,7 +184,7 @@ def _write_parquet(run_path: Path, target: Path) -> None:
         Store(run_path) as store,
         pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", trajectories) as writer,
     ):
-        for rows in _chunks(_parquet_row(item) for item in store.trajectories(part="all")):
+        for rows in _chunks(_parquet_row(item) for item in store.trajectories(store.planned_ids(part="all"))):
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=trajectories))
 
 

@@ -13,7 +13,7 @@ from holdfast.errors import StudyError
 from holdfast.plan import Plan
 from holdfast.store import Store
 from holdfast.store.checking import read_checked
-from holdfast.store.database import PRIVATE_DIRECTORY, copy_rows
+from holdfast.store.database import PRIVATE_DIRECTORY, copy_rows, reading_address
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import TEMPORARY, WEIGHTS
 
@@ -122,12 +122,15 @@ def _copy_logs(source: Path, target: Path, store: Store) -> None:
 
 
 def _back_up(source: Path, target: Path) -> None:
-    """A database as it is, whoever writes to it meanwhile."""
+    """A ledger as it is, whoever writes to it meanwhile; nothing is in flight in the copy."""
     with (
-        contextlib.closing(sqlite3.connect(f"file:{source.absolute()}?mode=ro", uri=True)) as old,
+        contextlib.closing(sqlite3.connect(reading_address(source), uri=True)) as old,
         contextlib.closing(sqlite3.connect(target)) as new,
     ):
         old.backup(new)
+        if new.execute("SELECT count(*) FROM sqlite_master WHERE name = 'flights'").fetchone()[0]:
+            new.execute("DELETE FROM flights")
+            new.commit()
 
 
 def _prune(db: sqlite3.Connection, source: Path, plan: Plan) -> None:

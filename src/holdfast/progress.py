@@ -41,7 +41,7 @@ def rate_and_left(done: float, total: float, pace: float | None, unit: str) -> s
 
 
 class ProgressLines:
-    """Writes progress to a stream; ``quiet`` writes nothing but failures."""
+    """Writes progress to a stream; ``quiet`` writes nothing but failures and warnings."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream, self._quiet = stream, quiet
@@ -55,6 +55,10 @@ class ProgressLines:
         """A line that stays."""
         if not self._quiet:
             self._write(text + "\n")
+
+    def warn(self, text: str) -> None:
+        """A line that stays, and is written however quiet."""
+        self._write(f"note: {text}\n")
 
     def passing(self, text: str) -> None:
         """A line that the next one may replace; dropped if the last was a moment ago."""

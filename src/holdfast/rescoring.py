@@ -14,6 +14,7 @@ from holdfast.addresses import choose_endpoints, read_asked
 from holdfast.errors import StoreError, StudyError
 from holdfast.incentives import APPROVAL, PRACTICE
 from holdfast.inputs import read_settings
+from holdfast.judges.unread import Readings
 from holdfast.laboratory import RATERS
 from holdfast.plan import Step
 from holdfast.records import content_id
@@ -54,8 +55,11 @@ def rescore(
     budget: Budget | None = None,
     trusted: bool = False,
     progress: Callable[[Rescoring], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, int]:
     """Judge every trajectory of a run that this judge has not scored; counts of what was done.
+
+    ``tell`` gets a line for what a reader of the scores must know, such as a judge whose replies cannot be read.
 
     ``name`` is a judge of ``file``, of the run's study, or a model's name, which then judges by the default rubrics.
     Scores are committed as they come, so that a stopped command goes on where it was. How the judge's model is reached
@@ -73,6 +77,7 @@ def rescore(
         waiting = [one for part in parts for one in store.trajectory_ids(part=part) if one not in before]
         counts = {"judged": 0, "before": len(before), "scores": 0, "missing": 0}
         started = time.monotonic()
+        readings = Readings(judge)
         with open_speakers(step, store) as speakers:
             for batch in _batches(waiting):
                 cases = cases_of(store)
@@ -81,11 +86,14 @@ def rescore(
                 with store.transaction():
                     for score in scores:
                         store.add_score(score)
+                readings.add(scores)
                 counts["judged"] += len(batch)
                 counts["scores"] += sum(score.value is not None for score in scores)
                 counts["missing"] += sum(score.value is None for score in scores)
                 seconds = time.monotonic() - started
                 progress(Rescoring(judged=counts["judged"], total=len(waiting), seconds=seconds))
+    for line in readings.tell():
+        tell(line)
     return counts
 
 
@@ -97,7 +105,21 @@ def find_judge_step(
     Where its model is reached comes from ``file`` or from the provider, from the run only where that is ``trusted``.
     Errors: StudyError.
     """
-    return _judge_step(name, _find_judges(name, file, store, trusted), budget)
+    study = _find_judges(name, file, store, trusted)
+    with _naming(file, name):
+        step = _judge_step(name, study, budget)
+        open_step_judge(step)  # what its rules and rubrics say is wrong here, not where it is used
+    return step
+
+
+@contextlib.contextmanager
+def _naming(file: Path | None, name: str) -> Iterator[None]:
+    """Put the file that a judge stands in, or the option that names it, before what is wrong with it."""
+    try:
+        yield
+    except StudyError as error:
+        place = str(file) if file is not None else f"--with {name!r}"
+        raise error if str(error).startswith(place) else StudyError(f"{place}: {error}") from error
 
 
 def _rates_approval(step: Step) -> bool:
@@ -135,10 +157,8 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
     if any(isinstance(one, dict) and one.get("kind") in RATERS for one in judges.values()):
         # Judges of users stand in a study that has some; which they are changes nothing here.
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
-    try:
+    with _naming(file, name):
         return Study.model_validate(raw)
-    except StudyError as error:
-        raise StudyError(f"{file or f'--with {name!r}'}: {error}") from error
 
 
 def _models_asked(asked: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
@@ -205,7 +225,10 @@ def try_canaries(
 
     with contextlib.ExitStack() as opened:
         store = None if run_path is None else opened.enter_context(Store(run_path))
-        step = _canary_step(name, _find_judges(name, file, store, trusted), budget)
+        study = _find_judges(name, file, store, trusted)
+        with _naming(file, name):
+            step = _canary_step(name, study, budget)
+            open_step_judge(step)
         return run_canaries(open_step_judge(step), opened.enter_context(open_speakers(step, store)))
 
 

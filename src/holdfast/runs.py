@@ -22,6 +22,7 @@ from holdfast.engines import describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.execution import Listener, execute
 from holdfast.forks import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run, read_analysis
+from holdfast.outputs import write_file
 from holdfast.plan import Step
 from holdfast.planning import build
 from holdfast.readiness import look_around
@@ -35,7 +36,7 @@ from holdfast.store.origins import (
     read_log_states,
     read_undeclared,
 )
-from holdfast.store.steplog import StepStatus
+from holdfast.store.steplog import PLAN_KEY, StepStatus
 from holdfast.study import Study, changed_keys, load
 from holdfast.suites import check_suite
 
@@ -157,7 +158,7 @@ class Run:
         try:
             self._keep_analysis(store, step.settings["draws"], path)
         except Exception as error:
-            failure = describe_failure(error)
+            failure = describe_failure(error, self.path)
             with store.transaction():
                 result = {"error": failure.message, "log": failure.log}
                 store.log.finish(step.fingerprint, result, status="failed")
@@ -172,9 +173,7 @@ class Run:
         from holdfast.analysis import analyze, document
 
         self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(document(self._analysis), indent=1, allow_nan=False), encoding="utf-8")
-        part.replace(path)
+        write_file(path, json.dumps(document(self._analysis), indent=1, allow_nan=False))
 
     def persistence(self, objective: str) -> list[Estimate]:
         """Estimates of induced, erosion, retained and persistence for one objective."""
@@ -185,8 +184,10 @@ class Run:
         wanted = {first, second}
         return [one for one in self.analysis().frontiers if {one.x_objective, one.y_objective} == wanted]
 
-    def report(self, verdicts: Sequence[Verdict] = (), notes: Sequence[str] = ()) -> Path:
-        """Write the report; the path of its page.
+    def report(
+        self, verdicts: Sequence[Verdict] = (), notes: Sequence[str] = (), *, output: Path | None = None
+    ) -> Path:
+        """Write the report into the folder ``output``, by default ``report`` in the run; the path of its page.
 
         ``verdicts`` are those of a gate (``holdfast report`` asks ``holdfast.gate`` for them); ``notes`` stand after
         the analysis' own.
@@ -197,7 +198,7 @@ class Run:
         analysis = replace(analysis, notes=(*analysis.notes, *notes))
         with self.store() as store:
             name = _study_settings(store).get("study", {}).get("name", self.path.name)
-            return write_report(store, analysis, title=name, verdicts=verdicts)
+            return write_report(store, analysis, output, title=name, verdicts=verdicts)
 
 
 def holds_analysis(run_path: Path, status: StepStatus) -> bool:
@@ -222,7 +223,9 @@ def notes(store: Store) -> tuple[str, ...]:
     kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
     found = EMBEDDED_NOTES if "tiny" in kinds else ()
     found = (*found, RANDOM_NOTE) if "random" in kinds else found
-    return (*found, *tell_origins(store), *filter(None, (store.doubt,)))
+    # The same judge is told of for every checkpoint that it scored: once each is enough.
+    told = dict.fromkeys(line for status in store.log.steps().values() for line in status.result.get("notes", ()))
+    return (*found, *told, *tell_origins(store), *filter(None, (store.doubt,)))
 
 
 def tell_origins(store: Store) -> Iterator[str]:
@@ -330,6 +333,7 @@ def run(
     store = _open_for(study, output)
     with store:
         with store.transaction():
+            store.set_meta(PLAN_KEY, json.dumps([step.fingerprint for step in plan.steps]))
             store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
         budget = {"max_calls": max_calls, "max_cost": max_cost}
         execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from holdfast.errors import StudyError
+from holdfast.outputs import write_file
 from holdfast.sections import NAME_LENGTH
 
 STUDY = """\
@@ -55,12 +56,7 @@ def _quoted(name: str) -> str:
 def write_study(directory: Path) -> Path:
     """Write a study file into a directory; its path. Errors: StudyError where one is there or it cannot be written."""
     path = directory / "study.toml"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(STUDY.format(name=_quoted(directory.resolve().name)))
-    except FileExistsError as error:
-        raise StudyError(f"{path}: is there already; choose another directory") from error
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another directory") from error
+    if path.exists() or path.is_symlink():
+        raise StudyError(f"{path}: is there already; choose another directory")
+    write_file(path, STUDY.format(name=_quoted(directory.resolve().name)), remedy="choose another directory")
     return path

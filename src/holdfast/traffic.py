@@ -140,10 +140,6 @@ def read_spending(run_path: Path) -> Sequence[Any]:
     """What a run has spent on remote models, a ``ledger.Spending`` for each speaker and model."""
     if not (run_path / LEDGER).is_file():
         return ()
-    from holdfast.models.ledger import Ledger
+    from holdfast.models.ledger import read_spending as read_ledger
 
-    ledger = Ledger(run_path / LEDGER)
-    try:
-        return ledger.summary()
-    finally:
-        ledger.close()
+    return read_ledger(run_path / LEDGER)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from holdfast.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.gate.running import Means, roll_out_again, roll_out_models
 from holdfast.gate.sources import Library, open_library, split_place
 from holdfast.gate.verdicts import Place, decide, take_sides
+from holdfast.outputs import append_file, to_json, write_file
 from holdfast.progress import ProgressLines
 from holdfast.records import Outcome, Verdict
 from holdfast.report.gate import overall
@@ -219,7 +219,7 @@ def _plan(request: Request, library: Library) -> str:
     needs = plan_gate(first, None if child is None else second, rules, power=options.power)
     if options.json:
         document = plan_document(needs, rules, power=options.power, fingerprint=fingerprint(rules))
-        return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+        return to_json(document)
     pilot = f"{first.name} against itself" if child is None else f"{second.name} against {first.name}"
     return render_plan(needs, rules, power=options.power, pilot=pilot)
 
@@ -227,15 +227,15 @@ def _plan(request: Request, library: Library) -> str:
 def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
     """The text for standard output; files are written first."""
     if options.junit is not None:
-        options.junit.write_text(render_junit(verdicts), encoding="utf-8")
+        write_file(options.junit, render_junit(verdicts))
     if options.markdown is not None:
         _write_markdown(options.markdown, render_markdown(verdicts))
     if options.json:
-        return json.dumps(gate_document(verdicts), indent=1, allow_nan=False, ensure_ascii=False)
+        return to_json(gate_document(verdicts))
     return render_text(verdicts).rstrip("\n")
 
 
 def _write_markdown(path: Path, text: str) -> None:
-    shared = os.environ.get(STEP_SUMMARY) == str(path)
-    with path.open("a" if shared else "w", encoding="utf-8") as file:
-        file.write(text)
+    """A summary that the steps of a job share gets one part more; any other file is this command's alone."""
+    write = append_file if os.environ.get(STEP_SUMMARY) == str(path) else write_file
+    write(path, text)

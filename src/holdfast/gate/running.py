@@ -12,7 +12,7 @@ from holdfast.addresses import choose_endpoints
 from holdfast.errors import StudyError
 from holdfast.execution import StepProgress
 from holdfast.forks import STUDY_KEY
-from holdfast.gate.books import Book, is_run
+from holdfast.gate.books import Book
 from holdfast.gate.sources import Library
 from holdfast.gate.verdicts import Place
 from holdfast.models.tiny_chat import is_tiny
@@ -21,6 +21,7 @@ from holdfast.records import Checkpoint
 from holdfast.runs import run
 from holdfast.sections import NAME_LENGTH, TINY
 from holdfast.store import Store
+from holdfast.store.database import holds_tables
 from holdfast.study import Study
 
 FEWEST_DRAWS = 100  # a gate needs no resamples of the run's own analysis
@@ -102,9 +103,14 @@ def roll_out_again(
 
 
 def _lend_cases(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None:
-    """Put the run's own held-out cases into the new run: the suite of today may draw others."""
-    if is_run(place):
-        return
+    """Put the run's own held-out cases into the new run: the suite of today may draw others.
+
+    A run that was made and killed before it got them is empty, and gets them now.
+    """
+    if holds_tables(place):
+        with Store(place) as made:
+            if made.meta(STUDY_KEY) is not None or made.counts()["cases"]:
+                return
     with Store(book.path) as store:
         splits = {
             seed: parts.get("test", ())
@@ -112,7 +118,7 @@ def _lend_cases(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -
             if checkpoint.split_seed in (None, seed)
         }
         cases = {name: store.case(name) for names in splits.values() for name in names}
-    with Store.create(place) as made, made.transaction():
+    with Store.open_or_create(place) as made, made.transaction():
         made.add_cases(cases.values())
         for seed, names in splits.items():
             made.add_split(seed, {"test": names})

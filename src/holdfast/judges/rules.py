@@ -233,7 +233,7 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         table = When if "when" in problem["loc"][:-1] else Rule
         return f"{place[1:]}: unknown key; {_hint(str(problem['loc'][-1]), table.model_fields)}{more}"
-    found = "" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
+    found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
     return f"{place[1:]}: {problem['msg'].removeprefix('Value error, ').lower()}{found}{more}"
 
 

@@ -59,11 +59,23 @@ def check_addresses(url: str, *, allow_private: bool, place: str) -> None:
     check_url(url, allow_private=allow_private, place=place)
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(host):
+    if takes_proxy(url) and urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(host):
         return
     for found in socket.getaddrinfo(host, parts.port, type=socket.SOCK_STREAM):
         address = ipaddress.ip_address(str(found[4][0]).partition("%")[0])
         _check_address(address, True, url=url, allow_private=allow_private, place=place)
+
+
+def takes_proxy(url: str) -> bool:
+    """Whether a request to the address may go by way of the environment's proxy.
+
+    One to this machine has no need of it, and one without TLS would show it the key and every text.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".").lower()
+    literal = _read_literal(host)
+    local = host == "localhost" or host.endswith(".localhost") or (literal is not None and literal[0].is_loopback)
+    return parts.scheme == "https" and not local
 
 
 def read_key(endpoint: EndpointSection, place: str) -> str | None:

@@ -35,6 +35,9 @@ TOP_LOGPROBS = 20
 BYTES_PER_TOKEN = 4
 """What a token is taken for where a server does not say how many it used."""
 
+MOST_TOKENS = 2**53 - 1
+"""The most that a count of tokens is taken for: larger ones are not exact as numbers of JSON and of SQLite."""
+
 FILTERED = "content_filter"
 _STOPPED: Mapping[str, Stopped] = {"max_tokens": "length", "model_length": "context"}
 
@@ -140,14 +143,16 @@ def read_output(output: ModelOutput, *, native: bool, sent_bytes: int) -> Answer
     choice = output.choices[0]
     text = _storable_text(choice.message.text)
     usage = output.usage
-    if usage is not None:
-        cached = (usage.input_tokens_cache_read or 0) + (usage.input_tokens_cache_write or 0)
-        input_tokens, output_tokens = usage.input_tokens + cached, usage.output_tokens
-    elif choice.stop_reason in (FILTERED, "model_length"):
+    if usage is None and choice.stop_reason in (FILTERED, "model_length"):
         # The request was turned down: the text is the server's message, not the model's.
         text, input_tokens, output_tokens = "", 0, 0
     else:
-        input_tokens, output_tokens = -(-sent_bytes // BYTES_PER_TOKEN), -(-len(text.encode()) // BYTES_PER_TOKEN)
+        told: tuple[Any, ...] = (None, None, None, None)
+        if usage is not None:
+            cached = (usage.input_tokens_cache_read or 0, usage.input_tokens_cache_write or 0)
+            told = (usage.input_tokens, *cached, usage.output_tokens)
+        *read, output_tokens = _count_tokens(told, sent_bytes, len(text.encode()))
+        input_tokens = min(sum(read), MOST_TOKENS)
     return Answer(
         text=text,
         calls=[
@@ -161,6 +166,20 @@ def read_output(output: ModelOutput, *, native: bool, sent_bytes: int) -> Answer
         output_tokens=output_tokens,
         sampled=_read_sampled(choice.logprobs),
     )
+
+
+def _count_tokens(told: Sequence[Any], sent_bytes: int, said_bytes: int) -> list[int]:
+    """Tokens read, read of a cache, written to one, and written, of which none is below 0 or beyond ``MOST_TOKENS``.
+
+    What a server says that is no count is taken for the bytes of what was sent and said: a bill of less than nothing
+    would stand against what was spent.
+    """
+    likely = (-(-sent_bytes // BYTES_PER_TOKEN), 0, 0, -(-said_bytes // BYTES_PER_TOKEN))
+    counts = []
+    for value, instead in zip(told, likely, strict=True):
+        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+        counts.append(min(int(value), MOST_TOKENS) if right else instead)
+    return counts
 
 
 def _storable_text(text: str) -> str:

@@ -1,16 +1,20 @@
 """What remote models were asked and answered: nothing is paid for twice, and a budget is kept.
 
     intend ─ (the call) ─▶ settle: the answer is on disk before it is used
-                        ├▶ withdraw: it was surely not billed
-                        └▶ nothing: it stays in doubt, for it may have been billed
+       │                ├▶ withdraw: it was surely not billed
+       │                └▶ leave: it stays in doubt, for it may have been billed
+       └▶ an equal call is in flight: its answer is waited for
 
-A call that is equal to an answered one is answered from here. Several processes write to one ledger. What a process
-writes at about the same time shares one transaction, so that many calls in flight wait for few syncs of the disk.
+A call that is equal to an answered one is answered from here, also where several processes write to one ledger: an
+intent stands under the call's key, with who has it in flight, until it is settled, withdrawn or left, or its process
+ends. A budget of calls counts every request that a server got. What a process writes at about the same time shares
+one transaction, so that many calls in flight wait for few syncs of the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections import Counter
@@ -24,6 +28,7 @@ import orjson
 import zstandard
 
 from holdfast.errors import BudgetSpent, StoreError
+from holdfast.models import flights
 from holdfast.models.ledger_digests import (
     DamagedRow,
     check_ledger,
@@ -33,6 +38,7 @@ from holdfast.models.ledger_digests import (
     make_private,
     teach_digests,
 )
+from holdfast.store.database import reading_address
 
 BUSY_MILLISECONDS = 60_000
 SCHEMA = """
@@ -43,6 +49,7 @@ CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, speaker TEXT NOT NULL, m
   CHECK ((status = 'done') = (reply IS NOT NULL)));
 CREATE TABLE IF NOT EXISTS spent (one INTEGER PRIMARY KEY CHECK (one = 1), calls INTEGER NOT NULL, cost REAL NOT NULL);
 INSERT OR IGNORE INTO spent (one, calls, cost) VALUES (1, 0, 0);
+CREATE TABLE IF NOT EXISTS flights (key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -99,7 +106,8 @@ class Ledger:
         self.path, self.budget = path, budget or Budget()
         self._hits: Counter[tuple[str, str]] = Counter()
         self._reading, self._queueing = threading.Lock(), threading.Lock()
-        self._queue: list[tuple[Callable[[], None], Future[None]]] = []
+        self._queue: list[tuple[Callable[[], bool], Future[bool]]] = []
+        self._owner = flights.new_owner()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,8 +128,9 @@ class Ledger:
         return db
 
     def close(self) -> None:
-        """Write what is waiting and close the file."""
+        """Write what is waiting and close the file; what is in flight stays in doubt."""
         self._writer.shutdown()
+        flights.give_up(self._owner)
         self._out.close()
         self._in.close()
 
@@ -143,26 +152,35 @@ class Ledger:
         self._hits[speaker, model] += 1
         return orjson.loads(zstandard.decompress(row[1]))
 
-    async def intend(self, key: bytes, speaker: str, model: str) -> None:
-        """Record that a call is about to be made. Errors: BudgetSpent."""
+    async def intend(self, key: bytes, speaker: str, model: str) -> bool:
+        """Record that a call is about to be made; False where an equal one was answered or is in flight elsewhere.
 
-        def write() -> None:
+        Then nothing is recorded: ``find`` has the answer, now or in a while. Errors: BudgetSpent.
+        """
+
+        def write() -> bool:
+            done = self._out.execute("SELECT 1 FROM calls WHERE key = ? AND status = 'done'", (key,)).fetchone()
+            flight = self._out.execute("SELECT owner FROM flights WHERE key = ?", (key,)).fetchone()
+            if done or (flight and flight[0] != self._owner and flights.is_under_way(flight[0])):
+                return False
             self._check_budget(model)
+            self._out.execute("INSERT OR REPLACE INTO flights VALUES (?, ?)", (key, self._owner))
             self._out.execute(
                 "INSERT INTO calls (key, speaker, model, status, in_doubt) VALUES (?, ?, ?, 'intent', 1)"
                 " ON CONFLICT (key) DO UPDATE SET in_doubt = in_doubt + 1",
                 (key, speaker, model),
             )
             self._out.execute("UPDATE spent SET calls = calls + 1")
+            return True
 
-        await self._write(write)
+        return await asyncio.wrap_future(self._write(write))
 
     async def settle(self, key: bytes, settled: Settled) -> None:
         """Record the answer; it is on disk when this returns. Of two answers to equal calls, the first stays."""
         body = zstandard.compress(orjson.dumps(settled.answer, option=orjson.OPT_NON_STR_KEYS))
         paid = (settled.input_tokens, settled.output_tokens, settled.cost, settled.seconds, settled.attempts)
 
-        def write() -> None:
+        def write() -> bool:
             self._out.execute(
                 "UPDATE calls SET status = 'done', reply = ifnull(reply, ?), served = ifnull(served, ?),"
                 " input_tokens = input_tokens + ?, output_tokens = output_tokens + ?, cost = cost + ?,"
@@ -170,50 +188,35 @@ class Ledger:
                 (body, settled.served, *paid, key),
             )
             self._out.execute("UPDATE spent SET cost = cost + ?", (settled.cost,))
+            return self._land(key)
 
-        await self._write(write)
+        await asyncio.wrap_future(self._write(write))
 
-    async def withdraw(self, key: bytes) -> None:
-        """Forget one intent: the call was surely not billed."""
+    async def withdraw(self, key: bytes, *, sent: bool = False) -> None:
+        """Forget one intent: the call was surely not billed. Where it was ``sent`` all the same, a budget counts it."""
 
-        def write() -> None:
+        def write() -> bool:
             self._out.execute("UPDATE calls SET in_doubt = in_doubt - 1 WHERE key = ?", (key,))
             self._out.execute("DELETE FROM calls WHERE key = ? AND status = 'intent' AND in_doubt = 0", (key,))
-            self._out.execute("UPDATE spent SET calls = calls - 1")
+            self._out.execute("UPDATE spent SET calls = calls - ?", (int(not sent),))
+            return self._land(key)
 
-        await self._write(write)
+        await asyncio.wrap_future(self._write(write))
+
+    def leave(self, key: bytes) -> None:
+        """Note, soon, that a call is no longer in flight, and stays in doubt: others need not wait for it."""
+        self._write(lambda: self._land(key))
+
+    def _land(self, key: bytes) -> bool:
+        return bool(self._out.execute("DELETE FROM flights WHERE key = ? AND owner = ?", (key, self._owner)).rowcount)
 
     def summary(self) -> tuple[Spending, ...]:
         """What was spent, by speaker and model, over all processes. Errors: StoreError for a damaged ledger."""
         try:
             with self._reading:
-                check_ledger(self._in)
-                rows = self._in.execute(
-                    "SELECT speaker, model, sum(status = 'done'), sum(input_tokens), sum(output_tokens), sum(cost),"
-                    " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls"
-                    " GROUP BY speaker, model"
-                ).fetchall()
+                return _summarise(self._in, self._hits)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._unusable(error) from error
-        found = {(row[0], row[1]): row[2:] for row in rows}
-        nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
-        return tuple(self._spending(*who, *found.get(who, nothing)) for who in sorted(found.keys() | self._hits.keys()))
-
-    def _spending(self, speaker: str, model: str, *row: Any) -> Spending:
-        calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = row
-        return Spending(
-            speaker=speaker,
-            model=model,
-            calls=calls,
-            from_cache=self._hits[speaker, model],
-            input_tokens=tokens_in,
-            output_tokens=tokens_out,
-            cost=cost,
-            seconds=seconds,
-            attempts=attempts,
-            in_doubt=in_doubt,
-            served=tuple(sorted(served.split(","))) if served else (),
-        )
 
     def _check_budget(self, model: str) -> None:
         calls, cost = self._out.execute("SELECT calls, cost FROM spent").fetchone()
@@ -229,12 +232,12 @@ class Ledger:
                 " kept; repeat with a larger --max-cost to go on"
             )
 
-    async def _write(self, operation: Callable[[], None]) -> None:
-        future: Future[None] = Future()
+    def _write(self, operation: Callable[[], bool]) -> Future[bool]:
+        future: Future[bool] = Future()
         with self._queueing:
             self._queue.append((operation, future))
         self._writer.submit(self._drain)
-        await asyncio.wrap_future(future)
+        return future
 
     def _drain(self) -> None:
         """Everything that waits, in one transaction."""
@@ -242,16 +245,14 @@ class Ledger:
             batch, self._queue = self._queue, []
         if not batch:
             return
-        outcomes: list[BudgetSpent | None] = []
+        outcomes: list[BudgetSpent | bool] = []
         try:
             self._out.execute("BEGIN IMMEDIATE")
             for operation, _ in batch:
                 try:
-                    operation()
+                    outcomes.append(operation())
                 except BudgetSpent as error:
                     outcomes.append(error)
-                else:
-                    outcomes.append(None)
             self._out.execute("COMMIT")
         except BaseException as error:
             if self._out.in_transaction:
@@ -263,11 +264,61 @@ class Ledger:
             return
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.set_running_or_notify_cancel():
-                future.set_exception(outcome) if outcome else future.set_result(None)
+                if isinstance(outcome, BudgetSpent):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
 
     def _unusable(self, error: Exception) -> StoreError:
         if isinstance(error, DamagedRow):
-            return StoreError(
-                f"{self.path}: damaged ({error}); restore it from a copy, or put it aside to ask again what it holds"
-            )
+            return _damaged(self.path, error)
         return StoreError(f"{self.path}: calls cannot be recorded here ({error}); check the file, its disk and rights")
+
+
+def _damaged(path: Path, error: DamagedRow) -> StoreError:
+    return StoreError(f"{path}: damaged ({error}); restore it from a copy, or put it aside to ask again what it holds")
+
+
+def read_spending(path: Path) -> tuple[Spending, ...]:
+    """What the ledger at ``path`` says was spent, also where nothing can be written. Errors: StoreError."""
+    try:
+        with contextlib.closing(sqlite3.connect(reading_address(path), uri=True, isolation_level=None)) as db:
+            db.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+            # A process that was killed as it made the file left it empty.
+            made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'calls'").fetchone()[0]
+            teach_digests(db)
+            return _summarise(db, Counter()) if made else ()
+    except DamagedRow as error:
+        raise _damaged(path, error) from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: calls cannot be read ({error}); check the file, its disk and rights") from error
+
+
+def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[Spending, ...]:
+    """The spending of a ledger whose rows are those that were written. Errors: DamagedRow, sqlite3.Error."""
+    check_ledger(db)
+    rows = db.execute(
+        # Sums of huge counts are no integers of SQLite; total() is a float.
+        "SELECT speaker, model, sum(status = 'done'), total(input_tokens), total(output_tokens), sum(cost),"
+        " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls GROUP BY speaker, model"
+    ).fetchall()
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
+    return tuple(_spending(*who, hits[who], *found.get(who, nothing)) for who in sorted(found.keys() | hits.keys()))
+
+
+def _spending(speaker: str, model: str, from_cache: int, *row: Any) -> Spending:
+    calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = row
+    return Spending(
+        speaker=speaker,
+        model=model,
+        calls=calls,
+        from_cache=from_cache,
+        input_tokens=int(tokens_in),
+        output_tokens=int(tokens_out),
+        cost=cost,
+        seconds=seconds,
+        attempts=attempts,
+        in_doubt=in_doubt,
+        served=tuple(sorted(served.split(","))) if served else (),
+    )

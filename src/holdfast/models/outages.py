@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from holdfast.errors import Fault
 from holdfast.models.endpoints import redact
 
 LONGEST_TEXT = 300
+_MOST_WRAPPINGS = 8
 LONGEST_WAIT = 300.0
 """Seconds that a server may ask to be left alone."""
 
@@ -50,13 +52,15 @@ _REMEDIES = {
 class Failure:
     """What a failed request means. ``too_long`` and ``features`` say what of it the server cannot take.
 
-    ``wait`` is the seconds that the server asks to wait, where it does; ``billed`` whether it may have cost money.
+    ``wait`` is the seconds that the server asks to wait, where it does; ``billed`` whether it may have cost money;
+    ``sent`` whether the server got the request, which a budget of calls counts.
     """
 
     fault: Fault
     retry: Retry
     billed: bool
     text: str
+    sent: bool = True
     wait: float | None = None
     too_long: bool = False
     features: tuple[str, ...] = ()
@@ -64,6 +68,7 @@ class Failure:
 
 def read_failure(error: Exception, key: str | None = None) -> Failure:
     """What the error of a request made with ``key`` means, its text in one line and without keys."""
+    error = _unwrap(error)
     chain = tuple(_chain(error))
     status = next((found for one in chain if (found := _status(one)) is not None), None)
     text = _tell(chain, key)
@@ -72,14 +77,22 @@ def read_failure(error: Exception, key: str | None = None) -> Failure:
     if status is not None:
         return _read_status(status, text, chain)
     if any(isinstance(one, ConnectionRefusedError | socket.gaierror) or _named(one, "ConnectError") for one in chain):
-        return Failure(fault="refused", retry="often", billed=False, text=f"no connection ({text}); check base_url")
+        secure = any(isinstance(one, ssl.SSLError) for one in chain)
+        told = f"no secure connection ({text}); check base_url and the server's certificate"
+        told = told if secure else f"no connection ({text}); check base_url"
+        return Failure(fault="refused", retry="often", billed=False, sent=False, text=told)
     if any(_named(one, "ConnectTimeout", "PoolTimeout") for one in chain):
-        return Failure(fault="unavailable", retry="often", billed=False, text=f"no connection in time ({text})")
+        told = f"no connection in time ({text}); check base_url and the network"
+        return Failure(fault="unavailable", retry="often", billed=False, sent=False, text=told)
     if any(_named(one, "PrerequisiteError") for one in chain):
-        return Failure(fault="refused", retry="never", billed=False, text=text, features=_lacking(text))
+        return Failure(fault="refused", retry="never", billed=False, sent=False, text=text, features=_lacking(text))
+    if (body := next((one for one in chain if _named(one, "BadBody")), None)) is not None:
+        told = f"the reply's body is not taken: {body}; check what base_url leads to"
+        return Failure(fault="unavailable", retry="twice", billed=True, text=told)
     if any(_named(one, "APIConnectionError", "TransportError") or isinstance(one, OSError) for one in chain):
-        return Failure(fault="unavailable", retry="often", billed=True, text=f"the connection broke off ({text})")
-    told = f"what came back is no reply ({text})"
+        told = f"the connection broke off ({text}); check the server and the network"
+        return Failure(fault="unavailable", retry="often", billed=True, text=told)
+    told = f"what came back is no reply ({text}); check what base_url leads to"
     return Failure(fault="unavailable", retry="twice", billed=True, text=told, features=_lacking(text))
 
 
@@ -94,7 +107,8 @@ def _read_status(status: int, text: str, chain: tuple[BaseException, ...]) -> Fa
         told = f"HTTP {status}: it redirects elsewhere, which is not followed; set base_url to the final address"
         return Failure(fault="refused", retry="never", billed=False, text=told)
     if status < 300:
-        return Failure(fault="unavailable", retry="twice", billed=True, text=f"what came back is no reply ({text})")
+        told = f"what came back is no reply ({text}); check what base_url leads to"
+        return Failure(fault="unavailable", retry="twice", billed=True, text=told)
     if status in _REMEDIES or _NO_MONEY.search(text) or (status == 400 and _WRONG_KEY.search(text)):
         remedy = _REMEDIES[402 if _NO_MONEY.search(text) else status if status in _REMEDIES else 401]
         return Failure(fault="refused", retry="never", billed=False, text=f"{told}; {remedy}")
@@ -117,6 +131,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         one = one.__cause__ or one.__context__
+
+
+def _unwrap(error: Exception) -> Exception:
+    """The error behind one that only says that it was tried again, whose own text names no cause."""
+    seen = 0
+    while _named(error, "RetryError") and seen < _MOST_WRAPPINGS:
+        attempt = getattr(error, "last_attempt", None)
+        inner = attempt.exception() if attempt is not None and attempt.done() else error.__cause__
+        if not isinstance(inner, Exception):
+            break
+        error, seen = inner, seen + 1
+    return error
 
 
 def _named(error: BaseException, *names: str) -> bool:

@@ -27,7 +27,8 @@ import orjson
 
 from holdfast.errors import Fault, MissingExtra, ProviderError, StudyError
 from holdfast.models import Ask, Reply, chat_messages, chat_tools
-from holdfast.models.endpoints import check_addresses, check_url, read_key, redact
+from holdfast.models.bodies import bound_bodies
+from holdfast.models.endpoints import check_addresses, check_url, read_key, redact, takes_proxy
 from holdfast.models.ledger import Ledger, Settled
 from holdfast.models.outages import Failure, read_failure
 from holdfast.models.text_calls import STOP, render
@@ -41,6 +42,8 @@ GARBAGE_RETRIES = 2
 """How often a request is repeated that was answered, and so billed, with what is no reply."""
 
 LONGEST_PAUSE = 60.0
+WAIT_SECONDS = (0.05, 1.0)  # between looks for the answer to an equal call that another process has in flight
+LOOKS = 10  # so often before it is asked whether that process still runs
 MILLION = 1e6
 UNBOUNDED = 1_000_000  # of Inspect's own connections: what waits for one of ours does not count as in flight
 Pause = Callable[[float], Awaitable[None]]
@@ -135,6 +138,11 @@ class ProviderModel:
         while True:
             attempts += 1
             outcome, used = await self._attempt(ask, key, attempts)
+            if outcome is None:
+                attempts -= 1
+                if (found := await self._wait(ask, key)) is not None:
+                    return found
+                continue
             if not isinstance(outcome, Failure):
                 return outcome
             if shed := used.intersection(outcome.features):
@@ -150,14 +158,27 @@ class ProviderModel:
             backoff = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, 2.0 ** (failed - 1))
             await self._pause(max(backoff, outcome.wait or 0.0))
 
+    async def _wait(self, ask: Ask, key: bytes) -> Answer | None:
+        """The answer that another process got to an equal call; None where it may have gone without one."""
+        seconds, longest = WAIT_SECONDS
+        for _ in range(LOOKS):
+            if (found := self._ledger.find(key, ask.speaker, self.name)) is not None:
+                return self._chat.Answer(**found)  # type: ignore[no-any-return]
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, longest)
+        return None
+
     def _error(self, text: str, fault: Fault) -> ProviderError:
         error = ProviderError(f"{self.name} at {self._host}: {text}", fault)
         if error.fatal and self._client is not None:
             self._client.refused = error
         return error
 
-    async def _attempt(self, ask: Ask, key: bytes, attempts: int) -> tuple[Answer | Failure, frozenset[str]]:
-        """One request under one intent, which is settled, withdrawn, or stays where it may have been billed."""
+    async def _attempt(self, ask: Ask, key: bytes, attempts: int) -> tuple[Answer | Failure | None, frozenset[str]]:
+        """One request under one intent, which is settled, withdrawn, or stays where it may have been billed.
+
+        None stands for no request, where an equal one was answered or is in flight elsewhere.
+        """
         try:
             client = await self._open()
         except OSError as error:
@@ -167,7 +188,8 @@ class ProviderModel:
                 raise client.refused
             used = self._features(ask)
             prepared = self._prepare(ask, used)
-            await self._ledger.intend(key, ask.speaker, self.name)
+            if not await self._ledger.intend(key, ask.speaker, self.name):
+                return None, frozenset()
             started = time.monotonic()
             try:
                 async with asyncio.timeout(self._endpoint.timeout):
@@ -177,9 +199,14 @@ class ProviderModel:
                 if failure.too_long:
                     answer = self._chat.Answer(text="", stop="model_length", served=self.name, native=True)
                 else:
-                    if not failure.billed:
-                        await self._ledger.withdraw(key)
+                    if failure.billed:
+                        self._ledger.leave(key)
+                    else:
+                        await self._ledger.withdraw(key, sent=failure.sent)
                     return failure, used
+            except BaseException:  # interrupted: it may have been billed
+                self._ledger.leave(key)
+                raise
             await self._ledger.settle(key, self._settled(answer, time.monotonic() - started, attempts))
         return answer, used
 
@@ -282,7 +309,6 @@ class ProviderModel:
         except Exception as error:
             told = redact(" ".join(_MARKUP.sub("", str(error)).split()), key)
             raise StudyError(f"the remote model {self.name} cannot be opened: {told}") from error
-        _harden(model.api, key)
         if hasattr(model.api, "strict_tools"):
             # A call that a grammar holds to its schema is not the agent's own, and servers without one refuse it.
             model.api.strict_tools = False
@@ -295,11 +321,15 @@ class ProviderModel:
             raise StudyError(
                 f"{self._place}.base_url is {endpoint.base_url}, but {self.name} is open at another: {url}"
             )
+        _harden(model.api, key, url or endpoint.base_url)
         return model
 
 
-def _harden(api: Any, key: str | None) -> None:
-    """Switch off what clients do unseen: requests of their own, redirects with the key, other keys than ``key``."""
+def _harden(api: Any, key: str | None, url: str | None) -> None:
+    """Switch off what clients do unseen: requests of their own, redirects with the key, other keys than ``key``.
+
+    What they receive is bounded, and no proxy sees what is sent to ``url`` without TLS or to this machine.
+    """
     from tenacity import wait_none
 
     # Inspect makes a wait for every call, also where none is repeated.
@@ -314,6 +344,9 @@ def _harden(api: Any, key: str | None) -> None:
     for http in (getattr(api, "http_client", None), getattr(client, "_client", None)):
         if hasattr(http, "follow_redirects"):
             http.follow_redirects = False
+        if url is not None and not takes_proxy(url) and hasattr(http, "_mounts"):
+            http._mounts, http._trust_env = {}, False
+        bound_bodies(http)
 
 
 async def _close_with_loop(model: Any) -> AsyncGenerator[None, None]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ from holdfast.suites.toolemu import halve
 
 SUITE = "toolemu"
 SPLIT_SEEDS = (0, 1, 2)
+MOST_NOTES = 8  # of files that lack evaluations; the rest is counted
 
 Key = tuple[str, int]  # checkpoint id, case number
 Made = TypeVar("Made")
@@ -184,6 +185,8 @@ class _Import:
         self._lines: dict[tuple[str, int, int, bytes], Key] = {}
         self._streams: dict[str, list[Key]] = {}
         self._verdicts: dict[tuple[str, str], tuple[Entry, list[tuple[Verdict, Slot]]]] = {}
+        self._judges: dict[str, str] = {}  # of the trajectories in a stem's file, whoever is to evaluate them
+        self.notes: list[str] = []
 
     def take(self, file: File) -> None:
         """One file of the archive."""
@@ -203,6 +206,7 @@ class _Import:
 
     def _take_trajectories(self, file: File, entry: Entry) -> None:
         stream = self._streams.setdefault(entry.stem, [])
+        self._judges[entry.stem] = entry.judge
         closed = file.data.endswith(b"\n")
         for number, offset, line in split_lines(file.name, file.data):
             mark = (entry.checkpoint.id, entry.start, entry.stop, hashlib.sha256(line).digest())
@@ -303,7 +307,40 @@ class _Import:
                     distinct.add(mark)
                     missing += verdict.value is None
                     new += self._store.add_score(_score(mark, verdict), reply.key)
+        for mark, verdict in self._unevaluated(ids, seen):
+            distinct.add(mark)
+            missing += 1
+            new += self._store.add_score(_score(mark, verdict))
         return len(distinct), missing, new
+
+    def _unevaluated(
+        self, ids: Mapping[Key, str], seen: dict[tuple[str, str, str], float | None]
+    ) -> Iterator[tuple[tuple[str, str, str], Verdict]]:
+        """Missing scores for trajectories whose evaluation file is empty, ends before them or is not there.
+
+        Each such file is noted. An objective that nothing of the source is evaluated on gets no rows.
+        """
+        told: list[str] = []
+        evaluated = {objective for _, objective in self._verdicts}
+        for stem, judge in sorted(self._judges.items()):
+            for metric, (objective, _) in METRICS.items():
+                file = f"{stem}_eval_agent_{metric}.jsonl"
+                found = self._verdicts.get((stem, objective))
+                count = 0 if found is None else len(found[1])
+                marks = [(ids[key], judge, objective) for key in self._streams[stem][count:]]
+                lacking = [mark for mark in dict.fromkeys(marks) if mark not in seen]
+                if not lacking:
+                    continue
+                why = "is not there" if found is None else f"ends after {count:,} lines" if count else "is empty"
+                many = f"{len(lacking):,} trajector{'y has' if len(lacking) == 1 else 'ies have'}"
+                told.append(f"{file} {why}: {many} no {objective} score by {judge}")
+                if objective in evaluated:
+                    verdict = Verdict(value=None, missing=f"not evaluated: the file {why}", label=None)
+                    seen.update(dict.fromkeys(lacking))
+                    yield from ((mark, verdict) for mark in lacking)
+        self.notes += told[:MOST_NOTES]
+        if (rest := len(told) - MOST_NOTES) > 0:
+            self.notes.append(f"and {rest:,} more evaluation files like these")
 
     def _stored_scores(self) -> dict[tuple[str, str, str], float | None]:
         table, names = self._store.score_table(), self._store.trajectory_ids()
@@ -372,6 +409,7 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
         new_trajectories=new_trajectories,
         new_scores=new_scores,
         seconds=time.monotonic() - started,
+        notes=tuple(reading.notes),
     )
 
 

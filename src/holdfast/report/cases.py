@@ -36,7 +36,9 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
     scores, runs = store.score_table(part="all"), store.trajectory_table(part="all")
     ids, cases = store.trajectory_ids(part="all"), {case.id: case for case in store.cases()}
     means, parts = _mean_scores(scores, len(ids)), _parts(store, runs, scores.case_ids)
-    order = np.lexsort((runs.rollout, runs.checkpoint, runs.case))
+    planned = {name: number for number, name in enumerate(store.planned_ids(part="all"))}
+    numbers = np.array([planned[name] for name in ids], dtype=np.int64)
+    order = np.lexsort((numbers, runs.rollout, runs.checkpoint, runs.case))
     order = order[_listed(cases, scores.case_ids, store)[runs.case[order]]]
     groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
     writer = ShardWriter(folder)
@@ -46,7 +48,7 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         entry = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
         entry["s"] = writer.begin_case(case.id, case_content(case))
         entry["i"] = case.id
-        entry["r"] = _write_runs(store, writer, runs, rows=rows, ids=ids, means=means, parts=parts)
+        entry["r"] = _write_runs(store, writer, runs, rows=rows, numbers=numbers, ids=ids, means=means, parts=parts)
         listed.append(entry)
     writer.close()
     return {
@@ -149,19 +151,20 @@ def _write_runs(
     runs: TrajectoryTable,
     *,
     rows: Ints,
+    numbers: Ints,
     ids: Sequence[str],
     means: Floats,
     parts: Ints,
 ) -> list[list[Any]]:
-    """Put one case's trajectories into shards; each becomes row, checkpoint, rollout, flags, shard, scores, part."""
+    """Put one case's trajectories into shards; each becomes number, checkpoint, rollout, flags, shard, scores, part."""
     listed: list[list[Any]] = []
     wanted = [ids[row] for row in rows]
     for row, trajectory, scores in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
-        shard = writer.add(str(row), trajectory_content(trajectory, scores))
+        shard = writer.add(str(numbers[row]), trajectory_content(trajectory, scores))
         values = [None if np.isnan(value) else round(float(value), SCORE_DIGITS) for value in means[row]]
         listed.append(
             [
-                int(row),
+                int(numbers[row]),
                 int(runs.checkpoint[row]),
                 int(runs.rollout[row]),
                 int(runs.flags[row]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,6 +9,7 @@ from string import Template
 from typing import Any
 
 from holdfast.errors import MissingExtra, StudyError
+from holdfast.outputs import new_directory
 from holdfast.records import Analysis, Verdict
 from holdfast.report.cases import write_cases
 from holdfast.report.figures import order_lineages
@@ -22,11 +21,11 @@ from holdfast.report.summary import describe_alert, make_headlines, summarise
 from holdfast.report.tables import narrow, table_latex
 from holdfast.report.users import read_users
 from holdfast.store import Store
-from holdfast.store.weights import TEMPORARY
 
 PAGE = "index.html"
 SCRIPTS = ("page.js", "cases.js", "changes.js")
 FOLDERS = ("shards", "figures", "tables")
+ELSEWHERE = "write the report elsewhere, with `holdfast report RUN -o DIR`"
 
 
 def write_report(
@@ -39,34 +38,16 @@ def write_report(
     """
     target = Path(output) if output is not None else store.path / "report"
     _check_target(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}report-", dir=target.parent))
-    except OSError as error:
-        raise StudyError(f"{target}: cannot write a report here ({error}); choose another output") from error
-    try:
-        folder.chmod(0o755)
+    with new_directory(target, replaces=True, remedy=ELSEWHERE) as folder:
         _write_all(store, analysis, folder, title, verdicts)
-        _swap(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return target / PAGE
 
 
 def _check_target(target: Path) -> None:
     if target.is_dir() and any(target.iterdir()) and not (target / PAGE).is_file():
-        raise StudyError(f"{target}: the folder is not empty and holds no report; choose another output")
+        raise StudyError(f"{target}: the folder is not empty and holds no report; {ELSEWHERE}")
     if target.exists() and not target.is_dir():
-        raise StudyError(f"{target}: a file is in the way of the report's folder; choose another output")
-
-
-def _swap(folder: Path, target: Path) -> None:
-    """Put ``folder`` in the place of ``target``."""
-    old = folder.with_name(folder.name + "-old")
-    if target.exists():
-        target.replace(old)
-    folder.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
+        raise StudyError(f"{target}: a file is in the way of the report's folder; {ELSEWHERE}")
 
 
 def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdicts: Sequence[Verdict]) -> None:

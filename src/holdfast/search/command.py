@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.gate.command import EXIT_CODES
+from holdfast.outputs import to_json
 from holdfast.progress import ProgressLines
 from holdfast.runs import default_output
 from holdfast.search.outputs import (
@@ -52,8 +52,5 @@ def carry_out(options: argparse.Namespace, study: Study) -> tuple[str, int]:
     )
     document = search_document(found)
     write_document(document, place)
-    if options.json:
-        text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
-    else:
-        text = f"{render_search(found)}\n\n{place / SEARCH_FILE}"
+    text = to_json(document) if options.json else f"{render_search(found)}\n\n{place / SEARCH_FILE}"
     return text, EXIT_CODES[found.outcome]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from holdfast.outputs import write_file
 from holdfast.records import Outcome, Verdict
 from holdfast.search.running import Search
 from holdfast.search.sampling import Found, Trial
@@ -102,9 +103,7 @@ def _describe(found: Found) -> dict[str, Any]:
 def write_document(document: dict[str, Any], path: Path) -> Path:
     """Writes a search's document into its run, whole or not at all; its path."""
     target = path / SEARCH_FILE
-    part = target.with_suffix(".part")
-    part.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(target)
+    write_file(target, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return target
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from holdfast.dialogues import Speakers, hold
 from holdfast.judges import Judge, open_judge
 from holdfast.judges.rating import RatingJudge, check_answers
+from holdfast.judges.unread import Readings
 from holdfast.pairs import build_pairs, flip_pairs
 from holdfast.plan import Step
 from holdfast.records import Case, Score, Trajectory
@@ -23,8 +24,12 @@ JUDGE_BATCH = 400
 
 
 def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
-    """Scores for one rollout step's trajectories, in batches."""
+    """Scores for one rollout step's trajectories, in batches; a judge that is not understood is told in the result."""
     judge = open_step_judge(step)
+    readings = Readings(judge)
+    for (name, objective), (_, count) in store.mean_scores(step.inputs[0]).items():
+        if name == judge.name:
+            readings.add_read(objective, count)
     cases = cases_of(store)
     done = store.log.batches(step.fingerprint)
     trajectories = store.trajectories(step=step.inputs[0])
@@ -33,9 +38,11 @@ def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
         while batch := list(islice(trajectories, JUDGE_BATCH)):
             if number not in done:
                 scores = score_all(judge, [(cases[item.case_id], item) for item in batch], speakers)
+                readings.add(scores)
                 emit(Batch(number=number, size=len(batch), scores=tuple(scores)))
             number += 1
-    return Finished(result={})
+    notes = readings.tell()
+    return Finished(result={"notes": notes} if notes else {})
 
 
 def open_step_judge(step: Step) -> Judge:

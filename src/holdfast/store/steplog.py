@@ -18,6 +18,7 @@ from holdfast.store.codec import telling_damage
 from holdfast.store.seals import Seals
 
 LOG_DIGESTS = "logs"  # in a step's result: SHA-256 of each log of its training, by what is added to the log's name
+PLAN_KEY = "plan"  # under ``meta``: the fingerprints of the steps that the study of a run has, in their order
 STEP_SCHEMA = """
 CREATE TABLE steps (fingerprint TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
   result TEXT, started REAL, finished REAL) WITHOUT ROWID;
@@ -73,8 +74,15 @@ class StepLog:
         return {row[0] for row in self._db.execute("SELECT batch FROM batches WHERE fingerprint = ?", (fingerprint,))}
 
     def steps(self) -> dict[str, StepStatus]:
-        """Every step that was ever begun, by fingerprint. Errors: StoreError for one that cannot be read."""
+        """Every step that was ever begun, by fingerprint: in the order of the run's plan, the others behind them.
+
+        The plan's order is no clock's, and a step that was repeated keeps its place. Errors: StoreError for a step that
+        cannot be read.
+        """
         with telling_damage("the log of steps"):
+            planned = self._db.execute("SELECT value FROM meta WHERE key = ?", (PLAN_KEY,)).fetchone()
+            place = {name: number for number, name in enumerate(json.loads(planned[0]) if planned else ())}
+            rows = self._db.execute("SELECT * FROM steps ORDER BY started, fingerprint")
             return {
                 row[0]: StepStatus(
                     fingerprint=_check_fingerprint(row[0]),
@@ -85,7 +93,7 @@ class StepLog:
                     seconds=None if row[6] is None else row[6] - row[5],
                     finished=row[6],
                 )
-                for row in self._db.execute("SELECT * FROM steps ORDER BY started")
+                for row in sorted(rows, key=lambda row: place.get(row[0], len(place)))
             }
 
 

@@ -433,6 +433,13 @@ class Store:
         """Trajectory ids in the order of storing: the ``trajectory`` column of tables of this scope indexes them."""
         return list(tables.read_trajectory_ids(self._db, step, part).values())
 
+    def planned_ids(self, *, part: str | None = None) -> list[str]:
+        """The ids of ``trajectory_ids`` in the order of the plan's steps, whichever of them was carried out first."""
+        ids = self.trajectory_ids(part=part)
+        steps = dict(self._db.execute("SELECT id, step FROM trajectories"))
+        place = {step: number for number, step in enumerate(self.log.steps())}
+        return sorted(ids, key=lambda identity: place.get(steps[identity], -1))
+
     def case_ids(self) -> list[str]:
         """Case ids in the order of storing: the tables' ``case`` column indexes them."""
         return [row[0] for row in self._db.execute("SELECT id FROM cases ORDER BY key")]

@@ -241,8 +241,12 @@ def read_scores(
         raise ValueError(f"a score outside {MIN_SCORE}-{MAX_SCORE}")
     checkpoint, case, rollout, flags = (column[owner] for column in shared)
     place = _places(db, checkpoints, checkpoint)
-    order = np.lexsort((repeat, judged, rollout, case, place))
-    judge_index = _index(judged[order], [row[0] for row in judge_rows])
+    # By a judge's name, not by which of them was the first to score: its key tells that.
+    named_first = sorted(range(len(judge_rows)), key=lambda row: judge_rows[row][1:])
+    rank = np.argsort(np.array(named_first, dtype=np.int64))
+    judge_index = _index(judged, [row[0] for row in judge_rows])
+    order = np.lexsort((repeat, rank[judge_index], rollout, case, place))
+    judge_index = judge_index[order]
     return ScoreTable(
         checkpoints=tuple(checkpoints),
         case_ids=tuple(row[1] for row in cases),

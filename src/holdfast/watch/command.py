@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from dataclasses import replace
 
 from holdfast.errors import StudyError
+from holdfast.outputs import to_json, write_file
 from holdfast.watch.page import PAGE, write_watch
 from holdfast.watch.paired import watch_checkpoints
 from holdfast.watch.production import watch_traces
 from holdfast.watch.render import exit_code, make_document, render_markdown, render_text
-from holdfast.watch.state import UNCHECKED, hold_state, write_whole
+from holdfast.watch.state import UNCHECKED, hold_state
 
 
 def carry_out(options: Namespace) -> tuple[str, int]:
@@ -27,9 +27,9 @@ def carry_out(options: Namespace) -> tuple[str, int]:
         write_watch(watch, state.declared, options.output)
         said.append(f"page: {(options.output / PAGE).absolute()}")
     if options.markdown is not None:
-        write_whole(options.markdown, render_markdown(watch).encode("utf-8", "replace"))
+        write_file(options.markdown, render_markdown(watch))
     if options.json:
-        return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False), exit_code(watch)
+        return to_json(document), exit_code(watch)
     return "\n".join([render_text(watch), *said]), exit_code(watch)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from holdfast.outputs import to_json, write_file
 from holdfast.report.inert import escape_html, show_line
 from holdfast.report.labels import format_number
 from holdfast.report.layout import paragraph
@@ -21,7 +21,6 @@ from holdfast.watch.render import (
     state_finding,
 )
 from holdfast.watch.series import Row, Watch
-from holdfast.watch.state import write_whole
 
 PAGE, CHART, DOCUMENT = "watch.html", "watch.svg", "watch.json"
 CALM, ALARMED, BLAMED = 1, 5, 6  # colours: silent, alarm, alarm that is the judge's
@@ -124,11 +123,11 @@ def write_watch(watch: Watch, declared: Mapping[str, Any], folder: Path) -> Sequ
     """Write page, chart and JSON into ``folder``, each replaced whole; their paths. Errors: StudyError."""
     found = {
         PAGE: render_page(watch),
-        DOCUMENT: json.dumps(make_document(watch, declared), indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        DOCUMENT: to_json(make_document(watch, declared)) + "\n",
     }
     chart = draw_watch(watch)
     if chart is not None:
         found[CHART] = chart
     for name, text in found.items():
-        write_whole(folder / name, text.encode("utf-8", "replace"))
+        write_file(folder / name, text)
     return [folder / name for name in found]

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 
 from holdfast.errors import StudyError
 from holdfast.inputs import read_bytes
+from holdfast.outputs import write_file
 
 VERSION = 2
 WITHOUT_DIGEST = 1  # the version before
@@ -273,25 +273,5 @@ def save_state(path: Path, state: State) -> None:
     there = _digest(path.read_bytes()) if path.is_file() else None
     if there != state.digest:
         raise StudyError(f"{path}: changed while this watch was at work; repeat the command")
-    write_whole(path, data)
+    write_file(path, data, remedy="choose another place")
     state.digest = _digest(data)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, synced, and rename it. Errors: StudyError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be written ({error.strerror}); choose another place") from error

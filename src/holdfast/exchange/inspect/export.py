@@ -54,11 +54,12 @@ def write_logs(store: Store, target: Path) -> None:
 
 
 def _trajectory_ids(store: Store) -> dict[str, list[str]]:
-    """Trajectory ids by checkpoint id, in the order of storing."""
-    table, names = store.trajectory_table(), store.trajectory_ids()
+    """Trajectory ids by checkpoint id, in the order of the plan."""
+    table, ids = store.trajectory_table(), store.trajectory_ids()
+    made_by = {ids[row]: table.checkpoints[place].id for row, place in enumerate(table.checkpoint.tolist())}
     found: dict[str, list[str]] = {}
-    for place, checkpoint in zip(table.trajectory.tolist(), table.checkpoint.tolist(), strict=True):
-        found.setdefault(table.checkpoints[checkpoint].id, []).append(names[place])
+    for name in store.planned_ids():
+        found.setdefault(made_by[name], []).append(name)
     return found
 
 

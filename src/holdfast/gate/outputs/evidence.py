@@ -19,11 +19,11 @@ import scipy
 
 from holdfast import __version__
 from holdfast.errors import StoreError
-from holdfast.exports import write_directory
 from holdfast.forks import ANALYSIS_FILE, STUDY_KEY, read_analysis
 from holdfast.gate.outputs.document import document, plain, several_document
 from holdfast.gate.outputs.evidence_page import render_evidence
 from holdfast.gate.outputs.verdicts import judge_run
+from holdfast.outputs import new_directory, write_file
 from holdfast.records import Checkpoint, Verdict, content_id
 from holdfast.report.gate import collect_limits, count_by_lineage, count_outcomes, describe_verdict, overall
 from holdfast.report.labels import count_noun
@@ -59,12 +59,10 @@ def write_evidence(run_path: Path, verdicts: Sequence[Verdict], output: Path, no
     """
     found = collect_evidence(run_path, verdicts, notes)
 
-    def fill(target: Path) -> None:
-        text = json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False)
-        (target / JSON_FILE).write_text(text + "\n", encoding="utf-8")
-        (target / PAGE_FILE).write_text(render_evidence(found), encoding="utf-8")
-
-    return write_directory(output, fill)
+    with new_directory(output) as target:
+        write_file(target / JSON_FILE, json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+        write_file(target / PAGE_FILE, render_evidence(found))
+    return output
 
 
 def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequence[str] = ()) -> dict[str, Any]:
