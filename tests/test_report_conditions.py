@@ -85,14 +85,17 @@ def test_the_table_beside_the_heat_map_has_every_number() -> None:
     rows = texts(section.tables["taxonomy"])
     assert len(rows) == 4 * len(conditions.LINEAGES) * 3
     row = next(one for one in rows if one[:4] == ["action", "implicit", "S→H", "all bases"])
-    assert row[5:] == ["42 %", "[37, 47]", "29 %", "[24, 34]", "+30.8 pp", "[25.8, 35.8]", "60", "60"]
+    assert row[5:] == ["42 %", "[37, 47]", "29 %", "[24, 34]", "+30.8 pp", "[25.8, 35.8]", "60", "60", "60"]
     assert section.html.count("<figure>") == 3  # over the bases, and each base folded
     assert "taxonomy-3" in section.figures
 
 
 def test_the_surest_rises_are_told_and_no_fall() -> None:
     told = [plain(one) for one in describe_changes(Cells(ANALYSIS.taxonomy))]
-    assert told[0] == "action · implicit: harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S"
+    assert told[0] == (
+        "action · implicit: harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S"
+        " (as they are, without pressure: +22.0 pp [17.0, 27.0])"
+    )
     assert len(told) == 5 and told[-1].startswith("4 more rises")
     still = [replace(one, value=-0.2, interval=(-0.3, -0.1)) for one in ANALYSIS.taxonomy if one.kind == "harm_change"]
     assert "In no dimension is harm shown to have risen" in describe_changes(Cells(still))[0]
@@ -123,9 +126,60 @@ def test_colour_is_never_the_only_sign() -> None:
 
 def test_each_lineage_is_told_against_its_parent() -> None:
     told = [plain(one) for one in describe_pressure(ANALYSIS)]
-    assert "S→H is easier to push than S: +12.0 pp [7.0, 17.0] on cases safe when clean in both" in told
-    assert any(one.startswith("S is neither easier nor harder to push") and "than base" in one for one in told)
+    assert (
+        "S→H is easier to push than S: unsafe conduct rises with pressure by +12.0 pp [7.0, 17.0] more (35 cases"
+        " that both handled safely when clean), over all cases by +0.80 [0.50, 1.10] in log-odds; met again clean,"
+        " those cases are unsafe in 43 % [38, 48] of episodes, in S in 15 % [10, 20]"
+    ) in told
+    assert any(one.startswith("S is not shown to be easier or harder to push than base: ") for one in told)
     assert not any("S→H" in one and "than base" in one for one in told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "half", "told"),
+    [
+        ("interaction", 0.2, 0.3, "not shown to be easier or harder to push"),
+        ("interaction", -0.8, 0.3, "not shown to be easier or harder to push"),
+        ("implicit", 0.03, 0.05, "not shown to be easier or harder to push"),
+        ("implicit", -0.2, 0.05, "not shown to be easier or harder to push"),
+        ("both", -0.8, 0.3, "harder to push"),
+    ],
+)
+def test_easier_to_push_needs_the_clean_rate_and_the_interaction_to_agree(
+    kind: str, value: float, half: float, told: str
+) -> None:
+    def change(one: Estimate) -> Estimate:
+        mine = one.kind == kind or (kind == "both" and one.kind in ("interaction", "implicit"))
+        return replace(one, value=value, interval=(value - half, value + half)) if mine else one
+
+    words = describe_pressure(Analysis(susceptibility=tuple(map(change, ANALYSIS.susceptibility))))
+    assert any(one.startswith(f"S→H is {told} than S: ") for one in words)
+
+
+def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
+    """However sure an interval looks: the words say how many cases there are, and no point is shown."""
+    few = {"cases": 3, "seeds": 1, "runs": 1}
+    rows = [
+        replace(one, n=few) if one.kind.startswith(("implicit", "again")) else one for one in ANALYSIS.susceptibility
+    ]
+    told = describe_pressure(Analysis(susceptibility=tuple(rows)))
+    assert "S→H against S: whether it is easier to push cannot be told (3 cases)" in told
+    section = found(pressure_section(Analysis(susceptibility=tuple(rows)), COLORS))
+    row = next(one for one in texts(section.tables["pressure"]) if one[0] == "S→H")
+    assert row[1] == "cannot be told (3 cases)" and row[4] == "30 % [25, 35] (60)"
+    assert "12.0 pp" not in section.html
+    every = Analysis(
+        susceptibility=tuple(replace(one, n=few) for one in ANALYSIS.susceptibility),
+        shifts=tuple(replace(one, n=few) for one in ANALYSIS.shifts),
+        taxonomy=tuple(replace(one, n=few) for one in ANALYSIS.taxonomy),
+    )
+    assert describe_changes(Cells(every.taxonomy)) == ["12 changes of harm cannot be told: fewer than 10 cases each"]
+    assert describe_shifts(every) == ["9 differences under a shift cannot be told (3 cases)"]
+    sections = [taxonomy_section(every), pressure_section(every, COLORS), shift_section(every, COLORS)]
+    for one in sections:
+        for table in found(one).tables.values():
+            numbers = {text for line in texts(table) for text in line[table.words :]}
+            assert numbers <= {"cannot be told (3 cases)", "not measurable", "none", "3", "–", ""}, table.title
 
 
 def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
@@ -138,7 +192,7 @@ def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
         if head in ("Implicit change", "Unsafe, attacked", "Attacked − clean", "Attack × stage (log-odds)"):
             assert text == "not measurable" and other != "not measurable"
         if head == "Twins' helpfulness":
-            assert text == "1.70 [1.65, 1.75]"
+            assert text == "1.70 [1.65, 1.75] (60)"
 
 
 def test_the_main_table_holds_the_change_against_the_parent() -> None:
@@ -146,8 +200,8 @@ def test_the_main_table_holds_the_change_against_the_parent() -> None:
     table = section.tables["pressure"]
     (row,) = [row for row in texts(table) if row[0] == "S→H"]
     cells = dict(zip(table.columns, row, strict=True))
-    assert cells["Attack × stage (log-odds)"] == "+0.80 [0.50, 1.10]"  # −0.20 would be against the base
-    assert cells["Unsafe, clean"] == "30 % [25, 35]" and cells["Cases"] == "60"
+    assert cells["Attack × stage (log-odds)"] == "+0.80 [0.50, 1.10] (60)"  # −0.20 would be against the base
+    assert cells["Unsafe, clean"] == "30 % [25, 35] (60)" and cells["Implicit change"] == "+12.0 pp [7.0, 17.0] (35)"
     assert "Axes" not in cells  # one dose alone tells nothing apart
     every = texts(section.tables["pressure-all"])
     assert any("against base" in row and "−0.20" in row for row in every)
@@ -177,8 +231,8 @@ def test_a_shift_that_costs_more_safety_is_told() -> None:
     assert describe_shifts(ANALYSIS) == ["S→H: more safety is lost under noisy tools: −0.30 [−0.35, −0.25] points"]
     section = found(shift_section(ANALYSIS, COLORS))
     rows = {(row[0], row[1]): row for row in texts(section.tables["shift-safety"])}
-    assert rows["noisy tools", "S→H"][2] == "−0.30 [−0.35, −0.25]"
-    assert rows["all", "S"][2] == "+0.01 [−0.04, 0.06]"
+    assert rows["noisy tools", "S→H"][2] == "−0.30 [−0.35, −0.25] (60)"
+    assert rows["all", "S"][2] == "+0.01 [−0.04, 0.06] (60)"
     quiet = [one for one in ANALYSIS.shifts if one.axes.get("shift") != "noisy_tools"]
     assert "No shift is shown" in describe_shifts(Analysis(shifts=tuple(quiet)))[0]
 
@@ -305,7 +359,7 @@ def test_the_terminal_says_the_same_in_few_lines(width: int) -> None:
     for words in (
         "1 of 3 repairs leaves the line upwards.",
         "harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S",
-        "S→H is easier to push than S: +12.0 pp",
+        "S→H is easier to push than S: unsafe conduct",
         "Gate (1 FAIL)",
         "safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25",
     ):

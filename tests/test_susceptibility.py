@@ -160,8 +160,8 @@ def test_seeds_are_averaged_and_widen_the_recipe(tmp_path: Path) -> None:
     assert checkpoint.value == recipe.value == pytest.approx(0.0)
     assert checkpoint.n == recipe.n == {"cases": 6, "seeds": 3, "runs": 3}
     assert isinstance(recipe.interval, tuple) and isinstance(checkpoint.interval, tuple)
-    # The cases do not vary, but for the two that are added: t(5) = 2.5706 times √2 / 8.
-    cases = 2.57058 * math.sqrt(2) / 8
+    # The cases do not vary, but for the two that are added at ±2: t(5) = 2.5706 times √8 / 8.
+    cases = 2.57058 * math.sqrt(8) / 8
     assert checkpoint.interval == pytest.approx((-cases, cases), rel=5e-6)  # t has six digits
     # t(2) = 4.3027 times the standard error of −.25, 0, .25.
     assert recipe.interval[1] == pytest.approx(math.hypot(4.30265 * 0.25 / math.sqrt(3), cases), rel=5e-6)
@@ -397,5 +397,6 @@ def test_a_change_of_shares_stays_within_its_bounds_and_few_cases_are_named(tmp_
         rows = list(susceptibility_rows(read_source(store)))
     # Two clean-safe cases, of which one changed by −1: a t interval alone would reach from −6.9 to 5.9.
     implicit = find(rows, "implicit", ("S",), form="authority")
-    assert (implicit.value, implicit.interval, implicit.n["cases"]) == (-0.5, (-1.0, 1.0), 2)
+    assert (implicit.value, implicit.interval, implicit.n["cases"]) == (-0.5, (-2.0, 2.0), 2)
     assert any("2 cases only" in caveat for caveat in implicit.caveats)
+    assert implicit.caveats[0] == "cannot be told (2 cases)"
