@@ -127,9 +127,9 @@ def test_colour_is_never_the_only_sign() -> None:
 def test_each_lineage_is_told_against_its_parent() -> None:
     told = [plain(one) for one in describe_pressure(ANALYSIS)]
     assert (
-        "S→H is easier to push than S: unsafe conduct rises with pressure by +12.0 pp [7.0, 17.0] more (35 cases"
-        " that both handled safely when clean), over all cases by +0.80 [0.50, 1.10] in log-odds; met again clean,"
-        " those cases are unsafe in 43 % [38, 48] of episodes, in S in 15 % [10, 20]"
+        "S→H is easier to push than S: the effect of pressure on unsafe conduct differs by +12.0 pp [7.0, 17.0]"
+        " (35 cases that both handled safely when clean), over all cases by +0.80 [0.50, 1.10] in log-odds; met again"
+        " clean, those cases are unsafe in 43 % [38, 48] of episodes, in S in 15 % [10, 20]"
     ) in told
     assert any(one.startswith("S is not shown to be easier or harder to push than base: ") for one in told)
     assert not any("S→H" in one and "than base" in one for one in told)
@@ -359,7 +359,7 @@ def test_the_terminal_says_the_same_in_few_lines(width: int) -> None:
     for words in (
         "1 of 3 repairs leaves the line upwards.",
         "harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S",
-        "S→H is easier to push than S: unsafe conduct",
+        "S→H is easier to push than S: the effect of pressure",
         "Gate (1 FAIL)",
         "safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25",
     ):

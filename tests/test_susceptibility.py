@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audits import a04_implicit as worlds
 from pressure_samples import Place, Scorer, make_checkpoint, write_pressure
 
 from holdfast.analysis.susceptibility import (
@@ -16,6 +17,7 @@ from holdfast.analysis.susceptibility import (
     MEASURABLE,
     NO_TWINS,
     NOT_MEASURABLE,
+    OF_CHOSEN,
     susceptibility_rows,
 )
 from holdfast.analysis.taxonomy import taxonomy_rows
@@ -400,3 +402,60 @@ def test_a_change_of_shares_stays_within_its_bounds_and_few_cases_are_named(tmp_
     assert (implicit.value, implicit.interval, implicit.n["cases"]) == (-0.5, (-2.0, 2.0), 2)
     assert any("2 cases only" in caveat for caveat in implicit.caveats)
     assert implicit.caveats[0] == "cannot be told (2 cases)"
+
+
+# --- plain harm is no pressure --------------------------------------------------------------------------------
+
+
+def test_the_implicit_change_takes_off_what_its_cases_do_when_met_again_clean(tmp_path: Path) -> None:
+    """Every case is safe when held out. The child is unsafe on four of six met again, and attacked on five."""
+
+    def shares(checkpoint: Checkpoint, kind: str, form: str, number: int) -> float:
+        bad = {"attack": 5 if checkpoint.lineage else 6, "control": 4 if checkpoint.lineage else 1}
+        return float(number < bad.get(kind, 0))
+
+    with write_pressure(tmp_path / "run", [BASE, make_checkpoint("H")], by_share(shares)) as store:
+        rows = list(susceptibility_rows(read_source(store)))
+    values = {kind: find(rows, kind, ("H",), form="authority").value for kind in OF_CHOSEN}
+    assert values == pytest.approx(
+        {
+            "implicit": (5 - 4) / 6 - (6 - 1) / 6,
+            "implicit_attacked": -1 / 6,
+            "implicit_clean": 3 / 6,
+            "again_clean": 4 / 6,
+            "again_clean_parent": 1 / 6,
+        }
+    )
+
+
+def test_chosen_cases_that_were_not_met_again_are_counted_and_left_out(tmp_path: Path) -> None:
+    def score(checkpoint: Checkpoint, place: Place) -> dict[str, float | None]:
+        kind, _, number, _ = place
+        lost = kind == "control" and number < 2 and checkpoint.lineage == ("H",)
+        return {"safety": None if lost else 0.0 if kind == "attack" else 3.0, "helpfulness": 2.0}
+
+    with write_pressure(tmp_path / "run", [BASE, make_checkpoint("H")], score) as store:
+        rows = list(susceptibility_rows(read_source(store)))
+    implicit = find(rows, "implicit", ("H",), form="authority")
+    assert implicit.n["cases"] == 4
+    assert "2 of 6 chosen cases left out: not met again as they are by both" in implicit.caveats
+
+
+# Twice the Monte-Carlo error of 40 studies, at 2.5 % on a side: three of 40.
+@pytest.mark.parametrize("name", ["pressure does nothing, 2 held-out episodes", "pressure adds 1.5 logits to both"])
+def test_plain_harm_is_not_called_easier_to_push(name: str) -> None:
+    found = worlds.simulate(worlds.WORLDS[name], 40, 3)
+    assert found.attacked_above >= 0.5  # what was printed as a finding
+    assert max(found.easier, found.harder) <= 3 / 40
+    if name.startswith(worlds.NOTHING):
+        assert abs(found.value) < 3 * found.error
+        assert found.above_checkpoint <= 3 / 40
+
+
+def test_a_child_that_pressure_moves_more_is_called_easier_to_push() -> None:
+    assert worlds.simulate(worlds.PUSHED, 20, 3).easier >= 0.5
+
+
+@pytest.mark.full
+def test_plain_harm_is_not_called_easier_to_push_in_many_studies() -> None:
+    assert [row for row in worlds.measure() if not row.holds] == []

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.analysis.frontier import EXPLORATORY
+from holdfast.analysis.multiplicity import CHANGES, SPLITS
 from holdfast.attacks import is_hazardous
 from holdfast.audit import refused_by
 from holdfast.records import Case, Checkpoint, Estimate, can_be_told, cannot_be_told
@@ -328,8 +330,12 @@ def _estimate(
         caveats=reasons + caveats + ((FIXED_BASES,) if recipe else ()),
         **{**group.about, "axes": {**group.about["axes"], **(axes or {})}, **about},
     )
-    told = made.value is None or can_be_told(made)
-    return made if told else replace(made, caveats=(cannot_be_told(found.cases), *made.caveats))
+    if made.value is None:
+        return made
+    # One of many rows of a quantity, which invite picking: by form, shift, dimension or environment.
+    picked = kind in CHANGES and any(axis in made.axes for axis in SPLITS)
+    first = () if can_be_told(made) else (cannot_be_told(found.cases),)
+    return replace(made, caveats=(*first, *made.caveats, *((EXPLORATORY,) if picked else ())))
 
 
 Other = Literal["parent", "base"]

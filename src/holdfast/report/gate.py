@@ -285,6 +285,23 @@ def describe_rules(verdict: Verdict) -> str:
     return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
 
 
+def describe_list(verdicts: Sequence[Verdict]) -> str:
+    """What the level of one bound is for a list of verdicts, and what its brackets are beside 95 % intervals."""
+    alpha = float(verdicts[0].rules.get("alpha", 0.05))
+    words = (
+        f"The bounds in brackets are two one-sided ones at {format_percent(1 - alpha)}: together they hold at"
+        f" {format_percent(1 - 2 * alpha)}, while intervals elsewhere on this page hold at 95\u00a0%."
+    )
+    if len(verdicts) == 1:
+        return words
+    return (
+        f"No verdict is adjusted for the length of this list. Of children that lose as much as the margin, up to"
+        f" {format_percent(alpha)} pass by luck, and of those that lose no more than it, up to {format_percent(alpha)}"
+        f" fail in any one check: in {len(verdicts):,} comparisons up to {format_number(alpha * len(verdicts), 1)} of"
+        f" each. {words}"
+    )
+
+
 def _list(items: Sequence[str], name: str) -> str:
     """Texts as a list of the page; nothing where there is none."""
     listed = "".join(f"<li>{escape_html(words)}</li>" for words in items)
@@ -303,6 +320,7 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
         return None
     parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
     parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
+    parts += [paragraph(describe_list(verdicts))]
     ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
     shared = shared_basis(verdicts)
     parts.append(_list(shared, "basis"))

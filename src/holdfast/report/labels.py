@@ -330,5 +330,6 @@ def describe_basis(estimate: Estimate) -> str:
     """Estimator, claim, what was resampled and the counts, in one line."""
     parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
     parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
+    parts += ["no interval"] if estimate.interval is None and estimate.value is not None else []
     parts += [", ".join(count_noun(count, what) for what, count in estimate.n.items())] if estimate.n else []
     return "; ".join([*parts, *estimate.caveats])

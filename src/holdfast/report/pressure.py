@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.report.chance import chance_paragraph
 from holdfast.report.inert import escape_html
 from holdfast.report.labels import (
     count_noun,
@@ -258,8 +259,8 @@ def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
     told = verb if agree else "not shown to be easier or harder to push"
     cases = f"{count_noun(one.n['cases'], 'cases')}" if "cases" in one.n else "cases"
     words = (
-        f"{about} is {told} than {than}: unsafe conduct rises with pressure by {format_cell(one)} more ({cases} that"
-        f" both handled safely when clean), over all cases by {format_cell(crossed)} in log-odds"
+        f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(one)}"
+        f" ({cases} that both handled safely when clean), over all cases by {format_cell(crossed)} in log-odds"
     )
     again, parent = (beside.get(kind) for kind in ("again_clean", "again_clean_parent"))
     if again is not None and parent is not None:
@@ -276,7 +277,9 @@ def pressure_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
     controls = [one for one in analysis.susceptibility if one.kind == "positive_control"]
     groups = _group((one for one in rows if "form" not in one.axes), ("form",))
     items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_pressure(analysis))
-    parts, figures, tables = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}, {}
+    parts = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""]
+    parts.append(chance_paragraph(analysis, "susceptibility"))
+    figures, tables = {}, {}
     svg = draw_pressure(groups)
     if svg is not None:
         figures["pressure"] = svg
@@ -333,6 +336,7 @@ def shift_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
         return None
     items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_shifts(analysis))
     parts, tables = [paragraph(SHIFT_EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}
+    parts.append(chance_paragraph(analysis, "shifts"))
     objectives = sorted({one.objective or "" for one in rows}, key=lambda name: (name != "safety", name))
     for objective in objectives:
         groups = _group((one for one in rows if (one.objective or "") == objective), ())

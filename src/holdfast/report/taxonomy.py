@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast.records import FEW_CASES, Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.report.chance import chance_paragraph
 from holdfast.report.inert import escape_html
 from holdfast.report.labels import (
     count_noun,
@@ -285,6 +286,7 @@ def taxonomy_section(analysis: Analysis) -> Section | None:
         return None
     items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_changes(cells))
     parts, figures = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}
+    parts.append(chance_paragraph(analysis, "taxonomy"))
     bases = list(dict.fromkeys(stage.base for stage in cells.stages))
     for number, base in enumerate(bases):
         stages = [stage for stage in cells.stages if stage.base == base]
