@@ -9,11 +9,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import condition_samples as conditions
+import jsonschema
 import pytest
 import report_samples as samples
 import verdict_samples
 from scored_study import checkpoint, write_study
 
+from holdfast.analysis.document import document, schema
+from holdfast.analysis.multiplicity import count_families
 from holdfast.records import Analysis, Case, Estimate, Message
 from holdfast.report import write_report
 from holdfast.report.cases import case_title, write_cases
@@ -259,6 +262,43 @@ def test_without_a_bound_above_zero_no_repair_leaves_the_line() -> None:
     assert describe_repairs(Analysis(repair=tuple(late))) == ["S→H→R: none of the doses 1, 2 passes"]
 
 
+# --- how many by chance --------------------------------------------------------------------------------------
+
+
+def test_every_family_tells_how_many_intervals_lie_away_from_zero_and_how_many_would_by_chance() -> None:
+    """By hand: S, H and S→H against their parents, and S→H against the base, where −0.20 ± 0.30 holds zero."""
+    families = {(one.kind, one.by): one for one in count_families(ANALYSIS)}
+    one = families["interaction", ()]
+    assert (one.intervals, one.away, one.by_chance) == (4, 3, pytest.approx(0.2))
+    by_form = families["interaction", ("form", "base")]
+    assert (by_form.intervals, by_form.away) == (24, 18) and by_form.claim == "checkpoint"
+    assert all(one.kind not in ("unsafe_clean", "harm_rate", "shift_score") for one in families.values())
+    few = replace(ANALYSIS, susceptibility=tuple(replace(one, n={"cases": 9}) for one in ANALYSIS.susceptibility))
+    assert all(one.section != "susceptibility" for one in count_families(few))
+    told = document(ANALYSIS)["multiplicity"]
+    jsonschema.validate(document(ANALYSIS), schema())
+    assert {
+        "section": "susceptibility",
+        "kind": "interaction",
+        "by": ["form", "base"],
+        "claim": "checkpoint",
+        "intervals": 24,
+        "away_from_zero": 18,
+        "by_chance": 1.2,
+    } in told
+
+
+def test_sections_and_verdicts_say_that_nothing_is_adjusted() -> None:
+    verdicts = [verdict_samples.make_verdict()] * 40
+    sections = {one.identity: plain(one.html) for one in make_sections(ANALYSIS, COLORS, (), verdicts)}
+    assert "attack × stage (log-odds) 36 of 48 (2.4 by chance)" in sections["pressure"]
+    for name in ("pressure", "shifts", "taxonomy"):
+        assert "Exploratory, not adjusted for looking often" in sections[name]
+    assert "in 40 comparisons up to 2.0 of each" in sections["gate"]
+    assert "together they hold at 90 %" in sections["gate"]
+    assert "Under pressure: " in " ".join(render_results(ANALYSIS, 120).split())
+
+
 # --- the page ------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +322,7 @@ def test_sections_are_there_where_the_analysis_has_rows() -> None:
     assert {one.identity for one in make_sections(samples.make_analysis(), {})}.isdisjoint(NEW)
     verdicts = [verdict_samples.make_verdict()]
     made = [one.identity for one in make_sections(ANALYSIS, COLORS, (), verdicts)]
-    assert set(made) == {"gate", "repair", "taxonomy", "pressure", "shifts"}
+    assert set(made) == {"gate", "repair", "taxonomy", "pressure", "shifts", "chance"}
 
 
 def test_caveats_of_the_new_sections_stand_among_the_limits() -> None:
@@ -299,7 +339,7 @@ def test_no_name_can_act_in_any_section() -> None:
     names = ("taxonomy", "susceptibility", "shifts", "repair")
     hostile = Analysis(**{name: tuple(map(evil, getattr(ANALYSIS, name))) for name in names})
     sections = make_sections(hostile, order_lineages(hostile), (), [verdict_samples.make_hostile_verdict()])
-    assert {one.identity for one in sections} == set(NEW)
+    assert {one.identity for one in sections} == {*NEW, "chance"}
     for section in sections:
         page = Outline(section.html)
         assert set(page.tags).isdisjoint({"script", "img", "iframe", "object", "link", "style"}), section.identity

@@ -19,7 +19,7 @@ CLAIM = "Levels are read on a fitted curve, a chosen baseline pays for its choic
 Floats = NDArray[np.float64]
 LEVEL, SEEDS = 7.0, 3
 ALPHA, MARGIN = 0.05, 0.25
-STUDIES, SEQUENCES, WORLDS, RUNS = 2000, 400, 40, 40  # at scale 1
+STUDIES, SEQUENCES, WORLDS, RUNS = 1500, 200, 8, 20  # at scale 1
 
 
 def half_width(share: float, draws: int) -> float:
@@ -192,7 +192,7 @@ def keep_promises(drop: float, worlds: int, futures: int, seed: int, *, cases: i
 
 
 def _promises(scale: float) -> Iterator[Row]:
-    worlds, futures = max(6, round(WORLDS * scale)), max(10, round(RUNS * scale))
+    worlds, futures = max(2, round(WORLDS * scale)), max(10, round(RUNS * scale))
     for number, drop in enumerate((0.6, 0.9)):
         found = keep_promises(drop, worlds, futures, 160 + number)
         error = 1.96 * 0.4 / np.sqrt(max(1, found.worlds))

@@ -24,7 +24,7 @@ from holdfast.watch.state import MIN_COVERAGE, Seen, State, Values
 
 REACH = float(MAX_SCORE - MIN_SCORE)
 PILOTS, UNLUCKY = 20, 0.9  # resamples of the cases, and the share of them that must keep a promise
-PILOT_DRAWS, HORIZON, SHARE = 60, 24, 0.8  # simulated runs of each, the looks ahead, what is promised
+PILOT_DRAWS, HORIZONS, SHARE = 60, (8, 24), 0.8  # simulated runs of each, the looks ahead, what is promised
 Kind = Literal["paired", "traces"]
 
 
@@ -314,37 +314,29 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
     looks = [case_means(seen.values) for seen in state.looks]
     pilot = np.array([[look.get(case, np.nan) - before[case] for look in looks] for case in sorted(before)])
     gather(pilot, low=-REACH, high=REACH)  # refuses, with its reason, what no pilot can be drawn from
-    found = []
-    for _ in range(PILOTS):
-        drawn = pilot[rng.integers(0, len(pilot), len(pilot))]
-        try:
-            one = delay(
-                drawn,
-                drop,
-                margin=margin,
-                alpha=alpha,
-                low=-REACH,
-                high=REACH,
-                before=len(looks),
-                draws=PILOT_DRAWS,
-                horizon=HORIZON,
-                rng=rng,
-            )
-        except ValueError:
-            found.append(None)  # all its cases are alike: nothing is promised from it
-            continue
-        found.append(one.looks)
+    drawn = [pilot[rng.integers(0, len(pilot), len(pilot))] for _ in range(PILOTS)]
     needed = int(np.ceil(UNLUCKY * PILOTS))
-    waits = sorted(one for one in found if one is not None)
+
+    def wait(cases: Floats, horizon: int) -> int | None:
+        rules = {"margin": margin, "alpha": alpha, "low": -REACH, "high": REACH}
+        try:
+            return delay(cases, drop, **rules, before=len(looks), draws=PILOT_DRAWS, horizon=horizon, rng=rng).looks
+        except ValueError:
+            return None  # all its cases are alike: nothing is promised from it
+
+    for horizon in HORIZONS:  # the short one first: most drops are caught soon or never
+        waits = sorted(one for one in (wait(cases, horizon) for cases in drawn) if one is not None)
+        if len(waits) >= needed:
+            break
     promised = waits[needed - 1] if len(waits) >= needed else None
     return Promise(
         drop=drop,
         looks=promised,
         share=SHARE,
-        kept=sum(one <= promised for one in waits) if promised is not None else len(waits),
+        kept=len(waits) if promised is None else sum(one <= promised for one in waits),
         pilots=PILOTS,
         before=len(looks),
-        horizon=HORIZON,
+        horizon=horizon,
     )
 
 
