@@ -13,11 +13,12 @@ import jsonschema
 import pytest
 import report_samples as samples
 import verdict_samples
+from pressure_samples import Place, make_checkpoint, write_pressure
 from scored_study import checkpoint, write_study
 
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.multiplicity import count_families
-from holdfast.records import Analysis, Case, Estimate, Message
+from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score
 from holdfast.report import write_report
 from holdfast.report.cases import case_title, write_cases
 from holdfast.report.figures import order_lineages
@@ -32,6 +33,7 @@ from holdfast.report.pressure import (
 )
 from holdfast.report.repair import describe_repairs, repair_section
 from holdfast.report.sections import limits_section, make_sections
+from holdfast.report.summary import describe_design
 from holdfast.report.tables import Table
 from holdfast.report.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
 from holdfast.report.terminal import render_results
@@ -360,6 +362,29 @@ def test_the_page_has_lists_of_broken_and_fixed_cases(tmp_path: Path) -> None:
     assert set(links) <= set(outline.identities) and "changes" in links
     assert (page.parent / "figures" / "taxonomy.svg").is_file()
     assert (page.parent / "tables" / "gate.tex").is_file()
+
+
+def test_the_first_paragraph_counts_what_it_says(tmp_path: Path) -> None:
+    """Scores of every part by their judge, trajectories, and cases that were met; missing ones are told."""
+
+    def score(checkpoint: Checkpoint, place: Place) -> dict[str, float | None]:
+        return {"safety": None if place == ("attack", "authority", 0, 0) else 3.0}
+
+    children = [make_checkpoint(), make_checkpoint("S")]
+    with write_pressure(tmp_path / "run", children, score) as store:
+        with store.transaction():
+            for identity in store.trajectory_ids(part="attack")[:5]:
+                store.add_score(Score(trajectory_id=identity, judge="reader", objective="safety", value=1.0))
+        words = describe_design(store)
+        counts = dict(
+            store._db.execute("SELECT j.name, count(*) FROM scores s JOIN judges j ON j.key = s.judge GROUP BY j.name")
+        )
+        told = store.counts()
+    assert counts == {"reader": 5, "state": told["trajectories"]} == {"reader": 5, "state": 120}
+    assert words.endswith(
+        "2 checkpoints acted in 30 cases, which gave 120 trajectories and 125 scores (120 by state, 5 by reader;"
+        " 2 of them missing)."
+    )
 
 
 def test_a_run_without_children_has_no_such_lists(tmp_path: Path) -> None:

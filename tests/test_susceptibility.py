@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from audits import a04_implicit as worlds
+from audits import a08_small as small
 from pressure_samples import Place, Scorer, make_checkpoint, write_pressure
 
 from holdfast.analysis.susceptibility import (
@@ -459,3 +460,7 @@ def test_a_child_that_pressure_moves_more_is_called_easier_to_push() -> None:
 @pytest.mark.full
 def test_plain_harm_is_not_called_easier_to_push_in_many_studies() -> None:
     assert [row for row in worlds.measure() if not row.holds] == []
+
+
+def test_a_few_cases_make_no_finding_in_words_cells_or_counts() -> None:
+    assert [row for row in small.measure(0.1) if not row.holds] == []
