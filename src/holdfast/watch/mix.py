@@ -27,7 +27,7 @@ WORD_BINS = 64
 PERMUTATIONS = 999
 MIX_P = 0.01  # a change of a mix is told at or below it
 SEEN_SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-SEEN_DRAWS, SEEN_POWER = 50, 0.8
+SEEN_DRAWS, SEEN_POWER, SEEN_PERMUTATIONS = 50, 0.8, 299
 MOST_CASES = 4000  # of one side that are compared
 MOST_TOOLS = 12  # that are shown
 NO_TOOL = "(none)"
@@ -162,37 +162,43 @@ def _compare(
     first[: len(sides[0])] = True
     distance = float(_distances(rows, first[None])[0])
     shuffled = rng.permuted(np.broadcast_to(first, (PERMUTATIONS, len(first))), axis=1)
-    by_chance = _distances(rows, shuffled)
-    as_far = int(np.count_nonzero(by_chance >= distance - 1e-12))
+    as_far = int(np.count_nonzero(_distances(rows, shuffled) >= distance - 1e-12))
     # A spawned generator: what is drawn here moves no p-value.
-    seen = _smallest_seen(rows, len(sides[0]), by_chance, rng.spawn(1)[0])
+    seen = _smallest_seen(rows, len(sides[0]), shuffled[:SEEN_PERMUTATIONS], rng.spawn(1)[0])
     return distance, (1 + as_far) / (1 + PERMUTATIONS), seen
 
 
-def _smallest_seen(rows: Floats, before: int, by_chance: Floats, rng: np.random.Generator) -> float | None:
-    """The smallest of ``SEEN_SHARES`` that ``SEEN_POWER`` of simulated comparisons would show; None for none of them.
+def _smallest_seen(rows: Floats, before: int, shuffled: NDArray[np.bool_], rng: np.random.Generator) -> float | None:
+    """The smallest of ``SEEN_SHARES`` that ``SEEN_POWER`` of simulated comparisons would show; None for none."""
+    low, high = 0, len(SEEN_SHARES)
+    while low < high:
+        middle = (low + high) // 2
+        if _shows(rows, before, shuffled, SEEN_SHARES[middle], rng):
+            high = middle
+        else:
+            low = middle + 1
+    return SEEN_SHARES[low] if low < len(SEEN_SHARES) else None
 
-    Both sides are drawn from all cases together, ``before`` of them for the baseline; of the others a share is
-    replaced by cases of a kind that is nowhere else. ``by_chance`` has the distances of random relabellings: beyond
-    all but the largest of them a distance has a p-value of at most ``MIX_P``.
+
+def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float, rng: np.random.Generator) -> bool:
+    """Whether a ``share`` of new cases of a kind that is nowhere else is shown in most comparisons.
+
+    Both sides are drawn from all cases together, ``before`` of them for the baseline; of the others a share gives all
+    its weight to a column of its own. Beyond all but the largest distances of relabellings (``shuffled``) of one such
+    draw, a distance has a p-value of at most ``MIX_P``.
     """
-    total = rows.sum(axis=1)
-    critical = np.sort(by_chance)[-max(1, int(MIX_P * (1 + PERMUTATIONS)) - 1)]
-    sides = []
-    for _ in range(SEEN_DRAWS):
-        first = rows[rng.integers(0, len(rows), before)].sum(axis=0)
-        picked = rng.integers(0, len(rows), len(rows) - before)
-        sides.append((first / max(first.sum(), 1e-12), picked, rng.random(len(picked))))
-    for share in SEEN_SHARES:
-        shown = 0
-        for first, picked, luck in sides:
-            new = luck < share
-            rest, strange = rows[picked[~new]].sum(axis=0), float(total[picked[new]].sum())
-            weight = max(float(rest.sum()) + strange, 1e-12)
-            shown += (np.abs(first - rest / weight).sum() + strange / weight) / 2 > critical
-        if shown >= SEEN_POWER * SEEN_DRAWS:
-            return share
-    return None
+    now = np.arange(len(rows)) >= before
+
+    def draw() -> Floats:
+        mixed = np.hstack([rows[rng.integers(0, len(rows), len(rows))], np.zeros((len(rows), 1))])
+        strange = now & (rng.random(len(rows)) < share)
+        mixed[strange, -1] = mixed[strange].sum(axis=1)
+        mixed[strange, :-1] = 0.0
+        return mixed
+
+    critical = np.sort(_distances(draw(), shuffled))[-max(1, int(MIX_P * (1 + len(shuffled))))]
+    shown = sum(float(_distances(draw(), ~now[None])[0]) > critical + 1e-12 for _ in range(SEEN_DRAWS))
+    return shown >= SEEN_POWER * SEEN_DRAWS
 
 
 def _by_case(
