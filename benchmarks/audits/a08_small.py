@@ -12,7 +12,7 @@ from holdfast.analysis.multiplicity import count_families
 from holdfast.analysis.susceptibility import susceptibility_rows
 from holdfast.records import FEW_CASES, Analysis, Estimate
 from holdfast.report.labels import excludes_zero
-from holdfast.report.pressure import describe_pressure, format_cell
+from holdfast.report.pressure import NOT_MEASURABLE, describe_pressure, format_cell
 from holdfast.report.tables import format_estimate
 
 ITEM = "A8"
@@ -20,7 +20,7 @@ CLAIM = "Below ten cases the words are that it cannot be told, in sentences, in 
 
 PAGES = 200  # at scale 1
 # Strong pressure on few cases, so that intervals would often lie away from zero.
-SMALL = a04.World(parent=-2.0, child=-2.0, added_parent=-1.0, added_child=6.0, cases=14)
+SMALL = a04.World(parent=0.0, child=0.0, added_parent=-1.0, added_child=6.0, cases=12)
 
 
 def _few(one: Estimate) -> bool:
@@ -43,7 +43,8 @@ def _rows(pages: int) -> Iterator[Row]:
         sentences += small
         findings += small and not any(one.startswith("S→H,") and "cannot be told (" in one for one in words)
         cells += len(few)
-        shown += sum("cannot be told (" not in text(one) for one in few for text in (format_cell, format_estimate))
+        texts = [text(one) for one in few for text in (format_cell, format_estimate)]
+        shown += sum("cannot be told (" not in one and one != NOT_MEASURABLE for one in texts)
         away += sum(isinstance(one.interval, tuple) and one.interval[0] > 0 for one in few)
         counted += sum(excludes_zero(one) for one in few)
         intervals += sum(one.intervals for one in count_families(Analysis(susceptibility=tuple(few))))
