@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.records import Analysis, Estimate, Unbounded
+from holdfast.records import Analysis, Estimate, Unbounded, can_be_told, cannot_be_told
 from holdfast.report.approval_setup import make_setup
 from holdfast.report.approval_tables import format_cell, index_last, keep_judge, pick_rows
 from holdfast.report.approval_words import describe_approval, name_key, void_notes
@@ -96,6 +96,8 @@ def describe_persistence(claims: Sequence[Estimate]) -> str:
         told = [f"{whose}: {why}" for whose, why in reasons if why]
         return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*told, tail])})."
     ranges += [f"{whose} {NOT_IDENTIFIED}" + (f": {why}" if why else "") for whose, why in reasons]
+    if not can_be_told(one):
+        return f"{first} {cannot_be_told(one.n['cases'])} ({tail})."
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     return f"{first} is {format_percent(one.value)}{gap} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
 
@@ -223,6 +225,8 @@ def find_delta(analysis: Analysis, subject: Estimate, lineage: tuple[str, ...]) 
         return None
     only = next(iter(rows.values())) if len(rows) == 1 else None
     value = sum(one.value or 0.0 for one in rows.values()) / len(rows)
+    if any(not can_be_told(one) for one in rows.values()):
+        return None
     return value, "(no interval)" if only is None else format_interval(only) or "(no interval)"
 
 
@@ -236,6 +240,9 @@ def _card(analysis: Analysis, one: Estimate) -> Headline:
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     if one.value is None:
         ratio, note = NOT_IDENTIFIED, f"persistence {NOT_IDENTIFIED}: {tell_reasons(one)}"
+    elif not can_be_told(one):
+        ratio = cannot_be_told(one.n["cases"])
+        note = f"persistence {ratio}"
     else:
         ends = one.interval if isinstance(one.interval, tuple) else None
         shown = f" [{', '.join(format_number(100 * end, 0) for end in ends)}]" if ends else f", interval {_range(one)}"

@@ -198,7 +198,7 @@ def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float,
 
     critical = np.sort(_distances(draw(), shuffled))[-max(1, int(MIX_P * (1 + len(shuffled))))]
     shown = sum(float(_distances(draw(), ~now[None])[0]) > critical + 1e-12 for _ in range(SEEN_DRAWS))
-    return shown >= SEEN_POWER * SEEN_DRAWS
+    return bool(shown >= SEEN_POWER * SEEN_DRAWS)
 
 
 def _by_case(

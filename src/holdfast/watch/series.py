@@ -318,11 +318,22 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
     needed = int(np.ceil(UNLUCKY * PILOTS))
 
     def wait(cases: Floats, horizon: int) -> int | None:
-        rules = {"margin": margin, "alpha": alpha, "low": -REACH, "high": REACH}
         try:
-            return delay(cases, drop, **rules, before=len(looks), draws=PILOT_DRAWS, horizon=horizon, rng=rng).looks
+            found = delay(
+                cases,
+                drop,
+                margin=margin,
+                alpha=alpha,
+                low=-REACH,
+                high=REACH,
+                before=len(looks),
+                horizon=horizon,
+                draws=PILOT_DRAWS,
+                rng=rng,
+            )
         except ValueError:
             return None  # all its cases are alike: nothing is promised from it
+        return found.looks
 
     for horizon in HORIZONS:  # the short one first: most drops are caught soon or never
         waits = sorted(one for one in (wait(cases, horizon) for cases in drawn) if one is not None)
