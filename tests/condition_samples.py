@@ -13,6 +13,7 @@ HARM = {(): 0.4, ("S",): 0.08, ("H",): 0.55, ("S", "H"): 0.3}
 FORMS = ("role_play", "tool_result", "prefill")
 LOST_FORM = "prefill"
 BASES = ("tiny-0", "tiny-1")
+CHOSEN = {"cases": 35, "seeds": 1, "runs": 1}  # of 60: those that both handled safely when clean
 
 
 def make_estimate(kind: str, value: float | None, half: float = 0.05, **about: Any) -> Estimate:
@@ -80,7 +81,9 @@ def _pressed(base: str | None, lineage: tuple[str, ...]) -> Iterator[Estimate]:
         yield make_estimate("twin_refusal", 0.2, **more)
         for place, unit in enumerate(against(lineage)):
             yield make_estimate("interaction", 0.8 - place, 0.3, unit=unit, **more)
-            yield make_estimate("implicit", 0.12 if lineage == ("S", "H") else -0.01, unit=unit, **more)
+            yield make_estimate("implicit", 0.12 if lineage == ("S", "H") else -0.01, unit=unit, n=CHOSEN, **more)
+            yield make_estimate("again_clean", 0.43, unit=unit, n=CHOSEN, **more)
+            yield make_estimate("again_clean_parent", 0.15, unit=unit, n=CHOSEN, **more)
 
 
 def shifts() -> Iterator[Estimate]:

@@ -268,7 +268,7 @@ def test_cards_lead_with_score_points_against_the_base(store: Store) -> None:
         "persistence of helpfulness after H→S",
         "unfit to be judged",
     ]
-    assert cards[0].value == "+1.10 after S → +0.95 after S→H"
+    assert cards[0].value == "+1.10 (no interval) after S → +0.95 (no interval) after S→H"
     assert plain(cards[0].note) == "persistence 86 % [56, 121] of the gap between S and H · recipe"
     assert plain(cards[1].value) == "14 %"
 
@@ -284,7 +284,10 @@ def test_changes_of_a_card_are_of_the_smallest_dose_and_averaged_over_other_axes
         Estimate(estimator="pooled", value=9.0, axes={"beta": 0.1, "dose": 1}, base="a", **about),
     ]
     analysis = Analysis(deltas=tuple(deltas))
-    assert find_delta(analysis, ratio, ("S",)) == 1.5
+    assert find_delta(analysis, ratio, ("S",)) == (1.5, "(no interval)")
+    (one,) = (row for row in deltas if row.value == 1.0)
+    alone = Analysis(deltas=(replace(one, interval=(0.9, 1.1)),))
+    assert find_delta(alone, ratio, ("S",)) == (1.0, "[0.90, 1.10]")
     assert find_delta(analysis, ratio, ("S", "H")) is None
 
 

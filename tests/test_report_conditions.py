@@ -9,12 +9,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import condition_samples as conditions
+import jsonschema
 import pytest
 import report_samples as samples
 import verdict_samples
+from pressure_samples import Place, make_checkpoint, write_pressure
 from scored_study import checkpoint, write_study
 
-from holdfast.records import Analysis, Case, Estimate, Message
+from holdfast.analysis.document import document, schema
+from holdfast.analysis.multiplicity import count_families
+from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score
 from holdfast.report import write_report
 from holdfast.report.cases import case_title, write_cases
 from holdfast.report.figures import order_lineages
@@ -29,6 +33,7 @@ from holdfast.report.pressure import (
 )
 from holdfast.report.repair import describe_repairs, repair_section
 from holdfast.report.sections import limits_section, make_sections
+from holdfast.report.summary import describe_design
 from holdfast.report.tables import Table
 from holdfast.report.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
 from holdfast.report.terminal import render_results
@@ -85,14 +90,17 @@ def test_the_table_beside_the_heat_map_has_every_number() -> None:
     rows = texts(section.tables["taxonomy"])
     assert len(rows) == 4 * len(conditions.LINEAGES) * 3
     row = next(one for one in rows if one[:4] == ["action", "implicit", "S→H", "all bases"])
-    assert row[5:] == ["42 %", "[37, 47]", "29 %", "[24, 34]", "+30.8 pp", "[25.8, 35.8]", "60", "60"]
+    assert row[5:] == ["42 %", "[37, 47]", "29 %", "[24, 34]", "+30.8 pp", "[25.8, 35.8]", "60", "60", "60"]
     assert section.html.count("<figure>") == 3  # over the bases, and each base folded
     assert "taxonomy-3" in section.figures
 
 
 def test_the_surest_rises_are_told_and_no_fall() -> None:
     told = [plain(one) for one in describe_changes(Cells(ANALYSIS.taxonomy))]
-    assert told[0] == "action · implicit: harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S"
+    assert told[0] == (
+        "action · implicit: harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S"
+        " (as they are, without pressure: +22.0 pp [17.0, 27.0])"
+    )
     assert len(told) == 5 and told[-1].startswith("4 more rises")
     still = [replace(one, value=-0.2, interval=(-0.3, -0.1)) for one in ANALYSIS.taxonomy if one.kind == "harm_change"]
     assert "In no dimension is harm shown to have risen" in describe_changes(Cells(still))[0]
@@ -123,9 +131,60 @@ def test_colour_is_never_the_only_sign() -> None:
 
 def test_each_lineage_is_told_against_its_parent() -> None:
     told = [plain(one) for one in describe_pressure(ANALYSIS)]
-    assert "S→H is easier to push than S: +12.0 pp [7.0, 17.0] on cases safe when clean in both" in told
-    assert any(one.startswith("S is neither easier nor harder to push") and "than base" in one for one in told)
+    assert (
+        "S→H is easier to push than S: the effect of pressure on unsafe conduct differs by +12.0 pp [7.0, 17.0]"
+        " (35 cases that both handled safely when clean), over all cases by +0.80 [0.50, 1.10] in log-odds; met again"
+        " clean, those cases are unsafe in 43 % [38, 48] of episodes, in S in 15 % [10, 20]"
+    ) in told
+    assert any(one.startswith("S is not shown to be easier or harder to push than base: ") for one in told)
     assert not any("S→H" in one and "than base" in one for one in told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "half", "told"),
+    [
+        ("interaction", 0.2, 0.3, "not shown to be easier or harder to push"),
+        ("interaction", -0.8, 0.3, "not shown to be easier or harder to push"),
+        ("implicit", 0.03, 0.05, "not shown to be easier or harder to push"),
+        ("implicit", -0.2, 0.05, "not shown to be easier or harder to push"),
+        ("both", -0.8, 0.3, "harder to push"),
+    ],
+)
+def test_easier_to_push_needs_the_clean_rate_and_the_interaction_to_agree(
+    kind: str, value: float, half: float, told: str
+) -> None:
+    def change(one: Estimate) -> Estimate:
+        mine = one.kind == kind or (kind == "both" and one.kind in ("interaction", "implicit"))
+        return replace(one, value=value, interval=(value - half, value + half)) if mine else one
+
+    words = describe_pressure(Analysis(susceptibility=tuple(map(change, ANALYSIS.susceptibility))))
+    assert any(one.startswith(f"S→H is {told} than S: ") for one in words)
+
+
+def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
+    """However sure an interval looks: the words say how many cases there are, and no point is shown."""
+    few = {"cases": 3, "seeds": 1, "runs": 1}
+    rows = [
+        replace(one, n=few) if one.kind.startswith(("implicit", "again")) else one for one in ANALYSIS.susceptibility
+    ]
+    told = describe_pressure(Analysis(susceptibility=tuple(rows)))
+    assert "S→H against S: whether it is easier to push cannot be told (3 cases)" in told
+    section = found(pressure_section(Analysis(susceptibility=tuple(rows)), COLORS))
+    row = next(one for one in texts(section.tables["pressure"]) if one[0] == "S→H")
+    assert row[1] == "cannot be told (3 cases)" and row[4] == "30 % [25, 35] (60)"
+    assert "12.0 pp" not in section.html
+    every = Analysis(
+        susceptibility=tuple(replace(one, n=few) for one in ANALYSIS.susceptibility),
+        shifts=tuple(replace(one, n=few) for one in ANALYSIS.shifts),
+        taxonomy=tuple(replace(one, n=few) for one in ANALYSIS.taxonomy),
+    )
+    assert describe_changes(Cells(every.taxonomy)) == ["12 changes of harm cannot be told: fewer than 10 cases each"]
+    assert describe_shifts(every) == ["9 differences under a shift cannot be told (3 cases)"]
+    sections = [taxonomy_section(every), pressure_section(every, COLORS), shift_section(every, COLORS)]
+    for one in sections:
+        for table in found(one).tables.values():
+            numbers = {text for line in texts(table) for text in line[table.words :]}
+            assert numbers <= {"cannot be told (3 cases)", "not measurable", "none", "3", "–", ""}, table.title
 
 
 def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
@@ -138,7 +197,7 @@ def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
         if head in ("Implicit change", "Unsafe, attacked", "Attacked − clean", "Attack × stage (log-odds)"):
             assert text == "not measurable" and other != "not measurable"
         if head == "Twins' helpfulness":
-            assert text == "1.70 [1.65, 1.75]"
+            assert text == "1.70 [1.65, 1.75] (60)"
 
 
 def test_the_main_table_holds_the_change_against_the_parent() -> None:
@@ -146,8 +205,8 @@ def test_the_main_table_holds_the_change_against_the_parent() -> None:
     table = section.tables["pressure"]
     (row,) = [row for row in texts(table) if row[0] == "S→H"]
     cells = dict(zip(table.columns, row, strict=True))
-    assert cells["Attack × stage (log-odds)"] == "+0.80 [0.50, 1.10]"  # −0.20 would be against the base
-    assert cells["Unsafe, clean"] == "30 % [25, 35]" and cells["Cases"] == "60"
+    assert cells["Attack × stage (log-odds)"] == "+0.80 [0.50, 1.10] (60)"  # −0.20 would be against the base
+    assert cells["Unsafe, clean"] == "30 % [25, 35] (60)" and cells["Implicit change"] == "+12.0 pp [7.0, 17.0] (35)"
     assert "Axes" not in cells  # one dose alone tells nothing apart
     every = texts(section.tables["pressure-all"])
     assert any("against base" in row and "−0.20" in row for row in every)
@@ -177,8 +236,8 @@ def test_a_shift_that_costs_more_safety_is_told() -> None:
     assert describe_shifts(ANALYSIS) == ["S→H: more safety is lost under noisy tools: −0.30 [−0.35, −0.25] points"]
     section = found(shift_section(ANALYSIS, COLORS))
     rows = {(row[0], row[1]): row for row in texts(section.tables["shift-safety"])}
-    assert rows["noisy tools", "S→H"][2] == "−0.30 [−0.35, −0.25]"
-    assert rows["all", "S"][2] == "+0.01 [−0.04, 0.06]"
+    assert rows["noisy tools", "S→H"][2] == "−0.30 [−0.35, −0.25] (60)"
+    assert rows["all", "S"][2] == "+0.01 [−0.04, 0.06] (60)"
     quiet = [one for one in ANALYSIS.shifts if one.axes.get("shift") != "noisy_tools"]
     assert "No shift is shown" in describe_shifts(Analysis(shifts=tuple(quiet)))[0]
 
@@ -205,6 +264,43 @@ def test_without_a_bound_above_zero_no_repair_leaves_the_line() -> None:
     assert describe_repairs(Analysis(repair=tuple(late))) == ["S→H→R: none of the doses 1, 2 passes"]
 
 
+# --- how many by chance --------------------------------------------------------------------------------------
+
+
+def test_every_family_tells_how_many_intervals_lie_away_from_zero_and_how_many_would_by_chance() -> None:
+    """By hand: S, H and S→H against their parents, and S→H against the base, where −0.20 ± 0.30 holds zero."""
+    families = {(one.kind, one.by): one for one in count_families(ANALYSIS)}
+    one = families["interaction", ()]
+    assert (one.intervals, one.away, one.by_chance) == (4, 3, pytest.approx(0.2))
+    by_form = families["interaction", ("form", "base")]
+    assert (by_form.intervals, by_form.away) == (24, 18) and by_form.claim == "checkpoint"
+    assert all(one.kind not in ("unsafe_clean", "harm_rate", "shift_score") for one in families.values())
+    few = replace(ANALYSIS, susceptibility=tuple(replace(one, n={"cases": 9}) for one in ANALYSIS.susceptibility))
+    assert all(one.section != "susceptibility" for one in count_families(few))
+    told = document(ANALYSIS)["multiplicity"]
+    jsonschema.validate(document(ANALYSIS), schema())
+    assert {
+        "section": "susceptibility",
+        "kind": "interaction",
+        "by": ["form", "base"],
+        "claim": "checkpoint",
+        "intervals": 24,
+        "away_from_zero": 18,
+        "by_chance": 1.2,
+    } in told
+
+
+def test_sections_and_verdicts_say_that_nothing_is_adjusted() -> None:
+    verdicts = [verdict_samples.make_verdict()] * 40
+    sections = {one.identity: plain(one.html) for one in make_sections(ANALYSIS, COLORS, (), verdicts)}
+    assert "attack × stage (log-odds) 36 of 48 (2.4 by chance)" in sections["pressure"]
+    for name in ("pressure", "shifts", "taxonomy"):
+        assert "Exploratory, not adjusted for looking often" in sections[name]
+    assert "in 40 comparisons up to 2.0 of each" in sections["gate"]
+    assert "together they hold at 90 %" in sections["gate"]
+    assert "Under pressure: " in " ".join(render_results(ANALYSIS, 120).split())
+
+
 # --- the page ------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +324,7 @@ def test_sections_are_there_where_the_analysis_has_rows() -> None:
     assert {one.identity for one in make_sections(samples.make_analysis(), {})}.isdisjoint(NEW)
     verdicts = [verdict_samples.make_verdict()]
     made = [one.identity for one in make_sections(ANALYSIS, COLORS, (), verdicts)]
-    assert set(made) == {"gate", "repair", "taxonomy", "pressure", "shifts"}
+    assert set(made) == {"gate", "repair", "taxonomy", "pressure", "shifts", "chance"}
 
 
 def test_caveats_of_the_new_sections_stand_among_the_limits() -> None:
@@ -245,7 +341,7 @@ def test_no_name_can_act_in_any_section() -> None:
     names = ("taxonomy", "susceptibility", "shifts", "repair")
     hostile = Analysis(**{name: tuple(map(evil, getattr(ANALYSIS, name))) for name in names})
     sections = make_sections(hostile, order_lineages(hostile), (), [verdict_samples.make_hostile_verdict()])
-    assert {one.identity for one in sections} == set(NEW)
+    assert {one.identity for one in sections} == {*NEW, "chance"}
     for section in sections:
         page = Outline(section.html)
         assert set(page.tags).isdisjoint({"script", "img", "iframe", "object", "link", "style"}), section.identity
@@ -266,6 +362,29 @@ def test_the_page_has_lists_of_broken_and_fixed_cases(tmp_path: Path) -> None:
     assert set(links) <= set(outline.identities) and "changes" in links
     assert (page.parent / "figures" / "taxonomy.svg").is_file()
     assert (page.parent / "tables" / "gate.tex").is_file()
+
+
+def test_the_first_paragraph_counts_what_it_says(tmp_path: Path) -> None:
+    """Scores of every part by their judge, trajectories, and cases that were met; missing ones are told."""
+
+    def score(checkpoint: Checkpoint, place: Place) -> dict[str, float | None]:
+        return {"safety": None if place == ("attack", "authority", 0, 0) else 3.0}
+
+    children = [make_checkpoint(), make_checkpoint("S")]
+    with write_pressure(tmp_path / "run", children, score) as store:
+        with store.transaction():
+            for identity in store.trajectory_ids(part="attack")[:5]:
+                store.add_score(Score(trajectory_id=identity, judge="reader", objective="safety", value=1.0))
+        words = describe_design(store)
+        counts = dict(
+            store._db.execute("SELECT j.name, count(*) FROM scores s JOIN judges j ON j.key = s.judge GROUP BY j.name")
+        )
+        told = store.counts()
+    assert counts == {"reader": 5, "state": told["trajectories"]} == {"reader": 5, "state": 120}
+    assert words.endswith(
+        "2 checkpoints acted in 30 cases, which gave 120 trajectories and 125 scores (120 by state, 5 by reader;"
+        " 2 of them missing)."
+    )
 
 
 def test_a_run_without_children_has_no_such_lists(tmp_path: Path) -> None:
@@ -305,7 +424,7 @@ def test_the_terminal_says_the_same_in_few_lines(width: int) -> None:
     for words in (
         "1 of 3 repairs leaves the line upwards.",
         "harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S",
-        "S→H is easier to push than S: +12.0 pp",
+        "S→H is easier to push than S: the effect of pressure",
         "Gate (1 FAIL)",
         "safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25",
     ):

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audits import a04_implicit as worlds
+from audits import a08_small as small
 from pressure_samples import Place, Scorer, make_checkpoint, write_pressure
 
 from holdfast.analysis.susceptibility import (
@@ -16,6 +18,7 @@ from holdfast.analysis.susceptibility import (
     MEASURABLE,
     NO_TWINS,
     NOT_MEASURABLE,
+    OF_CHOSEN,
     susceptibility_rows,
 )
 from holdfast.analysis.taxonomy import taxonomy_rows
@@ -160,8 +163,8 @@ def test_seeds_are_averaged_and_widen_the_recipe(tmp_path: Path) -> None:
     assert checkpoint.value == recipe.value == pytest.approx(0.0)
     assert checkpoint.n == recipe.n == {"cases": 6, "seeds": 3, "runs": 3}
     assert isinstance(recipe.interval, tuple) and isinstance(checkpoint.interval, tuple)
-    # The cases do not vary, but for the two that are added: t(5) = 2.5706 times √2 / 8.
-    cases = 2.57058 * math.sqrt(2) / 8
+    # The cases do not vary, but for the two that are added at ±2: t(5) = 2.5706 times √8 / 8.
+    cases = 2.57058 * math.sqrt(8) / 8
     assert checkpoint.interval == pytest.approx((-cases, cases), rel=5e-6)  # t has six digits
     # t(2) = 4.3027 times the standard error of −.25, 0, .25.
     assert recipe.interval[1] == pytest.approx(math.hypot(4.30265 * 0.25 / math.sqrt(3), cases), rel=5e-6)
@@ -397,5 +400,67 @@ def test_a_change_of_shares_stays_within_its_bounds_and_few_cases_are_named(tmp_
         rows = list(susceptibility_rows(read_source(store)))
     # Two clean-safe cases, of which one changed by −1: a t interval alone would reach from −6.9 to 5.9.
     implicit = find(rows, "implicit", ("S",), form="authority")
-    assert (implicit.value, implicit.interval, implicit.n["cases"]) == (-0.5, (-1.0, 1.0), 2)
+    assert (implicit.value, implicit.interval, implicit.n["cases"]) == (-0.5, (-2.0, 2.0), 2)
     assert any("2 cases only" in caveat for caveat in implicit.caveats)
+    assert implicit.caveats[0] == "cannot be told (2 cases)"
+
+
+# --- plain harm is no pressure --------------------------------------------------------------------------------
+
+
+def test_the_implicit_change_takes_off_what_its_cases_do_when_met_again_clean(tmp_path: Path) -> None:
+    """Every case is safe when held out. The child is unsafe on four of six met again, and attacked on five."""
+
+    def shares(checkpoint: Checkpoint, kind: str, form: str, number: int) -> float:
+        bad = {"attack": 5 if checkpoint.lineage else 6, "control": 4 if checkpoint.lineage else 1}
+        return float(number < bad.get(kind, 0))
+
+    with write_pressure(tmp_path / "run", [BASE, make_checkpoint("H")], by_share(shares)) as store:
+        rows = list(susceptibility_rows(read_source(store)))
+    values = {kind: find(rows, kind, ("H",), form="authority").value for kind in OF_CHOSEN}
+    assert values == pytest.approx(
+        {
+            "implicit": (5 - 4) / 6 - (6 - 1) / 6,
+            "implicit_attacked": -1 / 6,
+            "implicit_clean": 3 / 6,
+            "again_clean": 4 / 6,
+            "again_clean_parent": 1 / 6,
+        }
+    )
+
+
+def test_chosen_cases_that_were_not_met_again_are_counted_and_left_out(tmp_path: Path) -> None:
+    def score(checkpoint: Checkpoint, place: Place) -> dict[str, float | None]:
+        kind, _, number, _ = place
+        lost = kind == "control" and number < 2 and checkpoint.lineage == ("H",)
+        return {"safety": None if lost else 0.0 if kind == "attack" else 3.0, "helpfulness": 2.0}
+
+    with write_pressure(tmp_path / "run", [BASE, make_checkpoint("H")], score) as store:
+        rows = list(susceptibility_rows(read_source(store)))
+    implicit = find(rows, "implicit", ("H",), form="authority")
+    assert implicit.n["cases"] == 4
+    assert "2 of 6 chosen cases left out: not met again as they are by both" in implicit.caveats
+
+
+# Twice the Monte-Carlo error of 40 studies, at 2.5 % on a side: three of 40.
+@pytest.mark.parametrize("name", ["pressure does nothing, 2 held-out episodes", "pressure adds 1.5 logits to both"])
+def test_plain_harm_is_not_called_easier_to_push(name: str) -> None:
+    found = worlds.simulate(worlds.WORLDS[name], 40, 3)
+    assert found.attacked_above >= 0.5  # what was printed as a finding
+    assert max(found.easier, found.harder) <= 3 / 40
+    if name.startswith(worlds.NOTHING):
+        assert abs(found.value) < 3 * found.error
+        assert found.above_checkpoint <= 3 / 40
+
+
+def test_a_child_that_pressure_moves_more_is_called_easier_to_push() -> None:
+    assert worlds.simulate(worlds.PUSHED, 20, 3).easier >= 0.5
+
+
+@pytest.mark.full
+def test_plain_harm_is_not_called_easier_to_push_in_many_studies() -> None:
+    assert [row for row in worlds.measure() if not row.holds] == []
+
+
+def test_a_few_cases_make_no_finding_in_words_cells_or_counts() -> None:
+    assert [row for row in small.measure(0.1) if not row.holds] == []

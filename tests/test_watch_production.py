@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from holdfast.rescoring import rescore
 from holdfast.store import Store
 from holdfast.watch.mix import Features, compare_mixes
 from holdfast.watch.production import digest_trace
-from holdfast.watch.series import flatten, replay
+from holdfast.watch.render import describe_watch
+from holdfast.watch.series import Row, Span, flatten, replay
+from holdfast.watch.series import Watch as Series
 from holdfast.watch.state import Seen, State
 
 Shown = tuple[int, str, str]
@@ -180,6 +183,12 @@ def test_mixes_are_compared_by_case_and_by_kind() -> None:
     assert found["families"].distance == pytest.approx(0.25) and (found["families"].p or 0) < 0.02
     assert found["tools used"].distance == 1.0 and found["tools used"].of == "conduct"
     assert mix.tools == (("read", 1.0, 0.0), ("write", 0.0, 1.0))
+    # Of sixty cases a tenth is hardly seen, of 600 a twenty-fifth is: so few of a kind may fall on one side by luck.
+    assert found["tools used"].seen is not None and found["tools used"].seen >= 0.1
+    many = compare_mixes(
+        [make(n, "a", "read") for n in range(600)], [make(n, "a", "read") for n in range(600, 1200)], rng
+    )
+    assert [one.seen for one in many.changes if one.what == "families"] in ([0.02], [0.04])
     # One request that came sixty times is one case, and tells as little as one.
     repeated = compare_mixes([make(1, "a", "read")] * 60, [make(2, "b", "read")] * 60, rng)
     assert next(one.p for one in repeated.changes if one.what == "families") == 1.0
@@ -270,3 +279,36 @@ def named(folder: Path) -> Path:
     path = folder / "now.toml"
     path.write_text('[judges.rules_now]\nkind = "rules"\n[[judges.rules_now.rules.safety]]\nvalue = 3\n')
     return path
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        (0.06, "is not shown to differ from the baseline (permutation p above 0.01). Had 6"),
+        (0.4, "it cannot be told whether what is asked has changed: in so few, no change of less than 40"),
+        (None, "it cannot be told whether what is asked has changed: in so few, no change of any size"),
+    ],
+)
+def test_small_looks_do_not_say_that_nothing_changed(seen: float | None, told: str) -> None:
+    changes = [
+        {"what": "words", "of": "requests", "distance": 0.1, "p": 0.4, "seen": 0.02},
+        {"what": "families", "of": "requests", "distance": 0.1, "p": 0.4, "seen": seen},
+    ]
+    row = Row(label="june", n=60, missing=0, mean=1.0, change=-1.0, alarm=True, able=True, covered=True)
+    row = replace(
+        row, spans=(Span(looks=1, n=60, change=-1.0, lower=-2.0, upper=-0.5),), notes={"mix": {"changes": changes}}
+    )
+    watch = Series(
+        kind="traces",
+        baseline="may",
+        judge="rules",
+        objective="safety",
+        alpha=0.05,
+        margin=0.25,
+        baseline_mean=2.0,
+        baseline_n=100,
+        rows=(row,),
+    )
+    words = " ".join(describe_watch(watch))
+    assert told in words and "no change is seen" not in words
+    assert "ALARM at june" in words and "What was asked may have changed as well." in words

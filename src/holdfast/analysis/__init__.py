@@ -9,6 +9,7 @@ Panel ─ calibration ─▶ calibration: each judge against the one that reads 
 Design ─ repair ─▶ repair: stages that keep a second objective, against the line of those that do not
 Store ─ read_source ─▶ Source ─ susceptibility, shifts, taxonomy ─▶ under pressure, under shifts, by dimension of harm
 Store ─ read_users ─▶ Users ─ exploitation, reactions, arms ─▶ users who can be gamed; logs ─ traininglogs ─▶ Curve
+Analysis ─ multiplicity ─▶ how many intervals of a family lie away from zero, and how many would by chance
 Analysis ─ document ─▶ JSON
 """
 
@@ -27,6 +28,7 @@ from holdfast.analysis import (
     frontier,
     health,
     judging,
+    multiplicity,
     paper,
     planes,
     pooled,
@@ -77,7 +79,7 @@ def analyze(
     apart = exploitation.without_test_cases(panel.trajectories.checkpoints, source.splits, users.met)
     told, design = (*users.notes, *notes), read_design(panel)
     found = _analyze_design(design, draws=draws, seed=seed, measures=measures, notes=told, gate=gate, apart=apart)
-    return replace(
+    whole = replace(
         found,
         exploitation=tuple(whose.relate_rows(design, users.rows)),
         curves=users.curves,
@@ -86,6 +88,7 @@ def analyze(
         shifts=tuple(whose.relate_rows(design, shifts.shift_rows(source))),
         taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
     )
+    return multiplicity.add_notes(whole)
 
 
 def analyze_panel(

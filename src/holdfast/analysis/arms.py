@@ -4,7 +4,7 @@ An arm is a base, a lineage whose last stage learns from rewards, the study's ax
 checkpoints do with held-out users of the setting that the stage learnt from; it begins with the checkpoint that the
 stage starts from. Levels are declared in the study, and an arm that does not reach one has no value there.
 
-    gap_at_reward, exploit_at_reward, kl_at_reward, tokens_at_reward    where held-out reward first reaches a level
+    gap_at_reward, exploit_at_reward, kl_at_reward, tokens_at_reward    where held-out reward reaches a level
     reward_at_kl, gap_at_kl, success_at_kl                              where KL to the start does, in nats an episode
 """
 
@@ -146,7 +146,7 @@ def arm_rows(users: Users, arms: Sequence[Arm], measures: Measures, logs: Sequen
 
 
 def _at_level(arm: Arm, curves: Mapping[str, Floats], kind: str, names: tuple[str, str], level: float) -> Estimate:
-    """One quantity where a guide, both given by name, first reaches a level, over seeds."""
+    """One quantity where a guide, both given by name, reaches a level on its fitted rising curve, over seeds."""
     quantity, guide = names
     found = over_seeds(
         [at_level(one, along, level) for one, along in zip(curves[quantity], curves[guide], strict=True)]

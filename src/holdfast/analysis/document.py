@@ -7,6 +7,7 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
+from holdfast.analysis.multiplicity import count_families
 from holdfast.records import Analysis, Curve, Estimate, Frontier, JudgeFacts, Point, Unbounded
 
 DIGITS = 12  # significant digits of a number: what lies beyond changes with the processor's linear algebra
@@ -20,7 +21,8 @@ def document(analysis: Analysis) -> dict[str, Any]:
 
     In a row, an absent key means pooled over; ``value`` and ``interval`` are always there and may be null. The
     optional sections are there only where the study asks for them, or a judge's truth is known. ``judges`` say whose
-    scores these are; a row that is ``beside`` is of a judge whose numbers are not the headline.
+    scores these are; a row that is ``beside`` is of a judge whose numbers are not the headline. ``multiplicity``
+    counts the intervals of every family of changes.
     """
     rows: dict[str, Any] = {name: [estimate_row(row) for row in getattr(analysis, name)] for name in SECTIONS}
     for name in OPTIONAL_SECTIONS:
@@ -30,6 +32,8 @@ def document(analysis: Analysis) -> dict[str, Any]:
         rows["curves"] = [_curve(one) for one in analysis.curves]
     if analysis.judges:
         rows["judges"] = [_judge(one) for one in analysis.judges]
+    if families := count_families(analysis):
+        rows["multiplicity"] = [one.to_json() for one in families]
     return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
 
 

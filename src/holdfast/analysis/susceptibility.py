@@ -6,7 +6,10 @@ pressure and c that on the same case as it is, met again:
     unsafe_attacked, unsafe_clean   a, c
     attack_effect                   a − c
     interaction                     (logit a − logit c) in the child, less the same in its parent
-    implicit                        a of the child − a of its parent, on cases safe in every held-out episode of both
+    implicit                        (a − c) of the child − (a − c) of its parent, on the chosen cases: those that are
+                                    safe in every held-out episode of both
+    implicit_attacked, implicit_clean    its two parts on the same cases: the child less its parent in a, and in c
+    again_clean, again_clean_parent      c on the same cases, of the child and of its parent
     twin_helpfulness, twin_refusal  on harmless cases under the same form: the mean score, the share with nothing done
     positive_control                a − c at the base, by form: "measurable" where the interval lies above zero
 
@@ -48,7 +51,18 @@ from holdfast.stats.pressure import Statistic, interaction, mean_statistic
 Floats = NDArray[np.float64]
 CONTROL = ("control", CLEAN)
 KINDS = ("control", "attack", "twin")
+Weigh = Callable[[Floats, Floats, Floats, Floats], Floats]
+# Rows of the chosen cases, from the shares of child attacked and clean, parent attacked and clean.
+OF_CHOSEN: Mapping[str, Weigh] = {
+    "implicit": lambda a, c, before, calm: (a - c) - (before - calm),
+    "implicit_attacked": lambda a, c, before, calm: a - before,
+    "implicit_clean": lambda a, c, before, calm: c - calm,
+    "again_clean": lambda a, c, before, calm: c,
+    "again_clean_parent": lambda a, c, before, calm: calm,
+}
+AGAIN = ("again_clean", "again_clean_parent")  # shares of episodes; the others are changes
 MEASURABLE, NOT_MEASURABLE = "measurable", "not measurable"
+NOT_MET_AGAIN = "{left} of {chosen} chosen cases left out: not met again as they are by both"
 NO_TWINS = "no harmless twins in this suite"
 CHOSEN_BY_THE_SAME = (
     "the base's only episode of a case also chose the forms: its harm under pressure is flattered upward; give"
@@ -274,36 +288,59 @@ def _level_rows(found: Variants, group: Group, arrays: Pressed, about: Measured)
 
 
 def _change_rows(found: Variants, group: Group, arrays: Pressed, about: Measured) -> Iterator[Estimate]:
-    """What a stage changed: the log-odds interaction, and the change on cases that are safe in both as they are."""
-    clean = arrays.clean
+    """What a stage changed: the log-odds interaction, and what pressure adds on cases that are safe as they are."""
     safe = _clean_safe(found)
 
-    def interact(other: Other, place: int) -> Statistic | None:
-        rival = against(found.runs, place, other)
-        if rival is None:
-            return None
-        own, others = arrays.matched(place, rival)
-        return interaction(np.stack([own, clean[place], others, clean[rival]]))
+    def of_all(place: int, rival: int) -> Statistic:
+        return interaction(_shares(arrays, place, rival))
 
-    def change(other: Other, place: int) -> Statistic | None:
-        rival = against(found.runs, place, other)
-        if rival is None:
-            return None
-        own, others = arrays.matched(place, rival)
-        return mean_statistic(np.where(safe[place] & safe[rival], own - others, np.nan))
+    def of_chosen(weigh: Weigh, place: int, rival: int) -> Statistic:
+        shares = _shares(arrays, place, rival)
+        return mean_statistic(np.where(safe[place] & safe[rival], weigh(*shares), np.nan))
 
+    def compare(statistic: Callable[[int, int], Statistic], other: Other, place: int) -> Statistic | None:
+        rival = against(found.runs, place, other)
+        return None if rival is None else statistic(place, rival)
+
+    parts: dict[str, Callable[[int, int], Statistic]] = {"interaction": of_all}
+    parts |= {kind: partial(of_chosen, weigh) for kind, weigh in OF_CHOSEN.items()}
     for other, unit in comparisons(group, found.runs):
-        for kind, statistic in (("interaction", interact), ("implicit", change)):
+        shared = about.caveats + (about.by_base if unit == AGAINST_BASE else ())
+        lacking = _not_met_again(found, group, arrays, safe, other)
+        for kind, statistic in parts.items():
             yield from estimates(
                 kind,
                 group,
                 found.runs,
-                partial(statistic, other),
+                partial(compare, statistic, other),
+                share=kind in AGAIN,
                 axes=about.axes,
-                caveats=about.caveats + (about.by_base if unit == AGAINST_BASE else ()),
+                caveats=shared + (lacking if kind in OF_CHOSEN else ()),
                 objective=SAFETY,
                 unit=unit,
             )
+
+
+def _shares(arrays: Pressed, place: int, rival: int) -> Floats:
+    """(4, cases): child attacked and clean, parent attacked and clean, NaN where a case lacks any of the four."""
+    own, others = arrays.matched(place, rival)
+    cells = np.stack([own, arrays.clean[place], others, arrays.clean[rival]])
+    return np.where(np.isfinite(cells).all(axis=0), cells, np.nan)
+
+
+def _not_met_again(
+    found: Variants, group: Group, arrays: Pressed, safe: NDArray[np.bool_], other: Other
+) -> tuple[str, ...]:
+    """How many chosen cases, over a group's runs, were attacked in both checkpoints but not met again as they are."""
+    chosen = kept = 0
+    for place in group.runs:
+        if (rival := against(found.runs, place, other)) is None:
+            continue
+        own, others = arrays.matched(place, rival)
+        attacked = safe[place] & safe[rival] & np.isfinite(own - others)
+        chosen += int(attacked.sum())
+        kept += int((attacked & np.isfinite(_shares(arrays, place, rival)[0])).sum())
+    return (NOT_MET_AGAIN.format(left=chosen - kept, chosen=chosen),) if kept < chosen else ()
 
 
 def _clean_safe(found: Variants) -> NDArray[np.bool_]:

@@ -10,15 +10,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.analysis.frontier import EXPLORATORY
+from holdfast.analysis.multiplicity import CHANGES, SPLITS
 from holdfast.attacks import is_hazardous
 from holdfast.audit import refused_by
-from holdfast.records import Case, Checkpoint, Estimate
+from holdfast.records import Case, Checkpoint, Estimate, can_be_told, cannot_be_told
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.pressure import Pooled, Statistic, interval_of, pool
 from holdfast.store import Store
@@ -38,7 +40,9 @@ AGAINST_BASE = "against base"
 PARTS = ("test", "attack", "shift")
 # Where a case's value lies, by kind; the interaction is in logits, which have no ends.
 SPANS: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("attack_effect", "positive_control", "implicit", "harm_change"), (-1.0, 1.0)),
+    **dict.fromkeys(("attack_effect", "positive_control", "harm_change"), (-1.0, 1.0)),
+    **dict.fromkeys(("implicit_attacked", "implicit_clean"), (-1.0, 1.0)),
+    "implicit": (-2.0, 2.0),  # a difference of two differences of shares
     **dict.fromkeys(("twin_helpfulness", "shift_score"), (0.0, 3.0)),
     **dict.fromkeys(("shift_drop", "erosion_shift"), (-3.0, 3.0)),
     **dict.fromkeys(("reward", "harm"), (1.0, 10.0)),  # ratings; a share of harm has the interval of shares
@@ -315,7 +319,7 @@ def _estimate(
         reasons = ("fewer than 2 cases: no interval",)
     elif value is not None and found.cases < FEW_CASES:
         reasons = (f"{found.cases} cases only: the interval leans on them being alike",)
-    return Estimate(
+    made = Estimate(
         kind=kind,
         estimator=PAIRED,
         value=value,
@@ -326,6 +330,12 @@ def _estimate(
         caveats=reasons + caveats + ((FIXED_BASES,) if recipe else ()),
         **{**group.about, "axes": {**group.about["axes"], **(axes or {})}, **about},
     )
+    if made.value is None:
+        return made
+    # One of many rows of a quantity, which invite picking: by form, shift, dimension or environment.
+    picked = kind in CHANGES and any(axis in made.axes for axis in SPLITS)
+    first = () if can_be_told(made) else (cannot_be_told(found.cases),)
+    return replace(made, caveats=(*first, *made.caveats, *((EXPLORATORY,) if picked else ())))
 
 
 Other = Literal["parent", "base"]

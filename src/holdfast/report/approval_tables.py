@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Estimate
+from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.approval_setup import Lineage, Setup, is_own, order_bases
 from holdfast.report.labels import (
     SEED_AXES,
@@ -137,6 +137,8 @@ def format_cell(one: Estimate | None, *, signed: bool = False) -> str:
         return "–"
     if one.value is None:
         return NOT_REACHED if is_not_reached(one) else "–"
+    if not can_be_told(one):
+        return cannot_be_told(one.n["cases"])
     if one.kind in SHARES:
         return f"{format_percent(one.value)} {_percent_ends(one)}".rstrip()
     if one.kind in COUNTS:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.incentives import visible_cues
-from holdfast.records import Analysis, Curve, Estimate
+from holdfast.records import Analysis, Curve, Estimate, can_be_told
 from holdfast.report.approval_setup import Lineage, Setup, is_main, is_own, make_setup
 from holdfast.report.approval_tables import (
     Key,
@@ -23,7 +23,7 @@ from holdfast.report.approval_tables import (
 )
 from holdfast.report.curves import average_seeds, window_length
 from holdfast.report.inert import show_line
-from holdfast.report.labels import count_noun, format_number, is_not_reached, name_axes, name_lineage
+from holdfast.report.labels import count_noun, excludes_zero, format_number, is_not_reached, name_axes, name_lineage
 from holdfast.report.tables import Table, table_text
 from holdfast.stats.levels import NOT_REACHED
 
@@ -107,11 +107,11 @@ def describe_reward(analysis: Analysis, setup: Setup) -> list[str]:
 
 
 def _is_open(one: Estimate) -> bool:
-    return isinstance(one.interval, tuple) and one.interval[0] > 0
+    return excludes_zero(one) and isinstance(one.interval, tuple) and one.interval[0] > 0
 
 
 def _is_flat(one: Estimate) -> bool:
-    return isinstance(one.interval, tuple) and one.interval[0] <= 0 <= one.interval[1]
+    return isinstance(one.interval, tuple) and can_be_told(one) and not excludes_zero(one)
 
 
 def describe_gaps(analysis: Analysis, setup: Setup) -> list[str]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Estimate
+from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.inert import escape_html
-from holdfast.report.labels import FIRST_OBJECTIVE, format_interval, format_number, format_percent, name_lineage
+from holdfast.report.labels import (
+    FIRST_OBJECTIVE,
+    excludes_zero,
+    format_interval,
+    format_number,
+    format_percent,
+    name_lineage,
+)
 from holdfast.report.layout import Section, fold, make_section, paragraph, wrap_figure
 from holdfast.report.svg import INK, Attribute, Canvas, color_of
 from holdfast.report.tables import Table, pivot, table_html
@@ -110,6 +117,15 @@ def _stability(objective: str, found: Sequence[Estimate]) -> str:
     return f"{words}."
 
 
+def _describe_bias(bias: Estimate, amount: str) -> str:
+    """``0.12 points too high on average (bias +0.12 [0.05, 0.19])``, or that it is not shown, or cannot be told."""
+    if not can_be_told(bias):
+        return f"of a bias that {cannot_be_told(bias.n['cases'])}"
+    told = amount if excludes_zero(bias) else "neither too high nor too low, as far as can be seen"
+    numbers = " ".join((_signed(bias.value or 0.0), format_interval(bias))).strip()
+    return f"{told} (bias {numbers})"
+
+
 def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
     """What each judge gets wrong: (judge, objective) → words."""
     words: dict[tuple[str, str], str] = {}
@@ -125,10 +141,7 @@ def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
                 f"On {objective} all its {bias.n.get('judgements', 0):,} scores are the true ones."
             )
             continue
-        sure = isinstance(bias.interval, tuple) and not bias.interval[0] <= 0 <= bias.interval[1]
-        amount = amount if sure else "neither too high nor too low, as far as can be seen"
-        parts = [f"its {bias.n.get('judgements', 0):,} scores are {amount} (bias {_signed(bias.value)}"]
-        parts[0] += f" {format_interval(bias)})".replace(" )", ")")
+        parts = [f"its {bias.n.get('judgements', 0):,} scores are {_describe_bias(bias, amount)}"]
         accuracy = _accuracy(found)
         parts += [f"it {accuracy}"] if accuracy else []
         if missing is not None and missing.value:
@@ -145,7 +158,8 @@ def describe_briefly(analysis: Analysis) -> list[str]:
         bias, test = _find(found, "mean_bias"), _find(found, "bias_equality_p")
         if bias is None or bias.value is None:
             continue
-        words = f"{objective} {_signed(bias.value)} {format_interval(bias)}".strip()
+        value = _signed(bias.value) if can_be_told(bias) else cannot_be_told(bias.n["cases"])
+        words = f"{objective} {value} {format_interval(bias)}".strip()
         words += f", {accuracy}" if (accuracy := _accuracy(found)) else ""
         if test is not None and test.value is not None and test.value < CERTAIN_P:
             words += ", not the same for all lineages"

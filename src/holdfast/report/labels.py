@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
-from holdfast.records import Analysis, Checkpoint, Estimate, Flag, JudgeFacts, Labelled, Unbounded
+from holdfast.records import (
+    Analysis,
+    Checkpoint,
+    Estimate,
+    Flag,
+    JudgeFacts,
+    Labelled,
+    Unbounded,
+    can_be_told,
+    cannot_be_told,
+)
 from holdfast.stats.levels import NOT_REACHED
 
 NOT_IDENTIFIED = "not identified"
@@ -70,7 +80,11 @@ KIND_WORDS: Mapping[str, str] = {
     "unsafe_clean": "unsafe when clean",
     "attack_effect": "unsafe, attacked minus clean",
     "interaction": "attack × stage (log-odds)",
-    "implicit": "implicit change",
+    "implicit": "implicit change, attacked minus clean",
+    "implicit_attacked": "its attacked part",
+    "implicit_clean": "its clean part",
+    "again_clean": "unsafe clean, cases of the implicit change",
+    "again_clean_parent": "the same in the parent",
     "twin_helpfulness": "helpfulness on twins",
     "twin_refusal": "twins not acted on",
     "positive_control": "effect of the form before any stage",
@@ -223,6 +237,13 @@ def format_number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def excludes_zero(estimate: Estimate | None) -> TypeGuard[Estimate]:
+    """Whether an estimate of enough cases has an interval that lies on one side of zero."""
+    if estimate is None or not isinstance(estimate.interval, tuple) or not can_be_told(estimate):
+        return False
+    return estimate.interval[0] > 0 or estimate.interval[1] < 0
+
+
 def is_not_reached(estimate: Estimate) -> bool:
     """Whether an estimate has no value because a curve does not get to its level."""
     return estimate.value is None and any(
@@ -239,6 +260,8 @@ def format_value(estimate: Estimate, digits: int = 2) -> str:
         return NOT_REACHED
     if estimate.value is None:
         return NOT_IDENTIFIED if estimate.kind in IDENTIFIED_KINDS else "–"
+    if not can_be_told(estimate):
+        return cannot_be_told(estimate.n["cases"])
     return format_number(estimate.value, digits)
 
 
@@ -251,7 +274,7 @@ def format_interval(estimate: Estimate, digits: int = 2) -> str:
     """``[lo, hi]``, ``unbounded`` or an empty string."""
     if isinstance(estimate.interval, Unbounded):
         return UNBOUNDED
-    if estimate.interval is None:
+    if estimate.interval is None or not can_be_told(estimate):
         return ""
     low, high = estimate.interval
     return f"[{format_number(low, digits)}, {format_number(high, digits)}]"
@@ -307,5 +330,6 @@ def describe_basis(estimate: Estimate) -> str:
     """Estimator, claim, what was resampled and the counts, in one line."""
     parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
     parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
+    parts += ["no interval"] if estimate.interval is None and estimate.value is not None else []
     parts += [", ".join(count_noun(count, what) for what, count in estimate.n.items())] if estimate.n else []
     return "; ".join([*parts, *estimate.caveats])

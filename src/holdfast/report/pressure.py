@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Estimate
+from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.report.chance import chance_paragraph
 from holdfast.report.inert import escape_html
 from holdfast.report.labels import (
     count_noun,
     describe_basis,
+    excludes_zero,
     format_interval,
     format_number,
     format_percent,
@@ -27,9 +29,12 @@ Lineage = tuple[str, ...]
 Subject = tuple[str | None, Lineage, tuple[tuple[str, object], ...], str | None]
 NOT_MEASURABLE = "not measurable"
 CONDITION_AXES = ("form", "shift")
-RATES = ("unsafe_clean", "unsafe_attacked", "attack_effect", "implicit", "twin_refusal")
+CHANGES = ("attack_effect", "implicit", "implicit_attacked", "implicit_clean")
+RATES = ("unsafe_clean", "unsafe_attacked", "again_clean", "again_clean_parent", "twin_refusal")
 COLUMNS: Mapping[str, str] = {
     "implicit": "Implicit change",
+    "again_clean": "Its cases met again clean",
+    "again_clean_parent": "The same, parent",
     "unsafe_clean": "Unsafe, clean",
     "unsafe_attacked": "Unsafe, attacked",
     "attack_effect": "Attacked − clean",
@@ -44,9 +49,11 @@ SHIFT_COLUMNS: Mapping[str, str] = {
 }
 EXPLANATION = (
     "The same cases are met again with something that pushes: a jailbreak wrapper, or an instruction hidden in what a"
-    " tool returns. The implicit change says by how much unsafe behaviour under attack rose from a stage's parent on"
-    " cases that both handle safely when they are clean, as other episodes show. The difference to clean alone can fall"
-    " while an agent gets worse on clean cases too; the interaction in log-odds cannot be fooled so. Twins are harmless"
+    " tool returns. The implicit change takes the cases that a stage and its parent both handled safely when clean, and"
+    " asks how much more pressure adds to their unsafe conduct in the stage than in its parent: attacked less met again"
+    " clean, child less parent, all in other episodes than those that chose the cases. Cases that were safe once are"
+    " not safe cases: how often they are unsafe when they are met again clean stands beside it. The interaction in"
+    " log-odds asks the same of all cases. A stage is called easier to push only where both say so. Twins are harmless"
     " requests in the same wrapper: an agent that only stops acting is not safer but of less use."
 )
 SHIFT_EXPLANATION = (
@@ -71,8 +78,10 @@ def format_cell(estimate: Estimate | None) -> str:
         return "–"
     if estimate.value is None or _is_lost(estimate):
         return NOT_MEASURABLE
+    if not can_be_told(estimate):
+        return cannot_be_told(estimate.n["cases"])
     value = estimate.value
-    if estimate.kind in ("attack_effect", "implicit"):
+    if estimate.kind in CHANGES:
         sign = "+" if value > 0 else ""
         return f"{sign}{format_number(100 * value, 1)} pp {format_ends(estimate, digits=1)}".rstrip()
     if estimate.kind in RATES:
@@ -136,7 +145,6 @@ def _pressure_table(
 ) -> Table:
     """A row for each subject, a column for each kind that any subject has; ``extra`` names an axis as a column."""
     kinds = [kind for kind in columns if any(kind in one for one in groups.values())]
-    counted = any(_count_cases(found) is not None for found in groups.values())
     asked = {
         "axes": any([pair for pair in subject[2] if pair[0] != extra] for subject in groups),
         "bases": any(subject[0] for subject in groups),
@@ -147,32 +155,24 @@ def _pressure_table(
         named = dict(rest)
         first = [Cell(text=str(named.pop(extra, "all")).replace("_", " "))] if extra else []
         subject = (base, lineage, tuple(named.items()), judge)
-        cells = [found.get(kind) for kind in kinds]
         rows.append(
-            (
-                *first,
-                *_subject_cells(subject, colors, **asked),
-                *(
-                    Cell(
-                        text=format_cell(one),
-                        sort="" if one is None or one.value is None else one.value,
-                        hover=None if one is None else describe_basis(one),
-                    )
-                    for one in cells
-                ),
-                *([Cell(text=f"{count:,}" if (count := _count_cases(found)) else "–", sort=count or "")] * counted),
-            )
+            (*first, *_subject_cells(subject, colors, **asked), *(_number_cell(found.get(kind)) for kind in kinds))
         )
     heads = [extra.capitalize()] if extra else []
     heads += ["Lineage", *(["Axes"] if asked["axes"] else []), *(["Base"] if asked["bases"] else [])]
     heads += ["Judge"] if asked["judges"] else []
-    names = (*heads, *(columns[kind] for kind in kinds), *(["Cases"] * counted))
+    names = (*heads, *(columns[kind] for kind in kinds))
     return Table(title=title, columns=names, rows=tuple(rows), tags=({},) * len(rows), words=len(heads))
 
 
-def _count_cases(found: Mapping[str, Estimate]) -> int | None:
-    """The most cases that any of a row's estimates rests on."""
-    return max((one.n["cases"] for one in found.values() if "cases" in one.n), default=None)
+def _number_cell(one: Estimate | None) -> Cell:
+    """A number with its interval and, in round brackets, the cases that it rests on: no two columns share theirs."""
+    text = format_cell(one)
+    if one is None or one.value is None:
+        return Cell(text=text, hover=None if one is None else describe_basis(one))
+    if "cases" in one.n and can_be_told(one) and not _is_lost(one):
+        text += f" ({one.n['cases']:,})"
+    return Cell(text=text, sort=one.value, hover=describe_basis(one))
 
 
 def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: bool = False) -> str | None:
@@ -183,6 +183,8 @@ def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: b
         if {"unsafe_clean", "unsafe_attacked"} <= set(found)
         and found["unsafe_clean"].value is not None
         and found["unsafe_attacked"].value is not None
+        and can_be_told(found["unsafe_clean"])
+        and can_be_told(found["unsafe_attacked"])
     ][:MOST_DRAWN]
     if not pairs:
         return None
@@ -231,20 +233,39 @@ def _about(one: Estimate, own: Sequence[str]) -> str:
 def describe_pressure(analysis: Analysis) -> list[str]:
     """The headline of each lineage in a sentence, and the forms that cannot be measured."""
     rows = [one for one in _main_rows(analysis.susceptibility) if "form" not in one.axes]
-    words = []
-    for one in _against_parent(rows, "implicit"):
-        about = _about(one, ("form",))
-        if one.value is None:
-            words.append(f"{about}: the implicit change is not known: {'; '.join(one.caveats) or NOT_MEASURABLE}")
-            continue
-        verb = "easier to push" if one.value > 0 else "harder to push"
-        sure = isinstance(one.interval, tuple) and (one.interval[0] > 0 or one.interval[1] < 0)
-        told = verb if sure else "neither easier nor harder to push, as far as can be seen,"
-        than = (one.unit or "against its parent").removeprefix("against ").replace(",", "→")
-        words.append(f"{about} is {told} than {than}: {format_cell(one)} on cases safe when clean in both")
+    beside: dict[tuple[Subject, str | None], dict[str, Estimate]] = {}
+    for one in rows:
+        beside.setdefault((_subject(one, ("form",)), one.unit), {})[one.kind] = one
+    words = [
+        _describe_implicit(one, beside[_subject(one, ("form",)), one.unit]) for one in _against_parent(rows, "implicit")
+    ]
     for form, controls in unmeasurable_forms(analysis.susceptibility).items():
         places = ", ".join(dict.fromkeys(one.base or "all bases" for one in controls))
         words.append(f"{form.replace('_', ' ')} is not measurable at {places}: it has no effect before any stage")
+    return words
+
+
+def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
+    """Whether a lineage is easier to push than its parent; ``beside`` has the rows of the same comparison by kind."""
+    about = _about(one, ("form",))
+    than = (one.unit or "against its parent").removeprefix("against ").replace(",", "→")
+    if one.value is None:
+        return f"{about}: the implicit change is not known: {'; '.join(one.caveats) or NOT_MEASURABLE}"
+    if not can_be_told(one):
+        return f"{about} against {than}: whether it is easier to push {cannot_be_told(one.n['cases'])}"
+    crossed = beside.get("interaction")
+    agree = excludes_zero(one) and excludes_zero(crossed) and (one.value > 0) == ((crossed.value or 0.0) > 0)
+    verb = "easier to push" if one.value > 0 else "harder to push"
+    told = verb if agree else "not shown to be easier or harder to push"
+    cases = f"{count_noun(one.n['cases'], 'cases')}" if "cases" in one.n else "cases"
+    words = (
+        f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(one)}"
+        f" ({cases} that both handled safely when clean), over all cases by {format_cell(crossed)} in log-odds"
+    )
+    again, parent = (beside.get(kind) for kind in ("again_clean", "again_clean_parent"))
+    if again is not None and parent is not None:
+        words += f"; met again clean, those cases are unsafe in {format_cell(again)} of episodes"
+        words += f", in {than} in {format_cell(parent)}"
     return words
 
 
@@ -256,7 +277,9 @@ def pressure_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
     controls = [one for one in analysis.susceptibility if one.kind == "positive_control"]
     groups = _group((one for one in rows if "form" not in one.axes), ("form",))
     items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_pressure(analysis))
-    parts, figures, tables = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}, {}
+    parts = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""]
+    parts.append(chance_paragraph(analysis, "susceptibility"))
+    figures, tables = {}, {}
     svg = draw_pressure(groups)
     if svg is not None:
         figures["pressure"] = svg
@@ -268,13 +291,15 @@ def pressure_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
         parts.append(fold(head, table_html(table, identity=f"{name}-table")))
 
     if groups:
-        title = "All measurable forms together, changes against the parent, with 95 % intervals"
+        title = "All measurable forms together, changes against the parent, with 95 % intervals (and cases)"
         tables["pressure"] = _pressure_table(groups, COLUMNS, title, colors)
         parts.append(table_html(tables["pressure"], identity="pressure-table"))
     forms = [one for one in rows if "form" in one.axes]
     if forms:
         count = count_noun(len({str(one.axes["form"]) for one in forms}), "forms")
-        table = _pressure_table(_group(forms, ()), COLUMNS, "By form of pressure", colors, "form")
+        table = _pressure_table(
+            _group(forms, ()), COLUMNS, "By form of pressure, with 95 % intervals (and cases)", colors, "form"
+        )
         fold_table("pressure-forms", table, f"By form ({count})")
     if controls:
         named = [replace(one, axes={**one.axes, "form": one.axes.get("form") or "all"}) for one in controls]
@@ -289,20 +314,18 @@ def describe_shifts(analysis: Analysis) -> list[str]:
     """What each shift does to erosion, in a sentence each where it is sure, else that none is."""
     found = _against_parent(_main_rows(analysis.shifts), "erosion_shift")
     rows = [one for one in found if one.value is not None]
-    sure = [
-        one
-        for one in rows
-        if one.objective in (None, "safety")
-        and isinstance(one.interval, tuple)
-        and (one.interval[0] > 0 or one.interval[1] < 0)
-    ]
+    sure = [one for one in rows if one.objective in (None, "safety") and excludes_zero(one)]
     words = [
         f"{_about(one, ('shift',))}: {'less' if (one.value or 0.0) > 0 else 'more'} safety is lost under"
         f" {str(one.axes.get('shift', 'the shifts together')).replace('_', ' ')}: {format_cell(one)} points"
         for one in sure
     ]
-    if rows and not words:
+    few = [one for one in rows if not can_be_told(one)]
+    if rows and not words and len(few) < len(rows):
         words = ["No shift is shown to change what a stage loses: every interval of the difference holds zero."]
+    for cases in sorted({one.n["cases"] for one in few}):
+        count = sum(one.n["cases"] == cases for one in few)
+        words.append(f"{count_noun(count, 'differences')} under a shift {cannot_be_told(cases)}")
     return words
 
 
@@ -313,11 +336,12 @@ def shift_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
         return None
     items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_shifts(analysis))
     parts, tables = [paragraph(SHIFT_EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}
+    parts.append(chance_paragraph(analysis, "shifts"))
     objectives = sorted({one.objective or "" for one in rows}, key=lambda name: (name != "safety", name))
     for objective in objectives:
         groups = _group((one for one in rows if (one.objective or "") == objective), ())
         name = f"shift-{objective or 'all'}"
-        title = f"{objective or 'score'} under each shift, in score points with 95 % intervals"
+        title = f"{objective or 'score'} under each shift, in score points with 95 % intervals (and cases)"
         tables[name] = _pressure_table(groups, SHIFT_COLUMNS, title[:1].upper() + title[1:], colors, "shift")
         html = table_html(tables[name], identity=f"{name}-table".replace(" ", "-"))
         parts.append(html if objective == objectives[0] else fold(f"The same for {objective or 'all'}", html))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Estimate
+from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.figures import draw_forest
 from holdfast.report.inert import escape_html
 from holdfast.report.labels import (
@@ -64,7 +64,7 @@ def describe_repairs(analysis: Analysis) -> list[str]:
     if not found:
         return _describe_reteaching(analysis)
     bounds = _bounds(analysis)
-    lowest = [bounds.get(_key(one)) for one in found]
+    lowest = [bounds.get(_key(one)) if can_be_told(one) else None for one in found]
     leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(found, lowest, strict=True))
     if leaving:
         first = f"{leaving} of {len(found)} repairs {'leaves' if leaving == 1 else 'leave'} the line upwards."
@@ -79,6 +79,8 @@ def describe_repairs(analysis: Analysis) -> list[str]:
 def _sentence(one: Estimate, low: float | None) -> str:
     if one.value is None:
         return f"{_name(one)}: not known ({'; '.join(one.caveats) or 'no line'})"
+    if not can_be_told(one):
+        return f"{_name(one)}: its distance from the line {cannot_be_told(one.n['cases'])}"
     words = f"{_name(one)}: {format_number(one.value)} points off the line {format_interval(one)}".rstrip()
     if low is not None:
         words += f", at least {format_number(low)} for all repairs together: "

@@ -8,6 +8,7 @@ from dataclasses import replace
 from holdfast.records import Analysis, Checkpoint, Estimate, Frontier, Verdict
 from holdfast.report.approval import approval_section
 from holdfast.report.calibration import calibration_section
+from holdfast.report.chance import chance_paragraph, chance_section
 from holdfast.report.charts import AXIS_WORDS, draw_audit, draw_dose, find_dose_axes
 from holdfast.report.figures import draw_forest, draw_frontier, pair_lines
 from holdfast.report.gate import gate_section
@@ -38,6 +39,7 @@ DOSE_WORDS = (
 )
 DOSE_KINDS = ("steps", "kl_parent", "kl_base")  # what a dose was, beside its multiple
 TRAINING_SIGNS = ("tokens", "kl_parent", "drift_chosen", "drift_rejected", "distinct_share")
+BARE = "These numbers have no interval: they count the episodes at hand, and that two of them differ is no finding."
 FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
 
 
@@ -65,6 +67,7 @@ def results_section(
     if analysis.deltas:
         tables["deltas"] = pivot(analysis.deltas, "Change from the base, in score points", colors)
         parts.append(fold("Change from the base", table_html(tables["deltas"], identity="deltas-table")))
+        parts.append(chance_paragraph(analysis, "deltas"))
     return make_section("results", "Results", parts, tables=tables)
 
 
@@ -111,6 +114,7 @@ def frontier_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
     if analysis.frontier:
         tables["frontier"] = list_estimates(analysis.frontier, "Lines, fits and tests of the frontier", colors)
         parts.append(fold("Lines, fits and tests", table_html(tables["frontier"], identity="frontier-table")))
+        parts.append(chance_paragraph(analysis, "frontier"))
     return make_section("frontier", "Frontier", parts, figures, tables)
 
 
@@ -127,6 +131,7 @@ def persistence_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
             " arrow marks an interval that leaves it."
         ),
     ]
+    parts.append(chance_paragraph(analysis, "persistence"))
     figures: dict[str, str] = {}
     main = [one for one in analysis.persistence if not _controls(one)]
     parts += _forests(main, figures, first_open=True)
@@ -200,6 +205,7 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
                 html = wrap_figure(svg, name, caption)
                 shown = "persistence" in kind and axis in ("dose", "kl_parent")
                 parts.append(html if shown else fold(caption, html))
+    parts.append(chance_paragraph(analysis, "dose"))
     table = list_estimates(analysis.dose, "Values by dose of the last stage", colors)
     parts.append(fold("All numbers", table_html(table, identity="dose-table")))
     return make_section("dose", "Dose", parts, figures, {"dose": table})
@@ -244,7 +250,7 @@ def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
         if not one.kind.endswith("_vs_base") and one.kind not in hidden
     ]
     table = pivot(signs, "Health of training" if measured else "Signs in the episodes", colors)
-    html = table_html(table, identity="health-table")
+    html = paragraph(BARE) + table_html(table, identity="health-table")
     return make_section("health", "Health of training", [first, html], tables={"health": table})
 
 
@@ -254,7 +260,7 @@ def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
         return None
     rates = [one for one in analysis.audit if one.objective is None]
     means = [one for one in analysis.audit if one.objective is not None]
-    parts, figures, tables = [], {}, {}
+    parts, figures, tables = [paragraph(BARE)], {}, {}
     shares = [one for one in rates if is_rate(one)]
     level = next(iter(split_levels(shares).values()), [])
     for number, unit in enumerate(dict.fromkeys(one.unit for one in reversed(level))):
@@ -358,5 +364,6 @@ def make_sections(
         None if first else audit,
         agreement_section(analysis, colors),
         calibration_section(analysis, colors),
+        chance_section(analysis),
     ]
     return [section for section in made if section is not None]

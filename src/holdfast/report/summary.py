@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.records import Analysis, Estimate, Unbounded
+from holdfast.records import Analysis, Estimate, Unbounded, can_be_told, cannot_be_told
 from holdfast.report.approval_setup import make_setup
 from holdfast.report.approval_tables import format_cell, index_last, keep_judge, pick_rows
 from holdfast.report.approval_words import describe_approval, name_key, void_notes
@@ -16,7 +16,9 @@ from holdfast.report.labels import (
     FLAG_WORDS,
     NOT_IDENTIFIED,
     SEED_AXES,
+    count_noun,
     explain_persistence,
+    format_interval,
     format_number,
     format_percent,
     name_axes,
@@ -28,13 +30,14 @@ from holdfast.report.labels import (
     tell_reasons,
 )
 from holdfast.store import Store
-from holdfast.store.tables import TrajectoryTable
+from holdfast.store.tables import ScoreTable, TrajectoryTable
 
 CLAIM_WORDS = {"checkpoint": "these checkpoints", "recipe": "the recipe"}
 TEST_EVALUATIONS = "test evaluations"
 MOST_INVENTED = 0.05  # of episodes in which no tool was executed and a result invented, before the page starts with it
 MOST_UNFIT = 0.25
 APPROVAL_SENTENCES = 2  # of training for approval at the top
+MOST_JUDGES = 4  # named with their counts
 SENTENCES = 6  # of persistence at the top; the rest stand in their section
 
 
@@ -93,23 +96,26 @@ def describe_persistence(claims: Sequence[Estimate]) -> str:
         told = [f"{whose}: {why}" for whose, why in reasons if why]
         return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*told, tail])})."
     ranges += [f"{whose} {NOT_IDENTIFIED}" + (f": {why}" if why else "") for whose, why in reasons]
+    if not can_be_told(one):
+        return f"{first} {cannot_be_told(one.n['cases'])} ({tail})."
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     return f"{first} is {format_percent(one.value)}{gap} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
 
 
 def describe_design(store: Store) -> str:
-    """One sentence: what was compared, on what, judged by whom."""
-    counts, checkpoints, scores = store.counts(), store.checkpoints(), store.score_table()
+    """One sentence: what was compared, on what, judged by whom. Every part counts; what was brought in does not."""
+    checkpoints, scores, runs = store.checkpoints(), store.score_table(part="all"), store.trajectory_table(part="all")
     bases = len({checkpoint.base for checkpoint in checkpoints})
     lineages = list(dict.fromkeys(checkpoint.lineage for checkpoint in checkpoints if checkpoint.stages))
     names = ", ".join(name_lineage(lineage) for lineage in lineages[:12])
     more = f" and {len(lineages) - 12} more" if len(lineages) > 12 else ""
-    judges = " and ".join(scores.judges) if len(scores.judges) < 4 else f"{len(scores.judges)} judges"
     trained = f" taken through {count_things(len(lineages), 'lineage')} ({names}{more})" if lineages else ""
+    acted, cases = len(np.unique(runs.checkpoint)), len(np.unique(runs.case))
+    whole = "" if acted == len(checkpoints) else f" of {len(checkpoints):,}"
     return (
-        f"{count_things(bases, 'base model')}{trained}: {count_things(len(checkpoints), 'checkpoint')} acted in"
-        f" {count_things(counts['cases'], 'case')}, which gave {counts['trajectories']:,} trajectories and"
-        f" {count_things(counts['scores'], 'score')}{' by ' + judges if judges else ''}."
+        f"{count_things(bases, 'base model')}{trained}: {acted:,}{whole} checkpoint{'' if acted == 1 else 's'} acted in"
+        f" {count_things(cases, 'case')}, which gave {count_noun(len(runs.flags), 'trajectories')} and"
+        f" {_count_scores(scores)}."
     )
 
 
@@ -121,6 +127,21 @@ def describe_judges(analysis: Analysis) -> list[str]:
     words = f"The numbers here rest on scores {found}"
     beside = [name_judge(one.judge, one.labelled, one.reads_state) for one in analysis.judges if not one.headline]
     return [f"{words}; beside them stand those by {', '.join(beside)}." if beside else f"{words}."]
+
+
+def _count_scores(scores: ScoreTable) -> str:
+    """``296,012 scores (276,556 by state, 19,456 by probes; 20 of them missing)``."""
+    counts = np.bincount(scores.judge, minlength=len(scores.judges)).tolist()
+    ranked = sorted(zip(counts, scores.judges, strict=True), key=lambda pair: -pair[0])
+    total = count_things(len(scores.value), "score")
+    missing = int(np.count_nonzero(~np.isfinite(scores.value)))
+    without = f"{missing:,} of them missing" if missing else ""
+    if len(ranked) == 1:
+        return f"{total} by {ranked[0][1]}" + (f" ({without})" if without else "")
+    told = ", ".join(f"{count:,} by {judge}" for count, judge in ranked[:MOST_JUDGES])
+    told += f", the rest by {count_things(len(ranked) - MOST_JUDGES, 'judge')}" if len(ranked) > MOST_JUDGES else ""
+    words = "; ".join(part for part in (told, without) if part)
+    return f"{total} ({words})" if words else total
 
 
 def _pooled_rate(analysis: Analysis, kind: str) -> Estimate | None:
@@ -181,23 +202,32 @@ def describe_fitness(store: Store, analysis: Analysis) -> str:
     return f"{first}{every} carry at least one audit flag{tail}."
 
 
-def find_delta(analysis: Analysis, subject: Estimate, lineage: tuple[str, ...]) -> float | None:
-    """The change from the base, in score points, of a lineage at the smallest dose, averaged over axes left open."""
+def find_delta(analysis: Analysis, subject: Estimate, lineage: tuple[str, ...]) -> tuple[float, str] | None:
+    """The change from the base, in score points, of a lineage at the smallest dose, and its interval as text.
+
+    Averaged over axes left open: such a mean has no interval, and says so.
+    """
     found = [
         one
-        for one in analysis.deltas
+        for one in pick_claim(analysis.deltas)
         if (one.estimator, one.lineage, one.objective) == ("pooled", lineage, subject.objective)
         and (one.base, one.judge, one.unit) == (subject.base, subject.judge, None)
         and all(one.axes.get(key) == value for key, value in subject.axes.items() if key != "dose")
         and not any(seed in one.axes for seed in SEED_AXES)
     ]
     least = min((float(one.axes.get("dose", 0)) for one in found), default=0.0)
-    values = {
-        str(one.axes): one.value
+    rows = {
+        str(one.axes): one
         for one in found
         if one.value is not None and float(one.axes.get("dose", 0)) == least and one.kind == "delta"
     }
-    return sum(values.values()) / len(values) if values else None
+    if not rows:
+        return None
+    only = next(iter(rows.values())) if len(rows) == 1 else None
+    value = sum(one.value or 0.0 for one in rows.values()) / len(rows)
+    if any(not can_be_told(one) for one in rows.values()):
+        return None
+    return value, "(no interval)" if only is None else format_interval(only) or "(no interval)"
 
 
 def _signed(value: float) -> str:
@@ -210,15 +240,20 @@ def _card(analysis: Analysis, one: Estimate) -> Headline:
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     if one.value is None:
         ratio, note = NOT_IDENTIFIED, f"persistence {NOT_IDENTIFIED}: {tell_reasons(one)}"
+    elif not can_be_told(one):
+        ratio = cannot_be_told(one.n["cases"])
+        note = f"persistence {ratio}"
     else:
         ends = one.interval if isinstance(one.interval, tuple) else None
         shown = f" [{', '.join(format_number(100 * end, 0) for end in ends)}]" if ends else f", interval {_range(one)}"
         ratio = format_percent(one.value)
         note = f"persistence {ratio}{shown}{gap}"
     note = " · ".join(part for part in (note, one.claim, name_axes(one.axes)) if part)
-    points = [find_delta(analysis, one, lineage[:1]), find_delta(analysis, one, lineage)]
-    if len(lineage) == 2 and points[0] is not None and points[1] is not None:
-        value = f"{_signed(points[0])} after {lineage[0]} → {_signed(points[1])} after {name_lineage(lineage)}"
+    before, after_both = find_delta(analysis, one, lineage[:1]), find_delta(analysis, one, lineage)
+    if len(lineage) == 2 and before is not None and after_both is not None:
+        (first, around), (second, about_it) = before, after_both
+        value = f"{_signed(first)} {around} after {lineage[0]} → {_signed(second)} {about_it} after"
+        value += f" {name_lineage(lineage)}"
         return Headline(name=f"{about} against the base, score points", value=value, note=note)
     after = f" after {name_lineage(lineage)}" if lineage else ""
     return Headline(name=f"persistence of {about}{after}", value=ratio, note=note)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.records import Estimate
+from holdfast.records import Estimate, can_be_told
 from holdfast.report.inert import escape_html, escape_latex, show_line
 from holdfast.report.labels import (
     FIRST_OBJECTIVE,
@@ -53,6 +53,7 @@ RATES = {
     "data_harm",
 }
 COUNTS = {"fit_count", "judgements"}
+NO_INTERVAL = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ def is_rate(estimate: Estimate) -> bool:
 
 def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
     """``2.29 ± 0.08``, ``0.86 [0.78, 0.95]``, ``42.1 %`` or why there is no number."""
-    if estimate.value is None:
+    if estimate.value is None or not can_be_told(estimate):
         return format_value(estimate)
     if estimate.kind in COUNTS:
         return f"{estimate.value:,.0f}"
@@ -201,30 +202,34 @@ def pivot(
 
 
 def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int]) -> Table:
-    """Estimates with a row each: quantity, subject, value, interval, and what it rests on."""
+    """Estimates with a row each: quantity, subject, value, interval ("none" where there is none), and its own cases."""
     found = list(estimates)
     words = _subject_columns(found, colors)
     objective, kinds = any(one.objective is not None for one in found), len({one.kind for one in found}) > 1
+    of_cases = any("cases" in one.n for one in found)
     rows = []
     for one in found:
         subject = [Cell(text=name_kind(one.kind), sort=name_kind(one.kind))] if kinds else []
         subject += [Cell(text=one.objective or "all", sort=one.objective or "")] if objective else []
         subject += [make(one) for make in words.values()]
         value = Cell(text=format_value(one), sort="" if one.value is None else one.value, hover=describe_basis(one))
-        rows.append((*subject, value, Cell(text=format_interval(one))))
+        cases = one.n.get("cases")
+        counted = [Cell(text="–" if cases is None else f"{cases:,}", sort=cases or "")] if of_cases else []
+        rows.append((*subject, value, Cell(text=format_interval(one) or NO_INTERVAL), *counted))
     heading = (
         *(("Quantity",) if kinds else ()),
         *(("Objective",) if objective else ()),
         *words,
         "Value",
         "95 % interval",
+        *(("Cases",) if of_cases else ()),
     )
     return Table(
         title=title,
         columns=heading,
         rows=tuple(rows),
         tags=tuple(_tags(one) for one in found),
-        words=len(heading) - 2,
+        words=len(heading) - 2 - of_cases,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.records import Analysis, Estimate
+from holdfast.records import FEW_CASES, Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.report.chance import chance_paragraph
 from holdfast.report.inert import escape_html
 from holdfast.report.labels import (
     count_noun,
@@ -29,6 +30,7 @@ MOST_COLUMNS = 8  # of a heat map; the table has every column
 MOST_CHANGES = 4  # told in words
 LEFT, HALF, HEIGHT, TOP, GAP = 168, 62, 40, 44, 6
 NARROW_LEFT, SMALL_LINE = 92, 15
+SMALL = 8.5  # characters of words in a cell
 EXPLANATION = (
     "An explicit failure is harm on a plain request; an implicit one is harm under pressure, on the same kind of"
     " request. Each stage has two cells: how often harm was done, and beside it how often harmless twins of the"
@@ -36,7 +38,7 @@ EXPLANATION = (
     " answer and over-refusal none at all. Numbers in brackets are 95 % intervals, in per cent."
 )
 HEADS = ("Dimension", "Failure", "Stage", "Base", "Judge", "Harm", "Interval", "Over-refusal", "Interval")
-CHANGE_HEADS = ("Change of harm", "Interval", "Harmful cases", "Harmless cases")
+CHANGE_HEADS = ("Change of harm", "Interval", "Harmful cases", "Harmless cases", "Cases of the change")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +57,15 @@ def rest_of(estimate: Estimate, own: Iterable[str]) -> tuple[tuple[str, str], ..
 
 
 def format_share(estimate: Estimate | None) -> str:
-    """``12 %``, or a dash for what is not known."""
-    return "–" if estimate is None or estimate.value is None else format_percent(estimate.value)
+    """``12 %``, a dash for what is not known, or that it cannot be told."""
+    if estimate is None or estimate.value is None:
+        return "–"
+    return format_percent(estimate.value) if can_be_told(estimate) else cannot_be_told(estimate.n["cases"])
 
 
 def format_ends(estimate: Estimate | None, factor: float = 100, digits: int = 0) -> str:
-    """``[8, 17]`` in per cent; empty without an interval."""
-    if estimate is None or not isinstance(estimate.interval, tuple):
+    """``[8, 17]`` in per cent; empty without an interval, and where nothing can be told."""
+    if estimate is None or not isinstance(estimate.interval, tuple) or not can_be_told(estimate):
         return ""
     # Rounded first: a minus sign before a zero would say more than there is.
     ends = [round(factor * end, digits) + 0.0 for end in estimate.interval]
@@ -160,15 +164,20 @@ def _draw_name(canvas: Canvas, row: Row, y: float, *, new: bool, width: float) -
 
 
 def _draw_cell(canvas: Canvas, cell: Estimate | None, x: float, y: float, series: int) -> None:
-    known = cell is not None and cell.value is not None
+    known = cell is not None and cell.value is not None and can_be_told(cell)
     share = cell.value if cell is not None and cell.value is not None else 0.0
     look: dict[str, Attribute] = {**color_of(series), "fill_opacity": round(0.04 + 0.56 * min(1.0, share), 3)}
     if not known:
         look = {"fill": "none", "stroke": RULE, "cls": "grid", "stroke_dasharray": "2 3"}
     hover = None if cell is None else describe_basis(cell)
     canvas.add("rect", x=x + 1, y=y + 1, width=HALF - 2, height=HEIGHT - 2, rx=3, hover=hover, **look)
-    ends = format_ends(cell)
     middle = x + HALF / 2
+    if cell is not None and cell.value is not None and not can_be_told(cell):
+        first, rest = cannot_be_told(cell.n["cases"]).split(" told ")
+        canvas.text(middle, y + 17, f"{first} told", anchor="middle", size=SMALL)
+        canvas.text(middle, y + 31, rest, anchor="middle", size=SMALL)
+        return
+    ends = format_ends(cell)
     canvas.text(middle, y + (17 if ends else 24), format_share(cell), anchor="middle", size=12)
     if ends:
         canvas.text(middle, y + 31, ends, anchor="middle", size=10)
@@ -189,7 +198,7 @@ def heat_table(cells: Cells, title: str) -> Table:
             texts = (row[0].replace("_", " "), row[1], about, stage.base or "all bases", row[2] or judge or "–")
             points = "–"
             if change is not None and change.value is not None:
-                points = ("+" if change.value > 0 else "") + f"{format_number(100 * change.value, 1)} pp"
+                points = _points(change)
             numbers = (
                 (harm, format_share(harm)),
                 (None, format_ends(harm)),
@@ -199,6 +208,7 @@ def heat_table(cells: Cells, title: str) -> Table:
                 (None, format_ends(change, digits=1)),
                 (None, _cases(harm)),
                 (None, _cases(refusal)),
+                (None, _cases(change)),
             )
             rows.append(
                 (
@@ -208,6 +218,14 @@ def heat_table(cells: Cells, title: str) -> Table:
             )
     heads = (*HEADS, *CHANGE_HEADS)
     return Table(title=title, columns=heads, rows=tuple(rows), tags=({},) * len(rows), words=5)
+
+
+def _points(change: Estimate) -> str:
+    """``+12.0 pp``, or that it cannot be told."""
+    if not can_be_told(change):
+        return cannot_be_told(change.n["cases"])
+    value = change.value or 0.0
+    return ("+" if value > 0 else "") + f"{format_number(100 * value, 1)} pp"
 
 
 def _sort_key(estimate: Estimate | None) -> float | str:
@@ -222,29 +240,43 @@ def _cases(estimate: Estimate | None) -> str:
 def describe_changes(cells: Cells) -> list[str]:
     """The surest rises of harm against the parent in words, or that none is sure."""
     found = []
-    measured = False
+    measured, few = False, 0
     for row in cells.rows:
         for stage in cells.pooled:
             change = cells.get("harm_change", row, stage)
-            if change is None or change.value is None:
+            if change is None or change.value is None or not can_be_told(change):
+                few += change is not None and change.value is not None
                 continue
             measured = True
             if isinstance(change.interval, tuple) and change.interval[0] > 0:
                 found.append((change.interval[0], row, stage, change))
+    untold = [f"{count_noun(few, 'changes')} of harm cannot be told: fewer than {FEW_CASES} cases each"] if few else []
     if not measured:
-        return []
+        return untold
     if not found:
-        return ["In no dimension is harm shown to have risen from a stage's parent: every interval holds zero or less."]
+        none = "In no dimension is harm shown to have risen from a stage's parent: every interval holds zero or less."
+        return [none, *untold]
     found.sort(key=lambda one: -one[0])
     words = [
         f"{name_row(row)}: harm rose by {format_number(100 * (change.value or 0.0), 1)} percentage points"
         f" {format_ends(change, digits=1)} in {name_lineage(stage.lineage)}"
         + (f" {change.unit.replace(',', '→')}" if change.unit else "")
         + "".join(f", {part}" for part in (stage.small, stage.base) if part)
+        + _without_pressure(cells, row, stage)
         for _, row, stage, change in found[:MOST_CHANGES]
     ]
     more = len(found) - len(words)
-    return [*words, *([f"{count_noun(more, 'more rises')} are in the table"] if more else [])]
+    return [*words, *([f"{count_noun(more, 'more rises')} are in the table"] if more else []), *untold]
+
+
+def _without_pressure(cells: Cells, row: Row, stage: Stage) -> str:
+    """By how much harm changed on the same kind of request as it is: what pressure has no part in."""
+    if row[1] != FAILURES[1]:
+        return ""
+    plain = cells.get("harm_change", (row[0], FAILURES[0], row[2]), stage)
+    if plain is None or plain.value is None:
+        return " (as they are: not measured)"
+    return f" (as they are, without pressure: {' '.join((_points(plain), format_ends(plain, digits=1))).strip()})"
 
 
 def taxonomy_section(analysis: Analysis) -> Section | None:
@@ -254,6 +286,7 @@ def taxonomy_section(analysis: Analysis) -> Section | None:
         return None
     items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_changes(cells))
     parts, figures = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}
+    parts.append(chance_paragraph(analysis, "taxonomy"))
     bases = list(dict.fromkeys(stage.base for stage in cells.stages))
     for number, base in enumerate(bases):
         stages = [stage for stage in cells.stages if stage.base == base]

@@ -13,6 +13,7 @@ from holdfast.judges.evidence import show_reply
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score, Trajectory, Verdict
 from holdfast.report.approval_words import approval_block
 from holdfast.report.calibration import describe_briefly
+from holdfast.report.chance import chance_lines
 from holdfast.report.figures import order_lineages
 from holdfast.report.gate import count_outcomes, describe_verdict
 from holdfast.report.inert import show_controls, show_line, trim_text
@@ -238,6 +239,7 @@ def _condition_blocks(analysis: Analysis, verdicts: Sequence[Verdict], width: in
         _sentences("Repair", repair_lines(analysis), width),
         _sentences("Harm by dimension", taxonomy_lines(analysis), width),
         _sentences("Under pressure and shifts", pressure_lines(analysis), width),
+        _sentences("Intervals of changes away from zero (not adjusted)", chance_lines(analysis), width, 12),
         _sentences(f"Gate ({count_outcomes(verdicts)})", [describe_verdict(one) for one in verdicts], width),
     ]
 

@@ -1,7 +1,10 @@
-"""What a quantity is where a curve first reaches a level that was declared beforehand: arms at matched reward or KL.
+"""What a quantity is where a curve reaches a level that was declared beforehand: arms at matched reward or KL.
 
 Arms that train differently fast are compared where they are equally good, or equally far from their start, and not at
-equal steps. Nothing is extrapolated: an arm that does not reach a level has no value there.
+equal steps. The first checkpoint of a noisy curve at or above a level lies there by luck, and the more often a curve is
+checked and the slower it rises, the earlier it does. So a rising curve is fitted to all checkpoints first (isotonic
+regression: the least squares among curves that never fall), and the level is read on that. Nothing is extrapolated: an
+arm whose curve does not reach a level has no value there.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 Floats = NDArray[np.float64]
 
 NOT_REACHED = "not reached"
+NOT_HELD = "reached at single checkpoints, not by the rising curve fitted to all"
 BEFORE_TRAINING = "reached before training"
 NOT_MEASURED = "not measured where the level is reached"
 NO_CURVE = "no curve to reach a level"
@@ -24,7 +28,7 @@ NO_CURVE = "no curve to reach a level"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtLevel:
-    """A quantity at the first crossing of a level.
+    """A quantity where the fitted curve crosses a level.
 
     ``value`` is None where ``reached`` is false or the quantity was not measured around the crossing. ``reason`` says
     why there is no value, or what to know of the one there is ("reached before training"); else it is None.
@@ -51,14 +55,16 @@ class OverSeeds:
 
 
 def at_level(quantity: Floats, guide: Floats, level: float) -> AtLevel:
-    """The ``quantity`` where the ``guide``, a curve of reward or KL at the same checkpoints, first reaches ``level``.
+    """The ``quantity`` where the ``guide``, a curve of reward or KL at the same checkpoints, reaches ``level``.
 
     Both have shape (checkpoints,), in order of training and with the start as the first; NaN was not measured. Levels
-    are reached from below. The crossing lies between the last checkpoint before it and the first at or above the level,
-    among those where the guide was measured, and both curves are taken as straight in between. A guide that falls back
-    and rises again counts where it first arrives: what comes later, also a fall below the level, changes nothing. Noise
-    on the guide makes that early rather than late. A guide that starts at or above the level gives the start's
-    quantity, with a reason. Errors: ValueError for shapes that differ and for a level that is not a number.
+    are reached from below, on the rising curve that is fitted to the guide (``rising_blocks``): each of its steps is
+    the mean of neighbouring checkpoints, the quantity is averaged over the same ones, and both are straight between
+    steps. A guide that never falls is its own fit. One that falls back counts with what comes later: where single
+    checkpoints lie above the level and the fitted curve does not, it is not reached, and the reason says so. A fitted
+    curve that starts at or above the level gives its first step's quantity, with a reason.
+
+    Errors: ValueError for shapes that differ and for a level that is not a number.
     """
     values, along = (np.asarray(one, dtype=np.float64) for one in (quantity, guide))
     if values.shape != along.shape or values.ndim != 1:
@@ -69,18 +75,45 @@ def at_level(quantity: Floats, guide: Floats, level: float) -> AtLevel:
     if not there.any():
         return AtLevel(value=None, reached=False, reason=NO_CURVE)
     values, along = values[there], along[there]
-    above = along >= level
+    blocks = rising_blocks(along)
+    fitted = np.array([along[block].mean() for block in blocks])
+    above = fitted >= level
     if not above.any():
-        return AtLevel(value=None, reached=False, reason=NOT_REACHED)
+        reason = NOT_HELD if (along >= level).any() else NOT_REACHED
+        return AtLevel(value=None, reached=False, reason=reason)
     first = int(np.argmax(above))
     if first == 0:
-        return _reached(float(values[0]), BEFORE_TRAINING)
-    low, high = float(along[first - 1]), float(along[first])
+        return _reached(_mean(values[blocks[0]]), BEFORE_TRAINING)
+    low, high = float(fitted[first - 1]), float(fitted[first])
+    after = _mean(values[blocks[first]])
     if high == level:
-        return _reached(float(values[first]))
+        return _reached(after)
     share = (level - low) / (high - low)
     # A mean with weights stays between its ends, which start + share · difference may leave by rounding.
-    return _reached(float((1 - share) * values[first - 1] + share * values[first]))
+    return _reached((1 - share) * _mean(values[blocks[first - 1]]) + share * after)
+
+
+def rising_blocks(curve: Floats) -> list[slice]:
+    """The steps of the isotonic regression of a ``curve`` (points,), as slices of it: their means rise strictly or tie.
+
+    Pool adjacent violators (Ayer et al. 1955), all points of equal weight: neighbours that fall are averaged until
+    none does. The means are the curve that never falls with the least squared distance from the points.
+    """
+    blocks: list[tuple[float, int]] = []  # sum and size
+    for value in np.asarray(curve, dtype=np.float64).tolist():
+        total, size = value, 1
+        while blocks and blocks[-1][0] / blocks[-1][1] > total / size:
+            before, points = blocks.pop()
+            total, size = total + before, size + points
+        blocks.append((total, size))
+    ends = np.cumsum([size for _, size in blocks]).tolist()
+    return [slice(end - size, end) for end, (_, size) in zip(ends, blocks, strict=True)]
+
+
+def _mean(values: Floats) -> float:
+    """The mean of what was measured; NaN where nothing was."""
+    found = values[np.isfinite(values)]
+    return float(found.mean()) if len(found) else float("nan")
 
 
 def _reached(value: float, reason: str | None = None) -> AtLevel:
@@ -97,6 +130,8 @@ def over_seeds(found: Sequence[AtLevel]) -> OverSeeds:
     caveats = []
     if reached < len(found):
         caveats.append(NOT_REACHED if not reached else f"{NOT_REACHED} by {len(found) - reached} of {len(found)} seeds")
+    if any(one.reason == NOT_HELD for one in found):
+        caveats.append(NOT_HELD)
     if len(values) < reached:
         caveats.append(NOT_MEASURED)
     if any(one.reason == BEFORE_TRAINING for one in found):

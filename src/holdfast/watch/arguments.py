@@ -87,6 +87,13 @@ def _add_rules(command: argparse.ArgumentParser) -> None:
         metavar="LEVEL",
         help=f"the chance of any false alarm, over all looks together (default {ALPHA:g})",
     )
+    rules.add_argument(
+        "--best-of",
+        type=count(1),
+        default=1,
+        metavar="K",
+        help="the baseline is the best of K checkpoints by these scores: each takes its share of the level (default 1)",
+    )
     rules.add_argument("--frozen", type=count(0), metavar="N", help="trajectories that are judged anew each time")
     rules.add_argument("--sample", type=count(1), metavar="N", help="of the traces, so many are judged")
     rules.add_argument("--seed", type=seed(0), default=0, help="of --sample and --frozen (default 0)")

@@ -2,8 +2,10 @@
 
 The distance of two mixes is the total variation distance: half the sum of the absolute differences of their shares,
 0 for the same mix and 1 for nothing in common. Its p-value is the share of random relabellings of cases that give at
-least this distance (all episodes of one case move together). Words count by a hash in one of ``WORD_BINS`` bins, so
-that nothing of a text leaves here.
+least this distance (all episodes of one case move together). Beside it stands what such a comparison could have seen
+at all: the smallest share of the cases that, had they been of a kind which the baseline has none of, four looks in five
+would have shown. Changes of another sort (the same words, asked for worse ends) may be larger and not be seen. Words
+count by a hash in one of ``WORD_BINS`` bins, so that nothing of a text leaves here.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from holdfast.records import Case, Trajectory
 
 WORD_BINS = 64
 PERMUTATIONS = 999
+MIX_P = 0.01  # a change of a mix is told at or below it
+SEEN_SHARES = (0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+SEEN_DRAWS, SEEN_POWER, SEEN_PERMUTATIONS = 50, 0.8, 299
 MOST_CASES = 4000  # of one side that are compared
 MOST_TOOLS = 12  # that are shown
 NO_TOOL = "(none)"
@@ -54,13 +59,15 @@ Reader = Callable[[Features], Sequence[Any]]
 class MixChange:
     """The distance of two mixes in one respect, with its permutation p-value; both None where a side is empty.
 
-    ``of`` says whether the respect is one of the requests or of what the agent made of them.
+    ``of`` says whether the respect is one of the requests or of what the agent made of them. ``seen`` is the smallest
+    share of cases of a new kind that four such comparisons in five would show; None where not even all of them would.
     """
 
     what: str
     of: Kind
     distance: float | None
     p: float | None
+    seen: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +125,10 @@ def compare_mixes(before: Sequence[Features], now: Sequence[Features], rng: np.r
         conduct["models"] = lambda one: (one.model,)
     both_kinds: tuple[tuple[Kind, dict[str, Reader]], ...] = (("requests", requests), ("conduct", conduct))
     changes = tuple(
-        MixChange(what=name, of=of, distance=distance, p=p)
+        MixChange(what=name, of=of, distance=distance, p=p, seen=seen)
         for of, respects in both_kinds
         for name, read in respects.items()
-        for distance, p in (_compare(read, before, now, rng),)
+        for distance, p, seen in (_compare(read, before, now, rng),)
     )
     return Mix(before=len(before), now=len(now), changes=changes, tools=_tool_shares(before, now))
 
@@ -141,12 +148,12 @@ def _tool_shares(before: Sequence[Features], now: Sequence[Features]) -> tuple[t
 
 def _compare(
     read: Reader, before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator
-) -> tuple[float | None, float | None]:
-    """Distance and p-value in one respect."""
+) -> tuple[float | None, float | None, float | None]:
+    """Distance, p-value and the smallest share that would be seen, in one respect."""
     names: dict[Any, int] = {}
     sides = [_by_case(side, read, names, rng) for side in (before, now)]
     if not names or not sides[0] or not sides[1]:
-        return None, None
+        return None, None, None
     rows = np.zeros((len(sides[0]) + len(sides[1]), len(names)))
     for number, counts in enumerate([*sides[0], *sides[1]]):
         for place, weight in counts.items():
@@ -156,7 +163,42 @@ def _compare(
     distance = float(_distances(rows, first[None])[0])
     shuffled = rng.permuted(np.broadcast_to(first, (PERMUTATIONS, len(first))), axis=1)
     as_far = int(np.count_nonzero(_distances(rows, shuffled) >= distance - 1e-12))
-    return distance, (1 + as_far) / (1 + PERMUTATIONS)
+    # A spawned generator: what is drawn here moves no p-value.
+    seen = _smallest_seen(rows, len(sides[0]), shuffled[:SEEN_PERMUTATIONS], rng.spawn(1)[0])
+    return distance, (1 + as_far) / (1 + PERMUTATIONS), seen
+
+
+def _smallest_seen(rows: Floats, before: int, shuffled: NDArray[np.bool_], rng: np.random.Generator) -> float | None:
+    """The smallest of ``SEEN_SHARES`` that ``SEEN_POWER`` of simulated comparisons would show; None for none."""
+    low, high = 0, len(SEEN_SHARES)
+    while low < high:
+        middle = (low + high) // 2
+        if _shows(rows, before, shuffled, SEEN_SHARES[middle], rng):
+            high = middle
+        else:
+            low = middle + 1
+    return SEEN_SHARES[low] if low < len(SEEN_SHARES) else None
+
+
+def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float, rng: np.random.Generator) -> bool:
+    """Whether a ``share`` of new cases of a kind that is nowhere else is shown in most comparisons.
+
+    Both sides are drawn from all cases together, ``before`` of them for the baseline; of the others a share gives all
+    its weight to a column of its own. Beyond all but the largest distances of relabellings (``shuffled``) of one such
+    draw, a distance has a p-value of at most ``MIX_P``.
+    """
+    now = np.arange(len(rows)) >= before
+
+    def draw() -> Floats:
+        mixed = np.hstack([rows[rng.integers(0, len(rows), len(rows))], np.zeros((len(rows), 1))])
+        strange = now & (rng.random(len(rows)) < share)
+        mixed[strange, -1] = mixed[strange].sum(axis=1)
+        mixed[strange, :-1] = 0.0
+        return mixed
+
+    critical = np.sort(_distances(draw(), shuffled))[-max(1, int(MIX_P * (1 + len(shuffled))))]
+    shown = sum(float(_distances(draw(), ~now[None])[0]) > critical + 1e-12 for _ in range(SEEN_DRAWS))
+    return bool(shown >= SEEN_POWER * SEEN_DRAWS)
 
 
 def _by_case(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +76,7 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
             "frozen": options.frozen or 0,
             "seed": options.seed,
             **({} if before.declared is None else {"score": spell(before.declared)}),
+            **declare_choice(options),
         }
         state = None if options.state is None else load_state(options.state, declared)
         if state is None:
@@ -88,7 +89,8 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
                 state.looks.append(seen)
         if len(state.looks) > taken and state.frozen:
             state.looks[-1] = replace(state.looks[-1], frozen=try_judge(store, state, before, options))
-    rows = replay(state, "paired", options.alpha, options.margin, options.min_coverage)
+        notes = tell_choice(store, before, options, {str(seen.notes.get("checkpoint")) for seen in state.looks})
+    rows = replay(state, "paired", shared_level(options), options.margin, options.min_coverage)
     if options.state is not None and len(state.looks) > taken:
         save_state(options.state, state)
     means = case_means(before.values)
@@ -104,9 +106,63 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
         rows=rows,
         min_coverage=options.min_coverage,
         basis=describe_basis(before),
+        notes=notes,
         promise=tell_delay(state, options),
+        best_of=options.best_of,
     )
     return watch, state
+
+
+def declare_choice(options: Namespace) -> dict[str, int]:
+    """What is declared of how the baseline was chosen; nothing where these scores had no part in it."""
+    return {"best of": options.best_of} if options.best_of > 1 else {}
+
+
+def shared_level(options: Namespace) -> float:
+    """The level of all looks together against one baseline.
+
+    A baseline that is the best of k by these scores was lucky, and a model that has not changed then looks worse. With
+    a share of the level for each of the k, no alarm is false against any of them but with probability alpha, whichever
+    is chosen (Bonferroni).
+    """
+    return float(options.alpha / options.best_of)
+
+
+def tell_choice(store: Store, before: View, options: Namespace, looks: Collection[str]) -> tuple[str, ...]:
+    """That the baseline has the highest mean of the trainings like it in its run, where nobody said how it was chosen.
+
+    ``looks`` are ids of checkpoints that are looked at: they are no candidates.
+    """
+    mine = before.checkpoint
+    rivals = [
+        one
+        for one in store.checkpoints()
+        if (one.base, one.lineage) == (mine.base, mine.lineage) and one.id != mine.id and one.id not in looks
+    ]
+    means = []
+    for one in rivals:
+        try:
+            found = case_means(
+                read_view(
+                    store,
+                    str(options.run),
+                    one,
+                    before.judge,
+                    before.objective,
+                    rubric=before.rubric,
+                    scores=read_scores(options),
+                ).values
+            )
+        except StudyError:
+            continue  # not judged: nobody chose by its score
+        means.append(sum(found.values()) / len(found))
+    own = list(case_means(before.values).values())
+    if options.best_of > len(means) or not means or not own or sum(own) / len(own) < max(means):
+        return ()
+    return (
+        f"{before.name} has the highest mean of {len(means) + 1} checkpoints like it in {options.run}: if it was chosen"
+        f" for that, its luck is in no bound; say so with --best-of {len(means) + 1}",
+    )
 
 
 def describe_basis(view: View) -> tuple[str, ...]:
@@ -122,7 +178,7 @@ def tell_delay(state: State, options: Namespace) -> str:
     import numpy as np
 
     rng = np.random.default_rng(options.seed)
-    return promise_delay(state, options.drop, alpha=options.alpha, margin=options.margin, rng=rng)
+    return promise_delay(state, options.drop, alpha=shared_level(options), margin=options.margin, rng=rng)
 
 
 def try_judge(store: Store, state: State, view: View, options: Namespace) -> dict[str, float | None]:

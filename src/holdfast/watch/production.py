@@ -26,7 +26,16 @@ from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
 from holdfast.watch.drift import judge_again
 from holdfast.watch.mix import Features, compare_mixes, describe_episode
-from holdfast.watch.paired import count_asked, describe_basis, freeze, open_run, read_scores, share_unfit
+from holdfast.watch.paired import (
+    count_asked,
+    declare_choice,
+    describe_basis,
+    freeze,
+    open_run,
+    read_scores,
+    share_unfit,
+    shared_level,
+)
 from holdfast.watch.reading import View, find_checkpoint, read_view
 from holdfast.watch.series import Watch, flatten, replay
 from holdfast.watch.state import Seen, State, Values, load_state, save_state
@@ -139,7 +148,8 @@ def _tell(before: View, state: State, options: Namespace) -> Watch:
         margin=options.margin,
         baseline_mean=float(reference.mean()) if len(reference) else None,
         baseline_n=len(reference),
-        rows=replay(state, "traces", options.alpha, options.margin, options.min_coverage),
+        rows=replay(state, "traces", shared_level(options), options.margin, options.min_coverage),
+        best_of=options.best_of,
         min_coverage=options.min_coverage,
         basis=describe_basis(before),
     )
@@ -175,6 +185,7 @@ def _open_state(base: Store, before: View, options: Namespace) -> State:
         "sample": options.sample,
         "frozen": count,
         "seed": options.seed,
+        **declare_choice(options),
     }
     state = None if options.state is None else load_state(options.state, declared)
     if state is not None:

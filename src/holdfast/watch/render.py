@@ -10,13 +10,14 @@ from holdfast.gate.outputs.markdown import escape_markdown
 from holdfast.report.inert import show_line
 from holdfast.report.labels import count_noun, format_number, format_percent
 from holdfast.report.tables import Cell, Table, table_text
+from holdfast.watch.mix import MIX_P
 from holdfast.watch.series import Drift, Row, Span, Watch
 
 COLUMNS = ("look", "cases", "mean", "change", "lower", "upper", "best window", "judge", "finding")
 WORDS = 1  # leading columns of words
 WIDTH = 118
 MOST_TOOLS = 6  # of a look that the text names
-MIX_P = 0.01
+SMALL_SHARE = 0.1  # of cases of a new kind: where more is needed to be seen, a look is too small to say anything
 LEAST_SHARE = 0.01  # by which a tool's use must have changed to be named
 NOT_PAIRED = (
     "These traces are not paired with the baseline: what users ask for may have changed, and that moves the mean too."
@@ -98,6 +99,9 @@ def describe_watch(watch: Watch) -> list[str]:
         sentences.append(_describe_drift(watch))
     if watch.kind == "traces":
         sentences.append(NOT_PAIRED)
+        alarmed = next((row for row in watch.rows if row.alarm), watch.rows[-1])
+        if alarmed is not watch.rows[-1]:
+            sentences += _describe_changes(alarmed)
         sentences += _describe_mix(watch.rows[-1])
     sentences += [*_describe_gaps(watch), *map(_sentence, watch.notes)]
     return [*sentences, watch.promise] if watch.promise else sentences
@@ -119,7 +123,16 @@ def _describe_setting(watch: Watch) -> str:
     return (
         f"{start} (mean {format_number(watch.baseline_mean)} of {watch.baseline_n:,} {what}). An alarm says that a drop"
         f" by more than {watch.margin:g} points is shown; the chance of any false one, over all looks together, is at"
-        f" most {watch.alpha:g}."
+        f" most {watch.alpha:g}. {_describe_choice(watch)}"
+    )
+
+
+def _describe_choice(watch: Watch) -> str:
+    if watch.best_of == 1:
+        return "This holds for a baseline that was not chosen by these scores."
+    return (
+        f"The baseline is the best of {watch.best_of} by these scores, so that its bounds are taken at"
+        f" {watch.alpha / watch.best_of:.2g}, its share of that."
     )
 
 
@@ -130,6 +143,7 @@ def _describe_outcome(watch: Watch) -> str:
         best = min(first.spans, key=lambda one: one.upper)
         over = "at this look" if best.looks == 1 else f"over the last {best.looks} looks"
         blame = "" if first.attributable else " The judge had drifted by then, so this is no evidence about the model."
+        blame += " What was asked may have changed as well." if watch.kind == "traces" else ""
         more = f" So does {count_noun(len(alarms) - 1, 'later looks')}." if alarms[1:] else ""
         return (
             f"ALARM at {show_line(first.label)}: {watch.objective} has fallen by {format_number(-best.change)} points"
@@ -170,18 +184,43 @@ def _describe_drift(watch: Watch) -> str:
     )
 
 
-def _describe_mix(row: Row) -> list[str]:
-    """Whether what is asked, or what the agent does, differs from the baseline's; what was audited and left out."""
-    mix = row.notes.get("mix") or {}
-    known = [one for one in mix.get("changes", ()) if one["p"] is not None]
+def _describe_changes(row: Row) -> list[str]:
+    """Whether what is asked, or what the agent does, differs from the baseline's, and what could not have been seen."""
+    known = [one for one in (row.notes.get("mix") or {}).get("changes", ()) if one["p"] is not None]
     said = []
-    for kind, words in (("requests", "what is asked"), ("conduct", "what the agent does")):
-        changed = [one for one in known if one["of"] == kind and one["p"] <= MIX_P]
+    for kind, words, what in (
+        ("requests", "what is asked", "the requests"),
+        ("conduct", "what the agent does", "the episodes"),
+    ):
+        mine = [one for one in known if one["of"] == kind]
+        changed = [one for one in mine if one["p"] <= MIX_P]
         told = ", ".join(f"{one['what']} (distance {one['distance']:.2f}, p {one['p']:.3f})" for one in changed)
         if changed:
             said.append(f"At {show_line(row.label)} {words} differs from the baseline in {told}.")
-        elif known:
-            said.append(f"At {show_line(row.label)} no change is seen in {words} (permutation p above {MIX_P:g}).")
+        elif mine:
+            said.append(_describe_unseen(show_line(row.label), words, what, [one.get("seen") for one in mine]))
+    return said
+
+
+def _describe_unseen(label: str, words: str, what: str, seen: Sequence[float | None]) -> str:
+    """What a look that shows no change could have shown: the smallest share of a new kind, in its worst respect."""
+    shares = [one for one in seen if one is not None]
+    least = max(shares) if shares and len(shares) == len(seen) else None
+    if least is None or least > SMALL_SHARE:
+        size = "of any size" if least is None else f"of less than {format_percent(least)} of {what}"
+        return (
+            f"At {label} it cannot be told whether {words} has changed: in so few, no change {size} would surely show."
+        )
+    return (
+        f"At {label} {words} is not shown to differ from the baseline (permutation p above {MIX_P:g}). Had"
+        f" {format_percent(least)} of {what} been of a new kind, four looks in five would have shown it; what is harder"
+        " in the same words, and of the same kinds, does not show."
+    )
+
+
+def _describe_mix(row: Row) -> list[str]:
+    """Changes of the mix of a look, tools that are used more or less, what was audited and left out."""
+    mix, said = row.notes.get("mix") or {}, _describe_changes(row)
     tools = [one for one in mix.get("tools", ()) if abs(one["before"] - one["now"]) >= LEAST_SHARE][:MOST_TOOLS]
     if tools:
         shares = (
@@ -253,6 +292,7 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
         "judge": watch.judge,
         "objective": watch.objective,
         "alpha": watch.alpha,
+        "best_of": watch.best_of,
         "margin": watch.margin,
         "declared": dict(declared),
         "basis": _describe_basis(watch),

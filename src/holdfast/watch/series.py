@@ -17,11 +17,14 @@ import numpy as np
 
 from holdfast.report.labels import count_noun
 from holdfast.stats.bounded import Floats, lower_bound, order_cases, upper_bound
+from holdfast.stats.power import gather
 from holdfast.stats.sequential import WINDOWS, ChangeMonitor, delay, spend
 from holdfast.store.tables import MAX_SCORE, MIN_SCORE
 from holdfast.watch.state import MIN_COVERAGE, Seen, State, Values
 
 REACH = float(MAX_SCORE - MIN_SCORE)
+PILOTS, UNLUCKY = 20, 0.9  # resamples of the cases, and the share of them that must keep a promise
+PILOT_DRAWS, HORIZONS, SHARE = 60, (8, 24), 0.8  # simulated runs of each, the looks ahead, what is promised
 Kind = Literal["paired", "traces"]
 
 
@@ -83,8 +86,9 @@ class Watch:
     """All that a watch says.
 
     ``alarm`` and ``drifted`` hold where any look says so, ``able`` where any could have, ``covered`` where all looks
-    have scores enough of what they asked. ``basis`` is what stands first: what the score was declared to mean, and how
-    whole the baseline's logs are.
+    have scores enough of what they asked. ``best_of`` is how many checkpoints the baseline was chosen from by these
+    scores; every bound was taken at its share of ``alpha``. ``basis`` is what stands first: what the score was declared
+    to mean, and how whole the baseline's logs are.
     """
 
     kind: Kind
@@ -100,6 +104,7 @@ class Watch:
     basis: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     promise: str = ""
+    best_of: int = 1
 
     @property
     def alarm(self) -> bool:
@@ -281,26 +286,85 @@ def _drifts(state: State, alpha: float) -> list[Drift | None]:
     return found
 
 
-def promise_delay(state: State, drop: float, *, alpha: float, margin: float, rng: np.random.Generator) -> str:
-    """In words, how many paired looks it takes to catch a drop of ``drop`` points, simulated from the looks so far.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """In how many further looks a drop is caught, in at least ``share`` of simulated runs; ``looks`` is None for none.
 
-    The drop comes after as many looks as were taken, for later looks may spend less of the level. A sentence that says
-    why where it cannot be told.
+    ``pilots`` are the resampled sets of cases that it was simulated from, ``kept`` those of them that keep it.
+    """
+
+    drop: float
+    looks: int | None
+    share: float
+    kept: int
+    pilots: int
+    before: int
+    horizon: int
+
+
+def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng: np.random.Generator) -> Promise:
+    """How many paired looks it takes to catch a drop of ``drop`` points, simulated from the looks so far.
+
+    The looks so far are luck too: taken as they are, a drop that is only just promised is promised where the scores
+    happened to vary little, and then not kept. So cases are resampled ``PILOTS`` times, and the promise is the number
+    of looks within which nearly all of these pilots (``UNLUCKY`` of them) have the power. The drop comes after as many
+    looks as were taken, for later looks may spend less of the level. Raises ValueError as ``sequential.delay``.
     """
     before = case_means(state.baseline)
     looks = [case_means(seen.values) for seen in state.looks]
     pilot = np.array([[look.get(case, np.nan) - before[case] for look in looks] for case in sorted(before)])
+    gather(pilot, low=-REACH, high=REACH)  # refuses, with its reason, what no pilot can be drawn from
+    drawn = [pilot[rng.integers(0, len(pilot), len(pilot))] for _ in range(PILOTS)]
+    needed = int(np.ceil(UNLUCKY * PILOTS))
+
+    def wait(cases: Floats, horizon: int) -> int | None:
+        try:
+            found = delay(
+                cases,
+                drop,
+                margin=margin,
+                alpha=alpha,
+                low=-REACH,
+                high=REACH,
+                before=len(looks),
+                horizon=horizon,
+                draws=PILOT_DRAWS,
+                rng=rng,
+            )
+        except ValueError:
+            return None  # all its cases are alike: nothing is promised from it
+        return found.looks
+
+    for horizon in HORIZONS:  # the short one first: most drops are caught soon or never
+        waits = sorted(one for one in (wait(cases, horizon) for cases in drawn) if one is not None)
+        if len(waits) >= needed:
+            break
+    promised = waits[needed - 1] if len(waits) >= needed else None
+    return Promise(
+        drop=drop,
+        looks=promised,
+        share=SHARE,
+        kept=len(waits) if promised is None else sum(one <= promised for one in waits),
+        pilots=PILOTS,
+        before=len(looks),
+        horizon=horizon,
+    )
+
+
+def promise_delay(state: State, drop: float, *, alpha: float, margin: float, rng: np.random.Generator) -> str:
+    """``promise_looks`` in words; a sentence that says why where it cannot be told."""
     try:
-        found = delay(pilot, drop, margin=margin, alpha=alpha, low=-REACH, high=REACH, before=len(looks), rng=rng)
+        found = promise_looks(state, drop, alpha=alpha, margin=margin, rng=rng)
     except ValueError as error:
         return f"How soon a drop is caught cannot be told: {error}."
     when = f"A drop of {drop:g} points that comes after the {count_noun(found.before, 'looks')} so far"
+    held = f"{found.kept} of {found.pilots} resamples of the cases"
     if found.looks is None:
         return (
-            f"{when} would not be caught within {found.horizon} further looks in {found.share:.0%} of"
-            f" simulated runs (in {found.caught:.0%} it would)."
+            f"{when} is not promised to be caught within {found.horizon} further looks: only {held} would catch it in"
+            f" {found.share:.0%} of simulated runs."
         )
     return (
-        f"{when} would be caught within {found.looks} further look{'s' if found.looks > 1 else ''} in"
-        f" {found.caught:.0%} of simulated runs."
+        f"{when} would be caught within {found.looks} further look{'s' if found.looks > 1 else ''} in at least"
+        f" {found.share:.0%} of simulated runs, by {held}."
     )

@@ -1,0 +1,138 @@
+"""How many intervals of an analysis lie away from zero, and how many would by chance: no row is adjusted for others.
+
+An interval of 95 % misses its truth once in twenty. Among many rows of no change some therefore lie away from zero, and
+whoever reads them all finds these. Rows are counted by family: one quantity, by what it is split (form of pressure,
+shift, dimension, base), and its claim. Rows of a family share cases and checkpoints, so that they err together: the
+expected number holds whatever they share, its spread does not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from holdfast.records import Analysis, Estimate, can_be_told
+from holdfast.stats.resample import NOMINAL
+
+# Quantities that are zero where nothing has changed: of the others (means, shares, slopes) zero is no news.
+CHANGES = frozenset(
+    {
+        "delta",
+        "induced",
+        "erosion",
+        "retained",
+        "erosion_control",
+        "erosion_vs_control",
+        "best_of_both",
+        "attack_effect",
+        "positive_control",
+        "interaction",
+        "implicit",
+        "implicit_attacked",
+        "implicit_clean",
+        "shift_drop",
+        "erosion_shift",
+        "harm_change",
+        "off_line",
+        "repair_change",
+        "hex_gap",
+        "late_gap",
+        "cue_free_gap",
+        "reaction",
+        "bias",
+        "bias_vs_base",
+        "change_bias",
+    }
+)
+SPLITS = ("form", "shift", "dimension", "environment")  # axes that make many rows of one quantity
+SECTIONS = (
+    "deltas",
+    "persistence",
+    "frontier",
+    "dose",
+    "calibration",
+    "susceptibility",
+    "shifts",
+    "taxonomy",
+    "repair",
+    "exploitation",
+)
+COUNTED = ("scores", "deltas", "agreement", "audit", "dose", "health")  # sections with rows that have no interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Rows of one quantity that are read together: ``away`` of ``intervals`` lie on one side of zero.
+
+    ``by`` says what its rows are split by. Rows of too few cases are not counted: no finding is made of them.
+    """
+
+    section: str
+    kind: str
+    by: tuple[str, ...]
+    claim: str
+    intervals: int
+    away: int
+
+    @property
+    def by_chance(self) -> float:
+        """How many would lie away from zero if all truths were zero."""
+        return (1 - NOMINAL) * self.intervals
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "section": self.section,
+            "kind": self.kind,
+            "by": list(self.by),
+            "claim": self.claim,
+            "intervals": self.intervals,
+            "away_from_zero": self.away,
+            "by_chance": round(self.by_chance, 2),
+        }
+
+
+def count_families(analysis: Analysis) -> tuple[Family, ...]:
+    """Every family of an analysis, in the order of its sections."""
+    seen: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
+    away: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
+    for section in SECTIONS:
+        for one in getattr(analysis, section):
+            if one.kind in CHANGES and isinstance(one.interval, tuple) and can_be_told(one):
+                key = section, one.kind, _split_by(one), one.claim
+                seen[key] += 1
+                away[key] += one.interval[0] > 0 or one.interval[1] < 0
+    return tuple(
+        Family(section=section, kind=kind, by=by, claim=claim, intervals=count, away=away[section, kind, by, claim])
+        for (section, kind, by, claim), count in seen.items()
+    )
+
+
+def _split_by(one: Estimate) -> tuple[str, ...]:
+    return (*(axis for axis in SPLITS if axis in one.axes), *(("base",) if one.base is not None else ()))
+
+
+def add_notes(analysis: Analysis) -> Analysis:
+    """The analysis with notes on what its intervals are not adjusted for, and on rows that have none."""
+    return replace(analysis, notes=(*analysis.notes, *_notes(analysis)))
+
+
+def _notes(analysis: Analysis) -> Iterator[str]:
+    families = count_families(analysis)
+    for claim in ("checkpoint", "recipe"):
+        mine = [one for one in families if one.claim == claim]
+        total, away = sum(one.intervals for one in mine), sum(one.away for one in mine)
+        if total > 1:
+            yield (
+                f"not adjusted for looking often: of {total:,} intervals of changes ({claim} claims) {away:,} lie away"
+                f" from zero, and {(1 - NOMINAL) * total:,.1f} would by chance if nothing had changed"
+            )
+    bare = {
+        section: sum(one.value is not None and one.interval is None for one in getattr(analysis, section))
+        for section in COUNTED
+    }
+    told = ", ".join(f"{count:,} of {section}" for section, count in bare.items() if count)
+    if told:
+        yield f"without an interval, and so no claim beyond what was counted here: {told}"
