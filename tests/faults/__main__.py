@@ -1,0 +1,185 @@
+"""Faults at real operations, flipped bits and bad inputs, counted by what became of them.
+
+``python -m faults`` (by ``make faults``) prints a table and exits with 1 if anything was silent, lost, duplicated, hung
+or ended in a traceback. Every case has a name and follows from the seed alone: ``--only kill/run/3`` does it again and
+keeps its directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import pickle
+import queue as queues
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from faults import warm
+from faults.classes import FAILING, Found, Kind, render
+
+TRIES = 3  # other operations for a fault that was not reached
+
+
+def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="faults", description=__doc__)
+    options.add_argument("--seed", type=int, default=7)
+    options.add_argument("--kills", type=int, default=160, help="about so many")
+    options.add_argument("--write-faults", type=int, default=120, help="about so many")
+    options.add_argument("--flips", type=int, default=200, help="of each of five kinds of files")
+    options.add_argument("--inputs", type=int, default=250)
+    options.add_argument("--processes", type=int, default=2)
+    options.add_argument("--only", action="append", default=[], help="names, or beginnings of names, of cases")
+    options.add_argument("--scratch", type=Path, help="where to work (default: a temporary directory)")
+    options.add_argument("--json", type=Path, help="write every case here")
+    return options.parse_args(words)
+
+
+def name_cases(options: argparse.Namespace) -> list[str]:
+    """The names of all cases, in the order of the table."""
+    from faults import bad_inputs, flips, placed
+
+    names = [f"kill/{scene}/{n}" for scene, n in placed.place(options.seed, options.kills, True)]
+    names += [f"fault/{scene}/{n}" for scene, n in placed.place(options.seed, options.write_faults, False)]
+    names += [f"flip/{target}/{n}" for target in flips.TARGETS for n in range(options.flips)]
+    names += [f"input/{kind}/{n}" for kind, n in bad_inputs.share(options.inputs)]
+    if options.only:
+        names = [one for one in names if any(one == word or one.startswith(f"{word}/") for word in options.only)]
+    return names
+
+
+def try_case(shop: warm.Shop, world: Any, work: Path, name: str, seed: int) -> Found:
+    """One case by its name. An error of the harness itself counts as a traceback, so that it is seen."""
+    from faults import bad_inputs, flips, placed
+
+    ways: dict[str, Callable[..., Found]] = {"flip": flips.try_flip, "input": bad_inputs.try_input}
+    way = ways.get(name.partition("/")[0], placed.try_fault)
+    try:
+        for attempt in range(TRIES):
+            found = way(shop, world, work, name, seed + 1000 * attempt)
+            if found.kind is not Kind.MISSED:
+                break
+        return found
+    except Exception:
+        return Found(name, Kind.TRACEBACK, f"the harness failed: {traceback.format_exc()}")
+
+
+def labour(number: int, names: Sequence[str], world: Any, options: argparse.Namespace, queue: Any) -> None:
+    """A process that does its cases one after the other."""
+    shop = warm.Shop()
+    for place, name in enumerate(names):
+        work = options.scratch / "work" / f"{number}-{place}"
+        work.parent.mkdir(exist_ok=True)
+        found = try_case(shop, world, work, name, options.seed)
+        queue.put(found)
+        if not options.only:
+            for left in work.parent.glob(f"{work.name}*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    queue.put(None)
+
+
+def make_world(options: argparse.Namespace, names: Sequence[str], scratch: Path) -> Any:
+    """What all cases start from: inputs, a finished run, and every command undisturbed."""
+    from faults import bad_inputs, flips, placed
+    from faults.scenes import BY_NAME, CHILD, World, make_inputs, serve, write_settings
+
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+    provider = multiprocessing.get_context("fork").Process(target=serve, args=(theirs.send,), daemon=True)
+    provider.start()
+    shop, work, noted = warm.Shop(), scratch / "first", scratch / "world.pickle"
+    if noted.exists():  # a directory that an earlier call has left
+        world = pickle.loads(noted.read_bytes())
+        world.address = ours.recv()
+        write_settings(world)
+    else:
+        world = World(scratch / "world", address=ours.recv())
+        make_inputs(world)
+        world.furnish(("study.toml",), work)
+        ended = shop.carry_out(BY_NAME["run"].words, work)
+        assert ended.code == 0, ended.err
+        shutil.copytree(work / "run", world.path / "run")
+        world.child = placed.find_child(world.path / "run", CHILD)
+    for name in BY_NAME:
+        wanted = any(one.split("/")[:2] in (["kill", name], ["fault", name]) for one in names)
+        if wanted and name not in world.reference:
+            world.reference[name] = placed.refer(shop, world, BY_NAME[name], work)
+    flips.prepare(shop, world, work, names)
+    bad_inputs.prepare(shop, world, work, names)
+    noted.write_bytes(pickle.dumps(world))
+    return world
+
+
+def main() -> int:
+    """All cases, shared out to processes; the exit code."""
+    options = read_options()
+    scratch = options.scratch or Path(tempfile.mkdtemp(prefix="holdfast-faults-"))
+    if warm.SHIM not in os.environ:
+        scratch.mkdir(parents=True, exist_ok=True)
+        words = [*sys.argv[1:], *(() if options.scratch else ("--scratch", str(scratch)))]
+        try:
+            return warm.start(words, scratch.resolve())
+        finally:
+            if not options.only:
+                shutil.rmtree(scratch, ignore_errors=True)
+    scratch = options.scratch = scratch.resolve()
+    warm.load_everything()
+    names = name_cases(options)
+    began = time.monotonic()
+    world = make_world(options, names, scratch)
+    say(f"{len(names)} cases; the undisturbed commands took {time.monotonic() - began:.0f} s")
+    found = share_out(names, world, options)
+    for one in sorted(found, key=lambda one: names.index(one.name)):
+        if options.only or one.kind in FAILING or one.kind is Kind.LEFTOVER:
+            say(f"{one.kind}: {one.name}: {one.told}")
+    found.sort(key=lambda one: names.index(one.name))
+    say(render(found))
+    say(f"{sum(one.placeless for one in found)} messages name no file; {time.monotonic() - began:.0f} s")
+    if options.json:
+        rows = [{"name": one.name, "class": one.kind, "told": one.told} for one in found]
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.only:
+        say(f"kept in {scratch}")
+    return int(any(one.kind in FAILING for one in found) or len(found) != len(names))
+
+
+def share_out(names: Sequence[str], world: Any, options: argparse.Namespace) -> list[Found]:
+    """Cases to processes, forked so that each has everything loaded."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    count = max(1, min(options.processes, len(names)))
+    processes = [context.Process(target=labour, args=(n, names[n::count], world, options, queue)) for n in range(count)]
+    for process in processes:
+        process.start()
+    found: list[Found] = []
+    working = count
+    while working:
+        try:
+            one = queue.get(timeout=5)
+        except queues.Empty:
+            assert any(process.is_alive() for process in processes), "a process of the harness died"
+            continue
+        if one is None:
+            working -= 1
+        else:
+            found.append(one)
+            if len(found) % 50 == 0:
+                say(f"{len(found)} of {len(names)}")
+    for process in processes:
+        process.join()
+    return found
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
