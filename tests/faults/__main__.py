@@ -46,8 +46,8 @@ def name_cases(options: argparse.Namespace) -> list[str]:
     """The names of all cases, in the order of the table."""
     from faults import bad_inputs, flips, placed
 
-    names = [f"kill/{scene}/{n}" for scene, n in placed.place(options.seed, options.kills, True)]
-    names += [f"fault/{scene}/{n}" for scene, n in placed.place(options.seed, options.write_faults, False)]
+    names = [f"kill/{scene}/{n}" for scene, n in placed.place(options.kills)]
+    names += [f"fault/{scene}/{n}" for scene, n in placed.place(options.write_faults)]
     names += [f"flip/{target}/{n}" for target in flips.TARGETS for n in range(options.flips)]
     names += [f"input/{kind}/{n}" for kind, n in bad_inputs.share(options.inputs)]
     if options.only:
@@ -135,10 +135,11 @@ def main() -> int:
     world = make_world(options, names, scratch)
     say(f"{len(names)} cases; the undisturbed commands took {time.monotonic() - began:.0f} s")
     found = share_out(names, world, options)
-    for one in sorted(found, key=lambda one: names.index(one.name)):
+    places = {name: place for place, name in enumerate(names)}
+    found.sort(key=lambda one: places[one.name])
+    for one in found:
         if options.only or one.kind in FAILING or one.kind is Kind.LEFTOVER:
             say(f"{one.kind}: {one.name}: {one.told}")
-    found.sort(key=lambda one: names.index(one.name))
     say(render(found))
     say(f"{sum(one.placeless for one in found)} messages name no file; {time.monotonic() - began:.0f} s")
     if options.json:

@@ -51,32 +51,38 @@ def refer(shop: Shop, world: World, scene: Scene, work: Path) -> dict[str, Any]:
         "outcome": made,
         "loose": loose,
         "files": sorted({*files, *others}),
+        "bytes": {name: (work / name).read_bytes() for name in made if scene.run is None and (work / name).is_file()},
         "operations": first.operations,
     }
 
 
-def place(seed: int, count: int, kills: bool) -> list[tuple[str, int]]:
+def place(count: int) -> list[tuple[str, int]]:
     """Scene and number of ``count`` faults, by the scenes' weights."""
     total = sum(scene.weight for scene in SCENES)
     return [(scene.name, n) for scene in SCENES for n in range(-int(-count * scene.weight // total))]
 
 
-def choose(operations: tuple[tuple[str, str], ...], seed: int, name: str, number: int) -> int:
-    """Which operation: kinds of file and operation in turn, and of each any."""
+def choose(operations: tuple[tuple[str, str], ...], seed: int, name: str, number: int) -> tuple[int, int]:
+    """Which operation, and which way of failing: kinds of file and operation take turns, and of each any is taken.
+
+    The second number goes on by one with every case and by one more with every round through the kinds, so that each
+    kind meets each way.
+    """
     groups = defaultdict(list)
     for at, (kind, path) in enumerate(operations):
         groups[kind, HEX.sub("*", path)].append(at)
     order = sorted(groups)
     random.Random(f"{seed} {name}").shuffle(order)
-    return random.Random(f"{seed} {name} {number}").choice(groups[order[number % len(order)]])
+    at = random.Random(f"{seed} {name} {number}").choice(groups[order[number % len(order)]])
+    return at, number + number // len(order)
 
 
 def try_fault(shop: Shop, world: World, work: Path, name: str, seed: int) -> Found:
     """One fault by its name, such as ``kill/run/3`` or ``fault/watch/0``."""
     group, scene_name, number = name.split("/")
     scene, known = BY_NAME[scene_name], world.reference[scene_name]
-    at = choose(known["operations"], seed, f"{group} {scene_name}", int(number))
-    fault = Fault(at, KILLS[int(number) % 3]) if group == "kill" else Fault(at, *ERRORS[int(number) % len(ERRORS)])
+    at, way = choose(known["operations"], seed, f"{group} {scene_name}", int(number))
+    fault = Fault(at, KILLS[way % len(KILLS)]) if group == "kill" else Fault(at, *ERRORS[way % len(ERRORS)])
     kind, path = known["operations"][at]
     where = f"{fault.how}{' lasting' * fault.lasting} at {KINDS[kind]} {at} of {path}"
     world.furnish(scene.needs, work)
@@ -117,7 +123,7 @@ class _Trial:
         here = outcome(self.work, scene)
         if not self.killed:
             yield from self._judge_words(here)
-        torn = [key for key in scene.out if _is_half(known, here, key)]
+        torn = sorted(_find_half(self.work, scene, known, here))
         if torn:
             yield Kind.LOST, f"half of {', '.join(torn)} stands under its name"
         before = committed(self.work, scene)
@@ -152,12 +158,18 @@ class _Trial:
             yield Kind.SILENT, f"repeated: other output: {_first_change(known['out'], plain(again.out))}"
 
 
-def _is_half(known: dict[str, Any], here: dict[str, Any], key: str) -> bool:
-    """Whether an output stands there, but not as it should be."""
-    mine = {name: text for name, text in here.items() if name == key or name.startswith(f"{key}/")}
-    wanted = {name: text for name, text in known["outcome"].items() if name == key or name.startswith(f"{key}/")}
-    return bool(mine) and (mine.keys() != wanted.keys() or any(
-        mine[name] != wanted[name] for name in mine if name not in known["loose"]))  # fmt: skip
+def _find_half(work: Path, scene: Scene, known: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
+    """Outputs that stand under their names and are not whole: a file that only begins as it should, a part of many."""
+    if scene.run is not None or not here:
+        return
+    if scene.once:
+        yield from (name for name in known["outcome"] if name not in here)
+    for name, found in here.items():
+        wanted = known["bytes"].get(name)
+        if wanted is None or name in known["loose"] or found == known["outcome"][name]:
+            continue
+        if wanted.startswith((work / name).read_bytes()):
+            yield name
 
 
 def _is_twin(name: str, known: list[str]) -> bool:

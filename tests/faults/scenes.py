@@ -75,9 +75,10 @@ CLOCKS = ("seconds", "started", "finished", "created")  # keys whose values foll
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A command: ``needs`` are copied from the world; ``out`` is written whole or not at all, where there is one.
+    """A command: ``needs`` are copied from the world; the files of ``out`` are each written whole or not at all.
 
-    ``run`` is the directory of a run that it writes to; ``says`` whether a repeat prints the same.
+    ``run`` is the directory of a run that it writes to; ``says`` whether a repeat prints the same; ``once`` whether
+    ``out`` is a directory that appears whole, after which a repeat is refused. ``weight`` is its share of the faults.
     """
 
     name: str
@@ -86,8 +87,8 @@ class Scene:
     out: tuple[str, ...] = ()
     run: str | None = None
     says: bool = False
-    once: bool = False  # a repeat after success is refused, for the output is there
-    weight: float = 1.0  # how many of the faults it gets
+    once: bool = False
+    weight: float = 1.0
 
 
 def export(form: str, *more: str) -> Scene:
@@ -126,7 +127,7 @@ SCENES = (
         name="watch",
         needs=("wrun",),
         words=("watch", "wrun", "--baseline", "S", "--state", "s.json", "-o", "page", "--markdown", "m.md", "--json"),
-        out=("s.json", "m.md"),
+        out=("s.json", "m.md", "page"),
         says=True,
     ),
     Scene(
@@ -263,6 +264,7 @@ QUERIES = {
     "batches": "SELECT fingerprint, batch FROM batches",
 }
 CLOCKED = ("done",)
+KEPT = ("weights", "report", "analysis.json")
 
 
 def committed(work: Path, scene: Scene) -> dict[str, list[tuple[Any, ...]]]:
@@ -278,7 +280,7 @@ def outcome(work: Path, scene: Scene) -> dict[str, Any]:
         return {name: text for name, text in listing(work).items() if name.split("/")[0] in scene.out}
     rows = {name: found for name, found in committed(work, scene).items() if name not in CLOCKED}
     files = listing(work / scene.run) if (work / scene.run).is_dir() else {}
-    kept = {name: text for name, text in files.items() if name.startswith("weights/") or name == "analysis.json"}
+    kept = {name: text for name, text in files.items() if name.split("/")[0] in KEPT}
     return {**rows, **kept}
 
 
