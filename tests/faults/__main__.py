@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import queue as queues
+import resource
 import shutil
 import sys
 import tempfile
@@ -37,7 +38,11 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_argument("--inputs", type=int, default=250)
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--only", action="append", default=[], help="names, or beginnings of names, of cases")
-    options.add_argument("--scratch", type=Path, help="where to work (default: a temporary directory)")
+    options.add_argument(
+        "--scratch",
+        type=Path,
+        help="where to work, taking what the same code made there (default: a temporary directory)",
+    )
     options.add_argument("--json", type=Path, help="write every case here")
     return options.parse_args(words)
 
@@ -82,7 +87,8 @@ def labour(number: int, names: Sequence[str], world: Any, options: argparse.Name
         if not options.only:
             for left in work.parent.glob(f"{work.name}*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-    queue.put(None)
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    queue.put(sum(one.ru_utime + one.ru_stime for one in spent))
 
 
 def make_world(options: argparse.Namespace, names: Sequence[str], scratch: Path) -> Any:
@@ -126,7 +132,7 @@ def main() -> int:
         try:
             return warm.start(words, scratch.resolve())
         finally:
-            if not options.only:
+            if options.scratch is None and not options.only:
                 shutil.rmtree(scratch, ignore_errors=True)
     scratch = options.scratch = scratch.resolve()
     warm.load_everything()
@@ -159,21 +165,22 @@ def share_out(names: Sequence[str], world: Any, options: argparse.Namespace) -> 
     for process in processes:
         process.start()
     found: list[Found] = []
-    working = count
+    working, spent = count, 0.0
     while working:
         try:
             one = queue.get(timeout=5)
         except queues.Empty:
             assert any(process.is_alive() for process in processes), "a process of the harness died"
             continue
-        if one is None:
-            working -= 1
-        else:
-            found.append(one)
-            if len(found) % 50 == 0:
-                say(f"{len(found)} of {len(names)}")
+        if isinstance(one, float):
+            working, spent = working - 1, spent + one
+            continue
+        found.append(one)
+        if len(found) % 50 == 0:
+            say(f"{len(found)} of {len(names)}")
     for process in processes:
         process.join()
+    say(f"the cases took {spent:.0f} s of CPU time")
     return found
 
 
