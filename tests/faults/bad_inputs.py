@@ -115,7 +115,18 @@ def judges() -> list[Make]:
                  '[endpoints.m]\nbase_url = "https://x/v1"\nkey_env = "HOLDFAST_NO_SUCH_KEY"\n',
                  '[endpoints.m]\nbase_url = "http://169.254.169.254/v1"\n'):  # fmt: skip
         made.append(text(model + more))
-    made.append(text('[judges.rules]\nkind = "rubric"\nmodel = "nobody"\n'))
+    made += [
+        text('[judges.rules]\nkind = "rubric"\nmodel = "nobody"\n'),
+        text("[judges.rules]\n"),
+        text("[judges]\n"),
+        text("judges = 5\n"),
+        text('[judges.rules]\nkind = "rules"\n'),
+        text('[judges.rules]\nkind = "rules"\nrules = 5\n'),
+        text('[judges.rules]\nkind = "rules"\n[judges.rules.rules.safety]\nvalue = 1\n'),
+        text(RULES + '[suite]\nname = "office"\n'),
+        text(RULES.replace('{ flags = ["no_call"] }', "5")),
+        text(RULES.replace('["no_call"]', "5")),
+    ]
     return made + any_file(RULES)
 
 
@@ -129,7 +140,7 @@ def traces(chance: random.Random) -> list[Make]:
         return text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in rows))
 
     good = json.dumps(chat_line(3))
-    made = [spoiled(lambda row, cut=cut: good[:cut]) for cut in chance.sample(range(2, len(good) - 1), 16)]
+    made = [spoiled(lambda row, cut=cut: good[:cut]) for cut in chance.sample(range(2, len(good) - 1), 24)]
     made += [spoiled(lambda row, value=value: {**row, "messages": value}) for value in (5, "x", [5], [[]], {"a": 1})]
     made += [
         spoiled(lambda row, value=value: value) for value in ("5", "null", '"x"', "[1]", "{} {}", "NaN", "{'a': 1}")

@@ -19,6 +19,7 @@ KILLS = ("before", "after", "half")
 ERRORS = (("enospc", False), ("enospc", True), ("eio", False), ("eio", True), ("edquot", True), ("short", False),
           ("short", True), ("edquot", False))  # fmt: skip
 HEX = re.compile(r"[0-9a-f]{16,}|part-[^/]*|\.[A-Za-z0-9_]{8}$|\d{3,}")
+NAMED = re.compile(r"/|WORK|\.(?:db|json|xml|md|toml|eval|tar)\b|(?:out|again|page|wrun): |cannot write a run here")
 KINDS = {"w": "write", "s": "fsync", "r": "rename", "u": "unlink", "m": "mkdir", "t": "ftruncate"}
 
 
@@ -100,9 +101,9 @@ def try_fault(shop: Shop, world: World, work: Path, name: str, seed: int) -> Fou
 
 
 def _placeless(ended: Ended) -> bool:
-    """Whether a message names no file or directory."""
+    """Whether a message names no file or directory; the run is called as the command is, so its name alone is none."""
     lines = [line for line in ended.err.splitlines() if line.startswith("holdfast: ")]
-    return bool(lines) and not any(re.search(r"WORK|run|out|again|\.\w+\b|/", line.split(":", 2)[1]) for line in lines)
+    return bool(lines) and not any(NAMED.search(line) for line in lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
