@@ -143,9 +143,6 @@ def main() -> int:
     found = share_out(names, world, options)
     places = {name: place for place, name in enumerate(names)}
     found.sort(key=lambda one: places[one.name])
-    for one in found:
-        if options.only or one.kind in FAILING or one.kind is Kind.LEFTOVER:
-            say(f"{one.kind}: {one.name}: {one.told}")
     say(render(found))
     say(f"{sum(one.placeless for one in found)} messages name no file; {time.monotonic() - began:.0f} s")
     if options.json:
@@ -176,6 +173,8 @@ def share_out(names: Sequence[str], world: Any, options: argparse.Namespace) -> 
             working, spent = working - 1, spent + one
             continue
         found.append(one)
+        if options.only or one.kind in FAILING or one.kind is Kind.LEFTOVER:
+            say(f"{one.kind}: {one.name}: {one.told}")
         if len(found) % 50 == 0:
             say(f"{len(found)} of {len(names)}")
     for process in processes:
