@@ -8,6 +8,7 @@ keeps its directory.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -76,19 +77,26 @@ def try_case(shop: warm.Shop, world: Any, work: Path, name: str, seed: int) -> F
         return Found(name, Kind.TRACEBACK, f"the harness failed: {traceback.format_exc()}")
 
 
-def labour(number: int, names: Sequence[str], world: Any, options: argparse.Namespace, queue: Any) -> None:
-    """A process that does its cases one after the other."""
-    shop = warm.Shop()
-    for place, name in enumerate(names):
-        work = options.scratch / "work" / f"{number}-{place}"
-        work.parent.mkdir(exist_ok=True)
-        found = try_case(shop, world, work, name, options.seed)
-        queue.put(found)
-        if not options.only:
-            for left in work.parent.glob(f"{work.name}*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+def is_bound(name: str) -> bool:
+    """Whether a case must stand in the directory of its undisturbed command.
+
+    ``gate --again`` calls the model by its whole path, and episodes draw their luck from the model's name.
+    """
+    from faults import flips
+
+    group, what, number = name.split("/")
+    if group == "flip":
+        return flips.AGAIN in flips.TARGETS[what](int(number))
+    return what == "again"
+
+
+def labour(number: int, names: Sequence[str], waiting: Any, world: Any, options: argparse.Namespace, done: Any) -> None:
+    """A process that does ``names``, its own cases, and then of those that wait for any process."""
+    shop, work = warm.Shop(), options.scratch / f"work-{number}"
+    for name in itertools.chain(names, iter(waiting.get, None)):
+        done.put(try_case(shop, world, work, name, options.seed))
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    queue.put(sum(one.ru_utime + one.ru_stime for one in spent))
+    done.put(sum(one.ru_utime + one.ru_stime for one in spent))
 
 
 def make_world(options: argparse.Namespace, names: Sequence[str], scratch: Path) -> Any:
@@ -99,7 +107,7 @@ def make_world(options: argparse.Namespace, names: Sequence[str], scratch: Path)
     ours, theirs = multiprocessing.get_context("fork").Pipe()
     provider = multiprocessing.get_context("fork").Process(target=serve, args=(theirs.send,), daemon=True)
     provider.start()
-    shop, work, noted = warm.Shop(), scratch / "first", scratch / "world.pickle"
+    shop, work, noted = warm.Shop(), scratch / "work-0", scratch / "world.pickle"
     if noted.exists():  # a directory that an earlier call has left
         world = pickle.loads(noted.read_bytes())
         world.address = ours.recv()
@@ -156,16 +164,22 @@ def main() -> int:
 def share_out(names: Sequence[str], world: Any, options: argparse.Namespace) -> list[Found]:
     """Cases to processes, forked so that each has everything loaded."""
     context = multiprocessing.get_context("fork")
-    queue = context.Queue()
     count = max(1, min(options.processes, len(names)))
-    processes = [context.Process(target=labour, args=(n, names[n::count], world, options, queue)) for n in range(count)]
+    waiting, done = context.Queue(), context.Queue()
+    bound = [name for name in names if is_bound(name)]
+    for name in (*(one for one in names if one not in set(bound)), *[None] * count):
+        waiting.put(name)
+    processes = [
+        context.Process(target=labour, args=(n, () if n else bound, waiting, world, options, done))
+        for n in range(count)
+    ]
     for process in processes:
         process.start()
     found: list[Found] = []
     working, spent = count, 0.0
     while working:
         try:
-            one = queue.get(timeout=5)
+            one = done.get(timeout=5)
         except queues.Empty:
             assert any(process.is_alive() for process in processes), "a process of the harness died"
             continue

@@ -71,6 +71,8 @@ def choose(operations: tuple[tuple[str, str], ...], seed: int, name: str, number
     """
     groups = defaultdict(list)
     for at, (kind, path) in enumerate(operations):
+        if path.endswith("-shm"):
+            continue  # every reader makes it anew
         groups[kind, HEX.sub("*", path)].append(at)
     order = sorted(groups)
     random.Random(f"{seed} {name}").shuffle(order)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib
 import mmap
 import os
 import resource
@@ -28,6 +29,12 @@ BEFORE, AFTER, HALF, FAIL, SHORT = 1, 2, 3, 4, 5
 MODES = {"before": BEFORE, "after": AFTER, "half": HALF, "short": SHORT}
 ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO, "edquot": errno.EDQUOT}
 UNFORESEEN = 4  # the exit code of an error that nobody foresaw
+LIBRARIES = (
+    *("torch", "transformers.models.llama.modeling_llama", "pyarrow.parquet", "matplotlib.figure"),
+    *("inspect_ai.log", "inspect_ai.model", "openai", "holdfast.cli", "holdfast.analysis", "holdfast.report"),
+    *("holdfast.exchange.inspect", "holdfast.models.local", "holdfast.models.tiny", "holdfast.steps"),
+    "holdfast.training.stages",
+)
 MEMORY = 3 << 30  # more than the process has, for commands on bad input
 
 
@@ -98,17 +105,9 @@ def start(arguments: Sequence[str], scratch: Path) -> int:
 
 def load_everything() -> None:
     """Import what commands import, so that a forked child has it."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
     import torch
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
-    import holdfast.analysis
-    import holdfast.cli
-    import holdfast.exchange.inspect
-    import holdfast.models.local
-    import holdfast.models.tiny
-    import holdfast.report
-    import holdfast.steps
-    import holdfast.training.stages  # noqa: F401
 
     torch.set_num_threads(1)
 
