@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import pickle
-import queue as queues
+import queue
 import resource
 import shutil
 import sys
@@ -90,8 +90,9 @@ def is_bound(name: str) -> bool:
     return what == "again"
 
 
-def labour(number: int, names: Sequence[str], waiting: Any, world: Any, options: argparse.Namespace, done: Any) -> None:
+def labour(number: int, names: Sequence[str], world: Any, options: argparse.Namespace, queues: tuple[Any, Any]) -> None:
     """A process that does ``names``, its own cases, and then of those that wait for any process."""
+    waiting, done = queues
     shop, work = warm.Shop(), options.scratch / f"work-{number}"
     for name in itertools.chain(names, iter(waiting.get, None)):
         done.put(try_case(shop, world, work, name, options.seed))
@@ -167,20 +168,21 @@ def share_out(names: Sequence[str], world: Any, options: argparse.Namespace) -> 
     count = max(1, min(options.processes, len(names)))
     waiting, done = context.Queue(), context.Queue()
     bound = [name for name in names if is_bound(name)]
-    for name in (*(one for one in names if one not in set(bound)), *[None] * count):
-        waiting.put(name)
     processes = [
-        context.Process(target=labour, args=(n, () if n else bound, waiting, world, options, done))
+        context.Process(target=labour, args=(n, () if n else bound, world, options, (waiting, done)))
         for n in range(count)
     ]
     for process in processes:
         process.start()
+    # After the forks: a queue that is written to has a thread, and a fork while it works may inherit its locks.
+    for name in (*(one for one in names if not is_bound(one)), *[None] * count):
+        waiting.put(name)
     found: list[Found] = []
     working, spent = count, 0.0
     while working:
         try:
             one = done.get(timeout=5)
-        except queues.Empty:
+        except queue.Empty:
             assert any(process.is_alive() for process in processes), "a process of the harness died"
             continue
         if isinstance(one, float):
