@@ -19,6 +19,7 @@ KILLS = ("before", "after", "half")
 ERRORS = (("enospc", False), ("enospc", True), ("eio", False), ("eio", True), ("edquot", True), ("short", False),
           ("short", True), ("edquot", False))  # fmt: skip
 HEX = re.compile(r"[0-9a-f]{16,}|part-[^/]*|\.[A-Za-z0-9_]{8}$|\d{3,}")
+TEMPORARY = re.compile(r"(?:^|/)\.")
 NAMED = re.compile(r"/|WORK|\.(?:db|json|xml|md|toml|eval|tar)\b|(?:out|again|page|wrun): |cannot write a run here")
 KINDS = {"w": "write", "s": "fsync", "r": "rename", "u": "unlink", "m": "mkdir", "t": "ftruncate"}
 
@@ -181,10 +182,11 @@ def _is_twin(name: str, known: list[str]) -> bool:
 
 
 def _differences(known: dict[str, Any], here: dict[str, Any]) -> str:
+    """What is not as it should be; what stands under a temporary name beside it is a leftover and no difference."""
     wanted = known["outcome"]
     found = [key for key in {*wanted, *here} - known["loose"] if wanted.get(key) != here.get(key)]
     lacking = [key for key in known["loose"] if key in wanted and key not in here]
-    return ", ".join(sorted(found + lacking)[:4])
+    return ", ".join(sorted(key for key in found + lacking if key in wanted or not TEMPORARY.search(key))[:4])
 
 
 def _compare_rows(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
