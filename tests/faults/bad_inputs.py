@@ -191,14 +191,14 @@ def logs(good: Path, chance: random.Random) -> list[Make]:
     made += [packed({header: body}) for body in (None, b"", b"{", b"5", b"[]", b"\xff")]
     made += [packed({sample: body}) for body in (b"", b"{", b"5", b"[" * 4000, b"\xff", members[sample][:-40])]
     for keys in (("status",), ("eval",), ("eval", "model"), ("eval", "config"), ("version",)):
-        made += [put(header, *keys, value=value) for value in (5, [], "no-such") if (keys[-1], value) not in FINE]
+        made += [put(header, *keys, value=value) for value in (5, [], "no-such") if (keys[-1], str(value)) not in FINE]
     for keys in (("epoch",), ("messages",), ("scores", "safety"), ("input",), ("output",)):
         made += [put(sample, *keys, value=value) for value in (-5.5, {"a": []}) if (keys[-1], str(value)) not in FINE]
     made += [text(b""), text(b"PK\x05\x06" + bytes(18)), text(b"x" * 300), lambda path: path.mkdir()]
     return [*made, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: None]
 
 
-FINE = {("model", "no-such"), ("version", 5)}
+FINE = {("model", "no-such"), ("version", "5")}  # what may stand there
 
 
 def models(good: Path) -> list[Make]:
