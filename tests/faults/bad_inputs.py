@@ -165,7 +165,7 @@ def traces(chance: random.Random) -> list[Make]:
 def logs(good: Path, chance: random.Random) -> list[Make]:
     """Inspect logs: cut off, other bytes, entries of other types."""
     data = good.read_bytes()
-    made: list[Make] = [text(data[:cut]) for cut in chance.sample(range(1, len(data)), 14)]
+    made: list[Make] = [text(data[:cut]) for cut in chance.sample(range(1, len(data)), 16)]
     with zipfile.ZipFile(good) as archive:
         members = {one: archive.read(one) for one in archive.namelist()}
     header = next(one for one in members if one.endswith("header.json"))
@@ -188,7 +188,7 @@ def logs(good: Path, chance: random.Random) -> list[Make]:
         inner[keys[-1]] = value
         return packed({name: json.dumps(row).encode()})
 
-    made += [packed({header: body}) for body in (None, b"", b"{", b"5", b"[]", b"\xff")]
+    made += [packed({header: body}) for body in (b"", b"{", b"5", b"[]", b"\xff")]
     made += [packed({sample: body}) for body in (b"", b"{", b"5", b"[" * 4000, b"\xff", members[sample][:-40])]
     for keys in (("status",), ("eval",), ("eval", "model"), ("eval", "config"), ("version",)):
         made += [put(header, *keys, value=value) for value in (5, [], "no-such") if (keys[-1], str(value)) not in FINE]
