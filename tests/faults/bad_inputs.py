@@ -198,7 +198,7 @@ def logs(good: Path, chance: random.Random) -> list[Make]:
     return [*made, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: None]
 
 
-FINE = {("model", "no-such"), ("version", "5")}  # what may stand there
+FINE = {("model", "no-such"), ("version", "5"), ("output", "{'a': []}")}  # what may stand there
 
 
 def models(good: Path) -> list[Make]:
