@@ -60,6 +60,12 @@ test-full: test  ## the long checks too: coverage simulations, kill tests, sensi
 test-kernels: .venv/.dev  ## numeric tests under six sets of kernels, and which these were (about 10 minutes)
 	$(BIN)/python tests/kernels.py
 
+faults: .venv/.dev  ## kills, failing writes, flipped bits and bad inputs, counted by what became of them (at most 25 minutes)
+	PYTHONPATH=tests $(BIN)/python -m faults
+
+faults-full: .venv/.dev  ## the same with 1,000 flips of each kind of file
+	PYTHONPATH=tests $(BIN)/python -m faults --flips 1000
+
 bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchmarks/results/
 	for name in published gate_power approval_published grpo_cpu quick_study approval_quick study_training scaling learning trees agent_overhead; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
@@ -72,4 +78,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study test test-full test-kernels bench format clean
+.PHONY: help install lock study test test-full test-kernels faults faults-full bench format clean

@@ -40,7 +40,7 @@ def _differences(design: Design, truth: Truth) -> Iterator[tuple[str, Estimate, 
 
 def _frontier(design: Design, truth: Truth, rng: np.random.Generator) -> Iterator[tuple[str, Estimate, float]]:
     """(name, estimate, truth) of the pooled line through every base's points, and of the best-of-both test."""
-    groups = [(base, [(base, judge)]) for base, judge in design.keys]
+    groups = [(key[0], [key]) for key in design.keys]
     points = frontier.cloud(design, groups, design.recipes, relative=True)
     assert points is not None
     drawn = frontier.draw_cloud(design, points, resampled_means(design.flat, DRAWS, rng))
