@@ -129,7 +129,8 @@ def test_arms_are_compared_on_the_same_replicates(tmp_path: Path) -> None:
         wanted = {"kind": kind, "estimator": "pooled", "objective": "safety", "lineage": ("S", "H"), "base": None}
         for claim in ("checkpoint", "recipe"):
             (row,) = rows_of(found, "persistence", claim=claim, **wanted)
-            assert row.value == pytest.approx(value, abs=1e-12)
+            # Six cases and two seeds do not tell whether there is a gap to keep: no ratio, and why.
+            assert row.value is None if kind == "persistence" else row.value == pytest.approx(value, abs=1e-12)
             assert words in row.caveats and row.n["seeds"] == 2
     (induced,) = rows_of(
         found, "persistence", kind="induced", objective="safety", lineage=("S",), base=None, claim="recipe"
@@ -234,31 +235,21 @@ def test_checkpoints_without_trajectories(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_misses_everything(tmp_path: Path) -> None:
+    """It is no headline, whatever its name, and nothing of it is averaged with the judge that gave scores."""
     made = quick_checkpoints(BASES, SEEDS)
     store = study(tmp_path / "run", made, judges=("state", "blind"), missed=lambda place: place[1] == "blind")
     found = checked(store)
-    (row,) = rows_of(
-        found,
-        "persistence",
-        kind="erosion",
-        objective="safety",
-        lineage=("S", "H"),
-        judge=None,
-        base=None,
-        claim="recipe",
-    )
-    (seen,) = rows_of(
-        found,
-        "persistence",
-        kind="erosion",
-        objective="safety",
-        lineage=("S", "H"),
-        judge="state",
-        base=None,
-        claim="recipe",
-    )
-    assert row.value == pytest.approx(seen.value)
-    assert any(caveat.startswith("tiny-0 under blind left out") for caveat in row.caveats)
+    assert any(note.startswith("headline: scores by state") for note in found.notes)
+    about: dict[str, Any] = {"kind": "erosion", "objective": "safety", "lineage": ("S", "H"), "base": None}
+    (seen,) = rows_of(found, "persistence", judge="state", claim="recipe", **about)
+
+    def mean(*lineage: str) -> float:
+        chosen = [one for one in made if one.lineage == lineage and one.axes.get("dose") == 1]
+        return brute_mean(store, chosen, "safety")
+
+    assert seen.value == pytest.approx(mean("S", "H") - mean("S"))
+    (blind,) = rows_of(found, "persistence", judge="blind", claim="recipe", **about)
+    assert blind.value is None and not seen.beside and blind.beside
 
 
 def _random_rules(rng: np.random.Generator, made: list[Checkpoint], judges: tuple[str, ...]) -> dict[str, Any]:

@@ -264,8 +264,9 @@ class Design:
     def _scored(self) -> Mapping[Key, frozenset[Config]]:
         """The trained configurations that each key has scores of."""
         found: dict[Key, set[Config]] = defaultdict(set)
-        for *place, config in self.cells:
-            found[Key(*place)] |= {config} - {BASE}
+        for (*place, config), cell in self.cells.items():
+            if self._read_rows(cell):
+                found[Key(*place)] |= {config} - {BASE}
         return defaultdict(frozenset, {key: frozenset(configs) for key, configs in found.items()})
 
     @cached_property
@@ -273,8 +274,12 @@ class Design:
         """How many scored runs each key has."""
         found: dict[Key, int] = defaultdict(int)
         for (*place, _), cell in self.cells.items():
-            found[Key(*place)] += len(cell)
+            found[Key(*place)] += len(self._read_rows(cell))
         return found
+
+    def _read_rows(self, cell: Mapping[Replicate, int]) -> list[int]:
+        """The rows of a cell that have any score: a judge that was asked and never read is no judge of them."""
+        return [row for row in cell.values() if bool(np.isfinite(self.means[:, row]).any())]
 
     def _levels_of(
         self, group: Sequence[Key], configs: Sequence[Config], about: Mapping[str, Any], *, named: bool
