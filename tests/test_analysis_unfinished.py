@@ -101,8 +101,9 @@ def brute_mean(store: Store, chosen: list[Checkpoint], objective: str) -> float:
     of = table.objective == table.objectives.index(objective)
     by_base: dict[str, list[float]] = {}
     for one in chosen:
-        by_base.setdefault(one.base, []).append(float(table.value[of & (table.checkpoint == number[one.id])].mean()))
-    return float(np.mean([np.mean(values) for values in by_base.values()]))
+        values = table.value[of & (table.checkpoint == number[one.id])]
+        by_base.setdefault(one.base, []).append(float(np.nanmean(values)))
+    return float(np.mean([np.mean(means) for means in by_base.values()]))
 
 
 def test_arms_are_compared_on_the_same_replicates(tmp_path: Path) -> None:
