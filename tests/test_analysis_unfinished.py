@@ -249,7 +249,7 @@ def test_a_judge_that_misses_everything(tmp_path: Path) -> None:
         return brute_mean(store, chosen, "safety")
 
     assert seen.value == pytest.approx(mean("S", "H") - mean("S"))
-    (blind,) = rows_of(found, "persistence", judge="blind", claim="recipe", **about)
+    (blind,) = rows_of(found, "persistence", judge="blind", claim="checkpoint", **about)
     assert blind.value is None and not seen.beside and blind.beside
 
 
