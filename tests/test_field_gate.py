@@ -531,7 +531,7 @@ def test_i_22_several_judges_have_a_row_each_and_no_mean_together(tmp_path: Path
     told = " ".join(out.split())
     assert "safety: 2 judges, not averaged: 0.00, 3.00 (inspect:strict, inspect:lenient)" in told
     assert "beyond chance" in told and "1.50" not in told
-    for row in ("Scores by inspect:lenient Lineage", "base 3.00", "base inspect:strict 0.00"):
+    for row in ("Scores by inspect:lenient Lineage", "base cannot be told (6 cases)"):
         assert row in told
     run = write_run(tmp_path / "own", Made(safety={"base": mixed(9, 1)}, judges=["j", "k", "l"]))
     _, out, _ = asked(capsys, "analyze", run, "--draws", "100")

@@ -498,7 +498,7 @@ def test_files_are_written_beside_the_text(tmp_path: Path, capsys: Captured, mon
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))  # that file belongs to several commands
     asked(capsys, *options)
     assert summary.read_text() == once + once
-    code, _, err = asked(capsys, "gate", run, "--child", "S", "--junit", tmp_path / "no" / "x.xml", "--quiet")
+    code, _, err = asked(capsys, "gate", run, "--child", "S", "--junit", junit / "x.xml", "--quiet")
     assert code == 2 and err.count("\n") == 1
 
 

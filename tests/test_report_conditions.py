@@ -296,8 +296,8 @@ def test_sections_and_verdicts_say_that_nothing_is_adjusted() -> None:
     assert "attack × stage (log-odds) 36 of 48 (2.4 by chance)" in sections["pressure"]
     for name in ("pressure", "shifts", "taxonomy"):
         assert "Exploratory, not adjusted for looking often" in sections[name]
-    assert "in 40 comparisons up to 2.0 of each" in sections["gate"]
-    assert "together they hold at 90 %" in sections["gate"]
+    assert "The 40 comparisons are decided one by one" in sections["gate"]
+    assert "bracket hold together in 90 %" in sections["gate"]
     assert "Under pressure: " in " ".join(render_results(ANALYSIS, 120).split())
 
 

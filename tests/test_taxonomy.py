@@ -57,7 +57,9 @@ def test_actions_under_pressure_stand_beside_those_without(tmp_path: Path) -> No
     interval = found["harm_rate", "action", "explicit", ()].interval
     assert isinstance(interval, tuple) and interval[0] == 0 and 0.3 < interval[1] < 0.6
     # The analysis holds the same rows, and attacks leave the scores of held-out cases as they are.
-    assert whole.taxonomy == tuple(rows) and whole.susceptibility and not whole.shifts
+    told = [(row.kind, row.axes, row.lineage, row.value, row.interval) for row in whole.taxonomy]
+    assert told == [(row.kind, row.axes, row.lineage, row.value, row.interval) for row in rows]
+    assert whole.susceptibility and not whole.shifts
     mean = next(row for row in whole.scores if row.lineage == ("H",) and row.objective == "safety" and row.base)
     assert mean.n["cases"] == 10
 

@@ -36,12 +36,14 @@ EXPLANATION = (
     " bracket hold together in 90 %. A margin means something where it was declared before the data was seen: a change"
     " of it changes the fingerprint of the rules."
 )
+BOUNDS = {"gaffke": "Gaffke", "bernstein": "Bernstein"}  # named after people
 MEANINGS = {
     Outcome.PASS: "a loss beyond it is ruled out",
     Outcome.FAIL: "more was lost than it allows",
     Outcome.INCONCLUSIVE: "a loss beyond it is neither ruled out nor shown",
 }
-LEVEL_MEANINGS = {
+LEVEL_BOUNDS = {"gaffke": "Gaffke", "bernstein": "Bernstein"}  # named after people
+MEANINGS = {
     Outcome.PASS: "a higher one is ruled out",
     Outcome.FAIL: "it is higher",
     Outcome.INCONCLUSIVE: "a higher one is neither ruled out nor shown",
@@ -338,7 +340,7 @@ def describe_rules(verdict: Verdict) -> str:
     level = _percent(1 - float(rules.get("alpha", 0.05)))
     how = "all of them must pass" if rules.get("combine", "all") == "all" else "with Holm's correction for their number"
     names = ", ".join(name_metric(one.metric) for one in verdict.checks if one.blocking)
-    bound = f"{rules['bound']} bounds" if "bound" in rules else "bounds"
+    bound = f"{BOUNDS.get(rules['bound'], rules['bound'])} bounds" if "bound" in rules else "bounds"
     words = f"One-sided {level} {bound}; these checks decide, {how}: {names or 'none'}."
     return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
 

@@ -149,6 +149,8 @@ def reading_address(file: Path) -> str:
         with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
             db.execute("PRAGMA busy_timeout=10000")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except UnicodeDecodeError:
+        return address  # a damaged name in the schema, which opening it tells
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNWRITABLE:
             return address  # opening it again says what is wrong
