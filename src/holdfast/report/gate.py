@@ -36,21 +36,20 @@ EXPLANATION = (
     " bracket hold together in 90 %. A margin means something where it was declared before the data was seen: a change"
     " of it changes the fingerprint of the rules."
 )
-BOUNDS = {"gaffke": "Gaffke", "bernstein": "Bernstein"}  # named after people
+BOUND_NAMES = {"gaffke": "Gaffke", "bernstein": "Bernstein"}  # named after people
 MEANINGS = {
     Outcome.PASS: "a loss beyond it is ruled out",
     Outcome.FAIL: "more was lost than it allows",
     Outcome.INCONCLUSIVE: "a loss beyond it is neither ruled out nor shown",
 }
-LEVEL_BOUNDS = {"gaffke": "Gaffke", "bernstein": "Bernstein"}  # named after people
-MEANINGS = {
+LEVEL_MEANINGS = {
     Outcome.PASS: "a higher one is ruled out",
     Outcome.FAIL: "it is higher",
     Outcome.INCONCLUSIVE: "a higher one is neither ruled out nor shown",
 }
 HEADS = ("Verdict", "Child", "Parent", "Judge", "Cases")
-BOUNDS = "Bounds"
-CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", BOUNDS, "Margin", "Note")
+BOUND_NAMES = "Bounds"
+CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", BOUND_NAMES, "Margin", "Note")
 NOT_MEASURED = "not measured"  # in place of a verdict
 MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by lineage
 
@@ -121,8 +120,8 @@ def check_heads(checks: Sequence[Check]) -> tuple[str, ...]:
     """``CHECK_HEADS`` with the level of the checks' bounds in the head of their column."""
     levels = {one.level for one in checks if one.lower is not None}
     level = levels.pop() if len(levels) == 1 else None
-    words = BOUNDS if level is None else f"{_percent(level)} one-sided"
-    return tuple(words if head == BOUNDS else head for head in CHECK_HEADS)
+    words = BOUND_NAMES if level is None else f"{_percent(level)} one-sided"
+    return tuple(words if head == BOUND_NAMES else head for head in CHECK_HEADS)
 
 
 def describe_cases(check: Check) -> str:
@@ -340,7 +339,7 @@ def describe_rules(verdict: Verdict) -> str:
     level = _percent(1 - float(rules.get("alpha", 0.05)))
     how = "all of them must pass" if rules.get("combine", "all") == "all" else "with Holm's correction for their number"
     names = ", ".join(name_metric(one.metric) for one in verdict.checks if one.blocking)
-    bound = f"{BOUNDS.get(rules['bound'], rules['bound'])} bounds" if "bound" in rules else "bounds"
+    bound = f"{BOUND_NAMES.get(rules['bound'], rules['bound'])} bounds" if "bound" in rules else "bounds"
     words = f"One-sided {level} {bound}; these checks decide, {how}: {names or 'none'}."
     return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
 
