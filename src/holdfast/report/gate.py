@@ -48,8 +48,8 @@ LEVEL_MEANINGS = {
     Outcome.INCONCLUSIVE: "a higher one is neither ruled out nor shown",
 }
 HEADS = ("Verdict", "Child", "Parent", "Judge", "Cases")
-BOUND_NAMES = "Bounds"
-CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", BOUND_NAMES, "Margin", "Note")
+BOUNDS = "Bounds"
+CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", BOUNDS, "Margin", "Note")
 NOT_MEASURED = "not measured"  # in place of a verdict
 MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by lineage
 
@@ -120,8 +120,8 @@ def check_heads(checks: Sequence[Check]) -> tuple[str, ...]:
     """``CHECK_HEADS`` with the level of the checks' bounds in the head of their column."""
     levels = {one.level for one in checks if one.lower is not None}
     level = levels.pop() if len(levels) == 1 else None
-    words = BOUND_NAMES if level is None else f"{_percent(level)} one-sided"
-    return tuple(words if head == BOUND_NAMES else head for head in CHECK_HEADS)
+    words = BOUNDS if level is None else f"{_percent(level)} one-sided"
+    return tuple(words if head == BOUNDS else head for head in CHECK_HEADS)
 
 
 def describe_cases(check: Check) -> str:
