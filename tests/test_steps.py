@@ -130,6 +130,19 @@ def lose_weights(state: Path) -> None:
         shutil.rmtree(dose) if dose.is_dir() else dose.unlink()
 
 
+def test_a_dose_that_was_half_written_is_written_anew(own_run: Path) -> None:
+    """Weights are written under another name first: a kill there leaves a file that no such directory may hold."""
+    step = stage("S", "H")
+    known = known_digests(step, own_run)
+    assert trained_digests(step, own_run) == known
+    scratch = own_run / "weights" / f"{weights.TEMPORARY}{step.fingerprint}"
+    shutil.rmtree(scratch / "loop" / "state")
+    doses = [path for path in scratch.glob("step-*") if path.is_dir()]
+    for dose in doses:
+        (dose / ".tmpDHcPRC").write_bytes(b"half")
+    assert len(doses) == 2 and trained_digests(step, own_run) == known
+
+
 @pytest.mark.parametrize("spoil", [tear, lose_weights, shutil.rmtree])
 def test_a_stage_whose_state_is_no_use_starts_again(spoil: Callable[[Path], object], own_run: Path) -> None:
     step = stage("S", "H")

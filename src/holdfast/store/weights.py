@@ -66,6 +66,13 @@ def sync_directory(directory: Path) -> None:
         _sync(path)
 
 
+def start_anew(directory: Path) -> None:
+    """Remove what a killed process left of a directory that is about to be written, and what was noted of it."""
+    _note_of(directory).unlink(missing_ok=True)
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
 def note_digest(directory: Path) -> None:
     """Note beside a directory of unfinished work what it holds, so that another process takes up no other."""
     _note_of(directory).write_text(digest_directory(directory), encoding="ascii")

@@ -15,7 +15,7 @@ import numpy as np
 
 from holdfast.errors import StepError
 from holdfast.records import PreferencePair, content_id
-from holdfast.store.weights import note_digest, sync_directory
+from holdfast.store.weights import note_digest, start_anew, sync_directory
 from holdfast.training.adapters import Policy, open_policy
 from holdfast.training.balance import Balance, Measure
 from holdfast.training.encoding import Encoded, LossMask, check_sequences, score_picked
@@ -144,6 +144,8 @@ class PreferenceStage:
                 self._measure(log.step, out_dir)
             if log.step in doses:
                 path = _dose_path(out_dir, log.step)
+                if self._leads:
+                    start_anew(path)
                 self._policy.save(path)
                 if self._leads:
                     # On disk before the loop's state says that it is.

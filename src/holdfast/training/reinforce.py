@@ -20,7 +20,7 @@ from typing import Any
 from holdfast.errors import StepError, StudyError
 from holdfast.models.stacks import digest_model, is_stack
 from holdfast.records import content_id
-from holdfast.store.weights import digest_directory, note_digest, sync_directory
+from holdfast.store.weights import digest_directory, note_digest, start_anew, sync_directory
 from holdfast.training.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
 from holdfast.training.groups import (
@@ -161,6 +161,7 @@ class RewardStage:
                 self._note(log)
                 if log.step in doses:
                     path = _dose_path(out_dir, log.step)
+                    start_anew(path)
                     self._policy.save(path)
                     # On disk before the loop's state says that it is.
                     sync_directory(path)
