@@ -264,7 +264,7 @@ def models(good: Path) -> list[Make]:
         config(vocab_size=3),
         config(model_type="nothing"),
         config(hidden_size="x"),
-        config(auto_map={"AutoModelForCausalLM": "evil.Evil"}),
+        config(auto_map={"AutoModelForCausalLM": "evil.Evil"}, model_type="evil", architectures=["Evil"]),
         spoiled(lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin")),
         spoiled(lambda path: ((path / "model.safetensors").unlink(), (path / "model.safetensors").mkdir())),
     ]

@@ -101,6 +101,11 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _spell(row: Mapping[str, Any]) -> bytes:
+    """A document as it stands in the file. A path as a label may hold bytes that are no UTF-8: they stay escapes."""
+    return (json.dumps(row, ensure_ascii=True, allow_nan=False, indent=1) + "\n").encode()
+
+
 def _digest_row(row: Mapping[str, Any]) -> str:
     """The digest of a document without its own."""
     held = {key: value for key, value in row.items() if key != "digest"}
@@ -175,6 +180,9 @@ def _read(path: Path, data: bytes) -> State:
             raise StudyError(f"{path}: a state of version {row[KEY]!r}, expected {VERSION}; begin a new state file")
         if ("digest" in row) != (row[KEY] == VERSION) or row.get("digest") not in (None, _digest_row(row)):
             raise ValueError("another digest")
+        # What says the same in other bytes, as an escape in another case, was not written here either.
+        if row[KEY] == VERSION and _spell(row) != data:
+            raise ValueError("other bytes than a watch writes")
         looks = [
             Seen(
                 label=_text(one["label"]),
@@ -268,8 +276,7 @@ def save_state(path: Path, state: State) -> None:
         ],
     }
     row["digest"] = _digest_row(row)
-    # A path as a label may hold bytes that are no UTF-8: they are kept as escapes.
-    data = (json.dumps(row, ensure_ascii=True, allow_nan=False, indent=1) + "\n").encode()
+    data = _spell(row)
     there = _digest(path.read_bytes()) if path.is_file() else None
     if there != state.digest:
         raise StudyError(f"{path}: changed while this watch was at work; repeat the command")
