@@ -326,6 +326,27 @@ def test_logs_among_traces_are_read_together_and_what_they_lack_is_told(tmp_path
     assert len(found.trajectories) == 3
     assert told(found.notes, "b.eval is a later state of a.eval")
     assert told(found.notes, "c.eval is not whole: its status is 'cancelled'; 2 rollouts")
+    assert found.absent == 2
+
+
+def test_what_logs_among_traces_lack_enters_the_coverage_of_a_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The baseline's log is whole; of the look's four epochs one never ended, in every sample of a fifth of them."""
+    whole = [sample(n, None, {"safety": 1}, uuid=f"p{n}-{e}", epoch=e) for n in range(20) for e in range(1, 5)]
+    kept = [sample(n, None, {"safety": 1}, uuid=f"c{n}-{e}", epoch=e) for n in range(20) for e in range(1, 5)]
+    broken = [one for one in kept if one.epoch < 4 or int(str(one.id)) >= 8]
+    log(tmp_path / "parent.eval", whole, epochs=4)
+    for name, rows, coverage in (("good", kept, 1.0), ("bad", broken, 72 / 80)):
+        place = log(tmp_path / f"{name}.eval", rows, epochs=4, status="success" if rows is kept else "started")
+        base = tmp_path / f"{name}-base"
+        bring(tmp_path / "parent.eval", base, SAFE)
+        with Store(base) as store:
+            (judge,) = store.score_table().judges
+        words = ["watch", str(base), "--baseline", "base", "--judge", judge, "--traces", str(place), "--score", SAFE]
+        code = main([*words, "-o", str(tmp_path / f"{name}-out"), "--json", "--quiet"])
+        (look,) = json.loads(capsys.readouterr().out)["looks"]
+        assert look["coverage"] == pytest.approx(coverage) and code == (0 if name == "good" else 3), look
 
 
 def test_two_runs_of_one_evaluation_are_more_rollouts_and_copies_are_none(tmp_path: Path) -> None:

@@ -61,14 +61,16 @@ def watch_traces(options: Namespace) -> tuple[Watch, State]:
         with Store(options.output, writable=True) as store:
             view = _judge_sample(store, imported, step, options, before.rubric)
             values, traces = read_traces_of(store, view)
-            data = content_id("watch traces", view.rubric, traces, sorted(values.items()))
+            data = content_id(
+                "watch traces", view.rubric, traces, sorted(values.items()), *filter(None, [imported.absent])
+            )
             if state.find(label, data) is None:
                 again = judge_again(base, step, list(state.frozen), before) if step is not None else {}
                 seen = Seen(
                     label=label,
                     data=data,
                     values=values,
-                    missing=view.missing,
+                    missing=view.missing + imported.absent,
                     traces=traces,
                     frozen=again or None,
                     notes=describe_look((base, before), (store, view), imported, options.seed),

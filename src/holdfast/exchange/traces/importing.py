@@ -49,7 +49,8 @@ class Episode:
 class Imported:
     """What was imported for one look: its checkpoint, trajectory ids by trace id, and what was left out.
 
-    ``seen`` counts traces that the baseline or an earlier look has. ``notes`` tell in words what was joined, left out
+    ``seen`` counts traces that the baseline or an earlier look has, ``absent`` the rollouts that logs among them were
+    to hold and do not. ``notes`` tell in words what was joined, left out
     or not read, ``counts`` the same as numbers.
     """
 
@@ -60,6 +61,7 @@ class Imported:
     torn: tuple[str, ...] = ()
     duplicates: int = 0
     seen: int = 0
+    absent: int = 0
     models: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     counts: dict[str, Any] = field(default_factory=dict)
@@ -112,12 +114,13 @@ def _message(one: Said) -> Message:
 class Logged:
     """The samples of Inspect logs with their scores, what these were declared to mean, and what was not taken.
 
-    ``notes`` are what their import tells.
+    ``absent`` counts the rollouts that the logs were to hold and do not; ``notes`` are what their import tells.
     """
 
     episodes: tuple[Episode, ...] = ()
     declarations: tuple[Declaration, ...] = ()
     undeclared: tuple[Undeclared, ...] = ()
+    absent: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -140,11 +143,13 @@ def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logge
             )
             for one in list(store.trajectories(part="all"))
         )
+        states = read_log_states(store)
         return Logged(
             episodes=episodes,
             declarations=read_declarations(store) or (),
             undeclared=read_undeclared(store),
-            notes=(*tell_states(read_log_states(store)), *read_import_notes(store)),
+            absent=sum(one.lacking for one in states if not one.superseded),
+            notes=(*tell_states(states), *read_import_notes(store)),
         )
 
 
@@ -188,6 +193,7 @@ def import_traces(
         bad=found.bad,
         torn=found.torn,
         duplicates=found.duplicates,
+        absent=logged.absent,
         models=dict(models.most_common()),
         notes=(*found.notes, *_name_files(files), *logged.notes),
         counts={**found.counts, **({"files left out": files} if files else {})},
