@@ -72,7 +72,7 @@ def test_adoption_is_a_rename_to_the_digest(tmp_path: Path, monkeypatch: pytest.
         raise OSError("the machine stops before the rename")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="before the rename"):
-        patch.setattr(weights, "_sync", fail)
+        patch.setattr(weights, "sync_tree", fail)
         weights.adopt(first, root)
     assert not list(root.iterdir()) and first.is_dir()
     assert weights.adopt(second, root) == digest and not second.exists()

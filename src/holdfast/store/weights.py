@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from holdfast.errors import StoreError
+from holdfast.outputs import sync_directory, sync_tree
 
 WEIGHTS = "weights"  # where a run keeps them
 TEMPORARY = ".part-"  # prefix of directories that are not complete
@@ -52,18 +53,9 @@ def holds(directory: Path, digest: str) -> bool:
     return _held[place] == digest
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_directory(directory: Path) -> None:
-    """Waits until a directory's files and their names are on disk."""
-    for path in (*directory.rglob("*"), directory):
-        _sync(path)
+def dose_path(directory: Path, step: int) -> Path:
+    """Where a stage keeps its weights after a number of steps, among its unfinished work."""
+    return directory / f"step-{step:06d}"
 
 
 def start_anew(directory: Path) -> None:
@@ -104,9 +96,9 @@ def adopt(directory: Path, root: Path) -> str:
     for path in directory.iterdir():
         path.chmod(0o600)
     directory.chmod(0o700)
-    sync_directory(directory)
+    sync_tree(directory)
     directory.rename(target)
-    _sync(root)
+    sync_directory(root)
     return digest
 
 

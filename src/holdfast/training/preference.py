@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from holdfast.errors import StepError
+from holdfast.outputs import sync_tree
 from holdfast.records import PreferencePair, content_id
-from holdfast.store.weights import note_digest, start_anew, sync_directory
+from holdfast.store.weights import dose_path, note_digest, start_anew
 from holdfast.training.adapters import Policy, open_policy
 from holdfast.training.balance import Balance, Measure
 from holdfast.training.encoding import Encoded, LossMask, check_sequences, score_picked
@@ -143,13 +144,13 @@ class PreferenceStage:
             if self._balance is not None and self._balance[0].is_due(log.step):
                 self._measure(log.step, out_dir)
             if log.step in doses:
-                path = _dose_path(out_dir, log.step)
+                path = dose_path(out_dir, log.step)
                 if self._leads:
                     start_anew(path)
                 self._policy.save(path)
                 if self._leads:
                     # On disk before the loop's state says that it is.
-                    sync_directory(path)
+                    sync_tree(path)
                     note_digest(path)
                 chosen, rejected = self._drifts()
                 self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
@@ -191,7 +192,7 @@ class PreferenceStage:
         history = self._loop.history
         return [
             TrainResult(
-                path=_dose_path(out_dir, mark.position),
+                path=dose_path(out_dir, mark.position),
                 steps=mark.position,
                 examples=mark.examples,
                 tokens=mark.scored,
@@ -241,7 +242,3 @@ class PreferenceStage:
 
 def _list_pairs(pairs: Sequence[PreferencePair]) -> list[list[Any]]:
     return [[pair.case_id, pair.chosen, pair.rejected, pair.weight] for pair in pairs]
-
-
-def _dose_path(out_dir: Path, step: int) -> Path:
-    return out_dir / f"step-{step:06d}"

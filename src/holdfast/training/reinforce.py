@@ -19,8 +19,9 @@ from typing import Any
 
 from holdfast.errors import StepError, StudyError
 from holdfast.models.stacks import digest_model, is_stack
+from holdfast.outputs import sync_tree
 from holdfast.records import content_id
-from holdfast.store.weights import digest_directory, note_digest, start_anew, sync_directory
+from holdfast.store.weights import digest_directory, dose_path, note_digest, start_anew
 from holdfast.training.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
 from holdfast.training.groups import (
@@ -160,11 +161,11 @@ class RewardStage:
             for log in self._loop.run(islice(self._steps(), doses[-1])):
                 self._note(log)
                 if log.step in doses:
-                    path = _dose_path(out_dir, log.step)
+                    path = dose_path(out_dir, log.step)
                     start_anew(path)
                     self._policy.save(path)
                     # On disk before the loop's state says that it is.
-                    sync_directory(path)
+                    sync_tree(path)
                     note_digest(path)
                     self._loop.keep({})
                     if self._supply is not None:
@@ -184,7 +185,7 @@ class RewardStage:
         seconds = time.process_time() - self._started
         return [
             TrainResult(
-                path=_dose_path(out_dir, dose),
+                path=dose_path(out_dir, dose),
                 steps=dose,
                 examples=kept[dose].examples,
                 tokens=self._count_tokens(dose),
@@ -362,7 +363,3 @@ def _digest(model_dir: Path) -> str:
 
 def _ids(ids: Any) -> bytes:
     return bytes(ids.tobytes())
-
-
-def _dose_path(out_dir: Path, step: int) -> Path:
-    return out_dir / f"step-{step:06d}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import StoreError
-from holdfast.store.weights import sync_directory
+from holdfast.outputs import sync_tree
 
 STATE = "state"
 _OLD, _NEW = "state.old", "state.new"
@@ -43,7 +43,7 @@ def write_state(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Te
     new.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new / _TENSORS)
     (new / _FACTS).write_text(json.dumps({"facts": facts, "digest": _digest(new, facts)}), encoding="utf-8")
-    sync_directory(new)
+    sync_tree(new)
     state, old = folder / STATE, folder / _OLD
     if state.exists():
         shutil.rmtree(old, ignore_errors=True)
