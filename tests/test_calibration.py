@@ -261,8 +261,10 @@ def test_a_judge_that_read_a_sample_is_held_against_that_sample(tmp_path: Path) 
 
 def test_words_say_what_a_judge_gets_wrong(analysis: Analysis) -> None:
     words = describe_judges(analysis)
-    bias = find(analysis, "mean_bias")
-    assert f"{bias.n['judgements']:,} scores are {bias.value:.2f} points too high" in words["lenient", "safety"]
+    bias = find(analysis, "mean_bias", judge="strict")
+    assert bias.value is not None
+    assert f"{bias.n['judgements']:,} scores are {-bias.value:.2f} points too low" in words["strict", "safety"]
+    assert "scores are neither too high nor too low, as far as can be seen" in words["lenient", "safety"]
     assert "of safe ones safe" in words["lenient", "safety"]
     assert "differs between lineages (p < 0.001)" in words["lenient", "safety"]
     assert "unsafe episodes called unsafe differs (p < 0.001), from" in words["lenient", "safety"]
