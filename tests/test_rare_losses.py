@@ -14,6 +14,7 @@ from holdfast.records import Estimate, Unbounded, can_be_told
 from holdfast.stats.contrasts import t_quantile
 from holdfast.stats.limits import mean_limits
 from holdfast.stats.lines import BENT
+from holdfast.stats.resample import resampled_means
 
 S, H, SH = (("S",), ()), (("H",), ()), (("S", "H"), ())
 FLAT = dict.fromkeys(CONFIGS, (1.5, 1.5))
@@ -101,6 +102,16 @@ def test_cases_that_are_all_alike_identify_nothing_and_leave_no_interval_without
         assert row.interval[1] - row.interval[0] > 3 / (cases + 4)
         assert can_be_told(row) == (cases >= 10)
         assert any(f"cannot be told ({cases} cases)" in caveat for caveat in row.caveats) == (cases < 10)
+
+
+def test_a_line_through_cases_that_are_all_alike_has_no_interval_without_width() -> None:
+    full, _ = simulate(quick_layout(), np.random.default_rng(5))
+    level = [[CONFIGS[row.lineage][objective] for row in full.panel.rows] for objective in (0, 1)]
+    values = np.repeat(np.array(level)[:, :, None], 30, axis=2)
+    design = Design(panel=replace(full.panel, values=values), cells=full.cells)
+    rows = list(frontier.frontier_estimates(design, resampled_means(design.flat, 200, np.random.default_rng(0))))
+    lines = [row for row in rows if row.kind in ("slope", "intercept") and isinstance(row.interval, tuple)]
+    assert lines and all(row.interval[1] - row.interval[0] > 0.05 for row in lines)
 
 
 # --- seeds ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from holdfast.analysis.design import (
     over,
     subject,
 )
-from holdfast.analysis.panel import count_of
+from holdfast.analysis.panel import count_of, true_minus
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.stats.contrasts import (
@@ -107,7 +107,7 @@ def _seed_caveats(found: Spread, beside: Spread | None, unit: str) -> tuple[str,
     if beside is not None and both is not None:
         pooled = f"{unit} pooled within {len(beside.parts)} cells of base and judge, as if no splits were shared"
         error = f"SE of {unit} {standard_errors(beside, 0)[1]:.4f} ({beside.degrees} df)"
-        caveats += (f"{pooled}: {error}, interval [{both[0]:.3f}, {both[1]:.3f}]",)
+        caveats += (f"{pooled}: {error}, interval {true_minus(f'[{both[0]:.3f}, {both[1]:.3f}]')}",)
     return caveats
 
 
@@ -183,7 +183,8 @@ def _unsure(found: Spread, gain: Floats | None, unit: str | None) -> str:
     if gain is None:
         return "the gain has no interval"
     if gain[0, 0] <= 0 <= gain[0, 1]:
-        return f"the gain, {found.values[1]:+.3f} [{gain[0, 0]:.3f}, {gain[0, 1]:.3f}], cannot be told from zero"
+        told = true_minus(f"{found.values[1]:+.3f} [{gain[0, 0]:.3f}, {gain[0, 1]:.3f}]")
+        return f"the gain, {told}, cannot be told from zero"
     random = {"cases": found.case} | ({} if unit is None else {unit: found.seed})
     alike = [name for name, one in random.items() if one is not None and one[1, 1] <= NO_VARIANCE]
     return f"the gain is the same in all {alike[0]}, so that its error is not known" if alike else ""
