@@ -19,6 +19,7 @@ from holdfast.analysis.design import (
     comparable,
     contrast,
     over,
+    splits_differ,
 )
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of, true_minus
 from holdfast.analysis.paper import (
@@ -27,7 +28,7 @@ from holdfast.analysis.paper import (
     DELTA_POINTS,
     MEAN_DELTA_POINTS,
 )
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled, splits_differ
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from holdfast.analysis.design import (
     contrast,
     describe_arm,
     over,
+    splits_differ,
     subject,
 )
 from holdfast.analysis.panel import count_of, true_minus
@@ -63,11 +64,6 @@ def _counts(found: Spread, one: Contrast) -> dict[str, int]:
 
 def _claim_caveats(claim: Claim, one: Contrast) -> tuple[str, ...]:
     return ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out
-
-
-def splits_differ(units: Sequence[Hashable]) -> bool:
-    """Whether replicates (split seed, train seed) differ in their split, which all bases and judges then share."""
-    return len({one[0] for one in units if isinstance(one, tuple)}) > 1
 
 
 def spreads(design: Design, *contrasts: Contrast) -> tuple[Spread, Spread | None]:
