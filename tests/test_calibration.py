@@ -15,9 +15,11 @@ from report_samples import NAME
 from scored_study import checkpoint, write_study
 
 from holdfast.analysis import analyze, document, schema
+from holdfast.analysis.multiplicity import count_families
 from holdfast.judges.state import StateJudge
 from holdfast.records import Analysis, Checkpoint, Estimate, Score
 from holdfast.report.calibration import describe_briefly, describe_judges
+from holdfast.report.chance import chance_lines
 from holdfast.report.figures import order_lineages
 from holdfast.report.sections import make_sections
 from holdfast.report.terminal import render_results
@@ -225,6 +227,16 @@ def test_the_document_follows_its_schema_and_has_the_rows(analysis: Analysis) ->
     assert len(made["calibration"]) == len(analysis.calibration) > 100
 
 
+def test_everything_that_is_zero_without_a_difference_is_counted_among_what_lies_away_from_zero(
+    analysis: Analysis,
+) -> None:
+    counted = {(one.section, one.kind) for one in count_families(analysis)}
+    changes = ("mean_bias", "bias_vs_base", "change_by_truth", "change_by_judge", "change_bias")
+    assert {("calibration", kind) for kind in changes} <= counted
+    assert ("agreement", "mean_bias") in counted
+    assert any(line.startswith("Judges against each other: ") for line in chance_lines(analysis))
+
+
 def test_without_truth_or_without_another_judge_nothing_is_there(tmp_path: Path) -> None:
     alone = analyze(write(tmp_path / "alone", {}, tests=12), draws=50)
     assert alone.calibration == ()
@@ -261,8 +273,10 @@ def test_a_judge_that_read_a_sample_is_held_against_that_sample(tmp_path: Path) 
 
 def test_words_say_what_a_judge_gets_wrong(analysis: Analysis) -> None:
     words = describe_judges(analysis)
-    bias = find(analysis, "mean_bias")
-    assert f"{bias.n['judgements']:,} scores are {bias.value:.2f} points too high" in words["lenient", "safety"]
+    bias = find(analysis, "mean_bias", judge="strict")
+    assert bias.value is not None
+    assert f"{bias.n['judgements']:,} scores are {-bias.value:.2f} points too low" in words["strict", "safety"]
+    assert "scores are neither too high nor too low, as far as can be seen" in words["lenient", "safety"]
     assert "of safe ones safe" in words["lenient", "safety"]
     assert "differs between lineages (p < 0.001)" in words["lenient", "safety"]
     assert "unsafe episodes called unsafe differs (p < 0.001), from" in words["lenient", "safety"]
@@ -299,7 +313,7 @@ def test_names_that_try_to_act_stay_words() -> None:
     about = {"estimator": "calibration", "judge": NAME, "objective": NAME, "unit": NAME, "lineage": None}
     bias = Estimate(kind="mean_bias", value=0.5, interval=(0.1, 0.9), n={"judgements": 4}, **about)
     cell = Estimate(kind="confusion", value=1.0, axes={"truth": 0, "judged": 0}, **about)
-    (made,) = make_sections(Analysis(calibration=(bias, cell)), {(): 0})
+    made, _ = make_sections(Analysis(calibration=(bias, cell)), {(): 0})
     for text in (made.html, *made.figures.values()):
         assert "<script" not in text
         assert "<img" not in text

@@ -221,7 +221,7 @@ def test_the_end_state_is_read_by_who_has_its_rubric_or_the_study_says(tmp_path:
 
 
 def test_a_run_that_a_second_judge_scored_gives_both_and_the_headline_is_the_outsiders(tmp_path: Path) -> None:
-    store = write_study(tmp_path / "run", trained(), tests=8, judges=("grader",))
+    store = write_study(tmp_path / "run", trained(), tests=24, judges=("grader",))
     note_study(store, judges={"grader": {"kind": "rules"}}, pairs={"judge": "grader"})
     alone = analyze(store, draws=50)
     assert not any(one.beside or one.judge for one in pooled_means(alone))
@@ -253,6 +253,14 @@ def test_a_run_that_a_second_judge_scored_gives_both_and_the_headline_is_the_out
     shown = " ".join(render_results(found, width=140).split())
     assert "Scores by outsider (labelled none)" in shown and "Other judges, in no mean with these" in shown
     assert "grader (labelled all)" in shown and "beyond chance" in shown
+
+
+def test_whether_judges_differ_on_a_few_cases_cannot_be_told(tmp_path: Path) -> None:
+    store = write_study(tmp_path / "run", trained(), tests=4, train=0, judges=("one",))
+    add_scores(store, "two", shift=-0.8)
+    notes = analyze(store, draws=50).notes
+    assert any("whether they differ on the same episodes cannot be told (4 cases)" in note for note in notes)
+    assert not any("chance" in note and "judges" in note for note in notes)
 
 
 def numbers(found: Analysis, judge: str | None = None) -> list[Any]:

@@ -9,11 +9,12 @@ import pytest
 from simulated_study import CONFIGS, quick_layout, simulate
 
 from holdfast.analysis import frontier, pooled
-from holdfast.analysis.design import Contrast, Design, by_base, contrast, over
+from holdfast.analysis.design import Contrast, Design, by_base, contrast, over, read_design
 from holdfast.records import Estimate, Unbounded, can_be_told
 from holdfast.stats.contrasts import t_quantile
 from holdfast.stats.limits import mean_limits
 from holdfast.stats.lines import BENT
+from holdfast.stats.resample import resampled_means
 
 S, H, SH = (("S",), ()), (("H",), ()), (("S", "H"), ())
 FLAT = dict.fromkeys(CONFIGS, (1.5, 1.5))
@@ -103,6 +104,16 @@ def test_cases_that_are_all_alike_identify_nothing_and_leave_no_interval_without
         assert any(f"cannot be told ({cases} cases)" in caveat for caveat in row.caveats) == (cases < 10)
 
 
+def test_a_line_through_cases_that_are_all_alike_has_no_interval_without_width() -> None:
+    full, _ = simulate(quick_layout(), np.random.default_rng(5))
+    level = [[CONFIGS[row.lineage][objective] for row in full.panel.rows] for objective in (0, 1)]
+    values = np.repeat(np.array(level)[:, :, None], 30, axis=2)
+    design = Design(panel=replace(full.panel, values=values), cells=full.cells)
+    rows = list(frontier.frontier_estimates(design, resampled_means(design.flat, 200, np.random.default_rng(0))))
+    lines = [row for row in rows if row.kind in ("slope", "intercept") and isinstance(row.interval, tuple)]
+    assert lines and all(row.interval[1] - row.interval[0] > 0.05 for row in lines)
+
+
 # --- seeds ----------------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +127,20 @@ def test_seeds_of_own_trainings_are_pooled_within_bases_and_those_of_shared_spli
     assert (len(found.parts), found.degrees) == (1, 2) and beside is not None and beside.degrees == 4
     (recipe,) = (row for row in pooled.differences(own, split, "retained") if row.claim == "recipe")
     assert any("pooled within 2 cells" in caveat and "(4 df)" in caveat for caveat in recipe.caveats)
+
+
+def test_names_of_seeds_decide_nothing_where_trainings_are_independent() -> None:
+    own, _ = simulate(quick_layout(), np.random.default_rng(6))
+    rows = tuple(
+        replace(row, train_seed=row.train_seed + 10) if row.base == "base-1" and row.train_seed is not None else row
+        for row in own.panel.rows
+    )
+    renamed = read_design(replace(own.panel, rows=rows))
+    means = resampled_means(own.flat, 200, np.random.default_rng(0))
+    for of in (pooled.delta_rows, pooled.persistence_rows, lambda one: frontier.frontier_estimates(one, means)):
+        found = list(of(own))
+        assert any(row.claim == "recipe" and row.base is None and row.interval is not None for row in found)
+        assert list(of(renamed)) == found
 
 
 def test_seeds_that_are_alike_by_luck_are_told() -> None:

@@ -101,4 +101,28 @@ def test_case_intervals_need_cases_and_variation() -> None:
     one, two = _split([(0, 1), (1, 2), (2, 2)])
     assert case_intervals(one, two, np.zeros(3, dtype=np.int64)) == {}
     assert case_intervals(one[:0], two[:0], np.zeros(0, dtype=np.int64)) == {}
-    assert case_intervals(np.ones(3), np.ones(3), np.arange(3)) == {}
+    assert case_intervals(one[:1], two[:1], np.zeros(1, dtype=np.int64)) == {}
+    assert set(case_intervals(np.ones(3), np.ones(3), np.arange(3))) == {"mean_bias"}
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+@pytest.mark.parametrize("cases", [2, 20, 300])
+def test_judges_that_differ_alike_everywhere_have_no_interval_without_width(bias: float, cases: int) -> None:
+    one = np.arange(cases) % 2.0
+    found = case_intervals(one, one + bias, np.arange(cases))
+    low, high = found.pop("mean_bias")
+    assert low < bias < high
+    assert high - low > 3 / (cases + 4)
+    assert found == {}  # complete agreement, or one distance in all cases, tells nothing of the error of kappa
+
+
+@pytest.mark.parametrize(("cases", "share"), [(20, 0.05), (100, 0.02), (300, 0.01)])
+def test_rare_and_large_differences_of_judges_are_covered(cases: int, share: float) -> None:
+    rng = np.random.default_rng(8)
+    held = 0
+    for _ in range(300):
+        owner = np.repeat(np.arange(cases), rng.integers(1, 5, cases))
+        second = np.where((rng.random(cases) < share)[owner], 0.0, 3.0)
+        low, high = case_intervals(np.full(len(owner), 3.0), second, owner)["mean_bias"]
+        held += low <= -3 * share <= high
+    assert held >= 0.93 * 300

@@ -158,7 +158,7 @@ def cover(runs: int, cases: int, rollouts: int) -> dict[str, float]:
 def test_intervals_hold_the_true_bias_as_often_as_they_say() -> None:
     found = cover(400, 60, 8)
     error = 3 * np.sqrt(0.05 * 0.95 / 400)
-    assert found["bias"] == pytest.approx(0.95, abs=error)
+    assert found["bias"] >= 0.95 - error  # more: small moves alone leave room for a case that was missed
     assert found["rate"] == pytest.approx(0.95, abs=error)
     assert found["equality"] == pytest.approx(0.05, abs=error)
     assert found["naive"] < found["rate"]
@@ -168,6 +168,6 @@ def test_intervals_hold_the_true_bias_as_often_as_they_say() -> None:
 @pytest.mark.parametrize(("cases", "rollouts"), [(20, 4), (60, 8), (300, 2)])
 def test_coverage_in_full(cases: int, rollouts: int) -> None:
     found = cover(2_500, cases, rollouts)
-    assert found["bias"] == pytest.approx(0.95, abs=0.015)
+    assert found["bias"] >= 0.935
     assert found["rate"] == pytest.approx(0.95, abs=0.015)
     assert found["equality"] == pytest.approx(0.05, abs=0.02)

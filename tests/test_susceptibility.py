@@ -450,16 +450,11 @@ def test_plain_harm_is_not_called_easier_to_push(name: str) -> None:
     assert max(found.easier, found.harder) <= 3 / 40
     if name.startswith(worlds.NOTHING):
         assert abs(found.value) < 3 * found.error
-        assert found.above_checkpoint <= 3 / 40
+        assert found.one_side_checkpoint <= 3 / 40
 
 
 def test_a_child_that_pressure_moves_more_is_called_easier_to_push() -> None:
     assert worlds.simulate(worlds.PUSHED, 20, 3).easier >= 0.5
-
-
-@pytest.mark.full
-def test_plain_harm_is_not_called_easier_to_push_in_many_studies() -> None:
-    assert [row for row in worlds.measure() if not row.holds] == []
 
 
 def test_a_few_cases_make_no_finding_in_words_cells_or_counts() -> None:

@@ -492,8 +492,3 @@ def test_bounds_of_a_chosen_baseline_hold_and_those_of_one_that_is_not_told_do_n
     """Sixty cases, ten looks, nothing changes: the level is spent on 'lower' too."""
     told = minor.false_lower(5, 12, 150, told=True, looks=4)
     assert told <= 1 / 12
-
-
-@pytest.mark.full
-def test_the_minor_findings_of_the_audit_stay_mended() -> None:
-    assert [row for row in minor.measure() if not row.holds] == []

@@ -115,8 +115,8 @@ class Shares:
 
     value: float
     error: float
-    above_checkpoint: float  # interval above zero
-    above_recipe: float
+    one_side_checkpoint: float  # interval above zero, or below, whichever is more
+    one_side_recipe: float
     attacked_above: float  # that of the attacked part alone: what was once printed
     easier: float  # sentences
     harder: float
@@ -129,16 +129,17 @@ def simulate(world: World, draws: int, seed: int) -> Shares:
     told = [read_study(draw_study(world, rng)) for _ in range(draws)]
     values = np.array([one.rows["implicit", "checkpoint"].value for one in told if one.rows], dtype=np.float64)
 
-    def above(kind: str, claim: str) -> float:
+    def sides(kind: str, claim: str) -> tuple[float, float]:
         found = [one.rows[kind, claim].interval for one in told if (kind, claim) in one.rows]
-        return sum(isinstance(one, tuple) and one[0] > 0 for one in found) / draws
+        ends = [one for one in found if isinstance(one, tuple)]
+        return sum(low > 0 for low, _ in ends) / draws, sum(high < 0 for _, high in ends) / draws
 
     return Shares(
         value=float(np.nanmean(values)),
         error=float(np.nanstd(values, ddof=1) / np.sqrt(np.isfinite(values).sum())),
-        above_checkpoint=above("implicit", "checkpoint"),
-        above_recipe=above("implicit", "recipe"),
-        attacked_above=above("implicit_attacked", "checkpoint"),
+        one_side_checkpoint=max(sides("implicit", "checkpoint")),
+        one_side_recipe=max(sides("implicit", "recipe")),
+        attacked_above=sides("implicit_attacked", "checkpoint")[0],
         easier=sum("is easier to push than" in one.sentence for one in told) / draws,
         harder=sum("is harder to push than" in one.sentence for one in told) / draws,
         draws=draws,
@@ -181,9 +182,9 @@ def _rows(draws: int) -> Iterator[Row]:
         if name.startswith(NOTHING):
             mean, error = 100 * found.value, 196 * found.error
             yield Row(case=f"{name}: implicit, pp", value=mean, error=error, low=-1.0, high=1.0, before=before)
-            for claim, share in (("checkpoint", found.above_checkpoint), ("recipe", found.above_recipe)):
+            for claim, share in (("checkpoint", found.one_side_checkpoint), ("recipe", found.one_side_recipe)):
                 error = 100 * half_width(share, draws)
-                words = f"{name}: {claim} interval above zero, %"
+                words = f"{name}: {claim} interval on one side of zero, %"
                 yield Row(case=words, value=100 * share, error=error, high=2.5, before=before)
         for verb, share in (("easier", found.easier), ("harder", found.harder)):
             error = 100 * half_width(share, draws)

@@ -41,7 +41,7 @@ CALIBRATION = "calibration"
 TRAINING_CASES = "training cases"
 UNSAFE = 1.0  # the highest safety score of an unsafe episode
 MEASURES = ("mean_bias", "exact", "within_1", "quadratic_kappa", "ordinal_alpha", "spearman")
-FEW_CASES = "not tested: too few cases for so many lineages, or no variation"
+NOT_TESTED = "not tested: too few cases for so many lineages, or no variation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +206,7 @@ def _equality(kind: str, values: Floats, items: Judgements, about: Mapping[str, 
     present, groups = np.unique(items.lineage, return_inverse=True)
     p = equality_p(group_means(values, groups, items.case)) if len(present) > 1 else None
     n = {"lineages": len(present), "cases": len(np.unique(items.case))}
-    reason = () if p is not None else (FEW_CASES,)
+    reason = () if p is not None else (NOT_TESTED,)
     return Estimate(kind=f"{kind}_equality_p", value=p, caveats=reason, resampled=("cases",), **{**about, "n": n})
 
 

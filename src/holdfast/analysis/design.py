@@ -493,12 +493,12 @@ def contrast(design: Design, objective: int, parts: Sequence[Part], *, needs: Se
         by_unit = tuple(mean([one for one in kept if one[0].key.base == base], None) for base in units)
     else:
         trained = any(config != BASE for part in parts for config, _ in part.terms)
-        first = kept[0][1].replicates if kept and trained else ()
-        shared = [one for one in first if all(one in matched.replicates for _, matched in kept)]
-        units, unit = list(shared), "seeds"
-        by_unit = tuple(mean(kept, one) for one in shared)
-        for name, cell in _own_trainings(design, kept).items():
-            cells[name] = tuple(mean(cell, one) * (len(cell) / len(kept)) for one in shared)
+        trainings = _own_trainings(design, kept) if trained else {}
+        units, seeds = _pair_seeds({name: _shared_seeds(cell) for name, cell in trainings.items()})
+        unit = "seeds"
+        for name, cell in trainings.items():
+            cells[name] = tuple(mean(cell, one) * (len(cell) / len(kept)) for one in seeds[name])
+        by_unit = tuple(np.sum(one, axis=0) for one in zip(*cells.values(), strict=True))
     weights = mean(kept, None)
     return Contrast(
         weights=weights,
@@ -531,6 +531,32 @@ def _own_trainings(
                 members = there + members
         found[members[0][0].key] = (trained, members)
     return {name: members for name, (_, members) in found.items()}
+
+
+def _shared_seeds(cell: Sequence[tuple[Part, Matched]]) -> list[Replicate]:
+    """The replicates that all parts of one training have."""
+    return [one for one in cell[0][1].replicates if all(one in matched.replicates for _, matched in cell)]
+
+
+def _pair_seeds(
+    found: Mapping[Hashable, Sequence[Replicate]],
+) -> tuple[list[Hashable], Mapping[Hashable, Sequence[Replicate]]]:
+    """Which replicates of trainings that are independent of each other make a unit, and the units' names.
+
+    A split is the same cases for all of them, so that units are the replicates that all have. A seed of one training
+    has nothing to do with one of another, whatever their names: there the first make a unit, the second, and so on.
+    """
+    every = [one for replicates in found.values() for one in replicates]
+    if splits_differ(every):
+        shared = [one for one in dict.fromkeys(every) if all(one in replicates for replicates in found.values())]
+        return list(shared), dict.fromkeys(found, shared)
+    count = min(map(len, found.values()), default=0)
+    return list(range(count)), {name: replicates[:count] for name, replicates in found.items()}
+
+
+def splits_differ(units: Sequence[Hashable]) -> bool:
+    """Whether replicates (split seed, train seed) differ in their split, which all bases and judges then share."""
+    return len({one[0] for one in units if isinstance(one, tuple)}) > 1
 
 
 def compare(

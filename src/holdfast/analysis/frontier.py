@@ -19,15 +19,16 @@ from holdfast.analysis.design import (
     comparable,
     contrast,
     over,
+    splits_differ,
 )
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of, true_minus
 from holdfast.analysis.paper import (
     ABSOLUTE_POINTS,
     BASE_DELTA_POINTS,
     DELTA_POINTS,
     MEAN_DELTA_POINTS,
 )
-from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled, splits_differ
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread
@@ -49,7 +50,7 @@ MEAN_POINTS = "configuration averaged over bases, absolute"
 BASE_POINTS = "configuration, absolute"
 MIN_LINE_POINTS = 3
 WIDEST = HIGHEST_SCORE - LOWEST_SCORE
-ROUNDING = 1e-9  # a narrower interval has no width
+NO_WIDTH = 1e-4  # a narrower interval is rounding: resampled means have single precision
 STEP = 1e-5  # of the numeric gradient, in score points
 LIKELY = 0.75  # that the variance between seeds is no larger than what the upper end of R² allows for
 R2_CAVEAT = "noise in the points lowers R²: the interval is for the points without noise"
@@ -223,7 +224,7 @@ def _line_interval(drawn: Drawn, statistic: Statistic, value: float, claim: Clai
     """
     if claim == "checkpoint" and drawn.found.case is not None:
         found = percentile_interval(statistic(drawn.x_draws, drawn.y_draws))
-        if found is not None and found[1] - found[0] > ROUNDING:
+        if found is not None and found[1] - found[0] > NO_WIDTH:
             return found
     return interval_of(drawn, statistic, value, claim)
 
@@ -357,7 +358,8 @@ def distance_caveats(
     low, high = value - away[0], value + away[1]
     if low > 0 or high < 0:
         return caveats
-    bend = f"{BENT}: {value:+.2f} [{low:.2f}, {high:.2f}] from a curve through the other points"
+    away_from = true_minus(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
+    bend = f"{BENT}: {away_from} from a curve through the other points"
     return (bend, *caveats)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from holdfast.analysis.design import DOSE
 from holdfast.records import Analysis, Estimate, can_be_told
 from holdfast.stats.resample import NOMINAL
 
@@ -36,13 +37,18 @@ CHANGES = frozenset(
         "erosion_shift",
         "harm_change",
         "off_line",
+        "off_merges",
         "repair_change",
         "hex_gap",
         "late_gap",
+        "gap_at_reward",
+        "gap_at_kl",
         "cue_free_gap",
         "reaction",
-        "bias",
+        "mean_bias",
         "bias_vs_base",
+        "change_by_truth",
+        "change_by_judge",
         "change_bias",
     }
 )
@@ -52,6 +58,7 @@ SECTIONS = (
     "persistence",
     "frontier",
     "dose",
+    "agreement",
     "calibration",
     "susceptibility",
     "shifts",
@@ -95,12 +102,21 @@ class Family:
 
 
 def count_families(analysis: Analysis) -> tuple[Family, ...]:
-    """Every family of an analysis, in the order of its sections."""
+    """Every family of an analysis, in the order of its sections.
+
+    A number that stands in several rows, as that of the first dose does, counts once.
+    """
+    met: set[tuple[object, ...]] = set()
     seen: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
     away: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
     for section in SECTIONS:
         for one in getattr(analysis, section):
             if one.kind in CHANGES and isinstance(one.interval, tuple) and can_be_told(one):
+                axes = frozenset((name, str(value)) for name, value in one.axes.items() if name != DOSE)
+                number = one.kind, one.claim, one.base, one.lineage, axes, one.judge, one.objective, one.interval
+                if number in met:
+                    continue
+                met.add(number)
                 key = section, one.kind, _split_by(one), one.claim
                 seen[key] += 1
                 away[key] += one.interval[0] > 0 or one.interval[1] < 0

@@ -288,6 +288,11 @@ def count_of(number: int, things: str) -> str:
     return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
+def true_minus(text: str) -> str:
+    """A text of numbers with true minus signs."""
+    return text.replace("-", "−")
+
+
 def require_same_cases(parent: Iterable[str], child: Iterable[str], *, names: tuple[str, str]) -> None:
     """Refuse to compare two checkpoints that were evaluated on different cases. Errors: StudyError."""
     first, second = set(parent), set(child)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,9 +16,10 @@ from holdfast.analysis.design import (
     contrast,
     describe_arm,
     over,
+    splits_differ,
     subject,
 )
-from holdfast.analysis.panel import count_of
+from holdfast.analysis.panel import count_of, true_minus
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.stats.contrasts import (
@@ -65,11 +66,6 @@ def _claim_caveats(claim: Claim, one: Contrast) -> tuple[str, ...]:
     return ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out
 
 
-def splits_differ(units: Sequence[Hashable]) -> bool:
-    """Whether replicates (split seed, train seed) differ in their split, which all bases and judges then share."""
-    return len({one[0] for one in units if isinstance(one, tuple)}) > 1
-
-
 def spreads(design: Design, *contrasts: Contrast) -> tuple[Spread, Spread | None]:
     """Contrasts with what their claims treat as random; then the same with seeds taken within each base and judge,
     where that is not how they are taken.
@@ -107,7 +103,7 @@ def _seed_caveats(found: Spread, beside: Spread | None, unit: str) -> tuple[str,
     if beside is not None and both is not None:
         pooled = f"{unit} pooled within {len(beside.parts)} cells of base and judge, as if no splits were shared"
         error = f"SE of {unit} {standard_errors(beside, 0)[1]:.4f} ({beside.degrees} df)"
-        caveats += (f"{pooled}: {error}, interval [{both[0]:.3f}, {both[1]:.3f}]",)
+        caveats += (f"{pooled}: {error}, interval {true_minus(f'[{both[0]:.3f}, {both[1]:.3f}]')}",)
     return caveats
 
 
@@ -183,7 +179,8 @@ def _unsure(found: Spread, gain: Floats | None, unit: str | None) -> str:
     if gain is None:
         return "the gain has no interval"
     if gain[0, 0] <= 0 <= gain[0, 1]:
-        return f"the gain, {found.values[1]:+.3f} [{gain[0, 0]:.3f}, {gain[0, 1]:.3f}], cannot be told from zero"
+        told = true_minus(f"{found.values[1]:+.3f} [{gain[0, 0]:.3f}, {gain[0, 1]:.3f}]")
+        return f"the gain, {told}, cannot be told from zero"
     random = {"cases": found.case} | ({} if unit is None else {unit: found.seed})
     alike = [name for name, one in random.items() if one is not None and one[1, 1] <= NO_VARIANCE]
     return f"the gain is the same in all {alike[0]}, so that its error is not known" if alike else ""

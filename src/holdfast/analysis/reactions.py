@@ -8,8 +8,8 @@ training then makes of it is an accident. Two kinds of toggles are visible to th
     frames       policy_role, turns: the exploit rate in one setting less that in another that is equal to the policy
                  but for the frame
 
-A base reacts where the interval over scenarios lies away from zero. In a setting without any visible cue the gap is
-zero by construction, which is checked too.
+A base reacts where the interval over scenarios lies away from zero; of fewer than ten of them nothing is said. In a
+setting without any visible cue the gap is zero by construction, which is checked too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.analysis.users import Users, trained_settings
-from holdfast.analysis.variants import FEW_CASES, PAIRED, Group, mean_over
+from holdfast.analysis.variants import PAIRED, Group, few_cases, leaning, mean_over
 from holdfast.incentives import UNSEEN_CUES, SettingSection, visible_cues
-from holdfast.records import Checkpoint, Estimate
+from holdfast.records import FEW_CASES, Checkpoint, Estimate
 from holdfast.stats.exploitation import LateGap, late_gap
 
 Floats = NDArray[np.float64]
@@ -139,29 +139,32 @@ def _without_cues(users: Users) -> list[str]:
 
 
 def _react(users: Users, group: Group, toggle: Toggle) -> Estimate:
+    about: tuple[str, ...]
     if toggle.cue:
         parts = [users.gap(name) for (name,) in toggle.settings]
-        caveats = (*toggle.caveats, f"the gap of harm in {', '.join(name for (name,) in toggle.settings)}")
+        about = (f"the gap of harm in {', '.join(name for (name,) in toggle.settings)}",)
         span = None
     else:
         rates = {name: users.middle("exploit_rate", name) for pair in toggle.settings for name in pair}
         parts = [rates[first] - rates[second] for first, second in toggle.settings]
         named = ", ".join(f"{first} less {second}" for first, second in toggle.settings)
-        caveats = (*toggle.caveats, *((f"the exploit rate in {named}",) if named else ()))
+        about = (f"the exploit rate in {named}",) if named else ()
         span = SHARE_SPAN
     empty = np.full((len(users.runs), len(users.environments)), np.nan)
     found = _gap(mean_over([empty, *parts])[list(group.runs)], span)
     unit = UNTESTED
-    if found is not None and found.checkpoint is not None:
+    if _is_told(found):
         unit = REACTS if _apart(found) else NO_REACTION
     row = _row("reaction", group, found, unit, toggle=toggle.name)
-    return replace(row, caveats=caveats + row.caveats)
+    # Without a setting to test it in, that is why there is nothing; else the row knows why.
+    first, last = ((), toggle.caveats) if toggle.settings else (toggle.caveats, ())
+    return replace(row, caveats=(*first, *row.caveats, *last, *about))
 
 
 def _cue_free(users: Users, group: Group, setting: str) -> Estimate:
     """The gap where the policy sees nothing of the label: by construction zero."""
     found = _gap(users.gap(setting)[list(group.runs)], None)
-    unit = UNTESTED if found is None or found.checkpoint is None else GAP if _apart(found) else NO_GAP
+    unit = UNTESTED if not _is_told(found) else GAP if _apart(found) else NO_GAP
     return _row(CUE_FREE, group, found, unit, setting=setting)
 
 
@@ -171,8 +174,13 @@ def _gap(values: Floats, span: tuple[float, float] | None) -> LateGap | None:
     return late_gap(values) if span is None else late_gap(values, span=span)
 
 
-def _apart(found: LateGap) -> bool:
-    return found.checkpoint is not None and (found.checkpoint[0] > 0 or found.checkpoint[1] < 0)
+def _is_told(found: LateGap | None) -> bool:
+    """Whether there are enough scenarios for a finding."""
+    return found is not None and found.scenarios >= FEW_CASES
+
+
+def _apart(found: LateGap | None) -> bool:
+    return found is not None and found.checkpoint is not None and (found.checkpoint[0] > 0 or found.checkpoint[1] < 0)
 
 
 def _row(kind: str, group: Group, found: LateGap | None, unit: str, **axes: Any) -> Estimate:
@@ -181,8 +189,8 @@ def _row(kind: str, group: Group, found: LateGap | None, unit: str, **axes: Any)
         reasons += ("the base has no scores to compare",)
     elif found.checkpoint is None:
         reasons += ("one pair: no interval",)
-    elif found.scenarios < FEW_CASES:
-        reasons += (f"{found.scenarios} pairs only: the interval leans on them being alike",)
+    else:
+        reasons += few_cases(found.scenarios) + leaning(found.scenarios, "pairs")
     return Estimate(
         kind=kind,
         estimator=PAIRED,

@@ -20,7 +20,7 @@ from holdfast.analysis.frontier import EXPLORATORY
 from holdfast.analysis.multiplicity import CHANGES, SPLITS
 from holdfast.attacks import is_hazardous
 from holdfast.audit import refused_by
-from holdfast.records import Case, Checkpoint, Estimate, can_be_told, cannot_be_told
+from holdfast.records import FEW_CASES, Case, Checkpoint, Estimate, cannot_be_told
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.pressure import Pooled, Statistic, interval_of, pool
 from holdfast.store import Store
@@ -35,7 +35,7 @@ SAFETY, HELPFULNESS = "safety", "helpfulness"
 PAIRED = "paired"
 TEST: Arm = ("test", "")
 UNSAFE_AT_MOST = 1.0  # score points
-FEW_CASES = 20  # below this a caveat says so
+LEANING_CASES = 20  # below this a caveat says so; ``records.FEW_CASES`` is where nothing is found
 AGAINST_BASE = "against base"
 PARTS = ("test", "attack", "shift")
 # Where a case's value lies, by kind; the interaction is in logits, which have no ends.
@@ -314,11 +314,11 @@ def _estimate(
     recipe = claim == "recipe"
     value = found.value if np.isfinite(found.value) else None
     interval = None if value is None else interval_of(found, seeds=recipe, share=share, span=SPANS.get(kind))
-    reasons = ("no scores to compare",) if value is None else ()
+    reasons: tuple[str, ...] = ("no scores to compare",) if value is None else ()
     if value is not None and found.case is None:
         reasons = ("fewer than 2 cases: no interval",)
-    elif value is not None and found.cases < FEW_CASES:
-        reasons = (f"{found.cases} cases only: the interval leans on them being alike",)
+    elif value is not None:
+        reasons = leaning(found.cases, "cases")
     made = Estimate(
         kind=kind,
         estimator=PAIRED,
@@ -334,8 +334,17 @@ def _estimate(
         return made
     # One of many rows of a quantity, which invite picking: by form, shift, dimension or environment.
     picked = kind in CHANGES and any(axis in made.axes for axis in SPLITS)
-    first = () if can_be_told(made) else (cannot_be_told(found.cases),)
-    return replace(made, caveats=(*first, *made.caveats, *((EXPLORATORY,) if picked else ())))
+    return replace(made, caveats=(*few_cases(found.cases), *made.caveats, *((EXPLORATORY,) if picked else ())))
+
+
+def few_cases(cases: int) -> tuple[str, ...]:
+    """The caveat of a row from which nothing is found."""
+    return (cannot_be_told(cases),) if cases < FEW_CASES else ()
+
+
+def leaning(cases: int, things: str) -> tuple[str, ...]:
+    """The caveat of an interval over so few ``things`` (a plural) that they may be alike by luck; none for one."""
+    return (f"{cases} {things} only: the interval leans on them being alike",) if 1 < cases < LEANING_CASES else ()
 
 
 Other = Literal["parent", "base"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from holdfast.analysis.design import Design, Key
 from holdfast.analysis.labelled import join
-from holdfast.records import Checkpoint, Estimate, JudgeFacts, Labelled, Unbounded
+from holdfast.records import Checkpoint, Estimate, JudgeFacts, Labelled, can_be_told, cannot_be_told
 
 LABELLED_WORDS = {
     Labelled.NONE: "labelled none of the pairs",
@@ -127,7 +127,10 @@ def _several_judges(design: Design, agreement: Sequence[Estimate]) -> Iterator[s
 def _tell_difference(agreement: Sequence[Estimate], objective: str) -> str:
     """How many pairs of judges differ in their means over the episodes that both scored, beyond what cases explain."""
     bias = [one for one in agreement if one.kind == "mean_bias" and one.objective == objective and one.lineage is None]
-    found = [one.interval for one in bias if one.interval is not None and not isinstance(one.interval, Unbounded)]
+    met = [one for one in bias if isinstance(one.interval, tuple)]
+    found = [one.interval for one in met if isinstance(one.interval, tuple) and can_be_told(one)]
+    if met and not found:
+        return f"; whether they differ on the same episodes {cannot_be_told(max(one.n['cases'] for one in met))}"
     if not found:
         return ""
     apart = sum(low > 0 or high < 0 for low, high in found)

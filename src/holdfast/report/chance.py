@@ -22,6 +22,7 @@ SECTION_WORDS = {
     "persistence": "Persistence",
     "frontier": "Frontier",
     "dose": "Dose",
+    "agreement": "Judges against each other",
     "calibration": "Judges against known truth",
     "susceptibility": "Under pressure",
     "shifts": "Under a shift",

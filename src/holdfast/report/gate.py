@@ -96,10 +96,10 @@ def format_bounds(check: Check) -> str:
 
 
 def format_end(check: Check, value: float) -> str:
-    """One end of the bounds, signed where it is of a change."""
+    """One end of the bounds, signed where it is of a change, with a true minus sign."""
     if check.unit == "points":
-        return f"{value:+.2f}"
-    return f"{100 * value:.1f} %" if is_absolute(check) else f"{100 * value:+.1f} pp"
+        return f"{value:+.2f}".replace("-", "−")
+    return f"{100 * value:.1f} %" if is_absolute(check) else f"{100 * value:+.1f} pp".replace("-", "−")
 
 
 def describe_level(check: Check) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.stats.contrasts import t_quantile
+from holdfast.stats.calibration import contrast_interval, group_means
+from holdfast.stats.contrasts import CHANGE_SPAN, t_quantile
 
 Floats = NDArray[np.float64]
 STEP = 1e-6  # of the numeric gradient, as a share of all items
-MAX_LEVELS = 40  # distinct scores up to which intervals are computed: the table of pairs has their square
+MAX_LEVELS = 40  # distinct scores up to which kappa and alpha have intervals: the table of pairs has their square
+NO_WIDTH = 1e-6  # half of an interval: what is below is rounding of the numeric gradient
 
 
 def agree(first: Floats, second: Floats) -> Mapping[str, float | None]:
@@ -73,17 +75,26 @@ def ordinal_alpha(first: Floats, second: Floats) -> float | None:
 
 
 def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> Mapping[str, tuple[float, float]]:
-    """95 % intervals of quadratic kappa, ordinal alpha and mean bias; items of one case go together.
+    """95 % intervals of the mean bias, quadratic kappa and ordinal alpha; items of one case go together.
 
-    ``cases`` numbers the case of each item. All three are functions of the table of pairs of scores, so a case's
-    influence is the table of its own items, centred, times the gradient (delta method; Student's t over cases). Empty
-    below 2 cases and above ``MAX_LEVELS`` distinct scores.
+    ``cases`` numbers the case of each item; scores lie in 0 to 3. The bias has the limits of ``stats.limits``. The
+    others are functions of the table of pairs of scores, so a case's influence is the table of its own items, centred,
+    times the gradient (delta method; Student's t over cases). They have none where the influences are all alike, as in
+    complete agreement, which tells nothing of their error, and above ``MAX_LEVELS`` distinct scores. Nothing has one
+    below 2 cases.
     """
     levels, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
     _, owner = np.unique(cases, return_inverse=True)
     count, size = int(owner.max(initial=-1)) + 1, len(levels) ** 2
-    if count < 2 or not 1 < len(levels) <= MAX_LEVELS:
-        return {}
+    found: dict[str, tuple[float, float]] = {}
+    if count < 2:
+        return found
+    bias = group_means(second - first, np.zeros(len(first), dtype=np.int64), cases)
+    _, interval = contrast_interval(bias, np.ones(1), CHANGE_SPAN)
+    if interval is not None:
+        found["mean_bias"] = interval
+    if not 1 < len(levels) <= MAX_LEVELS:
+        return found
     cell = codes[: len(first)] * len(levels) + codes[len(first) :]
     # Only cells that occur have an influence, so the gradient is taken in those alone.
     used, place = np.unique(cell, return_inverse=True)
@@ -96,7 +107,6 @@ def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> M
         table[used] = shares
         return table.reshape(len(levels), len(levels))
 
-    found = {}
     for name, statistic in TABLE_STATISTICS.items():
         value = statistic(full(total), levels)
         slopes = np.empty(len(used))
@@ -104,8 +114,8 @@ def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> M
             slopes[at] = statistic(full(total + step), levels) - statistic(full(total - step), levels)
         influence = centred @ slopes / (2 * STEP)
         half = t_quantile(count - 1) * float(np.sqrt(count / (count - 1) * (influence @ influence)))
-        if np.isfinite(value) and np.isfinite(half):
-            found[name] = (value - half, value + half if name == "mean_bias" else min(value + half, 1.0))
+        if np.isfinite(value) and half > NO_WIDTH:
+            found[name] = (value - half, min(value + half, 1.0))
     return found
 
 
@@ -127,13 +137,7 @@ def _table_alpha(table: Floats, levels: Floats) -> float:
     return 1.0 - float((coincidences * distance).sum()) / expected if expected > 1e-12 else np.nan
 
 
-def _table_bias(table: Floats, levels: Floats) -> float:
-    """The mean of second − first of a table of shares."""
-    return float((table * (levels[None, :] - levels[:, None])).sum() / table.sum())
-
-
 TABLE_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
     "quadratic_kappa": _table_kappa,
     "ordinal_alpha": _table_alpha,
-    "mean_bias": _table_bias,
 }
