@@ -188,3 +188,13 @@ def otlp(spans: Sequence[Mapping[str, Any]], logs: Sequence[Mapping[str, Any]] =
     if logs:
         made["resourceLogs"] = [{"resource": resource, "scopeLogs": [{"logRecords": list(logs)}]}]
     return made
+
+
+def write_remote(folder: Path, url: str) -> Path:
+    """A file with the judge "gpt" of safety, by a model at ``url``."""
+    path = folder / "gpt.toml"
+    path.write_text(
+        '[judges.gpt]\nkind = "rubric"\nmodel = "judge"\nrubrics = { safety = "default" }\n'
+        f'[models.judge]\nkind = "remote"\nname = "openai-api/fake/judge"\n[endpoints.judge]\nbase_url = "{url}"\n'
+    )
+    return path

@@ -356,6 +356,13 @@ def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
     return [table.judges[index] for index in np.unique(table.judge[mine])]
 
 
+def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) -> bool:
+    """Whether a judge gave a checkpoint any score of an objective."""
+    table = book.scores
+    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
+
+
 def choose_judging(
     sides: Sequence[tuple[Book, Checkpoint]],
     wanted: str | None,
@@ -425,8 +432,14 @@ def _choose(
         )
     known = {label: relation_of(sides, label) for label in both}
     if rank:
-        # Of several that read the end state the study's own comes first: that which labelled.
-        best = min(both, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+        # Of several that read the end state the study's own comes first: that which labelled. One that was asked and
+        # never read is nobody's headline.
+        read = [
+            one
+            for one in both
+            if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
+        ]
+        best = min(read or both, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
         return best, best
     relations = [f"{label} {words}" for label in both[:MOST_NAMED] if (words := name_relation(*known[label]))]
     told = f" ({', '.join(relations)})" if relations else ""

@@ -135,9 +135,10 @@ def decide(
     judge: str | None = None,
     scores: Sequence[ScoreOption] = (),
     most_cases: int | None = None,
+    rank: bool = False,
 ) -> Verdict:
     """What the rules say of a child against its parent: ``conclude`` of ``match_sides``, whose errors it raises."""
-    match = match_sides(parent, child, rules, judge=judge, scores=scores, most_cases=most_cases)
+    match = match_sides(parent, child, rules, judge=judge, scores=scores, most_cases=most_cases, rank=rank)
     return conclude(match, Bounds(rules=rules))
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from holdfast.analysis.labelled import read_labels
 from holdfast.errors import StudyError
 from holdfast.exchange.scales import ScoreOption
 from holdfast.forks import STUDY_KEY
@@ -24,7 +25,7 @@ from holdfast.gate.declared import (
     tell_undeclared,
 )
 from holdfast.gate.logs import Gaps, find_gaps
-from holdfast.records import Checkpoint, Declaration, content_id
+from holdfast.records import Checkpoint, Declaration, Labelled, content_id
 from holdfast.store import Store
 from holdfast.store.origins import read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable
@@ -42,9 +43,10 @@ class View:
 
     ``scores`` are those values by trajectory. ``missing`` counts rollouts without a value, those among them that logs
     were to hold and do not. ``judge`` and ``rubric`` say whose readings they are, ``declared`` what they were declared
-    to mean where they came with a log. ``cases`` are those with episodes, by their names for people; ``gaps`` is what
-    the checkpoint's logs lack, ``expected`` how many rollouts of a case its study asked for, ``counts`` how many there
-    are. ``data`` is a digest of it all.
+    to mean where they came with a log, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint.
+    ``cases`` are those with episodes, by their names for people; ``gaps`` is what the checkpoint's logs lack,
+    ``expected`` how many rollouts of a case its study asked for, ``counts`` how many there are. ``data`` is a digest of
+    it all.
     """
 
     name: str
@@ -61,6 +63,8 @@ class View:
     counts: Mapping[str, int] = field(default_factory=dict)
     expected: int | None = None
     declared: Declaration | None = None
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False
     gaps: Gaps = field(default_factory=Gaps)
     notes: tuple[str, ...] = ()
 
@@ -241,6 +245,7 @@ def read_view(
     cases = {case: store.case(case) for case in sorted(set(due.values()))}
     who = table.judge_names[table.judges.index(label)]
     gaps = find_gaps(read_log_states(store), checkpoint.id) if not only else Gaps()
+    labels = read_labels(store, table)
     return View(
         name=checkpoint.name,
         checkpoint=checkpoint,
@@ -256,6 +261,8 @@ def read_view(
         counts=Counter(due.values()),
         expected=json.loads(store.meta(STUDY_KEY) or "{}").get("rollouts", {}).get("per_test_case"),
         declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values()), scores),
+        labelled=labels.relation(label, checkpoint),
+        reads_state=labels.reads_state(label),
         gaps=gaps,
         notes=read_import_notes(store),
     )

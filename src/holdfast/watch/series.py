@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from holdfast.records import Labelled
 from holdfast.report.labels import count_noun
 from holdfast.stats.bounded import Floats, lower_bound, order_cases, upper_bound
 from holdfast.stats.power import gather
@@ -88,7 +89,8 @@ class Watch:
     ``alarm`` and ``drifted`` hold where any look says so, ``able`` where any could have, ``covered`` where all looks
     have scores enough of what they asked. ``best_of`` is how many checkpoints the baseline was chosen from by these
     scores; every bound was taken at its share of ``alpha``. ``basis`` is what stands first: what the score was declared
-    to mean, and how whole the baseline's logs are.
+    to mean, and how whole the baseline's logs are. ``labelled`` and ``reads_state`` say how the judge stands to the
+    checkpoints that were looked at.
     """
 
     kind: Kind
@@ -105,6 +107,8 @@ class Watch:
     notes: tuple[str, ...] = ()
     promise: str = ""
     best_of: int = 1
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False
 
     @property
     def alarm(self) -> bool:
