@@ -94,6 +94,7 @@ def _check(options: argparse.Namespace) -> None:
         (options.all, not options.plan, "--plan is about one parent and child; leave out --all"),
         (options.output is not None, rolls_out, "-o goes with --suite or --again only; leave it out"),
         (options.judges is not None, options.again, "--judges goes with --again only; leave it out"),
+        (options.seed is not None, options.again, "--seed goes with --again only; leave it out"),
         (options.trust_endpoints, options.again, "--trust-endpoints goes with --again only; leave it out"),
         (options.scale is not None, options.suite is not None, "--scale goes with --suite only; leave it out"),
         (options.set, options.suite is not None, "--set goes with --suite only; leave it out"),
@@ -167,7 +168,7 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     rules = request.rules(parent.book, child.book)
     if options.again:
         child = roll_out_again(
-            library, child.book, child.checkpoint, again=options.seed, output=options.output, means=request.means
+            library, child.book, child.checkpoint, again=_seed(options), output=options.output, means=request.means
         )
     elif parent.book is child.book and parent.checkpoint.id == child.checkpoint.id:
         raise StudyError(
@@ -188,6 +189,11 @@ def _find_parent(request: Request, library: Library, child: Place, where: Mappin
     return Place(book, find_checkpoint(book, text, where, near))
 
 
+def _seed(options: argparse.Namespace) -> int:
+    """The seed that --again rolls out with."""
+    return 1 if options.seed is None else int(options.seed)
+
+
 def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:
     options = request.options
     if options.run is not None:
@@ -196,7 +202,7 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
         raise StudyError("--suite needs --parent MODEL, --child MODEL and -o NEW_RUN")
     study = load(options.suite, scale=options.scale, changes=options.set)
     rules = request.rules(noted=study.gate.model_dump(mode="json"))
-    again = options.seed if options.again else None
+    again = _seed(options) if options.again else None
     parent, child = roll_out_models(
         library,
         study,
