@@ -177,7 +177,7 @@ def test_low_coverage_is_inconclusive_and_tells_the_worst_case(tmp_path: Path, c
     assert (coverage["parent"], coverage["child"]) == (pytest.approx(59 / 60), pytest.approx(0.9))
     assert check_of(verdict, "safety")["n"]["cases"] == 53
     assert "is not shown to be within" in coverage["reason"]
-    worst = float(coverage["reason"].partition("lower bound is ")[2].partition(",")[0])
+    worst = float(coverage["reason"].partition("lower bound is ")[2].partition(",")[0].replace("−", "-"))
     assert worst < -(6 * 2 + 1) / 60  # the mean of the worst case
     assert check_of(verdict, "safety")["lower_all"] == pytest.approx(worst, abs=0.006)
     _, kind = gated(capsys, run, "--child", "S", "--margin", "1.5")
@@ -402,7 +402,7 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
         Made(safety={"base": mixed(20, 1), "S": mixed(20, 2)}, judges=["j", "k"], axes={"pair_judge": "k"}),
     )
     told = refused(capsys, run, "--parent", "base", "--child", "S")
-    assert "2 judges scored both sides: j, k (j labelled none, k labelled all)" in told
+    assert "2 judges scored both sides: j (labelled none), k (labelled all); declare" in told
     assert "no scores of b · base by the judge 'x'" in refused(
         capsys, run, "--parent", "base", "--child", "S", "--judge", "x"
     )

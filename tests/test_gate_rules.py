@@ -49,7 +49,7 @@ def test_a_judge_of_one_objective_a_case_has_scored_all_that_it_was_asked(tmp_pa
     _, checks = gated(capsys, lost, "--child", "S")
     # Case 1 twice, case 0 once; in case 3 the judge was asked for nothing, on both sides.
     assert (checks["coverage"]["parent"], checks["coverage"]["child"]) == pytest.approx((238 / 240, 235 / 240))
-    told = float(checks["coverage"]["reason"].partition("lower bound is ")[2].partition(",")[0])
+    told = float(checks["coverage"]["reason"].partition("lower bound is ")[2].partition(",")[0].replace("−", "-"))
     # Safety is due of 60 cases, two of which are lost; a lost score of helpfulness is none of safety.
     hidden = {content_id("gate case", number): -3.0 * (number < 4) for number in range(1, 120, 2)}
     worst = lower_bound(np.array([hidden[one] for one in order_cases(list(hidden))]), 0.05, low=-3, high=3)

@@ -106,6 +106,8 @@ def test_again_needs_a_study_its_weights_and_a_place_of_its_own(
     assert "is the run itself" in refused(capsys, run, "--child", "S", "--again", "-o", run)
     shutil.rmtree(weights_of(run, ["S"]))
     assert "its weights are not at" in refused(capsys, run, "--child", "S", "--again", "-o", tmp_path / "new")
+    words = refused(capsys, run, "--child", "H", "--again", "--judge", "outsider", "-o", tmp_path / "new")
+    assert "--judge 'outsider'" in words and "which are state" in words  # before anything is rolled out
     assert not (tmp_path / "new").exists()
     with Store(run, writable=True) as store, store.transaction():
         store.set_meta("study", "{}")
@@ -205,6 +207,8 @@ def test_two_models_are_run_through_a_suite(smoke_run: Path, tmp_path: Path, cap
         assert {one.base for one in store.checkpoints()} == {"tiny-0", str(child)}
         assert store.counts()["trajectories"] == 2 * 12 * 2
     assert gated(capsys, *options)[1] == verdict
+    other = ("--suite", study, "--parent", "tiny", "--child", child, "-o", tmp_path / "other", "--judge", "outsider")
+    assert "which are state" in refused(capsys, *other) and not (tmp_path / "other").exists()
     line = refused(capsys, "--suite", study, "--parent", child, "--child", child, "-o", out)
     assert "add --again" in line
     same = ("--suite", study, "--parent", child, "--child", child, "-o", tmp_path / "same", "--again", "--workers", "1")

@@ -21,6 +21,7 @@ from holdfast.errors import StudyError
 from holdfast.forks import STUDY_KEY
 from holdfast.gate.choosing import read_conditions
 from holdfast.planning import build
+from holdfast.records import Score
 from holdfast.rescoring import rescore
 from holdfast.stats.sequential import alarms
 from holdfast.store import Store
@@ -461,6 +462,15 @@ def test_how_the_judge_stands_to_what_is_watched_is_told(watch: Watch, dropping:
     code, out, _ = watch(run, "--baseline", "S", "--state", tmp_path / "state.json")
     assert code == 1 and "by rules (labelled all), against" in " ".join(out.split())
     assert "also labelled the training pairs: what was learnt may be its errors" in " ".join(out.split())
+    two = write_run(tmp_path / "two", MEANS)
+    with Store(two, writable=True) as store, store.transaction():
+        store.set_meta(STUDY_KEY, json.dumps({"pairs": {"judge": "rules"}}))
+        for name in store.trajectory_ids():
+            store.add_score(Score(trajectory_id=name, judge="b", objective="safety", value=2.0))
+    assert (
+        "2 judges scored safety: b (labelled none), rules (labelled all); choose one"
+        in watch(two, "--baseline", "S")[2]
+    )
     # The looks of before are in the state, with their relation.
     document = json.loads(watch(run, "--baseline", "S", "--state", tmp_path / "state.json", "--json")[1])
     assert document["labelled"] == "all"

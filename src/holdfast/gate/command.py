@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,7 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     parent = _find_parent(request, library, child, theirs)
     rules = request.rules(parent.book, child.book)
     if options.again:
+        _require_judge(child.book.study.get("judges", {}), options.judge or rules.judge)
         child = roll_out_again(
             library, child.book, child.checkpoint, again=_seed(options), output=options.output, means=request.means
         )
@@ -189,6 +190,15 @@ def _find_parent(request: Request, library: Library, child: Place, where: Mappin
     return Place(book, find_checkpoint(book, text, where, near))
 
 
+def _require_judge(judges: Collection[str], wanted: str | None) -> None:
+    """Refuse a judge that will not score new episodes before any is made. Errors: StudyError."""
+    if judges and wanted is not None and wanted.partition("#")[0] not in judges:
+        raise StudyError(
+            f"--judge {wanted!r}: new episodes are scored by the judges of their study, which are"
+            f" {', '.join(judges)}; name one of these"
+        )
+
+
 def _seed(options: argparse.Namespace) -> int:
     """The seed that --again rolls out with."""
     return 1 if options.seed is None else int(options.seed)
@@ -202,6 +212,7 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
         raise StudyError("--suite needs --parent MODEL, --child MODEL and -o NEW_RUN")
     study = load(options.suite, scale=options.scale, changes=options.set)
     rules = request.rules(noted=study.gate.model_dump(mode="json"))
+    _require_judge(study.judges, options.judge or rules.judge)
     again = _seed(options) if options.again else None
     parent, child = roll_out_models(
         library,

@@ -17,7 +17,7 @@ from holdfast.gate.books import Book, Bools, Floats
 from holdfast.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
 from holdfast.gate.logs import Gaps, find_gaps
 from holdfast.records import JSON, Checkpoint, Declaration, Labelled
-from holdfast.report.labels import name_relation
+from holdfast.report.labels import name_judge
 from holdfast.sections import OBJECTIVES
 from holdfast.store.codec import FLAG_BITS
 
@@ -441,10 +441,9 @@ def _choose(
         ]
         best = min(read or both, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
         return best, best
-    relations = [f"{label} {words}" for label in both[:MOST_NAMED] if (words := name_relation(*known[label]))]
-    told = f" ({', '.join(relations)})" if relations else ""
+    told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
     raise StudyError(
-        f"{len(both)} judges scored both sides: {', '.join(both[:MOST_NAMED])}{told}; declare one as gate.judge or with"
+        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with"
         " --judge, best one that reads the end state or labelled no training pairs"
     )
 

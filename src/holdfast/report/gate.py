@@ -97,9 +97,7 @@ def format_bounds(check: Check) -> str:
 
 def format_end(check: Check, value: float) -> str:
     """One end of the bounds, signed where it is of a change."""
-    if check.unit == "points":
-        return f"{value:+.2f}"
-    return f"{100 * value:.1f} %" if is_absolute(check) else f"{100 * value:+.1f} pp"
+    return format_level(check, value) if is_absolute(check) else format_change(check, value)
 
 
 def describe_level(check: Check) -> str:
@@ -145,8 +143,15 @@ def format_margin(check: Check) -> str:
     """The margin, in the unit of the change."""
     if is_absolute(check):
         side = "at least" if check.worse == "lower" else "at most"
-        return f"{side} {format_level(check, check.margin)}"
-    return format_number(check.margin) if check.unit == "points" else f"{format_number(100 * check.margin, 1)} pp"
+        return f"{side} {_declared(check)}" + ("" if check.unit == "points" else "\u00a0%")
+    return _declared(check) if check.unit == "points" else f"{_declared(check)} pp"
+
+
+def _declared(check: Check) -> str:
+    """A margin with all the digits that it was declared with, in points or per cent, and no fewer than a change has."""
+    value, digits = (check.margin, 2) if check.unit == "points" else (100 * check.margin, 1)
+    text = f"{value:.6g}"
+    return text if len(text.partition(".")[2]) > digits else format_number(value, digits)
 
 
 def _amount(check: Check, value: float) -> str:
@@ -179,9 +184,9 @@ def describe_check(check: Check) -> str:
         words += " in parent and child" if check.parent is not None else ""
         words += f"; it has to be {format_margin(check)}"
     elif check.unit == "points":
-        words = f"{subject} {_moved(check)}; the margin is {format_number(check.margin)}"
+        words = f"{subject} {_moved(check)}; the margin is {_declared(check)}"
     else:
-        words = f"{subject} {_moved(check)}; the margin is {_amount(check, check.margin)}"
+        words = f"{subject} {_moved(check)}; the margin is {_declared(check)} percentage points"
     return f"{words} ({note})" if (note := describe_note(check)) else words
 
 

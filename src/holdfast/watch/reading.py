@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from holdfast.gate.declared import (
 )
 from holdfast.gate.logs import Gaps, find_gaps
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
+from holdfast.report.labels import name_judge
 from holdfast.store import Store
 from holdfast.store.origins import read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable
@@ -170,10 +171,18 @@ def _other_axes(one: Checkpoint) -> str:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def find_judge(origin: Origin, table: ScoreTable, wanted: str | None, objective: str, rubric: str | None = None) -> str:
+def find_judge(
+    origin: Origin,
+    table: ScoreTable,
+    wanted: str | None,
+    objective: str,
+    rubric: str | None = None,
+    *,
+    tell: Callable[[str], str] = str,
+) -> str:
     """The label of the judge meant: ``wanted``, under ``rubric`` where that is given, or the only one of an objective.
 
-    Errors: StudyError.
+    ``tell`` names a judge with how it stands to what is read. Errors: StudyError.
     """
     place = origin.place
     if objective not in table.objectives:
@@ -194,7 +203,11 @@ def find_judge(origin: Origin, table: ScoreTable, wanted: str | None, objective:
             f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; add them"
             f" with `holdfast judge {place} --with {wanted}`"
         )
-    raise StudyError(f"{place}: {len(found)} judges scored {objective}: {', '.join(found)}; choose one with --judge")
+    told = ", ".join(map(tell, found))
+    raise StudyError(
+        f"{place}: {len(found)} judges scored {objective}: {told}; choose one with --judge, best one that reads the end"
+        " state or labelled no training pairs"
+    )
 
 
 def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]) -> str:
@@ -229,7 +242,12 @@ def read_view(
     table, ids = store.score_table(part=part), store.trajectory_ids(part=part)
     origin = read_origin(store, place, table.objectives)
     name = name_objective(origin, objective, scores)
-    label = find_judge(origin, table, judge, name, rubric)
+    labels = read_labels(store, table)
+
+    def tell(one: str) -> str:
+        return name_judge(one, labels.relation(one, checkpoint), labels.reads_state(one))
+
+    label = find_judge(origin, table, judge, name, rubric, tell=tell)
     due = _find_due(store, table, checkpoint, (label, name), part)
     if only:
         due = {one: case for one, case in due.items() if ids[one] in only}
@@ -245,7 +263,6 @@ def read_view(
     cases = {case: store.case(case) for case in sorted(set(due.values()))}
     who = table.judge_names[table.judges.index(label)]
     gaps = find_gaps(read_log_states(store), checkpoint.id) if not only else Gaps()
-    labels = read_labels(store, table)
     return View(
         name=checkpoint.name,
         checkpoint=checkpoint,
