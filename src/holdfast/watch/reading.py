@@ -243,11 +243,8 @@ def read_view(
     origin = read_origin(store, place, table.objectives)
     name = name_objective(origin, objective, scores)
     labels = read_labels(store, table)
-
-    def tell(one: str) -> str:
-        return name_judge(one, labels.relation(one, checkpoint), labels.reads_state(one))
-
-    label = find_judge(origin, table, judge, name, rubric, tell=tell)
+    related = {one: (labels.relation(one, checkpoint), labels.reads_state(one)) for one in table.judges}
+    label = find_judge(origin, table, judge, name, rubric, tell=lambda one: name_judge(one, *related[one]))
     due = _find_due(store, table, checkpoint, (label, name), part)
     if only:
         due = {one: case for one, case in due.items() if ids[one] in only}
@@ -278,8 +275,8 @@ def read_view(
         counts=Counter(due.values()),
         expected=json.loads(store.meta(STUDY_KEY) or "{}").get("rollouts", {}).get("per_test_case"),
         declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values()), scores),
-        labelled=labels.relation(label, checkpoint),
-        reads_state=labels.reads_state(label),
+        labelled=related[label][0],
+        reads_state=related[label][1],
         gaps=gaps,
         notes=read_import_notes(store),
     )
