@@ -289,6 +289,20 @@ def test_a_look_with_few_scores_is_not_silent(place: str) -> None:
     assert row.alarm and state_finding(row) == "ALARM"
 
 
+def test_rollouts_that_the_baseline_lacks_are_told_and_counted(watch: Watch, tmp_path: Path) -> None:
+    """Its best episodes may be those without a score, and a drop hides in that; every case still has one."""
+    run = write_run(tmp_path / "run", {"S": 2.5, "H1": 2.5})
+    with Store(run, writable=True) as store, store.transaction():
+        store.set_meta(STUDY_KEY, json.dumps({"rollouts": {"per_test_case": 4}}))
+    short = json.loads(watch(run, "--baseline", "S", "--json")[1])
+    assert (short["exit_code"], short["baseline"]["missing"], short["looks"][0]["coverage"]) == (3, 120, 0.5)
+
+    lost = write_run(tmp_path / "lost", {"S": 2.5, "H1": 2.5}, unread=1)
+    code, out, _ = watch(lost, "--baseline", "S", "--min-coverage", "0.8")
+    assert code == 3 and "(60 of the baseline" in " ".join(out.split()) and "too little scored" in out
+    assert watch(lost, "--baseline", "S", "--min-coverage", "0.4")[0] == 0
+
+
 def test_doses_of_a_finished_study_are_watched(watch: Watch, smoke_run: Path, tmp_path: Path) -> None:
     with Store(smoke_run) as store:
         lineages = {one.lineage for one in store.checkpoints() if one.stages}

@@ -96,7 +96,9 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
         notes = tell_choice(store, before, options, {str(seen.notes.get("checkpoint")) for seen in state.looks})
-    rows = replay(state, "paired", shared_level(options), options.margin, options.min_coverage)
+    rows = replay(
+        state, "paired", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
+    )
     if options.state is not None and len(state.looks) > taken:
         save_state(options.state, state)
     means = case_means(before.values)
@@ -117,6 +119,7 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
         best_of=options.best_of,
         labelled=relate_judge(before, rows),
         reads_state=before.reads_state,
+        baseline_missing=before.lacking,
     )
     return watch, state
 

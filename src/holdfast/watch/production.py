@@ -153,12 +153,15 @@ def _tell(before: View, state: State, options: Namespace) -> Watch:
         margin=options.margin,
         baseline_mean=float(reference.mean()) if len(reference) else None,
         baseline_n=len(reference),
-        rows=replay(state, "traces", shared_level(options), options.margin, options.min_coverage),
+        rows=replay(
+            state, "traces", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
+        ),
         best_of=options.best_of,
         min_coverage=options.min_coverage,
         basis=describe_basis(before),
         labelled=before.labelled,
         reads_state=before.reads_state,
+        baseline_missing=before.lacking,
     )
 
 

@@ -69,6 +69,18 @@ class View:
     gaps: Gaps = field(default_factory=Gaps)
     notes: tuple[str, ...] = ()
 
+    @property
+    def lacking(self) -> int:
+        """How many rollouts have no value, with those that the study asked for and that are not there."""
+        due = 0 if self.gaps.logged or self.expected is None else self.expected
+        return self.missing + sum(max(due - count, 0) for count in self.counts.values())
+
+    @property
+    def coverage(self) -> float:
+        """The share of the rollouts that are due which have a value, from 0 to 1."""
+        due = len(self.scores) + self.lacking
+        return len(self.scores) / due if due else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Names:

@@ -241,12 +241,12 @@ def _describe_mix(row: Row) -> list[str]:
 
 def _describe_gaps(watch: Watch) -> list[str]:
     unread = [f"At {show_line(row.label)}: {line}." for row in watch.rows for line in row.notes.get("unread", ())]
-    gaps = [row for row in watch.rows if row.missing]
+    gaps = [f"{watch.baseline_missing:,} of the baseline"] if watch.baseline_missing else []
+    gaps += [f"{row.missing:,} at {show_line(row.label)}" for row in watch.rows if row.missing]
     if not gaps:
         return unread
-    told = ", ".join(f"{row.missing:,} at {show_line(row.label)}" for row in gaps[:3])
-    words = f"Episodes without a score are left out ({told}{', …' if gaps[3:] else ''}); a drop may hide in them."
-    return [words, *unread]
+    told = f"{', '.join(gaps[:3])}{', …' if gaps[3:] else ''}"
+    return [f"Episodes without a score are left out ({told}); a drop may hide in them.", *unread]
 
 
 # --- forms --------------------------------------------------------------------------------------------------------
@@ -293,7 +293,12 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
         "judge_drifted": watch.drifted,
         "enough_data": watch.able,
         "enough_scored": watch.covered,
-        "baseline": {"name": watch.baseline, "mean": watch.baseline_mean, "n": watch.baseline_n},
+        "baseline": {
+            "name": watch.baseline,
+            "mean": watch.baseline_mean,
+            "n": watch.baseline_n,
+            "missing": watch.baseline_missing,
+        },
         "judge": watch.judge,
         "labelled": watch.labelled.value,
         "reads_state": watch.reads_state,
