@@ -96,13 +96,18 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
         notes = tell_choice(store, before, options, {str(seen.notes.get("checkpoint")) for seen in state.looks})
+    watch = _tell(before, state, options, notes)
+    if options.state is not None and len(state.looks) > taken:
+        save_state(options.state, state)
+    return watch, state
+
+
+def _tell(before: View, state: State, options: Namespace, notes: tuple[str, ...]) -> Watch:
     rows = replay(
         state, "paired", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
     )
-    if options.state is not None and len(state.looks) > taken:
-        save_state(options.state, state)
     means = case_means(before.values)
-    watch = Watch(
+    return Watch(
         kind="paired",
         baseline=before.name,
         judge=before.judge,
@@ -121,7 +126,6 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
         reads_state=before.reads_state,
         baseline_missing=before.lacking,
     )
-    return watch, state
 
 
 def relate_judge(before: View, rows: Sequence[Row]) -> Labelled:
