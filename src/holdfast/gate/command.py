@@ -18,7 +18,7 @@ from holdfast.gate.books import Book
 from holdfast.gate.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
 from holdfast.gate.edges import decide_all
 from holdfast.gate.outputs import gate_document, render_junit, render_markdown, render_text
-from holdfast.gate.planning import plan_document, plan_gate, render_plan
+from holdfast.gate.planning import asks_families_too, plan_document, plan_gate, render_plan
 from holdfast.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.gate.running import Means, roll_out_again, roll_out_models
 from holdfast.gate.sources import Library, open_library, split_place
@@ -234,11 +234,13 @@ def _plan(request: Request, library: Library) -> str:
     parent, child, rules = _find_sides(request, library)
     first, second, _ = take_sides(parent, child or parent, rules, judge=options.judge, scores=request.scores)
     needs = plan_gate(first, None if child is None else second, rules, power=options.power)
+    also = asks_families_too(first, rules)
     if options.json:
-        document = plan_document(needs, rules, power=options.power, fingerprint=fingerprint(rules))
+        made = fingerprint(rules)
+        document = plan_document(needs, rules, power=options.power, fingerprint=made, families_too=also)
         return to_json(document)
     pilot = f"{first.name} against itself" if child is None else f"{second.name} against {first.name}"
-    return render_plan(needs, rules, power=options.power, pilot=pilot)
+    return render_plan(needs, rules, power=options.power, pilot=pilot, families_too=also)
 
 
 def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
