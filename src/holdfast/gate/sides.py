@@ -363,6 +363,16 @@ def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) ->
     return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
 
 
+def _first_by_rank(sides: Sequence[tuple[Book, Checkpoint]], labels: Sequence[str], objectives: Sequence[str]) -> str:
+    """Of the judges of both sides the one that a headline would be of; none that was asked and never read."""
+    known = {label: relation_of(sides, label) for label in labels}
+    read = [
+        one for one in labels if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
+    ]
+    # Of several that read the end state the study's own comes first: that which labelled.
+    return min(read or labels, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+
+
 def choose_judging(
     sides: Sequence[tuple[Book, Checkpoint]],
     wanted: str | None,
@@ -373,8 +383,8 @@ def choose_judging(
     """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
 
     ``scores`` say under which name an objective was scored, where it is not its own. With ``rank`` it is of several
-    judges the one that a headline would be of. Errors: StudyError where none or several could be meant, or where the
-    rubrics differ.
+    judges the one that a headline would be of; so is helpfulness where the judge of safety was not asked for it.
+    Errors: StudyError where none or several could be meant, or where the rubrics differ.
     """
     names = [resolve_names(book.origin, scores) for book, _ in sides]
     safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names], rank=rank)
@@ -387,7 +397,8 @@ def choose_judging(
         helping: tuple[str, ...] | None = safety
     else:
         both = [label for label in offered[0] if label in offered[1]]
-        helping = (both[0], both[0]) if len(both) == 1 else None
+        best = _first_by_rank(sides, both, [one.get("helpfulness", "helpfulness") for one in names]) if both else None
+        helping = None if best is None else (best, best)
     for labels, label in zip(found, helping or (), strict=False):
         labels["helpfulness"] = label
     first, second = (
@@ -430,17 +441,10 @@ def _choose(
             f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
             f" {', '.join(offered[1])}); judge both with one"
         )
-    known = {label: relation_of(sides, label) for label in both}
     if rank:
-        # Of several that read the end state the study's own comes first: that which labelled. One that was asked and
-        # never read is nobody's headline.
-        read = [
-            one
-            for one in both
-            if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
-        ]
-        best = min(read or both, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+        best = _first_by_rank(sides, both, objectives)
         return best, best
+    known = {label: relation_of(sides, label) for label in both}
     told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
     raise StudyError(
         f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with"
