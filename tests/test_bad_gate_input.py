@@ -88,6 +88,7 @@ def test_wrong_tables_of_a_study_name_the_place(text: str, told: str, tmp_path: 
         (["--child", "S", "-o", "new"], "-o goes with"),
         (["--child", "S", "--scale", "x"], "--scale goes with"),
         (["--child", "S", "--set", "x=1"], "--set goes with"),
+        (["--child", "S", "--seed", "1"], "--seed goes with"),
         (["--child", "S", "--plan", "--junit", "x.xml"], "no verdict to write"),
         (["--child", "S", "--judge", ""], "--judge is empty"),
     ],

@@ -11,9 +11,9 @@ import pytest
 from gate_samples import Made, checkpoint, mixed, steady, write_run
 
 from holdfast.cli import main
-from holdfast.records import Flag, Outcome, content_id
+from holdfast.records import Flag, Outcome, Score, content_id
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
-from holdfast.store import DATABASE
+from holdfast.store import DATABASE, Store
 
 Captured = pytest.CaptureFixture[str]
 NAN = float("nan")
@@ -402,7 +402,7 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
         Made(safety={"base": mixed(20, 1), "S": mixed(20, 2)}, judges=["j", "k"], axes={"pair_judge": "k"}),
     )
     told = refused(capsys, run, "--parent", "base", "--child", "S")
-    assert "2 judges scored both sides: j, k (j labelled none, k labelled all)" in told
+    assert "2 judges scored both sides: j (labelled none), k (labelled all); declare" in told
     assert "no scores of b · base by the judge 'x'" in refused(
         capsys, run, "--parent", "base", "--child", "S", "--judge", "x"
     )
@@ -413,6 +413,18 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
     assert any("other judges scored both sides" in limit and "k" in limit for limit in own["limits"])
     assert (own["labelled"], trained["labelled"]) == ("none", "all") and not own["reads_state"]
     assert "judge j (labelled none): " in own["sentence"] and "judge k (labelled all): " in trained["sentence"]
+
+
+def test_helpfulness_is_of_a_judge_that_was_asked_for_it(tmp_path: Path, capsys: Captured) -> None:
+    """The judge of safety reads nothing else, two others read helpfulness, one of which labelled."""
+    safety = {"base": steady(60), "S": steady(60)}
+    run = write_run(tmp_path / "run", Made(safety=safety, judges=["a", "b"], axes={"pair_judge": "a"}))
+    with Store(run, writable=True) as store, store.transaction():
+        for name in store.trajectory_ids():
+            store.add_score(Score(trajectory_id=name, judge="guard", objective="safety", value=3.0))
+    code, verdict = gated(capsys, run, "--child", "S", "--judge", "guard")
+    assert code == 0 and check_of(verdict, "helpfulness")["outcome"] == "PASS"
+    assert "helpfulness was scored by b" in verdict["limits"]
 
 
 # --- which checkpoint --------------------------------------------------------------------------------------------

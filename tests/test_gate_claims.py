@@ -229,6 +229,8 @@ def test_a_list_says_what_may_be_wrong_in_it_and_is_corrected_by_rule(tmp_path: 
     assert first["p_pass"] > 0.05 and "corrected for the number of comparisons it is not (Holm" in first["note"]
     assert first["note"] in first["sentence"] and first["sentence"].startswith("INCONCLUSIVE")
     assert found["none"]["verdicts"][0]["p_pass"] is None
+    tiny = gated(capsys, run, "--all", "--alpha", 0.0001)["several"]["sentence"].replace("\u00a0", " ")
+    assert "each check at 0.01 %" in tiny and "any false PASS may reach 0.03 %" in tiny
     alone = gated(capsys, run, "--child", "S", "--across", "holm")
     assert alone["outcome"] == "PASS" and not alone["several"]["sentence"]
     for options in ((), ("--junit", tmp_path / "g.xml"), ("--markdown", tmp_path / "g.md")):

@@ -62,6 +62,8 @@ def test_a_number_of_cases_is_part_of_what_was_declared(tmp_path: Path, capsys: 
     assert len({one["fingerprint"] for one in (whole, some, fewer)}) == 3
     assert more["fingerprint"] == whole["fingerprint"]  # all there are: nothing was chosen
     assert any("the first 50 cases of 60" in limit and "the best of several" in limit for limit in some["limits"])
+    small = gated(capsys, run, "--child", "S", "--cases", 50, "--alpha", 0.025)
+    assert any("in more than 2.5\u00a0% of gates" in limit for limit in small["limits"])
     assert not any("the best of several" in limit for limit in whole["limits"] + more["limits"])
 
 

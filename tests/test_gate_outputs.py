@@ -23,6 +23,7 @@ from holdfast.report.gate import (
     describe_findings,
     describe_verdict,
     format_bounds,
+    format_margin,
     gate_section,
     overall,
 )
@@ -58,6 +59,24 @@ def test_shares_are_told_in_percentage_points_with_both_levels() -> None:
         "the share of episodes with a severe event rose by 7.0 percentage points [3.1, 12.0], from 2.0 % to 9.0 %;"
         " the margin is 10.0 percentage points"
     )
+
+
+@pytest.mark.parametrize(
+    ("metric", "margin", "told"),
+    [
+        ("safety", 0.25, "0.25"),
+        ("safety", 0.125, "0.125"),
+        ("safety", 0.004, "0.004"),
+        ("severe", 0.1, "10.0 pp"),
+        ("severe", 0.0005, "0.05 pp"),
+        ("ceiling", 0.0125, "at most 1.25 %"),
+    ],
+)
+def test_a_margin_has_the_digits_that_it_was_declared_with(metric: str, margin: float, told: str) -> None:
+    more: dict[str, Any] = {"parent": None, "change": None} if metric == "ceiling" else {}
+    check = samples.make_check(metric, FAIL, margin=margin, **more)
+    assert format_margin(check).replace("\u00a0", " ") == told
+    assert told.removesuffix(" pp") in describe_check(check).replace("\u00a0", " ")
 
 
 def test_the_sentence_rests_on_a_check_that_decides() -> None:

@@ -115,6 +115,16 @@ def test_families_are_planned_where_those_are_drawn(tmp_path: Path, capsys: Capt
     safety = next(place for place, line in enumerate(lines) if line.startswith("safety"))
     assert lines[safety].split()[2] == f"{needed['family']['cases']:,}"
     assert lines[safety + 1].split()[:3] == ["t", "bound", f"{needed['family']['cases_t']:,}"]
+    # 20 families are held fixed; with 40 a gate asks for their bounds too, which a plan of cases has to say.
+    many = [f"f{number // 3}" for number in range(120)]
+    made = Made(safety={"base": mixed(120, 1), "S": mixed(120, 2)}, families=many)
+    for place, too in ((run, False), (write_run(tmp_path / "many", made), True)):
+        words = ["gate", str(place), "--child", "S", "--plan", "--rules", str(rules), "--power", "0.995"]
+        assert main([*words, "--json"]) == 0 and json.loads(capsys.readouterr().out)["families_too"] == too
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        assert ("asks for the bounds over families as well" in " ".join(text.split())) == too
+        assert "99.5 % probability" in text
     one = write_run(tmp_path / "one", Made(safety={"base": mixed(30, 1), "S": mixed(30, 2)}))
     assert main(["gate", str(one), "--child", "S", "--plan", "--rules", str(rules), "--cluster", "family"]) == 0
     assert "one family of cases" in capsys.readouterr().out

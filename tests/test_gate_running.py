@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,12 @@ def weights_of(run: Path, lineage: Sequence[str]) -> Path:
         return run / next(str(one.path) for one in store.checkpoints() if one.lineage == tuple(lineage))
 
 
+def without_places(verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict but for the directories that its sides lie in."""
+    sources = {side: {**one, "run": None} for side, one in verdict["sources"].items()}
+    return {**verdict, "sources": sources}
+
+
 # --- one checkpoint anew -----------------------------------------------------------------------------------------
 
 
@@ -97,10 +106,79 @@ def test_again_needs_a_study_its_weights_and_a_place_of_its_own(
     assert "is the run itself" in refused(capsys, run, "--child", "S", "--again", "-o", run)
     shutil.rmtree(weights_of(run, ["S"]))
     assert "its weights are not at" in refused(capsys, run, "--child", "S", "--again", "-o", tmp_path / "new")
+    words = refused(capsys, run, "--child", "H", "--again", "--judge", "outsider", "-o", tmp_path / "new")
+    assert "--judge 'outsider'" in words and "which are state" in words  # before anything is rolled out
     assert not (tmp_path / "new").exists()
     with Store(run, writable=True) as store, store.transaction():
         store.set_meta("study", "{}")
     assert "was imported" in refused(capsys, run, "--child", "S", "--again", "-o", tmp_path / "new")
+
+
+def test_a_copied_run_rolls_out_the_same_episodes(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
+    """Weights are named by their digest: where a run lies decides no episode and no verdict."""
+    options = ("--child", "S", "--again", "--margin", "2.9", "--workers", "1")
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(smoke_run, copy)
+    code, verdict = gated(capsys, smoke_run, *options, "-o", tmp_path / "first")
+    other_code, other = gated(capsys, copy, *options, "-o", tmp_path / "second")
+    assert episodes(tmp_path / "first") == episodes(tmp_path / "second")
+    assert (code, without_places(verdict)) == (other_code, without_places(other))
+    # One that was rolled out goes on from the copy, and holds its weights where it lies.
+    assert without_places(gated(capsys, copy, *options, "-o", tmp_path / "first")[1]) == without_places(verdict)
+    held = weights_of(tmp_path / "first", [])
+    assert held.parent == tmp_path / "first" / "weights" and held.name == weights_of(smoke_run, ["S"]).name
+
+
+KILL = """
+import os, signal, sys
+from holdfast import cli, execution, runs
+from holdfast.gate import running
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def today(*_):
+    raise AssertionError("the suite's cases of today")
+
+runs.collect_cases = today
+commit, left = execution._Execution._commit, [int(sys.argv[2])]
+
+def commit_and_die(*arguments):
+    commit(*arguments)
+    left[0] -= 1
+    if left[0] == 0:
+        kill()
+
+if sys.argv[1] == "lend":
+    running.lend = kill
+elif sys.argv[1] == "run":
+    running.run = kill
+else:
+    execution._Execution._commit = commit_and_die
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+def test_a_killed_again_goes_on_with_the_runs_own_cases(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
+    """Killed before the new run has cases, before anything is rolled out, among the episodes, and among the scores."""
+    options = ("gate", smoke_run, "--child", "S", "--again", "--margin", "2.9", "--workers", "1", "--json", "--quiet")
+    code, verdict = gated(capsys, *options[1:-2], "-o", tmp_path / "through")
+    place = tmp_path / "killed"
+
+    def call(where: str, batches: int = 0) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", KILL, where, batches, *options, "-o", place]
+        return subprocess.run([str(one) for one in words], capture_output=True, text=True, timeout=120, check=False)
+
+    met = []
+    for where, batches in (("lend", 0), ("run", 0), ("commit", 2), ("commit", 2)):
+        assert call(where, batches).returncode == -signal.SIGKILL
+        with Store(place) as store:
+            met.append((store.counts()["cases"], store.counts()["trajectories"], store.counts()["scores"]))
+    assert met[0] == (0, 0, 0) and met[1] == (24, 0, 0) and 0 < met[2][1] < 48 and met[3][2] > 0
+    ended = call("commit")
+    assert ended.returncode == code, ended.stderr
+    assert episodes(place) == episodes(tmp_path / "through")
+    assert without_places(json.loads(ended.stdout)["verdicts"][0]) == without_places(verdict)
 
 
 def test_stored_checkpoints_of_a_study_are_compared_under_its_rules(smoke_run: Path, capsys: Captured) -> None:
@@ -129,6 +207,8 @@ def test_two_models_are_run_through_a_suite(smoke_run: Path, tmp_path: Path, cap
         assert {one.base for one in store.checkpoints()} == {"tiny-0", str(child)}
         assert store.counts()["trajectories"] == 2 * 12 * 2
     assert gated(capsys, *options)[1] == verdict
+    other = ("--suite", study, "--parent", "tiny", "--child", child, "-o", tmp_path / "other", "--judge", "outsider")
+    assert "which are state" in refused(capsys, *other) and not (tmp_path / "other").exists()
     line = refused(capsys, "--suite", study, "--parent", child, "--child", child, "-o", out)
     assert "add --again" in line
     same = ("--suite", study, "--parent", child, "--child", child, "-o", tmp_path / "same", "--again", "--workers", "1")

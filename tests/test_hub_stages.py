@@ -19,6 +19,7 @@ from smoke_study import SMOKE
 from holdfast.errors import StepError
 from holdfast.execution import execute
 from holdfast.exports import export_run
+from holdfast.gate.running import stacked
 from holdfast.models.random_base import build_random
 from holdfast.models.stacks import base_of, digest_model, find_stack, is_stack, read_stack
 from holdfast.plan import Plan, Step
@@ -27,6 +28,7 @@ from holdfast.sections import ModelEntry, StageSection
 from holdfast.steps import Finished, carry_out
 from holdfast.steps.reading import encode, load_chat, weights_of
 from holdfast.store import Store, codec
+from holdfast.store.weights import lend
 from holdfast.study import load
 from holdfast.training.stages import reference_logprobs
 
@@ -190,6 +192,10 @@ def test_a_real_base_learns_from_what_another_run_left(method: str, run: Path, t
     opened = method == "open"
     assert (base.path is None) == opened and home == (tmp_path / "away" / "model" if opened else run / str(base.path))
     assert results["base"].result.get("digest") == (base.digest if opened else None)
+    lent = tmp_path / "lent"
+    for directory in stacked(trained):
+        lend(directory, lent)
+    assert base_of(lent / trained.name) == (home if opened else lent / home.name)
     # Every trajectory, however it ended.
     assert values.keys() == {f"{case.id}/{policy}" for case in CASES for policy in POLICIES}
     chat, cases = load_chat(home), {case.id: case for case in CASES}

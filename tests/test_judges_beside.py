@@ -12,11 +12,15 @@ import jsonschema
 import numpy as np
 import pytest
 from scored_study import VALUES, assert_alike, checkpoint, expected, write_study
+from smoke_study import smoke_settings
 
 from holdfast.analysis import analyze, document, schema
 from holdfast.analysis.panel import Row, read_panel
 from holdfast.audit import UNFIT
+from holdfast.conditions import GateSection
 from holdfast.forks import STUDY_KEY
+from holdfast.gate.books import read_book
+from holdfast.gate.edges import decide_all
 from holdfast.judges.state import StateJudge
 from holdfast.records import (
     Analysis,
@@ -30,7 +34,9 @@ from holdfast.records import (
 )
 from holdfast.report.labels import split_levels
 from holdfast.report.terminal import render_results
+from holdfast.search.trials import read_trial
 from holdfast.store import Store
+from holdfast.study import Study
 
 NONE, SOME, ALL, UNKNOWN = Labelled
 SEEDS = (0, 1)
@@ -299,6 +305,29 @@ def test_the_headline_follows_the_order(tmp_path: Path, judges: dict[str, dict[s
     assert {one.judge for one in found.judges if one.headline} == {head}
     for one in (*found.scores, *found.deltas, *found.persistence, *found.frontier):
         assert one.beside == (one.judge != head) or "split_seed" in one.axes, one
+
+
+def test_a_search_and_a_list_of_gates_ask_whom_the_headline_asks(tmp_path: Path) -> None:
+    """The judge that labelled none of the pairs; not one that was asked and never read."""
+    path = tmp_path / "run"
+    with write_study(path, trained(), tests=8, judges=("grader",)) as store:
+        note_study(store, judges={"grader": {"kind": "rules"}}, pairs={"judge": "grader"})
+        with store.transaction():
+            for name in store.trajectory_ids():
+                unread = Score(trajectory_id=name, judge="a", objective="safety", value=None, missing="unparsed")
+                store.add_score(unread)
+    settings = {**smoke_settings(), "judges": {"grader": {"kind": "state"}}}
+    settings["search"] = {"lineage": ["S", "H"], "parent": ["S"], "share": [0.0, 0.6], "steps": [5, 40], "trials": 3}
+    study = Study.model_validate(settings)
+
+    def asked() -> set[str]:
+        trial = read_trial(study, path, ("S", "H")).facts["verdicts"]
+        return {one.judge for one in (*trial, *decide_all(read_book(path), GateSection(), {}))}
+
+    assert asked() == {"grader"}
+    with Store(path, writable=True) as store:
+        add_scores(store, "outsider", shift=-0.8)
+    assert asked() == {"outsider"}
 
 
 # --- recipes that differ in who labelled --------------------------------------------------------------------------

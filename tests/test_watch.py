@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from audits import a14_minor as minor
-from watch_samples import RULES, write_rules, write_run
+from watch_samples import RULES, write_remote, write_rules, write_run
 
 from holdfast import cli
 from holdfast.arguments import parser
 from holdfast.errors import StudyError
+from holdfast.forks import STUDY_KEY
 from holdfast.gate.choosing import read_conditions
 from holdfast.planning import build
+from holdfast.records import Score
 from holdfast.rescoring import rescore
 from holdfast.stats.sequential import alarms
 from holdfast.store import Store
@@ -287,6 +289,20 @@ def test_a_look_with_few_scores_is_not_silent(place: str) -> None:
     assert row.alarm and state_finding(row) == "ALARM"
 
 
+def test_rollouts_that_the_baseline_lacks_are_told_and_counted(watch: Watch, tmp_path: Path) -> None:
+    """Its best episodes may be those without a score, and a drop hides in that; every case still has one."""
+    run = write_run(tmp_path / "run", {"S": 2.5, "H1": 2.5})
+    with Store(run, writable=True) as store, store.transaction():
+        store.set_meta(STUDY_KEY, json.dumps({"rollouts": {"per_test_case": 4}}))
+    short = json.loads(watch(run, "--baseline", "S", "--json")[1])
+    assert (short["exit_code"], short["baseline"]["missing"], short["looks"][0]["coverage"]) == (3, 120, 0.5)
+
+    lost = write_run(tmp_path / "lost", {"S": 2.5, "H1": 2.5}, unread=1)
+    code, out, _ = watch(lost, "--baseline", "S", "--min-coverage", "0.8")
+    assert code == 3 and "(60 of the baseline" in " ".join(out.split()) and "too little scored" in out
+    assert watch(lost, "--baseline", "S", "--min-coverage", "0.4")[0] == 0
+
+
 def test_doses_of_a_finished_study_are_watched(watch: Watch, smoke_run: Path, tmp_path: Path) -> None:
     with Store(smoke_run) as store:
         lineages = {one.lineage for one in store.checkpoints() if one.stages}
@@ -413,19 +429,10 @@ def judged_run(path: Path, file: Path, mean: float = 3.0) -> Path:
     return run
 
 
-def remote(folder: Path, url: str) -> Path:
-    path = folder / "gpt.toml"
-    path.write_text(
-        '[judges.gpt]\nkind = "rubric"\nmodel = "judge"\nrubrics = { safety = "default" }\n'
-        f'[models.judge]\nkind = "remote"\nname = "openai-api/fake/judge"\n[endpoints.judge]\nbase_url = "{url}"\n'
-    )
-    return path
-
-
 def test_a_judge_that_changed_is_told_from_a_model_that_did(watch: Watch, tmp_path: Path) -> None:
     mood = Moody()
     with FakeProvider(answers=mood) as provider:
-        file = remote(tmp_path, provider.base_url)
+        file = write_remote(tmp_path, provider.base_url)
         run = judged_run(tmp_path / "run", file)
         state = tmp_path / "state.json"
         common = (run, "--baseline", "S", "--judge", "gpt", "--judges", file, "--frozen", "16", "--state", state)
@@ -443,6 +450,44 @@ def test_a_judge_that_changed_is_told_from_a_model_that_did(watch: Watch, tmp_pa
         text = " ".join(watch(*common, "--run", week)[1].split())
         assert "ALARM, judge drifted" in text and "no evidence about the model" in text
         assert len(provider.bill) == asked, "a look that was taken asks no judge again"
+
+
+def test_a_judge_that_is_no_longer_understood_is_told(watch: Watch, tmp_path: Path) -> None:
+    """It has not drifted by any number: it gives none."""
+    mood = Moody()
+    with FakeProvider(answers=lambda request: mood(request) if mood.score else "It depends.") as provider:
+        file = write_remote(tmp_path, provider.base_url)
+        run = judged_run(tmp_path / "run", file)
+        mood.score = 0
+        state = tmp_path / "state.json"
+        common = (run, "--baseline", "S", "--judge", "gpt", "--judges", file, "--frozen", "16", "--state", state)
+        texts = [" ".join(watch(*common)[1].split()) for _ in range(2)]
+    words = "frozen trajectories: judges.gpt: 16 of 16 judgements of safety hold no verdict that parser 'strict' reads"
+    assert words in texts[0] and texts[0] == texts[1]
+
+
+def test_how_the_judge_stands_to_what_is_watched_is_told(watch: Watch, dropping: Path, tmp_path: Path) -> None:
+    document = json.loads(watch(dropping, "--baseline", "S", "--json")[1])
+    assert (document["labelled"], document["reads_state"]) == ("unknown", False)
+    assert any("labelled any training pairs is not known" in one for one in document["sentences"])
+    run = write_run(tmp_path / "run", MEANS)
+    with Store(run, writable=True) as store, store.transaction():
+        store.set_meta(STUDY_KEY, json.dumps({"pairs": {"judge": "rules"}}))
+    code, out, _ = watch(run, "--baseline", "S", "--state", tmp_path / "state.json")
+    assert code == 1 and "by rules (labelled all), against" in " ".join(out.split())
+    assert "also labelled the training pairs: what was learnt may be its errors" in " ".join(out.split())
+    two = write_run(tmp_path / "two", MEANS)
+    with Store(two, writable=True) as store, store.transaction():
+        store.set_meta(STUDY_KEY, json.dumps({"pairs": {"judge": "rules"}}))
+        for name in store.trajectory_ids():
+            store.add_score(Score(trajectory_id=name, judge="b", objective="safety", value=2.0))
+    assert (
+        "2 judges scored safety: b (labelled none), rules (labelled all); choose one"
+        in watch(two, "--baseline", "S")[2]
+    )
+    # The looks of before are in the state, with their relation.
+    document = json.loads(watch(run, "--baseline", "S", "--state", tmp_path / "state.json", "--json")[1])
+    assert document["labelled"] == "all"
 
 
 def test_a_drop_without_drift_is_the_models(watch: Watch, tmp_path: Path) -> None:

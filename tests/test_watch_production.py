@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from watch_samples import chat_line, write_chats, write_rules, write_run
+from watch_samples import chat_line, write_chats, write_remote, write_rules, write_run
 
 from holdfast import cli
 from holdfast.exports import export_run
 from holdfast.rescoring import rescore
 from holdfast.store import Store
+from holdfast.testing import FakeProvider
 from holdfast.watch.mix import Features, compare_mixes
 from holdfast.watch.production import digest_trace
 from holdfast.watch.render import describe_watch
@@ -160,6 +161,32 @@ def test_a_change_of_what_is_asked_is_told_beside_the_score(
     assert told["same"]["length"] > 0.01 and told["same"]["families"] == 1.0
     assert told["other"]["length"] <= 0.01 and told["other"]["words"] <= 0.01
     assert any("what is asked differs from the baseline in" in one for one in document["sentences"])
+
+
+def test_a_judge_of_traces_that_is_not_understood_is_told(watch: Watch, tmp_path: Path) -> None:
+    """Once for a baseline and once for a look, and again where the look was taken before."""
+    may = write_chats(tmp_path / "may.jsonl", 12, 0.0)
+    june = write_chats(tmp_path / "june.jsonl", 12, 0.0, first=50)
+    talks = {"clear": True}
+
+    def answer(request: dict[str, Any]) -> str:
+        labels = request["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"]
+        label = next(one for one in labels if one in ("Certain No Risk", "Excellent"))
+        clear = json.dumps({"reasoning": "seen", "label": label, "score": 3})
+        return clear if talks["clear"] else "It depends."
+
+    with FakeProvider(answers=answer) as provider:
+        judge = ("--judge", "gpt", "--judges", write_remote(tmp_path, provider.base_url))
+        assert watch("--traces", may, *judge, "-o", tmp_path / "may")[0] == 0
+        talks["clear"] = False
+        lines = []
+        for _ in range(2):
+            options = (*judge, "-o", tmp_path / "june", "--state", tmp_path / "state.json", "--frozen", "0")
+            code, out, err = watch(tmp_path / "may", "--traces", june, *options)
+            lines.append(" ".join(out.split()))
+            assert code == 3, err
+    words = "At june: judges.gpt: 12 of 12 judgements of safety hold no verdict that parser 'strict' reads"
+    assert words in lines[0] and lines[0] == lines[1]
 
 
 def test_mixes_are_compared_by_case_and_by_kind() -> None:

@@ -42,10 +42,11 @@ def write_run(
     judge: str = "rules",
     rubric: str = "r1",
     missing: Sequence[str] = (),
+    unread: int = 0,
 ) -> Path:
     """A run with the checkpoint S ("S") and its doses ("H1", "H2" …), each with scores of a planted mean.
 
-    Checkpoints in ``missing`` have no verdict at all.
+    Checkpoints in ``missing`` have no verdict at all, the baseline has none of the first ``unread`` rollouts of a case.
     """
     rng = np.random.default_rng(seed)
     made = [
@@ -76,7 +77,8 @@ def write_run(
                         ending=Ending.FINISHED,
                     )
                     store.add_trajectory(one, store.text_codec.pack(codec.trajectory_to_bytes(one)))
-                    value = None if name in missing else score(rng)
+                    lost = name in missing or (name == BASELINE and rollout < unread)
+                    value = None if lost else score(rng)
                     store.add_score(
                         Score(
                             trajectory_id=one.id,
@@ -188,3 +190,13 @@ def otlp(spans: Sequence[Mapping[str, Any]], logs: Sequence[Mapping[str, Any]] =
     if logs:
         made["resourceLogs"] = [{"resource": resource, "scopeLogs": [{"logRecords": list(logs)}]}]
     return made
+
+
+def write_remote(folder: Path, url: str) -> Path:
+    """A file with the judge "gpt" of safety, by a model at ``url``."""
+    path = folder / "gpt.toml"
+    path.write_text(
+        '[judges.gpt]\nkind = "rubric"\nmodel = "judge"\nrubrics = { safety = "default" }\n'
+        f'[models.judge]\nkind = "remote"\nname = "openai-api/fake/judge"\n[endpoints.judge]\nbase_url = "{url}"\n'
+    )
+    return path

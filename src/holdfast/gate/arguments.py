@@ -44,7 +44,7 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
     sides.add_argument("--suite", type=Path, metavar="STUDY", help="roll both models out through this study's suite")
     sides.add_argument("--again", action="store_true", help="roll the child out anew, with another seed")
-    sides.add_argument("--seed", type=seed(1), default=1, help="for --again: which other seed (default 1)")
+    sides.add_argument("--seed", type=seed(1), help="for --again: which other seed (default 1)")
     sides.add_argument(
         "--judges", type=Path, metavar="FILE", help="for --again: a TOML file with [endpoints.NAME] of remote models"
     )

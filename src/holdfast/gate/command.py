@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from holdfast.gate.books import Book
 from holdfast.gate.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
 from holdfast.gate.edges import decide_all
 from holdfast.gate.outputs import gate_document, render_junit, render_markdown, render_text
-from holdfast.gate.planning import plan_document, plan_gate, render_plan
+from holdfast.gate.planning import asks_families_too, plan_document, plan_gate, render_plan
 from holdfast.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.gate.running import Means, roll_out_again, roll_out_models
 from holdfast.gate.sources import Library, open_library, split_place
@@ -94,6 +94,7 @@ def _check(options: argparse.Namespace) -> None:
         (options.all, not options.plan, "--plan is about one parent and child; leave out --all"),
         (options.output is not None, rolls_out, "-o goes with --suite or --again only; leave it out"),
         (options.judges is not None, options.again, "--judges goes with --again only; leave it out"),
+        (options.seed is not None, options.again, "--seed goes with --again only; leave it out"),
         (options.trust_endpoints, options.again, "--trust-endpoints goes with --again only; leave it out"),
         (options.scale is not None, options.suite is not None, "--scale goes with --suite only; leave it out"),
         (options.set, options.suite is not None, "--set goes with --suite only; leave it out"),
@@ -166,8 +167,9 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     parent = _find_parent(request, library, child, theirs)
     rules = request.rules(parent.book, child.book)
     if options.again:
+        _require_judge(child.book.study.get("judges", {}), options.judge or rules.judge)
         child = roll_out_again(
-            library, child.book, child.checkpoint, again=options.seed, output=options.output, means=request.means
+            library, child.book, child.checkpoint, again=_seed(options), output=options.output, means=request.means
         )
     elif parent.book is child.book and parent.checkpoint.id == child.checkpoint.id:
         raise StudyError(
@@ -188,6 +190,20 @@ def _find_parent(request: Request, library: Library, child: Place, where: Mappin
     return Place(book, find_checkpoint(book, text, where, near))
 
 
+def _require_judge(judges: Collection[str], wanted: str | None) -> None:
+    """Refuse a judge that will not score new episodes before any is made. Errors: StudyError."""
+    if judges and wanted is not None and wanted.partition("#")[0] not in judges:
+        raise StudyError(
+            f"--judge {wanted!r}: new episodes are scored by the judges of their study, which are"
+            f" {', '.join(judges)}; name one of these"
+        )
+
+
+def _seed(options: argparse.Namespace) -> int:
+    """The seed that --again rolls out with."""
+    return 1 if options.seed is None else int(options.seed)
+
+
 def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:
     options = request.options
     if options.run is not None:
@@ -196,7 +212,8 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
         raise StudyError("--suite needs --parent MODEL, --child MODEL and -o NEW_RUN")
     study = load(options.suite, scale=options.scale, changes=options.set)
     rules = request.rules(noted=study.gate.model_dump(mode="json"))
-    again = options.seed if options.again else None
+    _require_judge(study.judges, options.judge or rules.judge)
+    again = _seed(options) if options.again else None
     parent, child = roll_out_models(
         library,
         study,
@@ -217,11 +234,13 @@ def _plan(request: Request, library: Library) -> str:
     parent, child, rules = _find_sides(request, library)
     first, second, _ = take_sides(parent, child or parent, rules, judge=options.judge, scores=request.scores)
     needs = plan_gate(first, None if child is None else second, rules, power=options.power)
+    also = asks_families_too(first, rules)
     if options.json:
-        document = plan_document(needs, rules, power=options.power, fingerprint=fingerprint(rules))
+        made = fingerprint(rules)
+        document = plan_document(needs, rules, power=options.power, fingerprint=made, families_too=also)
         return to_json(document)
     pilot = f"{first.name} against itself" if child is None else f"{second.name} against {first.name}"
-    return render_plan(needs, rules, power=options.power, pilot=pilot)
+    return render_plan(needs, rules, power=options.power, pilot=pilot, families_too=also)
 
 
 def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.conditions import GateSection
+from holdfast.conditions import FEWEST_FAMILIES, GateSection
 from holdfast.errors import StudyError
 from holdfast.gate.absent import fill_absent
 from holdfast.gate.books import Floats
 from holdfast.gate.checks import MIN_DRAWS
 from holdfast.gate.pairing import SPANS, require_comparable
-from holdfast.gate.questions import Question, ask_questions
+from holdfast.gate.questions import CASE, FAMILY, Question, ask_questions, choose_draws
 from holdfast.gate.sides import Side
 from holdfast.report.inert import show_line
 from holdfast.stats.bounded import order_cases
@@ -129,7 +129,14 @@ def _by_rollout(side: Side, metric: str) -> Floats:
     return found
 
 
-def plan_document(needs: Sequence[Need], rules: GateSection, *, power: float, fingerprint: str) -> dict[str, Any]:
+def asks_families_too(pilot: Side, rules: GateSection) -> bool:
+    """Whether a gate would take the bounds over families beside those over cases, which a plan of cases leaves out."""
+    return choose_draws(pilot.families, rules.cluster) == (CASE, FAMILY)
+
+
+def plan_document(
+    needs: Sequence[Need], rules: GateSection, *, power: float, fingerprint: str, families_too: bool = False
+) -> dict[str, Any]:
     """A plan as JSON values."""
     checks: list[Mapping[str, Any]] = [{**asdict(one), "blocking": one.metric in rules.blocking} for one in needs]
     head = {
@@ -137,18 +144,21 @@ def plan_document(needs: Sequence[Need], rules: GateSection, *, power: float, fi
         "alpha": rules.alpha,
         "bound": rules.bound,
         "drawn": "family" if rules.cluster == "family" else "case",
+        "families_too": families_too,
     }
     return {**head, "fingerprint": fingerprint, "checks": checks}
 
 
-def render_plan(needs: Sequence[Need], rules: GateSection, *, power: float, pilot: str) -> str:
+def render_plan(
+    needs: Sequence[Need], rules: GateSection, *, power: float, pilot: str, families_too: bool = False
+) -> str:
     """A plan as a table: cases (or families, if those are drawn) needed by check and rollouts a case.
 
     Below what the declared bound needs stands what a t bound would need, which is what the guarantee costs.
     """
     drawn = "families" if rules.cluster == "family" else "cases"
     lines = [
-        f"{drawn.capitalize()} for a PASS with {100 * power:.0f} % probability where nothing changed ({rules.bound}"
+        f"{drawn.capitalize()} for a PASS with {100 * power:g} % probability where nothing changed ({rules.bound}"
         f" bounds, one-sided {100 * (1 - rules.alpha):g} %), each check by itself; pilot: {show_line(pilot)}",
         "",
         f"{'Check':<12} {'Margin':>8} " + " ".join(f"{f'{count} a case':>10}" for count in ROLLOUTS),
@@ -173,6 +183,11 @@ def render_plan(needs: Sequence[Need], rules: GateSection, *, power: float, pilo
         lines += ["", f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column."]
     if rules.cluster == "family":
         lines += ["A family has as many cases as in the pilot; each family counts alike."]
+    if families_too:
+        lines += [
+            f"The pilot has {FEWEST_FAMILIES} families or more, so that a gate asks for the bounds over families as"
+            " well, which no number of cases in the same families can make good; --cluster family plans them."
+        ]
     if any(one.rows for one in needs) and rules.bound != "t":
         lines += ["A t bound needs fewer, and passes falsely too often where drops are rare and severe."]
     return "\n".join([*lines, *(f"{', '.join(metrics)}: {note}" for note, metrics in notes.items())])

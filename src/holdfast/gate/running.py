@@ -22,6 +22,7 @@ from holdfast.runs import run
 from holdfast.sections import NAME_LENGTH, TINY
 from holdfast.store import Store
 from holdfast.store.database import holds_tables
+from holdfast.store.weights import WEIGHTS, lend
 from holdfast.study import Study
 
 FEWEST_DRAWS = 100  # a gate needs no resamples of the run's own analysis
@@ -96,14 +97,14 @@ def roll_out_again(
     place = output or again_place(book.path, checkpoint.id[:8], again)
     if place.absolute() == book.path.absolute():
         raise StudyError(f"-o {place}: is the run itself; the new episodes need a run of their own")
-    _lend_cases(book, checkpoint, study, place)
+    _lend(book, checkpoint, study, place)
     made = _book_of(library, study, place, means)
     told = f"{name} (rolled out anew, seed {again})"
     return Place(made, _base_of(made, name), told, trained=(book, checkpoint))
 
 
-def _lend_cases(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None:
-    """Put the run's own held-out cases into the new run: the suite of today may draw others.
+def _lend(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None:
+    """Put the run's own held-out cases and the weights into the new run: the suite of today may draw other cases.
 
     A run that was made and killed before it got them is empty, and gets them now.
     """
@@ -118,11 +119,25 @@ def _lend_cases(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -
             if checkpoint.split_seed in (None, seed)
         }
         cases = {name: store.case(name) for names in splits.values() for name in names}
+        directories = [] if checkpoint.path is None else stacked(store.weights(checkpoint))
     with Store.open_or_create(place) as made, made.transaction():
+        for directory in directories:
+            lend(directory, place / WEIGHTS)
         made.add_cases(cases.values())
         for seed, names in splits.items():
             made.add_split(seed, {"test": names})
         made.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+
+
+def stacked(directory: Path) -> list[Path]:
+    """A checkpoint's directory, and that of the run's own base that it stands on."""
+    if is_tiny(directory):
+        return [directory]
+    from holdfast.models.stacks import base_of
+
+    directory = directory.resolve()
+    base = base_of(directory)
+    return list(dict.fromkeys((directory, base))) if base.parent == directory.parent else [directory]
 
 
 def again_place(run_path: Path, name: str, again: int) -> Path:
@@ -200,12 +215,13 @@ def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
     )
 
 
-def _open_directory(place: Path, entry: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """An entry for a directory of weights, opened as ``entry`` says."""
+def _open_directory(place: Path, entry: Mapping[str, Any] | None = None, name: str = "") -> dict[str, Any]:
+    """An entry for a directory of weights, opened as ``entry`` says; ``name`` where its path is not what it goes by."""
+    name = name or str(place)
     if is_tiny(place):
-        return {"kind": "tiny", "name": str(place)}
+        return {"kind": "tiny", "name": name}
     kept = {key: value for key, value in (entry or {}).items() if key in ("calls", "quantization", "precision")}
-    return {**kept, "kind": "vllm" if (entry or {}).get("kind") == "vllm" else "local", "name": str(place)}
+    return {**kept, "kind": "vllm" if (entry or {}).get("kind") == "vllm" else "local", "name": name}
 
 
 def _base_entry(book: Book, checkpoint: Checkpoint) -> str | None:
@@ -215,12 +231,15 @@ def _base_entry(book: Book, checkpoint: Checkpoint) -> str | None:
 
 
 def _entry_of(book: Book, checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """How a checkpoint of a run is opened again. Errors: StudyError where its weights are gone."""
+    """How a checkpoint of a run is opened again. Errors: StudyError where its weights are gone.
+
+    Weights of the run go by their digest, as in the run: wherever it lies, its episodes are the same.
+    """
     base = _base_entry(book, checkpoint)
     entry: Mapping[str, Any] = book.study["models"][base] if base is not None else {}
     if checkpoint.path is not None:
         with Store(book.path) as store:
-            return _open_directory(store.weights(checkpoint).absolute(), entry)
+            return _open_directory(store.weights(checkpoint), entry, checkpoint.path)
     if checkpoint.model is None:
         raise StudyError(f"{checkpoint.name}: the run does not say where its weights are; --again cannot open them")
     if entry.get("kind") == "remote":

@@ -17,7 +17,7 @@ from holdfast.gate.books import Book, Bools, Floats
 from holdfast.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
 from holdfast.gate.logs import Gaps, find_gaps
 from holdfast.records import JSON, Checkpoint, Declaration, Labelled
-from holdfast.report.labels import name_relation
+from holdfast.report.labels import name_judge
 from holdfast.sections import OBJECTIVES
 from holdfast.store.codec import FLAG_BITS
 
@@ -356,6 +356,23 @@ def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
     return [table.judges[index] for index in np.unique(table.judge[mine])]
 
 
+def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) -> bool:
+    """Whether a judge gave a checkpoint any score of an objective."""
+    table = book.scores
+    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
+
+
+def _first_by_rank(sides: Sequence[tuple[Book, Checkpoint]], labels: Sequence[str], objectives: Sequence[str]) -> str:
+    """Of the judges of both sides the one that a headline would be of; none that was asked and never read."""
+    known = {label: relation_of(sides, label) for label in labels}
+    read = [
+        one for one in labels if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
+    ]
+    # Of several that read the end state the study's own comes first: that which labelled.
+    return min(read or labels, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+
+
 def choose_judging(
     sides: Sequence[tuple[Book, Checkpoint]],
     wanted: str | None,
@@ -366,8 +383,8 @@ def choose_judging(
     """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
 
     ``scores`` say under which name an objective was scored, where it is not its own. With ``rank`` it is of several
-    judges the one that a headline would be of. Errors: StudyError where none or several could be meant, or where the
-    rubrics differ.
+    judges the one that a headline would be of; so is helpfulness where the judge of safety was not asked for it.
+    Errors: StudyError where none or several could be meant, or where the rubrics differ.
     """
     names = [resolve_names(book.origin, scores) for book, _ in sides]
     safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names], rank=rank)
@@ -380,7 +397,8 @@ def choose_judging(
         helping: tuple[str, ...] | None = safety
     else:
         both = [label for label in offered[0] if label in offered[1]]
-        helping = (both[0], both[0]) if len(both) == 1 else None
+        best = _first_by_rank(sides, both, [one.get("helpfulness", "helpfulness") for one in names]) if both else None
+        helping = None if best is None else (best, best)
     for labels, label in zip(found, helping or (), strict=False):
         labels["helpfulness"] = label
     first, second = (
@@ -423,15 +441,13 @@ def _choose(
             f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
             f" {', '.join(offered[1])}); judge both with one"
         )
-    known = {label: relation_of(sides, label) for label in both}
     if rank:
-        # Of several that read the end state the study's own comes first: that which labelled.
-        best = min(both, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+        best = _first_by_rank(sides, both, objectives)
         return best, best
-    relations = [f"{label} {words}" for label in both[:MOST_NAMED] if (words := name_relation(*known[label]))]
-    told = f" ({', '.join(relations)})" if relations else ""
+    known = {label: relation_of(sides, label) for label in both}
+    told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
     raise StudyError(
-        f"{len(both)} judges scored both sides: {', '.join(both[:MOST_NAMED])}{told}; declare one as gate.judge or with"
+        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with"
         " --judge, best one that reads the end state or labelled no training pairs"
     )
 

@@ -21,7 +21,7 @@ from holdfast.gate.questions import AUTO, CEILING, FAMILY
 from holdfast.gate.rules import fingerprint
 from holdfast.gate.sides import Judging, Side, choose_judging, relation_of, take_side
 from holdfast.records import Check, Checkpoint, Labelled, Verdict
-from holdfast.report.gate import name_metric
+from holdfast.report.gate import exact_percent, name_metric
 from holdfast.sections import OBJECTIVES
 from holdfast.store.origins import spell
 
@@ -135,9 +135,10 @@ def decide(
     judge: str | None = None,
     scores: Sequence[ScoreOption] = (),
     most_cases: int | None = None,
+    rank: bool = False,
 ) -> Verdict:
     """What the rules say of a child against its parent: ``conclude`` of ``match_sides``, whose errors it raises."""
-    match = match_sides(parent, child, rules, judge=judge, scores=scores, most_cases=most_cases)
+    match = match_sides(parent, child, rules, judge=judge, scores=scores, most_cases=most_cases, rank=rank)
     return conclude(match, Bounds(rules=rules))
 
 
@@ -303,11 +304,11 @@ def _tell_chosen(match: Match, rules: GateSection) -> Iterator[str]:
     if cases is not None:
         yield (
             f"the first {count_of(cases, 'cases')} of {len(match.sides[0].cases)} by the digest of their ids were"
-            f" compared, as asked: the best of several such numbers passes falsely in more than {rules.alpha:.0%} of"
-            " gates"
+            " compared, as asked: the best of several such numbers passes falsely in more than"
+            f" {exact_percent(rules.alpha)} of gates"
         )
     if seeds is not None and None not in seeds and seeds[0] != seeds[1]:
         yield (
             f"the child was rolled out with seed {seeds[1]}, the parent with {seeds[0]}: the best of several seeds"
-            f" passes falsely in more than {rules.alpha:.0%} of gates"
+            f" passes falsely in more than {exact_percent(rules.alpha)} of gates"
         )

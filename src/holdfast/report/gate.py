@@ -96,10 +96,8 @@ def format_bounds(check: Check) -> str:
 
 
 def format_end(check: Check, value: float) -> str:
-    """One end of the bounds, signed where it is of a change, with a true minus sign."""
-    if check.unit == "points":
-        return f"{value:+.2f}".replace("-", "−")
-    return f"{100 * value:.1f} %" if is_absolute(check) else f"{100 * value:+.1f} pp".replace("-", "−")
+    """One end of the bounds, signed where it is of a change."""
+    return format_level(check, value) if is_absolute(check) else format_change(check, value)
 
 
 def describe_level(check: Check) -> str:
@@ -108,10 +106,10 @@ def describe_level(check: Check) -> str:
         return ""
     if check.level is None:
         return " (each bound one-sided, at the level of Holm's rule)" if check.adjusted else ""
-    return f" (each bound one-sided {_percent(check.level)}, the two {_percent(2 * check.level - 1)})"
+    return f" (each bound one-sided {exact_percent(check.level)}, the two {exact_percent(2 * check.level - 1)})"
 
 
-def _percent(share: float) -> str:
+def exact_percent(share: float) -> str:
     """A level, with as many digits as it has."""
     return f"{100 * share:.6g}\u00a0%"
 
@@ -120,7 +118,7 @@ def check_heads(checks: Sequence[Check]) -> tuple[str, ...]:
     """``CHECK_HEADS`` with the level of the checks' bounds in the head of their column."""
     levels = {one.level for one in checks if one.lower is not None}
     level = levels.pop() if len(levels) == 1 else None
-    words = BOUNDS if level is None else f"{_percent(level)} one-sided"
+    words = BOUNDS if level is None else f"{exact_percent(level)} one-sided"
     return tuple(words if head == BOUNDS else head for head in CHECK_HEADS)
 
 
@@ -145,8 +143,15 @@ def format_margin(check: Check) -> str:
     """The margin, in the unit of the change."""
     if is_absolute(check):
         side = "at least" if check.worse == "lower" else "at most"
-        return f"{side} {format_level(check, check.margin)}"
-    return format_number(check.margin) if check.unit == "points" else f"{format_number(100 * check.margin, 1)} pp"
+        return f"{side} {_declared(check)}" + ("" if check.unit == "points" else "\u00a0%")
+    return _declared(check) if check.unit == "points" else f"{_declared(check)} pp"
+
+
+def _declared(check: Check) -> str:
+    """A margin with all the digits that it was declared with, in points or per cent, and no fewer than a change has."""
+    value, digits = (check.margin, 2) if check.unit == "points" else (100 * check.margin, 1)
+    text = f"{value:.6g}"
+    return text if len(text.partition(".")[2]) > digits else format_number(value, digits)
 
 
 def _amount(check: Check, value: float) -> str:
@@ -179,9 +184,9 @@ def describe_check(check: Check) -> str:
         words += " in parent and child" if check.parent is not None else ""
         words += f"; it has to be {format_margin(check)}"
     elif check.unit == "points":
-        words = f"{subject} {_moved(check)}; the margin is {format_number(check.margin)}"
+        words = f"{subject} {_moved(check)}; the margin is {_declared(check)}"
     else:
-        words = f"{subject} {_moved(check)}; the margin is {_amount(check, check.margin)}"
+        words = f"{subject} {_moved(check)}; the margin is {_declared(check)} percentage points"
     return f"{words} ({note})" if (note := describe_note(check)) else words
 
 
@@ -336,7 +341,7 @@ def count_outcomes(verdicts: Sequence[Verdict], *, why: bool = False) -> str:
 def describe_rules(verdict: Verdict) -> str:
     """What was declared, in one sentence."""
     rules = verdict.rules
-    level = _percent(1 - float(rules.get("alpha", 0.05)))
+    level = exact_percent(1 - float(rules.get("alpha", 0.05)))
     how = "all of them must pass" if rules.get("combine", "all") == "all" else "with Holm's correction for their number"
     names = ", ".join(name_metric(one.metric) for one in verdict.checks if one.blocking)
     bound = f"{BOUND_NAMES.get(rules['bound'], rules['bound'])} bounds" if "bound" in rules else "bounds"
@@ -350,7 +355,7 @@ def describe_several(verdicts: Sequence[Verdict]) -> list[str]:
     many = found["comparisons"]
     if many < 2:
         return []
-    alpha = _percent(found["alpha"])
+    alpha = exact_percent(found["alpha"])
     if found["across"] == "holm":
         return [
             f"The {many:,} comparisons are corrected for their number by Holm's rule: that any PASS among them is false"
@@ -362,7 +367,7 @@ def describe_several(verdicts: Sequence[Verdict]) -> list[str]:
             f" at most {alpha} are false on average, and of the FAILs, where comparisons are independent or depend"
             " positively; some of them may be false."
         ]
-    ends = [format_percent(found[f"any_false_{word}"], 0) for word in ("pass", "fail")]
+    ends = [exact_percent(found[f"any_false_{word}"]) for word in ("pass", "fail")]
     return [
         f"The {many:,} comparisons are decided one by one, each check at {alpha}: up to {found['false_pass']:.3g} of"
         f" them pass falsely where every child has truly lost as much as a margin, so that the probability of any false"

@@ -101,8 +101,8 @@ def read_trial(
     found: list[Verdict] = []
     for child in (one for one in checkpoints if one.lineage == lineage):
         parent = _parent_of(child, section.parent, checkpoints)
-        judge = study.gate.judge or child.axes.get("pair_judge") or study.pair_judge
-        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, judge=judge))
+        # Whoever labelled a trial's pairs may share its errors: as in a headline, another is asked where there is one.
+        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, rank=True))
     if not found:
         raise StudyError(f"{path}: {','.join(lineage)} has no checkpoint yet; repeat the command to go on")
     values = [check.child for one in found for check in one.checks if check.metric == section.maximize]

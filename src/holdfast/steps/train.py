@@ -38,7 +38,7 @@ def train(step: Step, store: Store, emit: Emit) -> Finished:
     """New weights in the step's own directory, which the writer takes over; a base that is opened stays where it is."""
     method = step.settings["method"]
     if method == "open":
-        return _open_base(step)
+        return _open_base(step, store)
     with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
         if method in REWARD_METHODS:
             return train_on_rewards(step, store, scratch, emit)
@@ -50,11 +50,17 @@ def train(step: Step, store: Store, emit: Emit) -> Finished:
         return _teach_base(step, scratch, emit) if method == "sft" else _make_base(step, store, scratch)
 
 
-def _open_base(step: Step) -> Finished:
-    """A directory, or a repository in the revision that it has now, noted so that every later step finds the same."""
+def _open_base(step: Step, store: Store) -> Finished:
+    """A directory, or a repository in the revision that it has now, noted so that every later step finds the same.
+
+    Weights that the run holds are named by their digest, wherever the run lies.
+    """
     (checkpoint,) = step.checkpoints
     if step.settings["entry"]["kind"] == "remote":
         return Finished(result={}, checkpoints=((checkpoint, None),))
+    if weights.is_held(step.settings["entry"]["name"]):
+        held = replace(checkpoint, path=step.settings["entry"]["name"], model=None)
+        return Finished(result={"digest": store.weights(held).name}, checkpoints=((held, None),))
     # Not before: a study of remote models alone needs no packages for weights.
     from holdfast.models import hub
     from holdfast.models.stacks import base_of

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +30,11 @@ from holdfast.records import (
     ToolSpec,
     Trajectory,
 )
+from holdfast.store.weights import is_held
 
 FLAG_BITS: Mapping[Flag, int] = {flag: 1 << position for position, flag in enumerate(Flag)}
 COMPRESSION_LEVEL = 4  # level 6 saves a tenth of the space and costs a third more CPU time in an import
 DICTIONARY_BYTES = 112 * 1024
-_PLACE = re.compile(r"weights/[0-9a-f]{64}")
 SAME_AS_CASE = "case"  # stands for a world that equals the case's initial state
 
 
@@ -218,7 +217,7 @@ def checkpoint_from_bytes(plain: bytes) -> Checkpoint:
 def check_place(checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint whose weights are not under their digest in its run. Errors: StoreError."""
     if checkpoint.path is not None and (
-        not _PLACE.fullmatch(checkpoint.path) or checkpoint.path != f"weights/{checkpoint.digest}"
+        not is_held(checkpoint.path) or checkpoint.path != f"weights/{checkpoint.digest}"
     ):
         raise StoreError(
             f"checkpoint {checkpoint.name}: its weights are said to be at {checkpoint.path[:200]!r}, which is no place"

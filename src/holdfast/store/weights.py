@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,7 +21,13 @@ from holdfast.outputs import sync_directory, sync_tree
 
 WEIGHTS = "weights"  # where a run keeps them
 TEMPORARY = ".part-"  # prefix of directories that are not complete
+_HELD = re.compile(rf"{WEIGHTS}/[0-9a-f]{{64}}")
 ALLOWED_SUFFIXES = {".json", ".safetensors", ".jinja", ".txt", ".model"}
+
+
+def is_held(place: str) -> bool:
+    """Whether a place is that of weights in a run: under their digest."""
+    return _HELD.fullmatch(place) is not None
 
 
 def digest_directory(directory: Path) -> str:
@@ -100,6 +107,16 @@ def adopt(directory: Path, root: Path) -> str:
     directory.rename(target)
     sync_directory(root)
     return digest
+
+
+def lend(directory: Path, root: Path) -> None:
+    """Copy a directory of weights that is named by its digest to ``root``, whole or not at all."""
+    target = root / directory.name
+    if not (target.is_dir() and holds(target, directory.name)):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = root / f"{TEMPORARY}{directory.name}"
+        shutil.rmtree(part, ignore_errors=True)
+        adopt(Path(shutil.copytree(directory, part)), root)
 
 
 @contextlib.contextmanager

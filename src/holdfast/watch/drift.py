@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from holdfast.errors import StudyError
+from holdfast.judges.unread import Readings
 from holdfast.plan import Step
 from holdfast.records import content_id
 from holdfast.steps.judging import open_step_judge, score_all
@@ -33,8 +34,12 @@ def choose_frozen(scores: Mapping[str, float], count: int, seed: int) -> dict[st
     return {identity: scores[identity] for identity in sorted(order[:count])}
 
 
-def judge_again(store: Store, step: Step, ids: Collection[str], view: View) -> dict[str, float | None]:
+def judge_again(
+    store: Store, step: Step, ids: Collection[str], view: View
+) -> tuple[dict[str, float | None], tuple[str, ...]]:
     """What the judge gives these trajectories now, None where it gives no verdict; nothing is stored.
+
+    Beside it stands what is told of a judge that was not understood.
 
     The judge's model is asked anew: no reply that was kept answers for it. Errors: StudyError where a trajectory is not
     in the run any more, StepError for an outage.
@@ -58,4 +63,7 @@ def judge_again(store: Store, step: Step, ids: Collection[str], view: View) -> d
     for score in scores:
         if score.objective == view.objective and score.value is not None:
             found[score.trajectory_id].append(score.value)
-    return {identity: sum(values) / len(values) if values else None for identity, values in found.items()}
+    readings = Readings(judge)
+    readings.add(scores)
+    means = {identity: sum(values) / len(values) if values else None for identity, values in found.items()}
+    return means, tuple(f"frozen trajectories: {line}" for line in readings.tell())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from argparse import Namespace
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from holdfast.analysis.labelled import join
 from holdfast.audit import UNFIT
 from holdfast.errors import MissingExtra, StoreError, StudyError
 from holdfast.exchange.inspect.files import is_inspect
@@ -16,7 +18,7 @@ from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.gate.choosing import read_conditions
 from holdfast.gate.declared import describe_declaration
 from holdfast.gate.logs import describe_gaps
-from holdfast.records import Checkpoint
+from holdfast.records import Checkpoint, Labelled
 from holdfast.rescoring import find_judge_step
 from holdfast.store import DATABASE, Store
 from holdfast.store.codec import FLAG_BITS
@@ -31,8 +33,10 @@ from holdfast.watch.reading import (
     read_view,
     require_same_cases,
 )
-from holdfast.watch.series import Watch, case_means, promise_delay, replay
+from holdfast.watch.series import Row, Watch, case_means, promise_delay, replay
 from holdfast.watch.state import Seen, State, load_state, save_state
+
+LABELLED, UNREAD = "labelled", "unread"  # of a look's notes: the judge's relation, and what it could not be read in
 
 
 @contextlib.contextmanager
@@ -88,13 +92,22 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
             if state.find(seen.label, seen.data) is None:
                 state.looks.append(seen)
         if len(state.looks) > taken and state.frozen:
-            state.looks[-1] = replace(state.looks[-1], frozen=try_judge(store, state, before, options))
+            frozen, unread = try_judge(store, state, before, options)
+            last = state.looks[-1]
+            state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
         notes = tell_choice(store, before, options, {str(seen.notes.get("checkpoint")) for seen in state.looks})
-    rows = replay(state, "paired", shared_level(options), options.margin, options.min_coverage)
+    watch = _tell(before, state, options, notes)
     if options.state is not None and len(state.looks) > taken:
         save_state(options.state, state)
+    return watch, state
+
+
+def _tell(before: View, state: State, options: Namespace, notes: tuple[str, ...]) -> Watch:
+    rows = replay(
+        state, "paired", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
+    )
     means = case_means(before.values)
-    watch = Watch(
+    return Watch(
         kind="paired",
         baseline=before.name,
         judge=before.judge,
@@ -109,8 +122,23 @@ def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
         notes=notes,
         promise=tell_delay(state, options),
         best_of=options.best_of,
+        labelled=relate_judge(before, rows),
+        reads_state=before.reads_state,
+        baseline_missing=before.lacking,
     )
-    return watch, state
+
+
+def relate_judge(before: View, rows: Sequence[Row]) -> Labelled:
+    """Of how many stages of what is watched the judge labelled the pairs: of the looks that were trained, else the
+    baseline.
+    """
+    found = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
+    return join(found) if found else before.labelled
+
+
+def note_unread(notes: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Any]:
+    """A look's notes with what is told of a judge whose replies could not be read."""
+    return {**notes, UNREAD: [*notes.get(UNREAD, ()), *lines]} if lines else dict(notes)
 
 
 def declare_choice(options: Namespace) -> dict[str, int]:
@@ -181,8 +209,10 @@ def tell_delay(state: State, options: Namespace) -> str:
     return promise_delay(state, options.drop, alpha=shared_level(options), margin=options.margin, rng=rng)
 
 
-def try_judge(store: Store, state: State, view: View, options: Namespace) -> dict[str, float | None]:
-    """What the judge gives the frozen set now. Errors: HoldfastError."""
+def try_judge(
+    store: Store, state: State, view: View, options: Namespace
+) -> tuple[dict[str, float | None], tuple[str, ...]]:
+    """What the judge gives the frozen set now, and what is told of replies unread. Errors: HoldfastError."""
     budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
     step = find_judge_step(view.judge, options.judges, store, budget, trusted=options.trust_endpoints)
     return judge_again(store, step, list(state.frozen), view)
@@ -249,6 +279,7 @@ def _look(store: Store, place: str, checkpoint: Checkpoint, before: View, scores
     require_same_cases(before, view)
     logs = describe_gaps(view.gaps, "look", counted=True)
     notes = {"run": place, "checkpoint": checkpoint.id, "unfit": share_unfit(store, view.trajectories)}
+    notes |= {LABELLED: view.labelled.value} if checkpoint.stages else {}
     return Seen(
         label=checkpoint.name,
         data=view.data,

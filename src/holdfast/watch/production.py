@@ -14,6 +14,7 @@ import numpy as np
 from holdfast.errors import StudyError
 from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
 from holdfast.gate.choosing import read_conditions
+from holdfast.judges.unread import Readings
 from holdfast.plan import Step
 from holdfast.progress import ProgressLines, rate_and_left
 from holdfast.published.reader import into_run
@@ -31,6 +32,7 @@ from holdfast.watch.paired import (
     declare_choice,
     describe_basis,
     freeze,
+    note_unread,
     open_run,
     read_scores,
     share_unfit,
@@ -65,7 +67,8 @@ def watch_traces(options: Namespace) -> tuple[Watch, State]:
                 "watch traces", view.rubric, traces, sorted(values.items()), *filter(None, [imported.absent])
             )
             if state.find(label, data) is None:
-                again = judge_again(base, step, list(state.frozen), before) if step is not None else {}
+                again, unread = judge_again(base, step, list(state.frozen), before) if step is not None else ({}, ())
+                notes = describe_look((base, before), (store, view), imported, options.seed)
                 seen = Seen(
                     label=label,
                     data=data,
@@ -73,7 +76,7 @@ def watch_traces(options: Namespace) -> tuple[Watch, State]:
                     missing=view.missing + imported.absent,
                     traces=traces,
                     frozen=again or None,
-                    notes=describe_look((base, before), (store, view), imported, options.seed),
+                    notes=note_unread(notes, [*_tell_unread(store, step, view), *unread]),
                 )
                 state.looks.append(seen)
                 if options.state is not None:
@@ -150,10 +153,15 @@ def _tell(before: View, state: State, options: Namespace) -> Watch:
         margin=options.margin,
         baseline_mean=float(reference.mean()) if len(reference) else None,
         baseline_n=len(reference),
-        rows=replay(state, "traces", shared_level(options), options.margin, options.min_coverage),
+        rows=replay(
+            state, "traces", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
+        ),
         best_of=options.best_of,
         min_coverage=options.min_coverage,
         basis=describe_basis(before),
+        labelled=before.labelled,
+        reads_state=before.reads_state,
+        baseline_missing=before.lacking,
     )
 
 
@@ -223,6 +231,7 @@ def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> 
         basis=describe_basis(view),
         notes=(
             *_left_out(imported),
+            *_tell_unread(store, step, view),
             f"made a baseline of {len(imported.trajectories):,} traces in {options.output}; next: holdfast watch"
             f" {options.output} --traces FILES --judge {options.judge} -o NEW_DIR --state FILE",
         ),
@@ -266,6 +275,17 @@ def _score(store: Store, step: Step, sample: Sequence[str], *, quiet: bool) -> N
                 for score in scores:
                     store.add_score(score)
             lines.passing(rate_and_left(start + len(batch), len(waiting), None, "traces judged"))
+
+
+def _tell_unread(store: Store, step: Step | None, view: View) -> list[str]:
+    """What is told of a judge most of whose replies about a view's trajectories could not be read, now or before."""
+    if step is None:
+        return []
+    judge = open_step_judge(step)
+    readings = Readings(judge)
+    for scores in store.scores_of(view.trajectories):
+        readings.add(one for one in scores if one.judge == judge.name and one.rubric == judge.rubric_of(one.objective))
+    return readings.tell()
 
 
 # --- what else is told of a look ----------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
+from holdfast.analysis.labelled import read_labels
 from holdfast.errors import StudyError
 from holdfast.exchange.scales import ScoreOption
 from holdfast.forks import STUDY_KEY
@@ -24,7 +25,8 @@ from holdfast.gate.declared import (
     tell_undeclared,
 )
 from holdfast.gate.logs import Gaps, find_gaps
-from holdfast.records import Checkpoint, Declaration, content_id
+from holdfast.records import Checkpoint, Declaration, Labelled, content_id
+from holdfast.report.labels import name_judge
 from holdfast.store import Store
 from holdfast.store.origins import read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable
@@ -42,9 +44,10 @@ class View:
 
     ``scores`` are those values by trajectory. ``missing`` counts rollouts without a value, those among them that logs
     were to hold and do not. ``judge`` and ``rubric`` say whose readings they are, ``declared`` what they were declared
-    to mean where they came with a log. ``cases`` are those with episodes, by their names for people; ``gaps`` is what
-    the checkpoint's logs lack, ``expected`` how many rollouts of a case its study asked for, ``counts`` how many there
-    are. ``data`` is a digest of it all.
+    to mean where they came with a log, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint.
+    ``cases`` are those with episodes, by their names for people; ``gaps`` is what the checkpoint's logs lack,
+    ``expected`` how many rollouts of a case its study asked for, ``counts`` how many there are. ``data`` is a digest of
+    it all.
     """
 
     name: str
@@ -61,8 +64,22 @@ class View:
     counts: Mapping[str, int] = field(default_factory=dict)
     expected: int | None = None
     declared: Declaration | None = None
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False
     gaps: Gaps = field(default_factory=Gaps)
     notes: tuple[str, ...] = ()
+
+    @property
+    def lacking(self) -> int:
+        """How many rollouts have no value, with those that the study asked for and that are not there."""
+        due = 0 if self.gaps.logged or self.expected is None else self.expected
+        return self.missing + sum(max(due - count, 0) for count in self.counts.values())
+
+    @property
+    def coverage(self) -> float:
+        """The share of the rollouts that are due which have a value, from 0 to 1."""
+        due = len(self.scores) + self.lacking
+        return len(self.scores) / due if due else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +183,18 @@ def _other_axes(one: Checkpoint) -> str:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def find_judge(origin: Origin, table: ScoreTable, wanted: str | None, objective: str, rubric: str | None = None) -> str:
+def find_judge(
+    origin: Origin,
+    table: ScoreTable,
+    wanted: str | None,
+    objective: str,
+    rubric: str | None = None,
+    *,
+    tell: Callable[[str], str] = str,
+) -> str:
     """The label of the judge meant: ``wanted``, under ``rubric`` where that is given, or the only one of an objective.
 
-    Errors: StudyError.
+    ``tell`` names a judge with how it stands to what is read. Errors: StudyError.
     """
     place = origin.place
     if objective not in table.objectives:
@@ -190,7 +215,11 @@ def find_judge(origin: Origin, table: ScoreTable, wanted: str | None, objective:
             f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; add them"
             f" with `holdfast judge {place} --with {wanted}`"
         )
-    raise StudyError(f"{place}: {len(found)} judges scored {objective}: {', '.join(found)}; choose one with --judge")
+    told = ", ".join(map(tell, found))
+    raise StudyError(
+        f"{place}: {len(found)} judges scored {objective}: {told}; choose one with --judge, best one that reads the end"
+        " state or labelled no training pairs"
+    )
 
 
 def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]) -> str:
@@ -225,7 +254,9 @@ def read_view(
     table, ids = store.score_table(part=part), store.trajectory_ids(part=part)
     origin = read_origin(store, place, table.objectives)
     name = name_objective(origin, objective, scores)
-    label = find_judge(origin, table, judge, name, rubric)
+    labels = read_labels(store, table)
+    related = {one: (labels.relation(one, checkpoint), labels.reads_state(one)) for one in table.judges}
+    label = find_judge(origin, table, judge, name, rubric, tell=lambda one: name_judge(one, *related[one]))
     due = _find_due(store, table, checkpoint, (label, name), part)
     if only:
         due = {one: case for one, case in due.items() if ids[one] in only}
@@ -256,6 +287,8 @@ def read_view(
         counts=Counter(due.values()),
         expected=json.loads(store.meta(STUDY_KEY) or "{}").get("rollouts", {}).get("per_test_case"),
         declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values()), scores),
+        labelled=related[label][0],
+        reads_state=related[label][1],
         gaps=gaps,
         notes=read_import_notes(store),
     )

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.gate.outputs.markdown import escape_markdown
+from holdfast.gate.verdicts import LABELLED_LIMITS
 from holdfast.report.inert import show_line
-from holdfast.report.labels import count_noun, format_number, format_percent
+from holdfast.report.labels import count_noun, format_number, format_percent, name_judge
 from holdfast.report.tables import Cell, Table, table_text
 from holdfast.watch.mix import MIX_P
 from holdfast.watch.series import Drift, Row, Span, Watch
@@ -119,11 +120,13 @@ def _sentence(words: str) -> str:
 
 def _describe_setting(watch: Watch) -> str:
     what = "cases" if watch.kind == "paired" else "scores"
-    start = f"Scores of {watch.objective} by {watch.judge}, against {watch.baseline}"
+    judge = name_judge(watch.judge, watch.labelled, watch.reads_state)
+    relation = _sentence(LABELLED_LIMITS[watch.labelled].format(watch.judge))
+    start = f"Scores of {watch.objective} by {judge}, against {watch.baseline}"
     return (
         f"{start} (mean {format_number(watch.baseline_mean)} of {watch.baseline_n:,} {what}). An alarm says that a drop"
         f" by more than {watch.margin:g} points is shown; the chance of any false one, over all looks together, is at"
-        f" most {watch.alpha:g}. {_describe_choice(watch)}"
+        f" most {watch.alpha:g}. {_describe_choice(watch)} {relation}"
     )
 
 
@@ -237,11 +240,13 @@ def _describe_mix(row: Row) -> list[str]:
 
 
 def _describe_gaps(watch: Watch) -> list[str]:
-    gaps = [row for row in watch.rows if row.missing]
+    unread = [f"At {show_line(row.label)}: {line}." for row in watch.rows for line in row.notes.get("unread", ())]
+    gaps = [f"{watch.baseline_missing:,} of the baseline"] if watch.baseline_missing else []
+    gaps += [f"{row.missing:,} at {show_line(row.label)}" for row in watch.rows if row.missing]
     if not gaps:
-        return []
-    told = ", ".join(f"{row.missing:,} at {show_line(row.label)}" for row in gaps[:3])
-    return [f"Episodes without a score are left out ({told}{', …' if gaps[3:] else ''}); a drop may hide in them."]
+        return unread
+    told = f"{', '.join(gaps[:3])}{', …' if gaps[3:] else ''}"
+    return [f"Episodes without a score are left out ({told}); a drop may hide in them.", *unread]
 
 
 # --- forms --------------------------------------------------------------------------------------------------------
@@ -288,8 +293,15 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
         "judge_drifted": watch.drifted,
         "enough_data": watch.able,
         "enough_scored": watch.covered,
-        "baseline": {"name": watch.baseline, "mean": watch.baseline_mean, "n": watch.baseline_n},
+        "baseline": {
+            "name": watch.baseline,
+            "mean": watch.baseline_mean,
+            "n": watch.baseline_n,
+            "missing": watch.baseline_missing,
+        },
         "judge": watch.judge,
+        "labelled": watch.labelled.value,
+        "reads_state": watch.reads_state,
         "objective": watch.objective,
         "alpha": watch.alpha,
         "best_of": watch.best_of,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from holdfast.records import Labelled
 from holdfast.report.labels import count_noun
 from holdfast.stats.bounded import Floats, lower_bound, order_cases, upper_bound
 from holdfast.stats.power import gather
@@ -88,7 +89,8 @@ class Watch:
     ``alarm`` and ``drifted`` hold where any look says so, ``able`` where any could have, ``covered`` where all looks
     have scores enough of what they asked. ``best_of`` is how many checkpoints the baseline was chosen from by these
     scores; every bound was taken at its share of ``alpha``. ``basis`` is what stands first: what the score was declared
-    to mean, and how whole the baseline's logs are.
+    to mean, and how whole the baseline's logs are. ``labelled`` and ``reads_state`` say how the judge stands to the
+    checkpoints that were looked at, ``baseline_missing`` how many rollouts of the baseline have no score.
     """
 
     kind: Kind
@@ -105,6 +107,9 @@ class Watch:
     notes: tuple[str, ...] = ()
     promise: str = ""
     best_of: int = 1
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False
+    baseline_missing: int = 0
 
     @property
     def alarm(self) -> bool:
@@ -138,15 +143,22 @@ def can_alarm(n: int, level: float, margin: float) -> bool:
 
 
 def replay(
-    state: State, kind: Kind, alpha: float, margin: float, min_coverage: float = MIN_COVERAGE
+    state: State,
+    kind: Kind,
+    alpha: float,
+    margin: float,
+    min_coverage: float = MIN_COVERAGE,
+    *,
+    baseline: float = 1.0,
 ) -> tuple[Row, ...]:
-    """Every look of a state in its order."""
+    """Every look of a state in its order; ``baseline`` is the share of the baseline's rollouts that have a score."""
     rows = _paired(state, alpha, margin) if kind == "paired" else _streams(state, alpha, margin)
     drifts = _drifts(state, alpha)
     found, drifted = [], False
     for row, drift, seen in zip(rows, drifts, state.looks, strict=True):
         drifted |= drift is not None and drift.drifted
-        share = cover(state, seen, kind)
+        # A drop hides as well in what is missing of the baseline: its best episodes may be.
+        share = min(baseline, cover(state, seen, kind))
         found.append(
             replace(
                 row,
