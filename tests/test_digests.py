@@ -291,6 +291,25 @@ def test_a_run_that_holds_a_link_is_refused_and_what_it_names_stays(
     assert mine.is_dir() or mine.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["run.lock", DATABASE, f"{DATABASE}-shm", "analysis.json", "weights/deep/x"])
+def test_a_run_whose_file_has_another_name_is_refused_and_that_stays(
+    name: str, run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """A hard link is written through as well: a lock's number, a database's pages."""
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    if not (run / name).exists():
+        (run / name).write_text("mine")
+    mine = tmp_path / "mine"
+    mine.hardlink_to(run / name)
+    before = mine.read_bytes()
+    for words in (("analyze", run), ("judge", run, "--with", "org/model"), ("gate", run, "--all"), ("show", run)):
+        code, _, err = command(capsys, *words)
+        assert code == StoreError.exit_code and err.count("\n") == 1 and f"{name}: has another name elsewhere" in err
+    assert mine.read_bytes() == before
+    mine.unlink()
+    Store(run).close()
+
+
 def test_a_pipe_is_refused_and_a_run_may_itself_be_named_by_a_link(run: Path, tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to(run)
     assert read_all(tmp_path / "latest") == read_all(run)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 from holdfast.errors import StudyError
+from holdfast.outputs import new_directory
 from holdfast.plan import Plan
 from holdfast.store import Store
 from holdfast.store.checking import read_checked
 from holdfast.store.database import PRIVATE_DIRECTORY, copy_rows, reading_address
 from holdfast.store.steplog import LOG_DIGESTS
-from holdfast.store.weights import TEMPORARY, WEIGHTS
+from holdfast.store.weights import WEIGHTS
 
 STUDY_KEY = "study"
 ENDPOINTS_KEY = "endpoints"  # how the study's remote models are reached: no secrets, and no part of what was asked
@@ -63,16 +63,13 @@ def fork_run(source: Path, target: Path, plan: Plan) -> None:
             )
     if target.exists():
         return
-    part = target.with_name(f".{target.name}{TEMPORARY}{os.getpid()}")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(mode=PRIVATE_DIRECTORY, parents=True)
-        _fill(source, part, lambda db: _prune(db, source, plan))
-        part.rename(target)
-    except (OSError, shutil.Error, sqlite3.OperationalError) as error:
-        raise StudyError(f"{target}: cannot write a run here ({error}); choose another place for the fork") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    remedy = "choose another place for the fork"
+    with new_directory(target, remedy=remedy) as part:
+        part.chmod(PRIVATE_DIRECTORY)
+        try:
+            _fill(source, part, lambda db: _prune(db, source, plan))
+        except sqlite3.OperationalError as error:
+            raise StudyError(f"{target}: cannot write a run here ({error}); {remedy}") from error
 
 
 def copy_run(source: Path, target: Path) -> None:
