@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_samples import NAME, answer_one, hold_all, make_ask, opened
+from remote_samples import NAME, SEARCH, answer_one, hold_all, make_ask, opened
 
 from holdfast.errors import BudgetSpent, ProviderError
 from holdfast.models import Reply, flights
@@ -158,10 +158,11 @@ def test_a_body_of_a_sane_length_is_read_packed_or_not(respond: Respond, tmp_pat
         (sends(b'{"id": "c", "choices": ['), "no reply"),
         (sends(b"[" * 100_000), "no reply"),
         (sends(b"\x1f\x8b broken", {"content-encoding": "gzip"}), "cannot be unpacked"),
+        (sends(gzip.compress(json.dumps(completion()).encode())[:-8], {"content-encoding": "gzip"}), "it ends before"),
         (lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{"), "broke off"),
         (lambda handler: handler.wfile.write(b"\x15\x03\x01 no HTTP\r\n\r\n"), "broke off"),
     ],
-    ids=["torn JSON", "nested JSON", "torn gzip", "torn body", "no HTTP"],
+    ids=["torn JSON", "nested JSON", "torn gzip", "gzip without its checksum", "torn body", "no HTTP"],
 )
 def test_what_is_broken_is_told_with_its_cause(respond: Respond, told: str, tmp_path: Path) -> None:
     with serving(respond) as (url, _), opened(url, tmp_path, retries=1) as (model, _):
@@ -194,6 +195,29 @@ def test_a_bill_is_never_less_than_nothing_nor_beyond_what_is_exact(value: Any, 
         if isinstance(value, int) and value < 0:
             # What is no count is taken for the bytes, so that a budget is met.
             assert spent.output_tokens > 0 and spent.cost > 0
+
+
+@pytest.mark.parametrize("cached", [-9 * 10**18, 10**9])
+def test_a_count_that_spoils_another_is_not_added_up(cached: int, tmp_path: Path) -> None:
+    """What was read anew is told as all that was read less what a cache held."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+    usage |= {"prompt_tokens_details": {"cached_tokens": cached}}
+    body = json.dumps(completion(usage=usage)).encode()
+    with serving(sends(body)) as (url, _), opened(url, tmp_path, retries=0, timeout=90) as (model, ledger):
+        answer_one(model, make_ask("one"))
+        (spent,) = ledger.summary()
+    assert (spent.input_tokens, spent.output_tokens) == (1, 5)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_arguments_that_json_cannot_hold_are_the_same_when_the_ledger_answers(number: str, tmp_path: Path) -> None:
+    call = {"name": "search", "arguments": f'{{"query": {number}}}'}
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    body = completion(choices=[{"index": 0, "finish_reason": "tool_calls", "message": message}])
+    with serving(sends(json.dumps(body).encode())) as (url, asked), opened(url, tmp_path, timeout=90) as (model, _):
+        first, second = (answer_one(model, make_ask("one", tools=(SEARCH,))) for _ in range(2))
+    assert len(asked) == 1 and repr(first) == repr(second)
+    assert first.message is not None and list(first.message.tool_calls[0].arguments) == ["_raw"]
 
 
 @pytest.mark.parametrize("kind", ["500", "502", "429", "429-retry-after", "reset", "html", "empty-choices"])
