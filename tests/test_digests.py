@@ -192,6 +192,35 @@ def test_the_runs_digest_is_printed_and_held_against(run: Path, capsys: Captured
     assert (code, out) == (StoreError.exit_code, "") and "not the one that was kept" in err
 
 
+def test_what_is_gone_of_a_run_is_told_with_its_digest(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    code, kept, err = command(capsys, "show", run, "--digest")
+    assert (code, err) == (0, "")
+    weights, log = sorted((run / "weights").iterdir())[0], sorted((run / "logs").iterdir())[0]
+    shutil.rmtree(weights)
+    log.unlink()
+    (run / "analysis.json").unlink()
+    code, out, err = command(capsys, "show", run, "--digest", kept.strip())
+    assert (code, out) == (0, kept) and err.count("\n") == 1
+    for name in (weights.name, log.name, "analysis.json", "(3)"):
+        assert name in err
+    log.write_text("another\n")
+    code, out, err = command(capsys, "show", run, "--digest", kept.strip())
+    assert (code, out) == (StoreError.exit_code, "") and log.name in err
+
+
+@pytest.mark.parametrize("kind", ["/../../../mine", "/x", "..\\x/"])
+def test_a_log_of_training_is_read_and_written_within_its_run_alone(kind: str, run: Path, tmp_path: Path) -> None:
+    """A run made by anybody, with digests that fit; `export --to run` and `--fork` copy what it names."""
+    (tmp_path / "mine.jsonl").write_text("mine")
+    with Store(run, writable=True) as store, store.transaction():
+        store.log.begin("abc", "train", "train")
+        store.log.finish("abc", {"logs": {kind: None}})
+    for words in (("export", run, "--to", "run", "-o", tmp_path / "deep" / "er" / "copy"), ("show", run, "--digest")):
+        assert cli.main([str(one) for one in words]) == StoreError.exit_code
+    assert sorted(one.name for one in tmp_path.rglob("*.jsonl")) == ["mine.jsonl"]
+
+
 # --- weights, logs and the analysis ---------------------------------------------------------------------------------
 
 

@@ -200,7 +200,7 @@ def kill_within(place: str, words: str, scratch: Path) -> None:
 
 def test_what_a_killed_fork_left_goes_with_the_next(smoke_run: Path, tmp_path: Path) -> None:
     words = f"import holdfast; holdfast.run({str(SMOKE)!r}, {str(smoke_run)!r}, fork={str(tmp_path / 'fork')!r})"
-    kill_within("holdfast.forks._copy_logs", words, tmp_path)
+    kill_within("holdfast.forks.read_logs", words, tmp_path)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".fork.part-") and (left / "run.db").is_file()
     live = tmp_path / f".fork.part-{os.getpid()}-0a"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from holdfast.errors import StudyError
+from holdfast.errors import StoreError, StudyError
 from holdfast.outputs import new_directory
 from holdfast.plan import Plan
 from holdfast.store import Store
@@ -24,6 +25,7 @@ LEDGER = "calls.db"  # of a run: every call to a remote model, with its reply
 ANALYSIS_FILE = "analysis.json"
 LOGS = "logs"  # where a run keeps the logs of its training stages, by step
 
+_KIND = re.compile(r"[\w.-]*")  # what is added to the name of a log
 _WANTED = (
     *("wanted (fingerprint TEXT PRIMARY KEY)", "wanted_brought (fingerprint TEXT PRIMARY KEY)"),
     *("wanted_checkpoints (id TEXT PRIMARY KEY)", "wanted_scores (step TEXT, judge TEXT, PRIMARY KEY (step, judge))"),
@@ -104,18 +106,25 @@ def _fill(source: Path, target: Path, change: Callable[[sqlite3.Connection], Non
             for checkpoint in store.checkpoints():
                 if checkpoint.path is not None and not (target / checkpoint.path).exists():
                     shutil.copytree(old.weights(checkpoint), target / checkpoint.path)
-            _copy_logs(source, target, store)
+            for path, data in read_logs(store, source):
+                if data is not None:
+                    (target / LOGS / path.name).write_bytes(data)
 
 
-def _copy_logs(source: Path, target: Path, store: Store) -> None:
-    """The logs of the training stages that the copy has."""
+def read_logs(store: Store, source: Path | None = None) -> Iterator[tuple[Path, bytes | None]]:
+    """The logs of a run's training stages, None for one that is gone; of ``source`` where that holds them.
+
+    Errors: StoreError for one that is not as it was written, and for a name that would lead elsewhere.
+    """
     for fingerprint, status in store.log.steps().items():
-        noted = status.result.get(LOG_DIGESTS)
-        for kind in [""] if noted is None else noted:
-            name = f"{fingerprint}{kind}.jsonl"
-            data = read_checked(source / LOGS / name, None if noted is None else noted[kind])
-            if data is not None:
-                (target / LOGS / name).write_bytes(data)
+        noted: Mapping[str, str | None] = status.result.get(LOG_DIGESTS, {"": None})
+        for kind, digest in noted.items():
+            if not _KIND.fullmatch(kind):
+                raise StoreError(f"{store.path}: {kind[:40]!r} is no kind of a log of training; restore the run")
+            path = (source or store.path) / LOGS / f"{fingerprint}{kind}.jsonl"
+            data = read_checked(path, digest)
+            if data is not None or digest is not None:
+                yield path, data
 
 
 def _back_up(source: Path, target: Path) -> None:
