@@ -29,6 +29,7 @@ from holdfast.outputs import append_file, new_directory, open_file, to_json, wri
 from holdfast.planning import build
 from holdfast.store import Store, steplog
 from holdfast.store.database import create
+from holdfast.store.weights import cache_root, fetch_cached, keep_cached
 from holdfast.study import load
 
 Captured = pytest.CaptureFixture[str]
@@ -208,6 +209,22 @@ def test_what_a_killed_fork_left_goes_with_the_next(smoke_run: Path, tmp_path: P
     fork_run(smoke_run, tmp_path / "fork", build(load(SMOKE)))
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([live.name, "fork"])
     assert stat.S_IMODE((tmp_path / "fork").stat().st_mode) == 0o700
+
+
+def test_what_was_killed_as_it_filled_the_cache_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    words = (
+        f"import pathlib, holdfast.store.weights as w; w.keep_cached('abc', pathlib.Path({str(tmp_path / 'base')!r}))"
+    )
+    kill_within("holdfast.outputs.sync_tree", words, tmp_path)
+    assert [one.name.partition(".part-")[0][:5] for one in cache_root().iterdir()] == [".abc-"]
+    keep_cached("abc", tmp_path / "base")
+    (kept,) = cache_root().iterdir()
+    assert kept.name.startswith("abc-") and fetch_cached("abc", tmp_path / "again")
 
 
 def test_what_a_killed_watch_left_goes_with_the_next(

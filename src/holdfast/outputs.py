@@ -44,8 +44,8 @@ def to_json(document: Any) -> str:
 def describe_error(error: OSError, path: Path | str | None = None) -> str:
     """An error of the disk in words; where there is no room, with the bytes that are free at ``path``."""
     text = error.strerror or str(error)
-    if error.errno in _FULL and path is not None and (free := free_bytes(path)) is not None:
-        text += f", {free:,} bytes are free there"
+    if error.errno in _FULL and path is not None and not _is_stream(Path(path)):
+        text += "" if (free := free_bytes(path)) is None else f", {free:,} bytes are free there"
     return text
 
 
