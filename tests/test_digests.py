@@ -192,6 +192,35 @@ def test_the_runs_digest_is_printed_and_held_against(run: Path, capsys: Captured
     assert (code, out) == (StoreError.exit_code, "") and "not the one that was kept" in err
 
 
+def test_what_is_gone_of_a_run_is_told_with_its_digest(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    code, kept, err = command(capsys, "show", run, "--digest")
+    assert (code, err) == (0, "")
+    weights, log = sorted((run / "weights").iterdir())[0], sorted((run / "logs").iterdir())[0]
+    shutil.rmtree(weights)
+    log.unlink()
+    (run / "analysis.json").unlink()
+    code, out, err = command(capsys, "show", run, "--digest", kept.strip())
+    assert (code, out) == (0, kept) and err.count("\n") == 1
+    for name in (weights.name, log.name, "analysis.json", "(3)"):
+        assert name in err
+    log.write_text("another\n")
+    code, out, err = command(capsys, "show", run, "--digest", kept.strip())
+    assert (code, out) == (StoreError.exit_code, "") and log.name in err
+
+
+@pytest.mark.parametrize("kind", ["/../../../mine", "/x", "..\\x/"])
+def test_a_log_of_training_is_read_and_written_within_its_run_alone(kind: str, run: Path, tmp_path: Path) -> None:
+    """A run made by anybody, with digests that fit; `export --to run` and `--fork` copy what it names."""
+    (tmp_path / "mine.jsonl").write_text("mine")
+    with Store(run, writable=True) as store, store.transaction():
+        store.log.begin("abc", "train", "train")
+        store.log.finish("abc", {"logs": {kind: None}})
+    for words in (("export", run, "--to", "run", "-o", tmp_path / "deep" / "er" / "copy"), ("show", run, "--digest")):
+        assert cli.main([str(one) for one in words]) == StoreError.exit_code
+    assert sorted(one.name for one in tmp_path.rglob("*.jsonl")) == ["mine.jsonl"]
+
+
 # --- weights, logs and the analysis ---------------------------------------------------------------------------------
 
 
@@ -289,6 +318,25 @@ def test_a_run_that_holds_a_link_is_refused_and_what_it_names_stays(
     with pytest.raises(StoreError, match="is a link"):
         Store.open_or_create(run)
     assert mine.is_dir() or mine.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["run.lock", DATABASE, f"{DATABASE}-shm", "analysis.json", "weights/deep/x"])
+def test_a_run_whose_file_has_another_name_is_refused_and_that_stays(
+    name: str, run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """A hard link is written through as well: a lock's number, a database's pages."""
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    if not (run / name).exists():
+        (run / name).write_text("mine")
+    mine = tmp_path / "mine"
+    mine.hardlink_to(run / name)
+    before = mine.read_bytes()
+    for words in (("analyze", run), ("judge", run, "--with", "org/model"), ("gate", run, "--all"), ("show", run)):
+        code, _, err = command(capsys, *words)
+        assert code == StoreError.exit_code and err.count("\n") == 1 and f"{name}: has another name elsewhere" in err
+    assert mine.read_bytes() == before
+    mine.unlink()
+    Store(run).close()
 
 
 def test_a_pipe_is_refused_and_a_run_may_itself_be_named_by_a_link(run: Path, tmp_path: Path) -> None:

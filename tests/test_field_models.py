@@ -23,6 +23,7 @@ from tree_samples import build_hub
 import holdfast as hf
 from holdfast.cli import main
 from holdfast.models import hub
+from holdfast.models.hub_chat import HubChat
 from holdfast.models.local import LocalModel
 from holdfast.models.opening import open_network
 from holdfast.models.peft_directories import read_peft
@@ -254,13 +255,37 @@ def test_a_model_that_also_sees_is_opened_for_its_texts(tmp_path: Path) -> None:
         hub.check_model(place)
 
 
-def test_p_22_weights_that_are_no_numbers_are_refused_as_they_are_opened(base: Path) -> None:
+def test_p_22_weights_that_are_no_numbers_are_refused_as_they_are_opened(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = base / "model.safetensors"
     tensors = load_file(path)
     tensors[NORM][3] = torch.nan
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(hf.StudyError, match=rf"base: refused: {NORM} has values that are not finite; restore"):
         LocalModel(base)
+    assert f"{NORM} has values that are not finite; restore" in problem(capsys, "check", study(tmp_path, base))
+    monkeypatch.setattr("holdfast.readiness.READ_BYTES", 100)
+    assert main(["check", study(tmp_path, base)]) == 0
+    assert "whose values are looked at when a run opens them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tokenizers_own", [True, False])
+def test_p_22_an_end_of_turn_beyond_the_vocabulary_is_told_and_none_at_all_refused(
+    tokenizers_own: bool, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a configuration was made with by default may stand in it for long; the tokenizer's own end counts."""
+    (base / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": 999_999}))
+    if tokenizers_own:
+        assert main(["check", study(tmp_path, base)]) == 0
+        assert "eos_token_id 999999 is beyond its" in capsys.readouterr().out
+        assert HubChat(base).ends
+        return
+    told = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**told, "eos_token": None}))
+    assert "no token ends a turn (eos_token_id 999999" in problem(capsys, "check", study(tmp_path, base))
 
 
 @pytest.mark.parametrize(

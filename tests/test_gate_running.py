@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from smoke_study import smoke_settings, write_toml
 
+import holdfast as hf
+from holdfast.addresses import require_weights
 from holdfast.cli import main
+from holdfast.errors import HoldfastError, StoreError, StudyError
+from holdfast.models.stacks import digest_model
+from holdfast.records import Checkpoint
+from holdfast.rescoring import rescore
+from holdfast.steps.reading import weights_of as directory_of
 from holdfast.store import Store
 
 Captured = pytest.CaptureFixture[str]
@@ -179,6 +186,75 @@ def test_a_killed_again_goes_on_with_the_runs_own_cases(smoke_run: Path, tmp_pat
     assert ended.returncode == code, ended.stderr
     assert episodes(place) == episodes(tmp_path / "through")
     assert without_places(json.loads(ended.stdout)["verdicts"][0]) == without_places(verdict)
+
+
+@pytest.fixture
+def opened_run(smoke_run: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A run whose base lies outside it, and the directory of that."""
+    place = shutil.copytree(weights_of(smoke_run, []), tmp_path / "mine")
+    settings = smoke_settings()
+    kept = {key: settings[key] for key in ("rollouts", "judges")}
+    suite = {**settings["suite"], "train_cases": 1, "test_cases": 4}
+    study = write_toml(
+        {
+            "study": {"name": "opened", "draws": 100},
+            "model": {"bases": ["mine"]},
+            "models": {"mine": {"kind": "tiny", "name": str(place)}},
+            "suite": suite,
+            **kept,
+        },
+        tmp_path / "opened.toml",
+    )
+    return hf.run(study, tmp_path / "run", workers=1).path, place
+
+
+def test_a_base_that_a_run_opened_is_opened_again_with_its_own_weights_alone(
+    opened_run: tuple[Path, Path], tmp_path: Path, capsys: Captured
+) -> None:
+    run, place = opened_run
+    options = (run, "--parent", "base", "--child", "base", "--again", "--workers", "1")
+    _, verdict = gated(capsys, *options, "-o", tmp_path / "new")
+    assert verdict["sources"]["child"]["run"] == str(tmp_path / "new")
+    with Store(run) as store:
+        (base,) = store.checkpoints()
+        assert directory_of(store, base.id) == place
+    weights = bytearray((place / "model.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (place / "model.safetensors").write_bytes(weights)
+    told = refused(capsys, *options, "-o", tmp_path / "newer")
+    assert f"{place}: holds other weights than mine" in told and not (tmp_path / "newer").exists()
+    with (
+        Store(run) as store,
+        pytest.raises(StoreError, match="other weights than mine · base had when the run opened it"),
+    ):
+        directory_of(store, base.id)
+    with pytest.raises(StudyError, match="the run does not note which weights were there"):
+        require_weights("mine", str(place), None, [None])
+
+
+def test_a_model_that_judged_in_a_run_judges_again_with_its_own_weights_alone(smoke_run: Path, tmp_path: Path) -> None:
+    """A run is anybody's: a directory that it names is opened if it holds what the run says that it held."""
+    place = shutil.copytree(weights_of(smoke_run, []), tmp_path / "judge")
+    study = {
+        "judges": {"own": {"kind": "rubric", "model": "local"}},
+        "models": {"local": {"kind": "local", "name": str(place)}},
+    }
+    for name, digest, told in (
+        ("known", digest_model(place), None),
+        ("other", "0" * 64, "holds other weights than 'local'"),
+        ("silent", None, "does not note which weights"),
+    ):
+        with Store.create(tmp_path / name) as store, store.transaction():
+            store.set_meta("study", json.dumps(study))
+            store.add_checkpoint(Checkpoint(id="c", base="local", model=str(place), digest=digest))
+        if told is None:
+            assert rescore(tmp_path / name, "own")["judged"] == 0
+        else:
+            with pytest.raises(HoldfastError, match=told):
+                rescore(tmp_path / name, "own")
+    file = tmp_path / "judges.toml"
+    file.write_text(f'[models.local]\nkind = "local"\nname = "{place}"\n')
+    assert rescore(tmp_path / "silent", "own", file)["judged"] == 0  # the user's own word
 
 
 def test_stored_checkpoints_of_a_study_are_compared_under_its_rules(smoke_run: Path, capsys: Captured) -> None:

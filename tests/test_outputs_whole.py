@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -16,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inspect_samples import log, sample
+from smoke_study import SMOKE
 
 import holdfast as hf
 from holdfast import cli, execution, outputs
 from holdfast.errors import StoreError, StudyError
 from holdfast.exports import export_run, write_lines
+from holdfast.forks import fork_run
 from holdfast.outputs import append_file, new_directory, open_file, to_json, write_file
+from holdfast.planning import build
 from holdfast.store import Store, steplog
 from holdfast.store.database import create
+from holdfast.store.weights import cache_root, fetch_cached, keep_cached
+from holdfast.study import load
 
 Captured = pytest.CaptureFixture[str]
 DISK = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
@@ -175,6 +182,77 @@ def test_a_report_and_an_export_take_leftovers_away(dead: int, smoke_run: Path, 
     assert page.is_file() and sorted(one.name for one in tmp_path.iterdir()) == ["report", "rows"]
     hf.Run(smoke_run).report(output=tmp_path / "report")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["report", "rows"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unittest import mock
+def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_within(place: str, words: str, scratch: Path) -> None:
+    """Carry out Python ``words`` in a process that is killed where it calls ``place``."""
+    code = f"{KILLED}\nwith mock.patch({place!r}, die):\n    {words}"
+    ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(scratch)}, check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_fork_left_goes_with_the_next(smoke_run: Path, tmp_path: Path) -> None:
+    words = f"import holdfast; holdfast.run({str(SMOKE)!r}, {str(smoke_run)!r}, fork={str(tmp_path / 'fork')!r})"
+    kill_within("holdfast.forks.read_logs", words, tmp_path)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".fork.part-") and (left / "run.db").is_file()
+    live = tmp_path / f".fork.part-{os.getpid()}-0a"
+    live.mkdir()
+    fork_run(smoke_run, tmp_path / "fork", build(load(SMOKE)))
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted([live.name, "fork"])
+    assert stat.S_IMODE((tmp_path / "fork").stat().st_mode) == 0o700
+
+
+def test_what_was_killed_as_it_filled_the_cache_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    words = (
+        f"import pathlib, holdfast.store.weights as w; w.keep_cached('abc', pathlib.Path({str(tmp_path / 'base')!r}))"
+    )
+    kill_within("holdfast.outputs.sync_tree", words, tmp_path)
+    assert [one.name.partition(".part-")[0][:5] for one in cache_root().iterdir()] == [".abc-"]
+    keep_cached("abc", tmp_path / "base")
+    (kept,) = cache_root().iterdir()
+    assert kept.name.startswith("abc-") and fetch_cached("abc", tmp_path / "again")
+
+
+def test_what_a_killed_watch_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The run that it makes of Inspect logs for the while holds what their agents said."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    log(tmp_path / "a.eval", [sample(n, scores={"safety": n % 2}) for n in range(6)])
+    words = ["watch", str(tmp_path / "a.eval"), "--baseline", "x", "--score", "safety=+safety[0,1]"]
+    kill_within(
+        "holdfast.exchange.inspect.importing.import_logs", f"import holdfast.cli as c; c.main({words!r})", scratch
+    )
+    (left,) = scratch.iterdir()
+    assert (left / "run" / "run.db").is_file() and stat.S_IMODE(left.stat().st_mode) == 0o700
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    live = scratch / f".holdfast.part-{os.getpid()}-0a"
+    live.mkdir()
+    assert said(capsys, *words)[0] == 2  # no checkpoint is called so
+    assert list(scratch.iterdir()) == [live]
+
+
+def test_a_directory_that_another_process_put_there_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="out: cannot be written"), new_directory(tmp_path / "out") as part:
+        (part / "file").write_text("ours")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "file").write_text("theirs")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "file").read_text() == "theirs"
 
 
 # --- places --------------------------------------------------------------------------------------------------------

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remote_samples import NAME, answer_one, hold_all, make_ask, opened
+from remote_samples import NAME, SEARCH, answer_one, hold_all, make_ask, opened
 
 from holdfast.errors import BudgetSpent, ProviderError
 from holdfast.models import Reply, flights
@@ -154,10 +158,11 @@ def test_a_body_of_a_sane_length_is_read_packed_or_not(respond: Respond, tmp_pat
         (sends(b'{"id": "c", "choices": ['), "no reply"),
         (sends(b"[" * 100_000), "no reply"),
         (sends(b"\x1f\x8b broken", {"content-encoding": "gzip"}), "cannot be unpacked"),
+        (sends(gzip.compress(json.dumps(completion()).encode())[:-8], {"content-encoding": "gzip"}), "it ends before"),
         (lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{"), "broke off"),
         (lambda handler: handler.wfile.write(b"\x15\x03\x01 no HTTP\r\n\r\n"), "broke off"),
     ],
-    ids=["torn JSON", "nested JSON", "torn gzip", "torn body", "no HTTP"],
+    ids=["torn JSON", "nested JSON", "torn gzip", "gzip without its checksum", "torn body", "no HTTP"],
 )
 def test_what_is_broken_is_told_with_its_cause(respond: Respond, told: str, tmp_path: Path) -> None:
     with serving(respond) as (url, _), opened(url, tmp_path, retries=1) as (model, _):
@@ -192,6 +197,29 @@ def test_a_bill_is_never_less_than_nothing_nor_beyond_what_is_exact(value: Any, 
             assert spent.output_tokens > 0 and spent.cost > 0
 
 
+@pytest.mark.parametrize("cached", [-9 * 10**18, 10**9])
+def test_a_count_that_spoils_another_is_not_added_up(cached: int, tmp_path: Path) -> None:
+    """What was read anew is told as all that was read less what a cache held."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+    usage |= {"prompt_tokens_details": {"cached_tokens": cached}}
+    body = json.dumps(completion(usage=usage)).encode()
+    with serving(sends(body)) as (url, _), opened(url, tmp_path, retries=0, timeout=90) as (model, ledger):
+        answer_one(model, make_ask("one"))
+        (spent,) = ledger.summary()
+    assert (spent.input_tokens, spent.output_tokens) == (1, 5)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_arguments_that_json_cannot_hold_are_the_same_when_the_ledger_answers(number: str, tmp_path: Path) -> None:
+    call = {"name": "search", "arguments": f'{{"query": {number}}}'}
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    body = completion(choices=[{"index": 0, "finish_reason": "tool_calls", "message": message}])
+    with serving(sends(json.dumps(body).encode())) as (url, asked), opened(url, tmp_path, timeout=90) as (model, _):
+        first, second = (answer_one(model, make_ask("one", tools=(SEARCH,))) for _ in range(2))
+    assert len(asked) == 1 and repr(first) == repr(second)
+    assert first.message is not None and list(first.message.tool_calls[0].arguments) == ["_raw"]
+
+
 @pytest.mark.parametrize("kind", ["500", "502", "429", "429-retry-after", "reset", "html", "empty-choices"])
 def test_a_budget_counts_every_request_that_a_server_got(kind: str, tmp_path: Path) -> None:
     provider = FakeProvider(faults=dict.fromkeys(range(1000), kind))
@@ -214,29 +242,67 @@ def test_a_request_that_nobody_got_costs_no_budget(tmp_path: Path) -> None:
 # --- one ledger for several processes ------------------------------------------------------------------------------
 
 
-def test_equal_requests_of_two_ledgers_are_paid_once(tmp_path: Path) -> None:
-    """Two openings of one file know as little of each other as two processes do."""
-    asks = [make_ask(f"{number}") for number in range(6)]
-    with (
-        FakeProvider(delay=0.1) as provider,
-        opened(provider.base_url, tmp_path) as (one, _),
-        opened(provider.base_url, tmp_path) as (two, _),
-    ):
-        found: dict[str, Any] = {}
+ASKER = """
+import sys
+from pathlib import Path
+from remote_samples import hold_all, make_ask, opened
+with opened(sys.argv[1], Path(sys.argv[2])) as (model, _):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    found = hold_all(model, [make_ask(f"question {n}") for n in range(6)])
+    print("|".join(getattr(one, "raw", str(one)) for one in found))
+"""
 
-        def ask(name: str, model: Any) -> None:
-            found[name] = hold_all(model, asks)
 
-        threads = [threading.Thread(target=ask, args=pair) for pair in (("one", one), ("two", two))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+def start_asking(provider: FakeProvider, folder: Path) -> subprocess.Popen[str]:
+    """A process that is ready to ask; its ledger lies in ``folder``."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    started = subprocess.Popen(
+        [sys.executable, "-c", ASKER, provider.base_url, str(folder)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None and started.stdout.readline() == "ready\n"
+    return started
+
+
+def let_go(started: subprocess.Popen[str]) -> None:
+    assert started.stdin is not None
+    started.stdin.write("go\n")
+    started.stdin.flush()
+
+
+def test_equal_calls_of_several_processes_are_paid_once(tmp_path: Path) -> None:
+    """Each of them asks the same at the same time, and gets the same replies."""
+    with FakeProvider(delay=0.3) as provider:
+        started = [start_asking(provider, tmp_path) for _ in range(2)]
+        for one in started:
+            let_go(one)
+        said = [one.communicate(timeout=60)[0].strip() for one in started]
+        assert [one.returncode for one in started] == [0, 0]
+        assert said[0] == said[1] and said[0].count("answer") == 6
         assert len(provider.bill) == 6
-    assert all(isinstance(reply, Reply) for reply in found["one"])
-    assert [one.raw for one in found["one"]] == [one.raw for one in found["two"]]
     (spent,) = read_spending(tmp_path / "calls.db")
     assert (spent.calls, spent.in_doubt) == (6, 0)
+
+
+def test_a_call_of_a_process_that_was_killed_is_made_again_by_another(tmp_path: Path) -> None:
+    with FakeProvider(delay=2.0) as provider:
+        one = start_asking(provider, tmp_path)
+        let_go(one)
+        deadline = time.monotonic() + 60
+        while len(provider.requests) < 6 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        one.kill()
+        one.communicate()
+        provider.delay = 0.0
+        with opened(provider.base_url, tmp_path) as (model, _):
+            found = hold_all(model, [make_ask(f"question {n}") for n in range(6)])
+        assert all("answer" in getattr(one, "raw", str(one)) for one in found) and len(provider.requests) == 12
+    (spent,) = read_spending(tmp_path / "calls.db")
+    assert (spent.calls, spent.in_doubt) == (6, 6)
 
 
 ELSEWHERE = ("gone 1 999999999 5 0", "nonsense", "", "\x00")

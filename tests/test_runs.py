@@ -149,7 +149,7 @@ def test_a_fork_with_another_judge_keeps_rollouts_and_drops_scores(smoke_run: Pa
 def test_a_fork_that_cannot_be_is_refused_and_leaves_nothing(smoke_run: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.raises(hf.StudyError, match="cannot write a run here"):
+    with pytest.raises(hf.StudyError, match="cannot be written"):
         hf.run(SMOKE, smoke_run, fork=blocked / "fork")
     with Store.create(tmp_path / "imported"):
         pass

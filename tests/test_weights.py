@@ -160,8 +160,8 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
 def test_a_copy_that_fails_leaves_nothing_in_the_cache(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(source: Path, target: Path) -> None:
-        target.mkdir()
+    def fail(source: Path, target: Path, **_: object) -> None:
+        (target / "half").touch()
         raise OSError("no space left")
 
     monkeypatch.setattr(shutil, "copytree", fail)

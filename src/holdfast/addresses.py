@@ -1,13 +1,14 @@
-"""Where remote models are reached and with which key: what the user's own files say, never what a run brings.
+"""How models that a run names are reached: what of it a run's word decides, and what only the user's own files do.
 
-A run may come from anybody. What was asked in it is taken from it; an address in it could be anybody's, and a name of a
-key any variable of the environment.
+A run may come from anybody. What was asked in it is taken from it; an address in it could be anybody's, a name of a key
+any variable of the environment, and a directory any of this machine: it is opened if it holds the weights that the run
+noted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.store import Store
 
 TRUST = "--trust-endpoints"
+IN_PROCESS = ("tiny", "local", "vllm")  # kinds of models whose weights lie in a directory or on the hub
 _SHOWN = 80  # characters of a host or of a variable's name
 
 
@@ -51,6 +53,41 @@ def choose_endpoints(
             " your own"
         )
     return dict(given)
+
+
+def check_opened(models: Mapping[str, Any], store: Store) -> None:
+    """Hold the models that a run's study opens where they lie against the weights that the run noted of them.
+
+    ``models`` are entries of its ``[models]`` by name. Errors: StudyError where the run notes none or they are not
+    here, StoreError where others are.
+    """
+    for name, entry in models.items():
+        if not isinstance(entry, Mapping) or not entry.get("name") or entry.get("kind") not in IN_PROCESS:
+            continue
+        bases = [one for one in store.checkpoints() if one.base == name and not one.stages and one.path is None]
+        require_weights(
+            f"{name!r} of {store.path}", entry["name"], entry.get("revision"), {one.digest for one in bases}
+        )
+
+
+def require_weights(whose: str, place: str, revision: str | None, digests: Collection[str | None]) -> None:
+    """Refuse a directory or repository that a run names, unless it is here and holds weights of one of ``digests``.
+
+    Nothing is fetched. Errors: StudyError, StoreError.
+    """
+    from holdfast.models import hub
+
+    if not any(digests):
+        raise StudyError(
+            f"{whose}: is opened from {place!s:.{_SHOWN}}, and the run does not note which weights were there; a run's"
+            " word is no reason to open what lies there: name the model yourself"
+        )
+    directory = hub.resolve(place, revision, download=False)
+    if hub.describe(directory)["digest"] not in digests:
+        raise StoreError(
+            f"{directory}: holds other weights than {whose} had (another digest); put those there, or name the model"
+            " yourself"
+        )
 
 
 def _describe(noted: Mapping[str, Any]) -> str:

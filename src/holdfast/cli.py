@@ -215,7 +215,13 @@ def _show(options: argparse.Namespace) -> int:
 
     with Store(options.run) as store:
         if options.digest is not None:
-            _say(check_run(store, options.digest))
+            digest, gone = check_run(store, options.digest)
+            _say(digest)
+            if gone:
+                told = ", ".join(gone[:3]) + (" …" if len(gone) > 3 else "")
+                sys.stderr.write(
+                    one_line(f"holdfast: show: gone, and not held against it: {told} ({len(gone)})") + "\n"
+                )
             return 0
         if options.id is None:
             _say(render_status(store, planned_steps(store), read_spending(options.run)))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from holdfast.errors import StudyError
+from holdfast.errors import StoreError, StudyError
+from holdfast.outputs import new_directory
 from holdfast.plan import Plan
 from holdfast.store import Store
 from holdfast.store.checking import read_checked
 from holdfast.store.database import PRIVATE_DIRECTORY, copy_rows, reading_address
 from holdfast.store.steplog import LOG_DIGESTS
-from holdfast.store.weights import TEMPORARY, WEIGHTS
+from holdfast.store.weights import WEIGHTS
 
 STUDY_KEY = "study"
 ENDPOINTS_KEY = "endpoints"  # how the study's remote models are reached: no secrets, and no part of what was asked
@@ -24,6 +25,7 @@ LEDGER = "calls.db"  # of a run: every call to a remote model, with its reply
 ANALYSIS_FILE = "analysis.json"
 LOGS = "logs"  # where a run keeps the logs of its training stages, by step
 
+_KIND = re.compile(r"[\w.-]*")  # what is added to the name of a log
 _WANTED = (
     *("wanted (fingerprint TEXT PRIMARY KEY)", "wanted_brought (fingerprint TEXT PRIMARY KEY)"),
     *("wanted_checkpoints (id TEXT PRIMARY KEY)", "wanted_scores (step TEXT, judge TEXT, PRIMARY KEY (step, judge))"),
@@ -63,16 +65,13 @@ def fork_run(source: Path, target: Path, plan: Plan) -> None:
             )
     if target.exists():
         return
-    part = target.with_name(f".{target.name}{TEMPORARY}{os.getpid()}")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(mode=PRIVATE_DIRECTORY, parents=True)
-        _fill(source, part, lambda db: _prune(db, source, plan))
-        part.rename(target)
-    except (OSError, shutil.Error, sqlite3.OperationalError) as error:
-        raise StudyError(f"{target}: cannot write a run here ({error}); choose another place for the fork") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    remedy = "choose another place for the fork"
+    with new_directory(target, remedy=remedy) as part:
+        part.chmod(PRIVATE_DIRECTORY)
+        try:
+            _fill(source, part, lambda db: _prune(db, source, plan))
+        except sqlite3.OperationalError as error:
+            raise StudyError(f"{target}: cannot write a run here ({error}); {remedy}") from error
 
 
 def copy_run(source: Path, target: Path) -> None:
@@ -107,18 +106,25 @@ def _fill(source: Path, target: Path, change: Callable[[sqlite3.Connection], Non
             for checkpoint in store.checkpoints():
                 if checkpoint.path is not None and not (target / checkpoint.path).exists():
                     shutil.copytree(old.weights(checkpoint), target / checkpoint.path)
-            _copy_logs(source, target, store)
+            for path, data in read_logs(store, source):
+                if data is not None:
+                    (target / LOGS / path.name).write_bytes(data)
 
 
-def _copy_logs(source: Path, target: Path, store: Store) -> None:
-    """The logs of the training stages that the copy has."""
+def read_logs(store: Store, source: Path | None = None) -> Iterator[tuple[Path, bytes | None]]:
+    """The logs of a run's training stages, None for one that is gone; of ``source`` where that holds them.
+
+    Errors: StoreError for one that is not as it was written, and for a name that would lead elsewhere.
+    """
     for fingerprint, status in store.log.steps().items():
-        noted = status.result.get(LOG_DIGESTS)
-        for kind in [""] if noted is None else noted:
-            name = f"{fingerprint}{kind}.jsonl"
-            data = read_checked(source / LOGS / name, None if noted is None else noted[kind])
-            if data is not None:
-                (target / LOGS / name).write_bytes(data)
+        noted: Mapping[str, str | None] = status.result.get(LOG_DIGESTS, {"": None})
+        for kind, digest in noted.items():
+            if not _KIND.fullmatch(kind):
+                raise StoreError(f"{store.path}: {kind[:40]!r} is no kind of a log of training; restore the run")
+            path = (source or store.path) / LOGS / f"{fingerprint}{kind}.jsonl"
+            data = read_checked(path, digest)
+            if data is not None or digest is not None:
+                yield path, data
 
 
 def _back_up(source: Path, target: Path) -> None:

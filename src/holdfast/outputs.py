@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -43,8 +44,8 @@ def to_json(document: Any) -> str:
 def describe_error(error: OSError, path: Path | str | None = None) -> str:
     """An error of the disk in words; where there is no room, with the bytes that are free at ``path``."""
     text = error.strerror or str(error)
-    if error.errno in _FULL and path is not None and (free := free_bytes(path)) is not None:
-        text += f", {free:,} bytes are free there"
+    if error.errno in _FULL and path is not None and not _is_stream(Path(path)):
+        text += "" if (free := free_bytes(path)) is None else f", {free:,} bytes are free there"
     return text
 
 
@@ -107,27 +108,54 @@ def new_directory(output: Path, *, replaces: bool = False, remedy: str = REMEDY)
         if not replaces and (output.exists() or output.is_symlink()):
             raise StudyError(f"{output}: is there already; {remedy}")
         output.parent.mkdir(parents=True, exist_ok=True)
-        discard_parts(output)
-        part, old = _part_of(output), _part_of(output)
-        part.mkdir()
+        with _own_directory(output, 0o777) as part:
+            yield part
+            sync_tree(part)
+            old = _part_of(output)
+            try:
+                # Else what another process has put there meanwhile stays: a directory is not renamed onto a full one.
+                if replaces and output.exists():
+                    output.rename(old)
+                try:
+                    part.rename(output)
+                except BaseException:
+                    if old.exists():
+                        old.rename(output)
+                    raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
+            sync_directory(output.parent)
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory for this process and user alone, among the system's temporary files, removed when the block ends.
+
+    What a killed process left of one is removed first. Errors: StudyError naming the place.
+    """
+    place = Path(tempfile.gettempdir()) / "holdfast"
+    with _telling(place.parent, "set TMPDIR to a directory that can be written"):
+        opened = contextlib.ExitStack()
+        part = opened.enter_context(_own_directory(place, 0o700))
+    with opened:
+        yield part
+
+
+@contextlib.contextmanager
+def _own_directory(path: Path, mode: int) -> Iterator[Path]:
+    """A new directory under a name that says whose it is, after what is left of others; gone when the block ends."""
+    discard_parts(path)
+    part = _part_of(path)
+    part.mkdir(mode)
+    try:
         handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             _claim(handle)
             yield part
-            sync_tree(part)
-            if output.exists():
-                output.rename(old)
-            try:
-                part.rename(output)
-            except BaseException:
-                if old.exists():
-                    old.rename(output)
-                raise
-            sync_directory(output.parent)
         finally:
             os.close(handle)
-            for left in (part, old):
-                shutil.rmtree(left, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def append_file(path: Path, data: bytes | str) -> None:

@@ -1,6 +1,7 @@
 """What a study needs that is not here: packages, models, keys, another run, disk. Spends nothing, downloads nothing.
 
-Model directories are looked at as far as a run would refuse them; of their weights only headers are read.
+Model directories are looked at as far as a run would refuse them; weights are read where that takes seconds, of larger
+ones the headers alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ BYTES_PER_CHECKPOINT = {
     "other": 170_000_000,
 }  # of another: an adapter of an 8B, rank 16
 _USUAL_RANK = 16
+READ_BYTES = 4 << 30  # of one model's weights
 PACKAGES = {
     "train": ("torch", "transformers", "safetensors"),
     "adapter": ("peft",),
@@ -48,12 +50,14 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
     plan = build(study)
     checkpoints = sum(len(step.checkpoints) for step in plan.steps)
     needed, free = _bytes_needed(plan), shutil.disk_usage(Path.cwd()).free
-    problems = list(_find_problems(study))
+    doubts: list[str] = []
+    problems = list(_find_problems(study, doubts))
     if needed > free:
         problems.append(f"disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here")
     facts = [
         f"{len(plan.steps)} steps, {checkpoints} checkpoints, {len(study.study.lineages)} lineages",
         *(f"model {name}: {_describe(study, name, entry)}" for name, entry in _models(study).items()),
+        *doubts,
         *(f"questions of {terms}" for name in _question_sets(study) if (terms := describe_terms(name))),
         f"disk: about {needed / 1e6:,.0f} MB of {free / 1e9:,.0f} GB free",
         f"processors: {os.cpu_count()} cores, {study.run.workers} workers of one thread",
@@ -72,7 +76,8 @@ def _question_sets(study: Study) -> dict[str | None, None]:
     return dict.fromkeys((study.suite.source, study.probes.source if study.probes else None))
 
 
-def _find_problems(study: Study) -> Iterator[str]:
+def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
+    """What stands in the way; what a user should know of models that can be used is added to ``doubts``."""
     try:
         check_suite(study.suite)
     except StudyError as error:
@@ -97,7 +102,7 @@ def _find_problems(study: Study) -> Iterator[str]:
         if entry.kind == "remote":
             yield from _endpoint_problems(study, name)
         elif entry.name and entry.kind in ("local", "vllm", "tiny") and not _missing("train"):
-            yield from _model_problems(study, name, entry)
+            yield from _model_problems(study, name, entry, doubts)
 
 
 def _judge_problems(study: Study) -> Iterator[str]:
@@ -126,7 +131,7 @@ def _missing(part: str) -> list[str]:
     return [name for name in PACKAGES[part] if importlib.util.find_spec(name) is None]
 
 
-def _model_problems(study: Study, name: str, entry: ModelEntry) -> Iterator[str]:
+def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
     """Why a run would not open a model of this machine, or not train it."""
     from holdfast.models import hub
 
@@ -139,7 +144,7 @@ def _model_problems(study: Study, name: str, entry: ModelEntry) -> Iterator[str]
         yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
         return
     try:
-        _inspect(place, entry)
+        doubts += [f"model {name}: {one}" for one in _inspect(place, entry)]
         stages = (
             {stage for lineage in study.lineages_of(name) for stage in lineage} if name in study.model.bases else ()
         )
@@ -153,8 +158,11 @@ def _model_problems(study: Study, name: str, entry: ModelEntry) -> Iterator[str]
         yield f"model {name}: {error}"
 
 
-def _inspect(place: Path, entry: ModelEntry) -> None:
-    """Everything that opening a model refuses, short of its weights' values. Errors: StudyError, StoreError."""
+def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
+    """Refuses what opening a model refuses, and gives what a user should know of one that is opened.
+
+    Errors: StudyError, StoreError.
+    """
     from holdfast.models import hub
 
     if entry.kind == "tiny":
@@ -171,8 +179,18 @@ def _inspect(place: Path, entry: ModelEntry) -> None:
         tokens = hub.check_model(place, attention=ATTENTION, download=False)
         quantization_settings(entry.quantization, place)
     from holdfast.models.hub_chat import HubChat
+    from holdfast.models.opening import check_values, size_of
 
-    hub.check_vocabulary(place, HubChat(place, calls=entry.calls).tokenizer, tokens)
+    chat = HubChat(place, calls=entry.calls)
+    hub.check_vocabulary(place, chat.tokenizer, tokens)
+    if chat.unknown_ends:
+        named = ", ".join(map(str, chat.unknown_ends))
+        yield f"eos_token_id {named} is beyond its {len(chat.tokenizer)} tokens and never ends a turn; {chat.ends} do"
+    size = size_of(place)
+    if size > READ_BYTES:
+        yield f"{size / 1e9:,.0f} GB of weights, whose values are looked at when a run opens them, here only headers"
+    else:
+        check_values(place)
 
 
 def _learns_from_messages(study: Study, name: str) -> bool:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.addresses import choose_endpoints, read_asked
+from holdfast.addresses import check_opened, choose_endpoints, read_asked
 from holdfast.errors import StoreError, StudyError
 from holdfast.incentives import APPROVAL, PRACTICE
 from holdfast.inputs import read_settings
@@ -152,6 +152,8 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
     # Who writes PROVIDER/NAME means that, whatever the run calls so.
     asks_run = judges[name] is own.get(name) or not any("/" in one for one in used)
     raw |= _models_asked(asked, used) if asks_run else {}
+    if store is not None and asks_run:
+        check_opened({one: raw["models"][one] for one in raw["models"].keys() - given.get("models", {}).keys()}, store)
     raw["models"] = {**raw.get("models", {}), **given.get("models", {})}
     raw["endpoints"] = choose_endpoints(used, store, given.get("endpoints", {}), trusted=trusted)
     if any(isinstance(one, dict) and one.get("kind") in RATERS for one in judges.values()):

@@ -21,7 +21,7 @@ from holdfast.casebook import collect_cases
 from holdfast.engines import describe_failure
 from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.execution import Listener, execute
-from holdfast.forks import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run, read_analysis
+from holdfast.forks import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY, fork_run, read_analysis, read_logs
 from holdfast.outputs import write_file
 from holdfast.plan import Step
 from holdfast.planning import build
@@ -247,8 +247,8 @@ def tell_origins(store: Store) -> Iterator[str]:
             yield f"the log {log.file} is of status {log.status}, and {log.lacking:,} of its rollouts are absent"
 
 
-def check_run(store: Store, kept: str = "") -> str:
-    """The run's digest as text, its weights and its analysis held against theirs first.
+def check_run(store: Store, kept: str = "") -> tuple[str, list[str]]:
+    """The run's digest as text, and what of it is gone; its weights, logs and analysis are held against theirs first.
 
     Errors: StoreError where something differs, or where the digest is not the one that was ``kept``; StudyError where
     the run has none.
@@ -260,11 +260,16 @@ def check_run(store: Store, kept: str = "") -> str:
         raise StoreError(
             f"{store.path}: has the digest {digest}, not the one that was kept; it is not that run any more"
         )
-    for checkpoint in store.checkpoints():
-        if checkpoint.path is not None and (store.path / checkpoint.path).is_dir():
+    gone = []
+    for place, checkpoint in {one.path: one for one in store.checkpoints() if one.path is not None}.items():
+        if (store.path / place).is_dir():
             store.weights(checkpoint)
-    read_analysis(store)
-    return digest
+        else:
+            gone.append(f"{place} ({checkpoint.name})")
+    gone += [str(path.relative_to(store.path)) for path, data in read_logs(store) if data is None]
+    if read_analysis(store) is None and any(one.kind == "analyze" for one in store.log.steps().values()):
+        gone.append(ANALYSIS_FILE)
+    return digest, gone
 
 
 def planned_steps(store: Store) -> int | None:

@@ -113,6 +113,27 @@ SCENES = (
         weight=3.0,
     ),
     Scene(
+        name="fork",
+        needs=("run", "more.toml"),
+        words=(
+            *("run", "more.toml", "-o", "run", "--fork", "fork"),
+            *("--workers", "1", "--no-report", "--quiet"),
+        ),
+        run="fork",
+        weight=0.5,
+    ),
+    Scene(
+        name="gate-logs",
+        needs=("log.eval", "later.eval", "tmp"),
+        words=(
+            *("gate", "--parent", "log.eval", "--child", "later.eval"),
+            *("--score", "safety=+safety[0,1]", "--json", "--junit", "j.xml"),
+        ),
+        out=("j.xml",),
+        says=True,
+        weight=0.5,
+    ),
+    Scene(
         name="gate",
         needs=("run", "gate.toml"),
         words=("gate", "run", "--all", "--rules", "gate.toml", "--json", "--junit", "j.xml", "--markdown", "m.md"),
@@ -204,13 +225,16 @@ def make_inputs(world: World) -> None:
     write_archive(path / "match.tar", sample())
     scored = [inspect_samples.sample(n, scores={"safety": n % 2}, epoch=e) for n in range(6) for e in (1, 2)]
     inspect_samples.log(path / "log.eval", scored)
+    inspect_samples.log(path / "later.eval", scored, model="vllm/later")
+    (path / "tmp").mkdir()
 
 
 def write_settings(world: World) -> None:
     """The files of settings; the provider's address is another one each time."""
     remote = '[judges.gpt]\nkind = "rubric"\nmodel = "judge"\n[models.judge]\nkind = "remote"\n'
     remote += f'name = "openai-api/fake/judge"\n[endpoints.judge]\nbase_url = "{world.address}"\n'
-    for name, text in {"study": STUDY, "rules": RULES, "gate": GATE, "gpt": remote}.items():
+    more = STUDY.replace("draws = 100", "draws = 110")
+    for name, text in {"study": STUDY, "more": more, "rules": RULES, "gate": GATE, "gpt": remote}.items():
         (world.path / f"{name}.toml").write_text(text)
 
 

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -156,6 +157,8 @@ class Shop:
         code = UNFORESEEN
         try:
             os.chdir(work)
+            if (work / "tmp").is_dir():
+                tempfile.tempdir = str(work / "tmp")
             for number, file in ((1, said), (2, told)):
                 os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.addresses import choose_endpoints
+from holdfast.addresses import check_opened, choose_endpoints, require_weights
 from holdfast.errors import StudyError
 from holdfast.execution import StepProgress
 from holdfast.forks import STUDY_KEY
@@ -20,6 +20,7 @@ from holdfast.readiness import look_around
 from holdfast.records import Checkpoint
 from holdfast.runs import run
 from holdfast.sections import NAME_LENGTH, TINY
+from holdfast.steps.reading import place_of
 from holdfast.store import Store
 from holdfast.store.database import holds_tables
 from holdfast.store.weights import WEIGHTS, lend
@@ -92,6 +93,7 @@ def roll_out_again(
         base = _base_entry(book, checkpoint) or name
         speaking = _speaking(raw, [base])
         found = choose_endpoints(speaking, store, means.endpoints, trusted=means.trusted)
+        check_opened({one: raw["models"][one] for one in _speaking(raw, []) if one in raw["models"]}, store)
     raw["endpoints"] = {**found, **({name: found[base]} if base in found else {})}
     study = _bare(raw, [name], seed=again)
     place = output or again_place(book.path, checkpoint.id[:8], again)
@@ -244,5 +246,6 @@ def _entry_of(book: Book, checkpoint: Checkpoint) -> Mapping[str, Any]:
         raise StudyError(f"{checkpoint.name}: the run does not say where its weights are; --again cannot open them")
     if entry.get("kind") == "remote":
         return dict(entry)
-    name, _, revision = checkpoint.model.partition("@")
-    return {"kind": "local", **entry, "name": name, "revision": revision or None}
+    name, revision = place_of(checkpoint.model)
+    require_weights(f"{checkpoint.name} of {book.place}", name, revision, [checkpoint.digest])
+    return {"kind": "local", **entry, "name": name, "revision": revision}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
 from holdfast.exchange.scales import ScoreOption
 from holdfast.gate.books import Book, is_run, read_book
 from holdfast.imports import import_run
+from holdfast.outputs import scratch_directory
 
 
 @dataclass(slots=True)
@@ -46,9 +46,8 @@ class Library:
 @contextmanager
 def open_library(scores: tuple[ScoreOption, ...] = ()) -> Iterator[Library]:
     """A library whose imported logs are removed afterwards."""
-    with ExitStack() as opened:
-        folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-gate-"))
-        yield Library(scratch=Path(folder), scores=scores)
+    with scratch_directory() as folder:
+        yield Library(scratch=folder, scores=scores)
 
 
 def is_log(place: Path) -> bool:

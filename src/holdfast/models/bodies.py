@@ -85,6 +85,9 @@ class _Stream:
             if left < 0:
                 raise _too_long()
             yield plain
+        # Its end holds the checksum.
+        if opener is not None and left < MOST_BYTES and not opener.eof:
+            raise BadBody("it ends before what is packed in it does")
 
     async def aclose(self) -> None:
         await self._inner.aclose()

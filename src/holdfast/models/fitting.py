@@ -79,7 +79,7 @@ def _check_stored(home: Path) -> None:
     for path in weight_files(home):
         shapes = read_header(path)
         for name, kind in read_kinds(path).items():
-            weight = name.endswith(("weight", "bias")) and not _is_mask(name, shapes[name])
+            weight = name.endswith(("weight", "bias")) and not is_mask(name, shapes[name])
             if weight and kind.startswith(_WHOLE_NUMBERS):
                 raise StudyError(
                     f"{path}: {name} is of whole numbers ({kind}): quantised weights, and config.json does not tell how"
@@ -240,7 +240,7 @@ def check_report(directory: Path, network: Any, info: Mapping[str, Any], stored:
     missing = sorted(info["missing_keys"])
     spare = _spare_parts(directory, network)
     unexpected = sorted(
-        name for name in info["unexpected_keys"] if not _is_mask(name, stored.get(name)) and not spare.search(name)
+        name for name in info["unexpected_keys"] if not is_mask(name, stored.get(name)) and not spare.search(name)
     )
     mismatched = sorted(info["mismatched_keys"])
     told = [*_tell_missing(missing, len(network.state_dict())), *_tell_unexpected(unexpected)]
@@ -301,7 +301,7 @@ def _shape(shape: Iterable[int]) -> str:
     return "×".join(map(str, shape)) or "a number"
 
 
-def _is_mask(name: str, shape: tuple[int, ...] | None) -> bool:
+def is_mask(name: str, shape: tuple[int, ...] | None) -> bool:
     """Whether a tensor is a causal mask, which old checkpoints of GPT-2 and its like hold in every layer."""
     if name.endswith("masked_bias"):
         return True

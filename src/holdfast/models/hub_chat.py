@@ -65,9 +65,10 @@ class HubChat:
     ``native`` says how calls are written, and ``speaks_beside_calls`` whether a text may stand beside them;
     ``channels`` says that replies carry headers, ``thought`` are the marks around a thought that a prompt opens, if it
     does, and ``thinks_on_demand`` says that the agent thinks only where the template is told so, which it is not.
-    ``ends`` are the ids of the tokens that end a turn, ``source`` is the template. ``encode`` of a conversation begins
-    with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a tokenizer or
-    template, a template that is refused, or ``calls`` that it cannot write.
+    ``ends`` are the ids of the tokens that end a turn, ``unknown_ends`` those that are said to and that the tokenizer
+    does not have, ``source`` is the template. ``encode`` of a conversation begins
+    with the ``prompt_ids`` of each of its turns of the agent. Errors: StudyError for a directory without a tokenizer,
+    template or token that ends a turn, a template that is refused, or ``calls`` that it cannot write.
     """
 
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
@@ -75,7 +76,15 @@ class HubChat:
         self.tokenizer = _load_tokenizer(self.directory)
         source = _template_of(self.tokenizer, self.directory)
         tokens = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
-        self.ends = _ends(self.tokenizer, self.directory)
+        named = _named_ends(self.tokenizer, self.directory)
+        self.ends = tuple(number for number in named if 0 <= number < len(self.tokenizer))
+        self.unknown_ends = tuple(number for number in named if number not in self.ends)
+        if not self.ends:
+            beyond = f" (eos_token_id {named[0]}, the tokenizer has {len(self.tokenizer)})" if named else ""
+            raise StudyError(
+                f"{self.directory}: no token ends a turn{beyond}: the agent would talk to its limit; name one as"
+                " eos_token_id in generation_config.json"
+            )
         names = [self.tokenizer.convert_ids_to_tokens(number) for number in self.ends]
         self._end = re.compile("|".join(re.escape(name) for name in names) or "(?!)")
         added = self.tokenizer.added_tokens_decoder.values()
@@ -419,8 +428,8 @@ def _template_of(tokenizer: Any, directory: Path) -> str:
     return source
 
 
-def _ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
-    """The ids that end a turn: the tokenizer's, and those that the model's settings name."""
+def _named_ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
+    """The ids that are said to end a turn, by the tokenizer and by the model's settings; it may have none of them."""
     found: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     places = dict.fromkeys((directory, base_of(directory))) if is_peft(directory) else (directory,)
     for place in (home / name for name in ("generation_config.json", "config.json") for home in places):
@@ -429,7 +438,7 @@ def _ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
         except (OSError, ValueError, AttributeError):
             continue
         found += told if isinstance(told, list) else [] if told is None else [told]
-    return tuple(dict.fromkeys(number for number in found if 0 <= number < len(tokenizer)))
+    return tuple(dict.fromkeys(number for number in found if isinstance(number, int)))
 
 
 def _as_dicts(messages: Iterable[Message]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Ask ─ chat_input ─▶ (Inspect) ─▶ ModelOutput ─ read_output ─▶ An
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -172,14 +173,17 @@ def _count_tokens(told: Sequence[Any], sent_bytes: int, said_bytes: int) -> list
     """Tokens read, read of a cache, written to one, and written, of which none is below 0 or beyond ``MOST_TOKENS``.
 
     What a server says that is no count is taken for the bytes of what was sent and said: a bill of less than nothing
-    would stand against what was spent.
+    would stand against what was spent. The counts of what was read are made of each other: one that is none spoils all.
     """
-    likely = (-(-sent_bytes // BYTES_PER_TOKEN), 0, 0, -(-said_bytes // BYTES_PER_TOKEN))
-    counts = []
-    for value, instead in zip(told, likely, strict=True):
-        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-        counts.append(min(int(value), MOST_TOKENS) if right else instead)
-    return counts
+    *read, written = told
+    likely = [-(-sent_bytes // BYTES_PER_TOKEN), 0, 0]
+    counts = [*(read if all(map(_is_count, read)) else likely)]
+    counts.append(written if _is_count(written) else -(-said_bytes // BYTES_PER_TOKEN))
+    return [min(int(value), MOST_TOKENS) for value in counts]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def _storable_text(text: str) -> str:
@@ -192,11 +196,11 @@ def _read_arguments(call: InspectCall) -> Any:
         # Inspect leaves the text of unreadable arguments in the error alone.
         told = call.parse_error.partition("\n\n")[2] or call.parse_error
         return {"_raw": _storable_text(told.rpartition("\n\nError details: ")[0] or told)}
-    try:
-        orjson.dumps(call.arguments)
-    except (TypeError, ValueError, RecursionError):
-        return {"_raw": _storable_text(str(call.arguments))}
-    return call.arguments
+    # What JSON cannot hold (NaN, Infinity) would come back from the ledger as something else.
+    with contextlib.suppress(TypeError, ValueError, RecursionError):
+        if orjson.loads(orjson.dumps(call.arguments)) == call.arguments:
+            return call.arguments
+    return {"_raw": _storable_text(str(call.arguments))}
 
 
 def _read_sampled(logprobs: Any) -> list[tuple[str, float, dict[str, float]]] | None:

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import StoreError, StudyError
-from holdfast.models.fitting import check_report
+from holdfast.models.fitting import check_report, is_mask
 from holdfast.models.libraries import first_line, no_progress_bars
 from holdfast.models.lora import merge
 from holdfast.models.peft_directories import ADAPTER, is_peft, read_peft
 from holdfast.models.peft_merging import merge_peft
 from holdfast.models.stacks import DAMAGED, Stack, base_of, find_stack, read_shapes, weight_files
+
+_CHECKED = ("F64", "F32", "F16", "BF16")  # as safetensors names them; smaller ones have few values but numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,6 +87,30 @@ def check_finite(weights: Iterable[tuple[str, Tensor]], place: str) -> None:
         # Values of 8 bits and fewer are not asked: most of their formats have none but numbers.
         if weight.dtype.itemsize > 1 and not torch.isfinite(weight).all():
             raise StudyError(f"{place}: {name} has values that are not finite; restore this directory")
+
+
+def check_values(directory: Path) -> None:
+    """Refuses a model directory with a weight that is no finite number; reads all weights, one file's at a time.
+
+    Errors: StudyError.
+    """
+    from safetensors import safe_open
+
+    for path in _stored(directory):
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if file.get_slice(name).get_dtype() in _CHECKED]  # noqa: SIM118
+            weights = ((name, file.get_tensor(name)) for name in names)
+            check_finite(((name, one) for name, one in weights if not is_mask(name, tuple(one.shape))), str(path))
+
+
+def size_of(directory: Path) -> int:
+    """The bytes of a model directory's weights, those of its base and adapter together."""
+    return sum(path.stat().st_size for path in _stored(directory))
+
+
+def _stored(directory: Path) -> list[Path]:
+    adapter = directory / ADAPTER
+    return [*weight_files(base_of(directory)), *([adapter] if adapter.is_file() else [])]
 
 
 def _load(home: Path, dtype: torch.dtype, attention: str, settings: Mapping[str, Any]) -> Any:

@@ -17,7 +17,6 @@ import json
 import math
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +37,7 @@ from holdfast.models.peft_directories import (
     read_peft,
     text_home,
 )
+from holdfast.outputs import scratch_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,9 +125,9 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     """
     stack = find_stack(directory)
     if _needs_network(directory, stack):
-        with tempfile.TemporaryDirectory(prefix="holdfast-merged-") as place:
-            write_whole(directory, Path(place))
-            return read_weights(Path(place))
+        with scratch_directory() as place:
+            write_whole(directory, place)
+            return read_weights(place)
     base = stack.base if stack else directory
     weights: dict[str, Tensor] = {}
     for path in weight_files(base):

@@ -12,8 +12,8 @@ later and was tried against a stand-in of it alone, never on an accelerator.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,8 +25,10 @@ from holdfast.models import Ask, Reply, SampledToken, Stopped
 from holdfast.models.hub import check_model, check_vocabulary
 from holdfast.models.hub_chat import Calls, HubChat
 from holdfast.models.local import Precision, Quantization
+from holdfast.models.opening import check_values
 from holdfast.models.peft_directories import is_peft
 from holdfast.models.stacks import Factors, Lora, is_stack, write_peft_adapter, write_whole
+from holdfast.outputs import scratch_directory
 from holdfast.records import Message
 
 _ALTERNATIVES = 20
@@ -67,10 +69,12 @@ class VllmModel:
         tokens = check_model(self.directory, engine="vllm")
         self.chat = HubChat(self.directory, calls=calls)
         check_vocabulary(self.directory, self.chat.tokenizer, tokens)
+        check_values(self.directory)  # vLLM computes with what is no number, too
         self._vllm: Any = vllm
         # Goes with this model, or at the latest with the process.
-        self._scratch = Path(tempfile.mkdtemp(prefix="holdfast-vllm-"))
-        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        opened = contextlib.ExitStack()
+        self._scratch = opened.enter_context(scratch_directory())
+        weakref.finalize(self, opened.close)
         place = self.directory
         if is_stack(place) or is_peft(place):
             place = self._scratch / "merged"

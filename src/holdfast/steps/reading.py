@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.errors import StepError, StudyError
-from holdfast.records import Case, Trajectory
+from holdfast.errors import StepError, StoreError, StudyError
+from holdfast.records import Case, Checkpoint, Trajectory
 from holdfast.store import Store
 
 if TYPE_CHECKING:
@@ -46,22 +46,38 @@ def load_chat(directory: Path, calls: Calls = "auto") -> Chat:
 
 
 def weights_of(store: Store, checkpoint_id: str) -> Path:
-    """A checkpoint's directory: one of this run held against its digest, or that of a base that is opened.
+    """A checkpoint's directory, held against its digest: one of this run, or that of a base where it lies.
 
-    Errors: StepError where the run's own is gone, StoreError where it is damaged.
+    Errors: StepError where the run's own is gone, StoreError where it holds other weights.
     """
     checkpoint = store.checkpoint(checkpoint_id)
     if checkpoint.path is None and checkpoint.model is not None:
-        from holdfast.models import hub
-
-        if Path(checkpoint.model).is_dir():
-            return hub.resolve(checkpoint.model)
-        name, _, revision = checkpoint.model.partition("@")
-        return hub.resolve(name, revision or None)
+        return _find_opened(checkpoint, checkpoint.model)
     try:
         return store.weights(checkpoint)
     except StudyError as error:
         raise StepError(str(error)) from error
+
+
+def _find_opened(checkpoint: Checkpoint, model: str) -> Path:
+    from holdfast.models import hub
+
+    name, revision = place_of(model)
+    directory = hub.resolve(name, revision)
+    if checkpoint.digest is not None and hub.describe(directory)["digest"] != checkpoint.digest:
+        raise StoreError(
+            f"{directory}: holds other weights than {checkpoint.name} had when the run opened it (another digest); put"
+            " those there, or run the study again in a new run"
+        )
+    return directory
+
+
+def place_of(model: str) -> tuple[str, str | None]:
+    """Name and revision of a base from what its checkpoint notes: a directory, or a repository and its commit."""
+    if Path(model).is_dir():
+        return model, None
+    name, _, revision = model.partition("@")
+    return name, revision or None
 
 
 def encode(chat: Chat, cases: Mapping[str, Case], trajectory: Trajectory) -> Encoded:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from holdfast.dialogues import Speakers
 from holdfast.forks import LEDGER
 from holdfast.models import Model, RemoteModel, Speaker
+from holdfast.outputs import scratch_directory
 from holdfast.plan import Step
 from holdfast.sections import EndpointSection, ModelEntry
 from holdfast.steps.reading import load_tiny, weights_of
@@ -38,7 +38,7 @@ def open_speakers(step: Step, store: Store | None) -> Iterator[Speakers]:
     with contextlib.ExitStack() as opened:
         ledger = None
         if any(told["entry"]["kind"] == "remote" for told in wanted.values()):
-            place = store.path if store else Path(opened.enter_context(tempfile.TemporaryDirectory()))
+            place = store.path if store else opened.enter_context(scratch_directory())
             ledger = opened.enter_context(_open_ledger(step, place))
         yield {who: _open(told, step.means, store, ledger) for who, told in wanted.items()}
 

@@ -30,7 +30,8 @@ REMEDY = "restore the run from a copy, or make it anew"
 def refuse_links(path: Path) -> None:
     """Refuse a run that holds a link, a pipe or a device: what is written to it would go elsewhere.
 
-    The run's directory itself may be named through a link. Errors: StoreError.
+    A file that has another name (a hard link) is one, too. The run's directory itself may be named through a link.
+    Errors: StoreError.
     """
     waiting = [str(path)]
     while waiting:
@@ -38,19 +39,24 @@ def refuse_links(path: Path) -> None:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif entry.is_symlink() or not _is_regular(entry):
-                    kind = "a link" if entry.is_symlink() else "a pipe or a device"
+                elif (kind := _find_strange(entry)) is not None:
                     raise StoreError(
-                        f"{entry.path}: is {kind}, and a run holds files and directories only; put what it names in"
-                        " its place, or remove it"
+                        f"{entry.path}: {kind}, and a run holds files and directories of its own only; put a copy in"
+                        " its place, remove it, or use a copy of the run"
                     )
 
 
-def _is_regular(entry: os.DirEntry[str]) -> bool:
+def _find_strange(entry: os.DirEntry[str]) -> str | None:
+    """What an entry of a run is that is no file of its own; None where it is one."""
+    if entry.is_symlink():
+        return "is a link"
     try:
-        return stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
+        found = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # what another process removes meanwhile
-        return True
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return "is a pipe or a device"
+    return "has another name elsewhere (a hard link)" if found.st_nlink > 1 else None
 
 
 def check_rows(path: Path, db: sqlite3.Connection, schema: frozenset[str]) -> None:

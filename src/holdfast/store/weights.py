@@ -16,8 +16,8 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from holdfast.errors import StoreError
-from holdfast.outputs import sync_directory, sync_tree
+from holdfast.errors import StoreError, StudyError
+from holdfast.outputs import new_directory, sync_directory, sync_tree
 
 WEIGHTS = "weights"  # where a run keeps them
 TEMPORARY = ".part-"  # prefix of directories that are not complete
@@ -168,16 +168,8 @@ def fetch_cached(fingerprint: str, target: Path) -> bool:
 
 def keep_cached(fingerprint: str, directory: Path) -> None:
     """Put a copy of a directory into the cache; a cache that cannot be written is no error."""
-    root = cache_root()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        target = root / f"{fingerprint}-{digest_directory(directory)}"
+    target = cache_root() / f"{fingerprint}-{digest_directory(directory)}"
+    with contextlib.suppress(OSError, StudyError):
         if not target.exists():
-            copy = root / f"{TEMPORARY}{fingerprint}-{os.getpid()}"
-            try:
-                shutil.copytree(directory, copy)
-                copy.rename(target)
-            finally:
-                shutil.rmtree(copy, ignore_errors=True)
-    except OSError:
-        return
+            with new_directory(target) as copy:
+                shutil.copytree(directory, copy, dirs_exist_ok=True)

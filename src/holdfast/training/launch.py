@@ -9,13 +9,13 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import HoldfastError, StepError
+from holdfast.outputs import scratch_directory
 from holdfast.processes import stop_with
 
 _WORK, _MEETING, _PARENT = "work.pickle", "meeting", "HOLDFAST_PARENT"
@@ -29,8 +29,7 @@ def run_together(processes: int, work: Callable[..., Any], arguments: Mapping[st
     Work and arguments are pickled. Errors: the work's own HoldfastError, else StepError with what the process that
     failed first said last; the others are ended.
     """
-    with tempfile.TemporaryDirectory(prefix="holdfast-together-") as name:
-        folder = Path(name)
+    with scratch_directory() as folder:
         (folder / _WORK).write_bytes(pickle.dumps((work, dict(arguments))))
         started: list[subprocess.Popen[bytes]] = []
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.gate.choosing import read_conditions
 from holdfast.gate.declared import describe_declaration
 from holdfast.gate.logs import describe_gaps
+from holdfast.outputs import scratch_directory
 from holdfast.records import Checkpoint, Labelled
 from holdfast.rescoring import find_judge_step
 from holdfast.store import DATABASE, Store
@@ -55,7 +55,7 @@ def open_run(path: Path, scores: Sequence[ScoreOption] = ()) -> Iterator[Store]:
         from holdfast.exchange.inspect.importing import import_logs
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
-    with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:
+    with scratch_directory() as folder, Store.create(folder / "run") as store:
         import_logs(path, store, scores=scores)
         yield store
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from holdfast.exchange.scales import ScoreOption
 from holdfast.exchange.traces import TraceSet, read_traces
 from holdfast.exchange.traces.dialogue import Said, Trace
 from holdfast.exchange.traces.files import sort_paths
+from holdfast.outputs import scratch_directory
 from holdfast.records import Case, Checkpoint, Declaration, Ending, Message, Score, Trajectory, content_id
 from holdfast.report.labels import count_noun
 from holdfast.store import Store, codec
@@ -131,7 +131,7 @@ def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logge
         from holdfast.exchange.inspect.wholeness import tell_states
     except ImportError as error:
         raise MissingExtra("import of Inspect logs", "remote") from error
-    with tempfile.TemporaryDirectory() as folder, Store.create(Path(folder) / "run") as store:
+    with scratch_directory() as folder, Store.create(folder / "run") as store:
         import_logs(logs, store, scores=scores)
         cases = {case.id: case for case in store.cases()}
         episodes = tuple(
