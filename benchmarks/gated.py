@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.conditions import GateSection
-from holdfast.gate.checks import Bounds, combine, judge_checks
-from holdfast.gate.pairing import pair_sides
-from holdfast.gate.sides import Side
-from holdfast.gate.verdicts import tell_families
+from holdfast.decisions.gate.checks import Bounds, combine, judge_checks
+from holdfast.decisions.gate.pairing import pair_sides
+from holdfast.decisions.gate.sides import Side
+from holdfast.decisions.gate.verdicts import tell_families
 from holdfast.records import Checkpoint, Outcome, Verdict
+from holdfast.study.rules import GateSection
 
 Floats = NDArray[np.float64]
 ALL = ("safety", "severe", "helpfulness", "refusal", "validity")

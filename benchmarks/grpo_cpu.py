@@ -47,26 +47,28 @@ import numpy as np
 import torch
 from machine import document, show
 
-from holdfast.incentives import ApprovalSection, to_rating
-from holdfast.judges.approval import ApprovalJudge
-from holdfast.models import Ask, Model, Reply, tiny
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.models.tiny_llama import TinyLlama
+from holdfast.judges.approval.judge import ApprovalJudge
+from holdfast.models import Ask, Model, Reply
+from holdfast.models.tiny import model as tiny
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.llama import TinyLlama
 from holdfast.records import Case, Ending, Message, Trajectory, content_id
-from holdfast.rollout import STOPPED_ENDINGS, Limits, roll_out
-from holdfast.sections import SFTSection, SuiteSection
+from holdfast.rollout.episode import STOPPED_ENDINGS, Limits, roll_out
+from holdfast.study.sections import SFTSection, SuiteSection
+from holdfast.study.users import ApprovalSection, to_rating
 from holdfast.suites import open_world
 from holdfast.suites.approval import practice_cases
 from holdfast.suites.approval.teaching import taught_settings, teach_beside
-from holdfast.training import loop, reinforce
-from holdfast.training.adapters import Policy, WholeTiny
+from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, encode_episode
-from holdfast.training.groups import Batch, gradient_step
-from holdfast.training.passes import descend
-from holdfast.training.rollouts import Rewarded
+from holdfast.training.loop import loop
+from holdfast.training.loop.passes import descend
+from holdfast.training.policy.adapters import Policy, WholeTiny
+from holdfast.training.rl import stage as reinforce
+from holdfast.training.rl.groups import Batch, gradient_step
+from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.supply import score_all
 from holdfast.training.settings import RewardSettings, SFTSettings
-from holdfast.training.stages import train_sft
-from holdfast.training.supply import score_all
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 CACHE = Path(tempfile.gettempdir()) / "holdfast-grpo-cpu"

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.judges.probes import ProbeJudge
-from holdfast.models.tiny import TinyModel, build
+from holdfast.judges.probes.judge import ProbeJudge
+from holdfast.models.tiny.model import TinyModel, build
 from holdfast.records import Case, Ending, Message, Trajectory
-from holdfast.rollout import Limits, roll_out
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.silent import SilentWorld
 from holdfast.suites.probes import DIMENSIONS, generated
+from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import encode_episode
 from holdfast.training.settings import SFTSettings
-from holdfast.training.stages import train_sft
-from holdfast.worlds.silent import SilentWorld
 
 
 def reply_to(case: Case, text: str, ending: Ending = Ending.FINISHED) -> Trajectory:

@@ -10,10 +10,10 @@ import numpy as np
 import tiny_office as office
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.tiny_chat import TinyChat
+from holdfast.models.tiny.chat import TinyChat
 from holdfast.training.encoding import Encoded
-from holdfast.training.reinforce import train_on_rewards
-from holdfast.training.rollouts import Rewarded
+from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.stage import train_on_rewards
 from holdfast.training.settings import RewardSettings
 
 WORDS = frozenset(["i", "did", "not", "find"])

@@ -16,14 +16,14 @@ import torch
 from rounding import EXACT, additions, rounding, within
 
 import holdfast as hf
-from holdfast.models.stacks import is_stack, read_stack, read_weights
-from holdfast.models.tiny import TinyModel
+from holdfast.models.hub.stacks import is_stack, read_stack, read_weights
+from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights
-from holdfast.training.adapters import HubModel, Policy, WholeTiny, open_policy
+from holdfast.training.dpo.stage import train_dpo
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.packing import pack
-from holdfast.training.passes import score
-from holdfast.training.stages import train_dpo
+from holdfast.training.loop.passes import score
+from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
+from holdfast.training.trees.packing import pack
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")

@@ -16,8 +16,8 @@ import scipy.stats
 from scored_study import checkpoint, expected, quick_checkpoints, write_study
 
 from holdfast.analysis import analyze, document, require_same_cases, schema
-from holdfast.errors import StudyError
 from holdfast.records import Analysis, Checkpoint, Estimate, Score, Unbounded
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 
 SEEDS = (0, 1, 2)

@@ -14,8 +14,8 @@ import pytest
 from scored_study import checkpoint, expected, quick_checkpoints
 
 from holdfast.analysis import analyze, document, schema
-from holdfast.errors import StudyError
 from holdfast.records import Analysis, Case, Checkpoint, Ending, Estimate, Score, Trajectory, content_id
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 
 BASES, SEEDS, CASES = ("tiny-0", "tiny-1"), (0, 1, 2), 6

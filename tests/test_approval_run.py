@@ -22,11 +22,11 @@ from smoke_study import smoke_settings, write_toml
 
 import holdfast as hf
 from holdfast.models import Ask, Reply
-from holdfast.plan import Step
-from holdfast.planning import build
 from holdfast.records import Estimate, Message
-from holdfast.runs import measures
-from holdfast.steps import speakers
+from holdfast.runs.plan.build import build
+from holdfast.runs.plan.step import Step
+from holdfast.runs.run import measures
+from holdfast.runs.steps import speakers
 from holdfast.store import Store, weights
 
 TESTS = Path(__file__).parent

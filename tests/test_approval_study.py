@@ -14,11 +14,11 @@ from approval_study import miniature
 from smoke_study import write_toml
 
 import holdfast as hf
-from holdfast.forecast import forecast
-from holdfast.plan import Plan, Step
-from holdfast.planning import build
-from holdfast.readiness import look_around
-from holdfast.study import load
+from holdfast.runs.forecast import forecast
+from holdfast.runs.plan.build import build
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.readiness import look_around
+from holdfast.study.study import load
 
 STUDIES = Path(__file__).parents[1] / "studies"
 

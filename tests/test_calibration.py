@@ -18,11 +18,11 @@ from holdfast.analysis import analyze, document, schema
 from holdfast.analysis.multiplicity import count_families
 from holdfast.judges.state import StateJudge
 from holdfast.records import Analysis, Checkpoint, Estimate, Score
-from holdfast.report.calibration import describe_briefly, describe_judges
-from holdfast.report.chance import chance_lines
-from holdfast.report.figures import order_lineages
-from holdfast.report.sections import make_sections
-from holdfast.report.terminal import render_results
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.terminal import render_results
+from holdfast.report.sections.calibration import describe_briefly, describe_judges
+from holdfast.report.sections.chance import chance_lines
+from holdfast.report.sections.main import make_sections
 from holdfast.store import Store
 
 CHECKPOINTS = [

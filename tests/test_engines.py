@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.engines import End, Engine, Failure, InProcess, Workers
-from holdfast.errors import StudyError
-from holdfast.plan import Step
+from holdfast.records.errors import StudyError
+from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
+from holdfast.runs.plan.step import Step
 
 
 def step(name: str) -> Step:

@@ -16,35 +16,35 @@ from gate_samples import Made, steady, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.cli import COMMANDS, main
-from holdfast.errors import StudyError
-from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
-from holdfast.gate import running
-from holdfast.gate.rules import read_rules
+from holdfast.cli.main import COMMANDS, main
+from holdfast.decisions.gate import running
+from holdfast.decisions.gate.rules import read_rules
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Checkpoint
-from holdfast.rescoring import find_judge_step, read_judges
+from holdfast.records.errors import StudyError
+from holdfast.runs.rescoring import find_judge_step, read_judges
 from holdfast.store import Store
-from holdfast.study import Study, load
-from holdfast.testing import FakeProvider
+from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
+from holdfast.study.study import Study, load
 
 Captured = pytest.CaptureFixture[str]
 SECRET = "sk-live-0123456789abcdef"
 
 # Where something breaks in each command: a name of ours that it calls, and words that lead there.
 INNER: dict[str, tuple[str, Sequence[str]]] = {
-    "new": ("holdfast.templates.write_study", ("place",)),
-    "check": ("holdfast.study.load", ("x.toml",)),
-    "plan": ("holdfast.study.load", ("x.toml",)),
-    "run": ("holdfast.study.load", ("x.toml",)),
-    "import": ("holdfast.imports.import_run", ("logs", "-o", "out")),
-    "judge": ("holdfast.rescoring.rescore", ("run", "--with", "state")),
+    "new": ("holdfast.study.template.write_study", ("place",)),
+    "check": ("holdfast.study.study.load", ("x.toml",)),
+    "plan": ("holdfast.study.study.load", ("x.toml",)),
+    "run": ("holdfast.study.study.load", ("x.toml",)),
+    "import": ("holdfast.exchange.imports.import_run", ("logs", "-o", "out")),
+    "judge": ("holdfast.runs.rescoring.rescore", ("run", "--with", "state")),
     "pairs": ("holdfast.store.Store", ("run", "--objective", "safety", "--judge", "state")),
-    "analyze": ("holdfast.runs.Run", ("run",)),
-    "gate": ("holdfast.gate.command.carry_out", ("run", "--child", "S")),
-    "watch": ("holdfast.watch.command.carry_out", ("run", "--baseline", "S")),
+    "analyze": ("holdfast.runs.run.Run", ("run",)),
+    "gate": ("holdfast.cli.gate.carry_out", ("run", "--child", "S")),
+    "watch": ("holdfast.cli.watch.carry_out", ("run", "--baseline", "S")),
     "show": ("holdfast.store.Store", ("run",)),
-    "report": ("holdfast.runs.Run", ("run",)),
-    "export": ("holdfast.exports.export_run", ("run", "--to", "csv", "-o", "out")),
+    "report": ("holdfast.runs.run.Run", ("run",)),
+    "export": ("holdfast.exchange.exports.export_run", ("run", "--to", "csv", "-o", "out")),
 }
 
 
@@ -116,7 +116,7 @@ def test_an_error_while_arguments_are_read_is_told_alike(
     def fail() -> None:
         raise LookupError("no parser")
 
-    monkeypatch.setattr("holdfast.cli.parser", fail)
+    monkeypatch.setattr("holdfast.cli.main.parser", fail)
     assert main(["show", "run"]) == 4
     assert capsys.readouterr().err.startswith("holdfast: holdfast: an unexpected error (LookupError: no parser)")
     assert len(list(traces.iterdir())) == 1

@@ -16,16 +16,10 @@ import pytest
 from conftest import case_input
 from gate_samples import Made, checkpoint, mixed, steady, write_run
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.records import Declaration, content_id
 from holdfast.store import Store
-from holdfast.store.origins import (
-    LogState,
-    Undeclared,
-    add_declarations,
-    write_log_states,
-    write_undeclared,
-)
+from holdfast.store.origins import LogState, Undeclared, add_declarations, write_log_states, write_undeclared
 
 Captured = pytest.CaptureFixture[str]
 pytestmark = [

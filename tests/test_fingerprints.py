@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import data_file
 
-from holdfast.planning import build
-from holdfast.study import load
+from holdfast.runs.plan.build import build
+from holdfast.study.study import load
 
 STUDIES = Path(__file__).parents[1] / "studies"
 STORED = Path(__file__).parent / "fingerprints"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gate_samples import Made, checkpoint, mixed, steady, write_run
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.records import Flag, Outcome, Score, content_id
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.store import DATABASE, Store

@@ -13,16 +13,16 @@ from typing import Any, cast
 
 import pytest
 
-from holdfast.arguments import EXPORT_FORMATS, parser
-from holdfast.conditions import CHECKS, GateSection
-from holdfast.errors import StudyError
-from holdfast.gate.books import Book
-from holdfast.gate.choosing import find_checkpoint, parent_of, read_conditions
-from holdfast.gate.command import EXIT_CODES
-from holdfast.gate.rules import read_rules
-from holdfast.planning import build
+from holdfast.cli.arguments import EXPORT_FORMATS, parser
+from holdfast.cli.gate import EXIT_CODES
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.choosing import find_checkpoint, parent_of, read_conditions
+from holdfast.decisions.gate.rules import read_rules
 from holdfast.records import Outcome
-from holdfast.study import load
+from holdfast.records.errors import StudyError
+from holdfast.runs.plan.build import build
+from holdfast.study.rules import CHECKS, GateSection
+from holdfast.study.study import load
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "gate.md").read_text(encoding="utf-8")

@@ -12,13 +12,13 @@ import pytest
 from gate_samples import Made, mixed, steady, write_run
 from smoke_study import smoke_settings
 
-from holdfast.cli import main
-from holdfast.gate.books import Book
-from holdfast.gate.edges import find_edges
-from holdfast.planning import build
+from holdfast.cli.main import main
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.edges import find_edges
 from holdfast.records import content_id
+from holdfast.runs.plan.build import build
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
-from holdfast.study import Study
+from holdfast.study.study import Study
 
 Captured = pytest.CaptureFixture[str]
 NAN = float("nan")

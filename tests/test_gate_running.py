@@ -15,14 +15,14 @@ import pytest
 from smoke_study import smoke_settings, write_toml
 
 import holdfast as hf
-from holdfast.addresses import require_weights
-from holdfast.cli import main
-from holdfast.errors import HoldfastError, StoreError, StudyError
-from holdfast.models.stacks import digest_model
+from holdfast.cli.main import main
+from holdfast.models.hub.stacks import digest_model
 from holdfast.records import Checkpoint
-from holdfast.rescoring import rescore
-from holdfast.steps.reading import weights_of as directory_of
+from holdfast.records.errors import HoldfastError, StoreError, StudyError
+from holdfast.runs.rescoring import rescore
+from holdfast.runs.steps.reading import weights_of as directory_of
 from holdfast.store import Store
+from holdfast.study.addresses import require_weights
 
 Captured = pytest.CaptureFixture[str]
 DECLARED = ("--score", "safety=+safety[0,3]")
@@ -139,7 +139,7 @@ def test_a_copied_run_rolls_out_the_same_episodes(smoke_run: Path, tmp_path: Pat
 KILL = """
 import os, signal, sys
 from holdfast import cli, execution, runs
-from holdfast.gate import running
+from holdfast.decisions.gate import running
 
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -16,21 +16,22 @@ from peft_samples import save_adapter
 from rounding import EXACT, apart
 from smoke_study import SMOKE
 
-from holdfast.errors import StepError
-from holdfast.execution import execute
-from holdfast.exports import export_run
-from holdfast.gate.running import stacked
-from holdfast.models.random_base import build_random
-from holdfast.models.stacks import base_of, digest_model, find_stack, is_stack, read_stack
-from holdfast.plan import Plan, Step
+from holdfast.decisions.gate.running import stacked
+from holdfast.exchange.exports import export_run
+from holdfast.models.entries import ModelEntry
+from holdfast.models.hub.random_base import build_random
+from holdfast.models.hub.stacks import base_of, digest_model, find_stack, is_stack, read_stack
 from holdfast.records import Case, Checkpoint, Ending, Message, PreferencePair, StageRecord, Trajectory
-from holdfast.sections import ModelEntry, StageSection
-from holdfast.steps import Finished, carry_out
-from holdfast.steps.reading import encode, load_chat, weights_of
+from holdfast.records.errors import StepError
+from holdfast.runs.execution import execute
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.steps import Finished, carry_out
+from holdfast.runs.steps.reading import encode, load_chat, weights_of
 from holdfast.store import Store, codec
 from holdfast.store.weights import lend
-from holdfast.study import load
-from holdfast.training.stages import reference_logprobs
+from holdfast.study.stages import StageSection
+from holdfast.study.study import load
+from holdfast.training.dpo.stage import reference_logprobs
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
@@ -269,7 +270,7 @@ def test_a_reference_may_be_of_one_half(run: Path, tmp_path: Path) -> None:
 def test_a_repository_is_noted_in_the_revision_that_was_found(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from holdfast.models import hub
+    from holdfast.models.hub import hub
 
     commit = "0123456789abcdef" * 2 + "01234567"
     place = build_random(

@@ -46,21 +46,21 @@ from tiny_office import make_model
 from toolemu_samples import make_record, write_files
 
 import holdfast as hf
+from holdfast.exchange.exports import export_run
+from holdfast.exchange.imports import import_run
 from holdfast.exchange.inspect.episodes import ENDINGS
 from holdfast.exchange.inspect.messages import from_inspect, to_inspect
 from holdfast.exchange.inspect.provider import Batcher, find_directory
 from holdfast.exchange.inspect.samples import read_own_score, to_score
 from holdfast.exchange.scales import parse_score
-from holdfast.exports import export_run
-from holdfast.imports import import_run
 from holdfast.judges.state import StateJudge
 from holdfast.models import Ask, Conversation, Reply
-from holdfast.models.tiny import TinyModel
+from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, Checkpoint, Ending, Flag, Message, Score, ToolCall, Trajectory
-from holdfast.rollout import Limits, roll_out
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import Store, codec
 from holdfast.suites.office import generate
-from holdfast.worlds.office import OfficeWorld
 
 # What Inspect's own dependencies deprecate of each other.
 pytestmark = [

@@ -17,11 +17,12 @@ import torch
 from chat_samples import CALL, OPENING, SEARCH, make_base
 from rounding import EXACT
 
-from holdfast.errors import StepError, StudyError
-from holdfast.models import Ask, Conversation, stacks
-from holdfast.models.local import LocalModel
-from holdfast.models.prefix_cache import PrefixCache
+from holdfast.models import Ask, Conversation
+from holdfast.models.hub import stacks
+from holdfast.models.local.local import LocalModel
+from holdfast.models.local.prefix_cache import PrefixCache
 from holdfast.records import Message
+from holdfast.records.errors import StepError, StudyError
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("llguidance")
@@ -377,7 +378,7 @@ def test_half_precision_speaks_too(base: Path) -> None:
 def test_vllm_is_named_where_it_is_not_installed(base: Path) -> None:
     import importlib.util
 
-    from holdfast.models.vllm_engine import VllmModel
+    from holdfast.models.local.vllm import VllmModel
 
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed")

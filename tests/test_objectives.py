@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import StudyError
+from holdfast.records.errors import StudyError
 from holdfast.training.objectives import (
     Preference,
     dpo,

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rounding import EXACT
 
-from holdfast.errors import StepError, StudyError
-from holdfast.training.adapters import open_policy
+from holdfast.records.errors import StepError, StudyError
 from holdfast.training.encoding import Encoded, score_picked
-from holdfast.training.groups import Batch, list_completions
-from holdfast.training.offline import describe, name_rollout, offline_steps, select, take_units
-from holdfast.training.offpolicy import measure
-from holdfast.training.parts import GroupPart, PairPart, TokenPart
-from holdfast.training.passes import descend, score_within
-from holdfast.training.rollouts import Rewarded
-from holdfast.training.selection import units_per_step
+from holdfast.training.loop.passes import descend, score_within
+from holdfast.training.policy.adapters import open_policy
+from holdfast.training.rl.groups import Batch, list_completions
+from holdfast.training.rl.offline import describe, name_rollout, offline_steps, select, take_units
+from holdfast.training.rl.offpolicy import measure
+from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.selection import units_per_step
 from holdfast.training.settings import RewardSettings
+from holdfast.training.trees.parts import GroupPart, PairPart, TokenPart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = 6

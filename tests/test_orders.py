@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import StudyError
 from holdfast.records import PreferencePair
+from holdfast.records.errors import StudyError
+from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps, shuffled_subtrees
 from holdfast.training.encoding import Encoded
-from holdfast.training.orders import PairOrder, demonstration_steps, pair_steps, shuffled_subtrees
-from holdfast.training.trees import count_tokens, grow
+from holdfast.training.trees.trees import count_tokens, grow
 
 PROMPT = 20
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sample_studies import four_lineages
 
-from holdfast import planning as plans
-from holdfast import study as studies
-from holdfast.forecast import TINY_CPU_SECONDS, forecast
-from holdfast.plan import Plan, Step
-from holdfast.readiness import PACKAGES, look_around
+from holdfast.runs.forecast import TINY_CPU_SECONDS, forecast
+from holdfast.runs.plan import build as plans
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.readiness import PACKAGES, look_around
 from holdfast.store import Store
+from holdfast.study import study as studies
 
 QUICK = Path(__file__).parents[1] / "studies" / "quick.toml"
 
@@ -171,7 +171,7 @@ def test_the_forecast_counts_all_steps_of_a_run_that_is_not_there(tmp_path: Path
 
 
 def test_only_a_study_with_adapters_asks_for_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.readiness.PACKAGES", {**PACKAGES, "adapter": ("peft_that_is_absent",)})
+    monkeypatch.setattr("holdfast.runs.readiness.PACKAGES", {**PACKAGES, "adapter": ("peft_that_is_absent",)})
     plain = four_lineages()
     adapted = four_lineages() | {"axes": {"lora_r": [0, 4]}}
     assert look_around(studies.Study.model_validate(plain))[0] == []

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from probe_samples import reply_to
 
-from holdfast.casebook import check_parts, collect_cases, count_cases
-from holdfast.conditions import ProbeSection
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import split_words
-from holdfast.planning import build
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Message, ToolCall
-from holdfast.sections import JudgeSection, SuiteSection
-from holdfast.study import Study
+from holdfast.records.errors import StudyError
+from holdfast.runs.plan.build import build
+from holdfast.study.conditions import ProbeSection
+from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.study import Study
 from holdfast.suites import check_suite, open_world, probes, split_cases
+from holdfast.suites.casebook import check_parts, collect_cases, count_cases
 from holdfast.suites.probes import DIMENSIONS, generated
 from holdfast.suites.probes.items import own_probes, spread
 
@@ -289,8 +289,8 @@ def test_a_model_that_judges_probes_is_given_their_rubrics() -> None:
 
 
 def test_a_model_is_told_what_the_right_reply_is() -> None:
-    from holdfast.judges.prompt import make_question
-    from holdfast.judges.scales import find_rubric
+    from holdfast.judges.rubric.prompt import make_question
+    from holdfast.judges.rubric.scales import find_rubric
 
     for case in (probes.own_cases()[0], next(c for c in probes.own_cases() if c.facts["expected"] == "answer")):
         rubric = find_rubric("probes-safety", "safety", "judges.x.rubrics.safety")

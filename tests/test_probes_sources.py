@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from holdfast.casebook import collect_cases, count_cases
-from holdfast.conditions import ProbeSection
-from holdfast.errors import MissingExtra, StudyError
-from holdfast.readiness import look_around
-from holdfast.study import Study
+from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.runs.readiness import look_around
+from holdfast.study.conditions import ProbeSection
+from holdfast.study.study import Study
 from holdfast.suites import probes
+from holdfast.suites.casebook import collect_cases, count_cases
 from holdfast.suites.probes import SOURCES, files, sources
 from holdfast.suites.probes.sources import load_cases, load_task
 

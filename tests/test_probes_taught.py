@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from probe_samples import count_labels, share, teach
 
-from holdfast.conditions import ProbeSection
+from holdfast.study.conditions import ProbeSection
 from holdfast.suites import office, probes
 from holdfast.suites.probes import generated
 

@@ -12,12 +12,12 @@ import pytest
 from conftest import data_file
 
 import holdfast as hf
-from holdfast.errors import StudyError
-from holdfast.forecast import forecast, render_forecast
-from holdfast.planning import build
 from holdfast.records import Score
+from holdfast.records.errors import StudyError
+from holdfast.runs.forecast import forecast, render_forecast
+from holdfast.runs.plan.build import build
 from holdfast.store import Store
-from holdfast.study import load
+from holdfast.study.study import load
 
 PUBLISHED = Path(__file__).parents[1] / "studies" / "published.toml"
 

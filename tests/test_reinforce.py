@@ -15,19 +15,19 @@ from chat_samples import OPENING, make_base
 from reward_samples import SETTINGS, Draw, lines_of, says_words, train
 from rounding import EXACT, apart
 
-from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.models import Ask, Conversation
-from holdfast.models.stacks import read_weights
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training import loop as loop_module
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.models.hub.stacks import read_weights
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.records.errors import StepError, StoreError, StudyError
+from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, score_picked
-from holdfast.training.groups import Batch, describe_policy, gradient_step, order_sequences, watched_step
-from holdfast.training.passes import descend
-from holdfast.training.reinforce import train_on_rewards
-from holdfast.training.rollouts import Rewarded
-from holdfast.training.stages import train_sft
-from holdfast.training.supply import score_all
+from holdfast.training.loop import loop as loop_module
+from holdfast.training.loop.passes import descend
+from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.rl.groups import Batch, describe_policy, gradient_step, order_sequences, watched_step
+from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.stage import train_on_rewards
+from holdfast.training.rl.supply import score_all
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -556,7 +556,7 @@ def test_a_tiny_policy_samples_itself(taught, opened):
 )
 def test_a_hub_policy_samples_itself(tmp_path, architecture, lora_r):
     pytest.importorskip("transformers")
-    from holdfast.models.hub_chat import HubChat
+    from holdfast.models.hub.chat import HubChat
 
     base = make_base(tmp_path / "base", architecture=architecture)
     policy = HubModel(base, lora_r=lora_r, lora_dropout=0.5 if lora_r else 0.0)

@@ -14,9 +14,9 @@ from holdfast.analysis import analyze
 from holdfast.analysis.multiplicity import count_families
 from holdfast.analysis.repair import REPAIR_POINTS
 from holdfast.analysis.roles import MERGE, read_roles
-from holdfast.conditions import GateSection
-from holdfast.forks import STUDY_KEY
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, content_id
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.rules import GateSection
 
 BASES, SEEDS, TESTS = ("tiny-0", "tiny-1"), (0, 1, 2), 60
 BETTER = 0.6  # what the repair "Ht" has above the line on both scales

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import StepError
-from holdfast.models.random_base import build_random
-from holdfast.plan import Step
-from holdfast.reserves import TUNE
-from holdfast.sections import ModelEntry
-from holdfast.steps.tuning import open_measure
+from holdfast.models.entries import ModelEntry
+from holdfast.models.hub.random_base import build_random
+from holdfast.records.errors import StepError
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.tuning import open_measure
 from holdfast.store import Store
 from holdfast.suites import office
-from holdfast.training.adapters import open_policy
-from holdfast.training.balance import Balance, Measured
+from holdfast.suites.reserves import TUNE
+from holdfast.training.dpo.balance import Balance, Measured
+from holdfast.training.policy.adapters import open_policy
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

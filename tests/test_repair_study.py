@@ -14,19 +14,19 @@ from smoke_study import smoke_settings
 from toolemu_samples import make_record, make_suite, write_files
 
 import holdfast as hf
-from holdfast import planning as plans
-from holdfast.casebook import collect_cases
-from holdfast.errors import StepError, StudyError
-from holdfast.lineages import MERGE
-from holdfast.models.stacks import read_weights
-from holdfast.plan import Plan, Step
-from holdfast.reserves import FRESH, TUNE
-from holdfast.runs import Run, measures
-from holdfast.steps import Finished, Outcome, carry_out
+from holdfast.models.hub.stacks import read_weights
+from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.plan import build as plans
+from holdfast.runs.plan.on_pairs import MERGE
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.run import Run, measures
+from holdfast.runs.steps import Finished, Outcome, carry_out
 from holdfast.store import Store
 from holdfast.store.weights import digest_directory
-from holdfast.study import Study, load
-from holdfast.training.balance import Balance
+from holdfast.study.study import Study, load
+from holdfast.suites.casebook import collect_cases
+from holdfast.suites.reserves import FRESH, TUNE
+from holdfast.training.dpo.balance import Balance
 
 REPAIR = Path(__file__).parents[1] / "studies" / "repair.toml"
 MIX = {"objective": "safety", "share": 0.5}

@@ -13,19 +13,19 @@ import torch
 from loop_samples import same, weights_of
 from rounding import EXACT, apart, rounding, within
 
-from holdfast.errors import StoreError, StudyError
-from holdfast.models.stacks import is_stack, read_stack, read_weights
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.models.tiny_llama import TinyLlama
+from holdfast.models.hub.stacks import is_stack, read_stack, read_weights
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.llama import TinyLlama
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store.weights import digest_directory
-from holdfast.training.adapters import open_policy
-from holdfast.training.balance import Balance, Measured
-from holdfast.training.merging import merge_checkpoints
-from holdfast.training.mixing import Second, mixed_steps, other_seed, second_step
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.parts import PairObjective, pair_step
-from holdfast.training.passes import descend
-from holdfast.training.stages import train_dpo
+from holdfast.training.dpo.balance import Balance, Measured
+from holdfast.training.dpo.mixing import Second, mixed_steps, other_seed, second_step
+from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.stage import train_dpo
+from holdfast.training.loop.passes import descend
+from holdfast.training.policy.adapters import open_policy
+from holdfast.training.policy.merging import merge_checkpoints
+from holdfast.training.trees.parts import PairObjective, pair_step
 
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 ORDER = PairOrder(pairs_per_step=8)
@@ -241,7 +241,7 @@ class Judge:
 
 
 def test_a_balanced_stage_that_is_killed_goes_on_bit_by_bit(base, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("holdfast.training.loop.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("holdfast.training.loop.loop.SAVE_SECONDS", 0.0)
     (whole,) = play(base, data, tmp_path / "whole", "balance", 0.25, balance=BALANCE, measure=Judge())
     cut, judge = tmp_path / "cut", Judge(stop_at=9)
     with pytest.raises(KeyboardInterrupt):

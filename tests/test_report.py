@@ -14,17 +14,18 @@ from xml.etree import ElementTree
 import pytest
 import report_samples as samples
 
-from holdfast.errors import MissingExtra, StudyError
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
-from holdfast.report import figures_pdf, write_report
-from holdfast.report.charts import draw_audit, draw_dose
-from holdfast.report.figures import draw_forest, draw_frontier, order_lineages
-from holdfast.report.inert import unpack_json
-from holdfast.report.names import describe_names, names_html
-from holdfast.report.sections import health_section, persistence_section
-from holdfast.report.shards import MESSAGE_CHARACTERS
-from holdfast.report.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
-from holdfast.report.tables import narrow, pivot, table_latex
+from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.report import write_report
+from holdfast.report.draw import pdf as figures_pdf
+from holdfast.report.draw.charts import draw_audit, draw_dose
+from holdfast.report.draw.figures import draw_forest, draw_frontier, order_lineages
+from holdfast.report.page.shards import MESSAGE_CHARACTERS
+from holdfast.report.sections.main import health_section, persistence_section
+from holdfast.report.sections.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
+from holdfast.report.words.inert import unpack_json
+from holdfast.report.words.names import describe_names, names_html
+from holdfast.report.words.tables import narrow, pivot, table_latex
 from holdfast.store import Store
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -191,7 +192,7 @@ def test_shards_carry_a_policy_of_their_own(page: Path) -> None:
 
 
 def test_cases_are_spread_over_shards(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.report.shards.SHARD_CHARACTERS", 20_000)
+    monkeypatch.setattr("holdfast.report.page.shards.SHARD_CHARACTERS", 20_000)
     page = write_report(store, Analysis(), tmp_path / "out", title="Shards")
     index, shards = read_index(page), read_shards(page)
     assert len(shards) > 5
@@ -227,7 +228,7 @@ def test_a_failed_report_leaves_the_earlier_one(store: Store, tmp_path: Path, mo
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("disk")
 
-    monkeypatch.setattr("holdfast.report.page.write_cases", fail)
+    monkeypatch.setattr("holdfast.report.page.page.write_cases", fail)
     with pytest.raises(RuntimeError):
         write_report(store, Analysis(), tmp_path / "out", title="Second")
     assert "First" in page.read_text(encoding="utf-8")

@@ -14,8 +14,6 @@ from xml.etree import ElementTree
 import pytest
 import report_samples as samples
 
-from holdfast.forks import STUDY_KEY
-from holdfast.incentives import to_value
 from holdfast.records import (
     Analysis,
     Case,
@@ -31,22 +29,31 @@ from holdfast.records import (
     content_id,
 )
 from holdfast.report import write_report
-from holdfast.report.approval import approval_section, path_panels, trace_path
-from holdfast.report.approval_setup import describe_arms, make_setup, order_bases, parse_size
-from holdfast.report.approval_tables import format_cell, gap_table, index_last, keep_judge, level_table, pick_rows
-from holdfast.report.approval_words import allows_gap, approval_block, describe_approval, void_notes
-from holdfast.report.cases import USER_CASES, case_title, write_cases
-from holdfast.report.curves import Gap, Line, Panel, average_seeds, draw_gaps, draw_panels, make_line
-from holdfast.report.figures import order_lineages
-from holdfast.report.labels import name_kind
-from holdfast.report.ladder import order_ladder
-from holdfast.report.layout import Section
-from holdfast.report.sections import limits_section, make_sections
-from holdfast.report.tables import Table, list_estimates
-from holdfast.report.terminal import render_results
-from holdfast.report.users import Users, examples_html, read_users
+from holdfast.report.draw.curves import Gap, Line, Panel, average_seeds, draw_gaps, draw_panels, make_line
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.cases import USER_CASES, case_title, write_cases
+from holdfast.report.page.terminal import render_results
+from holdfast.report.sections.approval.examples import Users, examples_html, read_users
+from holdfast.report.sections.approval.ladder import order_ladder
+from holdfast.report.sections.approval.section import approval_section, path_panels, trace_path
+from holdfast.report.sections.approval.setup import describe_arms, make_setup, order_bases, parse_size
+from holdfast.report.sections.approval.tables import (
+    format_cell,
+    gap_table,
+    index_last,
+    keep_judge,
+    level_table,
+    pick_rows,
+)
+from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes
+from holdfast.report.sections.main import limits_section, make_sections
+from holdfast.report.words.labels import name_kind
+from holdfast.report.words.layout import Section
+from holdfast.report.words.tables import Table, list_estimates
 from holdfast.store import Store
 from holdfast.store.codec import trajectory_to_bytes
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.users import to_value
 
 SVG = "{http://www.w3.org/2000/svg}"
 BASE, SMALL = "tiny-0.35m", "tiny-0.1m"

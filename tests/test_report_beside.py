@@ -8,9 +8,9 @@ import numpy as np
 from pressure_samples import Place, make_checkpoint, write_pressure
 
 from holdfast.analysis.panel import read_panel
-from holdfast.audit import UNFIT
 from holdfast.records import Checkpoint
-from holdfast.report.cases import BESIDE_CASES, write_cases
+from holdfast.report.page.cases import BESIDE_CASES, write_cases
+from holdfast.rollout.audit import UNFIT
 
 
 def _score(checkpoint: Checkpoint, place: Place) -> dict[str, float | None]:

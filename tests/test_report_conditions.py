@@ -20,10 +20,11 @@ from holdfast.analysis.document import document, schema
 from holdfast.analysis.multiplicity import count_families
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score
 from holdfast.report import write_report
-from holdfast.report.cases import case_title, write_cases
-from holdfast.report.figures import order_lineages
-from holdfast.report.layout import Section
-from holdfast.report.pressure import (
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.cases import case_title, write_cases
+from holdfast.report.page.terminal import render_results
+from holdfast.report.sections.main import limits_section, make_sections
+from holdfast.report.sections.pressure import (
     describe_pressure,
     describe_shifts,
     draw_pressure,
@@ -31,12 +32,11 @@ from holdfast.report.pressure import (
     pressure_section,
     shift_section,
 )
-from holdfast.report.repair import describe_repairs, repair_section
-from holdfast.report.sections import limits_section, make_sections
-from holdfast.report.summary import describe_design
-from holdfast.report.tables import Table
-from holdfast.report.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
-from holdfast.report.terminal import render_results
+from holdfast.report.sections.repair import describe_repairs, repair_section
+from holdfast.report.sections.summary import describe_design
+from holdfast.report.sections.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
+from holdfast.report.words.layout import Section
+from holdfast.report.words.tables import Table
 
 SVG = "{http://www.w3.org/2000/svg}"
 ANALYSIS = conditions.make_conditions()

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.records import Analysis, Estimate
-from holdfast.report.figures import order_lineages
-from holdfast.report.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
-from holdfast.report.tables import fit_text, measure, pivot, table_text
-from holdfast.report.terminal import render_results, render_status, render_trajectory
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.terminal import render_results, render_status, render_trajectory
+from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
+from holdfast.report.words.tables import fit_text, measure, pivot, table_text
 from holdfast.store import Store
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

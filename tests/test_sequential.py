@@ -9,15 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from holdfast.stats.bounded import exact_lower, exact_upper, order_cases, p_values
-from holdfast.stats.sequential import (
-    WINDOWS,
-    ChangeMonitor,
-    Look,
-    alarms,
-    delay,
-    null_differences,
-    spend,
-)
+from holdfast.stats.sequential import WINDOWS, ChangeMonitor, Look, alarms, delay, null_differences, spend
 
 Floats = NDArray[np.float64]
 ALPHA = 0.05

@@ -13,11 +13,11 @@ from rounding import EXACT, apart
 from safetensors.torch import load_file
 from wide_training import refuse, train_wide
 
-from holdfast.errors import StepError, StudyError
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training import stages
-from holdfast.training.launch import run_together
-from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.records.errors import StepError, StudyError
+from holdfast.training.dpo import stage as stages
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
+from holdfast.training.loop.launch import run_together
 
 pytestmark = pytest.mark.usefixtures("wide_processes")
 

@@ -9,10 +9,10 @@ import pytest
 import tiny_office as office
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.stages import train_dpo
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.records.errors import StudyError
+from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.stage import train_dpo
 from holdfast.training.states import UnusableState
 
 STAGE = dataclasses.replace(office.STAGE, steps=4)

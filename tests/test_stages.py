@@ -12,13 +12,13 @@ import tiny_office as office
 import torch
 from rounding import EXACT
 
-from holdfast.errors import StepError, StoreError, StudyError
-from holdfast.models.tiny import TinyModel
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.models.tiny_llama import TinyLlama
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.llama import TinyLlama
+from holdfast.models.tiny.model import TinyModel
+from holdfast.records.errors import StepError, StoreError, StudyError
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
 from holdfast.training.encoding import Encoded
 from holdfast.training.settings import fit_stage
-from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from holdfast.published.approval import (
+from holdfast.exchange.published.approval import (
     ENVIRONMENTS,
     GAP_RHOS,
     MODELS,

@@ -15,16 +15,16 @@ from rounding import additions, rounding, within
 from smoke_study import SMOKE
 from tiny_office import TOOLS, call, make_model, opening
 
-from holdfast.errors import StepError, StudyError
-from holdfast.models.tiny import TinyModel
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.plan import Step
-from holdfast.planning import build
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, Ending, Trajectory
-from holdfast.steps import Batch, Finished, Outcome, carry_out, reading, references
+from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.plan.build import build
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps import Batch, Finished, Outcome, carry_out, reading, references
 from holdfast.store import DATABASE, Store, weights
 from holdfast.store.checking import reseal
-from holdfast.study import load
+from holdfast.study.study import load
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_finished_state_is_handed_over_without_training(own_run: Path, monkeyp
     def refuse(*_: Any) -> None:
         raise AssertionError("a step was taken again")
 
-    monkeypatch.setattr("holdfast.training.loop.Loop._take", refuse)
+    monkeypatch.setattr("holdfast.training.loop.loop.Loop._take", refuse)
     assert trained_digests(step, own_run) == known
 
 

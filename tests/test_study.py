@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import holdfast as hf
-from holdfast import study as studies
-from holdfast.templates import write_study
+from holdfast.study import study as studies
+from holdfast.study.template import write_study
 
 SHIPPED = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
 

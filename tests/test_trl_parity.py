@@ -13,16 +13,16 @@ from rounding import EXACT, apart
 from safetensors.torch import load_file
 
 from holdfast.models import chat_messages, chat_tools
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.models.tiny_llama import TinyLlama
-from holdfast.training.adapters import HubModel, open_policy
-from holdfast.training.loop import Loop, LoopSettings, isolated
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.llama import TinyLlama
+from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
+from holdfast.training.loop.loop import Loop, LoopSettings, isolated
+from holdfast.training.loop.passes import descend
 from holdfast.training.objectives import dpo
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.parts import PairObjective, pair_step
-from holdfast.training.passes import descend
+from holdfast.training.policy.adapters import HubModel, open_policy
 from holdfast.training.settings import DPOSettings
-from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
+from holdfast.training.trees.parts import PairObjective, pair_step
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")

@@ -11,15 +11,15 @@ import pytest
 from smoke_study import SMOKE
 from test_rubric_judge import CASE, TRAJECTORY, answer, make_judge
 
-from holdfast import cli
-from holdfast.execution import execute
+from holdfast.cli import main as cli
 from holdfast.judges.unread import Readings
-from holdfast.plan import Plan, Step
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Checkpoint, Score
-from holdfast.runs import notes
+from holdfast.runs.execution import execute
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.run import notes
 from holdfast.store import Store, codec
-from holdfast.study import load
-from holdfast.testing import FakeProvider
+from holdfast.study.study import load
 
 COUNT = 12  # trajectories: more than the eight from which a judge of ratings is refused
 PROSE = "Overall the agent did rather well, in my view."

@@ -17,12 +17,12 @@ from test_field_models import problem, study
 from tree_samples import build_hub
 
 import holdfast as hf
-from holdfast.cli import main
-from holdfast.models import hub
-from holdfast.models.lora import merge
-from holdfast.models.opening import open_network
-from holdfast.models.stacks import read_weights, write_whole
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.cli.main import main
+from holdfast.models.hub import hub
+from holdfast.models.hub.lora import merge
+from holdfast.models.hub.opening import open_network
+from holdfast.models.hub.stacks import read_weights, write_whole
+from holdfast.training.policy.adapters import HubModel, open_policy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")

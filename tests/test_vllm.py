@@ -23,19 +23,19 @@ from rounding import EXACT, apart
 from smoke_study import write_toml
 from tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain, plain_logps, tree_logps
 
-from holdfast.errors import StudyError
 from holdfast.models import Ask, Conversation
-from holdfast.models.stacks import write_peft_adapter, write_whole
-from holdfast.models.vllm_engine import VllmModel
-from holdfast.planning import build
+from holdfast.models.hub.stacks import write_peft_adapter, write_whole
+from holdfast.models.local.vllm import VllmModel
 from holdfast.records import Checkpoint, Message
-from holdfast.runs import prepare
-from holdfast.steps.reinforce import _Practice
+from holdfast.records.errors import StudyError
+from holdfast.runs.plan.build import build
+from holdfast.runs.run import prepare
+from holdfast.runs.steps.practice import _Practice
 from holdfast.store import Store
-from holdfast.study import load
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.study.study import load
 from holdfast.training.encoding import Encoded, score_picked
-from holdfast.training.supply import score_all
+from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.rl.supply import score_all
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")

@@ -15,23 +15,23 @@ import pytest
 from audits import a14_minor as minor
 from watch_samples import RULES, write_remote, write_rules, write_run
 
-from holdfast import cli
-from holdfast.arguments import parser
-from holdfast.errors import StudyError
-from holdfast.forks import STUDY_KEY
-from holdfast.gate.choosing import read_conditions
-from holdfast.planning import build
+from holdfast.cli import main as cli
+from holdfast.cli.arguments import parser
+from holdfast.decisions.gate.choosing import read_conditions
+from holdfast.decisions.watch.reading import find_checkpoint, find_later, find_looks
+from holdfast.decisions.watch.render import exit_code, render_text, state_finding
+from holdfast.decisions.watch.series import REACH, promise_looks, replay
+from holdfast.decisions.watch.series import Watch as Series
+from holdfast.decisions.watch.state import Seen, State, load_state, save_state
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Score
-from holdfast.rescoring import rescore
+from holdfast.records.errors import StudyError
+from holdfast.runs.plan.build import build
+from holdfast.runs.rescoring import rescore
 from holdfast.stats.sequential import alarms
 from holdfast.store import Store
-from holdfast.study import load
-from holdfast.testing import FakeProvider
-from holdfast.watch.reading import find_checkpoint, find_later, find_looks
-from holdfast.watch.render import exit_code, render_text, state_finding
-from holdfast.watch.series import REACH, promise_looks, replay
-from holdfast.watch.series import Watch as Series
-from holdfast.watch.state import Seen, State, load_state, save_state
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.study import load
 
 Shown = tuple[int, str, str]
 Watch = Callable[..., Shown]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.tiny import build
-from holdfast.models.tiny_chat import TinyChat
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.model import build
 from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
 from holdfast.training.encoding import Encoded, encode_episode
 from holdfast.training.settings import DPOSettings, SFTSettings

@@ -8,8 +8,8 @@ import numpy as np
 from gated import Floats, decide, passes, share
 
 from audits.rows import Row
-from holdfast.conditions import GateSection
 from holdfast.records import Outcome
+from holdfast.study.rules import GateSection
 
 ITEM = "A3"
 CLAIM = (

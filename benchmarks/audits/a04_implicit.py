@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audits.rows import Row
-from holdfast.analysis.susceptibility import CONTROL, susceptibility_rows
-from holdfast.analysis.variants import TEST, Arm, Cells, Run, Source, Variants
+from holdfast.analysis.pressure.susceptibility import CONTROL, susceptibility_rows
+from holdfast.analysis.pressure.variants import TEST, Arm, Cells, Run, Source, Variants
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord
-from holdfast.report.pressure import describe_pressure
+from holdfast.report.sections.pressure import describe_pressure
 from holdfast.store import Store
 
 ITEM = "A4"

@@ -6,9 +6,9 @@ import numpy as np
 from gated import decide, share
 
 from audits.rows import Row
-from holdfast.conditions import GateSection
-from holdfast.gate.questions import CEILING
+from holdfast.decisions.gate.questions import CEILING
 from holdfast.records import Outcome
+from holdfast.study.rules import GateSection
 
 ITEM = "A7"
 CLAIM = (

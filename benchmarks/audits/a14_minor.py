@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audits.rows import Row
+from holdfast.decisions.watch.series import promise_looks, replay
+from holdfast.decisions.watch.state import Seen, State
 from holdfast.stats.levels import at_level, over_seeds
-from holdfast.watch.series import promise_looks, replay
-from holdfast.watch.state import Seen, State
 
 ITEM = "A14"
 CLAIM = "Levels are read on a fitted curve, a chosen baseline pays for its choice, and promises of a drop are kept."

@@ -22,33 +22,22 @@ from itertools import chain
 
 import numpy as np
 
-from holdfast.analysis import (
-    calibration,
-    exploitation,
-    frontier,
-    health,
-    judging,
-    multiplicity,
-    paper,
-    planes,
-    pooled,
-    repair,
-    shifts,
-    susceptibility,
-    taxonomy,
-    whose,
-)
+from holdfast.analysis import frontier, health, judging, multiplicity, planes, pooled, repair, whose
+from holdfast.analysis import judges as calibration
+from holdfast.analysis import published as paper
+from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
 from holdfast.analysis.panel import Panel, count_of, read_panel, require_same_cases
-from holdfast.analysis.variants import read_source
-from holdfast.audit import UNFIT
-from holdfast.conditions import GateSection
-from holdfast.forks import STUDY_KEY
+from holdfast.analysis.pressure import shifts, susceptibility, taxonomy
+from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Analysis
+from holdfast.rollout.audit import UNFIT
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.rules import GateSection
 
 Measures = Mapping[str, Mapping[str, float]]
 

@@ -10,25 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from holdfast.analysis.design import (
-    BASE,
-    Contrast,
-    Design,
-    Key,
-    by_base,
-    comparable,
-    contrast,
-    over,
-    splits_differ,
-)
+from holdfast.analysis.design import BASE, Contrast, Design, Key, by_base, comparable, contrast, over, splits_differ
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of, true_minus
-from holdfast.analysis.paper import (
-    ABSOLUTE_POINTS,
-    BASE_DELTA_POINTS,
-    DELTA_POINTS,
-    MEAN_DELTA_POINTS,
-)
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
+from holdfast.analysis.published import ABSOLUTE_POINTS, BASE_DELTA_POINTS, DELTA_POINTS, MEAN_DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread

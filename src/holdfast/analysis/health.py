@@ -10,18 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.analysis.design import (
-    BASE,
-    DOSE,
-    Design,
-    Key,
-    by_base,
-    contrast,
-    dose_of,
-    over,
-    subject,
-    without_dose,
-)
+from holdfast.analysis.design import BASE, DOSE, Design, Key, by_base, contrast, dose_of, over, subject, without_dose
 from holdfast.analysis.panel import Config, Replicate
 from holdfast.analysis.pooled import POOLED, differences, ratios
 from holdfast.analysis.roles import HELPFULNESS, SAFETY

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.analysis.roles import MERGE
-from holdfast.errors import StudyError
-from holdfast.forks import STUDY_KEY
-from holdfast.incentives import REWARD_METHODS
 from holdfast.judges.state import StateJudge
-from holdfast.laboratory import RATERS, RULES
 from holdfast.records import Checkpoint, Labelled, StageRecord
-from holdfast.rewarder import read_rewarder
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
+from holdfast.store.places import STUDY_KEY
 from holdfast.store.tables import ScoreTable
+from holdfast.study.rewarder import read_rewarder
+from holdfast.study.stages import REWARD_METHODS
+from holdfast.study.tables import RATERS, RULES
 
 Labellers = frozenset[str] | None  # of one stage; None where the run does not say
 

@@ -26,8 +26,8 @@ from holdfast.analysis.frontier import (
     interval_of,
 )
 from holdfast.analysis.panel import Config
-from holdfast.analysis.paper import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.pooled import CLAIMS
+from holdfast.analysis.published import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Checkpoint, Estimate
 from holdfast.stats.lines import Lines, curve_distances

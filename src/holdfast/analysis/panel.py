@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import PAIR_JUDGE, Labels, join, read_labels
 from holdfast.analysis.roles import Roles, read_roles
-from holdfast.errors import StudyError
 from holdfast.records import Checkpoint, Flag, Labelled
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable, TrajectoryTable

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from holdfast.analysis.design import BASE, Design, by_base, subject
 from holdfast.analysis.frontier import BASE_POINTS, MEAN_POINTS, Drawn, cloud, draw_cloud
-from holdfast.analysis.paper import DELTA_POINTS, point_of, point_weights
+from holdfast.analysis.published import DELTA_POINTS, point_of, point_weights
 from holdfast.analysis.repair import REPAIR_POINTS, find_repairs
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate, Frontier, Point

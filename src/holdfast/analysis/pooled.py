@@ -9,28 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.analysis.design import (
-    BASE,
-    Contrast,
-    Design,
-    contrast,
-    describe_arm,
-    over,
-    splits_differ,
-    subject,
-)
+from holdfast.analysis.design import BASE, Contrast, Design, contrast, describe_arm, over, splits_differ, subject
 from holdfast.analysis.panel import count_of, true_minus
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
-from holdfast.stats.contrasts import (
-    MIN_SEEDS,
-    NO_VARIANCE,
-    Spread,
-    interval,
-    limits,
-    spread,
-    standard_errors,
-)
+from holdfast.stats.contrasts import MIN_SEEDS, NO_VARIANCE, Spread, interval, limits, spread, standard_errors
 from holdfast.stats.ratios import SMALLEST_DENOMINATOR, ratio_set
 
 Floats = NDArray[np.float64]

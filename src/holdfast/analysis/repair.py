@@ -54,12 +54,12 @@ from holdfast.analysis.frontier import (
 )
 from holdfast.analysis.mergecurve import merge_curve_rows
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of
-from holdfast.analysis.paper import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.pooled import CLAIMS, POOLED, differences
+from holdfast.analysis.published import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, MERGE, SAFETY
-from holdfast.conditions import GateSection
 from holdfast.records import Estimate
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
+from holdfast.study.rules import GateSection
 
 Floats = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, float]]

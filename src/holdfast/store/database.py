@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from holdfast.errors import StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store.checking import refuse_links, reseal
 from holdfast.store.preferences import PREFERENCE_SCHEMA
 from holdfast.store.seals import SEAL_SCHEMA

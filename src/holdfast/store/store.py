@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import StoreError, StudyError
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import codec, database, preferences, tables
 from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from holdfast.errors import StudyError
+from holdfast.records.errors import StudyError
 
 PairLoss = Literal["sigmoid", "ipo", "hinge"]
 Aggregation = Literal["sequence", "token", "constant"]

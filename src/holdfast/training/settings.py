@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from holdfast.errors import StepError
 from holdfast.records import PreferencePair
-from holdfast.training.adapters import Precision
+from holdfast.records.errors import StepError
 from holdfast.training.encoding import Encoded, LossMask
-from holdfast.training.loop import TOKEN_BUDGET, Schedule
+from holdfast.training.loop.loop import TOKEN_BUDGET, Schedule
 from holdfast.training.objectives import AdvantageScale, PairLoss
+from holdfast.training.policy.adapters import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,18 +17,18 @@ from inspect_ai.scorer import Score as InspectScore
 from inspect_ai.scorer import Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from holdfast.dialogues import Dialogue
-from holdfast.errors import ProviderError
 from holdfast.exchange.inspect.messages import from_inspect, to_inspect
 from holdfast.exchange.inspect.provider import STOPPED
 from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, read_case, read_episode, to_score
 from holdfast.models import Ask, Reply, Speaker
-from holdfast.models.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
+from holdfast.models.remote.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
 from holdfast.records import Case, Message, Score, Trajectory
-from holdfast.rollout import Limits, start_episode
-from holdfast.sections import JudgeSection
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.dialogues import Dialogue
+from holdfast.rollout.episode import Limits, start_episode
+from holdfast.rollout.worlds import World
+from holdfast.study.sections import JudgeSection
 from holdfast.suites import NUMBERS_PER_SPLIT
-from holdfast.worlds import World
 
 MAX_TURNS = {"office": 8, "toolemu": 20}
 Other = Literal["emulator", "judge"]
@@ -55,8 +55,8 @@ def office(
     With equal seeds they are the first cases of the split that a study has under that seed. Scores are the state
     judge's, 0 to 3.
     """
+    from holdfast.rollout.worlds.office import OfficeWorld
     from holdfast.suites.office import generate
-    from holdfast.worlds.office import OfficeWorld
 
     split = seed if split_seed is None else split_seed
     cases = generate(seed, count, part=part, holdout=holdout, split_seed=split)
@@ -82,8 +82,8 @@ def toolemu(
 
     Where one is not given, it is the model of the role ``emulator`` or ``grader``.
     """
+    from holdfast.rollout.worlds.emulated import EmulatedWorld
     from holdfast.suites.toolemu import load_cases
-    from holdfast.worlds.emulated import EmulatedWorld
 
     found = load_cases(cases, toolkits)
     return Task(
@@ -246,7 +246,7 @@ def _state_scorer(objective: str) -> Scorer:
 def rubric(objective: str, judge: str | None = None) -> Scorer:
     """An objective by the rubric judge, 0 to 3, which asks the model ``judge`` or that of the role ``grader``."""
     from holdfast.judges import open_judge
-    from holdfast.judges.rubric import RubricJudge
+    from holdfast.judges.rubric.judge import RubricJudge
 
     async def score(state: TaskState, target: Target) -> InspectScore:
         episode = _episode_of(state)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.incentives import SettingSection
+from holdfast.study.users import SettingSection
 from holdfast.suites.approval import demonstrations
 from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, lexicon, system_prompts
 from holdfast.suites.probes import Beside
 
 if TYPE_CHECKING:
-    from holdfast.incentives import ApprovalSection
+    from holdfast.study.users import ApprovalSection
 
 # The toggles that an agent can see.
 _SEEN = {"policy_role", "traits", "style", "leak", "turns"}

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.attachments import MOST_BYTES
-from holdfast.errors import StudyError
-from holdfast.inputs import read_bytes
 from holdfast.records import Case, Message
+from holdfast.records.errors import StudyError
+from holdfast.records.inputs import read_bytes
+from holdfast.rollout.worlds.schemas import show
+from holdfast.study.files import MOST_BYTES
 from holdfast.suites.toolemu.files import Record, read_records
 from holdfast.suites.toolemu.toolkits import Toolkit, join_toolkits, read_toolkits
-from holdfast.worlds.schemas import show
 
 SUITE = "toolemu"
 INSTRUCTION = "User Instruction"

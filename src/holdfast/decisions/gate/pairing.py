@@ -1,0 +1,227 @@
+"""Two sides, case by case: refused where they are not comparable, else aligned in an order that no score decides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, count_of
+from holdfast.decisions.gate.absent import fill_absent
+from holdfast.decisions.gate.books import Bools, Floats
+from holdfast.decisions.gate.declared import require_same_declarations
+from holdfast.decisions.gate.sides import Side
+from holdfast.records import content_id
+from holdfast.records.errors import StudyError
+from holdfast.stats.bounded import cluster_means, order_cases
+from holdfast.study.sections import OBJECTIVES
+from holdfast.study.study import changed_keys
+
+SPANS: Mapping[str, tuple[float, float]] = {  # metric → its least and its largest value
+    "safety": (LOWEST_SCORE, HIGHEST_SCORE),
+    "helpfulness": (LOWEST_SCORE, HIGHEST_SCORE),
+    "severe": (0.0, 1.0),
+    "refusal": (0.0, 1.0),
+    "validity": (0.0, 1.0),
+}
+NAMED_CASES = 3
+NAMED_SETTINGS = 3
+SETTING_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One metric of one side by case: arrays in the order of the cases.
+
+    ``mean`` is over what has a value, NaN where nothing has. ``low`` and ``high`` are the means with everything that is
+    missing at the metric's least and at its largest value, NaN in a case that the metric is not due of. A metric is due
+    of every rollout of a case of which either side was asked for it. ``events`` says in which cases any rollout is
+    above 0, and ``lost`` is how many rollouts lack a value or a part of their readings.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    events: Bools
+    lost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """Two sides on the same cases: a ``Reading`` of each metric of ``SPANS``.
+
+    ``met`` is how many of the cases both have an episode of, ``absent`` how many of each side's rollouts are not there,
+    and ``broken`` says of which sides the logs are not whole.
+    """
+
+    cases: tuple[str, ...]
+    families: tuple[str, ...]
+    parent: Mapping[str, Reading]
+    child: Mapping[str, Reading]
+    rollouts: Mapping[str, int]
+    scored: Mapping[str, int]
+    met: int = 0
+    absent: Mapping[str, int] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The id of what was compared: every case with its means on both sides, and with what is missing."""
+        whole = hashlib.sha256(content_id("gate data", self.cases).encode())
+        for side in (self.parent, self.child):
+            for name, reading in sorted(side.items()):
+                for values in (reading.mean, reading.low, reading.high):
+                    # Rounded, so that the order of a sum leaves no trace; no mean is below 0.
+                    whole.update(
+                        name.encode() + np.where(np.isnan(values), -1.0, np.round(values, 9)).astype("<f8").tobytes()
+                    )
+        return whole.hexdigest()[:32]
+
+
+def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete: str = "count") -> Pairing:
+    """The two sides aligned by case, ``most`` of them at most: the first by the digest of their ids.
+
+    ``incomplete`` says what becomes of what their logs lack, as in the rules. Errors: StudyError where they are the
+    same episodes, or not comparable: the difference is named.
+    """
+    parent, child = fill_absent(parent, child, incomplete)
+    require_comparable(parent, child)
+    names = order_cases(parent.cases)[:most]
+    families = dict(zip(parent.cases, parent.families, strict=True))
+    due = {metric: parent.asked_cases(metric) | child.asked_cases(metric) for metric in SPANS}
+    found = [{metric: _read(side, metric, names, due[metric]) for metric in SPANS} for side in (parent, child)]
+    kept = set(names)
+    counts = [_count(side, kept, due) for side in (parent, child)]
+    return Pairing(
+        cases=tuple(names),
+        families=tuple(families[name] for name in names),
+        parent=found[0],
+        child=found[1],
+        rollouts={"parent": counts[0][0], "child": counts[1][0]},
+        scored={"parent": counts[0][1], "child": counts[1][1]},
+        met=len(kept & parent.met & child.met),
+        absent={"parent": _count_absent(parent, kept), "child": _count_absent(child, kept)},
+        broken=tuple(
+            word for word, side in (("parent", parent), ("child", child)) if side.gaps.broken and incomplete == "count"
+        ),
+    )
+
+
+def _read(side: Side, metric: str, names: Sequence[str], due: set[str]) -> Reading:
+    """A metric of a side in these cases; it is due of those in ``due``."""
+    places = side.places
+    order = np.array([places[name] for name in names], dtype=np.int64)
+    asked = np.array([name in due for name in names], dtype=np.bool_)
+    low, high = (np.where(asked, side.filled_means(metric, end)[order], np.nan) for end in SPANS[metric])
+    inside = np.zeros(len(side.cases), dtype=np.bool_)
+    inside[order[asked]] = True
+    above = side.case[np.nan_to_num(side.values[metric]) > 0]
+    return Reading(
+        mean=np.where(asked, side.case_means(metric)[order], np.nan),
+        low=low,
+        high=high,
+        events=np.isin(order, above) & asked,
+        lost=int((side.lost(metric)[inside[side.case]] > 0).sum()),
+    )
+
+
+def _count_absent(side: Side, kept: set[str]) -> int:
+    """How many of a side's rollouts in these cases are not there."""
+    return sum(side.cases[place] in kept for place in side.case[len(side.trajectories) :])
+
+
+def average_families(values: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
+    """The mean of each family, in the order of the digests of the families' names."""
+    # Not as they are met: the first case of a family depends on which cases have scores.
+    rank = {name: place for place, name in enumerate(order_cases(sorted(set(names))))}
+    order = sorted(range(len(names)), key=lambda index: rank[names[index]])
+    ordered = [names[index] for index in order]
+    return [cluster_means(one[order], ordered) for one in values]
+
+
+def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int, int]:
+    """How many rollouts a side has in these cases, and how many of them have every score that is due of them."""
+    inside = np.array([name in kept for name in side.cases], dtype=np.bool_)[side.case]
+    there = np.ones(side.rollouts, dtype=np.bool_)
+    for objective in OBJECTIVES:
+        asked = np.array([name in due[objective] for name in side.cases], dtype=np.bool_)[side.case]
+        there &= np.isfinite(side.values[objective]) | ~asked
+    return int(inside.sum()), int((inside & there).sum())
+
+
+def require_comparable(parent: Side, child: Side) -> None:
+    """Refuse two sides that are the same episodes, or that differ in more than the weights. Errors: StudyError."""
+    names = f"{parent.name} and {child.name}"
+    if set(parent.trajectories) & set(child.trajectories):
+        raise StudyError(
+            f"{names}: both sides are the same episodes, which says nothing; name two others, or roll the child out"
+            " anew with --again"
+        )
+    _require_same_cases(parent, child)
+    require_same_declarations(parent.declared, child.declared, names)
+    for objective in sorted({*parent.rubrics, *child.rubrics}):
+        first, second = parent.rubrics.get(objective), child.rubrics.get(objective)
+        if first != second and first is not None and second is not None:
+            # What made the rubric differ, such as the judge's model, says more than its id.
+            _require_same_settings(parent, child)
+            raise StudyError(
+                f"{names}: not comparable: {objective} was scored under rubric {first[:8]} for the parent and"
+                f" {second[:8]} for the child; judge both sides under one rubric"
+            )
+    _require_same_settings(parent, child)
+
+
+def _require_same_cases(parent: Side, child: Side) -> None:
+    lost, new = (_only_in(*both) for both in ((parent, child), (child, parent)))
+    if lost or new:
+        shown = ", ".join((lost or new)[:NAMED_CASES])
+        common = len(set(parent.cases) & set(child.cases))
+        if other := sorted(set(lost) & set(new)):
+            shown += f"; the ids of {len(other)} samples are the same and what is asked in them is not"
+        raise StudyError(
+            f"{parent.name} and {child.name}: not comparable: {count_of(len(lost), 'cases')} only in parent,"
+            f" {len(new)} only in child, {common} in both (first: {shown}); evaluate both on the same cases"
+        )
+
+
+def _only_in(side: Side, other: Side) -> list[str]:
+    """The names of a side's cases that the other does not have."""
+    theirs = set(other.cases)
+    return sorted(label for name, label in zip(side.cases, side.labels, strict=True) if name not in theirs)
+
+
+def _require_same_settings(parent: Side, child: Side) -> None:
+    if parent.settings is None or child.settings is None or parent.settings is child.settings:
+        return
+    first, second = _decisive(parent), _decisive(child)
+    shared = {key for key in first if key in second}
+    changes = changed_keys({key: first[key] for key in shared}, {key: second[key] for key in shared})
+    if changes:
+        raise StudyError(
+            f"{parent.name} and {child.name}: not comparable:"
+            f" {'; '.join(shorten(one) for one in changes[:NAMED_SETTINGS])}"
+            " (parent → child); evaluate and judge both under the same settings"
+        )
+
+
+def shorten(change: str) -> str:
+    """A changed key with both values, which may be whole prompts, in few characters."""
+    return change if len(change) <= SETTING_LENGTH else f"{change[:SETTING_LENGTH]}…"
+
+
+def _decisive(side: Side) -> Mapping[str, Any]:
+    """The settings that decided a side's episodes and scores, each key that may be compared at the top."""
+    settings = dict(side.settings or {})
+    judges, served = settings.pop("judges", {}), settings.pop("served", {})
+    mine = {name: section for name, section in judges.items() if name in side.judges}
+    spoke = {section.get("model") for section in mine.values()} | {settings.get("world", {}).get("model")}
+    opened = {(one.get("opened") or {}).get("name") for one in (*mine.values(), settings.get("world", {}))}
+    snapshots = {
+        f"served for {name}": models
+        for name, models in served.items()
+        if models and name.partition(" ")[2] in (spoke | opened) - {None}
+    }
+    return {**settings, **{f"judges.{name}": section for name, section in mine.items()}, **snapshots}

@@ -1,0 +1,479 @@
+"""One side of a comparison: what a checkpoint did in its held-out cases and what a judge gave it, by rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.analysis.labelled import rank_judge
+from holdfast.decisions.gate.books import Book, Bools, Floats
+from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
+from holdfast.decisions.gate.logs import Gaps, find_gaps
+from holdfast.exchange.scales import ScoreOption
+from holdfast.records import JSON, Checkpoint, Declaration, Labelled
+from holdfast.records.errors import StudyError
+from holdfast.report.words.labels import name_judge
+from holdfast.rollout.audit import UNFIT, refused_by
+from holdfast.store.codec import FLAG_BITS
+from holdfast.study.sections import OBJECTIVES
+
+Ints = NDArray[np.int64]
+GOES_BY = {"severe": "safety"}  # metric → the objective whose score it is read from
+UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
+MOST_NAMED = 5
+ROUNDING = 1e-9  # of a score that was brought to points
+ASKED, LOST = "asked_", "lost_"  # before a metric, in ``Side.values``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """Whose scores are read: a judge's label by objective, and under which name each objective was scored.
+
+    ``offered`` are the objectives that any judge was asked for, whether or not one of them serves both sides;
+    ``scores`` is what the user said of them.
+    """
+
+    labels: Mapping[str, str]
+    names: Mapping[str, str]
+    offered: frozenset[str] = frozenset()
+    scores: tuple[ScoreOption, ...] = ()
+
+    @property
+    def judge(self) -> str:
+        """The judge of safety, on whom the verdict rests."""
+        return self.labels["safety"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A checkpoint's rollouts in its held-out cases, in any order.
+
+    ``case`` is each rollout's place in ``cases``, ``labels`` are the cases' names for people. The rollouts that there
+    are come first; behind them may come some that should be there and are not. ``values`` holds by rollout ``safety``
+    and ``helpfulness`` in score points (repeats averaged), ``severe`` (share of its readings that are severe events),
+    ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or where the case is not declared
+    harmless. ``asked_`` before one of these (``severe`` goes by ``safety``) is 1 where it is due: the judge was asked
+    for it there or has not met it, the case is declared harmless; else 0. ``lost_safety`` and ``lost_helpfulness`` are
+    the share of the readings that were asked for and have no value. ``rubrics`` are those of the scores by objective,
+    ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
+    elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
+    is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    cases: tuple[str, ...]
+    families: tuple[str, ...]
+    case: Ints
+    trajectories: tuple[str, ...]
+    values: Mapping[str, Floats]
+    rubrics: Mapping[str, str]
+    settings: Mapping[str, Any] | None
+    judges: frozenset[str]
+    other_judges: frozenset[str]
+    source: JSON = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    declared: Mapping[str, Declaration] = field(default_factory=dict)
+    offered: frozenset[str] = frozenset()
+    expected: int | None = None
+    gaps: Gaps = field(default_factory=Gaps)
+
+    @property
+    def rollouts(self) -> int:
+        """How many rollouts are due, with those that are not there."""
+        return len(self.case)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The place of each case among ``cases``."""
+        return {name: place for place, name in enumerate(self.cases)}
+
+    @property
+    def met(self) -> frozenset[str]:
+        """The cases that there are episodes of."""
+        return frozenset(self.cases[place] for place in np.unique(self.case[: len(self.trajectories)]))
+
+    def extend(self, cases: Sequence[tuple[str, str, str]], absent: Sequence[int]) -> Side:
+        """The side with more cases (id, family, label), none of whose rollouts are there."""
+        if not cases:
+            return self
+        ids, families, labels = zip(*cases, strict=True)
+        longer = replace(
+            self,
+            cases=(*self.cases, *ids),
+            families=(*self.families, *families),
+            labels=(*self.labels, *labels),
+        )
+        return longer.lengthen(np.array([0] * len(self.cases) + list(absent), dtype=np.int64))
+
+    def lengthen(self, absent: Ints) -> Side:
+        """The side with so many more rollouts of each case that are not there: due as the case's others are."""
+        new = np.repeat(np.arange(len(self.cases)), absent)
+        if not len(new):
+            return self
+        values = {}
+        for name, before in self.values.items():
+            more = np.full(len(new), np.nan)
+            if name.startswith(ASKED):
+                due = np.bincount(self.case, weights=before, minlength=len(self.cases)) > 0
+                seen = np.bincount(self.case, minlength=len(self.cases)) > 0
+                more = np.where(seen, due, before.any())[new].astype(np.float64)
+            values[name] = np.concatenate([before, more])
+        return replace(self, case=np.concatenate([self.case, new]), values=values)
+
+    def has(self, metric: str) -> bool:
+        """Whether any rollout has this metric."""
+        return bool(np.isfinite(self.values[metric]).any())
+
+    def case_means(self, metric: str) -> Floats:
+        """The mean of a metric over each case's rollouts that have it, NaN where none has."""
+        value = self.values[metric]
+        there = np.isfinite(value)
+        count = np.bincount(self.case[there], minlength=len(self.cases))
+        total = np.bincount(self.case[there], weights=value[there], minlength=len(self.cases))
+        return _divide(total, count)
+
+    def filled_means(self, metric: str, value: float) -> Floats:
+        """The mean of a metric over each case's rollouts, with ``value`` for every reading that has none."""
+        lost = self.lost(metric)
+        filled = np.where(lost < 1, self.values[metric], 0.0) * (1 - lost) + value * lost
+        count = np.bincount(self.case, minlength=len(self.cases))
+        return _divide(np.bincount(self.case, weights=filled, minlength=len(self.cases)), count)
+
+    def lost(self, metric: str) -> Floats:
+        """By rollout the share of a metric's readings that have no value: 1 where there is none at all."""
+        values = self.values[metric]
+        part = self.values.get(f"{LOST}{GOES_BY.get(metric, metric)}", np.zeros(len(values)))
+        return np.where(np.isfinite(values), np.nan_to_num(part), 1.0)
+
+    def asked_cases(self, metric: str) -> set[str]:
+        """The cases in which a metric is due of any rollout."""
+        due = self.values[f"{ASKED}{GOES_BY.get(metric, metric)}"] > 0
+        return {self.cases[place] for place in np.unique(self.case[due])}
+
+
+def take_side(
+    book: Book,
+    checkpoint: Checkpoint,
+    judging: Judging,
+    *,
+    split_seed: int | None,
+    severe_at_most: float,
+    name: str | None = None,
+) -> Side:
+    """What a checkpoint did in the held-out cases of a split (of all splits where it is None), as one judge read it.
+
+    ``name`` is what people call it. Errors: StudyError where it was not rolled out on them.
+    """
+    number = book.number_of(checkpoint)
+    held_out = np.zeros(len(book.case_ids), dtype=np.bool_)
+    for seed, mask in book.held_out.items():
+        if split_seed is None or seed in (None, split_seed):
+            held_out |= mask
+    table = book.trajectories
+    rows = np.flatnonzero((table.checkpoint == number) & held_out[table.case])
+    if not len(rows):
+        raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
+    used, place = np.unique(table.case[rows], return_inverse=True)
+    declared = read_declared(book, judging, rows)
+    severe = severe_points(declared.get("safety"), severe_at_most)
+    values = {name: values[rows] for name, values in read_judge(book, judging, severe).items()}
+    return Side(
+        name=name or checkpoint.name,
+        checkpoint=checkpoint,
+        cases=tuple(book.case_ids[index] for index in used),
+        families=tuple(book.scores.families[index] for index in used),
+        case=place.astype(np.int64),
+        trajectories=tuple(book.trajectory_ids[index] for index in rows),
+        values={**values, **_conduct(book, rows)},
+        rubrics=_rubrics(book, judging),
+        settings=book.settings_of(checkpoint),
+        judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
+        other_judges=_judges_of(book, rows) - set(judging.labels.values()),
+        source=describe_source(book, checkpoint),
+        labels=tuple(name_case(book, book.case_ids[index]) for index in used),
+        declared=declared,
+        offered=judging.offered,
+        expected=book.study.get("rollouts", {}).get("per_test_case"),
+        gaps=find_gaps(book.logs, checkpoint.id),
+    )
+
+
+def name_case(book: Book, case: str) -> str:
+    """A case as people know it: the id of its sample, where it came with a log."""
+    facts = book.cases[case].facts if case in book.cases else {}
+    return str(facts["sample"]) if "sample" in facts else case[:12]
+
+
+def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declaration]:
+    """What the scores of each objective of some trajectories were declared to mean; none of our own judges'.
+
+    Errors: StudyError where scores came with a log and nobody declared them.
+    """
+    tasks = frozenset(book.cases[name].suite for name in _names_of(book, rows) if name in book.cases)
+    found = {}
+    for objective, label in judging.labels.items():
+        name = judging.names.get(objective, objective)
+        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)) is not None:
+            found[objective] = one
+    return found
+
+
+def _names_of(book: Book, rows: Ints) -> set[str]:
+    return {book.case_ids[index] for index in np.unique(book.trajectories.case[rows])}
+
+
+def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a side comes from, as JSON."""
+    return {
+        "run": book.place,
+        "checkpoint": checkpoint.id,
+        "name": checkpoint.name,
+        "lineage": list(checkpoint.lineage),
+        "digest": checkpoint.digest,
+        "model": checkpoint.model,
+    }
+
+
+def read_judge(book: Book, judging: Judging, severe: float | None) -> Mapping[str, Floats]:
+    """By trajectory of a book: ``safety``, ``helpfulness`` and ``severe`` as ``Side.values`` has them.
+
+    ``severe`` is up to how many points of safety an event is severe; None where nobody says.
+    """
+    words = {**judging.labels, **{f"name of {key}": name for key, name in judging.names.items()}, "at": str(severe)}
+    key = tuple(f"{name}:{label}" for name, label in sorted(words.items()))
+    if key in book.readings:
+        return book.readings[key]
+    found = {name: _means(book, judging, name, lambda value: value) for name in OBJECTIVES}
+    found["severe"] = np.full(len(book.trajectory_ids), np.nan)
+    if severe is not None:
+        found["severe"] = _means(book, judging, "safety", lambda value: value <= severe + ROUNDING)
+    found |= {f"{ASKED}{name}": _asked(book, judging, name) for name in OBJECTIVES}
+    found |= {f"{LOST}{name}": _lost(book, judging, name) for name in OBJECTIVES}
+    book.readings[key] = found
+    return found
+
+
+def _rows_of(book: Book, judging: Judging, objective: str) -> Bools:
+    """Which rows of the scores are the judge's of an objective, with a value or without."""
+    table = book.scores
+    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
+    if label not in table.judges or name not in table.objectives:
+        return np.zeros(len(table.value), dtype=np.bool_)
+    return np.asarray((table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name)))
+
+
+def _lost(book: Book, judging: Judging, objective: str) -> Floats:
+    """By trajectory the share of an objective's readings that have no value; NaN where there is no reading."""
+    size, table, mine = len(book.trajectory_ids), book.scores, _rows_of(book, judging, objective)
+    count = np.bincount(table.trajectory[mine], minlength=size)
+    lost = np.bincount(table.trajectory[mine & ~np.isfinite(table.value)], minlength=size)
+    return _divide(lost, count)
+
+
+def _means(book: Book, judging: Judging, objective: str, read: Any) -> Floats:
+    """By trajectory, the mean over repeats of what is read from an objective's scores; NaN where there is none."""
+    size, table = len(book.trajectory_ids), book.scores
+    mine = _rows_of(book, judging, objective) & np.isfinite(table.value)
+    where = table.trajectory[mine]
+    count = np.bincount(where, minlength=size)
+    total = np.bincount(where, weights=read(table.value[mine]).astype(np.float64), minlength=size)
+    return _divide(total, count)
+
+
+def _asked(book: Book, judging: Judging, objective: str) -> Floats:
+    """By trajectory 1 where a score of an objective is due, else 0.
+
+    A judge may be asked for one objective alone, as that of probes is; of a trajectory that it has not met, both are.
+    """
+    size, table = len(book.trajectory_ids), book.scores
+    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
+    if label is None:
+        return np.zeros(size)
+    due = np.ones(size)
+    if label in table.judges and name in table.objectives:
+        mine = table.judge == table.judges.index(label)
+        due[table.trajectory[mine]] = 0.0
+        due[table.trajectory[mine & (table.objective == table.objectives.index(name))]] = 1.0
+    return due
+
+
+def _divide(total: NDArray[Any], count: NDArray[Any]) -> Floats:
+    """``total`` / ``count``, NaN where nothing was counted."""
+    out = np.full(len(total), np.nan)
+    np.divide(total, count, out=out, where=count > 0)
+    return out
+
+
+def _conduct(book: Book, rows: Ints) -> dict[str, Floats]:
+    """What the audit says of each rollout, whoever judged it."""
+    flags, case = book.trajectories.flags[rows], book.trajectories.case[rows]
+    refused = np.where(book.questions[case], book.refusals[rows], refused_by(flags))
+    harmless = np.zeros(len(rows), dtype=np.bool_) if book.harmless is None else book.harmless[case]
+    known = harmless if book.unread is None else harmless & ~book.unread[rows]
+    return {
+        "refusal": np.where(known, refused.astype(np.float64), np.nan),
+        "validity": ((flags & UNFIT_BITS) > 0).astype(np.float64),
+        f"{ASKED}refusal": harmless.astype(np.float64),
+        f"{ASKED}validity": np.ones(len(rows)),
+    }
+
+
+def _rubrics(book: Book, judging: Judging) -> dict[str, str]:
+    found = {}
+    for objective, label in judging.labels.items():
+        rubric = book.scores.rubrics.get((label, judging.names.get(objective, objective)))
+        if rubric is not None:
+            found[objective] = rubric
+    return found
+
+
+def _name_of(book: Book, label: str) -> str:
+    """A judge's name without its rubric."""
+    return book.scores.judge_names[book.scores.judges.index(label)]
+
+
+def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
+    """The labels of the judges that scored any of these trajectories."""
+    asked: Bools = np.zeros(len(book.trajectory_ids), dtype=np.bool_)
+    asked[rows] = True
+    return frozenset(book.scores.judges[index] for index in np.unique(book.scores.judge[asked[book.scores.trajectory]]))
+
+
+# --- whose scores ------------------------------------------------------------------------------------------------
+
+
+def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
+    """Labels of the judges that were asked for an objective of a checkpoint, unscored or not."""
+    table = book.scores
+    if objective not in table.objectives:
+        return []
+    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    return [table.judges[index] for index in np.unique(table.judge[mine])]
+
+
+def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) -> bool:
+    """Whether a judge gave a checkpoint any score of an objective."""
+    table = book.scores
+    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
+
+
+def _first_by_rank(sides: Sequence[tuple[Book, Checkpoint]], labels: Sequence[str], objectives: Sequence[str]) -> str:
+    """Of the judges of both sides the one that a headline would be of; none that was asked and never read."""
+    known = {label: relation_of(sides, label) for label in labels}
+    read = [
+        one for one in labels if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
+    ]
+    # Of several that read the end state the study's own comes first: that which labelled.
+    return min(read or labels, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+
+
+def choose_judging(
+    sides: Sequence[tuple[Book, Checkpoint]],
+    wanted: str | None,
+    scores: Sequence[ScoreOption] = (),
+    *,
+    rank: bool = False,
+) -> tuple[Judging, Judging]:
+    """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
+
+    ``scores`` say under which name an objective was scored, where it is not its own. With ``rank`` it is of several
+    judges the one that a headline would be of; so is helpfulness where the judge of safety was not asked for it.
+    Errors: StudyError where none or several could be meant, or where the rubrics differ.
+    """
+    names = [resolve_names(book.origin, scores) for book, _ in sides]
+    safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names], rank=rank)
+    found: list[dict[str, str]] = [{"safety": label} for label in safety]
+    offered = [
+        judges_for(book, one, mine.get("helpfulness", "helpfulness"))
+        for (book, one), mine in zip(sides, names, strict=True)
+    ]
+    if all(label in labels for label, labels in zip(safety, offered, strict=True)):
+        helping: tuple[str, ...] | None = safety
+    else:
+        both = [label for label in offered[0] if label in offered[1]]
+        best = _first_by_rank(sides, both, [one.get("helpfulness", "helpfulness") for one in names]) if both else None
+        helping = None if best is None else (best, best)
+    for labels, label in zip(found, helping or (), strict=False):
+        labels["helpfulness"] = label
+    first, second = (
+        Judging(
+            labels=labels,
+            names=mine,
+            offered=frozenset({"safety"} | ({"helpfulness"} if helpers else set())),
+            scores=tuple(scores),
+        )
+        for labels, mine, helpers in zip(found, names, offered, strict=True)
+    )
+    return first, second
+
+
+def relation_of(sides: Sequence[tuple[Book, Checkpoint]], label: str) -> tuple[Labelled, bool]:
+    """How a judge stands to a child (its parent where the child is a base): whether it labelled, and reads the state.
+
+    ``sides`` are the parent's and the child's; what neither run knows is unknown.
+    """
+    book, trained = next((one for one in reversed(sides) if one[1].stages), sides[-1])
+    return book.labels.relation(label, trained), any(one.labels.reads_state(label) for one, _ in sides)
+
+
+def _choose(
+    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str], *, rank: bool
+) -> tuple[str, str]:
+    """The label of the judge on either side: of one rubric on both."""
+    offered = [judges_for(book, one, name) for (book, one), name in zip(sides, objectives, strict=True)]
+    for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):
+        if not labels:
+            raise StudyError(_tell_nothing(book, checkpoint, objective))
+    if wanted is not None:
+        first, second = (_named(book, one, labels, wanted) for (book, one), labels in zip(sides, offered, strict=True))
+        return first, second
+    both = [label for label in offered[0] if label in offered[1]]
+    if len(both) == 1:
+        return both[0], both[0]
+    if not both:
+        raise StudyError(
+            f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
+            f" {', '.join(offered[1])}); judge both with one"
+        )
+    if rank:
+        best = _first_by_rank(sides, both, objectives)
+        return best, best
+    known = {label: relation_of(sides, label) for label in both}
+    told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
+    raise StudyError(
+        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with"
+        " --judge, best one that reads the end state or labelled no training pairs"
+    )
+
+
+def _tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
+    """Why there is no score of an objective, and what to do."""
+    if book.origin.undeclared:
+        return f"{book.place}: {tell_undeclared(book.origin.undeclared, objective)}"
+    there = f"; scored there: {', '.join(book.scores.objectives)}" if book.scores.objectives else ""
+    return (
+        f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"
+        f" `holdfast judge {book.place} --with NAME`, or name the score with --score safety=NAME"
+    )
+
+
+def _named(book: Book, checkpoint: Checkpoint, labels: Sequence[str], wanted: str) -> str:
+    """The label that a judge's name (or the beginning of ``name#rubric``) stands for."""
+    names = dict(zip(book.scores.judges, book.scores.judge_names, strict=True))
+    found = [label for label in labels if wanted in (label, names[label]) or ("#" in wanted and wanted in label)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StudyError(
+            f"{book.place}: the judge {wanted!r} scored {checkpoint.name} under several rubrics:"
+            f" {', '.join(found)}; name one of these"
+        )
+    raise StudyError(
+        f"{book.place}: no scores of {checkpoint.name} by the judge {wanted!r}; there are: {', '.join(labels)}"
+    )

@@ -1,0 +1,337 @@
+"""Looks at production traces: imported, audited, judged by sample, and held against a baseline without any pairing."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from holdfast.decisions.gate.choosing import read_conditions
+from holdfast.decisions.watch.drift import judge_again
+from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
+from holdfast.decisions.watch.paired import (
+    count_asked,
+    declare_choice,
+    describe_basis,
+    freeze,
+    note_unread,
+    open_run,
+    read_scores,
+    share_unfit,
+    shared_level,
+)
+from holdfast.decisions.watch.reading import View, find_checkpoint, read_view
+from holdfast.decisions.watch.series import Watch, flatten, replay
+from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
+from holdfast.exchange.published.reader import into_run
+from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
+from holdfast.judges.unread import Readings
+from holdfast.records import Flag, content_id
+from holdfast.records.errors import StudyError
+from holdfast.report.words.labels import count_noun
+from holdfast.runs.plan.step import Step
+from holdfast.runs.progress import ProgressLines, rate_and_left
+from holdfast.runs.rescoring import find_judge_step
+from holdfast.runs.steps.judging import open_step_judge, score_all
+from holdfast.runs.steps.speakers import open_speakers
+from holdfast.store import Store
+from holdfast.store.origins import FOREIGN
+
+BATCH = 50  # trajectories that are judged at a time and committed together
+FROZEN = 20  # trajectories that are judged anew each time, unless told otherwise
+
+
+def watch_traces(options: Namespace) -> tuple[Watch, State]:
+    """What production traces say against a run's checkpoint; without RUN, what a baseline of them would be.
+
+    Errors: HoldfastError.
+    """
+    label = options.label or " + ".join(dict.fromkeys(path.stem for path in options.traces))
+    if options.run is None:
+        imported = _import(options, label)
+        with Store(options.output, writable=True) as store:
+            return _begin(store, imported, label, options)
+    with open_run(options.run, read_scores(options)) as base:
+        before, step = _read_baseline(base, options)
+        state = _open_state(base, before, options)
+        imported = leave_out_seen(_import(options, label), state, label)
+        with Store(options.output, writable=True) as store:
+            view = _judge_sample(store, imported, step, options, before.rubric)
+            values, traces = read_traces_of(store, view)
+            data = content_id(
+                "watch traces", view.rubric, traces, sorted(values.items()), *filter(None, [imported.absent])
+            )
+            if state.find(label, data) is None:
+                again, unread = judge_again(base, step, list(state.frozen), before) if step is not None else ({}, ())
+                notes = describe_look((base, before), (store, view), imported, options.seed)
+                seen = Seen(
+                    label=label,
+                    data=data,
+                    values=values,
+                    missing=view.missing + imported.absent,
+                    traces=traces,
+                    frozen=again or None,
+                    notes=note_unread(notes, [*_tell_unread(store, step, view), *unread]),
+                )
+                state.looks.append(seen)
+                if options.state is not None:
+                    save_state(options.state, state)
+    return _tell(before, state, options), state
+
+
+def digest_trace(trace: str) -> str:
+    """What the state knows of a trace's id."""
+    return content_id("trace id", trace)
+
+
+def leave_out_seen(imported: Imported, state: State, label: str) -> Imported:
+    """A look's traces without those that the baseline or an earlier look has: each counts once.
+
+    Errors: StudyError where none is left.
+    """
+    seen = state.traces_before(label)
+    if state.declared["baseline unit"] == "trace":
+        seen |= state.baseline.keys()
+    new = {trace: one for trace, one in imported.trajectories.items() if digest_trace(trace) not in seen}
+    if not new:
+        raise StudyError(
+            f"look {label!r}: the baseline or an earlier look has all of its {len(imported.trajectories):,} traces,"
+            " and each counts once; give new ones"
+        )
+    return replace(imported, trajectories=new, seen=len(imported.trajectories) - len(new))
+
+
+def read_traces_of(store: Store, view: View) -> tuple[Values, tuple[str, ...]]:
+    """Scores by the digest of each trace's id, whatever was asked in it, and the digests of all that were asked for."""
+    found = {one.id: digest_trace(str((one.detail or {})["trace"])) for one in store.trajectories(view.trajectories)}
+    return {found[one]: (score,) for one, score in view.scores.items()}, tuple(sorted(found.values()))
+
+
+def _import(options: Namespace, label: str) -> Imported:
+    """The traces in their run; one that was made for them goes again where they cannot be read."""
+    scores = read_scores(options)
+    return into_run(
+        options.output,
+        lambda store: import_traces(store, options.traces, label, strict=options.strict, scores=scores),
+    )
+
+
+def _read_baseline(base: Store, options: Namespace) -> tuple[View, Step | None]:
+    """The baseline's scores and the judge that gives them; no judge where the scores come with the logs.
+
+    Errors: StudyError where the baseline was judged by other rules.
+    """
+    place = str(options.run)
+    baseline = find_checkpoint(place, base.checkpoints(), options.baseline, read_conditions(options.where))
+    if options.judge.startswith(FOREIGN):
+        scores = read_scores(options)
+        return read_view(base, place, baseline, options.judge, options.objective, scores=scores), None
+    step = _judge_step(base, options)
+    rubric = open_step_judge(step).rubric_of(options.objective)
+    before = read_view(base, place, baseline, options.judge, options.objective, rubric=rubric)
+    if rubric != before.rubric:
+        raise StudyError(
+            f"{place}: was judged by {options.judge!r} under rubric {before.rubric[:8]}, but this one is {rubric[:8]};"
+            f" judge it again: `holdfast judge {place} --with {options.judge}`"
+        )
+    return before, step
+
+
+def _tell(before: View, state: State, options: Namespace) -> Watch:
+    reference = flatten(state.baseline)
+    return Watch(
+        kind="traces",
+        baseline=str(before.checkpoint.axes.get("look", before.name)),
+        judge=before.judge,
+        objective=before.objective,
+        alpha=options.alpha,
+        margin=options.margin,
+        baseline_mean=float(reference.mean()) if len(reference) else None,
+        baseline_n=len(reference),
+        rows=replay(
+            state, "traces", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
+        ),
+        best_of=options.best_of,
+        min_coverage=options.min_coverage,
+        basis=describe_basis(before),
+        labelled=before.labelled,
+        reads_state=before.reads_state,
+        baseline_missing=before.lacking,
+    )
+
+
+def _judge_step(store: Store, options: Namespace) -> Step:
+    budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
+    step = find_judge_step(options.judge, options.judges, store, budget, trusted=options.trust_endpoints)
+    judge = open_step_judge(step)
+    if options.objective not in judge.objectives:
+        raise StudyError(
+            f"judge {options.judge!r}: gives no {options.objective!r}, only {', '.join(judge.objectives)}; choose one"
+            " of these with --objective"
+        )
+    return step
+
+
+def _open_state(base: Store, before: View, options: Namespace) -> State:
+    """The state of before, or a new one. A baseline of fixed cases counts each case once, one of traces each trace."""
+    unit = "trace" if "look" in before.checkpoint.axes else "case"
+    count = (FROZEN if options.frozen is None else options.frozen) if not before.judge.startswith(FOREIGN) else 0
+    declared = {
+        "kind": "traces",
+        "baseline": before.checkpoint.id,
+        "baseline scores": before.data,
+        "baseline unit": unit,
+        "judge": before.judge,
+        "rubric": before.rubric,
+        "objective": before.objective,
+        "alpha": options.alpha,
+        "margin": options.margin,
+        "min coverage": options.min_coverage,
+        "sample": options.sample,
+        "frozen": count,
+        "seed": options.seed,
+        **declare_choice(options),
+    }
+    state = None if options.state is None else load_state(options.state, declared)
+    if state is not None:
+        return state
+    if unit == "case":
+        values: Values = {case: (float(np.mean(found)),) for case, found in before.values.items()}
+        asked = count_asked(before)
+    else:
+        values, traces = read_traces_of(base, before)
+        asked = len(traces)
+    state = State(declared=declared, baseline=values, asked=asked)
+    if count:
+        state.frozen = freeze(base, before, Namespace(frozen=count, seed=options.seed))
+    return state
+
+
+def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> tuple[Watch, State]:
+    """Traces that are to be a baseline: judged and described, compared with nothing."""
+    step = None if options.judge.startswith(FOREIGN) else _judge_step(store, options)
+    view = _judge_sample(store, imported, step, options, None)
+    values, _ = read_traces_of(store, view)
+    scores = flatten(values)
+    watch = Watch(
+        kind="traces",
+        baseline=label,
+        judge=view.judge,
+        objective=view.objective,
+        alpha=options.alpha,
+        margin=options.margin,
+        baseline_mean=float(scores.mean()) if len(scores) else None,
+        baseline_n=len(scores),
+        rows=(),
+        basis=describe_basis(view),
+        notes=(
+            *_left_out(imported),
+            *_tell_unread(store, step, view),
+            f"made a baseline of {len(imported.trajectories):,} traces in {options.output}; next: holdfast watch"
+            f" {options.output} --traces FILES --judge {options.judge} -o NEW_DIR --state FILE",
+        ),
+    )
+    return watch, State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
+
+
+# --- judging ------------------------------------------------------------------------------------------------------
+
+
+def _judge_sample(store: Store, imported: Imported, step: Step | None, options: Namespace, rubric: str | None) -> View:
+    """The scores of the sample, judged where they are not yet; committed as they come. Errors: HoldfastError."""
+    sample = choose_sample(imported.trajectories, options.sample, options.seed)
+    if step is not None:
+        _score(store, step, sample, quiet=options.quiet)
+        rubric = open_step_judge(step).rubric_of(options.objective)
+    place = str(options.output)
+    return read_view(
+        store,
+        place,
+        imported.checkpoint,
+        options.judge,
+        options.objective,
+        rubric=rubric,
+        only=frozenset(sample),
+        scores=read_scores(options),
+    )
+
+
+def _score(store: Store, step: Step, sample: Sequence[str], *, quiet: bool) -> None:
+    judge = open_step_judge(step)
+    rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
+    done = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
+    waiting = [one for one in sample if one not in done]
+    lines = ProgressLines(sys.stderr, quiet=quiet)
+    with open_speakers(step, store) as speakers:
+        for start in range(0, len(waiting), BATCH):
+            batch = list(store.trajectories(waiting[start : start + BATCH]))
+            scores = score_all(judge, [(store.case(one.case_id), one) for one in batch], speakers)
+            with store.transaction():
+                for score in scores:
+                    store.add_score(score)
+            lines.passing(rate_and_left(start + len(batch), len(waiting), None, "traces judged"))
+
+
+def _tell_unread(store: Store, step: Step | None, view: View) -> list[str]:
+    """What is told of a judge most of whose replies about a view's trajectories could not be read, now or before."""
+    if step is None:
+        return []
+    judge = open_step_judge(step)
+    readings = Readings(judge)
+    for scores in store.scores_of(view.trajectories):
+        readings.add(one for one in scores if one.judge == judge.name and one.rubric == judge.rubric_of(one.objective))
+    return readings.tell()
+
+
+# --- what else is told of a look ----------------------------------------------------------------------------------
+
+
+def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: Imported, seed: int) -> dict[str, Any]:
+    """The case mix against the baseline, the audit's findings and what was left out, as JSON."""
+    (base_store, before), (store, view) = base, now
+    ids = list(imported.trajectories.values())
+    rng = np.random.default_rng([seed, int(content_id("mix", sorted(ids))[:15], 16)])
+    old, new = _features(base_store, before.trajectories), _features(store, ids)
+    return {
+        "traces": len(ids),
+        "judged": len(view.trajectories),
+        "models": imported.models,
+        "mix": compare_mixes(old, new, rng).to_json(),
+        "unfit": share_unfit(store, ids),
+        "unfit before": share_unfit(base_store, before.trajectories),
+        "flags": _flags(store, ids),
+        "left out": _left_out(imported),
+        "reading": imported.counts,
+    }
+
+
+def _features(store: Store, ids: Sequence[str]) -> list[Features]:
+    cases = {case.id: case for case in store.cases()}
+    return [describe_episode(cases[one.case_id], one) for one in store.trajectories(ids)]
+
+
+def _flags(store: Store, ids: Sequence[str]) -> dict[str, float]:
+    """The share of episodes with each of the audit's flags, the frequent first."""
+    found: Counter[Flag] = Counter(flag for one in store.trajectories(ids) for flag in one.flags)
+    return {flag.value: count / len(ids) for flag, count in found.most_common()}
+
+
+def _left_out(imported: Imported) -> list[str]:
+    """What of the files was left out, in words; the first of each kind by its place."""
+    said = []
+    if imported.bad:
+        said.append(f"left out as unreadable: {count_noun(len(imported.bad), 'records')} (first: {imported.bad[0]})")
+    if imported.torn:
+        said.append(
+            f"left out as broken off: {count_noun(len(imported.torn), 'last lines')} (first: {imported.torn[0]})"
+        )
+    if imported.duplicates:
+        said.append(f"met again and counted once: {count_noun(imported.duplicates, 'traces')}")
+    if imported.seen:
+        said.append(f"left out, as the baseline or an earlier look has them: {count_noun(imported.seen, 'traces')}")
+    return [*said, *imported.notes]

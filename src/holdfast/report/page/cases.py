@@ -1,0 +1,195 @@
+"""The report's list of cases: an index small enough for the page, and the texts in shards beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.records import Case, Checkpoint, Flag
+from holdfast.report.page.shards import ShardWriter, case_content, trajectory_content
+from holdfast.report.words.inert import show_line, trim_text
+from holdfast.report.words.labels import FIRST_OBJECTIVE, FLAG_WORDS, KIND_WORDS, is_control, name_axes, name_lineage
+from holdfast.rollout.audit import UNFIT
+from holdfast.store import Store
+from holdfast.store.codec import FLAG_BITS
+from holdfast.store.tables import Bools, Floats, Ints, ScoreTable, TrajectoryTable
+
+Lineage = tuple[str, ...]
+TITLE_CHARACTERS = 160
+TRAIN, TEST = 0, 1
+# Parts beside the cases to train on and the held-out ones.
+BESIDE = {"attack": 2, "shift": 3, "probe": 4, "approval": 5}
+# Of each form of attack, kind of shift and dimension of probe, the page holds so many cases with all their episodes.
+BESIDE_CASES = 12
+USER_CASES = 2  # of each setting, environment and label of simulated users
+SCORE_DIGITS = 3
+
+
+def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> dict[str, Any]:
+    """Write all shards into ``folder`` and return the index that the page carries.
+
+    Trajectories are read case by case; memory holds one shard and the columns of the run.
+    """
+    scores, runs = store.score_table(part="all"), store.trajectory_table(part="all")
+    ids, cases = store.trajectory_ids(part="all"), {case.id: case for case in store.cases()}
+    means, parts = _mean_scores(scores, len(ids)), _parts(store, runs, scores.case_ids)
+    planned = {name: number for number, name in enumerate(store.planned_ids(part="all"))}
+    numbers = np.array([planned[name] for name in ids], dtype=np.int64)
+    order = np.lexsort((numbers, runs.rollout, runs.checkpoint, runs.case))
+    order = order[_listed(cases, scores.case_ids, store)[runs.case[order]]]
+    groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
+    writer = ShardWriter(folder)
+    listed = []
+    for rows in sorted(groups, key=lambda rows: _case_key(cases[scores.case_ids[runs.case[rows[0]]]])):
+        case = cases[scores.case_ids[runs.case[rows[0]]]]
+        entry = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
+        entry["s"] = writer.begin_case(case.id, case_content(case))
+        entry["i"] = case.id
+        entry["r"] = _write_runs(store, writer, runs, rows=rows, numbers=numbers, ids=ids, means=means, parts=parts)
+        listed.append(entry)
+    writer.close()
+    return {
+        "shards": [[shard.name, shard.digest] for shard in writer.shards],
+        "slots": [[judge, objective] for judge in scores.judges for objective in scores.objectives],
+        "objectives": sorted(scores.objectives, key=lambda name: (name != FIRST_OBJECTIVE, name)),
+        "flags": [FLAG_WORDS[flag.value] for flag in FLAG_BITS],
+        "flagBits": list(FLAG_BITS.values()),
+        "findings": _findings(),
+        "checkpoints": _checkpoint_rows(runs.checkpoints, colors),
+        "cases": listed,
+        "bytes": sum(shard.size for shard in writer.shards),
+    }
+
+
+def _listed(cases: Mapping[str, Case], case_ids: Sequence[str], store: Store) -> Bools:
+    """Which cases the page lists: all to train on and held out, and the first of each sort beside them.
+
+    Of simulated users, those to practise on are many and alike, so that they are listed like those held out.
+    """
+    few = (*BESIDE, "practice")
+    beside = {name for parts in store.splits().values() for part in few for name in parts.get(part, ())}
+    seen: dict[tuple[object, ...], int] = {}
+    listed = np.ones(len(case_ids), dtype=np.bool_)
+    for place in sorted(range(len(case_ids)), key=lambda place: _case_key(cases[case_ids[place]])):
+        case = cases[case_ids[place]]
+        if case.id not in beside:
+            continue
+        variant = case.facts.get("variant") or {}
+        sort = (variant.get("kind"), variant.get("form"), case.facts.get("dimension"), case.facts.get("benign"))
+        if "gameable" in case.facts:  # a pair has two ends; practice has no other end
+            ends = (case.facts.get("gameable"), case.facts.get("pair") is None)
+            sort = (case.facts.get("setting"), case.facts.get("environment"), *ends)
+        seen[sort] = seen.get(sort, 0) + 1
+        listed[place] = seen[sort] <= (USER_CASES if "gameable" in case.facts else BESIDE_CASES)
+    return listed
+
+
+def _findings() -> list[list[Any]]:
+    """What the list of cases can be filtered by: name, words, and masks of flags, one bit of each of which is set."""
+    invented = FLAG_BITS[Flag.INVENTED_RESULT] | FLAG_BITS[Flag.INVENTED_MIDWAY]
+    masks = {
+        "unfit": [sum(FLAG_BITS[flag] for flag in UNFIT)],
+        "no_call_and_invented": [FLAG_BITS[Flag.NO_CALL], invented],
+        "any_invention": [invented],
+        **{flag.value: [bit] for flag, bit in FLAG_BITS.items()},
+    }
+    return [[name, KIND_WORDS[name], found] for name, found in masks.items()]
+
+
+def _parts(store: Store, runs: TrajectoryTable, case_ids: Sequence[str]) -> Ints:
+    """The part of each trajectory's case in its checkpoint's split; all are held out where nothing was split."""
+    splits = store.splits()
+    if not splits:
+        return np.full(len(runs.flags), TEST, dtype=np.int64)
+    tests = {seed: set(parts.get("test", ())) for seed, parts in splits.items()}
+    every = set().union(*tests.values())
+    beside = {name: part for parts in splits.values() for part, ids in parts.items() if part in BESIDE for name in ids}
+    table = np.full((len(runs.checkpoints), len(case_ids)), TRAIN, dtype=np.int64)
+    for place, point in enumerate(runs.checkpoints):
+        mine = tests.get(point.split_seed, every) if point.split_seed is not None else every
+        table[place] = [BESIDE[beside[one]] if one in beside else TEST if one in mine else TRAIN for one in case_ids]
+    return np.asarray(table[runs.checkpoint, runs.case], dtype=np.int64)
+
+
+def _case_key(case: Case) -> tuple[str, int]:
+    return case.suite, case.number
+
+
+def case_title(case: Case) -> str:
+    """The user's first words in a case, on one line, with a count of what is left out.
+
+    Before those of a case that is made of another stands how.
+    """
+    words = next((message.content for message in case.messages if message.role == "user"), "")
+    variant = case.facts.get("variant")
+    if isinstance(variant, Mapping):
+        words = f"[{variant.get('kind')}: {str(variant.get('form')).replace('_', ' ')}] {words}"
+    elif "gameable" in case.facts:
+        words = f"[{case.facts.get('setting')}: {'gameable' if case.facts['gameable'] else 'other'} user] {words}"
+    kept, left_out = trim_text(show_line(words), TITLE_CHARACTERS)
+    return f"{kept} … (+{left_out:,} characters)" if left_out else kept
+
+
+def _mean_scores(scores: ScoreTable, trajectories: int) -> Floats:
+    """Scores averaged over repeats, (trajectories, judges × objectives), NaN where there is none."""
+    slots = len(scores.judges) * len(scores.objectives)
+    there = np.isfinite(scores.value)
+    slot = scores.judge * max(1, len(scores.objectives)) + scores.objective
+    flat = (scores.trajectory * slots + slot)[there]
+    total = np.bincount(flat, weights=scores.value[there], minlength=trajectories * slots)
+    count = np.bincount(flat, minlength=trajectories * slots)
+    mean = np.divide(total, count, out=np.full(trajectories * slots, np.nan), where=count > 0)
+    return np.asarray(mean, dtype=np.float64).reshape(trajectories, slots)
+
+
+def _write_runs(
+    store: Store,
+    writer: ShardWriter,
+    runs: TrajectoryTable,
+    *,
+    rows: Ints,
+    numbers: Ints,
+    ids: Sequence[str],
+    means: Floats,
+    parts: Ints,
+) -> list[list[Any]]:
+    """Put one case's trajectories into shards; each becomes number, checkpoint, rollout, flags, shard, scores, part."""
+    listed: list[list[Any]] = []
+    wanted = [ids[row] for row in rows]
+    for row, trajectory, scores in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
+        shard = writer.add(str(numbers[row]), trajectory_content(trajectory, scores))
+        values = [None if np.isnan(value) else round(float(value), SCORE_DIGITS) for value in means[row]]
+        listed.append(
+            [
+                int(numbers[row]),
+                int(runs.checkpoint[row]),
+                int(runs.rollout[row]),
+                int(runs.flags[row]),
+                shard,
+                values,
+                int(parts[row]),
+            ]
+        )
+    return listed
+
+
+def _checkpoint_rows(checkpoints: Sequence[Checkpoint], colors: Mapping[Lineage, int]) -> list[dict[str, Any]]:
+    number = {checkpoint.id: index for index, checkpoint in enumerate(checkpoints)}
+    rows = []
+    for checkpoint in checkpoints:
+        seeds = [f"split {checkpoint.split_seed}"] if checkpoint.split_seed is not None else []
+        seeds += [f"seed {checkpoint.train_seed}"] if checkpoint.train_seed is not None else []
+        rows.append(
+            {
+                "b": show_line(checkpoint.base),
+                "l": name_lineage(checkpoint.lineage),
+                "a": show_line(" · ".join(part for part in [name_axes(checkpoint.axes), *seeds] if part)),
+                "p": number.get(checkpoint.parent_id or "", -1),
+                "c": colors.get(checkpoint.lineage, 0),
+                "m": int(not is_control(checkpoint)),
+            }
+        )
+    return rows

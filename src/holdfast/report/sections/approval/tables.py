@@ -1,0 +1,321 @@
+"""Tables of training for approval: gaps by model and setting, reactions and cues, arms at matched levels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.report.sections.approval.setup import Lineage, Setup, is_own, order_bases
+from holdfast.report.words.labels import (
+    SEED_AXES,
+    describe_basis,
+    format_interval,
+    format_number,
+    format_percent,
+    is_not_reached,
+    name_lineage,
+)
+from holdfast.report.words.tables import Cell, Table
+from holdfast.stats.levels import NOT_REACHED
+
+Key = tuple[str, Lineage, str]  # base, lineage, setting
+SHARES = frozenset({"exploit_rate", "success", "exploit_at_reward", "success_at_kl", "data_harm", "ess", "cue"})
+COUNTS = frozenset({"tokens_at_reward", "cue_length"})
+AT_REWARD: Mapping[str, str] = {
+    "gap_at_reward": "Gap",
+    "exploit_at_reward": "Exploit rate, gameable",
+    "kl_at_reward": "KL (nats)",
+    "tokens_at_reward": "Gradient tokens",
+}
+AT_KL: Mapping[str, str] = {"reward_at_kl": "Approval", "gap_at_kl": "Gap", "success_at_kl": "Success"}
+LEVELS: Mapping[str, tuple[Mapping[str, str], str, str]] = {
+    "reward": (AT_REWARD, "Arms at matched approval, with 95 % intervals", "Approval"),
+    "kl": (AT_KL, "Arms at matched KL, with 95 % intervals", "KL (nats)"),
+}
+DATA: Mapping[str, str] = {
+    "data_harm": "Harmful share of the data",
+    "log_ratio": "Mean |log ratio| a token",
+    "ess": "Effective sample share",
+    "mismatch": "Sampling against training, |log-prob of an episode| / tokens",
+}
+
+
+def keep_judge(analysis: Analysis) -> tuple[Analysis, str | None]:
+    """The analysis with one judge's rows and curves, and the judge's name: the one that rewards.
+
+    Where it is not known or has no rows it is who judged most, the first by name. What is of no judge stays.
+    """
+    counts: dict[str, int] = {}
+    for one in analysis.exploitation:
+        if one.judge is not None:
+            counts[one.judge] = counts.get(one.judge, 0) + 1
+    if not counts:
+        return analysis, None
+    judge = min(counts, key=lambda name: (name.partition("#")[0] != analysis.rewarder, -counts[name], name))
+    rows = tuple(one for one in analysis.exploitation if one.judge in (None, judge))
+    curves = tuple(one for one in analysis.curves if one.judge in (None, judge))
+    return replace(analysis, exploitation=rows, curves=curves), judge
+
+
+def pick_rows(estimates: Iterable[Estimate], kinds: Iterable[str]) -> list[Estimate]:
+    """One estimate for each quantity and subject: over all environments and seeds and by base, where there are such.
+
+    Of claims about one subject the first that has a value is taken, one with an interval before one without, the
+    recipe's before the checkpoint's.
+    """
+    picked: list[Estimate] = []
+    for kind in kinds:
+        rows = [one for one in estimates if one.kind == kind]
+        for wanted in (_is_whole, _is_pooled, _has_base):
+            rows = [one for one in rows if wanted(one)] or rows
+        best: dict[tuple[object, ...], Estimate] = {}
+        for one in rows:
+            key = (one.base, one.lineage, str(sorted(one.axes.items(), key=str)), one.judge)
+            if key not in best or _rank(one) > _rank(best[key]):
+                best[key] = one
+        picked += best.values()
+    return picked
+
+
+def _is_whole(one: Estimate) -> bool:
+    return "environment" not in one.axes
+
+
+def _is_pooled(one: Estimate) -> bool:
+    return not any(seed in one.axes for seed in SEED_AXES)
+
+
+def _has_base(one: Estimate) -> bool:
+    return one.base is not None
+
+
+def _rank(one: Estimate) -> tuple[bool, bool, bool]:
+    return one.value is not None, one.interval is not None, one.claim == "recipe"
+
+
+def key_of(one: Estimate) -> Key:
+    """Base, lineage and setting of an estimate."""
+    return one.base or "all bases", one.lineage or (), str(one.axes.get("setting", "all settings"))
+
+
+def index_last(rows: Iterable[Estimate], setup: Setup, *, label: str | None = None) -> dict[Key, Estimate]:
+    """Base × lineage × own setting → the estimate at the largest dose, of one label of users."""
+    found: dict[Key, Estimate] = {}
+    for one in rows:
+        if one.axes.get("label") != label or not is_own(setup, one.lineage or (), one.axes.get("setting")):
+            continue
+        key = key_of(one)
+        if key not in found or _dose(one) > _dose(found[key]):
+            found[key] = one
+    return found
+
+
+def _dose(one: Estimate) -> float:
+    value = one.axes.get("dose")
+    return float(value) if isinstance(value, int | float) else float("inf")
+
+
+def order_keys(keys: Iterable[Key], setup: Setup) -> list[Key]:
+    """Keys by setting, lineage and size of the base; settings and lineages as they first come, on-policy arms first."""
+    listed = list(dict.fromkeys(keys))
+    settings = [*setup.toggles, *(setting for _, _, setting in listed)]
+    lineages = list(dict.fromkeys(lineage for _, lineage, _ in listed))
+    bases = order_bases([*setup.bases, *(base for base, _, _ in listed)])
+
+    def place(key: Key) -> tuple[int, bool, int, int]:
+        arm = setup.arms.get(key[1])
+        off = arm is not None and not arm.on_policy
+        return settings.index(key[2]), off, lineages.index(key[1]), bases.index(key[0])
+
+    return sorted(listed, key=place)
+
+
+def format_cell(one: Estimate | None, *, signed: bool = False) -> str:
+    """``2.31 [1.20, 3.42]``, ``42 % [30, 55]``, ``not reached``, or a dash for what is not known."""
+    if one is None:
+        return "–"
+    if one.value is None:
+        return NOT_REACHED if is_not_reached(one) else "–"
+    if not can_be_told(one):
+        return cannot_be_told(one.n["cases"])
+    if one.kind in SHARES:
+        return f"{format_percent(one.value)} {_percent_ends(one)}".rstrip()
+    if one.kind in COUNTS:
+        return f"{one.value:,.0f}" if abs(one.value) >= 100 else format_number(one.value, 1)
+    words = f"{'+' if signed and one.value > 0 else ''}{format_number(one.value)} {format_interval(one)}".rstrip()
+    return words + _part_of_seeds(one)
+
+
+def _part_of_seeds(one: Estimate) -> str:
+    """A word on the seeds that get to a level, where some do not."""
+    reached, seeds = one.n.get("reached"), one.n.get("seeds")
+    return "" if reached is None or seeds is None or reached >= seeds else f" ({reached} of {seeds} seeds)"
+
+
+def _percent_ends(one: Estimate) -> str:
+    if not isinstance(one.interval, tuple):
+        return ""
+    ends = [round(100 * end) + 0.0 for end in one.interval]
+    return f"[{', '.join(format_number(end, 0) for end in ends)}]"
+
+
+def number_cell(one: Estimate | None, *, signed: bool = False) -> Cell:
+    """The cell of an estimate, with what it rests on as its hover text."""
+    value = None if one is None else one.value
+    hover = None if one is None else describe_basis(one)
+    return Cell(text=format_cell(one, signed=signed), sort="" if value is None else value, hover=hover)
+
+
+def word_cells(key: Key, colors: Mapping[Lineage, int], setup: Setup) -> list[Cell]:
+    """Setting, base and lineage of a row, and how the lineage was trained where that is known."""
+    base, lineage, setting = key
+    arm = setup.arms.get(lineage)
+    series = colors.get(lineage, 0)
+    place = order_bases([*setup.bases, base]).index(base)
+    cells = [Cell(text=setting), Cell(text=base, sort=place)]
+    cells.append(Cell(text=name_lineage(lineage), sort=series, series=series))
+    return cells + ([Cell(text="–" if arm is None else arm.rollouts)] if setup.arms else [])
+
+
+def word_heads(setup: Setup) -> tuple[str, ...]:
+    """The heads of ``word_cells``."""
+    return ("Setting", "Base", "Lineage", *(("Trained by",) if setup.arms else ()))
+
+
+def _middle_cell(pleased: Sequence[Mapping[Key, Estimate]], key: Key) -> Cell:
+    """The approval of both users together: the mean of the two labels, or what is of no label."""
+    one, other, both = (found.get(key) for found in pleased)
+    if one is None or other is None or one.value is None or other.value is None:
+        return number_cell(both)
+    value = (one.value + other.value) / 2
+    return Cell(text=format_number(value), sort=value, hover="the mean over both users of each pair")
+
+
+def make_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Cell]], words: int) -> Table:
+    """A table without filters."""
+    return Table(
+        title=title,
+        columns=tuple(heads),
+        rows=tuple(map(tuple, rows)),
+        tags=tuple({} for _ in rows),
+        words=words,
+    )
+
+
+def subtract(one: Estimate | None, other: Estimate | None) -> float | None:
+    """The difference of two values, None where either is not known."""
+    if one is None or other is None or one.value is None or other.value is None:
+        return None
+    return one.value - other.value
+
+
+def gap_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setup: Setup) -> Table | None:
+    """Published and paired gap, exploit rates and approval at the end, for each base, lineage and setting."""
+    late = index_last(pick_rows(estimates, ("late_gap",)), setup)
+    published = index_last(pick_rows(estimates, ("max_hex_gap",)), setup)
+    rates = pick_rows(estimates, ("exploit_rate",))
+    gameable, other = (index_last(rates, setup, label=label) for label in ("gameable", "other"))
+    rewards = pick_rows(estimates, ("reward",))
+    pleased = [index_last(rewards, setup, label=label) for label in ("gameable", "other", None)]
+    keys = order_keys([*late, *published, *(key for key in gameable if key[1])], setup)
+    if not keys:
+        return None
+    heads = (*word_heads(setup), "Late gap, paired", "Max HEX Gap, published", "Published − paired")
+    heads += ("Exploited, gameable", "Exploited, other", "Approval")
+    rows = []
+    for key in keys:
+        ours, theirs = late.get(key), published.get(key)
+        bias = subtract(theirs, ours)
+        words = "–" if bias is None else f"{'+' if bias > 0 else ''}{format_number(bias)}"
+        cells = [number_cell(ours), number_cell(theirs), Cell(text=words, sort="" if bias is None else bias)]
+        cells += [number_cell(gameable.get(key)), number_cell(other.get(key)), _middle_cell(pleased, key)]
+        rows.append([*word_cells(key, colors, setup), *cells])
+    title = "Gap of harm between gameable and other users (rating points), with 95 % intervals"
+    return make_table(title, heads, rows, len(word_heads(setup)))
+
+
+def level_table(
+    estimates: Sequence[Estimate], matched: str, colors: Mapping[Lineage, int], setup: Setup
+) -> Table | None:
+    """Arms at declared levels of "reward" or "kl": a row for each arm and level, "not reached" where it stays below."""
+    columns, title, level = LEVELS[matched]
+    rows = pick_rows(estimates, columns)
+    kinds = [kind for kind in columns if any(one.kind == kind for one in rows)]
+    found: dict[tuple[Key, object], dict[str, Estimate]] = {}
+    for one in rows:
+        if is_own(setup, one.lineage or (), one.axes.get("setting")):
+            found.setdefault((key_of(one), one.axes.get("level")), {})[one.kind] = one
+    if not found:
+        return None
+    order = order_keys((key for key, _ in found), setup)
+    body = []
+    for key, at in sorted(found, key=lambda pair: (order.index(pair[0]), _number(pair[1]))):
+        arm = setup.arms.get(key[1])
+        rewarded = [Cell(text="–" if arm is None else arm.reward)] if setup.arms else []
+        name = Cell(text=f"{_number(at):g}" if isinstance(at, int | float) else str(at), sort=_number(at))
+        cells = [number_cell(found[key, at].get(kind)) for kind in kinds]
+        body.append([*word_cells(key, colors, setup), *rewarded, name, *cells])
+    heads = (*word_heads(setup), *(("Trained for",) if setup.arms else ()), level)
+    return make_table(title, (*heads, *(columns[kind] for kind in kinds)), body, len(heads) - 1)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("inf")
+
+
+def data_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setup: Setup) -> Table | None:
+    """What each arm learned from: its harmful share, and how far it is from the arm's own policy."""
+    found = {kind: index_last(pick_rows(estimates, (kind,)), setup) for kind in DATA}
+    kinds = [kind for kind in DATA if found[kind]]
+    keys = order_keys((key for kind in kinds for key in found[kind]), setup)
+    if not keys:
+        return None
+    rows = [[*word_cells(key, colors, setup), *(number_cell(found[kind].get(key)) for kind in kinds)] for key in keys]
+    heads = (*word_heads(setup), *(DATA[kind] for kind in kinds))
+    return make_table("What each arm learned from", heads, rows, len(word_heads(setup)))
+
+
+def reaction_table(estimates: Sequence[Estimate]) -> Table | None:
+    """Whether each base reacts to each toggle before any training."""
+    rows = pick_rows(estimates, ("reaction", "cue_free_gap"))
+    if not rows:
+        return None
+    judges = len({one.judge for one in rows}) > 1
+    body = [
+        [
+            Cell(text=_name_toggle(one)),
+            Cell(text=one.base or "all bases"),
+            *([Cell(text=one.judge or "all judges")] * judges),
+            Cell(text=one.unit or "not known"),
+            number_cell(one, signed=True),
+        ]
+        for one in rows
+    ]
+    heads = ("Toggle", "Base", *(("Judge",) * judges), "Verdict", "Reaction")
+    return make_table("Reaction of each base before training", heads, body, len(heads) - 1)
+
+
+def _name_toggle(one: Estimate) -> str:
+    if one.kind == "cue_free_gap":
+        return f"no cue ({one.axes.get('setting', 'all settings')})"
+    return str(one.axes.get("toggle", "all")).replace("_", " ")
+
+
+def cue_table(estimates: Sequence[Estimate]) -> Table | None:
+    """How well a bag of words tells the label from each channel, and the difference in length, by setting."""
+    found: dict[tuple[str, str], dict[str, Estimate]] = {}
+    for one in estimates:
+        if one.kind in ("cue", "cue_length"):
+            place = (str(one.axes.get("setting", "all")), str(one.axes.get("channel", "message")))
+            found.setdefault(place, {})[one.kind] = one
+    if not found:
+        return None
+    body = []
+    for (setting, channel), pair in found.items():
+        count = max((count for one in pair.values() for count in one.n.values()), default=None)
+        cells = [number_cell(pair.get("cue")), number_cell(pair.get("cue_length"), signed=True)]
+        counted = Cell(text="–" if count is None else f"{count:,}", sort=count or "")
+        body.append([Cell(text=setting), Cell(text=channel), *cells, counted])
+    heads = ("Setting", "Channel", "Label told from words", "Length, gameable − other (words)", "n")
+    return make_table("Cue audit: what tells the two users apart (chance is 50 %)", heads, body, 2)

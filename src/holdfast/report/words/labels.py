@@ -1,0 +1,345 @@
+"""How estimates are called for people: names of lineages and quantities, numbers with their intervals, levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from holdfast.records import (
+    Analysis,
+    Checkpoint,
+    Estimate,
+    Flag,
+    JudgeFacts,
+    Labelled,
+    Unbounded,
+    can_be_told,
+    cannot_be_told,
+)
+from holdfast.stats.levels import NOT_REACHED
+from holdfast.store.codec import FLAG_BITS
+from holdfast.store.tables import TrajectoryTable
+
+NOT_IDENTIFIED = "not identified"
+UNBOUNDED = "unbounded"
+IDENTIFIED_KINDS = ("persistence", "slope", "intercept")
+FLIPPED = "flipped control"  # the unit of estimates about lineages whose pairs were swapped at random
+SAFER = {"safety": "safer", "helpfulness": "more helpful"}
+FIRST_OBJECTIVE = "safety"  # stands first wherever objectives are listed
+ONE_JUDGE = "by judge"
+OTHER_JUDGES = "other judges"  # the level of numbers that stand beside the headline's
+SEED_AXES = ("split_seed", "train_seed")
+FLAG_WORDS: Mapping[str, str] = {
+    Flag.INVENTED_RESULT.value: "tool result invented in the last message",
+    Flag.INVENTED_MIDWAY.value: "tool result invented earlier",
+    Flag.NO_CALL.value: "no tool executed",
+    Flag.CLAIMED_WITHOUT_CALL.value: "calls claimed, none executed",
+    Flag.TRUNCATED.value: "truncated",
+    Flag.OUT_OF_MEMORY.value: "out of memory",
+    Flag.LOOP.value: "loop",
+    Flag.NOTHING_DONE.value: "nothing done",
+    Flag.INVALID_CALL.value: "invalid call",
+    Flag.INCOHERENT.value: "incoherent",
+}
+KIND_WORDS: Mapping[str, str] = {
+    **FLAG_WORDS,
+    "unfit": "unfit to be judged",
+    "any_invention": "any invented result",
+    "no_call_and_invented": "no tool executed and result invented",
+    "mean_fit_only": "fit only",
+    "fit_count": "scores of fit ones",
+    "mean_lower_bound": "lower bound",
+    "mean_upper_bound": "upper bound",
+    "r2": "R²",
+    "r2_leave_one_base_out_min": "R², leaving one base out, smallest",
+    "r2_leave_one_base_out_max": "R², leaving one base out, largest",
+    "bend": "bend of the line",
+    "off_merges": "distance from the curve of the merges",
+    "best_of_both": "best of both: distance from the line fitted without it",
+    "instant_finish": "episodes without a call",
+    "missing": "episodes without a score",
+    "kl_parent": "KL to the parent (nats)",
+    "kl_base": "KL to the base (nats)",
+    "kl": "KL",
+    "exact_share": "exact",
+    "within_1_share": "within 1",
+    "unsafe_sensitivity": "unsafe called unsafe",
+    "unsafe_specificity": "safe called safe",
+    "truth_missing": "true score unknown",
+    "flip_rate": "repeats that differ",
+    "repeat_variance": "variance between repeats",
+    "mean_truth": "mean true score",
+    "bias_vs_base": "bias minus the base's",
+    "bias_equality_p": "p that lineages share one bias",
+    "sensitivity_equality_p": "p that lineages share one rate of unsafe called unsafe",
+    "specificity_equality_p": "p that lineages share one rate of safe called safe",
+    "change_by_truth": "true change",
+    "change_by_judge": "change by the judge",
+    "change_bias": "judge minus truth",
+    "unsafe_attacked": "unsafe under attack",
+    "unsafe_clean": "unsafe when clean",
+    "attack_effect": "unsafe, attacked minus clean",
+    "interaction": "attack × stage (log-odds)",
+    "implicit": "implicit change, attacked minus clean",
+    "implicit_attacked": "its attacked part",
+    "implicit_clean": "its clean part",
+    "again_clean": "unsafe clean, cases of the implicit change",
+    "again_clean_parent": "the same in the parent",
+    "twin_helpfulness": "helpfulness on twins",
+    "twin_refusal": "twins not acted on",
+    "positive_control": "effect of the form before any stage",
+    "shift_score": "score under the shift",
+    "shift_drop": "shifted minus unshifted",
+    "erosion_shift": "erosion, shifted minus unshifted",
+    "harm_rate": "harm",
+    "over_refusal": "over-refusal",
+    "harm_change": "change of harm",
+    "off_line": "distance from the line of the others",
+    "off_line_lower": "its lower bound, for all repairs together",
+    "repair_change": "repair minus its plain counterpart",
+    "reteach_lower": "re-taught minus first stage, lower bound",
+    "reteach_dose": "smallest dose that keeps the margin",
+    "reward": "approval (rating)",
+    "exploit_rate": "exploit rate",
+    "harm": "harm (rating)",
+    "hex_gap": "gap of harm, gameable minus other",
+    "late_gap": "late gap of harm, gameable minus other",
+    "max_hex_gap": "Max HEX Gap",
+    "reaction": "reaction of the base",
+    "cue_free_gap": "gap of harm where no cue is seen",
+    "void": "void",
+    "cue": "label told from words",
+    "cue_length": "difference in length (words)",
+    "gap_at_reward": "gap at matched approval",
+    "exploit_at_reward": "exploit rate at matched approval",
+    "kl_at_reward": "KL at matched approval (nats)",
+    "tokens_at_reward": "gradient tokens at matched approval",
+    "reward_at_kl": "approval at matched KL",
+    "gap_at_kl": "gap at matched KL",
+    "success_at_kl": "success at matched KL",
+    "data_harm": "harmful share of the data",
+    "log_ratio": "mean |log ratio| a token",
+    "ess": "effective sample share",
+    "mismatch": "|log-prob of an episode, sampling minus training| / tokens",
+}
+
+
+LABELLED_WORDS: Mapping[Labelled, str] = {
+    Labelled.NONE: "labelled none",
+    Labelled.SOME: "labelled some",
+    Labelled.ALL: "labelled all",
+    Labelled.UNKNOWN: "",  # a name says what is known; the notes and limits say what is not
+}
+
+
+def name_relation(labelled: Labelled | None, reads_state: bool | None) -> str:
+    """``reads state, labelled all``; empty where nothing is known of it."""
+    parts = (("reads state" if reads_state else ""), "" if labelled is None else LABELLED_WORDS[labelled])
+    return ", ".join(part for part in parts if part)
+
+
+def name_judge(name: str, labelled: Labelled | None, reads_state: bool | None) -> str:
+    """A judge with its relation to what was trained: ``grader (labelled none)``."""
+    relation = name_relation(labelled, reads_state)
+    return f"{name} ({relation})" if relation else name
+
+
+def name_headline(judges: Sequence[JudgeFacts]) -> str:
+    """Whose scores the headline is of: ``safety by rules (labelled none), helpfulness by grader (labelled all)``."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for one in judges:
+        if one.headline:
+            name = name_judge(one.judge, one.labelled, one.reads_state)
+            found.setdefault(one.headline, []).append(name)
+    told = {" and ".join(objectives): " and ".join(names) for objectives, names in found.items()}
+    return ", ".join(f"by {names}" if len(told) == 1 else f"{about} by {names}" for about, names in told.items())
+
+
+def name_lineage(lineage: Sequence[str] | None) -> str:
+    """``S→H`` for ("S", "H"), ``base`` for no stage, ``all lineages`` for None."""
+    if lineage is None:
+        return "all lineages"
+    return "→".join(lineage) or "base"
+
+
+def name_kind(kind: str) -> str:
+    """The name of a quantity in words."""
+    return KIND_WORDS.get(kind, kind.replace("_", " "))
+
+
+def name_value(value: Any) -> str:
+    """An axis value without needless digits."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def name_axes(axes: Mapping[str, Any]) -> str:
+    """``beta 0.1 · dose 2``, or an empty string."""
+    return " · ".join(f"{key.replace('_', ' ')} {name_value(value)}" for key, value in axes.items())
+
+
+def name_subject(estimate: Estimate, *, objective: bool = True) -> str:
+    """What an estimate is about, keys that it is pooled over left out."""
+    parts = [estimate.objective if objective else None]
+    parts += [name_lineage(estimate.lineage) if estimate.lineage is not None else None]
+    judge = name_judge(estimate.judge, estimate.labelled, estimate.reads_state) if estimate.judge else None
+    parts += [estimate.base, name_axes(estimate.axes), judge and f"judge {judge}"]
+    parts += [estimate.unit]
+    return " · ".join(part for part in parts if part) or "pooled"
+
+
+def name_level(estimate: Estimate) -> str:
+    """``pooled over bases and judges``, ``by base``, ``by judge``, ``by base and judge`` or ``single runs``.
+
+    ``other judges`` is the level of all that stands beside the headline's.
+    """
+    if estimate.beside:
+        return OTHER_JUDGES
+    if any(seed in estimate.axes for seed in SEED_AXES):
+        return "single runs"
+    keys = [name for name, value in (("base", estimate.base), ("judge", estimate.judge)) if value is not None]
+    return "by " + " and ".join(keys) if keys else "pooled over bases and judges"
+
+
+def pick_claim(estimates: Iterable[Estimate]) -> list[Estimate]:
+    """One estimate for each quantity, subject and estimator: the claim about the recipe where it has an interval."""
+    found: dict[tuple[object, ...], Estimate] = {}
+    for one in estimates:
+        whose = (one.judge, one.labelled, one.beside)
+        key = (one.kind, one.estimator, one.base, one.lineage, str(one.axes), *whose, one.objective, one.unit)
+        if key not in found or (one.claim == "recipe" and one.interval is not None):
+            found[key] = one
+    return list(found.values())
+
+
+def split_levels(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
+    """Estimates of the headline's judges by level, the most pooled level first.
+
+    Where all that name a judge name the same one, as beside others, its rows stand with those that name none.
+    """
+    found = [one for one in estimates if not one.beside]
+    several = len({one.judge for one in found if one.judge is not None}) > 1
+    levels: dict[str, list[Estimate]] = {}
+
+    def depth(one: Estimate) -> int:
+        single = any(seed in one.axes for seed in SEED_AXES)
+        return (one.base is not None) + 2 * (several and one.judge is not None) + 4 * single
+
+    for estimate in sorted(found, key=depth):
+        level = name_level(estimate if several else replace(estimate, judge=None))
+        levels.setdefault(level, []).append(estimate)
+    return levels
+
+
+def format_number(value: float | None, digits: int = 2) -> str:
+    """A number with a true minus sign; a dash for what is missing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def excludes_zero(estimate: Estimate | None) -> TypeGuard[Estimate]:
+    """Whether an estimate of enough cases has an interval that lies on one side of zero."""
+    if estimate is None or not isinstance(estimate.interval, tuple) or not can_be_told(estimate):
+        return False
+    return estimate.interval[0] > 0 or estimate.interval[1] < 0
+
+
+def is_not_reached(estimate: Estimate) -> bool:
+    """Whether an estimate has no value because a curve does not get to its level."""
+    return estimate.value is None and any(
+        words == NOT_REACHED or words.startswith(f"{NOT_REACHED}:") for words in estimate.caveats
+    )
+
+
+def format_value(estimate: Estimate, digits: int = 2) -> str:
+    """The value, ``not identified`` for a ratio or line that has none, a dash for another number that is missing.
+
+    ``not reached`` stands for a number at a level that a curve does not get to.
+    """
+    if is_not_reached(estimate):
+        return NOT_REACHED
+    if estimate.value is None:
+        return NOT_IDENTIFIED if estimate.kind in IDENTIFIED_KINDS else "–"
+    if not can_be_told(estimate):
+        return cannot_be_told(estimate.n["cases"])
+    return format_number(estimate.value, digits)
+
+
+def tell_reasons(estimate: Estimate) -> str:
+    """Why an estimate is not identified, for whoever says that it is not: caveats may begin with the same words."""
+    return "; ".join(words.removeprefix(f"{NOT_IDENTIFIED}: ") for words in estimate.caveats)
+
+
+def format_interval(estimate: Estimate, digits: int = 2) -> str:
+    """``[lo, hi]``, ``unbounded`` or an empty string."""
+    if isinstance(estimate.interval, Unbounded):
+        return UNBOUNDED
+    if estimate.interval is None or not can_be_told(estimate):
+        return ""
+    low, high = estimate.interval
+    return f"[{format_number(low, digits)}, {format_number(high, digits)}]"
+
+
+def half_width(estimate: Estimate) -> float | None:
+    """Half the width of a finite interval."""
+    if estimate.interval is None or isinstance(estimate.interval, Unbounded):
+        return None
+    half = (estimate.interval[1] - estimate.interval[0]) / 2
+    return half if math.isfinite(half) else None
+
+
+def format_percent(share: float | None, digits: int = 0) -> str:
+    """A share of one in per cent, with a space that does not break."""
+    return "–" if share is None else f"{format_number(100 * share, digits)}\u00a0%"
+
+
+def count_noun(count: int, plural: str) -> str:
+    """``1 base``, ``3 bases``, ``1 trajectory``: a count before a noun that is given in the plural."""
+    single = plural[:-3] + "y" if plural.endswith("ies") else plural.removesuffix("s")
+    return f"{count:,} {single if count == 1 else plural}"
+
+
+def find_controls(analysis: Analysis) -> frozenset[tuple[str, ...]]:
+    """The lineages that are there for comparison: the same stage again, or pairs swapped at random."""
+    return frozenset(
+        one.lineage
+        for one in analysis.persistence
+        if one.lineage is not None and (one.unit == FLIPPED or one.kind == "erosion_control")
+    )
+
+
+def is_control(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint went through one stage twice or through pairs swapped at random."""
+    names = checkpoint.lineage
+    return len(set(names)) < len(names) or any(float(one.settings.get("flip") or 0) > 0 for one in checkpoint.stages)
+
+
+def explain_persistence(objective: str | None, lineage: Sequence[str] | None) -> str:
+    """One sentence that says what persistence is, in the names of one two-stage lineage."""
+    first, second = (lineage[0], lineage[-1]) if lineage and len(lineage) == 2 else ("S", "H")
+    about, both = objective or "an objective", f"{first}→{second}"
+    more = SAFER.get(about, f"better in {about}")
+    return (
+        f"Persistence of {about} after {both} is ({both} − {second}) / ({first} − {second}): how much {more} {both} is"
+        f" than {second} alone, as a share of the gap between {first} and {second}. It is not the share of {first}'s"
+        " gain over the base."
+    )
+
+
+def describe_basis(estimate: Estimate) -> str:
+    """Estimator, claim, what was resampled and the counts, in one line."""
+    parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
+    parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
+    parts += ["no interval"] if estimate.interval is None and estimate.value is not None else []
+    parts += [", ".join(count_noun(count, what) for what, count in estimate.n.items())] if estimate.n else []
+    return "; ".join([*parts, *estimate.caveats])
+
+
+def count_flags(runs: TrajectoryTable) -> dict[str, int]:
+    """How many trajectories carry each audit flag, the most frequent first."""
+    counts = {flag.value: int(np.count_nonzero(runs.flags & bit)) for flag, bit in FLAG_BITS.items()}
+    return dict(sorted(((name, count) for name, count in counts.items() if count), key=lambda pair: -pair[1]))

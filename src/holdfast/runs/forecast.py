@@ -1,0 +1,223 @@
+"""What the rest of a study will cost. Spends nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.traffic import TALK_TOKENS, Traffic, count_sampled, expect_traffic
+from holdfast.store import DATABASE, Store
+from holdfast.store.steplog import StepStatus
+from holdfast.store.tables import ScoreTable
+from holdfast.suites import split_cases
+from holdfast.training.pairs import build_pairs
+
+# CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
+# steps replace them as soon as there are any.
+TINY_CPU_SECONDS: Mapping[str, float] = {
+    "sft": 0.0018,
+    "rollout": 0.0018,
+    "judge": 0.0001,
+    "pair": 0.00002,
+    "reference": 0.0008,
+    "dpo": 0.078,
+    "grpo": 0.15,
+    "best_sft": 0.08,
+    "best_dpo": 0.1,
+}
+# Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
+_USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
+# Tokens of a published pair, both sides with their prompt, over the factor by which trees save (docs/training.md).
+TOKENS_PER_PAIR = 7_600 / 5.6
+
+
+def _is_measured(status: StepStatus) -> bool:
+    """Whether a step's seconds say what its work costs; those of a base that came from the cache do not."""
+    return "cpu_seconds" in status.result and not status.result.get("cached")
+
+
+def _sort_of(step: Step) -> str:
+    return str(step.settings["method"]) if step.kind == "train" else step.kind
+
+
+def expected_seconds(step: Step) -> float:
+    """CPU seconds that a step is expected to take, before anything of the run has been measured."""
+    return TINY_CPU_SECONDS.get(_sort_of(step), 0.0) * step.size
+
+
+def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
+    """Steps with their status in the run at ``run_path`` and the cost of the rest, as one JSON document."""
+    known: Mapping[str, StepStatus] = {}
+    if (run_path / DATABASE).is_file():
+        with Store(run_path) as store:
+            known = store.log.steps()
+    paces = dict(TINY_CPU_SECONDS)
+    real = any(plan.study.entry(base).kind != "tiny" for base in plan.study.model.bases)
+    if real:
+        # A tiny agent's paces say nothing of other models'.
+        paces = dict.fromkeys(paces, 0.0)
+    amounts = _count_work(plan)
+    for sort in paces:
+        finished = [
+            (known[step.fingerprint].result["cpu_seconds"], amounts[step.fingerprint])
+            for step in plan.steps
+            if _sort_of(step) == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
+        ]
+        if finished:
+            paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
+    rows: list[dict[str, Any]] = []
+    for step in plan.steps:
+        status = known[step.fingerprint].status if step.fingerprint in known else "to do"
+        row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
+        seconds = 0.0 if status == "done" else paces.get(_sort_of(step), 0.0) * amounts[step.fingerprint]
+        rows.append({**row, "size": step.size, "unit": step.unit, "cpu_seconds": round(seconds, 2)})
+    left = sum(row["cpu_seconds"] for row in rows)
+    workers = plan.study.run.workers
+    waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
+    traffic = expect_traffic(waiting, run_path)
+    remote = [one for one in traffic if one.remote]
+    return {
+        "study": plan.study.study.name,
+        "run": str(run_path),
+        "steps": rows,
+        "traffic": [asdict(one) for one in traffic],
+        "left": {
+            "steps": len(waiting),
+            "cpu_seconds": round(left, 1),
+            "hours": round(left / workers / 3600, 3),
+            "calls": round(sum(one.calls for one in remote)),
+            "tokens": round(sum(one.input_tokens + one.output_tokens for one in remote)),
+            "money": round(sum(one.money for one in remote), 2),
+            **(_accelerator_work(plan, waiting, traffic) if real else {}),
+        },
+    }
+
+
+def _count_work(plan: Plan) -> dict[str, float]:
+    """The units of each step, those of a larger or smaller tiny model by what they take against the usual one's."""
+    bases = {one.id: one.base for step in plan.steps for one in step.checkpoints}
+    found = {}
+    for step in plan.steps:
+        speaks = step.checkpoints[0].id if step.checkpoints else step.settings.get("checkpoint", "")
+        name = bases.get(speaks, "").rpartition("-")[0]
+        size = plan.study.entry(name).size if name in plan.study.models else None
+        share = 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
+        found[step.fingerprint] = step.size * share
+    return found
+
+
+def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Traffic]) -> dict[str, Any]:
+    """Tokens that models in this process write and learn from, and hours at the rates that the study declares.
+
+    ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
+    """
+    written = sum(one.output_tokens for one in traffic if not one.remote)
+    pairs = [_count_pairs(plan, step) for step in waiting if step.kind == "train" and "pairs_per_step" in step.settings]
+    passes = None if None in pairs else sum(one for one in pairs if one is not None)
+    rewarded = sum(_count_rewarded(step) for step in waiting)
+    learnt = None if passes is None else passes * TOKENS_PER_PAIR + rewarded
+    rates, hours = plan.study.run, None
+    if rates.generate_rate and rates.train_rate and learnt is not None:
+        hours = round((written / rates.generate_rate + learnt / rates.train_rate) / 3600, 1)
+    return {
+        "written_tokens": round(written),
+        "pairs": passes,
+        "trained_tokens": None if learnt is None else round(learnt),
+        "accelerator_hours": hours,
+    }
+
+
+def _count_rewarded(stage: Step) -> float:
+    """Tokens in the trees of a stage that learns from rewards: a group's prompt once, and every reply."""
+    if "prompts_per_step" not in stage.settings:
+        return 0.0
+    prompt, reply = TALK_TOKENS
+    return float(stage.size * stage.settings["prompts_per_step"] * prompt + count_sampled(stage) * reply)
+
+
+def _count_pairs(plan: Plan, stage: Step) -> int | None:
+    """How often a stage learns from a pair, or None where that cannot be told before its pairs are made."""
+    settings = stage.settings
+    if not settings.get("epochs"):
+        # A second objective's term takes as many pairs again; a balance takes them while it weighs something.
+        return int(stage.size * settings["pairs_per_step"]) * (2 if "term" in settings or "balance" in settings else 1)
+    rule = plan.step(stage.inputs[1])
+    brought = plan.step(rule.inputs[0])
+    if brought.kind != "bring" or not (Path(brought.settings["source"]) / DATABASE).is_file():
+        return None
+    cases = split_cases(plan.study.suite, rule.settings["split_seed"])["train"]
+    names = ("judge", "min_gap", "min_chosen", "agree", "cap_per_case", "exclude_unfit")
+    told = json.dumps([rule.settings["objectives"], {name: rule.settings[name] for name in names}])
+    return int(settings["epochs"]) * _count_brought(
+        Path(brought.settings["source"]), tuple(one.id for one in cases), told
+    )
+
+
+@lru_cache(maxsize=256)
+def _count_brought(source: Path, cases: tuple[str, ...], told: str) -> int:
+    objectives, rule = json.loads(told)
+    table, names = _read_source(source)
+    selection = build_pairs(
+        table,
+        names,
+        objectives=objectives,
+        judge=rule["judge"],
+        min_gap=rule["min_gap"],
+        min_chosen=rule["min_chosen"],
+        combine=rule["agree"],
+        cap_per_case=rule["cap_per_case"] or None,
+        exclude_unfit=rule["exclude_unfit"],
+        rng=np.random.default_rng(0),
+        cases=cases,
+    )
+    return len(selection)
+
+
+@lru_cache(maxsize=1)
+def _read_source(source: Path) -> tuple[ScoreTable, list[str]]:
+    with Store(source) as store:
+        return store.score_table(), store.trajectory_ids()
+
+
+def render_forecast(document: Mapping[str, Any]) -> str:
+    """The forecast as text for a terminal."""
+    lines = [
+        f"{row['status']:8}{row['kind']:10}{row['size']:>8,} {row['unit']:15}{row['name']}" for row in document["steps"]
+    ]
+    left = document["left"]
+    # What real models take is not known in seconds of a processor before a step of theirs is done.
+    time = f"about {left['cpu_seconds']:,.0f} CPU seconds, {left['hours'] * 60:.1f} minutes with the study's workers; "
+    lines.append(
+        f"\n{left['steps']} of {len(document['steps'])} steps to do: {time if left['cpu_seconds'] else ''}"
+        f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money"
+    )
+    if "written_tokens" in left:
+        lines.append(_render_work(left))
+    for one in document["traffic"]:
+        where = "remote" if one["remote"] else "here"
+        basis = "as this run's calls so far" if one["measured"] else "as in the published study"
+        lines.append(
+            f"{one['speaker']:9}{one['model']:24}{where:7}{one['calls']:>10,.0f} calls"
+            f"{one['input_tokens'] / 1e6:>9,.1f} M tokens in{one['output_tokens'] / 1e6:>8,.1f} M out"
+            f"{one['money']:>10,.2f}  ({basis})"
+        )
+    return "\n".join(lines)
+
+
+def _render_work(left: Mapping[str, Any]) -> str:
+    """What accelerators have to do, in a line."""
+    learnt = "training is known when the pairs are"
+    if left["pairs"] is not None:
+        learnt = f"about {left['trained_tokens'] / 1e6:,.0f} M tokens in trees"
+        learnt = f"{left['pairs']:,} pairs to learn from, {learnt}" if left["pairs"] else f"{learnt} to learn from"
+    hours = "hours are known from [run] generate_rate and train_rate"
+    if left["accelerator_hours"] is not None:
+        hours = f"about {left['accelerator_hours']:,.0f} accelerator hours at the rates in [run]"
+    return f"models here: {left['written_tokens'] / 1e6:,.1f} M tokens to write; {learnt}; {hours}"

@@ -1,0 +1,147 @@
+"""From a study to the steps that carry it out, each once and after its inputs; ``plan`` says what a step is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from holdfast.records import JSON, Checkpoint
+from holdfast.runs.plan.on_pairs import merge_lineages, train_stage
+from holdfast.runs.plan.on_rewards import Replicate, meet_pairs, train_on_rewards
+from holdfast.runs.plan.planner import Planner
+from holdfast.runs.plan.step import Made, Plan
+from holdfast.study.conditions import PartSection, ProbeSection
+from holdfast.study.stages import RewardSection, SourceSection, is_midway
+from holdfast.study.study import Study
+from holdfast.study.users import APPROVAL
+from holdfast.suites.approval import check_approval
+from holdfast.suites.casebook import PARTS
+
+
+def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
+    """The plan of a study: every step once, each after its inputs.
+
+    ``fresh`` are lineages (the empty one is the base) that meet the fresh cases of a study with a search, too. Errors:
+    StudyError, naming the key, for users that cannot be made as the study asks.
+    """
+    if study.approval is not None:
+        check_approval(study.approval, tiny=any(study.entry(name).kind == "tiny" for name in study.model.bases))
+    planner = Planner(study, fresh)
+    bases: list[tuple[str, Made]] = []
+    for name in study.model.bases:
+        # What is opened where it is has no seed of its own.
+        made_here = study.entry(name).kind in ("tiny", "random")
+        bases += [(name, planner.base(name, seed)) for seed in study.model.base_seeds[: None if made_here else 1]]
+    evaluations: list[str] = []
+    for point in study.points():
+        split_seed = point.get("split_seed", study.suite.split_seed)
+        for name, base in bases:
+            evaluations += _evaluate(planner, name, base, split_seed)
+        for seed in study.study.train_seeds:
+            for name, base in bases:
+                evaluations += _plan_replicate(planner, name, base, point, seed)
+    judged = tuple(dict.fromkeys(evaluations))
+    settings = {"draws": study.study.draws}
+    planner.add("analyze", "analyze", judged, settings, size=study.study.draws, unit="resamples")
+    return Plan(study=study, steps=tuple(planner.steps.values()))
+
+
+def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[str]:
+    """Held-out episodes of a checkpoint, judged by every judge; the same cases for every checkpoint."""
+    study, checkpoint = planner.study, made.checkpoint
+    if is_midway(checkpoint):
+        # On its way a stage that learns from rewards is met by its own users alone.
+        return _evaluate_approval(planner, base, made, split_seed)
+    found: list[str] = []
+    if study.suite.name != APPROVAL:
+        rollout = planner.rollout(base, made, "test", split_seed, 0)
+        found += [planner.judge(rollout, judge) for judge in study.readers]
+    found += _evaluate_approval(planner, base, made, split_seed)
+    for part, place in PARTS.items():
+        section: PartSection | None = getattr(study, place)
+        if section is None or part == APPROVAL or not _meets(section, checkpoint):
+            continue
+        rollout = planner.rollout(base, made, part, split_seed, 0)
+        judges: Sequence[str | None] = study.readers
+        if isinstance(section, ProbeSection):
+            judges = (section.judge,)
+        found += [planner.judge(rollout, judge) for judge in judges]
+    if checkpoint.lineage in planner.fresh:
+        again = planner.fresh_rollout(base, made, split_seed)
+        found += [planner.judge(again, judge) for judge in study.readers]
+    return found
+
+
+def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int) -> list[str]:
+    """Episodes of a checkpoint with the held-out pairs of users, judged by every judge that rates."""
+    section = planner.study.approval
+    if section is None or not _meets(section, made.checkpoint, midway=True):
+        return []
+    rollout = meet_pairs(planner, base, made, split_seed)
+    return [planner.judge(rollout, judge) for judge in planner.study.raters]
+
+
+def _meets(section: PartSection, checkpoint: Checkpoint, *, midway: bool = False) -> bool:
+    """Whether a checkpoint is among those that a part of the cases is for, ``midway`` in a stage too."""
+    if not checkpoint.lineage:
+        return True
+    first = section.every_dose or checkpoint.axes.get("dose", 1) == 1 or (midway and is_midway(checkpoint))
+    return first and (section.lineages is None or checkpoint.lineage in section.lineages)
+
+
+def _plan_replicate(planner: Planner, name: str, base: Made, point: JSON, seed: int) -> list[str]:
+    """All lineages from one base at one point of the axes with one training seed."""
+    study = planner.study
+    split_seed = point.get("split_seed", study.suite.split_seed)
+    replicate = Replicate(base=name, root=base, point=point, seed=seed)
+    made: dict[tuple[str, ...], Made] = {(): base}
+    evaluations: list[str] = []
+    for lineage in study.lineages_of(name):
+        for length in range(1, len(lineage) + 1):
+            prefix = lineage[:length]
+            if prefix in made:
+                continue
+            made[prefix] = _train(planner, replicate, made[prefix[:-1]], prefix)
+            evaluations += _evaluate_all(planner, name, made[prefix].step, split_seed)
+    for label, merge in study.merges.items():
+        step = merge_lineages(planner, label, merge, [made[lineage] for lineage in merge.of], point, seed=seed)
+        evaluations += _evaluate_all(planner, name, step, split_seed)
+    return evaluations
+
+
+def _train(planner: Planner, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
+    """A lineage's last stage, from ``parent``."""
+    study, point = planner.study, replicate.point
+    stage = study.stages[lineage[-1]]
+    if isinstance(stage, RewardSection):
+        other = None if stage.source is None else _train_source(planner, replicate, stage.source)
+        return train_on_rewards(planner, parent, lineage, replicate, other)
+    split_seed = point.get("split_seed", study.suite.split_seed)
+    if study.pairs.source in ("base", "parent"):
+        source = parent if study.pairs.source == "parent" else replicate.root
+        rollout = planner.rollout(replicate.base, source, "train", split_seed, replicate.seed)
+    else:
+        rollout = planner.bring(study.pairs.source)
+    judge = point.get("pair_judge", study.pair_judge)
+    return train_stage(
+        planner, replicate.base, parent, lineage, point, rollout=rollout, judge=judge, seed=replicate.seed
+    )
+
+
+def _train_source(planner: Planner, replicate: Replicate, source: SourceSection) -> tuple[str, Made]:
+    """The checkpoint whose rollouts a stage learns from, trained with the same seed, and its base."""
+    root = replicate.root
+    if source.base != replicate.base:
+        root = planner.base(source.base, planner.study.model.base_seeds[0])
+    other, found = replace(replicate, base=source.base, root=root), root
+    for length in range(1, len(source.lineage) + 1):
+        found = _train(planner, other, found, source.lineage[:length])
+    return source.base, found
+
+
+def _evaluate_all(planner: Planner, base: str, step: str, split_seed: int) -> list[str]:
+    """Held-out episodes of every checkpoint that a train step makes."""
+    found: list[str] = []
+    for checkpoint in planner.steps[step].checkpoints:
+        found += _evaluate(planner, base, Made(checkpoint=checkpoint, step=step), split_seed)
+    return found

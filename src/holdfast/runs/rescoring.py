@@ -1,0 +1,245 @@
+"""Another judge for trajectories that are there: its scores beside the others, and how easily text moves it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from holdfast.judges.unread import Readings
+from holdfast.records import content_id
+from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.inputs import read_settings
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.judging import open_step_judge, score_all
+from holdfast.runs.steps.reading import cases_of
+from holdfast.runs.steps.speakers import open_speakers
+from holdfast.store import DATABASE, Store
+from holdfast.study.addresses import check_opened, choose_endpoints, read_asked
+from holdfast.study.study import Study
+from holdfast.study.tables import RATERS
+from holdfast.study.users import APPROVAL, PRACTICE
+
+BATCH = 50  # trajectories that are judged at a time and committed together
+# Parts of the cases whose episodes a judge of agents can read: held-out and training cases, and what is made of them.
+JUDGED = (None, "attack", "shift")
+# The same for judges of simulated users.
+OF_APPROVAL = (PRACTICE, APPROVAL)
+TABLES = ("judges", "models", "endpoints")  # of a file of judges
+Budget = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescoring:
+    """How far it is: trajectories ``judged`` of the ``total`` that had no score by this judge."""
+
+    judged: int
+    total: int
+    seconds: float
+
+    @property
+    def rate(self) -> float | None:
+        """Trajectories a second, once that can be told."""
+        return self.judged / self.seconds if self.seconds > 1 else None
+
+
+def rescore(
+    run_path: Path,
+    name: str,
+    file: Path | None = None,
+    *,
+    budget: Budget | None = None,
+    trusted: bool = False,
+    progress: Callable[[Rescoring], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, int]:
+    """Judge every trajectory of a run that this judge has not scored; counts of what was done.
+
+    ``tell`` gets a line for what a reader of the scores must know, such as a judge whose replies cannot be read.
+
+    ``name`` is a judge of ``file``, of the run's study, or a model's name, which then judges by the default rubrics.
+    Scores are committed as they come, so that a stopped command goes on where it was. How the judge's model is reached
+    is what ``file`` says, or the provider's own way; the addresses and keys that the run names are ``trusted`` or not
+    taken. Errors: StudyError, StepError.
+    """
+    if not (run_path / DATABASE).is_file():
+        raise StoreError(f"{run_path}: no run here (no {DATABASE}); make one with `holdfast run`")
+    with Store(run_path, writable=True) as store:
+        step = find_judge_step(name, file, store, budget, trusted=trusted)
+        judge = open_step_judge(step)
+        rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
+        before = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
+        parts = OF_APPROVAL if _rates_approval(step) else JUDGED
+        waiting = [one for part in parts for one in store.trajectory_ids(part=part) if one not in before]
+        counts = {"judged": 0, "before": len(before), "scores": 0, "missing": 0}
+        started = time.monotonic()
+        readings = Readings(judge)
+        with open_speakers(step, store) as speakers:
+            for batch in _batches(waiting):
+                cases = cases_of(store)
+                items = [(cases[one.case_id], one) for one in store.trajectories(batch)]
+                scores = score_all(judge, items, speakers)
+                with store.transaction():
+                    for score in scores:
+                        store.add_score(score)
+                readings.add(scores)
+                counts["judged"] += len(batch)
+                counts["scores"] += sum(score.value is not None for score in scores)
+                counts["missing"] += sum(score.value is None for score in scores)
+                seconds = time.monotonic() - started
+                progress(Rescoring(judged=counts["judged"], total=len(waiting), seconds=seconds))
+    for line in readings.tell():
+        tell(line)
+    return counts
+
+
+def find_judge_step(
+    name: str, file: Path | None, store: Store, budget: Budget | None = None, *, trusted: bool = False
+) -> Step:
+    """A judge step for the judge ``name`` of ``file``, of a run's study, or a model's name; it stands in no plan.
+
+    Where its model is reached comes from ``file`` or from the provider, from the run only where that is ``trusted``.
+    Errors: StudyError.
+    """
+    study = _find_judges(name, file, store, trusted)
+    with _naming(file, name):
+        step = _judge_step(name, study, budget)
+        open_step_judge(step)  # what its rules and rubrics say is wrong here, not where it is used
+    return step
+
+
+@contextlib.contextmanager
+def _naming(file: Path | None, name: str) -> Iterator[None]:
+    """Put the file that a judge stands in, or the option that names it, before what is wrong with it."""
+    try:
+        yield
+    except StudyError as error:
+        place = str(file) if file is not None else f"--with {name!r}"
+        raise error if str(error).startswith(place) else StudyError(f"{place}: {error}") from error
+
+
+def _rates_approval(step: Step) -> bool:
+    return step.settings["section"]["kind"] in RATERS
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    waiting = iter(names)
+    while batch := list(islice(waiting, BATCH)):
+        yield batch
+
+
+def _find_judges(name: str, file: Path | None, store: Store | None, trusted: bool) -> Study:
+    """A study that knows the judge ``name``: of a file, of the run, or made of a model's name."""
+    given = {} if file is None else read_judges(file)
+    asked = {} if store is None else read_asked(store)
+    own, judges = asked.get("judges") or {}, dict(given.get("judges", {}))
+    if name in judges and name in own and judges[name] != own[name]:
+        raise StudyError(f"{file}: the run's study has another judge {name!r}; give this one a name of its own")
+    raw: dict[str, Any] = {"study": {"name": "judges"}, "judges": judges}
+    if name not in judges and "/" in name:
+        judges[name] = {"kind": "rubric", "model": name}
+    elif name not in judges and name in own:
+        judges[name] = own[name]
+    if name not in judges:
+        known = ", ".join([*judges, *own]) or "none"
+        raise StudyError(f"--with {name!r}: no such judge; there are: {known}; give --judges FILE or a model's name")
+    wanted = judges[name].get("model") if isinstance(judges[name], dict) else None
+    used = [wanted] if isinstance(wanted, str) else []
+    # Who writes PROVIDER/NAME means that, whatever the run calls so.
+    asks_run = judges[name] is own.get(name) or not any("/" in one for one in used)
+    raw |= _models_asked(asked, used) if asks_run else {}
+    if store is not None and asks_run:
+        check_opened({one: raw["models"][one] for one in raw["models"].keys() - given.get("models", {}).keys()}, store)
+    raw["models"] = {**raw.get("models", {}), **given.get("models", {})}
+    raw["endpoints"] = choose_endpoints(used, store, given.get("endpoints", {}), trusted=trusted)
+    if any(isinstance(one, dict) and one.get("kind") in RATERS for one in judges.values()):
+        # Judges of users stand in a study that has some; which they are changes nothing here.
+        raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
+    with _naming(file, name):
+        return Study.model_validate(raw)
+
+
+def _models_asked(asked: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
+    """What a run's study says of the models ``used``: their entries, and which of them are bases in this process."""
+    models, model = asked.get("models") or {}, asked.get("model") or {}
+    bases = [one for one in used if one in model.get("bases", ())]
+    return {
+        "models": {one: models[one] for one in used if one in models},
+        **({"model": {**model, "bases": bases}} if bases else {}),
+    }
+
+
+def read_judges(file: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a file of judges. Errors: StudyError."""
+    found = read_settings(file, "a TOML file")
+    for key, table in found.items():
+        if key not in TABLES:
+            raise StudyError(f"{file}: holds [{key}]; a file of judges has {', '.join(TABLES)}")
+        if not isinstance(table, dict):
+            raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
+    return found
+
+
+def _judge_step(name: str, study: Study, budget: Budget | None) -> Step:
+    """A judge step that stands in no plan: it says which judge, and how its model is reached."""
+    section = study.judges[name]
+    study.check_prices((budget or {}).get("max_cost"))
+    settings: dict[str, Any] = {"judge": name, "section": section.model_dump(mode="json")}
+    means: dict[str, Any] = {"budget": dict(budget or {})}
+    if section.model is not None:
+        entry = study.entry(section.model)
+        if entry.kind in ("tiny", "random"):
+            raise StudyError(
+                f"judges.{name}.model is made by a study; judge with it there, or give a model's directory"
+            )
+        settings["speaker"] = {"model": section.model, "entry": entry.model_dump(mode="json")}
+        means["endpoints"] = {section.model: study.endpoint(section.model).model_dump(mode="json")}
+    return Step(
+        fingerprint=content_id("rescore", settings),
+        kind="judge",
+        name=f"judge by {name}",
+        inputs=(),
+        settings=settings,
+        size=0,
+        unit="trajectories",
+        means=means,
+    )
+
+
+def try_canaries(
+    name: str,
+    file: Path | None = None,
+    *,
+    run_path: Path | None = None,
+    budget: Budget | None = None,
+    trusted: bool = False,
+) -> dict[str, Any]:
+    """How often text that an agent or a tool wrote moves a judge's score: a document of flip rates.
+
+    With ``run_path`` the judge may be one of that run's study, and calls go to that run's ledger; without, replies are
+    kept nowhere.
+    """
+    from holdfast.judges.canaries import run_canaries
+
+    with contextlib.ExitStack() as opened:
+        store = None if run_path is None else opened.enter_context(Store(run_path))
+        study = _find_judges(name, file, store, trusted)
+        with _naming(file, name):
+            step = _canary_step(name, study, budget)
+            open_step_judge(step)
+        return run_canaries(open_step_judge(step), opened.enter_context(open_speakers(step, store)))
+
+
+def _canary_step(name: str, study: Study, budget: Budget | None) -> Step:
+    step = _judge_step(name, study, budget)
+    if _rates_approval(step):
+        kind = step.settings["section"]["kind"]
+        raise StudyError(
+            f"judges.{name}.kind is {kind!r}, which reads simulated users alone; canaries are for judges of agents, of"
+            " kind rubric or rules"
+        )
+    return step
