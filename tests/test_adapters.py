@@ -16,7 +16,8 @@ import torch
 from rounding import EXACT, additions, rounding, within
 
 import holdfast as hf
-from holdfast.models.hub.stacks import is_stack, read_stack, read_weights
+from holdfast.models.directories.stacks import is_stack, read_stack
+from holdfast.models.directories.whole import read_weights
 from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights
 from holdfast.training.dpo.stage import train_dpo

@@ -141,7 +141,7 @@ def test_modules_and_functions_stay_small() -> None:
 def test_every_room_says_what_it_holds() -> None:
     for name, tree in TREES.items():
         told = ast.get_docstring(tree)
-        assert told and told[0].isupper() | (told[0] in "`'\"") or name == "__init__", name
+        assert (told and told[0].isupper() | (told[0] in "`'\"")) or name == "__init__", name
 
 
 def test_only_the_command_line_reads_arguments_and_prints() -> None:

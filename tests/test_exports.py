@@ -146,7 +146,7 @@ def test_an_absent_package_is_named_with_its_extra(
     smoke_run: Path = request.getfixturevalue("smoke_run")
     tmp_path: Path = request.getfixturevalue("tmp_path")
     monkeypatch.setitem(sys.modules, module, None)
-    for ours in ("holdfast.exchange.inspect.export", "holdfast.models.hub.stacks"):
+    for ours in ("holdfast.exchange.inspect.export", "holdfast.models.directories.stacks"):
         monkeypatch.delitem(sys.modules, ours, raising=False)
     with pytest.raises(MissingExtra, match=rf"not installed: pip install 'holdfast\[{extra}\]'") as caught:
         export_run(smoke_run, form, tmp_path / "out", checkpoint="tiny-0 · base" if form == "hf" else None)
@@ -187,7 +187,8 @@ def test_a_checkpoint_is_written_as_transformers_loads_it(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from holdfast.cli.main import main
-    from holdfast.models.hub.stacks import is_stack, read_weights
+    from holdfast.models.directories.stacks import is_stack
+    from holdfast.models.directories.whole import read_weights
     from holdfast.models.tiny.model import TinyModel
 
     with Store(stacked_run) as store:

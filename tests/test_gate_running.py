@@ -16,7 +16,7 @@ from smoke_study import smoke_settings, write_toml
 
 import holdfast as hf
 from holdfast.cli.main import main
-from holdfast.models.hub.stacks import digest_model
+from holdfast.models.directories.stacks import digest_model
 from holdfast.records import Checkpoint
 from holdfast.records.errors import HoldfastError, StoreError, StudyError
 from holdfast.runs.rescoring import rescore

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from chat_samples import make_base
 
+from holdfast.models.directories.files import digest_weights
 from holdfast.models.hub import hub
-from holdfast.models.hub.stacks import digest_weights
 from holdfast.records.errors import StudyError
 
 pytest.importorskip("transformers")

@@ -18,9 +18,9 @@ from smoke_study import SMOKE
 
 from holdfast.decisions.gate.running import stacked
 from holdfast.exchange.exports import export_run
+from holdfast.models.directories.stacks import base_of, digest_model, find_stack, is_stack, read_stack
 from holdfast.models.entries import ModelEntry
 from holdfast.models.hub.random_base import build_random
-from holdfast.models.hub.stacks import base_of, digest_model, find_stack, is_stack, read_stack
 from holdfast.records import Case, Checkpoint, Ending, Message, PreferencePair, StageRecord, Trajectory
 from holdfast.records.errors import StepError
 from holdfast.runs.execution import execute

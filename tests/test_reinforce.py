@@ -16,7 +16,7 @@ from reward_samples import SETTINGS, Draw, lines_of, says_words, train
 from rounding import EXACT, apart
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.hub.stacks import read_weights
+from holdfast.models.directories.whole import read_weights
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.training.dpo.stage import train_sft

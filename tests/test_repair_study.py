@@ -14,7 +14,7 @@ from smoke_study import smoke_settings
 from toolemu_samples import make_record, make_suite, write_files
 
 import holdfast as hf
-from holdfast.models.hub.stacks import read_weights
+from holdfast.models.directories.whole import read_weights
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.plan import build as plans
 from holdfast.runs.plan.on_pairs import MERGE

@@ -24,7 +24,8 @@ from smoke_study import write_toml
 from tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain, plain_logps, tree_logps
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.hub.stacks import write_peft_adapter, write_whole
+from holdfast.models.directories.stacks import write_peft_adapter
+from holdfast.models.directories.whole import write_whole
 from holdfast.models.local.vllm import VllmModel
 from holdfast.records import Checkpoint, Message
 from holdfast.records.errors import StudyError

@@ -134,10 +134,10 @@ def _missing(part: str) -> list[str]:
 
 def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
     """Why a run would not open a model of this machine, or not train it."""
-    from holdfast.models.hub import hub
+    from holdfast.models.directories.fetching import find
 
     try:
-        place = hub.find(entry.name, entry.revision, download=False)
+        place = find(entry.name, entry.revision, download=False)
     except StudyError:
         yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
         return
@@ -179,8 +179,8 @@ def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
 
         tokens = hub.check_model(place, attention=ATTENTION, download=False)
         quantization_settings(entry.quantization, place)
+    from holdfast.models.directories.opening import check_values, size_of
     from holdfast.models.hub.chat import HubChat
-    from holdfast.models.hub.opening import check_values, size_of
 
     chat = HubChat(place, calls=entry.calls)
     hub.check_vocabulary(place, chat.tokenizer, tokens)
@@ -230,7 +230,7 @@ def _describe(study: Study, name: str, entry: ModelEntry) -> str:
 
 def _adapted_base(entry: ModelEntry) -> Path | None:
     """The base of an adapter that PEFT wrote: its name alone does not tell which directory that is."""
-    from holdfast.models.hub.peft_directories import is_peft, read_peft
+    from holdfast.models.directories.peft import is_peft, read_peft
 
     place = Path(entry.name).expanduser()
     try:

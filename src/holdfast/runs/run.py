@@ -167,8 +167,8 @@ class Run:
     ) -> Path:
         """Write the report into the folder ``output``, by default ``report`` in the run; the path of its page.
 
-        ``verdicts`` are those of a gate (``holdfast report`` asks ``holdfast.decisions.gate`` for them); ``notes`` stand after
-        the analysis' own.
+        ``verdicts`` are those of a gate (``holdfast report`` asks ``holdfast.decisions.gate`` for them); ``notes``
+        stand after the analysis' own.
         """
         from holdfast.report import write_report
 

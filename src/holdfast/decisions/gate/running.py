@@ -136,7 +136,7 @@ def stacked(directory: Path) -> list[Path]:
     """A checkpoint's directory, and that of the run's own base that it stands on."""
     if is_tiny(directory):
         return [directory]
-    from holdfast.models.hub.stacks import base_of
+    from holdfast.models.directories.stacks import base_of
 
     directory = directory.resolve()
     base = base_of(directory)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,25 +22,18 @@ from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, fi
 from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
 from holdfast.models.calls.channels import MESSAGE, read_turn
 from holdfast.models.calls.thoughts import PAIRS
+from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
+from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub import text_calls
-from holdfast.models.hub.peft_directories import has_tokenizer, is_peft, text_home
-from holdfast.models.hub.stacks import base_of
+from holdfast.models.hub.probing import PROBE_CALL, PROBE_REQUEST, PROBE_RESULT, PROBE_TOOL, Calls, Unfaithful
 from holdfast.models.hub.templates import ChatTemplate, Rendering, try_out
+from holdfast.models.hub.trainable import advise
 from holdfast.records import Message, ToolCall, ToolSpec
 from holdfast.records.errors import MissingExtra, StudyError
 
-Calls = Literal["auto", "native", "text"]
 Span = tuple[int, int]
 
-PROBE_TOOL = ToolSpec(
-    name="probe_tool",
-    description="probe description",
-    parameters={"type": "object", "properties": {"probe_key": {"type": "string"}}, "required": ["probe_key"]},
-)
-PROBE_CALL = ToolCall(name="probe_tool", arguments={"probe_key": "probe value"})
-PROBE_REQUEST = Message(role="user", content="probe request")
 _CALLING = Message(role="assistant", content="probe thought", tool_calls=(PROBE_CALL,))
-PROBE_RESULT = Message(role="tool", content="probe result", name="probe_tool")
 _THINKING = re.compile(r"</?think>")
 _SWITCH = "enable_thinking"  # the variable by which templates are told whether the agent thinks
 _NOT_SAMPLED = "so that the agent would learn from tokens that it did not sample"
@@ -54,10 +47,6 @@ def clean_call_text(message: Message) -> Message:
     if not message.tool_calls:
         return message
     return replace(message, content=_WRITTEN_CALL.sub("", message.content).rstrip())
-
-
-class Unfaithful(Exception):
-    """A conversation whose turns a template shows otherwise than they were sampled: how, without a remedy."""
 
 
 class HubChat:
@@ -171,8 +160,6 @@ class HubChat:
         try:
             return self.encode_as_sampled(messages, tools)
         except Unfaithful as error:
-            from holdfast.models.hub.trainable import advise
-
             helps = advise(self, [Conversation(messages=tuple(messages), tools=tuple(tools))])
             raise StudyError(f"{self.directory}: {error}; {helps}") from error
 

@@ -6,31 +6,20 @@ does not fit its own configuration, or its base, is refused before anything is l
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.models.hub.peft_directories import (
-    ADAPTER,
-    CONFIG,
-    INDEX,
-    REPOSITORY,
-    WHOLE,
-    is_peft,
-    read_object,
-    read_peft,
-)
-from holdfast.models.hub.stacks import base_of, digest_model, read_header, weight_files
+from holdfast.models.directories.fetching import find
+from holdfast.models.directories.files import ADAPTER, CONFIG, INDEX, WHOLE, read_header, weight_files
+from holdfast.models.directories.peft import is_peft, read_object, read_peft
+from holdfast.models.directories.stacks import base_of, digest_model
 from holdfast.records.errors import MissingExtra, StudyError
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
 Engine = Literal["transformers", "vllm", "training"]
-# All that is ever asked of a hub; what lies in sub-folders is not part of the model.
-ASKED_FOR = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
-_NOT_ASKED_FOR = ("*/*",)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Settings with which a configuration names code that is to be fetched and run.
 _CODE = ("trust_remote_code", "_attn_implementation_internal", "custom_pipelines")
@@ -51,18 +40,6 @@ def resolve(name: str, revision: str | None = None, *, download: bool = True) ->
     place = find(name, revision, download=download)
     check_model(place, download=download)
     return place
-
-
-def find(name: str, revision: str | None = None, *, download: bool = True) -> Path:
-    """The directory of a model as in ``resolve``, not yet checked. Errors: StudyError."""
-    place = Path(name).expanduser()
-    if os.path.isdir(place):  # noqa: PTH112 (no error for names that no path can have)
-        if revision is not None:
-            raise StudyError(f"model {name}: a directory has no revision; leave 'revision' out")
-        return place
-    if not REPOSITORY.fullmatch(name) or name.startswith("."):
-        raise StudyError(f"model {name}: no such directory, and no name of a repository; check the path")
-    return _fetch(name, revision, download)
 
 
 def describe(directory: Path) -> dict[str, str | None]:
@@ -237,43 +214,3 @@ def _check_index(path: Path) -> None:
             raise StudyError(f"{path}: pickle weights ({name}) are not loaded; convert to safetensors")
         if not (path.parent / name).is_file():
             raise StudyError(f"{path}: names {name}, which is not there; fetch the model again")
-
-
-def _fetch(name: str, revision: str | None, download: bool) -> Path:
-    try:
-        from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError as error:
-        raise MissingExtra("a model from the hub", "train") from error
-
-    shown = f"model {name}" + (f" in revision {revision}" if revision else "")
-    try:
-        found = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=list(ASKED_FOR),
-            ignore_patterns=list(_NOT_ASKED_FOR),
-            local_files_only=not download,
-        )
-    except GatedRepoError as error:
-        raise StudyError(f"{shown}: the hub wants you to accept its terms first; do so and set HF_TOKEN") from error
-    except RevisionNotFoundError as error:
-        raise StudyError(f"{shown}: the hub has no such revision; check 'revision'") from error
-    except RepositoryNotFoundError as error:
-        raise StudyError(f"{shown}: no such directory, and no such repository on the hub; check the name") from error
-    except (HFValidationError, ValueError) as error:
-        raise StudyError(f"{shown}: no such directory, and no name of a repository; check the name") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        why = why if download else "nothing is downloaded for a check"
-        raise StudyError(
-            f"{shown}: no such directory, it is not in the hub's cache, and {why}; download it or name a directory"
-        ) from error
-    return Path(found)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from holdfast.models.directories.libraries import no_progress_bars
 from holdfast.models.entries import ModelEntry
-from holdfast.models.hub.libraries import no_progress_bars
 from holdfast.records.errors import StudyError
 
 _PAD, _START, _END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

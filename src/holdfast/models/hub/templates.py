@@ -1,9 +1,9 @@
 """Chat templates. They come with a model and are code, so they run in a sandbox, and in a process of limited means.
 
 The sandbox is Jinja's ``ImmutableSandboxedEnvironment`` with what transformers offers to templates. Only the date that
-a template is told is always the same, as a prompt must not depend on the day. ``python -m holdfast.models.hub.templates``
-is the process: it has no environment, bounded memory, and bounded time for each text. One such process serves all
-templates of this one; where a template ends it, the next request starts another.
+a template is told is always the same, as a prompt must not depend on the day. The process is
+``python -m holdfast.models.hub.templates``: it has no environment, bounded memory, and bounded time for each text. One
+such process serves all templates of this one; where a template ends it, the next request starts another.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from holdfast.models import Conversation
 from holdfast.models.calls.thoughts import PAIRS
-from holdfast.models.hub.chat import PROBE_CALL, PROBE_REQUEST, PROBE_RESULT, PROBE_TOOL, Calls, HubChat, Unfaithful
+from holdfast.models.hub.probing import PROBE_CALL, PROBE_REQUEST, PROBE_RESULT, PROBE_TOOL, Calls, Format, Unfaithful
 from holdfast.records import Message
 from holdfast.records.errors import StudyError
 
@@ -22,7 +22,7 @@ _CHANNELS = (
 )
 
 
-def check_trainable(chat: HubChat, *, several: bool = True, dialogue: bool = False) -> None:
+def check_trainable(chat: Format, *, several: bool = True, dialogue: bool = False) -> None:
     """Nothing for a chat format in which episodes can be trained on as they were sampled.
 
     Tried are an answer and a call, both with the thoughts that the format has; with ``several`` also three turns over
@@ -33,7 +33,7 @@ def check_trainable(chat: HubChat, *, several: bool = True, dialogue: bool = Fal
         raise StudyError(f"{chat.directory}: {fault}; {advise(chat, tried)}")
 
 
-def find_fault(chat: HubChat, conversations: Iterable[Conversation]) -> str | None:
+def find_fault(chat: Format, conversations: Iterable[Conversation]) -> str | None:
     """Why one of these could not be trained on as it was sampled; None where all could."""
     if chat.channels:
         return _CHANNELS
@@ -47,11 +47,11 @@ def find_fault(chat: HubChat, conversations: Iterable[Conversation]) -> str | No
     return None
 
 
-def advise(chat: HubChat, conversations: Sequence[Conversation]) -> str:
+def advise(chat: Format, conversations: Sequence[Conversation]) -> str:
     """What helps where these cannot be trained on; whatever it names was tried on them."""
     other: Calls = "text" if chat.native else "native"
     try:
-        if find_fault(HubChat(chat.directory, calls=other), conversations) is None:
+        if find_fault(type(chat)(chat.directory, calls=other), conversations) is None:
             return f"set calls = {other!r}"
     except StudyError:
         pass  # it has no other way to write calls
@@ -64,7 +64,7 @@ def advise(chat: HubChat, conversations: Sequence[Conversation]) -> str:
     return "use a template that shows turns as they were written, thoughts included"
 
 
-def _conversations(chat: HubChat, several: bool, dialogue: bool) -> Iterator[Conversation]:
+def _conversations(chat: Format, several: bool, dialogue: bool) -> Iterator[Conversation]:
     said = _thought(chat)
     answer = Message(role="assistant", content=f"{said}probe answer")
     calling = Message(role="assistant", content=f"{said}probe words", tool_calls=(PROBE_CALL,))
@@ -80,7 +80,7 @@ def _conversations(chat: HubChat, several: bool, dialogue: bool) -> Iterator[Con
         yield Conversation(messages=(PROBE_REQUEST, answer, PROBE_REQUEST, answer), tools=(PROBE_TOOL,))
 
 
-def _thought(chat: HubChat) -> str:
+def _thought(chat: Format) -> str:
     """The thought that a reply of this format begins with; empty where its prompt says that there is none."""
     prompt = chat.decode(chat.prompt_ids(Conversation(messages=(PROBE_REQUEST,), tools=(PROBE_TOOL,))))
     opened = prompt.rpartition(PROBE_REQUEST.content)[2]
@@ -91,7 +91,7 @@ def _thought(chat: HubChat) -> str:
     return thought if begin in opened else f"{begin}\n{thought}"
 
 
-def _compare(chat: HubChat, conversation: Conversation) -> None:
+def _compare(chat: Format, conversation: Conversation) -> None:
     """Raises Unfaithful where the tokens of a conversation are not those of its prompts and replies."""
     messages = conversation.messages
     ids, own = chat.encode_as_sampled(messages, conversation.tools)

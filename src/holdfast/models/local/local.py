@@ -15,11 +15,12 @@ from typing import Any, Literal
 import torch
 
 from holdfast.models import Ask, Reply, Stopped
-from holdfast.models.hub.chat import Calls, HubChat
+from holdfast.models.directories.opening import check_finite, open_network
+from holdfast.models.directories.stacks import base_of
+from holdfast.models.hub.chat import HubChat
 from holdfast.models.hub.constrained import Grammars
 from holdfast.models.hub.hub import check_model, check_vocabulary
-from holdfast.models.hub.opening import check_finite, open_network
-from holdfast.models.hub.stacks import base_of
+from holdfast.models.hub.probing import Calls
 from holdfast.models.local.decoding import Decoder, Row
 from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StepError, StudyError
@@ -167,7 +168,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
-    from holdfast.models.hub.lora import merge
+    from holdfast.models.directories.lora import merge
 
     settings = quantization_settings(quantization, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.models import Stopped
-from holdfast.models.hub.peft_directories import text_home
+from holdfast.models.directories.peft import text_home
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 from holdfast.records.errors import StudyError
 

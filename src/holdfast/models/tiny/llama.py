@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast.models.hub.stacks import base_of, read_weights
+from holdfast.models.directories.stacks import base_of
+from holdfast.models.directories.whole import read_weights
 from holdfast.models.tiny.chat import BOS, END, EOS, PAD
 from holdfast.records.errors import StudyError
 

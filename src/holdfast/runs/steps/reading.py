@@ -12,7 +12,7 @@ from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.store import Store
 
 if TYPE_CHECKING:
-    from holdfast.models.hub.chat import Calls
+    from holdfast.models.hub.probing import Calls
     from holdfast.models.tiny.model import TinyModel
     from holdfast.training.encoding import Chat, Encoded
 

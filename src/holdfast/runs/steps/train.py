@@ -62,8 +62,8 @@ def _open_base(step: Step, store: Store) -> Finished:
         held = replace(checkpoint, path=step.settings["entry"]["name"], model=None)
         return Finished(result={"digest": store.weights(held).name}, checkpoints=((held, None),))
     # Not before: a study of remote models alone needs no packages for weights.
+    from holdfast.models.directories.stacks import base_of
     from holdfast.models.hub import hub
-    from holdfast.models.hub.stacks import base_of
 
     name, revision = step.settings["entry"]["name"], step.settings["entry"]["revision"]
     directory = hub.resolve(name, revision)

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.models.hub.stacks import digest_model, is_stack
+from holdfast.models.directories.stacks import digest_model, is_stack
 from holdfast.records import content_id
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.outputs import sync_tree

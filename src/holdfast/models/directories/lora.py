@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.models.hub.stacks import Factors, Lora, Stack, merged
+from holdfast.models.directories.stacks import Factors, Lora, Stack, merged
 from holdfast.records.errors import StudyError
 
 _EARLIER, _NEWEST = "earlier", "newest"

@@ -17,27 +17,25 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from holdfast.models.hub.peft_directories import (
+from holdfast.models.directories.fetching import find
+from holdfast.models.directories.files import (
     ADAPTER,
     ADAPTER_CONFIG,
     CONFIG,
-    INDEX,
+    DAMAGED,
     STACK,
-    WHOLE,
-    PeftAdapter,
-    digest_adapter,
-    is_peft,
-    read_peft,
-    text_home,
+    digest_weights,
+    load_file,
+    read_shapes,
+    read_table,
 )
-from holdfast.records.errors import MissingExtra, StoreError, StudyError
-from holdfast.records.outputs import scratch_directory
+from holdfast.models.directories.peft import PeftAdapter, digest_adapter, is_peft, read_peft, text_home
+from holdfast.records.errors import StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +54,6 @@ TEXT_FILES = (
     "merges.txt",
 )
 _PREFIX = "base_model.model."  # of PEFT's names
-_POINTER = b"version https://git-lfs."
-DAMAGED = "train the stage again or restore the directory"
-Told = TypeVar("Told")
 # Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
 Factors = Mapping[str, "tuple[Tensor, Tensor]"]
 
@@ -118,56 +113,6 @@ def find_stack(directory: Path) -> Stack | None:
     return _read_plain(read_peft(directory)) if is_peft(directory) else None
 
 
-def read_weights(directory: Path) -> dict[str, Tensor]:
-    """The whole weights of a directory by name, as stored; what a stack changes is merged and in 32-bit floats.
-
-    Errors: StudyError for a file that cannot be read, StoreError for a stack whose base or adapter does not fit.
-    """
-    stack = find_stack(directory)
-    if _needs_network(directory, stack):
-        with scratch_directory() as place:
-            write_whole(directory, place)
-            return read_weights(place)
-    base = stack.base if stack else directory
-    weights: dict[str, Tensor] = {}
-    for path in weight_files(base):
-        weights |= _load(path)
-    if stack:
-        for module, factors in stack.factors.items():
-            weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
-    return weights
-
-
-def write_whole(directory: Path, target: Path) -> None:
-    """Writes the directory's whole weights, its configuration and tokenizer to ``target``, which is there and empty.
-
-    A stack is merged in 32-bit floats, one of the base's files at a time, then rounded to what the base is stored in.
-    """
-    from safetensors.torch import save_file
-
-    stack = find_stack(directory)
-    if _needs_network(directory, stack):
-        from holdfast.models.hub.opening import write_merged
-
-        write_merged(directory, target)
-        copy_text_files(directory, target)
-        return
-    copy_text_files(directory, target)
-    base = stack.base if stack else directory
-    shutil.copyfile(base / CONFIG, target / CONFIG)
-    if (base / INDEX).is_file() and not (base / WHOLE).is_file():
-        shutil.copyfile(base / INDEX, target / INDEX)
-    for path in weight_files(base):
-        if stack is None:
-            shutil.copyfile(path, target / path.name)
-            continue
-        weights = _load(path)
-        for name, weight in weights.items():
-            if (factors := stack.factors.get(name.removesuffix(".weight"))) is not None:
-                weights[name] = merged(weight, factors).to(weight.dtype)
-        save_file(weights, target / path.name, metadata={"format": "pt"})
-
-
 def merged(weight: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
     """W + B A in 32-bit floats."""
     down, up = (factor.to(weight.device) for factor in factors)
@@ -188,13 +133,13 @@ def copy_text_files(source: Path, target: Path) -> None:
 def read_stack(directory: Path) -> Stack:
     """A stacked directory's adapter and where its base is. Errors: StoreError, StudyError."""
     note = _read_note(directory)
-    config = _read_json(directory / ADAPTER_CONFIG)
+    config = read_table(directory / ADAPTER_CONFIG)
     try:
         lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
         ranks = tuple(map(int, note["ranks"]))
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {DAMAGED}") from error
-    stored = _load(directory / ADAPTER)
+    stored = load_file(directory / ADAPTER)
     factors = {module: (down, up * lora.scale) for module, (down, up) in _pairs(stored).items()}
     fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
     if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
@@ -221,7 +166,7 @@ def _read_plain(adapter: PeftAdapter) -> Stack | None:
     """
     if not adapter.plain:
         return None
-    stored = _load(adapter.directory / ADAPTER)
+    stored = load_file(adapter.directory / ADAPTER)
     pairs, shapes = _pairs(stored), read_shapes(adapter.base)
     fits = all(
         shapes.get(f"{module}.weight") == (up.shape[0], down.shape[1]) and down.shape[0] == up.shape[1]
@@ -350,27 +295,6 @@ def digest_model(directory: Path) -> str:
 # --- the base --------------------------------------------------------------------------------------------------
 
 
-def digest_weights(directory: Path) -> str:
-    """SHA-256 over names and contents of a directory's files of whole weights. Errors: StudyError."""
-    whole = hashlib.sha256()
-    for path in weight_files(directory):
-        try:
-            stat = path.stat()
-            whole.update(path.name.encode() + b"\0" + _digest_file(path.resolve(), stat.st_size, stat.st_mtime_ns))
-        except OSError as error:
-            raise StudyError(
-                f"{path}: cannot be read ({error.strerror}); an adapter needs a base with weights in safetensors"
-            ) from error
-    return whole.hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _digest_file(path: Path, _size: int, _modified: int) -> bytes:
-    """A file's digest; size and time of change tell when it must be read again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def _repository_of(home: Path) -> tuple[str, str] | None:
     """Repository and revision of a model in the hub's cache, ``models--OWNER--NAME/snapshots/REVISION`` there."""
     from huggingface_hub import constants
@@ -392,10 +316,8 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
     places = [parent / name for parent in here.parents] + ([Path(path)] if path else [])
     found = [place for place in places if place != here and (place / CONFIG).is_file()]
     if not found and note.get("hub"):
-        from holdfast.models.hub import hub
-
         repository, _, revision = str(note["hub"]).partition("@")
-        found = [hub.resolve(repository, revision or None)]
+        found = [find(repository, revision or None)]
     for place in found:
         if digest_weights(place) == note["digest"]:
             return place
@@ -406,7 +328,7 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _read_note(directory: Path) -> dict[str, Any]:
-    note = _read_json(directory / STACK)
+    note = read_table(directory / STACK)
     name, path = note.get("base"), note.get("path")
     plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
     if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
@@ -414,85 +336,4 @@ def _read_note(directory: Path) -> dict[str, Any]:
     return note
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); {DAMAGED}") from error
-    if not isinstance(found, dict):
-        raise StoreError(f"{path}: is no JSON object; {DAMAGED}")
-    return found
-
-
 # --- files -----------------------------------------------------------------------------------------------------
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files of whole weights in the order of names: one, or those that an index names."""
-    if (directory / WHOLE).is_file() or not (directory / INDEX).is_file():
-        return [directory / WHOLE]
-    places = _read_json(directory / INDEX).get("weight_map")
-    names = sorted(set(places.values())) if isinstance(places, dict) else []
-    if not names or any(Path(name).name != name for name in names):
-        raise StudyError(f"{directory / INDEX}: names no weights beside it; save the model again")
-    return [directory / name for name in names]
-
-
-def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a directory's whole weights by name, read from the headers of their files. Errors: StudyError."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(directory):
-        shapes |= read_header(path)
-    return shapes
-
-
-def read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a file's tensors by name: what its header says must fit its length. Errors: StudyError."""
-    return _ask_header(path, lambda part: tuple(part.get_shape()))
-
-
-def read_kinds(path: Path) -> dict[str, str]:
-    """How a file's tensors are stored, by name, in safetensors' words: "BF16", "F32", "I8". Errors: StudyError."""
-    return _ask_header(path, lambda part: str(part.get_dtype()))
-
-
-def _ask_header(path: Path, ask: Callable[[Any], Told]) -> dict[str, Told]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingExtra(f"the model {path.parent}", "train") from error
-    try:
-        # The framework is that of tensors, of which none is asked for.
-        with safe_open(path, framework="np") as file:
-            return {name: ask(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        if _is_pointer(path):
-            raise StudyError(f"{path}: is a pointer of Git LFS and not the file; fetch that (git lfs pull)") from error
-        raise StudyError(f"{path}: is damaged ({error}); fetch the model again") from error
-
-
-def _is_pointer(path: Path) -> bool:
-    """Whether a file stands for another one that Git LFS was not asked for."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_POINTER)) == _POINTER
-    except OSError:
-        return False
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        loaded: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # safetensors has its own exception type for a torn file
-        raise StudyError(f"{path}: cannot be read ({error}); make the model again") from error
-    return loaded
-
-
-def _needs_network(directory: Path, stack: Stack | None) -> bool:
-    """Whether an adapter is merged in a network: by PEFT, or where it has other names for weights than its files."""
-    if stack is None:
-        return is_peft(directory)
-    shapes = read_shapes(stack.base)
-    return any(f"{module}.weight" not in shapes for module in stack.factors)

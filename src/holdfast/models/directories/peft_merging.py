@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.models.hub.libraries import first_line, first_names, quiet, tell_wrapper
-from holdfast.models.hub.peft_directories import ADAPTER, ADAPTER_CONFIG, PeftAdapter
+from holdfast.models.directories.files import ADAPTER, ADAPTER_CONFIG
+from holdfast.models.directories.libraries import first_line, first_names, quiet, tell_wrapper
+from holdfast.models.directories.peft import PeftAdapter
 from holdfast.records.errors import MissingExtra, StudyError
 
 _AGAIN = "save the adapter again, or name the base that it was trained on as base_model_name_or_path"

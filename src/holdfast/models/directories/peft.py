@@ -12,16 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.models.directories.fetching import REPOSITORY, find
+from holdfast.models.directories.files import ADAPTER, ADAPTER_CONFIG, CONFIG, STACK
 from holdfast.records.errors import StudyError
 
-STACK, ADAPTER, ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
-WHOLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 # What of the settings says where the base was found, how it was trained or what wrote the file: nothing of the model.
 _FREE = (
     "auto_mapping",
@@ -68,7 +67,6 @@ _TOKENS = (
     "sentencepiece.bpe.model",
     "*.tiktoken",
 )
-REPOSITORY = re.compile(r"[\w.\-]+(?:/[\w.\-]+)?")  # of a hub
 _MERGE = "merge it where it was trained (PEFT: merge_and_unload, then save_pretrained) and name that directory"
 
 
@@ -213,7 +211,7 @@ def _is_file(path: Path) -> bool:
 
 def _tell_apart(directory: Path) -> str:
     """What tells directories of weights apart."""
-    from holdfast.models.hub.stacks import digest_weights
+    from holdfast.models.directories.files import digest_weights
 
     try:
         return digest_weights(directory)
@@ -222,10 +220,8 @@ def _tell_apart(directory: Path) -> str:
 
 
 def _find_cached(place: Path, name: str, revision: str | None, download: bool) -> Path:
-    from holdfast.models.hub import hub
-
     try:
-        return hub.find(name, revision, download=download)
+        return find(name, revision, download=download)
     except StudyError as error:
         told = f"{place}: its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
         raise StudyError(f"{told}; {error}") from error

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.models.hub.fitting import check_report, is_mask
-from holdfast.models.hub.libraries import first_line, no_progress_bars
-from holdfast.models.hub.lora import merge
-from holdfast.models.hub.peft_directories import ADAPTER, is_peft, read_peft
-from holdfast.models.hub.peft_merging import merge_peft
-from holdfast.models.hub.stacks import DAMAGED, Stack, base_of, find_stack, read_shapes, weight_files
+from holdfast.models.directories.files import ADAPTER, DAMAGED, read_shapes, weight_files
+from holdfast.models.directories.libraries import first_line, no_progress_bars
+from holdfast.models.directories.lora import merge
+from holdfast.models.directories.peft import is_peft, read_peft
+from holdfast.models.directories.peft_merging import merge_peft
+from holdfast.models.directories.report import check_report, is_mask
+from holdfast.models.directories.stacks import Stack, base_of, find_stack
 from holdfast.records.errors import StoreError, StudyError
 
 _CHECKED = ("F64", "F32", "F16", "BF16")  # as safetensors names them; smaller ones have few values but numbers
