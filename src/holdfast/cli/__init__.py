@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""The command line: arguments and what each command does; everything else is done below."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from holdfast.decisions.watch.page import PAGE, write_watch
 from holdfast.decisions.watch.paired import watch_checkpoints
 from holdfast.decisions.watch.production import watch_traces
 from holdfast.decisions.watch.render import exit_code, make_document, render_markdown, render_text
+from holdfast.decisions.watch.request import CheckpointWatch, TraceWatch, WatchRequest
 from holdfast.decisions.watch.state import UNCHECKED, hold_state
 from holdfast.records.errors import StudyError
 from holdfast.records.outputs import to_json, write_file
@@ -18,7 +20,10 @@ def carry_out(options: Namespace) -> tuple[str, int]:
     """The text for standard output and the exit code (0 silent, 1 alarm, 3 too little data). Errors: HoldfastError."""
     _check(options)
     with hold_state(options.state):
-        watch, state = watch_traces(options) if options.traces else watch_checkpoints(options)
+        if options.traces:
+            watch, state = watch_traces(TraceWatch(**_pick(options, TraceWatch)))
+        else:
+            watch, state = watch_checkpoints(CheckpointWatch(**_pick(options, CheckpointWatch)))
     if not state.checked:
         watch = replace(watch, notes=(*watch.notes, UNCHECKED))
     document = make_document(watch, state.declared)
@@ -31,6 +36,11 @@ def carry_out(options: Namespace) -> tuple[str, int]:
     if options.json:
         return to_json(document), exit_code(watch)
     return "\n".join([render_text(watch), *said]), exit_code(watch)
+
+
+def _pick(options: Namespace, kind: type[WatchRequest]) -> dict[str, Any]:
+    """The options that a request of this kind has."""
+    return {field.name: getattr(options, field.name) for field in fields(kind)}
 
 
 def _check(options: Namespace) -> None:

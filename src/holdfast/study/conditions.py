@@ -20,8 +20,8 @@ class AttackSection(PartSection):
     """``[attacks]``: held-out cases under pressure, and benign twins from the same template.
 
     ``forms`` are names in ``holdfast.suites.attacks``, by default all that the suite's cases can take; ``cases``
-    hazardous and as many harmless cases are put into each. The same cases are met again as they are: the differences to clean are
-    taken with these episodes, while those of the held-out cases decide which cases are clean-safe.
+    hazardous and as many harmless cases are put into each. The same cases are met again as they are: the differences
+    to clean are taken with these episodes, while those of the held-out cases decide which cases are clean-safe.
     """
 
     forms: tuple[str, ...] = ()

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""What pressure and shifts change: the same cases under attack, shifted, or met again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from holdfast.decisions.watch.reading import (
     read_view,
     require_same_cases,
 )
+from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
 from holdfast.decisions.watch.series import Row, Watch, case_means, promise_delay, replay
 from holdfast.decisions.watch.state import Seen, State, load_state, save_state
 from holdfast.exchange.inspect.files import is_inspect
@@ -60,68 +60,68 @@ def open_run(path: Path, scores: Sequence[ScoreOption] = ()) -> Iterator[Store]:
         yield store
 
 
-def watch_checkpoints(options: Namespace) -> tuple[Watch, State]:
+def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
     """What later checkpoints say against the baseline; the state is saved where one is kept. Errors: HoldfastError."""
-    scores = read_scores(options)
-    with open_run(options.run, scores) as store:
-        place = str(options.run)
-        baseline = find_checkpoint(place, store.checkpoints(), options.baseline, read_conditions(options.where))
-        before = read_view(store, place, baseline, options.judge, options.objective, scores=scores)
+    scores = read_scores(request)
+    with open_run(request.run, scores) as store:
+        place = str(request.run)
+        baseline = find_checkpoint(place, store.checkpoints(), request.baseline, read_conditions(request.where))
+        before = read_view(store, place, baseline, request.judge, request.objective, scores=scores)
         declared = {
             "kind": "paired",
             "baseline": baseline.id,
             "baseline scores": before.data,
             "judge": before.judge,
             "rubric": before.rubric,
-            "objective": options.objective,
-            "alpha": options.alpha,
-            "margin": options.margin,
-            "min coverage": options.min_coverage,
-            "frozen": options.frozen or 0,
-            "seed": options.seed,
+            "objective": request.objective,
+            "alpha": request.alpha,
+            "margin": request.margin,
+            "min coverage": request.min_coverage,
+            "frozen": request.frozen or 0,
+            "seed": request.seed,
             **({} if before.declared is None else {"score": spell(before.declared)}),
-            **declare_choice(options),
+            **declare_choice(request),
         }
-        state = None if options.state is None else load_state(options.state, declared)
+        state = None if request.state is None else load_state(request.state, declared)
         if state is None:
             state = State(declared=declared, baseline=before.values, asked=count_asked(before))
-            if options.frozen:
-                state.frozen = freeze(store, before, options)
+            if request.frozen:
+                state.frozen = freeze(store, before, request.frozen, request.seed)
         taken = len(state.looks)
-        for seen in _views(store, before, options):
+        for seen in _views(store, before, request):
             if state.find(seen.label, seen.data) is None:
                 state.looks.append(seen)
         if len(state.looks) > taken and state.frozen:
-            frozen, unread = try_judge(store, state, before, options)
+            frozen, unread = try_judge(store, state, before, request)
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
-        notes = tell_choice(store, before, options, {str(seen.notes.get("checkpoint")) for seen in state.looks})
-    watch = _tell(before, state, options, notes)
-    if options.state is not None and len(state.looks) > taken:
-        save_state(options.state, state)
+        notes = tell_choice(store, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
+    watch = _tell(before, state, request, notes)
+    if request.state is not None and len(state.looks) > taken:
+        save_state(request.state, state)
     return watch, state
 
 
-def _tell(before: View, state: State, options: Namespace, notes: tuple[str, ...]) -> Watch:
+def _tell(before: View, state: State, request: WatchRequest, notes: tuple[str, ...]) -> Watch:
     rows = replay(
-        state, "paired", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
+        state, "paired", shared_level(request), request.margin, request.min_coverage, baseline=before.coverage
     )
     means = case_means(before.values)
     return Watch(
         kind="paired",
         baseline=before.name,
         judge=before.judge,
-        objective=options.objective,
-        alpha=options.alpha,
-        margin=options.margin,
+        objective=request.objective,
+        alpha=request.alpha,
+        margin=request.margin,
         baseline_mean=sum(means.values()) / len(means) if means else None,
         baseline_n=len(means),
         rows=rows,
-        min_coverage=options.min_coverage,
+        min_coverage=request.min_coverage,
         basis=describe_basis(before),
         notes=notes,
-        promise=tell_delay(state, options),
-        best_of=options.best_of,
+        promise=tell_delay(state, request),
+        best_of=request.best_of,
         labelled=relate_judge(before, rows),
         reads_state=before.reads_state,
         baseline_missing=before.lacking,
@@ -141,22 +141,22 @@ def note_unread(notes: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Any
     return {**notes, UNREAD: [*notes.get(UNREAD, ()), *lines]} if lines else dict(notes)
 
 
-def declare_choice(options: Namespace) -> dict[str, int]:
+def declare_choice(request: WatchRequest) -> dict[str, int]:
     """What is declared of how the baseline was chosen; nothing where these scores had no part in it."""
-    return {"best of": options.best_of} if options.best_of > 1 else {}
+    return {"best of": request.best_of} if request.best_of > 1 else {}
 
 
-def shared_level(options: Namespace) -> float:
+def shared_level(request: WatchRequest) -> float:
     """The level of all looks together against one baseline.
 
     A baseline that is the best of k by these scores was lucky, and a model that has not changed then looks worse. With
     a share of the level for each of the k, no alarm is false against any of them but with probability alpha, whichever
     is chosen (Bonferroni).
     """
-    return float(options.alpha / options.best_of)
+    return float(request.alpha / request.best_of)
 
 
-def tell_choice(store: Store, before: View, options: Namespace, looks: Collection[str]) -> tuple[str, ...]:
+def tell_choice(store: Store, before: View, request: CheckpointWatch, looks: Collection[str]) -> tuple[str, ...]:
     """That the baseline has the highest mean of the trainings like it in its run, where nobody said how it was chosen.
 
     ``looks`` are ids of checkpoints that are looked at: they are no candidates.
@@ -173,22 +173,22 @@ def tell_choice(store: Store, before: View, options: Namespace, looks: Collectio
             found = case_means(
                 read_view(
                     store,
-                    str(options.run),
+                    str(request.run),
                     one,
                     before.judge,
                     before.objective,
                     rubric=before.rubric,
-                    scores=read_scores(options),
+                    scores=read_scores(request),
                 ).values
             )
         except StudyError:
             continue  # not judged: nobody chose by its score
         means.append(sum(found.values()) / len(found))
     own = list(case_means(before.values).values())
-    if options.best_of > len(means) or not means or not own or sum(own) / len(own) < max(means):
+    if request.best_of > len(means) or not means or not own or sum(own) / len(own) < max(means):
         return ()
     return (
-        f"{before.name} has the highest mean of {len(means) + 1} checkpoints like it in {options.run}: if it was chosen"
+        f"{before.name} has the highest mean of {len(means) + 1} checkpoints like it in {request.run}: if it was chosen"
         f" for that, its luck is in no bound; say so with --best-of {len(means) + 1}",
     )
 
@@ -199,73 +199,73 @@ def describe_basis(view: View) -> tuple[str, ...]:
     return (*declared, *describe_gaps(view.gaps, "baseline", counted=True), *view.notes)
 
 
-def tell_delay(state: State, options: Namespace) -> str:
+def tell_delay(state: State, request: WatchRequest) -> str:
     """How soon the drop that the user named is caught, or nothing."""
-    if options.drop is None:
+    if request.drop is None:
         return ""
     import numpy as np
 
-    rng = np.random.default_rng(options.seed)
-    return promise_delay(state, options.drop, alpha=shared_level(options), margin=options.margin, rng=rng)
+    rng = np.random.default_rng(request.seed)
+    return promise_delay(state, request.drop, alpha=shared_level(request), margin=request.margin, rng=rng)
 
 
 def try_judge(
-    store: Store, state: State, view: View, options: Namespace
+    store: Store, state: State, view: View, request: WatchRequest
 ) -> tuple[dict[str, float | None], tuple[str, ...]]:
     """What the judge gives the frozen set now, and what is told of replies unread. Errors: HoldfastError."""
-    budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
-    step = find_judge_step(view.judge, options.judges, store, budget, trusted=options.trust_endpoints)
+    budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
+    step = find_judge_step(view.judge, request.judges, store, budget, trusted=request.trust_endpoints)
     return judge_again(store, step, list(state.frozen), view)
 
 
-def freeze(store: Store, view: View, options: Namespace) -> dict[str, float]:
+def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:
     """The frozen set: some of a view's trajectories with the scores that they have. Errors: StudyError."""
     scores = mean_scores(store, view.trajectories, view.judge, view.rubric, view.objective)
     if not scores:
         raise StudyError(
             f"{store.path}: {view.name} has no trajectory scored by {view.judge} to freeze; judge it first"
         )
-    return choose_frozen(scores, options.frozen, options.seed)
+    return choose_frozen(scores, count, seed)
 
 
-def _views(store: Store, before: View, options: Namespace) -> list[Seen]:
+def _views(store: Store, before: View, request: CheckpointWatch) -> list[Seen]:
     """The looks that are asked for, in order. Errors: StudyError where one is not of the same cases and rubric."""
-    found = _views_of_runs(before, options) if options.runs else _views_of_run(store, before, options)
-    if options.label is None:
+    found = _views_of_runs(before, request) if request.runs else _views_of_run(store, before, request)
+    if request.label is None:
         return found
     if len(found) != 1:
         raise StudyError(f"--label names one look, but there are {len(found)}; leave it out")
-    return [replace(found[0], label=options.label)]
+    return [replace(found[0], label=request.label)]
 
 
-def _views_of_runs(before: View, options: Namespace) -> list[Seen]:
+def _views_of_runs(before: View, request: CheckpointWatch) -> list[Seen]:
     found = []
-    for path in options.runs:
-        with open_run(path, read_scores(options)) as store:
+    for path in request.runs or ():
+        with open_run(path, read_scores(request)) as store:
             checkpoints = store.checkpoints()
-            names = options.checkpoints or [None]
+            names: Sequence[str | None] = request.checkpoints or [None]
             chosen = [find_checkpoint(str(path), checkpoints, name, near=before.checkpoint) for name in names]
             for one in chosen:
-                seen = _look(store, str(path), one, before, read_scores(options))
+                seen = _look(store, str(path), one, before, read_scores(request))
                 found.append(replace(seen, label=str(path) if len(chosen) == 1 else f"{path} · {one.name}"))
     return found
 
 
-def _views_of_run(store: Store, before: View, options: Namespace) -> list[Seen]:
-    place, checkpoints = str(options.run), store.checkpoints()
-    if options.checkpoints:
-        where = read_conditions(options.where)
-        named = [find_looks(place, checkpoints, name, where, before.checkpoint) for name in options.checkpoints]
+def _views_of_run(store: Store, before: View, request: CheckpointWatch) -> list[Seen]:
+    place, checkpoints = str(request.run), store.checkpoints()
+    if request.checkpoints:
+        where = read_conditions(request.where)
+        named = [find_looks(place, checkpoints, name, where, before.checkpoint) for name in request.checkpoints]
         wanted = [one for found in named for one in found]
     else:
         wanted = find_later(place, checkpoints, before.checkpoint)
     distinct = {one.id: one for one in wanted}
-    return [_look(store, place, one, before, read_scores(options)) for one in distinct.values()]
+    return [_look(store, place, one, before, read_scores(request)) for one in distinct.values()]
 
 
-def read_scores(options: Namespace) -> tuple[ScoreOption, ...]:
+def read_scores(request: WatchRequest) -> tuple[ScoreOption, ...]:
     """What ``--score`` says. Errors: StudyError."""
-    return tuple(parse_score(word) for word in options.score)
+    return tuple(parse_score(word) for word in request.score)
 
 
 def count_asked(view: View) -> int:

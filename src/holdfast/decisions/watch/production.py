@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from holdfast.decisions.watch.paired import (
     shared_level,
 )
 from holdfast.decisions.watch.reading import View, find_checkpoint, read_view
+from holdfast.decisions.watch.request import TraceWatch
 from holdfast.decisions.watch.series import Watch, flatten, replay
 from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
 from holdfast.exchange.published.reader import into_run
@@ -46,29 +46,29 @@ BATCH = 50  # trajectories that are judged at a time and committed together
 FROZEN = 20  # trajectories that are judged anew each time, unless told otherwise
 
 
-def watch_traces(options: Namespace) -> tuple[Watch, State]:
+def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
     """What production traces say against a run's checkpoint; without RUN, what a baseline of them would be.
 
     Errors: HoldfastError.
     """
-    label = options.label or " + ".join(dict.fromkeys(path.stem for path in options.traces))
-    if options.run is None:
-        imported = _import(options, label)
-        with Store(options.output, writable=True) as store:
-            return _begin(store, imported, label, options)
-    with open_run(options.run, read_scores(options)) as base:
-        before, step = _read_baseline(base, options)
-        state = _open_state(base, before, options)
-        imported = leave_out_seen(_import(options, label), state, label)
-        with Store(options.output, writable=True) as store:
-            view = _judge_sample(store, imported, step, options, before.rubric)
+    label = request.label or " + ".join(dict.fromkeys(path.stem for path in request.traces))
+    if request.run is None:
+        imported = _import(request, label)
+        with Store(request.output, writable=True) as store:
+            return _begin(store, imported, label, request)
+    with open_run(request.run, read_scores(request)) as base:
+        before, step = _read_baseline(base, request)
+        state = _open_state(base, before, request)
+        imported = leave_out_seen(_import(request, label), state, label)
+        with Store(request.output, writable=True) as store:
+            view = _judge_sample(store, imported, step, request, before.rubric)
             values, traces = read_traces_of(store, view)
             data = content_id(
                 "watch traces", view.rubric, traces, sorted(values.items()), *filter(None, [imported.absent])
             )
             if state.find(label, data) is None:
                 again, unread = judge_again(base, step, list(state.frozen), before) if step is not None else ({}, ())
-                notes = describe_look((base, before), (store, view), imported, options.seed)
+                notes = describe_look((base, before), (store, view), imported, request.seed)
                 seen = Seen(
                     label=label,
                     data=data,
@@ -79,9 +79,9 @@ def watch_traces(options: Namespace) -> tuple[Watch, State]:
                     notes=note_unread(notes, [*_tell_unread(store, step, view), *unread]),
                 )
                 state.looks.append(seen)
-                if options.state is not None:
-                    save_state(options.state, state)
-    return _tell(before, state, options), state
+                if request.state is not None:
+                    save_state(request.state, state)
+    return _tell(before, state, request), state
 
 
 def digest_trace(trace: str) -> str:
@@ -112,52 +112,52 @@ def read_traces_of(store: Store, view: View) -> tuple[Values, tuple[str, ...]]:
     return {found[one]: (score,) for one, score in view.scores.items()}, tuple(sorted(found.values()))
 
 
-def _import(options: Namespace, label: str) -> Imported:
+def _import(request: TraceWatch, label: str) -> Imported:
     """The traces in their run; one that was made for them goes again where they cannot be read."""
-    scores = read_scores(options)
+    scores = read_scores(request)
     return into_run(
-        options.output,
-        lambda store: import_traces(store, options.traces, label, strict=options.strict, scores=scores),
+        request.output,
+        lambda store: import_traces(store, request.traces, label, strict=request.strict, scores=scores),
     )
 
 
-def _read_baseline(base: Store, options: Namespace) -> tuple[View, Step | None]:
+def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, Step | None]:
     """The baseline's scores and the judge that gives them; no judge where the scores come with the logs.
 
     Errors: StudyError where the baseline was judged by other rules.
     """
-    place = str(options.run)
-    baseline = find_checkpoint(place, base.checkpoints(), options.baseline, read_conditions(options.where))
-    if options.judge.startswith(FOREIGN):
-        scores = read_scores(options)
-        return read_view(base, place, baseline, options.judge, options.objective, scores=scores), None
-    step = _judge_step(base, options)
-    rubric = open_step_judge(step).rubric_of(options.objective)
-    before = read_view(base, place, baseline, options.judge, options.objective, rubric=rubric)
+    place = str(request.run)
+    baseline = find_checkpoint(place, base.checkpoints(), request.baseline, read_conditions(request.where))
+    if request.judge.startswith(FOREIGN):
+        scores = read_scores(request)
+        return read_view(base, place, baseline, request.judge, request.objective, scores=scores), None
+    step = _judge_step(base, request)
+    rubric = open_step_judge(step).rubric_of(request.objective)
+    before = read_view(base, place, baseline, request.judge, request.objective, rubric=rubric)
     if rubric != before.rubric:
         raise StudyError(
-            f"{place}: was judged by {options.judge!r} under rubric {before.rubric[:8]}, but this one is {rubric[:8]};"
-            f" judge it again: `holdfast judge {place} --with {options.judge}`"
+            f"{place}: was judged by {request.judge!r} under rubric {before.rubric[:8]}, but this one is {rubric[:8]};"
+            f" judge it again: `holdfast judge {place} --with {request.judge}`"
         )
     return before, step
 
 
-def _tell(before: View, state: State, options: Namespace) -> Watch:
+def _tell(before: View, state: State, request: TraceWatch) -> Watch:
     reference = flatten(state.baseline)
     return Watch(
         kind="traces",
         baseline=str(before.checkpoint.axes.get("look", before.name)),
         judge=before.judge,
         objective=before.objective,
-        alpha=options.alpha,
-        margin=options.margin,
+        alpha=request.alpha,
+        margin=request.margin,
         baseline_mean=float(reference.mean()) if len(reference) else None,
         baseline_n=len(reference),
         rows=replay(
-            state, "traces", shared_level(options), options.margin, options.min_coverage, baseline=before.coverage
+            state, "traces", shared_level(request), request.margin, request.min_coverage, baseline=before.coverage
         ),
-        best_of=options.best_of,
-        min_coverage=options.min_coverage,
+        best_of=request.best_of,
+        min_coverage=request.min_coverage,
         basis=describe_basis(before),
         labelled=before.labelled,
         reads_state=before.reads_state,
@@ -165,22 +165,22 @@ def _tell(before: View, state: State, options: Namespace) -> Watch:
     )
 
 
-def _judge_step(store: Store, options: Namespace) -> Step:
-    budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
-    step = find_judge_step(options.judge, options.judges, store, budget, trusted=options.trust_endpoints)
+def _judge_step(store: Store, request: TraceWatch) -> Step:
+    budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
+    step = find_judge_step(request.judge, request.judges, store, budget, trusted=request.trust_endpoints)
     judge = open_step_judge(step)
-    if options.objective not in judge.objectives:
+    if request.objective not in judge.objectives:
         raise StudyError(
-            f"judge {options.judge!r}: gives no {options.objective!r}, only {', '.join(judge.objectives)}; choose one"
+            f"judge {request.judge!r}: gives no {request.objective!r}, only {', '.join(judge.objectives)}; choose one"
             " of these with --objective"
         )
     return step
 
 
-def _open_state(base: Store, before: View, options: Namespace) -> State:
+def _open_state(base: Store, before: View, request: TraceWatch) -> State:
     """The state of before, or a new one. A baseline of fixed cases counts each case once, one of traces each trace."""
     unit = "trace" if "look" in before.checkpoint.axes else "case"
-    count = (FROZEN if options.frozen is None else options.frozen) if not before.judge.startswith(FOREIGN) else 0
+    count = (FROZEN if request.frozen is None else request.frozen) if not before.judge.startswith(FOREIGN) else 0
     declared = {
         "kind": "traces",
         "baseline": before.checkpoint.id,
@@ -189,15 +189,15 @@ def _open_state(base: Store, before: View, options: Namespace) -> State:
         "judge": before.judge,
         "rubric": before.rubric,
         "objective": before.objective,
-        "alpha": options.alpha,
-        "margin": options.margin,
-        "min coverage": options.min_coverage,
-        "sample": options.sample,
+        "alpha": request.alpha,
+        "margin": request.margin,
+        "min coverage": request.min_coverage,
+        "sample": request.sample,
         "frozen": count,
-        "seed": options.seed,
-        **declare_choice(options),
+        "seed": request.seed,
+        **declare_choice(request),
     }
-    state = None if options.state is None else load_state(options.state, declared)
+    state = None if request.state is None else load_state(request.state, declared)
     if state is not None:
         return state
     if unit == "case":
@@ -208,14 +208,14 @@ def _open_state(base: Store, before: View, options: Namespace) -> State:
         asked = len(traces)
     state = State(declared=declared, baseline=values, asked=asked)
     if count:
-        state.frozen = freeze(base, before, Namespace(frozen=count, seed=options.seed))
+        state.frozen = freeze(base, before, count, request.seed)
     return state
 
 
-def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> tuple[Watch, State]:
+def _begin(store: Store, imported: Imported, label: str, request: TraceWatch) -> tuple[Watch, State]:
     """Traces that are to be a baseline: judged and described, compared with nothing."""
-    step = None if options.judge.startswith(FOREIGN) else _judge_step(store, options)
-    view = _judge_sample(store, imported, step, options, None)
+    step = None if request.judge.startswith(FOREIGN) else _judge_step(store, request)
+    view = _judge_sample(store, imported, step, request, None)
     values, _ = read_traces_of(store, view)
     scores = flatten(values)
     watch = Watch(
@@ -223,8 +223,8 @@ def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> 
         baseline=label,
         judge=view.judge,
         objective=view.objective,
-        alpha=options.alpha,
-        margin=options.margin,
+        alpha=request.alpha,
+        margin=request.margin,
         baseline_mean=float(scores.mean()) if len(scores) else None,
         baseline_n=len(scores),
         rows=(),
@@ -232,8 +232,8 @@ def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> 
         notes=(
             *_left_out(imported),
             *_tell_unread(store, step, view),
-            f"made a baseline of {len(imported.trajectories):,} traces in {options.output}; next: holdfast watch"
-            f" {options.output} --traces FILES --judge {options.judge} -o NEW_DIR --state FILE",
+            f"made a baseline of {len(imported.trajectories):,} traces in {request.output}; next: holdfast watch"
+            f" {request.output} --traces FILES --judge {request.judge} -o NEW_DIR --state FILE",
         ),
     )
     return watch, State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
@@ -242,22 +242,22 @@ def _begin(store: Store, imported: Imported, label: str, options: Namespace) -> 
 # --- judging ------------------------------------------------------------------------------------------------------
 
 
-def _judge_sample(store: Store, imported: Imported, step: Step | None, options: Namespace, rubric: str | None) -> View:
+def _judge_sample(store: Store, imported: Imported, step: Step | None, request: TraceWatch, rubric: str | None) -> View:
     """The scores of the sample, judged where they are not yet; committed as they come. Errors: HoldfastError."""
-    sample = choose_sample(imported.trajectories, options.sample, options.seed)
+    sample = choose_sample(imported.trajectories, request.sample, request.seed)
     if step is not None:
-        _score(store, step, sample, quiet=options.quiet)
-        rubric = open_step_judge(step).rubric_of(options.objective)
-    place = str(options.output)
+        _score(store, step, sample, quiet=request.quiet)
+        rubric = open_step_judge(step).rubric_of(request.objective)
+    place = str(request.output)
     return read_view(
         store,
         place,
         imported.checkpoint,
-        options.judge,
-        options.objective,
+        request.judge,
+        request.objective,
         rubric=rubric,
         only=frozenset(sample),
-        scores=read_scores(options),
+        scores=read_scores(request),
     )
 
 

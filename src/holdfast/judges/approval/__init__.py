@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Judges of talk with users by rules, which are the ground truth there."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Judges of single-turn questions by what kind of reply was given."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Judges that are models and read a trajectory by a rubric."""

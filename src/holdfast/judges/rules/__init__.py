@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Judges that are predicates over tool calls."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Real language models: which directories may be opened, and how their chat templates are written and read."""

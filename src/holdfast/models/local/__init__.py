@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Models in this process: decoding with shared prefixes, transformers, vLLM."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Models of providers: requests, endpoints, outages, and the ledger in which nothing is paid twice."""

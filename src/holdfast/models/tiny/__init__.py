@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""The tiny agent: a small Llama of our own with its chat format and decoding."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Figures as SVG, and converted for print."""

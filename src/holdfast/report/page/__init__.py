@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""The page and the terminal: sections put together, texts in shards, assets."""

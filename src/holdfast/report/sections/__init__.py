@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Sections of the report, each with what it computes and how it is shown."""

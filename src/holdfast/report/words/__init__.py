@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Words, labels and tables that all sections share."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""From a study to the steps that carry it out."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Stages that learn from preference pairs."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""The training loop that all methods share: passes, sharding, states."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""What is trained: adapters, whole weights, heads, merges."""

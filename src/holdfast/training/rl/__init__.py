@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Stages that learn from rewards: groups, supplies of rollouts, selection."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""Token trees: shared prefixes computed once, exactly."""

@@ -1,1 +1,1 @@
-"""TODO: what this room holds."""
+"""The section on users whose approval is trained on."""
