@@ -71,6 +71,9 @@ bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchm
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
 	  && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || exit 1; done
 
+graph:  ## draw the rooms and what they import (docs/figures/house.svg)
+	$(PYTHON) tools/graph.py docs/figures/house.svg
+
 format: .venv/.dev  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -78,4 +81,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study test test-full test-kernels faults faults-full bench format clean
+.PHONY: help install lock study test test-full test-kernels faults faults-full bench graph format clean

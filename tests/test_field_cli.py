@@ -50,14 +50,14 @@ INNER: dict[str, tuple[str, Sequence[str]]] = {
 
 # A module that is first imported while one of these is broken would keep it so.
 for module in (
-    "exports",
-    "imports",
-    "runs",
-    "readiness",
-    "forecast",
-    "gate.command",
-    "watch.command",
-    "search.command",
+    "exchange.exports",
+    "exchange.imports",
+    "runs.run",
+    "runs.readiness",
+    "runs.forecast",
+    "cli.gate",
+    "cli.watch",
+    "cli.search",
 ):
     importlib.import_module(f"holdfast.{module}")
 
