@@ -15,7 +15,6 @@ Analysis ─ document ─▶ JSON
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -28,15 +27,16 @@ from holdfast.analysis import published as paper
 from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
-from holdfast.analysis.panel import Panel, count_of, read_panel, require_same_cases
+from holdfast.analysis.panel import Panel, read_panel, require_same_cases
 from holdfast.analysis.pressure import shifts, susceptibility, taxonomy
 from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Analysis
+from holdfast.records.words import count_noun
 from holdfast.rollout.audit import UNFIT
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
-from holdfast.store.places import STUDY_KEY
+from holdfast.study.noted import read_gate
 from holdfast.study.rules import GateSection
 
 Measures = Mapping[str, Mapping[str, float]]
@@ -132,12 +132,6 @@ def _analyze_design(
     )
 
 
-def read_gate(store: Store) -> GateSection | None:
-    """What the study of a run declares of its gate; None for a run without a study."""
-    noted = json.loads(store.meta(STUDY_KEY) or "{}").get("gate")
-    return None if noted is None else GateSection.model_validate(noted)
-
-
 def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
     """What a reader must know about all numbers at once."""
     rows = design.panel.rows
@@ -145,13 +139,13 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
     bases = len({row.base for row in rows})
     if 0 < bases < MIN_RANDOM_BASES:
         held = "this base" if bases == 1 else "these bases"
-        yield f"{count_of(bases, 'bases')}, fewer than {MIN_RANDOM_BASES}: recipe claims hold for {held} only"
+        yield f"{count_noun(bases, 'bases')}, fewer than {MIN_RANDOM_BASES}: recipe claims hold for {held} only"
     yield from _left_out(design.panel, apart)
     for name in design.roles.ambiguous:
         yield f"stage {name} stands for different trainings: it is compared with its base only"
     seeds = {row.replicate for row in rows if row.lineage}
     if 0 < len(seeds) < MIN_SEEDS:
-        yield f"{count_of(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
+        yield f"{count_noun(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
     if len({row.split_seed for row in rows if row.lineage}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
     asked = design.panel.readings.asked.any(axis=2)
@@ -163,12 +157,12 @@ def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:
     """Checkpoints that no number is about, and runs that were judged in part."""
     yield from panel.left_out[:MOST_NAMES]
     if len(panel.left_out) > MOST_NAMES:
-        yield f"{count_of(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
+        yield f"{count_noun(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
     asked = panel.readings.asked.any(axis=(1, 2))
     judged = set(panel.trajectories.checkpoint[asked].tolist())
     meant = {index: one for index, one in enumerate(panel.trajectories.checkpoints) if one.id not in apart}
     silent = [one.name for index, one in meant.items() if index not in judged]
     if silent:
         names = "; ".join(silent[:MOST_NAMES]) + ("; …" if len(silent) > MOST_NAMES else "")
-        total = count_of(len(meant), "checkpoints")
+        total = count_noun(len(meant), "checkpoints")
         yield f"no scores yet for {len(silent)} of {total}: {names}"

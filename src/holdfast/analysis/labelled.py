@@ -8,7 +8,6 @@ of them says is unknown, and is said to be.
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +16,11 @@ from typing import Any
 from holdfast.analysis.roles import MERGE
 from holdfast.judges.state import StateJudge
 from holdfast.records import Checkpoint, Labelled, StageRecord
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
-from holdfast.store.places import STUDY_KEY
 from holdfast.store.tables import ScoreTable
-from holdfast.study.rewarder import read_rewarder
+from holdfast.study.noted import read_noted, read_rewarder
 from holdfast.study.stages import REWARD_METHODS
 from holdfast.study.tables import RATERS, RULES
 
@@ -165,10 +163,9 @@ def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _read_study(store: Store) -> Mapping[str, Any]:
     """The study noted in a run; nothing where there is none, or none that can be read."""
     try:
-        noted = json.loads(store.meta(STUDY_KEY) or "{}")
-    except (ValueError, RecursionError):
+        return read_noted(store)
+    except StoreError:
         return {}
-    return noted if isinstance(noted, dict) and isinstance(noted.get("pairs") or {}, dict) else {}
 
 
 def _rewards(store: Store) -> dict[str, frozenset[str]]:

@@ -13,6 +13,7 @@ from holdfast.analysis.labelled import PAIR_JUDGE, Labels, join, read_labels
 from holdfast.analysis.roles import Roles, read_roles
 from holdfast.records import Checkpoint, Flag, Labelled
 from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable, TrajectoryTable
@@ -283,22 +284,12 @@ def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labe
     )
 
 
-def count_of(number: int, things: str) -> str:
-    """A number of things in words; ``things`` is a plural in s."""
-    return f"{number} {things.removesuffix('s') if number == 1 else things}"
-
-
-def true_minus(text: str) -> str:
-    """A text of numbers with true minus signs."""
-    return text.replace("-", "−")
-
-
 def require_same_cases(parent: Iterable[str], child: Iterable[str], *, names: tuple[str, str]) -> None:
     """Refuse to compare two checkpoints that were evaluated on different cases. Errors: StudyError."""
     first, second = set(parent), set(child)
     if first != second:
         raise StudyError(
-            f"{names[0]} and {names[1]}: not comparable, {count_of(len(first - second), 'cases')} only in the first"
+            f"{names[0]} and {names[1]}: not comparable, {count_noun(len(first - second), 'cases')} only in the first"
             f" and {len(second - first)} only in the second; evaluate both on the same cases"
         )
 
@@ -327,7 +318,7 @@ def _leave_out_partial(panel: Panel, halves: Mapping[int | None, Bools]) -> Pane
             require_same_cases(*cases, names=(names[0], names[1]))
         for (one, rolled_out), name in zip(both.items(), names, strict=True):
             if not np.array_equal(asked[one], rolled_out):
-                share = f"{asked[one].sum()} of {count_of(int(rolled_out.sum()), 'cases')}"
+                share = f"{asked[one].sum()} of {count_noun(int(rolled_out.sum()), 'cases')}"
                 partial[one] = f"{name} left out: judged by {row.judge} on {share}"
     keep = np.array([index not in partial for index in range(len(panel.rows))], dtype=np.bool_)
     return replace(

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from holdfast import __version__
 from holdfast.cli.gate_arguments import add_gate
 from holdfast.cli.options import add_trust, count, draws, money, number, seed, workers
 from holdfast.cli.watch_arguments import add_watch
 from holdfast.records.errors import StudyError
+from holdfast.records.version import VERSION
 
 EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence", "run")
 
@@ -33,7 +33,7 @@ _score = number("score", "a number from 0 to 3", lambda value: 0 <= value <= 3)
 def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     top = _Parser(prog="holdfast", description="Did this training stage cost us safety, and does it hold?")
-    top.add_argument("--version", action="version", version=f"holdfast {__version__}")
+    top.add_argument("--version", action="version", version=f"holdfast {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     new = commands.add_parser("new", help="write a study file to start from")

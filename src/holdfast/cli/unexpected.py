@@ -9,8 +9,8 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 
-from holdfast import __version__
 from holdfast.models.remote.endpoints import redact
+from holdfast.records.version import VERSION
 
 EXIT_CODE = 4
 DEBUG = "HOLDFAST_DEBUG"
@@ -42,7 +42,7 @@ def _keep_trace(error: Exception, words: Sequence[str]) -> str:
     if len(trace) > _MOST_KEPT:
         trace = f"{trace[: _MOST_KEPT // 2]}\n[…]\n{trace[-_MOST_KEPT // 2 :]}"
     text = f"""\
-holdfast {__version__}, Python {platform.python_version()}, {platform.platform()}
+holdfast {VERSION}, Python {platform.python_version()}, {platform.platform()}
 holdfast {shlex.join(words)}
 
 {trace}"""

@@ -19,7 +19,8 @@ from holdfast.runs.steps.judging import open_step_judge, score_all
 from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
-from holdfast.study.addresses import check_opened, choose_endpoints, read_asked
+from holdfast.study.addresses import check_opened, choose_endpoints
+from holdfast.study.noted import read_noted
 from holdfast.study.study import Study
 from holdfast.study.tables import RATERS
 from holdfast.study.users import APPROVAL, PRACTICE
@@ -135,7 +136,7 @@ def _batches(names: list[str]) -> Iterator[list[str]]:
 def _find_judges(name: str, file: Path | None, store: Store | None, trusted: bool) -> Study:
     """A study that knows the judge ``name``: of a file, of the run, or made of a model's name."""
     given = {} if file is None else read_judges(file)
-    asked = {} if store is None else read_asked(store)
+    asked = {} if store is None else read_noted(store)
     own, judges = asked.get("judges") or {}, dict(given.get("judges", {}))
     if name in judges and name in own and judges[name] != own[name]:
         raise StudyError(f"{file}: the run's study has another judge {name!r}; give this one a name of its own")

@@ -32,6 +32,7 @@ from holdfast.store.origins import FOREIGN, describe_undeclared, read_declaratio
 from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY
 from holdfast.store.rows import score_rows
 from holdfast.store.steplog import PLAN_KEY, StepStatus
+from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys, load
 from holdfast.suites import check_suite
 from holdfast.suites.casebook import collect_cases
@@ -187,8 +188,7 @@ def holds_analysis(run_path: Path, status: StepStatus) -> bool:
 
 def _study_settings(store: Store) -> dict[str, Any]:
     """The settings of the study that made a run; empty for an imported one."""
-    found: dict[str, Any] = json.loads(store.meta(STUDY_KEY) or "{}")
-    return found
+    return read_noted(store)
 
 
 def notes(store: Store) -> tuple[str, ...]:

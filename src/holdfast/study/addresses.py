@@ -14,22 +14,12 @@ from urllib.parse import urlsplit
 
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
-from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
+from holdfast.store.places import ENDPOINTS_KEY
+from holdfast.study.noted import read_noted
 
 TRUST = "--trust-endpoints"
 IN_PROCESS = ("tiny", "local", "vllm")  # kinds of models whose weights lie in a directory or on the hub
 _SHOWN = 80  # characters of a host or of a variable's name
-
-
-def read_asked(store: Store, key: str = STUDY_KEY) -> dict[str, Any]:
-    """What a run notes of the study that made it; empty for an imported one. Errors: StoreError where it is damaged."""
-    try:
-        noted = json.loads(store.meta(key) or "{}")
-    except (ValueError, RecursionError):
-        noted = None
-    if not isinstance(noted, dict) or not all(one is None or isinstance(one, Mapping) for one in noted.values()):
-        raise StoreError(f"{store.path}: the study noted in it is damaged; restore the run")
-    return noted
 
 
 def choose_endpoints(
@@ -40,7 +30,7 @@ def choose_endpoints(
     Of what the run in ``store`` notes nothing is taken unless it is ``trusted``. Errors: StudyError for a model that
     the run reaches at an address or with a key of its own, and the user nowhere.
     """
-    noted = {} if store is None else read_asked(store, ENDPOINTS_KEY)
+    noted = {} if store is None else read_noted(store, ENDPOINTS_KEY)
     if trusted:
         return {**{name: noted[name] for name in used if name in noted}, **given}
     for name in used:

@@ -32,7 +32,7 @@ from holdfast.stats.clusters import Statistic, mean_statistic
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.exploitation import late_gap, late_window, paired_gaps
 from holdfast.store import Store
-from holdfast.study.rewarder import read_rewarder
+from holdfast.study.noted import read_rewarder
 from holdfast.study.stages import is_midway
 from holdfast.suites.approval import audit_cues
 

@@ -26,7 +26,7 @@ from holdfast.store import Store
 from holdfast.store.checking import read_checked
 from holdfast.store.places import LOGS
 from holdfast.store.steplog import LOG_DIGESTS, StepStatus
-from holdfast.study.rewarder import Rewarder
+from holdfast.study.noted import Rewarder
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -9,7 +9,6 @@ Every array is (runs, scenarios), the mean over a case's episodes, NaN where the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,8 +20,8 @@ from holdfast.analysis.pressure.variants import Group, Run, groups, list_runs
 from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Case, Checkpoint
 from holdfast.store import Store
-from holdfast.store.places import STUDY_KEY
 from holdfast.store.tables import ScoreTable
+from holdfast.study.noted import read_approval
 from holdfast.study.stages import HIGHEST_RATING, LOWEST_RATING
 from holdfast.study.users import APPROVAL as PART
 from holdfast.study.users import EXPLOIT_ABOVE, ApprovalSection, to_rating, to_value
@@ -85,7 +84,7 @@ class Users:
 
 def read_users(store: Store, splits: Mapping[int, Mapping[str, Sequence[str]]]) -> Users | None:
     """The scores of part "approval"; None for a run whose study has no such users, or has met none yet."""
-    section = read_section(store)
+    section = read_approval(store)
     names = {name for halves in splits.values() for name in halves.get(PART, ())}
     if section is None or not names:
         return None
@@ -102,12 +101,6 @@ def read_users(store: Store, splits: Mapping[int, Mapping[str, Sequence[str]]]) 
         environments=tuple(scenarios[name] for name in column),
         cases=tuple(sorted(cases.values(), key=lambda case: case.number)),
     )
-
-
-def read_section(store: Store) -> ApprovalSection | None:
-    """What the study of a run declares of its users; None for a run without."""
-    noted = json.loads(store.meta(STUDY_KEY) or "{}").get(PART)
-    return None if noted is None else ApprovalSection.model_validate(noted)
 
 
 def trained_settings(checkpoints: Sequence[Checkpoint]) -> dict[str, frozenset[str]]:

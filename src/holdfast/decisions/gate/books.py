@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,8 @@ from holdfast.records.errors import StoreError, StudyError
 from holdfast.runs.traffic import read_spending
 from holdfast.store import DATABASE, Store
 from holdfast.store.origins import LogState, read_import_notes, read_log_states
-from holdfast.store.places import STUDY_KEY
 from holdfast.store.tables import ScoreTable, TrajectoryTable
+from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys
 from holdfast.suites import is_harmless
 
@@ -123,13 +122,7 @@ def read_book(path: Path, place: str | None = None) -> Book:
 
 def _study_of(store: Store) -> dict[str, Any]:
     """The settings of the study that made a run as this version writes them; empty for an imported one."""
-    damaged = StoreError(f"{store.path}: the study noted in it is damaged; restore the run")
-    try:
-        noted: dict[str, Any] = json.loads(store.meta(STUDY_KEY) or "{}")
-    except (ValueError, RecursionError) as error:
-        raise damaged from error
-    if not isinstance(noted, dict) or not all(isinstance(noted.get(key, {}), dict) for key in TABLES):
-        raise damaged
+    noted = read_noted(store)
     with contextlib.suppress(StudyError):
         return Study.model_validate(noted).settings() if noted else noted
     return noted

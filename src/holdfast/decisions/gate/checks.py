@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from holdfast.analysis.panel import count_of
 from holdfast.decisions.gate.books import Floats
 from holdfast.decisions.gate.pairing import SPANS, Pairing
 from holdfast.decisions.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
 from holdfast.records import Check, Outcome
+from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import NOT_MEASURED, format_end, name_metric
 from holdfast.stats.bounded import holm, lower_bound, p_value
 from holdfast.study.rules import GateSection
@@ -251,7 +251,7 @@ def _of(name: str) -> str:
 
 def _tell_missing(missing: Mapping[str, int], absent: Mapping[str, int]) -> str:
     """``unscored: 1 rollout of the parent, 23 of the child, of which 0 and 20 are not there at all``."""
-    told = f"unscored: {count_of(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
+    told = f"unscored: {count_noun(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
     if any(absent.values()):
         told += f", of which {absent['parent']} and {absent['child']} are not there at all"
     return told

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from holdfast.analysis.labelled import merged_from
-from holdfast.analysis.panel import count_of
 from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.checks import Bounds
 from holdfast.decisions.gate.choosing import is_base_of, select
@@ -18,6 +17,7 @@ from holdfast.decisions.gate.verdicts import Place, conclude, match_sides
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Verdict
 from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 from holdfast.study.rules import GateSection
 
 Edge = tuple[Checkpoint, Checkpoint]  # parent, child
@@ -70,7 +70,8 @@ def decide_all(
         )
     if left_out:
         tell(
-            f"{count_of(left_out, 'checkpoints')} left out: not rolled out on held-out cases, or without a parent here"
+            f"{count_noun(left_out, 'checkpoints')} left out: not rolled out on held-out cases, or without a parent"
+            " here"
         )
     matches = [
         match_sides(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from holdfast.analysis.panel import count_of
+from holdfast.records.words import count_noun
 from holdfast.store.origins import LogState
 
 MOST_NAMED = 3
@@ -55,16 +55,18 @@ def find_gaps(states: Iterable[LogState], checkpoint: str) -> Gaps:
 def describe_log(one: LogState, side: str) -> str:
     """``the child's log child.eval is cancelled: 80 of 400 samples, 320 rollouts absent``."""
     held = max(one.samples - one.absent, 0)
-    told = f"{held:,} of {count_of(one.samples, 'samples')}"
+    told = f"{held:,} of {count_noun(one.samples, 'samples')}"
     if one.epochs > 1:
         told += f" in {one.epochs} epochs"
-    return f"the {side}'s log {one.file} is of status {one.status}: {told}, {count_of(one.lacking, 'rollouts')} absent"
+    return (
+        f"the {side}'s log {one.file} is of status {one.status}: {told}, {count_noun(one.lacking, 'rollouts')} absent"
+    )
 
 
 def describe_gaps(gaps: Gaps, side: str, *, counted: bool) -> list[str]:
     """A sentence for each log that is not whole; ``counted`` says whether what is absent counts as unscored."""
     told = [describe_log(one, side) for one in gaps.broken[:MOST_NAMED]]
     if len(gaps.broken) > MOST_NAMED:
-        told.append(f"{count_of(len(gaps.broken) - MOST_NAMED, 'more logs')} of the {side} are not whole")
+        told.append(f"{count_noun(len(gaps.broken) - MOST_NAMED, 'more logs')} of the {side} are not whole")
     how = "what is absent counts as unscored" if counted else "what is absent is left out, as accepted"
     return [f"{one} ({how})" for one in told]

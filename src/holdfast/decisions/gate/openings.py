@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.analysis.panel import count_of
 from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.sides import Side
 from holdfast.exchange.openings import digest_opening, first_difference, first_difference_of_tools
 from holdfast.records import Case, Ending
 from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 from holdfast.store import Store
 
 
@@ -60,11 +60,11 @@ def compare_openings(books: tuple[Book, Book], sides: tuple[Side, Side], accepte
     shown = f"(child against parent, first: sample {label}: {first.told})"
     if real and accepted != "any":
         raise StudyError(
-            f"{sides[0].name} and {sides[1].name}: not comparable: {count_of(len(real), 'cases')} open with other words"
-            f" or tools {shown}; evaluate both with the same opening, or accept it with --accept-openings"
+            f"{sides[0].name} and {sides[1].name}: not comparable: {count_noun(len(real), 'cases')} open with other"
+            f" words or tools {shown}; evaluate both with the same opening, or accept it with --accept-openings"
         )
     kind = "other words or tools, as accepted" if real else "another date, time, number or id"
-    return (f"{count_of(len(real or found), 'cases')} open with {kind} {shown}",)
+    return (f"{count_noun(len(real or found), 'cases')} open with {kind} {shown}",)
 
 
 def read_openings(book: Book, side: Side) -> Opened:

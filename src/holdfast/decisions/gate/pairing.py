@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, count_of
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE
 from holdfast.decisions.gate.absent import fill_absent
 from holdfast.decisions.gate.books import Bools, Floats
 from holdfast.decisions.gate.declared import require_same_declarations
 from holdfast.decisions.gate.sides import Side
 from holdfast.records import content_id
 from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, order_cases
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import changed_keys
@@ -182,7 +183,7 @@ def _require_same_cases(parent: Side, child: Side) -> None:
         if other := sorted(set(lost) & set(new)):
             shown += f"; the ids of {len(other)} samples are the same and what is asked in them is not"
         raise StudyError(
-            f"{parent.name} and {child.name}: not comparable: {count_of(len(lost), 'cases')} only in parent,"
+            f"{parent.name} and {child.name}: not comparable: {count_noun(len(lost), 'cases')} only in parent,"
             f" {len(new)} only in child, {common} in both (first: {shown}); evaluate both on the same cases"
         )
 

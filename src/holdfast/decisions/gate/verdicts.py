@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from holdfast.analysis.panel import count_of
 from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.checks import Bounds, combine, judge_checks
 from holdfast.decisions.gate.declared import describe_declaration
@@ -20,6 +19,7 @@ from holdfast.decisions.gate.rules import fingerprint
 from holdfast.decisions.gate.sides import Judging, Side, choose_judging, relation_of, take_side
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Check, Checkpoint, Labelled, Verdict
+from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import exact_percent, name_metric
 from holdfast.store.origins import spell
 from holdfast.study.rules import FEWEST_FAMILIES, GateSection
@@ -303,7 +303,7 @@ def _tell_chosen(match: Match, rules: GateSection) -> Iterator[str]:
     cases, seeds = match.chosen["cases"], match.chosen["seeds"]
     if cases is not None:
         yield (
-            f"the first {count_of(cases, 'cases')} of {len(match.sides[0].cases)} by the digest of their ids were"
+            f"the first {count_noun(cases, 'cases')} of {len(match.sides[0].cases)} by the digest of their ids were"
             " compared, as asked: the best of several such numbers passes falsely in more than"
             f" {exact_percent(rules.alpha)} of gates"
         )

@@ -33,7 +33,7 @@ from holdfast.exchange.traces.importing import Imported, choose_sample, import_t
 from holdfast.judges.unread import Readings
 from holdfast.records import Flag, content_id
 from holdfast.records.errors import StudyError
-from holdfast.report.words.labels import count_noun
+from holdfast.records.words import count_noun
 from holdfast.runs.plan.step import Step
 from holdfast.runs.progress import ProgressLines, rate_and_left
 from holdfast.runs.rescoring import find_judge_step

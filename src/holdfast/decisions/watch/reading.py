@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +28,8 @@ from holdfast.records.errors import StudyError
 from holdfast.report.words.labels import name_judge
 from holdfast.store import Store
 from holdfast.store.origins import read_import_notes, read_log_states
-from holdfast.store.places import STUDY_KEY
 from holdfast.store.tables import ScoreTable
+from holdfast.study.noted import read_noted
 
 MOST_NAMED = 5
 DOSES = ("dose", "steps")  # axes along which the checkpoints of one stage follow on each other
@@ -285,7 +284,7 @@ def read_view(
         data=content_id("watch data", used, sorted(ids[one] for one in found), sorted(plain.items())),
         cases={name: str(case.facts.get("sample", name[:12])) for name, case in cases.items()},
         counts=Counter(due.values()),
-        expected=json.loads(store.meta(STUDY_KEY) or "{}").get("rollouts", {}).get("per_test_case"),
+        expected=read_noted(store).get("rollouts", {}).get("per_test_case"),
         declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values()), scores),
         labelled=related[label][0],
         reads_state=related[label][1],

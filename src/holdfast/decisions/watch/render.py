@@ -10,8 +10,9 @@ from holdfast.decisions.gate.outputs.markdown import escape_markdown
 from holdfast.decisions.gate.verdicts import LABELLED_LIMITS
 from holdfast.decisions.watch.mix import MIX_P
 from holdfast.decisions.watch.series import Drift, Row, Span, Watch
+from holdfast.records.words import count_noun
 from holdfast.report.words.inert import show_line
-from holdfast.report.words.labels import count_noun, format_number, format_percent, name_judge
+from holdfast.report.words.labels import format_number, format_percent, name_judge
 from holdfast.report.words.tables import Cell, Table, table_text
 
 COLUMNS = ("look", "cases", "mean", "change", "lower", "upper", "best window", "judge", "finding")

@@ -17,7 +17,7 @@ import numpy as np
 
 from holdfast.decisions.watch.state import MIN_COVERAGE, Seen, State, Values
 from holdfast.records import Labelled
-from holdfast.report.words.labels import count_noun
+from holdfast.records.words import count_noun
 from holdfast.stats.bounded import Floats, lower_bound, order_cases, upper_bound
 from holdfast.stats.power import gather
 from holdfast.stats.sequential import WINDOWS, ChangeMonitor, delay, spend

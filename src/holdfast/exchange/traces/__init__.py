@@ -26,7 +26,7 @@ from holdfast.exchange.traces.runs import is_run, read_run
 from holdfast.exchange.traces.spans import SpanCollector
 from holdfast.exchange.traces.telling import describe_reading
 from holdfast.records.errors import StudyError
-from holdfast.report.words.labels import count_noun
+from holdfast.records.words import count_noun
 
 MOST_BAD = 0.05  # of a week's spans or conversations; more of them missing may change what is left
 FORMATS = (

@@ -16,7 +16,7 @@ from holdfast.exchange.traces.files import sort_paths
 from holdfast.records import Case, Checkpoint, Declaration, Ending, Message, Score, Trajectory, content_id
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import scratch_directory
-from holdfast.report.words.labels import count_noun
+from holdfast.records.words import count_noun
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec
 from holdfast.store.origins import (

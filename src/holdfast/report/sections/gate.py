@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Check, Outcome, Verdict
+from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
-from holdfast.report.words.labels import count_noun, format_number, format_percent, name_judge, name_lineage
+from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
 from holdfast.report.words.layout import Section, make_section, paragraph
 from holdfast.report.words.tables import Cell, Table, table_html
 

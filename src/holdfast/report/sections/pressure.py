@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.records.words import count_noun
 from holdfast.report.draw.svg import PAPER, Canvas, Scale, draw_mark, stroke_of
 from holdfast.report.sections.chance import chance_paragraph
 from holdfast.report.sections.taxonomy import format_ends
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import (
-    count_noun,
     describe_basis,
     excludes_zero,
     format_interval,

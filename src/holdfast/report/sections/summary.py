@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.records import Analysis, Estimate, Unbounded, can_be_told, cannot_be_told
+from holdfast.records.words import count_noun
 from holdfast.report.sections.approval.setup import make_setup
 from holdfast.report.sections.approval.tables import format_cell, index_last, keep_judge, pick_rows
 from holdfast.report.sections.approval.words import describe_approval, name_key, void_notes
@@ -16,7 +17,6 @@ from holdfast.report.words.labels import (
     NOT_IDENTIFIED,
     SEED_AXES,
     count_flags,
-    count_noun,
     explain_persistence,
     format_interval,
     format_number,

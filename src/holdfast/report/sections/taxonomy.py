@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast.records import FEW_CASES, Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.records.words import count_noun
 from holdfast.report.draw.svg import RULE, Attribute, Canvas, color_of
 from holdfast.report.sections.chance import chance_paragraph
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import (
-    count_noun,
     describe_basis,
     format_number,
     format_percent,

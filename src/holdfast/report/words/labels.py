@@ -20,6 +20,7 @@ from holdfast.records import (
     can_be_told,
     cannot_be_told,
 )
+from holdfast.records.words import count_noun
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import TrajectoryTable
@@ -295,12 +296,6 @@ def half_width(estimate: Estimate) -> float | None:
 def format_percent(share: float | None, digits: int = 0) -> str:
     """A share of one in per cent, with a space that does not break."""
     return "–" if share is None else f"{format_number(100 * share, digits)}\u00a0%"
-
-
-def count_noun(count: int, plural: str) -> str:
-    """``1 base``, ``3 bases``, ``1 trajectory``: a count before a noun that is given in the plural."""
-    single = plural[:-3] + "y" if plural.endswith("ies") else plural.removesuffix("s")
-    return f"{count:,} {single if count == 1 else plural}"
 
 
 def find_controls(analysis: Analysis) -> frozenset[tuple[str, ...]]:

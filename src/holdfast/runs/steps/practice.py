@@ -31,7 +31,7 @@ from holdfast.runs.steps.reading import cases_of, encode, load_chat, weights_of
 from holdfast.runs.steps.resuming import LOOP, TRACKER, resume
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
-from holdfast.study.rewarder import read_rewarder
+from holdfast.study.noted import read_rewarder
 from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.stages import combine_reward
 from holdfast.study.tables import RULES

@@ -17,20 +17,21 @@ from typing import Any
 import numpy as np
 import scipy
 
-from holdfast import __version__
 from holdfast.decisions.gate.outputs.document import document, plain, several_document
 from holdfast.decisions.gate.outputs.evidence_page import render_evidence
 from holdfast.decisions.gate.outputs.verdicts import judge_run
 from holdfast.records import Checkpoint, Verdict, content_id
 from holdfast.records.errors import StoreError
 from holdfast.records.outputs import new_directory, write_file
+from holdfast.records.version import VERSION
+from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import collect_limits, count_by_lineage, count_outcomes, describe_verdict, overall
-from holdfast.report.words.labels import count_noun
 from holdfast.runs.run import planned_steps
 from holdfast.store import Store
 from holdfast.store.copying import read_analysis
-from holdfast.store.places import ANALYSIS_FILE, STUDY_KEY
+from holdfast.store.places import ANALYSIS_FILE
 from holdfast.store.weights import digest_directory
+from holdfast.study.noted import read_noted
 
 FORMAT = "holdfast evidence 1"
 JSON_FILE, PAGE_FILE = "evidence.json", "evidence.html"
@@ -75,7 +76,7 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
             "format": FORMAT,
             "run": run_path.absolute().name,
             "versions": {
-                "holdfast": __version__,
+                "holdfast": VERSION,
                 "python": platform.python_version(),
                 "numpy": np.__version__,
                 "scipy": scipy.__version__,
@@ -103,7 +104,7 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
 
 def _study(store: Store) -> dict[str, Any] | None:
     """The settings that decide a study's results and their digest; None for a run that no study made."""
-    settings = json.loads(store.meta(STUDY_KEY) or "{}")
+    settings = read_noted(store)
     if not settings:
         return None
     name = str(settings.get("study", {}).get("name", ""))

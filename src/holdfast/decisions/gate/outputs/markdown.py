@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from holdfast.records import Outcome, Verdict
+from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import (
     ORDER,
     check_cells,
@@ -24,7 +25,6 @@ from holdfast.report.sections.gate import (
     overall,
 )
 from holdfast.report.words.inert import show_line
-from holdfast.report.words.labels import count_noun
 
 MOST_ROWS = 50  # of the table of verdicts; a comment on a pull request holds 65,536 characters
 MOST_DETAILS = 12

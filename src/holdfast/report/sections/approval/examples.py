@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from holdfast.analysis.approval.users import read_section
 from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.report.words.inert import dump_json, escape_html, trim_text
 from holdfast.report.words.labels import format_number
 from holdfast.store import Store
 from holdfast.store.tables import ScoreTable
-from holdfast.study.rewarder import Rewarder, read_rewarder
+from holdfast.study.noted import Rewarder, read_approval, read_rewarder
 from holdfast.study.stages import REWARD_METHODS
 from holdfast.study.users import APPROVAL as PART
 from holdfast.study.users import EXPLOIT_ABOVE, to_rating
@@ -106,7 +105,7 @@ def read_users(store: Store) -> Users:
 
 def _read_toggles(store: Store, cases: Iterable[Case]) -> dict[str, Mapping[str, object]]:
     """Setting → its toggles as cases tell them, and what the study alone says: environments and share in training."""
-    section = read_section(store)
+    section = read_approval(store)
     found: dict[str, Mapping[str, object]] = {}
     for case in cases:
         name = str(case.facts.get("setting"))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Curve, Estimate, can_be_told
+from holdfast.records.words import count_noun
 from holdfast.report.draw.curves import average_seeds, window_length
 from holdfast.report.sections.approval.setup import Lineage, Setup, is_main, is_own, make_setup
 from holdfast.report.sections.approval.tables import (
@@ -22,14 +23,7 @@ from holdfast.report.sections.approval.tables import (
     subtract,
 )
 from holdfast.report.words.inert import show_line
-from holdfast.report.words.labels import (
-    count_noun,
-    excludes_zero,
-    format_number,
-    is_not_reached,
-    name_axes,
-    name_lineage,
-)
+from holdfast.report.words.labels import excludes_zero, format_number, is_not_reached, name_axes, name_lineage
 from holdfast.report.words.tables import Table, table_text
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.study.users import visible_cues
