@@ -5,14 +5,16 @@ All settings in TOML (studies, rules of a gate, judges) come through ``read_sett
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sqlite3
 import stat
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StoreError, StudyError
 
 SETTINGS_BYTES = 4 << 20  # of a file of settings
 MOST_LEVELS = 64  # of tables and arrays within each other, and parts of a dotted key
@@ -108,3 +110,35 @@ def _check_values(found: dict[str, Any]) -> None:
             raise tomllib.TOMLDecodeError(f"{place[1:]} is a whole number of more than 64 bits")
         elif isinstance(value, str) and "\0" in value:
             raise tomllib.TOMLDecodeError(f"{place[1:]} holds a NUL character")
+
+
+def reading_address(file: Path) -> str:
+    """The URI by which a database is read, also on media or in a directory where nothing can be written.
+
+    There SQLite cannot make the files that readers and a writer share. Where no writer left anything beside the
+    database, it is read as a file that nobody changes. Errors: StoreError where its last writes stand in a log that
+    cannot be read so.
+    """
+    address = f"{file.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
+            db.execute("PRAGMA busy_timeout=10000")
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except UnicodeDecodeError:
+        return address  # a damaged name in the schema, which opening it tells
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNWRITABLE:
+            return address  # opening it again says what is wrong
+        log = file.with_name(f"{file.name}-wal")
+        if log.is_file() and log.stat().st_size:
+            raise StoreError(
+                f"{log}: holds the last writes to {file.name}, and nothing can be written beside it, which reading them"
+                " needs; copy the run to where it can be written"
+            ) from error
+        return f"{address}&immutable=1"
+    except sqlite3.DatabaseError:
+        pass
+    return address
+
+
+_UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from holdfast.records.errors import StoreError
+from holdfast.records.inputs import reading_address
 from holdfast.store import Store
 from holdfast.store.checking import read_checked
-from holdfast.store.database import PRIVATE_DIRECTORY, copy_rows, reading_address
+from holdfast.store.database import PRIVATE_DIRECTORY, copy_rows
 from holdfast.store.places import ANALYSIS_FILE, LEDGER, LOGS
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS

@@ -38,7 +38,7 @@ from holdfast.models.remote.ledger_digests import (
     teach_digests,
 )
 from holdfast.records.errors import BudgetSpent, StoreError
-from holdfast.store.database import reading_address
+from holdfast.records.inputs import reading_address
 
 BUSY_MILLISECONDS = 60_000
 SCHEMA = """
