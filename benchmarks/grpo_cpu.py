@@ -66,7 +66,7 @@ from holdfast.training.loop.passes import descend
 from holdfast.training.policy.adapters import Policy, WholeTiny
 from holdfast.training.rl import stage as reinforce
 from holdfast.training.rl.groups import Batch, gradient_step
-from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.supply import score_all
 from holdfast.training.settings import RewardSettings, SFTSettings
 

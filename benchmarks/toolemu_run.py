@@ -30,7 +30,7 @@ from machine import document, show
 
 from holdfast.models.fakes import FakeProvider
 from holdfast.records import ToolCall
-from holdfast.runs.traffic import read_spending
+from holdfast.runs.forecast import read_spending
 from holdfast.store import Store
 from holdfast.store.places import LEDGER
 

@@ -18,7 +18,7 @@ from toolemu_samples import make_record, write_files
 from holdfast.cli import main as cli
 from holdfast.models.fakes import FakeProvider
 from holdfast.records import Ending, Score, ToolCall, Trajectory
-from holdfast.runs.traffic import read_spending
+from holdfast.runs.forecast import read_spending
 from holdfast.store import Store
 
 SPEAKERS = ("agent", "emulator", "judge")

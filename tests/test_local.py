@@ -19,8 +19,8 @@ from rounding import EXACT
 
 from holdfast.models import Ask, Conversation
 from holdfast.models.directories import stacks, whole
+from holdfast.models.local.decoding import PrefixCache
 from holdfast.models.local.local import LocalModel
-from holdfast.models.local.prefix_cache import PrefixCache
 from holdfast.records import Message
 from holdfast.records.errors import StepError, StudyError
 

@@ -21,8 +21,7 @@ from holdfast.training.policy.adapters import open_policy
 from holdfast.training.rl.groups import Batch, list_completions
 from holdfast.training.rl.offline import describe, name_rollout, offline_steps, select, take_units
 from holdfast.training.rl.offpolicy import measure
-from holdfast.training.rl.rollouts import Rewarded
-from holdfast.training.rl.selection import units_per_step
+from holdfast.training.rl.selection import Rewarded, units_per_step
 from holdfast.training.settings import RewardSettings
 from holdfast.training.trees.parts import GroupPart, PairPart, TokenPart
 

@@ -25,7 +25,7 @@ from holdfast.training.loop import loop as loop_module
 from holdfast.training.loop.passes import descend
 from holdfast.training.policy.adapters import HubModel, open_policy
 from holdfast.training.rl.groups import Batch, describe_policy, gradient_step, order_sequences, watched_step
-from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.stage import train_on_rewards
 from holdfast.training.rl.supply import score_all
 

@@ -14,7 +14,7 @@ from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.tuning import open_measure
 from holdfast.store import Store
 from holdfast.suites import office
-from holdfast.suites.reserves import TUNE
+from holdfast.suites.casebook import TUNE
 from holdfast.training.dpo.balance import Balance, Measured
 from holdfast.training.policy.adapters import open_policy
 

@@ -24,8 +24,7 @@ from holdfast.runs.steps import Finished, Outcome, carry_out
 from holdfast.store import Store
 from holdfast.store.weights import digest_directory
 from holdfast.study.study import Study, load
-from holdfast.suites.casebook import collect_cases
-from holdfast.suites.reserves import FRESH, TUNE
+from holdfast.suites.casebook import FRESH, TUNE, collect_cases
 from holdfast.training.dpo.balance import Balance
 
 REPAIR = Path(__file__).parents[1] / "studies" / "repair.toml"

@@ -24,7 +24,7 @@ from holdfast.report.page.shards import MESSAGE_CHARACTERS
 from holdfast.report.sections.main import health_section, persistence_section
 from holdfast.report.sections.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
 from holdfast.report.words.inert import unpack_json
-from holdfast.report.words.names import describe_names, names_html
+from holdfast.report.words.labels import describe_names, names_html
 from holdfast.report.words.tables import narrow, pivot, table_latex
 from holdfast.store import Store
 

@@ -34,7 +34,6 @@ from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.cases import USER_CASES, case_title, write_cases
 from holdfast.report.page.terminal import render_results
 from holdfast.report.sections.approval.examples import Users, examples_html, read_users
-from holdfast.report.sections.approval.ladder import order_ladder
 from holdfast.report.sections.approval.section import approval_section, path_panels, trace_path
 from holdfast.report.sections.approval.setup import describe_arms, make_setup, order_bases, parse_size
 from holdfast.report.sections.approval.tables import (
@@ -43,6 +42,7 @@ from holdfast.report.sections.approval.tables import (
     index_last,
     keep_judge,
     level_table,
+    order_ladder,
     pick_rows,
 )
 from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes

@@ -10,7 +10,7 @@ import pytest
 from pressure_samples import Place, make_checkpoint, write_pressure
 from toolemu_samples import make_record, make_suite, write_files
 
-from holdfast.analysis.pressure.shifts import shift_rows
+from holdfast.analysis.pressure.susceptibility import shift_rows
 from holdfast.analysis.pressure.variants import read_source
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Checkpoint, Message

@@ -21,14 +21,14 @@ from itertools import chain
 
 import numpy as np
 
-from holdfast.analysis import frontier, health, judging, multiplicity, planes, pooled, repair, whose
-from holdfast.analysis import judges as calibration
+from holdfast.analysis import frontier, health, multiplicity, planes, pooled, repair, whose
 from holdfast.analysis import published as paper
 from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
+from holdfast.analysis.judges import agreement_rows, calibration_rows, coverage_rows, rate_rows
 from holdfast.analysis.panel import Panel, read_panel, require_same_cases
-from holdfast.analysis.pressure import shifts, susceptibility, taxonomy
+from holdfast.analysis.pressure import susceptibility, taxonomy
 from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Analysis
 from holdfast.records.words import count_noun
@@ -74,7 +74,7 @@ def analyze(
         curves=users.curves,
         rewarder=users.rewarder,
         susceptibility=tuple(whose.relate_rows(design, susceptibility.susceptibility_rows(source))),
-        shifts=tuple(whose.relate_rows(design, shifts.shift_rows(source))),
+        shifts=tuple(whose.relate_rows(design, susceptibility.shift_rows(source))),
         taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
     )
     return multiplicity.add_notes(whole)
@@ -114,17 +114,17 @@ def _analyze_design(
     lines = (*paper.frontier_rows(design), *frontier.frontier_estimates(design, means))
     ratios = paper.persistence_rows(design, draws * PUBLISHED_DRAWS_FACTOR, published)
     measured = measures or {}
-    agreement, judges = tuple(judging.agreement_rows(panel)), whose.judge_facts(design)
+    agreement, judges = tuple(agreement_rows(panel)), whose.judge_facts(design)
     return Analysis(
         scores=(*paper.score_rows(design), *pooled.score_rows(design)),
         deltas=(*paper.delta_rows(design), *pooled.delta_rows(design)),
         persistence=(*ratios, *pooled.persistence_rows(design)),
         frontier=lines,
         agreement=agreement,
-        audit=tuple(chain(judging.rate_rows(panel, UNFIT), judging.coverage_rows(design))),
+        audit=tuple(chain(rate_rows(panel, UNFIT), coverage_rows(design))),
         dose=tuple(health.dose_rows(design, measured)),
         health=tuple(health.health_rows(design, measured)),
-        calibration=tuple(whose.relate_rows(design, calibration.calibration_rows(panel), ranked=False)),
+        calibration=tuple(whose.relate_rows(design, calibration_rows(panel), ranked=False)),
         repair=tuple(repair.repair_rows(design, means, measured, gate)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
         notes=(*notes, *_notes(design, apart), *whose.judge_notes(judges, design, agreement)),

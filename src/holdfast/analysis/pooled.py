@@ -13,8 +13,17 @@ from holdfast.analysis.design import BASE, Contrast, Design, contrast, describe_
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.records.words import count_noun, true_minus
-from holdfast.stats.contrasts import MIN_SEEDS, NO_VARIANCE, Spread, interval, limits, spread, standard_errors
-from holdfast.stats.ratios import SMALLEST_DENOMINATOR, ratio_set
+from holdfast.stats.contrasts import (
+    MIN_SEEDS,
+    NO_VARIANCE,
+    SMALLEST_DENOMINATOR,
+    Spread,
+    interval,
+    limits,
+    ratio_set,
+    spread,
+    standard_errors,
+)
 
 Floats = NDArray[np.float64]
 POOLED = "pooled"

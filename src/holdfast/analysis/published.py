@@ -29,8 +29,8 @@ from holdfast.analysis.design import (
 from holdfast.analysis.panel import Config, Replicate
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import Estimate
+from holdfast.stats.contrasts import SMALLEST_DENOMINATOR, mean_of_ratios
 from holdfast.stats.lines import correlations, ordinary_lines, slope_p_value
-from holdfast.stats.ratios import SMALLEST_DENOMINATOR, mean_of_ratios
 from holdfast.stats.resample import percentile_interval, resampled_means
 
 Floats = NDArray[np.float64]

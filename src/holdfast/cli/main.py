@@ -209,8 +209,8 @@ def _analyze(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from holdfast.report.page.terminal import render_status, render_trajectory
+    from holdfast.runs.forecast import read_spending
     from holdfast.runs.run import check_run, planned_steps
-    from holdfast.runs.traffic import read_spending
     from holdfast.store import Store
 
     with Store(options.run) as store:

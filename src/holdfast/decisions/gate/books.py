@@ -15,7 +15,7 @@ from holdfast.analysis.labelled import Labels, read_labels
 from holdfast.decisions.gate.declared import Origin, read_origin
 from holdfast.records import Case, Checkpoint
 from holdfast.records.errors import StoreError, StudyError
-from holdfast.runs.traffic import read_spending
+from holdfast.runs.forecast import read_spending
 from holdfast.store import DATABASE, Store
 from holdfast.store.origins import LogState, read_import_notes, read_log_states
 from holdfast.store.tables import ScoreTable, TrajectoryTable

@@ -25,11 +25,11 @@ from holdfast.report.words.labels import (
     explain_persistence,
     name_kind,
     name_lineage,
+    names_html,
     pick_claim,
     split_levels,
 )
 from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
-from holdfast.report.words.names import names_html
 from holdfast.report.words.tables import describe_flag, is_rate, list_estimates, pivot, table_html
 
 Lineage = tuple[str, ...]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
 from holdfast.runs.plan.step import Made
 from holdfast.study.stages import AXIS_SETTINGS, MergeSection, StageSection
-from holdfast.suites.reserves import count_tuning
+from holdfast.suites.casebook import count_tuning
 
 if TYPE_CHECKING:
     from holdfast.runs.plan.planner import Planner

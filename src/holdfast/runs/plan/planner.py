@@ -15,9 +15,8 @@ from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
 from holdfast.suites import approval, probes
 from holdfast.suites.approval import teaching
-from holdfast.suites.casebook import PARTS, count_cases
+from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
 from holdfast.suites.office import CASES_VERSION, DEMONSTRATIONS_VERSION
-from holdfast.suites.reserves import FRESH, count_fresh, count_tuning
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1

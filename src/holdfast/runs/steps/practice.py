@@ -27,8 +27,7 @@ from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import score_all
 from holdfast.runs.steps.outcomes import Emit, Finished, beat, complete
-from holdfast.runs.steps.reading import cases_of, encode, load_chat, weights_of
-from holdfast.runs.steps.resuming import LOOP, TRACKER, resume
+from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
     from holdfast.models.local.vllm import VllmModel
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.policy.adapters import Policy, Precision
-    from holdfast.training.rl.rollouts import Rewarded
-    from holdfast.training.rl.selection import Selection
+    from holdfast.training.rl.selection import Rewarded, Selection
 
 # The rules' own name, where they are not the judge that rewards.
 _RULES = "rules"
@@ -218,7 +216,7 @@ class _Practice:
         self, group: int, case: Case, trajectory: Trajectory, scores: Sequence[Score], encoded: Encoded
     ) -> Rewarded:
         """A rollout with its reward, and what there is to watch of it."""
-        from holdfast.training.rl.rollouts import Rewarded
+        from holdfast.training.rl.selection import Rewarded
 
         settings, own = self._step.settings, self._step.settings["judge"]
         read = _mean_values(scores)

@@ -18,9 +18,8 @@ from holdfast.runs.plan.on_pairs import MERGE
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
 from holdfast.runs.steps.practice import train_on_rewards
-from holdfast.runs.steps.reading import cases_of, encode, load_chat, weights_of
+from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.references import is_scored
-from holdfast.runs.steps.resuming import LOOP, TRACKER, resume
 from holdfast.runs.steps.tuning import open_measure
 from holdfast.store import Store, weights
 from holdfast.store.weights import WEIGHTS

@@ -23,7 +23,7 @@ from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.suites import open_world
-from holdfast.suites.reserves import TUNE
+from holdfast.suites.casebook import TUNE
 
 if TYPE_CHECKING:
     from holdfast.models import Model

@@ -21,10 +21,9 @@ from holdfast.training.dpo.balance import Balance, Measure
 from holdfast.training.dpo.mixing import Second, mixed_steps, second_step
 from holdfast.training.dpo.orders import PairOrder, pair_steps
 from holdfast.training.encoding import Encoded, LossMask, check_sequences, score_picked
-from holdfast.training.loop.loop import Loop, LoopSettings
+from holdfast.training.loop.loop import Loop, LoopSettings, open_tracker
 from holdfast.training.loop.passes import check_budget, score_within
 from holdfast.training.loop.sharding import score_together
-from holdfast.training.loop.tracking import open_tracker
 from holdfast.training.policy.adapters import Policy, open_policy
 from holdfast.training.ranks import find_ranks
 from holdfast.training.settings import DPOSettings

@@ -23,7 +23,7 @@ from holdfast.training.encoding import ScoredSequence, score_picked
 from holdfast.training.objectives import group_advantages
 from holdfast.training.rl.offline import choose_objective, describe
 from holdfast.training.rl.offpolicy import measure
-from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.selection import Rewarded
 from holdfast.training.settings import RewardSettings
 from holdfast.training.trees.parts import Part, TrainStep, group_step
 from holdfast.training.trees.trees import partition

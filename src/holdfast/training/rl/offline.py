@@ -22,9 +22,9 @@ from holdfast.records import PreferencePair
 from holdfast.records.errors import StudyError
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.objectives import Aggregation, group_advantages
-from holdfast.training.rl.rollouts import Rewarded
 from holdfast.training.rl.selection import (
     OfflineSettings,
+    Rewarded,
     Selection,
     Unit,
     count_own,

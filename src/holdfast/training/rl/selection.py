@@ -6,16 +6,16 @@ Data are filtered by reward alone. What is harmful in them is counted and report
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from holdfast.records import content_id
 from holdfast.records.errors import StepError, StudyError
 from holdfast.training.encoding import Encoded
-from holdfast.training.rl.rollouts import Rewarded
 
 # What a method's units are called.
 _UNITS = {"grpo": "prompts", "best_sft": "demonstrations", "best_dpo": "pairs"}
@@ -284,3 +284,25 @@ def mean_reward(rollouts: Iterable[Rewarded]) -> float | None:
     """The mean reward of the rollouts that have one; None where none has."""
     values = [rollout.reward for rollout in rollouts if rollout.reward is not None]
     return math.fsum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewarded:
+    """One rollout: its tokens, and what was said of it.
+
+    ``group`` numbers the prompt within what is passed together, ``case_id`` names it. ``reward`` is None where the
+    judge gave none, with ``missing`` as its reason. ``logprob`` is the sum in nats over the agent's own tokens under
+    the model that sampled them, as the sampler reports it, and ``sampled`` [agent's tokens] the same token by token as
+    the training engine computes it, where it has. ``facts`` are numbers to watch, such as ``harm``, ``exploited``,
+    ``success`` and ``gameable`` (0 or 1). ``text`` is what a reader is shown.
+    """
+
+    group: int
+    case_id: str
+    encoded: Encoded
+    reward: float | None
+    missing: str | None = None
+    logprob: float | None = None
+    sampled: NDArray[np.float32] | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""

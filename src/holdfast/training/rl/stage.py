@@ -24,9 +24,8 @@ from holdfast.records.outputs import sync_tree
 from holdfast.store.weights import digest_directory, dose_path, note_digest, start_anew
 from holdfast.training.dpo.preference import TrainResult
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
-from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated
+from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated, open_tracker
 from holdfast.training.loop.passes import check_budget
-from holdfast.training.loop.tracking import open_tracker
 from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.rl.groups import (
     Batch,
@@ -41,8 +40,7 @@ from holdfast.training.rl.groups import (
 )
 from holdfast.training.rl.offline import offline_steps
 from holdfast.training.rl.offpolicy import measure
-from holdfast.training.rl.rollouts import Rewarded
-from holdfast.training.rl.selection import select
+from holdfast.training.rl.selection import Rewarded, select
 from holdfast.training.rl.supply import Draw, Supply, score_all
 from holdfast.training.settings import RewardSettings
 from holdfast.training.states import STATE, UnusableState

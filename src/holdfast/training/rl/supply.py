@@ -21,7 +21,7 @@ from holdfast.training.encoding import Encoded, ScoredSequence
 from holdfast.training.loop.passes import score_within
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.rl.groups import Batch, Floats
-from holdfast.training.rl.rollouts import Rewarded
+from holdfast.training.rl.selection import Rewarded
 from holdfast.training.settings import RewardSettings
 from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
 

@@ -19,18 +19,20 @@ from holdfast.report.draw.curves import (
 )
 from holdfast.report.draw.svg import SERIES, SHAPES
 from holdfast.report.sections.approval.examples import Users, examples_html
-from holdfast.report.sections.approval.ladder import describe_toggles, ladder_table, order_ladder
 from holdfast.report.sections.approval.setup import Lineage, Setup, is_main, make_setup
 from holdfast.report.sections.approval.tables import (
     AT_KL,
     Key,
     cue_table,
     data_table,
+    describe_toggles,
     gap_table,
     index_last,
     keep_judge,
+    ladder_table,
     level_table,
     order_keys,
+    order_ladder,
     pick_rows,
     reaction_table,
 )
