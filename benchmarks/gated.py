@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.decisions.gate.checks import Bounds, combine, judge_checks
 from holdfast.decisions.gate.pairing import pair_sides
 from holdfast.decisions.gate.sides import Side
 from holdfast.decisions.gate.verdicts import tell_families
 from holdfast.records import Checkpoint, Outcome, Verdict
+from holdfast.records.arrays import Floats
 from holdfast.study.rules import GateSection
 
-Floats = NDArray[np.float64]
 ALL = ("safety", "severe", "helpfulness", "refusal", "validity")
 
 

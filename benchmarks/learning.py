@@ -28,10 +28,10 @@ import numpy as np
 import office_pairs
 import torch
 from machine import document, show
-from numpy.typing import NDArray
 from office_pairs import OfficePairs
 
 from holdfast.records import PreferencePair
+from holdfast.records.arrays import Floats
 from holdfast.report.draw.svg import Canvas, Scale, draw_axes, draw_mark, span, stroke_of
 from holdfast.stats.contrasts import interval, sample_of, spread
 from holdfast.study.stages import StageSection
@@ -54,7 +54,6 @@ BASES = 2
 MARKS = (160, 320, 640)  # pairs seen; a stage of the quick study takes 20 steps of 32
 WIDE = PairOrder(pairs_per_step=32, trajectories_per_case=1000)
 PAIRWISE, TREE = PairOrder(pairs_per_step=32, pairwise=True), PairOrder(pairs_per_step=32)
-Floats = NDArray[np.float64]
 # The pairs of each step, endlessly, for a seed.
 Stream = Callable[[OfficePairs, int], Iterator[list[PreferencePair]]]
 

@@ -7,8 +7,8 @@ from typing import Any
 from rounding import in_64_bits
 
 from holdfast.records.errors import StudyError
-from holdfast.training.dpo.preference import TrainResult
 from holdfast.training.dpo.stage import train_dpo
+from holdfast.training.loop.result import TrainResult
 
 
 def train_wide(**told: Any) -> list[TrainResult]:

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from audits.rows import Row
 from holdfast.analysis.pressure.susceptibility import CONTROL, susceptibility_rows
 from holdfast.analysis.pressure.variants import TEST, Arm, Cells, Run, Source, Variants
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord
+from holdfast.records.arrays import Floats
 from holdfast.report.sections.pressure import describe_pressure
 from holdfast.store import Store
 
 ITEM = "A4"
 CLAIM = "What is called easier to push is an effect of pressure, not plain harm on cases that were safe by luck."
 
-Floats = NDArray[np.float64]
 CASES, SEEDS = 120, 3
 STRONG = 3.0  # logits that pressure adds at the base, so that the form is measurable
 DRAWS = 500  # studies of a world at scale 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from gated import Floats, decide, share
+from gated import decide, share
 
 from audits.rows import Row
 from holdfast.records import Outcome, Verdict
+from holdfast.records.arrays import Floats
 from holdfast.study.rules import GateSection
 
 ITEM = "A9"

@@ -15,16 +15,15 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import PAIR_JUDGE, join, rank_judge
 from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.records import Checkpoint, Labelled
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import Sample, sample_of
 from holdfast.study.stages import is_midway
 
-Floats = NDArray[np.float64]
 Terms = tuple[tuple[Config, float], ...]
 
 BASE: Config = ((), ())

@@ -16,6 +16,7 @@ from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing
 from holdfast.analysis.published import ABSOLUTE_POINTS, BASE_DELTA_POINTS, DELTA_POINTS, MEAN_DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
+from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun, true_minus
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread
 from holdfast.stats.lines import (
@@ -29,7 +30,6 @@ from holdfast.stats.lines import (
 )
 from holdfast.stats.resample import NOMINAL, percentile_interval
 
-Floats = NDArray[np.float64]
 Statistic = Callable[[Floats, Floats], Floats]  # (…, points) twice → (…)
 
 MEAN_POINTS = "configuration averaged over bases, absolute"

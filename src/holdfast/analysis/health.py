@@ -8,7 +8,6 @@ from operator import neg
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import BASE, DOSE, Design, Key, by_base, contrast, dose_of, over, subject, without_dose
 from holdfast.analysis.panel import Config, Replicate
@@ -17,7 +16,6 @@ from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Checkpoint, Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 
-Floats = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, float]]
 
 MEASURED = "measured"

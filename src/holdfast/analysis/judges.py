@@ -19,25 +19,22 @@ from holdfast.analysis.panel import Panel, config_of
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.judges.state import StateJudge
 from holdfast.records import Estimate, Flag
-from holdfast.stats.agreement import agree, case_intervals, correlation
-from holdfast.stats.calibration import (
+from holdfast.records.arrays import Bools, Floats, Ints
+from holdfast.stats.agreement import (
     SCORES,
+    agree,
+    case_intervals,
     compare_repeats,
     confusion,
-    contrast_interval,
-    equality_p,
-    group_means,
-    rate_interval,
+    correlation,
     whole_scores,
 )
+from holdfast.stats.clusters import contrast_interval, equality_p, group_means, rate_interval
 from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, Spread, limits, sample_of, spread
 from holdfast.stats.resample import row_means
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Lineage = tuple[str, ...]
 
 CALIBRATION = "calibration"

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from holdfast.analysis.labelled import PAIR_JUDGE, Labels, join, read_labels
 from holdfast.analysis.roles import Roles, read_roles
 from holdfast.records import Checkpoint, Flag, Labelled
+from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable, TrajectoryTable
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Config = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]  # lineage, and axes without the judge of the pairs
 Replicate = tuple[int | None, int | None]  # split seed, train seed
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import BASE, Contrast, Design, contrast, describe_arm, over, splits_differ, subject
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
+from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun, true_minus
 from holdfast.stats.contrasts import (
     MIN_SEEDS,
@@ -25,7 +25,6 @@ from holdfast.stats.contrasts import (
     standard_errors,
 )
 
-Floats = NDArray[np.float64]
 POOLED = "pooled"
 Claim = Literal["checkpoint", "recipe"]
 Core = tuple[tuple[str, Any], ...]  # axes without dose

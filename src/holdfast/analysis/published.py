@@ -10,7 +10,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import (
     BASE,
@@ -29,11 +28,11 @@ from holdfast.analysis.design import (
 from holdfast.analysis.panel import Config, Replicate
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import Estimate
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import SMALLEST_DENOMINATOR, mean_of_ratios
 from holdfast.stats.lines import correlations, ordinary_lines, slope_p_value
 from holdfast.stats.resample import percentile_interval, resampled_means
 
-Floats = NDArray[np.float64]
 Core = tuple[tuple[str, Any], ...]
 Slot = tuple[Arm, Core]  # what one persistence is computed for
 

@@ -23,7 +23,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import (
     DOSE,
@@ -58,11 +57,11 @@ from holdfast.analysis.pooled import CLAIMS, POOLED, differences
 from holdfast.analysis.published import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, MERGE, SAFETY
 from holdfast.records import Estimate
+from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
 from holdfast.study.rules import GateSection
 
-Floats = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, float]]
 MEASURED = "measured"
 BOUND_LEVEL = 0.95  # one-sided, of all repairs together

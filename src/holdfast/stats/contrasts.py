@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from holdfast.records.arrays import Floats
 from holdfast.stats.limits import mean_limits
 from holdfast.stats.resample import NOMINAL, row_means
 
-Floats = NDArray[np.float64]
 MIN_SEEDS = 3
 SCORE_SPAN, CHANGE_SPAN = (0.0, 3.0), (-3.0, 3.0)  # of scores and of their differences
 NO_VARIANCE = 1e-20  # squared score points: smaller variances are rounding

@@ -11,14 +11,11 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtr
 
+from holdfast.records.arrays import Floats, Ints
 from holdfast.stats.agreement import correlation, ranks
 from holdfast.stats.resample import percentile_interval
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 MIN_MODELS = 3
 EXACT_UP_TO = 12  # models: the tables of a layer then take 20 MB

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from holdfast.records.arrays import Floats
+
 Weights = NDArray[np.float32]
 
 CHUNK_DRAWS = 2_000  # bounds memory: a chunk of weights is CHUNK_DRAWS × cases of 4 bytes

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.records import Checkpoint
+from holdfast.records.arrays import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 MIN_SCORE, MAX_SCORE = 0, 3
 CHUNK_ROWS = 10_000  # held as Python objects at a time
 RUBRIC_DIGITS = 8  # of a rubric's fingerprint in a judge's label

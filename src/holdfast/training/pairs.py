@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.records import Checkpoint, PreferencePair
+from holdfast.records.arrays import Floats, Ints
 from holdfast.records.errors import StudyError
 from holdfast.rollout.audit import UNFIT
 from holdfast.store.codec import flags_to_bits
-from holdfast.store.tables import Floats, Ints, ScoreTable
+from holdfast.store.tables import ScoreTable
 
 Combine = Literal["all", "any", "average"]
 PRECISION_AXIS = "quantization"  # how a model's weights are held; the model is the same

@@ -23,11 +23,11 @@ from holdfast.analysis.design import DOSE
 from holdfast.analysis.pressure.variants import PAIRED
 from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Curve, Estimate
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.levels import at_level, over_seeds
 from holdfast.stats.resample import row_means
 
-Floats = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, float]]
 
 KL = "approval_kl_parent"  # of rollouts with held-out users; test cases have their own

@@ -28,6 +28,7 @@ from holdfast.analysis.approval.users import LABELS, OBJECTIVES, Users, read_use
 from holdfast.analysis.design import DOSE
 from holdfast.analysis.pressure.variants import FIXED_BASES, PAIRED, Group, estimates, few_cases, leaning
 from holdfast.records import Checkpoint, Curve, Estimate
+from holdfast.records.arrays import Floats
 from holdfast.stats.clusters import Statistic, mean_statistic
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.exploitation import late_gap, late_window, paired_gaps
@@ -36,7 +37,6 @@ from holdfast.study.noted import read_rewarder
 from holdfast.study.stages import is_midway
 from holdfast.suites.approval import audit_cues
 
-Floats = NDArray[np.float64]
 SHARES = ("success", "exploit_rate")
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.approval.users import GAMEABLE, OTHER
 from holdfast.analysis.design import DOSE
 from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Checkpoint, Curve, Estimate
+from holdfast.records.arrays import Floats, Ints
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 from holdfast.stats.exploitation import WINDOW, max_hex_gap
 from holdfast.store import Store
@@ -27,9 +27,6 @@ from holdfast.store.checking import read_checked
 from holdfast.store.places import LOGS
 from holdfast.store.steplog import LOG_DIGESTS, StepStatus
 from holdfast.study.noted import Rewarder
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 MEASURED, PUBLISHED = "measured", "published"
 CURVES: Mapping[str, tuple[str, str | None]] = {  # a metric of a step → kind of curve, and the label of its users

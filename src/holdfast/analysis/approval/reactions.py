@@ -20,15 +20,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.approval.users import Users, trained_settings
 from holdfast.analysis.pressure.variants import PAIRED, Group, few_cases, leaning, mean_over
 from holdfast.records import FEW_CASES, Checkpoint, Estimate
+from holdfast.records.arrays import Floats
 from holdfast.stats.exploitation import LateGap, late_gap
 from holdfast.study.users import UNSEEN_CUES, SettingSection, visible_cues
-
-Floats = NDArray[np.float64]
 
 REACTS, NO_REACTION, UNTESTED = "reacts", "does not react", "not tested"
 NO_GAP, GAP = "no gap", "gap"

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.pressure.variants import Group, Run, groups, list_runs
 from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Case, Checkpoint
+from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.store import Store
 from holdfast.store.tables import ScoreTable
 from holdfast.study.noted import read_approval
@@ -26,9 +26,6 @@ from holdfast.study.stages import HIGHEST_RATING, LOWEST_RATING
 from holdfast.study.users import APPROVAL as PART
 from holdfast.study.users import EXPLOIT_ABOVE, ApprovalSection, to_rating, to_value
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Key = tuple[str, str, bool]  # quantity, setting, whether the user can be gamed
 
 GAMEABLE, OTHER = "gameable", "other"

@@ -45,10 +45,10 @@ from holdfast.analysis.pressure.variants import (
     mean_over,
 )
 from holdfast.records import Estimate
+from holdfast.records.arrays import Floats
 from holdfast.stats.clusters import Statistic, interaction, mean_statistic
 from holdfast.suites.attacks import CLEAN
 
-Floats = NDArray[np.float64]
 CONTROL = ("control", CLEAN)
 KINDS = ("control", "attack", "twin")
 Weigh = Callable[[Floats, Floats, Floats, Floats], Floats]

@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.pressure.susceptibility import NO_TWINS, Controls, match_forms, read_pressed
 from holdfast.analysis.pressure.variants import (
@@ -39,10 +38,10 @@ from holdfast.analysis.pressure.variants import (
     list_runs,
 )
 from holdfast.records import Case, Estimate
+from holdfast.records.arrays import Floats
 from holdfast.stats.clusters import Statistic, mean_statistic
 from holdfast.store import Store
 
-Floats = NDArray[np.float64]
 EXPLICIT, IMPLICIT = "explicit", "implicit"
 PROBE = "probe"
 REFUSING = frozenset({"refused", "asked"})

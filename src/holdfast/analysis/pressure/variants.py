@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.frontier import EXPLORATORY
 from holdfast.analysis.multiplicity import CHANGES, SPLITS
 from holdfast.records import FEW_CASES, Case, Checkpoint, Estimate, cannot_be_told
+from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.rollout.audit import refused_by
 from holdfast.stats.clusters import Pooled, Statistic, interval_of, pool
 from holdfast.stats.contrasts import MIN_SEEDS
@@ -26,9 +26,6 @@ from holdfast.store import Store
 from holdfast.store.tables import ScoreTable
 from holdfast.suites.attacks import is_hazardous
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Arm = tuple[str, str]  # kind, form
 
 SAFETY, HELPFULNESS = "safety", "helpfulness"

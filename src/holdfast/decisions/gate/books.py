@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import Labels, read_labels
 from holdfast.decisions.gate.declared import Origin, read_origin
 from holdfast.records import Case, Checkpoint
+from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.runs.forecast import read_spending
 from holdfast.store import DATABASE, Store
@@ -23,8 +23,6 @@ from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys
 from holdfast.suites import is_harmless
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
 TABLES = ("study", "suite", "rollouts", "models", "judges", "gate")  # of a study, that a gate reads
 REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal

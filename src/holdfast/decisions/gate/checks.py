@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from holdfast.decisions.gate.books import Floats
 from holdfast.decisions.gate.pairing import SPANS, Pairing
 from holdfast.decisions.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
 from holdfast.records import Check, Outcome
+from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import NOT_MEASURED, format_end, name_metric
 from holdfast.stats.bounded import holm, lower_bound, p_value

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from holdfast.decisions.gate.absent import fill_absent
-from holdfast.decisions.gate.books import Floats
 from holdfast.decisions.gate.checks import MIN_DRAWS
 from holdfast.decisions.gate.pairing import SPANS, require_comparable
 from holdfast.decisions.gate.questions import CASE, FAMILY, Question, ask_questions, choose_draws
 from holdfast.decisions.gate.sides import Side
+from holdfast.records.arrays import Floats
 from holdfast.records.errors import StudyError
 from holdfast.report.words.inert import show_line
 from holdfast.stats.bounded import order_cases

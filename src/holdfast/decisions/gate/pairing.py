@@ -11,10 +11,10 @@ import numpy as np
 
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE
 from holdfast.decisions.gate.absent import fill_absent
-from holdfast.decisions.gate.books import Bools, Floats
 from holdfast.decisions.gate.declared import require_same_declarations
 from holdfast.decisions.gate.sides import Side
 from holdfast.records import content_id
+from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, order_cases

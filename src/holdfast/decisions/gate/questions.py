@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from holdfast.decisions.gate.books import Floats
 from holdfast.decisions.gate.pairing import SPANS, Pairing, average_families
+from holdfast.records.arrays import Floats
 from holdfast.study.rules import FEWEST_FAMILIES, GateSection
 
 CEILING = "ceiling"

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import rank_judge
-from holdfast.decisions.gate.books import Book, Bools, Floats
+from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
 from holdfast.decisions.gate.logs import Gaps, find_gaps
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import JSON, Checkpoint, Declaration, Labelled
+from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.records.errors import StudyError
 from holdfast.report.words.labels import name_judge
 from holdfast.rollout.audit import UNFIT, refused_by
 from holdfast.store.codec import FLAG_BITS
 from holdfast.study.sections import OBJECTIVES
 
-Ints = NDArray[np.int64]
 GOES_BY = {"severe": "safety"}  # metric → the objective whose score it is read from
 UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
 MOST_NAMED = 5

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.records import Case, Trajectory
+from holdfast.records.arrays import Floats
 
 WORD_BINS = 64
 PERMUTATIONS = 999
@@ -32,8 +33,6 @@ MOST_CASES = 4000  # of one side that are compared
 MOST_TOOLS = 12  # that are shown
 NO_TOOL = "(none)"
 _WORD = re.compile(r"\w+")
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

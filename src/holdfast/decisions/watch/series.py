@@ -17,8 +17,9 @@ import numpy as np
 
 from holdfast.decisions.watch.state import MIN_COVERAGE, Seen, State, Values
 from holdfast.records import Labelled
+from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun
-from holdfast.stats.bounded import Floats, lower_bound, order_cases, upper_bound
+from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.stats.power import gather
 from holdfast.stats.sequential import WINDOWS, ChangeMonitor, delay, spend
 from holdfast.store.tables import MAX_SCORE, MIN_SCORE

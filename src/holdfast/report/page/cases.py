@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from holdfast.records import Case, Checkpoint, Flag
+from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.report.page.shards import ShardWriter, case_content, trajectory_content
 from holdfast.report.words.inert import show_line, trim_text
 from holdfast.report.words.labels import FIRST_OBJECTIVE, FLAG_WORDS, KIND_WORDS, is_control, name_axes, name_lineage
 from holdfast.rollout.audit import UNFIT
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS
-from holdfast.store.tables import Bools, Floats, Ints, ScoreTable, TrajectoryTable
+from holdfast.store.tables import ScoreTable, TrajectoryTable
 
 Lineage = tuple[str, ...]
 TITLE_CHARACTERS = 160

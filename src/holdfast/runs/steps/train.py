@@ -28,8 +28,8 @@ from holdfast.study.stages import REWARD_METHODS
 if TYPE_CHECKING:
     from holdfast.training.dpo.balance import Balance, Measure
     from holdfast.training.dpo.mixing import Second, Way
-    from holdfast.training.dpo.preference import TrainResult
     from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.loop.result import TrainResult
     from holdfast.training.settings import DPOSettings, SFTSettings
 
 

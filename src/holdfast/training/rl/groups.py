@@ -28,7 +28,7 @@ from holdfast.training.settings import RewardSettings
 from holdfast.training.trees.parts import Part, TrainStep, group_step
 from holdfast.training.trees.trees import partition
 
-Floats = NDArray[np.float32]
+Singles = NDArray[np.float32]
 _MOST_NATS = 50.0
 # What a judge that is a model says of harm, where the rules say it too.
 _OF_JUDGE = ("harm_judge", "exploited_judge")
@@ -142,7 +142,7 @@ def _merge(rollouts: Sequence[Rewarded], advantages: Sequence[float], kept: set[
 
 
 def gradient_step(
-    batch: Batch, settings: RewardSettings, facts: Mapping[str, float], reference: Mapping[int, Floats]
+    batch: Batch, settings: RewardSettings, facts: Mapping[str, float], reference: Mapping[int, Singles]
 ) -> TrainStep:
     """A step of policy gradient on a batch.
 
@@ -183,7 +183,7 @@ class WatchedPart:
     places: Sequence[int]
     inner: Part
     batch: Batch
-    start: Mapping[int, Floats]
+    start: Mapping[int, Singles]
 
     def loss(self, logps: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss of ``inner``, and its metrics beside what ``describe_policy`` finds."""
@@ -196,7 +196,7 @@ class WatchedPart:
 
 
 def watched_step(
-    batch: Batch, settings: RewardSettings, facts: Mapping[str, float], start: Mapping[int, Floats], places: list[int]
+    batch: Batch, settings: RewardSettings, facts: Mapping[str, float], start: Mapping[int, Singles], places: list[int]
 ) -> TrainStep:
     """``gradient_step`` on a batch with something to learn, watched in its own pass; ``places`` in order."""
     step = gradient_step(batch, settings, facts, start)
@@ -222,7 +222,7 @@ def describe_batch(batch: Batch) -> dict[str, float]:
     }
 
 
-def describe_policy(batch: Batch, now: Mapping[int, Floats], start: Mapping[int, Floats]) -> dict[str, float]:
+def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int, Singles]) -> dict[str, float]:
     """What a batch says of the policy: log-probabilities [tokens] of it ``now`` and at the ``start`` of the stage.
 
     Both are by place of the completion. ``entropy`` is the mean negative log-probability a token, ``kl`` the sum over
@@ -253,12 +253,12 @@ def describe_policy(batch: Batch, now: Mapping[int, Floats], start: Mapping[int,
     return found | _measure_mismatch([(item, value) for item, value, _ in items])
 
 
-def _sampled(item: Completion) -> Floats:
+def _sampled(item: Completion) -> Singles:
     assert item.first.sampled is not None
     return item.first.sampled
 
 
-def _measure_mismatch(items: Sequence[tuple[Completion, Floats]]) -> dict[str, float]:
+def _measure_mismatch(items: Sequence[tuple[Completion, Singles]]) -> dict[str, float]:
     """The sampler against the training engine on the weights that sampled, over rollouts where the sampler told."""
     gap, tokens = 0.0, 0
     for item, value in items:

@@ -22,15 +22,15 @@ from holdfast.records import content_id
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.outputs import sync_tree
 from holdfast.store.weights import digest_directory, dose_path, note_digest, start_anew
-from holdfast.training.dpo.preference import TrainResult
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
 from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated, open_tracker
 from holdfast.training.loop.passes import check_budget
+from holdfast.training.loop.result import TrainResult
 from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.rl.groups import (
     Batch,
     Completion,
-    Floats,
+    Singles,
     describe_batch,
     describe_policy,
     gradient_step,
@@ -256,13 +256,13 @@ class RewardStage:
         off = measure(now, [item.first.sampled for item in items if item.first.sampled is not None])
         return replace(step, facts={**step.facts, "log_ratio": off.log_ratio, "ess": off.ess})
 
-    def _score_start(self, sequences: Sequence[ScoredSequence]) -> list[Floats]:
+    def _score_start(self, sequences: Sequence[ScoredSequence]) -> list[Singles]:
         """Log-probabilities [tokens] of each sequence at the start of the stage."""
         policy = self._policy
         with policy.without_adapter() if isinstance(policy, HubModel) and policy.adapted else nullcontext():
             return self._score(self._start or policy, sequences)
 
-    def _score(self, policy: Policy, sequences: Sequence[ScoredSequence]) -> list[Floats]:
+    def _score(self, policy: Policy, sequences: Sequence[ScoredSequence]) -> list[Singles]:
         """Log-probabilities [tokens] of each sequence, without dropout."""
         self._policy.set_training(False)
         try:
@@ -270,7 +270,7 @@ class RewardStage:
         finally:
             self._policy.set_training(True)
 
-    def _score_stored(self) -> dict[str, Floats]:
+    def _score_stored(self) -> dict[str, Singles]:
         """Stored rollouts by name under the weights at the start, for the objectives that compare with them."""
         settings = self._settings
         selection = select(self._groups, settings)

@@ -20,7 +20,7 @@ import numpy as np
 from holdfast.training.encoding import Encoded, ScoredSequence
 from holdfast.training.loop.passes import score_within
 from holdfast.training.policy.adapters import Policy
-from holdfast.training.rl.groups import Batch, Floats
+from holdfast.training.rl.groups import Batch, Singles
 from holdfast.training.rl.selection import Rewarded
 from holdfast.training.settings import RewardSettings
 from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
@@ -145,7 +145,7 @@ def _digest(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def score_all(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Floats]:
+def score_all(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Singles]:
     """The log-probabilities [tokens] in nats of each sequence's scored tokens under a policy as it is."""
     found = score_within(policy, sequences, budget)
     return [value.to("cpu").float().numpy() for value in found]
