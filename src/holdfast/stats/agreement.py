@@ -145,7 +145,6 @@ TABLE_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
 
 
 SCORES = 4  # whole scores of the scale, from 0
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,9 @@ import numpy as np
 from scipy.special import fdtrc
 
 from holdfast.records.arrays import Bools, Floats, Ints
-from holdfast.stats.agreement import Interval
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 from holdfast.stats.limits import mean_limits
-from holdfast.stats.resample import NOMINAL
+from holdfast.stats.resample import NOMINAL, Interval
 
 HALF = 0.5  # of a case, unsafe, and as much safe, added to every cell of a table of log-odds
 

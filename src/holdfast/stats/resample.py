@@ -67,3 +67,6 @@ def percentile_interval(draws: NDArray[np.floating], level: float = NOMINAL) -> 
         return None
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+Interval = tuple[float, float]
