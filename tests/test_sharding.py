@@ -11,7 +11,7 @@ import pytest
 import tiny_office as office
 from rounding import EXACT, apart
 from safetensors.torch import load_file
-from wide_training import refuse, train_wide
+from wide_training import abort_afterwards, refuse, train_wide
 
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StudyError
@@ -117,3 +117,7 @@ def test_an_error_of_the_work_is_raised_as_it_is():
 def test_a_process_that_dies_is_named():
     with pytest.raises(StepError, match=r"training process \d ended with"):
         run_together(2, divmod, {"a": 1})
+
+
+def test_what_is_done_is_done_however_the_process_would_end():
+    assert run_together(2, abort_afterwards, {}) == "done"

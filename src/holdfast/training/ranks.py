@@ -50,6 +50,13 @@ def join_ranks(meeting: Path) -> Ranks | None:
     return find_ranks()
 
 
+def leave_ranks() -> None:
+    """Waits until all processes are done, and takes the ways between them down."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def shard(root: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
     """Shards a module in place, layer by layer, over all processes; gradients are summed, not averaged.
 

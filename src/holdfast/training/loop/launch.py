@@ -92,7 +92,7 @@ def _failure(folder: Path, failed: int, started: Sequence[subprocess.Popen[bytes
 def main(folder: Path) -> int:
     """One of the processes."""
     stop_with(int(os.environ[_PARENT]))
-    from holdfast.training.ranks import join_ranks
+    from holdfast.training.ranks import join_ranks, leave_ranks
 
     rank = int(os.environ["RANK"])
     # Written by the parent into a directory that only its user can write to.
@@ -100,6 +100,7 @@ def main(folder: Path) -> int:
     join_ranks(folder / _MEETING)
     try:
         found, code = work(**arguments), 0
+        leave_ranks()
     except HoldfastError as error:
         found, code = error, 1
     part = folder / f"part-{rank}"
@@ -109,4 +110,8 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    ended = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing is left to do, and what libraries do as an interpreter ends has aborted processes that were done.
+    os._exit(ended)
