@@ -138,8 +138,9 @@ def test_a_copied_run_rolls_out_the_same_episodes(smoke_run: Path, tmp_path: Pat
 
 KILL = """
 import os, signal, sys
-from holdfast import cli, execution, runs
+from holdfast.cli import main
 from holdfast.decisions.gate import running
+from holdfast.runs import execution, run
 
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -147,7 +148,7 @@ def kill(*_, **__):
 def today(*_):
     raise AssertionError("the suite's cases of today")
 
-runs.collect_cases = today
+run.collect_cases = today
 commit, left = execution._Execution._commit, [int(sys.argv[2])]
 
 def commit_and_die(*arguments):
@@ -162,7 +163,7 @@ elif sys.argv[1] == "run":
     running.run = kill
 else:
     execution._Execution._commit = commit_and_die
-sys.exit(cli.main(sys.argv[3:]))
+sys.exit(main.main(sys.argv[3:]))
 """
 
 
