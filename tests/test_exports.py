@@ -148,7 +148,7 @@ def test_an_absent_package_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, module, None)
     for ours in ("holdfast.exchange.inspect.export", "holdfast.models.directories.stacks"):
         monkeypatch.delitem(sys.modules, ours, raising=False)
-    with pytest.raises(MissingExtra, match=rf"not installed: pip install 'holdfast\[{extra}\]'") as caught:
+    with pytest.raises(MissingExtra, match=rf"not installed: pip install '.\[{extra}\]' in a checkout") as caught:
         export_run(smoke_run, form, tmp_path / "out", checkpoint="tiny-0 · base" if form == "hf" else None)
     assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
 

@@ -631,6 +631,22 @@ def test_what_inspects_sub_agents_did_counts_and_is_marked(kind: str, tmp_path: 
 
 # --- the suites as tasks, the tiny model as a provider -----------------------------------------------------------
 
+
+@pytest.mark.parametrize("package", ["holdfast", None])
+def test_inspect_knows_our_tasks_by_one_name(package: str | None) -> None:
+    """None: what Inspect makes of an editable installation, whose distribution is not called like the package."""
+    code = (
+        "import inspect_ai.scorer, inspect_ai._util.registry as registry\n"
+        f"registry.get_installed_package_name = lambda _: {package!r}\n"
+        "from holdfast.exchange.inspect import tasks\n"
+        "named = (tasks.office, tasks.toolemu, tasks.play_episode, tasks.safety, tasks.helpfulness, tasks.rubric)\n"
+        "print(*(registry.registry_info(part).name for part in named))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = ("office", "toolemu", "play_episode", "safety", "helpfulness", "rubric")
+    assert done.stdout.split() == [f"holdfast/{name}" for name in names]
+
+
 CASES = 10
 
 

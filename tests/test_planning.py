@@ -176,7 +176,7 @@ def test_only_a_study_with_adapters_asks_for_their_packages(monkeypatch: pytest.
     adapted = four_lineages() | {"axes": {"lora_r": [0, 4]}}
     assert look_around(studies.Study.model_validate(plain))[0] == []
     (problem,) = look_around(studies.Study.model_validate(adapted))[0]
-    assert "peft_that_is_absent are missing: pip install 'holdfast[train]'" in problem
+    assert "peft_that_is_absent are missing: pip install '.[train]' in a checkout" in problem
 
 
 def test_a_base_from_the_cache_says_nothing_of_what_teaching_costs(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_dimension_that_the_set_does_not_probe_is_refused(tmp_path: Path) -> N
 def test_tasks_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("inspect_evals", "inspect_evals.xstest", *(one for one in sys.modules if "inspect_evals." in one)):
         monkeypatch.setitem(sys.modules, name, None)  # another test may have loaded it
-    with pytest.raises(MissingExtra, match=r"holdfast\[evals\]"):
+    with pytest.raises(MissingExtra, match=r"holdfast-evals\[evals\]"):
         load_task("xstest")
     section = ProbeSection(items="inspect_evals", source="xstest", count=7)
     assert probes.count_probes(section) == 7

@@ -240,7 +240,7 @@ def test_without_matplotlib_there_are_no_pdfs(store: Store, tmp_path: Path, monk
     analysis = samples.make_analysis()
     page = write_report(store, analysis, tmp_path / "out", title="Plain")
     assert not list(page.parent.rglob("*.pdf"))
-    with pytest.raises(MissingExtra, match=r"holdfast\[plot\]"):
+    with pytest.raises(MissingExtra, match=r"holdfast-evals\[plot\]"):
         figures_pdf.write_pdfs(analysis, order_lineages(analysis), tmp_path)
 
 

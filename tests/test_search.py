@@ -108,7 +108,7 @@ def test_a_trial_without_a_score_does_not_stop_a_search() -> None:
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'holdfast\[search\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '.\[search\]' in a checkout"):
         next(look(section(), record([])))
 
 

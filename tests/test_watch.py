@@ -192,7 +192,7 @@ def test_the_documented_names_resolve_on_the_quick_study() -> None:
     """Base, seeds and other axes of the looks are the baseline's; what is still ambiguous is refused."""
     plan = build(load(ROOT / "studies" / "quick.toml"))
     known = [one for step in plan.steps for one in step.checkpoints]
-    commands = [line for name in ("README.md", "docs/watch.md") for line in documented(ROOT / name)]
+    commands = [line for name in ("docs/quickstart.md", "docs/watch.md") for line in documented(ROOT / name)]
     assert len(commands) >= 2
     for line in commands:
         options = parser().parse_args(shlex.split(line, comments=True)[1:])

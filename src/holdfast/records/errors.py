@@ -33,6 +33,11 @@ class StudyError(HoldfastError):
     exit_code = 2
 
 
+def pip_install(extra: str) -> str:
+    """The command that installs an extra: in a checkout, until the distribution is published."""
+    return f"pip install '.[{extra}]' in a checkout of holdfast (pip install 'holdfast-evals[{extra}]' once published)"
+
+
 class MissingExtra(HoldfastError):
     """A feature needs an optional group of packages."""
 
@@ -40,7 +45,7 @@ class MissingExtra(HoldfastError):
 
     def __init__(self, feature: str, extra: str) -> None:
         self.feature, self.extra = feature, extra
-        super().__init__(f"{feature} needs packages that are not installed: pip install 'holdfast[{extra}]'")
+        super().__init__(f"{feature} needs packages that are not installed: {pip_install(extra)}")
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
         return (MissingExtra, (self.feature, self.extra))

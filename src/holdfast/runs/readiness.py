@@ -14,7 +14,7 @@ from pathlib import Path
 
 from holdfast.judges import open_judge
 from holdfast.models.entries import ModelEntry
-from holdfast.records.errors import MissingExtra, StoreError, StudyError
+from holdfast.records.errors import MissingExtra, StoreError, StudyError, pip_install
 from holdfast.runs.plan.build import build
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
@@ -39,9 +39,9 @@ PACKAGES = {
     "vllm": ("vllm",),
 }
 EXTRAS = {
-    "train": "pip install 'holdfast[train]'",
-    "adapter": "pip install 'holdfast[train]'",
-    "remote": "pip install 'holdfast[remote]'",
+    "train": pip_install("train"),
+    "adapter": pip_install("train"),
+    "remote": pip_install("remote"),
     "vllm": "pip install vllm",
 }
 
