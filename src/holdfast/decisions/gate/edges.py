@@ -29,7 +29,7 @@ def find_edges(book: Book, where: Mapping[str, str]) -> tuple[list[Edge], int]:
     Every trained checkpoint stands against its base, one of several stages against that which it started from, and a
     merge against the two that it is made of.
     """
-    met = {book.checkpoints[index].id for index in np.unique(book.trajectories.checkpoint)}
+    met = {book.checkpoints[index].id for index in np.unique(book.cells.episodes.checkpoint)}
     known = {one.id: one for one in book.checkpoints}
     edges: list[Edge] = []
     left_out = 0
