@@ -25,6 +25,7 @@ Replicate = tuple[int | None, int | None]  # split seed, train seed
 
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
 HALVES = ("train", "test")  # the parts that every number here is about
+NAMED_CASES = 3  # of those that two checkpoints do not share
 UNFINISHED = FLAG_BITS[Flag.TRUNCATED] | FLAG_BITS[Flag.OUT_OF_MEMORY] | FLAG_BITS[Flag.INCOHERENT]
 
 
@@ -196,14 +197,30 @@ def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labe
     )
 
 
-def require_same_cases(parent: Iterable[str], child: Iterable[str], *, names: tuple[str, str]) -> None:
-    """Refuse to compare two checkpoints that were evaluated on different cases. Errors: StudyError."""
+def require_same_cases(
+    parent: Iterable[str],
+    child: Iterable[str],
+    *,
+    names: tuple[str, str],
+    words: tuple[str, str] = ("first", "second"),
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse to compare two checkpoints that were evaluated on different cases, by their ids. Errors: StudyError.
+
+    ``names`` are the checkpoints', ``words`` what the two are in the comparison; ``labels`` name cases for people.
+    """
     first, second = set(parent), set(child)
-    if first != second:
-        raise StudyError(
-            f"{names[0]} and {names[1]}: not comparable, {count_noun(len(first - second), 'cases')} only in the first"
-            f" and {len(second - first)} only in the second; evaluate both on the same cases"
-        )
+    if first == second:
+        return
+    lost, new = (sorted((labels or {}).get(one, one) for one in found) for found in (first - second, second - first))
+    shown = ", ".join((lost or new)[:NAMED_CASES])
+    if same := set(lost) & set(new):
+        shown += f"; the ids of {len(same)} samples are the same and what is asked in them is not"
+    raise StudyError(
+        f"{names[0]} and {names[1]}: not comparable: {count_noun(len(lost), 'cases')} only in the {words[0]},"
+        f" {len(new)} only in the {words[1]}, {len(first & second)} in both (first: {shown}); evaluate both on"
+        " the same cases"
+    )
 
 
 def _leave_out_partial(panel: Panel, tests: Masks) -> Panel:
@@ -226,7 +243,8 @@ def _leave_out_partial(panel: Panel, tests: Masks) -> Panel:
         both = {one: reached[panel.rows[one].checkpoint] & tests[row.split_seed] for one in (other, index)}
         names = [table.checkpoints[panel.rows[one].checkpoint].name for one in (other, index)]
         if not np.array_equal(both[index], both[other]):
-            cases = [map(str, np.flatnonzero(asked[one])) for one in (other, index)]
+            ids = panel.cells.scores.case_ids
+            cases = [[ids[case] for case in np.flatnonzero(asked[one])] for one in (other, index)]
             require_same_cases(*cases, names=(names[0], names[1]))
         for (one, rolled_out), name in zip(both.items(), names, strict=True):
             if not np.array_equal(asked[one], rolled_out):

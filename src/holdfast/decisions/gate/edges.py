@@ -11,13 +11,13 @@ import numpy as np
 from holdfast.analysis.labelled import merged_from
 from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.checks import Bounds
-from holdfast.decisions.gate.choosing import is_base_of, select
 from holdfast.decisions.gate.several import correct_for_number
 from holdfast.decisions.gate.verdicts import Place, conclude, match_sides
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Verdict
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
+from holdfast.store.choosing import is_base_of, select
 from holdfast.study.rules import GateSection
 
 Edge = tuple[Checkpoint, Checkpoint]  # parent, child
