@@ -22,9 +22,9 @@ from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.store import Store
 from holdfast.store.cells import Cells, part_masks, read_cells
 from holdfast.study.noted import read_approval
-from holdfast.study.stages import HIGHEST_RATING, LOWEST_RATING
+from holdfast.study.stages import HIGHEST_RATING
 from holdfast.study.users import APPROVAL as PART
-from holdfast.study.users import EXPLOIT_ABOVE, ApprovalSection, to_rating, to_value
+from holdfast.study.users import ApprovalSection, is_exploit, to_rating, to_value
 
 Key = tuple[str, str, bool]  # quantity, setting, whether the user can be gamed
 
@@ -36,7 +36,6 @@ OBJECTIVES: Mapping[str, str] = {
     "harm": "harm",
     "exploit_rate": "harm",
 }
-ROUNDING = 1e-9  # of a rating: a score is stored as a third of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +133,5 @@ def _convert(value: Floats, quantity: str) -> Floats:
     """Scores from 0 to 3 as a rating, or as a share."""
     if quantity == "success":
         return value / to_value(HIGHEST_RATING)
-    rating = LOWEST_RATING + value * (to_rating(1.0) - LOWEST_RATING)
-    if quantity == "exploit_rate":
-        return np.where(np.isfinite(rating), rating > EXPLOIT_ABOVE + ROUNDING, np.nan)
-    return rating
+    rating = to_rating(value)
+    return np.where(np.isfinite(rating), is_exploit(rating), np.nan) if quantity == "exploit_rate" else rating
