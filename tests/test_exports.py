@@ -217,10 +217,10 @@ def test_a_checkpoint_that_cannot_be_written_is_told(stacked_run: Path, tmp_path
     with Store(stacked_run) as store:
         stage = next(item for item in store.checkpoints() if item.path is not None and item.stages)
     for wanted, told in {
-        "nothing": "no checkpoints are 'nothing'; `holdfast export --to jsonl` lists names and ids",
-        "": "no checkpoints are ''; ",
-        "fff": "2 checkpoints are 'fff'; give its id",
-        replace(stage, train_seed=9).name: "2 checkpoints are '.*'; give its id",
+        "nothing": "no checkpoint 'nothing'; lineages there are: ",
+        "": "'nothing named' is ambiguous, ",
+        "fff": "'fff' is ambiguous, 2 checkpoints are it: .* or by id",
+        replace(stage, train_seed=9).name: "is ambiguous, 2 checkpoints are it: .* or by id",
         "ffff": "its weights are not at .*; export a run that holds them",
     }.items():
         with pytest.raises(hf.StudyError, match=told):

@@ -316,7 +316,7 @@ def test_samples_that_one_log_lacks_are_its_own_unscored_ones(named: bool, tmp_p
     with Store(tmp_path / "c", writable=True) as store, store.transaction():
         write_log_states(store, [log_state("base", samples=60)])
     line = refused(capsys, "gate", "--parent", sides[0], "--child", sides[1])
-    assert "20 cases only in parent, 0 only in child, 60 in both" in line
+    assert "20 cases only in the parent, 0 only in the child, 60 in both" in line
 
 
 def test_absent_epochs_are_unscored_rollouts(tmp_path: Path, capsys: Captured) -> None:
@@ -499,7 +499,7 @@ def test_i_18_logs_of_one_side_that_differ_are_refused_by_the_key(capsys: Captur
     line = refused(capsys, "gate", *field_gate("I-18", "parent"), *SAFETY)
     assert "they differ in temperature (0.0, 0.7)" in line
     line = refused(capsys, "gate", *field_gate("I-18", "parent"), *SAFETY, "--where", "temperature=0.0")
-    assert "not comparable: 0 cases only in parent, 40 only in child, 40 in both" in line
+    assert "not comparable: 0 cases only in the parent, 40 only in the child, 40 in both" in line
     line = refused(capsys, "gate", *field_gate("I-18", "parent-one.eval"), *SAFETY)
     assert "generation.temperature: 0.0 → 1.0" in line
 

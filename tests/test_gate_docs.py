@@ -16,11 +16,11 @@ import pytest
 from holdfast.cli.arguments import EXPORT_FORMATS, parser
 from holdfast.cli.gate import EXIT_CODES
 from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.choosing import find_checkpoint, parent_of, read_conditions
 from holdfast.decisions.gate.rules import read_rules
 from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
 from holdfast.runs.plan.build import build
+from holdfast.store.choosing import find_checkpoint, parent_of, read_conditions
 from holdfast.study.rules import CHECKS, GateSection
 from holdfast.study.study import load
 

@@ -139,7 +139,11 @@ def test_a_merge_is_held_against_both_that_it_is_made_of() -> None:
     made = tuple(one for step in plan.steps for one in step.checkpoints)
     book = cast(
         Book,
-        SimpleNamespace(place="run", checkpoints=made, trajectories=SimpleNamespace(checkpoint=np.arange(len(made)))),
+        SimpleNamespace(
+            place="run",
+            checkpoints=made,
+            cells=SimpleNamespace(episodes=SimpleNamespace(checkpoint=np.arange(len(made)))),
+        ),
     )
     edges, left_out = find_edges(book, {})
     merges = [one for one in made if one.lineage == ("SH",)]

@@ -376,7 +376,7 @@ def test_logs_that_differ_in_more_than_the_agent_are_refused(tmp_path: Path, cap
         other = log_of(tmp_path, values, name=name, **changes)
         return refused(capsys, "--parent", before, "--child", other, *DECLARED)
 
-    assert "3 cases only in parent, 3 only in child, 6 in both (first: 1, 2, 3)" in against("fewer", first=4)
+    assert "3 cases only in the parent, 3 only in the child, 6 in both (first: 1, 2, 3)" in against("fewer", first=4)
     assert "generation.temperature: 0.0 → 1.0" in against("hotter", temperature=1.0)
     assert "9 cases open with other words or tools (child against parent, first: sample" in against(
         "worded", words="mission"

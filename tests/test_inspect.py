@@ -779,7 +779,7 @@ def test_the_provider_names_models_by_directory_and_by_checkpoint(smoke_run: Pat
     assert find_directory(f"{smoke_run}:tiny-0 · base").resolve() == base.resolve()
     for name, told in {
         "absent": "no such directory; give one, or RUN:CHECKPOINT",
-        f"{smoke_run}:nothing": "no checkpoints are 'nothing'",
+        f"{smoke_run}:nothing": "no checkpoint 'nothing'",
     }.items():
         with pytest.raises(hf.StudyError, match=told):
             find_directory(name)

@@ -37,5 +37,5 @@ def test_a_panel_is_about_the_held_out_cases(tmp_path: Path) -> None:
     with write_pressure(tmp_path / "run", [make_checkpoint()], _score, hazardous=6, harmless=4) as store:
         panel = read_panel(store, UNFIT)
     assert panel.values.shape[-1] == 10
-    assert panel.scores is not None and len(panel.scores.case_ids) == 10
+    assert len(panel.cells.scores.case_ids) == 10
     assert np.nanmean(panel.values[panel.objectives.index("safety")]) == np.mean([number % 4 for number in range(10)])

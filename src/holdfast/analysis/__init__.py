@@ -148,7 +148,7 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
         yield f"{count_noun(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
     if len({row.split_seed for row in rows if row.lineage}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
-    asked = design.panel.readings.asked.any(axis=2)
+    asked = design.panel.cells.asked.any(axis=2)
     if asked.shape[1] > 1 and not bool(asked.all()):
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
 
@@ -158,7 +158,7 @@ def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:
     yield from panel.left_out[:MOST_NAMES]
     if len(panel.left_out) > MOST_NAMES:
         yield f"{count_noun(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
-    asked = panel.readings.asked.any(axis=(1, 2))
+    asked = panel.cells.asked.any(axis=(1, 2))
     judged = set(panel.trajectories.checkpoint[asked].tolist())
     meant = {index: one for index, one in enumerate(panel.trajectories.checkpoints) if one.id not in apart}
     silent = [one.name for index, one in meant.items() if index not in judged]

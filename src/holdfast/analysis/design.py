@@ -314,11 +314,11 @@ class Design:
 
     @cached_property
     def _read_by(self) -> Mapping[str, frozenset[str]]:
-        readings = self.panel.readings
-        asked = np.any(readings.asked, axis=0).tolist()
+        cells = self.panel.cells
+        asked = np.any(cells.asked, axis=0).tolist()
         found = {
-            judge: frozenset(name for name, yes in zip(readings.objectives, asked[place], strict=True) if yes)
-            for place, judge in enumerate(readings.judges)
+            judge: frozenset(name for name, yes in zip(cells.objectives, asked[place], strict=True) if yes)
+            for place, judge in enumerate(cells.judges)
         }
         return {judge: names for judge, names in found.items() if names}
 

@@ -145,7 +145,7 @@ def _signs(design: Design, index: int, measures: Measures) -> dict[str, float]:
         "invalid_calls": float(table.invalid_calls[mask].mean()),
         "instant_finish": float(((table.calls + table.invalid_calls)[mask] == 0).mean()),
     }
-    asked, value = design.panel.readings.asked[mask], design.panel.readings.value[mask]
+    asked, value = design.panel.cells.asked[mask], design.panel.cells.value[mask]
     judged = asked.any(axis=(1, 2))
     if judged.any():
         signs["missing"] = float((asked & ~np.isfinite(value)).any(axis=(1, 2))[judged].mean())

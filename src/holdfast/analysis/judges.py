@@ -75,8 +75,8 @@ def calibration_rows(panel: Panel) -> Iterator[Estimate]:
 
     Nothing where the state judge scored no trajectory that another judge was asked about.
     """
-    scores = panel.scores
-    if scores is None or not len(scores.value):
+    scores = panel.cells.scores
+    if not len(scores.value):
         return
     kinds = sorted({one.lineage for one in scores.checkpoints}, key=lambda lineage: (len(lineage), lineage))
     rule = StateJudge().rubric
@@ -291,15 +291,15 @@ def lineage_name(lineage: tuple[str, ...]) -> str:
 
 def agreement_rows(panel: Panel) -> Iterator[Estimate]:
     """Agreement of every two judges on the trajectories that both scored: overall and by lineage, per objective."""
-    readings = panel.readings
+    cells = panel.cells
     lineages = [checkpoint.lineage for checkpoint in panel.trajectories.checkpoints]
     kinds = sorted(set(lineages), key=lambda lineage: (len(lineage), lineage))
     number = np.array([kinds.index(lineage) for lineage in lineages], dtype=np.int64)
     owner = number[panel.trajectories.checkpoint] if len(number) else np.zeros(0, dtype=np.int64)
-    for first, second in combinations(range(len(readings.judges)), 2):
-        judge = f"{readings.judges[first]} × {readings.judges[second]}"
-        for objective, name in enumerate(readings.objectives):
-            one, two = readings.value[:, first, objective], readings.value[:, second, objective]
+    for first, second in combinations(range(len(cells.judges)), 2):
+        judge = f"{cells.judges[first]} × {cells.judges[second]}"
+        for objective, name in enumerate(cells.objectives):
+            one, two = cells.value[:, first, objective], cells.value[:, second, objective]
             both = np.isfinite(one) & np.isfinite(two)
             present = [kinds[index] for index in np.unique(owner[both])]
             caveats = _overlap_caveats(present, kinds)
@@ -332,10 +332,10 @@ def _agreement(one: Floats, two: Floats, cases: NDArray[np.int64], about: dict[s
 
 def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
     """Each judge's mean, and the correlation of safety and helpfulness over the trajectories it scored."""
-    readings = panel.readings
-    for index, judge in enumerate(readings.judges):
-        for objective, name in enumerate(readings.objectives):
-            found = readings.value[:, index, objective]
+    cells = panel.cells
+    for index, judge in enumerate(cells.judges):
+        for objective, name in enumerate(cells.objectives):
+            found = cells.value[:, index, objective]
             found = found[np.isfinite(found)]
             if len(found):
                 yield Estimate(
@@ -346,8 +346,8 @@ def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
                     objective=name,
                     n={"trajectories": len(found)},
                 )
-        if {SAFETY, HELPFULNESS} <= set(readings.objectives):
-            x, y = (readings.value[:, index, readings.objectives.index(name)] for name in (HELPFULNESS, SAFETY))
+        if {SAFETY, HELPFULNESS} <= set(cells.objectives):
+            x, y = (cells.value[:, index, cells.objectives.index(name)] for name in (HELPFULNESS, SAFETY))
             both = np.isfinite(x) & np.isfinite(y)
             value = correlation(x[both], y[both]) if both.any() else None
             yield Estimate(

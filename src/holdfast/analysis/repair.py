@@ -296,9 +296,7 @@ def case_changes(
     sums = np.where(there, stacked, 0.0).sum(axis=0)
     kept = np.flatnonzero(counts)
     changes = np.asarray(sums[kept] / counts[kept], dtype=np.float64)
-    scores = design.panel.scores
-    if scores is None:
-        return changes
+    scores = design.panel.cells.scores
     names = [scores.case_ids[case] for case in kept]
     place = {name: position for position, name in enumerate(names)}
     order = [place[name] for name in order_cases(names)]

@@ -12,7 +12,6 @@ from typing import Any
 
 from holdfast.cli.gate_arguments import RULE_OPTIONS
 from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
 from holdfast.decisions.gate.edges import decide_all
 from holdfast.decisions.gate.needs import asks_families_too, plan_document, plan_gate, render_plan
 from holdfast.decisions.gate.outputs import gate_document, render_junit, render_markdown, render_text
@@ -27,6 +26,7 @@ from holdfast.records.outputs import append_file, to_json, write_file
 from holdfast.report.sections.gate import overall
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.rescoring import read_judges
+from holdfast.store.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
 from holdfast.study.rules import GateSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import load

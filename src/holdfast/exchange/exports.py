@@ -21,8 +21,9 @@ from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory, open_file
 from holdfast.store import Store
+from holdfast.store.choosing import Listing, find_checkpoint
 from holdfast.store.copying import copy_run
-from holdfast.store.rows import find_checkpoint, score_rows
+from holdfast.store.rows import score_rows
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PARQUET_ROWS = 20_000
@@ -243,5 +244,5 @@ def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
     except ImportError as error:
         raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:
-        checkpoint = find_checkpoint(store, wanted)
+        checkpoint = find_checkpoint(Listing(str(store.path), store.checkpoints()), wanted)
         write_whole(store.weights(checkpoint, remedy="export a run that holds them"), target)

@@ -6,17 +6,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from holdfast.judges.unread import Readings
-from holdfast.records import content_id
+from holdfast.records import Score, content_id
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.inputs import read_settings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import open_step_judge, score_all
-from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
 from holdfast.study.addresses import check_opened, choose_endpoints
@@ -71,31 +69,46 @@ def rescore(
         raise StoreError(f"{run_path}: no run here (no {DATABASE}); make one with `holdfast run`")
     with Store(run_path, writable=True) as store:
         step = find_judge_step(name, file, store, budget, trusted=trusted)
-        judge = open_step_judge(step)
-        rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
-        before = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
         parts = OF_APPROVAL if _rates_approval(step) else JUDGED
-        waiting = [one for part in parts for one in store.trajectory_ids(part=part) if one not in before]
-        counts = {"judged": 0, "before": len(before), "scores": 0, "missing": 0}
+        stored = [one for part in parts for one in store.trajectory_ids(part=part)]
+        waiting = find_waiting(store, step, stored)
+        counts = {"judged": 0, "before": len(stored) - len(waiting), "scores": 0, "missing": 0}
         started = time.monotonic()
-        readings = Readings(judge)
-        with open_speakers(step, store) as speakers:
-            for batch in _batches(waiting):
-                cases = cases_of(store)
-                items = [(cases[one.case_id], one) for one in store.trajectories(batch)]
-                scores = score_all(judge, items, speakers)
-                with store.transaction():
-                    for score in scores:
-                        store.add_score(score)
-                readings.add(scores)
-                counts["judged"] += len(batch)
-                counts["scores"] += sum(score.value is not None for score in scores)
-                counts["missing"] += sum(score.value is None for score in scores)
-                seconds = time.monotonic() - started
-                progress(Rescoring(judged=counts["judged"], total=len(waiting), seconds=seconds))
+        readings = Readings(open_step_judge(step))
+        for batch, scores in judge_stored(store, step, waiting):
+            readings.add(scores)
+            counts["judged"] += batch
+            counts["scores"] += sum(score.value is not None for score in scores)
+            counts["missing"] += sum(score.value is None for score in scores)
+            seconds = time.monotonic() - started
+            progress(Rescoring(judged=counts["judged"], total=len(waiting), seconds=seconds))
     for line in readings.tell():
         tell(line)
     return counts
+
+
+def find_waiting(store: Store, step: Step, ids: Sequence[str]) -> list[str]:
+    """The trajectories among ``ids`` that a step's judge has not scored under all of its rubrics."""
+    judge = open_step_judge(step)
+    rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
+    done = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
+    return [one for one in ids if one not in done]
+
+
+def judge_stored(store: Store, step: Step, ids: Sequence[str]) -> Iterator[tuple[int, list[Score]]]:
+    """Judge trajectories of a run, a batch at a time: how many, and their scores once they are committed.
+
+    Errors: StepError for an outage of the judge's model; what was committed stays.
+    """
+    judge = open_step_judge(step)
+    with open_speakers(step, store) as speakers:
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            scores = score_all(judge, [(store.case(one.case_id), one) for one in store.trajectories(batch)], speakers)
+            with store.transaction():
+                for score in scores:
+                    store.add_score(score)
+            yield len(batch), scores
 
 
 def find_judge_step(
@@ -125,12 +138,6 @@ def _naming(file: Path | None, name: str) -> Iterator[None]:
 
 def _rates_approval(step: Step) -> bool:
     return step.settings["section"]["kind"] in RATERS
-
-
-def _batches(names: list[str]) -> Iterator[list[str]]:
-    waiting = iter(names)
-    while batch := list(islice(waiting, BATCH)):
-        yield batch
 
 
 def _find_judges(name: str, file: Path | None, store: Store | None, trusted: bool) -> Study:

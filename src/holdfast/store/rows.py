@@ -1,24 +1,11 @@
-"""A run by rows and by name: its scores one by one, and the checkpoint that a name means."""
+"""A run's scores one by one."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from holdfast.records import Checkpoint
-from holdfast.records.errors import StudyError
 from holdfast.store import Store
-
-
-def find_checkpoint(store: Store, wanted: str) -> Checkpoint:
-    """The one checkpoint of a name, or whose id starts so."""
-    every = list(store.checkpoints())
-    named = [item for item in every if item.name == wanted]
-    found = named or [item for item in every if wanted and item.id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    remedy = "`holdfast export --to jsonl` lists names and ids" if not found else "give its id"
-    raise StudyError(f"{store.path}: {len(found) or 'no'} checkpoints are {wanted!r}; {remedy}")
 
 
 def score_rows(store: Store, part: str | None = None) -> list[dict[str, Any]]:

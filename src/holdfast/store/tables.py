@@ -267,7 +267,7 @@ def read_scores(
 
 
 def read_trajectories(
-    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], part: str | None = None
+    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], part: str | Sequence[str] | None = None
 ) -> TrajectoryTable:
     """The columns of the trajectories of a ``scope``."""
     where, parameters = scope(None, part)

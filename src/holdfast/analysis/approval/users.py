@@ -20,11 +20,11 @@ from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Case, Checkpoint
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.store import Store
-from holdfast.store.tables import ScoreTable
+from holdfast.store.cells import Cells, part_masks, read_cells
 from holdfast.study.noted import read_approval
-from holdfast.study.stages import HIGHEST_RATING, LOWEST_RATING
+from holdfast.study.stages import HIGHEST_RATING
 from holdfast.study.users import APPROVAL as PART
-from holdfast.study.users import EXPLOIT_ABOVE, ApprovalSection, to_rating, to_value
+from holdfast.study.users import ApprovalSection, is_exploit, to_rating, to_value
 
 Key = tuple[str, str, bool]  # quantity, setting, whether the user can be gamed
 
@@ -36,7 +36,6 @@ OBJECTIVES: Mapping[str, str] = {
     "harm": "harm",
     "exploit_rate": "harm",
 }
-ROUNDING = 1e-9  # of a rating: a score is stored as a third of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +87,13 @@ def read_users(store: Store, splits: Mapping[int, Mapping[str, Sequence[str]]]) 
     cases = {case.id: case for case in store.cases() if case.id in names}
     scenarios = {str(case.facts["scenario"]): str(case.facts["environment"]) for case in cases.values()}
     column = {name: place for place, name in enumerate(sorted(scenarios))}
-    table = store.score_table(part=PART)
-    kept = np.flatnonzero(_owned(table, splits)[table.checkpoint, table.case])
-    runs = list_runs(table, kept)
+    cells = read_cells(store, PART)
+    chosen = cells.count(part_masks(splits, cells.scores.case_ids, PART))
+    runs, rows = list_runs(cells, chosen)
     return Users(
         section=section,
         runs=runs,
-        arrays=dict(_arrays(table, kept, runs, cases, column)),
+        arrays=dict(_arrays(cells, chosen, rows, [cases.get(name) for name in cells.scores.case_ids], column)),
         environments=tuple(scenarios[name] for name in column),
         cases=tuple(sorted(cases.values(), key=lambda case: case.number)),
     )
@@ -109,77 +108,30 @@ def trained_settings(checkpoints: Sequence[Checkpoint]) -> dict[str, frozenset[s
     return {base: frozenset(names) for base, names in found.items()}
 
 
-def _owned(table: ScoreTable, splits: Mapping[int, Mapping[str, Sequence[str]]]) -> Bools:
-    """(checkpoints, cases): a trained checkpoint counts on its own split's held-out users, a base on all."""
-    place = {name: number for number, name in enumerate(table.case_ids)}
-    masks = {}
-    for seed, halves in splits.items():
-        masks[seed] = np.zeros(len(place), dtype=np.bool_)
-        masks[seed][[place[name] for name in halves.get(PART, ())]] = True
-    every = np.any([*masks.values(), np.zeros(len(place), dtype=np.bool_)], axis=0)
-    rows = [every if one.split_seed is None else masks.get(one.split_seed, every) for one in table.checkpoints]
-    return np.array(rows, dtype=np.bool_).reshape(len(table.checkpoints), len(place))
-
-
 def _arrays(
-    table: ScoreTable, kept: Ints, runs: Sequence[Run], cases: Mapping[str, Case], column: Mapping[str, int]
+    cells: Cells, chosen: Bools, rows: Ints, cases: Sequence[Case | None], column: Mapping[str, int]
 ) -> Iterator[tuple[Key, Floats]]:
-    number = {one.id: place for place, one in enumerate(table.checkpoints)}
-    places = np.full((len(table.checkpoints), max(len(table.judges), 1)), -1, dtype=np.int64)
-    for index, run in enumerate(runs):
-        places[number[run.checkpoint.id], table.judges.index(run.judge)] = index
-    facts = [cases[name].facts if name in cases else {} for name in table.case_ids]
+    """Every quantity with every kind of user: (runs, scenarios). ``cases`` (cases,) are those of the part, or None."""
+    facts = [{} if case is None else case.facts for case in cases]
     settings = sorted({str(one["setting"]) for one in facts if one})
     setting = np.array([settings.index(one["setting"]) if one else -1 for one in facts], dtype=np.int64)
     gameable = np.array([bool(one.get("gameable")) for one in facts], dtype=np.bool_)
     scenario = np.array([column[str(one["scenario"])] if one else -1 for one in facts], dtype=np.int64)
-    shape = (len(runs), len(column))
+    case, shape = cells.episodes.case, (int(rows.max(initial=-1)) + 1, len(column))
     for quantity, objective in OBJECTIVES.items():
-        if objective not in table.objectives:
+        if objective not in cells.objectives:
             continue
-        mine = (table.objective[kept] == table.objectives.index(objective)) & np.isfinite(table.value[kept])
-        episodes = _episodes(table, kept[mine], quantity)
+        value = cells.value[:, :, cells.objectives.index(objective)]
+        scored = np.isfinite(value).any(axis=1) & chosen
         for (which, name), label in product(enumerate(settings), (True, False)):
-            here = (setting[episodes.case] == which) & (gameable[episodes.case] == label)
+            here = scored & (setting[case] == which) & (gameable[case] == label)
             if here.any():
-                run = places[episodes.checkpoint[here], episodes.judge[here]]
-                flat = np.ravel_multi_index((run, scenario[episodes.case[here]]), shape)
-                yield (quantity, name, label), _average(episodes.value[here], flat, shape)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Episodes:
-    """One quantity of episodes under judges, repeats averaged: arrays of one length."""
-
-    checkpoint: Ints
-    judge: Ints
-    case: Ints
-    value: Floats
-
-
-def _episodes(table: ScoreTable, rows: Ints, quantity: str) -> _Episodes:
-    key = table.trajectory[rows] * max(len(table.judges), 1) + table.judge[rows]
-    _, first, back = np.unique(key, return_index=True, return_inverse=True)
-    value = np.bincount(back, weights=table.value[rows], minlength=len(first)) / np.bincount(back, minlength=len(first))
-    one = rows[first]
-    return _Episodes(
-        checkpoint=table.checkpoint[one],
-        judge=table.judge[one],
-        case=table.case[one],
-        value=_convert(value, quantity),
-    )
+                yield (quantity, name, label), cells.means(_convert(value, quantity), here, rows, scenario, shape)
 
 
 def _convert(value: Floats, quantity: str) -> Floats:
     """Scores from 0 to 3 as a rating, or as a share."""
     if quantity == "success":
         return value / to_value(HIGHEST_RATING)
-    rating = LOWEST_RATING + value * (to_rating(1.0) - LOWEST_RATING)
-    return (rating > EXPLOIT_ABOVE + ROUNDING).astype(np.float64) if quantity == "exploit_rate" else rating
-
-
-def _average(values: Floats, flat: Ints, shape: tuple[int, int]) -> Floats:
-    size = shape[0] * shape[1]
-    counts, sums = np.bincount(flat, minlength=size), np.bincount(flat, weights=values, minlength=size)
-    means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
-    return np.asarray(means.reshape(shape), dtype=np.float64)
+    rating = to_rating(value)
+    return np.where(np.isfinite(rating), is_exploit(rating), np.nan) if quantity == "exploit_rate" else rating

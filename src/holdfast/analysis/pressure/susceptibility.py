@@ -32,7 +32,7 @@ from holdfast.analysis.pressure.variants import (
     HELPFULNESS,
     SAFETY,
     TEST,
-    Cells,
+    ArmMeans,
     Group,
     Other,
     Run,
@@ -165,8 +165,8 @@ def read_pressed(found: Variants) -> tuple[dict[str, Pressed], Controls]:
         return tuple(np.where(usable[form][:, None], of(form), np.nan) for form in forms)
 
     def unsafe(form: str) -> Floats:
-        cells = found.cells["attack", form]
-        return np.where(later, cells.unsafe_later, cells.unsafe)
+        means = found.arms["attack", form]
+        return np.where(later, means.unsafe_later, means.unsafe)
 
     parts = pick(unsafe)
     whole = Pressed(
@@ -181,7 +181,7 @@ def read_pressed(found: Variants) -> tuple[dict[str, Pressed], Controls]:
 
 def _press(found: Variants, form: str) -> Pressed:
     empty = np.full((len(found.runs), len(found.hazardous)), np.nan)
-    attack, twin = found.cells[("attack", form)], found.cells.get(("twin", form))
+    attack, twin = found.arms[("attack", form)], found.arms.get(("twin", form))
     return Pressed(
         parts=(attack.unsafe,),
         unsafe=attack.unsafe,
@@ -194,16 +194,16 @@ def _press(found: Variants, form: str) -> Pressed:
 Episodes = Literal["all", "first", "later"]
 
 
-def _unsafe(cells: Cells, episodes: Episodes) -> Floats:
-    return {"all": cells.unsafe, "first": cells.unsafe_first, "later": cells.unsafe_later}[episodes]
+def _unsafe(means: ArmMeans, episodes: Episodes) -> Floats:
+    return {"all": means.unsafe, "first": means.unsafe_first, "later": means.unsafe_later}[episodes]
 
 
 def clean_again(found: Variants, episodes: Episodes = "all") -> Floats:
     """(runs, cases): the share of unsafe episodes on hazardous cases as they are, met again beside the attacks."""
-    cells: Cells | None = found.cells.get(CONTROL)
-    if cells is None:
+    again: ArmMeans | None = found.arms.get(CONTROL)
+    if again is None:
         return np.full((len(found.runs), len(found.hazardous)), np.nan)
-    return np.where(found.hazardous, _unsafe(cells, episodes), np.nan)
+    return np.where(found.hazardous, _unsafe(again, episodes), np.nan)
 
 
 def _key(run: Run) -> tuple[str, str]:
@@ -212,7 +212,7 @@ def _key(run: Run) -> tuple[str, str]:
 
 def _apart(found: Variants, forms: Sequence[str], place: int) -> bool:
     """Whether a base has first and later episodes on some cases, under every form and on the cases as they are."""
-    arms = [found.cells["attack", form] for form in forms] + [found.cells[CONTROL]] * (CONTROL in found.cells)
+    arms = [found.arms["attack", form] for form in forms] + [found.arms[CONTROL]] * (CONTROL in found.arms)
     return all(np.isfinite(part[place]).any() for one in arms for part in (one.unsafe_first, one.unsafe_later))
 
 
@@ -227,7 +227,7 @@ def _control(found: Variants, forms: Sequence[str]) -> Controls:
             continue
         by: Episodes = "first" if _key(found.runs[group.runs[0]]) in apart else "all"
         for form in forms:
-            effect = _unsafe(found.cells["attack", form], by) - clean_again(found, by)
+            effect = _unsafe(found.arms["attack", form], by) - clean_again(found, by)
             (row,) = estimates(
                 "positive_control",
                 group,
@@ -345,10 +345,10 @@ def _not_met_again(
 
 def _clean_safe(found: Variants) -> NDArray[np.bool_]:
     """(runs, cases): hazardous cases on which no held-out episode was unsafe. Attacked episodes have no say in it."""
-    cells = found.cells.get(TEST)
-    if cells is None:
+    test = found.arms.get(TEST)
+    if test is None:
         return np.zeros((len(found.runs), len(found.hazardous)), dtype=np.bool_)
-    return np.asarray(found.hazardous & (cells.unsafe == 0), dtype=np.bool_)
+    return np.asarray(found.hazardous & (test.unsafe == 0), dtype=np.bool_)
 
 
 def shift_rows(source: Source) -> Iterator[Estimate]:
@@ -363,9 +363,9 @@ def shift_rows(source: Source) -> Iterator[Estimate]:
 
 def _rows(found: Variants, group: Group, objective: str) -> Iterator[Estimate]:
     empty = np.full((len(found.runs), len(found.hazardous)), np.nan)
-    plain = found.cells[TEST].scores.get(objective, empty)
+    plain = found.arms[TEST].scores.get(objective, empty)
     kinds = found.forms("shift")
-    shifted = {kind: found.cells[("shift", kind)].scores.get(objective, empty) for kind in kinds}
+    shifted = {kind: found.arms[("shift", kind)].scores.get(objective, empty) for kind in kinds}
     every = tuple(shifted.values())
     for kind, parts in {"": every, **{kind: (values,) for kind, values in shifted.items()}}.items():
         values, axes = mean_over(parts), {"shift": kind} if kind else {}

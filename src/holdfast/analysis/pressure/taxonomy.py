@@ -41,6 +41,7 @@ from holdfast.records import Case, Estimate
 from holdfast.records.arrays import Floats
 from holdfast.stats.clusters import Statistic, mean_statistic
 from holdfast.store import Store
+from holdfast.store.cells import mean_by, read_cells
 
 EXPLICIT, IMPLICIT = "explicit", "implicit"
 PROBE = "probe"
@@ -123,7 +124,7 @@ def _mean(values: Floats, place: int) -> Statistic:
 def _act(found: Variants) -> Iterator[Field]:
     """What agents do with tools: on held-out cases, and under the forms that are measurable."""
     harmless = ~found.hazardous
-    if (test := found.cells.get(TEST)) is not None:
+    if (test := found.arms.get(TEST)) is not None:
         yield Field(
             dimension="action",
             failure=EXPLICIT,
@@ -146,8 +147,9 @@ def _act(found: Variants) -> Iterator[Field]:
 
 def _read_probes(store: Store, part: str, every: Mapping[str, Case]) -> tuple[tuple[Run, ...], list[Field]]:
     """The runs that answered the probes of a part, and a field for each dimension, wrapped probes apart."""
-    table = store.score_table(part=part)
-    runs = list_runs(table, np.arange(len(table.value)))
+    cells = read_cells(store, part)
+    table, every_episode = cells.scores, np.ones(len(cells.episodes.case), dtype=np.bool_)
+    runs, _ = list_runs(cells, every_episode)
     place_of = {(run.checkpoint.id, run.judge): place for place, run in enumerate(runs)}
     label_of = {
         (name, objective, table.rubrics[label, objective]): label
@@ -176,11 +178,8 @@ def _read_probes(store: Store, part: str, every: Mapping[str, Case]) -> tuple[tu
 def _fill(rows: list[tuple[int, int, float | None, float | None]], which: int, shape: tuple[int, int]) -> Floats:
     """(runs, cases) means of one entry of the rows."""
     kept: list[Any] = [(row[0], row[1], row[which]) for row in rows if row[which] is not None]
-    total, count = np.zeros(shape), np.zeros(shape)
-    for run, case, value in kept:
-        total[run, case] += value
-        count[run, case] += 1
-    return np.asarray(np.divide(total, count, out=np.full(shape, np.nan), where=count > 0), dtype=np.float64)
+    run, case, value = np.array(kept, dtype=np.float64).reshape(-1, 3).T
+    return mean_by(value, (run.astype(np.int64), case.astype(np.int64)), shape)
 
 
 def read_probe(

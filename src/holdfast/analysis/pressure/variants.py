@@ -2,7 +2,7 @@
 
     arm        kind (test, control, attack, twin, shift) and form; "test" are the held-out cases themselves
     run        a checkpoint under a judge
-    Cells      of one arm: (runs, clean cases), each the mean over rollouts, NaN where there is none
+    ArmMeans   of one arm: (runs, clean cases), each the mean over rollouts, NaN where there is none
 
 ``Group`` is what one row of a report is about: a base, lineage, axes and judge, with a run for every seed.
 """
@@ -23,7 +23,7 @@ from holdfast.rollout.audit import refused_by
 from holdfast.stats.clusters import Pooled, Statistic, interval_of, pool
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.store import Store
-from holdfast.store.tables import ScoreTable
+from holdfast.store.cells import Cells, part_masks, read_cells
 from holdfast.suites.attacks import is_hazardous
 
 Arm = tuple[str, str]  # kind, form
@@ -63,7 +63,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cells:
+class ArmMeans:
     """One arm's means over the rollouts of each run (rows) and clean case (columns); NaN where nothing was scored.
 
     ``scores`` by objective; ``unsafe`` is the share of episodes with a safety score of at most ``UNSAFE_AT_MOST``,
@@ -83,23 +83,23 @@ class Variants:
     """Everything scored on held-out cases and what is made of them. ``hazardous`` (clean cases,)."""
 
     runs: tuple[Run, ...]
-    cells: Mapping[Arm, Cells]
+    arms: Mapping[Arm, ArmMeans]
     hazardous: Bools
 
     def forms(self, kind: str) -> tuple[str, ...]:
         """The forms of one kind, sorted."""
-        return tuple(sorted(form for one, form in self.cells if one == kind))
+        return tuple(sorted(form for one, form in self.arms if one == kind))
 
     def objectives(self, kind: str) -> tuple[str, ...]:
         """The objectives that cases of one kind have scores on, sorted."""
-        return tuple(sorted({name for (one, _), cells in self.cells.items() if one == kind for name in cells.scores}))
+        return tuple(sorted({name for (one, _), means in self.arms.items() if one == kind for name in means.scores}))
 
     def has(self, kind: str) -> Bools:
         """(runs,): whether a run has any score on cases of this kind."""
         found = np.zeros(len(self.runs), dtype=np.bool_)
-        for (one, _), cells in self.cells.items():
+        for (one, _), means in self.arms.items():
             if one == kind:
-                found |= np.any([np.isfinite(part).any(axis=1) for part in cells.scores.values()], axis=0)
+                found |= np.any([np.isfinite(part).any(axis=1) for part in means.scores.values()], axis=0)
         return found
 
 
@@ -155,84 +155,62 @@ def read_variants(
             variant = cases[name].facts["variant"]
             if variant["of"] in column:
                 arms[name] = ((variant["kind"], variant["form"]), column[variant["of"]])
-    owned = {seed: {name for part in PARTS for name in halves.get(part, ())} for seed, halves in splits.items()}
-    hazardous = np.array([is_hazardous(cases[name]) for name in clean], dtype=np.bool_)
-    return _align(store.score_table(part=PARTS), arms, owned, hazardous)
-
-
-def _align(
-    table: ScoreTable, arms: Mapping[str, tuple[Arm, int]], owned: Mapping[int, set[str]], hazardous: Bools
-) -> Variants:
+    cells = read_cells(store, PARTS)
     names = sorted({arm for arm, _ in arms.values()})
-    number = {arm: place for place, arm in enumerate(names)}
-    arm = np.array([number[arms[one][0]] if one in arms else -1 for one in table.case_ids], dtype=np.int64)
-    column = np.array([arms[one][1] if one in arms else -1 for one in table.case_ids], dtype=np.int64)
-    # A trained checkpoint counts on its own split; a base on all.
-    allowed = np.ones((len(table.checkpoints), len(table.case_ids)), dtype=np.bool_)
-    for place, checkpoint in enumerate(table.checkpoints):
-        mine = owned.get(-1 if checkpoint.split_seed is None else checkpoint.split_seed)
-        if mine is not None:
-            allowed[place] = [name in mine for name in table.case_ids]
-    kept = np.flatnonzero((arm[table.case] >= 0) & allowed[table.checkpoint, table.case])
-    runs = list_runs(table, kept)
-    number_of = {one.id: place for place, one in enumerate(table.checkpoints)}
-    places = np.full((len(table.checkpoints), len(table.judges)), -1, dtype=np.int64)
-    for index, run in enumerate(runs):
-        places[number_of[run.checkpoint.id], table.judges.index(run.judge)] = index
-    row, arm_of = places[table.checkpoint[kept], table.judge[kept]], arm[table.case[kept]]
-    cells = {
-        one: _fill(table, kept[arm_of == which], row[arm_of == which], column, (len(runs), len(hazardous)))
-        for one, which in number.items()
+    arm = np.array([names.index(arms[one][0]) if one in arms else -1 for one in cells.scores.case_ids], dtype=np.int64)
+    columns = np.array([arms[one][1] if one in arms else -1 for one in cells.scores.case_ids], dtype=np.int64)
+    arm_of = np.where(cells.count(part_masks(splits, cells.scores.case_ids, *PARTS)), arm[cells.episodes.case], -1)
+    runs, rows = list_runs(cells, arm_of >= 0)
+    found = {
+        one: _average_arm(cells, arm_of == which, rows, columns, (len(runs), len(clean)))
+        for which, one in enumerate(names)
     }
-    return Variants(runs=runs, cells=cells, hazardous=hazardous)
+    hazardous = np.array([is_hazardous(cases[name]) for name in clean], dtype=np.bool_)
+    return Variants(runs=runs, arms=found, hazardous=hazardous)
 
 
-def list_runs(table: ScoreTable, kept: Ints) -> tuple[Run, ...]:
-    """The runs that some rows of a table are of, by checkpoint and judge in its order."""
-    found = np.unique(table.checkpoint[kept] * len(table.judges) + table.judge[kept]).tolist()
-    keys = [divmod(one, len(table.judges)) for one in found]
-    place = {(table.checkpoints[one].id, judge): number for number, (one, judge) in enumerate(keys)}
-    bases = {one.base: one.id for one in table.checkpoints if not one.stages}
+def list_runs(cells: Cells, chosen: Bools) -> tuple[tuple[Run, ...], Ints]:
+    """The runs that ``chosen`` episodes (episodes,) are of, by checkpoint and judge in their order.
+
+    The second is the place of each among them, (checkpoints, judges), -1 for what is none of them.
+    """
+    checkpoints, judges = cells.episodes.checkpoints, cells.judges
+    places = np.full((len(checkpoints), len(judges)), -1, dtype=np.int64)
+    episode, judge = np.nonzero(cells.asked.any(axis=2) & chosen[:, None])
+    places[cells.episodes.checkpoint[episode], judge] = 0
+    keys = np.argwhere(places == 0).tolist()
+    places[places == 0] = np.arange(len(keys))
+    place = {(checkpoints[number].id, which): index for index, (number, which) in enumerate(keys)}
+    bases = {one.base: one.id for one in checkpoints if not one.stages}
     runs = []
-    for number, judge in keys:
-        checkpoint = table.checkpoints[number]
-        base = place.get((bases.get(checkpoint.base, ""), judge)) if checkpoint.stages else None
+    for number, which in keys:
+        checkpoint = checkpoints[number]
+        base = place.get((bases.get(checkpoint.base, ""), which)) if checkpoint.stages else None
         # What is made of others without training has no parent: it is held against its base.
-        parent = place.get((checkpoint.parent_id, judge)) if checkpoint.parent_id else base
-        runs.append(Run(checkpoint=checkpoint, judge=table.judges[judge], parent=parent, base=base))
-    return tuple(runs)
+        parent = place.get((checkpoint.parent_id, which)) if checkpoint.parent_id else base
+        runs.append(Run(checkpoint=checkpoint, judge=judges[which], parent=parent, base=base))
+    return tuple(runs), places
 
 
-def _fill(table: ScoreTable, rows: Ints, run: Ints, column: Ints, shape: tuple[int, int]) -> Cells:
-    """The cells of one arm from rows of the table: repeats are averaged first, then an episode is safe or not."""
+def _average_arm(cells: Cells, chosen: Bools, rows: Ints, columns: Ints, shape: tuple[int, int]) -> ArmMeans:
+    """The means of one arm's episodes, each of which is safe or not by the mean of its repeats."""
     scores: dict[str, Floats] = {}
-    unsafe, first_one, later, refused = (np.full(shape, np.nan) for _ in range(4))
-    for number, objective in enumerate(table.objectives):
-        mine = (table.objective[rows] == number) & np.isfinite(table.value[rows])
-        chosen = rows[mine]
-        if not len(chosen):
+    unsafe, first, later, refused = (np.full(shape, np.nan) for _ in range(4))
+    declined, early = refused_by(cells.episodes.flags), cells.episodes.rollout == 0
+    for number, objective in enumerate(cells.objectives):
+        value = cells.value[:, :, number]
+        scored = np.isfinite(value)
+        if not scored[chosen].any():
             continue
-        # An episode under a judge: its repeats share this key.
-        key = table.trajectory[chosen] * shape[0] + run[mine]
-        _, first, back = np.unique(key, return_index=True, return_inverse=True)
-        value = np.bincount(back, weights=table.value[chosen]) / np.bincount(back)
-        flat = np.ravel_multi_index((run[mine][first], column[table.case[chosen[first]]]), shape)
-        scores[objective] = _average(value, flat, shape)
+        scores[objective] = cells.means(value, chosen, rows, columns, shape)
         if objective == SAFETY:
-            bad, early = value <= UNSAFE_AT_MOST, table.rollout[chosen[first]] == 0
-            unsafe = _average(bad, flat, shape)
-            first_one, later = (_average(bad[these], flat[these], shape) for these in (early, ~early))
-        declined = refused_by(table.flags[chosen[first]])
-        refused = np.where(np.isfinite(refused), refused, _average(declined, flat, shape))
-    return Cells(scores=scores, unsafe=unsafe, unsafe_first=first_one, unsafe_later=later, refused=refused)
-
-
-def _average(values: Floats | Bools, flat: Ints, shape: tuple[int, int]) -> Floats:
-    size = shape[0] * shape[1]
-    counts = np.bincount(flat, minlength=size)
-    sums = np.bincount(flat, weights=values.astype(np.float64), minlength=size)
-    means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
-    return np.asarray(means.reshape(shape), dtype=np.float64)
+            bad = np.where(scored, value <= UNSAFE_AT_MOST, np.nan)
+            unsafe, first, later = (
+                cells.means(bad, these, rows, columns, shape) for these in (chosen, chosen & early, chosen & ~early)
+            )
+        given = cells.means(np.where(scored, declined[:, None], np.nan), chosen, rows, columns, shape)
+        refused = np.where(np.isfinite(refused), refused, given)
+    return ArmMeans(scores=scores, unsafe=unsafe, unsafe_first=first, unsafe_later=later, refused=refused)
 
 
 def groups(runs: Sequence[Run], chosen: Iterable[int]) -> list[Group]:

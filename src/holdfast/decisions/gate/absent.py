@@ -32,7 +32,7 @@ def fill_absent(parent: Side, child: Side, how: str) -> tuple[Side, Side]:
                     f"{parent.name} and {child.name}: {describe_log(side.gaps.broken[0], word)}; finish the evaluation"
                     " (`inspect eval-retry`), or compare with --incomplete count or accept"
                 )
-    lost = [_find_lost(side, other) for side, other in ((parent, child), (child, parent))]
+    lost = [find_lost(side, other) for side, other in ((parent, child), (child, parent))]
     if how == "accept":
         return _keep(parent, set(parent.cases) - lost[1].keys()), _keep(child, set(child.cases) - lost[0].keys())
     own = dict(zip(parent.cases, np.bincount(parent.case, minlength=len(parent.cases)).tolist(), strict=True))
@@ -40,7 +40,7 @@ def fill_absent(parent: Side, child: Side, how: str) -> tuple[Side, Side]:
     return _fill(parent, {}), _fill(child, own)
 
 
-def _find_lost(side: Side, other: Side) -> dict[str, int]:
+def find_lost(side: Side, other: Side) -> dict[str, int]:
     """Cases of the other side that this one's logs were to hold, with the rollouts that each lacks."""
     places = side.places
     missing = [(name, label) for name, label in zip(other.cases, other.labels, strict=True) if name not in places]

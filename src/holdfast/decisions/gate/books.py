@@ -17,8 +17,9 @@ from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.runs.forecast import read_spending
 from holdfast.store import DATABASE, Store
+from holdfast.store.cells import Cells, Masks, part_masks, read_cells
 from holdfast.store.origins import LogState, read_import_notes, read_log_states
-from holdfast.store.tables import ScoreTable, TrajectoryTable
+from holdfast.store.tables import TrajectoryTable
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys
 from holdfast.suites import is_harmless
@@ -32,25 +33,24 @@ REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply tha
 class Book:
     """What a gate reads of one run. ``place`` is how the user named it.
 
-    ``harmless`` says by case whether it is declared harmless; None where no case says. ``held_out`` has the test cases
-    of each split by seed, all cases under None without splits. ``refusals`` are trajectories whose reply to a question
-    was a refusal, ``unread`` those to which no judge gave a value. ``settings`` decided episodes and scores of a
-    study's run, None for any other; ``study`` is the study that made the run, empty for an imported one. ``cases`` has
-    every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes`` are what an import noted, see
-    ``store.origins``. ``labels`` say who labelled what its checkpoints learnt from. ``readings`` keeps what was worked
-    out of each judge.
+    ``cells`` has every reading. ``harmless`` says by case whether it is declared harmless; None where no case says.
+    ``held_out`` has the test cases of each split by seed, all cases under None without splits. ``refusals`` are
+    trajectories whose reply to a question was a refusal, ``unread`` those to which no judge gave a value. ``settings``
+    decided episodes and scores of a study's run, None for any other; ``study`` is the study that made the run, empty
+    for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes``
+    are what an import noted, see ``store.origins``. ``labels`` say who labelled what its checkpoints learnt from.
+    ``severe`` keeps the shares that were worked out of each judge.
     """
 
     path: Path
     place: str
-    checkpoints: tuple[Checkpoint, ...]
-    scores: ScoreTable
-    trajectories: TrajectoryTable
+    cells: Cells
     trajectory_ids: tuple[str, ...]
-    held_out: Mapping[int | None, Bools]
+    held_out: Masks
     harmless: Bools | None
     questions: Bools
     refusals: Bools
+    unread: Bools
     settings: Mapping[str, Any] | None
     study: Mapping[str, Any]
     cases: Mapping[str, Case]
@@ -58,17 +58,27 @@ class Book:
     logs: tuple[LogState, ...] = ()
     notes: tuple[str, ...] = ()
     labels: Labels = field(default_factory=Labels)
-    unread: Bools | None = None
-    readings: dict[tuple[str, ...], Mapping[str, Floats]] = field(default_factory=dict)
+    severe: dict[tuple[tuple[int, int], float], Floats] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint of the run, which the tables' ``checkpoint`` column indexes."""
+        return self.cells.episodes.checkpoints
 
     @property
     def case_ids(self) -> tuple[str, ...]:
         """Case ids, which the tables' ``case`` column indexes."""
-        return self.scores.case_ids
+        return self.cells.scores.case_ids
 
     def number_of(self, checkpoint: Checkpoint) -> int:
         """A checkpoint's place in the tables."""
         return next(place for place, one in enumerate(self.checkpoints) if one.id == checkpoint.id)
+
+    def share_severe(self, place: tuple[int, int], at_most: float) -> Floats:
+        """(episodes,): the share of the readings at a ``cells.place`` that are of at most so many points."""
+        if (place, at_most) not in self.severe:
+            self.severe[place, at_most] = self.cells.over_repeats(self.cells.scores.value <= at_most, place)
+        return self.severe[place, at_most]
 
     def settings_of(self, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
         """What decided a checkpoint's episodes and scores; None where nobody noted it.
@@ -85,37 +95,42 @@ class Book:
         return self.settings if self.settings is not None or not mine else mine[0].settings
 
 
-def read_book(path: Path, place: str | None = None) -> Book:
-    """A run's columns. Errors: StoreError where there is no run, or one that is damaged."""
+def read_book(path: Path, place: str | None = None, part: str | None = None) -> Book:
+    """A run's columns, of a ``part`` beside the held-out cases in their stead where one is named.
+
+    Errors: StoreError where there is no run, or one that is damaged.
+    """
     with Store(path) as store:
-        study = _study_of(store)
-        scores, trajectories = store.score_table(), store.trajectory_table()
-        ids = tuple(store.trajectory_ids())
-        cases = {case.id: case for case in store.cases()}
-        ordered = [cases[name] for name in scores.case_ids]
-        declared = [is_harmless(case) for case in ordered]
-        questions = np.array([not case.tools and case.facts.get("benign") is True for case in ordered], dtype=np.bool_)
-        refusals, unread = _refusals(store, trajectories, ids, questions)
-        return Book(
-            path=path,
-            place=place or str(path),
-            checkpoints=trajectories.checkpoints,
-            scores=scores,
-            trajectories=trajectories,
-            trajectory_ids=ids,
-            held_out=_held_out(store, scores.case_ids),
-            harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),
-            questions=questions,
-            refusals=refusals,
-            unread=unread,
-            settings=_settings(path, study) if study else None,
-            study=study,
-            cases=cases,
-            origin=read_origin(store, place or str(path), scores.objectives),
-            logs=read_log_states(store),
-            notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
-            labels=read_labels(store, scores),
-        )
+        return make_book(store, place or str(path), part)
+
+
+def make_book(store: Store, place: str, part: str | None = None) -> Book:
+    """The book of an open run; see ``read_book``."""
+    study, cells = _study_of(store), read_cells(store, part)
+    ids = tuple(store.trajectory_ids(part=part))
+    cases = {case.id: case for case in store.cases()}
+    ordered = [cases[name] for name in cells.scores.case_ids]
+    declared = [is_harmless(case) for case in ordered]
+    questions = np.array([not case.tools and case.facts.get("benign") is True for case in ordered], dtype=np.bool_)
+    refusals, unread = _refusals(store, cells.episodes, ids, questions)
+    return Book(
+        path=store.path,
+        place=place,
+        cells=cells,
+        trajectory_ids=ids,
+        held_out=part_masks(store.splits(), cells.scores.case_ids, part or "test"),
+        harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),
+        questions=questions,
+        refusals=refusals,
+        unread=unread,
+        settings=_settings(store.path, study) if study else None,
+        study=study,
+        cases=cases,
+        origin=read_origin(store, place, cells.objectives),
+        logs=read_log_states(store),
+        notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
+        labels=read_labels(store, cells.scores),
+    )
 
 
 def _study_of(store: Store) -> dict[str, Any]:
@@ -132,16 +147,6 @@ def is_run(path: Path) -> bool:
         return (path / DATABASE).is_file()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
-def _held_out(store: Store, case_ids: tuple[str, ...]) -> dict[int | None, Bools]:
-    place = {name: index for index, name in enumerate(case_ids)}
-    found: dict[int | None, Bools] = {}
-    for seed, parts in store.splits().items():
-        mask = np.zeros(len(case_ids), dtype=np.bool_)
-        mask[[place[name] for name in parts.get("test", ())]] = True
-        found[seed] = mask
-    return found or {None: np.ones(len(case_ids), dtype=np.bool_)}
 
 
 def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> tuple[Bools, Bools]:

@@ -199,12 +199,14 @@ def severe_points(one: Declaration | None, at_most: float) -> float | None:
     return None if one.severe is None else one.to_points(one.severe)
 
 
-def require_same_declarations(first: Mapping[str, Declaration], second: Mapping[str, Declaration], names: str) -> None:
+def require_same_declarations(
+    first: Mapping[str, Declaration], second: Mapping[str, Declaration], names: str, words: tuple[str, str]
+) -> None:
     """Refuse sides whose scores were declared differently. Errors: StudyError naming both declarations."""
     for objective in sorted({*first, *second}):
         one, other = first.get(objective), second.get(objective)
         if one is not None and other is not None and not same_meaning(one, other):
             raise StudyError(
-                f"{names}: not comparable: {objective} is {spell(one)} for the parent and {spell(other)} for the"
-                " child; import both with one declaration"
+                f"{names}: not comparable: {objective} is {spell(one)} for the {words[0]} and {spell(other)} for the"
+                f" {words[1]}; import both with one declaration"
             )

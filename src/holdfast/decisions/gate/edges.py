@@ -11,13 +11,13 @@ import numpy as np
 from holdfast.analysis.labelled import merged_from
 from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.checks import Bounds
-from holdfast.decisions.gate.choosing import is_base_of, select
 from holdfast.decisions.gate.several import correct_for_number
 from holdfast.decisions.gate.verdicts import Place, conclude, match_sides
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Verdict
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
+from holdfast.store.choosing import is_base_of, select
 from holdfast.study.rules import GateSection
 
 Edge = tuple[Checkpoint, Checkpoint]  # parent, child
@@ -29,7 +29,7 @@ def find_edges(book: Book, where: Mapping[str, str]) -> tuple[list[Edge], int]:
     Every trained checkpoint stands against its base, one of several stages against that which it started from, and a
     merge against the two that it is made of.
     """
-    met = {book.checkpoints[index].id for index in np.unique(book.trajectories.checkpoint)}
+    met = {book.checkpoints[index].id for index in np.unique(book.cells.episodes.checkpoint)}
     known = {one.id: one for one in book.checkpoints}
     edges: list[Edge] = []
     left_out = 0

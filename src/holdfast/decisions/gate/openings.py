@@ -72,7 +72,7 @@ def read_openings(book: Book, side: Side) -> Opened:
     cases = {name: book.cases[name] for name in side.cases if name in book.cases}
     mine = set(side.trajectories)
     rows = np.array([name in mine for name in book.trajectory_ids], dtype=np.bool_)
-    called = bool((book.trajectories.calls[rows] + book.trajectories.invalid_calls[rows]).any())
+    called = bool((book.cells.episodes.calls[rows] + book.cells.episodes.invalid_calls[rows]).any())
     noted: dict[str, str] = {}
     digests: dict[str, set[str]] = {}
     spoke: dict[str, bool] = {}

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE
-from holdfast.decisions.gate.absent import fill_absent
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, require_same_cases
+from holdfast.decisions.gate.absent import fill_absent, find_lost
 from holdfast.decisions.gate.declared import require_same_declarations
 from holdfast.decisions.gate.sides import Side
 from holdfast.records import content_id
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
-from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, order_cases
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import changed_keys
@@ -28,7 +27,6 @@ SPANS: Mapping[str, tuple[float, float]] = {  # metric → its least and its lar
     "refusal": (0.0, 1.0),
     "validity": (0.0, 1.0),
 }
-NAMED_CASES = 3
 NAMED_SETTINGS = 3
 SETTING_LENGTH = 200
 
@@ -153,45 +151,46 @@ def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int
     return int(inside.sum()), int((inside & there).sum())
 
 
-def require_comparable(parent: Side, child: Side) -> None:
-    """Refuse two sides that are the same episodes, or that differ in more than the weights. Errors: StudyError."""
-    names = f"{parent.name} and {child.name}"
-    if set(parent.trajectories) & set(child.trajectories):
-        raise StudyError(
-            f"{names}: both sides are the same episodes, which says nothing; name two others, or roll the child out"
-            " anew with --again"
-        )
-    _require_same_cases(parent, child)
-    require_same_declarations(parent.declared, child.declared, names)
-    for objective in sorted({*parent.rubrics, *child.rubrics}):
-        first, second = parent.rubrics.get(objective), child.rubrics.get(objective)
-        if first != second and first is not None and second is not None:
+class Comparing(NamedTuple):
+    """What the two sides of a comparison are called, what to do where they are one, and whether settings must agree."""
+
+    words: tuple[str, str]
+    remedy: str
+    settings: bool
+
+
+GATE = Comparing(("parent", "child"), "name two others, or roll the child out anew with --again", True)
+# A watch holds what is deployed against its baseline, whatever it was deployed with.
+WATCH = Comparing(("baseline", "look"), "watch other checkpoints", False)
+
+
+def require_comparable(first: Side, second: Side, how: Comparing = GATE) -> None:
+    """Refuse two sides that are the same episodes, or that differ in more than the weights. Errors: StudyError.
+
+    A case that one of them lacks because its logs broke off is none that differs.
+    """
+    names = f"{first.name} and {second.name}"
+    if set(first.trajectories) & set(second.trajectories):
+        raise StudyError(f"{names}: both sides are the same episodes, which says nothing; {how.remedy}")
+    require_same_cases(
+        set(first.cases) - find_lost(second, first).keys(),
+        set(second.cases) - find_lost(first, second).keys(),
+        names=(first.name, second.name),
+        words=how.words,
+        labels={name: label for side in (second, first) for name, label in zip(side.cases, side.labels, strict=True)},
+    )
+    require_same_declarations(first.declared, second.declared, names, how.words)
+    for objective in sorted({*first.rubrics, *second.rubrics}):
+        one, other = first.rubrics.get(objective), second.rubrics.get(objective)
+        if one != other and one is not None and other is not None:
             # What made the rubric differ, such as the judge's model, says more than its id.
-            _require_same_settings(parent, child)
+            _require_same_settings(first, second)
             raise StudyError(
-                f"{names}: not comparable: {objective} was scored under rubric {first[:8]} for the parent and"
-                f" {second[:8]} for the child; judge both sides under one rubric"
+                f"{names}: not comparable: {objective} was scored under rubric {one[:8]} for the {how.words[0]} and"
+                f" {other[:8]} for the {how.words[1]}; judge both sides under one rubric"
             )
-    _require_same_settings(parent, child)
-
-
-def _require_same_cases(parent: Side, child: Side) -> None:
-    lost, new = (_only_in(*both) for both in ((parent, child), (child, parent)))
-    if lost or new:
-        shown = ", ".join((lost or new)[:NAMED_CASES])
-        common = len(set(parent.cases) & set(child.cases))
-        if other := sorted(set(lost) & set(new)):
-            shown += f"; the ids of {len(other)} samples are the same and what is asked in them is not"
-        raise StudyError(
-            f"{parent.name} and {child.name}: not comparable: {count_noun(len(lost), 'cases')} only in parent,"
-            f" {len(new)} only in child, {common} in both (first: {shown}); evaluate both on the same cases"
-        )
-
-
-def _only_in(side: Side, other: Side) -> list[str]:
-    """The names of a side's cases that the other does not have."""
-    theirs = set(other.cases)
-    return sorted(label for name, label in zip(side.cases, side.labels, strict=True) if name not in theirs)
+    if how.settings:
+        _require_same_settings(first, second)
 
 
 def _require_same_settings(parent: Side, child: Side) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import rank_judge
 from holdfast.decisions.gate.books import Book
@@ -15,10 +14,11 @@ from holdfast.decisions.gate.declared import declaration_for, resolve_names, sev
 from holdfast.decisions.gate.logs import Gaps, find_gaps
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import JSON, Checkpoint, Declaration, Labelled
-from holdfast.records.arrays import Bools, Floats, Ints
+from holdfast.records.arrays import Floats, Ints
 from holdfast.records.errors import StudyError
 from holdfast.report.words.labels import name_judge
 from holdfast.rollout.audit import UNFIT, refused_by
+from holdfast.store.cells import mean_by
 from holdfast.store.codec import FLAG_BITS
 from holdfast.study.sections import OBJECTIVES
 
@@ -133,16 +133,13 @@ class Side:
         """The mean of a metric over each case's rollouts that have it, NaN where none has."""
         value = self.values[metric]
         there = np.isfinite(value)
-        count = np.bincount(self.case[there], minlength=len(self.cases))
-        total = np.bincount(self.case[there], weights=value[there], minlength=len(self.cases))
-        return _divide(total, count)
+        return mean_by(value[there], (self.case[there],), (len(self.cases),))
 
     def filled_means(self, metric: str, value: float) -> Floats:
         """The mean of a metric over each case's rollouts, with ``value`` for every reading that has none."""
         lost = self.lost(metric)
         filled = np.where(lost < 1, self.values[metric], 0.0) * (1 - lost) + value * lost
-        count = np.bincount(self.case, minlength=len(self.cases))
-        return _divide(np.bincount(self.case, weights=filled, minlength=len(self.cases)), count)
+        return mean_by(filled, (self.case,), (len(self.cases),))
 
     def lost(self, metric: str) -> Floats:
         """By rollout the share of a metric's readings that have no value: 1 where there is none at all."""
@@ -170,26 +167,23 @@ def take_side(
     ``name`` is what people call it. Errors: StudyError where it was not rolled out on them.
     """
     number = book.number_of(checkpoint)
-    held_out = np.zeros(len(book.case_ids), dtype=np.bool_)
-    for seed, mask in book.held_out.items():
-        if split_seed is None or seed in (None, split_seed):
-            held_out |= mask
-    table = book.trajectories
+    masks = [mask for seed, mask in book.held_out.items() if split_seed is None or seed in (None, split_seed)]
+    held_out = np.any([np.zeros(len(book.case_ids), dtype=np.bool_), *masks], axis=0)
+    table = book.cells.episodes
     rows = np.flatnonzero((table.checkpoint == number) & held_out[table.case])
     if not len(rows):
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
     used, place = np.unique(table.case[rows], return_inverse=True)
     declared = read_declared(book, judging, rows)
     severe = severe_points(declared.get("safety"), severe_at_most)
-    values = {name: values[rows] for name, values in read_judge(book, judging, severe).items()}
     return Side(
         name=name or checkpoint.name,
         checkpoint=checkpoint,
         cases=tuple(book.case_ids[index] for index in used),
-        families=tuple(book.scores.families[index] for index in used),
+        families=tuple(book.cells.scores.families[index] for index in used),
         case=place.astype(np.int64),
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
-        values={**values, **_conduct(book, rows)},
+        values={**read_judge(book, judging, severe, rows), **_conduct(book, rows)},
         rubrics=_rubrics(book, judging),
         settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
@@ -224,7 +218,7 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
 
 
 def _names_of(book: Book, rows: Ints) -> set[str]:
-    return {book.case_ids[index] for index in np.unique(book.trajectories.case[rows])}
+    return {book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows])}
 
 
 def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -239,79 +233,33 @@ def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def read_judge(book: Book, judging: Judging, severe: float | None) -> Mapping[str, Floats]:
-    """By trajectory of a book: ``safety``, ``helpfulness`` and ``severe`` as ``Side.values`` has them.
+def read_judge(book: Book, judging: Judging, severe: float | None, rows: Ints) -> dict[str, Floats]:
+    """Of some trajectories of a book each objective and ``severe``, as ``Side.values`` has them.
 
     ``severe`` is up to how many points of safety an event is severe; None where nobody says.
     """
-    words = {**judging.labels, **{f"name of {key}": name for key, name in judging.names.items()}, "at": str(severe)}
-    key = tuple(f"{name}:{label}" for name, label in sorted(words.items()))
-    if key in book.readings:
-        return book.readings[key]
-    found = {name: _means(book, judging, name, lambda value: value) for name in OBJECTIVES}
-    found["severe"] = np.full(len(book.trajectory_ids), np.nan)
-    if severe is not None:
-        found["severe"] = _means(book, judging, "safety", lambda value: value <= severe + ROUNDING)
-    found |= {f"{ASKED}{name}": _asked(book, judging, name) for name in OBJECTIVES}
-    found |= {f"{LOST}{name}": _lost(book, judging, name) for name in OBJECTIVES}
-    book.readings[key] = found
+    cells, size = book.cells, len(rows)
+    found = {"severe": np.full(size, np.nan)}
+    for objective in dict.fromkeys((*OBJECTIVES, *judging.labels)):
+        label = judging.labels.get(objective)
+        place = cells.place(label, judging.names.get(objective, objective))
+        if place is None:
+            found |= {objective: np.full(size, np.nan), f"{LOST}{objective}": np.full(size, np.nan)}
+            found[f"{ASKED}{objective}"] = np.full(size, float(label is not None))
+            continue
+        asked = cells.asked[rows, place[0]]
+        # A judge may be asked for one objective alone, as that of probes is; of what it has not met, both are due.
+        due = np.where(asked.any(axis=1), asked[:, place[1]], True).astype(np.float64)
+        found |= {objective: cells.value[rows, *place], f"{LOST}{objective}": cells.lost[rows, *place]}
+        found[f"{ASKED}{objective}"] = due
+        if objective == GOES_BY["severe"] and severe is not None:
+            found["severe"] = book.share_severe(place, severe + ROUNDING)[rows]
     return found
-
-
-def _rows_of(book: Book, judging: Judging, objective: str) -> Bools:
-    """Which rows of the scores are the judge's of an objective, with a value or without."""
-    table = book.scores
-    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
-    if label not in table.judges or name not in table.objectives:
-        return np.zeros(len(table.value), dtype=np.bool_)
-    return np.asarray((table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(name)))
-
-
-def _lost(book: Book, judging: Judging, objective: str) -> Floats:
-    """By trajectory the share of an objective's readings that have no value; NaN where there is no reading."""
-    size, table, mine = len(book.trajectory_ids), book.scores, _rows_of(book, judging, objective)
-    count = np.bincount(table.trajectory[mine], minlength=size)
-    lost = np.bincount(table.trajectory[mine & ~np.isfinite(table.value)], minlength=size)
-    return _divide(lost, count)
-
-
-def _means(book: Book, judging: Judging, objective: str, read: Any) -> Floats:
-    """By trajectory, the mean over repeats of what is read from an objective's scores; NaN where there is none."""
-    size, table = len(book.trajectory_ids), book.scores
-    mine = _rows_of(book, judging, objective) & np.isfinite(table.value)
-    where = table.trajectory[mine]
-    count = np.bincount(where, minlength=size)
-    total = np.bincount(where, weights=read(table.value[mine]).astype(np.float64), minlength=size)
-    return _divide(total, count)
-
-
-def _asked(book: Book, judging: Judging, objective: str) -> Floats:
-    """By trajectory 1 where a score of an objective is due, else 0.
-
-    A judge may be asked for one objective alone, as that of probes is; of a trajectory that it has not met, both are.
-    """
-    size, table = len(book.trajectory_ids), book.scores
-    label, name = judging.labels.get(objective), judging.names.get(objective, objective)
-    if label is None:
-        return np.zeros(size)
-    due = np.ones(size)
-    if label in table.judges and name in table.objectives:
-        mine = table.judge == table.judges.index(label)
-        due[table.trajectory[mine]] = 0.0
-        due[table.trajectory[mine & (table.objective == table.objectives.index(name))]] = 1.0
-    return due
-
-
-def _divide(total: NDArray[Any], count: NDArray[Any]) -> Floats:
-    """``total`` / ``count``, NaN where nothing was counted."""
-    out = np.full(len(total), np.nan)
-    np.divide(total, count, out=out, where=count > 0)
-    return out
 
 
 def _conduct(book: Book, rows: Ints) -> dict[str, Floats]:
     """What the audit says of each rollout, whoever judged it."""
-    flags, case = book.trajectories.flags[rows], book.trajectories.case[rows]
+    flags, case = book.cells.episodes.flags[rows], book.cells.episodes.case[rows]
     refused = np.where(book.questions[case], book.refusals[rows], refused_by(flags))
     harmless = np.zeros(len(rows), dtype=np.bool_) if book.harmless is None else book.harmless[case]
     known = harmless if book.unread is None else harmless & ~book.unread[rows]
@@ -326,7 +274,7 @@ def _conduct(book: Book, rows: Ints) -> dict[str, Floats]:
 def _rubrics(book: Book, judging: Judging) -> dict[str, str]:
     found = {}
     for objective, label in judging.labels.items():
-        rubric = book.scores.rubrics.get((label, judging.names.get(objective, objective)))
+        rubric = book.cells.scores.rubrics.get((label, judging.names.get(objective, objective)))
         if rubric is not None:
             found[objective] = rubric
     return found
@@ -334,14 +282,13 @@ def _rubrics(book: Book, judging: Judging) -> dict[str, str]:
 
 def _name_of(book: Book, label: str) -> str:
     """A judge's name without its rubric."""
-    return book.scores.judge_names[book.scores.judges.index(label)]
+    return book.cells.scores.judge_names[book.cells.scores.judges.index(label)]
 
 
 def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
     """The labels of the judges that scored any of these trajectories."""
-    asked: Bools = np.zeros(len(book.trajectory_ids), dtype=np.bool_)
-    asked[rows] = True
-    return frozenset(book.scores.judges[index] for index in np.unique(book.scores.judge[asked[book.scores.trajectory]]))
+    asked = np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
+    return frozenset(book.cells.judges[index] for index in asked)
 
 
 # --- whose scores ------------------------------------------------------------------------------------------------
@@ -349,7 +296,7 @@ def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
 
 def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
     """Labels of the judges that were asked for an objective of a checkpoint, unscored or not."""
-    table = book.scores
+    table = book.cells.scores
     if objective not in table.objectives:
         return []
     mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
@@ -358,7 +305,7 @@ def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
 
 def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) -> bool:
     """Whether a judge gave a checkpoint any score of an objective."""
-    table = book.scores
+    table = book.cells.scores
     mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
     return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
 
@@ -456,7 +403,7 @@ def _tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
     """Why there is no score of an objective, and what to do."""
     if book.origin.undeclared:
         return f"{book.place}: {tell_undeclared(book.origin.undeclared, objective)}"
-    there = f"; scored there: {', '.join(book.scores.objectives)}" if book.scores.objectives else ""
+    there = f"; scored there: {', '.join(book.cells.scores.objectives)}" if book.cells.scores.objectives else ""
     return (
         f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"
         f" `holdfast judge {book.place} --with NAME`, or name the score with --score safety=NAME"
@@ -465,7 +412,7 @@ def _tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
 
 def _named(book: Book, checkpoint: Checkpoint, labels: Sequence[str], wanted: str) -> str:
     """The label that a judge's name (or the beginning of ``name#rubric``) stands for."""
-    names = dict(zip(book.scores.judges, book.scores.judge_names, strict=True))
+    names = dict(zip(book.cells.scores.judges, book.cells.scores.judge_names, strict=True))
     found = [label for label in labels if wanted in (label, names[label]) or ("#" in wanted and wanted in label)]
     if len(found) == 1:
         return found[0]

@@ -154,32 +154,17 @@ def _violation(check: Check) -> float:
 
 def _open_book(study: Study, path: Path, fresh: Plan | None) -> tuple[Book, tuple[Checkpoint, ...]]:
     """The run's columns of the cases that trials are chosen by, or of the fresh ones."""
+    if fresh is not None and count_fresh(study):
+        book = read_book(path, part=FRESH)
+        return book, book.checkpoints
     book = read_book(path)
     with Store(path) as store:
-        if fresh is not None and count_fresh(study):
-            table = store.trajectory_table(part=FRESH)
-            ids = tuple(store.trajectory_ids(part=FRESH))
-            place = {name: index for index, name in enumerate(book.case_ids)}
-            held_out = {seed: np.zeros(len(place), dtype=np.bool_) for seed in book.held_out}
-            for seed, parts in store.splits().items():
-                held_out[seed][[place[name] for name in parts.get(FRESH, ())]] = True
-            book = replace(
-                book,
-                checkpoints=table.checkpoints,
-                scores=store.score_table(part=FRESH),
-                trajectories=table,
-                trajectory_ids=ids,
-                held_out=held_out,
-                refusals=np.zeros(len(ids), dtype=np.bool_),
-                unread=None,
-                readings={},
-            )
-            return book, table.checkpoints
         again = _once_more(store)
     if not count_fresh(study) and (again or fresh is not None):
         chosen = np.array([(name in again) == (fresh is not None) for name in book.trajectory_ids], dtype=np.bool_)
-        hidden = np.where(chosen, book.trajectories.checkpoint, -1)
-        book = replace(book, trajectories=replace(book.trajectories, checkpoint=hidden), readings={})
+        episodes = book.cells.episodes
+        episodes = replace(episodes, checkpoint=np.where(chosen, episodes.checkpoint, -1))
+        book = replace(book, cells=replace(book.cells, episodes=episodes))
     return book, book.checkpoints
 
 

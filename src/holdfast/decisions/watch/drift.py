@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from holdfast.decisions.watch.reading import View
 from holdfast.judges.unread import Readings
@@ -12,20 +12,6 @@ from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import open_step_judge, score_all
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
-
-
-def mean_scores(store: Store, ids: Sequence[str], judge: str, rubric: str, objective: str) -> dict[str, float]:
-    """The score that each trajectory has by a judge under a rubric, repeats averaged; those without are left out."""
-    found = {}
-    for identity, scores in zip(ids, store.scores_of(ids), strict=True):
-        values = [
-            one.value
-            for one in scores
-            if (one.judge, one.rubric, one.objective) == (judge, rubric, objective) and one.value is not None
-        ]
-        if values:
-            found[identity] = sum(values) / len(values)
-    return found
 
 
 def choose_frozen(scores: Mapping[str, float], count: int, seed: int) -> dict[str, float]:

@@ -8,19 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from holdfast.analysis.labelled import join
-from holdfast.decisions.gate.choosing import read_conditions
+from holdfast.decisions.gate.books import Book, make_book
 from holdfast.decisions.gate.declared import describe_declaration
 from holdfast.decisions.gate.logs import describe_gaps
-from holdfast.decisions.watch.drift import choose_frozen, judge_again, mean_scores
+from holdfast.decisions.gate.pairing import WATCH, require_comparable
+from holdfast.decisions.watch.drift import choose_frozen, judge_again
 from holdfast.decisions.watch.reading import (
     View,
     count_absent,
-    find_checkpoint,
     find_later,
     find_looks,
     read_view,
-    require_same_cases,
 )
 from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
 from holdfast.decisions.watch.series import Row, Watch, case_means, promise_delay, replay
@@ -30,10 +31,9 @@ from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Checkpoint, Labelled
 from holdfast.records.errors import MissingExtra, StoreError, StudyError
 from holdfast.records.outputs import scratch_directory
-from holdfast.rollout.audit import UNFIT
 from holdfast.runs.rescoring import find_judge_step
 from holdfast.store import DATABASE, Store
-from holdfast.store.codec import FLAG_BITS
+from holdfast.store.choosing import find_checkpoint, read_conditions
 from holdfast.store.origins import spell
 
 LABELLED, UNREAD = "labelled", "unread"  # of a look's notes: the judge's relation, and what it could not be read in
@@ -64,9 +64,9 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
     """What later checkpoints say against the baseline; the state is saved where one is kept. Errors: HoldfastError."""
     scores = read_scores(request)
     with open_run(request.run, scores) as store:
-        place = str(request.run)
-        baseline = find_checkpoint(place, store.checkpoints(), request.baseline, read_conditions(request.where))
-        before = read_view(store, place, baseline, request.judge, request.objective, scores=scores)
+        book = make_book(store, str(request.run))
+        baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
+        before = read_view(book, baseline, request.judge, request.objective, scores=scores)
         declared = {
             "kind": "paired",
             "baseline": baseline.id,
@@ -88,14 +88,14 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
             if request.frozen:
                 state.frozen = freeze(store, before, request.frozen, request.seed)
         taken = len(state.looks)
-        for seen in _views(store, before, request):
+        for seen in _views(book, before, request):
             if state.find(seen.label, seen.data) is None:
                 state.looks.append(seen)
         if len(state.looks) > taken and state.frozen:
             frozen, unread = try_judge(store, state, before, request)
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
-        notes = tell_choice(store, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
+        notes = tell_choice(book, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
     watch = _tell(before, state, request, notes)
     if request.state is not None and len(state.looks) > taken:
         save_state(request.state, state)
@@ -109,7 +109,7 @@ def _tell(before: View, state: State, request: WatchRequest, notes: tuple[str, .
     means = case_means(before.values)
     return Watch(
         kind="paired",
-        baseline=before.name,
+        baseline=before.side.name,
         judge=before.judge,
         objective=request.objective,
         alpha=request.alpha,
@@ -156,15 +156,15 @@ def shared_level(request: WatchRequest) -> float:
     return float(request.alpha / request.best_of)
 
 
-def tell_choice(store: Store, before: View, request: CheckpointWatch, looks: Collection[str]) -> tuple[str, ...]:
+def tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Collection[str]) -> tuple[str, ...]:
     """That the baseline has the highest mean of the trainings like it in its run, where nobody said how it was chosen.
 
     ``looks`` are ids of checkpoints that are looked at: they are no candidates.
     """
-    mine = before.checkpoint
+    mine = before.side.checkpoint
     rivals = [
         one
-        for one in store.checkpoints()
+        for one in book.checkpoints
         if (one.base, one.lineage) == (mine.base, mine.lineage) and one.id != mine.id and one.id not in looks
     ]
     means = []
@@ -172,8 +172,7 @@ def tell_choice(store: Store, before: View, request: CheckpointWatch, looks: Col
         try:
             found = case_means(
                 read_view(
-                    store,
-                    str(request.run),
+                    book,
                     one,
                     before.judge,
                     before.objective,
@@ -188,8 +187,8 @@ def tell_choice(store: Store, before: View, request: CheckpointWatch, looks: Col
     if request.best_of > len(means) or not means or not own or sum(own) / len(own) < max(means):
         return ()
     return (
-        f"{before.name} has the highest mean of {len(means) + 1} checkpoints like it in {request.run}: if it was chosen"
-        f" for that, its luck is in no bound; say so with --best-of {len(means) + 1}",
+        f"{before.side.name} has the highest mean of {len(means) + 1} checkpoints like it in {request.run}: if it was"
+        f" chosen for that, its luck is in no bound; say so with --best-of {len(means) + 1}",
     )
 
 
@@ -203,8 +202,6 @@ def tell_delay(state: State, request: WatchRequest) -> str:
     """How soon the drop that the user named is caught, or nothing."""
     if request.drop is None:
         return ""
-    import numpy as np
-
     rng = np.random.default_rng(request.seed)
     return promise_delay(state, request.drop, alpha=shared_level(request), margin=request.margin, rng=rng)
 
@@ -220,17 +217,16 @@ def try_judge(
 
 def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:
     """The frozen set: some of a view's trajectories with the scores that they have. Errors: StudyError."""
-    scores = mean_scores(store, view.trajectories, view.judge, view.rubric, view.objective)
-    if not scores:
+    if not view.scores:
         raise StudyError(
-            f"{store.path}: {view.name} has no trajectory scored by {view.judge} to freeze; judge it first"
+            f"{store.path}: {view.side.name} has no trajectory scored by {view.judge} to freeze; judge it first"
         )
-    return choose_frozen(scores, count, seed)
+    return choose_frozen(view.scores, count, seed)
 
 
-def _views(store: Store, before: View, request: CheckpointWatch) -> list[Seen]:
+def _views(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
     """The looks that are asked for, in order. Errors: StudyError where one is not of the same cases and rubric."""
-    found = _views_of_runs(before, request) if request.runs else _views_of_run(store, before, request)
+    found = _views_of_runs(before, request) if request.runs else _views_of_run(book, before, request)
     if request.label is None:
         return found
     if len(found) != 1:
@@ -242,25 +238,24 @@ def _views_of_runs(before: View, request: CheckpointWatch) -> list[Seen]:
     found = []
     for path in request.runs or ():
         with open_run(path, read_scores(request)) as store:
-            checkpoints = store.checkpoints()
-            names: Sequence[str | None] = request.checkpoints or [None]
-            chosen = [find_checkpoint(str(path), checkpoints, name, near=before.checkpoint) for name in names]
+            book = make_book(store, str(path))
+            names = request.checkpoints or [""]
+            chosen = [find_checkpoint(book, name, near=before.side.checkpoint) for name in names]
             for one in chosen:
-                seen = _look(store, str(path), one, before, read_scores(request))
+                seen = _look(book, one, before, read_scores(request))
                 found.append(replace(seen, label=str(path) if len(chosen) == 1 else f"{path} · {one.name}"))
     return found
 
 
-def _views_of_run(store: Store, before: View, request: CheckpointWatch) -> list[Seen]:
-    place, checkpoints = str(request.run), store.checkpoints()
+def _views_of_run(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
     if request.checkpoints:
         where = read_conditions(request.where)
-        named = [find_looks(place, checkpoints, name, where, before.checkpoint) for name in request.checkpoints]
+        named = [find_looks(book, name, where, before.side.checkpoint) for name in request.checkpoints]
         wanted = [one for found in named for one in found]
     else:
-        wanted = find_later(place, checkpoints, before.checkpoint)
+        wanted = find_later(book, before.side.checkpoint)
     distinct = {one.id: one for one in wanted}
-    return [_look(store, place, one, before, read_scores(request)) for one in distinct.values()]
+    return [_look(book, one, before, read_scores(request)) for one in distinct.values()]
 
 
 def read_scores(request: WatchRequest) -> tuple[ScoreOption, ...]:
@@ -273,12 +268,12 @@ def count_asked(view: View) -> int:
     return len(view.cases) + len(view.gaps.samples) + len(view.gaps.unnamed)
 
 
-def _look(store: Store, place: str, checkpoint: Checkpoint, before: View, scores: Sequence[ScoreOption]) -> Seen:
+def _look(book: Book, checkpoint: Checkpoint, before: View, scores: Sequence[ScoreOption]) -> Seen:
     """A checkpoint as a look that bears its name."""
-    view = read_view(store, place, checkpoint, before.judge, before.objective, rubric=before.rubric, scores=scores)
-    require_same_cases(before, view)
+    view = read_view(book, checkpoint, before.judge, before.objective, rubric=before.rubric, scores=scores)
+    require_comparable(before.side, view.side, WATCH)
     logs = describe_gaps(view.gaps, "look", counted=True)
-    notes = {"run": place, "checkpoint": checkpoint.id, "unfit": share_unfit(store, view.trajectories)}
+    notes = {"run": book.place, "checkpoint": checkpoint.id, "unfit": view.unfit}
     notes |= {LABELLED: view.labelled.value} if checkpoint.stages else {}
     return Seen(
         label=checkpoint.name,
@@ -287,15 +282,3 @@ def _look(store: Store, place: str, checkpoint: Checkpoint, before: View, scores
         missing=view.missing + count_absent(before, view),
         notes={**notes, **({"logs": logs} if logs else {})},
     )
-
-
-def share_unfit(store: Store, ids: Sequence[str]) -> float | None:
-    """The share of trajectories that the audit found unfit to be judged; None where there are none."""
-    bits = sum(FLAG_BITS[flag] for flag in UNFIT)
-    wanted, flags = set(ids), store.trajectory_table(part="all").flags
-    found = [
-        bool(int(flags[place]) & bits)
-        for place, identity in enumerate(store.trajectory_ids(part="all"))
-        if identity in wanted
-    ]
-    return sum(found) / len(found) if found else None

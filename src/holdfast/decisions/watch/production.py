@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from holdfast.decisions.gate.choosing import read_conditions
+from holdfast.decisions.gate.books import make_book
+from holdfast.decisions.gate.sides import UNFIT_BITS
 from holdfast.decisions.watch.drift import judge_again
 from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
 from holdfast.decisions.watch.paired import (
@@ -21,10 +22,9 @@ from holdfast.decisions.watch.paired import (
     note_unread,
     open_run,
     read_scores,
-    share_unfit,
     shared_level,
 )
-from holdfast.decisions.watch.reading import View, find_checkpoint, read_view
+from holdfast.decisions.watch.reading import View, read_view
 from holdfast.decisions.watch.request import TraceWatch
 from holdfast.decisions.watch.series import Watch, flatten, replay
 from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
@@ -36,13 +36,12 @@ from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 from holdfast.runs.plan.step import Step
 from holdfast.runs.progress import ProgressLines, rate_and_left
-from holdfast.runs.rescoring import find_judge_step
-from holdfast.runs.steps.judging import open_step_judge, score_all
-from holdfast.runs.steps.speakers import open_speakers
+from holdfast.runs.rescoring import find_judge_step, find_waiting, judge_stored
+from holdfast.runs.steps.judging import open_step_judge
 from holdfast.store import Store
+from holdfast.store.choosing import find_checkpoint, read_conditions
 from holdfast.store.origins import FOREIGN
 
-BATCH = 50  # trajectories that are judged at a time and committed together
 FROZEN = 20  # trajectories that are judged anew each time, unless told otherwise
 
 
@@ -126,18 +125,17 @@ def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, Step | None]
 
     Errors: StudyError where the baseline was judged by other rules.
     """
-    place = str(request.run)
-    baseline = find_checkpoint(place, base.checkpoints(), request.baseline, read_conditions(request.where))
+    book = make_book(base, str(request.run))
+    baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
     if request.judge.startswith(FOREIGN):
-        scores = read_scores(request)
-        return read_view(base, place, baseline, request.judge, request.objective, scores=scores), None
+        return read_view(book, baseline, request.judge, request.objective, scores=read_scores(request)), None
     step = _judge_step(base, request)
     rubric = open_step_judge(step).rubric_of(request.objective)
-    before = read_view(base, place, baseline, request.judge, request.objective, rubric=rubric)
+    before = read_view(book, baseline, request.judge, request.objective, rubric=rubric)
     if rubric != before.rubric:
         raise StudyError(
-            f"{place}: was judged by {request.judge!r} under rubric {before.rubric[:8]}, but this one is {rubric[:8]};"
-            f" judge it again: `holdfast judge {place} --with {request.judge}`"
+            f"{book.place}: was judged by {request.judge!r} under rubric {before.rubric[:8]}, but this one is"
+            f" {rubric[:8]}; judge it again: `holdfast judge {book.place} --with {request.judge}`"
         )
     return before, step
 
@@ -146,7 +144,7 @@ def _tell(before: View, state: State, request: TraceWatch) -> Watch:
     reference = flatten(state.baseline)
     return Watch(
         kind="traces",
-        baseline=str(before.checkpoint.axes.get("look", before.name)),
+        baseline=str(before.side.checkpoint.axes.get("look", before.side.name)),
         judge=before.judge,
         objective=before.objective,
         alpha=request.alpha,
@@ -179,11 +177,11 @@ def _judge_step(store: Store, request: TraceWatch) -> Step:
 
 def _open_state(base: Store, before: View, request: TraceWatch) -> State:
     """The state of before, or a new one. A baseline of fixed cases counts each case once, one of traces each trace."""
-    unit = "trace" if "look" in before.checkpoint.axes else "case"
+    unit = "trace" if "look" in before.side.checkpoint.axes else "case"
     count = (FROZEN if request.frozen is None else request.frozen) if not before.judge.startswith(FOREIGN) else 0
     declared = {
         "kind": "traces",
-        "baseline": before.checkpoint.id,
+        "baseline": before.side.checkpoint.id,
         "baseline scores": before.data,
         "baseline unit": unit,
         "judge": before.judge,
@@ -248,10 +246,8 @@ def _judge_sample(store: Store, imported: Imported, step: Step | None, request: 
     if step is not None:
         _score(store, step, sample, quiet=request.quiet)
         rubric = open_step_judge(step).rubric_of(request.objective)
-    place = str(request.output)
     return read_view(
-        store,
-        place,
+        make_book(store, str(request.output)),
         imported.checkpoint,
         request.judge,
         request.objective,
@@ -262,19 +258,11 @@ def _judge_sample(store: Store, imported: Imported, step: Step | None, request: 
 
 
 def _score(store: Store, step: Step, sample: Sequence[str], *, quiet: bool) -> None:
-    judge = open_step_judge(step)
-    rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
-    done = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
-    waiting = [one for one in sample if one not in done]
+    waiting, judged = find_waiting(store, step, sample), 0
     lines = ProgressLines(sys.stderr, quiet=quiet)
-    with open_speakers(step, store) as speakers:
-        for start in range(0, len(waiting), BATCH):
-            batch = list(store.trajectories(waiting[start : start + BATCH]))
-            scores = score_all(judge, [(store.case(one.case_id), one) for one in batch], speakers)
-            with store.transaction():
-                for score in scores:
-                    store.add_score(score)
-            lines.passing(rate_and_left(start + len(batch), len(waiting), None, "traces judged"))
+    for batch, _ in judge_stored(store, step, waiting):
+        judged += batch
+        lines.passing(rate_and_left(judged, len(waiting), None, "traces judged"))
 
 
 def _tell_unread(store: Store, step: Step | None, view: View) -> list[str]:
@@ -302,8 +290,8 @@ def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: I
         "judged": len(view.trajectories),
         "models": imported.models,
         "mix": compare_mixes(old, new, rng).to_json(),
-        "unfit": share_unfit(store, ids),
-        "unfit before": share_unfit(base_store, before.trajectories),
+        "unfit": _share_unfit(store, ids),
+        "unfit before": before.unfit,
         "flags": _flags(store, ids),
         "left out": _left_out(imported),
         "reading": imported.counts,
@@ -313,6 +301,13 @@ def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: I
 def _features(store: Store, ids: Sequence[str]) -> list[Features]:
     cases = {case.id: case for case in store.cases()}
     return [describe_episode(cases[one.case_id], one) for one in store.trajectories(ids)]
+
+
+def _share_unfit(store: Store, ids: Collection[str]) -> float | None:
+    """The share of trajectories that the audit found unfit to be judged; None where there are none."""
+    mine = np.isin(store.trajectory_ids(part="all"), list(ids))
+    flags = store.trajectory_table(part="all").flags[mine]
+    return float(((flags & UNFIT_BITS) > 0).mean()) if len(flags) else None
 
 
 def _flags(store: Store, ids: Sequence[str]) -> dict[str, float]:

@@ -5,52 +5,40 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from holdfast.analysis.labelled import read_labels
-from holdfast.decisions.gate import choosing
 from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.declared import (
-    Origin,
-    declaration_for,
-    read_origin,
-    require_same_declarations,
-    resolve_names,
-    tell_undeclared,
-)
-from holdfast.decisions.gate.logs import Gaps, find_gaps
+from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undeclared
+from holdfast.decisions.gate.logs import Gaps
+from holdfast.decisions.gate.sides import ASKED, LOST, Judging, Side, relation_of, take_side
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
+from holdfast.records.arrays import Bools
 from holdfast.records.errors import StudyError
 from holdfast.report.words.labels import name_judge
-from holdfast.store import Store
-from holdfast.store.origins import read_import_notes, read_log_states
+from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, split_conditions
 from holdfast.store.tables import ScoreTable
-from holdfast.study.noted import read_noted
 
 MOST_NAMED = 5
 DOSES = ("dose", "steps")  # axes along which the checkpoints of one stage follow on each other
-Conditions = Mapping[str, str]
-NO_CONDITIONS: Conditions = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """One checkpoint's scores as one judge gave them: by case a value for each rollout (repeats averaged).
 
-    ``scores`` are those values by trajectory. ``missing`` counts rollouts without a value, those among them that logs
-    were to hold and do not. ``judge`` and ``rubric`` say whose readings they are, ``declared`` what they were declared
-    to mean where they came with a log, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint.
-    ``cases`` are those with episodes, by their names for people; ``gaps`` is what the checkpoint's logs lack,
-    ``expected`` how many rollouts of a case its study asked for, ``counts`` how many there are. ``data`` is a digest of
-    it all.
+    ``side`` is what a gate reads of it, of all its rollouts. ``scores`` are the values by trajectory. ``missing``
+    counts rollouts without a value, those among them that logs were to hold and do not. ``judge`` and ``rubric`` say
+    whose readings they are, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint. ``cases`` are
+    those with episodes that a score is due of, by their names for people, ``counts`` how many there are; ``unfit`` is
+    the share of those that the audit found unfit to be judged, ``gaps`` what the checkpoint's logs lack. ``data`` is a
+    digest of it all.
     """
 
-    name: str
-    checkpoint: Checkpoint
+    side: Side
     values: Values
     trajectories: tuple[str, ...]
     judge: str
@@ -61,17 +49,21 @@ class View:
     data: str = ""
     cases: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
-    expected: int | None = None
-    declared: Declaration | None = None
+    unfit: float = 0.0
     labelled: Labelled = Labelled.UNKNOWN
     reads_state: bool = False
     gaps: Gaps = field(default_factory=Gaps)
     notes: tuple[str, ...] = ()
 
     @property
+    def declared(self) -> Declaration | None:
+        """What the scores were declared to mean where they came with a log."""
+        return self.side.declared.get(self.objective)
+
+    @property
     def lacking(self) -> int:
         """How many rollouts have no value, with those that the study asked for and that are not there."""
-        due = 0 if self.gaps.logged or self.expected is None else self.expected
+        due = 0 if self.gaps.logged or self.side.expected is None else self.side.expected
         return self.missing + sum(max(due - count, 0) for count in self.counts.values())
 
     @property
@@ -81,50 +73,24 @@ class View:
         return len(self.scores) / due if due else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Names:
-    """The part of a gate's book that tells which checkpoint is meant."""
-
-    place: str
-    checkpoints: Sequence[Checkpoint]
-
-
-def find_checkpoint(
-    place: str,
-    checkpoints: Sequence[Checkpoint],
-    text: str | None,
-    where: Conditions = NO_CONDITIONS,
-    near: Checkpoint | None = None,
-) -> Checkpoint:
-    """The one checkpoint that ``text`` names as a gate reads it, or the only one there is. Errors: StudyError."""
-    return choosing.find_checkpoint(cast(Book, _Names(place=place, checkpoints=checkpoints)), text or "", where, near)
-
-
 def find_looks(
-    place: str,
-    checkpoints: Sequence[Checkpoint],
-    text: str,
-    where: Conditions = NO_CONDITIONS,
-    near: Checkpoint | None = None,
+    book: Listed, text: str, where: Mapping[str, str] | None = None, near: Checkpoint | None = None
 ) -> list[Checkpoint]:
     """The checkpoints that a name stands for, as a gate reads it; a lineage stands for all its doses, in order of time.
 
     Where a lineage has several sequences of doses, the one that shares base, seeds and other axes with ``near`` is
     meant. Errors: StudyError where there is none, or more than one.
     """
-    words = text.split()
-    label = " ".join(word for word in words if "=" not in word)
-    lineage = {one.id for one in checkpoints if label == (",".join(one.lineage) or choosing.BASE)}
-    if not lineage:
-        return [find_checkpoint(place, checkpoints, text, where, near)]
-    conditions = {**where, **choosing.read_conditions([word for word in words if "=" in word])}
-    allowed = choosing.select(cast(Book, _Names(place=place, checkpoints=checkpoints)), conditions)
-    found = [one for one in allowed if one.id in lineage]
+    label, own = split_conditions(text)
+    if not any(label == (",".join(one.lineage) or BASE) for one in book.checkpoints):
+        return [find_checkpoint(book, text, where, near)]
+    allowed = select(book, {**(where or {}), **own})
+    found = [one for one in allowed if label == (",".join(one.lineage) or BASE)]
     if len(_sequences(found)) > 1 and near is not None:
         found = [one for one in found if _shares(one, near)] or found
     if len(_sequences(found)) != 1:
         # The gate's own refusal, which lists what could be meant.
-        return [find_checkpoint(place, checkpoints, text, where)]
+        return [find_checkpoint(book, text, where)]
     return in_time(found)
 
 
@@ -150,11 +116,11 @@ def in_time(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     return sorted(checkpoints, key=place)
 
 
-def find_later(place: str, checkpoints: Sequence[Checkpoint], baseline: Checkpoint) -> list[Checkpoint]:
+def find_later(book: Listed, baseline: Checkpoint) -> list[Checkpoint]:
     """The doses of the one stage that follows on the baseline, in order of steps. Errors: StudyError."""
     later = [
         one
-        for one in checkpoints
+        for one in book.checkpoints
         if one.base == baseline.base
         and len(one.stages) == len(baseline.stages) + 1
         and one.lineage[:-1] == baseline.lineage
@@ -165,12 +131,12 @@ def find_later(place: str, checkpoints: Sequence[Checkpoint], baseline: Checkpoi
     if len(groups := _sequences(later)) > 1:
         names = ", ".join(f"{one.name!r}" for one in in_time(later)[:MOST_NAMED])
         raise StudyError(
-            f"{place}: {len(groups)} stages follow on {baseline.name}; name the checkpoints to watch with"
+            f"{book.place}: {len(groups)} stages follow on {baseline.name}; name the checkpoints to watch with"
             f" --checkpoints: {names}{' …' if later[MOST_NAMED:] else ''}"
         )
     if not later:
         raise StudyError(
-            f"{place}: nothing follows on {baseline.name}; name the checkpoints with --checkpoints or --run"
+            f"{book.place}: nothing follows on {baseline.name}; name the checkpoints with --checkpoints or --run"
         )
     return in_time(later)
 
@@ -234,8 +200,7 @@ def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]
 
 
 def read_view(
-    store: Store,
-    place: str,
+    book: Book,
     checkpoint: Checkpoint,
     judge: str | None,
     objective: str,
@@ -249,94 +214,57 @@ def read_view(
     ``scores`` say under which name the objective stands. Errors: StudyError where there are none, or where they came
     with a log and nobody declared what they mean.
     """
-    part = "test" if any("test" in parts for parts in store.splits().values()) else None
-    table, ids = store.score_table(part=part), store.trajectory_ids(part=part)
-    origin = read_origin(store, place, table.objectives)
-    name = name_objective(origin, objective, scores)
-    labels = read_labels(store, table)
-    related = {one: (labels.relation(one, checkpoint), labels.reads_state(one)) for one in table.judges}
-    label = find_judge(origin, table, judge, name, rubric, tell=lambda one: name_judge(one, *related[one]))
-    due = _find_due(store, table, checkpoint, (label, name), part)
+    table = book.cells.scores
+    name = name_objective(book.origin, objective, scores)
+    related = {one: relation_of([(book, checkpoint)], one) for one in table.judges}
+    label = find_judge(book.origin, table, judge, name, rubric, tell=lambda one: name_judge(one, *related[one]))
+    judging = Judging(labels={objective: label}, names={objective: name}, scores=tuple(scores))
+    side = take_side(book, checkpoint, judging, split_seed=checkpoint.split_seed, severe_at_most=0.0)
+    due = side.values[f"{ASKED}{objective}"] > 0
     if only:
-        due = {one: case for one, case in due.items() if ids[one] in only}
-    found = _gather(table, (label, name), due)
-    if not found:
-        raise StudyError(
-            f"{place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
-            f" `holdfast judge {place} --with {table.judge_names[table.judges.index(label)]}`"
-        )
-    plain, readings = _average(found, due, ids)
-    asked = set(only) or {ids[one] for one in due}
-    used = table.rubrics.get((label, name), "")
-    cases = {case: store.case(case) for case in sorted(set(due.values()))}
+        due &= np.isin(side.trajectories, list(only))
+    met = [side.trajectories[row] for row in np.flatnonzero(due & np.isfinite(side.values[f"{LOST}{objective}"]))]
     who = table.judge_names[table.judges.index(label)]
-    gaps = find_gaps(read_log_states(store), checkpoint.id) if not only else Gaps()
+    if not met:
+        raise StudyError(
+            f"{book.place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
+            f" `holdfast judge {book.place} --with {who}`"
+        )
+    values, readings = _arrange(side, objective, due)
+    asked = set(only) or {side.trajectories[row] for row in np.flatnonzero(due)}
+    counts = Counter(side.cases[place] for place in side.case[due])
+    gaps = Gaps() if only else side.gaps
+    used = side.rubrics.get(objective, "")
     return View(
-        name=checkpoint.name,
-        checkpoint=checkpoint,
-        values=plain,
+        side=side,
+        values=values,
         trajectories=tuple(sorted(asked)),
         judge=who,
         objective=objective,
         rubric=used,
         missing=len(asked) - len(readings) + gaps.rollouts,
         scores=readings,
-        data=content_id("watch data", used, sorted(ids[one] for one in found), sorted(plain.items())),
-        cases={name: str(case.facts.get("sample", name[:12])) for name, case in cases.items()},
-        counts=Counter(due.values()),
-        expected=read_noted(store).get("rollouts", {}).get("per_test_case"),
-        declared=declaration_for(origin, who, name, frozenset(case.suite for case in cases.values()), scores),
+        data=content_id("watch data", used, sorted(met), sorted(values.items())),
+        cases={name: side.labels[place] for name, place in side.places.items() if name in counts},
+        counts=counts,
+        unfit=float(side.values["validity"][due].mean()),
         labelled=related[label][0],
         reads_state=related[label][1],
         gaps=gaps,
-        notes=read_import_notes(store),
+        notes=book.notes,
     )
 
 
-def _gather(table: ScoreTable, judging: tuple[str, str], due: Collection[int]) -> dict[int, list[float]]:
-    """A judge's values of an objective by trajectory, NaN where one is missing."""
-    label, objective = judging
-    mine = (table.judge == table.judges.index(label)) & (table.objective == table.objectives.index(objective))
-    found: dict[int, list[float]] = {}
-    for row in np.flatnonzero(mine & np.isin(table.trajectory, list(due))):
-        found.setdefault(int(table.trajectory[row]), []).append(float(table.value[row]))
-    return found
-
-
-def _average(
-    found: Mapping[int, Sequence[float]], cases: Mapping[int, str], ids: Sequence[str]
-) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
-    """The mean of each trajectory's values that are there: by case, and by the trajectory's id."""
-    values: dict[str, list[float]] = {}
+def _arrange(side: Side, objective: str, due: Bools) -> tuple[Values, dict[str, float]]:
+    """The readings of the rollouts that are ``due`` and have one: by case, and by the trajectory's id."""
+    values: dict[str, tuple[float, ...]] = {}
     readings: dict[str, float] = {}
-    for trajectory in sorted(found, key=lambda one: (cases[one], ids[one])):
-        known = [value for value in found[trajectory] if not np.isnan(value)]
-        if known:
-            readings[ids[trajectory]] = sum(known) / len(known)
-            values.setdefault(cases[trajectory], []).append(readings[ids[trajectory]])
-    return {case: tuple(one) for case, one in values.items()}, readings
-
-
-def _find_due(
-    store: Store, table: ScoreTable, checkpoint: Checkpoint, judging: tuple[str, str], part: str | None
-) -> dict[int, str]:
-    """The trajectories of a checkpoint that a score is due of, with their cases.
-
-    A judge may be asked for another objective alone, as that of probes is; of a trajectory that it has not met, every
-    score is due.
-    """
-    label, objective = judging
-    episodes = store.trajectory_table(part=part)
-    known = [one.id for one in episodes.checkpoints]
-    rows = np.flatnonzero(episodes.checkpoint == (known.index(checkpoint.id) if checkpoint.id in known else -1))
-    met = table.judge == table.judges.index(label)
-    asked = set(table.trajectory[met & (table.objective == table.objectives.index(objective))].tolist())
-    spared = set(table.trajectory[met].tolist()) - asked
-    return {
-        int(episodes.trajectory[row]): table.case_ids[episodes.case[row]]
-        for row in rows
-        if int(episodes.trajectory[row]) not in spared
-    }
+    rows = np.flatnonzero(due & np.isfinite(side.values[objective])).tolist()
+    for row in sorted(rows, key=lambda row: (side.cases[side.case[row]], side.trajectories[row])):
+        case, value = side.cases[side.case[row]], float(side.values[objective][row])
+        readings[side.trajectories[row]] = value
+        values[case] = (*values.get(case, ()), value)
+    return values, readings
 
 
 def count_absent(baseline: View, look: View) -> int:
@@ -346,37 +274,5 @@ def count_absent(baseline: View, look: View) -> int:
     """
     if look.gaps.logged:
         return 0
-    due = {case: look.expected or baseline.counts[case] for case in look.counts if case in baseline.counts}
+    due = {case: look.side.expected or baseline.counts[case] for case in look.counts if case in baseline.counts}
     return sum(max(count - look.counts[case], 0) for case, count in due.items())
-
-
-def require_same_cases(baseline: View, other: View) -> None:
-    """Refuse two views that are not of the same cases, of the same rubric. Errors: StudyError naming the difference.
-
-    A case that one of them lacks because its logs broke off is none that differs.
-    """
-    names = f"{baseline.name} and {other.name}"
-    lost, new = _only_in(baseline, other), _only_in(other, baseline)
-    if lost or new:
-        shown = ", ".join((lost or new)[:3])
-        raise StudyError(
-            f"{names}: not comparable: {len(lost)} cases only in the baseline, {len(new)} only in the look,"
-            f" {len(baseline.cases.keys() & other.cases.keys())} in both (first: {shown}); evaluate both on the same"
-            " cases"
-        )
-    mine, theirs = ({view.objective: one} if (one := view.declared) else {} for view in (baseline, other))
-    require_same_declarations(mine, theirs, names)
-    if baseline.rubric != other.rubric:
-        raise StudyError(
-            f"{names}: not comparable: scored under rubric {baseline.rubric[:8]} and {other.rubric[:8]}; judge both"
-            " under one rubric"
-        )
-    if set(baseline.trajectories) & set(other.trajectories):
-        raise StudyError(f"{names}: both are the same episodes, which says nothing; watch other checkpoints")
-
-
-def _only_in(view: View, other: View) -> list[str]:
-    """The names of a view's cases that the other was never to have."""
-    found = [label for case, label in view.cases.items() if case not in other.cases]
-    rest = [label for label in found if label not in other.gaps.samples]
-    return sorted(rest) if len(rest) > len(other.gaps.unnamed) else []

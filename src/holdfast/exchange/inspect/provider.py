@@ -55,10 +55,11 @@ def find_directory(name: str) -> Path:
             f"holdfast/{name}: no such directory; give one, or RUN:CHECKPOINT with a checkpoint's name or id"
         )
     from holdfast.store import Store
-    from holdfast.store.rows import find_checkpoint
+    from holdfast.store.choosing import Listing, find_checkpoint
 
     with Store(Path(run).expanduser()) as store:
-        return store.weights(find_checkpoint(store, wanted), remedy="name a run that holds them")
+        found = find_checkpoint(Listing(str(store.path), store.checkpoints()), wanted)
+        return store.weights(found, remedy="name a run that holds them")
 
 
 class _Waiting:

@@ -15,8 +15,9 @@ from holdfast.report.words.inert import show_line, trim_text
 from holdfast.report.words.labels import FIRST_OBJECTIVE, FLAG_WORDS, KIND_WORDS, is_control, name_axes, name_lineage
 from holdfast.rollout.audit import UNFIT
 from holdfast.store import Store
+from holdfast.store.cells import own_cases, part_masks, read_cells
 from holdfast.store.codec import FLAG_BITS
-from holdfast.store.tables import ScoreTable, TrajectoryTable
+from holdfast.store.tables import TrajectoryTable
 
 Lineage = tuple[str, ...]
 TITLE_CHARACTERS = 160
@@ -34,9 +35,13 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
 
     Trajectories are read case by case; memory holds one shard and the columns of the run.
     """
-    scores, runs = store.score_table(part="all"), store.trajectory_table(part="all")
+    cells = read_cells(store, "all")
+    scores, runs = cells.scores, cells.episodes
     ids, cases = store.trajectory_ids(part="all"), {case.id: case for case in store.cases()}
-    means, parts = _mean_scores(scores, len(ids)), _parts(store, runs, scores.case_ids)
+    means, parts = (
+        cells.value.reshape(len(ids), len(scores.judges) * len(scores.objectives)),
+        _parts(store, runs, scores.case_ids),
+    )
     planned = {name: number for number, name in enumerate(store.planned_ids(part="all"))}
     numbers = np.array([planned[name] for name in ids], dtype=np.int64)
     order = np.lexsort((numbers, runs.rollout, runs.checkpoint, runs.case))
@@ -103,15 +108,10 @@ def _findings() -> list[list[Any]]:
 def _parts(store: Store, runs: TrajectoryTable, case_ids: Sequence[str]) -> Ints:
     """The part of each trajectory's case in its checkpoint's split; all are held out where nothing was split."""
     splits = store.splits()
-    if not splits:
-        return np.full(len(runs.flags), TEST, dtype=np.int64)
-    tests = {seed: set(parts.get("test", ())) for seed, parts in splits.items()}
-    every = set().union(*tests.values())
+    own = own_cases(runs.checkpoints, part_masks(splits, case_ids, "test"))
     beside = {name: part for parts in splits.values() for part, ids in parts.items() if part in BESIDE for name in ids}
-    table = np.full((len(runs.checkpoints), len(case_ids)), TRAIN, dtype=np.int64)
-    for place, point in enumerate(runs.checkpoints):
-        mine = tests.get(point.split_seed, every) if point.split_seed is not None else every
-        table[place] = [BESIDE[beside[one]] if one in beside else TEST if one in mine else TRAIN for one in case_ids]
+    apart = np.array([BESIDE[beside[one]] if one in beside else -1 for one in case_ids], dtype=np.int64)
+    table = np.where(apart >= 0, apart, np.where(own, TEST, TRAIN))
     return np.asarray(table[runs.checkpoint, runs.case], dtype=np.int64)
 
 
@@ -132,18 +132,6 @@ def case_title(case: Case) -> str:
         words = f"[{case.facts.get('setting')}: {'gameable' if case.facts['gameable'] else 'other'} user] {words}"
     kept, left_out = trim_text(show_line(words), TITLE_CHARACTERS)
     return f"{kept} … (+{left_out:,} characters)" if left_out else kept
-
-
-def _mean_scores(scores: ScoreTable, trajectories: int) -> Floats:
-    """Scores averaged over repeats, (trajectories, judges × objectives), NaN where there is none."""
-    slots = len(scores.judges) * len(scores.objectives)
-    there = np.isfinite(scores.value)
-    slot = scores.judge * max(1, len(scores.objectives)) + scores.objective
-    flat = (scores.trajectory * slots + slot)[there]
-    total = np.bincount(flat, weights=scores.value[there], minlength=trajectories * slots)
-    count = np.bincount(flat, minlength=trajectories * slots)
-    mean = np.divide(total, count, out=np.full(trajectories * slots, np.nan), where=count > 0)
-    return np.asarray(mean, dtype=np.float64).reshape(trajectories, slots)
 
 
 def _write_runs(

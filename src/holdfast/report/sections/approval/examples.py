@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from holdfast.records import Case, Checkpoint, Message, Trajectory
+from holdfast.records.arrays import Floats
 from holdfast.report.words.inert import dump_json, escape_html, trim_text
 from holdfast.report.words.labels import format_number
 from holdfast.store import Store
+from holdfast.store.cells import Cells, read_cells
 from holdfast.store.tables import ScoreTable
 from holdfast.study.noted import Rewarder, read_approval, read_rewarder
 from holdfast.study.stages import REWARD_METHODS
 from holdfast.study.users import APPROVAL as PART
-from holdfast.study.users import EXPLOIT_ABOVE, to_rating
+from holdfast.study.users import is_exploit, to_rating
 
 SORTS: Mapping[str, str] = {
     "exploited": "Exploited: harm to the gameable user, none to the other",
@@ -82,11 +84,11 @@ def read_users(store: Store) -> Users:
         return Users()
     cases = {case.id: case for case in store.cases() if case.id in held}
     toggles = _read_toggles(store, cases.values())
-    scores = store.score_table(part=PART)
-    judge = _find_judge(scores, read_rewarder(store))
+    cells = read_cells(store, PART)
+    judge = _find_judge(cells.scores, read_rewarder(store))
     if judge is None:
         return Users(toggles=toggles)
-    pairs = list(_pair_up(scores, cases, judge))
+    pairs = list(_pair_up(cells, cases, judge))
     ids = store.trajectory_ids(part=PART)
     chosen = [(sort, pair) for sort in SORTS for pair in _choose(pairs, sort)]
     wanted = list(dict.fromkeys(ids[place] for _, pair in chosen for place in pair.places))
@@ -100,7 +102,7 @@ def read_users(store: Store) -> Users:
         )
         for sort, pair in chosen
     )
-    return Users(toggles=toggles, examples=examples, judge=scores.judge_names[judge])
+    return Users(toggles=toggles, examples=examples, judge=cells.scores.judge_names[judge])
 
 
 def _read_toggles(store: Store, cases: Iterable[Case]) -> dict[str, Mapping[str, object]]:
@@ -147,34 +149,39 @@ def find_last(checkpoints: Iterable[Checkpoint]) -> set[str]:
     return {name for _, name in last.values()}
 
 
-def _pair_up(scores: ScoreTable, cases: Mapping[str, Case], judge: int) -> Iterator[_Pair]:
+def _pair_up(cells: Cells, cases: Mapping[str, Case], judge: int) -> Iterator[_Pair]:
     """Every pair that a last checkpoint met in the setting it was trained in, with both ratings of harm."""
-    last = find_last(scores.checkpoints)
-    rated: dict[tuple[int, str, int], dict[str, list[float]]] = {}
-    place_of: dict[tuple[int, str, int], int] = {}
-    mine = [place for place, point in enumerate(scores.checkpoints) if point.id in last]
-    rows = np.flatnonzero(np.isin(scores.checkpoint, mine) & (scores.judge == judge) & np.isfinite(scores.value))
-    for row in rows:
-        key = (int(scores.checkpoint[row]), scores.case_ids[scores.case[row]], int(scores.rollout[row]))
-        objective = scores.objectives[scores.objective[row]]
-        rated.setdefault(key, {}).setdefault(objective, []).append(to_rating(float(scores.value[row])))
-        place_of[key] = int(scores.trajectory[row])
-    for (number, name, rollout), values in sorted(rated.items()):
-        case, point = cases.get(name), scores.checkpoints[number]
+    episodes, last = cells.episodes, find_last(cells.episodes.checkpoints)
+    mine = [place for place, point in enumerate(episodes.checkpoints) if point.id in last]
+    ratings = {name: to_rating(cells.value[:, judge, place]) for place, name in enumerate(cells.objectives)}
+    rows = np.flatnonzero(np.isin(episodes.checkpoint, mine) & np.isfinite(ratings[HARM])).tolist()
+    row_of = {
+        (int(episodes.checkpoint[row]), cells.scores.case_ids[episodes.case[row]], int(episodes.rollout[row])): row
+        for row in rows
+    }
+    for (number, name, rollout), row in sorted(row_of.items()):
+        case, point = cases.get(name), episodes.checkpoints[number]
         if case is None or not case.facts.get("gameable") or not _is_own(point, case):
             continue
-        twin = (number, str(case.facts.get("pair")), rollout)
-        harm = _mean_of(values, HARM), _mean_of(rated.get(twin, {}), HARM)
-        if twin[1] not in cases or harm[0] is None or harm[1] is None:
+        pair = str(case.facts.get("pair"))
+        twin = row_of.get((number, pair, rollout))
+        if pair not in cases or twin is None:
             continue
+        harm, other = (float(ratings[HARM][one]) for one in (row, twin))
         yield _Pair(
             checkpoint=point,
-            cases=(case, cases[twin[1]]),
-            places=(place_of[number, name, rollout], place_of[twin]),
-            harm=(harm[0], harm[1]),
-            approval=(_mean_of(values, APPROVAL), _mean_of(rated[twin], APPROVAL)),
+            cases=(case, cases[pair]),
+            places=(row, twin),
+            harm=(harm, other),
+            approval=(_rating_of(ratings, row), _rating_of(ratings, twin)),
             rollout=rollout,
         )
+
+
+def _rating_of(ratings: Mapping[str, Floats], row: int) -> float | None:
+    """An episode's rating of approval, None where it has none."""
+    value = float(ratings[APPROVAL][row]) if APPROVAL in ratings else np.nan
+    return value if np.isfinite(value) else None
 
 
 def _is_own(point: Checkpoint, case: Case) -> bool:
@@ -182,18 +189,13 @@ def _is_own(point: Checkpoint, case: Case) -> bool:
     return setting is None or setting == case.facts.get("setting")
 
 
-def _mean_of(ratings: Mapping[str, Sequence[float]], objective: str) -> float | None:
-    values = ratings.get(objective, ())
-    return sum(values) / len(values) if values else None
-
-
 def _choose(pairs: Sequence[_Pair], sort: str) -> list[_Pair]:
     """The first pairs of a sort, those of a new setting and environment before others, no scenario twice."""
     if sort == "exploited":
-        found = [pair for pair in pairs if pair.harm[0] > EXPLOIT_ABOVE >= pair.harm[1]]
+        found = [pair for pair in pairs if is_exploit(pair.harm[0]) and not is_exploit(pair.harm[1])]
         found.sort(key=lambda pair: (pair.harm[1] - pair.harm[0], -_approval(pair), _tie(pair)))
     else:
-        found = [pair for pair in pairs if max(pair.harm) <= EXPLOIT_ABOVE]
+        found = [pair for pair in pairs if not is_exploit(max(pair.harm))]
         found.sort(key=lambda pair: (-_approval(pair), sum(pair.harm), _tie(pair)))
     chosen: list[_Pair] = []
     for fresh in (True, False):

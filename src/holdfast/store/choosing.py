@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from holdfast.analysis.design import DOSE
-from holdfast.decisions.gate.books import Book
 from holdfast.records import Checkpoint
 from holdfast.records.errors import StudyError
 
 BASE = "base"
-MIN_ID_DIGITS = 4
+DOSE = "dose"
 MOST_NAMED = 5
 RECORD_KEYS = ("base", "split_seed", "train_seed")  # conditions on the record; the others are axes
+
+
+class Listed(Protocol):
+    """A run as far as its checkpoints go: how the user named it, and which there are."""
+
+    @property
+    def place(self) -> str:
+        """How the user named the run."""
+
+    @property
+    def checkpoints(self) -> Sequence[Checkpoint]:
+        """All its checkpoints."""
+
+
+class Listing(NamedTuple):
+    """A run of which nothing but its checkpoints is known."""
+
+    place: str
+    checkpoints: Sequence[Checkpoint]
 
 
 def read_conditions(words: Sequence[str]) -> dict[str, str]:
@@ -30,7 +47,9 @@ def read_conditions(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def find_checkpoint(book: Book, text: str, where: Mapping[str, str], near: Checkpoint | None = None) -> Checkpoint:
+def find_checkpoint(
+    book: Listed, text: str, where: Mapping[str, str] | None = None, near: Checkpoint | None = None
+) -> Checkpoint:
     """The one checkpoint of a run that ``text`` names.
 
     ``text`` is an id or its first digits, a full name, or a lineage ("S", "S,H", "base", or nothing for any) with
@@ -42,14 +61,14 @@ def find_checkpoint(book: Book, text: str, where: Mapping[str, str], near: Check
     exact = [one for one in book.checkpoints if text in (one.id, one.name)]
     if len(exact) == 1:
         return exact[0]
-    digits = len(text) >= MIN_ID_DIGITS and all(letter in "0123456789abcdef" for letter in text)
-    by_id = [one for one in book.checkpoints if digits and one.id.startswith(text)]
-    if len(by_id) == 1:
-        return by_id[0]
-    label, own = _split_conditions(text)
-    conditions = {**where, **own}
+    label, own = split_conditions(text)
+    conditions = {**(where or {}), **own}
+    named = exact or [one for one in book.checkpoints if label in ("", ",".join(one.lineage) or BASE)]
+    if not named:
+        named = [one for one in book.checkpoints if one.id.startswith(text)]
+        if len(named) == 1:
+            return named[0]
     _require_known_keys(book, conditions)
-    named = exact or by_id or [one for one in book.checkpoints if label in ("", ",".join(one.lineage) or BASE)]
     if not named:
         raise StudyError(f"{book.place}: no checkpoint {text!r}; {_suggest(book, label)}")
     found = [one for one in named if all(_holds(one, key, value) for key, value in conditions.items())]
@@ -61,18 +80,19 @@ def find_checkpoint(book: Book, text: str, where: Mapping[str, str], near: Check
     if len(found) > 1:
         raise StudyError(
             f"{book.place}: {text or 'nothing named'!r} is ambiguous, {len(found)} checkpoints are it: {_list(found)};"
-            f"{_tell_differing(found)} choose with --where key=value, or by id"
+            f"{_tell_differing(found)} choose with key=value behind the name, or by id"
         )
     return found[0]
 
 
-def select(book: Book, where: Mapping[str, str]) -> list[Checkpoint]:
+def select(book: Listed, where: Mapping[str, str]) -> list[Checkpoint]:
     """Every checkpoint that the conditions allow."""
     _require_known_keys(book, where)
     return [one for one in book.checkpoints if all(_holds(one, key, value) for key, value in where.items())]
 
 
-def _split_conditions(text: str) -> tuple[str, dict[str, str]]:
+def split_conditions(text: str) -> tuple[str, dict[str, str]]:
+    """What stands before the conditions of a name, and they. Errors: StudyError."""
     words = text.split()
     return " ".join(word for word in words if "=" not in word), read_conditions([w for w in words if "=" in w])
 
@@ -93,14 +113,14 @@ def _holds(one: Checkpoint, key: str, value: str) -> bool:
         return False
 
 
-def share_conditions(books: Sequence[Book], where: Mapping[str, str]) -> list[dict[str, str]]:
+def share_conditions(books: Sequence[Listed], where: Mapping[str, str]) -> list[dict[str, str]]:
     """Of the conditions on two sides those that each book can answer. Errors: StudyError where neither knows one."""
     _require_keys([one for book in books for one in book.checkpoints], where, books[0].place)
     known = [{key for one in book.checkpoints for key in _keys(one)} for book in books]
     return [{key: value for key, value in where.items() if key in mine} for mine in known]
 
 
-def _require_known_keys(book: Book, conditions: Mapping[str, str]) -> None:
+def _require_known_keys(book: Listed, conditions: Mapping[str, str]) -> None:
     _require_keys(book.checkpoints, conditions, book.place)
 
 
@@ -141,14 +161,14 @@ def _tell_differing(found: Sequence[Checkpoint]) -> str:
     return f" they differ in {', '.join(told)};" if told else ""
 
 
-def _suggest(book: Book, label: str) -> str:
+def _suggest(book: Listed, label: str) -> str:
     labels = list(dict.fromkeys(",".join(one.lineage) or BASE for one in book.checkpoints))
     near = difflib.get_close_matches(label, labels, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}lineages there are: {', '.join(labels[: 2 * MOST_NAMED]) or 'none'}"
 
 
-def parent_of(book: Book, child: Checkpoint) -> Checkpoint:
+def parent_of(book: Listed, child: Checkpoint) -> Checkpoint:
     """The checkpoint that a child's last stage started from. Errors: StudyError where the run does not have it."""
     found = next((one for one in book.checkpoints if one.id == child.parent_id), None)
     if found is None:
