@@ -15,43 +15,9 @@ from typing import Any
 
 from holdfast.analysis.design import DOSE
 from holdfast.records import Analysis, Estimate, can_be_told
+from holdfast.records.quantities import quantity_of
 from holdfast.stats.resample import NOMINAL
 
-# Quantities that are zero where nothing has changed: of the others (means, shares, slopes) zero is no news.
-CHANGES = frozenset(
-    {
-        "delta",
-        "induced",
-        "erosion",
-        "retained",
-        "erosion_control",
-        "erosion_vs_control",
-        "best_of_both",
-        "attack_effect",
-        "positive_control",
-        "interaction",
-        "implicit",
-        "implicit_attacked",
-        "implicit_clean",
-        "shift_drop",
-        "erosion_shift",
-        "harm_change",
-        "off_line",
-        "off_merges",
-        "repair_change",
-        "hex_gap",
-        "late_gap",
-        "gap_at_reward",
-        "gap_at_kl",
-        "cue_free_gap",
-        "reaction",
-        "mean_bias",
-        "bias_vs_base",
-        "change_by_truth",
-        "change_by_judge",
-        "change_bias",
-    }
-)
 SPLITS = ("form", "shift", "dimension", "environment")  # axes that make many rows of one quantity
 SECTIONS = (
     "deltas",
@@ -111,7 +77,7 @@ def count_families(analysis: Analysis) -> tuple[Family, ...]:
     away: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
     for section in SECTIONS:
         for one in getattr(analysis, section):
-            if one.kind in CHANGES and isinstance(one.interval, tuple) and can_be_told(one):
+            if quantity_of(one.kind).change and isinstance(one.interval, tuple) and can_be_told(one):
                 axes = frozenset((name, str(value)) for name, value in one.axes.items() if name != DOSE)
                 number = one.kind, one.claim, one.base, one.lineage, axes, one.judge, one.objective, one.interval
                 if number in met:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from holdfast.records import Analysis, Estimate, Frontier, Point, Unbounded
+from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.report.draw.svg import (
     PAPER,
     SHAPES,
@@ -24,7 +25,6 @@ from holdfast.report.draw.svg import (
     stroke_of,
 )
 from holdfast.report.words.labels import (
-    NOT_IDENTIFIED,
     UNBOUNDED,
     describe_basis,
     format_interval,
@@ -290,7 +290,14 @@ def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float, *, narrow:
         canvas.text(x.start - 12, y + 4, basis, anchor="end", soft=True, size=11)
     hover = describe_basis(estimate)
     if estimate.value is None:
-        canvas.text((x.start + x.end) / 2, y + 4, NOT_IDENTIFIED, anchor="middle", soft=True, font_style="italic")
+        canvas.text(
+            (x.start + x.end) / 2,
+            y + 4,
+            NOT_IDENTIFIED,
+            anchor="middle",
+            soft=True,
+            font_style="italic",
+        )
         if not narrow:
             canvas.text(x.end + 14, y + 4, "–", soft=True)
         return
@@ -314,7 +321,7 @@ def draw_forest(estimates: Sequence[Estimate], *, width: float = 1000, narrow: b
     has its words above and below the bars.
     """
     kind = estimates[0].kind
-    ratio = "persistence" in kind
+    ratio = quantity_of(kind).format is Format.RATIO
     row, top = (56, 14) if narrow else (27, 14)
     height = top + row * len(estimates) + 50
     canvas = Canvas(width=width, height=height, title=f"{name_kind(kind)} with 95 % intervals")

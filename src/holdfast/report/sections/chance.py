@@ -8,7 +8,7 @@ from holdfast.analysis.multiplicity import Family, count_families
 from holdfast.records import Analysis
 from holdfast.report.words.labels import format_number, name_kind
 from holdfast.report.words.layout import Section, make_section, paragraph
-from holdfast.report.words.tables import Cell, Table, table_html
+from holdfast.report.words.tables import Cell, make_table, table_html
 
 EXPLANATION = (
     "Every interval stands for itself: none is adjusted for how many there are, and what is picked from many is"
@@ -77,12 +77,7 @@ def chance_section(analysis: Analysis) -> Section | None:
         )
         for one in families
     )
-    table = Table(
-        title="Intervals of changes by family: away from zero, and how many would be by chance",
-        columns=HEADS,
-        rows=rows,
-        tags=({},) * len(rows),
-        words=3,
-    )
+    title = "Intervals of changes by family: away from zero, and how many would be by chance"
+    table = make_table(title, HEADS, rows, 3)
     html = [paragraph(EXPLANATION), table_html(table, identity="chance-table")]
     return make_section("chance", "How many by chance", html, tables={"chance": table})
