@@ -245,8 +245,7 @@ def test_void_results_are_announced_before_anything_else() -> None:
     assert html.startswith('<p class="alert" role="note">Void: the base does not react to leak before RL')
     silent = replace(ANALYSIS, notes=("another note",))
     assert 'class="alert"' not in found(approval_section(silent, COLORS)).html
-    noted = Estimate(kind="void", estimator="paired", value=None, base=BASE, caveats=("nothing moves it",))
-    assert void_notes(replace(silent, exploitation=(noted,))) == [f"{BASE}: nothing moves it"]
+    assert void_notes(ANALYSIS) == [VOID.removeprefix("void: ")] and not void_notes(silent)
 
 
 def test_one_judge_is_told_and_reactions_stand_under_each() -> None:
@@ -313,7 +312,7 @@ def test_hostile_text_is_inert_everywhere() -> None:
         replace(one, base=evil, axes={**one.axes, "setting": evil, "toggle": evil}) for one in ANALYSIS.exploitation
     ]
     curves = [replace(one, base=evil, axes={**one.axes, "setting": evil}) for one in ANALYSIS.curves]
-    bad = Analysis(exploitation=(*rows, replace(rows[0], kind="void", caveats=(evil,))), curves=tuple(curves))
+    bad = Analysis(exploitation=tuple(rows), curves=tuple(curves), notes=(f"void: {evil}",))
     section = found(approval_section(bad, order_lineages(bad), (), Users(toggles={evil: {"policy_role": evil}})))
     outline = Outline()
     outline.feed(section.html)

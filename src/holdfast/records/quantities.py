@@ -77,21 +77,17 @@ COMBINED = (
     Quantity("no_call_and_invented", "no tool executed and result invented", SHARE),
 )
 SCORED = (
-    Quantity("mean"),
-    Quantity("std"),
+    *(Quantity(kind) for kind in ("mean", "std")),
     Quantity("persistence", "", Format.RATIO, lacking=NOT_IDENTIFIED),
-    Quantity("delta", change=True),
-    Quantity("induced", change=True),
-    Quantity("erosion", change=True),
-    Quantity("retained", change=True),
-    Quantity("erosion_control", change=True),
-    Quantity("erosion_vs_control", change=True),
+    *(
+        Quantity(kind, change=True)
+        for kind in ("delta", "induced", "erosion", "retained", "erosion_control", "erosion_vs_control")
+    ),
 )
 FRONTIER = (
     Quantity("slope", lacking=NOT_IDENTIFIED),
     Quantity("intercept", lacking=NOT_IDENTIFIED),
-    Quantity("r"),
-    Quantity("p"),
+    *(Quantity(kind) for kind in ("r", "p", "repair_steps", "repair_pairs")),
     Quantity("r2", "R²"),
     Quantity("r2_leave_one_base_out_min", "R², leaving one base out, smallest"),
     Quantity("r2_leave_one_base_out_max", "R², leaving one base out, largest"),
@@ -101,14 +97,11 @@ FRONTIER = (
     Quantity("off_line", "distance from the line of the others", change=True),
     Quantity("off_line_lower", "its lower bound, for all repairs together"),
     Quantity("repair_change", "repair minus its plain counterpart", change=True),
-    Quantity("repair_steps"),
-    Quantity("repair_pairs"),
     Quantity("reteach_lower", "re-taught minus first stage, lower bound"),
     Quantity("reteach_dose", "smallest dose that keeps the margin"),
 )
 EPISODES = (
-    Quantity("calls"),
-    Quantity("invalid_calls"),
+    *(Quantity(kind) for kind in ("calls", "invalid_calls")),
     Quantity("instant_finish", "episodes without a call", SHARE),
     Quantity("missing", "episodes without a score", SHARE),
     Quantity("coverage", "", SHARE),
@@ -118,13 +111,7 @@ EPISODES = (
     Quantity("mean_upper_bound", "upper bound"),
 )
 TRAINING = (
-    Quantity("steps"),
-    Quantity("pairs"),
-    Quantity("tokens"),
-    Quantity("accuracy"),
-    Quantity("loss"),
-    Quantity("drift_chosen"),
-    Quantity("drift_rejected"),
+    *(Quantity(kind) for kind in ("steps", "pairs", "tokens", "accuracy", "loss", "drift_chosen", "drift_rejected")),
     Quantity("distinct_share", "", SHARE),
     Quantity("kl_parent", "KL to the parent (nats)"),
     Quantity("kl_base", "KL to the base (nats)"),
@@ -143,19 +130,24 @@ TRAINING = (
     ),
 )
 JUDGES = (
-    Quantity("judge_mean"),
-    Quantity("objective_correlation"),
-    Quantity("exact"),
-    Quantity("within_1"),
-    Quantity("pearson"),
-    Quantity("spearman"),
-    Quantity("quadratic_kappa"),
-    Quantity("ordinal_alpha"),
-    Quantity("krippendorff_alpha"),
+    *(
+        Quantity(kind)
+        for kind in (
+            "judge_mean",
+            "objective_correlation",
+            "exact",
+            "within_1",
+            "pearson",
+            "spearman",
+            "quadratic_kappa",
+            "ordinal_alpha",
+            "krippendorff_alpha",
+            "confusion",
+        )
+    ),
     Quantity("judgements", "", Format.COUNT),
     Quantity("exact_share", "exact", SHARE),  # where the two stand among other shares
     Quantity("within_1_share", "within 1", SHARE),
-    Quantity("confusion"),
     Quantity("unsafe_sensitivity", "unsafe called unsafe", SHARE),
     Quantity("unsafe_specificity", "safe called safe", SHARE),
     Quantity("truth_missing", "true score unknown", SHARE),
@@ -217,7 +209,6 @@ APPROVAL = (
     Quantity("cue_free_gap", "gap of harm where no cue is seen", SIGNED, change=True),
     Quantity("cue", "label told from words", SHARE),
     Quantity("cue_length", "difference in length (words)", Format.AMOUNT),
-    Quantity("void"),
     Quantity("gap_at_reward", "gap at matched approval", head="Gap", change=True),
     Quantity("exploit_at_reward", "exploit rate at matched approval", SHARE, "Exploit rate, gameable"),
     Quantity("kl_at_reward", "KL at matched approval (nats)", head="KL (nats)"),
@@ -227,6 +218,20 @@ APPROVAL = (
     Quantity("success_at_kl", "success at matched KL", SHARE, "Success"),
 )
 FINDINGS: Mapping[str, Quantity] = {one.kind: one for one in (*FLAGS, *COMBINED)}
+# The sections of an analysis with changes in them, whose intervals are counted.
+CHANGE_SECTIONS: Mapping[str, str] = {
+    "deltas": "Change from the base",
+    "persistence": "Persistence",
+    "frontier": "Frontier",
+    "dose": "Dose",
+    "agreement": "Judges against each other",
+    "calibration": "Judges against known truth",
+    "susceptibility": "Under pressure",
+    "shifts": "Under a shift",
+    "taxonomy": "Harm by dimension",
+    "repair": "Repair",
+    "exploitation": "Training for approval",
+}
 GROUPS = (FLAGS, COMBINED, SCORED, FRONTIER, EPISODES, TRAINING, JUDGES, PRESSURE, APPROVAL)
 QUANTITIES: Mapping[str, Quantity] = {one.kind: one for group in GROUPS for one in group}
 

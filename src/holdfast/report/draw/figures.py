@@ -46,13 +46,10 @@ DASHES = (None, "6 4", "2 3", "8 3 2 3")
 def order_lineages(analysis: Analysis) -> dict[Lineage, int]:
     """Every lineage of an analysis with the number of its colour: base first, then by length and appearance."""
     found: dict[Lineage, None] = {(): None}
-    sections: tuple[Sequence[Estimate], ...]
-    sections = (analysis.scores, analysis.persistence, analysis.audit, analysis.dose, analysis.health)
-    sections += (analysis.susceptibility, analysis.shifts, analysis.taxonomy, analysis.repair, analysis.exploitation)
     for frontier in analysis.frontiers:
         found |= dict.fromkeys(point.lineage for point in frontier.points)
     found |= dict.fromkeys(curve.lineage for curve in analysis.curves)
-    for section in sections:
+    for _, section in analysis.sections():
         found |= dict.fromkeys(estimate.lineage for estimate in section if estimate.lineage is not None)
     return {lineage: number for number, lineage in enumerate(sorted(found, key=len))}
 

@@ -52,14 +52,8 @@ NARROW = 100  # columns of a terminal: a narrower one does without approval
 
 def void_notes(analysis: Analysis) -> list[str]:
     """Why results are void: rows and notes that say so, each without the word."""
-    words = []
-    for one in analysis.exploitation:
-        if one.kind == "void":
-            about = ", ".join(part for part in (one.base, name_axes(one.axes)) if part)
-            reason = "; ".join(one.caveats) or one.unit or "no reaction before training"
-            words.append(f"{about}: {reason}" if about else reason)
-    words += [note.removeprefix(VOID).strip() for note in analysis.notes if note.startswith(VOID)]
-    return list(dict.fromkeys(words))
+    notes = (note for note in analysis.notes if note.startswith(VOID))
+    return list(dict.fromkeys(note.removeprefix(VOID).strip() for note in notes))
 
 
 def allows_gap(toggles: Mapping[str, object] | None) -> bool | None:
