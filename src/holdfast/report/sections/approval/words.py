@@ -27,7 +27,6 @@ from holdfast.report.words.labels import (
     format_number,
     format_result,
     is_not_reached,
-    name_axes,
     name_lineage,
 )
 from holdfast.report.words.tables import Table, table_text
