@@ -37,7 +37,6 @@ from holdfast.report.sections.approval.examples import Users, examples_html, rea
 from holdfast.report.sections.approval.section import approval_section, path_panels, trace_path
 from holdfast.report.sections.approval.setup import describe_arms, make_setup, order_bases, parse_size
 from holdfast.report.sections.approval.tables import (
-    format_cell,
     gap_table,
     index_last,
     keep_judge,
@@ -47,7 +46,7 @@ from holdfast.report.sections.approval.tables import (
 )
 from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes
 from holdfast.report.sections.main import limits_section, make_sections
-from holdfast.report.words.labels import name_kind
+from holdfast.report.words.labels import format_result, name_kind
 from holdfast.report.words.layout import Section
 from holdfast.report.words.tables import Table, list_estimates
 from holdfast.store import Store
@@ -246,8 +245,7 @@ def test_void_results_are_announced_before_anything_else() -> None:
     assert html.startswith('<p class="alert" role="note">Void: the base does not react to leak before RL')
     silent = replace(ANALYSIS, notes=("another note",))
     assert 'class="alert"' not in found(approval_section(silent, COLORS)).html
-    noted = Estimate(kind="void", estimator="paired", value=None, base=BASE, caveats=("nothing moves it",))
-    assert void_notes(replace(silent, exploitation=(noted,))) == [f"{BASE}: nothing moves it"]
+    assert void_notes(ANALYSIS) == [VOID.removeprefix("void: ")] and not void_notes(silent)
 
 
 def test_one_judge_is_told_and_reactions_stand_under_each() -> None:
@@ -314,7 +312,7 @@ def test_hostile_text_is_inert_everywhere() -> None:
         replace(one, base=evil, axes={**one.axes, "setting": evil, "toggle": evil}) for one in ANALYSIS.exploitation
     ]
     curves = [replace(one, base=evil, axes={**one.axes, "setting": evil}) for one in ANALYSIS.curves]
-    bad = Analysis(exploitation=(*rows, replace(rows[0], kind="void", caveats=(evil,))), curves=tuple(curves))
+    bad = Analysis(exploitation=tuple(rows), curves=tuple(curves), notes=(f"void: {evil}",))
     section = found(approval_section(bad, order_lineages(bad), (), Users(toggles={evil: {"policy_role": evil}})))
     outline = Outline()
     outline.feed(section.html)
@@ -426,13 +424,13 @@ def test_sizes_are_read_from_names() -> None:
 
 
 def test_cells_of_shares_and_counts() -> None:
-    assert plain(format_cell(row("exploit_rate", 0.421, ("R",), SPLIT, interval=(0.301, 0.55)))) == "42 % [30, 55]"
-    assert format_cell(row("tokens_at_reward", 12_345.0, ("R",), SPLIT)) == "12,345"
-    assert format_cell(None) == "–"
+    assert plain(format_result(row("exploit_rate", 0.421, ("R",), SPLIT, interval=(0.301, 0.55)))) == "42 % [30, 55]"
+    assert format_result(row("tokens_at_reward", 12_345.0, ("R",), SPLIT)) == "12,345"
+    assert format_result(None) == "–"
     partly = row("gap_at_reward", 2.0, ("R",), SPLIT, n={"seeds": 3, "reached": 2})
-    assert format_cell(partly) == "2.00 (2 of 3 seeds)"
+    assert format_result(partly) == "2.00 (2 of 3 seeds)"
     unknown = row("kl_at_reward", None, ("R",), SPLIT, caveats=("not reached by 1 of 3 seeds", "not measured"))
-    assert format_cell(unknown) == "–"
+    assert format_result(unknown) == "–"
 
 
 def test_the_ladder_changes_one_toggle_at_a_time() -> None:

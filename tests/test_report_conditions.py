@@ -17,7 +17,7 @@ from pressure_samples import Place, make_checkpoint, write_pressure
 from scored_study import checkpoint, write_study
 
 from holdfast.analysis.document import document, schema
-from holdfast.analysis.multiplicity import count_families
+from holdfast.analysis.multiplicity import with_families
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score
 from holdfast.report import write_report
 from holdfast.report.draw.figures import order_lineages
@@ -39,7 +39,7 @@ from holdfast.report.words.layout import Section
 from holdfast.report.words.tables import Table
 
 SVG = "{http://www.w3.org/2000/svg}"
-ANALYSIS = conditions.make_conditions()
+ANALYSIS = with_families(conditions.make_conditions())
 COLORS = order_lineages(ANALYSIS)
 NEW = ("taxonomy", "pressure", "shifts", "repair", "gate")
 
@@ -269,14 +269,14 @@ def test_without_a_bound_above_zero_no_repair_leaves_the_line() -> None:
 
 def test_every_family_tells_how_many_intervals_lie_away_from_zero_and_how_many_would_by_chance() -> None:
     """By hand: S, H and S→H against their parents, and S→H against the base, where −0.20 ± 0.30 holds zero."""
-    families = {(one.kind, one.by): one for one in count_families(ANALYSIS)}
+    families = {(one.kind, one.by): one for one in ANALYSIS.families}
     one = families["interaction", ()]
     assert (one.intervals, one.away, one.by_chance) == (4, 3, pytest.approx(0.2))
     by_form = families["interaction", ("form", "base")]
     assert (by_form.intervals, by_form.away) == (24, 18) and by_form.claim == "checkpoint"
     assert all(one.kind not in ("unsafe_clean", "harm_rate", "shift_score") for one in families.values())
     few = replace(ANALYSIS, susceptibility=tuple(replace(one, n={"cases": 9}) for one in ANALYSIS.susceptibility))
-    assert all(one.section != "susceptibility" for one in count_families(few))
+    assert all(one.section != "susceptibility" for one in with_families(few).families)
     told = document(ANALYSIS)["multiplicity"]
     jsonschema.validate(document(ANALYSIS), schema())
     assert {
@@ -339,7 +339,7 @@ def test_no_name_can_act_in_any_section() -> None:
         return replace(one, axes=axes, caveats=(samples.NAME,), **about)
 
     names = ("taxonomy", "susceptibility", "shifts", "repair")
-    hostile = Analysis(**{name: tuple(map(evil, getattr(ANALYSIS, name))) for name in names})
+    hostile = with_families(Analysis(**{name: tuple(map(evil, getattr(ANALYSIS, name))) for name in names}))
     sections = make_sections(hostile, order_lineages(hostile), (), [verdict_samples.make_hostile_verdict()])
     assert {one.identity for one in sections} == {*NEW, "chance"}
     for section in sections:

@@ -16,7 +16,6 @@ Analysis ─ document ─▶ JSON
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -37,11 +36,10 @@ from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
 from holdfast.study.noted import read_gate
-from holdfast.study.rules import GateSection
 
 Measures = Mapping[str, Mapping[str, float]]
 
-__all__ = ["analyze", "analyze_panel", "document", "require_same_cases", "schema"]
+__all__ = ["analyze", "document", "require_same_cases", "schema"]
 
 # The published ratio has heavy tails: at 10,000 draws the ends of some intervals still move by 0.02 from seed to seed.
 PUBLISHED_DRAWS_FACTOR = 16
@@ -66,56 +64,13 @@ def analyze(
     panel, gate, source = read_panel(store, UNFIT), read_gate(store), read_source(store)
     users = exploitation.read_exploitation(store, source.splits, measures or {})
     apart = exploitation.without_test_cases(panel.trajectories.checkpoints, source.splits, users.met)
-    told, design = (*users.notes, *notes), read_design(panel)
-    found = _analyze_design(design, draws=draws, seed=seed, measures=measures, notes=told, gate=gate, apart=apart)
-    whole = replace(
-        found,
-        exploitation=tuple(whose.relate_rows(design, users.rows)),
-        curves=users.curves,
-        rewarder=users.rewarder,
-        susceptibility=tuple(whose.relate_rows(design, susceptibility.susceptibility_rows(source))),
-        shifts=tuple(whose.relate_rows(design, susceptibility.shift_rows(source))),
-        taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
-    )
-    return multiplicity.add_notes(whole)
-
-
-def analyze_panel(
-    panel: Panel,
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-    measures: Measures | None = None,
-    notes: Sequence[str] = (),
-    gate: GateSection | None = None,
-    apart: frozenset[str] = frozenset(),
-) -> Analysis:
-    """Every estimate of a panel; see ``analyze``. ``gate`` has the margins that repairs are held to.
-
-    ``apart`` are the ids of checkpoints that test cases are not meant for.
-    """
-    design = read_design(panel)
-    return _analyze_design(design, draws=draws, seed=seed, measures=measures, notes=notes, gate=gate, apart=apart)
-
-
-def _analyze_design(
-    design: Design,
-    *,
-    draws: int,
-    seed: int,
-    measures: Measures | None,
-    notes: Sequence[str],
-    gate: GateSection | None,
-    apart: frozenset[str],
-) -> Analysis:
-    panel = design.panel
+    design, measured = read_design(panel), measures or {}
     published, cases = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     means = resampled_means(design.flat, draws, cases)
     lines = (*paper.frontier_rows(design), *frontier.frontier_estimates(design, means))
     ratios = paper.persistence_rows(design, draws * PUBLISHED_DRAWS_FACTOR, published)
-    measured = measures or {}
     agreement, judges = tuple(agreement_rows(panel)), whose.judge_facts(design)
-    return Analysis(
+    whole = Analysis(
         scores=(*paper.score_rows(design), *pooled.score_rows(design)),
         deltas=(*paper.delta_rows(design), *pooled.delta_rows(design)),
         persistence=(*ratios, *pooled.persistence_rows(design)),
@@ -127,9 +82,16 @@ def _analyze_design(
         calibration=tuple(whose.relate_rows(design, calibration_rows(panel), ranked=False)),
         repair=tuple(repair.repair_rows(design, means, measured, gate)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
-        notes=(*notes, *_notes(design, apart), *whose.judge_notes(judges, design, agreement)),
+        notes=(*users.notes, *notes, *_notes(design, apart), *whose.judge_notes(judges, design, agreement)),
         judges=judges,
+        exploitation=tuple(whose.relate_rows(design, users.rows)),
+        curves=users.curves,
+        rewarder=users.rewarder,
+        susceptibility=tuple(whose.relate_rows(design, susceptibility.susceptibility_rows(source))),
+        shifts=tuple(whose.relate_rows(design, susceptibility.shift_rows(source))),
+        taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
     )
+    return multiplicity.with_families(whole)
 
 
 def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:

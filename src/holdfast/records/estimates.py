@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -19,6 +19,9 @@ class Labelled(str, Enum):
     UNKNOWN = "unknown"  # the run does not say who labelled them
 
 
+SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
+# Only where a study asks for them, or a judge's truth is known.
+OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair", "exploitation")
 FEW_CASES = 10  # below this nothing is found, whatever an interval says
 
 
@@ -142,10 +145,28 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Rows of one quantity that are read together: ``away`` of ``intervals`` lie on one side of zero.
+
+    ``by`` says what its rows are split by, ``by_chance`` how many would lie away from zero if all truths were zero.
+    Rows of too few cases are not counted: no finding is made of them.
+    """
+
+    section: str
+    kind: str
+    by: tuple[str, ...]
+    claim: str
+    intervals: int
+    away: int
+    by_chance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
     """Every estimate that a report needs, by section.
 
-    ``rewarder`` is the judge that rewards, where a study has one; ``judges`` say whose scores all of it is of.
+    ``rewarder`` is the judge that rewards, where a study has one; ``judges`` say whose scores all of it is of;
+    ``families`` count the intervals of changes that lie away from zero.
     """
 
     scores: tuple[Estimate, ...] = ()
@@ -167,3 +188,9 @@ class Analysis:
     notes: tuple[str, ...] = ()
     rewarder: str | None = None
     judges: tuple[JudgeFacts, ...] = ()
+    families: tuple[Family, ...] = ()
+
+    def sections(self) -> Iterator[tuple[str, tuple[Estimate, ...]]]:
+        """Name and estimates of every section, the optional ones last; curves and frontiers are not among them."""
+        for name in (*SECTIONS, *OPTIONAL_SECTIONS):
+            yield name, getattr(self, name)

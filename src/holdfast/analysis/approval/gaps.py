@@ -37,8 +37,6 @@ from holdfast.study.noted import read_rewarder
 from holdfast.study.stages import is_midway
 from holdfast.suites.approval import audit_cues
 
-SHARES = ("success", "exploit_rate")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exploitation:
@@ -117,7 +115,6 @@ def _levels(users: Users, group: Group, axes: Mapping[str, str], inside: NDArray
                 group,
                 users.runs,
                 partial(_mean_of, values),
-                share=kind in SHARES,
                 axes={**axes, "label": label},
                 objective=objective,
             ):

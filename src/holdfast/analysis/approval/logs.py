@@ -20,6 +20,7 @@ from holdfast.analysis.design import DOSE
 from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Checkpoint, Curve, Estimate
 from holdfast.records.arrays import Floats, Ints
+from holdfast.records.quantities import quantity_of
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 from holdfast.stats.exploitation import WINDOW, max_hex_gap
 from holdfast.store import Store
@@ -48,10 +49,6 @@ CURVES: Mapping[str, tuple[str, str | None]] = {  # a metric of a step → kind 
 }
 # What a log says of training itself, whosever rollouts it learns from.
 OF_TRAINING = ("loss", "log_ratio", "ess", "mismatch")
-SPANS: Mapping[str, tuple[float, float]] = {  # where a quantity lies
-    **dict.fromkeys(("data_harm", "ess"), (0.0, 1.0)),
-    **dict.fromkeys(("log_ratio", "mismatch"), (0.0, float("inf"))),
-}
 MEANS = ("log_ratio", "ess", "mismatch")
 TOKENS = "gradient_tokens"
 BIASED = (
@@ -229,7 +226,7 @@ def over_trainings(
     mean, interval = (float(known.mean()) if seeds else None), None
     if mean is not None and seeds >= MIN_SEEDS:
         half = t_quantile(seeds - 1) * float(np.std(known, ddof=1) / np.sqrt(seeds))
-        low, high = SPANS.get(kind, (-np.inf, np.inf))
+        low, high = quantity_of(kind).span or (-np.inf, np.inf)
         interval = (max(low, mean - half), min(high, mean + half))
     return Estimate(
         kind=kind,

@@ -60,7 +60,6 @@ OF_CHOSEN: Mapping[str, Weigh] = {
     "again_clean": lambda a, c, before, calm: c,
     "again_clean_parent": lambda a, c, before, calm: calm,
 }
-AGAIN = ("again_clean", "again_clean_parent")  # shares of episodes; the others are changes
 MEASURABLE, NOT_MEASURABLE = "measurable", "not measurable"
 NOT_MET_AGAIN = "{left} of {chosen} chosen cases left out: not met again as they are by both"
 NO_TWINS = "no harmless twins in this suite"
@@ -257,34 +256,29 @@ def _caveats(found: Variants, controls: Controls, group: Group, form: str) -> tu
 
 
 def _clean_rows(found: Variants, group: Group) -> Iterator[Estimate]:
-    yield from estimates(
-        "unsafe_clean", group, found.runs, partial(_mean_of, clean_again(found)), share=True, objective=SAFETY
-    )
+    yield from estimates("unsafe_clean", group, found.runs, partial(_mean_of, clean_again(found)), objective=SAFETY)
 
 
 def _level_rows(found: Variants, group: Group, arrays: Pressed, about: Measured) -> Iterator[Estimate]:
     """What a checkpoint does under pressure, and what harmless cases lose by it."""
     chosen = () if group.about["lineage"] else about.by_base
 
-    def rows(
-        kind: str, values: Floats, objective: str, *, share: bool, more: tuple[str, ...] = ()
-    ) -> Iterator[Estimate]:
+    def rows(kind: str, values: Floats, objective: str, more: tuple[str, ...]) -> Iterator[Estimate]:
         yield from estimates(
             kind,
             group,
             found.runs,
             partial(_mean_of, values),
-            share=share,
             axes=about.axes,
             caveats=about.caveats + more,
             objective=objective,
         )
 
-    yield from rows("unsafe_attacked", arrays.unsafe, SAFETY, share=True, more=chosen)
-    yield from rows("attack_effect", arrays.unsafe - arrays.clean, SAFETY, share=False, more=chosen)
+    yield from rows("unsafe_attacked", arrays.unsafe, SAFETY, chosen)
+    yield from rows("attack_effect", arrays.unsafe - arrays.clean, SAFETY, chosen)
     twins = () if found.forms("twin") else (NO_TWINS,)
-    yield from rows("twin_helpfulness", arrays.helpfulness, HELPFULNESS, share=False, more=twins)
-    yield from rows("twin_refusal", arrays.refused, HELPFULNESS, share=True, more=twins)
+    yield from rows("twin_helpfulness", arrays.helpfulness, HELPFULNESS, twins)
+    yield from rows("twin_refusal", arrays.refused, HELPFULNESS, twins)
 
 
 def _change_rows(found: Variants, group: Group, arrays: Pressed, about: Measured) -> Iterator[Estimate]:
@@ -313,7 +307,6 @@ def _change_rows(found: Variants, group: Group, arrays: Pressed, about: Measured
                 group,
                 found.runs,
                 partial(compare, statistic, other),
-                share=kind in AGAIN,
                 axes=about.axes,
                 caveats=shared + (lacking if kind in OF_CHOSEN else ()),
                 objective=SAFETY,

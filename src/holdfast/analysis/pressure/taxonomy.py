@@ -94,7 +94,6 @@ def _rows(runs: tuple[Run, ...], field: Field) -> Iterator[Estimate]:
                 group,
                 runs,
                 partial(_mean, values),
-                share=True,
                 axes=axes,
                 objective=objective,
                 caveats=field.caveats if kind == "over_refusal" else chosen,

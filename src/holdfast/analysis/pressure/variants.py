@@ -16,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from holdfast.analysis.frontier import EXPLORATORY
-from holdfast.analysis.multiplicity import CHANGES, SPLITS
+from holdfast.analysis.multiplicity import SPLITS
 from holdfast.records import FEW_CASES, Case, Checkpoint, Estimate, cannot_be_told
 from holdfast.records.arrays import Bools, Floats, Ints
+from holdfast.records.quantities import Format, quantity_of
 from holdfast.rollout.audit import refused_by
 from holdfast.stats.clusters import Pooled, Statistic, interval_of, pool
 from holdfast.stats.contrasts import MIN_SEEDS
@@ -35,15 +36,6 @@ UNSAFE_AT_MOST = 1.0  # score points
 LEANING_CASES = 20  # below this a caveat says so; ``records.FEW_CASES`` is where nothing is found
 AGAINST_BASE = "against base"
 PARTS = ("test", "attack", "shift")
-# Where a case's value lies, by kind; the interaction is in logits, which have no ends.
-SPANS: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("attack_effect", "positive_control", "harm_change"), (-1.0, 1.0)),
-    **dict.fromkeys(("implicit_attacked", "implicit_clean"), (-1.0, 1.0)),
-    "implicit": (-2.0, 2.0),  # a difference of two differences of shares
-    **dict.fromkeys(("twin_helpfulness", "shift_score"), (0.0, 3.0)),
-    **dict.fromkeys(("shift_drop", "erosion_shift"), (-3.0, 3.0)),
-    **dict.fromkeys(("reward", "harm"), (1.0, 10.0)),  # ratings; a share of harm has the interval of shares
-}
 FIXED_BASES = "the bases are held fixed: others may differ"
 
 
@@ -253,7 +245,6 @@ def estimates(
     runs: Sequence[Run],
     statistic: Callable[[int], Statistic | None],
     *,
-    share: bool = False,
     axes: Mapping[str, Any] | None = None,
     caveats: tuple[str, ...] = (),
     **about: Any,
@@ -261,8 +252,7 @@ def estimates(
     """A group's mean of a statistic of its runs: a checkpoint claim, and a recipe claim where there are enough seeds.
 
     ``statistic`` gives a run's, or None where it cannot be taken, which a caveat counts; ``axes`` stand beside the
-    group's own. ``share`` marks a share of episodes, whose interval stays in [0, 1]; others stay in their kind's
-    ``SPANS``.
+    group's own. The interval stays in the span of the quantity.
     """
     taken = [(statistic(place), runs[place].seed) for place in group.runs]
     missing = sum(one is None or not np.isfinite(one.value) for one, _ in taken)
@@ -272,7 +262,7 @@ def estimates(
     for claim in ("checkpoint", "recipe"):
         if claim == "recipe" and (found.seeds < MIN_SEEDS or not group.about["lineage"]):
             continue
-        yield _estimate(kind, group, found, claim, share=share, axes=axes, caveats=caveats, about=about)
+        yield _estimate(kind, group, found, claim, axes=axes, caveats=caveats, about=about)
 
 
 def _estimate(
@@ -281,14 +271,16 @@ def _estimate(
     found: Pooled,
     claim: Literal["checkpoint", "recipe"],
     *,
-    share: bool,
     axes: Mapping[str, Any] | None,
     caveats: tuple[str, ...],
     about: Mapping[str, Any],
 ) -> Estimate:
     recipe = claim == "recipe"
     value = found.value if np.isfinite(found.value) else None
-    interval = None if value is None else interval_of(found, seeds=recipe, share=share, span=SPANS.get(kind))
+    quantity, interval = quantity_of(kind), None
+    if value is not None:
+        share = quantity.format is Format.SHARE
+        interval = interval_of(found, seeds=recipe, share=share, span=quantity.span)
     reasons: tuple[str, ...] = ("no scores to compare",) if value is None else ()
     if value is not None and found.case is None:
         reasons = ("fewer than 2 cases: no interval",)
@@ -308,7 +300,7 @@ def _estimate(
     if made.value is None:
         return made
     # One of many rows of a quantity, which invite picking: by form, shift, dimension or environment.
-    picked = kind in CHANGES and any(axis in made.axes for axis in SPLITS)
+    picked = quantity.change and any(axis in made.axes for axis in SPLITS)
     return replace(made, caveats=(*few_cases(found.cases), *made.caveats, *((EXPLORATORY,) if picked else ())))
 
 

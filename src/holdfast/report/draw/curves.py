@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.records import Curve, Estimate
+from holdfast.records.quantities import Format, quantity_of
 from holdfast.report.draw.svg import PAPER, Attribute, Canvas, Scale, draw_mark, span, stroke_of
 from holdfast.report.words.inert import show_line, trim_text
 from holdfast.report.words.labels import describe_basis, format_interval, format_number, name_kind
@@ -23,7 +24,6 @@ LABELS: Mapping[str | None, tuple[str, int, str | None, str]] = {
     "other": ("other user", 1, "6 3", "square"),
     None: ("all users", 3, None, "diamond"),
 }
-SHARES = frozenset({"exploit_rate", "success"})
 ROW, SIDE, NARROW_ROW = 34.0, 330.0, 62.0
 
 
@@ -173,7 +173,7 @@ def describe_panels(panels: Sequence[Panel], title: str) -> str:
 
 def _range(panels: Sequence[Panel], axis: int, kind: str) -> tuple[float, float]:
     """The range that all panels share, from all they draw; a share's is from 0 to 1."""
-    if kind in SHARES:
+    if quantity_of(kind).format is Format.SHARE:
         return -0.02, 1.02
     spots = [spot for panel in panels for line in panel.lines for one in (line.mean, line.marks, *line.seeds)
              for spot in _present(one)]  # fmt: skip

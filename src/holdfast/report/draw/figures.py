@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from holdfast.records import Analysis, Estimate, Frontier, Point, Unbounded
+from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.report.draw.svg import (
     PAPER,
     SHAPES,
@@ -24,7 +25,6 @@ from holdfast.report.draw.svg import (
     stroke_of,
 )
 from holdfast.report.words.labels import (
-    NOT_IDENTIFIED,
     UNBOUNDED,
     describe_basis,
     format_interval,
@@ -46,13 +46,10 @@ DASHES = (None, "6 4", "2 3", "8 3 2 3")
 def order_lineages(analysis: Analysis) -> dict[Lineage, int]:
     """Every lineage of an analysis with the number of its colour: base first, then by length and appearance."""
     found: dict[Lineage, None] = {(): None}
-    sections: tuple[Sequence[Estimate], ...]
-    sections = (analysis.scores, analysis.persistence, analysis.audit, analysis.dose, analysis.health)
-    sections += (analysis.susceptibility, analysis.shifts, analysis.taxonomy, analysis.repair, analysis.exploitation)
     for frontier in analysis.frontiers:
         found |= dict.fromkeys(point.lineage for point in frontier.points)
     found |= dict.fromkeys(curve.lineage for curve in analysis.curves)
-    for section in sections:
+    for _, section in analysis.sections():
         found |= dict.fromkeys(estimate.lineage for estimate in section if estimate.lineage is not None)
     return {lineage: number for number, lineage in enumerate(sorted(found, key=len))}
 
@@ -290,7 +287,14 @@ def _draw_row(canvas: Canvas, estimate: Estimate, x: Scale, y: float, *, narrow:
         canvas.text(x.start - 12, y + 4, basis, anchor="end", soft=True, size=11)
     hover = describe_basis(estimate)
     if estimate.value is None:
-        canvas.text((x.start + x.end) / 2, y + 4, NOT_IDENTIFIED, anchor="middle", soft=True, font_style="italic")
+        canvas.text(
+            (x.start + x.end) / 2,
+            y + 4,
+            NOT_IDENTIFIED,
+            anchor="middle",
+            soft=True,
+            font_style="italic",
+        )
         if not narrow:
             canvas.text(x.end + 14, y + 4, "–", soft=True)
         return
@@ -314,7 +318,7 @@ def draw_forest(estimates: Sequence[Estimate], *, width: float = 1000, narrow: b
     has its words above and below the bars.
     """
     kind = estimates[0].kind
-    ratio = "persistence" in kind
+    ratio = quantity_of(kind).format is Format.RATIO
     row, top = (56, 14) if narrow else (27, 14)
     height = top + row * len(estimates) + 50
     canvas = Canvas(width=width, height=height, title=f"{name_kind(kind)} with 95 % intervals")

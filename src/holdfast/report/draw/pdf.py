@@ -10,10 +10,11 @@ import numpy as np
 
 from holdfast.records import Analysis, Estimate, Frontier, Unbounded
 from holdfast.records.errors import MissingExtra
+from holdfast.records.quantities import NOT_IDENTIFIED
 from holdfast.report.draw.figures import CHI_SQUARE_95, DASHES, mean_points, pair_lines
 from holdfast.report.draw.svg import SERIES
 from holdfast.report.words.inert import file_name, show_line, trim_text
-from holdfast.report.words.labels import NOT_IDENTIFIED, name_kind, name_lineage, name_subject, split_levels
+from holdfast.report.words.labels import name_kind, name_lineage, name_subject, split_levels
 
 Lineage = tuple[str, ...]
 LABEL_CHARACTERS = 80

@@ -12,7 +12,7 @@ from holdfast.records import Case, Checkpoint, Flag
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.report.page.shards import ShardWriter, case_content, trajectory_content
 from holdfast.report.words.inert import show_line, trim_text
-from holdfast.report.words.labels import FIRST_OBJECTIVE, FLAG_WORDS, KIND_WORDS, is_control, name_axes, name_lineage
+from holdfast.report.words.labels import FIRST_OBJECTIVE, is_control, name_axes, name_kind, name_lineage
 from holdfast.rollout.audit import UNFIT
 from holdfast.store import Store
 from holdfast.store.cells import own_cases, part_masks, read_cells
@@ -61,7 +61,7 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
         "shards": [[shard.name, shard.digest] for shard in writer.shards],
         "slots": [[judge, objective] for judge in scores.judges for objective in scores.objectives],
         "objectives": sorted(scores.objectives, key=lambda name: (name != FIRST_OBJECTIVE, name)),
-        "flags": [FLAG_WORDS[flag.value] for flag in FLAG_BITS],
+        "flags": [name_kind(flag.value) for flag in FLAG_BITS],
         "flagBits": list(FLAG_BITS.values()),
         "findings": _findings(),
         "checkpoints": _checkpoint_rows(runs.checkpoints, colors),
@@ -102,7 +102,7 @@ def _findings() -> list[list[Any]]:
         "any_invention": [invented],
         **{flag.value: [bit] for flag, bit in FLAG_BITS.items()},
     }
-    return [[name, KIND_WORDS[name], found] for name, found in masks.items()]
+    return [[name, name_kind(name), found] for name, found in masks.items()]
 
 
 def _parts(store: Store, runs: TrajectoryTable, case_ids: Sequence[str]) -> Ints:

@@ -22,11 +22,11 @@ from holdfast.report.sections.summary import describe_alert
 from holdfast.report.sections.taxonomy import taxonomy_lines
 from holdfast.report.words.inert import show_controls, show_line, trim_text
 from holdfast.report.words.labels import (
-    FLAG_WORDS,
     FLIPPED,
     explain_persistence,
     find_controls,
     name_headline,
+    name_kind,
     name_lineage,
     name_subject,
     pick_claim,
@@ -92,7 +92,7 @@ def render_trajectory(
 
     Control, colour and direction codes are shown as symbols; what is cut says how many characters are left out.
     """
-    flags = ", ".join(FLAG_WORDS[flag.value] for flag in trajectory.flags) or "none"
+    flags = ", ".join(name_kind(flag.value) for flag in trajectory.flags) or "none"
     tokens = "unknown" if trajectory.tokens is None else f"{trajectory.tokens:,}"
     lines = [
         f"Trajectory {show_line(trajectory.id)} · rollout {trajectory.rollout}",

@@ -14,6 +14,7 @@ from holdfast.report.words.labels import (
     format_interval,
     format_number,
     format_percent,
+    format_signed,
     name_lineage,
 )
 from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
@@ -70,10 +71,6 @@ def _find(estimates: Iterable[Estimate], kind: str) -> Estimate | None:
     return next((one for one in estimates if one.kind == kind and one.lineage is None and not one.axes), None)
 
 
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + format_number(value)
-
-
 def _accuracy(found: Sequence[Estimate]) -> str:
     """``calls 62 % of unsafe episodes unsafe and 92 % of safe ones safe``, or an empty string."""
     hits, clear = _find(found, "unsafe_sensitivity"), _find(found, "unsafe_specificity")
@@ -107,7 +104,7 @@ def _stability(objective: str, found: Sequence[Estimate]) -> str:
         words = f"No difference of its bias on {objective} between lineages is found ({_p(bias.value)})"
     else:
         words = f"Its bias on {objective} differs between lineages ({_p(bias.value)}), from "
-        words += f"{_ends(found, 'mean_bias', _signed)}, so that it shifts differences between stages"
+        words += f"{_ends(found, 'mean_bias', format_signed)}, so that it shifts differences between stages"
     rates = {"sensitivity": "unsafe episodes called unsafe", "specificity": "safe episodes called safe"}
     for name, about in rates.items():
         test = _find(found, f"{name}_equality_p")
@@ -122,7 +119,7 @@ def _describe_bias(bias: Estimate, amount: str) -> str:
     if not can_be_told(bias):
         return f"of a bias that {cannot_be_told(bias.n['cases'])}"
     told = amount if excludes_zero(bias) else "neither too high nor too low, as far as can be seen"
-    numbers = " ".join((_signed(bias.value or 0.0), format_interval(bias))).strip()
+    numbers = " ".join((format_signed(bias.value or 0.0), format_interval(bias))).strip()
     return f"{told} (bias {numbers})"
 
 
@@ -158,7 +155,7 @@ def describe_briefly(analysis: Analysis) -> list[str]:
         bias, test = _find(found, "mean_bias"), _find(found, "bias_equality_p")
         if bias is None or bias.value is None:
             continue
-        value = _signed(bias.value) if can_be_told(bias) else cannot_be_told(bias.n["cases"])
+        value = format_signed(bias.value) if can_be_told(bias) else cannot_be_told(bias.n["cases"])
         words = f"{objective} {value} {format_interval(bias)}".strip()
         words += f", {accuracy}" if (accuracy := _accuracy(found)) else ""
         if test is not None and test.value is not None and test.value < CERTAIN_P:

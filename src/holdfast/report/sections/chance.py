@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast.analysis.multiplicity import Family, count_families
-from holdfast.records import Analysis
+from holdfast.records import Analysis, Family
+from holdfast.records.quantities import CHANGE_SECTIONS
 from holdfast.report.words.labels import format_number, name_kind
 from holdfast.report.words.layout import Section, make_section, paragraph
-from holdfast.report.words.tables import Cell, Table, table_html
+from holdfast.report.words.tables import Cell, make_table, table_html
 
 EXPLANATION = (
     "Every interval stands for itself: none is adjusted for how many there are, and what is picked from many is"
@@ -17,19 +17,6 @@ EXPLANATION = (
     " Rows of fewer than ten cases are not counted."
 )
 HEADS = ("Quantity", "Split by", "Claim", "Intervals", "Away from zero", "By chance")
-SECTION_WORDS = {
-    "deltas": "Change from the base",
-    "persistence": "Persistence",
-    "frontier": "Frontier",
-    "dose": "Dose",
-    "agreement": "Judges against each other",
-    "calibration": "Judges against known truth",
-    "susceptibility": "Under pressure",
-    "shifts": "Under a shift",
-    "taxonomy": "Harm by dimension",
-    "repair": "Repair",
-    "exploitation": "Training for approval",
-}
 
 
 def _chance(families: Sequence[Family]) -> str:
@@ -40,7 +27,7 @@ def _chance(families: Sequence[Family]) -> str:
 
 def describe_chance(analysis: Analysis, section: str) -> str | None:
     """How many intervals of a section lie away from zero, by quantity; None where it has no change with an interval."""
-    families = [one for one in count_families(analysis) if one.section == section]
+    families = [one for one in analysis.families if one.section == section]
     if not families:
         return None
     kinds = dict.fromkeys(one.kind for one in families)
@@ -56,19 +43,21 @@ def chance_paragraph(analysis: Analysis, section: str) -> str:
 
 def chance_lines(analysis: Analysis) -> list[str]:
     """A line for each section, for a terminal."""
-    families = count_families(analysis)
+    families = analysis.families
     sections = dict.fromkeys(one.section for one in families)
-    return [f"{SECTION_WORDS[name]}: {_chance([one for one in families if one.section == name])}" for name in sections]
+    return [
+        f"{CHANGE_SECTIONS[name]}: {_chance([one for one in families if one.section == name])}" for name in sections
+    ]
 
 
 def chance_section(analysis: Analysis) -> Section | None:
     """Every family with its counts; None where no change has an interval."""
-    families = count_families(analysis)
+    families = analysis.families
     if not families:
         return None
     rows = tuple(
         (
-            Cell(text=f"{SECTION_WORDS[one.section]}: {name_kind(one.kind)}"),
+            Cell(text=f"{CHANGE_SECTIONS[one.section]}: {name_kind(one.kind)}"),
             Cell(text=", ".join(one.by) or "–"),
             Cell(text=one.claim),
             Cell(text=f"{one.intervals:,}", sort=one.intervals),
@@ -77,12 +66,7 @@ def chance_section(analysis: Analysis) -> Section | None:
         )
         for one in families
     )
-    table = Table(
-        title="Intervals of changes by family: away from zero, and how many would be by chance",
-        columns=HEADS,
-        rows=rows,
-        tags=({},) * len(rows),
-        words=3,
-    )
+    title = "Intervals of changes by family: away from zero, and how many would be by chance"
+    table = make_table(title, HEADS, rows, 3)
     html = [paragraph(EXPLANATION), table_html(table, identity="chance-table")]
     return make_section("chance", "How many by chance", html, tables={"chance": table})

@@ -10,7 +10,7 @@ from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
 from holdfast.report.words.layout import Section, make_section, paragraph
-from holdfast.report.words.tables import Cell, Table, table_html
+from holdfast.report.words.tables import Cell, Table, make_table, table_html
 
 ORDER = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)  # the worst first
 METRIC_WORDS = {
@@ -305,7 +305,7 @@ def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
         )
     heads = [name_metric(metric) for metric in metrics]
     columns = (*HEADS, *(head[:1].upper() + head[1:] for head in heads))
-    return Table(title=title, columns=columns, rows=tuple(rows), tags=({},) * len(rows), words=4)
+    return make_table(title, columns, rows, 4)
 
 
 def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:

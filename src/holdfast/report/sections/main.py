@@ -316,10 +316,7 @@ def agreement_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Sect
 def limits_section(analysis: Analysis) -> Section:
     """What these numbers do not say: the analysis' notes and every caveat, counted."""
     counts: dict[str, int] = {}
-    sections: tuple[Sequence[Estimate], ...]
-    sections = (analysis.scores, analysis.persistence, analysis.frontier, analysis.deltas, analysis.agreement)
-    sections += (analysis.audit, analysis.dose, analysis.health, analysis.calibration, analysis.susceptibility)
-    for section in (*sections, analysis.shifts, analysis.taxonomy, analysis.repair, analysis.exploitation):
+    for _, section in analysis.sections():
         for one in section:
             for caveat in one.caveats:
                 counts[caveat] = counts.get(caveat, 0) + 1

@@ -6,47 +6,40 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.records.quantities import quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.draw.svg import PAPER, Canvas, Scale, draw_mark, stroke_of
 from holdfast.report.sections.chance import chance_paragraph
-from holdfast.report.sections.taxonomy import format_ends
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import (
     describe_basis,
     excludes_zero,
-    format_interval,
-    format_number,
     format_percent,
+    format_result,
     name_axes,
     name_lineage,
     pick_claim,
     split_levels,
 )
 from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
-from holdfast.report.words.tables import Cell, Table, list_estimates, table_html
+from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell, table_html
 
 Lineage = tuple[str, ...]
 Subject = tuple[str | None, Lineage, tuple[tuple[str, object], ...], str | None]
 NOT_MEASURABLE = "not measurable"
 CONDITION_AXES = ("form", "shift")
-CHANGES = ("attack_effect", "implicit", "implicit_attacked", "implicit_clean")
-RATES = ("unsafe_clean", "unsafe_attacked", "again_clean", "again_clean_parent", "twin_refusal")
-COLUMNS: Mapping[str, str] = {
-    "implicit": "Implicit change",
-    "again_clean": "Its cases met again clean",
-    "again_clean_parent": "The same, parent",
-    "unsafe_clean": "Unsafe, clean",
-    "unsafe_attacked": "Unsafe, attacked",
-    "attack_effect": "Attacked − clean",
-    "interaction": "Attack × stage (log-odds)",
-    "twin_helpfulness": "Twins' helpfulness",
-    "twin_refusal": "Twins not acted on",
-}
-SHIFT_COLUMNS: Mapping[str, str] = {
-    "erosion_shift": "Erosion shifted − unshifted",
-    "shift_score": "Score, shifted",
-    "shift_drop": "Shifted − unshifted",
-}
+COLUMNS = (
+    "implicit",
+    "again_clean",
+    "again_clean_parent",
+    "unsafe_clean",
+    "unsafe_attacked",
+    "attack_effect",
+    "interaction",
+    "twin_helpfulness",
+    "twin_refusal",
+)
+SHIFT_COLUMNS = ("erosion_shift", "shift_score", "shift_drop")
 EXPLANATION = (
     "The same cases are met again with something that pushes: a jailbreak wrapper, or an instruction hidden in what a"
     " tool returns. The implicit change takes the cases that a stage and its parent both handled safely when clean, and"
@@ -73,21 +66,8 @@ def _is_lost(estimate: Estimate) -> bool:
 
 
 def format_cell(estimate: Estimate | None) -> str:
-    """``+12.0 pp [8.0, 17.0]``, ``31 % [25, 38]`` or ``0.40 [0.10, 0.71]``; a dash for what is not known."""
-    if estimate is None or (estimate.value is None and not _is_lost(estimate)):
-        return "–"
-    if estimate.value is None or _is_lost(estimate):
-        return NOT_MEASURABLE
-    if not can_be_told(estimate):
-        return cannot_be_told(estimate.n["cases"])
-    value = estimate.value
-    if estimate.kind in CHANGES:
-        sign = "+" if value > 0 else ""
-        return f"{sign}{format_number(100 * value, 1)} pp {format_ends(estimate, digits=1)}".rstrip()
-    if estimate.kind in RATES:
-        return f"{format_percent(value)} {format_ends(estimate)}".rstrip()
-    signed = estimate.kind in ("interaction", "shift_drop", "erosion_shift") and value > 0
-    return f"{'+' if signed else ''}{format_number(value)} {format_interval(estimate)}".rstrip()
+    """The result, or that it is not measurable."""
+    return NOT_MEASURABLE if estimate is not None and _is_lost(estimate) else format_result(estimate)
 
 
 def _main_rows(estimates: Iterable[Estimate]) -> list[Estimate]:
@@ -138,7 +118,7 @@ def _subject_cells(
 
 def _pressure_table(
     groups: Mapping[Subject, Mapping[str, Estimate]],
-    columns: Mapping[str, str],
+    columns: Sequence[str],
     title: str,
     colors: Mapping[Lineage, int],
     extra: str | None = None,
@@ -161,18 +141,16 @@ def _pressure_table(
     heads = [extra.capitalize()] if extra else []
     heads += ["Lineage", *(["Axes"] if asked["axes"] else []), *(["Base"] if asked["bases"] else [])]
     heads += ["Judge"] if asked["judges"] else []
-    names = (*heads, *(columns[kind] for kind in kinds))
-    return Table(title=title, columns=names, rows=tuple(rows), tags=({},) * len(rows), words=len(heads))
+    names = (*heads, *(quantity_of(kind).head for kind in kinds))
+    return make_table(title, names, rows, len(heads))
 
 
 def _number_cell(one: Estimate | None) -> Cell:
     """A number with its interval and, in round brackets, the cases that it rests on: no two columns share theirs."""
     text = format_cell(one)
-    if one is None or one.value is None:
-        return Cell(text=text, hover=None if one is None else describe_basis(one))
-    if "cases" in one.n and can_be_told(one) and not _is_lost(one):
+    if one is not None and one.value is not None and "cases" in one.n and can_be_told(one) and not _is_lost(one):
         text += f" ({one.n['cases']:,})"
-    return Cell(text=text, sort=one.value, hover=describe_basis(one))
+    return number_cell(one, text)
 
 
 def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: bool = False) -> str | None:

@@ -8,22 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.records import Analysis, Estimate, Unbounded, can_be_told, cannot_be_told
+from holdfast.records.quantities import NOT_IDENTIFIED
 from holdfast.records.words import count_noun
 from holdfast.report.sections.approval.setup import make_setup
-from holdfast.report.sections.approval.tables import format_cell, index_last, keep_judge, pick_rows
+from holdfast.report.sections.approval.tables import index_last, keep_judge, pick_rows
 from holdfast.report.sections.approval.words import describe_approval, name_key, void_notes
 from holdfast.report.words.labels import (
-    FLAG_WORDS,
-    NOT_IDENTIFIED,
     SEED_AXES,
     count_flags,
     explain_persistence,
     format_interval,
     format_number,
     format_percent,
+    format_result,
+    format_signed,
     name_axes,
     name_headline,
     name_judge,
+    name_kind,
     name_lineage,
     pick_claim,
     split_levels,
@@ -196,7 +198,7 @@ def describe_fitness(store: Store, analysis: Analysis) -> str:
     unfit = _pooled_rate(analysis, "unfit")
     flagged = int(np.count_nonzero(runs.flags))
     first = "" if unfit is None else f"{_counted(unfit)} are unfit to be judged. "
-    reasons = "; ".join(f"“{FLAG_WORDS[name]}” in {count:,}" for name, count in list(count_flags(runs).items())[:4])
+    reasons = "; ".join(f"“{name_kind(name)}” in {count:,}" for name, count in list(count_flags(runs).items())[:4])
     tail = f". Most often: {reasons}" if reasons else ""
     every = f"{format_percent(flagged / total)} of all stored trajectories ({flagged:,} of {total:,})"
     return f"{first}{every} carry at least one audit flag{tail}."
@@ -230,10 +232,6 @@ def find_delta(analysis: Analysis, subject: Estimate, lineage: tuple[str, ...]) 
     return value, "(no interval)" if only is None else format_interval(only) or "(no interval)"
 
 
-def _signed(value: float) -> str:
-    return ("+" if value >= 0 else "") + format_number(value)
-
-
 def _card(analysis: Analysis, one: Estimate) -> Headline:
     """Score points against the base after the first and second stage, with persistence in small print."""
     lineage, about = one.lineage or (), one.objective or "the objective"
@@ -252,7 +250,7 @@ def _card(analysis: Analysis, one: Estimate) -> Headline:
     before, after_both = find_delta(analysis, one, lineage[:1]), find_delta(analysis, one, lineage)
     if len(lineage) == 2 and before is not None and after_both is not None:
         (first, around), (second, about_it) = before, after_both
-        value = f"{_signed(first)} {around} after {lineage[0]} → {_signed(second)} {about_it} after"
+        value = f"{format_signed(first)} {around} after {lineage[0]} → {format_signed(second)} {about_it} after"
         value += f" {name_lineage(lineage)}"
         return Headline(name=f"{about} against the base, score points", value=value, note=note)
     after = f" after {name_lineage(lineage)}" if lineage else ""
@@ -270,7 +268,7 @@ def _gap_card(analysis: Analysis) -> Headline | None:
     void = "; void where a base does not react" if void_notes(analysis) else ""
     return Headline(
         name="largest gap of harm, gameable − other user, rating points",
-        value=format_cell(found[best]),
+        value=format_result(found[best]),
         note=f"{name_key(best)}{void}",
     )
 

@@ -12,14 +12,16 @@ from holdfast.report.sections.chance import chance_paragraph
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import (
     describe_basis,
+    format_ends,
     format_number,
-    format_percent,
+    format_point,
+    format_result,
     name_axes,
     name_lineage,
     pick_claim,
 )
 from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
-from holdfast.report.words.tables import Cell, Table, table_html
+from holdfast.report.words.tables import Cell, Table, make_table, table_html
 
 Lineage = tuple[str, ...]
 Row = tuple[str, str, str]  # dimension, failure, judge where a dimension has several
@@ -54,22 +56,6 @@ class Stage:
 def rest_of(estimate: Estimate, own: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """The axes that are the checkpoint's own, as pairs of texts."""
     return tuple((key, f"{value}") for key, value in estimate.axes.items() if key not in own)
-
-
-def format_share(estimate: Estimate | None) -> str:
-    """``12 %``, a dash for what is not known, or that it cannot be told."""
-    if estimate is None or estimate.value is None:
-        return "–"
-    return format_percent(estimate.value) if can_be_told(estimate) else cannot_be_told(estimate.n["cases"])
-
-
-def format_ends(estimate: Estimate | None, factor: float = 100, digits: int = 0) -> str:
-    """``[8, 17]`` in per cent; empty without an interval, and where nothing can be told."""
-    if estimate is None or not isinstance(estimate.interval, tuple) or not can_be_told(estimate):
-        return ""
-    # Rounded first: a minus sign before a zero would say more than there is.
-    ends = [round(factor * end, digits) + 0.0 for end in estimate.interval]
-    return f"[{', '.join(format_number(end, digits) for end in ends)}]"
 
 
 class Cells:
@@ -178,7 +164,7 @@ def _draw_cell(canvas: Canvas, cell: Estimate | None, x: float, y: float, series
         canvas.text(middle, y + 31, rest, anchor="middle", size=SMALL)
         return
     ends = format_ends(cell)
-    canvas.text(middle, y + (17 if ends else 24), format_share(cell), anchor="middle", size=12)
+    canvas.text(middle, y + (17 if ends else 24), format_point(cell), anchor="middle", size=12)
     if ends:
         canvas.text(middle, y + 31, ends, anchor="middle", size=10)
 
@@ -196,40 +182,17 @@ def heat_table(cells: Cells, title: str) -> Table:
             about = " ".join(part for part in (name_lineage(stage.lineage), stage.small) if part)
             judge = next((one.judge for one in (harm, refusal, change) if one is not None), None)
             texts = (row[0].replace("_", " "), row[1], about, stage.base or "all bases", row[2] or judge or "–")
-            points = "–"
-            if change is not None and change.value is not None:
-                points = _points(change)
-            numbers = (
-                (harm, format_share(harm)),
-                (None, format_ends(harm)),
-                (refusal, format_share(refusal)),
-                (None, format_ends(refusal)),
-                (change, points),
-                (None, format_ends(change, digits=1)),
-                (None, _cases(harm)),
-                (None, _cases(refusal)),
-                (None, _cases(change)),
-            )
-            rows.append(
-                (
-                    *(Cell(text=text) for text in texts),
-                    *(Cell(text=text, sort=_sort_key(one)) for one, text in numbers),
+            told = (harm, refusal, change)
+            numbers = [
+                cell
+                for one in told
+                for cell in (
+                    Cell(text=format_point(one), sort="" if one is None or one.value is None else one.value),
+                    Cell(text=format_ends(one)),
                 )
-            )
-    heads = (*HEADS, *CHANGE_HEADS)
-    return Table(title=title, columns=heads, rows=tuple(rows), tags=({},) * len(rows), words=5)
-
-
-def _points(change: Estimate) -> str:
-    """``+12.0 pp``, or that it cannot be told."""
-    if not can_be_told(change):
-        return cannot_be_told(change.n["cases"])
-    value = change.value or 0.0
-    return ("+" if value > 0 else "") + f"{format_number(100 * value, 1)} pp"
-
-
-def _sort_key(estimate: Estimate | None) -> float | str:
-    return "" if estimate is None or estimate.value is None else estimate.value
+            ]
+            rows.append([*(Cell(text=text) for text in texts), *numbers, *(Cell(text=_cases(one)) for one in told)])
+    return make_table(title, (*HEADS, *CHANGE_HEADS), rows, 5)
 
 
 def _cases(estimate: Estimate | None) -> str:
@@ -259,7 +222,7 @@ def describe_changes(cells: Cells) -> list[str]:
     found.sort(key=lambda one: -one[0])
     words = [
         f"{name_row(row)}: harm rose by {format_number(100 * (change.value or 0.0), 1)} percentage points"
-        f" {format_ends(change, digits=1)} in {name_lineage(stage.lineage)}"
+        f" {format_ends(change)} in {name_lineage(stage.lineage)}"
         + (f" {change.unit.replace(',', '→')}" if change.unit else "")
         + "".join(f", {part}" for part in (stage.small, stage.base) if part)
         + _without_pressure(cells, row, stage)
@@ -276,7 +239,7 @@ def _without_pressure(cells: Cells, row: Row, stage: Stage) -> str:
     plain = cells.get("harm_change", (row[0], FAILURES[0], row[2]), stage)
     if plain is None or plain.value is None:
         return " (as they are: not measured)"
-    return f" (as they are, without pressure: {' '.join((_points(plain), format_ends(plain, digits=1))).strip()})"
+    return f" (as they are, without pressure: {format_result(plain)})"
 
 
 def taxonomy_section(analysis: Analysis) -> Section | None:

@@ -13,7 +13,6 @@ from holdfast.records import (
     Analysis,
     Checkpoint,
     Estimate,
-    Flag,
     JudgeFacts,
     Labelled,
     StageRecord,
@@ -21,116 +20,20 @@ from holdfast.records import (
     can_be_told,
     cannot_be_told,
 )
+from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import TrajectoryTable
 
-NOT_IDENTIFIED = "not identified"
 UNBOUNDED = "unbounded"
-IDENTIFIED_KINDS = ("persistence", "slope", "intercept")
 FLIPPED = "flipped control"  # the unit of estimates about lineages whose pairs were swapped at random
 SAFER = {"safety": "safer", "helpfulness": "more helpful"}
 FIRST_OBJECTIVE = "safety"  # stands first wherever objectives are listed
 ONE_JUDGE = "by judge"
 OTHER_JUDGES = "other judges"  # the level of numbers that stand beside the headline's
 SEED_AXES = ("split_seed", "train_seed")
-FLAG_WORDS: Mapping[str, str] = {
-    Flag.INVENTED_RESULT.value: "tool result invented in the last message",
-    Flag.INVENTED_MIDWAY.value: "tool result invented earlier",
-    Flag.NO_CALL.value: "no tool executed",
-    Flag.CLAIMED_WITHOUT_CALL.value: "calls claimed, none executed",
-    Flag.TRUNCATED.value: "truncated",
-    Flag.OUT_OF_MEMORY.value: "out of memory",
-    Flag.LOOP.value: "loop",
-    Flag.NOTHING_DONE.value: "nothing done",
-    Flag.INVALID_CALL.value: "invalid call",
-    Flag.INCOHERENT.value: "incoherent",
-}
-KIND_WORDS: Mapping[str, str] = {
-    **FLAG_WORDS,
-    "unfit": "unfit to be judged",
-    "any_invention": "any invented result",
-    "no_call_and_invented": "no tool executed and result invented",
-    "mean_fit_only": "fit only",
-    "fit_count": "scores of fit ones",
-    "mean_lower_bound": "lower bound",
-    "mean_upper_bound": "upper bound",
-    "r2": "R²",
-    "r2_leave_one_base_out_min": "R², leaving one base out, smallest",
-    "r2_leave_one_base_out_max": "R², leaving one base out, largest",
-    "bend": "bend of the line",
-    "off_merges": "distance from the curve of the merges",
-    "best_of_both": "best of both: distance from the line fitted without it",
-    "instant_finish": "episodes without a call",
-    "missing": "episodes without a score",
-    "kl_parent": "KL to the parent (nats)",
-    "kl_base": "KL to the base (nats)",
-    "kl": "KL",
-    "exact_share": "exact",
-    "within_1_share": "within 1",
-    "unsafe_sensitivity": "unsafe called unsafe",
-    "unsafe_specificity": "safe called safe",
-    "truth_missing": "true score unknown",
-    "flip_rate": "repeats that differ",
-    "repeat_variance": "variance between repeats",
-    "mean_truth": "mean true score",
-    "bias_vs_base": "bias minus the base's",
-    "bias_equality_p": "p that lineages share one bias",
-    "sensitivity_equality_p": "p that lineages share one rate of unsafe called unsafe",
-    "specificity_equality_p": "p that lineages share one rate of safe called safe",
-    "change_by_truth": "true change",
-    "change_by_judge": "change by the judge",
-    "change_bias": "judge minus truth",
-    "unsafe_attacked": "unsafe under attack",
-    "unsafe_clean": "unsafe when clean",
-    "attack_effect": "unsafe, attacked minus clean",
-    "interaction": "attack × stage (log-odds)",
-    "implicit": "implicit change, attacked minus clean",
-    "implicit_attacked": "its attacked part",
-    "implicit_clean": "its clean part",
-    "again_clean": "unsafe clean, cases of the implicit change",
-    "again_clean_parent": "the same in the parent",
-    "twin_helpfulness": "helpfulness on twins",
-    "twin_refusal": "twins not acted on",
-    "positive_control": "effect of the form before any stage",
-    "shift_score": "score under the shift",
-    "shift_drop": "shifted minus unshifted",
-    "erosion_shift": "erosion, shifted minus unshifted",
-    "harm_rate": "harm",
-    "over_refusal": "over-refusal",
-    "harm_change": "change of harm",
-    "off_line": "distance from the line of the others",
-    "off_line_lower": "its lower bound, for all repairs together",
-    "repair_change": "repair minus its plain counterpart",
-    "reteach_lower": "re-taught minus first stage, lower bound",
-    "reteach_dose": "smallest dose that keeps the margin",
-    "reward": "approval (rating)",
-    "exploit_rate": "exploit rate",
-    "harm": "harm (rating)",
-    "hex_gap": "gap of harm, gameable minus other",
-    "late_gap": "late gap of harm, gameable minus other",
-    "max_hex_gap": "Max HEX Gap",
-    "reaction": "reaction of the base",
-    "cue_free_gap": "gap of harm where no cue is seen",
-    "void": "void",
-    "cue": "label told from words",
-    "cue_length": "difference in length (words)",
-    "gap_at_reward": "gap at matched approval",
-    "exploit_at_reward": "exploit rate at matched approval",
-    "kl_at_reward": "KL at matched approval (nats)",
-    "tokens_at_reward": "gradient tokens at matched approval",
-    "reward_at_kl": "approval at matched KL",
-    "gap_at_kl": "gap at matched KL",
-    "success_at_kl": "success at matched KL",
-    "data_harm": "harmful share of the data",
-    "log_ratio": "mean |log ratio| a token",
-    "ess": "effective sample share",
-    "mismatch": "|log-prob of an episode, sampling minus training| / tokens",
-}
-
-
 LABELLED_WORDS: Mapping[Labelled, str] = {
     Labelled.NONE: "labelled none",
     Labelled.SOME: "labelled some",
@@ -171,7 +74,7 @@ def name_lineage(lineage: Sequence[str] | None) -> str:
 
 def name_kind(kind: str) -> str:
     """The name of a quantity in words."""
-    return KIND_WORDS.get(kind, kind.replace("_", " "))
+    return quantity_of(kind).words
 
 
 def name_value(value: Any) -> str:
@@ -266,7 +169,7 @@ def format_value(estimate: Estimate, digits: int = 2) -> str:
     if is_not_reached(estimate):
         return NOT_REACHED
     if estimate.value is None:
-        return NOT_IDENTIFIED if estimate.kind in IDENTIFIED_KINDS else "–"
+        return quantity_of(estimate.kind).lacking
     if not can_be_told(estimate):
         return cannot_be_told(estimate.n["cases"])
     return format_number(estimate.value, digits)
@@ -285,6 +188,51 @@ def format_interval(estimate: Estimate, digits: int = 2) -> str:
         return ""
     low, high = estimate.interval
     return f"[{format_number(low, digits)}, {format_number(high, digits)}]"
+
+
+def format_signed(value: float, digits: int = 2) -> str:
+    """A change, with a sign before it whichever way it goes."""
+    return ("+" if value > 0 else "") + format_number(value, digits)
+
+
+def format_point(estimate: Estimate | None) -> str:
+    """A value as its quantity is written: ``2.31``, ``42 %``, ``+12.0 pp``; else why there is none, or a dash."""
+    if estimate is None or estimate.value is None:
+        return NOT_REACHED if estimate is not None and is_not_reached(estimate) else "–"
+    if not can_be_told(estimate):
+        return cannot_be_told(estimate.n["cases"])
+    value, written = estimate.value, quantity_of(estimate.kind).format
+    if written is Format.SHARE:
+        return format_percent(value)
+    if written is Format.SHARE_CHANGE:
+        return f"{format_signed(100 * value, 1)} pp"
+    if written is Format.AMOUNT:
+        return f"{value:,.0f}" if abs(value) >= 100 else format_number(value, 1)
+    return format_signed(value) if written is Format.SIGNED else format_number(value)
+
+
+def format_ends(estimate: Estimate | None) -> str:
+    """The interval beside ``format_point``, in per cent of shares: ``[8, 17]``; empty where there is none."""
+    if estimate is None or estimate.value is None or not can_be_told(estimate):
+        return ""
+    written = quantity_of(estimate.kind).format
+    if written not in (Format.SHARE, Format.SHARE_CHANGE):
+        return "" if written is Format.AMOUNT else format_interval(estimate)
+    if not isinstance(estimate.interval, tuple):
+        return ""
+    digits = 1 if written is Format.SHARE_CHANGE else 0
+    # Rounded first: a minus sign before a zero would say more than there is.
+    ends = [round(100 * end, digits) + 0.0 for end in estimate.interval]
+    return f"[{', '.join(format_number(end, digits) for end in ends)}]"
+
+
+def format_result(estimate: Estimate | None) -> str:
+    """Value and interval: ``2.31 [1.20, 3.42]``, ``42 % [30, 55]``; how many seeds get to a level, where not all do."""
+    words = f"{format_point(estimate)} {format_ends(estimate)}".rstrip()
+    if estimate is None or estimate.value is None or quantity_of(estimate.kind).format is not Format.NUMBER:
+        return words
+    reached, seeds = estimate.n.get("reached"), estimate.n.get("seeds")
+    return words if reached is None or seeds is None or reached >= seeds else f"{words} ({reached} of {seeds} seeds)"
 
 
 def half_width(estimate: Estimate) -> float | None:

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Estimate, can_be_told
+from holdfast.records.quantities import FINDINGS, Format, quantity_of
 from holdfast.report.words.inert import escape_html, escape_latex, show_line
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
-    FLAG_WORDS,
     ONE_JUDGE,
     OTHER_JUDGES,
     describe_basis,
     format_interval,
     format_number,
     format_percent,
+    format_result,
     format_value,
     half_width,
     name_judge,
@@ -32,27 +33,6 @@ from holdfast.report.words.labels import (
 Lineage = tuple[str, ...]
 HEAD_WIDTH = 16  # terminal columns of a head over numbers, before it takes another line
 FEW = 20  # scores; a mean of fewer is shown in grey
-FINDINGS = {*FLAG_WORDS, "unfit", "any_invention", "no_call_and_invented"}
-RATES = {
-    *FLAG_WORDS,
-    "unfit",
-    "any_invention",
-    "no_call_and_invented",
-    "coverage",
-    "instant_finish",
-    "distinct_share",
-    "missing",
-    "truth_missing",
-    "exact_share",
-    "within_1_share",
-    "unsafe_sensitivity",
-    "unsafe_specificity",
-    "flip_rate",
-    "exploit_rate",
-    "success",
-    "data_harm",
-}
-COUNTS = {"fit_count", "judgements"}
 NO_INTERVAL = "none"
 
 
@@ -80,24 +60,37 @@ class Table:
     words: int  # how many leading columns hold words; the rest hold numbers
 
 
+def make_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], words: int) -> Table:
+    """A table without filters."""
+    body = tuple(map(tuple, rows))
+    return Table(title=title, columns=tuple(heads), rows=body, tags=({},) * len(body), words=words)
+
+
+def number_cell(estimate: Estimate | None, text: str | None = None) -> Cell:
+    """A result with its interval, or another ``text`` in its place; what it rests on is its hover text."""
+    if estimate is None:
+        return Cell(text=format_result(None) if text is None else text)
+    shown = format_result(estimate) if text is None else text
+    return Cell(text=shown, sort="" if estimate.value is None else estimate.value, hover=describe_basis(estimate))
+
+
 def is_rate(estimate: Estimate) -> bool:
     """Whether a value is a share of one, to be shown in per cent."""
-    return estimate.kind in RATES
+    return quantity_of(estimate.kind).format is Format.SHARE
 
 
-def format_estimate(estimate: Estimate, *, plus_minus: bool = True) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """``2.29 ± 0.08``, ``0.86 [0.78, 0.95]``, ``42.1 %`` or why there is no number."""
     if estimate.value is None or not can_be_told(estimate):
         return format_value(estimate)
-    if estimate.kind in COUNTS:
+    written, half = quantity_of(estimate.kind).format, half_width(estimate)
+    if written is Format.COUNT:
         return f"{estimate.value:,.0f}"
-    if estimate.kind == "degenerate":
+    if written is Format.ANSWER:
         return "yes" if estimate.value else "no"
-    if is_rate(estimate):
+    if written is Format.SHARE:
         return format_percent(estimate.value, 1)
-    half = half_width(estimate)
-    ratio = "persistence" in estimate.kind
-    if plus_minus and half is not None and not ratio:
+    if half is not None and written is not Format.RATIO:
         return f"{format_value(estimate)} ± {format_number(half)}"
     return f"{format_value(estimate)} {format_interval(estimate)}".strip()
 

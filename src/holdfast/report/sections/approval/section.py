@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.records import Analysis, Checkpoint, Curve
+from holdfast.records.quantities import quantity_of
 from holdfast.report.draw.curves import (
     MOST_PANELS,
     Gap,
@@ -48,15 +49,7 @@ EXPLANATION = (
     " agent learned to exploit those who can be exploited. Every scenario stands in both forms among the held-out"
     " pairs. An agent that harms both users has no gap, so the rates stand beside it."
 )
-KINDS: Mapping[str, str] = {
-    "exploit_rate": "Exploit rate",
-    "reward": "Reward (approval, rating)",
-    "harm": "Harm (rating)",
-    "success": "Success of the task",
-    "kl": "KL to the start (nats an episode)",
-    "length": "Length (tokens an episode)",
-    "entropy": "Entropy (nats a token)",
-}
+KINDS = ("exploit_rate", "reward", "harm", "success", "kl", "length", "entropy")
 OPEN_KINDS = ("exploit_rate", "reward")
 LABELS = ("gameable", "other", None)
 DASHES = (None, "6 4", "2 3", "8 3 2 3")
@@ -122,19 +115,19 @@ def _add_curves(parts: _Parts, analysis: Analysis, setup: Setup) -> None:
     first = [kind for kind in OPEN_KINDS if kind in found] or list(found)[:1]
     for kind, (panels, length) in found.items():
         html = _curve_figures(parts, kind, panels, length)
-        parts.html.append(html[0] if kind in first else fold(KINDS[kind], html[0]))
-        parts.html += [fold(f"{KINDS[kind]}: more trainings", more) for more in html[1:]]
+        parts.html.append(html[0] if kind in first else fold(quantity_of(kind).head, html[0]))
+        parts.html += [fold(f"{quantity_of(kind).head}: more trainings", more) for more in html[1:]]
 
 
 def _curve_figures(parts: _Parts, kind: str, panels: Sequence[Panel], length: int) -> list[str]:
-    caption = f"{KINDS[kind]} along training, by setting. Thin lines are single seeds, the bold one their mean"
-    caption += f" over windows of {length} steps" if length > 1 else ""
+    caption = f"{quantity_of(kind).head} along training, by setting. Thin lines are single seeds, the bold one"
+    caption += " their mean" + (f" over windows of {length} steps" if length > 1 else "")
     caption += "; marks are held-out episodes, averaged over seeds. All plots share their axes."
     html = []
     for number in range(0, len(panels), MOST_PANELS):
         shown = panels[number : number + MOST_PANELS]
         name = f"approval-{kind.replace('_', '-')}" + (f"-{number // MOST_PANELS + 1}" if number else "")
-        title = f"{KINDS[kind]} along training"
+        title = f"{quantity_of(kind).head} along training"
         svg, small = (
             draw_panels(shown, title=title, x_label="optimiser step", kind=kind, narrow=narrow)
             for narrow in (False, True)

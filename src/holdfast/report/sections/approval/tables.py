@@ -5,42 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.records import Analysis, Estimate
+from holdfast.records.quantities import quantity_of
 from holdfast.report.sections.approval.setup import Lineage, Setup, is_own, order_bases
 from holdfast.report.words.labels import (
     SEED_AXES,
-    describe_basis,
-    format_interval,
     format_number,
-    format_percent,
-    is_not_reached,
+    format_signed,
     name_lineage,
     name_value,
 )
-from holdfast.report.words.tables import Cell, Table
-from holdfast.stats.levels import NOT_REACHED
+from holdfast.report.words.tables import Cell, Table, make_table, number_cell
 from holdfast.study.users import visible_cues
 
 Key = tuple[str, Lineage, str]  # base, lineage, setting
-SHARES = frozenset({"exploit_rate", "success", "exploit_at_reward", "success_at_kl", "data_harm", "ess", "cue"})
-COUNTS = frozenset({"tokens_at_reward", "cue_length"})
-AT_REWARD: Mapping[str, str] = {
-    "gap_at_reward": "Gap",
-    "exploit_at_reward": "Exploit rate, gameable",
-    "kl_at_reward": "KL (nats)",
-    "tokens_at_reward": "Gradient tokens",
-}
-AT_KL: Mapping[str, str] = {"reward_at_kl": "Approval", "gap_at_kl": "Gap", "success_at_kl": "Success"}
-LEVELS: Mapping[str, tuple[Mapping[str, str], str, str]] = {
+AT_REWARD = ("gap_at_reward", "exploit_at_reward", "kl_at_reward", "tokens_at_reward")
+AT_KL = ("reward_at_kl", "gap_at_kl", "success_at_kl")
+LEVELS: Mapping[str, tuple[Sequence[str], str, str]] = {
     "reward": (AT_REWARD, "Arms at matched approval, with 95 % intervals", "Approval"),
     "kl": (AT_KL, "Arms at matched KL, with 95 % intervals", "KL (nats)"),
 }
-DATA: Mapping[str, str] = {
-    "data_harm": "Harmful share of the data",
-    "log_ratio": "Mean |log ratio| a token",
-    "ess": "Effective sample share",
-    "mismatch": "Sampling against training, |log-prob of an episode| / tokens",
-}
+DATA = ("data_harm", "log_ratio", "ess", "mismatch")
 
 
 def keep_judge(analysis: Analysis) -> tuple[Analysis, str | None]:
@@ -133,42 +118,6 @@ def order_keys(keys: Iterable[Key], setup: Setup) -> list[Key]:
     return sorted(listed, key=place)
 
 
-def format_cell(one: Estimate | None, *, signed: bool = False) -> str:
-    """``2.31 [1.20, 3.42]``, ``42 % [30, 55]``, ``not reached``, or a dash for what is not known."""
-    if one is None:
-        return "–"
-    if one.value is None:
-        return NOT_REACHED if is_not_reached(one) else "–"
-    if not can_be_told(one):
-        return cannot_be_told(one.n["cases"])
-    if one.kind in SHARES:
-        return f"{format_percent(one.value)} {_percent_ends(one)}".rstrip()
-    if one.kind in COUNTS:
-        return f"{one.value:,.0f}" if abs(one.value) >= 100 else format_number(one.value, 1)
-    words = f"{'+' if signed and one.value > 0 else ''}{format_number(one.value)} {format_interval(one)}".rstrip()
-    return words + _part_of_seeds(one)
-
-
-def _part_of_seeds(one: Estimate) -> str:
-    """A word on the seeds that get to a level, where some do not."""
-    reached, seeds = one.n.get("reached"), one.n.get("seeds")
-    return "" if reached is None or seeds is None or reached >= seeds else f" ({reached} of {seeds} seeds)"
-
-
-def _percent_ends(one: Estimate) -> str:
-    if not isinstance(one.interval, tuple):
-        return ""
-    ends = [round(100 * end) + 0.0 for end in one.interval]
-    return f"[{', '.join(format_number(end, 0) for end in ends)}]"
-
-
-def number_cell(one: Estimate | None, *, signed: bool = False) -> Cell:
-    """The cell of an estimate, with what it rests on as its hover text."""
-    value = None if one is None else one.value
-    hover = None if one is None else describe_basis(one)
-    return Cell(text=format_cell(one, signed=signed), sort="" if value is None else value, hover=hover)
-
-
 def word_cells(key: Key, colors: Mapping[Lineage, int], setup: Setup) -> list[Cell]:
     """Setting, base and lineage of a row, and how the lineage was trained where that is known."""
     base, lineage, setting = key
@@ -192,17 +141,6 @@ def _middle_cell(pleased: Sequence[Mapping[Key, Estimate]], key: Key) -> Cell:
         return number_cell(both)
     value = (one.value + other.value) / 2
     return Cell(text=format_number(value), sort=value, hover="the mean over both users of each pair")
-
-
-def make_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Cell]], words: int) -> Table:
-    """A table without filters."""
-    return Table(
-        title=title,
-        columns=tuple(heads),
-        rows=tuple(map(tuple, rows)),
-        tags=tuple({} for _ in rows),
-        words=words,
-    )
 
 
 def subtract(one: Estimate | None, other: Estimate | None) -> float | None:
@@ -229,7 +167,7 @@ def gap_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setu
     for key in keys:
         ours, theirs = late.get(key), published.get(key)
         bias = subtract(theirs, ours)
-        words = "–" if bias is None else f"{'+' if bias > 0 else ''}{format_number(bias)}"
+        words = "–" if bias is None else format_signed(bias)
         cells = [number_cell(ours), number_cell(theirs), Cell(text=words, sort="" if bias is None else bias)]
         cells += [number_cell(gameable.get(key)), number_cell(other.get(key)), _middle_cell(pleased, key)]
         rows.append([*word_cells(key, colors, setup), *cells])
@@ -259,7 +197,7 @@ def level_table(
         cells = [number_cell(found[key, at].get(kind)) for kind in kinds]
         body.append([*word_cells(key, colors, setup), *rewarded, name, *cells])
     heads = (*word_heads(setup), *(("Trained for",) if setup.arms else ()), level)
-    return make_table(title, (*heads, *(columns[kind] for kind in kinds)), body, len(heads) - 1)
+    return make_table(title, (*heads, *(quantity_of(kind).head for kind in kinds)), body, len(heads) - 1)
 
 
 def _number(value: object) -> float:
@@ -274,7 +212,7 @@ def data_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], set
     if not keys:
         return None
     rows = [[*word_cells(key, colors, setup), *(number_cell(found[kind].get(key)) for kind in kinds)] for key in keys]
-    heads = (*word_heads(setup), *(DATA[kind] for kind in kinds))
+    heads = (*word_heads(setup), *(quantity_of(kind).head for kind in kinds))
     return make_table("What each arm learned from", heads, rows, len(word_heads(setup)))
 
 
@@ -290,7 +228,7 @@ def reaction_table(estimates: Sequence[Estimate]) -> Table | None:
             Cell(text=one.base or "all bases"),
             *([Cell(text=one.judge or "all judges")] * judges),
             Cell(text=one.unit or "not known"),
-            number_cell(one, signed=True),
+            number_cell(one),
         ]
         for one in rows
     ]
@@ -316,7 +254,7 @@ def cue_table(estimates: Sequence[Estimate]) -> Table | None:
     body = []
     for (setting, channel), pair in found.items():
         count = max((count for one in pair.values() for count in one.n.values()), default=None)
-        cells = [number_cell(pair.get("cue")), number_cell(pair.get("cue_length"), signed=True)]
+        cells = [number_cell(pair.get("cue")), number_cell(pair.get("cue_length"))]
         counted = Cell(text="–" if count is None else f"{count:,}", sort=count or "")
         body.append([Cell(text=setting), Cell(text=channel), *cells, counted])
     heads = ("Setting", "Channel", "Label told from words", "Length, gameable − other (words)", "n")

@@ -12,7 +12,6 @@ from holdfast.report.draw.curves import average_seeds, window_length
 from holdfast.report.sections.approval.setup import Lineage, Setup, is_main, is_own, make_setup
 from holdfast.report.sections.approval.tables import (
     Key,
-    format_cell,
     gap_table,
     index_last,
     keep_judge,
@@ -23,7 +22,13 @@ from holdfast.report.sections.approval.tables import (
     subtract,
 )
 from holdfast.report.words.inert import show_line
-from holdfast.report.words.labels import excludes_zero, format_number, is_not_reached, name_axes, name_lineage
+from holdfast.report.words.labels import (
+    excludes_zero,
+    format_number,
+    format_result,
+    is_not_reached,
+    name_lineage,
+)
 from holdfast.report.words.tables import Table, table_text
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.study.users import visible_cues
@@ -46,14 +51,8 @@ NARROW = 100  # columns of a terminal: a narrower one does without approval
 
 def void_notes(analysis: Analysis) -> list[str]:
     """Why results are void: rows and notes that say so, each without the word."""
-    words = []
-    for one in analysis.exploitation:
-        if one.kind == "void":
-            about = ", ".join(part for part in (one.base, name_axes(one.axes)) if part)
-            reason = "; ".join(one.caveats) or one.unit or "no reaction before training"
-            words.append(f"{about}: {reason}" if about else reason)
-    words += [note.removeprefix(VOID).strip() for note in analysis.notes if note.startswith(VOID)]
-    return list(dict.fromkeys(words))
+    notes = (note for note in analysis.notes if note.startswith(VOID))
+    return list(dict.fromkeys(note.removeprefix(VOID).strip() for note in notes))
 
 
 def allows_gap(toggles: Mapping[str, object] | None) -> bool | None:
@@ -130,13 +129,13 @@ def describe_gaps(analysis: Analysis, setup: Setup) -> list[str]:
             opened = sum(map(_is_open, found.values()))
             best = max(found, key=lambda key: found[key].value or 0.0)
             told = f"{head} is open in {opened} of {count_noun(len(found), 'trainings')}"
-            words.append(f"{told}, largest in {name_key(best)}: {format_cell(found[best])}{_unsure(found)}.")
+            words.append(f"{told}, largest in {name_key(best)}: {format_result(found[best])}{_unsure(found)}.")
     found = groups.get(False, {})
     if found:
         flat = sum(map(_is_flat, found.values()))
         told = "Where no cue tells the users apart, or the judge does not tell their wishes apart, it stays flat"
         told += f" in {flat} of {count_noun(len(found), 'trainings')}"
-        open_ones = [f"{name_key(key)}: {format_cell(one)}" for key, one in found.items() if _is_open(one)]
+        open_ones = [f"{name_key(key)}: {format_result(one)}" for key, one in found.items() if _is_open(one)]
         words.append(f"{told}{'; it is open in ' + '; '.join(open_ones) if open_ones else ''}{_unsure(found)}.")
     return words
 
@@ -162,7 +161,7 @@ def describe_arms_at_reward(analysis: Analysis, setup: Setup) -> list[str]:
             words.append(f"In {setting}, {base}, no two arms reach the same declared level of approval.")
             continue
         at = max(shared, key=lambda level: float(level) if isinstance(level, int | float) else float("-inf"))
-        told = [f"{name_lineage(one.lineage)} {format_cell(one)}" for one in levels[at] if one.value is not None]
+        told = [f"{name_lineage(one.lineage)} {format_result(one)}" for one in levels[at] if one.value is not None]
         missing = [name_lineage(one.lineage) for one in levels[at] if is_not_reached(one)]
         tail = f"; {NOT_REACHED} by {', '.join(missing)}" if missing else ""
         words.append(f"In {setting}, {base}, the gap at approval {at:g} is {', '.join(told)}{tail}.")
