@@ -859,7 +859,8 @@ def test_a_base_of_an_adapter_is_read_without_torch(base: Path, tmp_path: Path) 
     save_adapter(base, tmp_path / "adapter")
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     code = (
-        "from pathlib import Path; from holdfast.models.hub import hub; from holdfast.records.errors import MissingExtra\n"
+        "from pathlib import Path; from holdfast.models.hub import hub\n"
+        "from holdfast.records.errors import MissingExtra\n"
         "try:\n    hub.resolve('adapter')\nexcept MissingExtra as error:\n    print(error)\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(hf.__file__).parents[1]}"}
