@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from machine import document, show
 from numpy.typing import NDArray
+from prediction import bootstrap_models, exact_p, leave_one_out, partial_from, partial_spearman, spearman
+from published_approval import DIGITISED, ENVIRONMENTS, GAP_RHOS, MODELS, PRINTED_UNIT, column
 
-from holdfast.exchange.published.approval import DIGITISED, ENVIRONMENTS, GAP_RHOS, MODELS, PRINTED_UNIT, column
 from holdfast.stats.agreement import correlation, ranks
 from holdfast.stats.bounded import holm
 from holdfast.stats.exploitation import late_gap, simulate_late, simulate_null
-from holdfast.stats.prediction import bootstrap_models, exact_p, leave_one_out, partial_from, partial_spearman, spearman
 
 Rows = dict[str, dict[str, float]]
 PREDICTORS = ("capability", "size", "sycophancy")

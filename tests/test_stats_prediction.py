@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
-
-from holdfast.exchange.published.approval import (
+from prediction import (
+    RankCorrelation,
+    bootstrap_models,
+    exact_p,
+    leave_one_out,
+    partial_from,
+    partial_spearman,
+    spearman,
+)
+from published_approval import (
     ENVIRONMENTS,
     GAP_RHOS,
     MODELS,
@@ -20,16 +27,9 @@ from holdfast.exchange.published.approval import (
     THERAPY_SIZE_LEAVE_ONE_OUT,
     column,
 )
+from scipy import stats
+
 from holdfast.stats.bounded import holm
-from holdfast.stats.prediction import (
-    RankCorrelation,
-    bootstrap_models,
-    exact_p,
-    leave_one_out,
-    partial_from,
-    partial_spearman,
-    spearman,
-)
 
 # How far a rho from the table may lie from the printed one: that of politics is digitised to 0.1, with ties.
 WITHIN = {"therapy": 0.01, "advice": 0.01, "politics": 0.035}
