@@ -21,6 +21,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from exploitation_null import simulate_late, simulate_null
 from machine import document, show
 from numpy.typing import NDArray
 from prediction import bootstrap_models, exact_p, leave_one_out, partial_from, partial_spearman, spearman
@@ -28,7 +29,7 @@ from published_approval import DIGITISED, ENVIRONMENTS, GAP_RHOS, MODELS, PRINTE
 
 from holdfast.stats.agreement import correlation, ranks
 from holdfast.stats.bounded import holm
-from holdfast.stats.exploitation import late_gap, simulate_late, simulate_null
+from holdfast.stats.exploitation import late_gap
 
 Rows = dict[str, dict[str, float]]
 PREDICTORS = ("capability", "size", "sycophancy")
