@@ -78,11 +78,6 @@ def with_trials(study: Study, points: Sequence[Point]) -> Study:
     )
 
 
-def checkpoints_of(store: Store, lineage: tuple[str, ...]) -> list[Checkpoint]:
-    """A lineage's checkpoints at its first dose, one for each base, point of the axes and seed."""
-    return [one for one in store.checkpoints() if one.lineage == lineage and one.axes.get("dose", 1) == 1]
-
-
 def read_trial(
     study: Study,
     path: Path,
