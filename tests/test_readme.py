@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from holdfast.cli.main import COMMANDS, parser
+from holdfast.records.errors import pip_install
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -94,3 +96,16 @@ def test_every_target_of_make_is_listed_with_a_word() -> None:
     assert phony is not None
     for target in phony[1].split():
         assert re.search(rf"^{target}:.*## .+", makefile, flags=re.MULTILINE), target
+
+
+def test_pip_commands_name_the_distribution_and_extras_that_there_are() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"])
+    assert f"pip install '{project['name']}[train]'" in pip_install("train")
+    code = "".join(path.read_text() for path in (ROOT / "src").glob("**/*.py"))
+    used = set(re.findall(r"MissingExtra\([^\n]*, \"(\w+)\"\)|pip_install\(\"(\w+)\"\)", code))
+    assert {first or second for first, second in used} <= extras and len(used) > 4
+    for text in (code, *(page.read_text() for page in PAGES)):
+        shown = re.findall(r"pip install '?([\w.-]+)\[([\w,]+)\]", text)
+        assert {name for name, _ in shown} <= {".", project["name"]}
+        assert {extra for _, names in shown for extra in names.split(",")} <= extras
