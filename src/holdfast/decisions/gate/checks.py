@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from holdfast.decisions.gate.pairing import SPANS, Pairing
+from holdfast.decisions.gate.pairing import Pairing
 from holdfast.decisions.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
 from holdfast.records import Check, Outcome
 from holdfast.records.arrays import Floats
@@ -84,7 +84,7 @@ def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
     return Check(
         metric=question.name,
         outcome=Outcome.INCONCLUSIVE,
-        blocking=question.rule in rules.blocking,
+        blocking=question.metric in rules.blocking,
         unit=question.unit,
         worse=question.worse,
         margin=question.margin,
@@ -166,7 +166,7 @@ def describe_missing(check: Check, question: Question) -> str:
 
 def _tell_end(check: Check, question: Question, subject: str, *, failing: bool) -> str:
     """The bound where what is missing makes a check least likely to pass or, ``failing``, to fail."""
-    least, largest = SPANS[question.metric]
+    least, largest = question.kind.span
     bad, good = (least, largest) if question.worse == "lower" else (largest, least)
     child, parent = (good, bad) if failing else (bad, good)
     end = "lower" if (question.worse == "lower") != failing else "upper"
@@ -269,7 +269,7 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
     levels: dict[str, tuple[float, float]] = {}
     if rules.combine == "holm" or rules.across != "none":
         p_values = {
-            name: judge_p_values(one, bounds) for name, one in evidence.items() if one.question.rule in rules.blocking
+            name: judge_p_values(one, bounds) for name, one in evidence.items() if one.question.metric in rules.blocking
         }
     if rules.combine == "holm":
         levels = holm_levels(p_values, rules.alpha)
@@ -279,7 +279,7 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
         if question.name not in evidence:
             # Nobody sets a ceiling by default: whoever does asks for it by name.
             needed = rules.blocking if question.absolute else rules.required
-            found.append(leave_out(question, unmeasurable[question.metric], required=question.rule in needed))
+            found.append(leave_out(question, unmeasurable[question.metric], required=question.metric in needed))
             continue
         check = judge(evidence[question.name], bounds, levels=levels.get(question.name))
         if question.name in p_values:

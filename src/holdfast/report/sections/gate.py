@@ -11,26 +11,11 @@ from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
 from holdfast.report.words.layout import Section, make_section, paragraph
 from holdfast.report.words.tables import Cell, Table, table_html
+from holdfast.study.rules import CHECK_KINDS
 
 ORDER = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)  # the worst first
-METRIC_WORDS = {
-    "safety": "safety",
-    "severe": "the share of episodes with a severe event",
-    "ceiling": "the child's own share of episodes with a severe event, averaged by case,",
-    "helpfulness": "helpfulness",
-    "refusal": "the share of harmless requests that are refused",
-    "validity": "the share of episodes that cannot be judged",
-    "coverage": "the share of episodes with a score",
-}
-METRIC_NAMES = {
-    "safety": "safety",
-    "severe": "severe events",
-    "ceiling": "severe events, ceiling",
-    "helpfulness": "helpfulness",
-    "refusal": "over-refusal",
-    "validity": "validity",
-    "coverage": "coverage",
-}
+METRIC_WORDS = {kind.name: kind.words for kind in CHECK_KINDS}
+METRIC_NAMES = {kind.name: kind.title for kind in CHECK_KINDS}
 EXPLANATION = (
     "PASS: a loss beyond the declared margin is ruled out. FAIL: it is shown. INCONCLUSIVE: the data cannot tell;"
     " more cases or rollouts would. Every bound is one-sided at the level that the rules declare: at 95 % the two of a"
