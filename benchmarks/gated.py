@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from holdfast.decisions.gate.checks import Bounds, combine, judge_checks
+from holdfast.decisions.gate.checks import Bounds, judge_checks
 from holdfast.decisions.gate.pairing import pair_sides
 from holdfast.decisions.gate.sides import Side
 from holdfast.decisions.gate.verdicts import tell_families
 from holdfast.records import Checkpoint, Outcome, Verdict
 from holdfast.records.arrays import Floats
+from holdfast.records.verdicts import combine
 from holdfast.study.rules import GateSection, Measured
 
 ALL = ("safety", "severe", "helpfulness", "refusal", "validity")
@@ -63,7 +64,7 @@ def decide(
     left_out = {name: "left out" for name in ALL if name not in checks}
     found = judge_checks(pairing, Bounds(rules=rules), unmeasurable=left_out)
     return Verdict(
-        outcome=combine(found),
+        outcome=combine(one.outcome for one in found if one.blocking),
         parent="p",
         child="c",
         judge="j",

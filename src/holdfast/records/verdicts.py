@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -17,6 +17,15 @@ class Outcome(str, Enum):
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
+
+
+WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
+
+
+def combine(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of several outcomes; INCONCLUSIVE where there is none."""
+    found = set(outcomes)
+    return next((outcome for outcome in WORST_FIRST if outcome in found), Outcome.INCONCLUSIVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

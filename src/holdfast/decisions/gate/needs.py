@@ -60,7 +60,7 @@ def plan_gate(parent: Side, child: Side | None, rules: GateSection, *, power: fl
 
 
 def _need(question: Question, *, rows: tuple[PowerRow, ...] = (), reason: str = "") -> Need:
-    return Need(metric=question.metric, margin=question.margin, unit=question.unit, rows=rows, reason=reason)
+    return Need(metric=question.metric, margin=question.margin, unit=question.kind.unit, rows=rows, reason=reason)
 
 
 def _plan_one(question: Question, pilot: Floats, rules: GateSection, alpha: float, power: float) -> Need:
@@ -104,7 +104,7 @@ def _differences(parent: Side, child: Side | None, question: Question, cluster: 
     if cluster == "family":
         families = dict(zip(parent.cases, parent.families, strict=True))
         found = _average_families(found, [families[name] for name in order_cases(parent.cases)])
-    return found if question.worse == "lower" else -found
+    return found if question.kind.worse == "lower" else -found
 
 
 def _average_families(values: Floats, names: Sequence[str]) -> Floats:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -25,24 +24,9 @@ class Question:
     margin: float
 
     @property
-    def name(self) -> str:
-        """The check's name."""
-        return self.kind.name
-
-    @property
     def metric(self) -> str:
         """The check whose readings it is of."""
         return self.kind.ceiling_of or self.kind.name
-
-    @property
-    def unit(self) -> Literal["points", "share"]:
-        """The unit of what is read."""
-        return self.kind.unit
-
-    @property
-    def worse(self) -> Literal["lower", "higher"]:
-        """The direction of a loss."""
-        return self.kind.worse
 
     @property
     def absolute(self) -> bool:
@@ -58,7 +42,7 @@ class Question:
     @property
     def edge(self) -> float:
         """The value beyond which it is a loss."""
-        return -self.margin if self.worse == "lower" else self.margin
+        return -self.margin if self.kind.worse == "lower" else self.margin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +77,6 @@ class Evidence:
     def draws(self) -> int:
         """The fewest values that any of the bounds is taken of."""
         return min(map(len, self.scored))
-
-    def samples(self) -> Iterator[Floats]:
-        """Every array that is bounded."""
-        yield from (*self.scored, *self.least, *self.most)
 
 
 def ask_all(rules: GateSection) -> tuple[Question, ...]:
