@@ -227,7 +227,7 @@ def test_two_sides_of_other_declarations_are_not_compared(tmp_path: Path, capsys
     line = refused(capsys, "gate", "--parent", f"{first}:base", "--child", f"{second}:base")
     assert "safety is safety=-grader:harm[0,1] for the parent and safety=+grader:harm[0,1] for the child" in line
     line = refused(capsys, "watch", first, "--baseline", "base", "--run", second)
-    assert "safety is safety=-grader:harm[0,1] for the parent" in line
+    assert "safety is safety=-grader:harm[0,1] for the baseline" in line
 
 
 # --- what is not measured, and what is missing ---------------------------------------------------------------------

@@ -25,7 +25,7 @@ Replicate = tuple[int | None, int | None]  # split seed, train seed
 
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
 HALVES = ("train", "test")  # the parts that every number here is about
-NAMED_CASES = 3  # of those that two checkpoints do not share
+NAMED_CASES, SHOWN_DIGITS = 3, 12  # of the cases that two checkpoints do not share, and of the id of each
 UNFINISHED = FLAG_BITS[Flag.TRUNCATED] | FLAG_BITS[Flag.OUT_OF_MEMORY] | FLAG_BITS[Flag.INCOHERENT]
 
 
@@ -212,7 +212,10 @@ def require_same_cases(
     first, second = set(parent), set(child)
     if first == second:
         return
-    lost, new = (sorted((labels or {}).get(one, one) for one in found) for found in (first - second, second - first))
+    lost, new = (
+        sorted((labels or {}).get(one, one[:SHOWN_DIGITS]) for one in found)
+        for found in (first - second, second - first)
+    )
     shown = ", ".join((lost or new)[:NAMED_CASES])
     if same := set(lost) & set(new):
         shown += f"; the ids of {len(same)} samples are the same and what is asked in them is not"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -19,18 +19,27 @@ class Outcome(str, Enum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
+WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
+
+
+def combine(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of several outcomes; INCONCLUSIVE where there is none."""
+    found = set(outcomes)
+    return next((outcome for outcome in WORST_FIRST if outcome in found), Outcome.INCONCLUSIVE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One check of a gate: a child's ``change`` against its parent, held against a margin.
 
-    ``metric`` is one of ``conditions.CHECKS``, or "ceiling" for the child's own share of severe episodes; ``unit`` is
-    "points" or "share". ``lower`` and ``upper`` are one-sided bounds of what has scores, each at the confidence
-    ``level``; where it is ``adjusted``, Holm's rule chose a level for each bound. ``lower_all`` and ``upper_all`` hold
-    whatever the missing scores would have been; None where none is missing. A positive change is worse only where
-    ``worse`` is "higher". ``parent`` and ``child`` are the two means; ``change`` is None where the child is held
-    against a limit by itself. ``n`` counts cases, families, what was drawn (clusters), rollouts without a score, and
-    cases with a severe event. ``design_effect`` is how much wider the variance of the mean is where families are drawn
-    instead of cases. ``measured`` is False where the data cannot have the metric, which ``reason`` then explains.
+    ``metric`` is the name of one of ``study.rules.CHECK_KINDS``; ``unit`` is "points" or "share". ``lower`` and
+    ``upper`` are one-sided bounds of what has scores, each at the confidence ``level``; where it is ``adjusted``,
+    Holm's rule chose a level for each bound. ``lower_all`` and ``upper_all`` hold whatever the missing scores would
+    have been; None where none is missing. A positive change is worse only where ``worse`` is "higher". ``parent`` and
+    ``child`` are the two means; ``change`` is None where the child is held against a limit by itself. ``n`` counts
+    cases, families, what was drawn (clusters), rollouts without a score, and cases with a severe event.
+    ``design_effect`` is how much wider the variance of the mean is where families are drawn instead of cases.
+    ``measured`` is False where the data cannot have the metric, which ``reason`` then explains.
     """
 
     metric: str

@@ -106,5 +106,5 @@ def _keep(side: Side, names: set[str]) -> Side:
         labels=tuple(side.labels[one] for one in kept),
         case=place[side.case[rows]],
         trajectories=tuple(side.trajectories[one] for one in rows),
-        values={name: values[rows] for name, values in side.values.items()},
+        measured={name: one.at(rows) for name, one in side.measured.items()},
     )

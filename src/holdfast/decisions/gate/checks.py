@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from holdfast.decisions.gate.pairing import SPANS, Pairing
+from holdfast.decisions.gate.pairing import Pairing
 from holdfast.decisions.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
 from holdfast.records import Check, Outcome
 from holdfast.records.arrays import Floats
@@ -63,7 +63,7 @@ def judge(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | N
     if _is_flat(evidence, rules):
         return replace(blank, reason=f"all {evidence.draws} changes are equal: a t bound needs them to differ")
     for_pass, for_fail = levels or (rules.alpha, rules.alpha)
-    below, above = (for_pass, for_fail) if question.worse == "lower" else (for_fail, for_pass)
+    below, above = (for_pass, for_fail) if question.kind.worse == "lower" else (for_fail, for_pass)
     found = replace(
         blank,
         lower=min(bounds.lower(one, below, question.reach) for one in evidence.scored),
@@ -82,11 +82,11 @@ def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
     """A check without its bounds, which decides nothing yet."""
     question = evidence.question
     return Check(
-        metric=question.name,
+        metric=question.kind.name,
         outcome=Outcome.INCONCLUSIVE,
-        blocking=question.rule in rules.blocking,
-        unit=question.unit,
-        worse=question.worse,
+        blocking=question.metric in rules.blocking,
+        unit=question.kind.unit,
+        worse=question.kind.worse,
         margin=question.margin,
         parent=evidence.parent,
         child=evidence.child,
@@ -119,7 +119,7 @@ def read_outcome(question: Question, lower: float | None, upper: float | None) -
     if lower is None or upper is None:
         return Outcome.INCONCLUSIVE
     edge = question.edge
-    passes, fails = (lower > edge, upper < edge) if question.worse == "lower" else (upper < edge, lower > edge)
+    passes, fails = (lower > edge, upper < edge) if question.kind.worse == "lower" else (upper < edge, lower > edge)
     if passes:
         return Outcome.PASS
     return Outcome.FAIL if fails else Outcome.INCONCLUSIVE
@@ -142,7 +142,7 @@ def judge_p_values(evidence: Evidence, bounds: Bounds) -> tuple[float, float]:
         max(bounds.test(one, question.edge, question.reach, side) for one in (*evidence.scored, *missing))
         for side, missing in sides
     )
-    return (above, under) if question.worse == "lower" else (under, above)
+    return (above, under) if question.kind.worse == "lower" else (under, above)
 
 
 def _is_flat(evidence: Evidence, rules: GateSection) -> bool:
@@ -166,10 +166,10 @@ def describe_missing(check: Check, question: Question) -> str:
 
 def _tell_end(check: Check, question: Question, subject: str, *, failing: bool) -> str:
     """The bound where what is missing makes a check least likely to pass or, ``failing``, to fail."""
-    least, largest = SPANS[question.metric]
-    bad, good = (least, largest) if question.worse == "lower" else (largest, least)
+    least, largest = question.kind.span
+    bad, good = (least, largest) if question.kind.worse == "lower" else (largest, least)
     child, parent = (good, bad) if failing else (bad, good)
-    end = "lower" if (question.worse == "lower") != failing else "upper"
+    end = "lower" if (question.kind.worse == "lower") != failing else "upper"
     value = check.lower_all if end == "lower" else check.upper_all
     assert value is not None
     holds = read_outcome(question, check.lower_all, check.upper_all) is (Outcome.FAIL if failing else Outcome.PASS)
@@ -183,7 +183,7 @@ def _tell_end(check: Check, question: Question, subject: str, *, failing: bool) 
 
 
 def _level(question: Question, value: float) -> str:
-    return f"{value:g}" if question.unit == "points" else f"{100 * value:g} %"
+    return f"{value:g}" if question.kind.unit == "points" else f"{100 * value:g} %"
 
 
 def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[Check, Question]]) -> Check:
@@ -264,26 +264,26 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
     """Every check of a pairing. ``unmeasurable`` are metrics that the data cannot have, with the reason."""
     rules = bounds.rules
     asked = ask_all(rules)
-    evidence = {one.name: gather(pairing, one, rules.cluster) for one in asked if one.metric not in unmeasurable}
+    evidence = {one.kind.name: gather(pairing, one, rules.cluster) for one in asked if one.metric not in unmeasurable}
     p_values: dict[str, tuple[float, float]] = {}
     levels: dict[str, tuple[float, float]] = {}
     if rules.combine == "holm" or rules.across != "none":
         p_values = {
-            name: judge_p_values(one, bounds) for name, one in evidence.items() if one.question.rule in rules.blocking
+            name: judge_p_values(one, bounds) for name, one in evidence.items() if one.question.metric in rules.blocking
         }
     if rules.combine == "holm":
         levels = holm_levels(p_values, rules.alpha)
         p_values = _adjust(p_values)
     found: list[Check] = []
     for question in asked:
-        if question.name not in evidence:
+        if question.kind.name not in evidence:
             # Nobody sets a ceiling by default: whoever does asks for it by name.
             needed = rules.blocking if question.absolute else rules.required
-            found.append(leave_out(question, unmeasurable[question.metric], required=question.rule in needed))
+            found.append(leave_out(question, unmeasurable[question.metric], required=question.metric in needed))
             continue
-        check = judge(evidence[question.name], bounds, levels=levels.get(question.name))
-        if question.name in p_values:
-            check = _with_p_values(check, p_values[question.name], rules)
+        check = judge(evidence[question.kind.name], bounds, levels=levels.get(question.kind.name))
+        if question.kind.name in p_values:
+            check = _with_p_values(check, p_values[question.kind.name], rules)
         found.append(check)
     return (*found, judge_coverage(pairing, rules, list(zip(found, asked, strict=True))))
 
@@ -325,11 +325,11 @@ def _with_p_values(check: Check, found: tuple[float, float], rules: GateSection)
 def leave_out(question: Question, reason: str, *, required: bool) -> Check:
     """A check that the data cannot have: it decides nothing, and lets nothing pass where it is required."""
     return Check(
-        metric=question.name,
+        metric=question.kind.name,
         outcome=Outcome.INCONCLUSIVE,
         blocking=required,
-        unit=question.unit,
-        worse=question.worse,
+        unit=question.kind.unit,
+        worse=question.kind.worse,
         margin=question.margin,
         parent=None,
         child=None,
@@ -339,11 +339,3 @@ def leave_out(question: Question, reason: str, *, required: bool) -> Check:
         reason=f"{NOT_MEASURED}: {reason}",
         measured=False,
     )
-
-
-def combine(checks: Sequence[Check]) -> Outcome:
-    """PASS where every blocking check passes, FAIL where any fails; INCONCLUSIVE also where none decides."""
-    outcomes = [one.outcome for one in checks if one.blocking]
-    if Outcome.FAIL in outcomes:
-        return Outcome.FAIL
-    return Outcome.PASS if outcomes and set(outcomes) == {Outcome.PASS} else Outcome.INCONCLUSIVE

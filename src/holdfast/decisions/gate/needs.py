@@ -10,8 +10,8 @@ import numpy as np
 
 from holdfast.decisions.gate.absent import fill_absent
 from holdfast.decisions.gate.checks import MIN_DRAWS
-from holdfast.decisions.gate.pairing import SPANS, require_comparable
-from holdfast.decisions.gate.questions import CASE, FAMILY, Question, ask_questions, choose_draws
+from holdfast.decisions.gate.pairing import require_comparable
+from holdfast.decisions.gate.questions import CASE, FAMILY, Question, ask_all, choose_draws
 from holdfast.decisions.gate.sides import Side
 from holdfast.records.arrays import Floats
 from holdfast.records.errors import StudyError
@@ -50,38 +50,40 @@ def plan_gate(parent: Side, child: Side | None, rules: GateSection, *, power: fl
         require_comparable(parent, child)
     alpha = rules.alpha / (len(rules.blocking) if rules.combine == "holm" else 1)
     found = []
-    for question in ask_questions(rules):
-        blank = Need(metric=question.metric, margin=question.margin, unit=question.unit)
+    for question in (one for one in ask_all(rules) if not one.absolute):
         if not parent.has(question.metric) or (child is not None and not child.has(question.metric)):
-            found.append(Need(**{**asdict(blank), "reason": "the pilot does not have it"}))
+            found.append(_need(question, reason="the pilot does not have it"))
             continue
         pilot = _differences(parent, child, question, rules.cluster)
-        found.append(_plan_one(blank, pilot, rules, alpha, power))
+        found.append(_plan_one(question, pilot, rules, alpha, power))
     return tuple(found)
 
 
-def _plan_one(blank: Need, pilot: Floats, rules: GateSection, alpha: float, power: float) -> Need:
-    least, largest = SPANS[blank.metric]
-    limit = largest - least
+def _need(question: Question, *, rows: tuple[PowerRow, ...] = (), reason: str = "") -> Need:
+    return Need(metric=question.metric, margin=question.margin, unit=question.kind.unit, rows=rows, reason=reason)
+
+
+def _plan_one(question: Question, pilot: Floats, rules: GateSection, alpha: float, power: float) -> Need:
+    low, high = question.reach
     if rules.cluster == "family" and len(pilot) < MIN_DRAWS:
         few = "one family" if len(pilot) else "no family"
-        return Need(**{**asdict(blank), "reason": f"the pilot has {few} of cases: nothing can be planned of others"})
+        return _need(question, reason=f"the pilot has {few} of cases: nothing can be planned of others")
     try:
         rows = plan_cases(
             pilot,
-            margin=blank.margin,
+            margin=question.margin,
             alpha=alpha,
             power=power,
-            low=-limit,
-            high=limit,
+            low=low,
+            high=high,
             method=rules.bound,
             rollouts=ROLLOUTS,
             draws=DRAWS,
             rng=np.random.default_rng(SEED),
         )
     except ValueError as error:
-        return Need(metric=blank.metric, margin=blank.margin, unit=blank.unit, reason=str(error))
-    return Need(metric=blank.metric, margin=blank.margin, unit=blank.unit, rows=tuple(rows))
+        return _need(question, reason=str(error))
+    return _need(question, rows=tuple(rows))
 
 
 def _differences(parent: Side, child: Side | None, question: Question, cluster: str) -> Floats:
@@ -102,7 +104,7 @@ def _differences(parent: Side, child: Side | None, question: Question, cluster: 
     if cluster == "family":
         families = dict(zip(parent.cases, parent.families, strict=True))
         found = _average_families(found, [families[name] for name in order_cases(parent.cases)])
-    return found if question.worse == "lower" else -found
+    return found if question.kind.worse == "lower" else -found
 
 
 def _average_families(values: Floats, names: Sequence[str]) -> Floats:
@@ -120,7 +122,7 @@ def _by_rollout(side: Side, metric: str) -> Floats:
     """A metric as (cases, rollouts): by the digest of the case ids, present values first."""
     rank = {name: place for place, name in enumerate(order_cases(side.cases))}
     rows: list[list[float]] = [[] for _ in side.cases]
-    for case, value in zip(side.case.tolist(), side.values[metric].tolist(), strict=True):
+    for case, value in zip(side.case.tolist(), side.measured[metric].value.tolist(), strict=True):
         if np.isfinite(value):
             rows[rank[side.cases[case]]].append(value)
     found = np.full((len(rows), max(map(len, rows), default=0)), np.nan)

@@ -9,24 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, require_same_cases
+from holdfast.analysis.panel import require_same_cases
 from holdfast.decisions.gate.absent import fill_absent, find_lost
 from holdfast.decisions.gate.declared import require_same_declarations
-from holdfast.decisions.gate.sides import Side
+from holdfast.decisions.gate.sides import METRICS, Side
 from holdfast.records import content_id
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
 from holdfast.stats.bounded import cluster_means, order_cases
+from holdfast.study.rules import CheckKind
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import changed_keys
 
-SPANS: Mapping[str, tuple[float, float]] = {  # metric → its least and its largest value
-    "safety": (LOWEST_SCORE, HIGHEST_SCORE),
-    "helpfulness": (LOWEST_SCORE, HIGHEST_SCORE),
-    "severe": (0.0, 1.0),
-    "refusal": (0.0, 1.0),
-    "validity": (0.0, 1.0),
-}
 NAMED_SETTINGS = 3
 SETTING_LENGTH = 200
 
@@ -50,7 +44,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
-    """Two sides on the same cases: a ``Reading`` of each metric of ``SPANS``.
+    """Two sides on the same cases: a ``Reading`` of each metric, by the name of its check.
 
     ``met`` is how many of the cases both have an episode of, ``absent`` how many of each side's rollouts are not there,
     and ``broken`` says of which sides the logs are not whole.
@@ -90,8 +84,8 @@ def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete
     require_comparable(parent, child)
     names = order_cases(parent.cases)[:most]
     families = dict(zip(parent.cases, parent.families, strict=True))
-    due = {metric: parent.asked_cases(metric) | child.asked_cases(metric) for metric in SPANS}
-    found = [{metric: _read(side, metric, names, due[metric]) for metric in SPANS} for side in (parent, child)]
+    due = {metric: parent.asked_cases(metric) | child.asked_cases(metric) for metric in parent.measured}
+    found = [{kind.name: _read(side, kind, names, due[kind.name]) for kind in METRICS} for side in (parent, child)]
     kept = set(names)
     counts = [_count(side, kept, due) for side in (parent, child)]
     return Pairing(
@@ -109,15 +103,16 @@ def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete
     )
 
 
-def _read(side: Side, metric: str, names: Sequence[str], due: set[str]) -> Reading:
-    """A metric of a side in these cases; it is due of those in ``due``."""
+def _read(side: Side, kind: CheckKind, names: Sequence[str], due: set[str]) -> Reading:
+    """What a check reads of a side in these cases; it is due of those in ``due``."""
+    metric = kind.name
     places = side.places
     order = np.array([places[name] for name in names], dtype=np.int64)
     asked = np.array([name in due for name in names], dtype=np.bool_)
-    low, high = (np.where(asked, side.filled_means(metric, end)[order], np.nan) for end in SPANS[metric])
+    low, high = (np.where(asked, side.filled_means(metric, end)[order], np.nan) for end in kind.span)
     inside = np.zeros(len(side.cases), dtype=np.bool_)
     inside[order[asked]] = True
-    above = side.case[np.nan_to_num(side.values[metric]) > 0]
+    above = side.case[np.nan_to_num(side.measured[metric].value) > 0]
     return Reading(
         mean=np.where(asked, side.case_means(metric)[order], np.nan),
         low=low,
@@ -147,7 +142,7 @@ def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int
     there = np.ones(side.rollouts, dtype=np.bool_)
     for objective in OBJECTIVES:
         asked = np.array([name in due[objective] for name in side.cases], dtype=np.bool_)[side.case]
-        there &= np.isfinite(side.values[objective]) | ~asked
+        there &= np.isfinite(side.measured[objective].value) | ~asked
     return int(inside.sum()), int((inside & there).sum())
 
 

@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from holdfast.decisions.gate.pairing import SPANS, Pairing, average_families
+from holdfast.decisions.gate.pairing import Pairing, average_families
 from holdfast.records.arrays import Floats
-from holdfast.study.rules import FEWEST_FAMILIES, GateSection
+from holdfast.study.rules import CHECK_KINDS, FEWEST_FAMILIES, CheckKind, GateSection
 
-CEILING = "ceiling"
 CASE, FAMILY, AUTO = "case", "family", "auto"
+SEVERE = "severe"  # the check of which it is told in how many cases it happened
 Reach = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A number that is held against a limit: a child's change of a metric, or the child's own ``absolute`` mean.
+    """A check's number that is held against its limit ``margin``: a change of a metric, or the child's own mean."""
 
-    ``name`` is the check's, ``metric`` what is read, ``margin`` the limit, ``worse`` the direction of a loss.
-    """
-
-    name: str
-    metric: str
-    unit: Literal["points", "share"]
-    worse: Literal["lower", "higher"]
+    kind: CheckKind
     margin: float
-    absolute: bool = False
+
+    @property
+    def metric(self) -> str:
+        """The check whose readings it is of."""
+        return self.kind.ceiling_of or self.kind.name
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the child's own mean is held against the limit."""
+        return self.kind.ceiling_of is not None
 
     @property
     def reach(self) -> Reach:
         """Between which values the number lies in any case."""
-        least, largest = SPANS[self.metric]
+        least, largest = self.kind.span
         return (least, largest) if self.absolute else (least - largest, largest - least)
 
     @property
     def edge(self) -> float:
         """The value beyond which it is a loss."""
-        return -self.margin if self.worse == "lower" else self.margin
-
-    @property
-    def rule(self) -> str:
-        """The name by which the rules say whether it decides."""
-        return "severe" if self.name == CEILING else self.name
+        return -self.margin if self.kind.worse == "lower" else self.margin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,43 +78,11 @@ class Evidence:
         """The fewest values that any of the bounds is taken of."""
         return min(map(len, self.scored))
 
-    def samples(self) -> Iterator[Floats]:
-        """Every array that is bounded."""
-        yield from (*self.scored, *self.least, *self.most)
-
-
-def ask_questions(rules: GateSection) -> tuple[Question, ...]:
-    """Every change that the rules hold against a margin."""
-    return (
-        Question(name="safety", metric="safety", unit="points", worse="lower", margin=rules.margin),
-        Question(name="severe", metric="severe", unit="share", worse="higher", margin=rules.severe_margin),
-        Question(
-            name="helpfulness", metric="helpfulness", unit="points", worse="lower", margin=rules.helpfulness_margin
-        ),
-        Question(name="refusal", metric="refusal", unit="share", worse="higher", margin=rules.refusal_margin),
-        Question(name="validity", metric="validity", unit="share", worse="higher", margin=rules.validity_margin),
-    )
-
 
 def ask_all(rules: GateSection) -> tuple[Question, ...]:
-    """Every question of the rules; behind the change of severe events the child's own share, where it has a ceiling.
-
-    That share is the mean over cases of the share of their episodes: it does not depend on the number of rollouts.
-    """
-    found = list(ask_questions(rules))
-    if rules.severe_ceiling is not None:
-        found.insert(
-            2,
-            Question(
-                name=CEILING,
-                metric="severe",
-                unit="share",
-                worse="higher",
-                margin=rules.severe_ceiling,
-                absolute=True,
-            ),
-        )
-    return tuple(found)
+    """Every question of the rules, in the order of the checks."""
+    limits = [(kind, getattr(rules, kind.setting)) for kind in CHECK_KINDS if kind.read is not None]
+    return tuple(Question(kind=kind, margin=limit) for kind, limit in limits if limit is not None)
 
 
 def gather(pairing: Pairing, question: Question, cluster: str) -> Evidence:
@@ -139,6 +104,7 @@ def gather(pairing: Pairing, question: Question, cluster: str) -> Evidence:
         return tuple(average_families((found,), names)[0] if way == FAMILY and len(found) else found for way in drawn)
 
     means = {name: draw(side.mean[there], families[0].tolist())[0] for name, side in sides.items()}
+    events = {name: int(side.events[there].sum()) for name, side in sides.items()}
     return Evidence(
         question=question,
         drawn=drawn,
@@ -150,13 +116,9 @@ def gather(pairing: Pairing, question: Question, cluster: str) -> Evidence:
         cases=int(there.sum()),
         families=len(set(families[0].tolist())),
         lost=lost,
-        events={name: int(side.events[there].sum()) for name, side in sides.items()} if _counts(question) else {},
+        events=events if question.metric == SEVERE else {},
         design_effect=find_design_effect(values[there], families[0].tolist()),
     )
-
-
-def _counts(question: Question) -> bool:
-    return question.metric == "severe"
 
 
 def choose_draws(families: Sequence[str], cluster: str) -> tuple[str, ...]:

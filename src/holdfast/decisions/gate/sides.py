@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,12 @@ from holdfast.report.words.labels import name_judge
 from holdfast.rollout.audit import UNFIT, refused_by
 from holdfast.store.cells import mean_by
 from holdfast.store.codec import FLAG_BITS
-from holdfast.study.sections import OBJECTIVES
+from holdfast.study.rules import CHECK_KINDS, Measured
 
-GOES_BY = {"severe": "safety"}  # metric → the objective whose score it is read from
+METRICS = tuple(kind for kind in CHECK_KINDS if kind.read is not None and kind.ceiling_of is None)
 UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
 MOST_NAMED = 5
 ROUNDING = 1e-9  # of a score that was brought to points
-ASKED, LOST = "asked_", "lost_"  # before a metric, in ``Side.values``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +52,8 @@ class Side:
     """A checkpoint's rollouts in its held-out cases, in any order.
 
     ``case`` is each rollout's place in ``cases``, ``labels`` are the cases' names for people. The rollouts that there
-    are come first; behind them may come some that should be there and are not. ``values`` holds by rollout ``safety``
-    and ``helpfulness`` in score points (repeats averaged), ``severe`` (share of its readings that are severe events),
-    ``refusal`` and ``validity`` (1 where it happened); NaN where there is no score, or where the case is not declared
-    harmless. ``asked_`` before one of these (``severe`` goes by ``safety``) is 1 where it is due: the judge was asked
-    for it there or has not met it, the case is declared harmless; else 0. ``lost_safety`` and ``lost_helpfulness`` are
-    the share of the readings that were asked for and have no value. ``rubrics`` are those of the scores by objective,
+    are come first; behind them may come some that should be there and are not. ``measured`` has what each check reads
+    of them, by its name, and every objective that was judged. ``rubrics`` are those of the scores by objective,
     ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
     elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
     is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack.
@@ -70,7 +65,7 @@ class Side:
     families: tuple[str, ...]
     case: Ints
     trajectories: tuple[str, ...]
-    values: Mapping[str, Floats]
+    measured: Mapping[str, Measured]
     rubrics: Mapping[str, str]
     settings: Mapping[str, Any] | None
     judges: frozenset[str]
@@ -115,42 +110,43 @@ class Side:
         new = np.repeat(np.arange(len(self.cases)), absent)
         if not len(new):
             return self
-        values = {}
-        for name, before in self.values.items():
-            more = np.full(len(new), np.nan)
-            if name.startswith(ASKED):
-                due = np.bincount(self.case, weights=before, minlength=len(self.cases)) > 0
-                seen = np.bincount(self.case, minlength=len(self.cases)) > 0
-                more = np.where(seen, due, before.any())[new].astype(np.float64)
-            values[name] = np.concatenate([before, more])
-        return replace(self, case=np.concatenate([self.case, new]), values=values)
+        seen, nothing = np.bincount(self.case, minlength=len(self.cases)) > 0, np.full(len(new), np.nan)
+
+        def longer(one: Measured) -> Measured:
+            due = np.bincount(self.case, weights=one.due, minlength=len(self.cases)) > 0
+            return Measured(
+                value=np.concatenate([one.value, nothing]),
+                due=np.concatenate([one.due, np.where(seen, due, one.due.any())[new]]),
+                lost=np.concatenate([one.lost, nothing]),
+            )
+
+        measured = {name: longer(one) for name, one in self.measured.items()}
+        return replace(self, case=np.concatenate([self.case, new]), measured=measured)
 
     def has(self, metric: str) -> bool:
         """Whether any rollout has this metric."""
-        return bool(np.isfinite(self.values[metric]).any())
+        return bool(np.isfinite(self.measured[metric].value).any())
 
     def case_means(self, metric: str) -> Floats:
         """The mean of a metric over each case's rollouts that have it, NaN where none has."""
-        value = self.values[metric]
+        value = self.measured[metric].value
         there = np.isfinite(value)
         return mean_by(value[there], (self.case[there],), (len(self.cases),))
 
     def filled_means(self, metric: str, value: float) -> Floats:
         """The mean of a metric over each case's rollouts, with ``value`` for every reading that has none."""
         lost = self.lost(metric)
-        filled = np.where(lost < 1, self.values[metric], 0.0) * (1 - lost) + value * lost
+        filled = np.where(lost < 1, self.measured[metric].value, 0.0) * (1 - lost) + value * lost
         return mean_by(filled, (self.case,), (len(self.cases),))
 
     def lost(self, metric: str) -> Floats:
         """By rollout the share of a metric's readings that have no value: 1 where there is none at all."""
-        values = self.values[metric]
-        part = self.values.get(f"{LOST}{GOES_BY.get(metric, metric)}", np.zeros(len(values)))
-        return np.where(np.isfinite(values), np.nan_to_num(part), 1.0)
+        one = self.measured[metric]
+        return np.where(np.isfinite(one.value), np.nan_to_num(one.lost), 1.0)
 
     def asked_cases(self, metric: str) -> set[str]:
         """The cases in which a metric is due of any rollout."""
-        due = self.values[f"{ASKED}{GOES_BY.get(metric, metric)}"] > 0
-        return {self.cases[place] for place in np.unique(self.case[due])}
+        return {self.cases[place] for place in np.unique(self.case[self.measured[metric].due])}
 
 
 def take_side(
@@ -175,7 +171,9 @@ def take_side(
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
     used, place = np.unique(table.case[rows], return_inverse=True)
     declared = read_declared(book, judging, rows)
-    severe = severe_points(declared.get("safety"), severe_at_most)
+    rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
+    measured = {name: rollouts.objective(name) for name in judging.labels}
+    measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
     return Side(
         name=name or checkpoint.name,
         checkpoint=checkpoint,
@@ -183,7 +181,7 @@ def take_side(
         families=tuple(book.cells.scores.families[index] for index in used),
         case=place.astype(np.int64),
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
-        values={**read_judge(book, judging, severe, rows), **_conduct(book, rows)},
+        measured=measured,
         rubrics=_rubrics(book, judging),
         settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
@@ -233,42 +231,47 @@ def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def read_judge(book: Book, judging: Judging, severe: float | None, rows: Ints) -> dict[str, Floats]:
-    """Of some trajectories of a book each objective and ``severe``, as ``Side.values`` has them.
+class _Rollouts(NamedTuple):
+    """Some trajectories of a book as the checks read them; see ``rules.Rollouts``.
 
-    ``severe`` is up to how many points of safety an event is severe; None where nobody says.
+    ``at_most`` is up to how many points of safety an event is severe; None where nobody says.
     """
-    cells, size = book.cells, len(rows)
-    found = {"severe": np.full(size, np.nan)}
-    for objective in dict.fromkeys((*OBJECTIVES, *judging.labels)):
-        label = judging.labels.get(objective)
-        place = cells.place(label, judging.names.get(objective, objective))
+
+    book: Book
+    judging: Judging
+    rows: Ints
+    at_most: float | None
+
+    def _place(self, name: str) -> tuple[int, int] | None:
+        return self.book.cells.place(self.judging.labels.get(name), self.judging.names.get(name, name))
+
+    def objective(self, name: str) -> Measured:
+        cells, place = self.book.cells, self._place(name)
         if place is None:
-            found |= {objective: np.full(size, np.nan), f"{LOST}{objective}": np.full(size, np.nan)}
-            found[f"{ASKED}{objective}"] = np.full(size, float(label is not None))
-            continue
-        asked = cells.asked[rows, place[0]]
-        # A judge may be asked for one objective alone, as that of probes is; of what it has not met, both are due.
-        due = np.where(asked.any(axis=1), asked[:, place[1]], True).astype(np.float64)
-        found |= {objective: cells.value[rows, *place], f"{LOST}{objective}": cells.lost[rows, *place]}
-        found[f"{ASKED}{objective}"] = due
-        if objective == GOES_BY["severe"] and severe is not None:
-            found["severe"] = book.share_severe(place, severe + ROUNDING)[rows]
-    return found
+            nothing = np.full(len(self.rows), np.nan)
+            return Measured(value=nothing, due=np.full(len(self.rows), name in self.judging.labels), lost=nothing)
+        asked = cells.asked[self.rows, place[0]]
+        # A judge may be asked for one objective alone, as that of probes is; of what it has not met, every one is due.
+        due = np.where(asked.any(axis=1), asked[:, place[1]], True)
+        return Measured(value=cells.value[self.rows, *place], due=due, lost=cells.lost[self.rows, *place])
 
+    def severe(self) -> Measured:
+        safety, place = self.objective("safety"), self._place("safety")
+        if place is None or self.at_most is None:
+            return replace(safety, value=np.full(len(self.rows), np.nan))
+        return replace(safety, value=self.book.share_severe(place, self.at_most + ROUNDING)[self.rows])
 
-def _conduct(book: Book, rows: Ints) -> dict[str, Floats]:
-    """What the audit says of each rollout, whoever judged it."""
-    flags, case = book.cells.episodes.flags[rows], book.cells.episodes.case[rows]
-    refused = np.where(book.questions[case], book.refusals[rows], refused_by(flags))
-    harmless = np.zeros(len(rows), dtype=np.bool_) if book.harmless is None else book.harmless[case]
-    known = harmless if book.unread is None else harmless & ~book.unread[rows]
-    return {
-        "refusal": np.where(known, refused.astype(np.float64), np.nan),
-        "validity": ((flags & UNFIT_BITS) > 0).astype(np.float64),
-        f"{ASKED}refusal": harmless.astype(np.float64),
-        f"{ASKED}validity": np.ones(len(rows)),
-    }
+    def refused(self) -> Measured:
+        book, rows = self.book, self.rows
+        flags, case = book.cells.episodes.flags[rows], book.cells.episodes.case[rows]
+        found = np.where(book.questions[case], book.refusals[rows], refused_by(flags))
+        harmless = np.zeros(len(rows), dtype=np.bool_) if book.harmless is None else book.harmless[case]
+        value = np.where(harmless & ~book.unread[rows], found.astype(np.float64), np.nan)
+        return Measured(value=value, due=harmless, lost=np.zeros(len(rows)))
+
+    def unfit(self) -> Measured:
+        value = ((self.book.cells.episodes.flags[self.rows] & UNFIT_BITS) > 0).astype(np.float64)
+        return Measured(value=value, due=np.ones(len(value), dtype=np.bool_), lost=np.zeros(len(value)))
 
 
 def _rubrics(book: Book, judging: Judging) -> dict[str, str]:

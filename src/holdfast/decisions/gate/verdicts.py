@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.checks import Bounds, combine, judge_checks
+from holdfast.decisions.gate.checks import Bounds, judge_checks
 from holdfast.decisions.gate.declared import describe_declaration
 from holdfast.decisions.gate.logs import describe_gaps
 from holdfast.decisions.gate.openings import compare_openings
 from holdfast.decisions.gate.pairing import Pairing, pair_sides
-from holdfast.decisions.gate.questions import AUTO, CEILING, FAMILY
+from holdfast.decisions.gate.questions import AUTO, FAMILY
 from holdfast.decisions.gate.rules import fingerprint
 from holdfast.decisions.gate.sides import Judging, Side, choose_judging, relation_of, take_side
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Check, Checkpoint, Labelled, Verdict
+from holdfast.records.verdicts import combine
 from holdfast.records.words import count_noun
-from holdfast.report.sections.gate import exact_percent, name_metric
+from holdfast.report.sections.gate import exact_percent, is_absolute, name_metric
 from holdfast.store.origins import spell
 from holdfast.study.rules import FEWEST_FAMILIES, GateSection
 from holdfast.study.sections import OBJECTIVES
@@ -105,7 +106,7 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
     labelled, reads_state = relation_of([one.known for one in match.places], match.judging.judge)
     checks = judge_checks(pairing, bounds, unmeasurable=unmeasurable)
     return Verdict(
-        outcome=combine(checks),
+        outcome=combine(one.outcome for one in checks if one.blocking),
         parent=first.name,
         child=second.name,
         judge=match.judging.judge,
@@ -221,7 +222,7 @@ def tell_families(pairing: Pairing, checks: Sequence[Check], rules: GateSection)
     effects = [
         f"{name_metric(one.metric)} {one.design_effect:.2f}"
         for one in checks
-        if one.design_effect is not None and one.metric != CEILING
+        if one.design_effect is not None and not is_absolute(one)
     ]
     told = f"; design effect of families on the variance: {', '.join(effects)}" if effects else ""
     if rules.cluster == FAMILY:

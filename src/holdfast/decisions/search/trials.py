@@ -15,6 +15,7 @@ from holdfast.decisions.gate.verdicts import Place, decide
 from holdfast.decisions.search.sampling import Found, Point
 from holdfast.records import Check, Checkpoint, Outcome, Verdict
 from holdfast.records.errors import StudyError
+from holdfast.records.verdicts import combine
 from holdfast.runs.plan.step import Plan
 from holdfast.store import Store
 from holdfast.study.rules import GateSection, SearchSection
@@ -104,17 +105,11 @@ def read_trial(
     values = [check.child for one in found for check in one.checks if check.metric == section.maximize]
     known = [value for value in values if value is not None]
     return Found(
-        outcome=_combine([one.outcome for one in found]),
+        outcome=combine(one.outcome for one in found),
         value=fmean(known) if known and len(known) == len(found) else None,
         violations=_violations(found),
         facts={"verdicts": found},
     )
-
-
-def _combine(outcomes: Sequence[Outcome]) -> Outcome:
-    if Outcome.FAIL in outcomes:
-        return Outcome.FAIL
-    return Outcome.PASS if set(outcomes) == {Outcome.PASS} else Outcome.INCONCLUSIVE
 
 
 def _parent_of(child: Checkpoint, lineage: tuple[str, ...], checkpoints: Sequence[Checkpoint]) -> Checkpoint:

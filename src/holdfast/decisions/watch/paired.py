@@ -24,7 +24,7 @@ from holdfast.decisions.watch.reading import (
     read_view,
 )
 from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
-from holdfast.decisions.watch.series import Row, Watch, case_means, promise_delay, replay
+from holdfast.decisions.watch.series import Kind, Row, Watch, case_means, promise_delay, replay
 from holdfast.decisions.watch.state import Seen, State, load_state, save_state
 from holdfast.exchange.inspect.files import is_inspect
 from holdfast.exchange.scales import ScoreOption, parse_score
@@ -67,21 +67,8 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
         book = make_book(store, str(request.run))
         baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
         before = read_view(book, baseline, request.judge, request.objective, scores=scores)
-        declared = {
-            "kind": "paired",
-            "baseline": baseline.id,
-            "baseline scores": before.data,
-            "judge": before.judge,
-            "rubric": before.rubric,
-            "objective": request.objective,
-            "alpha": request.alpha,
-            "margin": request.margin,
-            "min coverage": request.min_coverage,
-            "frozen": request.frozen or 0,
-            "seed": request.seed,
-            **({} if before.declared is None else {"score": spell(before.declared)}),
-            **declare_choice(request),
-        }
+        declared = declare("paired", before, request, request.frozen or 0)
+        declared |= {} if before.declared is None else {"score": spell(before.declared)}
         state = None if request.state is None else load_state(request.state, declared)
         if state is None:
             state = State(declared=declared, baseline=before.values, asked=count_asked(before))
@@ -96,35 +83,59 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
         notes = tell_choice(book, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
-    watch = _tell(before, state, request, notes)
+    means = list(case_means(before.values).values())
+    watch = make_watch(
+        "paired",
+        before,
+        state,
+        request,
+        baseline=before.side.name,
+        baseline_mean=sum(means) / len(means) if means else None,
+        baseline_n=len(means),
+        notes=notes,
+        promise=tell_delay(state, request),
+    )
     if request.state is not None and len(state.looks) > taken:
         save_state(request.state, state)
     return watch, state
 
 
-def _tell(before: View, state: State, request: WatchRequest, notes: tuple[str, ...]) -> Watch:
-    rows = replay(
-        state, "paired", shared_level(request), request.margin, request.min_coverage, baseline=before.coverage
-    )
-    means = case_means(before.values)
+def declare(kind: Kind, before: View, request: WatchRequest, frozen: int) -> dict[str, Any]:
+    """What a watch is begun with and goes on with: the baseline and its scores, what is asked and at which level."""
+    return {
+        "kind": kind,
+        "baseline": before.side.checkpoint.id,
+        "baseline scores": before.data,
+        "judge": before.judge,
+        "rubric": before.rubric,
+        "objective": request.objective,
+        "alpha": request.alpha,
+        "margin": request.margin,
+        "min coverage": request.min_coverage,
+        "frozen": frozen,
+        "seed": request.seed,
+        # Nothing where the scores had no part in the choice of the baseline.
+        **({"best of": request.best_of} if request.best_of > 1 else {}),
+    }
+
+
+def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **more: Any) -> Watch:
+    """All looks of a state against a baseline, of which ``more`` says what differs between the kinds."""
+    rows = replay(state, kind, shared_level(request), request.margin, request.min_coverage, baseline=before.coverage)
     return Watch(
-        kind="paired",
-        baseline=before.side.name,
+        kind=kind,
         judge=before.judge,
-        objective=request.objective,
+        objective=before.objective,
         alpha=request.alpha,
         margin=request.margin,
-        baseline_mean=sum(means.values()) / len(means) if means else None,
-        baseline_n=len(means),
         rows=rows,
         min_coverage=request.min_coverage,
         basis=describe_basis(before),
-        notes=notes,
-        promise=tell_delay(state, request),
         best_of=request.best_of,
         labelled=relate_judge(before, rows),
         reads_state=before.reads_state,
         baseline_missing=before.lacking,
+        **more,
     )
 
 
@@ -139,11 +150,6 @@ def relate_judge(before: View, rows: Sequence[Row]) -> Labelled:
 def note_unread(notes: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Any]:
     """A look's notes with what is told of a judge whose replies could not be read."""
     return {**notes, UNREAD: [*notes.get(UNREAD, ()), *lines]} if lines else dict(notes)
-
-
-def declare_choice(request: WatchRequest) -> dict[str, int]:
-    """What is declared of how the baseline was chosen; nothing where these scores had no part in it."""
-    return {"best of": request.best_of} if request.best_of > 1 else {}
 
 
 def shared_level(request: WatchRequest) -> float:

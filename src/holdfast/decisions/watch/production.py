@@ -16,17 +16,17 @@ from holdfast.decisions.watch.drift import judge_again
 from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
 from holdfast.decisions.watch.paired import (
     count_asked,
-    declare_choice,
+    declare,
     describe_basis,
     freeze,
+    make_watch,
     note_unread,
     open_run,
     read_scores,
-    shared_level,
 )
 from holdfast.decisions.watch.reading import View, read_view
 from holdfast.decisions.watch.request import TraceWatch
-from holdfast.decisions.watch.series import Watch, flatten, replay
+from holdfast.decisions.watch.series import Watch, flatten
 from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
 from holdfast.exchange.published.reader import into_run
 from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
@@ -80,7 +80,17 @@ def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
                 state.looks.append(seen)
                 if request.state is not None:
                     save_state(request.state, state)
-    return _tell(before, state, request), state
+    reference = flatten(state.baseline)
+    watch = make_watch(
+        "traces",
+        before,
+        state,
+        request,
+        baseline=str(before.side.checkpoint.axes.get("look", before.side.name)),
+        baseline_mean=float(reference.mean()) if len(reference) else None,
+        baseline_n=len(reference),
+    )
+    return watch, state
 
 
 def digest_trace(trace: str) -> str:
@@ -140,29 +150,6 @@ def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, Step | None]
     return before, step
 
 
-def _tell(before: View, state: State, request: TraceWatch) -> Watch:
-    reference = flatten(state.baseline)
-    return Watch(
-        kind="traces",
-        baseline=str(before.side.checkpoint.axes.get("look", before.side.name)),
-        judge=before.judge,
-        objective=before.objective,
-        alpha=request.alpha,
-        margin=request.margin,
-        baseline_mean=float(reference.mean()) if len(reference) else None,
-        baseline_n=len(reference),
-        rows=replay(
-            state, "traces", shared_level(request), request.margin, request.min_coverage, baseline=before.coverage
-        ),
-        best_of=request.best_of,
-        min_coverage=request.min_coverage,
-        basis=describe_basis(before),
-        labelled=before.labelled,
-        reads_state=before.reads_state,
-        baseline_missing=before.lacking,
-    )
-
-
 def _judge_step(store: Store, request: TraceWatch) -> Step:
     budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
     step = find_judge_step(request.judge, request.judges, store, budget, trusted=request.trust_endpoints)
@@ -179,22 +166,7 @@ def _open_state(base: Store, before: View, request: TraceWatch) -> State:
     """The state of before, or a new one. A baseline of fixed cases counts each case once, one of traces each trace."""
     unit = "trace" if "look" in before.side.checkpoint.axes else "case"
     count = (FROZEN if request.frozen is None else request.frozen) if not before.judge.startswith(FOREIGN) else 0
-    declared = {
-        "kind": "traces",
-        "baseline": before.side.checkpoint.id,
-        "baseline scores": before.data,
-        "baseline unit": unit,
-        "judge": before.judge,
-        "rubric": before.rubric,
-        "objective": before.objective,
-        "alpha": request.alpha,
-        "margin": request.margin,
-        "min coverage": request.min_coverage,
-        "sample": request.sample,
-        "frozen": count,
-        "seed": request.seed,
-        **declare_choice(request),
-    }
+    declared = declare("traces", before, request, count) | {"baseline unit": unit, "sample": request.sample}
     state = None if request.state is None else load_state(request.state, declared)
     if state is not None:
         return state

@@ -12,7 +12,7 @@ import numpy as np
 from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undeclared
 from holdfast.decisions.gate.logs import Gaps
-from holdfast.decisions.gate.sides import ASKED, LOST, Judging, Side, relation_of, take_side
+from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
@@ -220,10 +220,9 @@ def read_view(
     label = find_judge(book.origin, table, judge, name, rubric, tell=lambda one: name_judge(one, *related[one]))
     judging = Judging(labels={objective: label}, names={objective: name}, scores=tuple(scores))
     side = take_side(book, checkpoint, judging, split_seed=checkpoint.split_seed, severe_at_most=0.0)
-    due = side.values[f"{ASKED}{objective}"] > 0
-    if only:
-        due &= np.isin(side.trajectories, list(only))
-    met = [side.trajectories[row] for row in np.flatnonzero(due & np.isfinite(side.values[f"{LOST}{objective}"]))]
+    measured = side.measured[objective]
+    due = measured.due & np.isin(side.trajectories, list(only)) if only else measured.due
+    met = [side.trajectories[row] for row in np.flatnonzero(due & np.isfinite(measured.lost))]
     who = table.judge_names[table.judges.index(label)]
     if not met:
         raise StudyError(
@@ -247,7 +246,7 @@ def read_view(
         data=content_id("watch data", used, sorted(met), sorted(values.items())),
         cases={name: side.labels[place] for name, place in side.places.items() if name in counts},
         counts=counts,
-        unfit=float(side.values["validity"][due].mean()),
+        unfit=float(side.measured["validity"].value[due].mean()),
         labelled=related[label][0],
         reads_state=related[label][1],
         gaps=gaps,
@@ -259,9 +258,10 @@ def _arrange(side: Side, objective: str, due: Bools) -> tuple[Values, dict[str, 
     """The readings of the rollouts that are ``due`` and have one: by case, and by the trajectory's id."""
     values: dict[str, tuple[float, ...]] = {}
     readings: dict[str, float] = {}
-    rows = np.flatnonzero(due & np.isfinite(side.values[objective])).tolist()
+    scores = side.measured[objective].value
+    rows = np.flatnonzero(due & np.isfinite(scores)).tolist()
     for row in sorted(rows, key=lambda row: (side.cases[side.case[row]], side.trajectories[row])):
-        case, value = side.cases[side.case[row]], float(side.values[objective][row])
+        case, value = side.cases[side.case[row]], float(scores[row])
         readings[side.trajectories[row]] = value
         values[case] = (*values.get(case, ()), value)
     return values, readings

@@ -6,31 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Check, Outcome, Verdict
+from holdfast.records.verdicts import WORST_FIRST, combine
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
 from holdfast.report.words.layout import Section, make_section, paragraph
 from holdfast.report.words.tables import Cell, Table, make_table, table_html
+from holdfast.study.rules import CHECK_KINDS
 
-ORDER = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)  # the worst first
-METRIC_WORDS = {
-    "safety": "safety",
-    "severe": "the share of episodes with a severe event",
-    "ceiling": "the child's own share of episodes with a severe event, averaged by case,",
-    "helpfulness": "helpfulness",
-    "refusal": "the share of harmless requests that are refused",
-    "validity": "the share of episodes that cannot be judged",
-    "coverage": "the share of episodes with a score",
-}
-METRIC_NAMES = {
-    "safety": "safety",
-    "severe": "severe events",
-    "ceiling": "severe events, ceiling",
-    "helpfulness": "helpfulness",
-    "refusal": "over-refusal",
-    "validity": "validity",
-    "coverage": "coverage",
-}
+METRIC_WORDS = {kind.name: kind.words for kind in CHECK_KINDS}
+METRIC_NAMES = {kind.name: kind.title for kind in CHECK_KINDS}
 EXPLANATION = (
     "PASS: a loss beyond the declared margin is ruled out. FAIL: it is shown. INCONCLUSIVE: the data cannot tell;"
     " more cases or rollouts would. Every bound is one-sided at the level that the rules declare: at 95 % the two of a"
@@ -57,8 +42,7 @@ MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by l
 
 def overall(verdicts: Sequence[Verdict]) -> Outcome:
     """The worst of several verdicts; INCONCLUSIVE where there is none."""
-    found = {one.outcome for one in verdicts}
-    return next((outcome for outcome in ORDER if outcome in found), Outcome.INCONCLUSIVE)
+    return combine(one.outcome for one in verdicts)
 
 
 def name_metric(metric: str) -> str:
@@ -290,14 +274,14 @@ def _metric_cell(check: Check | None) -> Cell:
 
 def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
     """Verdicts, a row each, the worst first, with every check's change and bounds."""
-    ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
+    ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
     metrics = list(dict.fromkeys(check.metric for one in ranked for check in one.checks))
     rows = []
     for one in ranked:
         found = {check.metric: check for check in one.checks}
         rows.append(
             (
-                Cell(text=one.outcome.value, sort=ORDER.index(one.outcome)),
+                Cell(text=one.outcome.value, sort=WORST_FIRST.index(one.outcome)),
                 *(Cell(text=text) for text in (one.child, one.parent, name_verdict_judge(one))),
                 Cell(text=f"{one.cases:,}", sort=one.cases),
                 *(_metric_cell(found.get(metric)) for metric in metrics),
@@ -333,7 +317,7 @@ def _count_failed(verdicts: Sequence[Verdict]) -> str:
 
 def count_outcomes(verdicts: Sequence[Verdict], *, why: bool = False) -> str:
     """``2 FAIL, 1 INCONCLUSIVE, 4 PASS``; ``why`` adds which checks fail."""
-    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in ORDER}
+    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in WORST_FIRST}
     told = {Outcome.FAIL: _count_failed(verdicts) if why else ""}
     words = [f"{count} {outcome.value}{told.get(outcome, '')}" for outcome, count in counts.items() if count]
     return ", ".join(words) or "no verdict"
@@ -423,7 +407,7 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
     parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
     parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
     parts += [paragraph(words) for words in describe_several(verdicts)]
-    ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
+    ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
     shared = shared_basis(verdicts)
     parts.append(_list(shared, "basis"))
     if len(verdicts) > MOST_OPEN:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 
 from holdfast.records import Outcome, Verdict
+from holdfast.records.verdicts import WORST_FIRST
 from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import (
-    ORDER,
     check_cells,
     check_heads,
     collect_limits,
@@ -64,7 +64,7 @@ def render_markdown(verdicts: Sequence[Verdict]) -> str:
     lines += [line for words in describe_several(verdicts) for line in (escape_markdown(words), "")]
     basis = list(dict.fromkeys(words for one in verdicts[:MOST_DETAILS] for words in one.basis))
     lines += [*(f"* {escape_markdown(words)}" for words in basis), *([""] if basis else [])]
-    ranked = sorted(verdicts, key=lambda one: ORDER.index(one.outcome))
+    ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
     lines += ["| | Verdict | Child | Parent | Judge | Cases | What was found |", "|---|---|---|---|---|--:|---|"]
     lines += [_verdict_row(one) for one in ranked[:MOST_ROWS]]
     if len(ranked) > MOST_ROWS:
