@@ -29,7 +29,7 @@ FLOORS = (
 )
 MOST_LINES = 600  # of a module
 MOST_FUNCTION_LINES = 60
-HEAVY = ("torch", "transformers", "peft", "trl", "accelerate", "matplotlib", "scipy", "pydantic", "numpy", "inspect_ai")
+HEAVY = ("torch", "transformers", "peft", "trl", "accelerate", "typst", "scipy", "pydantic", "numpy", "inspect_ai")
 
 
 def name_modules() -> dict[str, Path]:

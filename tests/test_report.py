@@ -17,9 +17,9 @@ import report_samples as samples
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.report import write_report
-from holdfast.report.draw import pdf as figures_pdf
 from holdfast.report.draw.charts import draw_audit, draw_dose
 from holdfast.report.draw.figures import draw_forest, draw_frontier, order_lineages
+from holdfast.report.draw.pdf import convert_figure
 from holdfast.report.page.shards import MESSAGE_CHARACTERS
 from holdfast.report.sections.main import health_section, persistence_section
 from holdfast.report.sections.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
@@ -235,13 +235,20 @@ def test_a_failed_report_leaves_the_earlier_one(store: Store, tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_without_matplotlib_there_are_no_pdfs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+def test_a_figure_becomes_the_same_pdf_every_time(store: Store) -> None:
+    analysis = samples.make_analysis()
+    svg = draw_frontier(analysis.frontiers[0], order_lineages(analysis))
+    made = convert_figure(svg)
+    assert made.startswith(b"%PDF-") and made == convert_figure(svg) and b"/CreationDate" not in made
+
+
+def test_without_a_converter_there_are_no_pdfs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "typst", None)
     analysis = samples.make_analysis()
     page = write_report(store, analysis, tmp_path / "out", title="Plain")
     assert not list(page.parent.rglob("*.pdf"))
     with pytest.raises(MissingExtra, match=r"holdfast-evals\[plot\]"):
-        figures_pdf.write_pdfs(analysis, order_lineages(analysis), tmp_path)
+        convert_figure("<svg/>")
 
 
 # --- words and numbers ----------------------------------------------------------------------------------------------

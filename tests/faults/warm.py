@@ -31,7 +31,7 @@ MODES = {"before": BEFORE, "after": AFTER, "half": HALF, "short": SHORT}
 ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO, "edquot": errno.EDQUOT}
 UNFORESEEN = 4  # the exit code of an error that nobody foresaw
 LIBRARIES = (
-    *("torch", "transformers.models.llama.modeling_llama", "pyarrow.parquet", "matplotlib.figure"),
+    *("torch", "transformers.models.llama.modeling_llama", "pyarrow.parquet", "typst"),
     *("inspect_ai.log", "inspect_ai.model", "openai", "holdfast.cli.main", "holdfast.analysis", "holdfast.report"),
     *("holdfast.exchange.inspect", "holdfast.models.local.local", "holdfast.models.tiny.model", "holdfast.runs.steps"),
     "holdfast.training.dpo.stage",

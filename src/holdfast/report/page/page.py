@@ -56,13 +56,14 @@ def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdi
     colors = order_lineages(analysis)
     users = read_users(store) if analysis.exploitation else None
     sections = make_sections(analysis, colors, store.checkpoints(), verdicts, users)
+    pdfs: list[str] = []
     for section in sections:
         for name, svg in section.figures.items():
             (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")
+            pdfs += _write_pdf(svg, folder / "figures" / f"{file_name(name)}.pdf")
         for name, table in section.tables.items():
             (folder / "tables" / f"{file_name(name)}.tex").write_text(table_latex(narrow(table)), encoding="utf-8")
             (folder / "tables" / f"{file_name(name)}-all.tex").write_text(table_latex(table), encoding="utf-8")
-    pdfs = _write_pdfs(analysis, colors, folder / "figures")
     index = write_cases(store, folder / "shards", colors)
     files = [f"figures/{name}" for name in pdfs]
     names = [file_name(name) for section in sections for name in section.tables]
@@ -71,14 +72,15 @@ def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdi
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 
-def _write_pdfs(analysis: Analysis, colors: Mapping[tuple[str, ...], int], folder: Path) -> list[str]:
-    """PDF figures where matplotlib is installed; the report does without them otherwise."""
-    from holdfast.report.draw.pdf import write_pdfs
+def _write_pdf(svg: str, path: Path) -> list[str]:
+    """Write a figure as PDF and return its name; a report does without them where nothing can convert."""
+    from holdfast.report.draw.pdf import convert_figure
 
     try:
-        return write_pdfs(analysis, colors, folder)
+        path.write_bytes(convert_figure(svg))
     except MissingExtra:
         return []
+    return [path.name]
 
 
 def _keep_percent(html: str) -> str:

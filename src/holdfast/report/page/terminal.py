@@ -20,17 +20,19 @@ from holdfast.report.sections.pressure import pressure_lines
 from holdfast.report.sections.repair import repair_lines
 from holdfast.report.sections.summary import describe_alert
 from holdfast.report.sections.taxonomy import taxonomy_lines
-from holdfast.report.words.inert import show_controls, show_line, trim_text
+from holdfast.report.words.inert import show_controls, show_line, trim_text, wrap_line, wrap_lines
 from holdfast.report.words.labels import (
     FLIPPED,
     explain_persistence,
     find_controls,
+    main_rows,
+    most_pooled,
     name_headline,
     name_kind,
     name_lineage,
     name_subject,
     pick_claim,
-    split_levels,
+    prefer_pooled,
 )
 from holdfast.report.words.tables import describe_flag, format_estimate, is_rate, list_estimates, pivot, table_text
 from holdfast.store import Store
@@ -113,14 +115,9 @@ def render_trajectory(
     return "\n".join([*lines, *([] if scores else ["  not judged"]), ""])
 
 
-def _most_pooled(estimates: Iterable[Estimate]) -> list[Estimate]:
-    levels = split_levels(estimates)
-    return next(iter(levels.values()), [])
-
-
 def _audit_rates(analysis: Analysis) -> list[Estimate]:
     """The rates of the most frequent findings at the most pooled level, over test evaluations where they are told."""
-    rates = _most_pooled(one for one in analysis.audit if is_rate(one) and one.objective is None and one.value)
+    rates = most_pooled(one for one in analysis.audit if is_rate(one) and one.objective is None and one.value)
     units = list(dict.fromkeys(one.unit for one in rates))
     rates = [one for one in rates if one.unit == units[-1]]
     peaks: dict[str, float] = {}
@@ -143,8 +140,8 @@ def _without_judge(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def _score_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
-    scores = pick_claim(_most_pooled(one for one in analysis.scores if one.kind == "mean"))
-    scores = [one for one in scores if one.estimator == POOLED] or scores
+    scores = main_rows(one for one in analysis.scores if one.kind == "mean")
+    scores = prefer_pooled(scores)
     if not scores:
         return None
     apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
@@ -154,7 +151,7 @@ def _score_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) 
     if apart:
         names = ", ".join(name_lineage(one) for one in sorted(apart, key=lambda one: colors.get(one, 0)))
         words = f"last rows: controls ({names}): the same stage again, or pairs with sides swapped at random"
-        lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="  ")
+        lines += wrap_line(words, width, rest="  ")
     return "\n".join(lines)
 
 
@@ -170,34 +167,29 @@ def _other_judges_block(analysis: Analysis, colors: Mapping[Lineage, int], width
 
 def _persistence_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
     """Persistence of the main lineages, why some is not identified, and all flipped controls in one line."""
-    ratios = _without_judge(_most_pooled(one for one in analysis.persistence if "persistence" in one.kind))
+    ratios = _without_judge(most_pooled(one for one in analysis.persistence if "persistence" in one.kind))
     if not ratios:
         return None
     main = [one for one in ratios if one.unit != FLIPPED]
-    flipped = [one for one in ratios if one.unit == FLIPPED]
-    flipped = [one for one in flipped if one.estimator == POOLED] or flipped
+    flipped = prefer_pooled([one for one in ratios if one.unit == FLIPPED])
     lines = ["Persistence"]
     if main:
         words = explain_persistence(main[0].objective, main[0].lineage)
-        lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="  ")
+        lines += wrap_line(words, width, rest="  ")
         lines.append(table_text(list_estimates(main, "Persistence", colors), width))
-    missing = [f"  {show_line(name_subject(one))}: {'; '.join(one.caveats)}" for one in main if one.value is None]
-    lines += [part for line in missing for part in textwrap.wrap(show_line(line), width, subsequent_indent="    ")]
+    missing = [f"{name_subject(one)}: {'; '.join(one.caveats)}" for one in main if one.value is None]
+    lines += wrap_lines(missing, width)
     if flipped:
         names = ", ".join(dict.fromkeys(name_lineage(one.lineage) for one in flipped))
         found = ", ".join(dict.fromkeys(format_estimate(one) for one in flipped if one.value is not None))
         words = f"flipped controls {names}: " + (found or "not identified, as they should be")
-        lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="    ")
+        lines += wrap_line(words, width)
     return "\n".join(lines)
 
 
 def _flag_block(analysis: Analysis, width: int) -> str | None:
-    lines = ["Flags"]
-    for one in analysis.health:
-        if one.caveats:
-            words = f"! {describe_flag(one)}"
-            lines += textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="      ")
-    return "\n".join(lines) if len(lines) > 1 else None
+    lines = wrap_lines((f"! {describe_flag(one)}" for one in analysis.health if one.caveats), width, rest="      ")
+    return "\n".join(["Flags", *lines]) if lines else None
 
 
 def _audit_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
@@ -211,11 +203,7 @@ def _audit_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) 
 
 def _calibration_block(analysis: Analysis, width: int) -> str | None:
     """What each judge gets wrong where the truth is known."""
-    lines = [
-        line
-        for words in describe_briefly(analysis)
-        for line in textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="    ")
-    ]
+    lines = wrap_lines(describe_briefly(analysis), width)
     return "\n".join(["Judges against known truth (bias in score points)", *lines]) if lines else None
 
 
@@ -225,12 +213,7 @@ def _sentences(head: str, sentences: Sequence[str], width: int, most: int = MOST
         return None
     left = len(sentences) - most
     shown = [*sentences[:most], *([f"… {left:,} more in the report"] if left > 0 else [])]
-    lines = [
-        part
-        for words in shown
-        for part in textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="    ")
-    ]
-    return "\n".join([head, *lines])
+    return "\n".join([head, *wrap_lines(shown, width)])
 
 
 def _condition_blocks(analysis: Analysis, verdicts: Sequence[Verdict], width: int) -> list[str | None]:
@@ -257,7 +240,7 @@ def render_results(analysis: Analysis, width: int | None = None, verdicts: Seque
     colors, wide = order_lineages(analysis), terminal_width() if width is None else width
     audit = _audit_block(analysis, colors, wide)
     alert = describe_alert(analysis)
-    first = None if alert is None else "\n".join(textwrap.wrap(show_line(f"! {alert}"), wide, subsequent_indent="  "))
+    first = None if alert is None else "\n".join(wrap_line(f"! {alert}", wide, "", "  "))
     blocks = [first, audit if alert else None, _score_block(analysis, colors, wide)]
     blocks += [_other_judges_block(analysis, colors, wide)]
     blocks += [_persistence_block(analysis, colors, wide), approval_block(analysis, colors, wide)]
@@ -265,12 +248,7 @@ def render_results(analysis: Analysis, width: int | None = None, verdicts: Seque
     blocks += _condition_blocks(analysis, verdicts, wide)
     blocks += [_calibration_block(analysis, wide), _flag_block(analysis, wide)]
     if analysis.notes:
-        lines = [
-            line
-            for note in analysis.notes
-            for line in textwrap.wrap(show_line(note), wide, initial_indent="  ", subsequent_indent="  ")
-        ]
-        blocks.append("\n".join(["Notes", *lines]))
+        blocks.append("\n".join(["Notes", *wrap_lines(analysis.notes, wide, rest="  ")]))
     shown = [block for block in blocks if block is not None]
     return "\n\n".join(shown or ["no results: nothing is judged yet"]) + "\n"
 

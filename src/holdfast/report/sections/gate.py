@@ -10,7 +10,7 @@ from holdfast.records.verdicts import WORST_FIRST, combine
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
-from holdfast.report.words.layout import Section, make_section, paragraph
+from holdfast.report.words.layout import Section, list_html, make_section, paragraph
 from holdfast.report.words.tables import Cell, Table, make_table, table_html
 from holdfast.study.rules import CHECK_KINDS
 
@@ -388,15 +388,9 @@ def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _list(items: Sequence[str], name: str) -> str:
-    """Texts as a list of the page; nothing where there is none."""
-    listed = "".join(f"<li>{escape_html(words)}</li>" for words in items)
-    return f'<ul class="{name}">{listed}</ul>' if listed else ""
-
-
 def _verdict_item(verdict: Verdict, shared: Sequence[str]) -> str:
     """A verdict's sentence, and below it what it rests on beside what others share with it."""
-    own = _list([words for words in verdict.basis if words not in shared], "basis")
+    own = list_html([words for words in verdict.basis if words not in shared], "basis")
     return f"<li>{escape_html(describe_verdict(verdict))}{own}</li>"
 
 
@@ -409,9 +403,9 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
     parts += [paragraph(words) for words in describe_several(verdicts)]
     ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
     shared = shared_basis(verdicts)
-    parts.append(_list(shared, "basis"))
+    parts.append(list_html(shared, "basis"))
     if len(verdicts) > MOST_OPEN:
-        parts.append(_list(count_by_lineage(verdicts), "sentences"))
+        parts.append(list_html(count_by_lineage(verdicts), "sentences"))
     else:
         parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
     table = verdict_table(
@@ -419,5 +413,5 @@ def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
         "Changes of every child against its parent, with bounds that are one-sided each; a check without a word passes",
     )
     parts.append(table_html(table, identity="gate-table"))
-    parts.append(_list(collect_limits(verdicts), "notes"))
+    parts.append(list_html(collect_limits(verdicts), "notes"))
     return make_section("gate", "Verdicts", parts, tables={"gate": table})

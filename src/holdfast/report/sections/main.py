@@ -23,13 +23,14 @@ from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
     FLIPPED,
     explain_persistence,
+    main_rows,
+    most_pooled,
     name_kind,
     name_lineage,
     names_html,
-    pick_claim,
     split_levels,
 )
-from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
+from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph, wrap_figure
 from holdfast.report.words.tables import describe_flag, is_rate, list_estimates, pivot, table_html
 
 Lineage = tuple[str, ...]
@@ -193,7 +194,7 @@ def dose_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section |
     if not analysis.dose:
         return None
     parts, figures = [paragraph(DOSE_WORDS)], {}
-    level = pick_claim(next(iter(split_levels(analysis.dose).values()), []))
+    level = main_rows(analysis.dose)
     curves = _with_doses(level)
     for kind in sorted(dict.fromkeys(one.kind for one in level), key=lambda kind: "persistence" not in kind):
         for axis in find_dose_axes(curves)[: 1 + len(DOSE_KINDS)]:
@@ -233,9 +234,8 @@ def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
     if not analysis.health:
         return None
     flagged = [one for one in analysis.health if one.caveats]
-    items = "".join(f"<li>{escape_html(describe_flag(one))}</li>" for one in flagged)
     measured = any(one.kind in TRAINING_SIGNS for one in analysis.health)
-    first = f'<ul class="flags">{items}</ul>' if flagged else ""
+    first = list_html(map(describe_flag, flagged), "flags")
     if not measured:
         first += paragraph(
             "Training is not assessed for imported runs: neither its measures (KL, drift) nor the lengths of episodes"
@@ -262,7 +262,7 @@ def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section 
     means = [one for one in analysis.audit if one.objective is not None]
     parts, figures, tables = [paragraph(BARE)], {}, {}
     shares = [one for one in rates if is_rate(one)]
-    level = next(iter(split_levels(shares).values()), [])
+    level = most_pooled(shares)
     for number, unit in enumerate(dict.fromkeys(one.unit for one in reversed(level))):
         svg = draw_audit([one for one in level if one.unit == unit], colors)
         if svg is not None:
@@ -320,11 +320,10 @@ def limits_section(analysis: Analysis) -> Section:
         for one in section:
             for caveat in one.caveats:
                 counts[caveat] = counts.get(caveat, 0) + 1
-    notes = "".join(f"<li>{escape_html(note)}</li>" for note in analysis.notes)
     listed = sorted(counts.items(), key=lambda pair: -pair[1])
     caveats = "".join(f"<li>{escape_html(words)} ({count:,} numbers)</li>" for words, count in listed)
     parts = [
-        f'<ul class="notes">{notes}</ul>' if notes else "",
+        list_html(analysis.notes, "notes"),
         paragraph(
             "Scores are a judge's reading of what an agent wrote and did. Missing scores stay missing; unfit"
             " trajectories are counted, and every mean stands beside its bounds in the audit."

@@ -10,18 +10,16 @@ from holdfast.records.quantities import quantity_of
 from holdfast.records.words import count_noun
 from holdfast.report.draw.svg import PAPER, Canvas, Scale, draw_mark, stroke_of
 from holdfast.report.sections.chance import chance_paragraph
-from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import (
     describe_basis,
     excludes_zero,
     format_percent,
     format_result,
+    main_rows,
     name_axes,
     name_lineage,
-    pick_claim,
-    split_levels,
 )
-from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
+from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph, wrap_figure
 from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell, table_html
 
 Lineage = tuple[str, ...]
@@ -70,12 +68,12 @@ def format_cell(estimate: Estimate | None) -> str:
     return NOT_MEASURABLE if estimate is not None and _is_lost(estimate) else format_result(estimate)
 
 
-def _main_rows(estimates: Iterable[Estimate]) -> list[Estimate]:
+def _rows_of(estimates: Iterable[Estimate]) -> list[Estimate]:
     """One claim for each subject at the most pooled level, without axes that are the same everywhere.
 
     Changes against the parent stand before those against the base.
     """
-    found = next(iter(split_levels(pick_claim(estimates)).values()), [])
+    found = main_rows(estimates)
     values: dict[str, set[str]] = {}
     for one in found:
         for key, value in one.axes.items():
@@ -210,7 +208,7 @@ def _about(one: Estimate, own: Sequence[str]) -> str:
 
 def describe_pressure(analysis: Analysis) -> list[str]:
     """The headline of each lineage in a sentence, and the forms that cannot be measured."""
-    rows = [one for one in _main_rows(analysis.susceptibility) if "form" not in one.axes]
+    rows = [one for one in _rows_of(analysis.susceptibility) if "form" not in one.axes]
     beside: dict[tuple[Subject, str | None], dict[str, Estimate]] = {}
     for one in rows:
         beside.setdefault((_subject(one, ("form",)), one.unit), {})[one.kind] = one
@@ -251,11 +249,10 @@ def pressure_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
     """Susceptibility by lineage and form; None where a study has no attacks."""
     if not analysis.susceptibility:
         return None
-    rows = [one for one in _main_rows(analysis.susceptibility) if one.kind != "positive_control"]
+    rows = [one for one in _rows_of(analysis.susceptibility) if one.kind != "positive_control"]
     controls = [one for one in analysis.susceptibility if one.kind == "positive_control"]
     groups = _group((one for one in rows if "form" not in one.axes), ("form",))
-    items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_pressure(analysis))
-    parts = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""]
+    parts = [paragraph(EXPLANATION), list_html(describe_pressure(analysis), "sentences")]
     parts.append(chance_paragraph(analysis, "susceptibility"))
     figures, tables = {}, {}
     svg = draw_pressure(groups)
@@ -290,7 +287,7 @@ def pressure_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Secti
 
 def describe_shifts(analysis: Analysis) -> list[str]:
     """What each shift does to erosion, in a sentence each where it is sure, else that none is."""
-    found = _against_parent(_main_rows(analysis.shifts), "erosion_shift")
+    found = _against_parent(_rows_of(analysis.shifts), "erosion_shift")
     rows = [one for one in found if one.value is not None]
     sure = [one for one in rows if one.objective in (None, "safety") and excludes_zero(one)]
     words = [
@@ -309,11 +306,10 @@ def describe_shifts(analysis: Analysis) -> list[str]:
 
 def shift_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
     """Scores and erosion under each shift; None where a study has none."""
-    rows = _main_rows(analysis.shifts)
+    rows = _rows_of(analysis.shifts)
     if not rows:
         return None
-    items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_shifts(analysis))
-    parts, tables = [paragraph(SHIFT_EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}
+    parts, tables = [paragraph(SHIFT_EXPLANATION), list_html(describe_shifts(analysis), "sentences")], {}
     parts.append(chance_paragraph(analysis, "shifts"))
     objectives = sorted({one.objective or "" for one in rows}, key=lambda name: (name != "safety", name))
     for objective in objectives:

@@ -11,13 +11,12 @@ from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import (
     format_interval,
     format_number,
+    main_rows,
     name_axes,
     name_judge,
     name_lineage,
-    pick_claim,
-    split_levels,
 )
-from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
+from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph, wrap_figure
 from holdfast.report.words.tables import list_estimates, table_html
 from holdfast.stats.lines import BENT
 
@@ -39,8 +38,7 @@ def _name(one: Estimate) -> str:
 
 
 def _most_pooled(analysis: Analysis, kind: str) -> list[Estimate]:
-    found = [one for one in pick_claim(analysis.repair) if one.kind == kind]
-    return next(iter(split_levels(found).values()), [])
+    return main_rows(one for one in analysis.repair if one.kind == kind)
 
 
 def _distances(analysis: Analysis) -> list[Estimate]:
@@ -112,8 +110,7 @@ def repair_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
     words = describe_repairs(analysis)
     parts, figures, tables = [paragraph(EXPLANATION)], {}, {}
     if words:
-        items = "".join(f"<li>{escape_html(one)}</li>" for one in words[1:])
-        parts += [f"<p><b>{escape_html(words[0])}</b></p>", f'<ul class="sentences">{items}</ul>']
+        parts += [f"<p><b>{escape_html(words[0])}</b></p>", list_html(words[1:], "sentences")]
     drawn: Sequence[Estimate] = [replace(one, unit=None) for one in _distances(analysis)[:MOST_ROWS]]
     if drawn:
         figures["repair"] = draw_forest(drawn)

@@ -22,13 +22,14 @@ from holdfast.report.words.labels import (
     format_percent,
     format_result,
     format_signed,
+    most_pooled,
     name_axes,
     name_headline,
     name_judge,
     name_kind,
     name_lineage,
     pick_claim,
-    split_levels,
+    prefer_pooled,
     tell_reasons,
 )
 from holdfast.store import Store
@@ -69,10 +70,10 @@ def count_things(number: int, word: str) -> str:
 def headline_estimates(analysis: Analysis) -> list[Estimate]:
     """Persistence at its most pooled level and fewest axes, by the pooled estimator where there is one; no controls."""
     ratios = [one for one in analysis.persistence if "persistence" in one.kind and one.unit is None]
-    level = next(iter(split_levels(ratios).values()), [])
+    level = most_pooled(ratios)
     fewest = {one.objective: len(one.axes) for one in sorted(level, key=lambda one: -len(one.axes))}
     level = [one for one in level if len(one.axes) == fewest[one.objective]]
-    return [one for one in level if "pooled" in one.estimator] or level
+    return prefer_pooled(level)
 
 
 def group_claims(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
@@ -149,7 +150,7 @@ def _count_scores(scores: ScoreTable) -> str:
 def _pooled_rate(analysis: Analysis, kind: str) -> Estimate | None:
     """The rate of one finding over everything, among test evaluations where it is told for them."""
     found = [one for one in analysis.audit if one.kind == kind and one.objective is None and one.lineage is None]
-    level = next(iter(split_levels(found).values()), [])
+    level = most_pooled(found)
     level.sort(key=lambda one: one.unit != TEST_EVALUATIONS)
     return next((one for one in level if one.value is not None), None)
 

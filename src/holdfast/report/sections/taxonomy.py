@@ -9,7 +9,6 @@ from holdfast.records import FEW_CASES, Analysis, Estimate, can_be_told, cannot_
 from holdfast.records.words import count_noun
 from holdfast.report.draw.svg import RULE, Attribute, Canvas, color_of
 from holdfast.report.sections.chance import chance_paragraph
-from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import (
     describe_basis,
     format_ends,
@@ -20,7 +19,7 @@ from holdfast.report.words.labels import (
     name_lineage,
     pick_claim,
 )
-from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
+from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph, wrap_figure
 from holdfast.report.words.tables import Cell, Table, make_table, table_html
 
 Lineage = tuple[str, ...]
@@ -247,8 +246,7 @@ def taxonomy_section(analysis: Analysis) -> Section | None:
     cells = Cells(analysis.taxonomy)
     if not cells.rows:
         return None
-    items = "".join(f"<li>{escape_html(words)}</li>" for words in describe_changes(cells))
-    parts, figures = [paragraph(EXPLANATION), f'<ul class="sentences">{items}</ul>' if items else ""], {}
+    parts, figures = [paragraph(EXPLANATION), list_html(describe_changes(cells), "sentences")], {}
     parts.append(chance_paragraph(analysis, "taxonomy"))
     bases = list(dict.fromkeys(stage.base for stage in cells.stages))
     for number, base in enumerate(bases):

@@ -9,7 +9,9 @@ import base64
 import html
 import json
 import re
+import textwrap
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 # Direction marks, overrides and isolates, zero-width characters, the byte order mark, line and
@@ -58,6 +60,17 @@ def show_controls(text: str) -> str:
 def show_line(text: str) -> str:
     """``text`` made visible and put on one line."""
     return " ".join(show_controls(text).split())
+
+
+def wrap_line(text: str, width: int, first: str = "  ", rest: str = "    ") -> list[str]:
+    """``text`` made visible, on lines of at most ``width`` columns that begin with ``first`` and ``rest``."""
+    line = show_line(text)
+    return textwrap.wrap(line, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+
+
+def wrap_lines(texts: Iterable[str], width: int, first: str = "  ", rest: str = "    ") -> list[str]:
+    """Every text as ``wrap_line`` has it."""
+    return [line for text in texts for line in wrap_line(text, width, first, rest)]
 
 
 def escape_html(value: object) -> str:

@@ -140,6 +140,21 @@ def split_levels(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
     return levels
 
 
+def most_pooled(estimates: Iterable[Estimate]) -> list[Estimate]:
+    """The estimates of the most pooled level."""
+    return next(iter(split_levels(estimates).values()), [])
+
+
+def main_rows(estimates: Iterable[Estimate]) -> list[Estimate]:
+    """What is shown where one row of several can be: the most pooled level, by its recipe claim if that is bounded."""
+    return pick_claim(most_pooled(estimates))
+
+
+def prefer_pooled(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """Those of the pooled estimator where there are any, else all: the published one stands beside it."""
+    return [one for one in estimates if one.estimator == "pooled"] or list(estimates)
+
+
 def format_number(value: float | None, digits: int = 2) -> str:
     """A number with a true minus sign; a dash for what is missing."""
     if value is None or not math.isfinite(value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.report.words.inert import escape_html, file_name
@@ -45,6 +45,12 @@ def make_section(
 ) -> Section:
     """A section of parts of HTML."""
     return Section(identity=identity, title=title, html="".join(parts), figures=figures or {}, tables=tables or {})
+
+
+def list_html(items: Iterable[str], name: str) -> str:
+    """Words as a list of class ``name``; nothing where there is none."""
+    listed = "".join(f"<li>{escape_html(words)}</li>" for words in items)
+    return f'<ul class="{name}">{listed}</ul>' if listed else ""
 
 
 def paragraph(words: str) -> str:

@@ -22,11 +22,12 @@ from holdfast.report.sections.gate import (
     overall,
     shared_basis,
 )
-from holdfast.report.words.inert import show_line
-from holdfast.report.words.tables import Cell, Table, table_text
+from holdfast.report.words.inert import wrap_line, wrap_lines
+from holdfast.report.words.tables import Cell, make_table, table_text
 
 MOST_TABLES = 6  # verdicts whose checks are listed; of more, the JSON document has them
 WIDEST = 110
+PLAIN = ("", "  ")  # how lines of a paragraph begin
 LEFT_OUT = ("Decides", "Note")  # of the page's columns: the rules name what decides, and notes stand below the table
 
 
@@ -42,22 +43,22 @@ def render_text(verdicts: Sequence[Verdict], width: int | None = None) -> str:
         return "no comparison: nothing could be held against anything\n"
     shared = shared_basis(verdicts)
     own = {id(one): [words for words in one.basis if words not in shared] for one in verdicts}
-    blocks = ["\n".join(line for words in shared for line in _wrap(words, wide))] if shared else []
+    blocks = ["\n".join(wrap_lines(shared, wide, *PLAIN))] if shared else []
     for one in verdicts:
-        lines = _wrap(describe_verdict(one), wide)
-        lines += [line for words in own[id(one)] for line in _wrap(words, wide, "  ")]
+        lines = wrap_line(describe_verdict(one), wide, *PLAIN)
+        lines += wrap_lines(own[id(one)], wide)
         if one.checks and len(verdicts) <= MOST_TABLES:
             lines += ["", *_check_lines(one, wide)]
         blocks.append("\n".join(lines))
     if len(verdicts) > 1:
         total = [f"{overall(verdicts).value}: {count_outcomes(verdicts)}"]
-        total += [line for words in count_by_lineage(verdicts) for line in _wrap(words, wide, "  ")]
-        total += [line for words in describe_several(verdicts) for line in _wrap(words, wide)]
+        total += wrap_lines(count_by_lineage(verdicts), wide)
+        total += wrap_lines(describe_several(verdicts), wide, *PLAIN)
         blocks.append("\n".join(total))
-    blocks.append("\n".join(_wrap(describe_rules(verdicts[0]), wide)))
+    blocks.append("\n".join(wrap_line(describe_rules(verdicts[0]), wide, *PLAIN)))
     limits = collect_limits(verdicts)
     if limits:
-        blocks.append("\n".join(["Limits", *(line for limit in limits for line in _wrap(limit, wide, "  "))]))
+        blocks.append("\n".join(["Limits", *wrap_lines(limits, wide)]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -67,20 +68,10 @@ def _check_lines(verdict: Verdict, width: int) -> list[str]:
     cells = [check_cells(one) for one in verdict.checks]
     rows = tuple(tuple(Cell(text=row[place]) for place in kept) for row in cells)
     heads = tuple(check_heads(verdict.checks)[place] for place in kept)
-    table = Table(title="Checks", columns=heads, rows=rows, tags=({},) * len(rows), words=2)
+    table = make_table("Checks", heads, rows, 2)
     # What was not measured stands above already.
     notes = [
         f"{name_metric(one.metric)}: {note}" for one in verdict.checks if one.measured and (note := describe_note(one))
     ]
     shown = textwrap.indent(table_text(table, width - 2), "  ").split("\n")
-    return [*shown, *(line for note in notes for line in _wrap(note, width, "  "))]
-
-
-def _wrap(words: str, width: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        show_line(words),
-        width,
-        initial_indent=indent,
-        subsequent_indent="  " if not indent else 2 * indent,
-        break_on_hyphens=False,
-    )
+    return [*shown, *wrap_lines(notes, width)]

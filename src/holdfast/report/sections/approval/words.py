@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Curve, Estimate, can_be_told
@@ -21,7 +20,7 @@ from holdfast.report.sections.approval.tables import (
     pick_rows,
     subtract,
 )
-from holdfast.report.words.inert import show_line
+from holdfast.report.words.inert import wrap_line, wrap_lines
 from holdfast.report.words.labels import (
     excludes_zero,
     format_number,
@@ -219,16 +218,11 @@ def approval_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int
     if not analysis.exploitation:
         return None
     setup = make_setup(analysis)
-
-    def wrap(lines: Iterable[str]) -> list[str]:
-        return [
-            part
-            for words in lines
-            for part in textwrap.wrap(show_line(words), width, initial_indent="  ", subsequent_indent="    ")
-        ]
-
-    lines = ["Approval (ratings from 1 to 10)", *wrap(f"! void: {note}" for note in void_notes(analysis))]
-    lines += wrap([*describe_approval(analysis, setup), *_reaction_lines(analysis)])
+    lines = [
+        "Approval (ratings from 1 to 10)",
+        *wrap_lines((f"! void: {note}" for note in void_notes(analysis)), width),
+    ]
+    lines += wrap_lines([*describe_approval(analysis, setup), *_reaction_lines(analysis)], width)
     rows = keep_judge(analysis)[0].exploitation
     gaps, levels = gap_table(rows, colors, setup), level_table(rows, "reward", colors, setup)
     compact = {name: head for name, head in COMPACT.items() if width >= NARROW or name != "Approval"}
@@ -236,6 +230,6 @@ def approval_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int
         if table is not None:
             shown = replace(table, rows=table.rows[:MOST_ROWS], tags=table.tags[:MOST_ROWS])
             left = len(table.rows) - len(shown.rows)
-            lines += ["", *textwrap.wrap(show_line(table.title), width), table_text(shown, width)]
+            lines += ["", *wrap_line(table.title, width, "", ""), table_text(shown, width)]
             lines += [f"  … {left:,} more rows in the report"] if left > 0 else []
     return "\n".join(lines)
