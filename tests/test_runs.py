@@ -70,7 +70,7 @@ def test_two_workers_give_what_one_process_gives(smoke_run: Path, tmp_path: Path
     assert not list((two.path / "weights").glob(".part-*"))
     plan = build(load(SMOKE))
     assert references(two.path) == references(smoke_run) and len(references(smoke_run)) == 3
-    stages = {s.fingerprint: s.size for s in plan.steps if s.kind == "train" and s.settings["method"] == "dpo"}
+    stages = {s.fingerprint: s.size for s in plan.steps if s.settings.work == "dpo"}
     assert {name: len(lines) for name, lines in logged(two.path).items()} == stages
     assert logged(two.path) == logged(smoke_run)
     assert {one.step.name for one in told if one.state == "done"} == {s.name for s in plan.steps if s.kind != "analyze"}

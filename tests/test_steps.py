@@ -65,7 +65,7 @@ def test_a_reference_has_every_finished_trajectory_as_the_model_scores_it(smoke_
             values, cases = store.logprobs(step.fingerprint), reading.cases_of(store)
             episodes = [t for t in store.trajectories(step=step.inputs[1]) if t.ending is Ending.FINISHED]
             result = store.log.steps()[step.fingerprint].result
-            model = TinyModel.load(reading.weights_of(store, step.settings["checkpoint"]))
+            model = TinyModel.load(reading.weights_of(store, step.settings.dump()["checkpoint"]))
         assert values.keys() == {t.id for t in episodes}
         encoded = [reading.encode(model.chat, cases, t) for t in episodes]
         alone = model.logprobs([(e.ids.tolist(), e.picked("agent").tolist()) for e in encoded])

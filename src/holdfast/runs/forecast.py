@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from holdfast.models import Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    JudgeSettings,
+    PairSettings,
+    PairStageSettings,
+    ReferenceSettings,
+    RewardStageSettings,
+    RolloutSettings,
+    SpeakerModel,
+)
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
 from holdfast.store.tables import ScoreTable
-from holdfast.study.sections import JudgeSection
-from holdfast.study.users import APPROVAL
+from holdfast.study.users import ApprovalSection
 from holdfast.suites import split_cases
 from holdfast.training.pairs import build_pairs
 
@@ -46,13 +55,9 @@ def _is_measured(status: StepStatus) -> bool:
     return "cpu_seconds" in status.result and not status.result.get("cached")
 
 
-def _sort_of(step: Step) -> str:
-    return str(step.settings["method"]) if step.kind == "train" else step.kind
-
-
 def expected_seconds(step: Step) -> float:
     """CPU seconds that a step is expected to take, before anything of the run has been measured."""
-    return TINY_CPU_SECONDS.get(_sort_of(step), 0.0) * step.size
+    return TINY_CPU_SECONDS.get(step.settings.work, 0.0) * step.size
 
 
 def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         finished = [
             (known[step.fingerprint].result["cpu_seconds"], amounts[step.fingerprint])
             for step in plan.steps
-            if _sort_of(step) == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
+            if step.settings.work == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
         ]
         if finished:
             paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
@@ -79,8 +84,8 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     for step in plan.steps:
         status = known[step.fingerprint].status if step.fingerprint in known else "to do"
         row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
-        seconds = 0.0 if status == "done" else paces.get(_sort_of(step), 0.0) * amounts[step.fingerprint]
-        rows.append({**row, "size": step.size, "unit": step.unit, "cpu_seconds": round(seconds, 2)})
+        seconds = 0.0 if status == "done" else paces.get(step.settings.work, 0.0) * amounts[step.fingerprint]
+        rows.append({**row, "size": step.size, "unit": step.settings.unit, "cpu_seconds": round(seconds, 2)})
     left = sum(row["cpu_seconds"] for row in rows)
     workers = plan.study.run.workers
     waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
@@ -108,7 +113,9 @@ def _count_work(plan: Plan) -> dict[str, float]:
     bases = {one.id: one.base for step in plan.steps for one in step.checkpoints}
     found = {}
     for step in plan.steps:
-        speaks = step.checkpoints[0].id if step.checkpoints else step.settings.get("checkpoint", "")
+        speaks = step.checkpoints[0].id if step.checkpoints else ""
+        if isinstance(step.settings, RolloutSettings | ReferenceSettings):
+            speaks = step.settings.checkpoint
         name = bases.get(speaks, "").rpartition("-")[0]
         size = plan.study.entry(name).size if name in plan.study.models else None
         share = 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
@@ -122,9 +129,10 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
     ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
     """
     written = sum(one.output_tokens for one in traffic if not one.remote)
-    pairs = [_count_pairs(plan, step) for step in waiting if step.kind == "train" and "pairs_per_step" in step.settings]
+    stages = [(step, step.settings) for step in waiting]
+    pairs = [_count_pairs(plan, step, stage) for step, stage in stages if isinstance(stage, PairStageSettings)]
     passes = None if None in pairs else sum(one for one in pairs if one is not None)
-    rewarded = sum(_count_rewarded(step) for step in waiting)
+    rewarded = sum(_count_rewarded(stage) for _, stage in stages if isinstance(stage, RewardStageSettings))
     learnt = None if passes is None else passes * TOKENS_PER_PAIR + rewarded
     rates, hours = plan.study.run, None
     if rates.generate_rate and rates.train_rate and learnt is not None:
@@ -137,46 +145,44 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
     }
 
 
-def _count_rewarded(stage: Step) -> float:
+def _count_rewarded(stage: RewardStageSettings) -> float:
     """Tokens in the trees of a stage that learns from rewards: a group's prompt once, and every reply."""
-    if "prompts_per_step" not in stage.settings:
-        return 0.0
     prompt, reply = TALK_TOKENS
-    return float(stage.size * stage.settings["prompts_per_step"] * prompt + count_sampled(stage) * reply)
+    return float(stage.section.steps * stage.section.prompts_per_step * prompt + count_sampled(stage) * reply)
 
 
-def _count_pairs(plan: Plan, stage: Step) -> int | None:
+def _count_pairs(plan: Plan, step: Step, stage: PairStageSettings) -> int | None:
     """How often a stage learns from a pair, or None where that cannot be told before its pairs are made."""
-    settings = stage.settings
-    if not settings.get("epochs"):
+    section = stage.section
+    if not section.epochs:
         # A second objective's term takes as many pairs again; a balance takes them while it weighs something.
-        return int(stage.size * settings["pairs_per_step"]) * (2 if "term" in settings or "balance" in settings else 1)
-    rule = plan.step(stage.inputs[1])
-    brought = plan.step(rule.inputs[0])
-    if brought.kind != "bring" or not (Path(brought.settings["source"]) / DATABASE).is_file():
+        return step.size * section.pairs_per_step * (2 if section.term or section.balance else 1)
+    paired = plan.step(step.inputs[1])
+    brought, rule = plan.step(paired.inputs[0]).settings, paired.settings
+    assert isinstance(rule, PairSettings)
+    if not isinstance(brought, BringSettings) or not (Path(brought.source) / DATABASE).is_file():
         return None
-    cases = split_cases(plan.study.suite, rule.settings["split_seed"])["train"]
-    names = ("judge", "min_gap", "min_chosen", "agree", "cap_per_case", "exclude_unfit")
-    told = json.dumps([rule.settings["objectives"], {name: rule.settings[name] for name in names}])
-    return int(settings["epochs"]) * _count_brought(
-        Path(brought.settings["source"]), tuple(one.id for one in cases), told
-    )
+    assert rule.split_seed is not None  # as of all pairs of what was brought
+    cases = split_cases(plan.study.suite, rule.split_seed)["train"]
+    # Neither the share of flipped pairs nor the seed changes how many there are.
+    alike = replace(rule, flip=0.0, pair_seed=0)
+    return section.epochs * _count_brought(Path(brought.source), tuple(one.id for one in cases), alike)
 
 
 @lru_cache(maxsize=256)
-def _count_brought(source: Path, cases: tuple[str, ...], told: str) -> int:
-    objectives, rule = json.loads(told)
+def _count_brought(source: Path, cases: tuple[str, ...], settings: PairSettings) -> int:
+    rule = settings.rule
     table, names = _read_source(source)
     selection = build_pairs(
         table,
         names,
-        objectives=objectives,
-        judge=rule["judge"],
-        min_gap=rule["min_gap"],
-        min_chosen=rule["min_chosen"],
-        combine=rule["agree"],
-        cap_per_case=rule["cap_per_case"] or None,
-        exclude_unfit=rule["exclude_unfit"],
+        objectives=settings.objectives,
+        judge=settings.judge,
+        min_gap=rule.min_gap,
+        min_chosen=rule.min_chosen,
+        combine=settings.agree,
+        cap_per_case=rule.cap_per_case or None,
+        exclude_unfit=rule.exclude_unfit,
         rng=np.random.default_rng(0),
         cases=cases,
     )
@@ -245,7 +251,7 @@ LANGUAGE_MODELS = ("random", "local", "vllm", "remote")
 class Traffic:
     """What one speaker and model still have to do: ``measured`` says that this run's own calls were the measure."""
 
-    speaker: str
+    speaker: Speaker
     model: str
     remote: bool
     calls: float
@@ -258,16 +264,15 @@ class Traffic:
 def expect_traffic(steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     """The traffic of some steps that are to do, summed by speaker and model."""
     measured = _measured_tokens(run_path)
-    totals: dict[tuple[str, str], list[float]] = {}  # calls, tokens read, tokens written
+    totals: dict[tuple[Speaker, str], list[float]] = {}  # calls, tokens read, tokens written
     entries: dict[str, tuple[ModelEntry, EndpointSection]] = {}
     for step in steps:
-        for speaker, told, calls, tokens in _speakers(step):
-            entry = ModelEntry.model_validate(told["entry"])
+        for speaker, asked, calls, tokens in _speakers(step):
+            entry = asked.entry
             if entry.kind in LANGUAGE_MODELS:
-                endpoint = step.means.get("endpoints", {}).get(told["model"], {})
-                entries[told["model"]] = (entry, EndpointSection.model_validate(endpoint))
+                entries[asked.model] = (entry, step.means.endpoints.get(asked.model, EndpointSection()))
                 read, written = measured.get((speaker, entry.name), tokens)
-                total = totals.setdefault((speaker, told["model"]), [0.0, 0.0, 0.0])
+                total = totals.setdefault((speaker, asked.model), [0.0, 0.0, 0.0])
                 for place, amount in enumerate((calls, calls * read, calls * written)):
                     total[place] += amount
     found = []
@@ -289,48 +294,42 @@ def expect_traffic(steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     return found
 
 
-def _speakers(step: Step) -> Iterator[tuple[str, Mapping[str, Any], float, tuple[float, float]]]:
+def _speakers(step: Step) -> Iterator[tuple[Speaker, SpeakerModel, float, tuple[float, float]]]:
     """Who speaks in a step besides a tiny agent, in how many calls, and the tokens read and written in one."""
-    settings = step.settings
-    if step.kind == "rollout":
-        calls, tokens = PUBLISHED_CALLS["agent"], PUBLISHED_TOKENS["agent"]
-        if settings["suite"].get("name") == APPROVAL:
-            calls, tokens = _calls_with_users(settings), TALK_TOKENS
-        if "agent" in settings:
-            yield "agent", settings["agent"], step.size * calls, tokens
-        if "emulator" in settings:
-            yield (
-                "emulator",
-                settings["emulator"],
-                step.size * PUBLISHED_CALLS["emulator"],
-                PUBLISHED_TOKENS["emulator"],
-            )
-    elif step.kind == "judge" and "speaker" in settings:
-        section = JudgeSection.model_validate(settings["section"])
-        objectives = len(section.rubrics) or RATED_OBJECTIVES
-        tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
-        yield "judge", settings["speaker"], step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"], tokens
-    elif step.kind == "train" and settings.get("rollouts") == "policy":
-        rollouts = count_sampled(step)
-        if "agent" in settings:
-            yield "agent", settings["agent"], rollouts * _calls_with_users(settings), TALK_TOKENS
-        if "speaker" in settings:
-            asked = RATED_OBJECTIVES * settings["rater"]["repeats"]
-            yield "judge", settings["speaker"], rollouts * asked, RATING_TOKENS
+    match step.settings:
+        case RolloutSettings() as settings:
+            calls, tokens = PUBLISHED_CALLS["agent"], PUBLISHED_TOKENS["agent"]
+            if settings.users is not None:
+                calls, tokens = _calls_with_users(settings.users.section), TALK_TOKENS
+            if settings.agent is not None:
+                yield "agent", settings.agent, step.size * calls, tokens
+            if settings.emulator is not None:
+                calls = step.size * PUBLISHED_CALLS["emulator"]
+                yield "emulator", settings.emulator, calls, PUBLISHED_TOKENS["emulator"]
+        case JudgeSettings(speaker=SpeakerModel() as speaker) as settings:
+            section = settings.judged_by
+            tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
+            objectives = len(section.rubrics) or RATED_OBJECTIVES
+            yield "judge", speaker, step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"], tokens
+        case RewardStageSettings() as settings if settings.section.on_policy:
+            rollouts = count_sampled(settings)
+            if settings.agent is not None:
+                yield "agent", settings.agent, rollouts * _calls_with_users(settings.users.section), TALK_TOKENS
+            if settings.speaker is not None:
+                yield "judge", settings.speaker, rollouts * RATED_OBJECTIVES * settings.rater.repeats, RATING_TOKENS
 
 
-def count_sampled(step: Step) -> int:
+def count_sampled(stage: RewardStageSettings) -> int:
     """The rollouts that a stage which learns from rewards takes in, before any is left out."""
-    return int(step.size * step.settings["prompts_per_step"] * step.settings["group_size"])
+    return stage.section.steps * stage.section.prompts_per_step * stage.section.group_size
 
 
-def _calls_with_users(settings: Mapping[str, Any]) -> float:
+def _calls_with_users(users: ApprovalSection) -> float:
     """The agent's replies in an episode with a user, on average over settings: one a turn, and a call to report on."""
-    condition = settings["condition"]
     found = []
-    for one in condition["settings"].values():
-        environments = one["environments"] or condition["environments"]
-        found.append(one["turns"] + environments.count("report") / len(environments))
+    for one in users.settings.values():
+        environments = one.environments or users.environments
+        found.append(one.turns + environments.count("report") / len(environments))
     return float(sum(found) / len(found))
 
 

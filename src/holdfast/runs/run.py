@@ -135,7 +135,7 @@ class Run:
             store.log.begin(step.fingerprint, step.kind, step.name)
         started = time.process_time()
         try:
-            self._keep_analysis(store, step.settings["draws"], path)
+            self._keep_analysis(store, step.size, path)
         except Exception as error:
             failure = describe_failure(error, self.path)
             with store.transaction():

@@ -9,6 +9,7 @@ from holdfast.records import JSON, Checkpoint
 from holdfast.runs.plan.on_pairs import merge_lineages, train_stage
 from holdfast.runs.plan.on_rewards import Replicate, meet_pairs, train_on_rewards
 from holdfast.runs.plan.planner import Planner
+from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan
 from holdfast.study.conditions import PartSection, ProbeSection
 from holdfast.study.stages import RewardSection, SourceSection, is_midway
@@ -41,8 +42,7 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
             for name, base in bases:
                 evaluations += _plan_replicate(planner, name, base, point, seed)
     judged = tuple(dict.fromkeys(evaluations))
-    settings = {"draws": study.study.draws}
-    planner.add("analyze", "analyze", judged, settings, size=study.study.draws, unit="resamples")
+    planner.add("analyze", judged, AnalyzeSettings(draws=study.study.draws), size=study.study.draws)
     return Plan(study=study, steps=tuple(planner.steps.values()))
 
 

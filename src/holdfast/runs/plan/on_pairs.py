@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
+from holdfast.runs.plan.planner import Planner, decisive_suite
+from holdfast.runs.plan.settings import MergeSettings, PairStageSettings, TuningSettings
 from holdfast.runs.plan.step import Made
-from holdfast.study.stages import AXIS_SETTINGS, MergeSection, StageSection
+from holdfast.study.stages import AXIS_SETTINGS, MERGE, MergeSection, StageSection
 from holdfast.suites.casebook import count_tuning
-
-if TYPE_CHECKING:
-    from holdfast.runs.plan.planner import Planner
-
-# Settings of a stage that are no part of its fingerprint where they are not given.
-OPTIONAL = ("epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
-# What a merge is called among the methods of training.
-MERGE = "merge"
 
 
 def second_objective(stage: StageSection) -> str | None:
@@ -38,11 +33,9 @@ def train_stage(
     judge: str,
     seed: int,
 ) -> Made:
-    """The lineage's last stage, from ``parent`` on the pairs that ``judge`` makes of a rollout step.
+    """The lineage's last stage, from ``parent`` on the pairs that ``judge`` makes of a rollout step, at dose 1.
 
-    The checkpoint at dose 1; the other doses are in the same step. A stage that keeps a second objective has that
-    objective's pairs of the same rollouts, by the same rule, as one more input: the very pairs of a stage that trains
-    it.
+    A stage that keeps a second objective has its pairs of the same rollouts, by the same rule, as one more input.
     """
     name, study, known = lineage[-1], planner.study, parent.checkpoint
     overrides = {axis: value for axis, value in point.items() if axis in AXIS_SETTINGS}
@@ -50,31 +43,36 @@ def train_stage(
     split_seed = point.get("split_seed", study.suite.split_seed)
     pairs = planner.pair(rollout, judge, section, split_seed, seed)
     reference = planner.reference(base, parent, rollout, section, split_seed)
-    inputs, speakers = [parent.step, pairs, reference], list[str]()
-    settings = stage_settings(section)
+    inputs = [parent.step, pairs, reference]
     doses = study.doses_of(lineage)
-    told = {"stage": name, "parent": known.id, "train_seed": seed, "doses": list(doses), **settings}
+    settings = PairStageSettings(
+        method=section.method,
+        section=section,
+        stage=name,
+        parent=known.id,
+        train_seed=seed,
+        doses=doses,
+        calls=planner.calls_of(base),
+    )
     if (other := second_objective(section)) is not None:
         plain = section.model_copy(update={"objective": other, "agree": "all", "flip": 0.0})
         inputs.append(planner.pair(rollout, judge, plain, split_seed, seed))
     if section.balance is not None:
-        extra, needed, speakers = _tuning(planner, base, judge, split_seed)
-        told |= extra
+        emulator, needed = planner.emulator()
+        tuning = _tuning(planner, judge, split_seed)
+        settings = replace(settings, tuning=tuning, agent=planner.agent(base), emulator=emulator)
         inputs += needed
     fingerprint = planner.add(
-        "train",
         label_step("train", known.base, ",".join(lineage), seed, point),
         inputs,
-        {**told, **planner.format_of(base)},
-        size=settings["steps"] * doses[-1],
-        unit="steps",
-        speakers=speakers,
+        settings,
+        size=section.steps * doses[-1],
     )
     checkpoints = tuple(
         Checkpoint(
             id=content_id("checkpoint", fingerprint, dose),
             base=known.base,
-            stages=(*known.stages, _record(section, settings, name, dose, pairs)),
+            stages=(*known.stages, _record(section, name, dose, pairs)),
             axes={**point_axes(point), "dose": dose},
             split_seed=split_seed,
             train_seed=seed,
@@ -84,12 +82,6 @@ def train_stage(
     )
     planner.set_checkpoints(fingerprint, checkpoints)
     return Made(checkpoint=checkpoints[0], step=fingerprint)
-
-
-def stage_settings(section: StageSection) -> dict[str, Any]:
-    """What of a stage is part of its train step's fingerprint; what is not given is left out, and so is the flip."""
-    optional = {name for name in OPTIONAL if getattr(section, name) is None}
-    return section.model_dump(mode="json", exclude={"flip", *optional})
 
 
 def label_step(verb: str, base: str, name: str, seed: int, point: JSON) -> str:
@@ -102,48 +94,37 @@ def point_axes(point: JSON) -> dict[str, Any]:
     return {key: value for key, value in point.items() if key != "split_seed"}
 
 
-def _record(section: StageSection, settings: Mapping[str, Any], name: str, dose: int, pairs: str) -> StageRecord:
+def _record(section: StageSection, name: str, dose: int, pairs: str) -> StageRecord:
     """The stage as it is run to a dose. ``pairs`` is the fingerprint of the step that made its own pairs."""
     # Steps of whole sub-trees, and the last step of a pairwise epoch, take as many pairs as there are; a balance takes
     # a second pair only while it weighs something.
     exact = not (section.pairwise or section.trajectories_per_case or section.epochs or section.balance)
-    each = settings["pairs_per_step"] * (2 if section.term is not None else 1)
+    each = section.pairs_per_step * (2 if section.term is not None else 1)
     return StageRecord(
         name=name,
         method=section.method,
         objectives=section.objectives,
-        # The pair step's fingerprint holds the flip; the record tells a control from its stage.
-        settings={**settings, "flip": section.flip},
+        # The record tells a control from its stage.
+        settings={**section.resolved(), "flip": section.flip},
         # How many make an epoch is known when the pairs are.
-        steps=None if section.epochs else settings["steps"] * dose,
-        pairs=settings["steps"] * each * dose if exact else None,
+        steps=None if section.epochs else section.steps * dose,
+        pairs=section.steps * each * dose if exact else None,
         data=pairs,
     )
 
 
-def _tuning(planner: Planner, base: str, judge: str, split_seed: int) -> tuple[dict[str, Any], list[str], list[str]]:
-    """What a balance is measured with: settings, further inputs and speakers of its train step."""
+def _tuning(planner: Planner, judge: str, split_seed: int) -> TuningSettings:
+    """What a balance is measured with."""
     study = planner.study
-    told: dict[str, Any] = {
-        "tuning": {
-            "suite": planner.suite_settings(),
-            "split_seed": split_seed,
-            # The part is drawn for the stage that asks for most, which decides its cases.
-            "of": count_tuning(study),
-            "limits": planner.limits(),
-            "judge": judge,
-            "section": study.judges[judge].model_dump(mode="json"),
-        }
-    }
-    entry = study.entry(base)
-    if entry.kind != "tiny":
-        told["agent"] = {"model": base, "entry": entry.model_dump(mode="json")}
-    needed: Sequence[str] = ()
-    speakers: list[str] = []
-    if study.suite.world.model is not None:
-        told["emulator"], needed = planner.speaker(study.suite.world.model)
-        speakers.append(study.suite.world.model)
-    return told, list(needed), speakers
+    return TuningSettings(
+        suite=decisive_suite(study.suite),
+        split_seed=split_seed,
+        # The part is drawn for the stage that asks for most, which decides its cases.
+        of=count_tuning(study),
+        limits=planner.limits(),
+        judge=judge,
+        section=study.judges[judge],
+    )
 
 
 def merge_lineages(
@@ -151,19 +132,11 @@ def merge_lineages(
 ) -> str:
     """The step that interpolates two checkpoints' weights at every share; its fingerprint."""
     first, second = (made.checkpoint for made in of)
-    settings = {
-        "method": MERGE,
-        "stage": name,
-        "of": [first.id, second.id],
-        "shares": list(merge.shares),
-    }
     fingerprint = planner.add(
-        "train",
         label_step("merge", first.base, name, seed, point),
         [made.step for made in of],
-        settings,
+        MergeSettings(stage=name, of=(first.id, second.id), shares=merge.shares),
         size=len(merge.shares),
-        unit="merges",
     )
     trained = dict.fromkeys(goal for one in (first, second) for stage in one.stages for goal in stage.objectives)
     checkpoints = tuple(

@@ -10,6 +10,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    JudgeSettings,
+    PairSettings,
+    ReferenceSettings,
+    RolloutSettings,
+    Settings,
+    TrainSettings,
+)
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps import bringing, judging, references, rollout, train
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, Outcome, Progress
@@ -18,34 +27,44 @@ from holdfast.store import Store
 
 __all__ = ["Batch", "Emit", "Finished", "Outcome", "Progress", "batch_size", "carry_out"]
 
-WORK = {
-    "train": train.train,
-    "bring": bringing.bring,
-    "rollout": rollout.roll_out,
-    "judge": judging.judge_episodes,
-    "pair": judging.make_pairs,
-    "reference": references.take_reference,
-}
-
 
 def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
     """Carry out a step and give every outcome to ``emit``, last ``Finished``. Errors: any HoldfastError."""
     started = time.process_time()
-    if step.kind in ("train", "reference"):
+    if isinstance(step.settings, TrainSettings | ReferenceSettings):
         release_models()
     with Store(run_path, check=False) as store:  # whoever carries out the plan has checked it
-        finished = WORK[step.kind](step, store, emit)
+        finished = _work(step, store, emit)
     seconds = round(time.process_time() - started, 3)
     emit(replace(finished, result={**finished.result, "cpu_seconds": seconds}))
 
 
-def batch_size(step: Step) -> int:
+def _work(step: Step, store: Store, emit: Emit) -> Finished:
+    match step.settings:
+        case RolloutSettings() as settings:
+            return rollout.roll_out(step, settings, store, emit)
+        case JudgeSettings() as settings:
+            return judging.judge_episodes(step, settings, store, emit)
+        case PairSettings() as settings:
+            return judging.make_pairs(step, settings, store)
+        case ReferenceSettings() as settings:
+            return references.take_reference(step, settings, store, emit)
+        case BringSettings() as settings:
+            return bringing.bring(step, settings, store, emit)
+        case TrainSettings() as settings:
+            return train.train(step, settings, store, emit)
+    raise TypeError(f"{step.name}: nothing carries out {type(step.settings).__name__}")
+
+
+def batch_size(settings: Settings) -> int:
     """How many units of a step are committed together; 0 where nothing is committed before its end."""
-    fixed = {
-        "judge": judging.JUDGE_BATCH,
-        "reference": references.REFERENCE_BATCH,
-        "bring": bringing.BRING_BATCH,
-    }
-    if step.kind == "rollout":
-        return int(step.settings["limits"]["batch_size"])
-    return fixed.get(step.kind, 0)
+    match settings:
+        case RolloutSettings():
+            return settings.limits.batch_size
+        case JudgeSettings():
+            return judging.JUDGE_BATCH
+        case ReferenceSettings():
+            return references.REFERENCE_BATCH
+        case BringSettings():
+            return bringing.BRING_BATCH
+    return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,15 @@ import numpy as np
 from holdfast.models.entries import ModelEntry
 from holdfast.records import PreferencePair
 from holdfast.records.errors import StepError
-from holdfast.runs.plan.on_pairs import MERGE
+from holdfast.runs.plan.settings import (
+    MergeSettings,
+    OpenSettings,
+    PairStageSettings,
+    RandomSettings,
+    RewardStageSettings,
+    TeachSettings,
+    TrainSettings,
+)
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
 from holdfast.runs.steps.practice import train_on_rewards
@@ -23,48 +31,49 @@ from holdfast.runs.steps.references import is_scored
 from holdfast.runs.steps.tuning import open_measure
 from holdfast.store import Store, weights
 from holdfast.store.weights import WEIGHTS
-from holdfast.study.stages import REWARD_METHODS
+from holdfast.study.stages import StageSection
 
 if TYPE_CHECKING:
     from holdfast.training.dpo.balance import Balance, Measure
-    from holdfast.training.dpo.mixing import Second, Way
+    from holdfast.training.dpo.mixing import Second
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.loop.result import TrainResult
-    from holdfast.training.settings import DPOSettings, SFTSettings
 
 
-def train(step: Step, store: Store, emit: Emit) -> Finished:
+def train(step: Step, settings: TrainSettings, store: Store, emit: Emit) -> Finished:
     """New weights in the step's own directory, which the writer takes over; a base that is opened stays where it is."""
-    method = step.settings["method"]
-    if method == "open":
-        return _open_base(step, store)
+    if isinstance(settings, OpenSettings):
+        return _open_base(step, settings.entry, store)
     with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
-        if method in REWARD_METHODS:
-            return train_on_rewards(step, store, scratch, emit)
-        if method not in ("sft", "random", MERGE):
-            return _train_stage(step, store, scratch, emit)
+        if isinstance(settings, RewardStageSettings):
+            return train_on_rewards(step, settings, store, scratch, emit)
+        if isinstance(settings, PairStageSettings):
+            return _train_stage(step, settings, store, scratch, emit)
         weights.clear_scratch(scratch)
-        if method == MERGE:
-            return _merge(step, store, scratch)
-        return _teach_base(step, scratch, emit) if method == "sft" else _make_base(step, store, scratch)
+        if isinstance(settings, MergeSettings):
+            return _merge(step, settings, store, scratch)
+        if isinstance(settings, TeachSettings):
+            return _teach_base(step, settings, scratch, emit)
+        assert isinstance(settings, RandomSettings)
+        return _make_base(step, settings, store, scratch)
 
 
-def _open_base(step: Step, store: Store) -> Finished:
+def _open_base(step: Step, entry: ModelEntry, store: Store) -> Finished:
     """A directory, or a repository in the revision that it has now, noted so that every later step finds the same.
 
     Weights that the run holds are named by their digest, wherever the run lies.
     """
     (checkpoint,) = step.checkpoints
-    if step.settings["entry"]["kind"] == "remote":
+    if entry.kind == "remote":
         return Finished(result={}, checkpoints=((checkpoint, None),))
-    if weights.is_held(step.settings["entry"]["name"]):
-        held = replace(checkpoint, path=step.settings["entry"]["name"], model=None)
+    if weights.is_held(entry.name):
+        held = replace(checkpoint, path=entry.name, model=None)
         return Finished(result={"digest": store.weights(held).name}, checkpoints=((held, None),))
     # Not before: a study of remote models alone needs no packages for weights.
     from holdfast.models.directories.stacks import base_of
     from holdfast.models.hub import hub
 
-    name, revision = step.settings["entry"]["name"], step.settings["entry"]["revision"]
+    name, revision = entry.name, entry.revision
     directory = hub.resolve(name, revision)
     found = hub.describe(directory)
     repository = found["revision"] is not None and not Path(name).expanduser().is_dir()
@@ -74,7 +83,7 @@ def _open_base(step: Step, store: Store) -> Finished:
     return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))
 
 
-def _make_base(step: Step, store: Store, scratch: Path) -> Finished:
+def _make_base(step: Step, settings: RandomSettings, store: Store, scratch: Path) -> Finished:
     """A base of a real architecture with random weights, and a tokenizer made of the cases' texts."""
     from holdfast.models.hub.random_base import build_random
 
@@ -85,38 +94,45 @@ def _make_base(step: Step, store: Store, scratch: Path) -> Finished:
         for case in cases_of(store).values()
         for text in (*(message.content for message in case.messages), *(tool.description for tool in case.tools))
     ]
-    entry = ModelEntry.model_validate(step.settings["entry"])
-    build_random(directory, entry, texts, seed=step.settings["base_seed"])
+    build_random(directory, settings.entry, texts, seed=settings.base_seed)
     return Finished(result={}, checkpoints=((checkpoint, directory),))
 
 
-def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
+def _teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -> Finished:
     """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
     from holdfast.models.tiny import model as tiny
     from holdfast.suites import approval, office, probes
     from holdfast.suites.approval import teaching
     from holdfast.training.dpo.stage import train_sft
     from holdfast.training.encoding import encode_episode
-    from holdfast.training.settings import SFTSettings
 
     (checkpoint,) = step.checkpoints
     directory, fresh = scratch / "taught", scratch / "fresh"
     if weights.fetch_cached(step.fingerprint, directory):
         return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
-    seed, model, sft = step.settings["base_seed"], step.settings["model"], step.settings["model"]["sft"]
-    shape = {key: model[key] for key in ("hidden", "layers", "heads", "ffn")}
-    count = 0 if step.settings["suite"] == approval.SUITE else sft["demonstrations"]
+    seed, model, sft = settings.base_seed, settings.model, settings.model.sft
+    count = 0 if settings.suite == approval.SUITE else sft.demonstrations
     besides = [
-        probes.teach_beside(step.settings.get("probes"), seed, count),
-        teaching.teach_beside(step.settings.get("approval"), seed),
+        probes.teach_beside(settings.probes, seed, count),
+        teaching.teach_beside(settings.approval, seed),
     ]
     words: tuple[str, ...] = office.lexicon() if count else ()
     prompts: dict[str, str] = dict(office.system_prompts()) if count else {}
     for beside in besides:
         words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
-    tiny.build(words, fresh, seed=seed, system_prompts=prompts, argument="object", **shape)
+    tiny.build(
+        words,
+        fresh,
+        seed=seed,
+        system_prompts=prompts,
+        argument="object",
+        hidden=model.hidden,
+        layers=model.layers,
+        heads=model.heads,
+        ffn=model.ffn,
+    )
     chat = tiny.TinyModel.load(fresh).chat
-    mixture = step.settings["mixture"] or office.MIXTURE
+    mixture = settings.mixture or office.MIXTURE
     encoded = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
         for case, trajectory in (
@@ -124,10 +140,9 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
             *(demonstration for beside in besides for demonstration in beside.demonstrations),
         )
     ]
-    steps = max(1, len(encoded) // sft["batch_size"])
-    settings = SFTSettings(**{**_known(SFTSettings, sft), "steps": steps})
-    tell = beat(emit, sft["batch_size"])
-    result = train_sft(fresh, encoded, settings, seed=seed, out_dir=directory, progress=tell)
+    steps = max(1, len(encoded) // sft.batch_size)
+    tell = beat(emit, sft.batch_size)
+    result = train_sft(fresh, encoded, sft, steps=steps, seed=seed, out_dir=directory, progress=tell)
     weights.keep_cached(step.fingerprint, directory)
     summary = {
         "steps": result.steps,
@@ -138,45 +153,39 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
     return Finished(result=summary, checkpoints=((checkpoint, directory),))
 
 
-def _merge(step: Step, store: Store, scratch: Path) -> Finished:
+def _merge(step: Step, settings: MergeSettings, store: Store, scratch: Path) -> Finished:
     """A checkpoint between two others for every share; nothing is trained."""
     from holdfast.training.policy.merging import merge_checkpoints
 
-    of = [weights_of(store, name) for name in step.settings["of"]]
+    of = [weights_of(store, name) for name in settings.of]
     made = [
         (checkpoint, merge_checkpoints(of[0], of[1], share, scratch / f"share-{number}"))
-        for number, (checkpoint, share) in enumerate(zip(step.checkpoints, step.settings["shares"], strict=True))
+        for number, (checkpoint, share) in enumerate(zip(step.checkpoints, settings.shares, strict=True))
     ]
     return Finished(result={"merged": len(made)}, checkpoints=tuple(made))
 
 
-def _known(kind: type[SFTSettings] | type[DPOSettings], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trainer's settings take from a step's as it is."""
-    return {field.name: settings[field.name] for field in fields(kind) if field.name in settings}
-
-
-def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finished:
+def _train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
     """One DPO stage, against the checkpoint that it starts from as its reference step found it."""
     from holdfast.training.dpo.stage import train_dpo
     from holdfast.training.loop.loop import LOG
-    from holdfast.training.settings import DPOSettings, fit_stage
+    from holdfast.training.settings import fit_stage
 
-    settings = step.settings
-    start = weights_of(store, settings["parent"])
+    start = weights_of(store, settings.parent)
     _, paired, referred, *others = step.inputs
     pairs = _read_pairs(store, paired)
-    second = _read_second(step, store, others[0]) if others else None
+    second = _read_second(settings.section, store, others[0]) if others else None
     both = [*pairs, *(second.pairs if second is not None else ())]
-    every = _encode_pairs(store, load_chat(start, settings.get("calls", "auto")), both)
-    kept, stage = fit_stage(pairs, every, DPOSettings(**_known(DPOSettings, settings)))
+    every = _encode_pairs(store, load_chat(start, settings.calls or "auto"), both)
+    kept, stage = fit_stage(pairs, every, settings.section)
     if second is not None:
         second = replace(second, pairs=fit_stage(second.pairs, every, stage)[0])
     used = {name for pair in (*kept, *(second.pairs if second else ())) for name in (pair.chosen, pair.rejected)}
     encoded = {name: item for name, item in every.items() if name in used}
     reference = _read_reference(store, referred, start, encoded, stage)
-    doses = [dose * stage.steps for dose in settings["doses"]]
-    epochs = stage.epochs and stage.epochs * settings["doses"][-1]
-    with _open_balance(step, store) as balance:
+    doses = [dose * stage.steps for dose in settings.doses]
+    epochs = stage.epochs and stage.epochs * settings.doses[-1]
+    with _open_balance(step, settings, store) as balance:
         results = resume(
             scratch,
             lambda: train_dpo(
@@ -184,7 +193,7 @@ def _train_stage(step: Step, store: Store, scratch: Path, emit: Emit) -> Finishe
                 kept,
                 encoded,
                 # The warm-up is that of dose 1.
-                replace(stage, steps=doses[-1], epochs=epochs, warmup_ratio=None),
+                stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None}),
                 seed=int(step.fingerprint[:15], 16),
                 save_at=doses,
                 out_dir=scratch,
@@ -224,31 +233,34 @@ def _read_pairs(store: Store, paired: str) -> list[PreferencePair]:
     return list(pairs)
 
 
-def _read_second(step: Step, store: Store, paired: str) -> Second:
+def _read_second(stage: StageSection, store: Store, paired: str) -> Second:
     """The pairs of the objective that a stage keeps beside its own, and how it takes them."""
     from holdfast.training.dpo.mixing import Second
 
-    amounts: Mapping[Way, str] = {"mix": "share", "term": "weight", "balance": "initial"}
-    way, key = next((way, key) for way, key in amounts.items() if step.settings.get(way) is not None)
-    return Second(pairs=_read_pairs(store, paired), way=way, amount=step.settings[way][key])
+    pairs = _read_pairs(store, paired)
+    if stage.mix is not None:
+        return Second(pairs=pairs, way="mix", amount=stage.mix.share)
+    if stage.term is not None:
+        return Second(pairs=pairs, way="term", amount=stage.term.weight)
+    assert stage.balance is not None  # the plan gives second pairs to these three alone
+    return Second(pairs=pairs, way="balance", amount=stage.balance.initial)
 
 
 @contextlib.contextmanager
-def _open_balance(step: Step, store: Store) -> Iterator[tuple[Balance, Measure] | None]:
+def _open_balance(step: Step, settings: PairStageSettings, store: Store) -> Iterator[tuple[Balance, Measure] | None]:
     """The balance of a stage, and what it measures with; None for a stage without one."""
-    told = step.settings.get("balance")
-    if told is None:
+    section = settings.section.balance
+    if section is None:
         yield None
         return
     from holdfast.training.dpo.balance import Balance
 
-    known = {field.name: told[field.name] for field in fields(Balance)}
-    with open_measure(step, store) as measure:
-        yield Balance(**known), measure
+    with open_measure(step, settings, store) as measure:
+        yield Balance(**section.model_dump()), measure
 
 
 def _read_reference(
-    store: Store, referred: str, start: Path, encoded: Mapping[str, Encoded], stage: DPOSettings
+    store: Store, referred: str, start: Path, encoded: Mapping[str, Encoded], stage: StageSection
 ) -> dict[str, float]:
     """The reference's log-probabilities of some trajectories. What it cannot score, training itself refuses by name."""
     from holdfast.training.policy.adapters import longest_sequence

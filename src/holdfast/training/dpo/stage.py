@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError
 from holdfast.records.outputs import sync_tree
 from holdfast.store.weights import dose_path, note_digest, start_anew
+from holdfast.study.sections import SFTSection
+from holdfast.study.stages import StageSection
 from holdfast.training.dpo.balance import Balance, Measure
 from holdfast.training.dpo.mixing import Second, mixed_steps, second_step
 from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps
@@ -40,7 +42,7 @@ from holdfast.training.loop.result import TrainResult
 from holdfast.training.loop.sharding import score_together
 from holdfast.training.policy.adapters import Policy, Precision, open_policy
 from holdfast.training.ranks import find_ranks
-from holdfast.training.settings import DPOSettings, SFTSettings, fit_stage
+from holdfast.training.settings import fit_stage
 from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
 from holdfast.training.trees.parts import PairObjective, TrainStep, demonstration_step, pair_step
 
@@ -51,13 +53,14 @@ Progress = Callable[[int, int], None]
 def train_sft(
     model_dir: Path,
     demonstrations: Sequence[Encoded],
-    settings: SFTSettings,
+    settings: SFTSection,
     *,
+    steps: int,
     seed: int,
     out_dir: Path,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Teaches a model from demonstrations and saves it to ``out_dir``.
+    """Teaches a model from demonstrations in ``steps`` optimiser steps and saves it to ``out_dir``.
 
     Warm-up, then linear decay to zero. Raises StudyError for data that cannot be learnt from and StepError
     for a loss that is not finite.
@@ -71,7 +74,7 @@ def train_sft(
         loop = Loop(
             policy,
             LoopSettings(
-                steps=settings.steps,
+                steps=steps,
                 learning_rate=settings.learning_rate,
                 warmup_steps=settings.warmup_steps,
                 max_grad_norm=settings.max_grad_norm,
@@ -80,10 +83,10 @@ def train_sft(
             ),
             seed=seed,
         )
-        steps = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
-        for log in loop.run(steps):
+        taken = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
+        for log in loop.run(taken):
             if progress is not None:
-                progress(log.step, settings.steps)
+                progress(log.step, steps)
         policy.save(out_dir)
         return TrainResult(
             path=out_dir,
@@ -121,7 +124,7 @@ def train_dpo(
     model_dir: Path,
     pairs: Sequence[PreferencePair],
     encoded: Mapping[str, Encoded],
-    settings: DPOSettings,
+    settings: StageSection,
     *,
     seed: int,
     save_at: Sequence[int],
@@ -168,7 +171,7 @@ def _check_stage(
     pairs: Sequence[PreferencePair],
     second: Second | None,
     encoded: Mapping[str, Encoded],
-    settings: DPOSettings,
+    settings: StageSection,
     doses: Sequence[int],
 ) -> None:
     """Raises StudyError for pairs that cannot be learnt from, and for doses outside the stage."""
@@ -220,7 +223,7 @@ class PreferenceStage:
         model_dir: Path,
         pairs: Sequence[PreferencePair],
         encoded: Mapping[str, Encoded],
-        settings: DPOSettings,
+        settings: StageSection,
         reference: Mapping[str, float],
         *,
         seed: int,
@@ -254,7 +257,7 @@ class PreferenceStage:
         self._leads = ranks is None or ranks.rank == 0
         self._folder, self._tracker = folder, None
         if tracker is not None and self._leads:
-            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**asdict(settings), "seed": seed})
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
         self._loop = Loop(
             self._policy,
             LoopSettings(**loop),
@@ -309,10 +312,10 @@ class PreferenceStage:
         free = {"token_budget", "recompute", "devices"} | (
             {"steps"} if self._settings.schedule == "constant" else set()
         )
-        settings = {name: value for name, value in asdict(self._settings).items() if name not in free}
+        settings = {name: value for name, value in self._settings.model_dump().items() if name not in free}
         kept: list[Any] = []
         if self._second is not None:
-            rule = None if self._balance is None else asdict(self._balance[0])
+            rule = None if self._balance is None else self._balance[0].model_dump()
             kept = [[self._second.way, self._second.amount, rule, _list_pairs(self._second.pairs)]]
         return content_id(settings, _list_pairs(self._pairs), self._reference, *kept)
 

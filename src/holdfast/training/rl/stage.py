@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,10 @@ def train_on_rewards(
 def _check_stage(settings: RewardSettings, draw: Draw | None, groups: Sequence[Rewarded], doses: Sequence[int]) -> None:
     if not doses or doses[0] < 1 or doses[-1] > settings.steps:
         raise StudyError(f"doses {list(doses)}: steps to save at are between 1 and {settings.steps}")
-    if settings.on_policy and settings.method != "grpo":
-        raise StudyError(f"method {settings.method} learns from stored rollouts; set rollouts to start or source")
     if settings.on_policy and (draw is None or groups):
         raise StudyError("rollouts of the policy are drawn while it trains; pass draw and no groups")
     if not settings.on_policy and draw is not None:
         raise StudyError(f"rollouts of {settings.rollouts} were stored before; pass groups and no draw")
-    if settings.group_size < 2:
-        raise StudyError(f"group_size is {settings.group_size}: rewards are compared within a group; use 2 or more")
 
 
 class RewardStage:
@@ -135,7 +131,7 @@ class RewardStage:
         identity = content_id(_identify(settings, groups, seed), _digest(model_dir))
         self._tracker = None
         if tracker is not None:
-            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**asdict(settings), "seed": seed})
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
         options = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
         self._loop = Loop(
             self._policy,
@@ -350,7 +346,7 @@ def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -
     free = {"token_budget", "recompute"}
     if settings.schedule == "constant" and settings.lag == 0 and settings.steps >= _PATIENCE:
         free |= {"steps"}
-    kept = {name: value for name, value in asdict(settings).items() if name not in free}
+    kept = {name: value for name, value in settings.model_dump().items() if name not in free}
     data = [[item.group, item.case_id, item.encoded.ids.tolist(), item.reward] for item in groups]
     return content_id(kept, data, seed)
 
