@@ -17,7 +17,7 @@ import numpy as np
 import holdfast as hf
 from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, PreferencePair, content_id
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.store import Store
 from holdfast.study.study import Study, load

@@ -21,7 +21,7 @@ from typing import Any
 
 from machine import document, show
 
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Step
 from holdfast.store import Store

@@ -23,7 +23,7 @@ from smoke_study import smoke_settings, write_toml
 import holdfast as hf
 from holdfast.models import Ask, Reply
 from holdfast.records import Estimate, Message
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.plan.step import Step
 from holdfast.runs.run import measures
 from holdfast.runs.steps import speakers
@@ -305,7 +305,7 @@ def test_a_model_rates_while_the_stage_trains(
     settings["judges"] = {"critic": {"kind": "rating", "model": "critic"}}
     settings["stages"]["on"] |= {"reward": "penalized", "weight": 0.3}
     study, critic, opened = hf.Study.model_validate(settings), Critic([]), speakers._open
-    patched = lambda told, *rest: critic if told.get("model") == "critic" else opened(told, *rest)  # noqa: E731
+    patched = lambda one, *rest: critic if one.model == "critic" else opened(one, *rest)  # noqa: E731
     monkeypatch.setattr(speakers, "_open", patched)
     run = hf.run(study, tmp_path / "run", workers=1)
     (step,) = train_steps(study).values()

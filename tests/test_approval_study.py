@@ -14,8 +14,8 @@ from approval_study import miniature
 from smoke_study import write_toml
 
 import holdfast as hf
+from holdfast.runs.build import build
 from holdfast.runs.forecast import forecast
-from holdfast.runs.plan.build import build
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.readiness import look_around
 from holdfast.study.study import load

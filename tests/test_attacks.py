@@ -26,7 +26,7 @@ from holdfast.records.errors import StudyError
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.emulated import EmulatedWorld
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.readiness import look_around
 from holdfast.study.conditions import AttackSection
 from holdfast.study.sections import SuiteSection

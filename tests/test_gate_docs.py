@@ -20,7 +20,7 @@ from holdfast.decisions.gate.choosing import find_checkpoint, parent_of, read_co
 from holdfast.decisions.gate.rules import read_rules
 from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.study.rules import CHECKS, GateSection
 from holdfast.study.study import load
 

@@ -16,7 +16,7 @@ from holdfast.cli.main import main
 from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.edges import find_edges
 from holdfast.records import content_id
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.study.study import Study
 

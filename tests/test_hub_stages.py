@@ -24,18 +24,19 @@ from holdfast.models.hub.random_base import build_random
 from holdfast.records import Case, Checkpoint, Ending, Message, PreferencePair, StageRecord, Trajectory
 from holdfast.records.errors import StepError
 from holdfast.runs.execution import execute
+from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.plan.settings import (
     BringSettings,
     OpenSettings,
     PairSettings,
-    PairStageSettings,
     RandomSettings,
     ReferenceSettings,
     Settings,
 )
 from holdfast.runs.plan.step import Plan, Step
-from holdfast.runs.steps import Finished, carry_out
+from holdfast.runs.steps.outcomes import Finished
 from holdfast.runs.steps.reading import encode, load_chat, weights_of
+from holdfast.runs.work import carry_out
 from holdfast.store import Store, codec
 from holdfast.store.weights import lend
 from holdfast.study.sections import PairSection, SuiteSection
@@ -297,8 +298,8 @@ def test_a_repository_is_noted_in_the_revision_that_was_found(
     )
     asked: list[tuple[str, str | None]] = []
     monkeypatch.setattr(hub, "resolve", lambda name, revision=None: asked.append((name, revision)) or place)
-    entry = ModelEntry(kind="local", name="org/model").model_dump(mode="json")
-    step = make_step("train", "b", (), {"method": "open", "base": "m", "entry": entry}, (Checkpoint(id="c", base="m"),))
+    entry = ModelEntry(kind="local", name="org/model")
+    step = make_step("b", (), OpenSettings(base="m", entry=entry), (Checkpoint(id="c", base="m"),))
     found: list[Any] = []
     carry_out(step, run, found.append)
     (finished,) = found

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sample_studies import four_lineages, part_of
 
+from holdfast.runs import build as plans
 from holdfast.runs.forecast import TINY_CPU_SECONDS, forecast
-from holdfast.runs.plan import build as plans
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.readiness import PACKAGES, look_around
 from holdfast.store import Store

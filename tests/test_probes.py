@@ -11,7 +11,7 @@ from probe_samples import reply_to
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Message, ToolCall
 from holdfast.records.errors import StudyError
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.study.conditions import ProbeSection
 from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.study import Study

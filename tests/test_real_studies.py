@@ -14,8 +14,8 @@ from conftest import data_file
 import holdfast as hf
 from holdfast.records import Score
 from holdfast.records.errors import StudyError
+from holdfast.runs.build import build
 from holdfast.runs.forecast import forecast, render_forecast
-from holdfast.runs.plan.build import build
 from holdfast.store import Store
 from holdfast.study.study import load
 

@@ -9,9 +9,10 @@ import pytest
 from holdfast.models.entries import ModelEntry
 from holdfast.models.hub.random_base import build_random
 from holdfast.records.errors import StepError
-from holdfast.runs.plan.settings import EpisodeLimits, PairStageSettings, SpeakerModel, TuningSettings
+from holdfast.runs.methods.pairs.plan import PairStageSettings, TuningSettings
+from holdfast.runs.methods.pairs.tuning import open_measure
+from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.tuning import open_measure
 from holdfast.store import Store
 from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.stages import BalanceSection, StageSection

@@ -16,10 +16,11 @@ from toolemu_samples import make_record, make_suite, write_files
 import holdfast as hf
 from holdfast.models.directories.whole import read_weights
 from holdfast.records.errors import StepError, StudyError
-from holdfast.runs.plan import build as plans
+from holdfast.runs import build as plans
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.run import Run, measures
-from holdfast.runs.steps import Finished, Outcome, carry_out
+from holdfast.runs.steps.outcomes import Finished, Outcome
+from holdfast.runs.work import carry_out
 from holdfast.store import Store
 from holdfast.store.weights import digest_directory
 from holdfast.study.stages import MERGE

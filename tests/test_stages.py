@@ -60,12 +60,13 @@ def timeless(results):
 
 def test_sft_teaches_and_is_reproducible(base, tmp_path):
     chat = TinyChat.load(base)
-    wanted, ticks = office.change(office.TEACHING, steps=30), []
+    ticks = []
     runs = [
         train_sft(
             base,
             office.demonstrations(chat),
-            wanted,
+            office.TEACHING,
+            steps=30,
             seed=seed,
             out_dir=tmp_path / name,
             progress=lambda done, total: ticks.append((done, total)),

@@ -19,9 +19,11 @@ from holdfast.models.tiny.chat import TinyChat
 from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, Ending, Trajectory
 from holdfast.records.errors import StepError, StudyError
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps import Batch, Finished, Outcome, carry_out, reading, references
+from holdfast.runs.steps import reading, references
+from holdfast.runs.steps.outcomes import Batch, Finished, Outcome
+from holdfast.runs.work import carry_out
 from holdfast.store import DATABASE, Store, weights
 from holdfast.store.checking import reseal
 from holdfast.study.study import load

@@ -18,7 +18,8 @@ from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
 from holdfast.runs.forecast import expected_seconds
 from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
 from holdfast.runs.plan.step import Plan, Step
-from holdfast.runs.steps import Batch, Finished, Progress, batch_size, carry_out
+from holdfast.runs.steps.outcomes import Batch, Finished, Progress
+from holdfast.runs.work import batch_size, carry_out
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.places import LOGS

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from holdfast.models import Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
-from holdfast.runs.plan.settings import (
-    BringSettings,
-    JudgeSettings,
-    PairSettings,
-    PairStageSettings,
-    ReferenceSettings,
-    RewardStageSettings,
-    RolloutSettings,
-    SpeakerModel,
+from holdfast.runs.methods import METHODS
+from holdfast.runs.plan.costs import (
+    PUBLISHED_CALLS,
+    PUBLISHED_TOKENS,
+    RATED_OBJECTIVES,
+    RATING_TOKENS,
+    TALK_TOKENS,
+    Calls,
+    calls_with_users,
 )
+from holdfast.runs.plan.settings import JudgeSettings, ReferenceSettings, RolloutSettings, SpeakerModel, StageSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
-from holdfast.store.tables import ScoreTable
-from holdfast.study.users import ApprovalSection
-from holdfast.suites import split_cases
-from holdfast.training.pairs import build_pairs
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
 # steps replace them as soon as there are any.
@@ -39,10 +33,7 @@ TINY_CPU_SECONDS: Mapping[str, float] = {
     "judge": 0.0001,
     "pair": 0.00002,
     "reference": 0.0008,
-    "dpo": 0.078,
-    "grpo": 0.15,
-    "best_sft": 0.08,
-    "best_dpo": 0.1,
+    **{name: method.cpu_seconds for name, method in METHODS.items()},
 }
 # Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
 _USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
@@ -89,7 +80,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     left = sum(row["cpu_seconds"] for row in rows)
     workers = plan.study.run.workers
     waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
-    traffic = expect_traffic(waiting, run_path)
+    traffic = expect_traffic(plan, waiting, run_path)
     remote = [one for one in traffic if one.remote]
     return {
         "study": plan.study.study.name,
@@ -129,10 +120,12 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
     ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
     """
     written = sum(one.output_tokens for one in traffic if not one.remote)
-    stages = [(step, step.settings) for step in waiting]
-    pairs = [_count_pairs(plan, step, stage) for step, stage in stages if isinstance(stage, PairStageSettings)]
+    costs = [
+        METHODS[step.settings.method].cost(plan, step) for step in waiting if isinstance(step.settings, StageSettings)
+    ]
+    pairs = [cost.pairs for cost in costs]
     passes = None if None in pairs else sum(one for one in pairs if one is not None)
-    rewarded = sum(_count_rewarded(stage) for _, stage in stages if isinstance(stage, RewardStageSettings))
+    rewarded = sum(cost.tokens for cost in costs)
     learnt = None if passes is None else passes * TOKENS_PER_PAIR + rewarded
     rates, hours = plan.study.run, None
     if rates.generate_rate and rates.train_rate and learnt is not None:
@@ -143,56 +136,6 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
         "trained_tokens": None if learnt is None else round(learnt),
         "accelerator_hours": hours,
     }
-
-
-def _count_rewarded(stage: RewardStageSettings) -> float:
-    """Tokens in the trees of a stage that learns from rewards: a group's prompt once, and every reply."""
-    prompt, reply = TALK_TOKENS
-    return float(stage.section.steps * stage.section.prompts_per_step * prompt + count_sampled(stage) * reply)
-
-
-def _count_pairs(plan: Plan, step: Step, stage: PairStageSettings) -> int | None:
-    """How often a stage learns from a pair, or None where that cannot be told before its pairs are made."""
-    section = stage.section
-    if not section.epochs:
-        # A second objective's term takes as many pairs again; a balance takes them while it weighs something.
-        return step.size * section.pairs_per_step * (2 if section.term or section.balance else 1)
-    paired = plan.step(step.inputs[1])
-    brought, rule = plan.step(paired.inputs[0]).settings, paired.settings
-    assert isinstance(rule, PairSettings)
-    if not isinstance(brought, BringSettings) or not (Path(brought.source) / DATABASE).is_file():
-        return None
-    assert rule.split_seed is not None  # as of all pairs of what was brought
-    cases = split_cases(plan.study.suite, rule.split_seed)["train"]
-    # Neither the share of flipped pairs nor the seed changes how many there are.
-    alike = replace(rule, flip=0.0, pair_seed=0)
-    return section.epochs * _count_brought(Path(brought.source), tuple(one.id for one in cases), alike)
-
-
-@lru_cache(maxsize=256)
-def _count_brought(source: Path, cases: tuple[str, ...], settings: PairSettings) -> int:
-    rule = settings.rule
-    table, names = _read_source(source)
-    selection = build_pairs(
-        table,
-        names,
-        objectives=settings.objectives,
-        judge=settings.judge,
-        min_gap=rule.min_gap,
-        min_chosen=rule.min_chosen,
-        combine=settings.agree,
-        cap_per_case=rule.cap_per_case or None,
-        exclude_unfit=rule.exclude_unfit,
-        rng=np.random.default_rng(0),
-        cases=cases,
-    )
-    return len(selection)
-
-
-@lru_cache(maxsize=1)
-def _read_source(source: Path) -> tuple[ScoreTable, list[str]]:
-    with Store(source) as store:
-        return store.score_table(), store.trajectory_ids()
 
 
 def render_forecast(document: Mapping[str, Any]) -> str:
@@ -232,18 +175,6 @@ def _render_work(left: Mapping[str, Any]) -> str:
     return f"models here: {left['written_tokens'] / 1e6:,.1f} M tokens to write; {learnt}; {hours}"
 
 
-# By speaker: calls of one episode, or of one judgement.
-PUBLISHED_CALLS: Mapping[str, float] = {"agent": 2.0, "emulator": 1.0, "judge": 1.0}
-# By speaker: tokens read and written in one call.
-PUBLISHED_TOKENS: Mapping[str, tuple[float, float]] = {
-    "agent": (3_400, 400),
-    "emulator": (3_500, 2_000),
-    "judge": (4_500, 750),
-}
-# The same of one call in talk with users, and of one rating.
-TALK_TOKENS = (350, 120)
-RATING_TOKENS = (400, 4)
-RATED_OBJECTIVES = 2
 LANGUAGE_MODELS = ("random", "local", "vllm", "remote")
 
 
@@ -261,19 +192,19 @@ class Traffic:
     measured: bool
 
 
-def expect_traffic(steps: Iterable[Step], run_path: Path) -> list[Traffic]:
+def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     """The traffic of some steps that are to do, summed by speaker and model."""
     measured = _measured_tokens(run_path)
     totals: dict[tuple[Speaker, str], list[float]] = {}  # calls, tokens read, tokens written
     entries: dict[str, tuple[ModelEntry, EndpointSection]] = {}
     for step in steps:
-        for speaker, asked, calls, tokens in _speakers(step):
-            entry = asked.entry
+        for asked in _expect_calls(plan, step):
+            name, entry = asked.model.model, asked.model.entry
             if entry.kind in LANGUAGE_MODELS:
-                entries[asked.model] = (entry, step.means.endpoints.get(asked.model, EndpointSection()))
-                read, written = measured.get((speaker, entry.name), tokens)
-                total = totals.setdefault((speaker, asked.model), [0.0, 0.0, 0.0])
-                for place, amount in enumerate((calls, calls * read, calls * written)):
+                entries[name] = (entry, step.means.endpoints.get(name, EndpointSection()))
+                read, written = measured.get((asked.speaker, entry.name), asked.tokens)
+                total = totals.setdefault((asked.speaker, name), [0.0, 0.0, 0.0])
+                for place, amount in enumerate((asked.calls, asked.calls * read, asked.calls * written)):
                     total[place] += amount
     found = []
     for (speaker, model), (calls, read, written) in sorted(totals.items()):
@@ -294,43 +225,26 @@ def expect_traffic(steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     return found
 
 
-def _speakers(step: Step) -> Iterator[tuple[Speaker, SpeakerModel, float, tuple[float, float]]]:
-    """Who speaks in a step besides a tiny agent, in how many calls, and the tokens read and written in one."""
+def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
+    """Who is asked in a step besides a tiny agent, and how often."""
     match step.settings:
         case RolloutSettings() as settings:
             calls, tokens = PUBLISHED_CALLS["agent"], PUBLISHED_TOKENS["agent"]
             if settings.users is not None:
-                calls, tokens = _calls_with_users(settings.users.section), TALK_TOKENS
+                calls, tokens = calls_with_users(settings.users.section), TALK_TOKENS
             if settings.agent is not None:
-                yield "agent", settings.agent, step.size * calls, tokens
+                yield Calls(speaker="agent", model=settings.agent, calls=step.size * calls, tokens=tokens)
             if settings.emulator is not None:
-                calls = step.size * PUBLISHED_CALLS["emulator"]
-                yield "emulator", settings.emulator, calls, PUBLISHED_TOKENS["emulator"]
+                calls, tokens = step.size * PUBLISHED_CALLS["emulator"], PUBLISHED_TOKENS["emulator"]
+                yield Calls(speaker="emulator", model=settings.emulator, calls=calls, tokens=tokens)
         case JudgeSettings(speaker=SpeakerModel() as speaker) as settings:
             section = settings.judged_by
             tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
             objectives = len(section.rubrics) or RATED_OBJECTIVES
-            yield "judge", speaker, step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"], tokens
-        case RewardStageSettings() as settings if settings.section.on_policy:
-            rollouts = count_sampled(settings)
-            if settings.agent is not None:
-                yield "agent", settings.agent, rollouts * _calls_with_users(settings.users.section), TALK_TOKENS
-            if settings.speaker is not None:
-                yield "judge", settings.speaker, rollouts * RATED_OBJECTIVES * settings.rater.repeats, RATING_TOKENS
-
-
-def count_sampled(stage: RewardStageSettings) -> int:
-    """The rollouts that a stage which learns from rewards takes in, before any is left out."""
-    return stage.section.steps * stage.section.prompts_per_step * stage.section.group_size
-
-
-def _calls_with_users(users: ApprovalSection) -> float:
-    """The agent's replies in an episode with a user, on average over settings: one a turn, and a call to report on."""
-    found = []
-    for one in users.settings.values():
-        environments = one.environments or users.environments
-        found.append(one.turns + environments.count("report") / len(environments))
-    return float(sum(found) / len(found))
+            calls = step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"]
+            yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
+        case StageSettings() as settings:
+            yield from METHODS[settings.method].cost(plan, step).calls
 
 
 def _measured_tokens(run_path: Path) -> dict[tuple[str, str], tuple[float, float]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from holdfast.judges import open_judge
 from holdfast.models.entries import ModelEntry
 from holdfast.records.errors import MissingExtra, StoreError, StudyError
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE

@@ -19,10 +19,10 @@ from typing import Any
 from holdfast.records import Analysis, Estimate, Frontier, Verdict
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
+from holdfast.runs.build import build
 from holdfast.runs.engines import describe_failure
 from holdfast.runs.execution import Listener, execute
 from holdfast.runs.forks import fork_run
-from holdfast.runs.plan.build import build
 from holdfast.runs.plan.step import Step
 from holdfast.runs.readiness import look_around
 from holdfast.store import DATABASE, Store

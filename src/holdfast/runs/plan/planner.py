@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 
 from holdfast.models.entries import TINY_SIZES
@@ -21,10 +21,10 @@ from holdfast.runs.plan.settings import (
     SpeakerModel,
     TeachSettings,
 )
-from holdfast.runs.plan.step import Made, Means, Step
+from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.conditions import PartSection
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import StageSection
+from holdfast.study.stages import MERGE, SourceSection, StageSection
 from holdfast.study.study import Study
 from holdfast.suites import approval, probes
 from holdfast.suites.approval import teaching
@@ -34,12 +34,19 @@ from holdfast.suites.office import CASES_VERSION, DEMONSTRATIONS_VERSION
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
 
+PlanMethod = Callable[["Planner", Replicate, Mapping[tuple[str, ...], Made], tuple[str, ...]], Made]
+
 
 class Planner:
-    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too."""
+    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too.
 
-    def __init__(self, study: Study, fresh: Collection[tuple[str, ...]] = ()) -> None:
-        self.study, self.fresh = study, fresh
+    ``methods`` plan the train step of a lineage's last name, given what is made so far by lineage.
+    """
+
+    def __init__(
+        self, study: Study, methods: Mapping[str, PlanMethod], fresh: Collection[tuple[str, ...]] = ()
+    ) -> None:
+        self.study, self.fresh, self._methods = study, fresh, methods
         self.steps: dict[str, Step] = {}
         # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
         self._tested: dict[str, dict[int, str]] = {}
@@ -115,6 +122,23 @@ class Planner:
         checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model)
         self.set_checkpoints(fingerprint, (checkpoint,))
         return Made(checkpoint=checkpoint, step=fingerprint)
+
+    def train(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
+        """A lineage's last stage, or a merge, after what is made so far."""
+        name = lineage[-1]
+        method = MERGE if name in self.study.merges else self.study.stages[name].method
+        return self._methods[method](self, replicate, made, lineage)
+
+    def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
+        """The checkpoint whose rollouts a stage learns from, trained with the same seed."""
+        root = replicate.root
+        if source.base != replicate.base:
+            root = self.base(source.base, self.study.model.base_seeds[0])
+        other = replace(replicate, base=source.base, root=root)
+        made: dict[tuple[str, ...], Made] = {(): root}
+        for length in range(1, len(source.lineage) + 1):
+            made[source.lineage[:length]] = self.train(other, made, source.lineage[:length])
+        return made[source.lineage]
 
     def speaker(self, name: str) -> tuple[SpeakerModel, tuple[str, ...]]:
         """A model that speaks beside the agent, and the step that makes it, if one does."""

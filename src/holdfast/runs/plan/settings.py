@@ -13,7 +13,7 @@ from holdfast.models.entries import ModelEntry
 from holdfast.records import JSON
 from holdfast.rollout.episode import Limits
 from holdfast.study.sections import JudgeSection, ModelSection, PairSection, SuiteSection
-from holdfast.study.stages import MERGE, RewardSection, StageSection, TrainingSection
+from holdfast.study.stages import TrainingSection
 from holdfast.study.users import PRACTICE, ApprovalSection
 from holdfast.suites.approval import SCENARIOS_VERSION
 
@@ -288,18 +288,6 @@ class TeachSettings(TrainSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningSettings(Record):
-    """What a balance is measured with: the cases kept for it, of as many as the stage that asks for most has ``of``."""
-
-    suite: SuiteSection = field(metadata={"exclude_unset": True})
-    split_seed: int
-    of: int
-    limits: EpisodeLimits
-    judge: str
-    section: JudgeSection
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageSettings(TrainSettings):
     """A stage of the study, named ``stage``, from the checkpoint ``parent``."""
 
@@ -309,59 +297,3 @@ class StageSettings(TrainSettings):
     train_seed: int
     calls: Calls | None = None
     agent: SpeakerModel | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairStageSettings(StageSettings):
-    """A stage that learns from pairs, kept at every dose.
-
-    A stage with a balance has ``tuning``, and the models that speak while it is measured.
-    """
-
-    section: StageSection = field(metadata={"flat": True})
-    doses: tuple[int, ...]
-    tuning: TuningSettings | None = None
-    emulator: SpeakerModel | None = None
-
-    def speakers(self) -> dict[Speaker, SpeakerModel]:
-        """The model that plays the tools while a balance is measured; the agent is the policy itself."""
-        return {} if self.emulator is None else {"emulator": self.emulator}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardStageSettings(StageSettings):
-    """A stage that learns from rewards, kept after each number of steps in ``kept``.
-
-    ``rater`` is the judge that rewards, ``rubrics`` are the ids of all that ratings depend on, and ``harm_by_rules``
-    is given where a study's rules may tell harm beside another judge. Stored rollouts are those of the step
-    ``rolled``, sampled by the checkpoint ``sampler``.
-    """
-
-    section: RewardSection = field(metadata={"flat": True})
-    kept: tuple[int, ...]
-    split_seed: int
-    judge: str
-    rater: JudgeSection
-    limits: EpisodeLimits
-    users: UserSettings = field(metadata={"flat": True})
-    rubrics: Mapping[str, str]
-    rollout_seed: int | None = None
-    harm_by_rules: bool | None = None
-    speaker: SpeakerModel | None = None
-    rolled: str | None = None
-    sampler: str | None = None
-
-    def speakers(self) -> dict[Speaker, SpeakerModel]:
-        """The model that rates; the agent is the policy itself."""
-        return {} if self.speaker is None else {"judge": self.speaker}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeSettings(TrainSettings):
-    """Weights between two checkpoints at every share of the second."""
-
-    unit = "merges"
-    method: str = MERGE
-    stage: str
-    of: tuple[str, str]
-    shares: tuple[float, ...]

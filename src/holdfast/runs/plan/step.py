@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.models.entries import EndpointSection
-from holdfast.records import Checkpoint
+from holdfast.records import JSON, Checkpoint
 from holdfast.runs.plan.settings import Kind, Settings
 from holdfast.study.study import Study
 
@@ -73,3 +73,23 @@ class Made:
 
     checkpoint: Checkpoint
     step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicate:
+    """One base at one point of the axes with one training seed; ``root`` is the base's own checkpoint."""
+
+    base: str
+    root: Made
+    point: JSON
+    seed: int
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The point's axes as a checkpoint has them, which has its split apart."""
+        return {key: value for key, value in self.point.items() if key != "split_seed"}
+
+    def label(self, verb: str, base: str, name: str) -> str:
+        """The name of a train step, for people."""
+        axes = (f"{axis}={value}" for axis, value in self.point.items())
+        return " · ".join([f"{verb} {base} · {name} · seed {self.seed}", *axes])

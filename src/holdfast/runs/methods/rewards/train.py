@@ -22,7 +22,7 @@ from holdfast.records import Case, Ending, Message, Score, Trajectory, content_i
 from holdfast.records.errors import StepError, StudyError
 from holdfast.rollout.dialogues import Speakers
 from holdfast.rollout.episode import roll_out as roll_out_episodes
-from holdfast.runs.plan.settings import RewardStageSettings
+from holdfast.runs.methods.rewards.plan import RewardStageSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import open_judge_of, score_all
 from holdfast.runs.steps.outcomes import Emit, Finished, beat, complete

@@ -14,7 +14,8 @@ from holdfast.records import content_id
 from holdfast.records.errors import StepError
 from holdfast.rollout.dialogues import Speakers
 from holdfast.rollout.episode import roll_out as roll_out_episodes
-from holdfast.runs.plan.settings import PairStageSettings, SpeakerModel
+from holdfast.runs.methods.pairs.plan import PairStageSettings
+from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import complete
 from holdfast.runs.steps.reading import cases_of

@@ -1,4 +1,4 @@
-"""Train steps: a base taught, made or opened, a merge, or a preference stage, which goes on where it was stopped."""
+"""Carries out a stage that learns from pairs, which goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -11,26 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.models.entries import ModelEntry
 from holdfast.records import PreferencePair
 from holdfast.records.errors import StepError
-from holdfast.runs.plan.settings import (
-    MergeSettings,
-    OpenSettings,
-    PairStageSettings,
-    RandomSettings,
-    RewardStageSettings,
-    TeachSettings,
-    TrainSettings,
-)
+from holdfast.runs.methods.pairs.plan import PairStageSettings
+from holdfast.runs.methods.pairs.tuning import open_measure
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, Finished, beat
-from holdfast.runs.steps.practice import train_on_rewards
 from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.references import is_scored
-from holdfast.runs.steps.tuning import open_measure
-from holdfast.store import Store, weights
-from holdfast.store.weights import WEIGHTS
+from holdfast.store import Store
 from holdfast.study.stages import StageSection
 
 if TYPE_CHECKING:
@@ -40,132 +29,7 @@ if TYPE_CHECKING:
     from holdfast.training.loop.result import TrainResult
 
 
-def train(step: Step, settings: TrainSettings, store: Store, emit: Emit) -> Finished:
-    """New weights in the step's own directory, which the writer takes over; a base that is opened stays where it is."""
-    if isinstance(settings, OpenSettings):
-        return _open_base(step, settings.entry, store)
-    with weights.open_scratch(store.path / WEIGHTS, step.fingerprint) as scratch:
-        if isinstance(settings, RewardStageSettings):
-            return train_on_rewards(step, settings, store, scratch, emit)
-        if isinstance(settings, PairStageSettings):
-            return _train_stage(step, settings, store, scratch, emit)
-        weights.clear_scratch(scratch)
-        if isinstance(settings, MergeSettings):
-            return _merge(step, settings, store, scratch)
-        if isinstance(settings, TeachSettings):
-            return _teach_base(step, settings, scratch, emit)
-        assert isinstance(settings, RandomSettings)
-        return _make_base(step, settings, store, scratch)
-
-
-def _open_base(step: Step, entry: ModelEntry, store: Store) -> Finished:
-    """A directory, or a repository in the revision that it has now, noted so that every later step finds the same.
-
-    Weights that the run holds are named by their digest, wherever the run lies.
-    """
-    (checkpoint,) = step.checkpoints
-    if entry.kind == "remote":
-        return Finished(result={}, checkpoints=((checkpoint, None),))
-    if weights.is_held(entry.name):
-        held = replace(checkpoint, path=entry.name, model=None)
-        return Finished(result={"digest": store.weights(held).name}, checkpoints=((held, None),))
-    # Not before: a study of remote models alone needs no packages for weights.
-    from holdfast.models.directories.stacks import base_of
-    from holdfast.models.hub import hub
-
-    name, revision = entry.name, entry.revision
-    directory = hub.resolve(name, revision)
-    found = hub.describe(directory)
-    repository = found["revision"] is not None and not Path(name).expanduser().is_dir()
-    model = f"{name}@{found['revision']}" if repository else str(directory.resolve())
-    base = base_of(directory)
-    result = {**found, "directory": str(directory), **({"base": str(base)} if base != directory else {})}
-    return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))
-
-
-def _make_base(step: Step, settings: RandomSettings, store: Store, scratch: Path) -> Finished:
-    """A base of a real architecture with random weights, and a tokenizer made of the cases' texts."""
-    from holdfast.models.hub.random_base import build_random
-
-    (checkpoint,) = step.checkpoints
-    directory = scratch / "made"
-    texts = [
-        text
-        for case in cases_of(store).values()
-        for text in (*(message.content for message in case.messages), *(tool.description for tool in case.tools))
-    ]
-    build_random(directory, settings.entry, texts, seed=settings.base_seed)
-    return Finished(result={}, checkpoints=((checkpoint, directory),))
-
-
-def _teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -> Finished:
-    """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
-    from holdfast.models.tiny import model as tiny
-    from holdfast.suites import approval, office, probes
-    from holdfast.suites.approval import teaching
-    from holdfast.training.dpo.stage import train_sft
-    from holdfast.training.encoding import encode_episode
-
-    (checkpoint,) = step.checkpoints
-    directory, fresh = scratch / "taught", scratch / "fresh"
-    if weights.fetch_cached(step.fingerprint, directory):
-        return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
-    seed, model, sft = settings.base_seed, settings.model, settings.model.sft
-    count = 0 if settings.suite == approval.SUITE else sft.demonstrations
-    besides = [
-        probes.teach_beside(settings.probes, seed, count),
-        teaching.teach_beside(settings.approval, seed),
-    ]
-    words: tuple[str, ...] = office.lexicon() if count else ()
-    prompts: dict[str, str] = dict(office.system_prompts()) if count else {}
-    for beside in besides:
-        words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
-    tiny.build(
-        words,
-        fresh,
-        seed=seed,
-        system_prompts=prompts,
-        argument="object",
-        hidden=model.hidden,
-        layers=model.layers,
-        heads=model.heads,
-        ffn=model.ffn,
-    )
-    chat = tiny.TinyModel.load(fresh).chat
-    mixture = settings.mixture or office.MIXTURE
-    encoded = [
-        encode_episode(chat, case.messages, trajectory.messages, case.tools)
-        for case, trajectory in (
-            *office.demonstrations(seed, count, mixture),
-            *(demonstration for beside in besides for demonstration in beside.demonstrations),
-        )
-    ]
-    steps = max(1, len(encoded) // sft.batch_size)
-    tell = beat(emit, sft.batch_size)
-    result = train_sft(fresh, encoded, sft, steps=steps, seed=seed, out_dir=directory, progress=tell)
-    weights.keep_cached(step.fingerprint, directory)
-    summary = {
-        "steps": result.steps,
-        "trained_tokens": result.tokens,
-        "loss": float(np.mean(result.losses[-100:])),
-        "mean_episode_tokens": float(np.mean([len(item.ids) for item in encoded])),
-    }
-    return Finished(result=summary, checkpoints=((checkpoint, directory),))
-
-
-def _merge(step: Step, settings: MergeSettings, store: Store, scratch: Path) -> Finished:
-    """A checkpoint between two others for every share; nothing is trained."""
-    from holdfast.training.policy.merging import merge_checkpoints
-
-    of = [weights_of(store, name) for name in settings.of]
-    made = [
-        (checkpoint, merge_checkpoints(of[0], of[1], share, scratch / f"share-{number}"))
-        for number, (checkpoint, share) in enumerate(zip(step.checkpoints, settings.shares, strict=True))
-    ]
-    return Finished(result={"merged": len(made)}, checkpoints=tuple(made))
-
-
-def _train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
+def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
     """One DPO stage, against the checkpoint that it starts from as its reference step found it."""
     from holdfast.training.dpo.stage import train_dpo
     from holdfast.training.loop.loop import LOG
