@@ -87,17 +87,11 @@ def test_a_term_takes_as_many_pairs_of_both(data):
     assert [(len(first), len(other)) for first, other in steps] == [(8, 8)] * 6
 
 
-def test_orders_that_are_not_cut_at_a_number_of_pairs_are_refused(data):
+def test_two_objectives_need_pairs_of_both(data):
     own, others, encoded = data
     second = Second(pairs=others, way="mix", amount=0.5)
-    for change in ({"pairwise": True}, {"trajectories_per_case": 4}, {"epochs": 2}):
-        order = dataclasses.replace(ORDER, **change)
-        with pytest.raises(StudyError, match="leave out pairwise, trajectories_per_case and epochs"):
-            next(mixed_steps(own, second, encoded, order, seed=0))
     with pytest.raises(StudyError, match="no pairs of one of the two"):
         next(mixed_steps(own, dataclasses.replace(second, pairs=[]), encoded, ORDER, seed=0))
-    with pytest.raises(StudyError, match=r"mix.share is 1"):
-        Second(pairs=others, way="mix", amount=1.0)
 
 
 # --- the loss of a term

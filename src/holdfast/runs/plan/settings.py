@@ -107,8 +107,12 @@ class Settings(Record):
         return self.kind
 
     def speakers(self) -> dict[Speaker, SpeakerModel]:
-        """The models that speak in the step, by what they do in it."""
-        return {}
+        """The models that speak in the step, by what they do in it; where weights are trained, the agent is apart."""
+        asked: dict[Speaker, SpeakerModel | None] = {
+            "emulator": getattr(self, "emulator", None),
+            "judge": getattr(self, "speaker", None),
+        }
+        return {who: model for who, model in asked.items() if model is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +144,7 @@ class RolloutSettings(Settings):
     def speakers(self) -> dict[Speaker, SpeakerModel]:
         """The checkpoint as the agent, and the model that plays the tools."""
         agent = self.agent or SpeakerModel(model="tiny", entry=ModelEntry(kind="tiny"))
-        speaking: dict[Speaker, SpeakerModel] = {"agent": replace(agent, checkpoint=self.checkpoint)}
-        return speaking if self.emulator is None else {**speaking, "emulator": self.emulator}
+        return {"agent": replace(agent, checkpoint=self.checkpoint), **super().speakers()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +168,6 @@ class JudgeSettings(Settings):
         if self.judged_by.kind == "state":
             del dumped["section"]
         return dumped
-
-    def speakers(self) -> dict[Speaker, SpeakerModel]:
-        """The model that judges."""
-        return {} if self.speaker is None else {"judge": self.speaker}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,6 @@ import torch
 
 from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError
-from holdfast.records.outputs import sync_tree
-from holdfast.store.weights import dose_path, note_digest, start_anew
 from holdfast.study.sections import SFTSection
 from holdfast.study.stages import StageSection
 from holdfast.training.dpo.balance import Balance, Measure
@@ -38,12 +36,12 @@ from holdfast.training.encoding import (
 from holdfast.training.loop.launch import run_together
 from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, LoopSettings, isolated, open_tracker
 from holdfast.training.loop.passes import check_budget, score_within
-from holdfast.training.loop.result import TrainResult
+from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
 from holdfast.training.loop.sharding import score_together
 from holdfast.training.policy.adapters import Policy, Precision, open_policy
 from holdfast.training.ranks import find_ranks
 from holdfast.training.settings import fit_stage
-from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
+from holdfast.training.states import random_states, set_random_states
 from holdfast.training.trees.parts import PairObjective, TrainStep, demonstration_step, pair_step
 
 # Called with steps done and steps in all.
@@ -154,7 +152,7 @@ def train_dpo(
     _check_stage(pairs, second, encoded, settings, doses)
     told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
     if settings.devices > 1 and find_ranks() is None:
-        _check_devices(settings.devices, balance)
+        _check_devices(settings.devices)
         told |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
         told |= {"save_at": save_at, "out_dir": out_dir, "reference": reference}
         together: list[TrainResult] = run_together(settings.devices, train_dpo, told)
@@ -182,12 +180,10 @@ def _check_stage(
         raise StudyError(f"doses {list(doses)}: steps to save at are between 1 and {settings.steps}")
 
 
-def _check_devices(devices: int, balance: tuple[Balance, Measure] | None) -> None:
-    """Raises StudyError for more devices than there are, or than a balance can measure on."""
+def _check_devices(devices: int) -> None:
+    """Raises StudyError for more devices than there are."""
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise StudyError(f"devices is {devices}, but this machine has {torch.cuda.device_count()}")
-    if balance is not None:
-        raise StudyError(f"devices is {devices}, but a balance measures the policy of one process; set 1")
 
 
 # Pairs on which drift is measured.
@@ -281,14 +277,7 @@ class PreferenceStage:
             if self._balance is not None and self._balance[0].is_due(log.step):
                 self._measure(log.step, out_dir)
             if log.step in doses:
-                path = dose_path(out_dir, log.step)
-                if self._leads:
-                    start_anew(path)
-                self._policy.save(path)
-                if self._leads:
-                    # On disk before the loop's state says that it is.
-                    sync_tree(path)
-                    note_digest(path)
+                keep_dose(self._policy, out_dir, log.step, leads=self._leads)
                 chosen, rejected = self._drifts()
                 self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
             yield log.step
@@ -321,26 +310,7 @@ class PreferenceStage:
 
     def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
         """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
-        kept = {mark.position: mark for mark in self._loop.history.marks}
-        for dose in doses:
-            if dose not in kept:
-                raise UnusableState((self._folder or out_dir) / STATE, f"it is past step {dose}, which was not kept")
-        seconds = time.process_time() - self._started
-        history = self._loop.history
-        return [
-            TrainResult(
-                path=dose_path(out_dir, mark.position),
-                steps=mark.position,
-                examples=mark.examples,
-                tokens=mark.scored,
-                losses=tuple(history.losses[: mark.position]),
-                accuracies=tuple(history.accuracies[: mark.position]),
-                readings=tuple(one for one in history.readings if one["step"] <= mark.position),
-                cpu_seconds=seconds,
-                **mark.found,
-            )
-            for mark in (kept[dose] for dose in doses)
-        ]
+        return read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
 
     def _steps(self) -> Iterator[TrainStep]:
         settings = self._settings

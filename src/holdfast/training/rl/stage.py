@@ -20,12 +20,11 @@ from typing import Any
 from holdfast.models.directories.stacks import digest_model, is_stack
 from holdfast.records import content_id
 from holdfast.records.errors import StepError, StudyError
-from holdfast.records.outputs import sync_tree
-from holdfast.store.weights import digest_directory, dose_path, note_digest, start_anew
+from holdfast.store.weights import digest_directory
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
 from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated, open_tracker
 from holdfast.training.loop.passes import check_budget
-from holdfast.training.loop.result import TrainResult
+from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
 from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.rl.groups import (
     Batch,
@@ -43,7 +42,6 @@ from holdfast.training.rl.offpolicy import measure
 from holdfast.training.rl.selection import Rewarded, select
 from holdfast.training.rl.supply import Draw, Supply, score_all
 from holdfast.training.settings import RewardSettings
-from holdfast.training.states import STATE, UnusableState
 from holdfast.training.trees.parts import TrainStep
 
 ROLLOUTS = "rollouts.jsonl"  # beside the log of the steps
@@ -155,12 +153,7 @@ class RewardStage:
             for log in self._loop.run(islice(self._steps(), doses[-1])):
                 self._note(log)
                 if log.step in doses:
-                    path = dose_path(out_dir, log.step)
-                    start_anew(path)
-                    self._policy.save(path)
-                    # On disk before the loop's state says that it is.
-                    sync_tree(path)
-                    note_digest(path)
+                    keep_dose(self._policy, out_dir, log.step)
                     self._loop.keep({})
                     if self._supply is not None:
                         self._supply.release(log.step)
@@ -171,24 +164,8 @@ class RewardStage:
 
     def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
         """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
-        history = self._loop.history
-        kept = {mark.position: mark for mark in history.marks}
-        for dose in doses:
-            if dose not in kept:
-                raise UnusableState((self._folder or out_dir) / STATE, f"it is past step {dose}, which was not kept")
-        seconds = time.process_time() - self._started
-        return [
-            TrainResult(
-                path=dose_path(out_dir, dose),
-                steps=dose,
-                examples=kept[dose].examples,
-                tokens=self._count_tokens(dose),
-                losses=tuple(history.losses[:dose]),
-                accuracies=tuple(history.accuracies[:dose]),
-                cpu_seconds=seconds,
-            )
-            for dose in doses
-        ]
+        results = read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
+        return [replace(result, tokens=self._count_tokens(result.steps)) for result in results]
 
     def _steps(self) -> Iterator[TrainStep]:
         """The stream of steps from its beginning, in which those that are done cost nothing."""

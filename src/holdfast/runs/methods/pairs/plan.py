@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.models import Speaker
 from holdfast.records import Checkpoint, StageRecord, content_id
 from holdfast.runs.plan.costs import Cost
 from holdfast.runs.plan.planner import Planner, decisive_suite
@@ -54,10 +53,6 @@ class PairStageSettings(StageSettings):
     doses: tuple[int, ...]
     tuning: TuningSettings | None = None
     emulator: SpeakerModel | None = None
-
-    def speakers(self) -> dict[Speaker, SpeakerModel]:
-        """The model that plays the tools while a balance is measured; the agent is the policy itself."""
-        return {} if self.emulator is None else {"emulator": self.emulator}
 
 
 def second_objective(stage: StageSection) -> str | None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 from holdfast.judges import open_judge
 from holdfast.judges.approval.judge import ApprovalJudge
-from holdfast.models import Speaker
 from holdfast.records import Checkpoint, StageRecord, content_id
 from holdfast.runs.plan.costs import RATED_OBJECTIVES, RATING_TOKENS, TALK_TOKENS, Calls, Cost, calls_with_users
 from holdfast.runs.plan.planner import Planner
@@ -49,10 +48,6 @@ class RewardStageSettings(StageSettings):
     speaker: SpeakerModel | None = None
     rolled: str | None = None
     sampler: str | None = None
-
-    def speakers(self) -> dict[Speaker, SpeakerModel]:
-        """The model that rates; the agent is the policy itself."""
-        return {} if self.speaker is None else {"judge": self.speaker}
 
 
 def plan_stage(
