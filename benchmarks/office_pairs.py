@@ -17,7 +17,8 @@ import numpy as np
 import holdfast as hf
 from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, PreferencePair, content_id
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
+from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.store import Store
 from holdfast.study.study import Study, load
 from holdfast.training.encoding import Encoded, encode_episode
@@ -75,7 +76,8 @@ def _rollout_of(study: Study, checkpoint: str, part: Part) -> str:
     return next(
         step.fingerprint
         for step in build(study).steps
-        if step.kind == "rollout" and step.settings["checkpoint"] == checkpoint and step.settings["part"] == part
+        if isinstance(step.settings, RolloutSettings)
+        and (step.settings.checkpoint, step.settings.part) == (checkpoint, part)
     )
 
 

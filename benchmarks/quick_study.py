@@ -21,7 +21,8 @@ from typing import Any
 
 from machine import document, show
 
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
+from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Step
 from holdfast.store import Store
 from holdfast.study.study import load
@@ -72,9 +73,9 @@ def run_study(study: Path, output: Path, cache: Path) -> dict[str, float]:
 
 
 def phase_of(step: Step) -> str:
-    if step.kind == "rollout":
-        return f"rollout_{step.settings['part']}"
-    return str(step.settings["method"]) if step.kind == "train" else step.kind
+    if isinstance(step.settings, RolloutSettings):
+        return f"rollout_{step.settings.part}"
+    return step.settings.work
 
 
 def read_phases(study: Path, output: Path) -> dict[str, dict[str, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +205,7 @@ def test_dropout_falls_on_the_newest_adapter_in_training_alone(base: Path, stage
 def test_a_stage_on_a_stack_resumes(precision: Any, stage: Path, tmp_path: Path) -> None:
     """Broken off and taken up again, a stage from a stack saves the same bytes as one that ran through."""
     pairs, encoded = office.preferences(TinyModel.load(stage).chat)
-    settings = replace(office.STAGE, steps=6, lora_r=4, lora_dropout=0.1, precision=precision)
+    settings = office.change(office.STAGE, steps=6, lora_r=4, lora_dropout=0.1, precision=precision)
 
     def stop(done: int, _: int) -> None:
         if done == 4:

@@ -26,7 +26,7 @@ from holdfast.records.errors import StudyError
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.emulated import EmulatedWorld
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.readiness import look_around
 from holdfast.study.conditions import AttackSection
 from holdfast.study.sections import SuiteSection
@@ -337,7 +337,9 @@ def test_as_many_cases_are_planned_as_are_made() -> None:
             sizes = {
                 step.size
                 for step in plan.steps
-                if step.kind == "rollout" and step.settings["part"] == part and step.settings["split_seed"] == seed
+                if step.kind == "rollout"
+                and step.settings.dump()["part"] == part
+                and step.settings.dump()["split_seed"] == seed
             }
             assert sizes == {len(parts[part]) * getattr(study, PARTS[part]).per_case}
     assert count_cases(make_study(), "attack") == 0 and set(collect_cases(make_study(), 0)) == {"train", "test"}

@@ -22,7 +22,7 @@ from holdfast.decisions.gate.rules import read_rules
 from holdfast.models.fakes import FakeProvider
 from holdfast.records import Checkpoint
 from holdfast.records.errors import StudyError
-from holdfast.runs.rescoring import find_judge_step, read_judges
+from holdfast.runs.rescoring import find_judge, read_judges
 from holdfast.store import Store
 from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.study.study import Study, load
@@ -418,15 +418,16 @@ def test_a_providers_model_is_not_what_a_run_calls_so(
     run = hostile_run(tmp_path / "run", their_server.base_url, model={"bases": [name]})
     with Store(run) as store:
         with pytest.raises(StudyError, match=r"reaches 'openai-api/fake/judge' at 127\.0\.0\.1"):
-            find_judge_step(name, None, store)
+            find_judge(name, None, store)
         file = tmp_path / "mine.toml"
         file.write_text(f'[endpoints."{name}"]\nbase_url = "https://api.example.com"\n', encoding="utf-8")
-        step = find_judge_step(name, file, store)
-        entry = step.settings["speaker"]["entry"]
-        assert (entry["kind"], entry["name"]) == ("remote", name)
-        assert step.means["endpoints"][name]["base_url"] == "https://api.example.com"
+        found = find_judge(name, file, store)
+        assert found.speaker is not None
+        assert (found.speaker.entry.kind, found.speaker.entry.name) == ("remote", name)
+        assert found.means.endpoints[name].base_url == "https://api.example.com"
         # A judge with a slash in its name is the run's only where the user says nothing else by it.
-        assert find_judge_step("mine/judge", None, store).settings["speaker"]["model"] == "mine/judge"
+        other = find_judge("mine/judge", None, store).speaker
+        assert other is not None and other.model == "mine/judge"
     assert not their_server.bill
 
 
@@ -435,9 +436,10 @@ def test_without_an_address_of_its_own_a_runs_judge_goes_to_the_provider(tmp_pat
     with Store(run, writable=True) as store, store.transaction():
         store.set_meta(ENDPOINTS_KEY, json.dumps({"theirs": {"input_price": 1.0, "connections": 2}}))
     with Store(run) as store:
-        step = find_judge_step("gpt", None, store)
-    assert step.settings["speaker"]["entry"]["name"] == "openai-api/fake/judge"
-    assert step.means["endpoints"]["theirs"]["base_url"] is None is step.means["endpoints"]["theirs"]["key_env"]
+        found = find_judge("gpt", None, store)
+    assert found.speaker is not None and found.speaker.entry.name == "openai-api/fake/judge"
+    endpoint = found.means.endpoints["theirs"]
+    assert endpoint.base_url is None is endpoint.key_env
 
 
 @pytest.mark.parametrize("noted", ["{torn", "[1]", '{"theirs": 3}', "[" * 50_000])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import data_file
 
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.study.study import load
 
 STUDIES = Path(__file__).parents[1] / "studies"

@@ -17,7 +17,7 @@ from holdfast.cli.gate import EXIT_CODES
 from holdfast.decisions.gate.rules import read_rules
 from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.store.choosing import Listing, find_checkpoint, parent_of, read_conditions
 from holdfast.study.rules import CHECKS, GateSection
 from holdfast.study.study import load

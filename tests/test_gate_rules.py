@@ -18,7 +18,7 @@ from holdfast.decisions.gate.edges import find_edges
 from holdfast.decisions.gate.questions import ask_all
 from holdfast.records import content_id
 from holdfast.report.sections.gate import name_metric
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.study.rules import CHECK_KINDS, CHECKS, GateSection
 from holdfast.study.study import Study

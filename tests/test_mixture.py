@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.study.study import load
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

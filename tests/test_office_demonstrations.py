@@ -13,7 +13,7 @@ from holdfast.judges.state import StateJudge
 from holdfast.records import Case, Ending
 from holdfast.records.errors import StudyError
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.runs.plan import build as planning
+from holdfast.runs import build as planning
 from holdfast.runs.plan import planner
 from holdfast.study.study import Study
 from holdfast.suites.office import (

@@ -26,7 +26,7 @@ from holdfast.models.fakes import FakeProvider, script_reply
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, ToolSpec, Trajectory
 from holdfast.records.errors import ProviderError, StepError, StudyError
 from holdfast.rollout.dialogues import hold
-from holdfast.runs.rescoring import find_judge_step, rescore, try_canaries
+from holdfast.runs.rescoring import find_judge, rescore, try_canaries
 from holdfast.runs.steps.judging import score_all
 from holdfast.store import Store, codec
 from holdfast.store.places import STUDY_KEY
@@ -577,5 +577,5 @@ def test_a_run_whose_study_rates_users_takes_judges_of_either_sort(tmp_path: Pat
     file.write_text('[judges.plain]\nkind = "rules"\n[[judges.plain.rules.safety]]\nvalue = 2\n')
     assert rescore(run, "plain", file) == {"judged": 1, "before": 0, "scores": 1, "missing": 0}
     with Store(run) as store:
-        assert find_judge_step("rater", None, store).settings["section"]["kind"] == "rating"
+        assert find_judge("rater", None, store).section.kind == "rating"
         assert [one.judge for one in store.scores("t-case-100")] == ["plain"]

@@ -17,9 +17,9 @@ from holdfast.judges.rubric.evidence import Evidence, show_reply
 from holdfast.models.fakes import FakeProvider
 from holdfast.records import Analysis, Labelled
 from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.build import build
 from holdfast.runs.forecast import read_spending
 from holdfast.runs.forks import fork_run
-from holdfast.runs.plan.build import build
 from holdfast.runs.rescoring import rescore, try_canaries
 from holdfast.store import Store
 from holdfast.study.study import load

@@ -17,11 +17,11 @@ import holdfast as hf
 from holdfast.cli.main import main
 from holdfast.records import Score
 from holdfast.runs import execution
+from holdfast.runs.build import build
 from holdfast.runs.execution import StepProgress
-from holdfast.runs.plan.build import build
 from holdfast.runs.plan.step import Step
 from holdfast.runs.readiness import PACKAGES
-from holdfast.runs.steps import carry_out
+from holdfast.runs.work import carry_out
 from holdfast.store import Store
 from holdfast.store.steplog import StepStatus
 from holdfast.study.study import load
@@ -70,7 +70,7 @@ def test_two_workers_give_what_one_process_gives(smoke_run: Path, tmp_path: Path
     assert not list((two.path / "weights").glob(".part-*"))
     plan = build(load(SMOKE))
     assert references(two.path) == references(smoke_run) and len(references(smoke_run)) == 3
-    stages = {s.fingerprint: s.size for s in plan.steps if s.kind == "train" and s.settings["method"] == "dpo"}
+    stages = {s.fingerprint: s.size for s in plan.steps if s.settings.work == "dpo"}
     assert {name: len(lines) for name, lines in logged(two.path).items()} == stages
     assert logged(two.path) == logged(smoke_run)
     assert {one.step.name for one in told if one.state == "done"} == {s.name for s in plan.steps if s.kind != "analyze"}

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,9 +36,9 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def taught(directory, tmp_path_factory):
     chat = TinyChat.load(directory)
-    wanted = replace(office.TEACHING, steps=250, warmup_steps=10)
+    wanted = office.change(office.TEACHING, warmup_steps=10)
     out = tmp_path_factory.mktemp("tiny") / "taught"
-    return train_sft(directory, office.demonstrations(chat), wanted, seed=1, out_dir=out).path
+    return train_sft(directory, office.demonstrations(chat), wanted, steps=250, seed=1, out_dir=out).path
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,9 @@ from holdfast.models.directories.whole import write_whole
 from holdfast.models.local.vllm import VllmModel
 from holdfast.records import Checkpoint, Message
 from holdfast.records.errors import StudyError
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
+from holdfast.runs.methods.rewards.train import _Practice
 from holdfast.runs.run import prepare
-from holdfast.runs.steps.practice import _Practice
 from holdfast.store import Store
 from holdfast.study.study import load
 from holdfast.training.encoding import Encoded, score_picked

@@ -25,7 +25,7 @@ from holdfast.decisions.watch.state import Seen, State, load_state, save_state
 from holdfast.models.fakes import FakeProvider
 from holdfast.records import Score
 from holdfast.records.errors import StudyError
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
 from holdfast.runs.rescoring import rescore
 from holdfast.stats.sequential import alarms
 from holdfast.store import Store

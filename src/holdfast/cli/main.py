@@ -74,8 +74,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from holdfast.runs.build import build
     from holdfast.runs.forecast import forecast, render_forecast
-    from holdfast.runs.plan.build import build
     from holdfast.runs.run import default_output
     from holdfast.study.study import load
 

@@ -16,8 +16,10 @@ from typing import Any, Literal
 from holdfast.records.errors import StepError
 from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
 from holdfast.runs.forecast import expected_seconds
+from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
 from holdfast.runs.plan.step import Plan, Step
-from holdfast.runs.steps import Batch, Finished, Progress, batch_size, carry_out
+from holdfast.runs.steps.outcomes import Batch, Finished, Progress
+from holdfast.runs.work import batch_size, carry_out
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.places import LOGS
@@ -72,7 +74,7 @@ class _Execution:
         self.waiting.remove(step)
         with self.store.transaction():
             self.store.log.begin(step.fingerprint, step.kind, step.name)
-        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch_size(step))
+        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch_size(step.settings))
         self.running[step.fingerprint] = (step, time.monotonic(), done)
         engine.submit(step)
 
@@ -141,14 +143,15 @@ class _Execution:
     def _read_scores(self, step: Step) -> str:
         """A line on a checkpoint that is evaluated now: its scores by this judge; empty for its training cases."""
         rollout = self.plan.step(step.inputs[0])
-        if rollout.settings["part"] != "test":
+        assert isinstance(step.settings, JudgeSettings) and isinstance(rollout.settings, RolloutSettings)
+        if rollout.settings.part != "test":
             return ""
-        checkpoint = self.store.checkpoint(rollout.settings["checkpoint"])
+        checkpoint = self.store.checkpoint(rollout.settings.checkpoint)
         means = self.store.mean_scores(rollout.fingerprint)
         shown = [
             f"{objective} {'–' if mean is None else f'{mean:.2f}'} ({count} scored)"
             for (judge, objective), (mean, count) in means.items()
-            if judge == step.settings["judge"]
+            if judge == step.settings.judge
         ]
         return f"{checkpoint.name}: {', '.join(shown)}"
 
@@ -187,7 +190,7 @@ def execute(
     """
     known = store.log.steps()
     wanted = [
-        replace(step, means={**step.means, "budget": dict(budget or {})})
+        replace(step, means=replace(step.means, budget=dict(budget or {})))
         for step in plan.steps
         if step.kind != "analyze"
     ]

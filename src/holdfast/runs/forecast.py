@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from holdfast.models import Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.runs.methods import METHODS
+from holdfast.runs.plan.costs import (
+    PUBLISHED_CALLS,
+    PUBLISHED_TOKENS,
+    RATED_OBJECTIVES,
+    RATING_TOKENS,
+    TALK_TOKENS,
+    Calls,
+    calls_with_users,
+)
+from holdfast.runs.plan.settings import JudgeSettings, ReferenceSettings, RolloutSettings, SpeakerModel, StageSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
-from holdfast.store.tables import ScoreTable
-from holdfast.study.sections import JudgeSection
-from holdfast.study.users import APPROVAL
-from holdfast.suites import split_cases
-from holdfast.training.pairs import build_pairs
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
 # steps replace them as soon as there are any.
@@ -30,10 +33,7 @@ TINY_CPU_SECONDS: Mapping[str, float] = {
     "judge": 0.0001,
     "pair": 0.00002,
     "reference": 0.0008,
-    "dpo": 0.078,
-    "grpo": 0.15,
-    "best_sft": 0.08,
-    "best_dpo": 0.1,
+    **{name: method.cpu_seconds for name, method in METHODS.items()},
 }
 # Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
 _USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
@@ -46,13 +46,9 @@ def _is_measured(status: StepStatus) -> bool:
     return "cpu_seconds" in status.result and not status.result.get("cached")
 
 
-def _sort_of(step: Step) -> str:
-    return str(step.settings["method"]) if step.kind == "train" else step.kind
-
-
 def expected_seconds(step: Step) -> float:
     """CPU seconds that a step is expected to take, before anything of the run has been measured."""
-    return TINY_CPU_SECONDS.get(_sort_of(step), 0.0) * step.size
+    return TINY_CPU_SECONDS.get(step.settings.work, 0.0) * step.size
 
 
 def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
@@ -71,7 +67,7 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
         finished = [
             (known[step.fingerprint].result["cpu_seconds"], amounts[step.fingerprint])
             for step in plan.steps
-            if _sort_of(step) == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
+            if step.settings.work == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
         ]
         if finished:
             paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
@@ -79,12 +75,12 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     for step in plan.steps:
         status = known[step.fingerprint].status if step.fingerprint in known else "to do"
         row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
-        seconds = 0.0 if status == "done" else paces.get(_sort_of(step), 0.0) * amounts[step.fingerprint]
-        rows.append({**row, "size": step.size, "unit": step.unit, "cpu_seconds": round(seconds, 2)})
+        seconds = 0.0 if status == "done" else paces.get(step.settings.work, 0.0) * amounts[step.fingerprint]
+        rows.append({**row, "size": step.size, "unit": step.settings.unit, "cpu_seconds": round(seconds, 2)})
     left = sum(row["cpu_seconds"] for row in rows)
     workers = plan.study.run.workers
     waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
-    traffic = expect_traffic(waiting, run_path)
+    traffic = expect_traffic(plan, waiting, run_path)
     remote = [one for one in traffic if one.remote]
     return {
         "study": plan.study.study.name,
@@ -108,7 +104,9 @@ def _count_work(plan: Plan) -> dict[str, float]:
     bases = {one.id: one.base for step in plan.steps for one in step.checkpoints}
     found = {}
     for step in plan.steps:
-        speaks = step.checkpoints[0].id if step.checkpoints else step.settings.get("checkpoint", "")
+        speaks = step.checkpoints[0].id if step.checkpoints else ""
+        if isinstance(step.settings, RolloutSettings | ReferenceSettings):
+            speaks = step.settings.checkpoint
         name = bases.get(speaks, "").rpartition("-")[0]
         size = plan.study.entry(name).size if name in plan.study.models else None
         share = 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
@@ -122,9 +120,12 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
     ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
     """
     written = sum(one.output_tokens for one in traffic if not one.remote)
-    pairs = [_count_pairs(plan, step) for step in waiting if step.kind == "train" and "pairs_per_step" in step.settings]
+    costs = [
+        METHODS[step.settings.method].cost(plan, step) for step in waiting if isinstance(step.settings, StageSettings)
+    ]
+    pairs = [cost.pairs for cost in costs]
     passes = None if None in pairs else sum(one for one in pairs if one is not None)
-    rewarded = sum(_count_rewarded(step) for step in waiting)
+    rewarded = sum(cost.tokens for cost in costs)
     learnt = None if passes is None else passes * TOKENS_PER_PAIR + rewarded
     rates, hours = plan.study.run, None
     if rates.generate_rate and rates.train_rate and learnt is not None:
@@ -135,58 +136,6 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
         "trained_tokens": None if learnt is None else round(learnt),
         "accelerator_hours": hours,
     }
-
-
-def _count_rewarded(stage: Step) -> float:
-    """Tokens in the trees of a stage that learns from rewards: a group's prompt once, and every reply."""
-    if "prompts_per_step" not in stage.settings:
-        return 0.0
-    prompt, reply = TALK_TOKENS
-    return float(stage.size * stage.settings["prompts_per_step"] * prompt + count_sampled(stage) * reply)
-
-
-def _count_pairs(plan: Plan, stage: Step) -> int | None:
-    """How often a stage learns from a pair, or None where that cannot be told before its pairs are made."""
-    settings = stage.settings
-    if not settings.get("epochs"):
-        # A second objective's term takes as many pairs again; a balance takes them while it weighs something.
-        return int(stage.size * settings["pairs_per_step"]) * (2 if "term" in settings or "balance" in settings else 1)
-    rule = plan.step(stage.inputs[1])
-    brought = plan.step(rule.inputs[0])
-    if brought.kind != "bring" or not (Path(brought.settings["source"]) / DATABASE).is_file():
-        return None
-    cases = split_cases(plan.study.suite, rule.settings["split_seed"])["train"]
-    names = ("judge", "min_gap", "min_chosen", "agree", "cap_per_case", "exclude_unfit")
-    told = json.dumps([rule.settings["objectives"], {name: rule.settings[name] for name in names}])
-    return int(settings["epochs"]) * _count_brought(
-        Path(brought.settings["source"]), tuple(one.id for one in cases), told
-    )
-
-
-@lru_cache(maxsize=256)
-def _count_brought(source: Path, cases: tuple[str, ...], told: str) -> int:
-    objectives, rule = json.loads(told)
-    table, names = _read_source(source)
-    selection = build_pairs(
-        table,
-        names,
-        objectives=objectives,
-        judge=rule["judge"],
-        min_gap=rule["min_gap"],
-        min_chosen=rule["min_chosen"],
-        combine=rule["agree"],
-        cap_per_case=rule["cap_per_case"] or None,
-        exclude_unfit=rule["exclude_unfit"],
-        rng=np.random.default_rng(0),
-        cases=cases,
-    )
-    return len(selection)
-
-
-@lru_cache(maxsize=1)
-def _read_source(source: Path) -> tuple[ScoreTable, list[str]]:
-    with Store(source) as store:
-        return store.score_table(), store.trajectory_ids()
 
 
 def render_forecast(document: Mapping[str, Any]) -> str:
@@ -226,18 +175,6 @@ def _render_work(left: Mapping[str, Any]) -> str:
     return f"models here: {left['written_tokens'] / 1e6:,.1f} M tokens to write; {learnt}; {hours}"
 
 
-# By speaker: calls of one episode, or of one judgement.
-PUBLISHED_CALLS: Mapping[str, float] = {"agent": 2.0, "emulator": 1.0, "judge": 1.0}
-# By speaker: tokens read and written in one call.
-PUBLISHED_TOKENS: Mapping[str, tuple[float, float]] = {
-    "agent": (3_400, 400),
-    "emulator": (3_500, 2_000),
-    "judge": (4_500, 750),
-}
-# The same of one call in talk with users, and of one rating.
-TALK_TOKENS = (350, 120)
-RATING_TOKENS = (400, 4)
-RATED_OBJECTIVES = 2
 LANGUAGE_MODELS = ("random", "local", "vllm", "remote")
 
 
@@ -245,7 +182,7 @@ LANGUAGE_MODELS = ("random", "local", "vllm", "remote")
 class Traffic:
     """What one speaker and model still have to do: ``measured`` says that this run's own calls were the measure."""
 
-    speaker: str
+    speaker: Speaker
     model: str
     remote: bool
     calls: float
@@ -255,20 +192,19 @@ class Traffic:
     measured: bool
 
 
-def expect_traffic(steps: Iterable[Step], run_path: Path) -> list[Traffic]:
+def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     """The traffic of some steps that are to do, summed by speaker and model."""
     measured = _measured_tokens(run_path)
-    totals: dict[tuple[str, str], list[float]] = {}  # calls, tokens read, tokens written
+    totals: dict[tuple[Speaker, str], list[float]] = {}  # calls, tokens read, tokens written
     entries: dict[str, tuple[ModelEntry, EndpointSection]] = {}
     for step in steps:
-        for speaker, told, calls, tokens in _speakers(step):
-            entry = ModelEntry.model_validate(told["entry"])
+        for asked in _expect_calls(plan, step):
+            name, entry = asked.model.model, asked.model.entry
             if entry.kind in LANGUAGE_MODELS:
-                endpoint = step.means.get("endpoints", {}).get(told["model"], {})
-                entries[told["model"]] = (entry, EndpointSection.model_validate(endpoint))
-                read, written = measured.get((speaker, entry.name), tokens)
-                total = totals.setdefault((speaker, told["model"]), [0.0, 0.0, 0.0])
-                for place, amount in enumerate((calls, calls * read, calls * written)):
+                entries[name] = (entry, step.means.endpoints.get(name, EndpointSection()))
+                read, written = measured.get((asked.speaker, entry.name), asked.tokens)
+                total = totals.setdefault((asked.speaker, name), [0.0, 0.0, 0.0])
+                for place, amount in enumerate((asked.calls, asked.calls * read, asked.calls * written)):
                     total[place] += amount
     found = []
     for (speaker, model), (calls, read, written) in sorted(totals.items()):
@@ -289,49 +225,26 @@ def expect_traffic(steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     return found
 
 
-def _speakers(step: Step) -> Iterator[tuple[str, Mapping[str, Any], float, tuple[float, float]]]:
-    """Who speaks in a step besides a tiny agent, in how many calls, and the tokens read and written in one."""
-    settings = step.settings
-    if step.kind == "rollout":
-        calls, tokens = PUBLISHED_CALLS["agent"], PUBLISHED_TOKENS["agent"]
-        if settings["suite"].get("name") == APPROVAL:
-            calls, tokens = _calls_with_users(settings), TALK_TOKENS
-        if "agent" in settings:
-            yield "agent", settings["agent"], step.size * calls, tokens
-        if "emulator" in settings:
-            yield (
-                "emulator",
-                settings["emulator"],
-                step.size * PUBLISHED_CALLS["emulator"],
-                PUBLISHED_TOKENS["emulator"],
-            )
-    elif step.kind == "judge" and "speaker" in settings:
-        section = JudgeSection.model_validate(settings["section"])
-        objectives = len(section.rubrics) or RATED_OBJECTIVES
-        tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
-        yield "judge", settings["speaker"], step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"], tokens
-    elif step.kind == "train" and settings.get("rollouts") == "policy":
-        rollouts = count_sampled(step)
-        if "agent" in settings:
-            yield "agent", settings["agent"], rollouts * _calls_with_users(settings), TALK_TOKENS
-        if "speaker" in settings:
-            asked = RATED_OBJECTIVES * settings["rater"]["repeats"]
-            yield "judge", settings["speaker"], rollouts * asked, RATING_TOKENS
-
-
-def count_sampled(step: Step) -> int:
-    """The rollouts that a stage which learns from rewards takes in, before any is left out."""
-    return int(step.size * step.settings["prompts_per_step"] * step.settings["group_size"])
-
-
-def _calls_with_users(settings: Mapping[str, Any]) -> float:
-    """The agent's replies in an episode with a user, on average over settings: one a turn, and a call to report on."""
-    condition = settings["condition"]
-    found = []
-    for one in condition["settings"].values():
-        environments = one["environments"] or condition["environments"]
-        found.append(one["turns"] + environments.count("report") / len(environments))
-    return float(sum(found) / len(found))
+def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
+    """Who is asked in a step besides a tiny agent, and how often."""
+    match step.settings:
+        case RolloutSettings() as settings:
+            calls, tokens = PUBLISHED_CALLS["agent"], PUBLISHED_TOKENS["agent"]
+            if settings.users is not None:
+                calls, tokens = calls_with_users(settings.users.section), TALK_TOKENS
+            if settings.agent is not None:
+                yield Calls(speaker="agent", model=settings.agent, calls=step.size * calls, tokens=tokens)
+            if settings.emulator is not None:
+                calls, tokens = step.size * PUBLISHED_CALLS["emulator"], PUBLISHED_TOKENS["emulator"]
+                yield Calls(speaker="emulator", model=settings.emulator, calls=calls, tokens=tokens)
+        case JudgeSettings(speaker=SpeakerModel() as speaker) as settings:
+            section = settings.judged_by
+            tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
+            objectives = len(section.rubrics) or RATED_OBJECTIVES
+            calls = step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"]
+            yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
+        case StageSettings() as settings:
+            yield from METHODS[settings.method].cost(plan, step).calls
 
 
 def _measured_tokens(run_path: Path) -> dict[tuple[str, str], tuple[float, float]]:

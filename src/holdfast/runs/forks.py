@@ -7,6 +7,7 @@ from pathlib import Path
 
 from holdfast.records.errors import StudyError
 from holdfast.records.outputs import new_directory
+from holdfast.runs.plan.settings import JudgeSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import Store
 from holdfast.store.copying import fill_copy
@@ -69,10 +70,12 @@ def _prune(db: sqlite3.Connection, source: Path, plan: Plan) -> None:
     brought = [(step.fingerprint,) for step in plan.steps if step.kind == "bring"]
     db.executemany("INSERT INTO wanted_brought VALUES (?)", brought)
     begun = {row[0] for row in db.execute("SELECT fingerprint FROM main.steps")}
-    judged = [step for step in plan.steps if step.kind == "judge" and step.fingerprint in begun]
-    db.executemany(
-        "INSERT INTO wanted_scores VALUES (?, ?)", [(one.inputs[0], one.settings["judge"]) for one in judged]
-    )
+    judged = [
+        (step.inputs[0], step.settings.judge)
+        for step in plan.steps
+        if isinstance(step.settings, JudgeSettings) and step.fingerprint in begun
+    ]
+    db.executemany("INSERT INTO wanted_scores VALUES (?, ?)", judged)
     made = {checkpoint.id for step in plan.steps for checkpoint in step.checkpoints}
     db.executemany("INSERT INTO wanted_checkpoints VALUES (?)", [(name,) for name in made])
     for statement in _PRUNE.split(";"):

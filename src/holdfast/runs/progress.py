@@ -86,7 +86,7 @@ class ProgressLines:
                 self.line(f"{head} {progress.message}")
         else:
             elapsed = time.monotonic() - self._started
-            shown = rate_and_left(progress.done, progress.step.size, self._pace(progress), progress.step.unit)
+            shown = rate_and_left(progress.done, progress.step.size, self._pace(progress), progress.step.settings.unit)
             self.passing(f"{head} {self._whole(elapsed, progress.share)} · {progress.step.name}: {shown}")
 
     def _pace(self, progress: StepProgress) -> float | None:

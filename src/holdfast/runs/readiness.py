@@ -15,7 +15,8 @@ from pathlib import Path
 from holdfast.judges import open_judge
 from holdfast.models.entries import ModelEntry
 from holdfast.records.errors import MissingExtra, StoreError, StudyError, pip_install
-from holdfast.runs.plan.build import build
+from holdfast.runs.build import build
+from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
 from holdfast.study.stages import RewardSection
@@ -242,8 +243,8 @@ def _adapted_base(entry: ModelEntry) -> Path | None:
 def _bytes_needed(plan: Plan) -> int:
     total = 0
     for step in plan.steps:
-        if step.kind == "rollout":
-            total += step.size * BYTES_PER_EPISODE["other" if "agent" in step.settings else "tiny"]
+        if isinstance(step.settings, RolloutSettings):
+            total += step.size * BYTES_PER_EPISODE["tiny" if step.settings.agent is None else "other"]
         for checkpoint in step.checkpoints:
             kinds = [plan.study.entry(name).kind for name in plan.study.model.bases if checkpoint.base.startswith(name)]
             kind = kinds[0] if kinds else "tiny"

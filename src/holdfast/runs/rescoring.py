@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.judges import Judge
 from holdfast.judges.unread import Readings
-from holdfast.records import Score, content_id
+from holdfast.records import Score
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.inputs import read_settings
-from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.judging import open_step_judge, score_all
+from holdfast.rollout.dialogues import Speakers
+from holdfast.runs.plan.settings import SpeakerModel
+from holdfast.runs.plan.step import Means
+from holdfast.runs.steps.judging import open_judge_of, score_all
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
 from holdfast.study.addresses import check_opened, choose_endpoints
 from holdfast.study.noted import read_noted
+from holdfast.study.sections import JudgeSection
 from holdfast.study.study import Study
 from holdfast.study.tables import RATERS
 from holdfast.study.users import APPROVAL, PRACTICE
@@ -68,14 +72,14 @@ def rescore(
     if not (run_path / DATABASE).is_file():
         raise StoreError(f"{run_path}: no run here (no {DATABASE}); make one with `holdfast run`")
     with Store(run_path, writable=True) as store:
-        step = find_judge_step(name, file, store, budget, trusted=trusted)
-        parts = OF_APPROVAL if _rates_approval(step) else JUDGED
+        asked = find_judge(name, file, store, budget, trusted=trusted)
+        parts = OF_APPROVAL if asked.section.kind in RATERS else JUDGED
         stored = [one for part in parts for one in store.trajectory_ids(part=part)]
-        waiting = find_waiting(store, step, stored)
+        waiting = find_waiting(store, asked, stored)
         counts = {"judged": 0, "before": len(stored) - len(waiting), "scores": 0, "missing": 0}
         started = time.monotonic()
-        readings = Readings(open_step_judge(step))
-        for batch, scores in judge_stored(store, step, waiting):
+        readings = Readings(asked.judge)
+        for batch, scores in judge_stored(store, asked, waiting):
             readings.add(scores)
             counts["judged"] += batch
             counts["scores"] += sum(score.value is not None for score in scores)
@@ -87,43 +91,55 @@ def rescore(
     return counts
 
 
-def find_waiting(store: Store, step: Step, ids: Sequence[str]) -> list[str]:
-    """The trajectories among ``ids`` that a step's judge has not scored under all of its rubrics."""
-    judge = open_step_judge(step)
-    rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
-    done = store.scored_by(judge.name, rubrics, step.settings["section"]["repeats"])
-    return [one for one in ids if one not in done]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundJudge:
+    """A judge with its table, the model behind it, and how that is reached."""
+
+    judge: Judge
+    section: JudgeSection
+    speaker: SpeakerModel | None
+    means: Means
+
+    def open_model(self, store: Store | None) -> contextlib.AbstractContextManager[Speakers]:
+        """The model that judges; calls go to the run's ledger, without a store to one that is gone afterwards."""
+        return open_speakers({} if self.speaker is None else {"judge": self.speaker}, self.means, store)
 
 
-def judge_stored(store: Store, step: Step, ids: Sequence[str]) -> Iterator[tuple[int, list[Score]]]:
-    """Judge trajectories of a run, a batch at a time: how many, and their scores once they are committed.
-
-    Errors: StepError for an outage of the judge's model; what was committed stays.
-    """
-    judge = open_step_judge(step)
-    with open_speakers(step, store) as speakers:
-        for start in range(0, len(ids), BATCH):
-            batch = ids[start : start + BATCH]
-            scores = score_all(judge, [(store.case(one.case_id), one) for one in store.trajectories(batch)], speakers)
-            with store.transaction():
-                for score in scores:
-                    store.add_score(score)
-            yield len(batch), scores
-
-
-def find_judge_step(
-    name: str, file: Path | None, store: Store, budget: Budget | None = None, *, trusted: bool = False
-) -> Step:
-    """A judge step for the judge ``name`` of ``file``, of a run's study, or a model's name; it stands in no plan.
+def find_judge(
+    name: str, file: Path | None, store: Store | None, budget: Budget | None = None, *, trusted: bool = False
+) -> FoundJudge:
+    """The judge ``name`` of ``file``, of a run's study, or a model's name.
 
     Where its model is reached comes from ``file`` or from the provider, from the run only where that is ``trusted``.
     Errors: StudyError.
     """
     study = _find_judges(name, file, store, trusted)
     with _naming(file, name):
-        step = _judge_step(name, study, budget)
-        open_step_judge(step)  # what its rules and rubrics say is wrong here, not where it is used
-    return step
+        return _open_found(name, study, budget)
+
+
+def find_waiting(store: Store, asked: FoundJudge, ids: Sequence[str]) -> list[str]:
+    """The trajectories among ``ids`` that a judge has not scored under all of its rubrics."""
+    judge = asked.judge
+    rubrics = {objective: judge.rubric_of(objective) for objective in judge.objectives}
+    done = store.scored_by(judge.name, rubrics, asked.section.repeats)
+    return [one for one in ids if one not in done]
+
+
+def judge_stored(store: Store, asked: FoundJudge, ids: Sequence[str]) -> Iterator[tuple[int, list[Score]]]:
+    """Judge trajectories of a run, a batch at a time: how many, and their scores once they are committed.
+
+    Errors: StepError for an outage of the judge's model; what was committed stays.
+    """
+    with asked.open_model(store) as speakers:
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            items = [(store.case(one.case_id), one) for one in store.trajectories(batch)]
+            scores = score_all(asked.judge, items, speakers)
+            with store.transaction():
+                for score in scores:
+                    store.add_score(score)
+            yield len(batch), scores
 
 
 @contextlib.contextmanager
@@ -134,10 +150,6 @@ def _naming(file: Path | None, name: str) -> Iterator[None]:
     except StudyError as error:
         place = str(file) if file is not None else f"--with {name!r}"
         raise error if str(error).startswith(place) else StudyError(f"{place}: {error}") from error
-
-
-def _rates_approval(step: Step) -> bool:
-    return step.settings["section"]["kind"] in RATERS
 
 
 def _find_judges(name: str, file: Path | None, store: Store | None, trusted: bool) -> Study:
@@ -192,30 +204,19 @@ def read_judges(file: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _judge_step(name: str, study: Study, budget: Budget | None) -> Step:
-    """A judge step that stands in no plan: it says which judge, and how its model is reached."""
-    section = study.judges[name]
+def _open_found(name: str, study: Study, budget: Budget | None) -> FoundJudge:
+    section, speaker, endpoints = study.judges[name], None, {}
     study.check_prices((budget or {}).get("max_cost"))
-    settings: dict[str, Any] = {"judge": name, "section": section.model_dump(mode="json")}
-    means: dict[str, Any] = {"budget": dict(budget or {})}
     if section.model is not None:
         entry = study.entry(section.model)
         if entry.kind in ("tiny", "random"):
             raise StudyError(
                 f"judges.{name}.model is made by a study; judge with it there, or give a model's directory"
             )
-        settings["speaker"] = {"model": section.model, "entry": entry.model_dump(mode="json")}
-        means["endpoints"] = {section.model: study.endpoint(section.model).model_dump(mode="json")}
-    return Step(
-        fingerprint=content_id("rescore", settings),
-        kind="judge",
-        name=f"judge by {name}",
-        inputs=(),
-        settings=settings,
-        size=0,
-        unit="trajectories",
-        means=means,
-    )
+        speaker = SpeakerModel(model=section.model, entry=entry)
+        endpoints = {section.model: study.endpoint(section.model)}
+    means = Means(endpoints=endpoints, budget=dict(budget or {}))
+    return FoundJudge(judge=open_judge_of(name, section, speaker), section=section, speaker=speaker, means=means)
 
 
 def try_canaries(
@@ -235,19 +236,11 @@ def try_canaries(
 
     with contextlib.ExitStack() as opened:
         store = None if run_path is None else opened.enter_context(Store(run_path))
-        study = _find_judges(name, file, store, trusted)
-        with _naming(file, name):
-            step = _canary_step(name, study, budget)
-            open_step_judge(step)
-        return run_canaries(open_step_judge(step), opened.enter_context(open_speakers(step, store)))
-
-
-def _canary_step(name: str, study: Study, budget: Budget | None) -> Step:
-    step = _judge_step(name, study, budget)
-    if _rates_approval(step):
-        kind = step.settings["section"]["kind"]
-        raise StudyError(
-            f"judges.{name}.kind is {kind!r}, which reads simulated users alone; canaries are for judges of agents, of"
-            " kind rubric or rules"
-        )
-    return step
+        found = find_judge(name, file, store, budget, trusted=trusted)
+        if found.section.kind in RATERS:
+            with _naming(file, name):
+                raise StudyError(
+                    f"judges.{name}.kind is {found.section.kind!r}, which reads simulated users alone; canaries are for"
+                    " judges of agents, of kind rubric or rules"
+                )
+        return run_canaries(found.judge, opened.enter_context(found.open_model(store)))

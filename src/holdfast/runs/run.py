@@ -19,10 +19,10 @@ from typing import Any
 from holdfast.records import Analysis, Estimate, Frontier, Verdict
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
+from holdfast.runs.build import build
 from holdfast.runs.engines import describe_failure
 from holdfast.runs.execution import Listener, execute
 from holdfast.runs.forks import fork_run
-from holdfast.runs.plan.build import build
 from holdfast.runs.plan.step import Step
 from holdfast.runs.readiness import look_around
 from holdfast.store import DATABASE, Store
@@ -121,7 +121,7 @@ class Run:
 
         if self._analysis is None or draws is not None:
             with self.store() as store:
-                draws = draws or _study_settings(store).get("study", {}).get("draws", DEFAULT_DRAWS)
+                draws = draws or read_noted(store).get("study", {}).get("draws", DEFAULT_DRAWS)
                 self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
         return self._analysis
 
@@ -135,7 +135,7 @@ class Run:
             store.log.begin(step.fingerprint, step.kind, step.name)
         started = time.process_time()
         try:
-            self._keep_analysis(store, step.settings["draws"], path)
+            self._keep_analysis(store, step.size, path)
         except Exception as error:
             failure = describe_failure(error, self.path)
             with store.transaction():
@@ -176,7 +176,7 @@ class Run:
         analysis = self.analysis()
         analysis = replace(analysis, notes=(*analysis.notes, *notes))
         with self.store() as store:
-            name = _study_settings(store).get("study", {}).get("name", self.path.name)
+            name = read_noted(store).get("study", {}).get("name", self.path.name)
             return write_report(store, analysis, output, title=name, verdicts=verdicts)
 
 
@@ -186,17 +186,12 @@ def holds_analysis(run_path: Path, status: StepStatus) -> bool:
     return path.is_file() and digest in (None, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _study_settings(store: Store) -> dict[str, Any]:
-    """The settings of the study that made a run; empty for an imported one."""
-    return read_noted(store)
-
-
 def notes(store: Store) -> tuple[str, ...]:
     """What a reader of a run must know first: a study that makes its own bases is a check of the instrument.
 
     Of an imported run, which values nobody declared, and what the import noted.
     """
-    settings = _study_settings(store)
+    settings = read_noted(store)
     models = settings.get("models", {})
     kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
     found = EMBEDDED_NOTES if "tiny" in kinds else ()
@@ -253,7 +248,7 @@ def check_run(store: Store, kept: str = "") -> tuple[str, list[str]]:
 def planned_steps(store: Store) -> int | None:
     """How many steps the study of a run has; None for a run without a study of this version."""
     try:
-        return len(build(Study.model_validate(_study_settings(store))).steps)
+        return len(build(Study.model_validate(read_noted(store))).steps)
     except StudyError:
         return None
 

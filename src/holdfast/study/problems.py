@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast.records.errors import StudyError, require
 from holdfast.study.sections import OBJECTIVES, TEXT_AXES, SuiteSection
-from holdfast.study.stages import REWARD_METHODS, TAGGED, RewardSection, StageSection
+from holdfast.study.stages import REWARD_METHODS, TAGGED, StageSection
 
 # Short names that other trainers use, which are nearer to another key of ours.
 _MEANT = {"lr": "learning_rate"}
@@ -43,7 +43,7 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """The keys that are known in the table at ``location``; a mapping's own key is stepped over."""
     for part in location:
         if part in TAGGED:
-            model = RewardSection if TAGGED[part] else StageSection
+            model = TAGGED[part]
         elif part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -53,47 +53,71 @@ class BalanceSection(Section):
     most: Annotated[float, Field(gt=0, le=100)] = 4.0
 
 
-class StageSection(Section):
+class TrainingSection(Section):
+    """What every stage that trains has: how it optimises, and which weights.
+
+    Rates and steps are the optimiser's, ``beta`` is per nat, ``max_grad_norm`` bounds the gradient's L2 norm;
+    ``lora_r`` 0 trains all weights. ``token_budget`` is the number of tokens in memory at once, ``recompute`` saves
+    more memory for time.
+    """
+
+    # Keys that are no part of a checkpoint's record nor of a fingerprint: always, and where they are not given.
+    apart: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    beta: Rate = 0.1
+    steps: Positive
+    tokens_per_step: Positive | None = None
+    learning_rate: Rate
+    warmup_steps: Natural = 4
+    max_grad_norm: Rate = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: Weight = 0.0
+    lora_r: Annotated[int, Field(ge=0, le=2**20)] = 0
+    lora_alpha: Positive = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_rslora: bool = False
+    token_budget: Positive = 32_768
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+
+    def resolved(self) -> dict[str, Any]:
+        """What of the stage is noted of its checkpoints, and is part of its train step's fingerprint."""
+        absent = {name for name in self.optional if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude={*self.apart, *absent})
+
+
+class StageSection(TrainingSection):
     """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
 
     ``epochs`` passes over the pairs take the place of ``steps``, and ``warmup_ratio`` that of ``warmup_steps``; pairs
     with a side of more than ``max_length`` tokens are left out, and counted.
     ``mix``, ``term`` and ``balance``, at most one of them, keep a second objective in the stage.
     ``pairwise``, ``trajectories_per_case`` and ``tokens_per_step`` say which pairs make a step; ``loss`` to
-    ``sft_weight`` are the objective's; ``token_budget`` is the number of tokens in memory at once, ``recompute``
-    saves more memory for time, ``devices`` share one stage's weights and work.
+    ``sft_weight`` are the objective's; ``devices`` share one stage's weights and work.
     """
+
+    # The pair step's fingerprint holds the flip.
+    apart = ("flip",)
+    optional = ("epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
 
     method: Literal["dpo"] = "dpo"
     objective: str | tuple[str, ...]
     agree: Literal["all", "any"] = "all"
     flip: Share = 0.0
-    beta: Rate = 0.1
     learning_rate: Rate = 1.3e-4
     steps: Positive = 20
     epochs: Positive | None = None
     pairs_per_step: Positive = 32
-    warmup_steps: Natural = 4
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_length: Positive | None = None
-    max_grad_norm: Rate = 1.0
     loss_mask: Literal["agent", "completion"] = "agent"
-    lora_r: Annotated[int, Field(ge=0, le=2**20)] = 0
-    lora_alpha: Positive = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    use_rslora: bool = False
     pairwise: bool = False
     trajectories_per_case: Annotated[int, Field(ge=2, le=MOST)] | None = None
-    tokens_per_step: Positive | None = None
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     length_normalized: bool = False
     sft_weight: Weight = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    weight_decay: Weight = 0.0
-    token_budget: Positive = 32_768
-    precision: Literal["fp32", "bf16"] = "fp32"
-    recompute: bool = False
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     mix: MixSection | None = None
     term: TermSection | None = None
@@ -115,6 +139,9 @@ class MergeSection(Section):
     shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
 
 
+# What a merge is called among the methods of training.
+MERGE = "merge"
+
 RewardMethod = Literal["grpo", "best_sft", "best_dpo"]
 # The methods of stages that learn from rewarded rollouts.
 REWARD_METHODS: tuple[RewardMethod, ...] = get_args(RewardMethod)
@@ -128,7 +155,7 @@ class SourceSection(Section):
     lineage: tuple[str, ...] = ()
 
 
-class RewardSection(Section):
+class RewardSection(TrainingSection):
     """``[stages.NAME]`` with ``method`` "grpo", "best_sft" or "best_dpo": a stage that learns from rewarded rollouts.
 
     "grpo" follows the policy gradient with advantages within groups of ``group_size`` rollouts of one prompt, by the
@@ -149,6 +176,8 @@ class RewardSection(Section):
     steps. ``kl_weight`` holds the policy to where it started. How rollouts are sampled stands in ``[rollouts]``.
     """
 
+    optional = ("source", "tokens_per_step")
+
     method: RewardMethod
     setting: str
     reward: Literal["approval", "success", "mixture", "penalized"] = "approval"
@@ -161,25 +190,12 @@ class RewardSection(Section):
     scale: Literal["group", "batch", "none"] = "group"
     group_size: Annotated[int, Field(ge=2, le=1024)] = 8
     prompts_per_step: Positive = 8
-    tokens_per_step: Positive | None = None
     steps: Positive = 60
     every: Positive = 20
-    beta: Rate = 0.1
     kl_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     clip_low: Share = 0.2
     clip_high: Weight = 0.2
     learning_rate: Rate = 1.5e-4
-    warmup_steps: Natural = 4
-    max_grad_norm: Rate = 1.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    weight_decay: Weight = 0.0
-    lora_r: Annotated[int, Field(ge=0, le=2**20)] = 0
-    lora_alpha: Positive = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    use_rslora: bool = False
-    token_budget: Positive = 32_768
-    precision: Literal["fp32", "bf16"] = "fp32"
-    recompute: bool = False
 
     @field_validator("group_size", mode="before")
     @classmethod
@@ -227,7 +243,7 @@ def is_midway(checkpoint: Checkpoint) -> bool:
 
 # How the two sorts of stage are told apart where a study is read; no name of a stage looks like this.
 PREFERENCE_TAG, REWARD_TAG = "[pairs]", "[rewards]"
-TAGGED: Mapping[Any, bool] = {PREFERENCE_TAG: False, REWARD_TAG: True}
+TAGGED: Mapping[Any, type[TrainingSection]] = {PREFERENCE_TAG: StageSection, REWARD_TAG: RewardSection}
 
 
 def sort_stage(stage: Any) -> str:

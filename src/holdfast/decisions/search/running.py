@@ -16,9 +16,9 @@ from holdfast.decisions.search.sampling import Found, Point, Trial, choose, look
 from holdfast.decisions.search.trials import ONCE_MORE_KEY, read_trial, section_of, trial_lineage, with_trials
 from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
+from holdfast.runs.build import build
 from holdfast.runs.execution import Listener, execute
 from holdfast.runs.forks import fork_run
-from holdfast.runs.plan.build import build
 from holdfast.runs.plan.step import Plan
 from holdfast.runs.readiness import look_around
 from holdfast.runs.run import Run, prepare

@@ -8,9 +8,8 @@ from holdfast.decisions.watch.reading import View
 from holdfast.judges.unread import Readings
 from holdfast.records import content_id
 from holdfast.records.errors import StudyError
-from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.judging import open_step_judge, score_all
-from holdfast.runs.steps.speakers import open_speakers
+from holdfast.runs.rescoring import FoundJudge
+from holdfast.runs.steps.judging import score_all
 from holdfast.store import Store
 
 
@@ -21,7 +20,7 @@ def choose_frozen(scores: Mapping[str, float], count: int, seed: int) -> dict[st
 
 
 def judge_again(
-    store: Store, step: Step, ids: Collection[str], view: View
+    store: Store, asked: FoundJudge, ids: Collection[str], view: View
 ) -> tuple[dict[str, float | None], tuple[str, ...]]:
     """What the judge gives these trajectories now, None where it gives no verdict; nothing is stored.
 
@@ -36,14 +35,14 @@ def judge_again(
             f"{store.path}: {len(lost)} of the frozen trajectories are not here (first: {lost[0]}); give the run that"
             " the watch was begun with"
         )
-    judge = open_step_judge(step)
+    judge = asked.judge
     if view.objective not in judge.objectives or judge.rubric_of(view.objective) != view.rubric:
         raise StudyError(
             f"judge {view.judge!r}: judges {view.objective!r} by other rules now than when the baseline was judged, so"
             " nothing tells its drift; judge the baseline anew and begin a new watch"
         )
     items = [(store.case(one.case_id), one) for one in store.trajectories(sorted(ids))]
-    with open_speakers(step, None) as speakers:
+    with asked.open_model(None) as speakers:
         scores = score_all(judge, items, speakers)
     found: dict[str, list[float]] = {identity: [] for identity in sorted(ids)}
     for score in scores:

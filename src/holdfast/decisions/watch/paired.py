@@ -31,7 +31,7 @@ from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Checkpoint, Labelled
 from holdfast.records.errors import MissingExtra, StoreError, StudyError
 from holdfast.records.outputs import scratch_directory
-from holdfast.runs.rescoring import find_judge_step
+from holdfast.runs.rescoring import find_judge
 from holdfast.store import DATABASE, Store
 from holdfast.store.choosing import find_checkpoint, read_conditions
 from holdfast.store.origins import spell
@@ -217,8 +217,8 @@ def try_judge(
 ) -> tuple[dict[str, float | None], tuple[str, ...]]:
     """What the judge gives the frozen set now, and what is told of replies unread. Errors: HoldfastError."""
     budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
-    step = find_judge_step(view.judge, request.judges, store, budget, trusted=request.trust_endpoints)
-    return judge_again(store, step, list(state.frozen), view)
+    asked = find_judge(view.judge, request.judges, store, budget, trusted=request.trust_endpoints)
+    return judge_again(store, asked, list(state.frozen), view)
 
 
 def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:

@@ -34,10 +34,8 @@ from holdfast.judges.unread import Readings
 from holdfast.records import Flag, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
-from holdfast.runs.plan.step import Step
 from holdfast.runs.progress import ProgressLines, rate_and_left
-from holdfast.runs.rescoring import find_judge_step, find_waiting, judge_stored
-from holdfast.runs.steps.judging import open_step_judge
+from holdfast.runs.rescoring import FoundJudge, find_judge, find_waiting, judge_stored
 from holdfast.store import Store
 from holdfast.store.choosing import find_checkpoint, read_conditions
 from holdfast.store.origins import FOREIGN
@@ -56,17 +54,17 @@ def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
         with Store(request.output, writable=True) as store:
             return _begin(store, imported, label, request)
     with open_run(request.run, read_scores(request)) as base:
-        before, step = _read_baseline(base, request)
+        before, asked = _read_baseline(base, request)
         state = _open_state(base, before, request)
         imported = leave_out_seen(_import(request, label), state, label)
         with Store(request.output, writable=True) as store:
-            view = _judge_sample(store, imported, step, request, before.rubric)
+            view = _judge_sample(store, imported, asked, request, before.rubric)
             values, traces = read_traces_of(store, view)
             data = content_id(
                 "watch traces", view.rubric, traces, sorted(values.items()), *filter(None, [imported.absent])
             )
             if state.find(label, data) is None:
-                again, unread = judge_again(base, step, list(state.frozen), before) if step is not None else ({}, ())
+                again, unread = judge_again(base, asked, list(state.frozen), before) if asked is not None else ({}, ())
                 notes = describe_look((base, before), (store, view), imported, request.seed)
                 seen = Seen(
                     label=label,
@@ -75,7 +73,7 @@ def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
                     missing=view.missing + imported.absent,
                     traces=traces,
                     frozen=again or None,
-                    notes=note_unread(notes, [*_tell_unread(store, step, view), *unread]),
+                    notes=note_unread(notes, [*_tell_unread(store, asked, view), *unread]),
                 )
                 state.looks.append(seen)
                 if request.state is not None:
@@ -130,7 +128,7 @@ def _import(request: TraceWatch, label: str) -> Imported:
     )
 
 
-def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, Step | None]:
+def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, FoundJudge | None]:
     """The baseline's scores and the judge that gives them; no judge where the scores come with the logs.
 
     Errors: StudyError where the baseline was judged by other rules.
@@ -139,27 +137,27 @@ def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, Step | None]
     baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
     if request.judge.startswith(FOREIGN):
         return read_view(book, baseline, request.judge, request.objective, scores=read_scores(request)), None
-    step = _judge_step(base, request)
-    rubric = open_step_judge(step).rubric_of(request.objective)
+    asked = _find_judge(base, request)
+    rubric = asked.judge.rubric_of(request.objective)
     before = read_view(book, baseline, request.judge, request.objective, rubric=rubric)
     if rubric != before.rubric:
         raise StudyError(
             f"{book.place}: was judged by {request.judge!r} under rubric {before.rubric[:8]}, but this one is"
             f" {rubric[:8]}; judge it again: `holdfast judge {book.place} --with {request.judge}`"
         )
-    return before, step
+    return before, asked
 
 
-def _judge_step(store: Store, request: TraceWatch) -> Step:
+def _find_judge(store: Store, request: TraceWatch) -> FoundJudge:
     budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
-    step = find_judge_step(request.judge, request.judges, store, budget, trusted=request.trust_endpoints)
-    judge = open_step_judge(step)
+    asked = find_judge(request.judge, request.judges, store, budget, trusted=request.trust_endpoints)
+    judge = asked.judge
     if request.objective not in judge.objectives:
         raise StudyError(
             f"judge {request.judge!r}: gives no {request.objective!r}, only {', '.join(judge.objectives)}; choose one"
             " of these with --objective"
         )
-    return step
+    return asked
 
 
 def _open_state(base: Store, before: View, request: TraceWatch) -> State:
@@ -184,8 +182,8 @@ def _open_state(base: Store, before: View, request: TraceWatch) -> State:
 
 def _begin(store: Store, imported: Imported, label: str, request: TraceWatch) -> tuple[Watch, State]:
     """Traces that are to be a baseline: judged and described, compared with nothing."""
-    step = None if request.judge.startswith(FOREIGN) else _judge_step(store, request)
-    view = _judge_sample(store, imported, step, request, None)
+    asked = None if request.judge.startswith(FOREIGN) else _find_judge(store, request)
+    view = _judge_sample(store, imported, asked, request, None)
     values, _ = read_traces_of(store, view)
     scores = flatten(values)
     watch = Watch(
@@ -201,7 +199,7 @@ def _begin(store: Store, imported: Imported, label: str, request: TraceWatch) ->
         basis=describe_basis(view),
         notes=(
             *_left_out(imported),
-            *_tell_unread(store, step, view),
+            *_tell_unread(store, asked, view),
             f"made a baseline of {len(imported.trajectories):,} traces in {request.output}; next: holdfast watch"
             f" {request.output} --traces FILES --judge {request.judge} -o NEW_DIR --state FILE",
         ),
@@ -212,12 +210,14 @@ def _begin(store: Store, imported: Imported, label: str, request: TraceWatch) ->
 # --- judging ------------------------------------------------------------------------------------------------------
 
 
-def _judge_sample(store: Store, imported: Imported, step: Step | None, request: TraceWatch, rubric: str | None) -> View:
+def _judge_sample(
+    store: Store, imported: Imported, asked: FoundJudge | None, request: TraceWatch, rubric: str | None
+) -> View:
     """The scores of the sample, judged where they are not yet; committed as they come. Errors: HoldfastError."""
     sample = choose_sample(imported.trajectories, request.sample, request.seed)
-    if step is not None:
-        _score(store, step, sample, quiet=request.quiet)
-        rubric = open_step_judge(step).rubric_of(request.objective)
+    if asked is not None:
+        _score(store, asked, sample, quiet=request.quiet)
+        rubric = asked.judge.rubric_of(request.objective)
     return read_view(
         make_book(store, str(request.output)),
         imported.checkpoint,
@@ -229,19 +229,19 @@ def _judge_sample(store: Store, imported: Imported, step: Step | None, request: 
     )
 
 
-def _score(store: Store, step: Step, sample: Sequence[str], *, quiet: bool) -> None:
-    waiting, judged = find_waiting(store, step, sample), 0
+def _score(store: Store, asked: FoundJudge, sample: Sequence[str], *, quiet: bool) -> None:
+    waiting, judged = find_waiting(store, asked, sample), 0
     lines = ProgressLines(sys.stderr, quiet=quiet)
-    for batch, _ in judge_stored(store, step, waiting):
+    for batch, _ in judge_stored(store, asked, waiting):
         judged += batch
         lines.passing(rate_and_left(judged, len(waiting), None, "traces judged"))
 
 
-def _tell_unread(store: Store, step: Step | None, view: View) -> list[str]:
+def _tell_unread(store: Store, asked: FoundJudge | None, view: View) -> list[str]:
     """What is told of a judge most of whose replies about a view's trajectories could not be read, now or before."""
-    if step is None:
+    if asked is None:
         return []
-    judge = open_step_judge(step)
+    judge = asked.judge
     readings = Readings(judge)
     for scores in store.scores_of(view.trajectories):
         readings.add(one for one in scores if one.judge == judge.name and one.rubric == judge.rubric_of(one.objective))

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
 
 from holdfast.models.entries import TINY_SIZES
-from holdfast.records import JSON, Checkpoint, content_id
-from holdfast.runs.plan.step import VERSIONS, Kind, Made, Step
+from holdfast.records import Checkpoint, content_id
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    Calls,
+    EpisodeLimits,
+    JudgeSettings,
+    OpenSettings,
+    PairSettings,
+    RandomSettings,
+    ReferenceSettings,
+    RolloutSettings,
+    Settings,
+    SpeakerModel,
+    TeachSettings,
+)
+from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.conditions import PartSection
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import StageSection
+from holdfast.study.stages import MERGE, SourceSection, StageSection
 from holdfast.study.study import Study
 from holdfast.suites import approval, probes
 from holdfast.suites.approval import teaching
@@ -21,41 +34,37 @@ from holdfast.suites.office import CASES_VERSION, DEMONSTRATIONS_VERSION
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
 
+PlanMethod = Callable[["Planner", Replicate, Mapping[tuple[str, ...], Made], tuple[str, ...]], Made]
+
 
 class Planner:
-    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too."""
+    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too.
 
-    def __init__(self, study: Study, fresh: Collection[tuple[str, ...]] = ()) -> None:
-        self.study, self.fresh = study, fresh
+    ``methods`` plan the train step of a lineage's last name, given what is made so far by lineage.
+    """
+
+    def __init__(
+        self, study: Study, methods: Mapping[str, PlanMethod], fresh: Collection[tuple[str, ...]] = ()
+    ) -> None:
+        self.study, self.fresh, self._methods = study, fresh, methods
         self.steps: dict[str, Step] = {}
         # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
         self._tested: dict[str, dict[int, str]] = {}
         # By checkpoint, the rollout step on probes, which are the same in every split.
         self._probed: dict[str, str] = {}
 
-    def add(
-        self,
-        kind: Kind,
-        name: str,
-        inputs: Sequence[str],
-        settings: dict[str, Any],
-        *,
-        size: int,
-        unit: str,
-        speakers: Sequence[str] = (),
-    ) -> str:
-        fingerprint = content_id(kind, VERSIONS[kind], settings, sorted(inputs))
+    def add(self, name: str, inputs: Sequence[str], settings: Settings, *, size: int) -> str:
+        fingerprint = content_id(settings.kind, settings.version, settings.dump(), sorted(inputs))
+        remote = [one.model for one in settings.speakers().values() if one.entry.kind == "remote"]
         self.steps.setdefault(
             fingerprint,
             Step(
                 fingerprint=fingerprint,
-                kind=kind,
                 name=name,
                 inputs=tuple(inputs),
                 settings=settings,
                 size=size,
-                unit=unit,
-                means={"endpoints": {one: self.study.endpoint(one).model_dump(mode="json") for one in speakers}},
+                means=Means(endpoints={model: self.study.endpoint(model) for model in remote}),
             ),
         )
         return fingerprint
@@ -70,56 +79,84 @@ class Planner:
         entry = self.study.entry(kind)
         if entry.kind == "tiny" and not entry.name:
             return self._taught(kind, seed)
-        settings: dict[str, Any] = {"method": "open", "base": kind, "entry": entry.model_dump(mode="json")}
+        settings: Settings
         name, verb = kind, "open"
         if entry.kind == "random":
-            # Its tokenizer is made of the cases that the run holds.
             seeds = self.study.axes.get("split_seed", (self.study.suite.split_seed,))
-            settings |= {"method": "random", "base_seed": seed, "suite": suite_settings(self.study.suite)}
-            settings["split_seeds"] = list(seeds)
+            settings = RandomSettings(
+                base=kind,
+                entry=entry,
+                base_seed=seed,
+                suite=decisive_suite(self.study.suite),
+                split_seeds=seeds,
+            )
             name, verb = f"{kind}-{seed}", "make"
-        fingerprint = self.add("train", f"{verb} {name}", (), settings, size=1, unit="model")
+        else:
+            settings = OpenSettings(base=kind, entry=entry)
+        fingerprint = self.add(f"{verb} {name}", (), settings, size=1)
         model = entry.name + (f"@{entry.revision}" if entry.revision else "")
-        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model or None)
-        self.set_checkpoints(fingerprint, (checkpoint,))
-        return Made(checkpoint=checkpoint, step=fingerprint)
+        return self._base_made(fingerprint, name, model or None)
 
     def _taught(self, kind: str, seed: int) -> Made:
         """The supervised stage that makes one tiny base."""
         study = self.study
         size = study.entry(kind).size
-        settings = {
-            "method": "sft",
-            "base": kind,
-            "base_seed": seed,
-            "model": {
-                **study.model.model_dump(mode="json", exclude={"bases", "base_seeds"}),
-                **(TINY_SIZES[size] if size else {}),
-            },
-            "suite": study.suite.name,
-            "mixture": dict(study.suite.mixture),
-            "demonstrations": DEMONSTRATIONS_VERSION,
-            **probes.taught_settings(study.probes),
-            **teaching.taught_settings(study.approval),
-        }
-        name = f"{kind}-{seed}"
+        settings = TeachSettings(
+            base=kind,
+            base_seed=seed,
+            model=study.model.model_copy(update=TINY_SIZES[size] if size else {}),
+            suite=study.suite.name,
+            mixture=dict(study.suite.mixture),
+            demonstrations=DEMONSTRATIONS_VERSION,
+            probes=probes.taught_settings(study.probes),
+            approval=teaching.taught_settings(study.approval),
+        )
         # Those of probes and of users come beside those of the office.
         count = 0 if study.suite.name == approval.SUITE else study.model.sft.demonstrations
-        count += round(settings["probes"]["share"] * count) if "probes" in settings else 0
-        count += settings["approval"]["count"] if "approval" in settings else 0
-        fingerprint = self.add("train", f"teach {name}", (), settings, size=count, unit="demonstrations")
-        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name)
+        count += round(settings.probes["share"] * count) if settings.probes else 0
+        count += settings.approval["count"] if settings.approval else 0
+        name = f"{kind}-{seed}"
+        return self._base_made(self.add(f"teach {name}", (), settings, size=count), name, None)
+
+    def _base_made(self, fingerprint: str, name: str, model: str | None) -> Made:
+        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model)
         self.set_checkpoints(fingerprint, (checkpoint,))
         return Made(checkpoint=checkpoint, step=fingerprint)
 
-    def speaker(self, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What a step is told of a model that speaks beside the agent, and the step that makes it, if one does."""
+    def train(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
+        """A lineage's last stage, or a merge, after what is made so far."""
+        name = lineage[-1]
+        method = MERGE if name in self.study.merges else self.study.stages[name].method
+        return self._methods[method](self, replicate, made, lineage)
+
+    def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
+        """The checkpoint whose rollouts a stage learns from, trained with the same seed."""
+        root = replicate.root
+        if source.base != replicate.base:
+            root = self.base(source.base, self.study.model.base_seeds[0])
+        other = replace(replicate, base=source.base, root=root)
+        made: dict[tuple[str, ...], Made] = {(): root}
+        for length in range(1, len(source.lineage) + 1):
+            made[source.lineage[:length]] = self.train(other, made, source.lineage[:length])
+        return made[source.lineage]
+
+    def speaker(self, name: str) -> tuple[SpeakerModel, tuple[str, ...]]:
+        """A model that speaks beside the agent, and the step that makes it, if one does."""
         entry = self.study.entry(name)
-        told: dict[str, Any] = {"model": name, "entry": entry.model_dump(mode="json")}
         if entry.kind == "remote":
-            return told, ()
+            return SpeakerModel(model=name, entry=entry), ()
         made = self.base(name, self.study.model.base_seeds[0])
-        return {**told, "checkpoint": made.checkpoint.id}, (made.step,)
+        return SpeakerModel(model=name, entry=entry, checkpoint=made.checkpoint.id), (made.step,)
+
+    def emulator(self) -> tuple[SpeakerModel | None, tuple[str, ...]]:
+        """The model that plays the tools, if one does, and the step that makes it."""
+        name = self.study.suite.world.model
+        return (None, ()) if name is None else self.speaker(name)
+
+    def agent(self, base: str) -> SpeakerModel | None:
+        """A base as it speaks in episodes; None for a tiny one."""
+        entry = self.study.entry(base)
+        return None if entry.kind == "tiny" else SpeakerModel(model=base, entry=entry)
 
     def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
         """Episodes of one checkpoint of a base on one part of a split."""
@@ -136,22 +173,26 @@ class Planner:
             # A case is for training in one split and held out in another: its episodes are others in each.
             seed = int(content_id(part, split_seed, seed)[:12], 16)
         count, per_case = self._amount(part, split_seed)
-        extra: dict[str, Any] = self.kept_out() if part == "train" else {}
-        if not shared and part != "probe":
-            extra["cases"] = CASES_VERSION
+        condition = None
         if part in PARTS:
             section: PartSection = getattr(self.study, PARTS[part])
-            extra["condition"] = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
+            condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
         found = self.episodes(
             base,
             made,
-            part,
-            split_seed,
-            seed,
-            suite={"name": "probes"} if part == "probe" else self.suite_settings(),
+            RolloutSettings(
+                checkpoint=made.checkpoint.id,
+                suite=SuiteSection(name="probes") if part == "probe" else decisive_suite(suite),
+                split_seed=split_seed,
+                part=part,
+                per_case=per_case,
+                rollout_seed=seed,
+                limits=self.limits(),
+                kept_out=self.kept_out() if part == "train" else None,
+                cases=CASES_VERSION if not shared and part != "probe" else None,
+                condition=condition,
+            ),
             count=count,
-            per_case=per_case,
-            extra=extra,
             # One after the other: a case that is held out in two splits is met once.
             after=list(tested.values())[-1:] if shared and part == "test" else (),
         )
@@ -162,43 +203,16 @@ class Planner:
         return found
 
     def episodes(
-        self,
-        base: str,
-        made: Made,
-        part: str,
-        split_seed: int,
-        seed: int,
-        *,
-        suite: JSON,
-        count: int,
-        per_case: int,
-        extra: JSON,
-        after: Sequence[str] = (),
+        self, base: str, made: Made, settings: RolloutSettings, *, count: int, after: Sequence[str] = ()
     ) -> str:
         """The rollout step of a checkpoint with ``count`` cases of a part, after some other steps."""
-        settings: dict[str, Any] = {
-            "checkpoint": made.checkpoint.id,
-            "suite": suite,
-            "split_seed": split_seed,
-            "part": part,
-            "per_case": per_case,
-            "rollout_seed": seed,
-            "limits": self.limits(),
-            **extra,
-        }
-        inputs, speakers = [made.step, *after], []
-        entry = self.study.entry(base)
-        if entry.kind != "tiny":
-            settings["agent"] = {"model": base, "entry": entry.model_dump(mode="json")}
-            speakers.append(base)
-        emulator = self.study.suite.world.model
+        settings, inputs = replace(settings, agent=self.agent(base)), (made.step, *after)
         # What has a world of its own has no emulator.
-        if emulator is not None and suite.get("world"):
-            settings["emulator"], needed = self.speaker(emulator)
-            inputs += needed
-            speakers.append(emulator)
-        name = f"roll out {made.checkpoint.name} on {part} cases"
-        return self.add("rollout", name, inputs, settings, size=count * per_case, unit="episodes", speakers=speakers)
+        if "world" in settings.suite.model_fields_set:
+            emulator, needed = self.emulator()
+            settings, inputs = replace(settings, emulator=emulator), (*inputs, *needed)
+        name = f"roll out {made.checkpoint.name} on {settings.part} cases"
+        return self.add(name, inputs, settings, size=count * settings.per_case)
 
     def reseed(self, seed: int) -> int:
         """The seed of some episodes under the study's own ``rollouts.seed``."""
@@ -211,20 +225,14 @@ class Planner:
             return self.rollout(base, made, FRESH, split_seed, 0)
         return self.rollout(base, made, "test", split_seed, _ONCE_MORE)
 
-    def suite_settings(self) -> dict[str, Any]:
-        """What of the suite decides an episode."""
-        return suite_settings(self.study.suite)
-
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> EpisodeLimits:
         """What ends an episode, and how many are run together."""
         limits = self.study.rollouts
-        optional = {name for name in ("max_episode_tokens", "max_seconds") if getattr(limits, name) is None}
-        return limits.model_dump(mode="json", exclude={"per_train_case", "per_test_case", "seed", *optional})
+        return EpisodeLimits(**{item.name: getattr(limits, item.name) for item in fields(EpisodeLimits)})
 
-    def kept_out(self) -> dict[str, int]:
+    def kept_out(self) -> int | None:
         """How many cases of a split's train half are kept for balances, where that takes them out of it."""
-        count = count_tuning(self.study) if self.study.suite.name != "office" else 0
-        return {"kept_out": count} if count else {}
+        return count_tuning(self.study) or None if self.study.suite.name != "office" else None
 
     def _amount(self, part: str, split_seed: int) -> tuple[int, int]:
         """How many cases a part has, and episodes a case."""
@@ -238,75 +246,70 @@ class Planner:
 
     def bring(self, source: str) -> str:
         """The trajectories and scores of another run."""
-        settings = {"source": source, "digest": self.study.pairs.digest}
-        return self.add("bring", f"bring trajectories of {source}", (), settings, size=1, unit="run")
+        settings = BringSettings(source=source, digest=self.study.pairs.digest)
+        return self.add(f"bring trajectories of {source}", (), settings, size=1)
 
     def judge(self, rollout: str, judge: str | None) -> str:
         """Scores of one rollout step by one judge; None is the rules that read probes."""
-        source = self.steps[rollout]
-        if judge is None:
-            settings: dict[str, Any] = {"judge": "probes", "kind": "probes"}
-            name = f"judge {source.name.removeprefix('roll out ')} by rules"
-            return self.add("judge", name, (rollout,), settings, size=source.size, unit="episodes")
-        section = self.study.judges[judge]
-        if source.settings.get("suite", {}).get("name") == "probes":
-            section = probes.fit_judge(section)
-        settings = {"judge": judge, "kind": section.kind}
+        source, settings = self.steps[rollout], JudgeSettings(judge=judge or "probes")
         inputs: tuple[str, ...] = (rollout,)
-        if section.kind != "state":
-            settings["section"] = section.model_dump(mode="json")
-        if section.model is not None:
-            settings["speaker"], needed = self.speaker(section.model)
-            inputs += needed
-        name = f"judge {source.name.removeprefix('roll out ')} by {judge}"
-        speakers = () if section.model is None else (section.model,)
-        return self.add("judge", name, inputs, settings, size=source.size, unit="episodes", speakers=speakers)
+        if judge is not None:
+            section = self.study.judges[judge]
+            if isinstance(source.settings, RolloutSettings) and source.settings.suite.name == "probes":
+                section = probes.fit_judge(section)
+            settings = replace(settings, section=section)
+            if section.model is not None:
+                speaker, needed = self.speaker(section.model)
+                settings, inputs = replace(settings, speaker=speaker), (*inputs, *needed)
+        name = f"judge {source.name.removeprefix('roll out ')} by {judge or 'rules'}"
+        return self.add(name, inputs, settings, size=source.size)
 
     def pair(self, rollout: str, judge: str, stage: StageSection, split_seed: int, seed: int) -> str:
         """Preference pairs for one stage from one judged rollout, or from what was brought of the train cases."""
-        rule = self.study.pairs.model_dump(mode="json", exclude={"source", "digest", "judge"})
-        settings = {
-            **rule,
-            "judge": judge,
-            "objectives": list(stage.objectives),
-            "agree": stage.agree,
-            "flip": stage.flip,
-            "pair_seed": seed,
-        }
+        source = self.steps[rollout]
+        brought = isinstance(source.settings, BringSettings)
+        settings = PairSettings(
+            rule=self.study.pairs,
+            judge=judge,
+            objectives=stage.objectives,
+            agree=stage.agree,
+            flip=stage.flip,
+            pair_seed=seed,
+            split_seed=split_seed if brought else None,
+            kept_out=self.kept_out() if brought else None,
+        )
         flipped = " flipped" if stage.flip else ""
-        name = f"pair {'+'.join(stage.objectives)}{flipped} from {self.steps[rollout].name.removeprefix('roll out ')}"
-        brought = self.steps[rollout].kind == "bring"
-        if brought:
-            settings |= {"split_seed": split_seed, **self.kept_out()}
+        name = f"pair {'+'.join(stage.objectives)}{flipped} from {source.name.removeprefix('roll out ')}"
         inputs = (rollout,) if brought else (rollout, self.judge(rollout, judge))
-        return self.add("pair", name, inputs, settings, size=self.steps[rollout].size, unit="episodes")
+        return self.add(name, inputs, settings, size=source.size)
 
     def reference(self, base: str, made: Made, rollout: str, stage: StageSection, split_seed: int) -> str:
-        """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from.
-
-        The settings are all that decides them, rounding included.
-        """
+        """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from."""
         source = self.steps[rollout]
-        settings = {
-            "checkpoint": made.checkpoint.id,
-            **stage.model_dump(mode="json", include={"loss_mask", "precision", "token_budget"}),
-            # Beside an adapter the other weights are held in 16 bits.
-            "adapter": stage.precision == "bf16" and stage.lora_r > 0,
-            **self.format_of(base),
-        }
-        if source.kind == "bring":
-            settings |= {"split_seed": split_seed, **self.kept_out()}
+        brought = isinstance(source.settings, BringSettings)
+        settings = ReferenceSettings(
+            checkpoint=made.checkpoint.id,
+            loss_mask=stage.loss_mask,
+            precision=stage.precision,
+            token_budget=stage.token_budget,
+            adapter=stage.precision == "bf16" and stage.lora_r > 0,
+            calls=self.calls_of(base),
+            split_seed=split_seed if brought else None,
+            kept_out=self.kept_out() if brought else None,
+        )
         name = f"reference {made.checkpoint.name} for {source.name.removeprefix('roll out ')}"
-        return self.add("reference", name, (made.step, rollout), settings, size=source.size, unit="trajectories")
+        return self.add(name, (made.step, rollout), settings, size=source.size)
 
-    def format_of(self, base: str) -> dict[str, Any]:
-        """How a base's conversations are written where its tokenizer leaves a choice."""
+    def calls_of(self, base: str) -> Calls | None:
+        """How a base's conversations write calls where its tokenizer leaves a choice."""
         entry = self.study.entry(base)
-        return {} if entry.kind == "tiny" else {"calls": entry.calls}
+        return None if entry.kind == "tiny" else entry.calls
 
 
-def suite_settings(suite: SuiteSection) -> dict[str, Any]:
-    """What of a suite decides an episode; the keys that are for another suite are left out."""
+def decisive_suite(suite: SuiteSection) -> SuiteSection:
+    """A suite with what decides its episodes set; the keys that are for another suite are left out."""
     own = {"holdout"} if suite.name == "office" else {"digest", "split", "world"}
     own |= {"source"} if suite.name == "probes" else set()
-    return suite.model_dump(mode="json", include={"name", "train_cases", "test_cases", *own})
+    return SuiteSection.model_validate(
+        suite.model_dump(mode="json", include={"name", "train_cases", "test_cases", *own})
+    )

@@ -17,41 +17,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
+from holdfast.models.entries import EndpointSection
 from holdfast.records import JSON, Checkpoint
+from holdfast.runs.plan.settings import Kind, Settings
 from holdfast.study.study import Study
 
-Kind = Literal["train", "bring", "rollout", "judge", "pair", "reference", "analyze"]
-VERSIONS: Mapping[Kind, int] = {
-    "train": 2,
-    "bring": 1,
-    "rollout": 1,
-    "judge": 1,
-    "pair": 1,
-    "reference": 1,
-    "analyze": 2,
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """How the remote models of a step are reached, by the study's names for them, and what a run may spend on them."""
+
+    endpoints: Mapping[str, EndpointSection] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)  # max_calls, max_cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One node of a plan. ``size`` counts what it works through, in units of ``unit``.
+    """One node of a plan. ``size`` counts what it works through, in the unit of its kind.
 
     ``settings`` say all that the work needs besides its inputs; ``checkpoints`` are what a train step makes,
-    one per dose, with path and digest still open. ``means`` say how remote models are reached and what may be spent:
-    no part of the fingerprint.
+    one per dose, with path and digest still open. ``means`` are no part of the fingerprint.
     """
 
     fingerprint: str
-    kind: Kind
     name: str
     inputs: tuple[str, ...]
-    settings: JSON
+    settings: Settings
     size: int
-    unit: str
     checkpoints: tuple[Checkpoint, ...] = ()
-    means: JSON = field(default_factory=dict)
+    means: Means = Means()
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of step."""
+        return self.settings.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +73,23 @@ class Made:
 
     checkpoint: Checkpoint
     step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicate:
+    """One base at one point of the axes with one training seed; ``root`` is the base's own checkpoint."""
+
+    base: str
+    root: Made
+    point: JSON
+    seed: int
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The point's axes as a checkpoint has them, which has its split apart."""
+        return {key: value for key, value in self.point.items() if key != "split_seed"}
+
+    def label(self, verb: str, base: str, name: str) -> str:
+        """The name of a train step, for people."""
+        axes = (f"{axis}={value}" for axis, value in self.point.items())
+        return " · ".join([f"{verb} {base} · {name} · seed {self.seed}", *axes])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from holdfast.records import Trajectory, content_id
 from holdfast.records.errors import StepError
+from holdfast.runs.plan.settings import BringSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished
 from holdfast.runs.steps.reading import cases_of
@@ -17,16 +18,16 @@ from holdfast.store import Store, codec
 BRING_BATCH = 500
 
 
-def bring(step: Step, store: Store, emit: Emit) -> Finished:
+def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Finished:
     """The source's trajectories of cases that this run has too, with their scores and checkpoints.
 
     Cases go by their ids. Errors: StepError where no case is in both.
     """
     cases, done = cases_of(store), store.log.batches(step.fingerprint)
     found: Counter[str] = Counter()
-    with Store(Path(step.settings["source"])) as source:
+    with Store(Path(settings.source)) as source:
         checkpoints = tuple(
-            replace(one, id=_own(one.id), path=None, source=step.settings["source"]) for one in source.checkpoints()
+            replace(one, id=_own(one.id), path=None, source=settings.source) for one in source.checkpoints()
         )
         trajectories = source.trajectories()
         number = 0
@@ -55,7 +56,7 @@ def bring(step: Step, store: Store, emit: Emit) -> Finished:
             number += 1
     if not found["trajectories"]:
         raise StepError(
-            f"{step.settings['source']}: holds no trajectory of this study's cases"
+            f"{settings.source}: holds no trajectory of this study's cases"
             f" ({found['of_other_cases']} of others); bring a run of the same suite"
         )
     return Finished(result=dict(found))

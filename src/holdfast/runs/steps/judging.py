@@ -12,6 +12,7 @@ from holdfast.judges.rating.judge import RatingJudge, check_answers
 from holdfast.judges.unread import Readings
 from holdfast.records import Case, Score, Trajectory
 from holdfast.rollout.dialogues import Speakers, hold
+from holdfast.runs.plan.settings import JudgeSettings, PairSettings, SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.runs.steps.reading import cases_of
@@ -23,9 +24,9 @@ from holdfast.training.pairs import build_pairs, flip_pairs
 JUDGE_BATCH = 400
 
 
-def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
+def judge_episodes(step: Step, settings: JudgeSettings, store: Store, emit: Emit) -> Finished:
     """Scores for one rollout step's trajectories, in batches; a judge that is not understood is told in the result."""
-    judge = open_step_judge(step)
+    judge = open_judge_of(settings.judge, settings.judged_by, settings.speaker)
     readings = Readings(judge)
     for (name, objective), (_, count) in store.mean_scores(step.inputs[0]).items():
         if name == judge.name:
@@ -34,7 +35,7 @@ def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
     done = store.log.batches(step.fingerprint)
     trajectories = store.trajectories(step=step.inputs[0])
     number = 0
-    with open_speakers(step, store) as speakers:
+    with open_speakers(settings.speakers(), step.means, store) as speakers:
         while batch := list(islice(trajectories, JUDGE_BATCH)):
             if number not in done:
                 scores = score_all(judge, [(cases[item.case_id], item) for item in batch], speakers)
@@ -45,13 +46,9 @@ def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
     return Finished(result={"notes": notes} if notes else {})
 
 
-def open_step_judge(step: Step) -> Judge:
-    """The judge of a judge step; behind the study's name for its model stands the model's own."""
-    section = JudgeSection.model_validate(step.settings.get("section", {"kind": step.settings.get("kind", "state")}))
-    entry = step.settings.get("speaker", {}).get("entry", {})
-    named = [entry.get("name"), entry.get("revision")]
-    model = "@".join(part for part in named if part) or None
-    return open_judge(step.settings["judge"], section, model=model)
+def open_judge_of(name: str, section: JudgeSection, speaker: SpeakerModel | None) -> Judge:
+    """A judge that a study calls ``name``; behind the study's name for its model stands the model's own."""
+    return open_judge(name, section, model=None if speaker is None else speaker.full_name)
 
 
 def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: Speakers) -> list[Score]:
@@ -69,26 +66,26 @@ def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: 
     return scores
 
 
-def make_pairs(step: Step, store: Store, emit: Emit) -> Finished:
+def make_pairs(step: Step, settings: PairSettings, store: Store) -> Finished:
     """Preference pairs from one judged rollout step."""
-    settings = step.settings
-    rng = np.random.default_rng([settings["pair_seed"], int(step.fingerprint[:15], 16)])
+    rule = settings.rule
+    rng = np.random.default_rng([settings.pair_seed, int(step.fingerprint[:15], 16)])
     table = store.score_table(step=step.inputs[0])
     selection = build_pairs(
         table,
         store.trajectory_ids(step=step.inputs[0]),
-        objectives=settings["objectives"],
-        judge=settings["judge"],
-        min_gap=settings["min_gap"],
-        min_chosen=settings["min_chosen"],
-        combine=settings["agree"],
-        cap_per_case=settings["cap_per_case"] or None,
-        exclude_unfit=settings["exclude_unfit"],
+        objectives=settings.objectives,
+        judge=settings.judge,
+        min_gap=rule.min_gap,
+        min_chosen=rule.min_chosen,
+        combine=settings.agree,
+        cap_per_case=rule.cap_per_case or None,
+        exclude_unfit=rule.exclude_unfit,
         rng=rng,
         # What was brought from another run holds cases of either half.
-        cases=store.splits()[settings["split_seed"]]["train"] if "split_seed" in settings else None,
+        cases=None if settings.split_seed is None else store.splits()[settings.split_seed]["train"],
     )
-    pairs = flip_pairs(selection.pairs(), settings["flip"], rng)
+    pairs = flip_pairs(selection.pairs(), settings.flip, rng)
     summary = {
         "pairs": len(pairs),
         "cases": len({pair.case_id for pair in pairs}),

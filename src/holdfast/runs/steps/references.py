@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Ending
 from holdfast.records.errors import StudyError
+from holdfast.runs.plan.settings import ReferenceSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished
 from holdfast.runs.steps.reading import cases_of, encode, load_chat, weights_of
@@ -19,16 +20,15 @@ if TYPE_CHECKING:
 REFERENCE_BATCH = 1000
 
 
-def take_reference(step: Step, store: Store, emit: Emit) -> Finished:
+def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: Emit) -> Finished:
     """The log-probability of every trajectory that can be learnt from, whoever asks for it.
 
     Batches do not depend on pairs nor on what was committed before, so neither do the trees, nor their rounding.
     """
     from holdfast.training.dpo.stage import reference_logprobs
 
-    settings = step.settings
-    directory = weights_of(store, settings["checkpoint"])
-    encoded = dict(_encoded_episodes(step, store))
+    directory = weights_of(store, settings.checkpoint)
+    encoded = dict(_encoded_episodes(step, settings, store))
     names, done = list(encoded), store.log.batches(step.fingerprint)
     batches = [names[start : start + REFERENCE_BATCH] for start in range(0, len(names), REFERENCE_BATCH)]
     for number, batch in enumerate(batches):
@@ -38,15 +38,15 @@ def take_reference(step: Step, store: Store, emit: Emit) -> Finished:
             directory,
             batch,
             encoded,
-            settings["loss_mask"],
-            token_budget=settings["token_budget"],
-            precision=settings["precision"],
-            adapter=settings["adapter"],
+            settings.loss_mask,
+            token_budget=settings.token_budget,
+            precision=settings.precision,
+            adapter=settings.adapter,
         )
         emit(Batch(number=number, size=len(batch), logprobs=values))
     result = {
         "trajectories": len(encoded),
-        "tokens": sum(_tree_tokens([encoded[name] for name in batch], settings["token_budget"]) for batch in batches),
+        "tokens": sum(_tree_tokens([encoded[name] for name in batch], settings.token_budget) for batch in batches),
         "plain_tokens": sum(len(item.ids) for item in encoded.values()),
     }
     return Finished(result=result)
@@ -57,7 +57,7 @@ def is_scored(encoded: Encoded, loss_mask: LossMask, longest: int) -> bool:
     return len(encoded.ids) <= longest and bool(encoded.picked(loss_mask).any())
 
 
-def _encoded_episodes(step: Step, store: Store) -> Iterator[tuple[str, Encoded]]:
+def _encoded_episodes(step: Step, settings: ReferenceSettings, store: Store) -> Iterator[tuple[str, Encoded]]:
     """Episodes as tokens, case by case, in the order of ids; with a ``split_seed``, those of its train cases.
 
     What the chat format cannot write, or what is longer than the model reads, has no log-probability. Neither has what
@@ -65,11 +65,10 @@ def _encoded_episodes(step: Step, store: Store) -> Iterator[tuple[str, Encoded]]
     """
     from holdfast.training.policy.adapters import longest_sequence
 
-    settings = step.settings
-    directory, cases = weights_of(store, settings["checkpoint"]), cases_of(store)
-    chat = load_chat(directory, settings.get("calls", "auto"))
-    longest = min(settings["token_budget"], longest_sequence(directory))
-    part = set(store.splits()[settings["split_seed"]]["train"] if "split_seed" in settings else cases)
+    directory, cases = weights_of(store, settings.checkpoint), cases_of(store)
+    chat = load_chat(directory, settings.calls or "auto")
+    longest = min(settings.token_budget, longest_sequence(directory))
+    part = set(cases if settings.split_seed is None else store.splits()[settings.split_seed]["train"])
     unfinished = not is_tiny(directory)
     taken = [
         item
@@ -81,7 +80,7 @@ def _encoded_episodes(step: Step, store: Store) -> Iterator[tuple[str, Encoded]]
             found = encode(chat, cases, trajectory)
         except StudyError:
             continue  # where it is in a pair, the stage that learns from it says what is wrong
-        if is_scored(found, settings["loss_mask"], longest):
+        if is_scored(found, settings.loss_mask, longest):
             yield trajectory.id, found
 
 

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Case, Ending, Trajectory
 from holdfast.records.errors import StepError, StudyError
-from holdfast.rollout.episode import Limits, episode_id
+from holdfast.rollout.episode import episode_id
 from holdfast.rollout.episode import roll_out as roll_out_episodes
-from holdfast.runs.plan.on_rewards import OWN
+from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.runs.steps.reading import cases_of, encode, load_chat, load_tiny, weights_of
 from holdfast.runs.steps.speakers import open_speakers, release_models
 from holdfast.store import Store, codec
-from holdfast.study.sections import SuiteSection
 from holdfast.suites import open_world
 
 if TYPE_CHECKING:
@@ -29,38 +28,37 @@ if TYPE_CHECKING:
     from holdfast.training.policy.adapters import Precision
 
 
-def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
+def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) -> Finished:
     """Episodes in batches of a fixed plan, run whole; what is committed is not run again."""
-    settings = step.settings
     cases = cases_of(store)
-    part = store.splits()[settings["split_seed"]][settings["part"]]
-    if "settings" in settings:
-        part = tuple(name for name in part if cases[name].facts["setting"] in settings["settings"])
-    episodes = [(cases[name], rollout) for rollout in range(settings["per_case"]) for name in part]
-    world = open_world(SuiteSection.model_validate(settings["suite"]))
-    size = settings["limits"]["batch_size"]
-    limits = Limits(**{key: value for key, value in settings["limits"].items() if key != "batch_size"})
+    part = store.splits()[settings.split_seed][settings.part]
+    if settings.users is not None:
+        met = settings.users.section.settings
+        part = tuple(name for name in part if cases[name].facts["setting"] in met)
+    episodes = [(cases[name], rollout) for rollout in range(settings.per_case) for name in part]
+    world = open_world(settings.suite)
+    size = settings.limits.batch_size
     done = store.log.batches(step.fingerprint)
     made = list(store.trajectories(step=step.fingerprint)) if done else []
     # A base meets a case that is held out in two splits once.
-    shared = settings["suite"]["name"] != "office" and settings["part"] == "test"
+    shared = settings.suite.name != "office" and settings.part == "test"
     elsewhere = set(store.trajectory_ids()) - {item.id for item in made} if shared else ()
-    with open_speakers(step, store) as speakers:
+    with open_speakers(settings.speakers(), step.means, store) as speakers:
         for number, start in enumerate(range(0, len(episodes), size)):
             if number in done:
                 continue
             batch = [
                 (case, rollout)
                 for case, rollout in episodes[start : start + size]
-                if episode_id(settings["checkpoint"], case.id, rollout, settings["rollout_seed"]) not in elsewhere
+                if episode_id(settings.checkpoint, case.id, rollout, settings.rollout_seed) not in elsewhere
             ]
             played = roll_out_episodes(
                 speakers,
                 world,
                 batch,
-                checkpoint_id=settings["checkpoint"],
-                rollout_seed=settings["rollout_seed"],
-                limits=limits,
+                checkpoint_id=settings.checkpoint,
+                rollout_seed=settings.rollout_seed,
+                limits=settings.limits,
             )
             trajectories = complete(played, "episodes")
             made += trajectories
@@ -72,12 +70,12 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     # One episode a case is enough for a KL.
     kept = (item for item in made if item.ending is Ending.FINISHED and item.rollout == 0)
     found: dict[str, Any] = {}
-    if settings["part"] == "test":
-        found = _measure(step, store, sorted(kept, key=lambda item: item.id))
-    elif OWN in settings:
-        own = [item for item in kept if cases[item.case_id].facts["setting"] == settings[OWN]]
-        found = _measure(step, store, sorted(own, key=lambda item: item.id))
-        found["measures"] = {f"{settings['part']}_{name}": value for name, value in found["measures"].items()}
+    if settings.part == "test":
+        found = _measure(settings, store, sorted(kept, key=lambda item: item.id))
+    elif settings.own is not None:
+        own = [item for item in kept if cases[item.case_id].facts["setting"] == settings.own]
+        found = _measure(settings, store, sorted(own, key=lambda item: item.id))
+        found["measures"] = {f"{settings.part}_{name}": value for name, value in found["measures"].items()}
     return Finished(result={**found, **_count_endings(made)})
 
 
@@ -102,23 +100,24 @@ def _pack(store: Store, cases: Mapping[str, Case], trajectory: Trajectory) -> tu
     return trajectory.without_texts(), store.text_codec.pack(plain)
 
 
-def _measure(step: Step, store: Store, episodes: Sequence[Trajectory]) -> dict[str, Any]:
+def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Trajectory]) -> dict[str, Any]:
     """How far a checkpoint moved: KL to its parent and to its base on its own held-out episodes, in nats an episode.
 
     KL(policy ‖ reference) is the mean of log policy − log reference over finished episodes sampled from the
     policy, one a case. Episodes that did not finish are left out, so it is the KL of finished conduct, which
     differs from that of all conduct where many are cut off; ``kl_episodes`` says how many were counted.
     """
-    checkpoint = store.checkpoint(step.settings["checkpoint"])
+    checkpoint = store.checkpoint(settings.checkpoint)
     found: dict[str, Any] = {"checkpoint": checkpoint.id, "measures": {}}
     if checkpoint.parent_id is None:
         return found
-    entry = step.settings.get("agent", {}).get("entry", {})
-    encoded = _encode_readable(load_chat(weights_of(store, checkpoint.id), entry.get("calls", "auto")), store, episodes)
+    entry = None if settings.agent is None else settings.agent.entry
+    chat = load_chat(weights_of(store, checkpoint.id), "auto" if entry is None else entry.calls)
+    encoded = _encode_readable(chat, store, episodes)
     if len(encoded) < 2:
         return found
     found["measures"]["kl_episodes"] = len(encoded)
-    precision = entry.get("precision", "fp32")
+    precision: Precision = "fp32" if entry is None else entry.precision
     own = _episode_logprobs(weights_of(store, checkpoint.id), encoded, precision)
     base = next(c for c in store.checkpoints() if c.base == checkpoint.base and not c.stages)
     references = {"kl_parent": checkpoint.parent_id, "kl_base": base.id}

@@ -13,53 +13,46 @@ from holdfast.models import Model, RemoteModel, Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
 from holdfast.records.outputs import scratch_directory
 from holdfast.rollout.dialogues import Speakers
-from holdfast.runs.plan.step import Step
+from holdfast.runs.plan.settings import SpeakerModel
+from holdfast.runs.plan.step import Means
 from holdfast.runs.steps.reading import load_tiny, weights_of
 from holdfast.store import Store
 from holdfast.store.places import LEDGER
 
-_TINY = {"model": "tiny", "entry": {"kind": "tiny"}}
-
 
 @contextlib.contextmanager
-def open_speakers(step: Step, store: Store | None) -> Iterator[Speakers]:
-    """The models of a rollout or judge step by what they do in it; remote ones share the run's ledger.
+def open_speakers(
+    speakers: Mapping[Speaker, SpeakerModel], means: Means, store: Store | None = None
+) -> Iterator[Speakers]:
+    """Models by what they do in a step; remote ones share the run's ledger.
 
     Without a store the ledger is gone afterwards.
     """
-    settings = step.settings
-    wanted: dict[Speaker, Mapping[str, Any]] = {}
-    if step.kind == "rollout":
-        wanted["agent"] = {**settings.get("agent", _TINY), "checkpoint": settings["checkpoint"]}
-    if "emulator" in settings:
-        wanted["emulator"] = settings["emulator"]
-    elif "speaker" in settings:
-        wanted["judge"] = settings["speaker"]
     with contextlib.ExitStack() as opened:
         ledger = None
-        if any(told["entry"]["kind"] == "remote" for told in wanted.values()):
+        if any(one.entry.kind == "remote" for one in speakers.values()):
             place = store.path if store else opened.enter_context(scratch_directory())
-            ledger = opened.enter_context(_open_ledger(step, place))
-        yield {who: _open(told, step.means, store, ledger) for who, told in wanted.items()}
+            ledger = opened.enter_context(_open_ledger(means, place))
+        yield {who: _open(one, means, store, ledger) for who, one in speakers.items()}
 
 
 @contextlib.contextmanager
-def _open_ledger(step: Step, run_path: Path) -> Iterator[Any]:
+def _open_ledger(means: Means, run_path: Path) -> Iterator[Any]:
     from holdfast.models.remote.ledger import Budget, Ledger
 
-    with contextlib.closing(Ledger(run_path / LEDGER, Budget(**step.means.get("budget", {})))) as ledger:
+    with contextlib.closing(Ledger(run_path / LEDGER, Budget(**means.budget))) as ledger:
         yield ledger
 
 
-def _open(told: Mapping[str, Any], means: Mapping[str, Any], store: Store | None, ledger: Any) -> Model | RemoteModel:
-    entry = ModelEntry.model_validate(told["entry"])
+def _open(speaker: SpeakerModel, means: Means, store: Store | None, ledger: Any) -> Model | RemoteModel:
+    entry = speaker.entry
     if entry.kind == "remote":
         from holdfast.models.remote.provider import ProviderModel
 
-        endpoint = EndpointSection.model_validate(means.get("endpoints", {}).get(told["model"], {}))
+        endpoint = means.endpoints.get(speaker.model, EndpointSection())
         return ProviderModel(entry.name, entry=entry, endpoint=endpoint, ledger=ledger)
-    if store is not None and "checkpoint" in told:
-        directory = weights_of(store, told["checkpoint"])
+    if store is not None and speaker.checkpoint is not None:
+        directory = weights_of(store, speaker.checkpoint)
     else:
         from holdfast.models.hub import hub
 

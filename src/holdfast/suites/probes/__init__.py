@@ -181,12 +181,12 @@ class Beside:
     demonstrations: Sequence[tuple[Case, Trajectory]] = ()
 
 
-def taught_settings(section: ProbeSection | None) -> dict[str, Any]:
+def taught_settings(section: ProbeSection | None) -> dict[str, Any] | None:
     """What of ``[probes]`` decides a tiny base: the share and the mixture of its demonstrations; else nothing."""
     if section is None or section.items != _GENERATED:
-        return {}
+        return None
     mixture = {situation: dict(table) for situation, table in generated.MIXTURE.items()}
-    return {"probes": {"share": generated.SHARE, "mixture": mixture, "facts": dict(generated.facts())}}
+    return {"share": generated.SHARE, "mixture": mixture, "facts": dict(generated.facts())}
 
 
 def teach_beside(settings: Mapping[str, Any] | None, seed: int, demonstrations: int) -> Beside:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.records.errors import StudyError
+from holdfast.study.stages import BalanceSection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,19 +31,8 @@ class Measured:
 Measure = Callable[[Path, int], Measured]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
-    """When a balance measures and how it reacts; ``floor`` is in score points, the weights are factors of a loss."""
-
-    floor: float
-    every: int
-    rate: float
-    initial: float
-    most: float
-
-    def __post_init__(self) -> None:
-        if self.initial > self.most:
-            raise StudyError(f"balance.initial is {self.initial}, above balance.most {self.most}; lower it")
+class Balance(BalanceSection):
+    """A study's balance; ``floor`` is in score points, the weights are factors of a loss."""
 
     def is_due(self, step: int) -> bool:
         """Whether the policy is measured after a step, counted from 1."""

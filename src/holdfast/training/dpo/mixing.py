@@ -46,12 +46,6 @@ class Second:
     way: Way
     amount: float
 
-    def __post_init__(self) -> None:
-        if self.way == "mix" and not 0 <= self.amount < 1:
-            raise StudyError(f"mix.share is {self.amount}; give a share of a step's pairs from 0 to below 1")
-        if self.amount < 0:
-            raise StudyError(f"{self.way}: the weight is {self.amount}; give 0 or more")
-
 
 def other_seed(seed: int) -> int:
     """The seed of the second objective's order, so that the stage's own order is that of a stage without one."""
@@ -66,12 +60,8 @@ def mixed_steps(
     For "mix" both together are ``pairs_per_step``: after n steps, the share of n steps' pairs rounded to the nearest
     whole number is of the second objective, so that any share is kept over a stage. Otherwise each step has
     ``pairs_per_step`` of both. Both are taken in the order that they have without the other, however many a step takes.
-    Errors: StudyError for an order whose steps are not cut at a number of pairs, and where a side has no pairs.
+    Errors: StudyError where a side has no pairs.
     """
-    if order.pairwise or order.trajectories_per_case is not None or order.epochs is not None:
-        raise StudyError(
-            f"{second.way} fills steps of pairs_per_step; leave out pairwise, trajectories_per_case and epochs"
-        )
     if not own or not second.pairs:
         raise StudyError(f"{second.way}: there are no pairs of one of the two objectives to learn from")
     size = order.pairs_per_step

@@ -45,21 +45,6 @@ class PairOrder:
     pairwise: bool = False
     epochs: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.pairwise and (self.trajectories_per_case or self.tokens_per_step):
-            raise StudyError(
-                "pairwise order takes pairs one by one; leave trajectories_per_case and tokens_per_step out"
-            )
-        if self.trajectories_per_case is not None and self.trajectories_per_case < 2:
-            raise StudyError(f"trajectories_per_case is {self.trajectories_per_case}; a pair needs 2")
-        if self.epochs is not None and self.trajectories_per_case is not None:
-            raise StudyError(
-                "epochs are counted in steps of pairs_per_step, which trajectories_per_case does not fill; leave one"
-                " of them out"
-            )
-        if self.tokens_per_step is not None and self.trajectories_per_case is None:
-            raise StudyError("tokens_per_step bounds sub-trees; set trajectories_per_case too")
-
 
 def pair_steps(
     pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, *, seed: int

@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import torch
 
 from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError
-from holdfast.records.outputs import sync_tree
-from holdfast.store.weights import dose_path, note_digest, start_anew
+from holdfast.study.sections import SFTSection
+from holdfast.study.stages import StageSection
 from holdfast.training.dpo.balance import Balance, Measure
 from holdfast.training.dpo.mixing import Second, mixed_steps, second_step
 from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps
@@ -36,12 +36,12 @@ from holdfast.training.encoding import (
 from holdfast.training.loop.launch import run_together
 from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, LoopSettings, isolated, open_tracker
 from holdfast.training.loop.passes import check_budget, score_within
-from holdfast.training.loop.result import TrainResult
+from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
 from holdfast.training.loop.sharding import score_together
 from holdfast.training.policy.adapters import Policy, Precision, open_policy
 from holdfast.training.ranks import find_ranks
-from holdfast.training.settings import DPOSettings, SFTSettings, fit_stage
-from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
+from holdfast.training.settings import fit_stage
+from holdfast.training.states import random_states, set_random_states
 from holdfast.training.trees.parts import PairObjective, TrainStep, demonstration_step, pair_step
 
 # Called with steps done and steps in all.
@@ -51,13 +51,14 @@ Progress = Callable[[int, int], None]
 def train_sft(
     model_dir: Path,
     demonstrations: Sequence[Encoded],
-    settings: SFTSettings,
+    settings: SFTSection,
     *,
+    steps: int,
     seed: int,
     out_dir: Path,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Teaches a model from demonstrations and saves it to ``out_dir``.
+    """Teaches a model from demonstrations in ``steps`` optimiser steps and saves it to ``out_dir``.
 
     Warm-up, then linear decay to zero. Raises StudyError for data that cannot be learnt from and StepError
     for a loss that is not finite.
@@ -71,7 +72,7 @@ def train_sft(
         loop = Loop(
             policy,
             LoopSettings(
-                steps=settings.steps,
+                steps=steps,
                 learning_rate=settings.learning_rate,
                 warmup_steps=settings.warmup_steps,
                 max_grad_norm=settings.max_grad_norm,
@@ -80,10 +81,10 @@ def train_sft(
             ),
             seed=seed,
         )
-        steps = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
-        for log in loop.run(steps):
+        taken = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
+        for log in loop.run(taken):
             if progress is not None:
-                progress(log.step, settings.steps)
+                progress(log.step, steps)
         policy.save(out_dir)
         return TrainResult(
             path=out_dir,
@@ -121,7 +122,7 @@ def train_dpo(
     model_dir: Path,
     pairs: Sequence[PreferencePair],
     encoded: Mapping[str, Encoded],
-    settings: DPOSettings,
+    settings: StageSection,
     *,
     seed: int,
     save_at: Sequence[int],
@@ -151,7 +152,7 @@ def train_dpo(
     _check_stage(pairs, second, encoded, settings, doses)
     told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
     if settings.devices > 1 and find_ranks() is None:
-        _check_devices(settings.devices, balance)
+        _check_devices(settings.devices)
         told |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
         told |= {"save_at": save_at, "out_dir": out_dir, "reference": reference}
         together: list[TrainResult] = run_together(settings.devices, train_dpo, told)
@@ -168,7 +169,7 @@ def _check_stage(
     pairs: Sequence[PreferencePair],
     second: Second | None,
     encoded: Mapping[str, Encoded],
-    settings: DPOSettings,
+    settings: StageSection,
     doses: Sequence[int],
 ) -> None:
     """Raises StudyError for pairs that cannot be learnt from, and for doses outside the stage."""
@@ -179,12 +180,10 @@ def _check_stage(
         raise StudyError(f"doses {list(doses)}: steps to save at are between 1 and {settings.steps}")
 
 
-def _check_devices(devices: int, balance: tuple[Balance, Measure] | None) -> None:
-    """Raises StudyError for more devices than there are, or than a balance can measure on."""
+def _check_devices(devices: int) -> None:
+    """Raises StudyError for more devices than there are."""
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise StudyError(f"devices is {devices}, but this machine has {torch.cuda.device_count()}")
-    if balance is not None:
-        raise StudyError(f"devices is {devices}, but a balance measures the policy of one process; set 1")
 
 
 # Pairs on which drift is measured.
@@ -220,7 +219,7 @@ class PreferenceStage:
         model_dir: Path,
         pairs: Sequence[PreferencePair],
         encoded: Mapping[str, Encoded],
-        settings: DPOSettings,
+        settings: StageSection,
         reference: Mapping[str, float],
         *,
         seed: int,
@@ -254,7 +253,7 @@ class PreferenceStage:
         self._leads = ranks is None or ranks.rank == 0
         self._folder, self._tracker = folder, None
         if tracker is not None and self._leads:
-            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**asdict(settings), "seed": seed})
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
         self._loop = Loop(
             self._policy,
             LoopSettings(**loop),
@@ -278,14 +277,7 @@ class PreferenceStage:
             if self._balance is not None and self._balance[0].is_due(log.step):
                 self._measure(log.step, out_dir)
             if log.step in doses:
-                path = dose_path(out_dir, log.step)
-                if self._leads:
-                    start_anew(path)
-                self._policy.save(path)
-                if self._leads:
-                    # On disk before the loop's state says that it is.
-                    sync_tree(path)
-                    note_digest(path)
+                keep_dose(self._policy, out_dir, log.step, leads=self._leads)
                 chosen, rejected = self._drifts()
                 self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
             yield log.step
@@ -309,35 +301,16 @@ class PreferenceStage:
         free = {"token_budget", "recompute", "devices"} | (
             {"steps"} if self._settings.schedule == "constant" else set()
         )
-        settings = {name: value for name, value in asdict(self._settings).items() if name not in free}
+        settings = {name: value for name, value in self._settings.model_dump().items() if name not in free}
         kept: list[Any] = []
         if self._second is not None:
-            rule = None if self._balance is None else asdict(self._balance[0])
+            rule = None if self._balance is None else self._balance[0].model_dump()
             kept = [[self._second.way, self._second.amount, rule, _list_pairs(self._second.pairs)]]
         return content_id(settings, _list_pairs(self._pairs), self._reference, *kept)
 
     def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
         """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
-        kept = {mark.position: mark for mark in self._loop.history.marks}
-        for dose in doses:
-            if dose not in kept:
-                raise UnusableState((self._folder or out_dir) / STATE, f"it is past step {dose}, which was not kept")
-        seconds = time.process_time() - self._started
-        history = self._loop.history
-        return [
-            TrainResult(
-                path=dose_path(out_dir, mark.position),
-                steps=mark.position,
-                examples=mark.examples,
-                tokens=mark.scored,
-                losses=tuple(history.losses[: mark.position]),
-                accuracies=tuple(history.accuracies[: mark.position]),
-                readings=tuple(one for one in history.readings if one["step"] <= mark.position),
-                cpu_seconds=seconds,
-                **mark.found,
-            )
-            for mark in (kept[dose] for dose in doses)
-        ]
+        return read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
 
     def _steps(self) -> Iterator[TrainStep]:
         settings = self._settings

@@ -23,7 +23,6 @@ from holdfast.records.errors import StudyError
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.objectives import Aggregation, group_advantages
 from holdfast.training.rl.selection import (
-    OfflineSettings,
     Rewarded,
     Selection,
     Unit,
@@ -35,6 +34,7 @@ from holdfast.training.rl.selection import (
     select,
     units_per_step,
 )
+from holdfast.training.settings import RewardSettings
 from holdfast.training.trees.parts import (
     GroupObjective,
     PairObjective,
@@ -45,7 +45,6 @@ from holdfast.training.trees.parts import (
 )
 
 __all__ = [
-    "OfflineSettings",
     "Selection",
     "Unit",
     "choose_objective",
@@ -62,7 +61,7 @@ _AGGREGATIONS: Mapping[str, Aggregation] = {"dapo": "token", "grpo": "sequence",
 
 def offline_steps(
     groups: Sequence[Rewarded],
-    settings: OfflineSettings,
+    settings: RewardSettings,
     *,
     seed: int,
     reference: Mapping[str, float] | None = None,
@@ -91,7 +90,7 @@ def offline_steps(
     )
 
 
-def take_units(units: Sequence[Unit], settings: OfflineSettings, *, seed: int) -> Iterator[list[Unit]]:
+def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) -> Iterator[list[Unit]]:
     """The units of each step, endlessly; ``offline_steps`` says how many."""
     per_step, share = units_per_step(settings), settings.tokens_per_step
     taken: list[Unit] = []
@@ -122,7 +121,7 @@ def describe(rollouts: Sequence[Rewarded]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def choose_objective(settings: OfflineSettings) -> GroupObjective:
+def choose_objective(settings: RewardSettings) -> GroupObjective:
     """How the policy gradient of a stage adds its tokens up, clips and is held to the start."""
     return GroupObjective(
         aggregation=_AGGREGATIONS[settings.loss],
@@ -152,7 +151,7 @@ def _shuffle(units: Sequence[Unit], seed: int) -> Iterator[Unit]:
 
 def _build(
     units: Sequence[Unit],
-    settings: OfflineSettings,
+    settings: RewardSettings,
     reference: Mapping[str, float],
     token_reference: Mapping[str, NDArray[np.float32]],
 ) -> TrainStep:
@@ -172,7 +171,7 @@ def _own(encoded: Encoded) -> Encoded:
     return replace(encoded, agent=encoded.picked("agent"))
 
 
-def _preference(units: Sequence[Unit], settings: OfflineSettings, reference: Mapping[str, float]) -> TrainStep:
+def _preference(units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, float]) -> TrainStep:
     encoded = {name_rollout(rollout): rollout.encoded for unit in units for rollout in unit.rollouts}
     pairs = [
         PreferencePair(
@@ -189,7 +188,7 @@ def _preference(units: Sequence[Unit], settings: OfflineSettings, reference: Map
 
 
 def _gradient(
-    units: Sequence[Unit], settings: OfflineSettings, token_reference: Mapping[str, NDArray[np.float32]]
+    units: Sequence[Unit], settings: RewardSettings, token_reference: Mapping[str, NDArray[np.float32]]
 ) -> TrainStep:
     """The policy gradient over whole groups.
 

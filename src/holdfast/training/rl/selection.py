@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,38 +15,10 @@ from numpy.typing import NDArray
 from holdfast.records import content_id
 from holdfast.records.errors import StepError, StudyError
 from holdfast.training.encoding import Encoded
+from holdfast.training.settings import RewardSettings
 
 # What a method's units are called.
 _UNITS = {"grpo": "prompts", "best_sft": "demonstrations", "best_dpo": "pairs"}
-
-
-class OfflineSettings(Protocol):
-    """What of a stage's settings decides its steps on stored rollouts; the names are those of a study file."""
-
-    @property
-    def method(self) -> Literal["grpo", "best_sft", "best_dpo"]: ...
-    @property
-    def importance(self) -> bool: ...
-    @property
-    def loss(self) -> Literal["dapo", "grpo", "dr_grpo"]: ...
-    @property
-    def scale(self) -> Literal["group", "batch", "none"]: ...
-    @property
-    def group_size(self) -> int: ...
-    @property
-    def prompts_per_step(self) -> int: ...
-    @property
-    def tokens_per_step(self) -> int | None: ...
-    @property
-    def beta(self) -> float: ...
-    @property
-    def kl_weight(self) -> float: ...
-    @property
-    def clip_low(self) -> float: ...
-    @property
-    def clip_high(self) -> float: ...
-    @property
-    def max_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,7 +81,7 @@ def name_rollout(rollout: Rewarded) -> str:
     return content_id(rollout.case_id, rollout.encoded.ids.tolist())
 
 
-def select(groups: Sequence[Rewarded], settings: OfflineSettings) -> Selection:
+def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
     """What a stage learns from stored rollouts, by their rewards alone, in an order that theirs does not change.
 
     A prompt is used where the rewards of its rollouts differ; those without a reward are left out. Among equal rewards
@@ -138,7 +109,7 @@ def select(groups: Sequence[Rewarded], settings: OfflineSettings) -> Selection:
     )
 
 
-def units_per_step(settings: OfflineSettings) -> int:
+def units_per_step(settings: RewardSettings) -> int:
     """The groups, demonstrations or pairs of a step that is not counted in tokens."""
     completions = settings.prompts_per_step * settings.group_size
     return {"grpo": settings.prompts_per_step, "best_sft": completions, "best_dpo": max(1, completions // 2)}[
@@ -252,7 +223,7 @@ def _check_labels(units: Sequence[Unit]) -> None:
         )
 
 
-def _check_fills(units: Sequence[Unit], settings: OfflineSettings) -> None:
+def _check_fills(units: Sequence[Unit], settings: RewardSettings) -> None:
     name, share, tokens = _UNITS[settings.method], settings.tokens_per_step, sum(unit.tokens for unit in units)
     if share is None:
         if len(units) < units_per_step(settings):

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from typing import Any
 from holdfast.models.directories.stacks import digest_model, is_stack
 from holdfast.records import content_id
 from holdfast.records.errors import StepError, StudyError
-from holdfast.records.outputs import sync_tree
-from holdfast.store.weights import digest_directory, dose_path, note_digest, start_anew
+from holdfast.store.weights import digest_directory
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
 from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated, open_tracker
 from holdfast.training.loop.passes import check_budget
-from holdfast.training.loop.result import TrainResult
+from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
 from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
 from holdfast.training.rl.groups import (
     Batch,
@@ -43,7 +42,6 @@ from holdfast.training.rl.offpolicy import measure
 from holdfast.training.rl.selection import Rewarded, select
 from holdfast.training.rl.supply import Draw, Supply, score_all
 from holdfast.training.settings import RewardSettings
-from holdfast.training.states import STATE, UnusableState
 from holdfast.training.trees.parts import TrainStep
 
 ROLLOUTS = "rollouts.jsonl"  # beside the log of the steps
@@ -96,14 +94,10 @@ def train_on_rewards(
 def _check_stage(settings: RewardSettings, draw: Draw | None, groups: Sequence[Rewarded], doses: Sequence[int]) -> None:
     if not doses or doses[0] < 1 or doses[-1] > settings.steps:
         raise StudyError(f"doses {list(doses)}: steps to save at are between 1 and {settings.steps}")
-    if settings.on_policy and settings.method != "grpo":
-        raise StudyError(f"method {settings.method} learns from stored rollouts; set rollouts to start or source")
     if settings.on_policy and (draw is None or groups):
         raise StudyError("rollouts of the policy are drawn while it trains; pass draw and no groups")
     if not settings.on_policy and draw is not None:
         raise StudyError(f"rollouts of {settings.rollouts} were stored before; pass groups and no draw")
-    if settings.group_size < 2:
-        raise StudyError(f"group_size is {settings.group_size}: rewards are compared within a group; use 2 or more")
 
 
 class RewardStage:
@@ -135,7 +129,7 @@ class RewardStage:
         identity = content_id(_identify(settings, groups, seed), _digest(model_dir))
         self._tracker = None
         if tracker is not None:
-            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**asdict(settings), "seed": seed})
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
         options = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
         self._loop = Loop(
             self._policy,
@@ -159,12 +153,7 @@ class RewardStage:
             for log in self._loop.run(islice(self._steps(), doses[-1])):
                 self._note(log)
                 if log.step in doses:
-                    path = dose_path(out_dir, log.step)
-                    start_anew(path)
-                    self._policy.save(path)
-                    # On disk before the loop's state says that it is.
-                    sync_tree(path)
-                    note_digest(path)
+                    keep_dose(self._policy, out_dir, log.step)
                     self._loop.keep({})
                     if self._supply is not None:
                         self._supply.release(log.step)
@@ -175,24 +164,8 @@ class RewardStage:
 
     def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
         """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
-        history = self._loop.history
-        kept = {mark.position: mark for mark in history.marks}
-        for dose in doses:
-            if dose not in kept:
-                raise UnusableState((self._folder or out_dir) / STATE, f"it is past step {dose}, which was not kept")
-        seconds = time.process_time() - self._started
-        return [
-            TrainResult(
-                path=dose_path(out_dir, dose),
-                steps=dose,
-                examples=kept[dose].examples,
-                tokens=self._count_tokens(dose),
-                losses=tuple(history.losses[:dose]),
-                accuracies=tuple(history.accuracies[:dose]),
-                cpu_seconds=seconds,
-            )
-            for dose in doses
-        ]
+        results = read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
+        return [replace(result, tokens=self._count_tokens(result.steps)) for result in results]
 
     def _steps(self) -> Iterator[TrainStep]:
         """The stream of steps from its beginning, in which those that are done cost nothing."""
@@ -350,7 +323,7 @@ def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -
     free = {"token_budget", "recompute"}
     if settings.schedule == "constant" and settings.lag == 0 and settings.steps >= _PATIENCE:
         free |= {"steps"}
-    kept = {name: value for name, value in asdict(settings).items() if name not in free}
+    kept = {name: value for name, value in settings.model_dump().items() if name not in free}
     data = [[item.group, item.case_id, item.encoded.ids.tolist(), item.reward] for item in groups]
     return content_id(kept, data, seed)
 

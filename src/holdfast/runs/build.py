@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 from holdfast.records import JSON, Checkpoint
-from holdfast.runs.plan.on_pairs import merge_lineages, train_stage
-from holdfast.runs.plan.on_rewards import Replicate, meet_pairs, train_on_rewards
+from holdfast.runs.methods import METHODS
 from holdfast.runs.plan.planner import Planner
-from holdfast.runs.plan.step import Made, Plan
+from holdfast.runs.plan.settings import AnalyzeSettings
+from holdfast.runs.plan.step import Made, Plan, Replicate
+from holdfast.runs.plan.users import meet_pairs
 from holdfast.study.conditions import PartSection, ProbeSection
-from holdfast.study.stages import RewardSection, SourceSection, is_midway
+from holdfast.study.stages import is_midway
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
@@ -26,7 +26,7 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
     """
     if study.approval is not None:
         check_approval(study.approval, tiny=any(study.entry(name).kind == "tiny" for name in study.model.bases))
-    planner = Planner(study, fresh)
+    planner = Planner(study, {name: method.plan for name, method in METHODS.items()}, fresh)
     bases: list[tuple[str, Made]] = []
     for name in study.model.bases:
         # What is opened where it is has no seed of its own.
@@ -41,8 +41,7 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
             for name, base in bases:
                 evaluations += _plan_replicate(planner, name, base, point, seed)
     judged = tuple(dict.fromkeys(evaluations))
-    settings = {"draws": study.study.draws}
-    planner.add("analyze", "analyze", judged, settings, size=study.study.draws, unit="resamples")
+    planner.add("analyze", judged, AnalyzeSettings(draws=study.study.draws), size=study.study.draws)
     return Plan(study=study, steps=tuple(planner.steps.values()))
 
 
@@ -101,42 +100,12 @@ def _plan_replicate(planner: Planner, name: str, base: Made, point: JSON, seed: 
             prefix = lineage[:length]
             if prefix in made:
                 continue
-            made[prefix] = _train(planner, replicate, made[prefix[:-1]], prefix)
+            made[prefix] = planner.train(replicate, made, prefix)
             evaluations += _evaluate_all(planner, name, made[prefix].step, split_seed)
-    for label, merge in study.merges.items():
-        step = merge_lineages(planner, label, merge, [made[lineage] for lineage in merge.of], point, seed=seed)
-        evaluations += _evaluate_all(planner, name, step, split_seed)
+    for label in study.merges:
+        merged = planner.train(replicate, made, (label,))
+        evaluations += _evaluate_all(planner, name, merged.step, split_seed)
     return evaluations
-
-
-def _train(planner: Planner, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
-    """A lineage's last stage, from ``parent``."""
-    study, point = planner.study, replicate.point
-    stage = study.stages[lineage[-1]]
-    if isinstance(stage, RewardSection):
-        other = None if stage.source is None else _train_source(planner, replicate, stage.source)
-        return train_on_rewards(planner, parent, lineage, replicate, other)
-    split_seed = point.get("split_seed", study.suite.split_seed)
-    if study.pairs.source in ("base", "parent"):
-        source = parent if study.pairs.source == "parent" else replicate.root
-        rollout = planner.rollout(replicate.base, source, "train", split_seed, replicate.seed)
-    else:
-        rollout = planner.bring(study.pairs.source)
-    judge = point.get("pair_judge", study.pair_judge)
-    return train_stage(
-        planner, replicate.base, parent, lineage, point, rollout=rollout, judge=judge, seed=replicate.seed
-    )
-
-
-def _train_source(planner: Planner, replicate: Replicate, source: SourceSection) -> tuple[str, Made]:
-    """The checkpoint whose rollouts a stage learns from, trained with the same seed, and its base."""
-    root = replicate.root
-    if source.base != replicate.base:
-        root = planner.base(source.base, planner.study.model.base_seeds[0])
-    other, found = replace(replicate, base=source.base, root=root), root
-    for length in range(1, len(source.lineage) + 1):
-        found = _train(planner, other, found, source.lineage[:length])
-    return source.base, found
 
 
 def _evaluate_all(planner: Planner, base: str, step: str, split_seed: int) -> list[str]:

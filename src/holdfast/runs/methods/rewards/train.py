@@ -6,32 +6,31 @@ import contextlib
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.judges import Judge, open_judge
+from holdfast.judges import Judge
 from holdfast.judges.approval.judge import ApprovalJudge
 from holdfast.models import Ask, Conversation, Model, Reply
-from holdfast.models.entries import ModelEntry
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Case, Ending, Message, Score, Trajectory, content_id
 from holdfast.records.errors import StepError, StudyError
 from holdfast.rollout.dialogues import Speakers
-from holdfast.rollout.episode import Limits
 from holdfast.rollout.episode import roll_out as roll_out_episodes
+from holdfast.runs.methods.rewards.plan import RewardStageSettings
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.judging import score_all
+from holdfast.runs.steps.judging import open_judge_of, score_all
 from holdfast.runs.steps.outcomes import Emit, Finished, beat, complete
 from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
-from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import combine_reward
 from holdfast.study.tables import RULES
 from holdfast.study.users import PRACTICE, is_exploit, to_rating
@@ -47,31 +46,27 @@ if TYPE_CHECKING:
 _RULES = "rules"
 
 
-def train_on_rewards(step: Step, store: Store, scratch: Path, emit: Emit) -> Finished:
+def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
     """The checkpoints of one stage, and the log of its steps and rollouts."""
     from holdfast.training.loop.loop import LOG
     from holdfast.training.rl import stage as reinforce
     from holdfast.training.rl.selection import select
     from holdfast.training.settings import RewardSettings
 
-    settings = step.settings
-    start = weights_of(store, settings["parent"])
-    known = {one.name: settings[one.name] for one in fields(RewardSettings) if one.name in settings}
-    limits = settings["limits"]
-    told = RewardSettings(**{**known, "max_tokens": limits["max_tokens"] * limits["max_turns"]})
-    with open_speakers(step, store) as speakers:
-        practice = _Practice(step, store, speakers)
-        on_policy = settings["rollouts"] == "policy"
-        stored = () if on_policy else practice.read_stored()
+    start, limits = weights_of(store, settings.parent), settings.limits
+    section = RewardSettings(**settings.section.model_dump(), max_tokens=limits.max_tokens * limits.max_turns)
+    with open_speakers(settings.speakers(), step.means, store) as speakers:
+        practice = _Practice(step, settings, store, speakers)
+        stored = () if section.on_policy else practice.read_stored()
         results = resume(
             scratch,
             lambda: reinforce.train_on_rewards(
                 start,
-                told,
+                section,
                 seed=int(step.fingerprint[:15], 16),
-                save_at=settings["kept"],
+                save_at=settings.kept,
                 out_dir=scratch,
-                draw=practice.draw if on_policy else None,
+                draw=practice.draw if section.on_policy else None,
                 groups=stored,
                 folder=scratch / LOOP,
                 tracker=os.environ.get(TRACKER) or None,
@@ -89,8 +84,8 @@ def train_on_rewards(step: Step, store: Store, scratch: Path, emit: Emit) -> Fin
         for checkpoint, result in zip(step.checkpoints, results, strict=True)
     ]
     summary: dict[str, Any] = {"doses": doses, "trained_tokens": results[-1].tokens}
-    if not on_policy:
-        summary["data"] = _describe_data(select(stored, told), practice.unreadable)
+    if not section.on_policy:
+        summary["data"] = _describe_data(select(stored, section), practice.unreadable)
     made = tuple(zip(step.checkpoints, (result.path for result in results), strict=True))
     logs = {"": scratch / LOOP / LOG, ".rollouts": scratch / LOOP / reinforce.ROLLOUTS}
     return Finished(result=summary, checkpoints=made, logs=logs)
@@ -136,37 +131,34 @@ class _Practice:
     is then alone of its prompt.
     """
 
-    def __init__(self, step: Step, store: Store, speakers: Speakers) -> None:
-        self._step, self._store, self._speakers = step, store, speakers
-        settings = step.settings
-        names = store.splits()[settings["split_seed"]].get(PRACTICE, ())
+    def __init__(self, step: Step, settings: RewardStageSettings, store: Store, speakers: Speakers) -> None:
+        self._step, self._settings, self._store, self._speakers = step, settings, store, speakers
+        names = store.splits()[settings.split_seed].get(PRACTICE, ())
         known = cases_of(store)
         every = (known[name] for name in names)
-        self._cases = [case for case in every if case.facts["setting"] == settings["setting"]]
+        self._cases = [case for case in every if case.facts["setting"] == settings.section.setting]
         if not self._cases:
-            raise StepError(f"the run holds no users of the setting {settings['setting']!r}; start a new run")
+            raise StepError(f"the run holds no users of the setting {settings.section.setting!r}; start a new run")
         self._world = open_world(SuiteSection(name="approval"))
-        self._limits = Limits(**{key: value for key, value in settings["limits"].items() if key != "batch_size"})
-        self._calls = settings.get("calls", "auto")
-        self._chat: Chat = load_chat(weights_of(store, settings["parent"]), self._calls)
-        rater = JudgeSection.model_validate(settings["rater"])
-        self._judge = open_judge(settings["judge"], rater, model=_name_model(settings))
+        self._calls = settings.calls or "auto"
+        self._chat: Chat = load_chat(weights_of(store, settings.parent), self._calls)
+        self._judge = open_judge_of(settings.judge, settings.rater, settings.speaker)
         self.unreadable = 0
         self._rules = ApprovalJudge(name=_RULES)
         # Without rules in the study a model that rewards penalizes by what it says of harm itself.
         rewarder = read_rewarder(store)
-        judged = rater.kind != RULES and "harm" in self._judge.objectives
+        judged = settings.rater.kind != RULES and "harm" in self._judge.objectives
         self._own_harm = judged and rewarder is not None and not rewarder.beside_rules
         self._engine: VllmModel | None = None
 
     def draw(self, policy: Policy, number: int, attempt: int) -> list[Rewarded]:
         """The groups of one step: rollouts of the policy as it is, for users drawn anew, rewarded."""
-        settings = self._step.settings
+        section = self._settings.section
         identity = content_id("practice", self._step.fingerprint, number, attempt)
-        count = min(settings["prompts_per_step"], len(self._cases))
+        count = min(section.prompts_per_step, len(self._cases))
         rng = np.random.default_rng(int(identity, 16))
         chosen = [self._cases[place] for place in rng.choice(len(self._cases), count, replace=False)]
-        size = settings["group_size"]
+        size = section.group_size
         episodes = [(case, rollout) for case in chosen for rollout in range(size)]
         recorder = _Recorder(self._sampler_of(policy), {})
         played = roll_out_episodes(
@@ -174,8 +166,8 @@ class _Practice:
             self._world,
             episodes,
             checkpoint_id=identity,
-            rollout_seed=settings["train_seed"],
-            limits=self._limits,
+            rollout_seed=self._settings.train_seed,
+            limits=self._settings.limits,
         )
         items = list(zip([case for case, _ in episodes], complete(played, "rollouts"), strict=True))
         rated = self._rate(items)
@@ -187,17 +179,17 @@ class _Practice:
 
     def _sampler_of(self, policy: Policy) -> Model:
         """Who samples for a policy: itself, or a base's vLLM with the policy's newest adapter."""
-        settings = self._step.settings
-        entry = ModelEntry.model_validate(settings.get("agent", {"entry": {"kind": "tiny"}})["entry"])
-        if entry.kind != "vllm":
+        settings = self._settings
+        if settings.agent is None or settings.agent.entry.kind != "vllm":
             return policy.sampler(self._calls)
         from holdfast.models.local.vllm import VllmModel
         from holdfast.training.policy.adapters import HubModel
 
         assert isinstance(policy, HubModel) and policy.adapted  # as the study's check asks for
         if self._engine is None:
-            start = weights_of(self._store, settings["parent"])
-            self._engine = VllmModel(start, calls=entry.calls, precision=entry.precision, lora_r=settings["lora_r"])
+            start, entry = weights_of(self._store, settings.parent), settings.agent.entry
+            lora_r = settings.section.lora_r
+            self._engine = VllmModel(start, calls=entry.calls, precision=entry.precision, lora_r=lora_r)
         self._engine.take_adapter(*policy.newest())
         return self._engine
 
@@ -218,7 +210,7 @@ class _Practice:
         """A rollout with its reward, and what there is to watch of it."""
         from holdfast.training.rl.selection import Rewarded
 
-        settings, own = self._step.settings, self._step.settings["judge"]
+        section, own = self._settings.section, self._settings.judge
         read = _mean_values(scores)
         # The rules, which alone tell success, are the ground truth where they were asked.
         named = [judge for judge, objective in read if objective == "success"]
@@ -235,7 +227,7 @@ class _Practice:
         told = {name: facts.get(name) for name in ("approval", "success", "harm")}
         if self._own_harm and rules != own:
             told["harm"] = facts.get("harm_judge")
-        reward = combine_reward(settings["reward"], settings["weight"], **told)
+        reward = combine_reward(section.reward, section.weight, **told)
         reasons = [score.missing for score in scores if score.judge == own and score.missing]
         if not encoded.agent.any():
             reward, reasons = None, ["no token was sampled"]
@@ -282,13 +274,14 @@ class _Practice:
         Log-probabilities are left out where the model that sampled writes other tokens; ``select`` says what needs
         them.
         """
-        settings = self._step.settings
-        rolled = list(self._store.trajectories(step=settings["rolled"]))
+        section, sampler = self._settings.section, self._settings.sampler
+        assert sampler is not None  # of a stage whose rollouts were stored
+        rolled = list(self._store.trajectories(step=self._settings.rolled))
         cases = cases_of(self._store)
         number = {name: place for place, name in enumerate(dict.fromkeys(item.case_id for item in rolled))}
         judged = self._store.scores_of(item.id for item in rolled)
-        source = load_chat(weights_of(self._store, settings["sampler"]), self._calls)
-        whole = is_tiny(weights_of(self._store, settings["sampler"]))
+        source = load_chat(weights_of(self._store, sampler), self._calls)
+        whole = is_tiny(weights_of(self._store, sampler))
         found: list[Rewarded] = []
         alike = True
         for trajectory, scores in zip(rolled, judged, strict=True):
@@ -308,11 +301,11 @@ class _Practice:
         if not alike:
             return found
         sampled = score_tokens(
-            weights_of(self._store, settings["sampler"]),
+            weights_of(self._store, sampler),
             [item.encoded for item in found],
-            precision=settings["precision"],
-            adapter=settings["precision"] == "bf16" and settings["lora_r"] > 0,
-            token_budget=settings["token_budget"],
+            precision=section.precision,
+            adapter=section.precision == "bf16" and section.lora_r > 0,
+            token_budget=section.token_budget,
         )
         return [replace(item, sampled=logps) for item, logps in zip(found, sampled, strict=True)]
 
@@ -356,9 +349,3 @@ def _show(message: Message) -> str:
     """A message of a rollout in a line."""
     calls = (f"{call.name}({', '.join(map(str, call.arguments.values()))})" for call in message.tool_calls)
     return " ".join([f"[{message.role}]" if message.role != "assistant" else "", message.content, *calls]).strip()
-
-
-def _name_model(settings: Mapping[str, Any]) -> str | None:
-    """The rating model's own name behind the study's name for it."""
-    entry = settings.get("speaker", {}).get("entry", {})
-    return "@".join(part for part in (entry.get("name"), entry.get("revision")) if part) or None

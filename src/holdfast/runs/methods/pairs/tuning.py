@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holdfast.judges import open_judge
-from holdfast.models.entries import ModelEntry
 from holdfast.records import content_id
 from holdfast.records.errors import StepError
 from holdfast.rollout.dialogues import Speakers
-from holdfast.rollout.episode import Limits
 from holdfast.rollout.episode import roll_out as roll_out_episodes
+from holdfast.runs.methods.pairs.plan import PairStageSettings
+from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import complete
 from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
-from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.suites import open_world
 from holdfast.suites.casebook import TUNE
 
@@ -31,28 +30,26 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def open_measure(step: Step, store: Store) -> Iterator[Measure]:
+def open_measure(step: Step, settings: PairStageSettings, store: Store) -> Iterator[Measure]:
     """A function that gives the mean score of a model directory's policy, on the cases that are kept for balances.
 
     Each case is met once at every measurement. Episodes and scores are nobody's results and are not stored.
     """
     from holdfast.training.dpo.balance import Measured
 
-    settings, told = step.settings, step.settings["tuning"]
-    wanted = settings["balance"]
-    names = store.splits()[told["split_seed"]].get(TUNE, ())[: wanted["cases"]]
-    if len(names) < wanted["cases"]:
-        raise StepError(f"the run keeps {len(names)} cases for balances, {wanted['cases']} are needed; start a new run")
+    tuning, balance = settings.tuning, settings.section.balance
+    assert tuning is not None and balance is not None  # the plan gives both or neither
+    names = store.splits()[tuning.split_seed].get(TUNE, ())[: balance.cases]
+    if len(names) < balance.cases:
+        raise StepError(f"the run keeps {len(names)} cases for balances, {balance.cases} are needed; start a new run")
     cases = [cases_of(store)[name] for name in names]
-    judge = open_judge(told["judge"], JudgeSection.model_validate(told["section"]))
-    world = open_world(SuiteSection.model_validate(told["suite"]))
-    limits = Limits(**{key: value for key, value in told["limits"].items() if key != "batch_size"})
-    size = told["limits"]["batch_size"]
+    judge, world = open_judge(tuning.judge, tuning.section), open_world(tuning.suite)
+    size = tuning.limits.batch_size
 
-    with open_speakers(step, store) as others:
+    with open_speakers(settings.speakers(), step.means, store) as others:
 
         def measure(directory: Path, done: int) -> Measured:
-            speakers: Speakers = {**others, "agent": _open_agent(step, directory)}
+            speakers: Speakers = {**others, "agent": _open_agent(settings.agent, directory)}
             found: list[float | None] = []
             for start in range(0, len(cases), size):
                 batch = cases[start : start + size]
@@ -62,13 +59,13 @@ def open_measure(step: Step, store: Store) -> Iterator[Measure]:
                     [(case, 0) for case in batch],
                     # Every measurement has luck of its own, which another run of the same step has too.
                     checkpoint_id=content_id("measured", step.fingerprint, done),
-                    rollout_seed=settings["train_seed"],
-                    limits=limits,
+                    rollout_seed=settings.train_seed,
+                    limits=tuning.limits,
                 )
                 for case, trajectory in zip(batch, complete(played, "episodes"), strict=True):
                     scores = judge.judge(case, trajectory)
                     assert isinstance(scores, tuple)  # a study's balance has no judge that asks a model
-                    found += [score.value for score in scores if score.objective == wanted["objective"]]
+                    found += [score.value for score in scores if score.objective == balance.objective]
             known = [value for value in found if value is not None]
             mean = float(np.mean(known)) if known else None
             return Measured(score=mean, scored=len(known), episodes=len(cases))
@@ -76,13 +73,12 @@ def open_measure(step: Step, store: Store) -> Iterator[Measure]:
         yield measure
 
 
-def _open_agent(step: Step, directory: Path) -> Model:
+def _open_agent(agent: SpeakerModel | None, directory: Path) -> Model:
     """The policy under training, from weights that were just written; not kept for another time."""
-    entry = ModelEntry.model_validate(step.settings.get("agent", {}).get("entry", {"kind": "tiny"}))
-    if entry.kind == "tiny":
+    if agent is None:
         from holdfast.models.tiny.model import TinyModel
 
         return TinyModel.load(directory)
     from holdfast.models.local.local import LocalModel
 
-    return LocalModel(directory, calls=entry.calls, quantization="none", precision=entry.precision)
+    return LocalModel(directory, calls=agent.entry.calls, quantization="none", precision=agent.entry.precision)
