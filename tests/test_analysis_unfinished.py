@@ -206,7 +206,7 @@ def test_a_parent_on_other_cases_is_still_refused(tmp_path: Path) -> None:
         )
         for objective in ("safety", "helpfulness"):
             store.add_score(Score(trajectory_id="t", judge="state", objective=objective, value=1.0))
-    with pytest.raises(StudyError, match="not comparable: 5 cases only in the first and 0 only in the second"):
+    with pytest.raises(StudyError, match="not comparable: 5 cases only in the first, 0 only in the second"):
         analyze(store, draws=20)
 
 

@@ -246,7 +246,7 @@ def test_other_cases_and_other_rubrics_are_refused(watch: Watch, tmp_path: Path)
     code, _, err = watch(base, "--run", moved)
     assert code == 2 and "5 cases only in the baseline, 5 only in the look, 15 in both" in err
     other = write_run(tmp_path / "other", {"H1": 2.5}, cases=20, rubric="another", seed=2)
-    assert "scored under rubric r1 and another" in watch(base, "--run", other)[2]
+    assert "scored under rubric r1 for the baseline and another for the look" in watch(base, "--run", other)[2]
 
 
 def test_scores_that_are_missing_are_told(watch: Watch, tmp_path: Path) -> None:
