@@ -22,7 +22,7 @@ from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.terminal import render_results
 from holdfast.report.sections.calibration import describe_briefly, describe_judges
 from holdfast.report.sections.chance import chance_lines
-from holdfast.report.sections.main import make_sections
+from holdfast.report.sections.table import make_sections
 from holdfast.store import Store
 
 CHECKPOINTS = [

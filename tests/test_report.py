@@ -21,7 +21,8 @@ from holdfast.report.draw.charts import draw_audit, draw_dose
 from holdfast.report.draw.figures import draw_forest, draw_frontier, order_lineages
 from holdfast.report.draw.pdf import convert_figure
 from holdfast.report.page.shards import MESSAGE_CHARACTERS
-from holdfast.report.sections.main import health_section, persistence_section
+from holdfast.report.sections.health import health_section
+from holdfast.report.sections.persistence import persistence_section
 from holdfast.report.sections.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
 from holdfast.report.words.inert import unpack_json
 from holdfast.report.words.labels import describe_names, names_html

@@ -45,7 +45,8 @@ from holdfast.report.sections.approval.tables import (
     pick_rows,
 )
 from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes
-from holdfast.report.sections.main import limits_section, make_sections
+from holdfast.report.sections.limits import limits_section
+from holdfast.report.sections.table import make_sections
 from holdfast.report.words.labels import format_result, name_kind
 from holdfast.report.words.layout import Section
 from holdfast.report.words.tables import Table, list_estimates

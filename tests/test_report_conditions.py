@@ -23,7 +23,7 @@ from holdfast.report import write_report
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.cases import case_title, write_cases
 from holdfast.report.page.terminal import render_results
-from holdfast.report.sections.main import limits_section, make_sections
+from holdfast.report.sections.limits import limits_section
 from holdfast.report.sections.pressure import (
     describe_pressure,
     describe_shifts,
@@ -34,6 +34,7 @@ from holdfast.report.sections.pressure import (
 )
 from holdfast.report.sections.repair import describe_repairs, repair_section
 from holdfast.report.sections.summary import describe_design
+from holdfast.report.sections.table import make_sections
 from holdfast.report.sections.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
 from holdfast.report.words.layout import Section
 from holdfast.report.words.tables import Table
@@ -86,7 +87,7 @@ def test_what_was_not_measured_is_a_dash_and_no_colour() -> None:
 
 
 def test_the_table_beside_the_heat_map_has_every_number() -> None:
-    section = found(taxonomy_section(ANALYSIS))
+    section = found(taxonomy_section(ANALYSIS, COLORS))
     rows = texts(section.tables["taxonomy"])
     assert len(rows) == 4 * len(conditions.LINEAGES) * 3
     row = next(one for one in rows if one[:4] == ["action", "implicit", "S→H", "all bases"])
@@ -180,7 +181,7 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
     )
     assert describe_changes(Cells(every.taxonomy)) == ["12 changes of harm cannot be told: fewer than 10 cases each"]
     assert describe_shifts(every) == ["9 differences under a shift cannot be told (3 cases)"]
-    sections = [taxonomy_section(every), pressure_section(every, COLORS), shift_section(every, COLORS)]
+    sections = [taxonomy_section(every, COLORS), pressure_section(every, COLORS), shift_section(every, COLORS)]
     for one in sections:
         for table in found(one).tables.values():
             numbers = {text for line in texts(table) for text in line[table.words :]}

@@ -6,18 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from prediction import (
-    RankCorrelation,
-    bootstrap_models,
-    exact_p,
-    leave_one_out,
-    partial_from,
-    partial_spearman,
-    spearman,
-)
-from published_approval import (
+from approval_numbers import (
     ENVIRONMENTS,
     GAP_RHOS,
     MODELS,
@@ -27,6 +16,17 @@ from published_approval import (
     THERAPY_SIZE_LEAVE_ONE_OUT,
     column,
 )
+from approval_prediction import (
+    RankCorrelation,
+    bootstrap_models,
+    exact_p,
+    leave_one_out,
+    partial_from,
+    partial_spearman,
+    spearman,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from holdfast.stats.bounded import holm

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ from holdfast.decisions.gate.verdicts import LABELLED_LIMITS
 from holdfast.decisions.watch.mix import MIX_P
 from holdfast.decisions.watch.series import Drift, Row, Span, Watch
 from holdfast.records.words import count_noun
-from holdfast.report.words.inert import show_line
+from holdfast.report.words.inert import show_line, wrap_lines
 from holdfast.report.words.labels import format_number, format_percent, name_judge
-from holdfast.report.words.tables import Cell, Table, table_text
+from holdfast.report.words.tables import Cell, make_table, table_text
 
 COLUMNS = ("look", "cases", "mean", "change", "lower", "upper", "best window", "judge", "finding")
 WORDS = 1  # leading columns of words
@@ -255,17 +254,13 @@ def _describe_gaps(watch: Watch) -> list[str]:
 
 def render_text(watch: Watch, width: int = WIDTH) -> str:
     """A line for each look and sentences, for a terminal."""
-    lines = [line for words in _describe_basis(watch) for line in textwrap.wrap(show_line(_sentence(words)), width)]
+    lines = wrap_lines(map(_sentence, _describe_basis(watch)), width, "", "")
     lines += [""] if lines and watch.rows else []
     if watch.rows:
-        cells = [tuple(Cell(text=text) for text in row_cells(row)) for row in watch.rows]
-        table = Table(
-            title="looks", columns=column_heads(watch), rows=tuple(cells), tags=({},) * len(cells), words=WORDS
-        )
-        lines += [table_text(table, width), ""]
-    for sentence in describe_watch(watch)[len(_describe_basis(watch)) :]:
-        lines += textwrap.wrap(show_line(sentence), width)
-    return "\n".join(lines)
+        cells = [[Cell(text=text) for text in row_cells(row)] for row in watch.rows]
+        lines += [table_text(make_table("looks", column_heads(watch), cells, WORDS), width), ""]
+    sentences = describe_watch(watch)[len(_describe_basis(watch)) :]
+    return "\n".join([*lines, *wrap_lines(sentences, width, "", "")])
 
 
 def render_markdown(watch: Watch) -> str:

@@ -15,8 +15,9 @@ from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.cases import write_cases
 from holdfast.report.page.shards import hash_source
 from holdfast.report.sections.approval.examples import read_users
-from holdfast.report.sections.main import limits_section, make_sections
+from holdfast.report.sections.limits import limits_section
 from holdfast.report.sections.summary import describe_alert, make_headlines, summarise
+from holdfast.report.sections.table import make_sections
 from holdfast.report.words.inert import escape_html, file_name, pack_json
 from holdfast.report.words.layout import Section
 from holdfast.report.words.tables import narrow, table_latex

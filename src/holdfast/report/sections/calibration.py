@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.draw.svg import INK, Attribute, Canvas, color_of
-from holdfast.report.words.inert import escape_html
+from holdfast.report.words.inert import escape_html, wrap_lines
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
     excludes_zero,
@@ -285,3 +285,9 @@ def calibration_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Se
     if curve:
         parts.append(fold("What a judge's score stands for", table("calibration-curve", curve, "Mean true score")))
     return make_section("calibration", "Judges against known truth", parts, figures, tables)
+
+
+def calibration_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """What each judge gets wrong where the truth is known."""
+    lines = wrap_lines(describe_briefly(analysis), width)
+    return "\n".join(["Judges against known truth (bias in score points)", *lines]) if lines else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from holdfast.records import Analysis, Family
 from holdfast.records.quantities import CHANGE_SECTIONS
 from holdfast.report.words.labels import format_number, name_kind
-from holdfast.report.words.layout import Section, make_section, paragraph
+from holdfast.report.words.layout import Section, make_section, paragraph, sentences_text
 from holdfast.report.words.tables import Cell, make_table, table_html
 
 EXPLANATION = (
@@ -16,6 +16,7 @@ EXPLANATION = (
     " family share cases and checkpoints, so that they err together: more than the expected number may be luck too."
     " Rows of fewer than ten cases are not counted."
 )
+Lineage = tuple[str, ...]
 HEADS = ("Quantity", "Split by", "Claim", "Intervals", "Away from zero", "By chance")
 
 
@@ -50,7 +51,13 @@ def chance_lines(analysis: Analysis) -> list[str]:
     ]
 
 
-def chance_section(analysis: Analysis) -> Section | None:
+def chance_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """The lines under their head."""
+    head = "Intervals of changes away from zero (not adjusted)"
+    return sentences_text(head, chance_lines(analysis), width, len(CHANGE_SECTIONS))
+
+
+def chance_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
     """Every family with its counts; None where no change has an interval."""
     families = analysis.families
     if not families:

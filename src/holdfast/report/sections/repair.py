@@ -121,8 +121,3 @@ def repair_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
     tables["repair"] = list_estimates(analysis.repair, "Repairs", colors)
     parts.append(fold("All numbers", table_html(tables["repair"], identity="repair-table")))
     return make_section("repair", "Repair", parts, figures, tables)
-
-
-def repair_lines(analysis: Analysis) -> list[str]:
-    """The sentences on repairs for a terminal."""
-    return describe_repairs(analysis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.records import FEW_CASES, Analysis, Estimate, can_be_told, cannot_be_told
@@ -241,7 +241,7 @@ def _without_pressure(cells: Cells, row: Row, stage: Stage) -> str:
     return f" (as they are, without pressure: {format_result(plain)})"
 
 
-def taxonomy_section(analysis: Analysis) -> Section | None:
+def taxonomy_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
     """Dimension × {explicit, implicit} × stage; None where a study has neither attacks nor probes."""
     cells = Cells(analysis.taxonomy)
     if not cells.rows:

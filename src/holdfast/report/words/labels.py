@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
@@ -153,6 +153,17 @@ def main_rows(estimates: Iterable[Estimate]) -> list[Estimate]:
 def prefer_pooled(estimates: Sequence[Estimate]) -> list[Estimate]:
     """Those of the pooled estimator where there are any, else all: the published one stands beside it."""
     return [one for one in estimates if one.estimator == "pooled"] or list(estimates)
+
+
+def order_controls(estimates: Iterable[Estimate], controls: Container[tuple[str, ...] | None]) -> list[Estimate]:
+    """The same estimates, those of main lineages first."""
+    return sorted(estimates, key=lambda one: one.lineage in controls)
+
+
+def drop_judge(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The same estimates without the name of their judge where they are all of one, which a line above has told."""
+    alone = len({one.judge for one in estimates}) == 1
+    return [replace(one, judge=None) for one in estimates] if alone else list(estimates)
 
 
 def format_number(value: float | None, digits: int = 2) -> str:

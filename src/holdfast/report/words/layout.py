@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from holdfast.report.words.inert import escape_html, file_name
+from holdfast.report.words.inert import escape_html, file_name, wrap_lines
 from holdfast.report.words.tables import Table
+
+COUNTED_ONLY = (
+    "These numbers have no interval: they count the episodes at hand, and that two of them differ is no finding."
+)
+MOST_SENTENCES = 8  # of one block in a terminal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +61,12 @@ def list_html(items: Iterable[str], name: str) -> str:
 def paragraph(words: str) -> str:
     """Words as a paragraph."""
     return f"<p>{escape_html(words)}</p>"
+
+
+def sentences_text(head: str, sentences: Sequence[str], width: int, most: int = MOST_SENTENCES) -> str | None:
+    """Sentences under a head, the first of many; None where there is none."""
+    if not sentences:
+        return None
+    left = len(sentences) - most
+    shown = [*sentences[:most], *([f"… {left:,} more in the report"] if left > 0 else [])]
+    return "\n".join([head, *wrap_lines(shown, width)])
