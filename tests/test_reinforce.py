@@ -411,21 +411,6 @@ def test_rollouts_without_a_reward_are_left_out(taught, tmp_path):
         train(taught, tmp_path / "none", Draw(taught, reward=lambda *_: None))
 
 
-@pytest.mark.parametrize(
-    ("changed", "options", "message"),
-    [
-        ({}, {"save_at": (7,)}, r"doses \[7\]: steps to save at are between 1 and 6"),
-        ({"rollouts": "start"}, {}, "rollouts of start were stored before"),
-        ({}, {"draw": None}, "pass draw and no groups"),
-    ],
-)
-def test_settings_that_do_not_go_together(taught, tmp_path, changed, options, message):
-    settings = office.change(SETTINGS, **changed)
-    told = {"draw": Draw(taught), "seed": 3, "save_at": (6,), "out_dir": tmp_path} | options
-    with pytest.raises(StudyError, match=message):
-        train_on_rewards(taught, settings, **told)
-
-
 # --- stored rollouts ---------------------------------------------------------------------------------------------
 
 

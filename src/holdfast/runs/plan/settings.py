@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import BaseModel
 
 from holdfast.models import Speaker
 from holdfast.models.entries import ModelEntry
 from holdfast.records import JSON
 from holdfast.rollout.episode import Limits
+from holdfast.store.tables import ScoreTable
 from holdfast.study.sections import JudgeSection, ModelSection, PairSection, SuiteSection
 from holdfast.study.stages import TrainingSection
 from holdfast.study.users import PRACTICE, ApprovalSection
 from holdfast.suites.approval import SCENARIOS_VERSION
+from holdfast.training.pairs import PairSelection, build_pairs
 
 Calls = Literal["auto", "native", "text"]
 Kind = Literal["train", "bring", "rollout", "judge", "pair", "reference", "analyze"]
@@ -188,6 +191,24 @@ class PairSettings(Settings):
     pair_seed: int
     split_seed: int | None = None
     kept_out: int | None = None
+
+    def select(
+        self, table: ScoreTable, names: Sequence[str], rng: np.random.Generator, cases: Collection[str] | None
+    ) -> PairSelection:
+        """The pairs of these trajectories by the rule, before any is flipped."""
+        return build_pairs(
+            table,
+            names,
+            objectives=self.objectives,
+            judge=self.judge,
+            min_gap=self.rule.min_gap,
+            min_chosen=self.rule.min_chosen,
+            combine=self.agree,
+            cap_per_case=self.rule.cap_per_case or None,
+            exclude_unfit=self.rule.exclude_unfit,
+            rng=rng,
+            cases=cases,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.sections import JudgeSection
-from holdfast.training.pairs import build_pairs, flip_pairs
+from holdfast.training.pairs import flip_pairs
 
 JUDGE_BATCH = 400
 
@@ -68,23 +68,11 @@ def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: 
 
 def make_pairs(step: Step, settings: PairSettings, store: Store) -> Finished:
     """Preference pairs from one judged rollout step."""
-    rule = settings.rule
     rng = np.random.default_rng([settings.pair_seed, int(step.fingerprint[:15], 16)])
     table = store.score_table(step=step.inputs[0])
-    selection = build_pairs(
-        table,
-        store.trajectory_ids(step=step.inputs[0]),
-        objectives=settings.objectives,
-        judge=settings.judge,
-        min_gap=rule.min_gap,
-        min_chosen=rule.min_chosen,
-        combine=settings.agree,
-        cap_per_case=rule.cap_per_case or None,
-        exclude_unfit=rule.exclude_unfit,
-        rng=rng,
-        # What was brought from another run holds cases of either half.
-        cases=None if settings.split_seed is None else store.splits()[settings.split_seed]["train"],
-    )
+    # What was brought from another run holds cases of either half.
+    cases = None if settings.split_seed is None else store.splits()[settings.split_seed]["train"]
+    selection = settings.select(table, store.trajectory_ids(step=step.inputs[0]), rng, cases)
     pairs = flip_pairs(selection.pairs(), settings.flip, rng)
     summary = {
         "pairs": len(pairs),

@@ -38,7 +38,7 @@ from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, LoopSettings, isolat
 from holdfast.training.loop.passes import check_budget, score_within
 from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
 from holdfast.training.loop.sharding import score_together
-from holdfast.training.policy.adapters import Policy, Precision, open_policy
+from holdfast.training.policy.adapters import Policy, Precision, open_policy, open_trained
 from holdfast.training.ranks import find_ranks
 from holdfast.training.settings import fit_stage
 from holdfast.training.states import random_states, set_random_states
@@ -149,7 +149,8 @@ def train_dpo(
     if second is not None:
         second = replace(second, pairs=fit_stage(second.pairs, encoded, settings)[0])
     doses = sorted(set(save_at))
-    _check_stage(pairs, second, encoded, settings, doses)
+    for side in (pairs, *(() if second is None else (second.pairs,))):
+        check_pairs(side, encoded, settings.loss_mask)
     told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
     if settings.devices > 1 and find_ranks() is None:
         _check_devices(settings.devices)
@@ -163,21 +164,6 @@ def train_dpo(
             if progress is not None:
                 progress(step, doses[-1])
         return stage.results(doses, out_dir)
-
-
-def _check_stage(
-    pairs: Sequence[PreferencePair],
-    second: Second | None,
-    encoded: Mapping[str, Encoded],
-    settings: StageSection,
-    doses: Sequence[int],
-) -> None:
-    """Raises StudyError for pairs that cannot be learnt from, and for doses outside the stage."""
-    check_pairs(pairs, encoded, settings.loss_mask)
-    if second is not None:
-        check_pairs(second.pairs, encoded, settings.loss_mask)
-    if not doses or doses[0] < 1 or doses[-1] > settings.steps:
-        raise StudyError(f"doses {list(doses)}: steps to save at are between 1 and {settings.steps}")
 
 
 def _check_devices(devices: int) -> None:
@@ -231,15 +217,7 @@ class PreferenceStage:
         self._started = time.process_time()
         self._pairs, self._encoded, self._settings = pairs, encoded, settings
         self._second, self._balance = second, balance
-        self._policy = open_policy(
-            model_dir,
-            lora_r=settings.lora_r,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            use_rslora=settings.use_rslora,
-            precision=settings.precision,
-            recompute=settings.recompute,
-        )
+        self._policy = open_trained(model_dir, settings)
         every = [*pairs, *(second.pairs if second is not None else ())]
         cases = {name: pair.case_id for pair in every for name in (pair.chosen, pair.rejected)}
         named = [(f"case {case}, trajectory {name}", encoded[name]) for name, case in cases.items()]

@@ -29,6 +29,7 @@ from holdfast.models.tiny.chat import TinyChat, is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama
 from holdfast.models.tiny.model import TinyModel
 from holdfast.records.errors import StudyError
+from holdfast.study.stages import TrainingSection
 from holdfast.training.encoding import ScoredSequence
 from holdfast.training.policy.heads import Head, picked_logprobs
 from holdfast.training.policy.sampling import LiveModel, copy_tiny
@@ -391,4 +392,17 @@ def open_policy(
         precision=precision,
         recompute=recompute,
         device=alone if ranks is None else ranks.device,
+    )
+
+
+def open_trained(source: Path, stage: TrainingSection) -> Policy:
+    """The policy of a model directory as a study's stage trains it."""
+    return open_policy(
+        source,
+        lora_r=stage.lora_r,
+        lora_alpha=stage.lora_alpha,
+        lora_dropout=stage.lora_dropout,
+        use_rslora=stage.use_rslora,
+        precision=stage.precision,
+        recompute=stage.recompute,
     )

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.records import PreferencePair
-from holdfast.records.errors import StudyError
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.objectives import Aggregation, group_advantages
 from holdfast.training.rl.selection import (
@@ -76,17 +75,12 @@ def offline_steps(
 
     ``reference`` is, by ``name_rollout``, a rollout's log-probability in nats at the start of the stage, for
     "best_dpo"; ``token_reference`` the same token by token, for "grpo" with a ``kl_weight``. Each step's ``facts``
-    describe the rollouts that it teaches, of a pair the chosen one. Errors: those of ``select``, and StudyError for a
-    reference that is missing, all before the first step.
+    describe the rollouts that it teaches, of a pair the chosen one. Errors: those of ``select``, before the first step.
     """
-    selection = select(groups, settings)
-    if settings.method == "best_dpo":
-        _check_reference("reference", selection, reference)
-    if settings.method == "grpo" and settings.kl_weight > 0:
-        _check_reference("token_reference", selection, token_reference)
+    units = select(groups, settings).units
     return (
-        _build(units, settings, reference or {}, token_reference or {})
-        for units in take_units(selection.units, settings, seed=seed)
+        _build(taken, settings, reference or {}, token_reference or {})
+        for taken in take_units(units, settings, seed=seed)
     )
 
 
@@ -130,15 +124,6 @@ def choose_objective(settings: RewardSettings) -> GroupObjective:
         kl_weight=settings.kl_weight,
         constant_length=float(settings.max_tokens) if settings.loss == "dr_grpo" else None,
     )
-
-
-def _check_reference(name: str, selection: Selection, reference: Mapping[str, object] | None) -> None:
-    missing = [trajectory for trajectory in selection.trajectories() if trajectory not in (reference or {})]
-    if missing:
-        raise StudyError(
-            f"{name}: {len(missing)} of {len(selection.trajectories())} trajectories have no log-probability at the"
-            f" start of the stage, such as {missing[0]}; score Selection.trajectories() before the first step"
-        )
 
 
 def _shuffle(units: Sequence[Unit], seed: int) -> Iterator[Unit]:

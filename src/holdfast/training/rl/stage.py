@@ -19,13 +19,13 @@ from typing import Any
 
 from holdfast.models.directories.stacks import digest_model, is_stack
 from holdfast.records import content_id
-from holdfast.records.errors import StepError, StudyError
+from holdfast.records.errors import StepError
 from holdfast.store.weights import digest_directory
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
 from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated, open_tracker
 from holdfast.training.loop.passes import check_budget
 from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
-from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
+from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_trained
 from holdfast.training.rl.groups import (
     Batch,
     Completion,
@@ -75,12 +75,11 @@ def train_on_rewards(
 
     Each step also scores its rollouts before the update, without dropout, under the policy (a tiny one in the update's
     own pass) and under the weights that it started from: an adapter is switched off for that, whole weights need a
-    second copy in memory. Errors: StudyError for settings that do not go together and for rollouts that cannot be
-    learnt from; StepError where no group has two rewards, where rewards never differ within a group, and for a loss
-    that is not finite; UnusableState for what an earlier process left and this one cannot take up.
+    second copy in memory. Errors: StudyError for rollouts that cannot be learnt from; StepError where no group has two
+    rewards, where rewards never differ within a group, and for a loss that is not finite; UnusableState for what an
+    earlier process left and this one cannot take up.
     """
     doses = sorted(set(save_at))
-    _check_stage(settings, draw, groups, doses)
     with isolated(seed):
         stage = RewardStage(
             model_dir, settings, draw, groups, seed=seed, last=doses[-1], folder=folder, tracker=tracker
@@ -89,15 +88,6 @@ def train_on_rewards(
             if progress is not None:
                 progress(step, doses[-1])
         return stage.results(doses, out_dir)
-
-
-def _check_stage(settings: RewardSettings, draw: Draw | None, groups: Sequence[Rewarded], doses: Sequence[int]) -> None:
-    if not doses or doses[0] < 1 or doses[-1] > settings.steps:
-        raise StudyError(f"doses {list(doses)}: steps to save at are between 1 and {settings.steps}")
-    if settings.on_policy and (draw is None or groups):
-        raise StudyError("rollouts of the policy are drawn while it trains; pass draw and no groups")
-    if not settings.on_policy and draw is not None:
-        raise StudyError(f"rollouts of {settings.rollouts} were stored before; pass groups and no draw")
 
 
 class RewardStage:
@@ -117,10 +107,10 @@ class RewardStage:
     ) -> None:
         self._started = time.process_time()
         self._settings, self._groups, self._folder = settings, groups, folder
-        self._policy = _open(model_dir, settings)
+        self._policy = open_trained(model_dir, settings)
         # Before the loop takes an earlier state up.
         switched = draw is None or _has_switch(self._policy)
-        self._start = None if switched else _open(model_dir, settings, trained=False)
+        self._start = None if switched else open_trained(model_dir, settings.model_copy(update={"recompute": False}))
         self._references = self._score_stored() if draw is None else {}
         # Of the step under way: all of it where it was drawn, and what is logged.
         self._batch: Batch | None = None
@@ -298,19 +288,6 @@ class RewardStage:
     def _count_tokens(self, position: int) -> int:
         """Tokens that were trained on up to a position, with repeats."""
         return sum(one["gradient_tokens"] for one in self._loop.history.readings if one["step"] <= position)
-
-
-def _open(model_dir: Path, settings: RewardSettings, *, trained: bool = True) -> Policy:
-    """The policy to train, or what it starts from, which is never trained."""
-    return open_policy(
-        model_dir,
-        lora_r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        use_rslora=settings.use_rslora,
-        precision=settings.precision,
-        recompute=settings.recompute and trained,
-    )
 
 
 def _has_switch(policy: Policy) -> bool:

@@ -27,7 +27,6 @@ from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.stages import AXIS_SETTINGS, StageSection
 from holdfast.suites import split_cases
 from holdfast.suites.casebook import count_tuning
-from holdfast.training.pairs import build_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,22 +181,8 @@ def expect_cost(plan: Plan, step: Step) -> Cost:
 
 @lru_cache(maxsize=256)
 def _count_brought(source: Path, cases: tuple[str, ...], settings: PairSettings) -> int:
-    rule = settings.rule
     table, names = _read_source(source)
-    selection = build_pairs(
-        table,
-        names,
-        objectives=settings.objectives,
-        judge=settings.judge,
-        min_gap=rule.min_gap,
-        min_chosen=rule.min_chosen,
-        combine=settings.agree,
-        cap_per_case=rule.cap_per_case or None,
-        exclude_unfit=rule.exclude_unfit,
-        rng=np.random.default_rng(0),
-        cases=cases,
-    )
-    return len(selection)
+    return len(settings.select(table, names, np.random.default_rng(0), cases))
 
 
 @lru_cache(maxsize=1)
