@@ -262,11 +262,6 @@ def test_a_dose_of_a_balanced_stage_equals_a_shorter_run(base, data, tmp_path):
     assert long[0].readings == short.readings == long[1].readings[:2]
 
 
-def test_a_balance_measures_on_one_device(base, data, tmp_path):
-    with pytest.raises(StudyError, match="measures the policy of one process"):
-        play(base, data, tmp_path / "out", "balance", 0.25, balance=BALANCE, measure=Judge(), devices=2)
-
-
 # --- merges
 
 
