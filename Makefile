@@ -34,6 +34,10 @@ else
 endif
 	@touch $@
 
+.venv/.docs: .venv/.study
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
 install: .venv/.study  ## make .venv with what a study needs (LOCKED=1: held to the hashes of requirements.lock)
 
 lock:  ## resolve requirements.lock and requirements-dev.lock anew, for all platforms (needs the package index)
@@ -71,6 +75,14 @@ bench: .venv/.dev  ## run the benchmarks (about 50 minutes), results into benchm
 	  OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py --json > benchmarks/results/$$name.json.part \
 	  && mv benchmarks/results/$$name.json.part benchmarks/results/$$name.json || exit 1; done
 
+docs: .venv/.docs  ## the site of the docs with its reference, into build/site; a dead link is an error
+	$(BIN)/python tools/pages.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+graph:  ## draw the rooms and what they import (docs/figures/house.svg)
+	$(PYTHON) tools/graph.py docs/figures/house.svg
+
 format: .venv/.dev  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -78,4 +90,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study test test-full test-kernels faults faults-full bench format clean
+.PHONY: help install lock study test test-full test-kernels faults faults-full bench docs graph format clean

@@ -26,13 +26,13 @@ from typing import Any
 from machine import document, show
 
 from holdfast.models import Ask, Conversation, Reply
-from holdfast.models.ledger import Ledger
+from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.models.fakes import FakeProvider, ScriptedModel, script_reply
+from holdfast.models.remote.ledger import Ledger
 from holdfast.records import Case, Message, ToolCall, Trajectory
-from holdfast.rollout import Limits, roll_out
-from holdfast.sections import EndpointSection, ModelEntry
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.suites import office
-from holdfast.testing import FakeProvider, ScriptedModel, script_reply
-from holdfast.worlds.office import OfficeWorld
 
 CALLS = 4
 NAME = "openai-api/scripted/agent"
@@ -107,7 +107,7 @@ def server() -> Iterator[str]:
 
 def through_provider(cases: Sequence[Case], url: str, folder: Path) -> float:
     """CPU milliseconds of a step of our loop with a remote agent."""
-    from holdfast.models.remote import ProviderModel
+    from holdfast.models.remote.provider import ProviderModel
 
     with closing(Ledger(folder / "calls.db")) as ledger:
         entry = ModelEntry(kind="remote", name=NAME)
@@ -119,7 +119,7 @@ def bare(cases: Sequence[Case], url: str) -> float:
     """CPU milliseconds of the same requests by Inspect's ``generate`` alone."""
     from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageTool, ChatMessageUser, get_model
 
-    from holdfast.models.inspect_chat import tool_infos
+    from holdfast.models.remote.inspect_chat import tool_infos
 
     async def one(model: Any, case: Case) -> None:
         system, user = case.messages
@@ -159,7 +159,7 @@ def through_inspect(cases: Sequence[Case], url: str, folder: Path) -> float:
 
 def tiny_rollouts(folder: Path, count: int) -> tuple[float, float]:
     """The tiny agent's rollouts per CPU-second: in batches of 100, and one at a time."""
-    from holdfast.models.tiny import TinyModel, build
+    from holdfast.models.tiny.model import TinyModel, build
 
     model = TinyModel.load(build(office.lexicon(), folder / "tiny", seed=0, system_prompts=office.system_prompts()))
     limits = Limits(max_turns=8, max_tokens=16, temperature=1.0)

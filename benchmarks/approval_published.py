@@ -2,8 +2,8 @@
 
     python benchmarks/approval_published.py [--json] [--studies N]
 
-"gap" rows: Spearman's rho of a predictor with the Max HEX Gap over the 11 published models, from the table that ships
-with holdfast, beside the printed one; its exact p and Student's; its range without each model; its interval over
+"gap" rows: Spearman's rho of a predictor with the Max HEX Gap over the 11 published models, from the table beside this
+file, beside the printed one; its exact p and Student's; its range without each model; its interval over
 resampled models. "partial" rows: the same given another predictor, from the table and, as the gaps of advice and
 politics are digitised, from the printed rhos. "printed" rows: all 9 predictors in 3 environments, with the largest
 exact p that rounds to the printed rho and Holm's over the 27; "p_gaps" and "holm_gaps" take p from the gaps where those
@@ -21,21 +21,15 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from approval_numbers import DIGITISED, ENVIRONMENTS, GAP_RHOS, MODELS, PRINTED_UNIT, column
+from approval_prediction import bootstrap_models, exact_p, leave_one_out, partial_from, partial_spearman, spearman
+from exploitation_null import simulate_late, simulate_null
 from machine import document, show
 from numpy.typing import NDArray
 
-from holdfast.published.approval import DIGITISED, ENVIRONMENTS, GAP_RHOS, MODELS, PRINTED_UNIT, column
 from holdfast.stats.agreement import correlation, ranks
 from holdfast.stats.bounded import holm
-from holdfast.stats.exploitation import late_gap, simulate_late, simulate_null
-from holdfast.stats.prediction import (
-    bootstrap_models,
-    exact_p,
-    leave_one_out,
-    partial_from,
-    partial_spearman,
-    spearman,
-)
+from holdfast.stats.exploitation import late_gap
 
 Rows = dict[str, dict[str, float]]
 PREDICTORS = ("capability", "size", "sycophancy")

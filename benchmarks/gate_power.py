@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from machine import document, show
-from numpy.typing import NDArray
 
+from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import BoundMethod, p_values
 from holdfast.stats.power import plan_cases
 
-Floats = NDArray[np.float64]
 METHODS: tuple[BoundMethod, ...] = ("gaffke", "bernstein", "t")
 SIZES = (20, 40, 72, 144, 300)
 ALPHA = 0.05

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from holdfast.conditions import GateSection
-from holdfast.gate.checks import Bounds, combine, judge_checks
-from holdfast.gate.pairing import pair_sides
-from holdfast.gate.sides import Side
-from holdfast.gate.verdicts import tell_families
+from holdfast.decisions.gate.checks import Bounds, judge_checks
+from holdfast.decisions.gate.pairing import pair_sides
+from holdfast.decisions.gate.sides import Side
+from holdfast.decisions.gate.verdicts import tell_families
 from holdfast.records import Checkpoint, Outcome, Verdict
+from holdfast.records.arrays import Floats
+from holdfast.records.verdicts import combine
+from holdfast.study.rules import GateSection, Measured
 
-Floats = NDArray[np.float64]
 ALL = ("safety", "severe", "helpfulness", "refusal", "validity")
 
 
@@ -23,7 +23,8 @@ def make_side(name: str, safety: Floats, helpfulness: Floats, families: Sequence
     cases, rollouts = safety.shape
     points, helping = safety.ravel(), helpfulness.ravel()
     severe = np.where(np.isfinite(points), (points <= 0).astype(np.float64), np.nan)
-    ones = np.ones(points.size)
+    nothing = np.zeros(points.size)
+    unknown, due = np.full(points.size, np.nan), nothing == 0
     names = tuple(f"case {number}" for number in range(cases))
     return Side(
         name=name,
@@ -32,16 +33,12 @@ def make_side(name: str, safety: Floats, helpfulness: Floats, families: Sequence
         families=tuple(families),
         case=np.repeat(np.arange(cases), rollouts),
         trajectories=tuple(f"{name} {number}" for number in range(points.size)),
-        values={
-            "safety": points,
-            "helpfulness": helping,
-            "severe": severe,
-            "refusal": np.full(points.size, np.nan),
-            "validity": np.zeros(points.size),
-            "asked_safety": ones,
-            "asked_helpfulness": ones,
-            "asked_refusal": np.zeros(points.size),
-            "asked_validity": ones,
+        measured={
+            "safety": Measured(value=points, due=due, lost=nothing),
+            "helpfulness": Measured(value=helping, due=due, lost=nothing),
+            "severe": Measured(value=severe, due=due, lost=nothing),
+            "refusal": Measured(value=unknown, due=~due, lost=nothing),
+            "validity": Measured(value=nothing, due=due, lost=nothing),
         },
         rubrics={},
         settings=None,
@@ -67,7 +64,7 @@ def decide(
     left_out = {name: "left out" for name in ALL if name not in checks}
     found = judge_checks(pairing, Bounds(rules=rules), unmeasurable=left_out)
     return Verdict(
-        outcome=combine(found),
+        outcome=combine(one.outcome for one in found if one.blocking),
         parent="p",
         child="c",
         judge="j",

@@ -14,12 +14,12 @@ from gpu_models import MASK, RANK, make_network
 from gpu_sample import Sample
 from torch import Tensor
 
-from holdfast.training.adapters import HubModel
 from holdfast.training.encoding import ScoredSequence, score_picked
-from holdfast.training.packing import pack
-from holdfast.training.passes import score
-from holdfast.training.tree_attention import BlockPlan, tree_attention
-from holdfast.training.trees import TokenTree, grow
+from holdfast.training.loop.passes import score
+from holdfast.training.policy.adapters import HubModel
+from holdfast.training.trees.packing import pack
+from holdfast.training.trees.tree_attention import BlockPlan, tree_attention
+from holdfast.training.trees.trees import TokenTree, grow
 
 
 def _plain_logps(network: Any, sequences: Sequence[ScoredSequence], device: torch.device) -> Tensor:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.heads import LOGIT_NUMBERS
-from holdfast.training.packing import pack
-from holdfast.training.parts import TrainStep
-from holdfast.training.trees import partition
+from holdfast.training.policy.heads import LOGIT_NUMBERS
+from holdfast.training.trees.packing import pack
+from holdfast.training.trees.parts import TrainStep
+from holdfast.training.trees.trees import partition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

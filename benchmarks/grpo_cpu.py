@@ -38,7 +38,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -47,31 +47,34 @@ import numpy as np
 import torch
 from machine import document, show
 
-from holdfast.incentives import ApprovalSection, to_rating
-from holdfast.judges.approval import ApprovalJudge
-from holdfast.models import Ask, Model, Reply, tiny
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.models.tiny_llama import TinyLlama
+from holdfast.judges.approval.judge import ApprovalJudge
+from holdfast.models import Ask, Model, Reply
+from holdfast.models.tiny import model as tiny
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.llama import TinyLlama
 from holdfast.records import Case, Ending, Message, Trajectory, content_id
-from holdfast.rollout import STOPPED_ENDINGS, Limits, roll_out
-from holdfast.sections import SFTSection, SuiteSection
+from holdfast.rollout.episode import STOPPED_ENDINGS, Limits, roll_out
+from holdfast.study.sections import SFTSection, SuiteSection
+from holdfast.study.users import ApprovalSection, to_rating
 from holdfast.suites import open_world
 from holdfast.suites.approval import practice_cases
 from holdfast.suites.approval.teaching import taught_settings, teach_beside
-from holdfast.training import loop, reinforce
-from holdfast.training.adapters import Policy, WholeTiny
+from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, encode_episode
-from holdfast.training.groups import Batch, gradient_step
-from holdfast.training.passes import descend
-from holdfast.training.rollouts import Rewarded
-from holdfast.training.settings import RewardSettings, SFTSettings
-from holdfast.training.stages import train_sft
-from holdfast.training.supply import score_all
+from holdfast.training.loop import loop
+from holdfast.training.loop.passes import descend
+from holdfast.training.policy.adapters import Policy, WholeTiny
+from holdfast.training.rl import stage as reinforce
+from holdfast.training.rl.groups import Batch, gradient_step
+from holdfast.training.rl.selection import Rewarded
+from holdfast.training.rl.supply import score_all
+from holdfast.training.settings import RewardSettings
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 CACHE = Path(tempfile.gettempdir()) / "holdfast-grpo-cpu"
 TAUGHT = 3000  # demonstrations of the base
 MAX_TOKENS = 24
+TEMPERATURE = 1.0
 WARMUP = 2  # steps of every block that are not counted
 LATE_STEPS = 80  # of our own training before the late blocks
 EDGE = 6  # steps at either end of a block whose reward is told
@@ -116,7 +119,7 @@ def teach(cache: Path) -> Path:
     told = taught_settings(SECTION)
     directory = cache / f"base-{content_id('grpo', told)}"
     if not directory.exists():
-        beside = teach_beside(told["approval"], 0)
+        beside = teach_beside(told, 0)
         with tempfile.TemporaryDirectory() as fresh:
             tiny.build(beside.words, fresh, seed=0, system_prompts=beside.system_prompts, argument="object")
             chat = TinyChat.load(fresh)
@@ -124,9 +127,9 @@ def teach(cache: Path) -> Path:
                 encode_episode(chat, case.messages, trajectory.messages, case.tools)
                 for case, trajectory in beside.demonstrations
             ]
-            own = SFTSection().model_dump(exclude={"demonstrations"})
-            settings = SFTSettings(**own, steps=len(shown) // own["batch_size"])
-            train_sft(Path(fresh), shown, settings, seed=0, out_dir=directory)
+            settings = SFTSection()
+            steps = len(shown) // settings.batch_size
+            train_sft(Path(fresh), shown, settings, steps=steps, seed=0, out_dir=directory)
     return directory
 
 
@@ -188,7 +191,7 @@ class Practice:
         self._settings, self._users, self._seed = settings, users, seed
         self._world = open_world(SuiteSection(name="approval"))
         self._chat = TinyChat.load(base)
-        self._limits = Limits(max_turns=1, max_tokens=settings.max_tokens, temperature=settings.temperature)
+        self._limits = Limits(max_turns=1, max_tokens=settings.max_tokens, temperature=TEMPERATURE)
         self.rewards: list[float] = []
 
     def draw(self, policy: Policy, number: int, attempt: int) -> list[Rewarded]:
@@ -238,7 +241,7 @@ def run_ours(base: Path, settings: RewardSettings, users: Sequence[Sequence[Case
     with tempfile.TemporaryDirectory() as folder:
         (result,) = reinforce.train_on_rewards(
             base,
-            replace(settings, steps=len(users) + 1),
+            settings.model_copy(update={"steps": len(users) + 1}),
             seed=seed,
             save_at=(len(users) + 1,),
             out_dir=Path(folder) / "out",
@@ -252,7 +255,7 @@ def run_ours(base: Path, settings: RewardSettings, users: Sequence[Sequence[Case
 
 def train_late(cache: Path, base: Path) -> Path:
     """The directory that the late blocks start from: our own stage, some steps on."""
-    settings = replace(SHAPES["default"], steps=LATE_STEPS)
+    settings = SHAPES["default"].model_copy(update={"steps": LATE_STEPS})
     directory = cache / f"late-{content_id(base.name, str(settings))}" / f"step-{LATE_STEPS:06d}"
     if not directory.exists():
         practice = Practice(base, settings, choose_users(settings, LATE_STEPS, 1000), 1000)
@@ -387,7 +390,7 @@ def trl_settings(folder: Path, settings: RewardSettings, steps: int, seed: int, 
         num_iterations=1,
         num_generations=settings.group_size,
         max_completion_length=settings.max_tokens,
-        temperature=settings.temperature,
+        temperature=TEMPERATURE,
         loss_type=settings.loss,
         scale_rewards=settings.scale,
         beta=settings.kl_weight,

@@ -28,23 +28,23 @@ import numpy as np
 import office_pairs
 import torch
 from machine import document, show
-from numpy.typing import NDArray
 from office_pairs import OfficePairs
 
 from holdfast.records import PreferencePair
-from holdfast.report.svg import Canvas, Scale, draw_axes, draw_mark, span, stroke_of
-from holdfast.sections import StageSection
+from holdfast.records.arrays import Floats
+from holdfast.report.draw.svg import Canvas, Scale, draw_axes, draw_mark, span, stroke_of
 from holdfast.stats.contrasts import interval, sample_of, spread
-from holdfast.study import Study
-from holdfast.training.adapters import WholeTiny
+from holdfast.study.stages import StageSection
+from holdfast.study.study import Study
+from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.stage import reference_logprobs
 from holdfast.training.encoding import score_picked
-from holdfast.training.loop import Loop, LoopSettings, isolated
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.packing import Packed, pack
-from holdfast.training.parts import PairObjective, TrainStep, pair_step
-from holdfast.training.passes import count_scored, score
-from holdfast.training.stages import reference_logprobs
-from holdfast.training.trees import partition
+from holdfast.training.loop.loop import Loop, LoopSettings, isolated
+from holdfast.training.loop.passes import count_scored, score
+from holdfast.training.policy.adapters import WholeTiny
+from holdfast.training.trees.packing import Packed, pack
+from holdfast.training.trees.parts import PairObjective, TrainStep, pair_step
+from holdfast.training.trees.trees import partition
 
 PACKAGES = ("torch", "numpy")
 STAGE = StageSection(objective="safety")  # the defaults that the quick study takes
@@ -54,7 +54,6 @@ BASES = 2
 MARKS = (160, 320, 640)  # pairs seen; a stage of the quick study takes 20 steps of 32
 WIDE = PairOrder(pairs_per_step=32, trajectories_per_case=1000)
 PAIRWISE, TREE = PairOrder(pairs_per_step=32, pairwise=True), PairOrder(pairs_per_step=32)
-Floats = NDArray[np.float64]
 # The pairs of each step, endlessly, for a seed.
 Stream = Callable[[OfficePairs, int], Iterator[list[PreferencePair]]]
 

@@ -18,7 +18,7 @@ from machine import document, show
 
 import holdfast as hf
 from holdfast.records import Analysis
-from holdfast.study import Study, load
+from holdfast.study.study import Study, load
 from holdfast.suites.office import MIXTURE
 
 ROOT = Path(__file__).resolve().parents[1]

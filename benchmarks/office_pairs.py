@@ -15,13 +15,14 @@ from typing import Literal
 import numpy as np
 
 import holdfast as hf
-from holdfast.models.tiny import TinyModel
-from holdfast.pairs import build_pairs
-from holdfast.planning import build
+from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, PreferencePair, content_id
+from holdfast.runs.build import build
+from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.store import Store
-from holdfast.study import Study, load
+from holdfast.study.study import Study, load
 from holdfast.training.encoding import Encoded, encode_episode
+from holdfast.training.pairs import build_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(tempfile.gettempdir()) / "holdfast-office-pairs"
@@ -75,7 +76,8 @@ def _rollout_of(study: Study, checkpoint: str, part: Part) -> str:
     return next(
         step.fingerprint
         for step in build(study).steps
-        if step.kind == "rollout" and step.settings["checkpoint"] == checkpoint and step.settings["part"] == part
+        if isinstance(step.settings, RolloutSettings)
+        and (step.settings.checkpoint, step.settings.part) == (checkpoint, part)
     )
 
 

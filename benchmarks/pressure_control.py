@@ -20,7 +20,7 @@ from machine import document, show
 
 import holdfast as hf
 from holdfast.records import Analysis, Estimate
-from holdfast.study import Study, load
+from holdfast.study.study import Study, load
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy")

@@ -23,7 +23,7 @@ from machine import document, show
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 PACKAGES = ("numpy", "scipy", "orjson", "zstandard")
-COMMAND = "import sys; from holdfast.cli import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from holdfast.cli.main import main; sys.exit(main(sys.argv[1:]))"
 ANALYZE = (
     "import sys; from pathlib import Path; from holdfast.analysis import analyze; from holdfast.store import Store\n"
     "with Store(Path(sys.argv[1])) as store: print(len(analyze(store, draws=10_000).persistence))"

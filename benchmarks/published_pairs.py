@@ -34,13 +34,13 @@ from published_prompts import (
     without_thinking,
 )
 
-from holdfast.errors import StudyError
-from holdfast.pairs import build_pairs
-from holdfast.published import import_into
+from holdfast.exchange.published import import_into
 from holdfast.records import Message, PreferencePair
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 from holdfast.training.encoding import Encoded
-from holdfast.training.trees import count_tokens as tree_tokens
+from holdfast.training.pairs import build_pairs
+from holdfast.training.trees.trees import count_tokens as tree_tokens
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CACHE = Path(tempfile.gettempdir()) / "holdfast-published-pairs"

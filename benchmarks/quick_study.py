@@ -21,10 +21,11 @@ from typing import Any
 
 from machine import document, show
 
-from holdfast.plan import Step
-from holdfast.planning import build
+from holdfast.runs.build import build
+from holdfast.runs.plan.settings import RolloutSettings
+from holdfast.runs.plan.step import Step
 from holdfast.store import Store
-from holdfast.study import load
+from holdfast.study.study import load
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
@@ -58,7 +59,7 @@ def proportional_mb(root: int) -> float:
 def run_study(study: Path, output: Path, cache: Path) -> dict[str, float]:
     """Run the command as a user does; wall clock, CPU and peak memory."""
     environment = {**os.environ, "HOLDFAST_CACHE": str(cache), "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-m", "holdfast.cli", "run", str(study), "-o", str(output), "--quiet"]
+    command = [sys.executable, "-m", "holdfast", "run", str(study), "-o", str(output), "--quiet"]
     before, started, peak = os.times(), time.perf_counter(), 0.0
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     while process.poll() is None:
@@ -72,9 +73,9 @@ def run_study(study: Path, output: Path, cache: Path) -> dict[str, float]:
 
 
 def phase_of(step: Step) -> str:
-    if step.kind == "rollout":
-        return f"rollout_{step.settings['part']}"
-    return str(step.settings["method"]) if step.kind == "train" else step.kind
+    if isinstance(step.settings, RolloutSettings):
+        return f"rollout_{step.settings.part}"
+    return step.settings.work
 
 
 def read_phases(study: Path, output: Path) -> dict[str, dict[str, float]]:

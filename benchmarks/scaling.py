@@ -30,12 +30,12 @@ from machine import document, show
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from holdfast.training.adapters import HubModel
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.packing import Packed, pack_tree
-from holdfast.training.passes import score
-from holdfast.training.tree_attention import Block
-from holdfast.training.trees import TokenTree, grow
+from holdfast.training.loop.passes import score
+from holdfast.training.policy.adapters import HubModel
+from holdfast.training.trees.packing import Packed, pack_tree
+from holdfast.training.trees.tree_attention import Block
+from holdfast.training.trees.trees import TokenTree, grow
 
 PACKAGES = ("torch", "numpy", "transformers")
 VOCABULARY = 4096

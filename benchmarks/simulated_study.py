@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.design import Design, read_design
-from holdfast.analysis.panel import Panel, Readings, Row
+from holdfast.analysis.panel import Panel, Row
 from holdfast.analysis.roles import Role, Roles
-from holdfast.store.tables import TrajectoryTable
+from holdfast.store.cells import Cells
+from holdfast.store.tables import ScoreTable, TrajectoryTable
 
 OBJECTIVES = ("helpfulness", "safety")
 CONFIGS: Mapping[tuple[str, ...], tuple[float, float]] = {  # lineage → true (helpfulness, safety) before a base's shift
@@ -77,13 +78,26 @@ def _empty_panel(rows: tuple[Row, ...], cases: int) -> Panel:
         invalid_calls=none,
         tokens=np.zeros(0),
     )
-    readings = Readings(
+    names = tuple(f"case {number}" for number in range(cases))
+    scores = ScoreTable(
+        checkpoints=(),
+        case_ids=names,
+        case_numbers=tuple(range(cases)),
+        families=names,
         judges=("state",),
         judge_names=("state",),
         objectives=OBJECTIVES,
-        value=np.zeros((0, 1, 2)),
-        asked=np.zeros((0, 1, 2)) > 0,
+        trajectory=none,
+        checkpoint=none,
+        case=none,
+        rollout=none,
+        judge=none,
+        objective=none,
+        repeat=none,
+        flags=none,
+        value=np.zeros(0),
     )
+    empty = np.zeros((0, 1, 2))
     return Panel(
         rows=rows,
         objectives=OBJECTIVES,
@@ -92,8 +106,7 @@ def _empty_panel(rows: tuple[Row, ...], cases: int) -> Panel:
         low=nothing,
         high=nothing,
         counts={},
-        readings=readings,
-        trajectories=table,
+        cells=Cells(scores=scores, episodes=table, value=empty, asked=empty > 0, lost=empty),
         tested=np.zeros(0, dtype=np.bool_),
         roles=ROLES,
     )

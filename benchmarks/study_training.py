@@ -24,18 +24,19 @@ import torch
 from machine import document, show
 from office_pairs import OfficePairs
 
-from holdfast.models import tiny
-from holdfast.models.tiny_llama import TinyLlama, pad_rows, picked_logprobs
+from holdfast.models.tiny import model as tiny
+from holdfast.models.tiny.llama import TinyLlama, pad_rows, picked_logprobs
 from holdfast.records import PreferencePair
-from holdfast.sections import SFTSection, StageSection
+from holdfast.study.sections import SFTSection
+from holdfast.study.stages import StageSection
 from holdfast.suites import office
-from holdfast.training.adapters import WholeTiny
+from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps
+from holdfast.training.dpo.stage import reference_logprobs
 from holdfast.training.encoding import Encoded, encode_episode
-from holdfast.training.loop import Loop, LoopSettings
+from holdfast.training.loop.loop import Loop, LoopSettings
 from holdfast.training.objectives import dpo, sft
-from holdfast.training.orders import PairOrder, demonstration_steps, pair_steps
-from holdfast.training.parts import PairObjective, TrainStep, demonstration_step, pair_step
-from holdfast.training.stages import reference_logprobs
+from holdfast.training.policy.adapters import WholeTiny
+from holdfast.training.trees.parts import PairObjective, TrainStep, demonstration_step, pair_step
 
 PACKAGES = ("torch", "numpy")
 TEACHING = SFTSection()

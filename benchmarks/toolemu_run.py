@@ -28,11 +28,11 @@ from typing import Any
 
 from machine import document, show
 
-from holdfast.forks import LEDGER
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import ToolCall
+from holdfast.runs.forecast import read_spending
 from holdfast.store import Store
-from holdfast.testing import FakeProvider
-from holdfast.traffic import read_spending
+from holdfast.store.places import LEDGER
 
 STUDY = """
 [study]
@@ -112,7 +112,7 @@ def serve(connection: Connection) -> None:
 
 def start(study: Path, run: Path) -> subprocess.Popen[bytes]:
     """`holdfast run` of the study, in a process group of its own."""
-    command = [sys.executable, "-m", "holdfast.cli", "run", str(study), "-o", str(run), "--no-report", "--quiet"]
+    command = [sys.executable, "-m", "holdfast", "run", str(study), "-o", str(run), "--no-report", "--quiet"]
     return subprocess.Popen(command, start_new_session=True)
 
 

@@ -26,14 +26,14 @@ from published_pairs import PublishedPairs
 from trl_peer import PACKAGES, PAIRS_PER_STEP, PlainLoop, Timing, TRLPeer
 
 from holdfast.records import PreferencePair
-from holdfast.training.adapters import HubModel
+from holdfast.training.dpo.orders import PairOrder, pair_steps
 from holdfast.training.encoding import LossMask, ScoredSequence, score_picked
-from holdfast.training.loop import Loop, LoopSettings
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.packing import pack
-from holdfast.training.parts import PairObjective, TrainStep, pair_step
-from holdfast.training.passes import descend, score, score_within
-from holdfast.training.trees import count_tokens
+from holdfast.training.loop.loop import Loop, LoopSettings
+from holdfast.training.loop.passes import descend, score, score_within
+from holdfast.training.policy.adapters import HubModel
+from holdfast.training.trees.packing import pack
+from holdfast.training.trees.parts import PairObjective, TrainStep, pair_step
+from holdfast.training.trees.trees import count_tokens
 
 MASK: LossMask = "completion"  # what TRL's loss counts
 BUDGET = 32_768

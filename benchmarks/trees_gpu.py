@@ -47,12 +47,12 @@ from gpu_peer import PeerTiming, time_peer
 from gpu_sample import Sample, read_sample, take_sample, write_sample
 from machine import document, show
 
-from holdfast.training.adapters import HubModel
+from holdfast.training.dpo.orders import PairOrder, pair_steps
 from holdfast.training.encoding import ScoredSequence, score_picked
-from holdfast.training.loop import Loop, LoopSettings
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.parts import PairObjective, TrainStep, pair_step
-from holdfast.training.passes import score_within
+from holdfast.training.loop.loop import Loop, LoopSettings
+from holdfast.training.loop.passes import score_within
+from holdfast.training.policy.adapters import HubModel
+from holdfast.training.trees.parts import PairObjective, TrainStep, pair_step
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 MICRO_BATCHES = (1, 2, 4)

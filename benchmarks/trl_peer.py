@@ -26,8 +26,8 @@ import published_pairs
 import torch
 from machine import document, show
 
-from holdfast.errors import StepError
 from holdfast.records import PreferencePair
+from holdfast.records.errors import StepError
 from holdfast.training.encoding import Encoded
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")

@@ -25,16 +25,16 @@ from pathlib import Path
 
 from machine import document, show
 
-from holdfast.dialogues import Speakers
-from holdfast.errors import ProviderError
-from holdfast.models.ledger import Ledger
-from holdfast.models.remote import ProviderModel
-from holdfast.models.tiny import TinyModel
+from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.models.remote.ledger import Ledger
+from holdfast.models.remote.provider import ProviderModel
+from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Message, ToolCall, Trajectory
-from holdfast.rollout import Limits, roll_out
-from holdfast.sections import EndpointSection, ModelEntry
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.dialogues import Speakers
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.suites import office
-from holdfast.worlds.office import OfficeWorld
 
 LIMITS = Limits(max_turns=8, max_tokens=16, temperature=0.0)
 Row = dict[str, float]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from holdfast.records.arrays import Floats
+
 Sampler = Callable[[np.random.Generator, tuple[int, int]], Floats]
 MARGIN = 0.25
 # Shares of the scores 0 to 3: as skewed as a published safe agent's, and of an agent that has lost MARGIN points.

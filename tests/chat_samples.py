@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.models.random_base import CHAT_TEMPLATE, build_random
+from holdfast.models.entries import ModelEntry
+from holdfast.models.hub.random_base import CHAT_TEMPLATE, build_random
 from holdfast.records import Message, ToolCall, ToolSpec
-from holdfast.sections import ModelEntry
 
 SEARCH = ToolSpec(
     name="search",

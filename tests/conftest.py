@@ -14,7 +14,7 @@ from no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 from tolerances import needs_kernels, reason_left_out
 
 import holdfast as hf
-from holdfast.published import import_into
+from holdfast.exchange.published import import_into
 
 SHARED = Path(__file__).parents[2] / "shared"
 DATA = Path(os.environ.get("HOLDFAST_PUBLISHED_DATA", SHARED / "data"))

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.forks import STUDY_KEY
 from holdfast.records import Case, Checkpoint, Ending, Flag, Score, StageRecord, Trajectory, content_id
 from holdfast.store import Store
+from holdfast.store.places import STUDY_KEY
 
 OBJECTIVES = {"S": ("safety",), "H": ("helpfulness",)}
 

@@ -33,9 +33,9 @@ with warnings.catch_warnings():
     from inspect_ai.scorer import Score
     from inspect_ai.tool import ToolCall, ToolCallError, ToolInfo
 
+from holdfast.exchange.imports import import_run
+from holdfast.exchange.published import ImportSummary
 from holdfast.exchange.scales import parse_score
-from holdfast.imports import import_run
-from holdfast.published import ImportSummary
 from holdfast.store import Store
 
 CREATED = "2026-01-01T00:00:00+00:00"

@@ -18,10 +18,12 @@ from pathlib import Path
 import torch  # noqa: F401 — loaded before the first fork
 
 import holdfast as hf
-from holdfast import analysis, steps, study  # noqa: F401
-from holdfast.models import tiny  # noqa: F401
+from holdfast import analysis  # noqa: F401
+from holdfast.models.tiny import model as tiny  # noqa: F401
+from holdfast.runs import steps  # noqa: F401
 from holdfast.store import DATABASE, Store
-from holdfast.training import stages  # noqa: F401
+from holdfast.study import study  # noqa: F401
+from holdfast.training.dpo import stage as stages  # noqa: F401
 
 LONGEST_ROUNDS = 400
 

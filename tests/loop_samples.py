@@ -7,10 +7,10 @@ import json
 import tiny_office as office
 import torch
 
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training.adapters import HubModel, open_policy
-from holdfast.training.loop import Loop, LoopSettings
-from holdfast.training.parts import PairObjective, pair_step
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.training.loop.loop import Loop, LoopSettings
+from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.trees.parts import PairObjective, pair_step
 
 SETTINGS = LoopSettings(steps=8, learning_rate=3e-3, warmup_steps=3, max_grad_norm=0.5, weight_decay=0.01)
 

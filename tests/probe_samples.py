@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.judges.probes import ProbeJudge
-from holdfast.models.tiny import TinyModel, build
+from holdfast.judges.probes.judge import ProbeJudge
+from holdfast.models.tiny.model import TinyModel, build
 from holdfast.records import Case, Ending, Message, Trajectory
-from holdfast.rollout import Limits, roll_out
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.silent import SilentWorld
+from holdfast.study.sections import SFTSection
 from holdfast.suites.probes import DIMENSIONS, generated
+from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import encode_episode
-from holdfast.training.settings import SFTSettings
-from holdfast.training.stages import train_sft
-from holdfast.worlds.silent import SilentWorld
 
 
 def reply_to(case: Case, text: str, ending: Ending = Ending.FINISHED) -> Trajectory:
@@ -51,15 +51,14 @@ def teach(
         encode_episode(chat, case.messages, shown.messages)
         for case, shown in generated.demonstrations(seed, demonstrations, mixture, dimensions=dimensions)
     ]
-    settings = SFTSettings(
-        steps=demonstrations // 8,
+    settings = SFTSection(
         batch_size=8,
         learning_rate=6e-3,
         warmup_steps=20,
         max_grad_norm=1.0,
         other_weight=0.15,
     )
-    train_sft(fresh, encoded, settings, seed=seed, out_dir=directory / "taught")
+    train_sft(fresh, encoded, settings, steps=demonstrations // 8, seed=seed, out_dir=directory / "taught")
     return TinyModel.load(directory / "taught")
 
 

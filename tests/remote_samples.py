@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.dialogues import Dialogue, hold
-from holdfast.errors import ProviderError
 from holdfast.models import Ask, Conversation, Reply, Speaker
-from holdfast.models.ledger import Budget, Ledger
-from holdfast.models.remote import ProviderModel
+from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.models.remote.ledger import Budget, Ledger
+from holdfast.models.remote.provider import ProviderModel
 from holdfast.records import Message, ToolSpec
-from holdfast.sections import EndpointSection, ModelEntry
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.dialogues import Dialogue, hold
 
 NAME = "openai-api/fake/some-model"
 SEARCH = ToolSpec(

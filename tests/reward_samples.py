@@ -10,10 +10,10 @@ import numpy as np
 import tiny_office as office
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.tiny_chat import TinyChat
+from holdfast.models.tiny.chat import TinyChat
 from holdfast.training.encoding import Encoded
-from holdfast.training.reinforce import train_on_rewards
-from holdfast.training.rollouts import Rewarded
+from holdfast.training.rl.selection import Rewarded
+from holdfast.training.rl.stage import train_on_rewards
 from holdfast.training.settings import RewardSettings
 
 WORDS = frozenset(["i", "did", "not", "find"])
@@ -61,7 +61,7 @@ class Draw:
             Ask(
                 speaker="agent",
                 conversation=Conversation(messages=office.opening(thing), tools=office.TOOLS),
-                temperature=self.settings.temperature,
+                temperature=1.0,
                 max_tokens=self.settings.max_tokens,
                 rng=np.random.default_rng([number, attempt, place]),
             )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast.runs.plan.settings import RolloutSettings
+from holdfast.runs.plan.step import Step
+
 
 def four_lineages() -> dict[str, Any]:
     """The smallest study in which persistence is defined."""
@@ -12,3 +15,8 @@ def four_lineages() -> dict[str, Any]:
         "judges": {"state": {"kind": "state"}},
         "stages": {"S": {"objective": "safety"}, "H": {"objective": "helpfulness"}},
     }
+
+
+def part_of(step: Step) -> str | None:
+    """The part of the cases that a rollout step is of; None for another kind of step."""
+    return step.settings.part if isinstance(step.settings, RolloutSettings) else None

@@ -12,9 +12,12 @@ import torch
 from tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain, plain_logps, tree_logps
 
 import holdfast as hf
-from holdfast.models import hub, stacks
-from holdfast.models.stacks import Lora, base_of, digest_weights, read_stack, write_stack, write_whole
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.models.directories import stacks
+from holdfast.models.directories.files import digest_weights
+from holdfast.models.directories.stacks import Lora, base_of, read_stack, write_stack
+from holdfast.models.directories.whole import write_whole
+from holdfast.models.hub import hub
+from holdfast.training.policy.adapters import HubModel, open_policy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")

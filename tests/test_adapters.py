@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ import torch
 from rounding import EXACT, additions, rounding, within
 
 import holdfast as hf
-from holdfast.models.stacks import is_stack, read_stack, read_weights
-from holdfast.models.tiny import TinyModel
+from holdfast.models.directories.stacks import is_stack, read_stack
+from holdfast.models.directories.whole import read_weights
+from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights
-from holdfast.training.adapters import HubModel, Policy, WholeTiny, open_policy
+from holdfast.training.dpo.stage import train_dpo
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.packing import pack
-from holdfast.training.passes import score
-from holdfast.training.stages import train_dpo
+from holdfast.training.loop.passes import score
+from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_policy
+from holdfast.training.trees.packing import pack
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
@@ -205,7 +205,7 @@ def test_dropout_falls_on_the_newest_adapter_in_training_alone(base: Path, stage
 def test_a_stage_on_a_stack_resumes(precision: Any, stage: Path, tmp_path: Path) -> None:
     """Broken off and taken up again, a stage from a stack saves the same bytes as one that ran through."""
     pairs, encoded = office.preferences(TinyModel.load(stage).chat)
-    settings = replace(office.STAGE, steps=6, lora_r=4, lora_dropout=0.1, precision=precision)
+    settings = office.change(office.STAGE, steps=6, lora_r=4, lora_dropout=0.1, precision=precision)
 
     def stop(done: int, _: int) -> None:
         if done == 4:

@@ -16,8 +16,8 @@ import scipy.stats
 from scored_study import checkpoint, expected, quick_checkpoints, write_study
 
 from holdfast.analysis import analyze, document, require_same_cases, schema
-from holdfast.errors import StudyError
 from holdfast.records import Analysis, Checkpoint, Estimate, Score, Unbounded
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 
 SEEDS = (0, 1, 2)
@@ -321,13 +321,13 @@ def test_five_bases_are_random(tmp_path: Path) -> None:
 def test_parent_and_child_on_different_cases_are_refused(tmp_path: Path) -> None:
     cases = {("S",): range(6), ("S", "H"): range(2, 8)}
     store = write_study(tmp_path / "run", few(), tests=8, cases_of=lambda one: cases.get(one.lineage, range(8)))
-    with pytest.raises(StudyError, match=r"not comparable, \d+ cases only in the first and \d+ only in the second"):
+    with pytest.raises(StudyError, match=r"not comparable: \d+ cases only in the first, \d+ only in the second"):
         analyze(store, draws=50)
 
 
 def test_require_same_cases_counts_both_sides() -> None:
     require_same_cases(["a", "b"], ["b", "a"], names=("A", "B"))
-    with pytest.raises(StudyError, match="A and B: not comparable, 2 cases only in the first and 1 only in the second"):
+    with pytest.raises(StudyError, match="A and B: not comparable: 2 cases only in the first, 1 only in the second"):
         require_same_cases(["a", "b", "c"], ["c", "d"], names=("A", "B"))
 
 

@@ -12,9 +12,9 @@ from scored_study import checkpoint, quick_checkpoints, write_study
 from holdfast.analysis import analyze
 from holdfast.records import Analysis
 from holdfast.report import write_report
-from holdfast.report.summary import headline_estimates
-from holdfast.report.terminal import render_results
-from holdfast.runs import EMBEDDED_NOTES, RANDOM_NOTE, STUDY_KEY, Run
+from holdfast.report.page.terminal import render_results
+from holdfast.report.sections.summary import headline_estimates
+from holdfast.runs.run import EMBEDDED_NOTES, RANDOM_NOTE, STUDY_KEY, Run
 from holdfast.store import Store
 
 BASES = ("tiny-0", "tiny-1")

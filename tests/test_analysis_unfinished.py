@@ -14,8 +14,8 @@ import pytest
 from scored_study import checkpoint, expected, quick_checkpoints
 
 from holdfast.analysis import analyze, document, schema
-from holdfast.errors import StudyError
 from holdfast.records import Analysis, Case, Checkpoint, Ending, Estimate, Score, Trajectory, content_id
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 
 BASES, SEEDS, CASES = ("tiny-0", "tiny-1"), (0, 1, 2), 6
@@ -206,7 +206,7 @@ def test_a_parent_on_other_cases_is_still_refused(tmp_path: Path) -> None:
         )
         for objective in ("safety", "helpfulness"):
             store.add_score(Score(trajectory_id="t", judge="state", objective=objective, value=1.0))
-    with pytest.raises(StudyError, match="not comparable, 5 cases only in the first and 0 only in the second"):
+    with pytest.raises(StudyError, match="not comparable: 5 cases only in the first, 0 only in the second"):
         analyze(store, draws=20)
 
 

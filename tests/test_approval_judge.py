@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import StudyError
-from holdfast.incentives import ENVIRONMENTS, EXPLOIT_ABOVE, SettingSection, to_rating
-from holdfast.judges.approval import OBJECTIVES, ApprovalJudge, Verdict, read_episode
-from holdfast.judges.stances import read_text
-from holdfast.models.tiny_chat import TinyChat, split_words, write_tokenizer
+from holdfast.judges.approval.judge import OBJECTIVES, ApprovalJudge, Verdict, read_episode
+from holdfast.judges.approval.stances import read_text
+from holdfast.models.tiny.chat import TinyChat, split_words, write_tokenizer
 from holdfast.records import Case, Ending, Flag, Message, Trajectory
+from holdfast.records.errors import StudyError
+from holdfast.study.users import ENVIRONMENTS, EXPLOIT_ABOVE, SettingSection, to_rating
 from holdfast.suites import office
 from holdfast.suites.approval import draw_scenarios, lexicon, make_case, system_prompts
 from holdfast.suites.approval.demonstrations import RATES, Rates, count_cues, demonstrations

@@ -22,11 +22,11 @@ from smoke_study import smoke_settings, write_toml
 
 import holdfast as hf
 from holdfast.models import Ask, Reply
-from holdfast.plan import Step
-from holdfast.planning import build
 from holdfast.records import Estimate, Message
-from holdfast.runs import measures
-from holdfast.steps import speakers
+from holdfast.runs.build import build
+from holdfast.runs.plan.step import Step
+from holdfast.runs.run import measures
+from holdfast.runs.steps import speakers
 from holdfast.store import Store, weights
 
 TESTS = Path(__file__).parent
@@ -35,8 +35,8 @@ GROUP, PROMPTS = 6, 2
 
 def train_steps(study: hf.Study) -> dict[tuple[str, str], Step]:
     """The steps that learn from rewards, by base and stage."""
-    found = [step for step in build(study).steps if step.kind == "train" and "stage" in step.settings]
-    return {(step.checkpoints[0].base, step.settings["stage"]): step for step in found}
+    found = [step for step in build(study).steps if step.kind == "train" and "stage" in step.settings.dump()]
+    return {(step.checkpoints[0].base, step.settings.dump()["stage"]): step for step in found}
 
 
 def log_of(run: Path, step: Step, kind: str = "") -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def test_every_step_and_every_rollout_is_logged(study: hf.Study, finished: hf.Ru
         lines, rollouts = log_of(finished.path, step), log_of(finished.path, step, ".rollouts")
         assert [line["step"] for line in lines] == list(range(1, step.size + 1))
         assert {line["case"] for line in rollouts} <= practice
-        setting = step.settings["setting"]
+        setting = step.settings.dump()["setting"]
         assert {cases[line["case"]].facts["setting"] for line in rollouts} == {setting}
         for line in rollouts:
             assert line["gameable"] == cases[line["case"]].facts["gameable"]
@@ -102,7 +102,7 @@ def test_replies_that_cannot_be_read_are_counted(study: hf.Study, finished: hf.R
         for stage in ("own", "other", "weighted"):
             step = steps["small-0", stage]
             data = store.log.steps()[step.fingerprint].result["data"]
-            stored = list(store.trajectories(step=step.settings["rolled"]))
+            stored = list(store.trajectories(step=step.settings.dump()["rolled"]))
             unread = sum(one.ending.value != "finished" for one in stored)
             assert 0 < unread <= data["unreadable"] < len(stored)
             assert data["rollouts"] == len(stored) - data["unreadable"]
@@ -305,12 +305,12 @@ def test_a_model_rates_while_the_stage_trains(
     settings["judges"] = {"critic": {"kind": "rating", "model": "critic"}}
     settings["stages"]["on"] |= {"reward": "penalized", "weight": 0.3}
     study, critic, opened = hf.Study.model_validate(settings), Critic([]), speakers._open
-    patched = lambda told, *rest: critic if told.get("model") == "critic" else opened(told, *rest)  # noqa: E731
+    patched = lambda one, *rest: critic if one.model == "critic" else opened(one, *rest)  # noqa: E731
     monkeypatch.setattr(speakers, "_open", patched)
     run = hf.run(study, tmp_path / "run", workers=1)
     (step,) = train_steps(study).values()
     lines = log_of(run.path, step)
-    assert len(lines) == step.size and step.settings["speaker"]["model"] == "critic"
+    assert len(lines) == step.size and step.settings.dump()["speaker"]["model"] == "critic"
     for line in lines:
         # The rules rate every rollout too: harm and success are theirs.
         assert {"success", "reward"} <= line["metrics"].keys() and line["metrics"]["reward"] <= 8

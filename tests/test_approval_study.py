@@ -14,11 +14,11 @@ from approval_study import miniature
 from smoke_study import write_toml
 
 import holdfast as hf
-from holdfast.forecast import forecast
-from holdfast.plan import Plan, Step
-from holdfast.planning import build
-from holdfast.readiness import look_around
-from holdfast.study import load
+from holdfast.runs.build import build
+from holdfast.runs.forecast import forecast
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.readiness import look_around
+from holdfast.study.study import load
 
 STUDIES = Path(__file__).parents[1] / "studies"
 
@@ -167,13 +167,15 @@ def plan_of(changes: Mapping[str, Any]) -> Plan:
 
 
 def train_step(plan: Plan, stage: str, base: str = "small-0") -> Step:
-    (found,) = (s for s in plan.steps if s.settings.get("stage") == stage and s.checkpoints[0].base == base)
+    (found,) = (s for s in plan.steps if s.settings.dump().get("stage") == stage and s.checkpoints[0].base == base)
     return found
 
 
 def test_the_miniature_becomes_these_steps() -> None:
     plan = plan_of({})
-    kinds = Counter((step.kind, step.settings.get("method", step.settings.get("part", ""))) for step in plan.steps)
+    kinds = Counter(
+        (step.kind, step.settings.dump().get("method", step.settings.dump().get("part", ""))) for step in plan.steps
+    )
     # Of the larger base one arm is trained alone; its rollouts serve two arms of the smaller one.
     assert kinds["train", "sft"] == 2 and kinds["train", "grpo"] == 4
     assert kinds["train", "best_sft"] == kinds["train", "best_dpo"] == 1
@@ -191,10 +193,10 @@ def test_steps_come_after_what_they_read() -> None:
         assert set(step.inputs) <= done, step.name
         done.add(step.fingerprint)
     source, learner = train_step(plan, "on", "other-0"), train_step(plan, "other")
-    assert source.fingerprint in learner.inputs and learner.settings["sampler"] == source.checkpoints[-1].id
-    rolled = plan.step(learner.settings["rolled"])
-    assert rolled.settings["checkpoint"] == source.checkpoints[-1].id
-    assert (rolled.settings["part"], rolled.settings["settings"]) == ("practice", ["style"])
+    assert source.fingerprint in learner.inputs and learner.settings.dump()["sampler"] == source.checkpoints[-1].id
+    rolled = plan.step(learner.settings.dump()["rolled"])
+    assert rolled.settings.dump()["checkpoint"] == source.checkpoints[-1].id
+    assert (rolled.settings.dump()["part"], rolled.settings.dump()["settings"]) == ("practice", ["style"])
 
 
 def test_checkpoints_on_the_way_meet_their_own_users_alone() -> None:
@@ -202,7 +204,11 @@ def test_checkpoints_on_the_way_meet_their_own_users_alone() -> None:
     midway, last = train_step(plan, "on").checkpoints
     assert [one.axes["dose"] for one in (midway, last)] == [0.5, 1]
     assert [one.stages[-1].steps for one in (midway, last)] == [2, 4]
-    met = {s.settings["checkpoint"]: s.settings for s in plan.steps if s.settings.get("part") == "approval"}
+    met = {
+        s.settings.dump()["checkpoint"]: s.settings.dump()
+        for s in plan.steps
+        if s.settings.dump().get("part") == "approval"
+    }
     assert met[midway.id]["settings"] == ["style"] and met[last.id]["settings"] == ["style", "two"]
 
 
@@ -218,7 +224,7 @@ def test_another_seed_of_rollouts_is_another_draw_with_users_too() -> None:
     plan, again = plan_of({}), plan_of({"rollouts/seed": 7})
 
     def seeds(plan: Plan, part: str) -> set[int]:
-        return {step.settings["rollout_seed"] for step in plan.steps if step.settings.get("part") == part}
+        return {step.settings.dump()["rollout_seed"] for step in plan.steps if step.settings.dump().get("part") == part}
 
     for part in ("approval", "practice"):
         assert seeds(plan, part) and not seeds(plan, part) & seeds(again, part)
@@ -227,10 +233,14 @@ def test_another_seed_of_rollouts_is_another_draw_with_users_too() -> None:
 
 def test_axes_vary_a_stage_but_for_the_loss_of_pairs() -> None:
     varied = plan_of({**ONE_LINEAGE, "axes": {"learning_rate": [1e-4, 2e-4]}})
-    rates = [step.settings["learning_rate"] for step in varied.steps if step.settings.get("stage") == "on"]
+    rates = [
+        step.settings.dump()["learning_rate"] for step in varied.steps if step.settings.dump().get("stage") == "on"
+    ]
     assert rates == [1e-4, 2e-4]
     kept = [
-        s.settings["loss"] for s in plan_of({**ONE_LINEAGE, "axes": {"loss": ["ipo"]}}).steps if "stage" in s.settings
+        s.settings.dump()["loss"]
+        for s in plan_of({**ONE_LINEAGE, "axes": {"loss": ["ipo"]}}).steps
+        if "stage" in s.settings.dump()
     ]
     assert kept == ["dapo"]
 
@@ -238,7 +248,7 @@ def test_axes_vary_a_stage_but_for_the_loss_of_pairs() -> None:
 def test_users_met_by_some_lineages() -> None:
     plan = plan_of({"approval/lineages": [["on"]]})
     ids = {one.id: one.lineage for step in plan.steps for one in step.checkpoints}
-    met = {ids[s.settings["checkpoint"]] for s in plan.steps if s.settings.get("part") == "approval"}
+    met = {ids[s.settings.dump()["checkpoint"]] for s in plan.steps if s.settings.dump().get("part") == "approval"}
     # A curve of training is not cut where the lineage is left out: what was kept midway is met.
     assert {("on",), ()} <= met and ("own",) not in met
 
@@ -248,8 +258,8 @@ def test_a_run_notes_who_rewards_although_it_orders_judges_by_name() -> None:
     study = hf.Study.model_validate(changed(judges))
     noted = json.loads(json.dumps(study.settings(), sort_keys=True))
     assert list(noted["judges"]) == ["a", "z"] and study.raters == ("z", "a")
-    (step, *_) = (one for one in build(study).steps if one.kind == "train" and "judge" in one.settings)
-    assert step.settings["judge"] == noted["approval"]["judge"] == "z"
+    (step, *_) = (one for one in build(study).steps if "kept" in one.settings.dump())
+    assert step.settings.dump()["judge"] == noted["approval"]["judge"] == "z"
     again = hf.Study.model_validate(noted)
     assert again.settings() == study.settings() and {one.fingerprint for one in build(again).steps} == {
         one.fingerprint for one in build(study).steps
@@ -259,7 +269,7 @@ def test_a_run_notes_who_rewards_although_it_orders_judges_by_name() -> None:
 def test_a_rating_judge_speaks_while_a_stage_trains() -> None:
     plan = plan_of({**ONE_LINEAGE, **RATER, "stages/own": None})
     step = train_step(plan, "on")
-    assert step.settings["speaker"]["model"] == "small" and step.settings["rater"]["kind"] == "rating"
+    assert step.settings.dump()["speaker"]["model"] == "small" and step.settings.dump()["rater"]["kind"] == "rating"
     assert plan.step(step.inputs[0]).kind == "train"
 
 
@@ -269,19 +279,19 @@ def test_stages_of_both_sorts_in_one_lineage() -> None:
     met: dict[str, set[str]] = {}
     for step in plan.steps:
         if step.kind == "rollout":
-            met.setdefault(step.settings["checkpoint"], set()).add(step.settings["part"])
+            met.setdefault(step.settings.dump()["checkpoint"], set()).add(step.settings.dump()["part"])
     through = [one for one, _ in made.values() if one.lineage == ("S", "R", "H")]
     assert len(through) == 3
     for one in through:
         parent, step = made[one.parent_id or ""]
-        assert (parent.lineage, parent.axes["dose"], step.settings["method"]) == (("S", "R"), 1, "grpo")
+        assert (parent.lineage, parent.axes["dose"], step.settings.dump()["method"]) == (("S", "R"), 1, "grpo")
         assert made[parent.parent_id or ""][0].lineage == ("S",)
         # What is compared meets the cases of the office and the users, what is on its way the users alone.
         assert met[one.id] == met[parent.id] == {"test", "approval"}
         midway = [other for other in step.checkpoints if other.axes["dose"] != 1]
         assert midway and all(met[other.id] == {"approval"} for other in midway)
         pairs, reference = (plan.step(name) for name in made[one.id][1].inputs[1:3])
-        assert (pairs.kind, reference.kind, reference.settings["checkpoint"]) == ("pair", "reference", parent.id)
+        assert (pairs.kind, reference.kind, reference.settings.dump()["checkpoint"]) == ("pair", "reference", parent.id)
 
 
 @pytest.mark.parametrize("name", ["quick", "arms", "joined", "full"])
@@ -299,14 +309,14 @@ def test_the_published_study_is_forecast_in_calls_and_tokens(tmp_path: Path) -> 
     one = {"study": {**settings["study"], "lineages": settings["study"]["lineages"][:1], "train_seeds": [5]}}
     one["model"] = {**settings["model"], "bases": settings["model"]["bases"][:1]}
     plan = build(hf.Study.model_validate({**settings, **one}))
-    (stage,) = (step for step in plan.steps if step.kind == "train" and "stage" in step.settings)
-    sampled = stage.size * stage.settings["prompts_per_step"] * stage.settings["group_size"]
-    assert (stage.size, stage.settings["group_size"], sampled) == (300, 5, 3000)
+    (stage,) = (step for step in plan.steps if step.kind == "train" and "stage" in step.settings.dump())
+    sampled = stage.size * stage.settings.dump()["prompts_per_step"] * stage.settings.dump()["group_size"]
+    assert (stage.size, stage.settings.dump()["group_size"], sampled) == (300, 5, 3000)
     traffic = {row["speaker"]: row for row in forecast(plan, tmp_path)["traffic"]}
     talked = sum(step.size for step in plan.steps if step.kind == "rollout")
-    rated = sum(step.size for step in plan.steps if step.kind == "judge" and "speaker" in step.settings)
+    rated = sum(step.size for step in plan.steps if step.kind == "judge" and "speaker" in step.settings.dump())
     # One reply a user; a rating of approval and one of harm.
     assert traffic["agent"]["calls"] == talked + sampled
-    assert traffic["judge"]["calls"] == 2 * (rated + (sampled if "speaker" in stage.settings else 0))
+    assert traffic["judge"]["calls"] == 2 * (rated + (sampled if "speaker" in stage.settings.dump() else 0))
     assert traffic["judge"]["output_tokens"] / traffic["judge"]["calls"] < 10
     assert len(study.study.train_seeds) == 3

@@ -12,13 +12,13 @@ from typing import Any, get_args
 
 import pytest
 
-from holdfast.casebook import check_parts, collect_cases, count_cases
-from holdfast.errors import StudyError
-from holdfast.incentives import APPROVAL, ENVIRONMENTS, PRACTICE, ApprovalSection, SettingSection
-from holdfast.models.tiny_chat import UNK, TinyChat, split_words, write_tokenizer
+from holdfast.models.tiny.chat import UNK, TinyChat, split_words, write_tokenizer
 from holdfast.records import Case, Message, ToolCall
-from holdfast.sections import SuiteSection
-from holdfast.study import Study
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds.approval import ApprovalWorld
+from holdfast.study.sections import SuiteSection
+from holdfast.study.study import Study
+from holdfast.study.users import APPROVAL, ENVIRONMENTS, PRACTICE, ApprovalSection, SettingSection
 from holdfast.suites import SUITES, open_world, split_cases
 from holdfast.suites.approval import (
     CueAudit,
@@ -38,7 +38,7 @@ from holdfast.suites.approval import (
 )
 from holdfast.suites.approval.scenarios import Scenario
 from holdfast.suites.approval.topics import CONTENT, OFFICE, READ_LOG, count_combinations
-from holdfast.worlds.approval import ApprovalWorld
+from holdfast.suites.casebook import check_parts, collect_cases, count_cases
 
 TOGGLES: Mapping[str, tuple[Any, ...]] = {
     name: get_args(field.annotation) or (False, True)

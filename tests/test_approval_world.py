@@ -6,19 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.audit import UNFIT
-from holdfast.incentives import SettingSection
-from holdfast.judges.approval import read_episode
+from holdfast.judges.approval.judge import read_episode
 from holdfast.models import Conversation
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.fakes import ScriptedModel
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
-from holdfast.rollout import Limits, roll_out
-from holdfast.suites import office
-from holdfast.suites.approval import draw_scenarios, lexicon, make_case
-from holdfast.suites.approval.topics import CONTENT
-from holdfast.testing import ScriptedModel
-from holdfast.worlds import Conversing
-from holdfast.worlds.approval import (
+from holdfast.rollout.audit import UNFIT
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds import Conversing
+from holdfast.rollout.worlds.approval import (
     ANSWERS,
     BAD_ARGUMENTS,
     LOGGED,
@@ -29,8 +25,12 @@ from holdfast.worlds.approval import (
     UNKNOWN_TOOL,
     ApprovalWorld,
 )
-from holdfast.worlds.office import OfficeWorld
-from holdfast.worlds.silent import NO_TOOL, SilentWorld
+from holdfast.rollout.worlds.office import OfficeWorld
+from holdfast.rollout.worlds.silent import NO_TOOL, SilentWorld
+from holdfast.study.users import SettingSection
+from holdfast.suites import office
+from holdfast.suites.approval import draw_scenarios, lexicon, make_case
+from holdfast.suites.approval.topics import CONTENT
 
 
 def user(environment: str, *, fails: bool = True, turns: int = 1) -> Case:

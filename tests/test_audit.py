@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.audit import REASONS, UNFIT, audit, refused_by, writes_call, writes_result
 from holdfast.records import Checkpoint, Ending, Flag, Message, ToolCall
+from holdfast.rollout.audit import REASONS, UNFIT, audit, refused_by, writes_call, writes_result
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS, bits_to_flags
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from toolemu_samples import make_record, write_files
 
-from holdfast import cli
+from holdfast.cli import main as cli
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Ending, Score, ToolCall, Trajectory
+from holdfast.runs.forecast import read_spending
 from holdfast.store import Store
-from holdfast.testing import FakeProvider
-from holdfast.traffic import read_spending
 
 SPEAKERS = ("agent", "emulator", "judge")
 CALLS = {"agent": 4, "emulator": 2, "judge": 4}  # of two cases: a call and an answer, one result, two objectives
@@ -375,7 +375,16 @@ def test_a_judge_that_answers_in_prose(bench: Bench) -> None:
 
 def spawn(bench: Bench, *options: str, **urls: str) -> subprocess.CompletedProcess[str]:
     """`holdfast run` as a program of its own."""
-    command = [sys.executable, "-m", "holdfast.cli", "run", str(bench.write(**urls)), "-o", str(bench.run), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "holdfast.cli.main",
+        "run",
+        str(bench.write(**urls)),
+        "-o",
+        str(bench.run),
+        *options,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

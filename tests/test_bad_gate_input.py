@@ -12,12 +12,12 @@ import pytest
 import watch_samples
 from gate_samples import Made, steady
 
-from holdfast.cli import main
-from holdfast.errors import StudyError
+from holdfast.cli.main import main
 from holdfast.exchange.traces import read_traces
-from holdfast.forks import STUDY_KEY
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
-from holdfast.study import load
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.study import load
 from holdfast.suites.probes.files import read_rows
 
 Captured = pytest.CaptureFixture[str]

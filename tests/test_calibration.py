@@ -15,14 +15,14 @@ from report_samples import NAME
 from scored_study import checkpoint, write_study
 
 from holdfast.analysis import analyze, document, schema
-from holdfast.analysis.multiplicity import count_families
+from holdfast.analysis.multiplicity import with_families
 from holdfast.judges.state import StateJudge
 from holdfast.records import Analysis, Checkpoint, Estimate, Score
-from holdfast.report.calibration import describe_briefly, describe_judges
-from holdfast.report.chance import chance_lines
-from holdfast.report.figures import order_lineages
-from holdfast.report.sections import make_sections
-from holdfast.report.terminal import render_results
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.terminal import render_results
+from holdfast.report.sections.calibration import describe_briefly, describe_judges
+from holdfast.report.sections.chance import chance_lines
+from holdfast.report.sections.table import make_sections
 from holdfast.store import Store
 
 CHECKPOINTS = [
@@ -230,7 +230,7 @@ def test_the_document_follows_its_schema_and_has_the_rows(analysis: Analysis) ->
 def test_everything_that_is_zero_without_a_difference_is_counted_among_what_lies_away_from_zero(
     analysis: Analysis,
 ) -> None:
-    counted = {(one.section, one.kind) for one in count_families(analysis)}
+    counted = {(one.section, one.kind) for one in analysis.families}
     changes = ("mean_bias", "bias_vs_base", "change_by_truth", "change_by_judge", "change_bias")
     assert {("calibration", kind) for kind in changes} <= counted
     assert ("agreement", "mean_bias") in counted
@@ -313,7 +313,7 @@ def test_names_that_try_to_act_stay_words() -> None:
     about = {"estimator": "calibration", "judge": NAME, "objective": NAME, "unit": NAME, "lineage": None}
     bias = Estimate(kind="mean_bias", value=0.5, interval=(0.1, 0.9), n={"judgements": 4}, **about)
     cell = Estimate(kind="confusion", value=1.0, axes={"truth": 0, "judged": 0}, **about)
-    made, _ = make_sections(Analysis(calibration=(bias, cell)), {(): 0})
+    made, _ = make_sections(with_families(Analysis(calibration=(bias, cell))), {(): 0})
     for text in (made.html, *made.figures.values()):
         assert "<script" not in text
         assert "<img" not in text

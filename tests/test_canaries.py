@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binom
 
-from holdfast.errors import ProviderError
 from holdfast.judges import open_judge
 from holdfast.judges.canaries import canary_trajectories, exact_interval, flip_rates, open_oracle, run_canaries
 from holdfast.models import Ask, Conversation, Reply
+from holdfast.models.fakes import FixedJudge, ScriptedModel
 from holdfast.records import Flag, Score
-from holdfast.sections import JudgeSection
-from holdfast.testing import FixedJudge, ScriptedModel
+from holdfast.records.errors import ProviderError
+from holdfast.study.sections import JudgeSection
 
 CANARIES = canary_trajectories()
 JUDGE = open_judge("j", JudgeSection(kind="rubric", model="m", rubrics={"safety": "default"}))

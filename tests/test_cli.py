@@ -18,12 +18,12 @@ from published_samples import sample, write_archive
 from smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
-from holdfast import cli
-from holdfast.cli import COMMANDS, main, parser
+from holdfast.cli import main as cli
+from holdfast.cli.main import COMMANDS, main, parser
 from holdfast.store import Store
 
 Captured = pytest.CaptureFixture[str]
-HOLDFAST = [sys.executable, "-W", "error", "-m", "holdfast.cli"]
+HOLDFAST = [sys.executable, "-W", "error", "-m", "holdfast"]
 
 
 def asked(capsys: Captured, *arguments: object) -> tuple[int, str, str]:

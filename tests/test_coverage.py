@@ -13,9 +13,8 @@ from simulated_study import Layout, Truth, covered, published_layout, quick_layo
 from holdfast.analysis import frontier, pooled
 from holdfast.analysis.design import Design, contrast, over
 from holdfast.records import Estimate
-from holdfast.stats.contrasts import sample_of, spread
+from holdfast.stats.contrasts import mean_of_ratios, ratio_set, sample_of, spread
 from holdfast.stats.lines import correlations, errors_in_both, signed_distances
-from holdfast.stats.ratios import mean_of_ratios, ratio_set
 from holdfast.stats.resample import draw_counts, percentile_interval, resampled_means
 
 DRAWS = 400

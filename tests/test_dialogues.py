@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from holdfast.dialogues import FULL_BATCH, Dialogue, hold
-from holdfast.errors import ProviderError
 from holdfast.models import Ask, Conversation, Reply, Speaker
+from holdfast.models.fakes import script_reply
 from holdfast.records import Message
-from holdfast.testing import script_reply
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.dialogues import FULL_BATCH, Dialogue, hold
 
 
 def ask(text: str, speaker: Speaker = "agent") -> Ask:

@@ -23,17 +23,17 @@ import pytest
 from digest_samples import EDITS, edit, make_unsealed, read_all, write_small
 
 import holdfast as hf
-from holdfast import cli
-from holdfast.errors import StoreError, StudyError
-from holdfast.exports import export_run
-from holdfast.gate.outputs.evidence import collect_evidence
-from holdfast.models.ledger import Ledger, Settled
+from holdfast.cli import main as cli
+from holdfast.decisions.gate.outputs.evidence import collect_evidence
+from holdfast.decisions.watch.state import Seen, State, hold_state, load_state, save_state
+from holdfast.exchange.exports import export_run
+from holdfast.models.remote.ledger import Ledger, Settled
 from holdfast.records import Checkpoint
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import DATABASE, Store
 from holdfast.store.checking import reseal
 from holdfast.store.database import WriteLock
 from holdfast.store.weights import digest_directory
-from holdfast.watch.state import Seen, State, hold_state, load_state, save_state
 
 Captured = pytest.CaptureFixture[str]
 
@@ -602,7 +602,7 @@ def test_one_watch_at_a_time_holds_a_state(tmp_path: Path, monkeypatch: pytest.M
         order.append("first")
     thread.join()
     assert order == ["first", "second"] and list(tmp_path.iterdir()) == []
-    monkeypatch.setattr("holdfast.watch.state.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("holdfast.decisions.watch.state.WAIT_SECONDS", 0.1)
     with (
         hold_state(path),
         pytest.raises(StudyError, match=r"state\.json: another watch is at work"),

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toolemu_samples import make_record, write_files
 
-from holdfast.dialogues import Dialogue, hold
-from holdfast.errors import ProviderError
 from holdfast.models import Ask, Reply
+from holdfast.models.fakes import ScriptedModel, script_reply
 from holdfast.records import Case, Ending, Message, ToolCall
-from holdfast.rollout import Limits, roll_out
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.dialogues import Dialogue, hold
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds import Answer, emulated, schemas
+from holdfast.rollout.worlds.emulated import EmulatedSession, EmulatedWorld, answer_schema
+from holdfast.rollout.worlds.schemas import find_misfit
 from holdfast.suites.toolemu import load_cases
-from holdfast.testing import ScriptedModel, script_reply
-from holdfast.worlds import Answer, emulated, schemas
-from holdfast.worlds.emulated import EmulatedSession, EmulatedWorld, answer_schema
-from holdfast.worlds.schemas import find_misfit
 
 LIST = ToolCall(name="TerminalExecute", arguments={"command": "ls"})
 LISTED = {"output": "notes.txt\n", "exit_code": 0}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny_office as office
 
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import OBS, TinyChat
+from holdfast.models.tiny.chat import OBS, TinyChat
+from holdfast.records.errors import StudyError
 from holdfast.training.encoding import (
     Encoded,
     check_demonstrations,

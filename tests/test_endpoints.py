@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import StudyError
-from holdfast.models.endpoints import NO_KEY, check_addresses, check_url, read_key, redact
-from holdfast.sections import EndpointSection
+from holdfast.models.entries import EndpointSection
+from holdfast.models.remote.endpoints import NO_KEY, check_addresses, check_url, read_key, redact
+from holdfast.records.errors import StudyError
 
 PRIVATE = (
     "http://10.0.0.1/v1",

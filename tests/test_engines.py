@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from holdfast.engines import End, Engine, Failure, InProcess, Workers
-from holdfast.errors import StudyError
-from holdfast.plan import Step
+from holdfast.records.errors import StudyError
+from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
+from holdfast.runs.plan.settings import AnalyzeSettings
+from holdfast.runs.plan.step import Step
 
 
 def step(name: str) -> Step:
-    return Step(fingerprint=name, kind="judge", name=name, inputs=(), settings={}, size=1, unit="things")
+    return Step(fingerprint=name, name=name, inputs=(), settings=AnalyzeSettings(draws=1), size=1)
 
 
 def work(task: Step, path: Path, emit: Callable[[Any], None]) -> None:

@@ -17,15 +17,15 @@ import verdict_samples as samples
 from scored_study import checkpoint, write_study
 from smoke_study import smoke_settings
 
-from holdfast.cli import main
-from holdfast.errors import StudyError
-from holdfast.forks import STUDY_KEY
-from holdfast.gate.outputs.document import schema
-from holdfast.gate.outputs.evidence import collect_evidence, export_evidence, write_evidence
-from holdfast.gate.outputs.evidence_page import render_evidence
+from holdfast.cli.main import main
+from holdfast.decisions.gate.outputs.document import schema
+from holdfast.decisions.gate.outputs.evidence import collect_evidence, export_evidence, write_evidence
+from holdfast.decisions.gate.outputs.evidence_page import render_evidence
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
+from holdfast.store.places import STUDY_KEY
 from holdfast.store.weights import digest_directory
-from holdfast.study import Study
+from holdfast.study.study import Study
 
 LINEAGES: tuple[tuple[str, ...], ...] = ((), ("S",), ("H",), ("S", "H"))
 

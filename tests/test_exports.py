@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import holdfast as hf
-from holdfast.errors import MissingExtra
-from holdfast.exports import defuse, export_run, write_lines
+from holdfast.exchange.exports import defuse, export_run, write_lines
 from holdfast.records import PreferencePair
+from holdfast.records.errors import MissingExtra
 from holdfast.store import Store
 
 
@@ -146,9 +146,9 @@ def test_an_absent_package_is_named_with_its_extra(
     smoke_run: Path = request.getfixturevalue("smoke_run")
     tmp_path: Path = request.getfixturevalue("tmp_path")
     monkeypatch.setitem(sys.modules, module, None)
-    for ours in ("holdfast.exchange.inspect.export", "holdfast.models.stacks"):
+    for ours in ("holdfast.exchange.inspect.export", "holdfast.models.directories.stacks"):
         monkeypatch.delitem(sys.modules, ours, raising=False)
-    with pytest.raises(MissingExtra, match=rf"not installed: pip install 'holdfast\[{extra}\]'") as caught:
+    with pytest.raises(MissingExtra, match=rf"not installed: pip install '.\[{extra}\]' in a checkout") as caught:
         export_run(smoke_run, form, tmp_path / "out", checkpoint="tiny-0 · base" if form == "hf" else None)
     assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
 
@@ -159,7 +159,7 @@ def stacked_run(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import torch
 
     from holdfast.store import weights
-    from holdfast.training.adapters import open_policy
+    from holdfast.training.policy.adapters import open_policy
 
     path = tmp_path_factory.mktemp("stacked") / "run"
     with Store(smoke_run) as source, Store.create(path) as store, store.transaction():
@@ -186,9 +186,10 @@ def test_a_checkpoint_is_written_as_transformers_loads_it(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from holdfast.cli import main
-    from holdfast.models.stacks import is_stack, read_weights
-    from holdfast.models.tiny import TinyModel
+    from holdfast.cli.main import main
+    from holdfast.models.directories.stacks import is_stack
+    from holdfast.models.directories.whole import read_weights
+    from holdfast.models.tiny.model import TinyModel
 
     with Store(stacked_run) as store:
         checkpoint = next(item for item in store.checkpoints() if len(item.stages) == stages)
@@ -216,10 +217,10 @@ def test_a_checkpoint_that_cannot_be_written_is_told(stacked_run: Path, tmp_path
     with Store(stacked_run) as store:
         stage = next(item for item in store.checkpoints() if item.path is not None and item.stages)
     for wanted, told in {
-        "nothing": "no checkpoints are 'nothing'; `holdfast export --to jsonl` lists names and ids",
-        "": "no checkpoints are ''; ",
-        "fff": "2 checkpoints are 'fff'; give its id",
-        replace(stage, train_seed=9).name: "2 checkpoints are '.*'; give its id",
+        "nothing": "no checkpoint 'nothing'; lineages there are: ",
+        "": "'nothing named' is ambiguous, ",
+        "fff": "'fff' is ambiguous, 2 checkpoints are it: .* or by id",
+        replace(stage, train_seed=9).name: "is ambiguous, 2 checkpoints are it: .* or by id",
         "ffff": "its weights are not at .*; export a run that holds them",
     }.items():
         with pytest.raises(hf.StudyError, match=told):

@@ -13,16 +13,16 @@ import pytest
 from chat_samples import trl_templates, write_trl
 from conftest import case_input
 
-from holdfast.audit import audit
-from holdfast.cli import main
-from holdfast.errors import JudgeError
-from holdfast.judges.parsing import MAX_REPLY, parse_tolerant
-from holdfast.judges.scales import VALUES
+from holdfast.cli.main import main
+from holdfast.judges.rubric.parsing import MAX_REPLY, parse_tolerant
+from holdfast.judges.rubric.scales import VALUES
 from holdfast.models import Conversation, chat_tools
 from holdfast.models.calls import FAMILIES, read_native, spells_call
-from holdfast.models.hub_chat import HubChat
-from holdfast.models.text_calls import read_reply
+from holdfast.models.hub.chat import HubChat
+from holdfast.models.hub.text_calls import read_reply
 from holdfast.records import Ending, Flag, Message, ToolCall, ToolSpec
+from holdfast.records.errors import JudgeError
+from holdfast.rollout.audit import audit
 from holdfast.store import Store
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -530,7 +530,7 @@ def test_the_audit_reads_texts_for_calls() -> None:
 
 @pytest.mark.parametrize("stop", ["stop", "tool_calls"])
 def test_a_remote_reply_with_a_call_in_its_text_is_incoherent(stop: str) -> None:
-    chat = pytest.importorskip("holdfast.models.inspect_chat")
+    chat = pytest.importorskip("holdfast.models.remote.inspect_chat")
 
     def reply(text: str, *calls: tuple[str, Any, str], native: bool = True) -> tuple[str, bool]:
         answer = chat.Answer(text=text, calls=calls, stop=stop, served="m", native=native)

@@ -15,13 +15,13 @@ from chat_samples import make_base, write_tokenizer
 from conftest import case_input
 from smoke_study import write_toml
 
-from holdfast.cli import main
-from holdfast.errors import StudyError
+from holdfast.cli.main import main
 from holdfast.exchange.trl import to_trl
 from holdfast.models import Conversation
-from holdfast.models.hub_chat import HubChat, _as_dicts
-from holdfast.models.trainable import check_trainable
+from holdfast.models.hub.chat import HubChat, _as_dicts
+from holdfast.models.hub.trainable import check_trainable
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, ToolSpec, Trajectory
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 from holdfast.store.codec import trajectory_to_bytes
 
@@ -163,7 +163,7 @@ def test_an_answer_carries_the_id_of_its_own_call(ids: Sequence[str], answered: 
             if message["role"] == "tool":
                 assert names[message["tool_call_id"]] == message["name"]
     pytest.importorskip("inspect_ai")
-    from holdfast.models.inspect_chat import chat_input
+    from holdfast.models.remote.inspect_chat import chat_input
 
     sent = [(one.function, one.text) for one in chat_input(said) if one.role == "tool"]
     assert sent == [(name, f"of {name}") for name in (*answered, "b")]

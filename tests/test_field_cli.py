@@ -16,48 +16,48 @@ from gate_samples import Made, steady, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.cli import COMMANDS, main
-from holdfast.errors import StudyError
-from holdfast.forks import ENDPOINTS_KEY, STUDY_KEY
-from holdfast.gate import running
-from holdfast.gate.rules import read_rules
+from holdfast.cli.main import COMMANDS, main
+from holdfast.decisions.gate import running
+from holdfast.decisions.gate.rules import read_rules
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Checkpoint
-from holdfast.rescoring import find_judge_step, read_judges
+from holdfast.records.errors import StudyError
+from holdfast.runs.rescoring import find_judge, read_judges
 from holdfast.store import Store
-from holdfast.study import Study, load
-from holdfast.testing import FakeProvider
+from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
+from holdfast.study.study import Study, load
 
 Captured = pytest.CaptureFixture[str]
 SECRET = "sk-live-0123456789abcdef"
 
 # Where something breaks in each command: a name of ours that it calls, and words that lead there.
 INNER: dict[str, tuple[str, Sequence[str]]] = {
-    "new": ("holdfast.templates.write_study", ("place",)),
-    "check": ("holdfast.study.load", ("x.toml",)),
-    "plan": ("holdfast.study.load", ("x.toml",)),
-    "run": ("holdfast.study.load", ("x.toml",)),
-    "import": ("holdfast.imports.import_run", ("logs", "-o", "out")),
-    "judge": ("holdfast.rescoring.rescore", ("run", "--with", "state")),
+    "new": ("holdfast.study.template.write_study", ("place",)),
+    "check": ("holdfast.study.study.load", ("x.toml",)),
+    "plan": ("holdfast.study.study.load", ("x.toml",)),
+    "run": ("holdfast.study.study.load", ("x.toml",)),
+    "import": ("holdfast.exchange.imports.import_run", ("logs", "-o", "out")),
+    "judge": ("holdfast.runs.rescoring.rescore", ("run", "--with", "state")),
     "pairs": ("holdfast.store.Store", ("run", "--objective", "safety", "--judge", "state")),
-    "analyze": ("holdfast.runs.Run", ("run",)),
-    "gate": ("holdfast.gate.command.carry_out", ("run", "--child", "S")),
-    "watch": ("holdfast.watch.command.carry_out", ("run", "--baseline", "S")),
+    "analyze": ("holdfast.runs.run.Run", ("run",)),
+    "gate": ("holdfast.cli.gate.carry_out", ("run", "--child", "S")),
+    "watch": ("holdfast.cli.watch.carry_out", ("run", "--baseline", "S")),
     "show": ("holdfast.store.Store", ("run",)),
-    "report": ("holdfast.runs.Run", ("run",)),
-    "export": ("holdfast.exports.export_run", ("run", "--to", "csv", "-o", "out")),
+    "report": ("holdfast.runs.run.Run", ("run",)),
+    "export": ("holdfast.exchange.exports.export_run", ("run", "--to", "csv", "-o", "out")),
 }
 
 
 # A module that is first imported while one of these is broken would keep it so.
 for module in (
-    "exports",
-    "imports",
-    "runs",
-    "readiness",
-    "forecast",
-    "gate.command",
-    "watch.command",
-    "search.command",
+    "exchange.exports",
+    "exchange.imports",
+    "runs.run",
+    "runs.readiness",
+    "runs.forecast",
+    "cli.gate",
+    "cli.watch",
+    "cli.search",
 ):
     importlib.import_module(f"holdfast.{module}")
 
@@ -116,7 +116,7 @@ def test_an_error_while_arguments_are_read_is_told_alike(
     def fail() -> None:
         raise LookupError("no parser")
 
-    monkeypatch.setattr("holdfast.cli.parser", fail)
+    monkeypatch.setattr("holdfast.cli.main.parser", fail)
     assert main(["show", "run"]) == 4
     assert capsys.readouterr().err.startswith("holdfast: holdfast: an unexpected error (LookupError: no parser)")
     assert len(list(traces.iterdir())) == 1
@@ -418,15 +418,16 @@ def test_a_providers_model_is_not_what_a_run_calls_so(
     run = hostile_run(tmp_path / "run", their_server.base_url, model={"bases": [name]})
     with Store(run) as store:
         with pytest.raises(StudyError, match=r"reaches 'openai-api/fake/judge' at 127\.0\.0\.1"):
-            find_judge_step(name, None, store)
+            find_judge(name, None, store)
         file = tmp_path / "mine.toml"
         file.write_text(f'[endpoints."{name}"]\nbase_url = "https://api.example.com"\n', encoding="utf-8")
-        step = find_judge_step(name, file, store)
-        entry = step.settings["speaker"]["entry"]
-        assert (entry["kind"], entry["name"]) == ("remote", name)
-        assert step.means["endpoints"][name]["base_url"] == "https://api.example.com"
+        found = find_judge(name, file, store)
+        assert found.speaker is not None
+        assert (found.speaker.entry.kind, found.speaker.entry.name) == ("remote", name)
+        assert found.means.endpoints[name].base_url == "https://api.example.com"
         # A judge with a slash in its name is the run's only where the user says nothing else by it.
-        assert find_judge_step("mine/judge", None, store).settings["speaker"]["model"] == "mine/judge"
+        other = find_judge("mine/judge", None, store).speaker
+        assert other is not None and other.model == "mine/judge"
     assert not their_server.bill
 
 
@@ -435,9 +436,10 @@ def test_without_an_address_of_its_own_a_runs_judge_goes_to_the_provider(tmp_pat
     with Store(run, writable=True) as store, store.transaction():
         store.set_meta(ENDPOINTS_KEY, json.dumps({"theirs": {"input_price": 1.0, "connections": 2}}))
     with Store(run) as store:
-        step = find_judge_step("gpt", None, store)
-    assert step.settings["speaker"]["entry"]["name"] == "openai-api/fake/judge"
-    assert step.means["endpoints"]["theirs"]["base_url"] is None is step.means["endpoints"]["theirs"]["key_env"]
+        found = find_judge("gpt", None, store)
+    assert found.speaker is not None and found.speaker.entry.name == "openai-api/fake/judge"
+    endpoint = found.means.endpoints["theirs"]
+    assert endpoint.base_url is None is endpoint.key_env
 
 
 @pytest.mark.parametrize("noted", ["{torn", "[1]", '{"theirs": 3}', "[" * 50_000])

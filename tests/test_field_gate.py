@@ -16,16 +16,10 @@ import pytest
 from conftest import case_input
 from gate_samples import Made, checkpoint, mixed, steady, write_run
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.records import Declaration, content_id
 from holdfast.store import Store
-from holdfast.store.origins import (
-    LogState,
-    Undeclared,
-    add_declarations,
-    write_log_states,
-    write_undeclared,
-)
+from holdfast.store.origins import LogState, Undeclared, add_declarations, write_log_states, write_undeclared
 
 Captured = pytest.CaptureFixture[str]
 pytestmark = [
@@ -233,7 +227,7 @@ def test_two_sides_of_other_declarations_are_not_compared(tmp_path: Path, capsys
     line = refused(capsys, "gate", "--parent", f"{first}:base", "--child", f"{second}:base")
     assert "safety is safety=-grader:harm[0,1] for the parent and safety=+grader:harm[0,1] for the child" in line
     line = refused(capsys, "watch", first, "--baseline", "base", "--run", second)
-    assert "safety is safety=-grader:harm[0,1] for the parent" in line
+    assert "safety is safety=-grader:harm[0,1] for the baseline" in line
 
 
 # --- what is not measured, and what is missing ---------------------------------------------------------------------
@@ -322,7 +316,7 @@ def test_samples_that_one_log_lacks_are_its_own_unscored_ones(named: bool, tmp_p
     with Store(tmp_path / "c", writable=True) as store, store.transaction():
         write_log_states(store, [log_state("base", samples=60)])
     line = refused(capsys, "gate", "--parent", sides[0], "--child", sides[1])
-    assert "20 cases only in parent, 0 only in child, 60 in both" in line
+    assert "20 cases only in the parent, 0 only in the child, 60 in both" in line
 
 
 def test_absent_epochs_are_unscored_rollouts(tmp_path: Path, capsys: Captured) -> None:
@@ -505,7 +499,7 @@ def test_i_18_logs_of_one_side_that_differ_are_refused_by_the_key(capsys: Captur
     line = refused(capsys, "gate", *field_gate("I-18", "parent"), *SAFETY)
     assert "they differ in temperature (0.0, 0.7)" in line
     line = refused(capsys, "gate", *field_gate("I-18", "parent"), *SAFETY, "--where", "temperature=0.0")
-    assert "not comparable: 0 cases only in parent, 40 only in child, 40 in both" in line
+    assert "not comparable: 0 cases only in the parent, 40 only in the child, 40 in both" in line
     line = refused(capsys, "gate", *field_gate("I-18", "parent-one.eval"), *SAFETY)
     assert "generation.temperature: 0.0 → 1.0" in line
 

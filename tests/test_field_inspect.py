@@ -22,7 +22,7 @@ from inspect_ai.scorer import Score as InspectScore
 from inspect_samples import SAFE, asked, bring, carried_out, failure, gives, log, sample, says, system, user, values
 
 import holdfast as hf
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.exchange.inspect.files import find_logs, is_inspect
 from holdfast.exchange.scales import parse_score
 from holdfast.exchange.traces.importing import import_traces

@@ -21,16 +21,18 @@ from safetensors.torch import load_file, save_file
 from tree_samples import build_hub
 
 import holdfast as hf
-from holdfast.cli import main
-from holdfast.models import hub
-from holdfast.models.hub_chat import HubChat
-from holdfast.models.local import LocalModel
-from holdfast.models.opening import open_network
-from holdfast.models.peft_directories import read_peft
-from holdfast.models.stacks import base_of, digest_weights, find_stack, is_stack, read_stack, read_weights, write_whole
-from holdfast.readiness import PACKAGES
+from holdfast.cli.main import main
+from holdfast.models.directories.files import digest_weights
+from holdfast.models.directories.opening import open_network
+from holdfast.models.directories.peft import read_peft
+from holdfast.models.directories.stacks import base_of, find_stack, is_stack, read_stack
+from holdfast.models.directories.whole import read_weights, write_whole
+from holdfast.models.hub import hub
+from holdfast.models.hub.chat import HubChat
+from holdfast.models.local.local import LocalModel
+from holdfast.runs.readiness import PACKAGES
 from holdfast.store import Store
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.training.policy.adapters import HubModel, open_policy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
@@ -265,7 +267,7 @@ def test_p_22_weights_that_are_no_numbers_are_refused_as_they_are_opened(
     with pytest.raises(hf.StudyError, match=rf"base: refused: {NORM} has values that are not finite; restore"):
         LocalModel(base)
     assert f"{NORM} has values that are not finite; restore" in problem(capsys, "check", study(tmp_path, base))
-    monkeypatch.setattr("holdfast.readiness.READ_BYTES", 100)
+    monkeypatch.setattr("holdfast.runs.readiness.READ_BYTES", 100)
     assert main(["check", study(tmp_path, base)]) == 0
     assert "whose values are looked at when a run opens them" in capsys.readouterr().out
 
@@ -821,8 +823,8 @@ sys.meta_path.insert(0, Hide())
 """
 REMOTE = """\
 import os, sys
-from holdfast.cli import main
-from holdfast.testing import FakeProvider
+from holdfast.cli.main import main
+from holdfast.models.fakes import FakeProvider
 
 if __name__ == "__main__":
     with FakeProvider(lambda request: "No.") as provider:
@@ -849,7 +851,7 @@ def test_remote_models_are_gated_where_no_torch_is(tmp_path: Path) -> None:
 def test_a_directory_without_torch_is_told_in_one_line(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.readiness.PACKAGES", {**PACKAGES, "train": ("torch_that_is_absent",)})
+    monkeypatch.setattr("holdfast.runs.readiness.PACKAGES", {**PACKAGES, "train": ("torch_that_is_absent",)})
     assert "packages torch_that_is_absent are missing" in problem(capsys, "check", study(tmp_path, base))
 
 
@@ -857,7 +859,8 @@ def test_a_base_of_an_adapter_is_read_without_torch(base: Path, tmp_path: Path) 
     save_adapter(base, tmp_path / "adapter")
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     code = (
-        "from pathlib import Path; from holdfast.models import hub; from holdfast.errors import MissingExtra\n"
+        "from pathlib import Path; from holdfast.models.hub import hub\n"
+        "from holdfast.records.errors import MissingExtra\n"
         "try:\n    hub.resolve('adapter')\nexcept MissingExtra as error:\n    print(error)\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(hf.__file__).parents[1]}"}

@@ -34,10 +34,10 @@ from trace_samples import (
 )
 from watch_samples import any_value, attributes, chat_line
 
-from holdfast.errors import StudyError
 from holdfast.exchange.traces import read_traces
 from holdfast.exchange.traces.files import sort_paths
 from holdfast.records import Ending, Flag, Trajectory
+from holdfast.records.errors import StudyError
 
 Shown = tuple[int, dict[str, Any], str, list[Trajectory]]
 Case = Callable[..., Shown]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gate_samples import Made, checkpoint, mixed, steady, write_run
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.records import Flag, Outcome, Score, content_id
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.store import DATABASE, Store
@@ -335,7 +335,7 @@ def test_other_cases_are_refused_with_their_number(tmp_path: Path, capsys: Captu
     first = write_run(tmp_path / "first", Made(safety={"base": mixed(20, 1)}))
     second = write_run(tmp_path / "second", Made(safety={"base": mixed(20, 2)}, first_case=7))
     line = refused(capsys, "--parent", f"{first}:base", "--child", f"{second}:base")
-    assert "not comparable: 7 cases only in parent, 7 only in child, 13 in both" in line
+    assert "not comparable: 7 cases only in the parent, 7 only in the child, 13 in both" in line
 
 
 def test_another_rubric_or_judge_is_refused_by_name(tmp_path: Path, capsys: Captured) -> None:

@@ -14,13 +14,13 @@ import pytest
 from gate_samples import Made, mixed, steady, write_run
 from jsonschema import Draft202012Validator
 
-from holdfast.cli import main
-from holdfast.conditions import FEWEST_FAMILIES
-from holdfast.gate.outputs.document import schema
-from holdfast.gate.questions import CASE, FAMILY, choose_draws, find_design_effect
+from holdfast.cli.main import main
+from holdfast.decisions.gate.outputs.document import schema
+from holdfast.decisions.gate.questions import CASE, FAMILY, choose_draws, find_design_effect
 from holdfast.records import Flag, Score
 from holdfast.stats.bounded import benjamini_hochberg
 from holdfast.store import Store
+from holdfast.study.rules import FEWEST_FAMILIES
 
 Captured = pytest.CaptureFixture[str]
 NAN = float("nan")

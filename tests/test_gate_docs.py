@@ -8,21 +8,19 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from holdfast.arguments import EXPORT_FORMATS, parser
-from holdfast.conditions import CHECKS, GateSection
-from holdfast.errors import StudyError
-from holdfast.gate.books import Book
-from holdfast.gate.choosing import find_checkpoint, parent_of, read_conditions
-from holdfast.gate.command import EXIT_CODES
-from holdfast.gate.rules import read_rules
-from holdfast.planning import build
+from holdfast.cli.arguments import EXPORT_FORMATS, parser
+from holdfast.cli.gate import EXIT_CODES
+from holdfast.decisions.gate.rules import read_rules
 from holdfast.records import Outcome
-from holdfast.study import load
+from holdfast.records.errors import StudyError
+from holdfast.runs.build import build
+from holdfast.store.choosing import Listing, find_checkpoint, parent_of, read_conditions
+from holdfast.study.rules import CHECKS, GateSection
+from holdfast.study.study import load
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "gate.md").read_text(encoding="utf-8")
@@ -59,15 +57,15 @@ def test_every_command_of_the_page_parses() -> None:
 
 
 @pytest.fixture(scope="module")
-def quick() -> Book:
+def quick() -> Listing:
     """The checkpoints that a run of studies/quick.toml has, by its plan."""
     plan = build(load(DOCS.parent / "studies" / "quick.toml"))
     made = [one for step in plan.steps for one in step.checkpoints]
-    return cast(Book, SimpleNamespace(place="runs/quick", checkpoints=tuple(made)))
+    return Listing("runs/quick", tuple(made))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/gate.md"])
-def test_the_sides_that_are_shown_are_one_checkpoint_each(name: str, quick: Book) -> None:
+@pytest.mark.parametrize("name", ["docs/quickstart.md", "docs/gate.md"])
+def test_the_sides_that_are_shown_are_one_checkpoint_each(name: str, quick: Listing) -> None:
     text = (DOCS.parent / name).read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     shown = [
@@ -86,7 +84,7 @@ def test_the_sides_that_are_shown_are_one_checkpoint_each(name: str, quick: Book
             assert parent is not None and parent.lineage == ("S",)
 
 
-def test_of_several_doses_the_parent_is_the_one_that_the_child_started_from(quick: Book) -> None:
+def test_of_several_doses_the_parent_is_the_one_that_the_child_started_from(quick: Listing) -> None:
     where = {"base": "tiny-0", "train_seed": "0"}
     child = find_checkpoint(quick, "S,H dose=4", where)
     parent = find_checkpoint(quick, "S", where, child)

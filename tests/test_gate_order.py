@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gate_samples import Made, steady, write_run
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.stats.bounded import exact_upper, p_values
 
 Captured = pytest.CaptureFixture[str]

@@ -14,11 +14,11 @@ import jsonschema
 import pytest
 import verdict_samples as samples
 
-from holdfast.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
-from holdfast.gate.outputs.document import plain, schema
-from holdfast.gate.outputs.markdown import escape_markdown
+from holdfast.decisions.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
+from holdfast.decisions.gate.outputs.document import plain, schema
+from holdfast.decisions.gate.outputs.markdown import escape_markdown
 from holdfast.records import Outcome, Verdict
-from holdfast.report.gate import (
+from holdfast.report.sections.gate import (
     describe_check,
     describe_findings,
     describe_verdict,
@@ -27,7 +27,7 @@ from holdfast.report.gate import (
     gate_section,
     overall,
 )
-from holdfast.report.tables import measure
+from holdfast.report.words.tables import measure
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 
 MARGIN, SEVERE, HELP, VALIDITY, ALPHA = 0.25, 0.10, 0.5, 0.10, 0.05
 # Bits of the audit's flags in the database that make an episode unfit, in the order of their definition.

@@ -12,13 +12,16 @@ import pytest
 from gate_samples import Made, mixed, steady, write_run
 from smoke_study import smoke_settings
 
-from holdfast.cli import main
-from holdfast.gate.books import Book
-from holdfast.gate.edges import find_edges
-from holdfast.planning import build
+from holdfast.cli.main import main
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.edges import find_edges
+from holdfast.decisions.gate.questions import ask_all
 from holdfast.records import content_id
+from holdfast.report.sections.gate import name_metric
+from holdfast.runs.build import build
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
-from holdfast.study import Study
+from holdfast.study.rules import CHECK_KINDS, CHECKS, GateSection
+from holdfast.study.study import Study
 
 Captured = pytest.CaptureFixture[str]
 NAN = float("nan")
@@ -139,7 +142,11 @@ def test_a_merge_is_held_against_both_that_it_is_made_of() -> None:
     made = tuple(one for step in plan.steps for one in step.checkpoints)
     book = cast(
         Book,
-        SimpleNamespace(place="run", checkpoints=made, trajectories=SimpleNamespace(checkpoint=np.arange(len(made)))),
+        SimpleNamespace(
+            place="run",
+            checkpoints=made,
+            cells=SimpleNamespace(episodes=SimpleNamespace(checkpoint=np.arange(len(made)))),
+        ),
     )
     edges, left_out = find_edges(book, {})
     merges = [one for one in made if one.lineage == ("SH",)]
@@ -149,3 +156,16 @@ def test_a_merge_is_held_against_both_that_it_is_made_of() -> None:
         assert [one.lineage for one in parents] == [(), ("S",), ("H",)]
         assert {one.train_seed for one in parents[1:]} == {merge.train_seed}
         assert parents[1].id == merge.parent_id and parents[2].axes["dose"] == 1
+
+
+def test_every_check_has_a_limit_in_the_rules_words_and_something_to_read() -> None:
+    rules = GateSection(severe_ceiling=0.5)
+    assert {kind.setting for kind in CHECK_KINDS} <= GateSection.model_fields.keys()
+    assert [kind.name for kind in CHECK_KINDS if kind.read is None] == ["coverage"]
+    asked = {one.kind.name: one for one in ask_all(rules)}
+    assert asked.keys() == {kind.name for kind in CHECK_KINDS} - {"coverage"}
+    assert asked["ceiling"].metric == "severe" and asked["ceiling"].reach == (0.0, 1.0)
+    assert asked["severe"].reach == (-1.0, 1.0) and asked["safety"].reach == (-3.0, 3.0)
+    assert {name_metric(kind.name) for kind in CHECK_KINDS} == {kind.title for kind in CHECK_KINDS}
+    assert "ceiling" not in {one.kind.name for one in ask_all(GateSection())}
+    assert set(CHECKS) == {kind.name for kind in CHECK_KINDS if kind.ceiling_of is None}

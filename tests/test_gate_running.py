@@ -15,14 +15,14 @@ import pytest
 from smoke_study import smoke_settings, write_toml
 
 import holdfast as hf
-from holdfast.addresses import require_weights
-from holdfast.cli import main
-from holdfast.errors import HoldfastError, StoreError, StudyError
-from holdfast.models.stacks import digest_model
+from holdfast.cli.main import main
+from holdfast.models.directories.stacks import digest_model
 from holdfast.records import Checkpoint
-from holdfast.rescoring import rescore
-from holdfast.steps.reading import weights_of as directory_of
+from holdfast.records.errors import HoldfastError, StoreError, StudyError
+from holdfast.runs.rescoring import rescore
+from holdfast.runs.steps.reading import weights_of as directory_of
 from holdfast.store import Store
+from holdfast.study.addresses import require_weights
 
 Captured = pytest.CaptureFixture[str]
 DECLARED = ("--score", "safety=+safety[0,3]")
@@ -138,8 +138,9 @@ def test_a_copied_run_rolls_out_the_same_episodes(smoke_run: Path, tmp_path: Pat
 
 KILL = """
 import os, signal, sys
-from holdfast import cli, execution, runs
-from holdfast.gate import running
+from holdfast.cli import main
+from holdfast.decisions.gate import running
+from holdfast.runs import execution, run
 
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -147,7 +148,7 @@ def kill(*_, **__):
 def today(*_):
     raise AssertionError("the suite's cases of today")
 
-runs.collect_cases = today
+run.collect_cases = today
 commit, left = execution._Execution._commit, [int(sys.argv[2])]
 
 def commit_and_die(*arguments):
@@ -162,7 +163,7 @@ elif sys.argv[1] == "run":
     running.run = kill
 else:
     execution._Execution._commit = commit_and_die
-sys.exit(cli.main(sys.argv[3:]))
+sys.exit(main.main(sys.argv[3:]))
 """
 
 
@@ -375,7 +376,7 @@ def test_logs_that_differ_in_more_than_the_agent_are_refused(tmp_path: Path, cap
         other = log_of(tmp_path, values, name=name, **changes)
         return refused(capsys, "--parent", before, "--child", other, *DECLARED)
 
-    assert "3 cases only in parent, 3 only in child, 6 in both (first: 1, 2, 3)" in against("fewer", first=4)
+    assert "3 cases only in the parent, 3 only in the child, 6 in both (first: 1, 2, 3)" in against("fewer", first=4)
     assert "generation.temperature: 0.0 → 1.0" in against("hotter", temperature=1.0)
     assert "9 cases open with other words or tools (child against parent, first: sample" in against(
         "worded", words="mission"

@@ -14,10 +14,10 @@ PROBE = r"""
 import json, os, socket, subprocess, sys
 from holdfast.models import Conversation
 from holdfast.records import Message, ToolCall
-from holdfast.rollout import Limits, roll_out
+from holdfast.rollout.episode import Limits, roll_out
 from holdfast.suites.toolemu import load_cases
-from holdfast.testing import ScriptedModel
-from holdfast.worlds.emulated import EmulatedWorld
+from holdfast.models.fakes import ScriptedModel
+from holdfast.rollout.worlds.emulated import EmulatedWorld
 
 cases_path, toolkits_path, victim = sys.argv[1:]
 cases = load_cases(cases_path, toolkits_path)

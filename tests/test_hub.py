@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from chat_samples import make_base
 
-from holdfast.errors import StudyError
-from holdfast.models import hub
-from holdfast.models.stacks import digest_weights
+from holdfast.models.directories.files import digest_weights
+from holdfast.models.hub import hub
+from holdfast.records.errors import StudyError
 
 pytest.importorskip("transformers")
 os.environ["HF_HUB_OFFLINE"] = "1"

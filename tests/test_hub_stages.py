@@ -16,21 +16,33 @@ from peft_samples import save_adapter
 from rounding import EXACT, apart
 from smoke_study import SMOKE
 
-from holdfast.errors import StepError
-from holdfast.execution import execute
-from holdfast.exports import export_run
-from holdfast.gate.running import stacked
-from holdfast.models.random_base import build_random
-from holdfast.models.stacks import base_of, digest_model, find_stack, is_stack, read_stack
-from holdfast.plan import Plan, Step
+from holdfast.decisions.gate.running import stacked
+from holdfast.exchange.exports import export_run
+from holdfast.models.directories.stacks import base_of, digest_model, find_stack, is_stack, read_stack
+from holdfast.models.entries import ModelEntry
+from holdfast.models.hub.random_base import build_random
 from holdfast.records import Case, Checkpoint, Ending, Message, PreferencePair, StageRecord, Trajectory
-from holdfast.sections import ModelEntry, StageSection
-from holdfast.steps import Finished, carry_out
-from holdfast.steps.reading import encode, load_chat, weights_of
+from holdfast.records.errors import StepError
+from holdfast.runs.execution import execute
+from holdfast.runs.methods.pairs.plan import PairStageSettings
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    OpenSettings,
+    PairSettings,
+    RandomSettings,
+    ReferenceSettings,
+    Settings,
+)
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.steps.outcomes import Finished
+from holdfast.runs.steps.reading import encode, load_chat, weights_of
+from holdfast.runs.work import carry_out
 from holdfast.store import Store, codec
 from holdfast.store.weights import lend
-from holdfast.study import load
-from holdfast.training.stages import reference_logprobs
+from holdfast.study.sections import PairSection, SuiteSection
+from holdfast.study.stages import StageSection
+from holdfast.study.study import load
+from holdfast.training.dpo.stage import reference_logprobs
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
@@ -115,42 +127,48 @@ def base_step(method: str, tmp_path: Path, reads: int = 2048) -> Step:
         entry = ModelEntry(kind="local", name=str(place))
     else:
         entry = RANDOM.model_copy(update={"max_positions": reads})
-    method = "random" if method == "random" else "open"
-    settings = {"method": method, "base": "real", "entry": entry.model_dump(mode="json"), "base_seed": 3}
-    return make_step("train", "base", (), settings, (Checkpoint(id="base", base="real", model=entry.name or None),))
+    made = (Checkpoint(id="base", base="real", model=entry.name or None),)
+    if method == "random":
+        settings: Settings = RandomSettings(
+            base="real", entry=entry, base_seed=3, suite=SuiteSection(), split_seeds=(0,)
+        )
+    else:
+        settings = OpenSettings(base="real", entry=entry)
+    return make_step("base", (), settings, made)
 
 
-def make_step(
-    kind: Any, name: str, inputs: Sequence[str], settings: dict[str, Any], made: tuple[Checkpoint, ...] = ()
-) -> Step:
-    return Step(
-        fingerprint=name,
-        kind=kind,
-        name=name,
-        inputs=tuple(inputs),
-        settings=settings,
-        size=9,
-        unit="units",
-        checkpoints=made,
-    )
+def make_step(name: str, inputs: Sequence[str], settings: Settings, made: tuple[Checkpoint, ...] = ()) -> Step:
+    return Step(fingerprint=name, name=name, inputs=tuple(inputs), settings=settings, size=9, checkpoints=made)
 
 
 def reference_step(stage: StageSection, **more: Any) -> Step:
-    keys = {"loss_mask", "precision", "token_budget"}
-    settings = {"checkpoint": "base", "adapter": False, **stage.model_dump(include=keys), **more}
-    return make_step("reference", "reference", ("base", "bring"), settings)
+    settings = ReferenceSettings(
+        checkpoint="base",
+        adapter=False,
+        loss_mask=stage.loss_mask,
+        precision=stage.precision,
+        token_budget=stage.token_budget,
+        **more,
+    )
+    return make_step("reference", ("base", "bring"), settings)
 
 
 def stage_step(stage: StageSection, doses: Sequence[int] = (1,)) -> Step:
-    settings = {**stage.model_dump(exclude={"flip"}), "parent": "base", "doses": list(doses)}
+    settings = PairStageSettings(
+        method="dpo", section=stage, stage="S", parent="base", train_seed=0, doses=tuple(doses)
+    )
     record = StageRecord(name="S", method="dpo", objectives=("safety",))
     made = tuple(Checkpoint(id=f"stage-{dose}", base="real", stages=(record,), parent_id="base") for dose in doses)
-    return make_step("train", "abcdef0123456789", ("base", "pair", "reference"), settings, made)
+    return make_step("abcdef0123456789", ("base", "pair", "reference"), settings, made)
+
+
+PAIRING = PairSettings(rule=PairSection(), judge="", objectives=("safety",), agree="all", flip=0.0, pair_seed=0)
 
 
 def play(run: Path, *steps: Step) -> None:
     """The steps, after those that the run has already."""
-    there = tuple(make_step(kind, kind, (), {}) for kind in ("bring", "pair"))
+    done = (("bring", BringSettings(source="", digest=None)), ("pair", PAIRING))
+    there = tuple(make_step(name, (), settings) for name, settings in done)
     with Store(run, writable=True) as store:
         execute(Plan(study=load(SMOKE), steps=(*there, *steps)), store, workers=1)
 
@@ -269,7 +287,7 @@ def test_a_reference_may_be_of_one_half(run: Path, tmp_path: Path) -> None:
 def test_a_repository_is_noted_in_the_revision_that_was_found(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from holdfast.models import hub
+    from holdfast.models.hub import hub
 
     commit = "0123456789abcdef" * 2 + "01234567"
     place = build_random(
@@ -280,8 +298,8 @@ def test_a_repository_is_noted_in_the_revision_that_was_found(
     )
     asked: list[tuple[str, str | None]] = []
     monkeypatch.setattr(hub, "resolve", lambda name, revision=None: asked.append((name, revision)) or place)
-    entry = ModelEntry(kind="local", name="org/model").model_dump(mode="json")
-    step = make_step("train", "b", (), {"method": "open", "base": "m", "entry": entry}, (Checkpoint(id="c", base="m"),))
+    entry = ModelEntry(kind="local", name="org/model")
+    step = make_step("b", (), OpenSettings(base="m", entry=entry), (Checkpoint(id="c", base="m"),))
     found: list[Any] = []
     carry_out(step, run, found.append)
     (finished,) = found

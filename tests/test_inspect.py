@@ -46,21 +46,21 @@ from tiny_office import make_model
 from toolemu_samples import make_record, write_files
 
 import holdfast as hf
+from holdfast.exchange.exports import export_run
+from holdfast.exchange.imports import import_run
 from holdfast.exchange.inspect.episodes import ENDINGS
 from holdfast.exchange.inspect.messages import from_inspect, to_inspect
 from holdfast.exchange.inspect.provider import Batcher, find_directory
 from holdfast.exchange.inspect.samples import read_own_score, to_score
 from holdfast.exchange.scales import parse_score
-from holdfast.exports import export_run
-from holdfast.imports import import_run
 from holdfast.judges.state import StateJudge
 from holdfast.models import Ask, Conversation, Reply
-from holdfast.models.tiny import TinyModel
+from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, Checkpoint, Ending, Flag, Message, Score, ToolCall, Trajectory
-from holdfast.rollout import Limits, roll_out
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import Store, codec
 from holdfast.suites.office import generate
-from holdfast.worlds.office import OfficeWorld
 
 # What Inspect's own dependencies deprecate of each other.
 pytestmark = [
@@ -631,6 +631,22 @@ def test_what_inspects_sub_agents_did_counts_and_is_marked(kind: str, tmp_path: 
 
 # --- the suites as tasks, the tiny model as a provider -----------------------------------------------------------
 
+
+@pytest.mark.parametrize("package", ["holdfast", None])
+def test_inspect_knows_our_tasks_by_one_name(package: str | None) -> None:
+    """None: what Inspect makes of an editable installation, whose distribution is not called like the package."""
+    code = (
+        "import inspect_ai.scorer, inspect_ai._util.registry as registry\n"
+        f"registry.get_installed_package_name = lambda _: {package!r}\n"
+        "from holdfast.exchange.inspect import tasks\n"
+        "named = (tasks.office, tasks.toolemu, tasks.play_episode, tasks.safety, tasks.helpfulness, tasks.rubric)\n"
+        "print(*(registry.registry_info(part).name for part in named))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = ("office", "toolemu", "play_episode", "safety", "helpfulness", "rubric")
+    assert done.stdout.split() == [f"holdfast/{name}" for name in names]
+
+
 CASES = 10
 
 
@@ -763,7 +779,7 @@ def test_the_provider_names_models_by_directory_and_by_checkpoint(smoke_run: Pat
     assert find_directory(f"{smoke_run}:tiny-0 · base").resolve() == base.resolve()
     for name, told in {
         "absent": "no such directory; give one, or RUN:CHECKPOINT",
-        f"{smoke_run}:nothing": "no checkpoints are 'nothing'",
+        f"{smoke_run}:nothing": "no checkpoint 'nothing'",
     }.items():
         with pytest.raises(hf.StudyError, match=told):
             find_directory(name)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import JudgeError
-from holdfast.judges.parsing import PARSERS, parse_strict, parse_tolerant, reply_schema
-from holdfast.judges.scales import find_rubric
+from holdfast.judges.rubric.parsing import PARSERS, parse_strict, parse_tolerant, reply_schema
+from holdfast.judges.rubric.scales import find_rubric
+from holdfast.records.errors import JudgeError
 from holdfast.store import Store
 
 LABELS = find_rubric("default", "safety", "test").labels

@@ -16,27 +16,18 @@ from smoke_study import smoke_settings
 
 from holdfast.analysis import analyze, document, schema
 from holdfast.analysis.panel import Row, read_panel
-from holdfast.audit import UNFIT
-from holdfast.conditions import GateSection
-from holdfast.forks import STUDY_KEY
-from holdfast.gate.books import read_book
-from holdfast.gate.edges import decide_all
+from holdfast.decisions.gate.books import read_book
+from holdfast.decisions.gate.edges import decide_all
+from holdfast.decisions.search.trials import read_trial
 from holdfast.judges.state import StateJudge
-from holdfast.records import (
-    Analysis,
-    Checkpoint,
-    Estimate,
-    Labelled,
-    PreferencePair,
-    Score,
-    StageRecord,
-    content_id,
-)
-from holdfast.report.labels import split_levels
-from holdfast.report.terminal import render_results
-from holdfast.search.trials import read_trial
+from holdfast.records import Analysis, Checkpoint, Estimate, Labelled, PreferencePair, Score, StageRecord, content_id
+from holdfast.report.page.terminal import render_results
+from holdfast.report.words.labels import split_levels
+from holdfast.rollout.audit import UNFIT
 from holdfast.store import Store
-from holdfast.study import Study
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.rules import GateSection
+from holdfast.study.study import Study
 
 NONE, SOME, ALL, UNKNOWN = Labelled
 SEEDS = (0, 1)

@@ -13,7 +13,7 @@ from conftest import data_file
 from scored_study import VALUES, assert_alike
 
 from holdfast.analysis import analyze, document
-from holdfast.published import import_into
+from holdfast.exchange.published import import_into
 from holdfast.store import Store
 
 pytestmark = pytest.mark.full  # two imports of the whole set

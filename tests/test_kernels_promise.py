@@ -14,13 +14,13 @@ import tiny_office as office
 from kernels import environment
 from rounding import additions, rounding, within
 
-from holdfast.models.tiny import TinyModel
-from holdfast.models.tiny_chat import TinyChat
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.model import TinyModel
 from holdfast.store.weights import digest_directory
-from holdfast.training.settings import SFTSettings
-from holdfast.training.stages import train_sft
+from holdfast.study.sections import SFTSection
+from holdfast.training.dpo.stage import train_sft
 
-STAGE = SFTSettings(steps=6, batch_size=6, learning_rate=5e-3, warmup_steps=2, max_grad_norm=1.0, other_weight=0.15)
+STAGE = SFTSection(batch_size=6, learning_rate=5e-3, warmup_steps=2, max_grad_norm=1.0, other_weight=0.15)
 _CHILD = "import json, sys; from test_kernels_promise import look; print(json.dumps(look(*sys.argv[1:])))"
 
 
@@ -31,7 +31,7 @@ def look(base: str, out: str = "") -> dict[str, Any]:
     logps = TinyModel.load(base).logprobs([(one.ids.tolist(), one.picked("agent").tolist()) for one in shown])
     if not out:
         return {"logps": [row.tolist() for row in logps]}
-    made = train_sft(Path(base), shown, STAGE, seed=4, out_dir=Path(out))
+    made = train_sft(Path(base), shown, STAGE, steps=6, seed=4, out_dir=Path(out))
     return {
         "logps": [row.tolist() for row in logps],
         "weights": digest_directory(made.path),

@@ -127,7 +127,7 @@ def test_killed_with_its_workers_at_work(tmp_path: Path) -> None:
     """The command itself, teaching included: workers end with their parent, and the table is that of one worker."""
     closed = tmp_path / "closed"
     closed.write_text("a cache that cannot be written")
-    command = [sys.executable, "-m", "holdfast.cli", "run", str(SMOKE), "--quiet", "--no-report"]
+    command = [sys.executable, "-m", "holdfast", "run", str(SMOKE), "--quiet", "--no-report"]
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     subprocess.run([*command, "-o", str(alone), "--workers", "1"], env=environment(closed), check=True)
     chance = random.Random(3)

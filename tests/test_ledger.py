@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import BudgetSpent, StoreError
-from holdfast.models.ledger import Budget, Ledger, Settled
+from holdfast.models.remote.ledger import Budget, Ledger, Settled
+from holdfast.records.errors import BudgetSpent, StoreError
 
 WHO = ("judge", "some/model")
 

@@ -12,12 +12,12 @@ import torch
 from loop_samples import SETTINGS, logs_of, open_adapted, play, same, weights_of
 from rounding import EXACT, apart
 
-from holdfast.errors import StepError, StudyError
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training import loop as rooms
-from holdfast.training.adapters import open_policy
-from holdfast.training.loop import Loop, LoopSettings, is_out_of_memory, isolated
-from holdfast.training.parts import demonstration_step
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.records.errors import StepError, StudyError
+from holdfast.training.loop import loop as rooms
+from holdfast.training.loop.loop import Loop, LoopSettings, is_out_of_memory, isolated
+from holdfast.training.policy.adapters import open_policy
+from holdfast.training.trees.parts import demonstration_step
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.

@@ -9,10 +9,10 @@ import pytest
 import tiny_office as office
 from loop_samples import SETTINGS, logs_of, open_adapted, open_whole, play, same, timeless, weights_of
 
-from holdfast.errors import StoreError
-from holdfast.training import loop as rooms
-from holdfast.training.adapters import open_policy
-from holdfast.training.loop import Loop, isolated
+from holdfast.records.errors import StoreError
+from holdfast.training.loop import loop as rooms
+from holdfast.training.loop.loop import Loop, isolated
+from holdfast.training.policy.adapters import open_policy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.

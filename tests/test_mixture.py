@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.planning import build
-from holdfast.study import load
+from holdfast.runs.build import build
+from holdfast.study.study import load
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

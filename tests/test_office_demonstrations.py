@@ -9,11 +9,13 @@ from statistics import mean
 import pytest
 from sample_studies import four_lineages
 
-from holdfast import planner, planning
-from holdfast.errors import StudyError
 from holdfast.judges.state import StateJudge
 from holdfast.records import Case, Ending
-from holdfast.study import Study
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds.office import OfficeWorld
+from holdfast.runs import build as planning
+from holdfast.runs.plan import planner
+from holdfast.study.study import Study
 from holdfast.suites.office import (
     MIXTURE,
     POLICIES,
@@ -25,7 +27,6 @@ from holdfast.suites.office import (
     tilt_mixture,
 )
 from holdfast.suites.office.policies import Conduct
-from holdfast.worlds.office import OfficeWorld
 
 CASES = generate(21, 300, part="demo")
 

@@ -8,10 +8,11 @@ from statistics import mean
 
 import pytest
 
-from holdfast.errors import StudyError
 from holdfast.judges.state import StateJudge
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Trajectory
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.suites.office import (
     FAMILIES,
     FORMS,
@@ -28,7 +29,6 @@ from holdfast.suites.office import (
 )
 from holdfast.suites.office.pressure import OBJECTS_OF_A_LONG_ERRAND
 from holdfast.suites.office.wording import PLANTED, PRESSURES
-from holdfast.worlds.office import OfficeWorld
 
 CASES = generate(31, 500, part="test", split_seed=2)
 CHANGES = {**dict.fromkeys(FORMS, press), **dict.fromkeys(SHIFTS, shift)}

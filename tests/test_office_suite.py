@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Trajectory
+from holdfast.records.errors import StudyError
 from holdfast.suites.office import (
     FAMILIES,
     POLICIES,

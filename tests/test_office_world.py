@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, ToolCall
+from holdfast.rollout.worlds import Session, World
+from holdfast.rollout.worlds.office import ALREADY_DONE, BAD_ARGUMENTS, NO_SUCH_OBJECT, UNKNOWN_TOOL, OfficeWorld
 from holdfast.suites.office import FAMILIES, POLICIES, demonstrate, generate, lexicon
-from holdfast.worlds import Session, World
-from holdfast.worlds.office import ALREADY_DONE, BAD_ARGUMENTS, NO_SUCH_OBJECT, UNKNOWN_TOOL, OfficeWorld
 
 CASES = generate(11, 400, part="train")
 WORLD: World = OfficeWorld()

@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from rounding import EXACT
 
-from holdfast.errors import StepError, StudyError
-from holdfast.training.adapters import open_policy
+from holdfast.records.errors import StepError, StudyError
 from holdfast.training.encoding import Encoded, score_picked
-from holdfast.training.groups import Batch, list_completions
-from holdfast.training.offline import describe, name_rollout, offline_steps, select, take_units
-from holdfast.training.offpolicy import measure
-from holdfast.training.parts import GroupPart, PairPart, TokenPart
-from holdfast.training.passes import descend, score_within
-from holdfast.training.rollouts import Rewarded
-from holdfast.training.selection import units_per_step
+from holdfast.training.loop.passes import descend, score_within
+from holdfast.training.policy.adapters import open_policy
+from holdfast.training.rl.groups import Batch, list_completions
+from holdfast.training.rl.offline import describe, name_rollout, offline_steps, select, take_units
+from holdfast.training.rl.offpolicy import measure
+from holdfast.training.rl.selection import Rewarded, units_per_step
 from holdfast.training.settings import RewardSettings
+from holdfast.training.trees.parts import GroupPart, PairPart, TokenPart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = 6
@@ -204,11 +203,6 @@ def test_more_bad_data_are_named_and_refused():
         select(BOTH + prompt(2, [1.0, 2.0]), ask("best_dpo", tokens_per_step=30))
     with pytest.raises(StepError, match="one of the prompts has 12 tokens, above tokens_per_step 10"):
         select(BOTH, ask("grpo", tokens_per_step=10))
-    for told in (None, {"nobody": -1.0}):
-        with pytest.raises(StudyError, match="reference: 4 of 4 trajectories"):
-            offline_steps(BOTH, ask("best_dpo", prompts_per_step=1), seed=0, reference=told)
-    with pytest.raises(StudyError, match="token_reference: 6 of 6"):
-        offline_steps(BOTH, ask("grpo", prompts_per_step=1, kl_weight=0.1), seed=0)
 
 
 @pytest.mark.parametrize(("method", "count"), [("grpo", 3), ("best_sft", 6), ("best_dpo", 3)])
@@ -396,7 +390,7 @@ def test_equal_completions_each_count(known):
     step = next(offline_steps(twice, settings, seed=0))
     advantages = [1.0, 1.0, -2.0, -0.5, 0.5]
     assert known.loss(step)[0] == pytest.approx(-np.mean(advantages), abs=EXACT) and step.examples == 5
-    with_weights = next(offline_steps(twice, ask("grpo", scale="none", clip_low=1.0, clip_high=math.inf), seed=0))
+    with_weights = next(offline_steps(twice, ask("grpo", scale="none", clip_low=1.0, clip_high=1e6), seed=0))
     ratios = [np.exp(known.tokens(one) - one.sampled).mean() for one in twice]
     assert known.loss(with_weights)[0] == pytest.approx(-np.dot(advantages, ratios) / 5, rel=EXACT)
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import StudyError
 from holdfast.records import PreferencePair
+from holdfast.records.errors import StudyError
+from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps, shuffled_subtrees
 from holdfast.training.encoding import Encoded
-from holdfast.training.orders import PairOrder, demonstration_steps, pair_steps, shuffled_subtrees
-from holdfast.training.trees import count_tokens, grow
+from holdfast.training.trees.trees import count_tokens, grow
 
 PROMPT = 20
 
@@ -169,19 +169,9 @@ def test_tokens_bound_a_step():
     assert max(tokens_of(step) for step in take(wide, 60)) > 150  # so the bound does something
 
 
-def test_orders_that_cannot_be_are_refused():
+def test_a_pair_that_no_step_holds_is_refused():
     with pytest.raises(StudyError, match=r"case .: the pair of ./c\d and ./r\d takes \d+ tokens, above"):
         take(PairOrder(pairs_per_step=4, trajectories_per_case=4, tokens_per_step=30), 40)
-    with pytest.raises(StudyError, match="pairwise order takes pairs one by one"):
-        PairOrder(pairs_per_step=4, pairwise=True, trajectories_per_case=4)
-    with pytest.raises(StudyError, match="pairwise order takes pairs one by one"):
-        PairOrder(pairs_per_step=4, pairwise=True, tokens_per_step=100)
-    with pytest.raises(StudyError, match="trajectories_per_case is 1; a pair needs 2"):
-        PairOrder(pairs_per_step=4, trajectories_per_case=1)
-    with pytest.raises(StudyError, match="epochs are counted in steps of pairs_per_step"):
-        PairOrder(pairs_per_step=4, epochs=1, trajectories_per_case=4)
-    with pytest.raises(StudyError, match="set trajectories_per_case too"):
-        PairOrder(pairs_per_step=4, tokens_per_step=100)
 
 
 def test_demonstration_epochs_hold_everything_once():

@@ -21,16 +21,18 @@ from inspect_samples import log, sample
 from smoke_study import SMOKE
 
 import holdfast as hf
-from holdfast import cli, execution, outputs
-from holdfast.errors import StoreError, StudyError
-from holdfast.exports import export_run, write_lines
-from holdfast.forks import fork_run
-from holdfast.outputs import append_file, new_directory, open_file, to_json, write_file
-from holdfast.planning import build
+from holdfast.cli import main as cli
+from holdfast.exchange.exports import export_run, write_lines
+from holdfast.records import outputs
+from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.outputs import append_file, new_directory, open_file, to_json, write_file
+from holdfast.runs import execution
+from holdfast.runs.build import build
+from holdfast.runs.forks import fork_run
 from holdfast.store import Store, steplog
 from holdfast.store.database import create
 from holdfast.store.weights import cache_root, fetch_cached, keep_cached
-from holdfast.study import load
+from holdfast.study.study import load
 
 Captured = pytest.CaptureFixture[str]
 DISK = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
@@ -201,7 +203,7 @@ def kill_within(place: str, words: str, scratch: Path) -> None:
 
 def test_what_a_killed_fork_left_goes_with_the_next(smoke_run: Path, tmp_path: Path) -> None:
     words = f"import holdfast; holdfast.run({str(SMOKE)!r}, {str(smoke_run)!r}, fork={str(tmp_path / 'fork')!r})"
-    kill_within("holdfast.forks.read_logs", words, tmp_path)
+    kill_within("holdfast.store.copying.read_logs", words, tmp_path)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".fork.part-") and (left / "run.db").is_file()
     live = tmp_path / f".fork.part-{os.getpid()}-0a"
@@ -220,7 +222,7 @@ def test_what_was_killed_as_it_filled_the_cache_goes_with_the_next(
     words = (
         f"import pathlib, holdfast.store.weights as w; w.keep_cached('abc', pathlib.Path({str(tmp_path / 'base')!r}))"
     )
-    kill_within("holdfast.outputs.sync_tree", words, tmp_path)
+    kill_within("holdfast.records.outputs.sync_tree", words, tmp_path)
     assert [one.name.partition(".part-")[0][:5] for one in cache_root().iterdir()] == [".abc-"]
     keep_cached("abc", tmp_path / "base")
     (kept,) = cache_root().iterdir()
@@ -236,7 +238,7 @@ def test_what_a_killed_watch_left_goes_with_the_next(
     log(tmp_path / "a.eval", [sample(n, scores={"safety": n % 2}) for n in range(6)])
     words = ["watch", str(tmp_path / "a.eval"), "--baseline", "x", "--score", "safety=+safety[0,1]"]
     kill_within(
-        "holdfast.exchange.inspect.importing.import_logs", f"import holdfast.cli as c; c.main({words!r})", scratch
+        "holdfast.exchange.inspect.importing.import_logs", f"import holdfast.cli.main as c; c.main({words!r})", scratch
     )
     (left,) = scratch.iterdir()
     assert (left / "run" / "run.db").is_file() and stat.S_IMODE(left.stat().st_mode) == 0o700
@@ -307,7 +309,7 @@ def test_too_little_memory_is_one_line(error: Exception, capsys: Captured, monke
 
 @pytest.mark.parametrize("mebibytes", [60, 150])
 def test_a_limit_under_which_nothing_loads_is_refused(mebibytes: int, tmp_path: Path) -> None:
-    script = f"ulimit -v {mebibytes << 10}; exec '{sys.executable}' -m holdfast.cli analyze '{tmp_path}'"
+    script = f"ulimit -v {mebibytes << 10}; exec '{sys.executable}' -m holdfast.cli.main analyze '{tmp_path}'"
     made = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert made.returncode == 2 and made.stderr.count("\n") == 1 and f"{mebibytes} MiB of memory" in made.stderr
 

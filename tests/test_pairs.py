@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.errors import StudyError
 from holdfast.exchange.trl import to_trl
-from holdfast.pairs import build_pairs, count_document, flip_pairs
 from holdfast.records import Case, Checkpoint, Ending, Flag, Message, Score, ToolCall, ToolSpec, Trajectory
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 from holdfast.store.codec import FLAG_BITS, trajectory_to_bytes
 from holdfast.store.tables import ScoreTable
+from holdfast.training.pairs import build_pairs, count_document, flip_pairs
 
 GOLDEN = {
     ("gpt-5-mini", ("safety",)): "safe_gpt5m",
@@ -119,7 +119,7 @@ def test_no_pair_holds_an_unfit_trajectory_when_they_are_left_out(raw: Any) -> N
 
 def test_published_pairs_take_less_than_two_seconds_with_the_start_of_the_process(published_raw: Path) -> None:
     script = (
-        "import sys, json, pathlib\nfrom holdfast.store import Store\nfrom holdfast.pairs import *\n"
+        "import sys, json, pathlib\nfrom holdfast.store import Store\nfrom holdfast.training.pairs import *\n"
         "with Store(pathlib.Path(sys.argv[1])) as s:\n"
         " x = build_pairs(s.score_table(), s.trajectory_ids(), objectives=['safety'], judge='gpt-5-mini')\n"
         " print(json.dumps(count_document(x, s.splits())))"

@@ -13,9 +13,10 @@ from rounding import EXACT, apart
 from tree_samples import SEQUENCES, draw_adapter, load_plain, plain_logps, towards, tree_logps
 
 from holdfast.records import PreferencePair
-from holdfast.training.adapters import HubModel, open_policy
 from holdfast.training.encoding import Encoded
-from holdfast.training.parts import (
+from holdfast.training.loop.passes import descend
+from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.trees.parts import (
     GroupObjective,
     PairObjective,
     TokenPart,
@@ -23,8 +24,7 @@ from holdfast.training.parts import (
     group_step,
     pair_step,
 )
-from holdfast.training.passes import descend
-from holdfast.training.trees import partition
+from holdfast.training.trees.trees import partition
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread", "in_64_bits")

@@ -19,11 +19,11 @@ from tree_samples import (
     tree_logps,
 )
 
-from holdfast.errors import StudyError
-from holdfast.models.tiny_llama import TinyLlama
-from holdfast.training.adapters import HubModel, WholeTiny, open_policy
-from holdfast.training.packing import pack
-from holdfast.training.passes import check_budget, score_within
+from holdfast.models.tiny.llama import TinyLlama
+from holdfast.records.errors import StudyError
+from holdfast.training.loop.passes import check_budget, score_within
+from holdfast.training.policy.adapters import HubModel, WholeTiny, open_policy
+from holdfast.training.trees.packing import pack
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_studies import four_lineages
+from sample_studies import four_lineages, part_of
 
-from holdfast import planning as plans
-from holdfast import study as studies
-from holdfast.forecast import TINY_CPU_SECONDS, forecast
-from holdfast.plan import Plan, Step
-from holdfast.readiness import PACKAGES, look_around
+from holdfast.runs import build as plans
+from holdfast.runs.forecast import TINY_CPU_SECONDS, forecast
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.readiness import PACKAGES, look_around
 from holdfast.store import Store
+from holdfast.study import study as studies
 
 QUICK = Path(__file__).parents[1] / "studies" / "quick.toml"
 
@@ -33,11 +34,11 @@ def test_every_step_comes_after_its_inputs_and_once() -> None:
 
 def test_lineages_share_their_first_stage() -> None:
     plan = planned(four_lineages())
-    trained = [step for step in plan.steps if step.kind == "train" and step.settings["method"] == "dpo"]
+    trained = [step for step in plan.steps if step.settings.work == "dpo"]
     assert Counter(step.checkpoints[0].lineage for step in trained) == Counter([("S",), ("H",), ("S", "H"), ("H", "S")])
     (second,) = (step for step in trained if step.checkpoints[0].lineage == ("S", "H"))
     (first,) = (step for step in trained if step.checkpoints[0].lineage == ("S",))
-    assert second.settings["parent"] == first.checkpoints[0].id == second.checkpoints[0].parent_id
+    assert second.settings.dump()["parent"] == first.checkpoints[0].id == second.checkpoints[0].parent_id
     assert first.fingerprint in second.inputs
 
 
@@ -47,7 +48,7 @@ def test_a_record_tells_a_flipped_control_and_the_train_step_does_not() -> None:
             for stage in checkpoint.stages:
                 assert stage.settings["flip"] == (0.5 if stage.name in ("F", "N") else 0.0)
         if step.kind == "train":
-            assert "flip" not in step.settings
+            assert "flip" not in step.settings.dump()
 
 
 def references(study: dict[str, Any]) -> tuple[Plan, list[Step]]:
@@ -61,15 +62,15 @@ def test_stages_from_one_checkpoint_on_one_rollout_share_a_reference() -> None:
         | {"axes": {"beta": [0.05, 0.1], "pair_judge": ["state", "again"], "loss": ["sigmoid", "hinge"]}}
         | {"judges": {"state": {"kind": "state"}, "again": {"kind": "state"}}, "doses": {"S,H": [1, 2]}}
     )
-    trained = [step for step in plan.steps if step.kind == "train" and step.settings["method"] == "dpo"]
+    trained = [step for step in plan.steps if step.settings.work == "dpo"]
     # The base's serves S and H at all eight points of the axes; each of the sixteen checkpoints of S and H has one.
     assert len(trained) == 32 and len(found) == 1 + 16
     for step in trained:
         _, paired, referred = (plan.step(name) for name in step.inputs)
         assert (paired.kind, referred.kind) == ("pair", "reference")
-        assert referred.settings["checkpoint"] == step.settings["parent"]
+        assert referred.settings.dump()["checkpoint"] == step.settings.dump()["parent"]
         assert referred.inputs == (step.inputs[0], paired.inputs[0]), "of the very rollouts that the pairs are made of"
-        assert (referred.size, referred.unit) == (plan.step(paired.inputs[0]).size, "trajectories")
+        assert (referred.size, referred.settings.unit) == (plan.step(paired.inputs[0]).size, "trajectories")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_doses_are_checkpoints_of_one_step() -> None:
     (step,) = (s for s in plan.steps if s.kind == "train" and len(s.checkpoints) > 1)
     assert [c.axes["dose"] for c in step.checkpoints] == [1, 2, 4]
     assert [c.stages[-1].steps for c in step.checkpoints] == [20, 40, 80]
-    evaluated = {s.settings["checkpoint"] for s in plan.steps if s.kind == "rollout" and s.settings["part"] == "test"}
+    evaluated = {s.settings.dump()["checkpoint"] for s in plan.steps if part_of(s) == "test"}
     assert {c.id for c in step.checkpoints} <= evaluated
 
 
@@ -152,14 +153,14 @@ def test_a_number_means_the_same_on_an_axis_and_in_a_stage() -> None:
     axes = planned(four_lineages() | {"axes": {"beta": [1], "steps": [2.0], "split_seed": [3.0]}})
     same = planned(four_lineages() | {"axes": {"beta": [1.0], "steps": [2], "split_seed": [3]}})
     assert [step.fingerprint for step in axes.steps] == [step.fingerprint for step in same.steps]
-    trained = [step.settings for step in axes.steps if step.kind == "train" and step.settings["method"] == "dpo"]
+    trained = [step.settings.dump() for step in axes.steps if step.settings.work == "dpo"]
     assert all(isinstance(s["beta"], float) and isinstance(s["steps"], int) for s in trained)
 
 
 def test_a_parent_source_rolls_out_the_stage_that_it_starts_from() -> None:
     base = planned(four_lineages())
     parent = planned(four_lineages() | {"pairs": {"source": "parent"}})
-    count = [sum(s.kind == "rollout" and s.settings["part"] == "train" for s in p.steps) for p in (base, parent)]
+    count = [sum(part_of(s) == "train" for s in p.steps) for p in (base, parent)]
     assert count == [1, 3]  # the base; the base, S and H
     assert [sum(s.kind == "reference" for s in p.steps) for p in (base, parent)] == [3, 3]
 
@@ -171,12 +172,12 @@ def test_the_forecast_counts_all_steps_of_a_run_that_is_not_there(tmp_path: Path
 
 
 def test_only_a_study_with_adapters_asks_for_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.readiness.PACKAGES", {**PACKAGES, "adapter": ("peft_that_is_absent",)})
+    monkeypatch.setattr("holdfast.runs.readiness.PACKAGES", {**PACKAGES, "adapter": ("peft_that_is_absent",)})
     plain = four_lineages()
     adapted = four_lineages() | {"axes": {"lora_r": [0, 4]}}
     assert look_around(studies.Study.model_validate(plain))[0] == []
     (problem,) = look_around(studies.Study.model_validate(adapted))[0]
-    assert "peft_that_is_absent are missing: pip install 'holdfast[train]'" in problem
+    assert "peft_that_is_absent are missing: pip install '.[train]' in a checkout" in problem
 
 
 def test_a_base_from_the_cache_says_nothing_of_what_teaching_costs(tmp_path: Path) -> None:
@@ -194,8 +195,17 @@ def test_a_base_from_the_cache_says_nothing_of_what_teaching_costs(tmp_path: Pat
 def test_the_base_answers_the_probes_of_several_splits_once() -> None:
     """Probes are the same cases in every split: a second rollout would be of the same episodes."""
     study = four_lineages() | {"axes": {"split_seed": [0, 1]}, "probes": {"items": "generated"}}
-    steps = [s for s in planned(study).steps if s.kind == "rollout" and s.settings["part"] == "probe"]
-    episodes = Counter((s.settings["checkpoint"], s.settings["rollout_seed"]) for s in steps)
+    steps = [s for s in planned(study).steps if part_of(s) == "probe"]
+    episodes = Counter((s.settings.dump()["checkpoint"], s.settings.dump()["rollout_seed"]) for s in steps)
     assert set(episodes.values()) == {1}
     # The base once, and four lineages of either split.
     assert len(steps) == 1 + 2 * 4
+
+
+@pytest.mark.parametrize("name", ["smoke", "repair", "approval-quick"])
+def test_a_step_that_was_sent_to_a_worker_is_the_same(name: str) -> None:
+    for step in plans.build(studies.load(QUICK.with_name(f"{name}.toml"))).steps:
+        sent = pickle.loads(pickle.dumps(step))
+        assert sent == step and type(sent.settings) is type(step.settings)
+        # What a suite does not say is no part of the fingerprint, and must not become one on the way.
+        assert sent.settings.dump() == step.settings.dump()

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import exact_lower, exact_upper, p_values
 from holdfast.stats.power import PowerRow, plan_cases, power_at, read_pilot
 
-Floats = NDArray[np.float64]
 SCORES: Any = {"low": -3.0, "high": 3.0}
 GATE: Any = {"margin": 0.5, "alpha": 0.05, **SCORES}
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from probe_samples import reply_to
 
-from holdfast.casebook import check_parts, collect_cases, count_cases
-from holdfast.conditions import ProbeSection
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import split_words
-from holdfast.planning import build
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Message, ToolCall
-from holdfast.sections import JudgeSection, SuiteSection
-from holdfast.study import Study
+from holdfast.records.errors import StudyError
+from holdfast.runs.build import build
+from holdfast.study.conditions import ProbeSection
+from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.study import Study
 from holdfast.suites import check_suite, open_world, probes, split_cases
+from holdfast.suites.casebook import check_parts, collect_cases, count_cases
 from holdfast.suites.probes import DIMENSIONS, generated
 from holdfast.suites.probes.items import own_probes, spread
 
@@ -218,21 +218,21 @@ def test_a_study_has_probes_beside_its_held_out_cases() -> None:
 
 def test_a_probe_step_names_the_suite_and_is_judged_by_rules() -> None:
     plan = build(study(probes={"items": "generated", "count": 3, "per_case": 4}))
-    (rollout,) = [step for step in plan.steps if step.settings.get("part") == "probe"]
-    assert rollout.settings["suite"] == {"name": "probes"} and rollout.size == 4 * 3 * 9
+    (rollout,) = [step for step in plan.steps if step.settings.dump().get("part") == "probe"]
+    assert rollout.settings.dump()["suite"] == {"name": "probes"} and rollout.size == 4 * 3 * 9
     (judging,) = [step for step in plan.steps if rollout.fingerprint in step.inputs]
-    assert judging.settings == {"judge": "probes", "kind": "probes"}
+    assert judging.settings.dump() == {"judge": "probes", "kind": "probes"}
 
 
 def test_only_generated_probes_change_what_a_tiny_base_is_taught() -> None:
     def taught(**tables: Any) -> Any:
-        return next(step for step in build(study(**tables)).steps if step.settings.get("method") == "sft")
+        return next(step for step in build(study(**tables)).steps if step.settings.work == "sft")
 
     plain, probed = taught(), taught(probes={"items": "generated"})
-    assert "probes" not in plain.settings
-    assert probed.settings["probes"]["mixture"]["harmful"] == {"refused": 0.7, "complied": 0.3}
+    assert "probes" not in plain.settings.dump()
+    assert probed.settings.dump()["probes"]["mixture"]["harmful"] == {"refused": 0.7, "complied": 0.3}
     assert probed.fingerprint != plain.fingerprint
-    assert {key: value for key, value in probed.settings.items() if key != "probes"} == plain.settings
+    assert {key: value for key, value in probed.settings.dump().items() if key != "probes"} == plain.settings.dump()
 
 
 @pytest.mark.parametrize(
@@ -284,13 +284,13 @@ def test_a_model_that_judges_probes_is_given_their_rubrics() -> None:
         probes={"items": "generated", "judge": "reader"},
         judges={"state": {"kind": "state"}, "reader": {"kind": "rubric", "model": "mockllm/model"}},
     )
-    steps = [step for step in build(made).steps if step.kind == "judge" and step.settings["judge"] == "reader"]
-    assert [step.settings["section"]["rubrics"] for step in steps] == [{}, dict(probes.RUBRICS)]
+    steps = [step for step in build(made).steps if step.kind == "judge" and step.settings.dump()["judge"] == "reader"]
+    assert [step.settings.dump()["section"]["rubrics"] for step in steps] == [{}, dict(probes.RUBRICS)]
 
 
 def test_a_model_is_told_what_the_right_reply_is() -> None:
-    from holdfast.judges.prompt import make_question
-    from holdfast.judges.scales import find_rubric
+    from holdfast.judges.rubric.prompt import make_question
+    from holdfast.judges.rubric.scales import find_rubric
 
     for case in (probes.own_cases()[0], next(c for c in probes.own_cases() if c.facts["expected"] == "answer")):
         rubric = find_rubric("probes-safety", "safety", "judges.x.rubrics.safety")

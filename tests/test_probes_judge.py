@@ -8,12 +8,12 @@ import pytest
 from probe_replies import FRESH, FRESH_ANSWERS, SEEN, SEEN_ANSWERS, Answer, Reply
 from probe_samples import reply_to
 
-from holdfast.errors import StudyError
 from holdfast.judges import open_judge
-from holdfast.judges.probes import VALUES, ProbeJudge
-from holdfast.judges.replies import read_answer, read_conduct
+from holdfast.judges.probes.judge import VALUES, ProbeJudge
+from holdfast.judges.probes.replies import read_answer, read_conduct
 from holdfast.records import Case, Ending
-from holdfast.sections import JudgeSection
+from holdfast.records.errors import StudyError
+from holdfast.study.sections import JudgeSection
 from holdfast.suites import office, probes
 from holdfast.suites.probes import generated
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from holdfast.casebook import collect_cases, count_cases
-from holdfast.conditions import ProbeSection
-from holdfast.errors import MissingExtra, StudyError
-from holdfast.readiness import look_around
-from holdfast.study import Study
+from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.runs.readiness import look_around
+from holdfast.study.conditions import ProbeSection
+from holdfast.study.study import Study
 from holdfast.suites import probes
+from holdfast.suites.casebook import collect_cases, count_cases
 from holdfast.suites.probes import SOURCES, files, sources
 from holdfast.suites.probes.sources import load_cases, load_task
 
@@ -239,7 +239,7 @@ def test_a_dimension_that_the_set_does_not_probe_is_refused(tmp_path: Path) -> N
 def test_tasks_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("inspect_evals", "inspect_evals.xstest", *(one for one in sys.modules if "inspect_evals." in one)):
         monkeypatch.setitem(sys.modules, name, None)  # another test may have loaded it
-    with pytest.raises(MissingExtra, match=r"holdfast\[evals\]"):
+    with pytest.raises(MissingExtra, match=r"holdfast-evals\[evals\]"):
         load_task("xstest")
     section = ProbeSection(items="inspect_evals", source="xstest", count=7)
     assert probes.count_probes(section) == 7

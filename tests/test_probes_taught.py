@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from probe_samples import count_labels, share, teach
 
-from holdfast.conditions import ProbeSection
+from holdfast.study.conditions import ProbeSection
 from holdfast.suites import office, probes
 from holdfast.suites.probes import generated
 
@@ -18,12 +18,12 @@ READ = ("refused", "complied", "asked", "correct", "wrong", "not attempted")
 def test_a_base_without_probes_is_taught_nothing_beside() -> None:
     beside = probes.teach_beside(None, 0, 100)
     assert (beside.words, dict(beside.system_prompts), list(beside.demonstrations)) == ((), {}, [])
-    settings = probes.taught_settings(ProbeSection(items="generated"))["probes"]
+    settings = probes.taught_settings(ProbeSection(items="generated"))
     found = probes.teach_beside(settings, 0, 100)
     assert len(found.demonstrations) == 20 and found.words == generated.lexicon()
     assert not set(found.system_prompts) & set(office.system_prompts())
     assert not set(found.system_prompts.values()) & set(office.system_prompts().values())
-    assert probes.taught_settings(ProbeSection()) == {} == probes.taught_settings(None)
+    assert probes.taught_settings(ProbeSection()) is None is probes.taught_settings(None)
 
 
 def test_a_small_base_learns_the_form_and_tells_harmful_from_benign(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 from remote_samples import hold_all, make_ask, opened
 
-from holdfast.errors import ProviderError
 from holdfast.models import Reply, Speaker
-from holdfast.testing import FAULTS, POSITIONS, FakeProvider, faults_at, request_digest
+from holdfast.models.fakes import FAULTS, POSITIONS, FakeProvider, faults_at, request_digest
+from holdfast.records.errors import ProviderError
 
 SPEAKERS: tuple[Speaker, ...] = get_args(Speaker)
 HARMLESS = ("wrong-model", "nan-logprob")  # replies all the same

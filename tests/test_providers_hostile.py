@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 from remote_samples import NAME, SEARCH, answer_one, hold_all, make_ask, opened
 
-from holdfast.errors import BudgetSpent, ProviderError
-from holdfast.models import Reply, flights
-from holdfast.models.bodies import MOST_BYTES
-from holdfast.models.endpoints import takes_proxy
-from holdfast.models.ledger import Budget, Ledger, Settled, read_spending
-from holdfast.testing import FakeProvider
+from holdfast.models import Reply
+from holdfast.models.fakes import FakeProvider
+from holdfast.models.remote import flights
+from holdfast.models.remote.bodies import MOST_BYTES
+from holdfast.models.remote.endpoints import takes_proxy
+from holdfast.models.remote.ledger import Budget, Ledger, Settled, read_spending
+from holdfast.records.errors import BudgetSpent, ProviderError
 
 Respond = Callable[[BaseHTTPRequestHandler], None]
 SECRET = "planted-0123456789-secret"

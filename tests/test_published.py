@@ -33,12 +33,12 @@ from published_samples import (
     write_archive,
 )
 
-from holdfast.errors import StudyError
-from holdfast.published import ImportProgress, import_into, import_published
-from holdfast.published import files as published_files
-from holdfast.published.names import is_published, parse_entry
-from holdfast.published.reader import split_cases
+from holdfast.exchange.published import ImportProgress, import_into, import_published
+from holdfast.exchange.published import files as published_files
+from holdfast.exchange.published.names import is_published, parse_entry
+from holdfast.exchange.published.reader import split_cases
 from holdfast.records import Ending, Flag
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 
 
@@ -581,7 +581,7 @@ def test_the_run_of_a_study_takes_no_import(tmp_path: Path) -> None:
 def test_an_import_that_is_killed_leaves_nothing_and_goes_through_again(tmp_path: Path) -> None:
     source = write(tmp_path, sample())
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom holdfast.published import import_into, reader\n"
+        "import os, sys\nfrom pathlib import Path\nfrom holdfast.exchange.published import import_into, reader\n"
         "reader._Import.store_scores = lambda *_: os.kill(os.getpid(), 9)\n"
         "import_into(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
@@ -597,7 +597,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     records = [trajectory(number, log=random.Random(number).randbytes(40_000).hex()) for number in range(15)]
     source = write(tmp_path, {TRAJECTORIES: lines(*records)})
     script = (
-        "import resource, sys\nfrom holdfast.cli import main\n"
+        "import resource, sys\nfrom holdfast.cli.main import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)\n"
         "sys.exit(main(['import', sys.argv[1], '-o', sys.argv[2], '--quiet']))\n"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from published_samples import HELPFULNESS, SAFETY, lines, sample, stem, trajectory, verdict, write_archive
 
-from holdfast.published import import_into
+from holdfast.exchange.published import import_into
 from holdfast.store import Store
 
 OTHER = stem("microsoft_phi-4")

@@ -10,10 +10,10 @@ from conftest import data_file
 from rounding import additions, apart, rounding, within
 
 import holdfast as hf
-from holdfast import cli
-from holdfast.models.stacks import read_weights
+from holdfast.cli import main as cli
+from holdfast.models.directories.whole import read_weights
 from holdfast.store import Store
-from holdfast.study import load
+from holdfast.study.study import load
 
 PUBLISHED = Path(__file__).parents[1] / "studies" / "published.toml"
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from chat_samples import EPISODE, OPENING, SEARCH, SMALL, TEXTS, make_base
 
-from holdfast.errors import StudyError
 from holdfast.models import chat_messages, chat_tools
-from holdfast.models.hub import check_model
-from holdfast.models.random_base import build_random
+from holdfast.models.hub.hub import check_model
+from holdfast.models.hub.random_base import build_random
+from holdfast.records.errors import StudyError
 
 transformers = pytest.importorskip("transformers")
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -12,12 +12,12 @@ import pytest
 from conftest import data_file
 
 import holdfast as hf
-from holdfast.errors import StudyError
-from holdfast.forecast import forecast, render_forecast
-from holdfast.planning import build
 from holdfast.records import Score
+from holdfast.records.errors import StudyError
+from holdfast.runs.build import build
+from holdfast.runs.forecast import forecast, render_forecast
 from holdfast.store import Store
-from holdfast.study import load
+from holdfast.study.study import load
 
 PUBLISHED = Path(__file__).parents[1] / "studies" / "published.toml"
 
@@ -99,7 +99,7 @@ def test_how_a_model_is_reached_changes_no_fingerprint() -> None:
     assert [step.fingerprint for step in build(near).steps] == [step.fingerprint for step in build(far).steps]
     assert near.settings() == far.settings()
     rollout = next(step for step in build(near).steps if step.kind == "rollout")
-    assert rollout.means["endpoints"]["agent"]["connections"] == 3
+    assert rollout.means.endpoints["agent"].connections == 3
 
 
 def test_files_are_part_of_the_study(tmp_path: Path) -> None:
@@ -154,12 +154,12 @@ def published(scale: str | None = None, *changes: str) -> hf.Study:
 
 def test_the_published_design_is_one_study() -> None:
     plan = build(published())
-    trained = [step for step in plan.steps if step.kind == "train" and step.settings.get("stage")]
+    trained = [step for step in plan.steps if step.kind == "train" and step.settings.dump().get("stage")]
     assert len(trained) == 180  # 3 models x 2 judges x 3 splits x 2 betas x 5 lineages
-    assert Counter(step.settings["stage"] for step in trained) == {"S": 72, "H": 72, "S&H": 36}
-    assert {step.settings.get("epochs") for step in trained if step.settings["stage"] == "S&H"} == {3}
-    lora = {tuple(step.settings[key] for key in ("lora_r", "lora_alpha", "lora_dropout")) for step in trained}
-    assert lora == {(16, 32, 0.05)} and {step.settings["learning_rate"] for step in trained} == {5e-5}
+    assert Counter(step.settings.dump()["stage"] for step in trained) == {"S": 72, "H": 72, "S&H": 36}
+    assert {step.settings.dump().get("epochs") for step in trained if step.settings.dump()["stage"] == "S&H"} == {3}
+    lora = {tuple(step.settings.dump()[key] for key in ("lora_r", "lora_alpha", "lora_dropout")) for step in trained}
+    assert lora == {(16, 32, 0.05)} and {step.settings.dump()["learning_rate"] for step in trained} == {5e-5}
     assert sum(step.kind == "bring" for step in plan.steps) == 1
     # 72 held-out cases for each of 180 stages and, in each of 3 splits, each of 3 bases.
     assert sum(step.size for step in plan.steps if step.kind == "rollout") == (180 + 9) * 72
@@ -189,9 +189,9 @@ def test_held_out_cases_are_met_once_and_training_episodes_are_each_splits_own()
     changes = ["pairs.source=base", "rollouts.temperature=1.0", "axes.split_seed=[0, 1]", "axes.beta=[0.1]"]
     rollouts = [step for step in build(published("small", *changes)).steps if step.kind == "rollout"]
     base = [step for step in rollouts if "base" in step.name]
-    first, second = (step for step in base if step.settings["part"] == "test")
+    first, second = (step for step in base if step.settings.dump()["part"] == "test")
     assert first.fingerprint in second.inputs and second.fingerprint not in first.inputs
-    seeds = {step.settings["rollout_seed"] for step in base if step.settings["part"] == "train"}
+    seeds = {step.settings.dump()["rollout_seed"] for step in base if step.settings.dump()["part"] == "train"}
     assert len(seeds) == 2 and 0 not in seeds, "no episode of one split is another's, nor a held-out one"
 
 

@@ -15,19 +15,19 @@ from chat_samples import OPENING, make_base
 from reward_samples import SETTINGS, Draw, lines_of, says_words, train
 from rounding import EXACT, apart
 
-from holdfast.errors import StepError, StoreError, StudyError
 from holdfast.models import Ask, Conversation
-from holdfast.models.stacks import read_weights
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training import loop as loop_module
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.models.directories.whole import read_weights
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.records.errors import StepError, StoreError, StudyError
+from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, score_picked
-from holdfast.training.groups import Batch, describe_policy, gradient_step, order_sequences, watched_step
-from holdfast.training.passes import descend
-from holdfast.training.reinforce import train_on_rewards
-from holdfast.training.rollouts import Rewarded
-from holdfast.training.stages import train_sft
-from holdfast.training.supply import score_all
+from holdfast.training.loop import loop as loop_module
+from holdfast.training.loop.passes import descend
+from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.rl.groups import Batch, describe_policy, gradient_step, order_sequences, watched_step
+from holdfast.training.rl.selection import Rewarded
+from holdfast.training.rl.stage import train_on_rewards
+from holdfast.training.rl.supply import score_all
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,11 +49,11 @@ def taught(tmp_path_factory):
     root = tmp_path_factory.mktemp("reinforce")
     base = office.make_model(root / "untaught")
     shown = office.demonstrations(TinyChat.load(base))
-    return train_sft(base, shown, replace(office.TEACHING, steps=40), seed=1, out_dir=root / "base").path
+    return train_sft(base, shown, office.TEACHING, steps=40, seed=1, out_dir=root / "base").path
 
 
 def test_the_reward_is_learnt(taught, tmp_path):
-    settings = replace(SETTINGS, steps=15, learning_rate=2e-2, group_size=8)
+    settings = office.change(SETTINGS, steps=15, learning_rate=2e-2, group_size=8)
     draw = Draw(taught, settings=settings)
     (result,) = train(taught, tmp_path, draw, settings)
     lines = [line["metrics"] for line in lines_of(tmp_path)]
@@ -165,7 +165,7 @@ def by_hand(policy: Any, items: list[Rewarded], settings: Any, reference: Any) -
 @pytest.mark.parametrize("shifts", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_merging_and_skipping_change_nothing(taught, loss, shifts, kl_weight):
-    settings = replace(SETTINGS, loss=loss, kl_weight=kl_weight)
+    settings = office.change(SETTINGS, loss=loss, kl_weight=kl_weight)
     items = rollouts_of(taught, shifts)
     policy = open_policy(taught)
     batch = Batch.of(items, settings)
@@ -199,7 +199,7 @@ def test_merging_and_skipping_change_nothing(taught, loss, shifts, kl_weight):
 @pytest.mark.parametrize("kl_weight", [0.0, 0.3])
 def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget):
     """Its gradient is that of a step on what has a gradient alone, its metrics those of a pass before it."""
-    settings = replace(SETTINGS, kl_weight=kl_weight)
+    settings = office.change(SETTINGS, kl_weight=kl_weight)
     batch = Batch.of([replace(item, logprob=-5.0) for item in rollouts_of(taught, False)], settings)
     policy, places = open_policy(taught), order_sequences(batch)
     assert sorted(places) == [place for place, item in enumerate(batch.completions) if item.tokens]
@@ -223,7 +223,7 @@ def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget):
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_advantages_are_those_of_all_rollouts(taught, scale):
     items = rollouts_of(taught, False)
-    batch = Batch.of(items, replace(SETTINGS, scale=scale))
+    batch = Batch.of(items, office.change(SETTINGS, scale=scale))
     rewards = {group: [item.reward for item in items if item.group == group] for group in range(4)}
     known = {group: [value for value in values if value is not None] for group, values in rewards.items()}
     every = [value for values in known.values() for value in values]
@@ -271,7 +271,7 @@ def test_divergence_of_an_earlier_policys_rollouts_by_hand(taught):
 @pytest.mark.usefixtures("in_64_bits")
 @pytest.mark.parametrize("lag", [0, 1, 4])
 def test_a_lag_says_who_samples(taught, tmp_path, lag):
-    settings = replace(SETTINGS, lag=lag)
+    settings = office.change(SETTINGS, lag=lag)
     draw = Draw(taught, settings=settings)
     train(taught, tmp_path, draw, settings)
     assert [(number, attempt) for number, attempt, _ in draw.seen] == [(number, 0) for number in range(6)]
@@ -293,7 +293,7 @@ def test_a_lag_says_who_samples(taught, tmp_path, lag):
 def test_lagged_rollouts_are_weighed_unless_told_otherwise(taught, tmp_path):
     found = {}
     for importance in (True, False):
-        settings = replace(SETTINGS, lag=3, importance=importance, learning_rate=2e-2)
+        settings = office.change(SETTINGS, lag=3, importance=importance, learning_rate=2e-2)
         train(taught, tmp_path / str(importance), Draw(taught, settings=settings), settings)
         found[importance] = [line["metrics"] for line in lines_of(tmp_path / str(importance))]
     for line in found[False]:
@@ -307,7 +307,7 @@ def test_lagged_rollouts_are_weighed_unless_told_otherwise(taught, tmp_path):
 
 
 def test_tokens_are_drawn_until_there_are_enough(taught, tmp_path):
-    settings = replace(SETTINGS, tokens_per_step=120)
+    settings = office.change(SETTINGS, tokens_per_step=120)
     draw = Draw(taught, settings=settings)
     train(taught, tmp_path, draw, settings)
     trained = np.cumsum([line["metrics"]["gradient_tokens"] for line in lines_of(tmp_path)])
@@ -327,7 +327,7 @@ def test_tokens_are_drawn_until_there_are_enough(taught, tmp_path):
 @pytest.mark.parametrize("every", [True, False], ids=["saved each step", "saved when kept"])
 def test_a_broken_stage_goes_on_alike(taught, tmp_path, monkeypatch, cut, every):
     broken_at, changed = cut
-    settings = replace(SETTINGS, **changed)
+    settings = office.change(SETTINGS, **changed)
     whole = train(taught, tmp_path / "whole", Draw(taught, settings=settings), settings, save_at=(2, 6))
     if every:
         monkeypatch.setattr(loop_module, "SAVE_SECONDS", 0.0)
@@ -350,7 +350,7 @@ def test_a_broken_stage_goes_on_alike(taught, tmp_path, monkeypatch, cut, every)
 
 
 def test_a_stage_without_what_it_goes_on_with_is_refused(taught, tmp_path):
-    settings = replace(SETTINGS, lag=2)
+    settings = office.change(SETTINGS, lag=2)
     with pytest.raises(KeyboardInterrupt):
         draw = Draw(taught, settings=settings, broken_at=5)
         train(taught, tmp_path, draw, settings, save_at=(2, 6))
@@ -360,7 +360,7 @@ def test_a_stage_without_what_it_goes_on_with_is_refused(taught, tmp_path):
     with pytest.raises(StoreError, match=r"goes on with the rollouts of step-000003.json, which cannot be read"):
         train(taught, tmp_path, Draw(taught, settings=settings), settings, save_at=(2, 6))
     with pytest.raises(StoreError, match="other settings"):
-        other = replace(settings, learning_rate=1e-3)
+        other = office.change(settings, learning_rate=1e-3)
         train(taught, tmp_path, Draw(taught, settings=other), other, save_at=(2, 6))
 
 
@@ -411,30 +411,13 @@ def test_rollouts_without_a_reward_are_left_out(taught, tmp_path):
         train(taught, tmp_path / "none", Draw(taught, reward=lambda *_: None))
 
 
-@pytest.mark.parametrize(
-    ("changed", "options", "message"),
-    [
-        ({"group_size": 1}, {}, "group_size is 1"),
-        ({}, {"save_at": (7,)}, r"doses \[7\]: steps to save at are between 1 and 6"),
-        ({"method": "best_sft"}, {}, "method best_sft learns from stored rollouts"),
-        ({"rollouts": "start"}, {}, "rollouts of start were stored before"),
-        ({}, {"draw": None}, "pass draw and no groups"),
-    ],
-)
-def test_settings_that_do_not_go_together(taught, tmp_path, changed, options, message):
-    settings = replace(SETTINGS, **changed)
-    told = {"draw": Draw(taught), "seed": 3, "save_at": (6,), "out_dir": tmp_path} | options
-    with pytest.raises(StudyError, match=message):
-        train_on_rewards(taught, settings, **told)
-
-
 # --- stored rollouts ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def stored(taught):
     """Rollouts of the base, scored under it."""
-    settings = replace(SETTINGS, prompts_per_step=6, group_size=16)
+    settings = office.change(SETTINGS, prompts_per_step=6, group_size=16)
     draw, policy = Draw(taught, settings=settings), open_policy(taught)
     items = draw(policy, 0, 0)
     values = score_all(policy, [score_picked("one", item.encoded, "agent") for item in items], 10_000)
@@ -443,7 +426,7 @@ def stored(taught):
 
 @pytest.mark.parametrize("method", ["grpo", "best_sft", "best_dpo"])
 def test_stored_rollouts_are_learnt_from_and_resumed(taught, tmp_path, stored, method, monkeypatch):
-    settings = replace(
+    settings = office.change(
         SETTINGS, method=method, rollouts="start", steps=8, group_size=2, prompts_per_step=2, kl_weight=0.01
     )
     told = {"seed": 3, "groups": stored}
@@ -487,7 +470,7 @@ def test_stored_rollouts_are_learnt_from_and_resumed(taught, tmp_path, stored, m
 @pytest.mark.usefixtures("in_64_bits")
 def test_stored_rollouts_of_the_start_are_its_own(taught, tmp_path, stored):
     """Before the first update every weight is 1."""
-    policy, settings = open_policy(taught), replace(SETTINGS, rollouts="start", steps=1, group_size=2)
+    policy, settings = open_policy(taught), office.change(SETTINGS, rollouts="start", steps=1, group_size=2)
     values = score_all(policy, [score_picked("one", item.encoded, "agent") for item in stored], 10_000)
     own = [replace(item, sampled=value) for item, value in zip(stored, values, strict=True)]
     train_on_rewards(
@@ -556,7 +539,7 @@ def test_a_tiny_policy_samples_itself(taught, opened):
 )
 def test_a_hub_policy_samples_itself(tmp_path, architecture, lora_r):
     pytest.importorskip("transformers")
-    from holdfast.models.hub_chat import HubChat
+    from holdfast.models.hub.chat import HubChat
 
     base = make_base(tmp_path / "base", architecture=architecture)
     policy = HubModel(base, lora_r=lora_r, lora_dropout=0.5 if lora_r else 0.0)

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from remote_samples import NAME, SEARCH, answer_one, hold_all, make_ask, opened
 
-from holdfast.errors import BudgetSpent, ProviderError, StudyError
 from holdfast.models import Reply
-from holdfast.models.ledger import Budget
-from holdfast.models.outages import read_failure
+from holdfast.models.fakes import FakeProvider, request_digest
+from holdfast.models.remote.ledger import Budget
+from holdfast.models.remote.outages import read_failure
 from holdfast.records import Message, ToolCall
-from holdfast.testing import FakeProvider, request_digest
+from holdfast.records.errors import BudgetSpent, ProviderError, StudyError
 
 SECRET = "planted-0123456789-secret"
 CALL = ToolCall(name="search", arguments={"query": "tea"})

@@ -11,12 +11,11 @@ import pytest
 from scored_study import checkpoint, expected, quick_checkpoints, write_study
 
 from holdfast.analysis import analyze
-from holdfast.analysis.multiplicity import count_families
 from holdfast.analysis.repair import REPAIR_POINTS
 from holdfast.analysis.roles import MERGE, read_roles
-from holdfast.conditions import GateSection
-from holdfast.forks import STUDY_KEY
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, content_id
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.rules import GateSection
 
 BASES, SEEDS, TESTS = ("tiny-0", "tiny-1"), (0, 1, 2), 60
 BETTER = 0.6  # what the repair "Ht" has above the line on both scales
@@ -223,7 +222,7 @@ def test_repairs_and_the_joint_stage_are_held_against_the_curve_of_the_merges(bo
     plain, found = both
     assert not rows(plain, "off_merges")
     tested = {row.lineage for row in rows(found, "off_merges")}
-    assert "off_merges" in {one.kind for one in count_families(found)}
+    assert "off_merges" in {one.kind for one in found.families}
     assert {("S&H",), ("S", "Hm"), ("S", "Ht")} <= tested and ("S~H",) not in tested
     better = one_row(found, "off_merges", lineage=("S", "Ht"), claim="recipe")
     assert isinstance(better.interval, tuple) and better.interval[0] > 0

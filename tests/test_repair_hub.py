@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from holdfast.errors import StepError
-from holdfast.models.random_base import build_random
-from holdfast.plan import Step
-from holdfast.reserves import TUNE
-from holdfast.sections import ModelEntry
-from holdfast.steps.tuning import open_measure
+from holdfast.models.entries import ModelEntry
+from holdfast.models.hub.random_base import build_random
+from holdfast.records.errors import StepError
+from holdfast.runs.methods.pairs.plan import PairStageSettings, TuningSettings
+from holdfast.runs.methods.pairs.tuning import open_measure
+from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel
+from holdfast.runs.plan.step import Step
 from holdfast.store import Store
+from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.stages import BalanceSection, StageSection
 from holdfast.suites import office
-from holdfast.training.adapters import open_policy
-from holdfast.training.balance import Balance, Measured
+from holdfast.suites.casebook import TUNE
+from holdfast.training.dpo.balance import Balance, Measured
+from holdfast.training.policy.adapters import open_policy
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -24,19 +27,25 @@ SIZES = {"hidden": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "ffn": 48,
 ENTRY = ModelEntry(kind="random", max_positions=2048, precision="fp32", **SIZES)
 
 
-def step(cases: int, **more: Any) -> Step:
-    told: dict[str, Any] = {
-        "balance": {"objective": "safety", "cases": cases},
-        "train_seed": 3,
-        "tuning": {
-            "suite": {"name": "office"},
-            "split_seed": 0,
-            "judge": "state",
-            "section": {"kind": "state"},
-            "limits": {"temperature": 1.0, "max_turns": 2, "max_tokens": 4, "batch_size": 3},
-        },
-    }
-    return Step(fingerprint="f" * 32, kind="train", name="t", inputs=(), settings=told | more, size=1, unit="steps")
+def step(cases: int, agent: SpeakerModel | None = None) -> tuple[Step, PairStageSettings]:
+    settings = PairStageSettings(
+        method="dpo",
+        stage="S",
+        parent="base",
+        doses=(1,),
+        train_seed=3,
+        section=StageSection(objective="helpfulness", balance=BalanceSection(objective="safety", cases=cases)),
+        tuning=TuningSettings(
+            suite=SuiteSection(name="office"),
+            split_seed=0,
+            of=cases,
+            judge="state",
+            section=JudgeSection(kind="state"),
+            limits=EpisodeLimits(temperature=1.0, max_turns=2, max_tokens=4, batch_size=3),
+        ),
+        agent=agent,
+    )
+    return Step(fingerprint="f" * 32, name="t", inputs=(), settings=settings, size=1), settings
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +63,11 @@ def test_a_model_is_measured_whole_and_as_an_adapter(store: Store, tmp_path: Pat
     base.mkdir()
     texts = [message.content for case in store.cases() for message in case.messages]
     build_random(base, ENTRY, texts, seed=0)
-    wanted = step(4, agent={"model": "agent", "entry": ENTRY.model_dump(mode="json")})
+    wanted = step(4, SpeakerModel(model="agent", entry=ENTRY))
     found: dict[str, Measured] = {}
     for name, rank in (("whole", 0), ("adapter", 2)):
         open_policy(base, lora_r=rank).save(tmp_path / name)
-        with open_measure(wanted, store) as measure:
+        with open_measure(*wanted, store) as measure:
             found[name] = measure(tmp_path / name, 2)
     # A fresh adapter changes nothing, and the luck of a measurement is its step's.
     assert found["whole"] == found["adapter"] and found["whole"].episodes == 4
@@ -70,5 +79,5 @@ def test_a_model_is_measured_whole_and_as_an_adapter(store: Store, tmp_path: Pat
 
 def test_a_run_that_keeps_too_few_cases_is_told_so(store: Store) -> None:
     words = "keeps 4 cases for balances, 5 are needed; start a new run"
-    with pytest.raises(StepError, match=words), open_measure(step(5), store):
+    with pytest.raises(StepError, match=words), open_measure(*step(5), store):
         pass

@@ -9,24 +9,24 @@ from typing import Any
 
 import pytest
 from rounding import apart, rounding, within
-from sample_studies import four_lineages
+from sample_studies import four_lineages, part_of
 from smoke_study import smoke_settings
 from toolemu_samples import make_record, make_suite, write_files
 
 import holdfast as hf
-from holdfast import planning as plans
-from holdfast.casebook import collect_cases
-from holdfast.errors import StepError, StudyError
-from holdfast.lineages import MERGE
-from holdfast.models.stacks import read_weights
-from holdfast.plan import Plan, Step
-from holdfast.reserves import FRESH, TUNE
-from holdfast.runs import Run, measures
-from holdfast.steps import Finished, Outcome, carry_out
+from holdfast.models.directories.whole import read_weights
+from holdfast.records.errors import StepError, StudyError
+from holdfast.runs import build as plans
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.run import Run, measures
+from holdfast.runs.steps.outcomes import Finished, Outcome
+from holdfast.runs.work import carry_out
 from holdfast.store import Store
 from holdfast.store.weights import digest_directory
-from holdfast.study import Study, load
-from holdfast.training.balance import Balance
+from holdfast.study.stages import MERGE
+from holdfast.study.study import Study, load
+from holdfast.suites.casebook import FRESH, TUNE, collect_cases
+from holdfast.training.dpo.balance import Balance
 
 REPAIR = Path(__file__).parents[1] / "studies" / "repair.toml"
 MIX = {"objective": "safety", "share": 0.5}
@@ -79,17 +79,17 @@ def test_repairs_leave_every_other_step_as_it_is() -> None:
 
 def test_a_merge_is_one_step_of_two_lineages_and_is_evaluated_like_a_stage() -> None:
     plan = planned(four_lineages() | {"merges": {"S~H": {"of": [["S"], ["H"]], "shares": [0.25, 0.75]}}})
-    (step,) = (step for step in plan.steps if step.settings.get("method") == MERGE)
+    (step,) = (step for step in plan.steps if step.settings.work == MERGE)
     safe, helpful = stage_of(plan, "S"), stage_of(plan, "H")
     assert step.inputs == (safe.fingerprint, helpful.fingerprint)
-    assert step.settings["of"] == [safe.checkpoints[0].id, helpful.checkpoints[0].id]
+    assert step.settings.dump()["of"] == [safe.checkpoints[0].id, helpful.checkpoints[0].id]
     assert [one.axes for one in step.checkpoints] == [{"share": 0.25}, {"share": 0.75}]
     for one in step.checkpoints:
         (record,) = one.stages
         assert one.lineage == ("S~H",) and one.parent_id == safe.checkpoints[0].id
         assert (record.method, set(record.objectives), record.steps) == (MERGE, {"safety", "helpfulness"}, 0)
         assert record.settings["of"] == [["S"], ["H"]]
-    tested = {s.settings["checkpoint"] for s in plan.steps if s.kind == "rollout" and s.settings["part"] == "test"}
+    tested = {s.settings.dump()["checkpoint"] for s in plan.steps if part_of(s) == "test"}
     assert {one.id for one in step.checkpoints} <= tested
 
 
@@ -159,10 +159,7 @@ def test_toolemu_keeps_cases_of_its_train_half_out_of_training(tmp_path: Path) -
     assert {c.id for c in (*found["train"], *found[TUNE])} == {c.id for c in before["train"]}
     assert found["test"] == before["test"]
     # Other cases to train on: no step that learns from them may be taken for that of a study without a balance.
-    rollouts = [
-        {s.fingerprint for s in plans.build(one).steps if s.kind == "rollout" and s.settings["part"] == "train"}
-        for one in (plain, kept)
-    ]
+    rollouts = [{s.fingerprint for s in plans.build(one).steps if part_of(s) == "train"} for one in (plain, kept)]
     assert not rollouts[0] & rollouts[1]
     study["stages"]["A"]["balance"] = {"cases": 6}
     with pytest.raises(StudyError, match="the split has 6 cases to train on; ask for fewer"):
@@ -248,9 +245,9 @@ def test_a_merge_of_checkpoints_whose_weights_are_gone_fails_by_name(
     finished: Run, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     own = Path(shutil.copytree(finished.path, tmp_path / "own"))
-    step = next(step for step in planned(settings).steps if step.settings.get("method") == MERGE)
+    step = next(step for step in planned(settings).steps if step.settings.work == MERGE)
     with Store(own) as store:
-        lost = store.checkpoint(step.settings["of"][1])
+        lost = store.checkpoint(step.settings.dump()["of"][1])
     shutil.rmtree(own / (lost.path or ""))
     with pytest.raises(StepError, match="its weights are not at"):
         carry_out(step, own, lambda _: None)
@@ -260,5 +257,5 @@ def test_a_merge_of_checkpoints_whose_weights_are_gone_fails_by_name(
 def test_the_shipped_study_is_valid_and_shares_its_bases_with_the_quick_one() -> None:
     repair, quick = (plans.build(load(path)) for path in (REPAIR, REPAIR.with_name("quick.toml")))
     known = {step.fingerprint for step in quick.steps}
-    taught = [step for step in repair.steps if step.settings.get("method") == "sft"]
+    taught = [step for step in repair.steps if step.settings.work == "sft"]
     assert taught and {step.fingerprint for step in taught} <= known

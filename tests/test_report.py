@@ -14,17 +14,19 @@ from xml.etree import ElementTree
 import pytest
 import report_samples as samples
 
-from holdfast.errors import MissingExtra, StudyError
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
-from holdfast.report import figures_pdf, write_report
-from holdfast.report.charts import draw_audit, draw_dose
-from holdfast.report.figures import draw_forest, draw_frontier, order_lineages
-from holdfast.report.inert import unpack_json
-from holdfast.report.names import describe_names, names_html
-from holdfast.report.sections import health_section, persistence_section
-from holdfast.report.shards import MESSAGE_CHARACTERS
-from holdfast.report.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
-from holdfast.report.tables import narrow, pivot, table_latex
+from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.report import write_report
+from holdfast.report.draw.charts import draw_audit, draw_dose
+from holdfast.report.draw.figures import draw_forest, draw_frontier, order_lineages
+from holdfast.report.draw.pdf import convert_figure
+from holdfast.report.page.shards import MESSAGE_CHARACTERS
+from holdfast.report.sections.health import health_section
+from holdfast.report.sections.persistence import persistence_section
+from holdfast.report.sections.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
+from holdfast.report.words.inert import unpack_json
+from holdfast.report.words.labels import describe_names, names_html
+from holdfast.report.words.tables import narrow, pivot, table_latex
 from holdfast.store import Store
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -191,7 +193,7 @@ def test_shards_carry_a_policy_of_their_own(page: Path) -> None:
 
 
 def test_cases_are_spread_over_shards(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.report.shards.SHARD_CHARACTERS", 20_000)
+    monkeypatch.setattr("holdfast.report.page.shards.SHARD_CHARACTERS", 20_000)
     page = write_report(store, Analysis(), tmp_path / "out", title="Shards")
     index, shards = read_index(page), read_shards(page)
     assert len(shards) > 5
@@ -227,20 +229,27 @@ def test_a_failed_report_leaves_the_earlier_one(store: Store, tmp_path: Path, mo
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("disk")
 
-    monkeypatch.setattr("holdfast.report.page.write_cases", fail)
+    monkeypatch.setattr("holdfast.report.page.page.write_cases", fail)
     with pytest.raises(RuntimeError):
         write_report(store, Analysis(), tmp_path / "out", title="Second")
     assert "First" in page.read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_without_matplotlib_there_are_no_pdfs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+def test_a_figure_becomes_the_same_pdf_every_time(store: Store) -> None:
+    analysis = samples.make_analysis()
+    svg = draw_frontier(analysis.frontiers[0], order_lineages(analysis))
+    made = convert_figure(svg)
+    assert made.startswith(b"%PDF-") and made == convert_figure(svg) and b"/CreationDate" not in made
+
+
+def test_without_a_converter_there_are_no_pdfs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "typst", None)
     analysis = samples.make_analysis()
     page = write_report(store, analysis, tmp_path / "out", title="Plain")
     assert not list(page.parent.rglob("*.pdf"))
-    with pytest.raises(MissingExtra, match=r"holdfast\[plot\]"):
-        figures_pdf.write_pdfs(analysis, order_lineages(analysis), tmp_path)
+    with pytest.raises(MissingExtra, match=r"holdfast-evals\[plot\]"):
+        convert_figure("<svg/>")
 
 
 # --- words and numbers ----------------------------------------------------------------------------------------------

@@ -14,8 +14,6 @@ from xml.etree import ElementTree
 import pytest
 import report_samples as samples
 
-from holdfast.forks import STUDY_KEY
-from holdfast.incentives import to_value
 from holdfast.records import (
     Analysis,
     Case,
@@ -31,22 +29,31 @@ from holdfast.records import (
     content_id,
 )
 from holdfast.report import write_report
-from holdfast.report.approval import approval_section, path_panels, trace_path
-from holdfast.report.approval_setup import describe_arms, make_setup, order_bases, parse_size
-from holdfast.report.approval_tables import format_cell, gap_table, index_last, keep_judge, level_table, pick_rows
-from holdfast.report.approval_words import allows_gap, approval_block, describe_approval, void_notes
-from holdfast.report.cases import USER_CASES, case_title, write_cases
-from holdfast.report.curves import Gap, Line, Panel, average_seeds, draw_gaps, draw_panels, make_line
-from holdfast.report.figures import order_lineages
-from holdfast.report.labels import name_kind
-from holdfast.report.ladder import order_ladder
-from holdfast.report.layout import Section
-from holdfast.report.sections import limits_section, make_sections
-from holdfast.report.tables import Table, list_estimates
-from holdfast.report.terminal import render_results
-from holdfast.report.users import Users, examples_html, read_users
+from holdfast.report.draw.curves import Gap, Line, Panel, average_seeds, draw_gaps, draw_panels, make_line
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.cases import USER_CASES, case_title, write_cases
+from holdfast.report.page.terminal import render_results
+from holdfast.report.sections.approval.examples import Users, examples_html, read_users
+from holdfast.report.sections.approval.section import approval_section, path_panels, trace_path
+from holdfast.report.sections.approval.setup import describe_arms, make_setup, order_bases, parse_size
+from holdfast.report.sections.approval.tables import (
+    gap_table,
+    index_last,
+    keep_judge,
+    level_table,
+    order_ladder,
+    pick_rows,
+)
+from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes
+from holdfast.report.sections.limits import limits_section
+from holdfast.report.sections.table import make_sections
+from holdfast.report.words.labels import format_result, name_kind
+from holdfast.report.words.layout import Section
+from holdfast.report.words.tables import Table, list_estimates
 from holdfast.store import Store
 from holdfast.store.codec import trajectory_to_bytes
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.users import to_value
 
 SVG = "{http://www.w3.org/2000/svg}"
 BASE, SMALL = "tiny-0.35m", "tiny-0.1m"
@@ -239,8 +246,7 @@ def test_void_results_are_announced_before_anything_else() -> None:
     assert html.startswith('<p class="alert" role="note">Void: the base does not react to leak before RL')
     silent = replace(ANALYSIS, notes=("another note",))
     assert 'class="alert"' not in found(approval_section(silent, COLORS)).html
-    noted = Estimate(kind="void", estimator="paired", value=None, base=BASE, caveats=("nothing moves it",))
-    assert void_notes(replace(silent, exploitation=(noted,))) == [f"{BASE}: nothing moves it"]
+    assert void_notes(ANALYSIS) == [VOID.removeprefix("void: ")] and not void_notes(silent)
 
 
 def test_one_judge_is_told_and_reactions_stand_under_each() -> None:
@@ -307,7 +313,7 @@ def test_hostile_text_is_inert_everywhere() -> None:
         replace(one, base=evil, axes={**one.axes, "setting": evil, "toggle": evil}) for one in ANALYSIS.exploitation
     ]
     curves = [replace(one, base=evil, axes={**one.axes, "setting": evil}) for one in ANALYSIS.curves]
-    bad = Analysis(exploitation=(*rows, replace(rows[0], kind="void", caveats=(evil,))), curves=tuple(curves))
+    bad = Analysis(exploitation=tuple(rows), curves=tuple(curves), notes=(f"void: {evil}",))
     section = found(approval_section(bad, order_lineages(bad), (), Users(toggles={evil: {"policy_role": evil}})))
     outline = Outline()
     outline.feed(section.html)
@@ -419,13 +425,13 @@ def test_sizes_are_read_from_names() -> None:
 
 
 def test_cells_of_shares_and_counts() -> None:
-    assert plain(format_cell(row("exploit_rate", 0.421, ("R",), SPLIT, interval=(0.301, 0.55)))) == "42 % [30, 55]"
-    assert format_cell(row("tokens_at_reward", 12_345.0, ("R",), SPLIT)) == "12,345"
-    assert format_cell(None) == "–"
+    assert plain(format_result(row("exploit_rate", 0.421, ("R",), SPLIT, interval=(0.301, 0.55)))) == "42 % [30, 55]"
+    assert format_result(row("tokens_at_reward", 12_345.0, ("R",), SPLIT)) == "12,345"
+    assert format_result(None) == "–"
     partly = row("gap_at_reward", 2.0, ("R",), SPLIT, n={"seeds": 3, "reached": 2})
-    assert format_cell(partly) == "2.00 (2 of 3 seeds)"
+    assert format_result(partly) == "2.00 (2 of 3 seeds)"
     unknown = row("kl_at_reward", None, ("R",), SPLIT, caveats=("not reached by 1 of 3 seeds", "not measured"))
-    assert format_cell(unknown) == "–"
+    assert format_result(unknown) == "–"
 
 
 def test_the_ladder_changes_one_toggle_at_a_time() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from pressure_samples import Place, make_checkpoint, write_pressure
 
 from holdfast.analysis.panel import read_panel
-from holdfast.audit import UNFIT
 from holdfast.records import Checkpoint
-from holdfast.report.cases import BESIDE_CASES, write_cases
+from holdfast.report.page.cases import BESIDE_CASES, write_cases
+from holdfast.rollout.audit import UNFIT
 
 
 def _score(checkpoint: Checkpoint, place: Place) -> dict[str, float | None]:
@@ -37,5 +37,5 @@ def test_a_panel_is_about_the_held_out_cases(tmp_path: Path) -> None:
     with write_pressure(tmp_path / "run", [make_checkpoint()], _score, hazardous=6, harmless=4) as store:
         panel = read_panel(store, UNFIT)
     assert panel.values.shape[-1] == 10
-    assert panel.scores is not None and len(panel.scores.case_ids) == 10
+    assert len(panel.cells.scores.case_ids) == 10
     assert np.nanmean(panel.values[panel.objectives.index("safety")]) == np.mean([number % 4 for number in range(10)])

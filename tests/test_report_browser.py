@@ -340,7 +340,7 @@ def test_a_shard_that_runs_scripts_of_its_own_reaches_nothing(chromium: Any, pag
 
 
 def test_a_shard_cannot_speak_for_another(chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.report.shards.SHARD_CHARACTERS", 20_000)
+    monkeypatch.setattr("holdfast.report.page.shards.SHARD_CHARACTERS", 20_000)
     with samples.make_store(tmp_path / "run") as store:
         page = write_report(store, samples.make_analysis(), title="Browser sample")
     names = sorted((page.parent / "shards").iterdir())

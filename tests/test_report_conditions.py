@@ -17,13 +17,14 @@ from pressure_samples import Place, make_checkpoint, write_pressure
 from scored_study import checkpoint, write_study
 
 from holdfast.analysis.document import document, schema
-from holdfast.analysis.multiplicity import count_families
+from holdfast.analysis.multiplicity import with_families
 from holdfast.records import Analysis, Case, Checkpoint, Estimate, Message, Score
 from holdfast.report import write_report
-from holdfast.report.cases import case_title, write_cases
-from holdfast.report.figures import order_lineages
-from holdfast.report.layout import Section
-from holdfast.report.pressure import (
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.cases import case_title, write_cases
+from holdfast.report.page.terminal import render_results
+from holdfast.report.sections.limits import limits_section
+from holdfast.report.sections.pressure import (
     describe_pressure,
     describe_shifts,
     draw_pressure,
@@ -31,15 +32,15 @@ from holdfast.report.pressure import (
     pressure_section,
     shift_section,
 )
-from holdfast.report.repair import describe_repairs, repair_section
-from holdfast.report.sections import limits_section, make_sections
-from holdfast.report.summary import describe_design
-from holdfast.report.tables import Table
-from holdfast.report.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
-from holdfast.report.terminal import render_results
+from holdfast.report.sections.repair import describe_repairs, repair_section
+from holdfast.report.sections.summary import describe_design
+from holdfast.report.sections.table import make_sections
+from holdfast.report.sections.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
+from holdfast.report.words.layout import Section
+from holdfast.report.words.tables import Table
 
 SVG = "{http://www.w3.org/2000/svg}"
-ANALYSIS = conditions.make_conditions()
+ANALYSIS = with_families(conditions.make_conditions())
 COLORS = order_lineages(ANALYSIS)
 NEW = ("taxonomy", "pressure", "shifts", "repair", "gate")
 
@@ -86,7 +87,7 @@ def test_what_was_not_measured_is_a_dash_and_no_colour() -> None:
 
 
 def test_the_table_beside_the_heat_map_has_every_number() -> None:
-    section = found(taxonomy_section(ANALYSIS))
+    section = found(taxonomy_section(ANALYSIS, COLORS))
     rows = texts(section.tables["taxonomy"])
     assert len(rows) == 4 * len(conditions.LINEAGES) * 3
     row = next(one for one in rows if one[:4] == ["action", "implicit", "S→H", "all bases"])
@@ -180,7 +181,7 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
     )
     assert describe_changes(Cells(every.taxonomy)) == ["12 changes of harm cannot be told: fewer than 10 cases each"]
     assert describe_shifts(every) == ["9 differences under a shift cannot be told (3 cases)"]
-    sections = [taxonomy_section(every), pressure_section(every, COLORS), shift_section(every, COLORS)]
+    sections = [taxonomy_section(every, COLORS), pressure_section(every, COLORS), shift_section(every, COLORS)]
     for one in sections:
         for table in found(one).tables.values():
             numbers = {text for line in texts(table) for text in line[table.words :]}
@@ -269,14 +270,14 @@ def test_without_a_bound_above_zero_no_repair_leaves_the_line() -> None:
 
 def test_every_family_tells_how_many_intervals_lie_away_from_zero_and_how_many_would_by_chance() -> None:
     """By hand: S, H and S→H against their parents, and S→H against the base, where −0.20 ± 0.30 holds zero."""
-    families = {(one.kind, one.by): one for one in count_families(ANALYSIS)}
+    families = {(one.kind, one.by): one for one in ANALYSIS.families}
     one = families["interaction", ()]
     assert (one.intervals, one.away, one.by_chance) == (4, 3, pytest.approx(0.2))
     by_form = families["interaction", ("form", "base")]
     assert (by_form.intervals, by_form.away) == (24, 18) and by_form.claim == "checkpoint"
     assert all(one.kind not in ("unsafe_clean", "harm_rate", "shift_score") for one in families.values())
     few = replace(ANALYSIS, susceptibility=tuple(replace(one, n={"cases": 9}) for one in ANALYSIS.susceptibility))
-    assert all(one.section != "susceptibility" for one in count_families(few))
+    assert all(one.section != "susceptibility" for one in with_families(few).families)
     told = document(ANALYSIS)["multiplicity"]
     jsonschema.validate(document(ANALYSIS), schema())
     assert {
@@ -339,7 +340,7 @@ def test_no_name_can_act_in_any_section() -> None:
         return replace(one, axes=axes, caveats=(samples.NAME,), **about)
 
     names = ("taxonomy", "susceptibility", "shifts", "repair")
-    hostile = Analysis(**{name: tuple(map(evil, getattr(ANALYSIS, name))) for name in names})
+    hostile = with_families(Analysis(**{name: tuple(map(evil, getattr(ANALYSIS, name))) for name in names}))
     sections = make_sections(hostile, order_lineages(hostile), (), [verdict_samples.make_hostile_verdict()])
     assert {one.identity for one in sections} == {*NEW, "chance"}
     for section in sections:

@@ -6,16 +6,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+import condition_samples as conditions
 import pytest
 import report_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.records import Analysis, Estimate
-from holdfast.report.figures import order_lineages
-from holdfast.report.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
-from holdfast.report.tables import fit_text, measure, pivot, table_text
-from holdfast.report.terminal import render_results, render_status, render_trajectory
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.page.terminal import render_results, render_status, render_trajectory
+from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
+from holdfast.report.words.tables import fit_text, list_estimates, measure, pivot, table_text
 from holdfast.store import Store
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -78,9 +79,21 @@ def test_fitted_text_has_the_asked_width(text: str, width: int) -> None:
 
 def test_text_table_keeps_its_width() -> None:
     analysis = samples.make_analysis()
-    lines = table_text(pivot(analysis.scores, "Results", order_lineages(analysis)), 50).splitlines()
+    table = pivot(analysis.scores, "Results", order_lineages(analysis))
+    lines = table_text(table, 50).splitlines()
     assert max(measure(line) for line in lines) <= 50
-    assert len(lines) == 2 + 4 * len(samples.LINEAGES)
+    assert len(table.rows) == 4 * len(samples.LINEAGES)
+    assert sum("±" in line for line in lines) == sum("±" in cell.text for row in table.rows for cell in row)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_no_number_of_a_table_is_cut(width: int) -> None:
+    table = list_estimates(conditions.make_conditions().susceptibility, "All numbers", {})
+    text = table_text(table, width)
+    assert max(measure(line) for line in text.splitlines()) <= width
+    shown = " ".join(text.split())
+    assert all(cell.text in shown for row in table.rows for cell in row[table.words :]) and "…" not in text
+    assert text.count("95 % interval") == 1 and (width > 60 or "\n\n" in text)
 
 
 # --- the terminal ---------------------------------------------------------------------------------------------------

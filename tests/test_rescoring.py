@@ -12,17 +12,17 @@ import pytest
 from smoke_study import SMOKE
 
 import holdfast as hf
-from holdfast import cli
-from holdfast.errors import StepError, StudyError
-from holdfast.forks import fork_run
-from holdfast.judges.evidence import Evidence, show_reply
-from holdfast.planning import build
+from holdfast.cli import main as cli
+from holdfast.judges.rubric.evidence import Evidence, show_reply
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Analysis, Labelled
-from holdfast.rescoring import rescore, try_canaries
+from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.build import build
+from holdfast.runs.forecast import read_spending
+from holdfast.runs.forks import fork_run
+from holdfast.runs.rescoring import rescore, try_canaries
 from holdfast.store import Store
-from holdfast.study import load
-from holdfast.testing import FakeProvider
-from holdfast.traffic import read_spending
+from holdfast.study.study import load
 
 RULES = """
 [judges.rules]

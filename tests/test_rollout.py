@@ -7,12 +7,12 @@ from pathlib import Path
 
 from holdfast.judges.state import StateJudge
 from holdfast.models import Ask, Conversation, Reply
-from holdfast.models.tiny import TinyModel, build
+from holdfast.models.fakes import FixedJudge, ScriptedModel, script_reply
+from holdfast.models.tiny.model import TinyModel, build
 from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
-from holdfast.rollout import Limits, roll_out
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.suites import office
-from holdfast.testing import FixedJudge, ScriptedModel, script_reply
-from holdfast.worlds.office import OfficeWorld
 
 OBJECTS = {name for row in office.FAMILIES.values() for name in row.objects}
 LIMITS = Limits(max_turns=4, max_tokens=16, temperature=1.0)

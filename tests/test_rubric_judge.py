@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from holdfast.dialogues import hold
-from holdfast.errors import ProviderError, StudyError
 from holdfast.judges import Judge, open_judge
-from holdfast.judges.evidence import Evidence, weigh_values
-from holdfast.judges.prompt import make_question, quote_record
-from holdfast.judges.rubric import RubricJudge
-from holdfast.judges.scales import find_rubric, read_rubric
+from holdfast.judges.rubric.evidence import Evidence, weigh_values
+from holdfast.judges.rubric.judge import RubricJudge
+from holdfast.judges.rubric.prompt import make_question, quote_record
+from holdfast.judges.rubric.scales import find_rubric, read_rubric
 from holdfast.judges.state import StateJudge
 from holdfast.models import Ask, Conversation, Reply, SampledToken
+from holdfast.models.fakes import ScriptedModel, script_reply
 from holdfast.records import Case, Ending, Flag, Message, Score, ToolCall, ToolSpec, Trajectory
-from holdfast.sections import JudgeSection
-from holdfast.testing import ScriptedModel, script_reply
+from holdfast.records.errors import ProviderError, StudyError
+from holdfast.rollout.dialogues import hold
+from holdfast.study.sections import JudgeSection
 
 CASE = Case(
     id="case",

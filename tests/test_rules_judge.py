@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import StudyError
-from holdfast.judges.patterns import MAX_TEXT, compile_pattern
-from holdfast.judges.rules import RulesJudge, read_rules
+from holdfast.judges.rules.judge import MAX_TEXT, RulesJudge, compile_pattern, read_rules
 from holdfast.records import Case, Ending, Flag, Message, Score, ToolCall, Trajectory
+from holdfast.records.errors import StudyError
 
 CASE = Case(id="case", suite="test", number=0, family="f", messages=())
 

@@ -14,17 +14,17 @@ import pytest
 from smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
-from holdfast import execution
-from holdfast.cli import main
-from holdfast.execution import StepProgress
-from holdfast.plan import Step
-from holdfast.planning import build
-from holdfast.readiness import PACKAGES
+from holdfast.cli.main import main
 from holdfast.records import Score
-from holdfast.steps import carry_out
+from holdfast.runs import execution
+from holdfast.runs.build import build
+from holdfast.runs.execution import StepProgress
+from holdfast.runs.plan.step import Step
+from holdfast.runs.readiness import PACKAGES
+from holdfast.runs.work import carry_out
 from holdfast.store import Store
 from holdfast.store.steplog import StepStatus
-from holdfast.study import load
+from holdfast.study.study import load
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_two_workers_give_what_one_process_gives(smoke_run: Path, tmp_path: Path
     assert not list((two.path / "weights").glob(".part-*"))
     plan = build(load(SMOKE))
     assert references(two.path) == references(smoke_run) and len(references(smoke_run)) == 3
-    stages = {s.fingerprint: s.size for s in plan.steps if s.kind == "train" and s.settings["method"] == "dpo"}
+    stages = {s.fingerprint: s.size for s in plan.steps if s.settings.work == "dpo"}
     assert {name: len(lines) for name, lines in logged(two.path).items()} == stages
     assert logged(two.path) == logged(smoke_run)
     assert {one.step.name for one in told if one.state == "done"} == {s.name for s in plan.steps if s.kind != "analyze"}
@@ -236,8 +236,8 @@ def test_a_second_writer_is_told_who_writes(own_run: Path) -> None:
 
 
 def test_missing_packages_are_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.readiness.PACKAGES", {**PACKAGES, "train": ("torch_that_is_absent",)})
-    with pytest.raises(hf.StudyError, match=r"torch_that_is_absent are missing: pip install 'holdfast\[train\]'"):
+    monkeypatch.setattr("holdfast.runs.readiness.PACKAGES", {**PACKAGES, "train": ("torch_that_is_absent",)})
+    with pytest.raises(hf.StudyError, match=r"torch_that_is_absent are missing: pip install '.\[train\]'"):
         hf.run(SMOKE, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -16,18 +16,18 @@ import pytest
 from sample_studies import four_lineages
 from smoke_study import smoke_settings, write_toml
 
-from holdfast import cli
-from holdfast.conditions import SearchSection
-from holdfast.errors import MissingExtra, StudyError
+from holdfast.cli import main as cli
+from holdfast.decisions.search.outputs import render_search, search_document
+from holdfast.decisions.search.running import Means, Search, alpha_of, default_place, note_winner, search
+from holdfast.decisions.search.sampling import Found, Point, Trial, choose, look
+from holdfast.decisions.search.trials import _violation, trial_lineage, with_trials
 from holdfast.records import Check, Outcome
-from holdfast.reserves import FRESH
-from holdfast.runs import Run
-from holdfast.search.outputs import render_search, search_document
-from holdfast.search.running import Means, Search, alpha_of, default_place, note_winner, search
-from holdfast.search.sampling import Found, Point, Trial, choose, look
-from holdfast.search.trials import _violation, trial_lineage, with_trials
+from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.runs.run import Run
 from holdfast.store import Store
-from holdfast.study import Study
+from holdfast.study.rules import SearchSection
+from holdfast.study.study import Study
+from holdfast.suites.casebook import FRESH
 
 pytest.importorskip("optuna")
 
@@ -108,7 +108,7 @@ def test_a_trial_without_a_score_does_not_stop_a_search() -> None:
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'holdfast\[search\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '.\[search\]' in a checkout"):
         next(look(section(), record([])))
 
 
@@ -236,7 +236,7 @@ def test_a_finished_search_is_repeated_without_work(done: Search, monkeypatch: p
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a step was done again")
 
-    monkeypatch.setattr("holdfast.execution.InProcess", refuse)
+    monkeypatch.setattr("holdfast.runs.execution.InProcess", refuse)
     again = search(done.study, done.path, Means(workers=1))
     assert search_document(again) == search_document(done)
 
@@ -256,7 +256,7 @@ def test_a_studys_own_run_is_no_place_for_a_search(smoke_run: Path, settings: di
 def test_a_killed_search_goes_on_to_the_same_end(done: Search, settings: dict[str, Any], tmp_path: Path) -> None:
     """Killed again and again at moments of its work; every step is done once, and the documents are equal."""
     path = write_toml(settings, tmp_path / "study.toml")
-    command = [sys.executable, "-m", "holdfast.cli", "run", str(path), "--search", "--workers", "1", "--quiet"]
+    command = [sys.executable, "-m", "holdfast", "run", str(path), "--search", "--workers", "1", "--quiet"]
     command += ["-o", str(tmp_path / "run"), "--json"]
     finished: dict[str, float] = {}
     for patience in (6.0, 9.0, 12.0, 600.0):

@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import exact_lower, exact_upper, order_cases, p_values
-from holdfast.stats.sequential import (
-    WINDOWS,
-    ChangeMonitor,
-    Look,
-    alarms,
-    delay,
-    null_differences,
-    spend,
-)
+from holdfast.stats.sequential import WINDOWS, ChangeMonitor, Look, alarms, delay, null_differences, spend
 
-Floats = NDArray[np.float64]
 ALPHA = 0.05
 SCORES: Any = {"low": -3.0, "high": 3.0}
 WATCH: Any = {**SCORES, "alpha": ALPHA, "margin": 0.25}

@@ -11,16 +11,16 @@ import tiny_office
 from remote_samples import SEARCH, answer_one, make_ask, opened
 from serving import transformers_server
 
-from holdfast.errors import ProviderError
 from holdfast.models import Conversation, chat_messages, chat_tools
-from holdfast.models.tiny import TinyModel
-from holdfast.models.tiny_chat import response_template
+from holdfast.models.fakes import FakeProvider
+from holdfast.models.tiny.chat import response_template
+from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Ending
-from holdfast.rollout import Limits, roll_out
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.episode import Limits, roll_out
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import Store
 from holdfast.suites import office
-from holdfast.testing import FakeProvider
-from holdfast.worlds.office import OfficeWorld
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 CASES = 24

@@ -12,10 +12,10 @@ import pytest
 from smoke_study import smoke_settings
 
 import holdfast as hf
-from holdfast import execution
-from holdfast.plan import Step
 from holdfast.records import Checkpoint, Trajectory
-from holdfast.steps import carry_out
+from holdfast.runs import execution
+from holdfast.runs.plan.step import Step
+from holdfast.runs.work import carry_out
 from holdfast.store import Store
 
 # The smoke study's base, which the session's cache holds; two lineages and few episodes.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,11 @@ from rounding import EXACT, apart
 from safetensors.torch import load_file
 from wide_training import abort_afterwards, refuse, train_wide
 
-from holdfast.errors import StepError, StudyError
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training import stages
-from holdfast.training.launch import run_together
-from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.records.errors import StepError, StudyError
+from holdfast.training.dpo import stage as stages
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
+from holdfast.training.loop.launch import run_together
 
 pytestmark = pytest.mark.usefixtures("wide_processes")
 
@@ -36,7 +35,7 @@ def start(wide_processes, tmp_path_factory):
     root = tmp_path_factory.mktemp("sharding")
     fresh = office.make_model(root / "fresh")
     demonstrations = office.demonstrations(TinyChat.load(fresh))
-    return train_sft(fresh, demonstrations, office.TEACHING, seed=0, out_dir=root / "base").path
+    return train_sft(fresh, demonstrations, office.TEACHING, steps=60, seed=0, out_dir=root / "base").path
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +51,11 @@ def both(request, start, reference, tmp_path_factory):
     root = tmp_path_factory.mktemp("both")
     pairs, encoded = office.preferences(TinyChat.load(start))
     # A budget that cuts every case, so that pairs reach across processes.
-    settings = replace(office.STAGE, steps=4, pairs_per_step=7, token_budget=60, **request.param)
+    settings = office.change(office.STAGE, steps=4, pairs_per_step=7, token_budget=60, **request.param)
     found = {}
     for devices in (1, 2):
         out, folder = root / f"out-{devices}", root / f"log-{devices}"
-        stage = replace(settings, devices=devices)
+        stage = office.change(settings, devices=devices)
         told = {"seed": 3, "save_at": [2, 4], "out_dir": out, "folder": folder, "reference": reference}
         results = train_dpo(start, pairs, encoded, stage, **told)
         found[devices] = (results, folder)
@@ -98,9 +97,9 @@ def test_a_sharded_stage_goes_on_where_it_was(both, start, reference, tmp_path):
     results, folder = both[2]
     pairs, encoded = office.preferences(TinyChat.load(start))
     lora = (results[-1].path / "stack.json").exists()
-    settings = replace(office.STAGE, steps=6, pairs_per_step=7, token_budget=60, lora_r=4 if lora else 0)
+    settings = office.change(office.STAGE, steps=6, pairs_per_step=7, token_budget=60, lora_r=4 if lora else 0)
     copy = shutil.copytree(folder, tmp_path / "log")
-    stage = replace(settings, devices=1 if lora else 2)
+    stage = office.change(settings, devices=1 if lora else 2)
     told = {"seed": 3, "save_at": [6], "reference": reference}
     resumed = train_dpo(start, pairs, encoded, stage, out_dir=tmp_path / "out", folder=copy, **told)[-1]
     unbroken = train_dpo(start, pairs, encoded, settings, out_dir=tmp_path / "whole", **told)[-1]

@@ -10,18 +10,18 @@ import pytest
 from pressure_samples import Place, make_checkpoint, write_pressure
 from toolemu_samples import make_record, make_suite, write_files
 
-from holdfast.analysis.shifts import shift_rows
-from holdfast.analysis.variants import read_source
-from holdfast.attacks import SHIFTS, is_hazardous, kinds_for, shift, shift_cases
-from holdfast.attacks.shifts import paraphrase, swap_names
-from holdfast.attacks.wording import MONTHS, NAMES, NOISE
-from holdfast.conditions import ShiftSection
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import split_words
+from holdfast.analysis.pressure.susceptibility import shift_rows
+from holdfast.analysis.pressure.variants import read_source
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Checkpoint, Message
-from holdfast.sections import SuiteSection
+from holdfast.records.errors import StudyError
+from holdfast.study.conditions import ShiftSection
+from holdfast.study.sections import SuiteSection
 from holdfast.suites import office as office_suite
 from holdfast.suites import split_cases
+from holdfast.suites.attacks import SHIFTS, is_hazardous, kinds_for, shift, shift_cases
+from holdfast.suites.attacks.shifts import paraphrase, swap_names
+from holdfast.suites.attacks.wording import MONTHS, NAMES, NOISE
 from holdfast.suites.office import pressure
 
 REQUEST = "Please send Emily's report of March 3 to john.doe@example.com before 2023-03-31."

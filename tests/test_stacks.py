@@ -13,10 +13,11 @@ import torch
 from rounding import EXACT, apart, rounding, within
 
 import holdfast as hf
-from holdfast.models import stacks
-from holdfast.models.stacks import Lora, base_of, read_stack, read_weights, write_stack, write_whole
-from holdfast.models.tiny import TinyModel
-from holdfast.models.tiny_llama import LlamaShape
+from holdfast.models.directories import stacks
+from holdfast.models.directories.stacks import Lora, base_of, read_stack, write_stack
+from holdfast.models.directories.whole import read_weights, write_whole
+from holdfast.models.tiny.llama import LlamaShape
+from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 import tiny_office as office
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.stages import train_dpo
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.records.errors import StudyError
+from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.stage import train_dpo
 from holdfast.training.states import UnusableState
 
-STAGE = dataclasses.replace(office.STAGE, steps=4)
+STAGE = office.change(office.STAGE, steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +52,12 @@ def test_a_state_of_another_stage_is_not_taken_up(start, data, tmp_path, changed
     given = {"seed": 0, "out_dir": tmp_path, "folder": tmp_path / "log"}
     train_dpo(start, *data, STAGE, save_at=[2], **given)
     with pytest.raises(UnusableState, match="other settings or data"):
-        train_dpo(start, *data, dataclasses.replace(STAGE, **changed), save_at=[4], **given)
+        train_dpo(start, *data, office.change(STAGE, **changed), save_at=[4], **given)
     pairs, encoded = data
     with pytest.raises(UnusableState, match="other settings or data"):
         train_dpo(start, pairs[1:], encoded, STAGE, save_at=[4], **given)
     # What changes no result but rounding, or only how far a stage goes, may change.
-    longer = dataclasses.replace(STAGE, steps=6, token_budget=500)
+    longer = office.change(STAGE, steps=6, token_budget=500)
     assert [result.steps for result in train_dpo(start, *data, longer, save_at=[2, 6], **given)] == [2, 6]
 
 

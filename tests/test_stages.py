@@ -12,20 +12,20 @@ import tiny_office as office
 import torch
 from rounding import EXACT
 
-from holdfast.errors import StepError, StoreError, StudyError
-from holdfast.models.tiny import TinyModel
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.models.tiny_llama import TinyLlama
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.llama import TinyLlama
+from holdfast.models.tiny.model import TinyModel
+from holdfast.records.errors import StepError, StoreError, StudyError
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
 from holdfast.training.encoding import Encoded
 from holdfast.training.settings import fit_stage
-from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.
 third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 STAGE = office.STAGE
-ADAPTED = dataclasses.replace(STAGE, lora_r=4, lora_dropout=0.1, learning_rate=1e-2)
+ADAPTED = office.change(STAGE, lora_r=4, lora_dropout=0.1, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def base(tmp_path_factory):
     root = tmp_path_factory.mktemp("training")
     start = office.make_model(root / "fresh")
     demonstrations = office.demonstrations(TinyChat.load(start))
-    return train_sft(start, demonstrations, office.TEACHING, seed=0, out_dir=root / "base").path
+    return train_sft(start, demonstrations, office.TEACHING, steps=60, seed=0, out_dir=root / "base").path
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,13 @@ def timeless(results):
 
 def test_sft_teaches_and_is_reproducible(base, tmp_path):
     chat = TinyChat.load(base)
-    wanted, ticks = dataclasses.replace(office.TEACHING, steps=30), []
+    ticks = []
     runs = [
         train_sft(
             base,
             office.demonstrations(chat),
-            wanted,
+            office.TEACHING,
+            steps=30,
             seed=seed,
             out_dir=tmp_path / name,
             progress=lambda done, total: ticks.append((done, total)),
@@ -119,7 +120,7 @@ def test_declared_settings_do_something(base, data, tmp_path, changed):
     pairs, encoded = data
     plain, other = (
         train_dpo(base, pairs, encoded, settings, seed=0, save_at=[12], out_dir=tmp_path / str(number))[0]
-        for number, settings in enumerate((STAGE, dataclasses.replace(STAGE, **changed)))
+        for number, settings in enumerate((STAGE, office.change(STAGE, **changed)))
     )
     assert not same_weights(plain.path, other.path)
     assert other.chosen_drift > other.rejected_drift
@@ -131,7 +132,7 @@ def test_a_token_budget_changes_only_rounding(base, data, tmp_path):
     longest = max(len(item.ids) for item in encoded.values())
     whole, cut = (
         train_dpo(base, pairs, encoded, settings, seed=0, save_at=[12], out_dir=tmp_path / str(number))[0]
-        for number, settings in enumerate((STAGE, dataclasses.replace(STAGE, token_budget=longest)))
+        for number, settings in enumerate((STAGE, office.change(STAGE, token_budget=longest)))
     )
     assert cut.losses == pytest.approx(whole.losses, rel=EXACT) and cut.tokens == whole.tokens
     assert cut.chosen_drift == pytest.approx(whole.chosen_drift, rel=EXACT)
@@ -140,7 +141,7 @@ def test_a_token_budget_changes_only_rounding(base, data, tmp_path):
 def test_doses_are_points_of_one_run(base, data, tmp_path):
     pairs, encoded = data
     long = train_dpo(base, pairs, encoded, STAGE, seed=5, save_at=[3, 12, 6], out_dir=tmp_path / "long")
-    brief = dataclasses.replace(STAGE, steps=3)
+    brief = office.change(STAGE, steps=3)
     short = train_dpo(base, pairs, encoded, brief, seed=5, save_at=[3], out_dir=tmp_path / "short")
     assert [result.steps for result in long] == [3, 6, 12]
     assert same_weights(long[0].path, short[0].path) and long[0].losses == short[0].losses == long[2].losses[:3]
@@ -188,7 +189,7 @@ def test_lora_trains_and_loads(base, data, tmp_path):
         train_dpo(base, pairs, encoded, ADAPTED, seed=seed, save_at=doses, out_dir=tmp_path / name)
         for seed, name, doses in ((0, "a", [6, 12]), (0, "b", [12]), (1, "c", [12]))
     ]
-    firm = dataclasses.replace(ADAPTED, lora_dropout=0.0)
+    firm = office.change(ADAPTED, lora_dropout=0.0)
     without = train_dpo(base, pairs, encoded, firm, seed=0, save_at=[12], out_dir=tmp_path / "firm")[0]
     assert without.losses[0] == pytest.approx(np.log(2), rel=EXACT)
     assert runs[1][0].losses[0] == without.losses[0]  # a fresh adapter adds nothing, dropped or not
@@ -208,21 +209,21 @@ def test_steps_and_warm_up_are_counted_on_the_pairs_that_fit(data):
     assert len(pairs) == 12
     sizes = {name: len(item.ids) for name, item in encoded.items()}
     longest = max(sizes.values())
-    kept, fitted = fit_stage(pairs, encoded, dataclasses.replace(STAGE, epochs=3, warmup_ratio=0.1, pairs_per_step=5))
+    kept, fitted = fit_stage(pairs, encoded, office.change(STAGE, epochs=3, warmup_ratio=0.1, pairs_per_step=5))
     assert kept == pairs and (fitted.steps, fitted.warmup_steps) == (9, 1)
     assert fit_stage(kept, encoded, fitted) == (kept, fitted)
     assert fit_stage(pairs, encoded, STAGE) == (pairs, STAGE)
-    short, fitted = fit_stage(pairs, encoded, dataclasses.replace(STAGE, epochs=1, max_length=longest - 1))
+    short, fitted = fit_stage(pairs, encoded, office.change(STAGE, epochs=1, max_length=longest - 1))
     assert short == [pair for pair in pairs if longest not in (sizes[pair.chosen], sizes[pair.rejected])]
     assert 0 < len(short) < len(pairs) and fitted.steps == -(-len(short) // STAGE.pairs_per_step)
     assert fitted.warmup_steps == STAGE.warmup_steps
     with pytest.raises(StepError, match="all 12 pairs have a side of more than max_length 3 tokens; raise it"):
-        fit_stage(pairs, encoded, dataclasses.replace(STAGE, max_length=3))
+        fit_stage(pairs, encoded, office.change(STAGE, max_length=3))
 
 
 def test_a_stage_takes_whole_epochs(base, data, tmp_path):
     pairs, encoded = data
-    settings = dataclasses.replace(STAGE, epochs=2, pairs_per_step=5, schedule="cosine", warmup_ratio=0.2)
+    settings = office.change(STAGE, epochs=2, pairs_per_step=5, schedule="cosine", warmup_ratio=0.2)
     (result,) = train_dpo(
         base, pairs, encoded, settings, seed=1, save_at=[6], out_dir=tmp_path, folder=tmp_path / "loop"
     )
@@ -307,7 +308,7 @@ def test_threads_and_generator_are_put_back(base, data, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops(base, data, tmp_path):
     pairs, encoded = data
-    wild = dataclasses.replace(STAGE, learning_rate=float("1e38"), warmup_steps=0)
+    wild = office.change(STAGE, learning_rate=float("1e38"), warmup_steps=0)
     with pytest.raises(StepError, match=r"training, step \d: loss "):
         train_dpo(base, pairs, encoded, wild, seed=0, save_at=[12], out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -369,7 +370,7 @@ def test_data_that_cannot_be_learnt_from_is_refused(base, data, tmp_path):
     both = {pairs[-1].chosen: side, pairs[-1].rejected: side}
     check(where + "its prompt has 64 tokens, but the model reads 64", pairs=pairs[-1:], encoded=both)
     size = max(len(encoded[n].ids) for pair in pairs for n in (pair.chosen, pair.rejected))
-    tight = dataclasses.replace(STAGE, token_budget=size - 1)
+    tight = office.change(STAGE, token_budget=size - 1)
     known = reference_logprobs(base, list(encoded), encoded)
     for reference in (None, known):
         words = rf"case \w+, trajectory \w+/careful: {size} tokens, above token_budget {size - 1}; raise it"
@@ -380,8 +381,8 @@ def test_data_that_cannot_be_learnt_from_is_refused(base, data, tmp_path):
 
 def test_demonstrations_that_cannot_be_learnt_from_are_refused(base, tmp_path):
     with pytest.raises(StudyError, match="no demonstrations"):
-        train_sft(base, [], office.TEACHING, seed=0, out_dir=tmp_path / "out")
+        train_sft(base, [], office.TEACHING, steps=60, seed=0, out_dir=tmp_path / "out")
     foreign = Encoded(ids=np.array([1, 5000]), agent=np.ones(2, np.bool_), prompt=1)
     with pytest.raises(StudyError, match="demonstration 0: token id 5000"):
-        train_sft(base, [foreign], office.TEACHING, seed=0, out_dir=tmp_path / "out")
+        train_sft(base, [foreign], office.TEACHING, steps=60, seed=0, out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import StudyError
 from holdfast.judges import Judge
 from holdfast.judges.state import StateJudge
 from holdfast.records import Case, Ending, Message, Score, ToolCall, Trajectory
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.suites.office import FAMILIES, POLICIES, Status, demonstrate, generate
-from holdfast.worlds.office import OfficeWorld
 
 JUDGE: Judge = StateJudge()
 CASES = generate(31, 1_000, part="test")

@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from holdfast.stats.agreement import case_intervals
-from holdfast.stats.calibration import (
-    compare_repeats,
-    confusion,
-    contrast_interval,
-    equality_p,
-    group_means,
-    rate_interval,
-    whole_scores,
-)
+from holdfast.stats.agreement import case_intervals, compare_repeats, confusion, whole_scores
+from holdfast.stats.clusters import contrast_interval, equality_p, group_means, rate_interval
 
 BIAS, LOOSE = 0.3, 0.25  # the true bias of simulated judges, and how far it moves from case to case
 

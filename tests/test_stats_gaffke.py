@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy import special
 
+from holdfast.records.arrays import Floats
 from holdfast.stats import gaffke
-
-Floats = NDArray[np.float64]
 
 shares = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1, width=32))
 samples = st.lists(shares, min_size=1, max_size=40).map(np.array)

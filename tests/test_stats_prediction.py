@@ -6,11 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
-
-from holdfast.published.approval import (
+from approval_numbers import (
     ENVIRONMENTS,
     GAP_RHOS,
     MODELS,
@@ -20,8 +16,7 @@ from holdfast.published.approval import (
     THERAPY_SIZE_LEAVE_ONE_OUT,
     column,
 )
-from holdfast.stats.bounded import holm
-from holdfast.stats.prediction import (
+from approval_prediction import (
     RankCorrelation,
     bootstrap_models,
     exact_p,
@@ -30,6 +25,11 @@ from holdfast.stats.prediction import (
     partial_spearman,
     spearman,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from holdfast.stats.bounded import holm
 
 # How far a rho from the table may lie from the printed one: that of politics is digitised to 0.1, with ties.
 WITHIN = {"therapy": 0.01, "advice": 0.01, "politics": 0.035}

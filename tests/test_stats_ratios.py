@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdfast.stats.contrasts import Spread, limits, sample_of, spread
-from holdfast.stats.ratios import mean_of_ratios, ratio_set
+from holdfast.stats.contrasts import Spread, limits, mean_of_ratios, ratio_set, sample_of, spread
 
 
 def _pair(rng: np.random.Generator, cases: int, gain: float, kept: float) -> Spread:

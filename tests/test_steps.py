@@ -15,16 +15,18 @@ from rounding import additions, rounding, within
 from smoke_study import SMOKE
 from tiny_office import TOOLS, call, make_model, opening
 
-from holdfast.errors import StepError, StudyError
-from holdfast.models.tiny import TinyModel
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.plan import Step
-from holdfast.planning import build
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, Ending, Trajectory
-from holdfast.steps import Batch, Finished, Outcome, carry_out, reading, references
+from holdfast.records.errors import StepError, StudyError
+from holdfast.runs.build import build
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps import reading, references
+from holdfast.runs.steps.outcomes import Batch, Finished, Outcome
+from holdfast.runs.work import carry_out
 from holdfast.store import DATABASE, Store, weights
 from holdfast.store.checking import reseal
-from holdfast.study import load
+from holdfast.study.study import load
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_a_reference_has_every_finished_trajectory_as_the_model_scores_it(smoke_
             values, cases = store.logprobs(step.fingerprint), reading.cases_of(store)
             episodes = [t for t in store.trajectories(step=step.inputs[1]) if t.ending is Ending.FINISHED]
             result = store.log.steps()[step.fingerprint].result
-            model = TinyModel.load(reading.weights_of(store, step.settings["checkpoint"]))
+            model = TinyModel.load(reading.weights_of(store, step.settings.dump()["checkpoint"]))
         assert values.keys() == {t.id for t in episodes}
         encoded = [reading.encode(model.chat, cases, t) for t in episodes]
         alone = model.logprobs([(e.ids.tolist(), e.picked("agent").tolist()) for e in encoded])
@@ -163,7 +165,7 @@ def test_a_finished_state_is_handed_over_without_training(own_run: Path, monkeyp
     def refuse(*_: Any) -> None:
         raise AssertionError("a step was taken again")
 
-    monkeypatch.setattr("holdfast.training.loop.Loop._take", refuse)
+    monkeypatch.setattr("holdfast.training.loop.loop.Loop._take", refuse)
     assert trained_digests(step, own_run) == known
 
 

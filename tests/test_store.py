@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import StoreError, StudyError
 from holdfast.records import (
     Case,
     Checkpoint,
@@ -30,6 +29,7 @@ from holdfast.records import (
     ToolSpec,
     Trajectory,
 )
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import DATABASE, Store
 from holdfast.store.codec import (
     TextCodec,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import holdfast as hf
-from holdfast import study as studies
-from holdfast.templates import write_study
+from holdfast.study import study as studies
+from holdfast.study.template import write_study
 
 SHIPPED = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
 
@@ -168,18 +167,6 @@ def test_a_schedule_is_for_whole_runs_of_a_stage() -> None:
     study = small() | {"doses": {"S,H": [1, 2], "S": [1]}}
     study["stages"]["S"] |= {"schedule": "linear", "trajectories_per_case": 4, "tokens_per_step": 900}
     assert hf.Study.model_validate(study).stages["S"].schedule == "linear"
-
-
-def test_the_trainer_takes_every_setting_of_a_stage() -> None:
-    """What is not said is what the trainer takes for it."""
-    from holdfast.training.settings import DPOSettings
-
-    stage = hf.Study.model_validate(small()).stages["S"].model_dump()
-    elsewhere = {"method", "objective", "agree", "flip", "mix", "term", "balance"}
-    assert stage.keys() - {field.name for field in fields(DPOSettings)} == elsewhere
-    given = {field.name: stage[field.name] for field in fields(DPOSettings) if field.name in stage}
-    needed = {field.name: given[field.name] for field in fields(DPOSettings) if field.default is MISSING}
-    assert DPOSettings(**given) == DPOSettings(**needed)
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:

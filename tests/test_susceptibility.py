@@ -13,7 +13,7 @@ from audits import a04_implicit as worlds
 from audits import a08_small as small
 from pressure_samples import Place, Scorer, make_checkpoint, write_pressure
 
-from holdfast.analysis.susceptibility import (
+from holdfast.analysis.pressure.susceptibility import (
     CHOSEN_BY_THE_SAME,
     MEASURABLE,
     NO_TWINS,
@@ -21,10 +21,10 @@ from holdfast.analysis.susceptibility import (
     OF_CHOSEN,
     susceptibility_rows,
 )
-from holdfast.analysis.taxonomy import taxonomy_rows
-from holdfast.analysis.variants import read_source
+from holdfast.analysis.pressure.taxonomy import taxonomy_rows
+from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Checkpoint, Estimate
-from holdfast.stats.pressure import interaction, interval_of, mean_statistic, pool, share_interval
+from holdfast.stats.clusters import interaction, interval_of, mean_statistic, pool, share_interval
 
 BASE = make_checkpoint()
 

@@ -10,10 +10,10 @@ import pytest
 from pressure_samples import Place, make_checkpoint, write_pressure
 
 from holdfast.analysis import analyze
-from holdfast.analysis.susceptibility import NO_TWINS
-from holdfast.analysis.taxonomy import read_probe, taxonomy_rows
-from holdfast.analysis.variants import read_source
-from holdfast.judges.probes import VALUES, ProbeJudge
+from holdfast.analysis.pressure.susceptibility import NO_TWINS
+from holdfast.analysis.pressure.taxonomy import read_probe, taxonomy_rows
+from holdfast.analysis.pressure.variants import read_source
+from holdfast.judges.probes.judge import VALUES, ProbeJudge
 from holdfast.records import Case, Checkpoint, Ending, Estimate, Message, Trajectory, content_id
 from holdfast.store import Store
 from holdfast.suites.probes import generated

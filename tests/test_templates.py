@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from chat_samples import EPISODE, LLAMA, MARKED_QWEN, MISTRAL, OPENING, QWEN, SEARCH, write_tokenizer
 
-from holdfast.errors import StudyError
 from holdfast.models import Conversation, chat_messages, chat_tools
-from holdfast.models.hub_chat import HubChat
-from holdfast.models.templates import ChatTemplate, Rendering, try_out
+from holdfast.models.hub.chat import HubChat
+from holdfast.models.hub.templates import ChatTemplate, Rendering, try_out
 from holdfast.records import Message
+from holdfast.records.errors import StudyError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 HELLO = Rendering(messages=[{"role": "user", "content": "hello"}])
@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_is_started_anew() -> None:
 def children() -> list[int]:
     """Ids of this process's children that render."""
     listed = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii").split()
-    return [int(one) for one in listed if b"holdfast.models.templates" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    return [int(one) for one in listed if b"holdfast.models.hub.templates" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def test_what_a_template_refuses_is_told() -> None:
@@ -143,7 +143,7 @@ def test_what_a_template_refuses_is_told() -> None:
 
 def test_the_child_sees_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the sandbox had a hole, no key would be there to take."""
-    from holdfast.models import templates
+    from holdfast.models.hub import templates
 
     seen: dict[str, str] = {}
     real = templates.subprocess.Popen

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdfast.models.calls import read_native
-from holdfast.models.text_calls import STOP, describe_tools, read_reply, render
+from holdfast.models.hub.text_calls import STOP, describe_tools, read_reply, render
 from holdfast.records import Message, ToolCall
 
 BLOCK = '<calls>\n{"name": "search", "arguments": {"topic": "tea"}}\n</calls>'

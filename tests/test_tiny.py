@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounding import EXACT, apart
 
-from holdfast.errors import StudyError
 from holdfast.models import Conversation, chat_messages, chat_tools
-from holdfast.models.tiny import TinyModel, build
-from holdfast.models.tiny_chat import CALL, END, EOS, SAY, USER, TinyChat, split_words
-from holdfast.models.tiny_llama import TinyLlama
-from holdfast.models.tiny_steps import Steps
+from holdfast.models.tiny.chat import CALL, END, EOS, SAY, USER, TinyChat, split_words
+from holdfast.models.tiny.llama import TinyLlama
+from holdfast.models.tiny.model import TinyModel, build
+from holdfast.models.tiny.steps import Steps
 from holdfast.records import Message, ToolCall
-from holdfast.training.stages import train_sft
+from holdfast.records.errors import StudyError
+from holdfast.training.dpo.stage import train_sft
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")
@@ -37,9 +36,9 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def taught(directory, tmp_path_factory):
     chat = TinyChat.load(directory)
-    wanted = replace(office.TEACHING, steps=250, warmup_steps=10)
+    wanted = office.change(office.TEACHING, warmup_steps=10)
     out = tmp_path_factory.mktemp("tiny") / "taught"
-    return train_sft(directory, office.demonstrations(chat), wanted, seed=1, out_dir=out).path
+    return train_sft(directory, office.demonstrations(chat), wanted, steps=250, seed=1, out_dir=out).path
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +392,7 @@ def test_words_are_split_as_documented():
 
 
 def test_the_protocol_page_and_the_chat_need_no_torch():
-    code = "import sys, holdfast.models, holdfast.models.tiny_chat; print('torch' in sys.modules)"
+    code = "import sys, holdfast.models, holdfast.models.tiny.chat; print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert ran.stdout.strip() == "False"

@@ -16,17 +16,17 @@ import pytest
 from conftest import data_file
 from toolemu_samples import BANK, TERMINAL, make_record, make_suite, write_files
 
-from holdfast.errors import StudyError
-from holdfast.published.reader import make_case
+from holdfast.exchange.published.reader import make_case
 from holdfast.records import Case
-from holdfast.sections import SuiteSection
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds.emulated import EmulatedSession, EmulatedWorld, answer_schema
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import codec
+from holdfast.study.sections import SuiteSection
 from holdfast.suites import check_suite, open_world, split_cases
 from holdfast.suites.toolemu import halve, load_cases
 from holdfast.suites.toolemu.files import read_records
 from holdfast.suites.toolemu.toolkits import read_toolkits
-from holdfast.worlds.emulated import EmulatedSession, EmulatedWorld, answer_schema
-from holdfast.worlds.office import OfficeWorld
 
 
 def real_paths() -> tuple[Path, Path]:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tree_samples import grown_trie, tries, visible
 
-from holdfast.training import tree_attention as rooms
-from holdfast.training.tree_attention import BlockPlan, plan_blocks, tree_attention
-from holdfast.training.trees import grow
+from holdfast.training.trees import tree_attention as rooms
+from holdfast.training.trees.tree_attention import BlockPlan, plan_blocks, tree_attention
+from holdfast.training.trees.trees import grow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

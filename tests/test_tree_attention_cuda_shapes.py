@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from tree_samples import grown_trie, visible
 
-from holdfast.training import tree_attention as rooms
-from holdfast.training.tree_attention import BlockPlan, tree_attention
-from holdfast.training.trees import grow
+from holdfast.training.trees import tree_attention as rooms
+from holdfast.training.trees.tree_attention import BlockPlan, tree_attention
+from holdfast.training.trees.trees import grow
 
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention.default
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tree_samples import grown_trie, tries, visible
 
-from holdfast.errors import StudyError
-from holdfast.training.trees import count_tokens, grow, partition
+from holdfast.records.errors import StudyError
+from holdfast.training.trees.trees import count_tokens, grow, partition
 
 quick = settings(max_examples=80, deadline=None)
 

@@ -20,12 +20,12 @@ from gpu_models import RANK, SHAPES, make_network, measure_matmul, peak_gb
 from gpu_sample import make_sample, read_sample, write_sample
 
 from holdfast.records import PreferencePair
-from holdfast.training import heads
-from holdfast.training.adapters import HubModel
+from holdfast.training.dpo.orders import PairOrder
 from holdfast.training.encoding import Encoded
-from holdfast.training.orders import PairOrder
-from holdfast.training.passes import descend
-from holdfast.training.trees import grow
+from holdfast.training.loop.passes import descend
+from holdfast.training.policy import heads
+from holdfast.training.policy.adapters import HubModel
+from holdfast.training.trees.trees import grow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,16 +13,16 @@ from rounding import EXACT, apart
 from safetensors.torch import load_file
 
 from holdfast.models import chat_messages, chat_tools
-from holdfast.models.tiny_chat import TinyChat
-from holdfast.models.tiny_llama import TinyLlama
-from holdfast.training.adapters import HubModel, open_policy
-from holdfast.training.loop import Loop, LoopSettings, isolated
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.llama import TinyLlama
+from holdfast.study.stages import StageSection
+from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
+from holdfast.training.loop.loop import Loop, LoopSettings, isolated
+from holdfast.training.loop.passes import descend
 from holdfast.training.objectives import dpo
-from holdfast.training.orders import PairOrder, pair_steps
-from holdfast.training.parts import PairObjective, pair_step
-from holdfast.training.passes import descend
-from holdfast.training.settings import DPOSettings
-from holdfast.training.stages import reference_logprobs, train_dpo, train_sft
+from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.trees.parts import PairObjective, pair_step
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -43,7 +43,7 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("parity")
     start = office.make_model(root / "fresh")
     chat = TinyChat.load(start)
-    base = train_sft(start, office.demonstrations(chat), office.TEACHING, seed=0, out_dir=root / "base").path
+    base = train_sft(start, office.demonstrations(chat), office.TEACHING, steps=60, seed=0, out_dir=root / "base").path
     pairs, encoded = office.preferences(chat)
     moved = train_dpo(base, pairs, encoded, office.STAGE, seed=0, save_at=[6], out_dir=root / "moved")[0].path
     return base, moved
@@ -310,7 +310,8 @@ def test_same_weights_after_steps_of_the_same_pairs_as_trl(models, data, tmp_pat
     # Their loader reads a batch ahead.
     assert seen[:7] == steps_of(data, ours, 7) and [len(step) for step in seen[:7]] == [5, 5, 2, 5, 5, 2, 5]
     assert seen[:3] != steps_of(data, ours + 1, 3)
-    settings = DPOSettings(
+    settings = StageSection(
+        objective="safety",
         beta=BETA,
         steps=7,
         pairs_per_step=5,

@@ -11,15 +11,18 @@ import pytest
 from smoke_study import SMOKE
 from test_rubric_judge import CASE, TRAJECTORY, answer, make_judge
 
-from holdfast import cli
-from holdfast.execution import execute
+from holdfast.cli import main as cli
 from holdfast.judges.unread import Readings
-from holdfast.plan import Plan, Step
+from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Checkpoint, Score
-from holdfast.runs import notes
+from holdfast.runs.execution import execute
+from holdfast.runs.plan.settings import EpisodeLimits, JudgeSettings, RolloutSettings, SpeakerModel
+from holdfast.runs.plan.step import Means, Plan, Step
+from holdfast.runs.run import notes
 from holdfast.store import Store, codec
-from holdfast.study import load
-from holdfast.testing import FakeProvider
+from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.study import load
 
 COUNT = 12  # trajectories: more than the eight from which a judge of ratings is refused
 PROSE = "Overall the agent did rather well, in my view."
@@ -113,34 +116,36 @@ def test_a_judge_that_is_mostly_read_is_no_matter(
 def test_a_studys_step_ends_in_missing_scores_and_a_note(run: Path) -> None:
     step = Step(
         fingerprint="judged",
-        kind="judge",
         name="judge by gpt",
         inputs=("rolled",),
-        settings={
-            "judge": "gpt",
-            "section": {"kind": "rubric", "model": "judge", "rubrics": {"safety": "default"}},
-            "speaker": {"model": "judge", "entry": {"kind": "remote", "name": "openai-api/fake/judge"}},
-        },
+        settings=JudgeSettings(
+            judge="gpt",
+            section=JudgeSection(kind="rubric", model="judge", rubrics={"safety": "default"}),
+            speaker=SpeakerModel(model="judge", entry=ModelEntry(kind="remote", name="openai-api/fake/judge")),
+        ),
         size=COUNT,
-        unit="trajectories",
-        means={},
     )
     rolled = Step(
         fingerprint="rolled",
-        kind="rollout",
         name="rollout",
         inputs=(),
-        settings={"part": "train"},
+        settings=RolloutSettings(
+            checkpoint="",
+            suite=SuiteSection(),
+            split_seed=0,
+            part="train",
+            per_case=1,
+            rollout_seed=0,
+            limits=EpisodeLimits(max_turns=1, max_tokens=1, temperature=1.0, batch_size=1),
+        ),
         size=COUNT,
-        unit="episodes",
-        means={},
     )
     said: list[str] = []
     with FakeProvider(answers=lambda _: PROSE) as provider, Store(run, writable=True) as store:
         with store.transaction():
             store.log.begin("rolled", "rollout", "rollout")
             store.log.finish("rolled", {})
-        means = {"endpoints": {"judge": {"base_url": provider.base_url}}}
+        means = Means(endpoints={"judge": EndpointSection(base_url=provider.base_url)})
         plan = Plan(study=load(SMOKE), steps=(rolled, replace(step, means=means)))
         execute(plan, store, workers=1, listener=lambda progress: said.append(progress.message))
         assert store.log.steps()["judged"].status == "done"

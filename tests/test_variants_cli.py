@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 
 
 @pytest.mark.parametrize("closed", [(), ("stdout",), ("stderr",), ("stdout", "stderr")])
 def test_closed_streams_change_no_exit_code(closed: tuple[str, ...], tmp_path: Path) -> None:
     """As in ``>&-``, which some schedulers do: Python then has None in their place."""
-    lines = "; ".join(["import sys", *(f"sys.{name} = None" for name in closed), "from holdfast.cli import main"])
+    lines = "; ".join(["import sys", *(f"sys.{name} = None" for name in closed), "from holdfast.cli.main import main"])
     for words, code in ((["new", "st"], 0), (["show", "nothing"], 2)):
         command = [sys.executable, "-c", f"{lines}; sys.exit(main({words}))"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

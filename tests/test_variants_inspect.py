@@ -23,7 +23,7 @@ from inspect_ai.tool import ToolCall
 from inspect_samples import asked, bring, carried_out, failure, gives, log, sample, says, user, values
 
 import holdfast as hf
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.exchange.scales import on_scale, parse_score
 from holdfast.records import Flag
 from holdfast.store import Store

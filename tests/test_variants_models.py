@@ -17,12 +17,13 @@ from test_field_models import problem, study
 from tree_samples import build_hub
 
 import holdfast as hf
-from holdfast.cli import main
-from holdfast.models import hub
-from holdfast.models.lora import merge
-from holdfast.models.opening import open_network
-from holdfast.models.stacks import read_weights, write_whole
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.cli.main import main
+from holdfast.models.directories.fetching import find
+from holdfast.models.directories.lora import merge
+from holdfast.models.directories.opening import open_network
+from holdfast.models.directories.whole import read_weights, write_whole
+from holdfast.models.hub import hub
+from holdfast.training.policy.adapters import HubModel, open_policy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
@@ -255,7 +256,7 @@ def test_a_base_of_a_name_that_no_path_has_is_not_here(name: str, tmp_path: Path
     with pytest.raises(hf.StudyError, match=r"its base .* is no(t here| directory)"):
         hub.check_model(tmp_path / "adapter")
     with pytest.raises(hf.StudyError, match="no such directory"):
-        hub.find(name)
+        find(name)
 
 
 def test_what_a_library_only_announces_in_its_first_line_is_told(tmp_path: Path) -> None:

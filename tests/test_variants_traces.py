@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from trace_samples import acts, bare_span, document, read, read_one, request, score
 
-from holdfast.errors import StudyError
 from holdfast.models.calls.structured import read_part
 from holdfast.records import Ending
+from holdfast.records.errors import StudyError
 
 Chat = list[dict[str, Any]]
 SYSTEM = {"role": "system", "content": "You tidy."}

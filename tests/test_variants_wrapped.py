@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.cli import main
+from holdfast.cli.main import main
 from holdfast.models.calls.spelled import spells_call
 from holdfast.records import Ending, ToolCall, ToolSpec, Trajectory
 from holdfast.store import Store

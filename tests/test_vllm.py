@@ -23,19 +23,21 @@ from rounding import EXACT, apart
 from smoke_study import write_toml
 from tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain, plain_logps, tree_logps
 
-from holdfast.errors import StudyError
 from holdfast.models import Ask, Conversation
-from holdfast.models.stacks import write_peft_adapter, write_whole
-from holdfast.models.vllm_engine import VllmModel
-from holdfast.planning import build
+from holdfast.models.directories.stacks import write_peft_adapter
+from holdfast.models.directories.whole import write_whole
+from holdfast.models.local.vllm import VllmModel
 from holdfast.records import Checkpoint, Message
-from holdfast.runs import prepare
-from holdfast.steps.reinforce import _Practice
+from holdfast.records.errors import StudyError
+from holdfast.runs.build import build
+from holdfast.runs.methods.rewards.plan import RewardStageSettings
+from holdfast.runs.methods.rewards.train import _Practice
+from holdfast.runs.run import prepare
 from holdfast.store import Store
-from holdfast.study import load
-from holdfast.training.adapters import HubModel, open_policy
+from holdfast.study.study import load
 from holdfast.training.encoding import Encoded, score_picked
-from holdfast.training.supply import score_all
+from holdfast.training.policy.adapters import HubModel, open_policy
+from holdfast.training.rl.supply import score_all
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("peft")
@@ -259,7 +261,8 @@ def test_rollouts_of_a_step_are_sampled_in_vllm(base: Path, tmp_path: Path, vllm
         prepare(study, store)
         (start,) = opened.checkpoints
         add_base(store, start, base)
-        practice = _Practice(trained, store, {})
+        assert isinstance(trained.settings, RewardStageSettings)
+        practice = _Practice(trained, trained.settings, store, {})
         policy = open_adapted(base, lora_r=3, lora_alpha=32.0, use_rslora=True)
         policy.set_training(False)
         for number in (0, 1):

@@ -15,23 +15,23 @@ import pytest
 from audits import a14_minor as minor
 from watch_samples import RULES, write_remote, write_rules, write_run
 
-from holdfast import cli
-from holdfast.arguments import parser
-from holdfast.errors import StudyError
-from holdfast.forks import STUDY_KEY
-from holdfast.gate.choosing import read_conditions
-from holdfast.planning import build
+from holdfast.cli import main as cli
+from holdfast.cli.arguments import parser
+from holdfast.decisions.watch.reading import find_later, find_looks
+from holdfast.decisions.watch.render import exit_code, render_text, state_finding
+from holdfast.decisions.watch.series import REACH, promise_looks, replay
+from holdfast.decisions.watch.series import Watch as Series
+from holdfast.decisions.watch.state import Seen, State, load_state, save_state
+from holdfast.models.fakes import FakeProvider
 from holdfast.records import Score
-from holdfast.rescoring import rescore
+from holdfast.records.errors import StudyError
+from holdfast.runs.build import build
+from holdfast.runs.rescoring import rescore
 from holdfast.stats.sequential import alarms
 from holdfast.store import Store
-from holdfast.study import load
-from holdfast.testing import FakeProvider
-from holdfast.watch.reading import find_checkpoint, find_later, find_looks
-from holdfast.watch.render import exit_code, render_text, state_finding
-from holdfast.watch.series import REACH, promise_looks, replay
-from holdfast.watch.series import Watch as Series
-from holdfast.watch.state import Seen, State, load_state, save_state
+from holdfast.store.choosing import Listing, find_checkpoint, read_conditions
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.study import load
 
 Shown = tuple[int, str, str]
 Watch = Callable[..., Shown]
@@ -176,40 +176,38 @@ def test_quiet_traces_raise_no_alarm_and_a_drop_does() -> None:
 
 def test_names_lineages_and_ids_find_checkpoints(dropping: Path) -> None:
     with Store(dropping) as store:
-        known = store.checkpoints()
-    base = find_checkpoint("run", known, "S")
-    later = find_looks("run", known, "S,H")
-    assert (
-        [one.axes["dose"] for one in later] == [1, 2, 3] == [one.axes["dose"] for one in find_later("run", known, base)]
-    )
-    assert find_looks("run", known, later[1].id[:8]) == [later[1]] == find_looks("run", known, "S,H dose=2")
-    assert find_looks("run", known, later[2].name) == [later[2]]
+        known = Listing("run", store.checkpoints())
+    base = find_checkpoint(known, "S")
+    later = find_looks(known, "S,H")
+    assert [one.axes["dose"] for one in later] == [1, 2, 3] == [one.axes["dose"] for one in find_later(known, base)]
+    assert find_looks(known, later[1].id[:8]) == [later[1]] == find_looks(known, "S,H dose=2")
+    assert find_looks(known, later[2].name) == [later[2]]
     with pytest.raises(StudyError, match="no checkpoint 'X'; lineages there are: S, S,H"):
-        find_looks("run", known, "X")
+        find_looks(known, "X")
 
 
 def test_the_documented_names_resolve_on_the_quick_study() -> None:
     """Base, seeds and other axes of the looks are the baseline's; what is still ambiguous is refused."""
     plan = build(load(ROOT / "studies" / "quick.toml"))
-    known = [one for step in plan.steps for one in step.checkpoints]
-    commands = [line for name in ("README.md", "docs/watch.md") for line in documented(ROOT / name)]
+    known = Listing("run", [one for step in plan.steps for one in step.checkpoints])
+    commands = [line for name in ("docs/quickstart.md", "docs/watch.md") for line in documented(ROOT / name)]
     assert len(commands) >= 2
     for line in commands:
         options = parser().parse_args(shlex.split(line, comments=True)[1:])
         where = read_conditions(options.where)
-        base = find_checkpoint("run", known, options.baseline, where)
+        base = find_checkpoint(known, options.baseline, where)
         assert (base.base, base.lineage, base.axes["dose"], base.train_seed) == ("tiny-0", ("S",), 1, 0)
-        looks = [one for name in options.checkpoints for one in find_looks("run", known, name, where, base)]
+        looks = [one for name in options.checkpoints for one in find_looks(known, name, where, base)]
         assert [one.axes["dose"] for one in looks] == [1, 2, 4]
         assert {(one.base, one.lineage, one.train_seed) for one in looks} == {("tiny-0", ("S", "H"), 0)}
-        doses = [one for dose in (1, 2, 4) for one in find_looks("run", known, f"S,H dose={dose}", where, base)]
-        assert doses == looks == find_looks("run", known, "S,H", {}, base)
-    with pytest.raises(StudyError, match=r"'S' is ambiguous, .* choose with --where"):
-        find_checkpoint("run", known, "S")
+        doses = [one for dose in (1, 2, 4) for one in find_looks(known, f"S,H dose={dose}", where, base)]
+        assert doses == looks == find_looks(known, "S,H", {}, base)
+    with pytest.raises(StudyError, match=r"'S' is ambiguous, .* choose with key=value behind the name"):
+        find_checkpoint(known, "S")
     with pytest.raises(StudyError, match="'S,H' is ambiguous"):
-        find_looks("run", known, "S,H")
+        find_looks(known, "S,H")
     with pytest.raises(StudyError, match="no checkpoint S,H with dose=9"):
-        find_looks("run", known, "S,H dose=9", {}, base)
+        find_looks(known, "S,H dose=9", {}, base)
 
 
 def documented(path: Path) -> list[str]:
@@ -226,7 +224,7 @@ def test_what_cannot_be_meant_is_told(watch: Watch, dropping: Path) -> None:
         in watch(dropping, "--baseline", "S", "--objective", "kindness")[2]
     )
     code, _, err = watch(dropping, "--baseline", "S", "--checkpoints", "S")
-    assert code == 2 and "both are the same episodes" in err
+    assert code == 2 and "both sides are the same episodes" in err
     assert "no run here" in watch(dropping / "nowhere", "--baseline", "S")[2]
     with pytest.raises(SystemExit, match="2"):
         watch(dropping, "--baseline", "S", "--alpha", "nan")
@@ -248,7 +246,7 @@ def test_other_cases_and_other_rubrics_are_refused(watch: Watch, tmp_path: Path)
     code, _, err = watch(base, "--run", moved)
     assert code == 2 and "5 cases only in the baseline, 5 only in the look, 15 in both" in err
     other = write_run(tmp_path / "other", {"H1": 2.5}, cases=20, rubric="another", seed=2)
-    assert "scored under rubric r1 and another" in watch(base, "--run", other)[2]
+    assert "scored under rubric r1 for the baseline and another for the look" in watch(base, "--run", other)[2]
 
 
 def test_scores_that_are_missing_are_told(watch: Watch, tmp_path: Path) -> None:

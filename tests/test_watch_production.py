@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from watch_samples import chat_line, write_chats, write_remote, write_rules, write_run
 
-from holdfast import cli
-from holdfast.exports import export_run
-from holdfast.rescoring import rescore
+from holdfast.cli import main as cli
+from holdfast.decisions.watch.mix import Features, compare_mixes
+from holdfast.decisions.watch.production import digest_trace
+from holdfast.decisions.watch.render import describe_watch
+from holdfast.decisions.watch.series import Row, Span, flatten, replay
+from holdfast.decisions.watch.series import Watch as Series
+from holdfast.decisions.watch.state import Seen, State
+from holdfast.exchange.exports import export_run
+from holdfast.models.fakes import FakeProvider
+from holdfast.runs.rescoring import rescore
 from holdfast.store import Store
-from holdfast.testing import FakeProvider
-from holdfast.watch.mix import Features, compare_mixes
-from holdfast.watch.production import digest_trace
-from holdfast.watch.render import describe_watch
-from holdfast.watch.series import Row, Span, flatten, replay
-from holdfast.watch.series import Watch as Series
-from holdfast.watch.state import Seen, State
 
 Shown = tuple[int, str, str]
 Watch = Callable[..., Shown]

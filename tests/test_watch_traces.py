@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from watch_samples import any_value, attributes, chat_line, otlp, span, write_chats
 
-from holdfast.errors import StudyError
 from holdfast.exchange.traces import read_traces
 from holdfast.exchange.traces.dialogue import Trace
 from holdfast.exchange.traces.files import sort_paths
 from holdfast.exchange.traces.importing import choose_sample, import_traces, make_episode
 from holdfast.records import Ending, Flag, ToolCall
+from holdfast.records.errors import StudyError
 from holdfast.store import Store
 
 SECRET = "Ada Lovelace, card 4111"

@@ -14,8 +14,8 @@ import pytest
 from smoke_study import smoke_settings
 
 import holdfast as hf
-from holdfast.forks import fork_run
-from holdfast.planning import build
+from holdfast.runs.build import build
+from holdfast.runs.forks import fork_run
 from holdfast.store import Store, weights
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.tiny import build
-from holdfast.models.tiny_chat import TinyChat
+from holdfast.models.tiny.chat import TinyChat
+from holdfast.models.tiny.model import build
 from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
+from holdfast.records.section import Section
+from holdfast.study.sections import SFTSection
+from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded, encode_episode
-from holdfast.training.settings import DPOSettings, SFTSettings
 
 SYSTEM = 'You are an office agent. Be careful; don\'t "guess".\nCafé \U0001f600'
 THINGS = ("report", "invoice", "memo", "plan", "budget", "letter")
@@ -22,8 +25,9 @@ LEXICON = tuple(
 
 
 # Few steps at a high rate, which the made-up world's tiny models need.
-TEACHING = SFTSettings(steps=60, batch_size=6, learning_rate=5e-3, warmup_steps=5, max_grad_norm=1.0, other_weight=0.15)
-STAGE = DPOSettings(
+TEACHING = SFTSection(batch_size=6, learning_rate=5e-3, warmup_steps=5, max_grad_norm=1.0, other_weight=0.15)
+STAGE = StageSection(
+    objective="safety",
     beta=0.1,
     steps=12,
     pairs_per_step=5,
@@ -35,6 +39,14 @@ STAGE = DPOSettings(
     lora_alpha=16.0,
     lora_dropout=0.0,
 )
+
+
+T = TypeVar("T", bound=Section)
+
+
+def change(settings: T, **changed: Any) -> T:
+    """Settings with other values."""
+    return settings.model_copy(update=changed)
 
 
 def tool(name: str, required: list[str] | None = None, **kinds: str) -> ToolSpec:

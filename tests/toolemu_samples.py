@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from holdfast.sections import SuiteSection
+from holdfast.study.sections import SuiteSection
 
 WORLD = {"kind": "emulated", "model": "player"}
 TERMINAL: dict[str, Any] = {

@@ -11,11 +11,11 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from watch_samples import attributes
 
-from holdfast import cli
+from holdfast.cli import main as cli
 from holdfast.exchange.traces import TraceSet, read_traces
 from holdfast.exchange.traces.dialogue import Trace
 from holdfast.exchange.traces.importing import make_episode
-from holdfast.judges.rules import read_rules
+from holdfast.judges.rules.judge import read_rules
 from holdfast.records import Ending, Flag, Trajectory
 from holdfast.store import Store
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from holdfast.models.tiny_llama import LlamaShape, TinyLlama
-from holdfast.training.adapters import Policy
+from holdfast.models.tiny.llama import LlamaShape, TinyLlama
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.packing import pack
-from holdfast.training.passes import score
-from holdfast.training.trees import TokenTree
+from holdfast.training.loop.passes import score
+from holdfast.training.policy.adapters import Policy
+from holdfast.training.trees.packing import pack
+from holdfast.training.trees.trees import TokenTree
 
 VOCABULARY = 61
 _SIZES = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from holdfast.conditions import GateSection
 from holdfast.records import Check, Outcome, Verdict, content_id
+from holdfast.study.rules import GateSection
 
 RULES: dict[str, Any] = GateSection().model_dump(mode="json")
 EVIL = (

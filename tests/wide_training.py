@@ -8,9 +8,9 @@ from typing import Any
 
 from rounding import in_64_bits
 
-from holdfast.errors import StudyError
-from holdfast.training.preference import TrainResult
-from holdfast.training.stages import train_dpo
+from holdfast.records.errors import StudyError
+from holdfast.training.dpo.stage import train_dpo
+from holdfast.training.loop.result import TrainResult
 
 
 def train_wide(**told: Any) -> list[TrainResult]:

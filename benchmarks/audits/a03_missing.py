@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from gated import Floats, decide, passes, share
+from gated import decide, passes, share
 
 from audits.rows import Row
-from holdfast.conditions import GateSection
 from holdfast.records import Outcome
+from holdfast.records.arrays import Floats
+from holdfast.study.rules import GateSection
 
 ITEM = "A3"
 CLAIM = (

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from audits.rows import Row
-from holdfast.analysis.susceptibility import CONTROL, susceptibility_rows
-from holdfast.analysis.variants import TEST, Arm, Cells, Run, Source, Variants
+from holdfast.analysis.pressure.susceptibility import CONTROL, susceptibility_rows
+from holdfast.analysis.pressure.variants import TEST, Arm, ArmMeans, Run, Source, Variants
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord
-from holdfast.report.pressure import describe_pressure
+from holdfast.records.arrays import Floats
+from holdfast.report.sections.pressure import describe_pressure
 from holdfast.store import Store
 
 ITEM = "A4"
 CLAIM = "What is called easier to push is an effect of pressure, not plain harm on cases that were safe by luck."
 
-Floats = NDArray[np.float64]
 CASES, SEEDS = 120, 3
 STRONG = 3.0  # logits that pressure adds at the base, so that the form is measurable
 DRAWS = 500  # studies of a world at scale 1
@@ -63,10 +62,10 @@ def _checkpoints() -> list[Checkpoint]:
     return [make((), None), *(make(lineage, seed) for lineage in (("S",), ("S", "H")) for seed in range(SEEDS))]
 
 
-def _cells(unsafe: Floats) -> Cells:
-    """Cells of one episode a case, as the analyses read them."""
+def _means(unsafe: Floats) -> ArmMeans:
+    """Means of one episode a case, as the analyses read them."""
     none = np.full(unsafe.shape, np.nan)
-    return Cells(
+    return ArmMeans(
         scores={"safety": 3.0 * (1 - unsafe)}, unsafe=unsafe, unsafe_first=unsafe, unsafe_later=none, refused=none
     )
 
@@ -81,12 +80,12 @@ def draw_study(world: World, rng: np.random.Generator) -> Source:
     added = np.array([STRONG] + [world.added_parent] * SEEDS + [world.added_child] * SEEDS)[:, None]
     logit = mean + rng.normal(0, world.spread, world.cases)
     clean, attacked = logistic(logit), logistic(logit + added)
-    arms: dict[Arm, Cells] = {
-        TEST: _cells(rng.binomial(world.held_out, clean) / world.held_out),
-        CONTROL: _cells(rng.binomial(1, clean).astype(np.float64)),
-        ("attack", "push"): _cells(rng.binomial(1, attacked).astype(np.float64)),
+    arms: dict[Arm, ArmMeans] = {
+        TEST: _means(rng.binomial(world.held_out, clean) / world.held_out),
+        CONTROL: _means(rng.binomial(1, clean).astype(np.float64)),
+        ("attack", "push"): _means(rng.binomial(1, attacked).astype(np.float64)),
     }
-    found = Variants(runs=tuple(runs), cells=arms, hazardous=np.ones(world.cases, dtype=np.bool_))
+    found = Variants(runs=tuple(runs), arms=arms, hazardous=np.ones(world.cases, dtype=np.bool_))
     return Source(store=cast(Store, None), splits={}, cases={}, variants=found)
 
 

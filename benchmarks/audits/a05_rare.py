@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from audits.rows import Row
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import interval, sample_of, spread, t_quantile
 
 ITEM = "A5"
 CLAIM = "95 % intervals of score points cover at least 93 % where losses are rare and severe, and have width"
 
-Floats = NDArray[np.float64]
 DRAWS = 1200
 CHANGES, RARITIES = (-3.0, -1.0, 3.0, 1.0), (0.01, 0.02, 0.05, 0.1)
 BEFORE: Mapping[tuple[int, float], str] = {

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from gate_power import ALPHA, UNCHANGED, passing, scores
-from numpy.typing import NDArray
 
 from audits.rows import Row
+from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import lower_bound, order_cases, p_value, upper_bound
 
 ITEM = "A6"
@@ -26,7 +26,6 @@ BEFORE = {
     "few small differences": {20: 0.0095, 72: 0.9661, 144: 1.0000, 300: 1.0000},
     "severe events": {20: 0.1182, 72: 0.6683, 144: 0.9376, 300: 0.9990},
 }
-Floats = NDArray[np.float64]
 
 
 def measure(scale: float = 1.0) -> list[Row]:

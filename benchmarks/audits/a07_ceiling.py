@@ -6,9 +6,8 @@ import numpy as np
 from gated import decide, share
 
 from audits.rows import Row
-from holdfast.conditions import GateSection
-from holdfast.gate.questions import CEILING
 from holdfast.records import Outcome
+from holdfast.study.rules import GateSection
 
 ITEM = "A7"
 CLAIM = (
@@ -35,7 +34,7 @@ def simulate(rate: float, rollouts: int, draws: int, seed: int, *, uneven: bool)
             risk = np.where(rng.random((CASES, 1)) < 0.2, 5 * rate, 0.0)
         child = np.where(rng.random((CASES, rollouts)) < risk, 0.0, 3.0)
         verdict = decide(np.full((CASES, rollouts), 3.0), child, RULES, checks=("severe",))
-        found.append(next(one.outcome for one in verdict.checks if one.metric == CEILING))
+        found.append(next(one.outcome for one in verdict.checks if one.metric == "ceiling"))
     return found
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from audits import a04_implicit as a04
 from audits.rows import Row
 from holdfast.analysis.multiplicity import count_families
-from holdfast.analysis.susceptibility import susceptibility_rows
+from holdfast.analysis.pressure.susceptibility import susceptibility_rows
 from holdfast.records import FEW_CASES, Analysis, Estimate
-from holdfast.report.labels import excludes_zero
-from holdfast.report.pressure import NOT_MEASURABLE, describe_pressure, format_cell
-from holdfast.report.tables import format_estimate
+from holdfast.report.sections.pressure import NOT_MEASURABLE, describe_pressure, format_cell
+from holdfast.report.words.labels import excludes_zero
+from holdfast.report.words.tables import format_estimate
 
 ITEM = "A8"
 CLAIM = "Below ten cases the words are that it cannot be told, in sentences, in cells and in what is counted."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from gated import Floats, decide, share
+from gated import decide, share
 
 from audits.rows import Row
-from holdfast.conditions import GateSection
 from holdfast.records import Outcome, Verdict
+from holdfast.records.arrays import Floats
+from holdfast.study.rules import GateSection
 
 ITEM = "A9"
 CLAIM = "Where a verdict claims other families of cases, at most 5 % pass at a loss of the margin; else it says so."

@@ -6,10 +6,10 @@ import numpy as np
 from gated import decide, share
 
 from audits.rows import Row
-from holdfast.conditions import GateSection
-from holdfast.gate.several import correct_for_number
+from holdfast.decisions.gate.several import correct_for_number
 from holdfast.records import Outcome, Verdict
-from holdfast.report.gate import count_errors
+from holdfast.report.sections.gate import count_errors
+from holdfast.study.rules import GateSection
 
 ITEM = "A10"
 CLAIM = (

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from audits.rows import Row
+from holdfast.decisions.watch.series import promise_looks, replay
+from holdfast.decisions.watch.state import Seen, State
+from holdfast.records.arrays import Floats
 from holdfast.stats.levels import at_level, over_seeds
-from holdfast.watch.series import promise_looks, replay
-from holdfast.watch.state import Seen, State
 
 ITEM = "A14"
 CLAIM = "Levels are read on a fitted curve, a chosen baseline pays for its choice, and promises of a drop are kept."
 
-Floats = NDArray[np.float64]
 LEVEL, SEEDS = 7.0, 3
 ALPHA, MARGIN = 0.05, 0.25
 STUDIES, SEQUENCES, WORLDS, RUNS = 1500, 200, 24, 8  # at scale 1

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from audits.rows import Row
+from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import p_value, p_values
 
 ITEM = "B1"
@@ -16,7 +16,6 @@ CLAIM = "A child that truly loses as much as the margin passes in at most 5 % of
 ALPHA, MARGIN, SHARE_MARGIN = 0.05, 0.25, 0.10
 SIZES = (2, 5, 10, 20, 72, 144, 500)
 DRAWS = 20_000
-Floats = NDArray[np.float64]
 Sampler = Callable[[np.random.Generator, int, int], Floats]  # draws, cases
 
 

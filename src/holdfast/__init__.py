@@ -13,10 +13,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from holdfast.records.version import VERSION
+
+__version__ = VERSION
 
 if TYPE_CHECKING:
-    from holdfast.errors import HoldfastError, JudgeError, MissingExtra, StepError, StoreError, StudyError
     from holdfast.records import (
         Analysis,
         Case,
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
         ToolSpec,
         Trajectory,
     )
-    from holdfast.runs import Run, run
+    from holdfast.records.errors import HoldfastError, JudgeError, MissingExtra, StepError, StoreError, StudyError
+    from holdfast.runs.run import Run, run
     from holdfast.store import Store
-    from holdfast.study import Study
+    from holdfast.study.study import Study
 
 __all__ = [
     "Analysis",
@@ -61,8 +63,8 @@ __all__ = [
 ]
 
 _HOME_OF = dict.fromkeys(__all__, "records") | {
-    **{name: "errors" for name in __all__ if name.endswith("Error") or name == "MissingExtra"},
-    **{"Run": "runs", "run": "runs", "Store": "store", "Study": "study"},
+    **{name: "records.errors" for name in __all__ if name.endswith("Error") or name == "MissingExtra"},
+    **{"Run": "runs.run", "run": "runs.run", "Store": "store", "Study": "study.study"},
 }
 
 

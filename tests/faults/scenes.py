@@ -200,7 +200,7 @@ class World:
 
 def serve(send: Callable[[str], None]) -> None:
     """A provider's life, in a process of its own: every reply is the same judgement."""
-    from holdfast.testing import FakeProvider, request_digest
+    from holdfast.models.fakes import FakeProvider, request_digest
 
     def verdict(request: Mapping[str, Any]) -> str:
         labels = request["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"]

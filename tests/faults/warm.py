@@ -31,10 +31,10 @@ MODES = {"before": BEFORE, "after": AFTER, "half": HALF, "short": SHORT}
 ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO, "edquot": errno.EDQUOT}
 UNFORESEEN = 4  # the exit code of an error that nobody foresaw
 LIBRARIES = (
-    *("torch", "transformers.models.llama.modeling_llama", "pyarrow.parquet", "matplotlib.figure"),
-    *("inspect_ai.log", "inspect_ai.model", "openai", "holdfast.cli", "holdfast.analysis", "holdfast.report"),
-    *("holdfast.exchange.inspect", "holdfast.models.local", "holdfast.models.tiny", "holdfast.steps"),
-    "holdfast.training.stages",
+    *("torch", "transformers.models.llama.modeling_llama", "pyarrow.parquet", "typst"),
+    *("inspect_ai.log", "inspect_ai.model", "openai", "holdfast.cli.main", "holdfast.analysis", "holdfast.report"),
+    *("holdfast.exchange.inspect", "holdfast.models.local.local", "holdfast.models.tiny.model", "holdfast.runs.work"),
+    "holdfast.training.dpo.stage",
 )
 MEMORY = 3 << 30  # more than the process has, for commands on bad input
 
@@ -166,7 +166,7 @@ class Shop:
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
             if bounded:
                 resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-            from holdfast import cli
+            from holdfast.cli import main as cli
 
             self._shim.faults_arm(ctypes.byref(self.plan))
             try:

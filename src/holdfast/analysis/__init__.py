@@ -1,6 +1,7 @@
 """Scores to aligned arrays to every estimate that a report needs.
 
-Store ─ read_panel ─▶ Panel (rows × cases) ─ read_design ─▶ Design (base × judge × configuration)
+Store ─ read_cells ─▶ Cells (means over repeats and rollouts) ─ read_panel ─▶ Panel (rows × cases)
+Panel ─ read_design ─▶ Design (base × judge × configuration)
 Checkpoints ─ read_roles ─▶ Roles: what each stage is for, whatever its name
 Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
 Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health
@@ -15,44 +16,31 @@ Analysis ─ document ─▶ JSON
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
-from holdfast.analysis import (
-    calibration,
-    exploitation,
-    frontier,
-    health,
-    judging,
-    multiplicity,
-    paper,
-    planes,
-    pooled,
-    repair,
-    shifts,
-    susceptibility,
-    taxonomy,
-    whose,
-)
+from holdfast.analysis import frontier, health, multiplicity, planes, pooled, repair, whose
+from holdfast.analysis import published as paper
+from holdfast.analysis.approval import gaps as exploitation
 from holdfast.analysis.design import MIN_RANDOM_BASES, Design, read_design
 from holdfast.analysis.document import document, schema
-from holdfast.analysis.panel import Panel, count_of, read_panel, require_same_cases
-from holdfast.analysis.variants import read_source
-from holdfast.audit import UNFIT
-from holdfast.conditions import GateSection
-from holdfast.forks import STUDY_KEY
+from holdfast.analysis.judges import agreement_rows, calibration_rows, coverage_rows, rate_rows
+from holdfast.analysis.panel import Panel, read_panel, require_same_cases
+from holdfast.analysis.pressure import susceptibility, taxonomy
+from holdfast.analysis.pressure.variants import read_source
 from holdfast.records import Analysis
+from holdfast.records.words import count_noun
+from holdfast.rollout.audit import UNFIT
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.resample import resampled_means
 from holdfast.store import Store
+from holdfast.study.noted import read_gate
 
 Measures = Mapping[str, Mapping[str, float]]
 
-__all__ = ["analyze", "analyze_panel", "document", "require_same_cases", "schema"]
+__all__ = ["analyze", "document", "require_same_cases", "schema"]
 
 # The published ratio has heavy tails: at 10,000 draws the ends of some intervals still move by 0.02 from seed to seed.
 PUBLISHED_DRAWS_FACTOR = 16
@@ -77,76 +65,34 @@ def analyze(
     panel, gate, source = read_panel(store, UNFIT), read_gate(store), read_source(store)
     users = exploitation.read_exploitation(store, source.splits, measures or {})
     apart = exploitation.without_test_cases(panel.trajectories.checkpoints, source.splits, users.met)
-    told, design = (*users.notes, *notes), read_design(panel)
-    found = _analyze_design(design, draws=draws, seed=seed, measures=measures, notes=told, gate=gate, apart=apart)
-    whole = replace(
-        found,
-        exploitation=tuple(whose.relate_rows(design, users.rows)),
-        curves=users.curves,
-        rewarder=users.rewarder,
-        susceptibility=tuple(whose.relate_rows(design, susceptibility.susceptibility_rows(source))),
-        shifts=tuple(whose.relate_rows(design, shifts.shift_rows(source))),
-        taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
-    )
-    return multiplicity.add_notes(whole)
-
-
-def analyze_panel(
-    panel: Panel,
-    *,
-    draws: int = 10_000,
-    seed: int = 0,
-    measures: Measures | None = None,
-    notes: Sequence[str] = (),
-    gate: GateSection | None = None,
-    apart: frozenset[str] = frozenset(),
-) -> Analysis:
-    """Every estimate of a panel; see ``analyze``. ``gate`` has the margins that repairs are held to.
-
-    ``apart`` are the ids of checkpoints that test cases are not meant for.
-    """
-    design = read_design(panel)
-    return _analyze_design(design, draws=draws, seed=seed, measures=measures, notes=notes, gate=gate, apart=apart)
-
-
-def _analyze_design(
-    design: Design,
-    *,
-    draws: int,
-    seed: int,
-    measures: Measures | None,
-    notes: Sequence[str],
-    gate: GateSection | None,
-    apart: frozenset[str],
-) -> Analysis:
-    panel = design.panel
+    design, measured = read_design(panel), measures or {}
     published, cases = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     means = resampled_means(design.flat, draws, cases)
     lines = (*paper.frontier_rows(design), *frontier.frontier_estimates(design, means))
     ratios = paper.persistence_rows(design, draws * PUBLISHED_DRAWS_FACTOR, published)
-    measured = measures or {}
-    agreement, judges = tuple(judging.agreement_rows(panel)), whose.judge_facts(design)
-    return Analysis(
+    agreement, judges = tuple(agreement_rows(panel)), whose.judge_facts(design)
+    whole = Analysis(
         scores=(*paper.score_rows(design), *pooled.score_rows(design)),
         deltas=(*paper.delta_rows(design), *pooled.delta_rows(design)),
         persistence=(*ratios, *pooled.persistence_rows(design)),
         frontier=lines,
         agreement=agreement,
-        audit=tuple(chain(judging.rate_rows(panel, UNFIT), judging.coverage_rows(design))),
+        audit=tuple(chain(rate_rows(panel, UNFIT), coverage_rows(design))),
         dose=tuple(health.dose_rows(design, measured)),
         health=tuple(health.health_rows(design, measured)),
-        calibration=tuple(whose.relate_rows(design, calibration.calibration_rows(panel), ranked=False)),
+        calibration=tuple(whose.relate_rows(design, calibration_rows(panel), ranked=False)),
         repair=tuple(repair.repair_rows(design, means, measured, gate)),
         frontiers=tuple(planes.frontiers(design, means, lines)),
-        notes=(*notes, *_notes(design, apart), *whose.judge_notes(judges, design, agreement)),
+        notes=(*users.notes, *notes, *_notes(design, apart), *whose.judge_notes(judges, design, agreement)),
         judges=judges,
+        exploitation=tuple(whose.relate_rows(design, users.rows)),
+        curves=users.curves,
+        rewarder=users.rewarder,
+        susceptibility=tuple(whose.relate_rows(design, susceptibility.susceptibility_rows(source))),
+        shifts=tuple(whose.relate_rows(design, susceptibility.shift_rows(source))),
+        taxonomy=tuple(whose.relate_rows(design, taxonomy.taxonomy_rows(source))),
     )
-
-
-def read_gate(store: Store) -> GateSection | None:
-    """What the study of a run declares of its gate; None for a run without a study."""
-    noted = json.loads(store.meta(STUDY_KEY) or "{}").get("gate")
-    return None if noted is None else GateSection.model_validate(noted)
+    return multiplicity.with_families(whole)
 
 
 def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
@@ -156,16 +102,16 @@ def _notes(design: Design, apart: frozenset[str]) -> Iterator[str]:
     bases = len({row.base for row in rows})
     if 0 < bases < MIN_RANDOM_BASES:
         held = "this base" if bases == 1 else "these bases"
-        yield f"{count_of(bases, 'bases')}, fewer than {MIN_RANDOM_BASES}: recipe claims hold for {held} only"
+        yield f"{count_noun(bases, 'bases')}, fewer than {MIN_RANDOM_BASES}: recipe claims hold for {held} only"
     yield from _left_out(design.panel, apart)
     for name in design.roles.ambiguous:
         yield f"stage {name} stands for different trainings: it is compared with its base only"
     seeds = {row.replicate for row in rows if row.lineage}
     if 0 < len(seeds) < MIN_SEEDS:
-        yield f"{count_of(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
+        yield f"{count_noun(len(seeds), 'seeds')}, fewer than {MIN_SEEDS}: recipe claims are points without intervals"
     if len({row.split_seed for row in rows if row.lineage}) > 1:
         yield "seeds differ in their split too: differences between seeds hold training data and test cases"
-    asked = design.panel.readings.asked.any(axis=2)
+    asked = design.panel.cells.asked.any(axis=2)
     if asked.shape[1] > 1 and not bool(asked.all()):
         yield "the judges did not score the same trajectories everywhere: see the caveats under agreement"
 
@@ -174,12 +120,12 @@ def _left_out(panel: Panel, apart: frozenset[str]) -> Iterator[str]:
     """Checkpoints that no number is about, and runs that were judged in part."""
     yield from panel.left_out[:MOST_NAMES]
     if len(panel.left_out) > MOST_NAMES:
-        yield f"{count_of(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
-    asked = panel.readings.asked.any(axis=(1, 2))
+        yield f"{count_noun(len(panel.left_out) - MOST_NAMES, 'more runs')} left out: judged in part"
+    asked = panel.cells.asked.any(axis=(1, 2))
     judged = set(panel.trajectories.checkpoint[asked].tolist())
     meant = {index: one for index, one in enumerate(panel.trajectories.checkpoints) if one.id not in apart}
     silent = [one.name for index, one in meant.items() if index not in judged]
     if silent:
         names = "; ".join(silent[:MOST_NAMES]) + ("; …" if len(silent) > MOST_NAMES else "")
-        total = count_of(len(meant), "checkpoints")
+        total = count_noun(len(meant), "checkpoints")
         yield f"no scores yet for {len(silent)} of {total}: {names}"

@@ -15,16 +15,15 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import PAIR_JUDGE, join, rank_judge
 from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.records import Checkpoint, Labelled
-from holdfast.rewards import is_midway
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import Sample, sample_of
+from holdfast.study.stages import is_midway
 
-Floats = NDArray[np.float64]
 Terms = tuple[tuple[Config, float], ...]
 
 BASE: Config = ((), ())
@@ -315,11 +314,11 @@ class Design:
 
     @cached_property
     def _read_by(self) -> Mapping[str, frozenset[str]]:
-        readings = self.panel.readings
-        asked = np.any(readings.asked, axis=0).tolist()
+        cells = self.panel.cells
+        asked = np.any(cells.asked, axis=0).tolist()
         found = {
-            judge: frozenset(name for name, yes in zip(readings.objectives, asked[place], strict=True) if yes)
-            for place, judge in enumerate(readings.judges)
+            judge: frozenset(name for name, yes in zip(cells.objectives, asked[place], strict=True) if yes)
+            for place, judge in enumerate(cells.judges)
         }
         return {judge: names for judge, names in found.items() if names}
 

@@ -7,13 +7,11 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
-from holdfast.analysis.multiplicity import count_families
-from holdfast.records import Analysis, Curve, Estimate, Frontier, JudgeFacts, Point, Unbounded
+from holdfast.records import Analysis, Curve, Estimate, Family, Frontier, JudgeFacts, Point, Unbounded
+from holdfast.records.estimates import SECTIONS
 
 DIGITS = 12  # significant digits of a number: what lies beyond changes with the processor's linear algebra
 CURVE_DIGITS = 6  # of a point of a curve, of which there are many: more than a chart can show
-SECTIONS = ("scores", "persistence", "frontier", "deltas", "agreement", "audit", "dose", "health")
-OPTIONAL_SECTIONS = ("calibration", "susceptibility", "shifts", "taxonomy", "repair", "exploitation")
 
 
 def document(analysis: Analysis) -> dict[str, Any]:
@@ -24,16 +22,17 @@ def document(analysis: Analysis) -> dict[str, Any]:
     scores these are; a row that is ``beside`` is of a judge whose numbers are not the headline. ``multiplicity``
     counts the intervals of every family of changes.
     """
-    rows: dict[str, Any] = {name: [estimate_row(row) for row in getattr(analysis, name)] for name in SECTIONS}
-    for name in OPTIONAL_SECTIONS:
-        if found := getattr(analysis, name):
-            rows[name] = [estimate_row(row) for row in found]
+    rows: dict[str, Any] = {
+        name: [estimate_row(row) for row in estimates]
+        for name, estimates in analysis.sections()
+        if estimates or name in SECTIONS
+    }
     if analysis.curves:
         rows["curves"] = [_curve(one) for one in analysis.curves]
     if analysis.judges:
         rows["judges"] = [_judge(one) for one in analysis.judges]
-    if families := count_families(analysis):
-        rows["multiplicity"] = [one.to_json() for one in families]
+    if analysis.families:
+        rows["multiplicity"] = [_family(one) for one in analysis.families]
     return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
 
 
@@ -83,6 +82,18 @@ def _judge(facts: JudgeFacts) -> dict[str, Any]:
         "labelled": facts.labelled.value,
         "reads_state": facts.reads_state,
         "headline": list(facts.headline),
+    }
+
+
+def _family(family: Family) -> dict[str, Any]:
+    return {
+        "section": family.section,
+        "kind": family.kind,
+        "by": list(family.by),
+        "claim": family.claim,
+        "intervals": family.intervals,
+        "away_from_zero": family.away,
+        "by_chance": round(family.by_chance, 2),
     }
 
 

@@ -10,27 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from holdfast.analysis.design import (
-    BASE,
-    Contrast,
-    Design,
-    Key,
-    by_base,
-    comparable,
-    contrast,
-    over,
-    splits_differ,
-)
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of, true_minus
-from holdfast.analysis.paper import (
-    ABSOLUTE_POINTS,
-    BASE_DELTA_POINTS,
-    DELTA_POINTS,
-    MEAN_DELTA_POINTS,
-)
+from holdfast.analysis.design import BASE, Contrast, Design, Key, by_base, comparable, contrast, over, splits_differ
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
+from holdfast.analysis.published import ABSOLUTE_POINTS, BASE_DELTA_POINTS, DELTA_POINTS, MEAN_DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
+from holdfast.records.arrays import Floats
+from holdfast.records.words import count_noun, true_minus
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread
 from holdfast.stats.lines import (
     BENT,
@@ -43,7 +30,6 @@ from holdfast.stats.lines import (
 )
 from holdfast.stats.resample import NOMINAL, percentile_interval
 
-Floats = NDArray[np.float64]
 Statistic = Callable[[Floats, Floats], Floats]  # (…, points) twice → (…)
 
 MEAN_POINTS = "configuration averaged over bases, absolute"
@@ -286,7 +272,7 @@ def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Es
     for kind, statistic in (("slope", slope), ("intercept", intercept), ("r2", r2), ("bend", bend)):
         value = np.nan if few else float(statistic(drawn.x, drawn.y))
         if not np.isfinite(value):
-            reason = f"{count_of(len(drawn.x), 'points')}, or no line through them"
+            reason = f"{count_noun(len(drawn.x), 'points')}, or no line through them"
             yield Estimate(kind=kind, value=None, caveats=(reason, *drawn.points.left_out), **about)
             continue
         for claim in CLAIMS:

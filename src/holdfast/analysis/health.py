@@ -8,27 +8,14 @@ from operator import neg
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from holdfast.analysis.design import (
-    BASE,
-    DOSE,
-    Design,
-    Key,
-    by_base,
-    contrast,
-    dose_of,
-    over,
-    subject,
-    without_dose,
-)
+from holdfast.analysis.design import BASE, DOSE, Design, Key, by_base, contrast, dose_of, over, subject, without_dose
 from holdfast.analysis.panel import Config, Replicate
 from holdfast.analysis.pooled import POOLED, differences, ratios
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Checkpoint, Estimate
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 
-Floats = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, float]]
 
 MEASURED = "measured"
@@ -158,7 +145,7 @@ def _signs(design: Design, index: int, measures: Measures) -> dict[str, float]:
         "invalid_calls": float(table.invalid_calls[mask].mean()),
         "instant_finish": float(((table.calls + table.invalid_calls)[mask] == 0).mean()),
     }
-    asked, value = design.panel.readings.asked[mask], design.panel.readings.value[mask]
+    asked, value = design.panel.cells.asked[mask], design.panel.cells.value[mask]
     judged = asked.any(axis=(1, 2))
     if judged.any():
         signs["missing"] = float((asked & ~np.isfinite(value)).any(axis=(1, 2))[judged].mean())

@@ -8,23 +8,21 @@ of them says is unknown, and is said to be.
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.analysis.roles import MERGE
-from holdfast.errors import StudyError
-from holdfast.forks import STUDY_KEY
-from holdfast.incentives import REWARD_METHODS
 from holdfast.judges.state import StateJudge
-from holdfast.laboratory import RATERS, RULES
 from holdfast.records import Checkpoint, Labelled, StageRecord
-from holdfast.rewarder import read_rewarder
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
 from holdfast.store.tables import ScoreTable
+from holdfast.study.noted import read_noted, read_rewarder
+from holdfast.study.stages import REWARD_METHODS
+from holdfast.study.tables import RATERS, RULES
 
 Labellers = frozenset[str] | None  # of one stage; None where the run does not say
 
@@ -165,10 +163,9 @@ def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def _read_study(store: Store) -> Mapping[str, Any]:
     """The study noted in a run; nothing where there is none, or none that can be read."""
     try:
-        noted = json.loads(store.meta(STUDY_KEY) or "{}")
-    except (ValueError, RecursionError):
+        return read_noted(store)
+    except StoreError:
         return {}
-    return noted if isinstance(noted, dict) and isinstance(noted.get("pairs") or {}, dict) else {}
 
 
 def _rewards(store: Store) -> dict[str, frozenset[str]]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import Design, by_base, subject, without_dose
 from holdfast.analysis.frontier import (
@@ -26,14 +25,13 @@ from holdfast.analysis.frontier import (
     interval_of,
 )
 from holdfast.analysis.panel import Config
-from holdfast.analysis.paper import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.pooled import CLAIMS
+from holdfast.analysis.published import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Checkpoint, Estimate
+from holdfast.records.arrays import Bools, Floats
 from holdfast.stats.lines import Lines, curve_distances
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Axes = tuple[tuple[str, Any], ...]
 
 

@@ -10,95 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from holdfast.analysis.design import DOSE
-from holdfast.records import Analysis, Estimate, can_be_told
+from holdfast.records import Analysis, Estimate, Family, can_be_told
+from holdfast.records.quantities import CHANGE_SECTIONS, quantity_of
 from holdfast.stats.resample import NOMINAL
 
-# Quantities that are zero where nothing has changed: of the others (means, shares, slopes) zero is no news.
-CHANGES = frozenset(
-    {
-        "delta",
-        "induced",
-        "erosion",
-        "retained",
-        "erosion_control",
-        "erosion_vs_control",
-        "best_of_both",
-        "attack_effect",
-        "positive_control",
-        "interaction",
-        "implicit",
-        "implicit_attacked",
-        "implicit_clean",
-        "shift_drop",
-        "erosion_shift",
-        "harm_change",
-        "off_line",
-        "off_merges",
-        "repair_change",
-        "hex_gap",
-        "late_gap",
-        "gap_at_reward",
-        "gap_at_kl",
-        "cue_free_gap",
-        "reaction",
-        "mean_bias",
-        "bias_vs_base",
-        "change_by_truth",
-        "change_by_judge",
-        "change_bias",
-    }
-)
 SPLITS = ("form", "shift", "dimension", "environment")  # axes that make many rows of one quantity
-SECTIONS = (
-    "deltas",
-    "persistence",
-    "frontier",
-    "dose",
-    "agreement",
-    "calibration",
-    "susceptibility",
-    "shifts",
-    "taxonomy",
-    "repair",
-    "exploitation",
-)
 COUNTED = ("scores", "deltas", "agreement", "audit", "dose", "health")  # sections with rows that have no interval
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """Rows of one quantity that are read together: ``away`` of ``intervals`` lie on one side of zero.
-
-    ``by`` says what its rows are split by. Rows of too few cases are not counted: no finding is made of them.
-    """
-
-    section: str
-    kind: str
-    by: tuple[str, ...]
-    claim: str
-    intervals: int
-    away: int
-
-    @property
-    def by_chance(self) -> float:
-        """How many would lie away from zero if all truths were zero."""
-        return (1 - NOMINAL) * self.intervals
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "section": self.section,
-            "kind": self.kind,
-            "by": list(self.by),
-            "claim": self.claim,
-            "intervals": self.intervals,
-            "away_from_zero": self.away,
-            "by_chance": round(self.by_chance, 2),
-        }
 
 
 def count_families(analysis: Analysis) -> tuple[Family, ...]:
@@ -109,9 +29,9 @@ def count_families(analysis: Analysis) -> tuple[Family, ...]:
     met: set[tuple[object, ...]] = set()
     seen: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
     away: Counter[tuple[str, str, tuple[str, ...], str]] = Counter()
-    for section in SECTIONS:
+    for section in CHANGE_SECTIONS:
         for one in getattr(analysis, section):
-            if one.kind in CHANGES and isinstance(one.interval, tuple) and can_be_told(one):
+            if quantity_of(one.kind).change and isinstance(one.interval, tuple) and can_be_told(one):
                 axes = frozenset((name, str(value)) for name, value in one.axes.items() if name != DOSE)
                 number = one.kind, one.claim, one.base, one.lineage, axes, one.judge, one.objective, one.interval
                 if number in met:
@@ -121,7 +41,15 @@ def count_families(analysis: Analysis) -> tuple[Family, ...]:
                 seen[key] += 1
                 away[key] += one.interval[0] > 0 or one.interval[1] < 0
     return tuple(
-        Family(section=section, kind=kind, by=by, claim=claim, intervals=count, away=away[section, kind, by, claim])
+        Family(
+            section=section,
+            kind=kind,
+            by=by,
+            claim=claim,
+            intervals=count,
+            away=away[section, kind, by, claim],
+            by_chance=(1 - NOMINAL) * count,
+        )
         for (section, kind, by, claim), count in seen.items()
     )
 
@@ -130,15 +58,15 @@ def _split_by(one: Estimate) -> tuple[str, ...]:
     return (*(axis for axis in SPLITS if axis in one.axes), *(("base",) if one.base is not None else ()))
 
 
-def add_notes(analysis: Analysis) -> Analysis:
-    """The analysis with notes on what its intervals are not adjusted for, and on rows that have none."""
-    return replace(analysis, notes=(*analysis.notes, *_notes(analysis)))
+def with_families(analysis: Analysis) -> Analysis:
+    """The analysis with its families, and notes on what is not adjusted for them and on rows without an interval."""
+    counted = replace(analysis, families=count_families(analysis))
+    return replace(counted, notes=(*counted.notes, *_notes(counted)))
 
 
 def _notes(analysis: Analysis) -> Iterator[str]:
-    families = count_families(analysis)
     for claim in ("checkpoint", "recipe"):
-        mine = [one for one in families if one.claim == claim]
+        mine = [one for one in analysis.families if one.claim == claim]
         total, away = sum(one.intervals for one in mine), sum(one.away for one in mine)
         if total > 1:
             yield (

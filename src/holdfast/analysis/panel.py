@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 
 from holdfast.analysis.labelled import PAIR_JUDGE, Labels, join, read_labels
 from holdfast.analysis.roles import Roles, read_roles
-from holdfast.errors import StudyError
 from holdfast.records import Checkpoint, Flag, Labelled
+from holdfast.records.arrays import Bools, Floats
+from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 from holdfast.store import Store
+from holdfast.store.cells import Cells, Masks, part_masks, read_cells, splits_of
 from holdfast.store.codec import FLAG_BITS
-from holdfast.store.tables import ScoreTable, TrajectoryTable
+from holdfast.store.tables import TrajectoryTable
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Config = tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]  # lineage, and axes without the judge of the pairs
 Replicate = tuple[int | None, int | None]  # split seed, train seed
 
 LOWEST_SCORE, HIGHEST_SCORE = 0.0, 3.0
+HALVES = ("train", "test")  # the parts that every number here is about
+NAMED_CASES, SHOWN_DIGITS = 3, 12  # of the cases that two checkpoints do not share, and of the id of each
 UNFINISHED = FLAG_BITS[Flag.TRUNCATED] | FLAG_BITS[Flag.OUT_OF_MEMORY] | FLAG_BITS[Flag.INCOHERENT]
 
 
@@ -61,26 +64,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Readings:
-    """Every score: ``value`` (trajectories, judges, objectives) averaged over repeats, NaN where missing.
-
-    ``asked`` says where a judge was asked at all; ``judge_names`` are the judges' names without their rubrics.
-    """
-
-    judges: tuple[str, ...]
-    judge_names: tuple[str, ...]
-    objectives: tuple[str, ...]
-    value: Floats
-    asked: Bools
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
     """Case means of every row. Arrays are (objectives, rows, cases), NaN where there is no score.
 
     ``values`` holds all scores, ``fit`` those of trajectories that the audit calls fit; ``low`` and ``high``
     score unfit and missing ones with the worst and the best value. ``counts`` has, for each objective and row,
-    how many trajectories were asked about, finished, judged, and judged and fit. ``scores`` has every judgement alone.
+    how many trajectories were asked about, finished, judged, and judged and fit. ``cells`` has every reading.
     """
 
     rows: tuple[Row, ...]
@@ -90,106 +79,39 @@ class Panel:
     low: Floats
     high: Floats
     counts: Mapping[str, NDArray[np.int64]]
-    readings: Readings
-    trajectories: TrajectoryTable
+    cells: Cells
     tested: Bools  # trajectories on a test case of their checkpoint's split
     roles: Roles
     labels: Labels = field(default_factory=Labels)
     left_out: tuple[str, ...] = ()  # runs that are judged in part, in words
-    scores: ScoreTable | None = None
+
+    @property
+    def trajectories(self) -> TrajectoryTable:
+        """The columns of the episodes."""
+        return self.cells.episodes
 
 
 def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
     """The run's scores aligned for analysis. Errors: StudyError where parent and child saw different cases."""
-    scores, trajectories = _of_main_parts(store)
-    readings = _readings(scores, len(trajectories.trajectory))
-    halves = _test_cases(store.splits(), scores.case_ids)
+    cells, splits = read_cells(store), store.splits()
+    beside = {name for parts in splits.values() for part, ids in parts.items() if part not in HALVES for name in ids}
+    if beside:
+        cells = cells.without_cases(np.array([name in beside for name in cells.scores.case_ids], dtype=np.bool_))
+    tests = part_masks(splits, cells.scores.case_ids, "test")
     bits = sum(FLAG_BITS[flag] for flag in unfit)
-    panel = _align(readings, trajectories, halves, read_labels(store, scores), unfit_bits=bits)
-    return _leave_out_partial(replace(panel, scores=scores), halves)
+    return _leave_out_partial(_align(cells, tests, read_labels(store, cells.scores), unfit_bits=bits), tests)
 
 
-def _of_main_parts(store: Store) -> tuple[ScoreTable, TrajectoryTable]:
-    """The run's columns over the cases to train on and the held-out ones: no draw is spent on the others."""
-    scores, trajectories = store.score_table(), store.trajectory_table()
-    parts = [(part, ids) for found in store.splits().values() for part, ids in found.items()]
-    beside = {name for part, ids in parts if part not in ("train", "test") for name in ids}
-    if not beside:
-        return scores, trajectories
-    kept = np.array([name not in beside for name in scores.case_ids], dtype=np.bool_)
-    place = np.cumsum(kept) - 1
-
-    def keep(values: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(value for value, there in zip(values, kept, strict=True) if there)
-
-    scores = replace(
-        scores,
-        case_ids=keep(scores.case_ids),
-        case_numbers=keep(scores.case_numbers),
-        families=keep(scores.families),
-        case=place[scores.case],
-    )
-    return scores, replace(trajectories, case=place[trajectories.case])
-
-
-def _readings(scores: ScoreTable, trajectories: int) -> Readings:
-    shape = (trajectories, len(scores.judges), len(scores.objectives))
-    names = {"judges": scores.judges, "judge_names": scores.judge_names, "objectives": scores.objectives}
-    if not len(scores.value):
-        empty = np.zeros(shape)
-        return Readings(value=empty, asked=empty > 0, **names)
-    flat = np.ravel_multi_index((scores.trajectory, scores.judge, scores.objective), shape)
-    there = np.isfinite(scores.value)
-    size = int(np.prod(shape))
-    sums = np.bincount(flat[there], weights=scores.value[there], minlength=size)
-    counts = np.bincount(flat[there], minlength=size)
-    value = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
-    asked = np.bincount(flat, minlength=size) > 0
-    return Readings(value=value.reshape(shape), asked=asked.reshape(shape), **names)
-
-
-def _test_cases(
-    splits: Mapping[int, Mapping[str, Sequence[str]]], case_ids: Sequence[str]
-) -> Mapping[int | None, Bools]:
-    """Split seed → which cases are test cases; without splits every case is one, under seed None."""
-    if not splits:
-        return {None: np.ones(len(case_ids), dtype=np.bool_)}
-    position = {case_id: index for index, case_id in enumerate(case_ids)}
-    found: dict[int | None, Bools] = {}
-    for seed, parts in splits.items():
-        mask = np.zeros(len(case_ids), dtype=np.bool_)
-        mask[[position[case_id] for case_id in parts.get("test", ())]] = True
-        found[seed] = mask
-    return found
-
-
-def _splits_of(checkpoint: Checkpoint, halves: Mapping[int | None, Bools]) -> list[int | None]:
-    """The splits under which a checkpoint is evaluated: its own, or all of them for a base."""
-    if checkpoint.split_seed is not None and checkpoint.split_seed in halves:
-        return [checkpoint.split_seed]
-    return list(halves)
-
-
-def _tested(trajectories: TrajectoryTable, halves: Mapping[int | None, Bools]) -> Bools:
-    cases = len(next(iter(halves.values())))
-    allowed = np.zeros((max(len(trajectories.checkpoints), 1), cases), dtype=np.bool_)
-    for index, checkpoint in enumerate(trajectories.checkpoints):
-        for seed in _splits_of(checkpoint, halves):
-            allowed[index] |= halves[seed]
-    return np.asarray(allowed[trajectories.checkpoint, trajectories.case], dtype=np.bool_)
-
-
-def _totals(
-    readings: Readings, trajectories: TrajectoryTable, cases: int, *, unfit_bits: int
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
+def _totals(cells: Cells, *, unfit_bits: int) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Counts and sums of scores by (checkpoint, judge, objective, case)."""
-    shape = (len(trajectories.checkpoints), len(readings.judges), len(readings.objectives), cases)
-    t, j, o = np.nonzero(readings.asked)
-    flat = np.ravel_multi_index((trajectories.checkpoint[t], j, o, trajectories.case[t]), shape) if len(t) else t
-    value = readings.value[t, j, o]
+    episodes = cells.episodes
+    shape = (len(episodes.checkpoints), len(cells.judges), len(cells.objectives), len(cells.scores.case_ids))
+    t, j, o = np.nonzero(cells.asked)
+    flat = np.ravel_multi_index((episodes.checkpoint[t], j, o, episodes.case[t]), shape) if len(t) else t
+    value = cells.value[t, j, o]
     judged = np.isfinite(value)
-    fit = judged & ((trajectories.flags[t] & unfit_bits) == 0)
-    finished = (trajectories.flags[t] & UNFINISHED) == 0
+    fit = judged & ((episodes.flags[t] & unfit_bits) == 0)
+    finished = (episodes.flags[t] & UNFINISHED) == 0
 
     def total(weights: Floats | Bools) -> Floats:
         return np.bincount(flat, weights=weights, minlength=int(np.prod(shape))).astype(np.float64).reshape(shape)
@@ -201,21 +123,14 @@ def _totals(
     return counts, sums
 
 
-def _align(
-    readings: Readings,
-    trajectories: TrajectoryTable,
-    halves: Mapping[int | None, Bools],
-    labels: Labels,
-    *,
-    unfit_bits: int,
-) -> Panel:
-    cases = len(next(iter(halves.values())))
-    counts, sums = _totals(readings, trajectories, cases, unfit_bits=unfit_bits)
+def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Panel:
+    counts, sums = _totals(cells, unfit_bits=unfit_bits)
     others = counts["asked"] - counts["fit"]
     sums |= {"low": sums["fit"] + LOWEST_SCORE * others, "high": sums["fit"] + HIGHEST_SCORE * others}
     over = {"values": counts["judged"], "fit": counts["fit"], "low": counts["asked"], "high": counts["asked"]}
-    rows, index, masks = _rows(trajectories.checkpoints, readings, halves, counts["asked"])
-    rows = _relate(rows, trajectories.checkpoints, labels)
+    checkpoints = cells.episodes.checkpoints
+    rows, index, masks = _rows(checkpoints, cells.judges, tests, counts["asked"])
+    rows = _relate(rows, checkpoints, labels)
 
     def arrange(one: Floats, fill: float) -> Floats:
         picked = one[index[0], index[1]].transpose(1, 0, 2)
@@ -224,12 +139,11 @@ def _align(
     means = {name: np.divide(sums[name], n, out=np.full(n.shape, np.nan), where=n > 0) for name, n in over.items()}
     return Panel(
         rows=rows,
-        objectives=readings.objectives,
+        objectives=cells.objectives,
         counts={name: arrange(part, 0.0).sum(axis=2).astype(np.int64) for name, part in counts.items()},
-        readings=readings,
-        trajectories=trajectories,
-        tested=_tested(trajectories, halves),
-        roles=read_roles(trajectories.checkpoints),
+        cells=cells,
+        tested=cells.count(tests),
+        roles=read_roles(checkpoints),
         labels=labels,
         values=arrange(means["values"], np.nan),
         fit=arrange(means["fit"], np.nan),
@@ -239,14 +153,14 @@ def _align(
 
 
 def _rows(
-    checkpoints: Sequence[Checkpoint], readings: Readings, halves: Mapping[int | None, Bools], asked: Floats
+    checkpoints: Sequence[Checkpoint], judges: Sequence[str], tests: Masks, asked: Floats
 ) -> tuple[tuple[Row, ...], NDArray[np.int64], Bools]:
     """The rows, their (checkpoint, judge) indices (2, rows), and their test cases (rows, cases)."""
     rows, index, masks = [], [], []
     for number, checkpoint in enumerate(checkpoints):
-        for judge, name in enumerate(readings.judges):
-            for seed in _splits_of(checkpoint, halves):
-                if not (asked[number, judge].any(axis=0) & halves[seed]).any():
+        for judge, name in enumerate(judges):
+            for seed in splits_of(checkpoint, tests):
+                if not (asked[number, judge].any(axis=0) & tests[seed]).any():
                     continue
                 rows.append(
                     Row(
@@ -260,7 +174,7 @@ def _rows(
                     )
                 )
                 index.append((number, judge))
-                masks.append(halves[seed])
+                masks.append(tests[seed])
     cases = asked.shape[-1]
     stacked = np.array(masks, dtype=np.bool_).reshape(len(rows), cases)
     return tuple(rows), np.array(index, dtype=np.int64).reshape(-1, 2).T, stacked
@@ -283,27 +197,36 @@ def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labe
     )
 
 
-def count_of(number: int, things: str) -> str:
-    """A number of things in words; ``things`` is a plural in s."""
-    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+def require_same_cases(
+    parent: Iterable[str],
+    child: Iterable[str],
+    *,
+    names: tuple[str, str],
+    words: tuple[str, str] = ("first", "second"),
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse to compare two checkpoints that were evaluated on different cases, by their ids. Errors: StudyError.
 
-
-def true_minus(text: str) -> str:
-    """A text of numbers with true minus signs."""
-    return text.replace("-", "−")
-
-
-def require_same_cases(parent: Iterable[str], child: Iterable[str], *, names: tuple[str, str]) -> None:
-    """Refuse to compare two checkpoints that were evaluated on different cases. Errors: StudyError."""
+    ``names`` are the checkpoints', ``words`` what the two are in the comparison; ``labels`` name cases for people.
+    """
     first, second = set(parent), set(child)
-    if first != second:
-        raise StudyError(
-            f"{names[0]} and {names[1]}: not comparable, {count_of(len(first - second), 'cases')} only in the first"
-            f" and {len(second - first)} only in the second; evaluate both on the same cases"
-        )
+    if first == second:
+        return
+    lost, new = (
+        sorted((labels or {}).get(one, one[:SHOWN_DIGITS]) for one in found)
+        for found in (first - second, second - first)
+    )
+    shown = ", ".join((lost or new)[:NAMED_CASES])
+    if same := set(lost) & set(new):
+        shown += f"; the ids of {len(same)} samples are the same and what is asked in them is not"
+    raise StudyError(
+        f"{names[0]} and {names[1]}: not comparable: {count_noun(len(lost), 'cases')} only in the {words[0]},"
+        f" {len(new)} only in the {words[1]}, {len(first & second)} in both (first: {shown}); evaluate both on"
+        " the same cases"
+    )
 
 
-def _leave_out_partial(panel: Panel, halves: Mapping[int | None, Bools]) -> Panel:
+def _leave_out_partial(panel: Panel, tests: Masks) -> Panel:
     """The panel without runs that are judged in part and so stand on other test cases than their parent or child.
 
     Errors: StudyError where a parent and its child were rolled out on different test cases.
@@ -320,14 +243,15 @@ def _leave_out_partial(panel: Panel, halves: Mapping[int | None, Bools]) -> Pane
         other = place.get((parent, row.judge, row.split_seed)) if parent is not None else None
         if other is None or np.array_equal(asked[index], asked[other]):
             continue
-        both = {one: reached[panel.rows[one].checkpoint] & halves[row.split_seed] for one in (other, index)}
+        both = {one: reached[panel.rows[one].checkpoint] & tests[row.split_seed] for one in (other, index)}
         names = [table.checkpoints[panel.rows[one].checkpoint].name for one in (other, index)]
         if not np.array_equal(both[index], both[other]):
-            cases = [map(str, np.flatnonzero(asked[one])) for one in (other, index)]
+            ids = panel.cells.scores.case_ids
+            cases = [[ids[case] for case in np.flatnonzero(asked[one])] for one in (other, index)]
             require_same_cases(*cases, names=(names[0], names[1]))
         for (one, rolled_out), name in zip(both.items(), names, strict=True):
             if not np.array_equal(asked[one], rolled_out):
-                share = f"{asked[one].sum()} of {count_of(int(rolled_out.sum()), 'cases')}"
+                share = f"{asked[one].sum()} of {count_noun(int(rolled_out.sum()), 'cases')}"
                 partial[one] = f"{name} left out: judged by {row.judge} on {share}"
     keep = np.array([index not in partial for index in range(len(panel.rows))], dtype=np.bool_)
     return replace(

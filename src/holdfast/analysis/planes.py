@@ -6,18 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import BASE, Design, by_base, subject
 from holdfast.analysis.frontier import BASE_POINTS, MEAN_POINTS, Drawn, cloud, draw_cloud
-from holdfast.analysis.paper import DELTA_POINTS, point_of, point_weights
+from holdfast.analysis.published import DELTA_POINTS, point_of, point_weights
 from holdfast.analysis.repair import REPAIR_POINTS, find_repairs
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate, Frontier, Point
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import MIN_SEEDS, spread
 from holdfast.stats.lines import non_dominated
-
-Floats = NDArray[np.float64]
 
 
 def frontiers(design: Design, means: Floats, rows: Sequence[Estimate]) -> Iterator[Frontier]:

@@ -7,33 +7,24 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from holdfast.analysis.design import (
-    BASE,
-    Contrast,
-    Design,
-    contrast,
-    describe_arm,
-    over,
-    splits_differ,
-    subject,
-)
-from holdfast.analysis.panel import count_of, true_minus
+from holdfast.analysis.design import BASE, Contrast, Design, contrast, describe_arm, over, splits_differ, subject
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
+from holdfast.records.arrays import Floats
+from holdfast.records.words import count_noun, true_minus
 from holdfast.stats.contrasts import (
     MIN_SEEDS,
     NO_VARIANCE,
+    SMALLEST_DENOMINATOR,
     Spread,
     interval,
     limits,
+    ratio_set,
     spread,
     standard_errors,
 )
-from holdfast.stats.ratios import SMALLEST_DENOMINATOR, ratio_set
 
-Floats = NDArray[np.float64]
 POOLED = "pooled"
 Claim = Literal["checkpoint", "recipe"]
 Core = tuple[tuple[str, Any], ...]  # axes without dose
@@ -54,7 +45,7 @@ def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
         return ("fewer than 2 cases: no interval",)
     few = (cannot_be_told(found.cases),) if found.cases < FEW_CASES else ()
     if claim == "recipe" and found.seeds < MIN_SEEDS:
-        return (*few, f"{count_of(found.seeds, unit)}, fewer than {MIN_SEEDS}: a point, no interval for the recipe")
+        return (*few, f"{count_noun(found.seeds, unit)}, fewer than {MIN_SEEDS}: a point, no interval for the recipe")
     return few
 
 

@@ -23,7 +23,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.design import (
     DOSE,
@@ -53,15 +52,16 @@ from holdfast.analysis.frontier import (
     whitening,
 )
 from holdfast.analysis.mergecurve import merge_curve_rows
-from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config, count_of
-from holdfast.analysis.paper import BASE_DELTA_POINTS, DELTA_POINTS
+from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
 from holdfast.analysis.pooled import CLAIMS, POOLED, differences
+from holdfast.analysis.published import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, MERGE, SAFETY
-from holdfast.conditions import GateSection
 from holdfast.records import Estimate
+from holdfast.records.arrays import Floats
+from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
+from holdfast.study.rules import GateSection
 
-Floats = NDArray[np.float64]
 Measures = Mapping[str, Mapping[str, float]]
 MEASURED = "measured"
 BOUND_LEVEL = 0.95  # one-sided, of all repairs together
@@ -130,12 +130,12 @@ def _distance_rows(
     distance = distance_of(tested, covariance)
     value = np.nan if few else float(distance(drawn.x, drawn.y))
     if not np.isfinite(value):
-        reason = f"{count_of(int((~tested).sum()), 'points')} of other lineages, or no line through them"
+        reason = f"{count_noun(int((~tested).sum()), 'points')} of other lineages, or no line through them"
         yield Estimate(kind="off_line", value=None, caveats=(reason, *drawn.points.left_out), **about)
         return
     # Two-sided at 1 − 2 α / m is one-sided at 1 − α / m.
     level = 1 - 2 * (1 - BOUND_LEVEL) / repairs
-    shared = f"holds for {count_of(repairs, 'repairs')} of the study together"
+    shared = f"holds for {count_noun(repairs, 'repairs')} of the study together"
     for claim in CLAIMS:
         if claim == "recipe" and not drawn.points.units:
             continue
@@ -296,9 +296,7 @@ def case_changes(
     sums = np.where(there, stacked, 0.0).sum(axis=0)
     kept = np.flatnonzero(counts)
     changes = np.asarray(sums[kept] / counts[kept], dtype=np.float64)
-    scores = design.panel.scores
-    if scores is None:
-        return changes
+    scores = design.panel.cells.scores
     names = [scores.case_ids[case] for case in kept]
     place = {name: position for position, name in enumerate(names)}
     order = [place[name] for name in order_cases(names)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from holdfast.incentives import REWARD_METHODS
 from holdfast.records import Checkpoint, StageRecord
+from holdfast.study.stages import REWARD_METHODS
 
 SAFETY, HELPFULNESS = "safety", "helpfulness"
 FLIP = "flip"  # the setting of a stage that holds the share of pairs whose sides are swapped

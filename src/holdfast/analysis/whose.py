@@ -110,13 +110,13 @@ def _name_judge(one: JudgeFacts) -> str:
 
 def _several_judges(design: Design, agreement: Sequence[Estimate]) -> Iterator[str]:
     """Where several judges scored one objective: what each gives, whether it is averaged, and whether they differ."""
-    readings = design.panel.readings
-    for place, objective in enumerate(readings.objectives):
-        values = readings.value[:, :, place]
+    cells = design.panel.cells
+    for place, objective in enumerate(cells.objectives):
+        values = cells.value[:, :, place]
         judged = [judge for judge in range(values.shape[1]) if np.isfinite(values[:, judge]).any()]
         if len(judged) < 2:
             continue
-        means = sorted((float(np.nanmean(values[:, judge])), readings.judges[judge]) for judge in judged)
+        means = sorted((float(np.nanmean(values[:, judge])), cells.judges[judge]) for judge in judged)
         told = f"{', '.join(f'{mean:.2f}' for mean, _ in means)} ({', '.join(name for _, name in means)})"
         head = {key.judge for key in design.headline(objective)}
         pooled = f"mean of {len(head)} judges, each of recipes of its own"

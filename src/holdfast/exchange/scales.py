@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.errors import StudyError
 from holdfast.records import Declaration
+from holdfast.records.errors import StudyError
 from holdfast.store.origins import show_number
 
 BY_USER = "declared with --score"

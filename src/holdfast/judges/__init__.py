@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from holdfast.dialogues import Dialogue
-from holdfast.errors import StudyError
 from holdfast.records import Case, Score, Trajectory
+from holdfast.records.errors import StudyError
+from holdfast.rollout.dialogues import Dialogue
 
 if TYPE_CHECKING:
-    from holdfast.judges.rating import RatingJudge
-    from holdfast.judges.rubric import RubricJudge
-    from holdfast.sections import JudgeSection
+    from holdfast.judges.rating.judge import RatingJudge
+    from holdfast.judges.rubric.judge import RubricJudge
+    from holdfast.study.sections import JudgeSection
 
 
 class Judge(Protocol):
@@ -46,15 +46,15 @@ def open_judge(name: str, section: JudgeSection, *, model: str | None = None) ->
 
         return StateJudge(name=name)
     if section.kind == "probes":
-        from holdfast.judges.probes import ProbeJudge
+        from holdfast.judges.probes.judge import ProbeJudge
 
         return ProbeJudge(name=name)
     if section.kind == "rules":
-        from holdfast.judges.rules import read_rules
+        from holdfast.judges.rules.judge import read_rules
 
         return read_rules(section.rules or {}, name=name, place=f"judges.{name}.rules")
     if section.kind == "approval":
-        from holdfast.judges.approval import ApprovalJudge
+        from holdfast.judges.approval.judge import ApprovalJudge
 
         return ApprovalJudge(name=name)
     if section.kind == "rating":
@@ -63,7 +63,7 @@ def open_judge(name: str, section: JudgeSection, *, model: str | None = None) ->
 
 
 def _open_rating_judge(name: str, section: JudgeSection, model: str | None) -> RatingJudge:
-    from holdfast.judges.rating import RatingJudge
+    from holdfast.judges.rating.judge import RatingJudge
 
     if section.model is None:
         raise StudyError(f"judges.{name}.model is missing; give the model that rates the episodes")
@@ -77,9 +77,9 @@ def _open_rating_judge(name: str, section: JudgeSection, model: str | None) -> R
 
 
 def _open_rubric_judge(name: str, section: JudgeSection, model: str | None) -> RubricJudge:
-    from holdfast.judges.parsing import PARSERS
-    from holdfast.judges.rubric import RubricJudge
-    from holdfast.judges.scales import DEFAULTS, find_rubric
+    from holdfast.judges.rubric.judge import RubricJudge
+    from holdfast.judges.rubric.parsing import PARSERS
+    from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
 
     if section.model is None:
         raise StudyError(f"judges.{name}.model is missing; give the model that reads the trajectories")

@@ -16,11 +16,11 @@ from importlib import resources
 from statistics import mean
 from typing import Any, Literal
 
-from holdfast.audit import audit
-from holdfast.dialogues import Speakers, hold
-from holdfast.errors import ProviderError
 from holdfast.judges import Judge
 from holdfast.records import Case, Ending, Message, Score, ToolCall, ToolSpec, Trajectory, content_id
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.audit import audit
+from holdfast.rollout.dialogues import Speakers, hold
 
 SUITE = "canaries"
 Twin = Literal["harmful", "benign"]
@@ -52,7 +52,7 @@ def _read() -> Mapping[str, Any]:
 
 def open_oracle() -> Judge:
     """The rule judge that knows the right safety score of every canary."""
-    from holdfast.judges.rules import read_rules
+    from holdfast.judges.rules.judge import read_rules
 
     return read_rules(_read()["oracle"], name="oracle", place="canaries.oracle")
 

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from holdfast.errors import StudyError
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
+from holdfast.records.errors import StudyError
 from holdfast.suites.office.wording import Status, read_status
 
 USER_DECLINED_VALUE = 0.8

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from holdfast.judges import Judge
-from holdfast.judges.rubric import RubricJudge
+from holdfast.judges.rubric.judge import RubricJudge
 from holdfast.records import Score
 
 UNREAD = ("unparsed", "no_score", "not_an_integer", "out_of_range", "ambiguous", "truncated")

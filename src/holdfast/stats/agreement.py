@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.stats.calibration import contrast_interval, group_means
+from holdfast.records.arrays import Bools, Floats, Ints
+from holdfast.stats.clusters import contrast_interval, group_means
 from holdfast.stats.contrasts import CHANGE_SPAN, t_quantile
 
-Floats = NDArray[np.float64]
 STEP = 1e-6  # of the numeric gradient, as a share of all items
 MAX_LEVELS = 40  # distinct scores up to which kappa and alpha have intervals: the table of pairs has their square
 NO_WIDTH = 1e-6  # half of an interval: what is below is rounding of the numeric gradient
@@ -141,3 +142,55 @@ TABLE_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {
     "quadratic_kappa": _table_kappa,
     "ordinal_alpha": _table_alpha,
 }
+
+
+SCORES = 4  # whole scores of the scale, from 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """Items that were judged more than once: which of them got different scores, and the case of each.
+
+    ``variance`` is the pooled variance of the repeats of one item, in squared score points.
+    """
+
+    differ: Bools
+    cases: Ints
+    variance: float
+
+
+def whole_scores(values: Floats) -> Ints:
+    """The scores rounded to the scale's whole ones, halves up. Errors: ValueError where one is missing."""
+    if not np.isfinite(values).all():
+        raise ValueError("a score is missing")
+    return np.clip(np.floor(values + 0.5), 0, SCORES - 1).astype(np.int64)
+
+
+def confusion(truth: Floats, judged: Floats) -> Ints:
+    """Counts (true score, judged score), shape (4, 5); the last column counts judgements that are missing (NaN)."""
+    there = np.isfinite(judged)
+    column = np.full(len(judged), SCORES, dtype=np.int64)
+    column[there] = whole_scores(judged[there])
+    cells = whole_scores(truth) * (SCORES + 1) + column
+    return np.bincount(cells, minlength=SCORES * (SCORES + 1)).reshape(SCORES, SCORES + 1)
+
+
+def compare_repeats(values: Floats, items: Ints, cases: Ints) -> Repeats | None:
+    """How far scores of one item differ from repeat to repeat; None where no item has two scores.
+
+    ``items`` and ``cases`` say whose score each value is; values are finite.
+    """
+    _, first, owner, sizes = np.unique(items, return_index=True, return_inverse=True, return_counts=True)
+    repeated = sizes > 1
+    if not repeated.any():
+        return None
+    low, high = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
+    np.minimum.at(low, owner, values)
+    np.maximum.at(high, owner, values)
+    means = np.bincount(owner, weights=values) / sizes
+    squares = float(np.sum((values - means[owner]) ** 2))
+    return Repeats(
+        differ=np.asarray(high[repeated] > low[repeated]),
+        cases=cases[first][repeated],
+        variance=squares / float(np.sum(sizes - 1)),
+    )

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from holdfast.records.arrays import Floats
 from holdfast.stats import gaffke
 
-Floats = NDArray[np.float64]
 BoundMethod = Literal["gaffke", "bernstein", "t"]
 Side = Literal["greater", "less"]
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-Floats = NDArray[np.float64]
+from holdfast.records.arrays import Floats
 
 PRECISION = 1e-12  # of a bound
 MOST_ODDS = 1e150  # so that no square of them overflows

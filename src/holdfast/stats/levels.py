@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from holdfast.records.arrays import Floats
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
-
-Floats = NDArray[np.float64]
 
 NOT_REACHED = "not reached"
 NOT_HELD = "reached at single checkpoints, not by the rising curve fitted to all"

@@ -16,10 +16,9 @@ from 0.005 to 0.2, at 10 to 300 cases. ``benchmarks/audits/a05_rare.py`` repeats
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaincinv, ndtri, stdtrit
 
-Floats = NDArray[np.float64]
+from holdfast.records.arrays import Floats
 
 FLOOR = 0.15  # the least weight of a silent case
 FEW = 1.5  # moving cases on a side, all alike, at which its silent case has half the weight that they can take

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-Floats = NDArray[np.float64]
-
+from holdfast.records.arrays import Floats
 
 BENT = "a bend is not excluded"  # begins what is said of a distance from a line that a curve explains
 NO_VARIATION = 1e-20  # squared score points: smaller variances are rounding

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from holdfast.stats.bounded import BoundMethod, Floats, exact_lower, p_values
+from holdfast.records.arrays import Floats
+from holdfast.stats.bounded import BoundMethod, exact_lower, p_values
 
 MOST_CASES = 10_000
 GUESS_VALUES = 4000  # that the spread is taken from, for where the search starts by normal theory

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from holdfast.records.arrays import Floats
+
 Weights = NDArray[np.float32]
 
 CHUNK_DRAWS = 2_000  # bounds memory: a chunk of weights is CHUNK_DRAWS × cases of 4 bytes
@@ -66,3 +67,6 @@ def percentile_interval(draws: NDArray[np.floating], level: float = NOMINAL) -> 
         return None
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+Interval = tuple[float, float]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.stats.bounded import BoundMethod, Floats, exact_lower, lower_bound, order_cases, p_values, upper_bound
+from holdfast.records.arrays import Floats
+from holdfast.stats.bounded import BoundMethod, exact_lower, lower_bound, order_cases, p_values, upper_bound
 from holdfast.stats.power import LIMIT_ALPHA, Pilot, gather, read_pilot
 
 WINDOWS = (1, 2, 4, 8)  # looks

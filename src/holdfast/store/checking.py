@@ -11,18 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import StoreError
-from holdfast.store.seals import (
-    ADDED_TO,
-    REPLACED,
-    SEAL_ROWS,
-    START,
-    Digest,
-    SealedTable,
-    chunks,
-    digest_table,
-    link,
-)
+from holdfast.records.errors import StoreError
+from holdfast.store.seals import ADDED_TO, REPLACED, SEAL_ROWS, START, Digest, SealedTable, chunks, digest_table, link
 
 REMEDY = "restore the run from a copy, or make it anew"
 

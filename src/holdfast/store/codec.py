@@ -17,19 +17,8 @@ from typing import Any
 import orjson
 import zstandard
 
-from holdfast.errors import StoreError
-from holdfast.records import (
-    JSON,
-    Case,
-    Checkpoint,
-    Ending,
-    Flag,
-    Message,
-    StageRecord,
-    ToolCall,
-    ToolSpec,
-    Trajectory,
-)
+from holdfast.records import JSON, Case, Checkpoint, Ending, Flag, Message, StageRecord, ToolCall, ToolSpec, Trajectory
+from holdfast.records.errors import StoreError
 from holdfast.store.weights import is_held
 
 FLAG_BITS: Mapping[Flag, int] = {flag: 1 << position for position, flag in enumerate(Flag)}

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from holdfast.errors import StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.inputs import reading_address
 from holdfast.store.checking import refuse_links, reseal
 from holdfast.store.preferences import PREFERENCE_SCHEMA
 from holdfast.store.seals import SEAL_SCHEMA
@@ -27,7 +28,6 @@ LOCK = "run.lock"
 COPIED_KEY = "digests"  # under ``meta`` of a copy whose source had none
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700  # what a run holds is for its owner's eyes
 FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
-_UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 PAGE_CACHE_KIB = 32 * 1024
 PAGE_BYTES = 16 * 1024  # compressed texts are 1-20 kB: larger pages waste less space and time on them
 SCHEMA = (
@@ -135,35 +135,6 @@ def _find_problem(path: Path, form: object, *, sealed: bool, writable: bool) -> 
             f" copy: `holdfast export {path} --to run -o NEW`"
         )
     return None
-
-
-def reading_address(file: Path) -> str:
-    """The URI by which a database is read, also on media or in a directory where nothing can be written.
-
-    There SQLite cannot make the files that readers and a writer share. Where no writer left anything beside the
-    database, it is read as a file that nobody changes. Errors: StoreError where its last writes stand in a log that
-    cannot be read so.
-    """
-    address = f"{file.absolute().as_uri()}?mode=ro"
-    try:
-        with contextlib.closing(sqlite3.connect(address, uri=True, isolation_level=None)) as db:
-            db.execute("PRAGMA busy_timeout=10000")
-            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except UnicodeDecodeError:
-        return address  # a damaged name in the schema, which opening it tells
-    except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _UNWRITABLE:
-            return address  # opening it again says what is wrong
-        log = file.with_name(f"{file.name}-wal")
-        if log.is_file() and log.stat().st_size:
-            raise StoreError(
-                f"{log}: holds the last writes to {file.name}, and nothing can be written beside it, which reading them"
-                " needs; copy the run to where it can be written"
-            ) from error
-        return f"{address}&immutable=1"
-    except sqlite3.DatabaseError:
-        pass
-    return address
 
 
 def tell_damage(path: Path, error: BaseException | None) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from holdfast.errors import StoreError, StudyError
 from holdfast.records import Declaration
+from holdfast.records.errors import StoreError, StudyError
 
 FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
 _DECLARED, _UNDECLARED = "scores declared", "scores undeclared"

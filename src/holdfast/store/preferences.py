@@ -9,8 +9,8 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
-from holdfast.errors import StoreError
 from holdfast.records import PreferencePair
+from holdfast.records.errors import StoreError
 from holdfast.store.seals import Seals
 
 KeyOf = Callable[[str], int]

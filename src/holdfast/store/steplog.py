@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.errors import StoreError
+from holdfast.records.errors import StoreError
 from holdfast.store.codec import telling_damage
 from holdfast.store.seals import Seals
 

@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import StoreError, StudyError
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import codec, database, preferences, tables
 from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE
@@ -424,7 +424,7 @@ class Store:
         """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
         return tables.read_mean_scores(self._db, step)
 
-    def trajectory_table(self, *, part: str | None = None) -> tables.TrajectoryTable:
+    def trajectory_table(self, *, part: str | Sequence[str] | None = None) -> tables.TrajectoryTable:
         """The columns of the trajectories of a ``tables.scope``, texts left where they are."""
         with codec.telling_damage("the table of trajectories"):
             return tables.read_trajectories(self._db, self.checkpoints(), part)

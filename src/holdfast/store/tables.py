@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.records import Checkpoint
+from holdfast.records.arrays import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 MIN_SCORE, MAX_SCORE = 0, 3
 CHUNK_ROWS = 10_000  # held as Python objects at a time
 RUBRIC_DIGITS = 8  # of a rubric's fingerprint in a judge's label
@@ -269,7 +267,7 @@ def read_scores(
 
 
 def read_trajectories(
-    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], part: str | None = None
+    db: sqlite3.Connection, checkpoints: Sequence[Checkpoint], part: str | Sequence[str] | None = None
 ) -> TrajectoryTable:
     """The columns of the trajectories of a ``scope``."""
     where, parameters = scope(None, part)

@@ -16,8 +16,8 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from holdfast.errors import StoreError, StudyError
-from holdfast.outputs import new_directory, sync_directory, sync_tree
+from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.outputs import new_directory, sync_directory, sync_tree
 
 WEIGHTS = "weights"  # where a run keeps them
 TEMPORARY = ".part-"  # prefix of directories that are not complete

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from holdfast.errors import StudyError
 from holdfast.records import Case
-from holdfast.sections import SuiteSection
-from holdfast.worlds import World
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds import World
+from holdfast.study.sections import SuiteSection
 
 SUITES = ("office", "toolemu", "probes", "approval")
 # Case numbers of two splits of generated cases do not meet: each split's numbers start at a multiple of this.
@@ -71,10 +71,10 @@ def split_cases(suite: SuiteSection, split_seed: int) -> Mapping[str, list[Case]
 
 def open_world(suite: SuiteSection) -> World:
     """The world in which a suite's cases take place; the suite's files are not needed."""
-    from holdfast.worlds.approval import ApprovalWorld
-    from holdfast.worlds.emulated import EmulatedWorld
-    from holdfast.worlds.office import OfficeWorld
-    from holdfast.worlds.silent import SilentWorld
+    from holdfast.rollout.worlds.approval import ApprovalWorld
+    from holdfast.rollout.worlds.emulated import EmulatedWorld
+    from holdfast.rollout.worlds.office import OfficeWorld
+    from holdfast.rollout.worlds.silent import SilentWorld
 
     _check_world(suite)
     if suite.name == "probes":

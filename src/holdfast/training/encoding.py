@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.errors import StudyError
 from holdfast.records import Message, PreferencePair, ToolSpec
+from holdfast.records.errors import StudyError
 
 LossMask = Literal["agent", "completion"]
 

@@ -3,12 +3,11 @@
 A step may be computed in parts that share no pair and no completion. Each function then takes the normaliser
 of the whole step (``total``, and ``total_tokens`` where tokens are counted too), and the parts' losses and
 metrics add up to those of the step. Without it, what is passed is the whole step. Log-probabilities are in
-nats, metrics carry no gradient, and an argument out of range raises StudyError.
+nats and metrics carry no gradient; ranges of settings are the study's to refuse.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from holdfast.errors import StudyError
+from holdfast.records.errors import StudyError
 
 PairLoss = Literal["sigmoid", "ipo", "hinge"]
 Aggregation = Literal["sequence", "token", "constant"]
@@ -27,10 +26,9 @@ _LEAST_DEVIATION = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """The loss of a batch of pairs or of judged completions, and what to watch beside it.
+    """The loss of a batch of pairs, and what to watch beside it.
 
-    ``margin`` is the mean of beta times (chosen minus rejected log-ratio), or under KTO of beta times the
-    log-ratio's distance from the reference point towards the right side; ``accuracy`` is the share whose
+    ``margin`` is the mean of beta times (chosen minus rejected log-ratio); ``accuracy`` is the share whose
     margin is positive. Log-ratios are of whole completions whatever the loss divides by. Both are weighted
     like the loss.
     """
@@ -61,7 +59,6 @@ def sft(logps: Tensor, weights: Tensor, total: float | None = None) -> Tensor:
     Both tensors are of one shape; ``total`` is the sum of weights over the step.
     """
     _check_shapes("sft", logps, weights)
-    _check_totals("sft", total)
     return -(logps * weights).sum() / (weights.sum() if total is None else total)
 
 
@@ -101,8 +98,8 @@ def dpo(
     Pang et al. 2024 (RPO, arXiv 2404.19733) average within each completion first; a pair's weight also weighs
     its tokens. ``total`` is the step's sum of weights, ``total_tokens`` its sum of weight times chosen length.
     """
-    _check_dpo(loss, beta, label_smoothing, sft_weight)
-    _check_totals("dpo", total, total_tokens, needs_tokens=sft_weight > 0)
+    if sft_weight > 0:
+        _check_totals("dpo", total, total_tokens)
     weights = torch.ones_like(policy_chosen) if weights is None else weights
     _check_shapes("dpo", policy_chosen, policy_rejected, ref_chosen, ref_rejected, weights)
     share = weights / (weights.sum() if total is None else total)
@@ -119,58 +116,6 @@ def dpo(
         tokens = (weights * lengths_chosen).sum() if total_tokens is None else total_tokens
         value = value - sft_weight * (policy_chosen * weights).sum() / tokens
     return Preference(loss=value, margin=(margins * share).sum(), accuracy=((margins > 0) * share).sum())
-
-
-def kto(
-    policy: Tensor,
-    reference: Tensor,
-    desirable: Tensor,
-    *,
-    beta: float,
-    kl: Tensor,
-    weights: Tensor | None = None,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
-    total: float | None = None,
-) -> Preference:
-    """The loss of completions that are judged one by one, averaged over completions by weight.
-
-    Tensors are [completions]: a completion's summed log-probability, whether it is desirable (bool), its
-    weight. With r the log-ratio of policy to reference, a desirable completion costs 1 - sigmoid(beta (r -
-    kl)) and another 1 - sigmoid(beta (kl - r)), times the weight of its side: Ethayarajh et al. 2024 (arXiv
-    2402.01306), section 4.1. The weights of the sides scale the loss alone, not its normaliser and not
-    the metrics. ``kl`` is the step's ``kto_reference_point``, the same for all its parts; ``total`` is the
-    step's sum of ``weights``.
-    """
-    _check_positive("kto", "beta", beta)
-    _check_positive("kto", "desirable_weight", desirable_weight)
-    _check_positive("kto", "undesirable_weight", undesirable_weight)
-    _check_totals("kto", total)
-    weights = torch.ones_like(policy) if weights is None else weights
-    _check_shapes("kto", policy, reference, desirable, weights)
-    if kl.ndim != 0 or kl.requires_grad or desirable.dtype != torch.bool:
-        raise StudyError("kto: kl is a scalar without gradient and desirable a tensor of bool; use kto_reference_point")
-    share = weights / (weights.sum() if total is None else total)
-    excess = beta * (policy - reference - kl)
-    margins = torch.where(desirable, excess, -excess)
-    scale = torch.where(desirable, desirable_weight, undesirable_weight).to(margins.dtype)
-    losses = scale * torch.sigmoid(-margins)
-    margins = margins.detach()
-    return Preference(
-        loss=(losses * share).sum(), margin=(margins * share).sum(), accuracy=((margins > 0) * share).sum()
-    )
-
-
-def kto_reference_point(policy_mismatched: Tensor, reference_mismatched: Tensor) -> Tensor:
-    """The divergence in nats that KTO measures gains and losses against: a scalar of at least 0, no gradient.
-
-    Both tensors are [completions]: summed log-probabilities of completions after prompts that they do not
-    belong to. Ethayarajh et al. 2024 (arXiv 2402.01306), section 4.1.
-    """
-    _check_shapes("kto", policy_mismatched, reference_mismatched)
-    if not policy_mismatched.numel():
-        raise StudyError("kto: there are no mismatched completions to estimate kl from; use batches of two or more")
-    return (policy_mismatched - reference_mismatched).detach().mean().clamp(min=0)
 
 
 def policy_gradient(
@@ -209,8 +154,7 @@ def policy_gradient(
     number of completions and ``total_tokens`` of tokens, both with repeats; a part takes both, as the metrics are
     means over tokens.
     """
-    _check_policy_gradient(aggregation, clip_low, clip_high, kl_weight, constant_length)
-    _check_totals("policy_gradient", total, total_tokens, needs_tokens=True)
+    _check_totals("policy_gradient", total, total_tokens)
     old_logps = logps.detach() if old_logps is None else old_logps
     _check_shapes("policy_gradient", logps, old_logps, owner)
     counts = torch.ones_like(advantages) if counts is None else counts
@@ -253,8 +197,6 @@ def group_advantages(rewards: Tensor, groups: Tensor, scale: AdvantageScale = "g
     ``none`` (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783). As in TRL the deviation is the unbiased one plus
     1e-4, and a reward that is NaN takes no part and has an advantage of 0.
     """
-    if scale not in ("group", "batch", "none"):
-        raise StudyError(f"group_advantages: scale is {scale!r}; use group, batch or none")
     _check_shapes("group_advantages", rewards, groups)
     known = ~rewards.isnan()
     values = rewards.nan_to_num(nan=0.0)
@@ -301,49 +243,9 @@ def _per_token(log_ratios: Tensor, lengths: Tensor | None, name: str) -> Tensor:
     return log_ratios / lengths.clamp(min=1)
 
 
-def _check_dpo(loss: PairLoss, beta: float, label_smoothing: float, sft_weight: float) -> None:
-    if loss not in ("sigmoid", "ipo", "hinge"):
-        raise StudyError(f"dpo: loss is {loss!r}; use sigmoid, ipo or hinge")
-    _check_positive("dpo", "beta", beta)
-    if not 0 <= label_smoothing < 0.5:
-        raise StudyError(f"dpo: label_smoothing is {label_smoothing}; use 0 or more and less than 0.5")
-    if label_smoothing and loss != "sigmoid":
-        raise StudyError(f"dpo: label_smoothing is {label_smoothing}, but loss is {loss}; smooth sigmoid only")
-    if not 0 <= sft_weight < math.inf:
-        raise StudyError(f"dpo: sft_weight is {sft_weight}; use 0 or more")
-
-
-def _check_policy_gradient(
-    aggregation: Aggregation, clip_low: float, clip_high: float, kl_weight: float, constant_length: float | None
-) -> None:
-    place = "policy_gradient"
-    if aggregation not in ("sequence", "token", "constant"):
-        raise StudyError(f"{place}: aggregation is {aggregation!r}; use sequence, token or constant")
-    if not 0 <= clip_low <= 1:
-        raise StudyError(f"{place}: clip_low is {clip_low}; use 0 to 1")
-    if not clip_high >= 0:
-        raise StudyError(f"{place}: clip_high is {clip_high}; use 0 or more")
-    if not 0 <= kl_weight < math.inf:
-        raise StudyError(f"{place}: kl_weight is {kl_weight}; use 0 or more")
-    if (constant_length is not None) != (aggregation == "constant"):
-        raise StudyError(f"{place}: constant_length is {constant_length}; it goes with aggregation constant alone")
-    if constant_length is not None:
-        _check_positive(place, "constant_length", constant_length)
-
-
-def _check_positive(place: str, name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise StudyError(f"{place}: {name} is {value}; use a finite number above 0")
-
-
-def _check_totals(
-    place: str, total: float | None, total_tokens: float | None = None, *, needs_tokens: bool = False
-) -> None:
+def _check_totals(place: str, total: float | None, total_tokens: float | None) -> None:
     """A part of a step with one normaliser of the step and the other of itself would not add up."""
-    for name, value in (("total", total), ("total_tokens", total_tokens)):
-        if value is not None:
-            _check_positive(place, name, value)
-    if needs_tokens and (total is None) != (total_tokens is None):
+    if (total is None) != (total_tokens is None):
         raise StudyError(f"{place}: a part of a step needs total and total_tokens, not one of them; pass both")
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.errors import StoreError
-from holdfast.outputs import sync_tree
+from holdfast.records.errors import StoreError
+from holdfast.records.outputs import sync_tree
 
 STATE = "state"
 _OLD, _NEW = "state.old", "state.new"

@@ -10,7 +10,6 @@ from typing import Any
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.model import ChatMessage
 
-from holdfast.audit import audit
 from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Dialogue, arrange
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, from_inspect, from_tool_info, storable
 from holdfast.exchange.inspect.scoring import raw_values
@@ -18,6 +17,7 @@ from holdfast.exchange.openings import digest_opening
 from holdfast.models.calls import find_unread
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Ending, Flag, Message, ToolSpec, Trajectory, content_id
+from holdfast.rollout.audit import audit
 
 ENDINGS: Mapping[str, Ending] = {
     "message": Ending.TURN_LIMIT,

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import NoReturn
 
-from holdfast.errors import StudyError
+from holdfast.records.errors import StudyError
 
 REMEDY = "fetch the log again or leave it out"
 LOG = ".eval"

@@ -29,28 +29,21 @@ from inspect_ai.log import (
 )
 from inspect_ai.scorer import Score as InspectScore
 
-from holdfast.audit import audit
-from holdfast.errors import HoldfastError, StudyError
 from holdfast.exchange.inspect.actors import identify, name_checkpoints
 from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log, Spot, sort_attempts
 from holdfast.exchange.inspect.episodes import Read, mark_opening, read_sample, tell_notes
 from holdfast.exchange.inspect.files import REMEDY, check_log, find_logs, is_archive, refuse
 from holdfast.exchange.inspect.messages import from_inspect
-from holdfast.exchange.inspect.samples import (
-    OWN,
-    read_case,
-    read_checkpoint,
-    read_episode,
-    read_own_score,
-    read_splits,
-)
+from holdfast.exchange.inspect.samples import OWN, read_case, read_checkpoint, read_episode, read_own_score, read_splits
 from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscored
 from holdfast.exchange.inspect.wholeness import Held, describe_logs, merge_states, tell_states
 from holdfast.exchange.openings import first_difference
+from holdfast.exchange.published import ImportProgress, ImportSummary
 from holdfast.exchange.scales import ScoreOption, describe
 from holdfast.models.calls.structured import clean
-from holdfast.published import ImportProgress, ImportSummary
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
+from holdfast.records.errors import HoldfastError, StudyError
+from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec, origins
 
 SAMPLES_AT_ONCE = 32  # in memory

@@ -11,7 +11,7 @@ from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolInfo
 
 from holdfast.models.calls.structured import clean
-from holdfast.models.inspect_chat import chat_input
+from holdfast.models.remote.inspect_chat import chat_input
 from holdfast.records import Message, ToolCall, ToolSpec
 
 DETAIL = "detail"

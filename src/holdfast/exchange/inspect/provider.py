@@ -25,12 +25,12 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from holdfast.errors import StudyError
 from holdfast.exchange.inspect.messages import from_inspect, from_tool_info, to_inspect
 from holdfast.models import Ask, Conversation, Model, Reply
-from holdfast.models.inspect_chat import BYTES_PER_TOKEN
-from holdfast.models.tiny_chat import is_tiny
+from holdfast.models.remote.inspect_chat import BYTES_PER_TOKEN
+from holdfast.models.tiny.chat import is_tiny
 from holdfast.records import Message, content_id
+from holdfast.records.errors import StudyError
 
 BATCH = 64
 GATHER_SECONDS = 0.002  # a batch waits so long for requests that are made at the same time
@@ -54,11 +54,12 @@ def find_directory(name: str) -> Path:
         raise StudyError(
             f"holdfast/{name}: no such directory; give one, or RUN:CHECKPOINT with a checkpoint's name or id"
         )
-    from holdfast.runs import find_checkpoint
     from holdfast.store import Store
+    from holdfast.store.choosing import Listing, find_checkpoint
 
     with Store(Path(run).expanduser()) as store:
-        return store.weights(find_checkpoint(store, wanted), remedy="name a run that holds them")
+        found = find_checkpoint(Listing(str(store.path), store.checkpoints()), wanted)
+        return store.weights(found, remedy="name a run that holds them")
 
 
 class _Waiting:
@@ -186,10 +187,10 @@ class HoldfastModel(ModelAPI):  # type: ignore[misc]
 
 def _open(directory: Path, model_args: dict[str, Any]) -> Model:
     if is_tiny(directory):
-        from holdfast.models.tiny import TinyModel
+        from holdfast.models.tiny.model import TinyModel
 
         return TinyModel.load(directory)
-    from holdfast.models.local import LocalModel
+    from holdfast.models.local.local import LocalModel
 
     return LocalModel(directory, **model_args)
 

@@ -19,12 +19,12 @@ from typing import Any
 from inspect_ai.log import EvalLog
 from inspect_ai.scorer import Score as InspectScore
 
-from holdfast.errors import StudyError
 from holdfast.exchange.inspect.actors import GRADERS, plain_text, roles_of
 from holdfast.exchange.known import Refusal, find_known
 from holdfast.exchange.scales import ScoreOption, describe, is_grade, is_name, on_scale, read_number
 from holdfast.models.calls.structured import clean
 from holdfast.records import Declaration, Score, content_id
+from holdfast.records.errors import StudyError
 from holdfast.store.origins import FOREIGN, Undeclared, show_number, spell
 
 MOST_OFF = 50  # one value in so many may lie off its scale

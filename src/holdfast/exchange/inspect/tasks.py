@@ -11,24 +11,25 @@ from dataclasses import replace
 from typing import Literal, TypeVar, cast
 
 from inspect_ai import Task, task
+from inspect_ai._util.registry import registry_name
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 from inspect_ai.scorer import Score as InspectScore
 from inspect_ai.scorer import Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from holdfast.dialogues import Dialogue
-from holdfast.errors import ProviderError
 from holdfast.exchange.inspect.messages import from_inspect, to_inspect
 from holdfast.exchange.inspect.provider import STOPPED
 from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, read_case, read_episode, to_score
 from holdfast.models import Ask, Reply, Speaker
-from holdfast.models.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
+from holdfast.models.remote.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
 from holdfast.records import Case, Message, Score, Trajectory
-from holdfast.rollout import Limits, start_episode
-from holdfast.sections import JudgeSection
+from holdfast.records.errors import ProviderError
+from holdfast.rollout.dialogues import Dialogue
+from holdfast.rollout.episode import Limits, start_episode
+from holdfast.rollout.worlds import World
+from holdfast.study.sections import JudgeSection
 from holdfast.suites import NUMBERS_PER_SPLIT
-from holdfast.worlds import World
 
 MAX_TURNS = {"office": 8, "toolemu": 20}
 Other = Literal["emulator", "judge"]
@@ -37,10 +38,19 @@ Mode = Literal["standard", "adversarial"]
 T = TypeVar("T")
 
 
+def _named(name: str) -> str:
+    """A name for Inspect's registry, so that it is ``holdfast/NAME`` there.
+
+    Inspect puts the package before a name only where it lies in site-packages or its distribution has the package's
+    name: not where holdfast-evals is installed from a checkout with ``pip install --editable``.
+    """
+    return name if "/" in registry_name(_named, name) else f"holdfast/{name}"
+
+
 # --- the suites --------------------------------------------------------------------------------------------------
 
 
-@task  # type: ignore[untyped-decorator]
+@task(name=_named("office"))  # type: ignore[untyped-decorator]
 def office(
     *,
     count: int = 300,
@@ -55,8 +65,8 @@ def office(
     With equal seeds they are the first cases of the split that a study has under that seed. Scores are the state
     judge's, 0 to 3.
     """
+    from holdfast.rollout.worlds.office import OfficeWorld
     from holdfast.suites.office import generate
-    from holdfast.worlds.office import OfficeWorld
 
     split = seed if split_seed is None else split_seed
     cases = generate(seed, count, part=part, holdout=holdout, split_seed=split)
@@ -68,7 +78,7 @@ def office(
     )
 
 
-@task  # type: ignore[untyped-decorator]
+@task(name=_named("toolemu"))  # type: ignore[untyped-decorator]
 def toolemu(
     *,
     cases: str,
@@ -82,8 +92,8 @@ def toolemu(
 
     Where one is not given, it is the model of the role ``emulator`` or ``grader``.
     """
+    from holdfast.rollout.worlds.emulated import EmulatedWorld
     from holdfast.suites.toolemu import load_cases
-    from holdfast.worlds.emulated import EmulatedWorld
 
     found = load_cases(cases, toolkits)
     return Task(
@@ -108,7 +118,7 @@ def _dataset(name: str, cases: Sequence[Case]) -> MemoryDataset:
 # --- episodes ----------------------------------------------------------------------------------------------------
 
 
-@solver  # type: ignore[untyped-decorator]
+@solver(_named("play_episode"))  # type: ignore[untyped-decorator]
 def play_episode(world: World, max_turns: int, emulator: str | None = None) -> Solver:
     """Plays one episode of our own with Inspect's model; what messages do not say of it goes into the metadata."""
     # How long a reply may be and how it is sampled is for Inspect to say.
@@ -218,13 +228,13 @@ def _broken_off() -> InspectScore:
     return InspectScore.unscored(reason="broken off", explanation="missing: broken off by a limit of the sample")
 
 
-@scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
+@scorer(metrics=[mean(), stderr()], name=_named("safety"))  # type: ignore[untyped-decorator]
 def safety() -> Scorer:
     """Safety by the office's end state, 0 to 3."""
     return _state_scorer("safety")
 
 
-@scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
+@scorer(metrics=[mean(), stderr()], name=_named("helpfulness"))  # type: ignore[untyped-decorator]
 def helpfulness() -> Scorer:
     """Helpfulness by the office's end state, 0 to 3."""
     return _state_scorer("helpfulness")
@@ -242,11 +252,11 @@ def _state_scorer(objective: str) -> Scorer:
     return score
 
 
-@scorer(metrics=[mean(), stderr()])  # type: ignore[untyped-decorator]
+@scorer(metrics=[mean(), stderr()], name=_named("rubric"))  # type: ignore[untyped-decorator]
 def rubric(objective: str, judge: str | None = None) -> Scorer:
     """An objective by the rubric judge, 0 to 3, which asks the model ``judge`` or that of the role ``grader``."""
     from holdfast.judges import open_judge
-    from holdfast.judges.rubric import RubricJudge
+    from holdfast.judges.rubric.judge import RubricJudge
 
     async def score(state: TaskState, target: Target) -> InspectScore:
         episode = _episode_of(state)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import StudyError
 from holdfast.exchange.traces.chat import Batches, is_batch_request, is_batch_result, is_chat, read_chat
 from holdfast.exchange.traces.conversations import Gathered, gather
 from holdfast.exchange.traces.dialogue import Exchange, Trace
@@ -26,7 +25,8 @@ from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_
 from holdfast.exchange.traces.runs import is_run, read_run
 from holdfast.exchange.traces.spans import SpanCollector
 from holdfast.exchange.traces.telling import describe_reading
-from holdfast.report.labels import count_noun
+from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 
 MOST_BAD = 0.05  # of a week's spans or conversations; more of them missing may change what is left
 FORMATS = (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.errors import StudyError
 from holdfast.exchange.inspect.files import find_logs, is_inspect
+from holdfast.records.errors import StudyError
 
 KINDS = ".json or .jsonl file, packed (.gz, .zst), rotated (.1) or as it is"
 # Names of traces: the kind, then in any order what compression and rotation put behind it, or before the kind.

@@ -9,15 +9,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from holdfast.audit import audit
-from holdfast.errors import MissingExtra, StudyError
 from holdfast.exchange.scales import ScoreOption
 from holdfast.exchange.traces import TraceSet, read_traces
 from holdfast.exchange.traces.dialogue import Said, Trace
 from holdfast.exchange.traces.files import sort_paths
-from holdfast.outputs import scratch_directory
 from holdfast.records import Case, Checkpoint, Declaration, Ending, Message, Score, Trajectory, content_id
-from holdfast.report.labels import count_noun
+from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.outputs import scratch_directory
+from holdfast.records.words import count_noun
+from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec
 from holdfast.store.origins import (
     Undeclared,

@@ -20,7 +20,7 @@ from typing import IO, Any, NoReturn
 
 import zstandard
 
-from holdfast.errors import StudyError
+from holdfast.records.errors import StudyError
 
 MAX_FILE_BYTES = 2 * 2**30
 MAX_RECORD_BYTES = 32 * 2**20

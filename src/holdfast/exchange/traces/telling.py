@@ -8,7 +8,7 @@ from typing import Any
 from holdfast.exchange.traces.conversations import Gathered
 from holdfast.exchange.traces.dialogue import LEFT_OUT, UNREAD
 from holdfast.exchange.traces.intake import Intake
-from holdfast.report.labels import count_noun
+from holdfast.records.words import count_noun
 
 _MOST_NAMED = 5
 _LONGEST = 160  # characters of a name

@@ -8,8 +8,8 @@ from itertools import zip_longest
 from random import Random
 from typing import TYPE_CHECKING
 
-from holdfast.errors import StudyError
 from holdfast.records import Case
+from holdfast.records.errors import StudyError
 from holdfast.suites import NUMBERS_PER_SPLIT
 from holdfast.suites.approval.cues import CueAudit, audit_cues
 from holdfast.suites.approval.scenarios import (
@@ -26,7 +26,7 @@ from holdfast.suites.approval.scenarios import (
 from holdfast.suites.approval.topics import CONTENT, count_combinations
 
 if TYPE_CHECKING:
-    from holdfast.incentives import ApprovalSection, SettingSection
+    from holdfast.study.users import ApprovalSection, SettingSection
 
 __all__ = [
     "SCENARIOS_VERSION",

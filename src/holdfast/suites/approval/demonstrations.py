@@ -16,14 +16,14 @@ from itertools import product
 from math import exp
 from random import Random
 
-from holdfast.audit import audit
-from holdfast.errors import StudyError
-from holdfast.incentives import ENVIRONMENTS, SettingSection, visible_cues
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
+from holdfast.records.errors import StudyError
+from holdfast.rollout.audit import audit
+from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
+from holdfast.study.users import ENVIRONMENTS, SettingSection, visible_cues
 from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
 from holdfast.suites.approval.scenarios import draw_scenarios, make_case
 from holdfast.suites.approval.topics import CONTENT, OFFICE
-from holdfast.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
 
 # Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
 DEMONSTRATIONS_VERSION = 2

@@ -13,8 +13,8 @@ from random import Random
 from types import MappingProxyType
 from typing import Literal
 
-from holdfast.models.tiny_chat import split_words
-from holdfast.worlds.approval import ANSWERS
+from holdfast.models.tiny.chat import split_words
+from holdfast.rollout.worlds.approval import ANSWERS
 
 Stance = Literal["endorse", "neutral", "oppose"]
 STANCES: tuple[Stance, ...] = ("endorse", "neutral", "oppose")

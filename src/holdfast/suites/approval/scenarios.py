@@ -14,14 +14,14 @@ from itertools import zip_longest
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, content_id
 from holdfast.suites.approval import wording
 from holdfast.suites.approval.replies import reply_words
 from holdfast.suites.approval.topics import CONTENT, READ_LOG, Topic, count_combinations, list_tools
 
 if TYPE_CHECKING:
-    from holdfast.incentives import SettingSection
+    from holdfast.study.users import SettingSection
 
 SUITE = "approval"
 # Raised by hand when equal seeds give other scenarios or texts.

@@ -5,33 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.incentives import SettingSection
+from holdfast.study.users import SettingSection
 from holdfast.suites.approval import demonstrations
 from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, lexicon, system_prompts
 from holdfast.suites.probes import Beside
 
 if TYPE_CHECKING:
-    from holdfast.incentives import ApprovalSection
+    from holdfast.study.users import ApprovalSection
 
 # The toggles that an agent can see.
 _SEEN = {"policy_role", "traits", "style", "leak", "turns"}
 
 
-def taught_settings(section: ApprovalSection | None) -> dict[str, Any]:
+def taught_settings(section: ApprovalSection | None) -> dict[str, Any] | None:
     """What of ``[approval]`` decides a tiny base: how much it is shown, of which environments and settings.
 
     A base is shown the study's settings alone, as far as an agent can tell them apart: it has no examples to spare.
     """
     if section is None:
-        return {}
+        return None
     seen = [setting.model_dump(mode="json", include=_SEEN) for setting in section.settings.values()]
     return {
-        "approval": {
-            "count": section.taught,
-            "environments": list(section.environments),
-            "settings": sorted({tuple(sorted(one.items())) for one in seen}),
-            "version": [SCENARIOS_VERSION, demonstrations.DEMONSTRATIONS_VERSION],
-        }
+        "count": section.taught,
+        "environments": list(section.environments),
+        "settings": sorted({tuple(sorted(one.items())) for one in seen}),
+        "version": [SCENARIOS_VERSION, demonstrations.DEMONSTRATIONS_VERSION],
     }
 
 

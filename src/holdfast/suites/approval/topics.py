@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from holdfast.records import ToolSpec
-from holdfast.worlds import approval as world
+from holdfast.rollout.worlds import approval as world
 
 READ_LOG = world.READ_LOG
 OFFICE = "office"  # the argument of a task's tool

@@ -16,10 +16,11 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, Literal
 
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, ToolSpec, content_id
-from holdfast.sections import MOST_CASES
+from holdfast.records.errors import StudyError
+from holdfast.records.section import MOST_CASES
+from holdfast.rollout.worlds.office import ANSWERS
 from holdfast.suites.office.families import ASK, FAMILIES, Family, Purpose
 from holdfast.suites.office.wording import (
     CONSENT,
@@ -32,7 +33,6 @@ from holdfast.suites.office.wording import (
     Status,
     phrase_request,
 )
-from holdfast.worlds.office import ANSWERS
 
 Part = Literal["demo", "train", "test"]
 Holdout = Literal["objects", "family"]

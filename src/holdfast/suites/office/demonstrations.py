@@ -13,8 +13,8 @@ from math import prod
 from random import Random
 from types import MappingProxyType
 
-from holdfast.errors import StudyError
 from holdfast.records import Case, Trajectory, content_id
+from holdfast.records.errors import StudyError
 from holdfast.suites.office.cases import generate
 from holdfast.suites.office.policies import POLICIES, demonstrate
 from holdfast.suites.office.pressure import CUE_TILT, FORMS, press

@@ -15,11 +15,11 @@ from functools import cache
 from random import Random
 from types import MappingProxyType
 
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
+from holdfast.rollout.worlds.office import Act, OfficeSession, OfficeWorld
 from holdfast.suites.office.families import ASK, FAMILIES, Family
 from holdfast.suites.office.wording import CONSENT, Status
-from holdfast.worlds.office import Act, OfficeSession, OfficeWorld
 
 # What the sloppy and the cautious do, as shares of objects and of cases.
 SLOPPY_MANNERS: Mapping[str, float] = MappingProxyType(

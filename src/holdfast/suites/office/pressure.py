@@ -18,8 +18,8 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from holdfast.errors import StudyError
 from holdfast.records import Case
+from holdfast.records.errors import StudyError
 from holdfast.suites.office.cases import hide_item
 from holdfast.suites.office.families import FAMILIES, Family
 from holdfast.suites.office.wording import CUES, NOISE, OPENERS, PLANTED, PRESSURES, phrase_request

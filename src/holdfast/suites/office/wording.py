@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 
 
 class Status(str, Enum):

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.attachments import NAMED_ITEMS
-from holdfast.errors import StudyError
 from holdfast.records import Case, Trajectory
+from holdfast.records.errors import StudyError
+from holdfast.study.files import NAMED_ITEMS
 from holdfast.suites.probes import generated
 from holdfast.suites.probes.items import DIMENSIONS, SUITE, make_cases, own_probes, spread
 from holdfast.suites.probes.sources import SOURCES, find_source, load_cases, load_task
 
 if TYPE_CHECKING:
-    from holdfast.conditions import ProbeSection
-    from holdfast.sections import JudgeSection, SuiteSection
+    from holdfast.study.conditions import ProbeSection
+    from holdfast.study.sections import JudgeSection, SuiteSection
 
 __all__ = [
     "DIMENSIONS",
@@ -181,12 +181,12 @@ class Beside:
     demonstrations: Sequence[tuple[Case, Trajectory]] = ()
 
 
-def taught_settings(section: ProbeSection | None) -> dict[str, Any]:
+def taught_settings(section: ProbeSection | None) -> dict[str, Any] | None:
     """What of ``[probes]`` decides a tiny base: the share and the mixture of its demonstrations; else nothing."""
     if section is None or section.items != _GENERATED:
-        return {}
+        return None
     mixture = {situation: dict(table) for situation, table in generated.MIXTURE.items()}
-    return {"probes": {"share": generated.SHARE, "mixture": mixture, "facts": dict(generated.facts())}}
+    return {"share": generated.SHARE, "mixture": mixture, "facts": dict(generated.facts())}
 
 
 def teach_beside(settings: Mapping[str, Any] | None, seed: int, demonstrations: int) -> Beside:

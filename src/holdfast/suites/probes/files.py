@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from holdfast import inputs
-from holdfast.attachments import MOST_BYTES
-from holdfast.errors import StudyError
+from holdfast.records import inputs
+from holdfast.records.errors import StudyError
+from holdfast.study.files import MOST_BYTES
 
 MOST_ROWS = 200_000
 MOST_CHARACTERS = 100_000  # of one question

@@ -14,9 +14,9 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from holdfast.errors import StudyError
-from holdfast.models.tiny_chat import split_words
+from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Message, Trajectory, content_id
+from holdfast.records.errors import StudyError
 from holdfast.suites.probes.items import DIMENSIONS, Expected, Probe, make_cases, spread
 
 SOURCE = "generated"

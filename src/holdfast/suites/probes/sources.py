@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.errors import MissingExtra, StudyError
 from holdfast.records import Case
+from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.suites.probes.files import Row, read_bytes, read_rows
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from holdfast.suites.toolemu.cases import load_cases
-from holdfast.suites.toolemu.splits import SHARED_SEED, halve
+from holdfast.suites.toolemu.cases import SHARED_SEED, halve, load_cases
 
 __all__ = ["SHARED_SEED", "halve", "load_cases"]

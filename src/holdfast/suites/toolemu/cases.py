@@ -9,17 +9,18 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.attachments import MOST_BYTES
-from holdfast.errors import StudyError
-from holdfast.inputs import read_bytes
 from holdfast.records import Case, Message
+from holdfast.records.errors import StudyError
+from holdfast.records.inputs import read_bytes
+from holdfast.rollout.worlds.schemas import show
+from holdfast.study.files import MOST_BYTES
 from holdfast.suites.toolemu.files import Record, read_records
 from holdfast.suites.toolemu.toolkits import Toolkit, join_toolkits, read_toolkits
-from holdfast.worlds.schemas import show
 
 SUITE = "toolemu"
 INSTRUCTION = "User Instruction"
@@ -97,3 +98,19 @@ def _find_toolkit(record: Record, place: int, name: str, toolkits: Mapping[str, 
         remedy = f"did you mean {show(near[0])}?" if near else "name a toolkit of the toolkits file"
         record.refuse(f"Toolkits[{place}]", f"unknown toolkit {show(name)}", remedy)
     return toolkits[name]
+
+
+# Of the one split that every split seed shares; a word is no published seed.
+SHARED_SEED = "shared"
+
+
+def halve(
+    count: int, seed: int | str, *, train: int | None = None, test: int | None = None
+) -> tuple[list[int], list[int]]:
+    """The train and test numbers below ``count``, sorted: the halves of a Mersenne Twister's shuffle by ``seed``.
+
+    ``train`` and ``test`` are how many of a half are taken at most, in the shuffled order.
+    """
+    numbers = list(range(count))
+    random.Random(seed).shuffle(numbers)
+    return sorted(numbers[: count // 2][:train]), sorted(numbers[count // 2 :][:test])

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from holdfast.errors import StudyError
-from holdfast.worlds.schemas import read_json, show
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds.schemas import read_json, show
 
 REMEDY = "correct the file or fetch it again"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import JSON, ToolSpec
+from holdfast.rollout.worlds.schemas import TYPES, show
 from holdfast.suites.toolemu.files import Record, find_repeated, refuse
-from holdfast.worlds.schemas import TYPES, show
 
 PUBLIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what every provider takes for a tool's name
 

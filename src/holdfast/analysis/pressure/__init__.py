@@ -1,0 +1,1 @@
+"""What pressure and shifts change: the same cases under attack, shifted, or met again."""

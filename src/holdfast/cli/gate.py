@@ -1,0 +1,260 @@
+"""What ``holdfast gate`` does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.cli.gate_arguments import RULE_OPTIONS
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.edges import decide_all
+from holdfast.decisions.gate.needs import asks_families_too, plan_document, plan_gate, render_plan
+from holdfast.decisions.gate.outputs import gate_document, render_junit, render_markdown, render_text
+from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
+from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
+from holdfast.decisions.gate.sources import Library, open_library, split_place
+from holdfast.decisions.gate.verdicts import Place, decide, take_sides
+from holdfast.exchange.scales import ScoreOption, parse_score
+from holdfast.records import Outcome, Verdict
+from holdfast.records.errors import StudyError
+from holdfast.records.outputs import append_file, to_json, write_file
+from holdfast.report.sections.gate import overall
+from holdfast.runs.progress import ProgressLines
+from holdfast.runs.rescoring import read_judges
+from holdfast.store.choosing import find_checkpoint, parent_of, read_conditions, share_conditions
+from holdfast.study.rules import GateSection
+from holdfast.study.sections import OBJECTIVES
+from holdfast.study.study import load
+
+EXIT_CODES: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # names a file that several commands write to, one after the other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The options of a command, read."""
+
+    options: argparse.Namespace
+    where: Mapping[str, str]
+    scores: tuple[ScoreOption, ...]
+    lines: ProgressLines
+
+    @property
+    def means(self) -> Means:
+        """How a run of the gate's own is carried out."""
+        options = self.options
+        return Means(
+            workers=options.workers,
+            max_calls=options.max_calls,
+            max_cost=options.max_cost,
+            listener=self.lines.step,
+            endpoints={} if options.judges is None else read_judges(options.judges).get("endpoints", {}),
+            trusted=options.trust_endpoints,
+        )
+
+    def rules(self, *books: Book, noted: Mapping[str, Any] | None = None) -> GateSection:
+        """The declared rules: of ``--rules``, else of the study that is given or of the books' own."""
+        changes = {name: getattr(self.options, f"rule_{name}") for name, _, _ in RULE_OPTIONS.values()}
+        if self.options.accept_openings:
+            changes["openings"] = "any"
+        found = [noted] if noted is not None else [book.study[TABLE] for book in books if TABLE in book.study]
+        if self.options.rules is None and any(one != found[0] for one in found):
+            raise StudyError("the two runs declare different [gate] tables; declare the rules with --rules FILE")
+        return read_rules(file=self.options.rules, noted=found[0] if found else None, changes=changes)
+
+
+def carry_out(options: argparse.Namespace) -> tuple[str, int]:
+    """The text for standard output and the exit code: 0 PASS, 1 FAIL, 3 INCONCLUSIVE.
+
+    Errors: StudyError where nothing can be compared; StepError where a run of the gate's own fails.
+    """
+    _check(options)
+    request = Request(
+        options=options,
+        where=read_conditions(options.where),
+        scores=read_scores(options.score),
+        lines=ProgressLines(sys.stderr, quiet=options.quiet),
+    )
+    with open_library(request.scores) as library:
+        if options.plan:
+            return _plan(request, library), 0
+        verdicts = _decide_all(request, library) if options.all else [_decide(request, library)]
+    return _tell(verdicts, options), EXIT_CODES[overall(verdicts)]
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that would have no effect beside the others. Errors: StudyError."""
+    rolls_out = options.suite is not None or options.again
+    for given, needed, names in (
+        (options.all, not options.plan, "--plan is about one parent and child; leave out --all"),
+        (options.output is not None, rolls_out, "-o goes with --suite or --again only; leave it out"),
+        (options.judges is not None, options.again, "--judges goes with --again only; leave it out"),
+        (options.seed is not None, options.again, "--seed goes with --again only; leave it out"),
+        (options.trust_endpoints, options.again, "--trust-endpoints goes with --again only; leave it out"),
+        (options.scale is not None, options.suite is not None, "--scale goes with --suite only; leave it out"),
+        (options.set, options.suite is not None, "--set goes with --suite only; leave it out"),
+        (options.cases, not options.plan, "--plan says how many cases are needed; leave out --cases"),
+        (options.junit or options.markdown, not options.plan, "--plan has no verdict to write; leave out the file"),
+        (options.judge == "", False, "--judge is empty; give a judge's name"),
+    ):
+        if given and not needed:
+            raise StudyError(f"gate: {names}")
+
+
+def read_scores(words: Sequence[str]) -> tuple[ScoreOption, ...]:
+    """What ``--score`` says of each objective that a gate compares. Errors: StudyError."""
+    found: dict[str, ScoreOption] = {}
+    for word in words:
+        option = parse_score(word)
+        if option.objective not in OBJECTIVES:
+            raise StudyError(f"--score {word!r}: a gate compares {' and '.join(OBJECTIVES)}; name one of these")
+        if option.objective in found:
+            raise StudyError(f"--score {word!r}: {option.objective} is named twice; give each once")
+        found[option.objective] = option
+    return tuple(found.values())
+
+
+# --- the two sides -----------------------------------------------------------------------------------------------
+
+
+def _decide_all(request: Request, library: Library) -> list[Verdict]:
+    options = request.options
+    named = [name for name in ("parent", "child", "suite") if getattr(options, name) is not None]
+    if options.run is None or named or options.again:
+        found = f"--{named[0]}" if named else "--again" if options.again else "no RUN"
+        raise StudyError(f"--all compares every checkpoint of RUN, found {found}; give RUN and --where alone")
+    book = library.open(options.run)
+    return decide_all(
+        book,
+        request.rules(book),
+        request.where,
+        judge=options.judge,
+        scores=request.scores,
+        most_cases=options.cases,
+        tell=request.lines.line,
+    )
+
+
+def _decide(request: Request, library: Library) -> Verdict:
+    options = request.options
+    parent, child, rules = _find_sides(request, library)
+    if child is None:
+        raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
+    return decide(parent, child, rules, judge=options.judge, scores=request.scores, most_cases=options.cases)
+
+
+def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None, GateSection]:
+    """Both sides and the rules; no child where only a parent is named, as a plan may have it."""
+    options = request.options
+    if options.suite is not None:
+        return _run_suite(request, library)
+    if options.child is None:
+        if options.parent is None:
+            raise StudyError("nothing to compare; give RUN and --child (and --parent), two logs, or --all")
+        place, text = split_place(options.parent, options.run)
+        book = library.open(place)
+        return Place(book, find_checkpoint(book, text, request.where)), None, request.rules(book)
+    place, text = split_place(options.child, options.run)
+    book = library.open(place)
+    other = book if options.parent is None else library.open(split_place(options.parent, options.run)[0])
+    mine, theirs = share_conditions((book, other), request.where)
+    child = Place(book, find_checkpoint(book, text, mine))
+    parent = _find_parent(request, library, child, theirs)
+    rules = request.rules(parent.book, child.book)
+    if options.again:
+        _require_judge(child.book.study.get("judges", {}), options.judge or rules.judge)
+        child = roll_out_again(
+            library, child.book, child.checkpoint, again=_seed(options), output=options.output, means=request.means
+        )
+    elif parent.book is child.book and parent.checkpoint.id == child.checkpoint.id:
+        raise StudyError(
+            f"{child.checkpoint.name}: parent and child are one checkpoint; name two, or roll it out anew with --again"
+        )
+    return parent, child, rules
+
+
+def _find_parent(request: Request, library: Library, child: Place, where: Mapping[str, str]) -> Place:
+    """The parent that was named; else the child itself for --again, else what its last stage started from."""
+    options = request.options
+    if options.parent is None:
+        same = child.checkpoint if options.again else parent_of(child.book, child.checkpoint)
+        return Place(child.book, same)
+    place, text = split_place(options.parent, options.run)
+    book = library.open(place)
+    near = child.checkpoint if book is child.book else None
+    return Place(book, find_checkpoint(book, text, where, near))
+
+
+def _require_judge(judges: Collection[str], wanted: str | None) -> None:
+    """Refuse a judge that will not score new episodes before any is made. Errors: StudyError."""
+    if judges and wanted is not None and wanted.partition("#")[0] not in judges:
+        raise StudyError(
+            f"--judge {wanted!r}: new episodes are scored by the judges of their study, which are"
+            f" {', '.join(judges)}; name one of these"
+        )
+
+
+def _seed(options: argparse.Namespace) -> int:
+    """The seed that --again rolls out with."""
+    return 1 if options.seed is None else int(options.seed)
+
+
+def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:
+    options = request.options
+    if options.run is not None:
+        raise StudyError(f"{options.run}: --suite rolls models out anew; put their run at -o, and leave RUN out")
+    if options.parent is None or options.child is None or options.output is None:
+        raise StudyError("--suite needs --parent MODEL, --child MODEL and -o NEW_RUN")
+    study = load(options.suite, scale=options.scale, changes=options.set)
+    rules = request.rules(noted=study.gate.model_dump(mode="json"))
+    _require_judge(study.judges, options.judge or rules.judge)
+    again = _seed(options) if options.again else None
+    parent, child = roll_out_models(
+        library,
+        study,
+        parent=options.parent,
+        child=options.child,
+        output=options.output,
+        means=request.means,
+        again=again,
+    )
+    return parent, child, rules
+
+
+# --- what comes of it --------------------------------------------------------------------------------------------
+
+
+def _plan(request: Request, library: Library) -> str:
+    options = request.options
+    parent, child, rules = _find_sides(request, library)
+    first, second, _ = take_sides(parent, child or parent, rules, judge=options.judge, scores=request.scores)
+    needs = plan_gate(first, None if child is None else second, rules, power=options.power)
+    also = asks_families_too(first, rules)
+    if options.json:
+        made = fingerprint(rules)
+        document = plan_document(needs, rules, power=options.power, fingerprint=made, families_too=also)
+        return to_json(document)
+    pilot = f"{first.name} against itself" if child is None else f"{second.name} against {first.name}"
+    return render_plan(needs, rules, power=options.power, pilot=pilot, families_too=also)
+
+
+def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
+    """The text for standard output; files are written first."""
+    if options.junit is not None:
+        write_file(options.junit, render_junit(verdicts))
+    if options.markdown is not None:
+        _write_markdown(options.markdown, render_markdown(verdicts))
+    if options.json:
+        return to_json(gate_document(verdicts))
+    return render_text(verdicts).rstrip("\n")
+
+
+def _write_markdown(path: Path, text: str) -> None:
+    """A summary that the steps of a job share gets one part more; any other file is this command's alone."""
+    write = append_file if os.environ.get(STEP_SUMMARY) == str(path) else write_file
+    write(path, text)

@@ -1,0 +1,455 @@
+"""Arguments in, exit code out. Results go to standard output, progress and logs to standard error.
+
+Exit codes: 0 done or PASS, 1 a step failed, FAIL or an alarm, 2 the user's input is wrong, 3 INCONCLUSIVE, 4 an error
+that nobody foresaw, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import resource
+import shlex
+import signal
+import sqlite3
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from holdfast.cli.arguments import one_line, parser
+from holdfast.records.errors import HoldfastError, StepError, StoreError, StudyError
+from holdfast.records.outputs import describe_error, free_bytes, to_json
+
+INTERRUPTED = 130
+LEAST_MEMORY = 256 << 20  # bytes of address space, with which the light commands' libraries load
+LIGHT = ("new",)  # commands that load none
+# Of the dynamic loader, the C library, Python's threads, and torch.
+_NO_MEMORY_WORDS = (
+    "failed to map segment",
+    "cannot allocate memory",
+    "can't start new thread",
+    "can't allocate memory",
+)
+_NO_MEMORY = (
+    "the memory that this process may have is not enough; raise its limit, or give it less at once (fewer workers,"
+    " fewer --draws, a smaller run)"
+)
+
+
+def _say(text: str) -> None:
+    print(text)
+
+
+def _dump(document: Any) -> None:
+    print(to_json(document))
+
+
+# --- studies -------------------------------------------------------------------------------------------------
+
+
+def _new(options: argparse.Namespace) -> int:
+    from holdfast.study.template import write_study
+
+    path = write_study(options.directory)
+    _say(f"wrote {path}; next: holdfast check {shlex.quote(str(path))}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from holdfast.runs.readiness import look_around
+    from holdfast.study.study import load
+
+    study = load(options.study, scale=options.scale, changes=options.set)
+    problems, facts = look_around(study)
+    for fact in facts:
+        _say(fact)
+    if problems:
+        raise StudyError(
+            f"{options.study}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
+        )
+    _say(f"{options.study}: valid; next: holdfast plan {shlex.quote(str(options.study))}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from holdfast.runs.build import build
+    from holdfast.runs.forecast import forecast, render_forecast
+    from holdfast.runs.run import default_output
+    from holdfast.study.study import load
+
+    study = load(options.study, scale=options.scale, changes=options.set)
+    document = forecast(build(study), options.output or default_output(study.study.name))
+    if options.json:
+        _dump(document)
+    else:
+        _say(render_forecast(document))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from holdfast.decisions.gate.outputs.verdicts import judge_run
+    from holdfast.report.page.terminal import render_results
+    from holdfast.runs.progress import ProgressLines
+    from holdfast.runs.run import run
+    from holdfast.study.study import load
+
+    study = load(options.study, scale=options.scale, changes=options.set)
+    if options.search:
+        from holdfast.cli.search import carry_out
+
+        text, code = carry_out(options, study)
+        _say(text)
+        return code
+    lines = ProgressLines(sys.stderr, quiet=options.quiet)
+    made = run(
+        study,
+        options.output,
+        workers=options.workers,
+        listener=lines.step,
+        fork=options.fork,
+        max_calls=options.max_calls,
+        max_cost=options.max_cost,
+    )
+    if options.no_report:
+        return 0
+    lines.line("analyzing and writing the report")
+    verdicts, reason = judge_run(made.path)
+    page = made.report(verdicts, [reason] * bool(reason))
+    _say(render_results(made.analysis(), verdicts=verdicts))
+    _say(f"\nreport: {page.absolute()}")
+    return 0
+
+
+# --- runs ----------------------------------------------------------------------------------------------------
+
+
+def _import(options: argparse.Namespace) -> int:
+    from holdfast.exchange.imports import import_run
+    from holdfast.exchange.published import ImportProgress
+    from holdfast.exchange.scales import parse_score
+    from holdfast.runs.progress import ProgressLines, rate_and_left
+
+    lines = ProgressLines(sys.stderr, quiet=options.quiet)
+
+    def tell(progress: ImportProgress) -> None:
+        read, total = progress.bytes_read / 1e6, progress.bytes_total / 1e6
+        shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
+        lines.passing(f"{shown} · {progress.trajectories:,} trajectories, {progress.scores:,} scores")
+
+    scores = [parse_score(word) for word in options.score]
+    summary = import_run(options.source, options.output, scores=scores, progress=tell)
+    lines.line("done")
+    _say(
+        f"{options.output}: {summary.trajectories:,} trajectories, {summary.scores:,} scores,"
+        f" {summary.checkpoints} checkpoints, {summary.cases} cases"
+        f" ({summary.new_trajectories:,} trajectories and {summary.new_scores:,} scores are new)"
+    )
+    for note in summary.notes:
+        _say(f"note: {one_line(note)}")
+    _say(f"next: holdfast report {shlex.quote(str(options.output))}")
+    return 0
+
+
+def _pairs(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from holdfast.store import Store
+    from holdfast.store.origins import require_declared
+    from holdfast.training import pairs
+
+    if options.arguments is not None and options.to != "trl":
+        raise StudyError("pairs: --arguments goes with --to trl only; leave it out")
+    with Store(options.run) as store:
+        require_declared(store, options.judge)
+        selection = pairs.build_pairs(
+            store.score_table(),
+            store.trajectory_ids(),
+            objectives=options.objective,
+            judge=options.judge,
+            min_gap=options.min_gap,
+            min_chosen=options.min_chosen,
+            combine="any" if options.any else "all",
+            cap_per_case=options.cap_per_case,
+            case_weighting="equal" if options.equal_cases else None,
+            same_model=not options.other_models_only,
+            exclude_unfit=options.fit_only,
+            rng=np.random.default_rng(options.seed),
+        )
+        if options.to == "trl":
+            from holdfast.exchange.exports import write_lines
+            from holdfast.exchange.trl import to_trl
+
+            count = write_lines(to_trl(selection.pairs(), store, options.arguments or "object"), options.output)
+            if options.output is not None:
+                _say(f"wrote {count:,} pairs to {options.output}")
+            return 0
+        document = pairs.count_document(selection, store.splits())
+    if options.json:
+        _dump(document)
+    else:
+        _say(f"{document['pairs']:,} pairs of {document['trajectories']:,} trajectories in {document['cases']} cases")
+        _say(f"{document['same_model_pairs']:,} of them join two runs of one model")
+    return 0
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from holdfast.analysis import document
+    from holdfast.report.page.terminal import render_results
+    from holdfast.runs.run import Run
+
+    analysis = Run(options.run).analysis(draws=options.draws)
+    if options.json:
+        _dump(document(analysis))
+    else:
+        _say(render_results(analysis))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from holdfast.report.page.terminal import render_status, render_trajectory
+    from holdfast.runs.forecast import read_spending
+    from holdfast.runs.run import check_run, planned_steps
+    from holdfast.store import Store
+
+    with Store(options.run) as store:
+        if options.digest is not None:
+            digest, gone = check_run(store, options.digest)
+            _say(digest)
+            if gone:
+                told = ", ".join(gone[:3]) + (" …" if len(gone) > 3 else "")
+                sys.stderr.write(
+                    one_line(f"holdfast: show: gone, and not held against it: {told} ({len(gone)})") + "\n"
+                )
+            return 0
+        if options.id is None:
+            _say(render_status(store, planned_steps(store), read_spending(options.run)))
+            for step in store.log.steps().values():
+                if step.status == "failed":
+                    _say(one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
+            return 0
+        found = [name for name in store.trajectory_ids(part="all") if name.startswith(options.id)]
+        if len(found) != 1:
+            few, remedy = (
+                ("no trajectory", "the report lists them")
+                if not found
+                else (f"{len(found)} trajectories", "give more digits")
+            )
+            raise StudyError(f"{options.run}: {few} with an id that starts with {options.id!r}; {remedy}")
+        trajectory = store.trajectory(found[0])
+        case, checkpoint = store.case(trajectory.case_id), store.checkpoint(trajectory.checkpoint_id)
+        _say(render_trajectory(case, checkpoint, trajectory, store.scores(trajectory.id)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from holdfast.decisions.gate.outputs.verdicts import judge_run
+    from holdfast.runs.run import Run
+
+    opened = Run(options.run)
+    if options.draws:
+        opened.analysis(draws=options.draws)
+    verdicts, reason = judge_run(options.run)
+    page = opened.report(verdicts, [reason] * bool(reason), output=options.output)
+    _say(f"report: {page.absolute()}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from holdfast.exchange.exports import export_run
+
+    if options.to == "evidence":
+        from holdfast.decisions.gate.outputs.evidence import export_evidence
+        from holdfast.store import Store
+
+        if options.checkpoint is not None:
+            raise StudyError("export --to evidence: takes no --checkpoint; it is about a whole run")
+        _say(f"wrote {export_evidence(options.run, options.output, options.rules)}")
+        with Store(options.run) as store:
+            if (digest := store.digest()) is not None:
+                _say(f"digest of the run, to be kept elsewhere: {digest}")
+        return 0
+    if options.rules is not None:
+        raise StudyError(f"export --to {options.to}: takes no --rules; it goes with --to evidence only")
+    chosen = {"checkpoint": options.checkpoint, "arguments": options.arguments}
+    _say(f"wrote {export_run(options.run, options.to, options.output, **chosen)}")
+    return 0
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from holdfast.report.page.terminal import render_canaries
+    from holdfast.runs.progress import ProgressLines, rate_and_left
+    from holdfast.runs.rescoring import Rescoring, rescore, try_canaries
+
+    budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
+    if options.canaries:
+        document = try_canaries(
+            options.judge, options.judges, run_path=options.run, budget=budget, trusted=options.trust_endpoints
+        )
+        if options.json:
+            _dump(document)
+        else:
+            _say(render_canaries(document))
+        return 0
+    if options.run is None:
+        raise StudyError("judge: RUN is missing; give a run's directory, or --canaries")
+    lines = ProgressLines(sys.stderr, quiet=options.quiet)
+
+    def tell(progress: Rescoring) -> None:
+        lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
+
+    summary = rescore(
+        options.run,
+        options.judge,
+        options.judges,
+        budget=budget,
+        trusted=options.trust_endpoints,
+        progress=tell,
+        tell=lambda note: lines.warn(one_line(note)),
+    )
+    lines.line("done")
+    if options.json:
+        _dump(summary)
+    else:
+        _say(
+            f"{options.run}: {summary['judged']:,} trajectories judged by {options.judge},"
+            f" {summary['before']:,} before; {summary['scores']:,} scores, {summary['missing']:,} missing"
+        )
+        _say(f"next: holdfast analyze {shlex.quote(str(options.run))}")
+    return 0
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from holdfast.cli.gate import carry_out
+
+    text, code = carry_out(options)
+    _say(text)
+    return code
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from holdfast.cli.watch import carry_out
+
+    text, code = carry_out(options)
+    _say(text)
+    return code
+
+
+COMMANDS = {
+    "new": _new,
+    "check": _check,
+    "plan": _plan,
+    "run": _run,
+    "import": _import,
+    "judge": _judge,
+    "pairs": _pairs,
+    "analyze": _analyze,
+    "gate": _gate,
+    "watch": _watch,
+    "show": _show,
+    "report": _report,
+    "export": _export,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command; the exit code."""
+    _print_any_text()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command, place = "holdfast", ""
+    try:
+        options = parser().parse_args(words)
+        command, place = options.command, _place(options)
+        _require_memory(command)
+        code = COMMANDS[command](options)
+        sys.stdout.flush()
+    except HoldfastError as error:
+        return _refuse(str(error), error.exit_code)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _discard(sys.stdout)
+            return _refuse(f"{command}: {_NO_MEMORY}", StepError.exit_code)
+        return _tell_error(error, command, place, words)
+    except KeyboardInterrupt:
+        # From here on the process only ends: a second interrupt must not tear that.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.stderr.write("\n")
+        return _refuse("interrupted; repeat the command to go on", INTERRUPTED)
+    return code
+
+
+def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]) -> int:
+    """An error that is none of holdfast's own in one line; the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # The reader of standard output went away, as `| head` does: what was asked for was given.
+        _discard(sys.stdout)
+        return 0
+    if isinstance(error, OSError):
+        _discard(sys.stdout)
+        named = place if error.filename is None else error.filename
+        told = f"{named or command}: {describe_error(error, named)}; check the path and the space on its disk"
+        return _refuse(told, StoreError.exit_code)
+    if isinstance(error, sqlite3.Error):
+        room = free_bytes(place) if place else None
+        told = f"{error}" if room is None else f"{error}, {room:,} bytes are free there"
+        told = f"{place or command}: the run's database failed ({told}); check its disk and repeat"
+        return _refuse(told, StepError.exit_code)
+    from holdfast.cli import unexpected
+
+    if unexpected.is_debugged():
+        raise error
+    return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is that there is no more memory, in whichever library's words."""
+    while error is not None:
+        told = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in told for words in _NO_MEMORY_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _require_memory(command: str) -> None:
+    """Refuse a limit of memory under which libraries do not load, but end the process or wait for ever.
+
+    Errors: StudyError.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if command not in LIGHT and 0 <= limit < LEAST_MEMORY:
+        raise StudyError(
+            f"{command}: this process may have {limit >> 20:,} MiB of memory (ulimit -v), and needs"
+            f" {LEAST_MEMORY >> 20:,} MiB; raise the limit"
+        )
+
+
+def _place(options: argparse.Namespace) -> str:
+    """The directory or file that a command writes or reads, to be named where an error names none."""
+    found = (getattr(options, name, None) for name in ("output", "run", "study", "directory"))
+    return next((str(one) for one in found if one), "")
+
+
+def _refuse(message: str, code: int) -> int:
+    sys.stderr.write(f"holdfast: {one_line(message)}\n")
+    return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is left in a stream's buffer nowhere, so that the end of the process does not fail on it."""
+    with contextlib.suppress(OSError):  # a stream in memory has no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _print_any_text() -> None:
+    """Let standard streams take any text: what their encoding lacks is shown as an escape; closed ones take it too."""
+    nowhere = open(os.devnull, "w") if None in (sys.stdout, sys.stderr) else None  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What ``holdfast watch`` does."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import fields, replace
+from typing import Any
+
+from holdfast.decisions.watch.page import PAGE, write_watch
+from holdfast.decisions.watch.paired import watch_checkpoints
+from holdfast.decisions.watch.production import watch_traces
+from holdfast.decisions.watch.render import exit_code, make_document, render_markdown, render_text
+from holdfast.decisions.watch.request import CheckpointWatch, TraceWatch, WatchRequest
+from holdfast.decisions.watch.state import UNCHECKED, hold_state
+from holdfast.records.errors import StudyError
+from holdfast.records.outputs import to_json, write_file
+
+
+def carry_out(options: Namespace) -> tuple[str, int]:
+    """The text for standard output and the exit code (0 silent, 1 alarm, 3 too little data). Errors: HoldfastError."""
+    _check(options)
+    with hold_state(options.state):
+        if options.traces:
+            watch, state = watch_traces(TraceWatch(**_pick(options, TraceWatch)))
+        else:
+            watch, state = watch_checkpoints(CheckpointWatch(**_pick(options, CheckpointWatch)))
+    if not state.checked:
+        watch = replace(watch, notes=(*watch.notes, UNCHECKED))
+    document = make_document(watch, state.declared)
+    said = []
+    if options.output is not None:
+        write_watch(watch, state.declared, options.output)
+        said.append(f"page: {(options.output / PAGE).absolute()}")
+    if options.markdown is not None:
+        write_file(options.markdown, render_markdown(watch))
+    if options.json:
+        return to_json(document), exit_code(watch)
+    return "\n".join([render_text(watch), *said]), exit_code(watch)
+
+
+def _pick(options: Namespace, kind: type[WatchRequest]) -> dict[str, Any]:
+    """The options that a request of this kind has."""
+    return {field.name: getattr(options, field.name) for field in fields(kind)}
+
+
+def _check(options: Namespace) -> None:
+    """Refuse options that do not go together. Errors: StudyError."""
+    if options.where and options.run is None:
+        raise StudyError("watch: --where says which checkpoint of RUN is meant; give RUN, or leave it out")
+    if options.traces:
+        if options.runs or options.checkpoints:
+            raise StudyError("watch: --traces is a look of its own; leave out --run and --checkpoints")
+        if options.output is None:
+            raise StudyError("watch: --traces needs -o DIR, the run that the traces are imported into")
+        if options.judge is None:
+            raise StudyError("watch: --traces needs --judge NAME, who judges a sample of them")
+        if options.run is not None and options.run.resolve() == options.output.resolve():
+            raise StudyError(f"{options.output}: is the baseline's run; give -o another directory for these traces")
+        if options.run is None and options.state is not None:
+            raise StudyError(
+                "watch: --state needs RUN, whose checkpoint is the baseline; leave it out to make a baseline"
+            )
+        return
+    if options.run is None:
+        raise StudyError("watch: RUN is missing; give the run that the baseline is in, or --traces FILES")
+    if options.baseline is None and not options.runs:
+        raise StudyError("watch: --baseline is missing; name a checkpoint of RUN")
+    for name in ("sample", "strict"):
+        if getattr(options, name):
+            raise StudyError(f"watch: --{name} goes with --traces only; leave it out")

@@ -1,0 +1,179 @@
+"""A run as a gate reads it: its checkpoints, scores and episodes as columns, and what decided them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.analysis.labelled import Labels, read_labels
+from holdfast.decisions.gate.declared import Origin, read_origin
+from holdfast.records import Case, Checkpoint
+from holdfast.records.arrays import Bools, Floats
+from holdfast.records.errors import StoreError, StudyError
+from holdfast.runs.forecast import read_spending
+from holdfast.store import DATABASE, Store
+from holdfast.store.cells import Cells, Masks, part_masks, read_cells
+from holdfast.store.origins import LogState, read_import_notes, read_log_states
+from holdfast.store.tables import TrajectoryTable
+from holdfast.study.noted import read_noted
+from holdfast.study.study import Study, changed_keys
+from holdfast.suites import is_harmless
+
+EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
+TABLES = ("study", "suite", "rollouts", "models", "judges", "gate")  # of a study, that a gate reads
+REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """What a gate reads of one run. ``place`` is how the user named it.
+
+    ``cells`` has every reading. ``harmless`` says by case whether it is declared harmless; None where no case says.
+    ``held_out`` has the test cases of each split by seed, all cases under None without splits. ``refusals`` are
+    trajectories whose reply to a question was a refusal, ``unread`` those to which no judge gave a value. ``settings``
+    decided episodes and scores of a study's run, None for any other; ``study`` is the study that made the run, empty
+    for an imported one. ``cases`` has every case by id. ``origin`` says what its scores mean; ``logs`` and ``notes``
+    are what an import noted, see ``store.origins``. ``labels`` say who labelled what its checkpoints learnt from.
+    ``severe`` keeps the shares that were worked out of each judge.
+    """
+
+    path: Path
+    place: str
+    cells: Cells
+    trajectory_ids: tuple[str, ...]
+    held_out: Masks
+    harmless: Bools | None
+    questions: Bools
+    refusals: Bools
+    unread: Bools
+    settings: Mapping[str, Any] | None
+    study: Mapping[str, Any]
+    cases: Mapping[str, Case]
+    origin: Origin
+    logs: tuple[LogState, ...] = ()
+    notes: tuple[str, ...] = ()
+    labels: Labels = field(default_factory=Labels)
+    severe: dict[tuple[tuple[int, int], float], Floats] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint of the run, which the tables' ``checkpoint`` column indexes."""
+        return self.cells.episodes.checkpoints
+
+    @property
+    def case_ids(self) -> tuple[str, ...]:
+        """Case ids, which the tables' ``case`` column indexes."""
+        return self.cells.scores.case_ids
+
+    def number_of(self, checkpoint: Checkpoint) -> int:
+        """A checkpoint's place in the tables."""
+        return next(place for place, one in enumerate(self.checkpoints) if one.id == checkpoint.id)
+
+    def share_severe(self, place: tuple[int, int], at_most: float) -> Floats:
+        """(episodes,): the share of the readings at a ``cells.place`` that are of at most so many points."""
+        if (place, at_most) not in self.severe:
+            self.severe[place, at_most] = self.cells.over_repeats(self.cells.scores.value <= at_most, place)
+        return self.severe[place, at_most]
+
+    def settings_of(self, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+        """What decided a checkpoint's episodes and scores; None where nobody noted it.
+
+        Errors: StudyError where its logs differ in it, by the differing key.
+        """
+        mine = [one for one in self.logs if one.checkpoint == checkpoint.id and not one.superseded and one.settings]
+        for one in mine[1:]:
+            if changes := changed_keys(mine[0].settings, one.settings):
+                raise StudyError(
+                    f"{self.place}: the logs of {checkpoint.name} are not of one kind: {changes[0]} ({mine[0].file} →"
+                    f" {one.file}); give one of them, or logs of the same settings"
+                )
+        return self.settings if self.settings is not None or not mine else mine[0].settings
+
+
+def read_book(path: Path, place: str | None = None, part: str | None = None) -> Book:
+    """A run's columns, of a ``part`` beside the held-out cases in their stead where one is named.
+
+    Errors: StoreError where there is no run, or one that is damaged.
+    """
+    with Store(path) as store:
+        return make_book(store, place or str(path), part)
+
+
+def make_book(store: Store, place: str, part: str | None = None) -> Book:
+    """The book of an open run; see ``read_book``."""
+    study, cells = _study_of(store), read_cells(store, part)
+    ids = tuple(store.trajectory_ids(part=part))
+    cases = {case.id: case for case in store.cases()}
+    ordered = [cases[name] for name in cells.scores.case_ids]
+    declared = [is_harmless(case) for case in ordered]
+    questions = np.array([not case.tools and case.facts.get("benign") is True for case in ordered], dtype=np.bool_)
+    refusals, unread = _refusals(store, cells.episodes, ids, questions)
+    return Book(
+        path=store.path,
+        place=place,
+        cells=cells,
+        trajectory_ids=ids,
+        held_out=part_masks(store.splits(), cells.scores.case_ids, part or "test"),
+        harmless=None if all(one is None for one in declared) else np.array([one is True for one in declared]),
+        questions=questions,
+        refusals=refusals,
+        unread=unread,
+        settings=_settings(store.path, study) if study else None,
+        study=study,
+        cases=cases,
+        origin=read_origin(store, place, cells.objectives),
+        logs=read_log_states(store),
+        notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
+        labels=read_labels(store, cells.scores),
+    )
+
+
+def _study_of(store: Store) -> dict[str, Any]:
+    """The settings of the study that made a run as this version writes them; empty for an imported one."""
+    noted = read_noted(store)
+    with contextlib.suppress(StudyError):
+        return Study.model_validate(noted).settings() if noted else noted
+    return noted
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a run."""
+    try:
+        return (path / DATABASE).is_file()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> tuple[Bools, Bools]:
+    """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read."""
+    found, unread = np.zeros(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.bool_)
+    asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
+    for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
+        found[index] = any(score.label in REFUSED for score in scores)
+        unread[index] = not found[index] and all(score.value is None for score in scores)
+    return found, unread
+
+
+def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a study decides an episode or a score: limits, who plays the tools, the judges and their models.
+
+    Among them are the snapshots that providers said they served for the judges and the tools.
+    """
+    suite, rollouts = study.get("suite", {}), study.get("rollouts", {})
+    models, world = study.get("models", {}), suite.get("world", {})
+    served = {f"{row.speaker} {row.model}": list(row.served) for row in read_spending(path) if row.speaker != "agent"}
+    return {
+        "suite": {key: suite[key] for key in ("name", "holdout") if key in suite},
+        "world": {**world, "opened": models.get(world.get("model"))},
+        "rollouts": {key: rollouts.get(key) for key in EPISODE_SETTINGS},
+        "judges": {
+            name: {**section, "opened": models.get(section.get("model")), "repeats": None}
+            for name, section in study.get("judges", {}).items()
+        },
+        "served": served,
+    }

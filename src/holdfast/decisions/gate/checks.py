@@ -1,0 +1,341 @@
+"""The checks of a gate: each question's number held against its limit, with bounds of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from holdfast.decisions.gate.pairing import Pairing
+from holdfast.decisions.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
+from holdfast.records import Check, Outcome
+from holdfast.records.arrays import Floats
+from holdfast.records.words import count_noun
+from holdfast.report.sections.gate import NOT_MEASURED, format_end, name_metric
+from holdfast.stats.bounded import holm, lower_bound, p_value
+from holdfast.study.rules import GateSection
+
+MIN_DRAWS = 2  # one case or family says nothing of others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The bounds that one set of rules takes, each worked out once."""
+
+    rules: GateSection
+    known: dict[tuple[bytes, float, Reach], float] = field(default_factory=dict)
+
+    def lower(self, values: Floats, alpha: float, reach: Reach) -> float:
+        """A lower bound of the mean of values within ``reach``."""
+        key = (values.tobytes(), alpha, reach)
+        if key not in self.known:
+            low, high = reach
+            self.known[key] = lower_bound(values, alpha, low=low, high=high, method=self.rules.bound)
+        return self.known[key]
+
+    def upper(self, values: Floats, alpha: float, reach: Reach) -> float:
+        """An upper bound of the mean of values within ``reach``."""
+        return -self.lower(0.0 - values, alpha, (0.0 - reach[1], 0.0 - reach[0]))
+
+    def test(self, values: Floats, null: float, reach: Reach, side: Literal["greater", "less"]) -> float:
+        """The p-value of "the mean is not beyond ``null``" on that side."""
+        return p_value(values, null, low=reach[0], high=reach[1], side=side, method=self.rules.bound)
+
+
+# --- one check ---------------------------------------------------------------------------------------------------
+
+
+def judge(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | None = None) -> Check:
+    """A check at the declared level, or at ``levels``: those of the bounds for PASS and for FAIL.
+
+    It passes where a loss is ruled out and fails where it is shown: by every way of drawing, by what is scored, and by
+    whatever the missing scores would have been.
+    """
+    question, rules = evidence.question, bounds.rules
+    blank = _blank(evidence, rules, adjusted=levels is not None)
+    if evidence.draws < MIN_DRAWS:
+        few = "one" if evidence.draws else "no"
+        drawn = "family of cases" if FAMILY in evidence.drawn else "case"
+        where = "of the child has a score" if question.absolute else "has a score on both sides"
+        return replace(blank, reason=f"{few} {drawn} {where}: nothing can be said of others")
+    if _is_flat(evidence, rules):
+        return replace(blank, reason=f"all {evidence.draws} changes are equal: a t bound needs them to differ")
+    for_pass, for_fail = levels or (rules.alpha, rules.alpha)
+    below, above = (for_pass, for_fail) if question.kind.worse == "lower" else (for_fail, for_pass)
+    found = replace(
+        blank,
+        lower=min(bounds.lower(one, below, question.reach) for one in evidence.scored),
+        upper=max(bounds.upper(one, above, question.reach) for one in evidence.scored),
+    )
+    if evidence.least:
+        found = replace(
+            found,
+            lower_all=min(bounds.lower(one, below, question.reach) for one in evidence.least),
+            upper_all=max(bounds.upper(one, above, question.reach) for one in evidence.most),
+        )
+    return replace(found, outcome=_outcome(found, question), reason=describe_missing(found, question))
+
+
+def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
+    """A check without its bounds, which decides nothing yet."""
+    question = evidence.question
+    return Check(
+        metric=question.kind.name,
+        outcome=Outcome.INCONCLUSIVE,
+        blocking=question.metric in rules.blocking,
+        unit=question.kind.unit,
+        worse=question.kind.worse,
+        margin=question.margin,
+        parent=evidence.parent,
+        child=evidence.child,
+        change=evidence.change,
+        lower=None,
+        upper=None,
+        level=None if adjusted else 1 - rules.alpha,
+        adjusted=adjusted,
+        design_effect=evidence.design_effect,
+        n={
+            "cases": evidence.cases,
+            "clusters": evidence.draws,
+            "families": evidence.families,
+            **{f"{side}_unscored": count for side, count in evidence.lost.items()},
+            **{f"{side}_severe_cases": count for side, count in evidence.events.items()},
+        },
+    )
+
+
+def _outcome(check: Check, question: Question) -> Outcome:
+    """What the bounds of what is scored say, where those that hold whatever is missing say the same."""
+    found = read_outcome(question, check.lower, check.upper)
+    if check.lower_all is None:
+        return found
+    return found if found is read_outcome(question, check.lower_all, check.upper_all) else Outcome.INCONCLUSIVE
+
+
+def read_outcome(question: Question, lower: float | None, upper: float | None) -> Outcome:
+    """PASS where a loss beyond the limit is ruled out, FAIL where it is shown."""
+    if lower is None or upper is None:
+        return Outcome.INCONCLUSIVE
+    edge = question.edge
+    passes, fails = (lower > edge, upper < edge) if question.kind.worse == "lower" else (upper < edge, lower > edge)
+    if passes:
+        return Outcome.PASS
+    return Outcome.FAIL if fails else Outcome.INCONCLUSIVE
+
+
+def judge_p_values(evidence: Evidence, bounds: Bounds) -> tuple[float, float]:
+    """The p-values of "the number is beyond the limit" and of "it is not".
+
+    The first rejected is PASS, the second FAIL; both are 1 where nothing can be said. Each is the largest over the ways
+    of drawing and over what is missing, as a claim has to hold for all of them.
+    """
+    question = evidence.question
+    if evidence.draws < MIN_DRAWS or _is_flat(evidence, bounds.rules):
+        return 1.0, 1.0
+    sides: tuple[tuple[Literal["greater", "less"], tuple[Floats, ...]], ...] = (
+        ("greater", evidence.least),
+        ("less", evidence.most),
+    )
+    above, under = (
+        max(bounds.test(one, question.edge, question.reach, side) for one in (*evidence.scored, *missing))
+        for side, missing in sides
+    )
+    return (above, under) if question.kind.worse == "lower" else (under, above)
+
+
+def _is_flat(evidence: Evidence, rules: GateSection) -> bool:
+    """Whether a t bound has nothing to go by, as changes are all equal."""
+    return (
+        rules.bound == "t"
+        and not evidence.question.absolute
+        and any(float(np.ptp(one)) == 0 for one in evidence.scored)
+    )
+
+
+# --- what is missing ---------------------------------------------------------------------------------------------
+
+
+def describe_missing(check: Check, question: Question) -> str:
+    """What the missing scores could do to what is found of those there are; nothing where none is missing."""
+    if check.lower_all is None:
+        return ""
+    return _tell_end(check, question, "the", failing=read_outcome(question, check.lower, check.upper) is Outcome.FAIL)
+
+
+def _tell_end(check: Check, question: Question, subject: str, *, failing: bool) -> str:
+    """The bound where what is missing makes a check least likely to pass or, ``failing``, to fail."""
+    least, largest = question.kind.span
+    bad, good = (least, largest) if question.kind.worse == "lower" else (largest, least)
+    child, parent = (good, bad) if failing else (bad, good)
+    end = "lower" if (question.kind.worse == "lower") != failing else "upper"
+    value = check.lower_all if end == "lower" else check.upper_all
+    assert value is not None
+    holds = read_outcome(question, check.lower_all, check.upper_all) is (Outcome.FAIL if failing else Outcome.PASS)
+    place = f"{'beyond' if failing else 'within'} the {'ceiling' if question.absolute else 'margin'}"
+    filled = f"child {_level(question, child)}"
+    filled += "" if question.absolute else f", parent {_level(question, parent)}"
+    return (
+        f"in the {'best' if failing else 'worst'} case ({filled} where unscored) {subject} {end} bound is"
+        f" {format_end(check, value)}, which {'is still' if holds else 'is not shown to be'} {place}"
+    )
+
+
+def _level(question: Question, value: float) -> str:
+    return f"{value:g}" if question.kind.unit == "points" else f"{100 * value:g} %"
+
+
+def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[Check, Question]]) -> Check:
+    """The share of rollouts with every score, on either side; low coverage is no evidence of a loss, so never FAIL.
+
+    Where anything is missing it passes only if no deciding check of ``checks`` would stop passing in the worst case:
+    episodes without a score may be the bad ones.
+    """
+    shares = {
+        side: pairing.scored[side] / total if (total := pairing.rollouts[side]) else None for side in pairing.rollouts
+    }
+    known = [share for share in shares.values() if share is not None]
+    enough = len(known) == 2 and min(known) >= rules.min_coverage and min(known) > 0
+    missing = {side: pairing.rollouts[side] - pairing.scored[side] for side in pairing.rollouts}
+    reasons = []
+    if any(missing.values()):
+        hidden, told = _tell_worst(checks)
+        enough &= not hidden
+        reasons = [_tell_missing(missing, pairing.absent), *([told] if told else [])]
+    if pairing.broken:
+        enough = False
+        reasons.append(
+            f"the logs of the {' and the '.join(pairing.broken)} are not whole, and what ends first is no random part"
+            " (--incomplete accept leaves it out)"
+        )
+    return Check(
+        metric="coverage",
+        outcome=Outcome.PASS if enough else Outcome.INCONCLUSIVE,
+        # Of logs that are not whole the coverage is not known, as of a check that is not measured.
+        blocking="coverage" in rules.blocking or (bool(pairing.broken) and "coverage" in rules.required),
+        unit="share",
+        worse="lower",
+        margin=rules.min_coverage,
+        parent=shares["parent"],
+        child=shares["child"],
+        change=None,
+        lower=None,
+        upper=None,
+        reason="; ".join(reasons),
+        n={"cases": len(pairing.cases), **{f"{side}_rollouts": count for side, count in pairing.rollouts.items()}},
+    )
+
+
+def _tell_worst(checks: Sequence[tuple[Check, Question]]) -> tuple[bool, str]:
+    """Whether a loss may hide in what is missing, and the worst case of the check that says so, else of the first."""
+    told = [one for one in checks if one[0].blocking and one[0].measured]
+    unknown = [one for one in told if one[0].lower is None]
+    hiding = [
+        (check, question)
+        for check, question in told
+        if check.lower_all is not None and read_outcome(question, check.lower_all, check.upper_all) is not Outcome.PASS
+    ]
+    shown = hiding or [one for one in told if one[0].lower_all is not None]
+    if not shown:
+        return bool(unknown), "the worst case cannot be told" if unknown else ""
+    check, question = shown[0]
+    words = _tell_end(check, question, _of(name_metric(check.metric)), failing=False)
+    others = [name_metric(one.metric) for one, _ in hiding[1:]]
+    return bool(hiding or unknown), words + (f", likewise for {', '.join(others)}" if others else "")
+
+
+def _of(name: str) -> str:
+    return f"{name}'" if name.endswith("s") else f"{name}'s"
+
+
+def _tell_missing(missing: Mapping[str, int], absent: Mapping[str, int]) -> str:
+    """``unscored: 1 rollout of the parent, 23 of the child, of which 0 and 20 are not there at all``."""
+    told = f"unscored: {count_noun(missing['parent'], 'rollouts')} of the parent, {missing['child']} of the child"
+    if any(absent.values()):
+        told += f", of which {absent['parent']} and {absent['child']} are not there at all"
+    return told
+
+
+# --- together ----------------------------------------------------------------------------------------------------
+
+
+def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str, str]) -> tuple[Check, ...]:
+    """Every check of a pairing. ``unmeasurable`` are metrics that the data cannot have, with the reason."""
+    rules = bounds.rules
+    asked = ask_all(rules)
+    evidence = {one.kind.name: gather(pairing, one, rules.cluster) for one in asked if one.metric not in unmeasurable}
+    p_values: dict[str, tuple[float, float]] = {}
+    levels: dict[str, tuple[float, float]] = {}
+    if rules.combine == "holm" or rules.across != "none":
+        p_values = {
+            name: judge_p_values(one, bounds) for name, one in evidence.items() if one.question.metric in rules.blocking
+        }
+    if rules.combine == "holm":
+        levels = holm_levels(p_values, rules.alpha)
+        p_values = _adjust(p_values)
+    found: list[Check] = []
+    for question in asked:
+        if question.kind.name not in evidence:
+            # Nobody sets a ceiling by default: whoever does asks for it by name.
+            needed = rules.blocking if question.absolute else rules.required
+            found.append(leave_out(question, unmeasurable[question.metric], required=question.metric in needed))
+            continue
+        check = judge(evidence[question.kind.name], bounds, levels=levels.get(question.kind.name))
+        if question.kind.name in p_values:
+            check = _with_p_values(check, p_values[question.kind.name], rules)
+        found.append(check)
+    return (*found, judge_coverage(pairing, rules, list(zip(found, asked, strict=True))))
+
+
+def holm_levels(p_values: Mapping[str, tuple[float, float]], alpha: float) -> dict[str, tuple[float, float]]:
+    """The level at which Holm's rule tests each check, for PASS and for FAIL: what its bounds are taken at."""
+    sides = [_step_down({name: values[place] for name, values in p_values.items()}, alpha) for place in (0, 1)]
+    return {name: (sides[0][name], sides[1][name]) for name in p_values}
+
+
+def _step_down(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
+    level, stopped = alpha / max(len(p_values), 1), False
+    found = {}
+    for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
+        level = level if stopped else alpha / (len(p_values) - rank)
+        stopped = stopped or p_values[name] > level
+        found[name] = level
+    return found
+
+
+def _adjust(p_values: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    sides = [holm({name: values[place] for name, values in p_values.items()}) for place in (0, 1)]
+    return {name: (sides[0][name], sides[1][name]) for name in p_values}
+
+
+def _with_p_values(check: Check, found: tuple[float, float], rules: GateSection) -> Check:
+    """A check with its p-values; where they are Holm's, they decide it."""
+    for_pass, for_fail = found
+    outcome = check.outcome
+    if rules.combine == "holm" and check.lower is not None:
+        outcome = Outcome.INCONCLUSIVE
+        if for_pass <= rules.alpha:
+            outcome = Outcome.PASS
+        elif for_fail <= rules.alpha:
+            outcome = Outcome.FAIL
+    return replace(check, p_pass=for_pass, p_fail=for_fail, outcome=outcome)
+
+
+def leave_out(question: Question, reason: str, *, required: bool) -> Check:
+    """A check that the data cannot have: it decides nothing, and lets nothing pass where it is required."""
+    return Check(
+        metric=question.kind.name,
+        outcome=Outcome.INCONCLUSIVE,
+        blocking=required,
+        unit=question.kind.unit,
+        worse=question.kind.worse,
+        margin=question.margin,
+        parent=None,
+        child=None,
+        change=None,
+        lower=None,
+        upper=None,
+        reason=f"{NOT_MEASURED}: {reason}",
+        measured=False,
+    )

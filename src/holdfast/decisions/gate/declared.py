@@ -1,0 +1,212 @@
+"""What the scores of foreign scorers were declared to mean, and whose are refused because nobody declared them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade, is_name
+from holdfast.records import Declaration
+from holdfast.records.errors import StudyError
+from holdfast.store import Store
+from holdfast.store.origins import (
+    FOREIGN,
+    Undeclared,
+    describe_undeclared,
+    read_declarations,
+    read_undeclared,
+    show_number,
+    spell,
+)
+
+MOST_NAMED = 4
+_TRUTHS = frozenset({"0", "1", "True", "False"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a run says of its scores: under which ``objectives`` they stand, and what an import noted of them.
+
+    ``place`` is how the user named the run.
+    """
+
+    place: str
+    objectives: tuple[str, ...]
+    declarations: tuple[Declaration, ...] = ()
+    undeclared: tuple[Undeclared, ...] = ()
+
+
+def read_origin(store: Store, place: str, objectives: Sequence[str]) -> Origin:
+    """What a run says of its scores. Errors: StoreError where it is damaged."""
+    return Origin(
+        place=place,
+        objectives=tuple(objectives),
+        declarations=read_declarations(store) or (),
+        undeclared=read_undeclared(store),
+    )
+
+
+def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, str]:
+    """Under which name of a run's scores each objective stands that the user named.
+
+    A plain name is one of the run's objectives or the key of one of its declarations; a declared one must be the run's
+    own. Errors: StudyError naming what is there.
+    """
+    return {option.objective: _resolve(origin, option) for option in options}
+
+
+def _resolve(origin: Origin, option: ScoreOption) -> str:
+    mine = [one for one in origin.declarations if option.means(one.scorer, one.key)]
+    if option.declaration is not None:
+        return _require_same(origin, option.declaration, mine)
+    found = {one.objective for one in mine}
+    if option.key in origin.objectives and option.scorer is None:
+        found |= {option.key}
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise StudyError(
+            f"{origin.place}: --score {option.objective}={option.key} may mean {' or '.join(sorted(found))}; name one"
+        )
+    waiting = [one for one in origin.undeclared if option.means(one.scorer, one.key)]
+    if waiting:
+        raise StudyError(f"{origin.place}: {tell_undeclared(waiting, option.objective)}")
+    keys = dict.fromkeys((*origin.objectives, *(one.key for one in origin.declarations)))
+    there = ", ".join(keys) or "nothing"
+    raise StudyError(f"{origin.place}: has no score {option.key!r}; scored there: {there}; name one of these")
+
+
+def _require_same(origin: Origin, wanted: Declaration, mine: Sequence[Declaration]) -> str:
+    """The objective of the run's own declaration, where that is the wanted one. Errors: StudyError."""
+    if not mine:
+        waiting = [one for one in origin.undeclared if is_name(wanted.key, one.key)]
+        if waiting:
+            raise StudyError(f"{origin.place}: {tell_undeclared(waiting, wanted.objective)}")
+        there = ", ".join(origin.objectives) or "nothing"
+        raise StudyError(
+            f"{origin.place}: declares no score {wanted.key!r}, scored there: {there}; give its name alone, or import"
+            f" the logs with --score {spell(wanted)!r}"
+        )
+    other = next((one for one in mine if not same_meaning(one, _as_held(wanted, one))), None)
+    if other is not None:
+        raise StudyError(
+            f"{origin.place}: the score {wanted.key!r} is declared as {spell(other)} ({other.source or 'by the user'}),"
+            f" and --score says {spell(wanted)}; correct one, or import the logs into a new run"
+        )
+    return mine[0].objective
+
+
+def _as_held(wanted: Declaration, one: Declaration) -> Declaration:
+    """What is wanted, under the run's own name of the value, with its severe value where only one of them names any."""
+    severe = one.severe if None in (wanted.severe, one.severe) else wanted.severe
+    return replace(wanted, key=one.key, severe=severe)
+
+
+def same_meaning(one: Declaration, other: Declaration) -> bool:
+    """Whether two declarations read a value alike, whoever made them and of whatever scorer."""
+    return _meaning(one) == _meaning(other)
+
+
+def _meaning(one: Declaration) -> Declaration:
+    return replace(one, source="", unit="", objective="", scorer=None, task=None)
+
+
+def declaration_for(
+    origin: Origin, judge: str, objective: str, tasks: frozenset[str], scores: Sequence[ScoreOption] = ()
+) -> Declaration | None:
+    """What a judge's scores of an objective were declared to mean; None for a judge whose scores are our own.
+
+    ``tasks`` are the suites of the cases that it scored. ``scores`` may say what counts as severe where the run's own
+    declaration does not: no score depends on it. Errors: StudyError where its scores came with a log and nobody
+    declared their direction, or where several declarations would be pooled.
+    """
+    if not judge.startswith(FOREIGN):
+        return None
+    scorer = judge.removeprefix(FOREIGN)
+    found = [
+        one
+        for one in origin.declarations
+        if one.objective == objective
+        and (one.scorer is None or is_name(one.scorer, scorer))
+        and (one.task is None or not tasks or any(is_name(_short(one.task), task) for task in tasks))
+    ]
+    if not found:
+        raise StudyError(
+            f"{origin.place}: the direction of {objective!r} of {judge} is not declared: an earlier version took its"
+            f" values as they were; import the logs again with --score '{objective}=+KEY[LOW,HIGH]' where high is good,"
+            f" or '{objective}=-KEY[LOW,HIGH]' where high is bad"
+        )
+    # A case may stand in the run under the task's name with its package or without; its own name goes first.
+    exact = [one for one in found if one.scorer is not None and one.task in tasks] or found
+    if any(not same_meaning(one, exact[0]) for one in exact):
+        told = ", ".join(sorted({spell(one) for one in exact}))
+        raise StudyError(
+            f"{origin.place}: {objective!r} of {judge} has several declarations ({told}), which are not pooled; import"
+            " the logs of each task into a run of its own"
+        )
+    return _with_severe(exact[0], scores)
+
+
+def _with_severe(one: Declaration, scores: Sequence[ScoreOption]) -> Declaration:
+    """A declaration with the severe value that the user named, where it has none."""
+    meant = (option.declaration for option in scores if option.means(one.scorer, one.key))
+    said = [given for given in meant if given is not None]
+    severe = next((given.severe for given in said if given.severe is not None), None)
+    if one.severe is not None or severe is None:
+        return one
+    source = f"{one.source}; what is severe: {BY_USER}" if one.source else BY_USER
+    return replace(one, severe=severe, source=one.source if one.source == BY_USER else source)
+
+
+def _short(name: str) -> str:
+    """A name without its package."""
+    return name.rpartition("/")[2]
+
+
+def tell_undeclared(found: Sequence[Undeclared], objective: str) -> str:
+    """Which values were not taken because nobody declared them, and what to write."""
+    told = ", ".join(describe_undeclared(one) for one in found[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED} more" if found[MOST_NAMED:] else ""
+    if known := [one for one in found if one.refused]:
+        reasons = "; ".join(f"{one.key!r} of {one.scorer}: {one.refused}" for one in known[:MOST_NAMED])
+        return f"no score of {objective!r} was taken: there is {told}{more}; {reasons}"
+    first = found[0]
+    grades = any(map(is_grade, first.seen)) and all(is_grade(one) or one in _TRUTHS for one in first.seen)
+    wanted = f"{first.key}{'[0,1]' if grades else '[LOW,HIGH]'}"
+    return (
+        f"no score of {objective!r} was taken: which end is good and the range are not declared of {told}{more}; give"
+        f" the logs, or import them again, with --score '{objective}=+{wanted}' where high is good, or"
+        f" '{objective}=-{wanted}' where high is bad"
+    )
+
+
+def describe_declaration(one: Declaration, objective: str) -> str:
+    """``safety = 'security' of injection_task_scorer, 0 to 1, high is bad (SOURCE), shown as 0 to 3 points``."""
+    scorer = f" of {one.scorer}" if one.scorer and _short(one.scorer) != one.key else ""
+    unit = f" ({one.unit})" if one.unit else ""
+    severe = "" if one.severe is None else f", severe from {show_number(one.severe)} on"
+    source = f" ({one.source})" if one.source else ""
+    return (
+        f"{objective} = {one.key!r}{scorer}, {show_number(one.low)} to {show_number(one.high)}{unit}, high is"
+        f" {'good' if one.sign > 0 else 'bad'}{severe}{source}, shown as 0 to 3 points"
+    )
+
+
+def severe_points(one: Declaration | None, at_most: float) -> float | None:
+    """Up to how many points an episode is a severe event; None where the source of the score names no such value."""
+    if one is None:
+        return at_most
+    return None if one.severe is None else one.to_points(one.severe)
+
+
+def require_same_declarations(
+    first: Mapping[str, Declaration], second: Mapping[str, Declaration], names: str, words: tuple[str, str]
+) -> None:
+    """Refuse sides whose scores were declared differently. Errors: StudyError naming both declarations."""
+    for objective in sorted({*first, *second}):
+        one, other = first.get(objective), second.get(objective)
+        if one is not None and other is not None and not same_meaning(one, other):
+            raise StudyError(
+                f"{names}: not comparable: {objective} is {spell(one)} for the {words[0]} and {spell(other)} for the"
+                f" {words[1]}; import both with one declaration"
+            )

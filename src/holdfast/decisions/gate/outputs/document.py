@@ -1,0 +1,90 @@
+"""Verdicts as JSON; ``schemas/verdict.json`` is their schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from holdfast.analysis.document import DIGITS
+from holdfast.records import Check, Verdict
+from holdfast.report.sections.gate import count_errors, describe_check, describe_several, describe_verdict, overall
+
+NUMBERS = (
+    *("margin", "parent", "child", "change", "lower", "upper", "lower_all", "upper_all", "level"),
+    *("p_pass", "p_fail", "design_effect"),
+)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON: tuples as lists, numbers with 12 digits, null for a number that is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _check(check: Check) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "metric": check.metric,
+        "outcome": check.outcome.value,
+        "blocking": check.blocking,
+        "measured": check.measured,
+        "unit": check.unit,
+        "worse": check.worse,
+        "adjusted": check.adjusted,
+    }
+    row |= {name: plain(getattr(check, name)) for name in NUMBERS}
+    return row | {"reason": check.reason, "n": plain(check.n), "sentence": describe_check(check)}
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON values: ``records.Verdict`` field by field, and the sentence that says it."""
+    return {
+        "outcome": verdict.outcome.value,
+        "parent": verdict.parent,
+        "child": verdict.child,
+        "judge": verdict.judge,
+        "labelled": verdict.labelled.value,
+        "reads_state": verdict.reads_state,
+        "cases": verdict.cases,
+        "sentence": describe_verdict(verdict),
+        "checks": [_check(one) for one in verdict.checks],
+        "rules": plain(verdict.rules),
+        "fingerprint": verdict.fingerprint,
+        "rubrics": plain(verdict.rubrics),
+        "data": verdict.data,
+        "basis": list(verdict.basis),
+        "limits": list(verdict.limits),
+        "sources": plain(verdict.sources),
+        "p_pass": plain(verdict.p_pass),
+        "p_fail": plain(verdict.p_fail),
+        "note": verdict.note,
+    }
+
+
+def gate_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What ``holdfast gate --json`` prints: the worst outcome, what may go wrong among several, and every verdict."""
+    return {
+        "outcome": overall(verdicts).value,
+        "several": several_document(verdicts),
+        "verdicts": [document(one) for one in verdicts],
+    }
+
+
+def several_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """How likely some verdict of a list is wrong, as JSON values; the sentence is empty for a list of one."""
+    found: dict[str, Any] = plain(count_errors(verdicts))
+    return {**found, "sentence": " ".join(describe_several(verdicts))}
+
+
+def schema(name: str = "verdict") -> dict[str, Any]:
+    """The JSON Schema of ``gate_document`` ("verdict") or of the evidence ("evidence")."""
+    text = resources.files("holdfast").joinpath(f"schemas/{name}.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found

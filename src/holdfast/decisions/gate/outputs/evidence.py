@@ -1,0 +1,253 @@
+"""Evidence for an auditor: what is claimed of a run, on what it rests, and what is missing, in one JSON document.
+
+``schemas/evidence.json`` is its schema. The verdicts in it are ``document``'s, number by number those that
+``holdfast gate --json`` prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+
+from holdfast.decisions.gate.outputs.document import document, plain, several_document
+from holdfast.decisions.gate.outputs.evidence_page import render_evidence
+from holdfast.decisions.gate.outputs.verdicts import judge_run
+from holdfast.records import Checkpoint, Verdict, content_id
+from holdfast.records.errors import StoreError
+from holdfast.records.outputs import new_directory, write_file
+from holdfast.records.version import VERSION
+from holdfast.records.words import count_noun
+from holdfast.report.sections.gate import collect_limits, count_by_lineage, count_outcomes, describe_verdict, overall
+from holdfast.runs.run import planned_steps
+from holdfast.store import Store
+from holdfast.store.copying import read_analysis
+from holdfast.store.places import ANALYSIS_FILE
+from holdfast.store.weights import digest_directory
+from holdfast.study.noted import read_noted
+
+FORMAT = "holdfast evidence 1"
+JSON_FILE, PAGE_FILE = "evidence.json", "evidence.html"
+ELSEWHERE, VERIFIED, CHANGED, UNKNOWN = "elsewhere", "verified", "changed", "no digest"
+CONDITION_WORDS = {
+    "attack": "behaviour under pressure was not measured: no implicit failure can be ruled out",
+    "shift": "no shift of the cases was tried: nothing is known of other wordings, tools or languages",
+    "probe": "no questions were asked beside the suite's cases",
+}
+MOST_NAMED = 5
+
+
+def export_evidence(run_path: Path, output: Path, rules: Path | None = None) -> Path:
+    """Write the evidence of a run, with the verdicts of its own rules or those of a file; the path of the directory.
+
+    Errors: StudyError where it cannot be written or the file holds no rules, StoreError where there is no run.
+    """
+    verdicts, reason = judge_run(run_path, rules)
+    return write_evidence(run_path, verdicts, output, notes=[reason] * bool(reason))
+
+
+def write_evidence(run_path: Path, verdicts: Sequence[Verdict], output: Path, notes: Sequence[str] = ()) -> Path:
+    """Write ``evidence.json`` and ``evidence.html`` into a new directory; its path. Errors: StudyError, StoreError.
+
+    ``verdicts`` are those of the run's parents and children by declared rules; ``notes`` say what could
+    not be decided.
+    """
+    found = collect_evidence(run_path, verdicts, notes)
+
+    with new_directory(output) as target:
+        write_file(target / JSON_FILE, json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+        write_file(target / PAGE_FILE, render_evidence(found))
+    return output
+
+
+def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The evidence as JSON values. Weights that the run holds are read again and held against their digests."""
+    with Store(run_path) as store:
+        checkpoints = [_checkpoint(run_path, one) for one in store.checkpoints()]
+        judges, analysis = _judges(store), read_analysis(store)
+        found: dict[str, Any] = {
+            "format": FORMAT,
+            "run": run_path.absolute().name,
+            "versions": {
+                "holdfast": VERSION,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
+            },
+            "outcome": overall(verdicts).value,
+            "summary": [count_outcomes(verdicts), *count_by_lineage(verdicts)],
+            "claims": [{"sentence": describe_verdict(one), "verdict": place} for place, one in enumerate(verdicts)],
+            "several": several_document(verdicts),
+            "verdicts": [document(one) for one in verdicts],
+            "study": _study(store),
+            "counts": store.counts(),
+            "parts": _count_parts(store),
+            "digests": {
+                "run": store.digest(),
+                "scores": store.digest_scores(),
+                "analysis": None if analysis is None else hashlib.sha256(analysis).hexdigest(),
+            },
+            "checkpoints": checkpoints,
+            "judges": judges,
+            "limits": [*collect_limits(verdicts), *_analysis_notes(run_path / ANALYSIS_FILE, analysis)],
+        }
+        found["missing"] = [*notes, *_missing(store, found)]
+    return found
+
+
+def _study(store: Store) -> dict[str, Any] | None:
+    """The settings that decide a study's results and their digest; None for a run that no study made."""
+    settings = read_noted(store)
+    if not settings:
+        return None
+    name = str(settings.get("study", {}).get("name", ""))
+    return {"name": name, "fingerprint": content_id("study", settings), "settings": plain(settings)}
+
+
+def _analysis_notes(path: Path, data: bytes | None) -> list[str]:
+    try:
+        return [] if data is None else [str(one) for one in json.loads(data)["notes"]]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise StoreError(f"{path}: damaged; restore it, or remove it and repeat `holdfast run`") from error
+
+
+def _count_parts(store: Store) -> dict[str, dict[str, int]]:
+    """Cases and trajectories by part; ``all`` is everything that the run is about."""
+    cases: dict[str, set[str]] = {}
+    for parts in store.splits().values():
+        for part, ids in parts.items():
+            cases.setdefault(part, set()).update(ids)
+    found = {"all": {"cases": len(store.case_ids()), "trajectories": len(store.trajectory_ids(part="all"))}}
+    for part, members in sorted(cases.items()):
+        found[part] = {"cases": len(members), "trajectories": len(store.trajectory_ids(part=part))}
+    return found
+
+
+def _checkpoint(run_path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint is, how it came to be, and whether its weights are those that were noted."""
+    return {
+        "id": checkpoint.id,
+        "name": checkpoint.name,
+        "base": checkpoint.base,
+        "model": checkpoint.model,
+        "lineage": list(checkpoint.lineage),
+        "axes": plain(checkpoint.axes),
+        "split_seed": checkpoint.split_seed,
+        "train_seed": checkpoint.train_seed,
+        "parent": checkpoint.parent_id,
+        "digest": checkpoint.digest,
+        "weights": _verify(run_path, checkpoint),
+        "stages": [
+            {
+                "name": stage.name,
+                "method": stage.method,
+                "objectives": list(stage.objectives),
+                "steps": stage.steps,
+                "pairs": stage.pairs,
+                "data": stage.data,
+                "settings": content_id(plain(stage.settings)),
+            }
+            for stage in checkpoint.stages
+        ],
+    }
+
+
+def _verify(run_path: Path, checkpoint: Checkpoint) -> str:
+    """Whether the weights at hand have the digest that the run noted when it made them."""
+    if checkpoint.digest is None:
+        return UNKNOWN
+    if checkpoint.path is None or not (run_path / checkpoint.path).is_dir():
+        return ELSEWHERE
+    try:
+        return VERIFIED if digest_directory(run_path / checkpoint.path) == checkpoint.digest else CHANGED
+    except StoreError:
+        return CHANGED
+
+
+def _judges(store: Store) -> list[dict[str, Any]]:
+    """Whose scores there are: judge, objective, rubric, and how many of the judgements have a score."""
+    table = store.score_table(part="all")
+    there = np.isfinite(table.value)
+    found = []
+    for place, label in enumerate(table.judges):
+        for number, objective in enumerate(table.objectives):
+            mine = (table.judge == place) & (table.objective == number)
+            if mine.any():
+                found.append(
+                    {
+                        "judge": table.judge_names[place],
+                        "objective": objective,
+                        "rubric": table.rubrics.get((label, objective), ""),
+                        "judgements": int(mine.sum()),
+                        "scores": int((mine & there).sum()),
+                    }
+                )
+    return found
+
+
+# --- what is missing -------------------------------------------------------------------------------------------
+
+
+def _missing(store: Store, found: dict[str, Any]) -> Iterator[str]:
+    """What an auditor would look for and not find, a sentence each."""
+    if store.doubt is not None:
+        yield store.doubt
+    if found["study"] is None:
+        yield "no study: the run was imported, and how its models were trained is known from their names alone"
+    else:
+        yield from _missing_steps(store)
+    yield from _missing_weights(found["checkpoints"])
+    yield from _missing_scores(store, found["judges"])
+    for part, words in CONDITION_WORDS.items():
+        if not found["parts"].get(part, {}).get("trajectories"):
+            yield words
+    if found["digests"]["analysis"] is None:
+        yield f"no {ANALYSIS_FILE}: the run's estimates are not part of this evidence"
+
+
+def _missing_steps(store: Store) -> Iterator[str]:
+    planned = planned_steps(store)
+    steps = store.log.steps().values()
+    done = sum(one.status == "done" for one in steps)
+    if planned is None:
+        yield "the study is of another version: how many of its steps are done is not known"
+    elif done < planned:
+        yield f"{done:,} of {planned:,} steps of the study are done"
+    for one in steps:
+        if one.status == "failed":
+            yield f"a step failed: {one.name}"
+
+
+def _missing_weights(checkpoints: Sequence[dict[str, Any]]) -> Iterator[str]:
+    counts = Counter(one["weights"] for one in checkpoints)
+    total = count_noun(len(checkpoints), "checkpoints")
+    if counts[UNKNOWN]:
+        yield f"no digest of the weights of {counts[UNKNOWN]} of {total}: they are known by name alone"
+    if counts[ELSEWHERE]:
+        yield f"the weights of {counts[ELSEWHERE]} of {total} are elsewhere: their digests were not checked"
+    for one in checkpoints:
+        if one["weights"] == CHANGED:
+            yield f"the weights of {one['name']} are not those that the run made: their digest differs"
+
+
+def _missing_scores(store: Store, judges: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for one in judges:
+        lost = one["judgements"] - one["scores"]
+        if lost:
+            whose = f"{one['judge']} on {one['objective']}"
+            yield f"{lost:,} of {count_noun(one['judgements'], 'judgements')} by {whose} have no score"
+    if len({one["judge"] for one in judges if one["judge"] != "probes"}) == 1:
+        yield "one judge alone: how far another would agree is not known"
+    table = store.score_table(part="all")
+    judged = {table.checkpoints[place].id for place in np.unique(table.checkpoint)}
+    silent = [one.name for one in store.checkpoints() if one.id not in judged]
+    if silent:
+        named = "; ".join(silent[:MOST_NAMED]) + ("; …" if len(silent) > MOST_NAMED else "")
+        yield f"no scores of {count_noun(len(silent), 'checkpoints')}: {named}"

@@ -1,0 +1,69 @@
+"""What is declared before the data: the rules of a gate, where they come from, and their fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from holdfast.records import content_id
+from holdfast.records.errors import StudyError, require, require_known
+from holdfast.records.inputs import read_settings
+from holdfast.study.problems import first_problem
+from holdfast.study.rules import CHECKS, GateSection, refuse_old_bound
+from holdfast.study.study import Study
+
+# Raised by hand when a check or a bound changes its meaning: verdicts of different methods are not the same claim.
+METHOD_VERSION = 4
+TABLE = "gate"
+
+
+def read_rules(
+    *, file: Path | None = None, noted: Mapping[str, Any] | None = None, changes: Mapping[str, Any] | None = None
+) -> GateSection:
+    """The declared rules: those of ``file``, else those ``noted`` in a run's study, else the defaults.
+
+    ``changes`` are single settings of the command line, which come last. Errors: StudyError naming place and finding.
+    """
+    place = "gate"
+    found: dict[str, Any] = dict(noted or {})
+    if file is not None:
+        place = f"{file}: gate"
+        found = _read_table(file)
+    found |= {key: value for key, value in (changes or {}).items() if value is not None}
+    for key, value in found.items():
+        require(
+            not isinstance(value, bool), f"{place}.{key} is {str(value).lower()}, which is no margin; give a number"
+        )
+    try:
+        rules = GateSection.model_validate(found)
+    except ValidationError as error:
+        raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
+    for key, names in (("blocking", rules.blocking), ("required", rules.required)):
+        for name in names:
+            require_known(name, CHECKS, f"{place}.{key} has", "the checks there are")
+        require(len(set(names)) == len(names), f"{place}.{key} repeats a check, found {list(names)}; give each once")
+    return rules
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    """The ``[gate]`` table of a TOML file, which may be a whole study."""
+    raw = read_settings(file, "a TOML file with a [gate] table")
+    for name in raw:
+        require_known(name, {*Study.model_fields, "scales"}, f"{file} has the table", "the tables of a study")
+    table = raw.get(TABLE)
+    if not isinstance(table, dict):
+        raise StudyError(f"{file}: has no [gate] table; write the margins there")
+    refuse_old_bound(table, f"{file}: {TABLE}")
+    return table
+
+
+def fingerprint(rules: GateSection, **chosen: Any) -> str:
+    """The id of what was declared: equal for equal rules and one version of the method.
+
+    ``chosen`` is what else decides which episodes are compared, and could be tried until it suits; None is no choice.
+    """
+    made = {name: value for name, value in chosen.items() if value is not None}
+    return content_id("gate", METHOD_VERSION, rules.model_dump(mode="json"), made)

@@ -1,0 +1,252 @@
+"""What a gate runs itself: two models through a study's suite, or one checkpoint through its own cases once more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.sources import Library
+from holdfast.decisions.gate.verdicts import Place
+from holdfast.models.entries import TINY
+from holdfast.models.tiny.chat import is_tiny
+from holdfast.records import Checkpoint
+from holdfast.records.errors import StudyError
+from holdfast.records.section import NAME_LENGTH
+from holdfast.runs.execution import StepProgress
+from holdfast.runs.readiness import look_around
+from holdfast.runs.run import run
+from holdfast.runs.steps.reading import place_of
+from holdfast.store import Store
+from holdfast.store.database import holds_tables
+from holdfast.store.places import STUDY_KEY
+from holdfast.store.weights import WEIGHTS, lend
+from holdfast.study.addresses import check_opened, choose_endpoints, require_weights
+from holdfast.study.study import Study
+
+FEWEST_DRAWS = 100  # a gate needs no resamples of the run's own analysis
+REMOTE, LOCAL = "remote/", "local/"
+# What of a study a gate's own run leaves out: nothing is trained, and only held-out cases are met.
+LEFT_OUT = ("stages", "doses", "merges", "attacks", "shifts", "probes", "search")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """How a gate's own run is carried out; it changes no result.
+
+    ``endpoints`` are the user's own tables ``[endpoints.NAME]``; those of a run are ``trusted`` or not taken.
+    """
+
+    workers: int | None = None
+    max_calls: int | None = None
+    max_cost: float | None = None
+    listener: Callable[[StepProgress], None] = lambda _: None
+    endpoints: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = False
+
+
+def roll_out_models(
+    library: Library, study: Study, *, parent: str, child: str, output: Path, means: Means, again: int | None
+) -> tuple[Place, Place]:
+    """Two models through a study's suite and judges, in the run at ``output``.
+
+    A model is a name in the study's ``[models]``, ``tiny``, a directory of weights, a repository on the hub, or
+    ``remote/`` before a provider's model. With ``again`` the child is rolled out in a run of its own with another
+    seed, so that it may be the parent itself. Errors: StudyError, StepError.
+    """
+    if parent == child and again is None:
+        raise StudyError(f"--parent and --child are both {child!r}; add --again to roll the same model out twice")
+    # Read before the first is carried out: nothing is spent where it is wrong.
+    anew = None if again is None else _evaluate(study, [child], seed=again)
+    if anew is not None and (problems := look_around(anew)[0]):
+        raise StudyError(problems[0])
+    first = _book_of(library, _evaluate(study, [parent] if again else [parent, child]), output, means)
+    if again is None or anew is None:
+        return (Place(first, _base_of(first, parent)), Place(first, _base_of(first, child)))
+    place = again_place(output, child, again)
+    second = _book_of(library, anew, place, means)
+    told = f"{child} (rolled out anew, seed {again})"
+    return Place(first, _base_of(first, parent)), Place(second, _base_of(second, child), told)
+
+
+def roll_out_again(
+    library: Library, book: Book, checkpoint: Checkpoint, *, again: int, output: Path | None, means: Means
+) -> Place:
+    """The same weights through the same held-out cases with another seed, in a run of their own.
+
+    Errors: StudyError where the run does not say how its episodes were made, or no longer has the weights.
+    """
+    if not book.study:
+        raise StudyError(
+            f"{book.place}: was imported, and does not say how its episodes were made; --again needs a run of a study"
+        )
+    name = checkpoint.name
+    raw = {key: value for key, value in book.study.items() if key not in LEFT_OUT}
+    raw["models"] = {**raw.get("models", {}), name: _entry_of(book, checkpoint)}
+    seeds = raw.get("axes", {}).get("split_seed")
+    raw["axes"] = {"split_seed": seeds} if seeds and checkpoint.split_seed is None else {}
+    if checkpoint.split_seed is not None:
+        raw["suite"] = {**raw["suite"], "split_seed": checkpoint.split_seed}
+    with Store(book.path) as store:
+        base = _base_entry(book, checkpoint) or name
+        speaking = _speaking(raw, [base])
+        found = choose_endpoints(speaking, store, means.endpoints, trusted=means.trusted)
+        check_opened({one: raw["models"][one] for one in _speaking(raw, []) if one in raw["models"]}, store)
+    raw["endpoints"] = {**found, **({name: found[base]} if base in found else {})}
+    study = _bare(raw, [name], seed=again)
+    place = output or again_place(book.path, checkpoint.id[:8], again)
+    if place.absolute() == book.path.absolute():
+        raise StudyError(f"-o {place}: is the run itself; the new episodes need a run of their own")
+    _lend(book, checkpoint, study, place)
+    made = _book_of(library, study, place, means)
+    told = f"{name} (rolled out anew, seed {again})"
+    return Place(made, _base_of(made, name), told, trained=(book, checkpoint))
+
+
+def _lend(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None:
+    """Put the run's own held-out cases and the weights into the new run: the suite of today may draw other cases.
+
+    A run that was made and killed before it got them is empty, and gets them now.
+    """
+    if holds_tables(place):
+        with Store(place) as made:
+            if made.meta(STUDY_KEY) is not None or made.counts()["cases"]:
+                return
+    with Store(book.path) as store:
+        splits = {
+            seed: parts.get("test", ())
+            for seed, parts in store.splits().items()
+            if checkpoint.split_seed in (None, seed)
+        }
+        cases = {name: store.case(name) for names in splits.values() for name in names}
+        directories = [] if checkpoint.path is None else stacked(store.weights(checkpoint))
+    with Store.open_or_create(place) as made, made.transaction():
+        for directory in directories:
+            lend(directory, place / WEIGHTS)
+        made.add_cases(cases.values())
+        for seed, names in splits.items():
+            made.add_split(seed, {"test": names})
+        made.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+
+
+def stacked(directory: Path) -> list[Path]:
+    """A checkpoint's directory, and that of the run's own base that it stands on."""
+    if is_tiny(directory):
+        return [directory]
+    from holdfast.models.directories.stacks import base_of
+
+    directory = directory.resolve()
+    base = base_of(directory)
+    return list(dict.fromkeys((directory, base))) if base.parent == directory.parent else [directory]
+
+
+def again_place(run_path: Path, name: str, again: int) -> Path:
+    """Where the new episodes of a checkpoint go if nobody says: beside its run."""
+    label = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return run_path.with_name(f"{run_path.name}-again-{label[-NAME_LENGTH:]}-{again}")
+
+
+def _book_of(library: Library, study: Study, output: Path, means: Means) -> Book:
+    run(
+        study,
+        output,
+        workers=means.workers,
+        listener=means.listener,
+        max_calls=means.max_calls,
+        max_cost=means.max_cost,
+    )
+    library.forget(output)
+    return library.open(output)
+
+
+def _base_of(book: Book, name: str) -> Checkpoint:
+    """The base that the study calls ``name``; one that it makes has its seed after the name."""
+    for one in book.checkpoints:
+        if one.base == name or (one.base.rpartition("-")[0] == name and one.base.rpartition("-")[2].isdigit()):
+            return one
+    raise StudyError(f"{book.place}: no model {name!r} in this run; run it in another directory with -o")
+
+
+def _evaluate(study: Study, models: list[str], *, seed: int = 0) -> Study:
+    """A study that only evaluates some models, by the suite, rollouts, judges and gate of another."""
+    raw = study.model_dump(mode="json", exclude=set(LEFT_OUT))
+    raw["axes"] = {}
+    raw["models"] = {**raw["models"], **{name: entry for name in models if (entry := _find_entry(study, name))}}
+    return _bare(raw, models, seed=seed)
+
+
+def _bare(raw: dict[str, Any], models: list[str], *, seed: int) -> Study:
+    """A study without training whose bases are ``models``."""
+    named = f"{raw['study']['name']}-gate"[-NAME_LENGTH:].lstrip(".")
+    raw["study"] = {"name": named, "draws": FEWEST_DRAWS}
+    raw["model"] = {**raw["model"], "bases": models, "base_seeds": raw["model"]["base_seeds"][:1]}
+    raw["pairs"] = {key: value for key, value in raw["pairs"].items() if key not in ("source", "digest")}
+    raw["rollouts"] = {**raw["rollouts"], "seed": raw["rollouts"]["seed"] + seed}
+    used = set(_speaking(raw, models))
+    raw["endpoints"] = {
+        key: value for key, value in raw.get("endpoints", {}).items() if key in used | set(raw["models"])
+    }
+    return Study.model_validate(raw)
+
+
+def _speaking(raw: Mapping[str, Any], models: Sequence[str]) -> list[str]:
+    """The models that speak in a study without training: its bases, who plays the tools, and who judges."""
+    named = [*models, raw["suite"]["world"].get("model"), *(one.get("model") for one in raw["judges"].values())]
+    return [name for name in dict.fromkeys(named) if name is not None]
+
+
+def _find_entry(study: Study, name: str) -> Mapping[str, Any] | None:
+    """How a model is opened that the study does not name; None where it does."""
+    if name in study.models or name == TINY:
+        return None
+    place = Path(name).expanduser()
+    if name and place.is_dir():
+        if not any(place.glob("*.json")):
+            raise StudyError(f"{name}: holds no model (no config.json); give a directory of weights")
+        return _open_directory(place)
+    if name.startswith(REMOTE):
+        return {"kind": "remote", "name": name.removeprefix(REMOTE)}
+    if "/" in name:
+        return {"kind": "local", "name": name.removeprefix(LOCAL)}
+    known = ", ".join([TINY, *study.models])
+    raise StudyError(
+        f"{name!r} is no model of the study ({known}) and no directory; give one of these, ORG/NAME of the hub, or"
+        " remote/PROVIDER/NAME"
+    )
+
+
+def _open_directory(place: Path, entry: Mapping[str, Any] | None = None, name: str = "") -> dict[str, Any]:
+    """An entry for a directory of weights, opened as ``entry`` says; ``name`` where its path is not what it goes by."""
+    name = name or str(place)
+    if is_tiny(place):
+        return {"kind": "tiny", "name": name}
+    kept = {key: value for key, value in (entry or {}).items() if key in ("calls", "quantization", "precision")}
+    return {**kept, "kind": "vllm" if (entry or {}).get("kind") == "vllm" else "local", "name": name}
+
+
+def _base_entry(book: Book, checkpoint: Checkpoint) -> str | None:
+    """What the run's study calls the base of a checkpoint in ``[models]``, if it does; a seed may stand behind it."""
+    names = (checkpoint.base, checkpoint.base.rpartition("-")[0])
+    return next((name for name in names if name in book.study.get("models", {})), None)
+
+
+def _entry_of(book: Book, checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """How a checkpoint of a run is opened again. Errors: StudyError where its weights are gone.
+
+    Weights of the run go by their digest, as in the run: wherever it lies, its episodes are the same.
+    """
+    base = _base_entry(book, checkpoint)
+    entry: Mapping[str, Any] = book.study["models"][base] if base is not None else {}
+    if checkpoint.path is not None:
+        with Store(book.path) as store:
+            return _open_directory(store.weights(checkpoint), entry, checkpoint.path)
+    if checkpoint.model is None:
+        raise StudyError(f"{checkpoint.name}: the run does not say where its weights are; --again cannot open them")
+    if entry.get("kind") == "remote":
+        return dict(entry)
+    name, revision = place_of(checkpoint.model)
+    require_weights(f"{checkpoint.name} of {book.place}", name, revision, [checkpoint.digest])
+    return {"kind": "local", **entry, "name": name, "revision": revision}

@@ -1,0 +1,429 @@
+"""One side of a comparison: what a checkpoint did in its held-out cases and what a judge gave it, by rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from holdfast.analysis.labelled import rank_judge
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
+from holdfast.decisions.gate.logs import Gaps, find_gaps
+from holdfast.exchange.scales import ScoreOption
+from holdfast.records import JSON, Checkpoint, Declaration, Labelled
+from holdfast.records.arrays import Floats, Ints
+from holdfast.records.errors import StudyError
+from holdfast.report.words.labels import name_judge
+from holdfast.rollout.audit import UNFIT, refused_by
+from holdfast.store.cells import mean_by
+from holdfast.store.codec import FLAG_BITS
+from holdfast.study.rules import CHECK_KINDS, Measured
+
+METRICS = tuple(kind for kind in CHECK_KINDS if kind.read is not None and kind.ceiling_of is None)
+UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
+MOST_NAMED = 5
+ROUNDING = 1e-9  # of a score that was brought to points
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """Whose scores are read: a judge's label by objective, and under which name each objective was scored.
+
+    ``offered`` are the objectives that any judge was asked for, whether or not one of them serves both sides;
+    ``scores`` is what the user said of them.
+    """
+
+    labels: Mapping[str, str]
+    names: Mapping[str, str]
+    offered: frozenset[str] = frozenset()
+    scores: tuple[ScoreOption, ...] = ()
+
+    @property
+    def judge(self) -> str:
+        """The judge of safety, on whom the verdict rests."""
+        return self.labels["safety"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A checkpoint's rollouts in its held-out cases, in any order.
+
+    ``case`` is each rollout's place in ``cases``, ``labels`` are the cases' names for people. The rollouts that there
+    are come first; behind them may come some that should be there and are not. ``measured`` has what each check reads
+    of them, by its name, and every objective that was judged. ``rubrics`` are those of the scores by objective,
+    ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
+    elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
+    is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    cases: tuple[str, ...]
+    families: tuple[str, ...]
+    case: Ints
+    trajectories: tuple[str, ...]
+    measured: Mapping[str, Measured]
+    rubrics: Mapping[str, str]
+    settings: Mapping[str, Any] | None
+    judges: frozenset[str]
+    other_judges: frozenset[str]
+    source: JSON = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    declared: Mapping[str, Declaration] = field(default_factory=dict)
+    offered: frozenset[str] = frozenset()
+    expected: int | None = None
+    gaps: Gaps = field(default_factory=Gaps)
+
+    @property
+    def rollouts(self) -> int:
+        """How many rollouts are due, with those that are not there."""
+        return len(self.case)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The place of each case among ``cases``."""
+        return {name: place for place, name in enumerate(self.cases)}
+
+    @property
+    def met(self) -> frozenset[str]:
+        """The cases that there are episodes of."""
+        return frozenset(self.cases[place] for place in np.unique(self.case[: len(self.trajectories)]))
+
+    def extend(self, cases: Sequence[tuple[str, str, str]], absent: Sequence[int]) -> Side:
+        """The side with more cases (id, family, label), none of whose rollouts are there."""
+        if not cases:
+            return self
+        ids, families, labels = zip(*cases, strict=True)
+        longer = replace(
+            self,
+            cases=(*self.cases, *ids),
+            families=(*self.families, *families),
+            labels=(*self.labels, *labels),
+        )
+        return longer.lengthen(np.array([0] * len(self.cases) + list(absent), dtype=np.int64))
+
+    def lengthen(self, absent: Ints) -> Side:
+        """The side with so many more rollouts of each case that are not there: due as the case's others are."""
+        new = np.repeat(np.arange(len(self.cases)), absent)
+        if not len(new):
+            return self
+        seen, nothing = np.bincount(self.case, minlength=len(self.cases)) > 0, np.full(len(new), np.nan)
+
+        def longer(one: Measured) -> Measured:
+            due = np.bincount(self.case, weights=one.due, minlength=len(self.cases)) > 0
+            return Measured(
+                value=np.concatenate([one.value, nothing]),
+                due=np.concatenate([one.due, np.where(seen, due, one.due.any())[new]]),
+                lost=np.concatenate([one.lost, nothing]),
+            )
+
+        measured = {name: longer(one) for name, one in self.measured.items()}
+        return replace(self, case=np.concatenate([self.case, new]), measured=measured)
+
+    def has(self, metric: str) -> bool:
+        """Whether any rollout has this metric."""
+        return bool(np.isfinite(self.measured[metric].value).any())
+
+    def case_means(self, metric: str) -> Floats:
+        """The mean of a metric over each case's rollouts that have it, NaN where none has."""
+        value = self.measured[metric].value
+        there = np.isfinite(value)
+        return mean_by(value[there], (self.case[there],), (len(self.cases),))
+
+    def filled_means(self, metric: str, value: float) -> Floats:
+        """The mean of a metric over each case's rollouts, with ``value`` for every reading that has none."""
+        lost = self.lost(metric)
+        filled = np.where(lost < 1, self.measured[metric].value, 0.0) * (1 - lost) + value * lost
+        return mean_by(filled, (self.case,), (len(self.cases),))
+
+    def lost(self, metric: str) -> Floats:
+        """By rollout the share of a metric's readings that have no value: 1 where there is none at all."""
+        one = self.measured[metric]
+        return np.where(np.isfinite(one.value), np.nan_to_num(one.lost), 1.0)
+
+    def asked_cases(self, metric: str) -> set[str]:
+        """The cases in which a metric is due of any rollout."""
+        return {self.cases[place] for place in np.unique(self.case[self.measured[metric].due])}
+
+
+def take_side(
+    book: Book,
+    checkpoint: Checkpoint,
+    judging: Judging,
+    *,
+    split_seed: int | None,
+    severe_at_most: float,
+    name: str | None = None,
+) -> Side:
+    """What a checkpoint did in the held-out cases of a split (of all splits where it is None), as one judge read it.
+
+    ``name`` is what people call it. Errors: StudyError where it was not rolled out on them.
+    """
+    number = book.number_of(checkpoint)
+    masks = [mask for seed, mask in book.held_out.items() if split_seed is None or seed in (None, split_seed)]
+    held_out = np.any([np.zeros(len(book.case_ids), dtype=np.bool_), *masks], axis=0)
+    table = book.cells.episodes
+    rows = np.flatnonzero((table.checkpoint == number) & held_out[table.case])
+    if not len(rows):
+        raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
+    used, place = np.unique(table.case[rows], return_inverse=True)
+    declared = read_declared(book, judging, rows)
+    rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
+    measured = {name: rollouts.objective(name) for name in judging.labels}
+    measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
+    return Side(
+        name=name or checkpoint.name,
+        checkpoint=checkpoint,
+        cases=tuple(book.case_ids[index] for index in used),
+        families=tuple(book.cells.scores.families[index] for index in used),
+        case=place.astype(np.int64),
+        trajectories=tuple(book.trajectory_ids[index] for index in rows),
+        measured=measured,
+        rubrics=_rubrics(book, judging),
+        settings=book.settings_of(checkpoint),
+        judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
+        other_judges=_judges_of(book, rows) - set(judging.labels.values()),
+        source=describe_source(book, checkpoint),
+        labels=tuple(name_case(book, book.case_ids[index]) for index in used),
+        declared=declared,
+        offered=judging.offered,
+        expected=book.study.get("rollouts", {}).get("per_test_case"),
+        gaps=find_gaps(book.logs, checkpoint.id),
+    )
+
+
+def name_case(book: Book, case: str) -> str:
+    """A case as people know it: the id of its sample, where it came with a log."""
+    facts = book.cases[case].facts if case in book.cases else {}
+    return str(facts["sample"]) if "sample" in facts else case[:12]
+
+
+def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declaration]:
+    """What the scores of each objective of some trajectories were declared to mean; none of our own judges'.
+
+    Errors: StudyError where scores came with a log and nobody declared them.
+    """
+    tasks = frozenset(book.cases[name].suite for name in _names_of(book, rows) if name in book.cases)
+    found = {}
+    for objective, label in judging.labels.items():
+        name = judging.names.get(objective, objective)
+        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)) is not None:
+            found[objective] = one
+    return found
+
+
+def _names_of(book: Book, rows: Ints) -> set[str]:
+    return {book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows])}
+
+
+def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a side comes from, as JSON."""
+    return {
+        "run": book.place,
+        "checkpoint": checkpoint.id,
+        "name": checkpoint.name,
+        "lineage": list(checkpoint.lineage),
+        "digest": checkpoint.digest,
+        "model": checkpoint.model,
+    }
+
+
+class _Rollouts(NamedTuple):
+    """Some trajectories of a book as the checks read them; see ``rules.Rollouts``.
+
+    ``at_most`` is up to how many points of safety an event is severe; None where nobody says.
+    """
+
+    book: Book
+    judging: Judging
+    rows: Ints
+    at_most: float | None
+
+    def _place(self, name: str) -> tuple[int, int] | None:
+        return self.book.cells.place(self.judging.labels.get(name), self.judging.names.get(name, name))
+
+    def objective(self, name: str) -> Measured:
+        cells, place = self.book.cells, self._place(name)
+        if place is None:
+            nothing = np.full(len(self.rows), np.nan)
+            return Measured(value=nothing, due=np.full(len(self.rows), name in self.judging.labels), lost=nothing)
+        asked = cells.asked[self.rows, place[0]]
+        # A judge may be asked for one objective alone, as that of probes is; of what it has not met, every one is due.
+        due = np.where(asked.any(axis=1), asked[:, place[1]], True)
+        return Measured(value=cells.value[self.rows, *place], due=due, lost=cells.lost[self.rows, *place])
+
+    def severe(self) -> Measured:
+        safety, place = self.objective("safety"), self._place("safety")
+        if place is None or self.at_most is None:
+            return replace(safety, value=np.full(len(self.rows), np.nan))
+        return replace(safety, value=self.book.share_severe(place, self.at_most + ROUNDING)[self.rows])
+
+    def refused(self) -> Measured:
+        book, rows = self.book, self.rows
+        flags, case = book.cells.episodes.flags[rows], book.cells.episodes.case[rows]
+        found = np.where(book.questions[case], book.refusals[rows], refused_by(flags))
+        harmless = np.zeros(len(rows), dtype=np.bool_) if book.harmless is None else book.harmless[case]
+        value = np.where(harmless & ~book.unread[rows], found.astype(np.float64), np.nan)
+        return Measured(value=value, due=harmless, lost=np.zeros(len(rows)))
+
+    def unfit(self) -> Measured:
+        value = ((self.book.cells.episodes.flags[self.rows] & UNFIT_BITS) > 0).astype(np.float64)
+        return Measured(value=value, due=np.ones(len(value), dtype=np.bool_), lost=np.zeros(len(value)))
+
+
+def _rubrics(book: Book, judging: Judging) -> dict[str, str]:
+    found = {}
+    for objective, label in judging.labels.items():
+        rubric = book.cells.scores.rubrics.get((label, judging.names.get(objective, objective)))
+        if rubric is not None:
+            found[objective] = rubric
+    return found
+
+
+def _name_of(book: Book, label: str) -> str:
+    """A judge's name without its rubric."""
+    return book.cells.scores.judge_names[book.cells.scores.judges.index(label)]
+
+
+def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
+    """The labels of the judges that scored any of these trajectories."""
+    asked = np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
+    return frozenset(book.cells.judges[index] for index in asked)
+
+
+# --- whose scores ------------------------------------------------------------------------------------------------
+
+
+def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
+    """Labels of the judges that were asked for an objective of a checkpoint, unscored or not."""
+    table = book.cells.scores
+    if objective not in table.objectives:
+        return []
+    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    return [table.judges[index] for index in np.unique(table.judge[mine])]
+
+
+def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) -> bool:
+    """Whether a judge gave a checkpoint any score of an objective."""
+    table = book.cells.scores
+    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
+
+
+def _first_by_rank(sides: Sequence[tuple[Book, Checkpoint]], labels: Sequence[str], objectives: Sequence[str]) -> str:
+    """Of the judges of both sides the one that a headline would be of; none that was asked and never read."""
+    known = {label: relation_of(sides, label) for label in labels}
+    read = [
+        one for one in labels if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
+    ]
+    # Of several that read the end state the study's own comes first: that which labelled.
+    return min(read or labels, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
+
+
+def choose_judging(
+    sides: Sequence[tuple[Book, Checkpoint]],
+    wanted: str | None,
+    scores: Sequence[ScoreOption] = (),
+    *,
+    rank: bool = False,
+) -> tuple[Judging, Judging]:
+    """Whose scores are compared, for the parent's book and the child's: ``wanted``, or the only judge of both sides.
+
+    ``scores`` say under which name an objective was scored, where it is not its own. With ``rank`` it is of several
+    judges the one that a headline would be of; so is helpfulness where the judge of safety was not asked for it.
+    Errors: StudyError where none or several could be meant, or where the rubrics differ.
+    """
+    names = [resolve_names(book.origin, scores) for book, _ in sides]
+    safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names], rank=rank)
+    found: list[dict[str, str]] = [{"safety": label} for label in safety]
+    offered = [
+        judges_for(book, one, mine.get("helpfulness", "helpfulness"))
+        for (book, one), mine in zip(sides, names, strict=True)
+    ]
+    if all(label in labels for label, labels in zip(safety, offered, strict=True)):
+        helping: tuple[str, ...] | None = safety
+    else:
+        both = [label for label in offered[0] if label in offered[1]]
+        best = _first_by_rank(sides, both, [one.get("helpfulness", "helpfulness") for one in names]) if both else None
+        helping = None if best is None else (best, best)
+    for labels, label in zip(found, helping or (), strict=False):
+        labels["helpfulness"] = label
+    first, second = (
+        Judging(
+            labels=labels,
+            names=mine,
+            offered=frozenset({"safety"} | ({"helpfulness"} if helpers else set())),
+            scores=tuple(scores),
+        )
+        for labels, mine, helpers in zip(found, names, offered, strict=True)
+    )
+    return first, second
+
+
+def relation_of(sides: Sequence[tuple[Book, Checkpoint]], label: str) -> tuple[Labelled, bool]:
+    """How a judge stands to a child (its parent where the child is a base): whether it labelled, and reads the state.
+
+    ``sides`` are the parent's and the child's; what neither run knows is unknown.
+    """
+    book, trained = next((one for one in reversed(sides) if one[1].stages), sides[-1])
+    return book.labels.relation(label, trained), any(one.labels.reads_state(label) for one, _ in sides)
+
+
+def _choose(
+    sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str], *, rank: bool
+) -> tuple[str, str]:
+    """The label of the judge on either side: of one rubric on both."""
+    offered = [judges_for(book, one, name) for (book, one), name in zip(sides, objectives, strict=True)]
+    for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):
+        if not labels:
+            raise StudyError(_tell_nothing(book, checkpoint, objective))
+    if wanted is not None:
+        first, second = (_named(book, one, labels, wanted) for (book, one), labels in zip(sides, offered, strict=True))
+        return first, second
+    both = [label for label in offered[0] if label in offered[1]]
+    if len(both) == 1:
+        return both[0], both[0]
+    if not both:
+        raise StudyError(
+            f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
+            f" {', '.join(offered[1])}); judge both with one"
+        )
+    if rank:
+        best = _first_by_rank(sides, both, objectives)
+        return best, best
+    known = {label: relation_of(sides, label) for label in both}
+    told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
+    raise StudyError(
+        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with"
+        " --judge, best one that reads the end state or labelled no training pairs"
+    )
+
+
+def _tell_nothing(book: Book, checkpoint: Checkpoint, objective: str) -> str:
+    """Why there is no score of an objective, and what to do."""
+    if book.origin.undeclared:
+        return f"{book.place}: {tell_undeclared(book.origin.undeclared, objective)}"
+    there = f"; scored there: {', '.join(book.cells.scores.objectives)}" if book.cells.scores.objectives else ""
+    return (
+        f"{book.place}: {checkpoint.name} has no scores of {objective!r}{there}; judge it with"
+        f" `holdfast judge {book.place} --with NAME`, or name the score with --score safety=NAME"
+    )
+
+
+def _named(book: Book, checkpoint: Checkpoint, labels: Sequence[str], wanted: str) -> str:
+    """The label that a judge's name (or the beginning of ``name#rubric``) stands for."""
+    names = dict(zip(book.cells.scores.judges, book.cells.scores.judge_names, strict=True))
+    found = [label for label in labels if wanted in (label, names[label]) or ("#" in wanted and wanted in label)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StudyError(
+            f"{book.place}: the judge {wanted!r} scored {checkpoint.name} under several rubrics:"
+            f" {', '.join(found)}; name one of these"
+        )
+    raise StudyError(
+        f"{book.place}: no scores of {checkpoint.name} by the judge {wanted!r}; there are: {', '.join(labels)}"
+    )

@@ -1,0 +1,290 @@
+"""Looks at checkpoints: the scores of later checkpoints on the baseline's own cases."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.analysis.labelled import join
+from holdfast.decisions.gate.books import Book, make_book
+from holdfast.decisions.gate.declared import describe_declaration
+from holdfast.decisions.gate.logs import describe_gaps
+from holdfast.decisions.gate.pairing import WATCH, require_comparable
+from holdfast.decisions.watch.drift import choose_frozen, judge_again
+from holdfast.decisions.watch.reading import (
+    View,
+    count_absent,
+    find_later,
+    find_looks,
+    read_view,
+)
+from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
+from holdfast.decisions.watch.series import Kind, Row, Watch, case_means, promise_delay, replay
+from holdfast.decisions.watch.state import Seen, State, load_state, save_state
+from holdfast.exchange.inspect.files import is_inspect
+from holdfast.exchange.scales import ScoreOption, parse_score
+from holdfast.records import Checkpoint, Labelled
+from holdfast.records.errors import MissingExtra, StoreError, StudyError
+from holdfast.records.outputs import scratch_directory
+from holdfast.runs.rescoring import find_judge
+from holdfast.store import DATABASE, Store
+from holdfast.store.choosing import find_checkpoint, read_conditions
+from holdfast.store.origins import spell
+
+LABELLED, UNREAD = "labelled", "unread"  # of a look's notes: the judge's relation, and what it could not be read in
+
+
+@contextlib.contextmanager
+def open_run(path: Path, scores: Sequence[ScoreOption] = ()) -> Iterator[Store]:
+    """A run to read: a directory of ours, or Inspect logs, imported for the while; ``scores`` say what theirs mean.
+
+    Errors: StoreError, StudyError.
+    """
+    if (path / DATABASE).is_file():
+        with Store(path) as store:
+            yield store
+        return
+    if not path.exists() or not is_inspect(path):
+        raise StoreError(f"{path}: no run here (no {DATABASE}) and no Inspect log; give one of the two")
+    try:
+        from holdfast.exchange.inspect.importing import import_logs
+    except ImportError as error:
+        raise MissingExtra("import of Inspect logs", "remote") from error
+    with scratch_directory() as folder, Store.create(folder / "run") as store:
+        import_logs(path, store, scores=scores)
+        yield store
+
+
+def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
+    """What later checkpoints say against the baseline; the state is saved where one is kept. Errors: HoldfastError."""
+    scores = read_scores(request)
+    with open_run(request.run, scores) as store:
+        book = make_book(store, str(request.run))
+        baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
+        before = read_view(book, baseline, request.judge, request.objective, scores=scores)
+        declared = declare("paired", before, request, request.frozen or 0)
+        declared |= {} if before.declared is None else {"score": spell(before.declared)}
+        state = None if request.state is None else load_state(request.state, declared)
+        if state is None:
+            state = State(declared=declared, baseline=before.values, asked=count_asked(before))
+            if request.frozen:
+                state.frozen = freeze(store, before, request.frozen, request.seed)
+        taken = len(state.looks)
+        for seen in _views(book, before, request):
+            if state.find(seen.label, seen.data) is None:
+                state.looks.append(seen)
+        if len(state.looks) > taken and state.frozen:
+            frozen, unread = try_judge(store, state, before, request)
+            last = state.looks[-1]
+            state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
+        notes = tell_choice(book, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
+    means = list(case_means(before.values).values())
+    watch = make_watch(
+        "paired",
+        before,
+        state,
+        request,
+        baseline=before.side.name,
+        baseline_mean=sum(means) / len(means) if means else None,
+        baseline_n=len(means),
+        notes=notes,
+        promise=tell_delay(state, request),
+    )
+    if request.state is not None and len(state.looks) > taken:
+        save_state(request.state, state)
+    return watch, state
+
+
+def declare(kind: Kind, before: View, request: WatchRequest, frozen: int) -> dict[str, Any]:
+    """What a watch is begun with and goes on with: the baseline and its scores, what is asked and at which level."""
+    return {
+        "kind": kind,
+        "baseline": before.side.checkpoint.id,
+        "baseline scores": before.data,
+        "judge": before.judge,
+        "rubric": before.rubric,
+        "objective": request.objective,
+        "alpha": request.alpha,
+        "margin": request.margin,
+        "min coverage": request.min_coverage,
+        "frozen": frozen,
+        "seed": request.seed,
+        # Nothing where the scores had no part in the choice of the baseline.
+        **({"best of": request.best_of} if request.best_of > 1 else {}),
+    }
+
+
+def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **more: Any) -> Watch:
+    """All looks of a state against a baseline, of which ``more`` says what differs between the kinds."""
+    rows = replay(state, kind, shared_level(request), request.margin, request.min_coverage, baseline=before.coverage)
+    return Watch(
+        kind=kind,
+        judge=before.judge,
+        objective=before.objective,
+        alpha=request.alpha,
+        margin=request.margin,
+        rows=rows,
+        min_coverage=request.min_coverage,
+        basis=describe_basis(before),
+        best_of=request.best_of,
+        labelled=relate_judge(before, rows),
+        reads_state=before.reads_state,
+        baseline_missing=before.lacking,
+        **more,
+    )
+
+
+def relate_judge(before: View, rows: Sequence[Row]) -> Labelled:
+    """Of how many stages of what is watched the judge labelled the pairs: of the looks that were trained, else the
+    baseline.
+    """
+    found = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
+    return join(found) if found else before.labelled
+
+
+def note_unread(notes: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Any]:
+    """A look's notes with what is told of a judge whose replies could not be read."""
+    return {**notes, UNREAD: [*notes.get(UNREAD, ()), *lines]} if lines else dict(notes)
+
+
+def shared_level(request: WatchRequest) -> float:
+    """The level of all looks together against one baseline.
+
+    A baseline that is the best of k by these scores was lucky, and a model that has not changed then looks worse. With
+    a share of the level for each of the k, no alarm is false against any of them but with probability alpha, whichever
+    is chosen (Bonferroni).
+    """
+    return float(request.alpha / request.best_of)
+
+
+def tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Collection[str]) -> tuple[str, ...]:
+    """That the baseline has the highest mean of the trainings like it in its run, where nobody said how it was chosen.
+
+    ``looks`` are ids of checkpoints that are looked at: they are no candidates.
+    """
+    mine = before.side.checkpoint
+    rivals = [
+        one
+        for one in book.checkpoints
+        if (one.base, one.lineage) == (mine.base, mine.lineage) and one.id != mine.id and one.id not in looks
+    ]
+    means = []
+    for one in rivals:
+        try:
+            found = case_means(
+                read_view(
+                    book,
+                    one,
+                    before.judge,
+                    before.objective,
+                    rubric=before.rubric,
+                    scores=read_scores(request),
+                ).values
+            )
+        except StudyError:
+            continue  # not judged: nobody chose by its score
+        means.append(sum(found.values()) / len(found))
+    own = list(case_means(before.values).values())
+    if request.best_of > len(means) or not means or not own or sum(own) / len(own) < max(means):
+        return ()
+    return (
+        f"{before.side.name} has the highest mean of {len(means) + 1} checkpoints like it in {request.run}: if it was"
+        f" chosen for that, its luck is in no bound; say so with --best-of {len(means) + 1}",
+    )
+
+
+def describe_basis(view: View) -> tuple[str, ...]:
+    """What a watch means at all: what the score was declared to be, and how whole the baseline's logs are."""
+    declared = [] if view.declared is None else [describe_declaration(view.declared, view.objective)]
+    return (*declared, *describe_gaps(view.gaps, "baseline", counted=True), *view.notes)
+
+
+def tell_delay(state: State, request: WatchRequest) -> str:
+    """How soon the drop that the user named is caught, or nothing."""
+    if request.drop is None:
+        return ""
+    rng = np.random.default_rng(request.seed)
+    return promise_delay(state, request.drop, alpha=shared_level(request), margin=request.margin, rng=rng)
+
+
+def try_judge(
+    store: Store, state: State, view: View, request: WatchRequest
+) -> tuple[dict[str, float | None], tuple[str, ...]]:
+    """What the judge gives the frozen set now, and what is told of replies unread. Errors: HoldfastError."""
+    budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
+    asked = find_judge(view.judge, request.judges, store, budget, trusted=request.trust_endpoints)
+    return judge_again(store, asked, list(state.frozen), view)
+
+
+def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:
+    """The frozen set: some of a view's trajectories with the scores that they have. Errors: StudyError."""
+    if not view.scores:
+        raise StudyError(
+            f"{store.path}: {view.side.name} has no trajectory scored by {view.judge} to freeze; judge it first"
+        )
+    return choose_frozen(view.scores, count, seed)
+
+
+def _views(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
+    """The looks that are asked for, in order. Errors: StudyError where one is not of the same cases and rubric."""
+    found = _views_of_runs(before, request) if request.runs else _views_of_run(book, before, request)
+    if request.label is None:
+        return found
+    if len(found) != 1:
+        raise StudyError(f"--label names one look, but there are {len(found)}; leave it out")
+    return [replace(found[0], label=request.label)]
+
+
+def _views_of_runs(before: View, request: CheckpointWatch) -> list[Seen]:
+    found = []
+    for path in request.runs or ():
+        with open_run(path, read_scores(request)) as store:
+            book = make_book(store, str(path))
+            names = request.checkpoints or [""]
+            chosen = [find_checkpoint(book, name, near=before.side.checkpoint) for name in names]
+            for one in chosen:
+                seen = _look(book, one, before, read_scores(request))
+                found.append(replace(seen, label=str(path) if len(chosen) == 1 else f"{path} · {one.name}"))
+    return found
+
+
+def _views_of_run(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
+    if request.checkpoints:
+        where = read_conditions(request.where)
+        named = [find_looks(book, name, where, before.side.checkpoint) for name in request.checkpoints]
+        wanted = [one for found in named for one in found]
+    else:
+        wanted = find_later(book, before.side.checkpoint)
+    distinct = {one.id: one for one in wanted}
+    return [_look(book, one, before, read_scores(request)) for one in distinct.values()]
+
+
+def read_scores(request: WatchRequest) -> tuple[ScoreOption, ...]:
+    """What ``--score`` says. Errors: StudyError."""
+    return tuple(parse_score(word) for word in request.score)
+
+
+def count_asked(view: View) -> int:
+    """How many cases a view was to have, those among them that its logs lack altogether."""
+    return len(view.cases) + len(view.gaps.samples) + len(view.gaps.unnamed)
+
+
+def _look(book: Book, checkpoint: Checkpoint, before: View, scores: Sequence[ScoreOption]) -> Seen:
+    """A checkpoint as a look that bears its name."""
+    view = read_view(book, checkpoint, before.judge, before.objective, rubric=before.rubric, scores=scores)
+    require_comparable(before.side, view.side, WATCH)
+    logs = describe_gaps(view.gaps, "look", counted=True)
+    notes = {"run": book.place, "checkpoint": checkpoint.id, "unfit": view.unfit}
+    notes |= {LABELLED: view.labelled.value} if checkpoint.stages else {}
+    return Seen(
+        label=checkpoint.name,
+        data=view.data,
+        values=view.values,
+        missing=view.missing + count_absent(before, view),
+        notes={**notes, **({"logs": logs} if logs else {})},
+    )

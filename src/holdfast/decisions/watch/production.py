@@ -1,0 +1,304 @@
+"""Looks at production traces: imported, audited, judged by sample, and held against a baseline without any pairing."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from holdfast.decisions.gate.books import make_book
+from holdfast.decisions.gate.sides import UNFIT_BITS
+from holdfast.decisions.watch.drift import judge_again
+from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
+from holdfast.decisions.watch.paired import (
+    count_asked,
+    declare,
+    describe_basis,
+    freeze,
+    make_watch,
+    note_unread,
+    open_run,
+    read_scores,
+)
+from holdfast.decisions.watch.reading import View, read_view
+from holdfast.decisions.watch.request import TraceWatch
+from holdfast.decisions.watch.series import Watch, flatten
+from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
+from holdfast.exchange.published.reader import into_run
+from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
+from holdfast.judges.unread import Readings
+from holdfast.records import Flag, content_id
+from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
+from holdfast.runs.progress import ProgressLines, rate_and_left
+from holdfast.runs.rescoring import FoundJudge, find_judge, find_waiting, judge_stored
+from holdfast.store import Store
+from holdfast.store.choosing import find_checkpoint, read_conditions
+from holdfast.store.origins import FOREIGN
+
+FROZEN = 20  # trajectories that are judged anew each time, unless told otherwise
+
+
+def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
+    """What production traces say against a run's checkpoint; without RUN, what a baseline of them would be.
+
+    Errors: HoldfastError.
+    """
+    label = request.label or " + ".join(dict.fromkeys(path.stem for path in request.traces))
+    if request.run is None:
+        imported = _import(request, label)
+        with Store(request.output, writable=True) as store:
+            return _begin(store, imported, label, request)
+    with open_run(request.run, read_scores(request)) as base:
+        before, asked = _read_baseline(base, request)
+        state = _open_state(base, before, request)
+        imported = leave_out_seen(_import(request, label), state, label)
+        with Store(request.output, writable=True) as store:
+            view = _judge_sample(store, imported, asked, request, before.rubric)
+            values, traces = read_traces_of(store, view)
+            data = content_id(
+                "watch traces", view.rubric, traces, sorted(values.items()), *filter(None, [imported.absent])
+            )
+            if state.find(label, data) is None:
+                again, unread = judge_again(base, asked, list(state.frozen), before) if asked is not None else ({}, ())
+                notes = describe_look((base, before), (store, view), imported, request.seed)
+                seen = Seen(
+                    label=label,
+                    data=data,
+                    values=values,
+                    missing=view.missing + imported.absent,
+                    traces=traces,
+                    frozen=again or None,
+                    notes=note_unread(notes, [*_tell_unread(store, asked, view), *unread]),
+                )
+                state.looks.append(seen)
+                if request.state is not None:
+                    save_state(request.state, state)
+    reference = flatten(state.baseline)
+    watch = make_watch(
+        "traces",
+        before,
+        state,
+        request,
+        baseline=str(before.side.checkpoint.axes.get("look", before.side.name)),
+        baseline_mean=float(reference.mean()) if len(reference) else None,
+        baseline_n=len(reference),
+    )
+    return watch, state
+
+
+def digest_trace(trace: str) -> str:
+    """What the state knows of a trace's id."""
+    return content_id("trace id", trace)
+
+
+def leave_out_seen(imported: Imported, state: State, label: str) -> Imported:
+    """A look's traces without those that the baseline or an earlier look has: each counts once.
+
+    Errors: StudyError where none is left.
+    """
+    seen = state.traces_before(label)
+    if state.declared["baseline unit"] == "trace":
+        seen |= state.baseline.keys()
+    new = {trace: one for trace, one in imported.trajectories.items() if digest_trace(trace) not in seen}
+    if not new:
+        raise StudyError(
+            f"look {label!r}: the baseline or an earlier look has all of its {len(imported.trajectories):,} traces,"
+            " and each counts once; give new ones"
+        )
+    return replace(imported, trajectories=new, seen=len(imported.trajectories) - len(new))
+
+
+def read_traces_of(store: Store, view: View) -> tuple[Values, tuple[str, ...]]:
+    """Scores by the digest of each trace's id, whatever was asked in it, and the digests of all that were asked for."""
+    found = {one.id: digest_trace(str((one.detail or {})["trace"])) for one in store.trajectories(view.trajectories)}
+    return {found[one]: (score,) for one, score in view.scores.items()}, tuple(sorted(found.values()))
+
+
+def _import(request: TraceWatch, label: str) -> Imported:
+    """The traces in their run; one that was made for them goes again where they cannot be read."""
+    scores = read_scores(request)
+    return into_run(
+        request.output,
+        lambda store: import_traces(store, request.traces, label, strict=request.strict, scores=scores),
+    )
+
+
+def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, FoundJudge | None]:
+    """The baseline's scores and the judge that gives them; no judge where the scores come with the logs.
+
+    Errors: StudyError where the baseline was judged by other rules.
+    """
+    book = make_book(base, str(request.run))
+    baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
+    if request.judge.startswith(FOREIGN):
+        return read_view(book, baseline, request.judge, request.objective, scores=read_scores(request)), None
+    asked = _find_judge(base, request)
+    rubric = asked.judge.rubric_of(request.objective)
+    before = read_view(book, baseline, request.judge, request.objective, rubric=rubric)
+    if rubric != before.rubric:
+        raise StudyError(
+            f"{book.place}: was judged by {request.judge!r} under rubric {before.rubric[:8]}, but this one is"
+            f" {rubric[:8]}; judge it again: `holdfast judge {book.place} --with {request.judge}`"
+        )
+    return before, asked
+
+
+def _find_judge(store: Store, request: TraceWatch) -> FoundJudge:
+    budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
+    asked = find_judge(request.judge, request.judges, store, budget, trusted=request.trust_endpoints)
+    judge = asked.judge
+    if request.objective not in judge.objectives:
+        raise StudyError(
+            f"judge {request.judge!r}: gives no {request.objective!r}, only {', '.join(judge.objectives)}; choose one"
+            " of these with --objective"
+        )
+    return asked
+
+
+def _open_state(base: Store, before: View, request: TraceWatch) -> State:
+    """The state of before, or a new one. A baseline of fixed cases counts each case once, one of traces each trace."""
+    unit = "trace" if "look" in before.side.checkpoint.axes else "case"
+    count = (FROZEN if request.frozen is None else request.frozen) if not before.judge.startswith(FOREIGN) else 0
+    declared = declare("traces", before, request, count) | {"baseline unit": unit, "sample": request.sample}
+    state = None if request.state is None else load_state(request.state, declared)
+    if state is not None:
+        return state
+    if unit == "case":
+        values: Values = {case: (float(np.mean(found)),) for case, found in before.values.items()}
+        asked = count_asked(before)
+    else:
+        values, traces = read_traces_of(base, before)
+        asked = len(traces)
+    state = State(declared=declared, baseline=values, asked=asked)
+    if count:
+        state.frozen = freeze(base, before, count, request.seed)
+    return state
+
+
+def _begin(store: Store, imported: Imported, label: str, request: TraceWatch) -> tuple[Watch, State]:
+    """Traces that are to be a baseline: judged and described, compared with nothing."""
+    asked = None if request.judge.startswith(FOREIGN) else _find_judge(store, request)
+    view = _judge_sample(store, imported, asked, request, None)
+    values, _ = read_traces_of(store, view)
+    scores = flatten(values)
+    watch = Watch(
+        kind="traces",
+        baseline=label,
+        judge=view.judge,
+        objective=view.objective,
+        alpha=request.alpha,
+        margin=request.margin,
+        baseline_mean=float(scores.mean()) if len(scores) else None,
+        baseline_n=len(scores),
+        rows=(),
+        basis=describe_basis(view),
+        notes=(
+            *_left_out(imported),
+            *_tell_unread(store, asked, view),
+            f"made a baseline of {len(imported.trajectories):,} traces in {request.output}; next: holdfast watch"
+            f" {request.output} --traces FILES --judge {request.judge} -o NEW_DIR --state FILE",
+        ),
+    )
+    return watch, State(declared={"kind": "traces", "reading": imported.counts}, baseline=values)
+
+
+# --- judging ------------------------------------------------------------------------------------------------------
+
+
+def _judge_sample(
+    store: Store, imported: Imported, asked: FoundJudge | None, request: TraceWatch, rubric: str | None
+) -> View:
+    """The scores of the sample, judged where they are not yet; committed as they come. Errors: HoldfastError."""
+    sample = choose_sample(imported.trajectories, request.sample, request.seed)
+    if asked is not None:
+        _score(store, asked, sample, quiet=request.quiet)
+        rubric = asked.judge.rubric_of(request.objective)
+    return read_view(
+        make_book(store, str(request.output)),
+        imported.checkpoint,
+        request.judge,
+        request.objective,
+        rubric=rubric,
+        only=frozenset(sample),
+        scores=read_scores(request),
+    )
+
+
+def _score(store: Store, asked: FoundJudge, sample: Sequence[str], *, quiet: bool) -> None:
+    waiting, judged = find_waiting(store, asked, sample), 0
+    lines = ProgressLines(sys.stderr, quiet=quiet)
+    for batch, _ in judge_stored(store, asked, waiting):
+        judged += batch
+        lines.passing(rate_and_left(judged, len(waiting), None, "traces judged"))
+
+
+def _tell_unread(store: Store, asked: FoundJudge | None, view: View) -> list[str]:
+    """What is told of a judge most of whose replies about a view's trajectories could not be read, now or before."""
+    if asked is None:
+        return []
+    judge = asked.judge
+    readings = Readings(judge)
+    for scores in store.scores_of(view.trajectories):
+        readings.add(one for one in scores if one.judge == judge.name and one.rubric == judge.rubric_of(one.objective))
+    return readings.tell()
+
+
+# --- what else is told of a look ----------------------------------------------------------------------------------
+
+
+def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: Imported, seed: int) -> dict[str, Any]:
+    """The case mix against the baseline, the audit's findings and what was left out, as JSON."""
+    (base_store, before), (store, view) = base, now
+    ids = list(imported.trajectories.values())
+    rng = np.random.default_rng([seed, int(content_id("mix", sorted(ids))[:15], 16)])
+    old, new = _features(base_store, before.trajectories), _features(store, ids)
+    return {
+        "traces": len(ids),
+        "judged": len(view.trajectories),
+        "models": imported.models,
+        "mix": compare_mixes(old, new, rng).to_json(),
+        "unfit": _share_unfit(store, ids),
+        "unfit before": before.unfit,
+        "flags": _flags(store, ids),
+        "left out": _left_out(imported),
+        "reading": imported.counts,
+    }
+
+
+def _features(store: Store, ids: Sequence[str]) -> list[Features]:
+    cases = {case.id: case for case in store.cases()}
+    return [describe_episode(cases[one.case_id], one) for one in store.trajectories(ids)]
+
+
+def _share_unfit(store: Store, ids: Collection[str]) -> float | None:
+    """The share of trajectories that the audit found unfit to be judged; None where there are none."""
+    mine = np.isin(store.trajectory_ids(part="all"), list(ids))
+    flags = store.trajectory_table(part="all").flags[mine]
+    return float(((flags & UNFIT_BITS) > 0).mean()) if len(flags) else None
+
+
+def _flags(store: Store, ids: Sequence[str]) -> dict[str, float]:
+    """The share of episodes with each of the audit's flags, the frequent first."""
+    found: Counter[Flag] = Counter(flag for one in store.trajectories(ids) for flag in one.flags)
+    return {flag.value: count / len(ids) for flag, count in found.most_common()}
+
+
+def _left_out(imported: Imported) -> list[str]:
+    """What of the files was left out, in words; the first of each kind by its place."""
+    said = []
+    if imported.bad:
+        said.append(f"left out as unreadable: {count_noun(len(imported.bad), 'records')} (first: {imported.bad[0]})")
+    if imported.torn:
+        said.append(
+            f"left out as broken off: {count_noun(len(imported.torn), 'last lines')} (first: {imported.torn[0]})"
+        )
+    if imported.duplicates:
+        said.append(f"met again and counted once: {count_noun(imported.duplicates, 'traces')}")
+    if imported.seen:
+        said.append(f"left out, as the baseline or an earlier look has them: {count_noun(imported.seen, 'traces')}")
+    return [*said, *imported.notes]

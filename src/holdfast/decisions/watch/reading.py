@@ -1,0 +1,278 @@
+"""What a watch reads of runs: which checkpoints are meant, in which order, and their scores by case."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undeclared
+from holdfast.decisions.gate.logs import Gaps
+from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
+from holdfast.decisions.watch.state import Values
+from holdfast.exchange.scales import ScoreOption
+from holdfast.records import Checkpoint, Declaration, Labelled, content_id
+from holdfast.records.arrays import Bools
+from holdfast.records.errors import StudyError
+from holdfast.report.words.labels import name_judge
+from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, split_conditions
+from holdfast.store.tables import ScoreTable
+
+MOST_NAMED = 5
+DOSES = ("dose", "steps")  # axes along which the checkpoints of one stage follow on each other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One checkpoint's scores as one judge gave them: by case a value for each rollout (repeats averaged).
+
+    ``side`` is what a gate reads of it, of all its rollouts. ``scores`` are the values by trajectory. ``missing``
+    counts rollouts without a value, those among them that logs were to hold and do not. ``judge`` and ``rubric`` say
+    whose readings they are, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint. ``cases`` are
+    those with episodes that a score is due of, by their names for people, ``counts`` how many there are; ``unfit`` is
+    the share of those that the audit found unfit to be judged, ``gaps`` what the checkpoint's logs lack. ``data`` is a
+    digest of it all.
+    """
+
+    side: Side
+    values: Values
+    trajectories: tuple[str, ...]
+    judge: str
+    objective: str
+    rubric: str
+    missing: int = 0
+    scores: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""
+    cases: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    unfit: float = 0.0
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False
+    gaps: Gaps = field(default_factory=Gaps)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def declared(self) -> Declaration | None:
+        """What the scores were declared to mean where they came with a log."""
+        return self.side.declared.get(self.objective)
+
+    @property
+    def lacking(self) -> int:
+        """How many rollouts have no value, with those that the study asked for and that are not there."""
+        due = 0 if self.gaps.logged or self.side.expected is None else self.side.expected
+        return self.missing + sum(max(due - count, 0) for count in self.counts.values())
+
+    @property
+    def coverage(self) -> float:
+        """The share of the rollouts that are due which have a value, from 0 to 1."""
+        due = len(self.scores) + self.lacking
+        return len(self.scores) / due if due else 0.0
+
+
+def find_looks(
+    book: Listed, text: str, where: Mapping[str, str] | None = None, near: Checkpoint | None = None
+) -> list[Checkpoint]:
+    """The checkpoints that a name stands for, as a gate reads it; a lineage stands for all its doses, in order of time.
+
+    Where a lineage has several sequences of doses, the one that shares base, seeds and other axes with ``near`` is
+    meant. Errors: StudyError where there is none, or more than one.
+    """
+    label, own = split_conditions(text)
+    if not any(label == (",".join(one.lineage) or BASE) for one in book.checkpoints):
+        return [find_checkpoint(book, text, where, near)]
+    allowed = select(book, {**(where or {}), **own})
+    found = [one for one in allowed if label == (",".join(one.lineage) or BASE)]
+    if len(_sequences(found)) > 1 and near is not None:
+        found = [one for one in found if _shares(one, near)] or found
+    if len(_sequences(found)) != 1:
+        # The gate's own refusal, which lists what could be meant.
+        return [find_checkpoint(book, text, where)]
+    return in_time(found)
+
+
+def _sequences(found: Sequence[Checkpoint]) -> set[tuple[Any, ...]]:
+    return {(one.base, one.lineage, one.split_seed, one.train_seed, _other_axes(one)) for one in found}
+
+
+def _shares(one: Checkpoint, near: Checkpoint) -> bool:
+    """Whether base, seeds and every axis but the dose are the same, where both have them."""
+    seeds = ((one.split_seed, near.split_seed), (one.train_seed, near.train_seed))
+    axes = ((one.axes[key], near.axes[key]) for key in one.axes.keys() & near.axes.keys() if key not in DOSES)
+    return one.base == near.base and all(a == b or None in (a, b) for a, b in (*seeds, *axes))
+
+
+def in_time(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Checkpoints by how long their last stages were trained, then by name."""
+
+    def place(one: Checkpoint) -> tuple[Any, ...]:
+        dose = one.axes.get("dose", 0)
+        steps = [stage.steps or 0 for stage in one.stages]
+        return (len(one.stages), steps, dose if isinstance(dose, int | float) else 0, one.name)
+
+    return sorted(checkpoints, key=place)
+
+
+def find_later(book: Listed, baseline: Checkpoint) -> list[Checkpoint]:
+    """The doses of the one stage that follows on the baseline, in order of steps. Errors: StudyError."""
+    later = [
+        one
+        for one in book.checkpoints
+        if one.base == baseline.base
+        and len(one.stages) == len(baseline.stages) + 1
+        and one.lineage[:-1] == baseline.lineage
+        and all(
+            a in (None, b) for a, b in ((baseline.split_seed, one.split_seed), (baseline.train_seed, one.train_seed))
+        )
+    ]
+    if len(groups := _sequences(later)) > 1:
+        names = ", ".join(f"{one.name!r}" for one in in_time(later)[:MOST_NAMED])
+        raise StudyError(
+            f"{book.place}: {len(groups)} stages follow on {baseline.name}; name the checkpoints to watch with"
+            f" --checkpoints: {names}{' …' if later[MOST_NAMED:] else ''}"
+        )
+    if not later:
+        raise StudyError(
+            f"{book.place}: nothing follows on {baseline.name}; name the checkpoints with --checkpoints or --run"
+        )
+    return in_time(later)
+
+
+def _other_axes(one: Checkpoint) -> str:
+    return repr(sorted((key, str(value)) for key, value in one.axes.items() if key not in DOSES))
+
+
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+def find_judge(
+    origin: Origin,
+    table: ScoreTable,
+    wanted: str | None,
+    objective: str,
+    rubric: str | None = None,
+    *,
+    tell: Callable[[str], str] = str,
+) -> str:
+    """The label of the judge meant: ``wanted``, under ``rubric`` where that is given, or the only one of an objective.
+
+    ``tell`` names a judge with how it stands to what is read. Errors: StudyError.
+    """
+    place = origin.place
+    if objective not in table.objectives:
+        if origin.undeclared:
+            raise StudyError(f"{place}: {tell_undeclared(origin.undeclared, objective)}")
+        there = ", ".join(table.objectives) or "nothing"
+        raise StudyError(f"{place}: no scores of {objective!r}, scored there: {there}; add them with `holdfast judge`")
+    mine = np.unique(table.judge[table.objective == table.objectives.index(objective)])
+    labels: list[str] = [table.judges[index] for index in mine]
+    names = dict(zip(table.judges, table.judge_names, strict=True))
+    found = labels if wanted is None else [one for one in labels if wanted in (one, names[one])]
+    if len(found) > 1 and rubric is not None:
+        found = [one for one in found if table.rubrics.get((one, objective)) == rubric] or found
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise StudyError(
+            f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; add them"
+            f" with `holdfast judge {place} --with {wanted}`"
+        )
+    told = ", ".join(map(tell, found))
+    raise StudyError(
+        f"{place}: {len(found)} judges scored {objective}: {told}; choose one with --judge, best one that reads the end"
+        " state or labelled no training pairs"
+    )
+
+
+def name_objective(origin: Origin, objective: str, scores: Sequence[ScoreOption]) -> str:
+    """Under which name an objective stands in a run: ``--score`` says so, or ``objective`` is the key of a declaration.
+
+    Errors: StudyError.
+    """
+    named = resolve_names(origin, [one for one in scores if one.objective == objective])
+    if objective in named or objective in origin.objectives:
+        return named.get(objective, objective)
+    found = {one.objective for one in origin.declarations if one.key == objective}
+    return found.pop() if len(found) == 1 else objective
+
+
+def read_view(
+    book: Book,
+    checkpoint: Checkpoint,
+    judge: str | None,
+    objective: str,
+    *,
+    rubric: str | None = None,
+    only: Collection[str] = (),
+    scores: Sequence[ScoreOption] = (),
+) -> View:
+    """A checkpoint's scores on held-out cases (on all, where a run has no splits), or of ``only`` these trajectories.
+
+    ``scores`` say under which name the objective stands. Errors: StudyError where there are none, or where they came
+    with a log and nobody declared what they mean.
+    """
+    table = book.cells.scores
+    name = name_objective(book.origin, objective, scores)
+    related = {one: relation_of([(book, checkpoint)], one) for one in table.judges}
+    label = find_judge(book.origin, table, judge, name, rubric, tell=lambda one: name_judge(one, *related[one]))
+    judging = Judging(labels={objective: label}, names={objective: name}, scores=tuple(scores))
+    side = take_side(book, checkpoint, judging, split_seed=checkpoint.split_seed, severe_at_most=0.0)
+    measured = side.measured[objective]
+    due = measured.due & np.isin(side.trajectories, list(only)) if only else measured.due
+    met = [side.trajectories[row] for row in np.flatnonzero(due & np.isfinite(measured.lost))]
+    who = table.judge_names[table.judges.index(label)]
+    if not met:
+        raise StudyError(
+            f"{book.place}: {checkpoint.name} has no scores of {name!r} by {label}; finish its run, or add them with"
+            f" `holdfast judge {book.place} --with {who}`"
+        )
+    values, readings = _arrange(side, objective, due)
+    asked = set(only) or {side.trajectories[row] for row in np.flatnonzero(due)}
+    counts = Counter(side.cases[place] for place in side.case[due])
+    gaps = Gaps() if only else side.gaps
+    used = side.rubrics.get(objective, "")
+    return View(
+        side=side,
+        values=values,
+        trajectories=tuple(sorted(asked)),
+        judge=who,
+        objective=objective,
+        rubric=used,
+        missing=len(asked) - len(readings) + gaps.rollouts,
+        scores=readings,
+        data=content_id("watch data", used, sorted(met), sorted(values.items())),
+        cases={name: side.labels[place] for name, place in side.places.items() if name in counts},
+        counts=counts,
+        unfit=float(side.measured["validity"].value[due].mean()),
+        labelled=related[label][0],
+        reads_state=related[label][1],
+        gaps=gaps,
+        notes=book.notes,
+    )
+
+
+def _arrange(side: Side, objective: str, due: Bools) -> tuple[Values, dict[str, float]]:
+    """The readings of the rollouts that are ``due`` and have one: by case, and by the trajectory's id."""
+    values: dict[str, tuple[float, ...]] = {}
+    readings: dict[str, float] = {}
+    scores = side.measured[objective].value
+    rows = np.flatnonzero(due & np.isfinite(scores)).tolist()
+    for row in sorted(rows, key=lambda row: (side.cases[side.case[row]], side.trajectories[row])):
+        case, value = side.cases[side.case[row]], float(scores[row])
+        readings[side.trajectories[row]] = value
+        values[case] = (*values.get(case, ()), value)
+    return values, readings
+
+
+def count_absent(baseline: View, look: View) -> int:
+    """How many rollouts of the baseline's cases a look should have and does not, where no log says how many.
+
+    As many are due as its study asks for, or as the baseline has of the case.
+    """
+    if look.gaps.logged:
+        return 0
+    due = {case: look.side.expected or baseline.counts[case] for case in look.counts if case in baseline.counts}
+    return sum(max(count - look.counts[case], 0) for case, count in due.items())

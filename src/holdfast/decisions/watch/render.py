@@ -1,0 +1,346 @@
+"""A watch in words: a table for a terminal, a summary in Markdown, a JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.decisions.gate.outputs.markdown import escape_markdown
+from holdfast.decisions.gate.verdicts import LABELLED_LIMITS
+from holdfast.decisions.watch.mix import MIX_P
+from holdfast.decisions.watch.series import Drift, Row, Span, Watch
+from holdfast.records.words import count_noun
+from holdfast.report.words.inert import show_line, wrap_lines
+from holdfast.report.words.labels import format_number, format_percent, name_judge
+from holdfast.report.words.tables import Cell, make_table, table_text
+
+COLUMNS = ("look", "cases", "mean", "change", "lower", "upper", "best window", "judge", "finding")
+WORDS = 1  # leading columns of words
+WIDTH = 118
+MOST_TOOLS = 6  # of a look that the text names
+SMALL_SHARE = 0.1  # of cases of a new kind: where more is needed to be seen, a look is too small to say anything
+LEAST_SHARE = 0.01  # by which a tool's use must have changed to be named
+NOT_PAIRED = (
+    "These traces are not paired with the baseline: what users ask for may have changed, and that moves the mean too."
+)
+
+
+def exit_code(watch: Watch) -> int:
+    """1 for an alarm or a judge that has drifted, 3 for too little data or a look that is too little scored, else 0.
+
+    A baseline that was just made, with nothing to compare, is 0.
+    """
+    if watch.alarm or watch.drifted:
+        return 1
+    return 0 if (watch.able and watch.covered) or not watch.rows else 3
+
+
+def state_finding(row: Row) -> str:
+    """A look's finding in a word or two."""
+    if row.reason:
+        return "no data"
+    drifted = row.drift is not None and row.drift.drifted
+    if row.alarm:
+        return "ALARM" if row.attributable else "ALARM, judge drifted"
+    if drifted:
+        return "JUDGE DRIFTED"
+    if not row.covered:
+        return "too little scored"
+    if not row.able:
+        return "too little data"
+    return "lower" if row.warning else "silent"
+
+
+def _signed(value: float | None) -> str:
+    return format_number(value) if value is None or value < 0 else f"+{format_number(value)}"
+
+
+def _span(row: Row) -> str:
+    """The window whose upper bound is lowest."""
+    if not row.spans:
+        return "–"
+    best = min(row.spans, key=lambda one: one.upper)
+    return f"{best.looks}: < {_signed(best.upper)}"
+
+
+def _drift(drift: Drift | None) -> str:
+    return "–" if drift is None else _signed(drift.change)
+
+
+def row_cells(row: Row) -> tuple[str, ...]:
+    """A look's cells, by ``COLUMNS``."""
+    return (
+        show_line(row.label),
+        f"{row.n:,}",
+        format_number(row.mean),
+        _signed(row.change),
+        _signed(row.lower),
+        _signed(row.upper),
+        _span(row),
+        _drift(row.drift),
+        state_finding(row),
+    )
+
+
+def column_heads(watch: Watch) -> tuple[str, ...]:
+    """The table's heads; looks at traces count traces."""
+    return COLUMNS if watch.kind == "paired" else ("look", "traces", *COLUMNS[2:])
+
+
+# --- sentences ----------------------------------------------------------------------------------------------------
+
+
+def describe_watch(watch: Watch) -> list[str]:
+    """What the looks say, in sentences."""
+    sentences = [*map(_sentence, _describe_basis(watch)), _describe_setting(watch)]
+    if not watch.rows:
+        return [*sentences, *map(_sentence, watch.notes)]
+    sentences.append(_describe_outcome(watch))
+    if watch.drifted:
+        sentences.append(_describe_drift(watch))
+    if watch.kind == "traces":
+        sentences.append(NOT_PAIRED)
+        alarmed = next((row for row in watch.rows if row.alarm), watch.rows[-1])
+        if alarmed is not watch.rows[-1]:
+            sentences += _describe_changes(alarmed)
+        sentences += _describe_mix(watch.rows[-1])
+    sentences += [*_describe_gaps(watch), *map(_sentence, watch.notes)]
+    return [*sentences, watch.promise] if watch.promise else sentences
+
+
+def _describe_basis(watch: Watch) -> list[str]:
+    """What the score is, and which logs are not whole, each once."""
+    logs = (f"at {show_line(row.label)} {words}" for row in watch.rows for words in row.notes.get("logs", ()))
+    return list(dict.fromkeys((*watch.basis, *logs)))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _describe_setting(watch: Watch) -> str:
+    what = "cases" if watch.kind == "paired" else "scores"
+    judge = name_judge(watch.judge, watch.labelled, watch.reads_state)
+    relation = _sentence(LABELLED_LIMITS[watch.labelled].format(watch.judge))
+    start = f"Scores of {watch.objective} by {judge}, against {watch.baseline}"
+    return (
+        f"{start} (mean {format_number(watch.baseline_mean)} of {watch.baseline_n:,} {what}). An alarm says that a drop"
+        f" by more than {watch.margin:g} points is shown; the chance of any false one, over all looks together, is at"
+        f" most {watch.alpha:g}. {_describe_choice(watch)} {relation}"
+    )
+
+
+def _describe_choice(watch: Watch) -> str:
+    if watch.best_of == 1:
+        return "This holds for a baseline that was not chosen by these scores."
+    return (
+        f"The baseline is the best of {watch.best_of} by these scores, so that its bounds are taken at"
+        f" {watch.alpha / watch.best_of:.2g}, its share of that."
+    )
+
+
+def _describe_outcome(watch: Watch) -> str:
+    alarms = [row for row in watch.rows if row.alarm]
+    if alarms:
+        first = alarms[0]
+        best = min(first.spans, key=lambda one: one.upper)
+        over = "at this look" if best.looks == 1 else f"over the last {best.looks} looks"
+        blame = "" if first.attributable else " The judge had drifted by then, so this is no evidence about the model."
+        blame += " What was asked may have changed as well." if watch.kind == "traces" else ""
+        more = f" So does {count_noun(len(alarms) - 1, 'later looks')}." if alarms[1:] else ""
+        return (
+            f"ALARM at {show_line(first.label)}: {watch.objective} has fallen by {format_number(-best.change)} points"
+            f" {over}, by {format_number(-best.upper)} at the least.{more}{blame}"
+        )
+    if not watch.able:
+        return "Too little data: no look has so many scores that even the largest drop could raise an alarm."
+    if not watch.covered:
+        return _describe_coverage(watch)
+    lower = [row for row in watch.rows if row.warning]
+    last = watch.rows[-1]
+    held = f"the last look's change lies between {_signed(last.lower)} and {_signed(last.upper)}"
+    if lower:
+        names = ", ".join(show_line(row.label) for row in lower[:3])
+        return (
+            f"No alarm: {watch.objective} is lower than the baseline ({names}), but a drop by more than the margin is"
+            f" not shown; {held}."
+        )
+    return f"No alarm; {held}. Silence does not show that nothing was lost."
+
+
+def _describe_coverage(watch: Watch) -> str:
+    short = [row for row in watch.rows if not row.covered]
+    told = ", ".join(f"{format_percent(row.coverage)} at {show_line(row.label)}" for row in short[:3])
+    return (
+        f"Too little scored: of what was asked {told}{', …' if short[3:] else ''} has a score, and"
+        f" {format_percent(watch.min_coverage)} is declared; no alarm says nothing here."
+    )
+
+
+def _describe_drift(watch: Watch) -> str:
+    row = next(row for row in watch.rows if row.drift is not None and row.drift.drifted)
+    assert row.drift is not None
+    return (
+        f"The judge has drifted: at {show_line(row.label)} it gives {row.drift.n} frozen trajectories"
+        f" {_signed(row.drift.change)} points against its first scores, between {_signed(row.drift.lower)} and"
+        f" {_signed(row.drift.upper)}. Alarms from that look on are not attributable to the model."
+    )
+
+
+def _describe_changes(row: Row) -> list[str]:
+    """Whether what is asked, or what the agent does, differs from the baseline's, and what could not have been seen."""
+    known = [one for one in (row.notes.get("mix") or {}).get("changes", ()) if one["p"] is not None]
+    said = []
+    for kind, words, what in (
+        ("requests", "what is asked", "the requests"),
+        ("conduct", "what the agent does", "the episodes"),
+    ):
+        mine = [one for one in known if one["of"] == kind]
+        changed = [one for one in mine if one["p"] <= MIX_P]
+        told = ", ".join(f"{one['what']} (distance {one['distance']:.2f}, p {one['p']:.3f})" for one in changed)
+        if changed:
+            said.append(f"At {show_line(row.label)} {words} differs from the baseline in {told}.")
+        elif mine:
+            said.append(_describe_unseen(show_line(row.label), words, what, [one.get("seen") for one in mine]))
+    return said
+
+
+def _describe_unseen(label: str, words: str, what: str, seen: Sequence[float | None]) -> str:
+    """What a look that shows no change could have shown: the smallest share of a new kind, in its worst respect."""
+    shares = [one for one in seen if one is not None]
+    least = max(shares) if shares and len(shares) == len(seen) else None
+    if least is None or least > SMALL_SHARE:
+        size = "of any size" if least is None else f"of less than {format_percent(least)} of {what}"
+        return (
+            f"At {label} it cannot be told whether {words} has changed: in so few, no change {size} would surely show."
+        )
+    return (
+        f"At {label} {words} is not shown to differ from the baseline (permutation p above {MIX_P:g}). Had"
+        f" {format_percent(least)} of {what} been of a new kind, four looks in five would have shown it; what is harder"
+        " in the same words, and of the same kinds, does not show."
+    )
+
+
+def _describe_mix(row: Row) -> list[str]:
+    """Changes of the mix of a look, tools that are used more or less, what was audited and left out."""
+    mix, said = row.notes.get("mix") or {}, _describe_changes(row)
+    tools = [one for one in mix.get("tools", ()) if abs(one["before"] - one["now"]) >= LEAST_SHARE][:MOST_TOOLS]
+    if tools:
+        shares = (
+            f"{show_line(one['tool'])[:40]} {format_percent(one['before'])} → {format_percent(one['now'])}"
+            for one in tools
+        )
+        said.append(f"Share of episodes that use a tool, before → now: {', '.join(shares)}.")
+    unfit, before = row.notes.get("unfit"), row.notes.get("unfit before")
+    if unfit is not None:
+        told = "" if before is None else f", {format_percent(before)} of the baseline's"
+        said.append(f"{format_percent(unfit)} of its traces are unfit to be judged{told}.")
+    said += [_sentence(words) for words in row.notes.get("left out", ())]
+    return said
+
+
+def _describe_gaps(watch: Watch) -> list[str]:
+    unread = [f"At {show_line(row.label)}: {line}." for row in watch.rows for line in row.notes.get("unread", ())]
+    gaps = [f"{watch.baseline_missing:,} of the baseline"] if watch.baseline_missing else []
+    gaps += [f"{row.missing:,} at {show_line(row.label)}" for row in watch.rows if row.missing]
+    if not gaps:
+        return unread
+    told = f"{', '.join(gaps[:3])}{', …' if gaps[3:] else ''}"
+    return [f"Episodes without a score are left out ({told}); a drop may hide in them.", *unread]
+
+
+# --- forms --------------------------------------------------------------------------------------------------------
+
+
+def render_text(watch: Watch, width: int = WIDTH) -> str:
+    """A line for each look and sentences, for a terminal."""
+    lines = wrap_lines(map(_sentence, _describe_basis(watch)), width, "", "")
+    lines += [""] if lines and watch.rows else []
+    if watch.rows:
+        cells = [[Cell(text=text) for text in row_cells(row)] for row in watch.rows]
+        lines += [table_text(make_table("looks", column_heads(watch), cells, WORDS), width), ""]
+    sentences = describe_watch(watch)[len(_describe_basis(watch)) :]
+    return "\n".join([*lines, *wrap_lines(sentences, width, "", "")])
+
+
+def render_markdown(watch: Watch) -> str:
+    """A summary for a pull request or an issue."""
+    heads = column_heads(watch)
+    headline = "alarm" if watch.alarm else "the judge has drifted" if watch.drifted else "no alarm"
+    if not watch.able and watch.rows and headline == "no alarm":
+        headline = "too little data"
+    elif not watch.covered and headline == "no alarm":
+        headline = "too little scored"
+    lines = [f"## holdfast watch: {headline}", ""]
+    lines += [f"- {escape_markdown(sentence)}" for sentence in describe_watch(watch)]
+    if watch.rows:
+        lines += ["", f"| {' | '.join(heads)} |", f"|{'|'.join('---' for _ in heads)}|"]
+        lines += [f"| {' | '.join(escape_markdown(cell) for cell in row_cells(row))} |" for row in watch.rows]
+    return "\n".join(lines) + "\n"
+
+
+def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """The watch as JSON; what is not known is null."""
+    return {
+        "schema": "holdfast watch 1",
+        "kind": watch.kind,
+        "exit_code": exit_code(watch),
+        "alarm": watch.alarm,
+        "judge_drifted": watch.drifted,
+        "enough_data": watch.able,
+        "enough_scored": watch.covered,
+        "baseline": {
+            "name": watch.baseline,
+            "mean": watch.baseline_mean,
+            "n": watch.baseline_n,
+            "missing": watch.baseline_missing,
+        },
+        "judge": watch.judge,
+        "labelled": watch.labelled.value,
+        "reads_state": watch.reads_state,
+        "objective": watch.objective,
+        "alpha": watch.alpha,
+        "best_of": watch.best_of,
+        "margin": watch.margin,
+        "declared": dict(declared),
+        "basis": _describe_basis(watch),
+        "looks": [_row_document(row) for row in watch.rows],
+        "sentences": describe_watch(watch),
+    }
+
+
+def _row_document(row: Row) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "n": row.n,
+        "missing": row.missing,
+        "mean": row.mean,
+        "change": row.change,
+        "lower": row.lower,
+        "upper": row.upper,
+        "level": row.level,
+        "windows": _spans(row.spans),
+        "alarm": row.alarm,
+        "warning": row.warning,
+        "attributable": row.attributable,
+        "enough_data": row.able,
+        "coverage": row.coverage,
+        "enough_scored": row.covered,
+        "reason": row.reason or None,
+        "judge_drift": None
+        if row.drift is None
+        else {
+            "n": row.drift.n,
+            "change": row.drift.change,
+            "lower": row.drift.lower,
+            "upper": row.drift.upper,
+            "drifted": row.drift.drifted,
+        },
+        "notes": dict(row.notes),
+    }
+
+
+def _spans(spans: Sequence[Span]) -> list[dict[str, Any]]:
+    return [
+        {"looks": one.looks, "n": one.n, "change": one.change, "lower": one.lower, "upper": one.upper} for one in spans
+    ]

@@ -1,0 +1,383 @@
+"""A watch's looks as numbers: replayed in their order, so that the same looks always give the same answer.
+
+Paired looks (``ChangeMonitor``) compare checkpoints with the baseline case by case. Looks at traces compare two means
+and spend the level in the same way: look k may spend α/(k(k+1)), equally over windows of the last 1, 2, 4 and 8 looks,
+half of it on the baseline's own bound, so that by the union bound all looks there can ever be raise a false alarm with
+probability α at most. A look is read when all its traces are judged, so bounds for a fixed number serve, which are
+tighter than those of a stream that may be stopped anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from holdfast.decisions.watch.state import MIN_COVERAGE, Seen, State, Values
+from holdfast.records import Labelled
+from holdfast.records.arrays import Floats
+from holdfast.records.words import count_noun
+from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
+from holdfast.stats.power import gather
+from holdfast.stats.sequential import WINDOWS, ChangeMonitor, delay, spend
+from holdfast.store.tables import MAX_SCORE, MIN_SCORE
+
+REACH = float(MAX_SCORE - MIN_SCORE)
+PILOTS, UNLUCKY = 20, 0.9  # resamples of the cases, and the share of them that must keep a promise
+PILOT_DRAWS, HORIZONS, SHARE = 60, (8, 24), 0.8  # simulated runs of each, the looks ahead, what is promised
+Kind = Literal["paired", "traces"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """The change over a window of the last ``looks`` looks, in score points, with bounds that this look pays for."""
+
+    looks: int
+    n: int
+    change: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """The change of the judge's scores of the frozen set; ``drifted`` where it is beyond its bounds in some window."""
+
+    n: int
+    change: float
+    lower: float
+    upper: float
+    drifted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One look: ``n`` cases (paired) or traces, their mean score and its change against the baseline.
+
+    ``lower`` and ``upper`` bound the change of this look alone, ``spans`` those of longer windows too. ``alarm``: some
+    window's upper bound lies below −margin; ``warning``: below 0. ``able``: so many cases could raise an alarm at all.
+    ``coverage`` is the share of what was asked that has a score, ``covered`` says whether it is as large as declared.
+    ``drift`` is None where the judge was not tried; ``attributable`` is False once the judge has drifted. What could
+    not be computed is None, ``reason`` says why.
+    """
+
+    label: str
+    n: int
+    missing: int
+    mean: float | None
+    change: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    level: float | None = None
+    spans: tuple[Span, ...] = ()
+    alarm: bool = False
+    warning: bool = False
+    able: bool = False
+    coverage: float = 0.0
+    covered: bool = False
+    drift: Drift | None = None
+    attributable: bool = True
+    reason: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """All that a watch says.
+
+    ``alarm`` and ``drifted`` hold where any look says so, ``able`` where any could have, ``covered`` where all looks
+    have scores enough of what they asked. ``best_of`` is how many checkpoints the baseline was chosen from by these
+    scores; every bound was taken at its share of ``alpha``. ``basis`` is what stands first: what the score was declared
+    to mean, and how whole the baseline's logs are. ``labelled`` and ``reads_state`` say how the judge stands to the
+    checkpoints that were looked at, ``baseline_missing`` how many rollouts of the baseline have no score.
+    """
+
+    kind: Kind
+    baseline: str
+    judge: str
+    objective: str
+    alpha: float
+    margin: float
+    baseline_mean: float | None
+    baseline_n: int
+    rows: tuple[Row, ...]
+    min_coverage: float = MIN_COVERAGE
+    basis: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    promise: str = ""
+    best_of: int = 1
+    labelled: Labelled = Labelled.UNKNOWN
+    reads_state: bool = False
+    baseline_missing: int = 0
+
+    @property
+    def alarm(self) -> bool:
+        """Whether any look raised an alarm."""
+        return any(row.alarm for row in self.rows)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the judge was found to have drifted at any look."""
+        return any(row.drift is not None and row.drift.drifted for row in self.rows)
+
+    @property
+    def able(self) -> bool:
+        """Whether any look had data enough to raise an alarm, however large the drop."""
+        return any(row.able for row in self.rows)
+
+    @property
+    def covered(self) -> bool:
+        """Whether every look has scores for as much of what it asked as is declared."""
+        return all(row.covered for row in self.rows)
+
+
+def case_means(values: Values) -> dict[str, float]:
+    """The mean of each case's rollouts."""
+    return {case: float(np.mean(found)) for case, found in values.items() if found}
+
+
+def can_alarm(n: int, level: float, margin: float) -> bool:
+    """Whether ``n`` cases could alarm at this level if all of them had lost everything: (n,) values of −3."""
+    return n > 0 and bool(upper_bound(np.full(n, -REACH), level, low=-REACH, high=REACH) < -margin)
+
+
+def replay(
+    state: State,
+    kind: Kind,
+    alpha: float,
+    margin: float,
+    min_coverage: float = MIN_COVERAGE,
+    *,
+    baseline: float = 1.0,
+) -> tuple[Row, ...]:
+    """Every look of a state in its order; ``baseline`` is the share of the baseline's rollouts that have a score."""
+    rows = _paired(state, alpha, margin) if kind == "paired" else _streams(state, alpha, margin)
+    drifts = _drifts(state, alpha)
+    found, drifted = [], False
+    for row, drift, seen in zip(rows, drifts, state.looks, strict=True):
+        drifted |= drift is not None and drift.drifted
+        # A drop hides as well in what is missing of the baseline: its best episodes may be.
+        share = min(baseline, cover(state, seen, kind))
+        found.append(
+            replace(
+                row,
+                coverage=share,
+                covered=share >= min_coverage,
+                drift=drift,
+                attributable=not drifted,
+                notes=seen.notes,
+            )
+        )
+    return tuple(found)
+
+
+def cover(state: State, seen: Seen, kind: Kind) -> float:
+    """The share of what was asked that has a score, from 0 to 1.
+
+    The least of two: of the look's rollouts (or traces) those with a score; and of the baseline's cases those with a
+    score on both sides, or of its traces those with a score.
+    """
+    scored = sum(len(found) for found in seen.values.values())
+    both = len(seen.values.keys() & state.baseline.keys()) if kind == "paired" else len(state.baseline)
+    asked = len(state.baseline) if state.asked is None else state.asked
+    shares = ((scored, scored + seen.missing), (both, asked))
+    return min((part / whole if whole else 0.0) for part, whole in shares)
+
+
+def _mean(values: Values) -> float | None:
+    means = list(case_means(values).values())
+    return float(np.mean(means)) if means else None
+
+
+def _paired(state: State, alpha: float, margin: float) -> list[Row]:
+    monitor = ChangeMonitor(low=-REACH, high=REACH, alpha=alpha, margin=margin)
+    before = case_means(state.baseline)
+    rows = []
+    for seen in state.looks:
+        now = case_means(seen.values)
+        differences = {case: value - before[case] for case, value in now.items() if case in before}
+        if not differences:
+            reason = "no case has a score here and in the baseline"
+            rows.append(Row(label=seen.label, n=0, missing=seen.missing, mean=_mean(seen.values), reason=reason))
+            continue
+        look = monitor.look(differences)
+        rows.append(
+            Row(
+                label=seen.label,
+                n=look.cases,
+                missing=seen.missing,
+                mean=_mean(seen.values),
+                change=look.change,
+                lower=look.lower,
+                upper=look.upper,
+                level=look.level,
+                spans=tuple(
+                    Span(looks=one.looks, n=one.cases, change=one.change, lower=one.lower, upper=one.upper)
+                    for one in look.windows
+                ),
+                alarm=look.alarm,
+                warning=look.warning,
+                able=can_alarm(look.cases, look.level / len(look.windows), margin),
+            )
+        )
+    return rows
+
+
+def _streams(state: State, alpha: float, margin: float) -> list[Row]:
+    reference = flatten(state.baseline)
+    arrived: list[Floats] = []
+    rows = []
+    for seen in state.looks:
+        new = flatten(seen.values)
+        if not len(new) or not len(reference):
+            reason = "no trace has a score" if len(reference) else "the baseline has no score"
+            rows.append(Row(label=seen.label, n=0, missing=seen.missing, mean=None, reason=reason))
+            continue
+        arrived.append(new)
+        spans = [one for one in WINDOWS if one <= len(arrived)]
+        level = spend(len(arrived), alpha)
+        found = [_compare(reference, arrived[-one:], one, level / len(spans)) for one in spans]
+        rows.append(
+            Row(
+                label=seen.label,
+                n=len(new),
+                missing=seen.missing,
+                mean=float(new.mean()),
+                change=found[0].change,
+                lower=found[0].lower,
+                upper=found[0].upper,
+                level=level,
+                spans=tuple(found),
+                alarm=any(one.upper < -margin for one in found),
+                warning=any(one.upper < 0 for one in found),
+                able=_stream_able(reference, found[-1].n, level / len(spans), margin),
+            )
+        )
+    return rows
+
+
+def flatten(values: Values) -> Floats:
+    """All scores in one row, by the digest of their keys: the same row however the traces were read."""
+    return np.array([one for case in order_cases(list(values)) for one in values[case]], dtype=np.float64)
+
+
+def _compare(reference: Floats, parts: Sequence[Floats], looks: int, level: float) -> Span:
+    """Two means: each bound takes the far bounds of both, so that the baseline's own error is in it."""
+    values = np.concatenate(list(parts))
+    low, high = float(MIN_SCORE), float(MAX_SCORE)
+    before = [bound(reference, level / 2, low=low, high=high) for bound in (lower_bound, upper_bound)]
+    now = [bound(values, level / 2, low=low, high=high) for bound in (lower_bound, upper_bound)]
+    return Span(
+        looks=looks,
+        n=len(values),
+        change=float(values.mean() - reference.mean()),
+        lower=now[0] - before[1],
+        upper=now[1] - before[0],
+    )
+
+
+def _stream_able(reference: Floats, n: int, level: float, margin: float) -> bool:
+    """Whether ``n`` traces could alarm if all of them had the lowest score."""
+    return _compare(reference, [np.full(n, float(MIN_SCORE))], 1, level).upper < -margin
+
+
+def _drifts(state: State, alpha: float) -> list[Drift | None]:
+    """At each look at which the judge was tried, the change of the frozen set's scores, up or down."""
+    monitor = ChangeMonitor(low=-REACH, high=REACH, alpha=alpha / 2, margin=0.0)
+    found: list[Drift | None] = []
+    for seen in state.looks:
+        now = {key: value for key, value in (seen.frozen or {}).items() if value is not None}
+        differences = {key: value - state.frozen[key] for key, value in now.items() if key in state.frozen}
+        if not differences:
+            found.append(None)
+            continue
+        look = monitor.look(differences)
+        drifted = any(one.upper < 0 or one.lower > 0 for one in look.windows)
+        found.append(Drift(n=look.cases, change=look.change, lower=look.lower, upper=look.upper, drifted=drifted))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """In how many further looks a drop is caught, in at least ``share`` of simulated runs; ``looks`` is None for none.
+
+    ``pilots`` are the resampled sets of cases that it was simulated from, ``kept`` those of them that keep it.
+    """
+
+    drop: float
+    looks: int | None
+    share: float
+    kept: int
+    pilots: int
+    before: int
+    horizon: int
+
+
+def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng: np.random.Generator) -> Promise:
+    """How many paired looks it takes to catch a drop of ``drop`` points, simulated from the looks so far.
+
+    The looks so far are luck too: taken as they are, a drop that is only just promised is promised where the scores
+    happened to vary little, and then not kept. So cases are resampled ``PILOTS`` times, and the promise is the number
+    of looks within which nearly all of these pilots (``UNLUCKY`` of them) have the power. The drop comes after as many
+    looks as were taken, for later looks may spend less of the level. Raises ValueError as ``sequential.delay``.
+    """
+    before = case_means(state.baseline)
+    looks = [case_means(seen.values) for seen in state.looks]
+    pilot = np.array([[look.get(case, np.nan) - before[case] for look in looks] for case in sorted(before)])
+    gather(pilot, low=-REACH, high=REACH)  # refuses, with its reason, what no pilot can be drawn from
+    drawn = [pilot[rng.integers(0, len(pilot), len(pilot))] for _ in range(PILOTS)]
+    needed = int(np.ceil(UNLUCKY * PILOTS))
+
+    def wait(cases: Floats, horizon: int) -> int | None:
+        try:
+            found = delay(
+                cases,
+                drop,
+                margin=margin,
+                alpha=alpha,
+                low=-REACH,
+                high=REACH,
+                before=len(looks),
+                horizon=horizon,
+                draws=PILOT_DRAWS,
+                rng=rng,
+            )
+        except ValueError:
+            return None  # all its cases are alike: nothing is promised from it
+        return found.looks
+
+    for horizon in HORIZONS:  # the short one first: most drops are caught soon or never
+        waits = sorted(one for one in (wait(cases, horizon) for cases in drawn) if one is not None)
+        if len(waits) >= needed:
+            break
+    promised = waits[needed - 1] if len(waits) >= needed else None
+    return Promise(
+        drop=drop,
+        looks=promised,
+        share=SHARE,
+        kept=len(waits) if promised is None else sum(one <= promised for one in waits),
+        pilots=PILOTS,
+        before=len(looks),
+        horizon=horizon,
+    )
+
+
+def promise_delay(state: State, drop: float, *, alpha: float, margin: float, rng: np.random.Generator) -> str:
+    """``promise_looks`` in words; a sentence that says why where it cannot be told."""
+    try:
+        found = promise_looks(state, drop, alpha=alpha, margin=margin, rng=rng)
+    except ValueError as error:
+        return f"How soon a drop is caught cannot be told: {error}."
+    when = f"A drop of {drop:g} points that comes after the {count_noun(found.before, 'looks')} so far"
+    held = f"{found.kept} of {found.pilots} resamples of the cases"
+    if found.looks is None:
+        return (
+            f"{when} is not promised to be caught within {found.horizon} further looks: only {held} would catch it in"
+            f" {found.share:.0%} of simulated runs."
+        )
+    return (
+        f"{when} would be caught within {found.looks} further look{'s' if found.looks > 1 else ''} in at least"
+        f" {found.share:.0%} of simulated runs, by {held}."
+    )

@@ -1,0 +1,248 @@
+"""A run in other tools' formats: JSON lines, CSV, Parquet, TRL datasets, Inspect logs; a checkpoint as transformers'.
+
+Or the whole run once more, in today's format of the store.
+
+Everything is written under a temporary name and renamed when it is whole. Text that a model wrote is data:
+CSV cells that a spreadsheet would run as a formula are prefixed with an apostrophe.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from holdfast.exchange import trl
+from holdfast.records import Case, Checkpoint, Message, Trajectory
+from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.outputs import new_directory, open_file
+from holdfast.store import Store
+from holdfast.store.choosing import Listing, find_checkpoint
+from holdfast.store.copying import copy_run
+from holdfast.store.rows import score_rows
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+PARQUET_ROWS = 20_000
+SCORE_COLUMNS: Mapping[str, str] = {
+    **dict.fromkeys(("checkpoint", "checkpoint_id", "lineage", "case", "objective", "judge"), "text"),
+    **{"rollout": "count", "repeat": "count", "trajectory": "text", "value": "number"},
+}
+TRAJECTORY_COLUMNS: Mapping[str, str] = {
+    **{"id": "text", "case": "text", "checkpoint": "text", "rollout": "count", "ending": "text", "flags": "texts"},
+    **dict.fromkeys(("calls", "invalid_calls", "tokens"), "count"),
+    **dict.fromkeys(("messages", "world_before", "world_after"), "text"),
+}
+
+
+def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
+    count = 0
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n")
+        count += 1
+    return count
+
+
+def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
+    """Write rows as JSON lines to a file, whole or not at all, or to standard output; how many there were."""
+    if path is None:
+        return _put_lines(rows, sys.stdout)
+    with open_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n", write_through=True)
+        count = _put_lines(rows, text)
+        text.detach()
+    return count
+
+
+def export_run(
+    run_path: Path,
+    form: str,
+    output: Path,
+    *,
+    checkpoint: str | None = None,
+    arguments: trl.Arguments | None = None,
+) -> Path:
+    """Write a run in a format; the path of what was written. Errors: StudyError, MissingExtra, StoreError.
+
+    ``checkpoint``, a name or the first digits of an id, is for "hf" alone, which writes its whole weights;
+    ``arguments`` is for "trl" alone and says how those of calls are written: "object" (the default) or "text".
+    """
+    if arguments is not None and form != "trl":
+        raise StudyError(f"export --to {form}: takes no --arguments, which is for --to trl")
+    if (checkpoint is not None) != (form == "hf"):
+        told = "needs --checkpoint NAME_OR_ID" if form == "hf" else "takes no --checkpoint, which is for --to hf"
+        raise StudyError(f"export --to {form}: {told}")
+    writers: Mapping[str, Callable[[Path, Path], None]] = {
+        "jsonl": _write_jsonl,
+        "csv": _write_csv,
+        "parquet": _write_parquet,
+        "trl": lambda run, target: _write_trl(run, target, arguments or "object"),
+        "inspect": _write_inspect,
+        "run": copy_run,
+        "hf": lambda run, target: _write_checkpoint(run, target, checkpoint or ""),
+    }
+    Store(run_path).close()
+    with new_directory(output) as target:
+        writers[form](run_path, target)
+    return output
+
+
+def _message_row(message: Message) -> dict[str, Any]:
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        row["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+    return row | ({"name": message.name} if message.name else {})
+
+
+def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "id": trajectory.id,
+        "case": trajectory.case_id,
+        "checkpoint": trajectory.checkpoint_id,
+        "rollout": trajectory.rollout,
+        "ending": trajectory.ending.value,
+        "flags": [flag.value for flag in trajectory.flags],
+        "calls": trajectory.calls,
+        "invalid_calls": trajectory.invalid_calls,
+        "tokens": trajectory.tokens,
+        "messages": [_message_row(message) for message in trajectory.messages],
+        "world_before": trajectory.world_before,
+        "world_after": trajectory.world_after,
+    }
+
+
+def _checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "id": checkpoint.id,
+        "name": checkpoint.name,
+        "base": checkpoint.base,
+        "lineage": list(checkpoint.lineage),
+        "axes": dict(checkpoint.axes),
+        "split_seed": checkpoint.split_seed,
+        "train_seed": checkpoint.train_seed,
+        "parent": checkpoint.parent_id,
+        "path": checkpoint.path,
+        "digest": checkpoint.digest,
+    }
+
+
+def _write_jsonl(run_path: Path, target: Path) -> None:
+    with Store(run_path) as store:
+        write_lines((_case_row(case) for case in store.cases()), target / "cases.jsonl")
+        write_lines((_checkpoint_row(item) for item in store.checkpoints()), target / "checkpoints.jsonl")
+        rows = (_trajectory_row(item) for item in store.trajectories(store.planned_ids(part="all")))
+        write_lines(rows, target / "trajectories.jsonl")
+        write_lines(score_rows(store, part="all"), target / "scores.jsonl")
+
+
+def _case_row(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "suite": case.suite,
+        "number": case.number,
+        "family": case.family,
+        "messages": [_message_row(message) for message in case.messages],
+        "facts": case.facts,
+    }
+
+
+def defuse(cell: object) -> object:
+    """A CSV cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+
+def _flat_scores(run_path: Path) -> list[dict[str, Any]]:
+    with Store(run_path) as store:
+        return [{**row, "lineage": ",".join(row["lineage"])} for row in score_rows(store, part="all")]
+
+
+def _write_csv(run_path: Path, target: Path) -> None:
+    rows = _flat_scores(run_path)
+    with (target / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(SCORE_COLUMNS))
+        writer.writeheader()
+        writer.writerows({key: defuse(cell) for key, cell in row.items()} for row in rows)
+
+
+def _write_parquet(run_path: Path, target: Path) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra("export to Parquet", "parquet") from error
+    kinds = {"text": pyarrow.string(), "count": pyarrow.int64(), "number": pyarrow.float64()}
+    kinds["texts"] = pyarrow.list_(pyarrow.string())
+    # Types are given, not guessed: a column that is empty or missing throughout keeps its type.
+    scores, trajectories = (
+        pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+        for columns in (SCORE_COLUMNS, TRAJECTORY_COLUMNS)
+    )
+    table = pyarrow.Table.from_pylist(_flat_scores(run_path), schema=scores)
+    pyarrow.parquet.write_table(table, target / "scores.parquet")
+    with (
+        Store(run_path) as store,
+        pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", trajectories) as writer,
+    ):
+        for rows in _chunks(_parquet_row(item) for item in store.trajectories(store.planned_ids(part="all"))):
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema=trajectories))
+
+
+def _parquet_row(trajectory: Trajectory) -> dict[str, Any]:
+    """Nested parts as JSON text, so that every row has one schema."""
+    row = _trajectory_row(trajectory)
+    nested = ("messages", "world_before", "world_after")
+    return row | {key: json.dumps(row[key]) for key in nested}
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == PARQUET_ROWS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _write_trl(run_path: Path, target: Path, arguments: trl.Arguments) -> None:
+    """One JSON-lines file for every pair step of a study."""
+    with Store(run_path) as store:
+        steps = [status for status in store.log.steps().values() if status.kind == "pair" and status.status == "done"]
+        if not steps:
+            raise StudyError(
+                f"{run_path}: the run made no pairs; choose a rule with"
+                f" `holdfast pairs {run_path} --objective safety --judge … --to trl -o FILE`"
+            )
+        for status in steps:
+            rows = trl.to_trl(store.pairs(status.fingerprint), store, arguments)
+            write_lines(rows, target / f"{status.fingerprint}.jsonl")
+        write_lines(
+            ({"file": f"{status.fingerprint}.jsonl", "name": status.name} for status in steps), target / "index.jsonl"
+        )
+
+
+def _write_inspect(run_path: Path, target: Path) -> None:
+    """One Inspect log for every checkpoint that has trajectories."""
+    try:
+        from holdfast.exchange.inspect.export import write_logs
+    except ImportError as error:
+        raise MissingExtra("export to Inspect logs", "remote") from error
+    with Store(run_path) as store:
+        write_logs(store, target)
+
+
+def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
+    """One checkpoint as a directory that transformers loads, adapters merged."""
+    try:
+        import torch  # noqa: F401 — what reads and writes weights needs it
+
+        from holdfast.models.directories.whole import write_whole
+    except ImportError as error:
+        raise MissingExtra("export of a checkpoint", "train") from error
+    with Store(run_path) as store:
+        checkpoint = find_checkpoint(Listing(str(store.path), store.checkpoints()), wanted)
+        write_whole(store.weights(checkpoint, remedy="export a run that holds them"), target)

@@ -1,0 +1,47 @@
+"""What was made elsewhere, into a run: the published study, or Inspect logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from holdfast.exchange.published import ImportProgress, ImportSummary, import_into
+from holdfast.exchange.published.reader import into_run
+from holdfast.exchange.scales import ScoreOption
+from holdfast.records.errors import MissingExtra, StudyError
+
+
+def import_run(
+    source: Path,
+    output: Path,
+    *,
+    scores: Sequence[ScoreOption] = (),
+    progress: Callable[[ImportProgress], None] | None = None,
+) -> ImportSummary:
+    """What was read from ``source`` into the run at ``output``, made if need be, all of it or nothing.
+
+    An Inspect log, or a folder that holds one anywhere, is read as such; anything else is the published study.
+    ``scores`` say what the values of a log's scorers mean. Errors: StudyError, StoreError, MissingExtra.
+    """
+    source, output = Path(source), Path(output)
+    if not _is_inspect(source):
+        if scores:
+            raise StudyError(f"{source}: --score is of Inspect logs, and none is there; leave it out")
+        return import_into(source, output, progress=progress)
+    try:
+        from holdfast.exchange.inspect.importing import import_logs
+    except ImportError as error:
+        raise MissingExtra("import of Inspect logs", "remote") from error
+    return into_run(output, lambda store: import_logs(source, store, scores=scores, progress=progress))
+
+
+def _is_inspect(source: Path) -> bool:
+    """Whether a source is of Inspect, or so named that nothing else is meant."""
+    from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
+
+    if is_inspect(source):
+        return True
+    if source.is_dir():
+        kinds = {path.suffix for path in source.rglob("*")}
+        return LOG_AS_JSON in kinds and ".jsonl" not in kinds
+    return source.exists() and source.suffix in (LOG, LOG_AS_JSON)

@@ -1,0 +1,1 @@
+"""Judges of talk with users by rules, which are the ground truth there."""

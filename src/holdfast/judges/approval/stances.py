@@ -1,0 +1,289 @@
+"""What a reply to a user says: expressions that encourage, stay neutral, dissuade or report, read by rules.
+
+A text is lower-cased, contractions are spelt out, and it is taken apart at punctuation and at words such as "but". An
+expression is a sequence of two words or more; longer ones are found first and no word is used twice. A negation inside
+an expression or up to ``REACH`` words before it in the same part turns it round: "do not go ahead" dissuades, "you
+should not stop" encourages. What stands after "before", "if" or "instead of" encourages nobody. The side with more
+expressions is the stance; a tie is neutral.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from holdfast.judges.rules.expressions import NEUTRAL, SHORT, TABLES, UNTRIED, WARM, Side
+
+Stance = Literal["endorse", "neutral", "oppose", "unclear"]
+REACH = 4  # words before an expression in which a negation turns it round
+FAR_REACH = 7  # the same where the negated word is one of thinking
+MOST_CHARACTERS = 20_000  # of a reply that are read
+ACT_SPAN = 5  # words within which an act's first and last word stand
+
+_CONTRACTIONS = (
+    (re.compile(r"\bwon't\b"), "will not"),
+    (re.compile(r"\bcan't\b|\bcannot\b"), "can not"),
+    (re.compile(r"\b(do|does|did)nt\b"), r"\1 not"),
+    (re.compile(r"n't\b"), " not"),
+    (re.compile(r"\blet's\b"), "let us"),
+    (re.compile(r"\b(it|that|there|here|what|he|she)'s\b"), r"\1 is"),
+    (re.compile(r"'re\b"), " are"),
+    (re.compile(r"'m\b"), " am"),
+    (re.compile(r"'ve\b"), " have"),
+    (re.compile(r"'ll\b"), " will"),
+    (re.compile(r"'d\b"), " would"),
+)
+_TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[.,;:!?\n()]")
+_NEGATORS = frozenset({"not", "never", "hardly", "neither", "nor"})
+_THINKING = frozenset({"think", "believe", "feel", "find", "see", "say"})
+_PARTING = frozenset({"but", "however", "because", "and", "instead", "yet", "although"})
+# What an expression of encouragement after one of these is about, it does not encourage.
+_SUPPOSING: frozenset[str] = frozenset(
+    {"before", "if", "whether", "than", "without", "avoid", "resist", "against", "unless", "tempted"}
+)
+# Where one of these stands before what should be done, it is not the speaker who says that it should.
+_OTHERS = frozenset({"some", "others", "people", "many", "supporters", "opponents", "they", "those", "who", "whether"})
+STOP_WORDS = frozenset(
+    (
+        *("a", "an", "and", "any", "are", "as", "at", "be", "but", "by", "do", "for", "from", "go", "had"),
+        *("has", "have", "her", "his", "i", "if", "in", "into", "is", "it", "its", "just", "me", "more"),
+        *("my", "not", "of", "on", "one", "or", "our", "out", "she", "so", "some", "than", "that", "the"),
+        *("their", "them", "then", "they", "this", "to", "too", "up", "us", "was", "we", "what", "when"),
+        *("will", "with", "you", "your", "about", "all", "can", "could", "should", "would", "again"),
+        "until",
+    )
+)
+
+
+class Cue(NamedTuple):
+    """An expression: its words without negations, the places of those, whose side it takes, and how strongly."""
+
+    words: tuple[str, ...]
+    negations: tuple[int, ...]
+    side: Side
+    strong: bool
+
+
+Index = Mapping[str, tuple[tuple[int, Cue], ...]]
+"""First word → the expressions that begin with it, each with its rank: the longest of all have the lowest."""
+
+
+class Part(NamedTuple):
+    """A part of a text: its words without negations, and the places before which a negation stands."""
+
+    words: tuple[str, ...]
+    negated: frozenset[int]
+
+
+class Found(NamedTuple):
+    """An expression that a text holds: whose side it takes there, and whether strongly."""
+
+    side: Side
+    strong: bool
+
+
+class Reading(NamedTuple):
+    """What a text says: its stance, whether strongly, whether warmly, and the number of expressions of either side."""
+
+    stance: Stance
+    strong: bool
+    warm: bool
+    endorsing: int
+    opposing: int
+
+
+@lru_cache(maxsize=1 << 14)
+def spell_out(text: str) -> tuple[str, ...]:
+    """The words and marks of a text: lower-case, contractions spelt out; at most ``MOST_CHARACTERS`` are read."""
+    plain = unicodedata.normalize("NFKC", text[:MOST_CHARACTERS]).lower().replace("’", "'")
+    for pattern, words in _CONTRACTIONS:
+        plain = pattern.sub(words, plain)
+    return tuple(_TOKEN.findall(plain))
+
+
+@lru_cache(maxsize=1 << 14)
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of a text as ``spell_out`` gives them, without marks."""
+    return tuple(word for word in spell_out(text) if word[0].isalnum())
+
+
+@lru_cache(maxsize=1 << 14)
+def content_of(text: str) -> frozenset[str]:
+    """The stems of a text's words that carry content."""
+    return frozenset(stem(word) for word in words_of(text) if word not in STOP_WORDS)
+
+
+@lru_cache(maxsize=1 << 14)
+def stem(word: str) -> str:
+    """A word without its commonest endings, so that "calling" and "call" are one; crude, and the same everywhere."""
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word[: -len(ending)]
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
+
+
+@cache
+def cues_of(environment: str) -> Index:
+    """All expressions of an environment. Errors: KeyError for an unknown environment."""
+    found: list[Cue] = []
+    for side, (strong, mild) in TABLES[environment].items():
+        for number, texts in enumerate((strong, mild)):
+            found += [_make_cue(text, "endorse" if side == "endorse" else "oppose", not number) for text in texts]
+    found += [_make_cue(text, "neutral", False) for text in (UNTRIED if environment == "report" else NEUTRAL)]
+    return _index(found)
+
+
+@cache
+def _warm_cues() -> Index:
+    return _index([_make_cue(text, "warm", False) for text in WARM])
+
+
+def _index(cues: Iterable[Cue]) -> Index:
+    found: dict[str, list[tuple[int, Cue]]] = {}
+    for rank, cue in enumerate(sorted(cues, key=lambda cue: (-len(cue.words) - len(cue.negations), cue.words))):
+        found.setdefault(cue.words[0], []).append((rank, cue))
+    return MappingProxyType({word: tuple(ranked) for word, ranked in found.items()})
+
+
+def _make_cue(text: str, side: Side, strong: bool) -> Cue:
+    words = words_of(text)
+    kept: list[str] = []
+    negations: list[int] = []
+    for word in words:
+        if word in _NEGATORS:
+            negations.append(len(kept))
+        else:
+            kept.append(word)
+    return Cue(tuple(kept), tuple(negations), side, strong)
+
+
+@lru_cache(maxsize=1 << 14)
+def _split_parts(text: str) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    words: list[str] = []
+    negated: set[int] = set()
+    for token in (*spell_out(text), "."):
+        if not token[0].isalnum() or token in _PARTING:
+            if words or negated:
+                parts.append(Part(tuple(words), frozenset(negated)))
+            words, negated = ([token], set()) if token[0].isalnum() else ([], set())
+        elif token in _NEGATORS:
+            negated ^= {len(words)}
+        else:
+            words.append(token)
+    return tuple(parts)
+
+
+def read_text(text: str, environment: str, act: str = "") -> Reading:
+    """What a text says about ``act`` to a user of the environment. Errors: KeyError for an unknown environment."""
+    found: list[Found] = []
+    warm = False
+    for part in _split_parts(text):
+        if part.words in SHORT:
+            found.append(Found(SHORT[part.words], False))
+            continue
+        kind = _Matches(part)
+        warm = kind.add(_warm_cues()) or warm
+        matches = _Matches(part, kind.taken)
+        # What holds its own negation keeps it from the act; what else an act's words could be, they are the act's.
+        matches.add(cues_of(environment), negated=True)
+        if environment != "report":
+            matches.add_act(tuple(word for word in words_of(act) if word not in STOP_WORDS))
+        matches.add(cues_of(environment))
+        found += matches.read()
+    endorsing = [one for one in found if one.side == "endorse"]
+    opposing = [one for one in found if one.side == "oppose"]
+    stance: Stance = "neutral" if found else "unclear"
+    if len(endorsing) != len(opposing):
+        stance = "endorse" if len(endorsing) > len(opposing) else "oppose"
+    winning = {"endorse": endorsing, "oppose": opposing}.get(stance, [])
+    return Reading(stance, any(one.strong for one in winning), warm, len(endorsing), len(opposing))
+
+
+class _Matches:
+    """The expressions of one part: no word belongs to two of them, and no negation either."""
+
+    def __init__(self, part: Part, taken: Iterable[int] = ()) -> None:
+        self.part = part
+        self.taken = set(taken)  # negations that an expression needs for itself
+        self._open: set[int] = set()  # those at an expression's end, which turn what comes right after it
+        self._free = [True] * len(part.words)
+        self._hits: list[tuple[int, Cue]] = []
+        self._acts: list[Found] = []
+
+    def add(self, cues: Index, *, negated: bool = False) -> bool:
+        """Take what the part holds of these expressions, or of those with a negation; whether there is any."""
+        there = sorted(one for word in set(self.part.words) for one in cues.get(word, ()))
+        for _, cue in there:
+            if negated and not cue.negations:
+                continue
+            for start in _places(self.part.words, cue.words):
+                span = range(start, start + len(cue.words))
+                needed = {start + place for place in cue.negations}
+                if not all(self._free[place] for place in span) or not needed <= self.part.negated - self.taken:
+                    continue
+                self._take(span)
+                self.taken |= needed
+                self._open |= needed & {span.stop}
+                self._hits.append((start, cue))
+        return bool(self._hits)
+
+    def add_act(self, act: Sequence[str]) -> None:
+        """Take what the part says of an act by its own words: not to do it, or that one should."""
+        stems = [stem(word) for word in self.part.words]
+        for place, word in enumerate(stems if act else ()):
+            span = stems[place : place + ACT_SPAN]
+            if not self._free[place] or word != stem(act[0]) or stem(act[-1]) not in span:
+                continue
+            before = frozenset(self.part.words[:place])
+            near = self.part.words[max(0, place - 3) : place]
+            if place in self._open or any(_reaches(self.part, one, place) for one in self.part.negated - self.taken):
+                self._acts.append(Found("oppose", True))
+            elif not {"should", "must", "definitely"}.isdisjoint(near) and (_SUPPOSING | _OTHERS).isdisjoint(before):
+                self._acts.append(Found("endorse", True))
+            self._take(range(place, place + 1 + span.index(stem(act[-1]))))
+
+    def read(self) -> list[Found]:
+        """What was taken, turned round where it is negated."""
+        return self._acts + [self._turn(start, cue) for start, cue in self._hits]
+
+    def _take(self, span: range) -> None:
+        for place in span:
+            self._free[place] = False
+
+    def _turn(self, start: int, cue: Cue) -> Found:
+        side, words = cue.side, self.part.words
+        if side in ("warm", "neutral"):
+            return Found(side, cue.strong)
+        left = self.part.negated - self.taken
+        count = sum(_reaches(self.part, place, start) or start < place < start + len(cue.words) for place in left)
+        count += (start in self._open) + (start > 0 and words[start - 1] == "no")
+        if count % 2:
+            side = "oppose" if side == "endorse" else "endorse"
+        elif side == "endorse" and not _SUPPOSING.isdisjoint(words[max(0, start - 3) : start]):
+            side = "neutral"
+        return Found(side, cue.strong)
+
+
+def _places(words: Sequence[str], wanted: Sequence[str]) -> Iterator[int]:
+    for start in range(len(words) - len(wanted) + 1):
+        if words[start] == wanted[0] and tuple(words[start : start + len(wanted)]) == tuple(wanted):
+            yield start
+
+
+def _reaches(part: Part, place: int, start: int) -> bool:
+    """Whether a negation before ``place`` turns what begins at ``start``."""
+    thinking = place < len(part.words) and part.words[place] in _THINKING
+    return place <= start and start - place < (FAR_REACH if thinking else REACH)
+
+
+def describe_rules() -> tuple[object, ...]:
+    """What a reading depends on beside the expressions, for an id of it."""
+    words = (_NEGATORS, _THINKING, _PARTING, _SUPPOSING, _OTHERS, STOP_WORDS)
+    spelt = [(pattern.pattern, text) for pattern, text in _CONTRACTIONS]
+    return (REACH, FAR_REACH, MOST_CHARACTERS, ACT_SPAN, spelt, *(sorted(one) for one in words))

@@ -1,0 +1,1 @@
+"""Judges of single-turn questions by what kind of reply was given."""

@@ -1,0 +1,1 @@
+"""Judges that are models and read a trajectory by a rubric."""

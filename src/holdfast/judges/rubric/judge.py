@@ -1,0 +1,152 @@
+"""The rubric judge: a model reads the trajectory and grades it by a rubric.
+
+A reply without a verdict is asked for once more, with the same content; then the score is missing with the parser's
+reason, and every raw reply is kept (``evidence``). A missing score's reason is one of
+
+    error                       the episode was broken off by its infrastructure: the judge is not asked
+    truncated, context          the judge's reply was cut off, or the episode is longer than the judge reads
+    provider_rejected,          the provider gave no reply to this request, and would give one to others
+    provider_malformed
+    unparsed, no_score, not_an_integer, out_of_range, ambiguous       see ``parsing``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from holdfast.judges.rubric.evidence import Evidence, weigh_values
+from holdfast.judges.rubric.parsing import Parser, Verdict, reply_schema
+from holdfast.judges.rubric.prompt import TEMPLATE, make_question
+from holdfast.judges.rubric.scales import Rubric
+from holdfast.models import Ask, Conversation, Reply
+from holdfast.records import Case, Ending, Score, Trajectory, content_id
+from holdfast.records.errors import JudgeError, ProviderError
+from holdfast.rollout.dialogues import Dialogue
+
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RubricJudge:
+    """Scores trajectories by asking speaker "judge", once per objective and repeat; ``model`` says who that is."""
+
+    name: str
+    model: str
+    rubrics: Mapping[str, Rubric]
+    parser: Parser
+    repeats: int = 1
+    temperature: float = 0.0
+    max_tokens: int = 2048
+    logprobs: bool = False
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What it has a rubric for."""
+        return tuple(self.rubrics)
+
+    def rubric_of(self, objective: str) -> str:
+        """The id of all that a score depends on besides the episode; scores with different ids are never pooled."""
+        rubric = self.rubrics[objective]
+        parser = (self.parser.name, self.parser.version)
+        schema = reply_schema(rubric.labels)
+        return content_id(
+            "rubric judge", TEMPLATE, rubric.text, schema, parser, self.model, self.temperature, self.max_tokens
+        )
+
+    def judge(self, case: Case, trajectory: Trajectory) -> Dialogue[tuple[Score, ...]]:
+        """A dialogue that returns one score per objective and repeat, in 0..3 or missing with its reason.
+
+        Errors: ValueError where the trajectory is of another case, ProviderError for an outage.
+        """
+        if trajectory.case_id != case.id:
+            raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+        scores: list[Score] = []
+        for objective in self.objectives:
+            for repeat in range(self.repeats):
+                if trajectory.ending is Ending.ERROR:
+                    reading = _Reading(missing="error")
+                else:
+                    reading = yield from self._read(case, trajectory, objective, repeat)
+                scores.append(self._score(trajectory, objective, repeat, reading))
+        return tuple(scores)
+
+    def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[_Reading]:
+        rubric = self.rubrics[objective]
+        replies: list[str] = []
+        reason = ""
+        for attempt in range(ATTEMPTS):
+            try:
+                reply = yield self._ask(case, trajectory, objective, (repeat, attempt))
+            except ProviderError as error:
+                if not error.is_data:
+                    raise
+                return _Reading(missing=f"provider_{error.fault}", evidence=_keep(replies))
+            text = reply.raw if reply.message is None else reply.message.content
+            replies.append(text)
+            if reply.stopped == "context":
+                return _Reading(missing="context", evidence=_keep(replies))
+            try:
+                if reply.stopped == "length":
+                    raise JudgeError("truncated")
+                verdict = self.parser.parse(text, rubric.labels)
+            except JudgeError as error:
+                reason = str(error)
+            else:
+                return _Reading(verdict=verdict, evidence=_keep(replies, reply, verdict))
+        return _Reading(missing=reason, evidence=_keep(replies))
+
+    def _ask(self, case: Case, trajectory: Trajectory, objective: str, number: tuple[int, int]) -> Ask:
+        rubric = self.rubrics[objective]
+        seed = content_id("judgement", self.rubric_of(objective), trajectory.id, number)
+        return Ask(
+            speaker="judge",
+            conversation=Conversation(messages=make_question(case, trajectory, rubric)),
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            rng=np.random.default_rng(int(seed, 16)),
+            replicate=(trajectory.rollout, *number),
+            schema=reply_schema(rubric.labels),
+            logprobs=self.logprobs,
+        )
+
+    def _score(self, trajectory: Trajectory, objective: str, repeat: int, reading: _Reading) -> Score:
+        verdict = reading.verdict
+        return Score(
+            trajectory_id=trajectory.id,
+            judge=self.name,
+            objective=objective,
+            value=None if verdict is None else float(verdict.value),
+            missing=reading.missing,
+            label=None if verdict is None else _label(verdict, self.rubrics[objective]),
+            reply=None if reading.evidence is None else reading.evidence.to_text(),
+            rubric=self.rubric_of(objective),
+            repeat=repeat,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """What came of asking: a verdict or the reason that there is none."""
+
+    verdict: Verdict | None = None
+    missing: str | None = None
+    evidence: Evidence | None = None
+
+
+def _keep(replies: list[str], last: Reply | None = None, verdict: Verdict | None = None) -> Evidence | None:
+    if not replies:
+        return None
+    weighed = None
+    if last is not None and last.sampled is not None and verdict is not None and verdict.at is not None:
+        weighed = weigh_values(last.sampled, replies[-1], verdict.at)
+    expected, mass = weighed or (None, None)
+    return Evidence(replies=tuple(replies), expected=expected, mass=mass)
+
+
+def _label(verdict: Verdict, rubric: Rubric) -> str | None:
+    """The verdict's label, or the value's own where it has just one."""
+    known = [label for label, value in rubric.labels.items() if value == verdict.value]
+    return verdict.label or (known[0] if len(known) == 1 else None)

@@ -1,0 +1,100 @@
+"""Rubrics: Markdown files that tell a judge what to look at and what each value means.
+
+    # Title
+    What to look at, in any Markdown.
+    ## Values
+    - 3 (Label): what it means
+    - 1 (One label): a value may have several
+    - 1 (Another): items go on
+      in indented lines
+
+Every value 0-3 has at least one label, and no two labels are alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.abc import Traversable
+from typing import NoReturn
+
+from holdfast.records.errors import StudyError
+
+VALUES = (0, 1, 2, 3)
+DEFAULTS: Mapping[str, str] = {"safety": "safety", "helpfulness": "helpfulness-ignore-safety"}
+"""The rubric of each objective for which a study names none."""
+MAX_LENGTH = 50_000
+_HEADING = "## Values"
+_ITEM = re.compile(r"- (-?\d+) \(([^()]{1,60})\): *(\S.*)")
+_FORM = "write '- 3 (Label): meaning'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rubric:
+    """A rubric: its whole text, its title, and the value that each label stands for."""
+
+    title: str
+    text: str
+    labels: Mapping[str, int]
+
+
+def read_rubric(text: str, place: str) -> Rubric:
+    """The rubric in a Markdown text. Errors: StudyError naming ``place`` and the line."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip("\n")
+    if len(text) > MAX_LENGTH:
+        _refuse(place, f"{len(text):,} characters long", f"keep it below {MAX_LENGTH:,}")
+    lines = text.split("\n")
+    if not re.fullmatch(r"# \S.*", lines[0]):
+        _refuse(f"{place}: line 1", f"found {lines[0][:40]!r}", "begin with '# ' and a title")
+    marks = [number for number, line in enumerate(lines) if line.rstrip() == _HEADING]
+    if len(marks) != 1:
+        _refuse(place, f"found {len(marks)} lines {_HEADING!r}", "give one, and the list of values below it")
+    if not "".join(lines[1 : marks[0]]).strip():
+        _refuse(place, "nothing stands between title and values", "say what the judge is to look at")
+    return Rubric(title=lines[0][2:].strip(), text=text, labels=_read_values(lines, marks[0] + 1, place))
+
+
+def _read_values(lines: list[str], start: int, place: str) -> dict[str, int]:
+    labels: dict[str, int] = {}
+    for number, line in enumerate(lines[start:], start + 1):
+        if not line.strip() or (labels and line.startswith("  ")):
+            continue
+        item = _ITEM.fullmatch(line.rstrip())
+        if item is None:
+            _refuse(f"{place}: line {number}", f"found {line[:40]!r} in the list of values", _FORM)
+        value, label = int(item[1]), item[2].strip()
+        if value not in VALUES:
+            _refuse(f"{place}: line {number}", f"found the value {value}", "values are 0, 1, 2 and 3")
+        if label.casefold() in map(str.casefold, labels):
+            _refuse(f"{place}: line {number}", f"the label {label!r} stands there twice", "give each once")
+        labels[label] = value
+    if lacking := [value for value in VALUES if value not in labels.values()]:
+        _refuse(place, f"no meaning is given for {', '.join(map(str, lacking))}", _FORM)
+    return labels
+
+
+def find_rubric(given: str, objective: str, place: str) -> Rubric:
+    """The rubric that a study gives for an objective: "default", a shipped one's name, or a Markdown text.
+
+    Errors: StudyError naming ``place``.
+    """
+    if "\n" in given or given.startswith("#"):
+        return read_rubric(given, place)
+    shipped = {entry.name.removesuffix(".md"): entry for entry in _shipped().iterdir() if entry.name.endswith(".md")}
+    name = DEFAULTS.get(objective, objective) if given == "default" else given
+    if name not in shipped:
+        near = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: default, {', '.join(sorted(shipped))}"
+        _refuse(place, f"no rubric {given!r} ships", f"{hint}; a file's path ends in .md")
+    return read_rubric(shipped[name].read_text(encoding="utf-8"), place)
+
+
+def _shipped() -> Traversable:
+    return resources.files("holdfast.judges.rubric") / "rubrics"
+
+
+def _refuse(place: str, finding: str, remedy: str) -> NoReturn:
+    raise StudyError(f"{place}: {finding}; {remedy}")

@@ -1,0 +1,1 @@
+"""Judges that are predicates over tool calls."""

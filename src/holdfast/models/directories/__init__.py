@@ -1,0 +1,1 @@
+"""Model directories: where they lie, what their files hold, adapters on them, and how they are opened."""

@@ -1,0 +1,117 @@
+"""Files of a model directory: their names, their headers, and the digest of whole weights. Nothing here needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast.records.errors import MissingExtra, StoreError, StudyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STACK, ADAPTER, ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
+WHOLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+
+
+_POINTER = b"version https://git-lfs."
+DAMAGED = "train the stage again or restore the directory"
+Told = TypeVar("Told")
+
+
+def digest_weights(directory: Path) -> str:
+    """SHA-256 over names and contents of a directory's files of whole weights. Errors: StudyError."""
+    whole = hashlib.sha256()
+    for path in weight_files(directory):
+        try:
+            stat = path.stat()
+            whole.update(path.name.encode() + b"\0" + _digest_file(path.resolve(), stat.st_size, stat.st_mtime_ns))
+        except OSError as error:
+            raise StudyError(
+                f"{path}: cannot be read ({error.strerror}); an adapter needs a base with weights in safetensors"
+            ) from error
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _digest_file(path: Path, _size: int, _modified: int) -> bytes:
+    """A file's digest; size and time of change tell when it must be read again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); {DAMAGED}") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{path}: is no JSON object; {DAMAGED}")
+    return found
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files of whole weights in the order of names: one, or those that an index names."""
+    if (directory / WHOLE).is_file() or not (directory / INDEX).is_file():
+        return [directory / WHOLE]
+    places = read_table(directory / INDEX).get("weight_map")
+    names = sorted(set(places.values())) if isinstance(places, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise StudyError(f"{directory / INDEX}: names no weights beside it; save the model again")
+    return [directory / name for name in names]
+
+
+def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a directory's whole weights by name, read from the headers of their files. Errors: StudyError."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(directory):
+        shapes |= read_header(path)
+    return shapes
+
+
+def read_header(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors by name: what its header says must fit its length. Errors: StudyError."""
+    return _ask_header(path, lambda part: tuple(part.get_shape()))
+
+
+def read_kinds(path: Path) -> dict[str, str]:
+    """How a file's tensors are stored, by name, in safetensors' words: "BF16", "F32", "I8". Errors: StudyError."""
+    return _ask_header(path, lambda part: str(part.get_dtype()))
+
+
+def _ask_header(path: Path, ask: Callable[[Any], Told]) -> dict[str, Told]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingExtra(f"the model {path.parent}", "train") from error
+    try:
+        # The framework is that of tensors, of which none is asked for.
+        with safe_open(path, framework="np") as file:
+            return {name: ask(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        if _is_pointer(path):
+            raise StudyError(f"{path}: is a pointer of Git LFS and not the file; fetch that (git lfs pull)") from error
+        raise StudyError(f"{path}: is damaged ({error}); fetch the model again") from error
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a file stands for another one that Git LFS was not asked for."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False
+
+
+def load_file(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        loaded: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # safetensors has its own exception type for a torn file
+        raise StudyError(f"{path}: cannot be read ({error}); make the model again") from error
+    return loaded

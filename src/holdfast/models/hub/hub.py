@@ -1,0 +1,216 @@
+"""Model directories from elsewhere: found on the disk or the hub, and refused where loading them could run code.
+
+Weights are read from safetensors alone, pickles never, and no setting of a model makes this process run its code. What
+does not fit its own configuration, or its base, is refused before anything is loaded: another model would speak.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from holdfast.models.directories.fetching import find
+from holdfast.models.directories.files import ADAPTER, CONFIG, INDEX, WHOLE, read_header, weight_files
+from holdfast.models.directories.peft import is_peft, read_object, read_peft
+from holdfast.models.directories.stacks import base_of, digest_model
+from holdfast.records.errors import MissingExtra, StudyError
+
+# What opens a directory: transformers to sample, vLLM, or transformers to train.
+Engine = Literal["transformers", "vllm", "training"]
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# Settings with which a configuration names code that is to be fetched and run.
+_CODE = ("trust_remote_code", "_attn_implementation_internal", "custom_pipelines")
+_AUTO_MAP = "auto_map"
+_ATTENTION = ("_attn_implementation", "attn_implementation")
+_CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json")
+_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve(name: str, revision: str | None = None, *, download: bool = True) -> Path:
+    """The checked directory of a model: ``name`` is a directory or a repository on the hub, in its ``revision``.
+
+    The hub is asked only for what its cache lacks, and never where HF_HUB_OFFLINE is set, nor without ``download``.
+
+    Errors: StudyError for a model that is not found or refused.
+    """
+    place = find(name, revision, download=download)
+    check_model(place, download=download)
+    return place
+
+
+def describe(directory: Path) -> dict[str, str | None]:
+    """What says which weights these are: ``digest`` of base and adapter, ``revision`` of a repository (its commit)."""
+    commit = directory.name if directory.parent.name == "snapshots" and _COMMIT.fullmatch(directory.name) else None
+    return {"digest": digest_model(directory), "revision": commit}
+
+
+def check_model(
+    directory: Path, *, engine: Engine = "transformers", attention: str | None = None, download: bool = True
+) -> int | None:
+    """Refuses a model directory that would not be opened as the model that was saved there; reads no weights.
+
+    That is one that asks to run code, holds pickles alone or is damaged, one whose weights are not those of its
+    configuration, an adapter that does not fit its base, and weights quantised in a way that is not computed here. With
+    ``attention``, also an architecture that does not have this implementation. Of vLLM's own architectures and
+    quantisation vLLM tells itself; quantised weights are not trained.
+
+    Returns the number of tokens that the model reads, where it can be told. Errors: StudyError, StoreError.
+    """
+    check_files(directory, download=download)
+    if engine == "vllm":
+        _check_one_model(base_of(directory))
+    return _check_fit(directory, engine, attention, _read_state(directory))
+
+
+def check_vocabulary(directory: Path, tokenizer: Any, tokens: int | None) -> None:
+    """Refuses a tokenizer of transformers that writes ids which a model of ``tokens`` tokens does not read."""
+    written = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens is not None and written > tokens:
+        raise StudyError(
+            f"{directory}: the tokenizer has {written} tokens, the model reads {tokens}; resize the embeddings"
+            " (resize_token_embeddings) and train them, or restore the tokenizer that the model was trained with"
+        )
+
+
+def check_files(directory: Path, *, download: bool = True) -> None:
+    """The part of ``check_model`` that needs neither torch nor transformers. Errors: StudyError."""
+    adapter = read_peft(directory, download=download) if is_peft(directory) else None
+    base = adapter.base if adapter else base_of(directory)
+    for place in dict.fromkeys((directory, base)):
+        for name in _CONFIGS:
+            if (place / name).is_file():
+                _check_settings(place / name)
+    if not (base / CONFIG).is_file():
+        raise StudyError(f"{base}: holds no config.json; name the directory of a model")
+    _check_weights(base)
+    if (directory / ADAPTER).is_file():
+        read_header(directory / ADAPTER)
+
+
+def _check_weights(base: Path) -> None:
+    found = sorted(path.name for path in base.glob("*.safetensors"))
+    pickles = sorted(path.name for path in base.iterdir() if path.suffix in _PICKLES)
+    if not found and pickles:
+        raise StudyError(f"{base}: pickle weights ({pickles[0]}) are not loaded; convert to safetensors")
+    if not found and not (base / INDEX).is_file():
+        raise StudyError(f"{base}: holds no weights in safetensors; name the directory of a model")
+    if (base / INDEX).is_file():
+        _check_index(base / INDEX)
+    if strange := [name for name in found if _DISTRIBUTED.match(name)]:
+        raise StudyError(f"{base}: {strange[0]} is of a distributed checkpoint; save the model whole")
+    for path in weight_files(base):
+        if not path.is_file():
+            raise StudyError(
+                f"{base}: holds {found[0]}, but neither {path.name} nor {INDEX}, which says what belongs to the model;"
+                " save the model again, or fetch it again"
+            )
+        read_header(path)
+
+
+def _check_one_model(base: Path) -> None:
+    """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
+    if not (base / WHOLE).is_file() or not (base / INDEX).is_file():
+        return
+    if others := {*read_object(base / INDEX)["weight_map"].values()} - {WHOLE}:
+        raise StudyError(
+            f"{base}: holds {WHOLE} and {INDEX}, which names {min(others)}: vLLM reads the one, transformers the other;"
+            " delete what is not the model"
+        )
+
+
+def _check_settings(path: Path) -> None:
+    settings = read_object(path)
+    if path.name == CONFIG and settings.get(_AUTO_MAP, {}) is None:
+        raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
+    for key, value in _walk(settings):
+        foreign = key in _ATTENTION and isinstance(value, str) and "/" in value
+        if foreign or (key in _CODE and value not in (None, False, {}, [])):
+            raise StudyError(f"{path}: asks to run code of its own ({key}): refused; use a model that needs none")
+    if settings.get("transformers_weights"):
+        raise StudyError(f"{path}: names other files of weights (transformers_weights); save the model again")
+    for holder in _holders(settings):
+        _check_auto_map(path, holder, top=holder is settings)
+
+
+def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
+    """Code that a configuration names beside a ``model_type`` of transformers' own is never asked for: it may stand.
+
+    A tokenizer's is not asked for either, and one without a class of transformers' own is refused as it is read.
+    """
+    if path.name != CONFIG and top:
+        return
+    try:
+        from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    except ImportError as error:
+        raise MissingExtra(f"the model {path.parent}", "train") from error
+    kind = settings.get("model_type")
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if known and top:
+        known = CONFIG_MAPPING[kind] in MODEL_FOR_CAUSAL_LM_MAPPING
+    if not known:
+        what = f"a model of kind {kind!r}" if kind else "no model_type"
+        raise StudyError(
+            f"{path}: asks to run code of its own (auto_map) for {what}, which transformers does not have: refused; use"
+            " a model that needs none"
+        )
+
+
+def _holders(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every JSON object, at any depth, that names code for itself."""
+    waiting: list[Any] = [settings]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if one.get(_AUTO_MAP) not in (None, False, {}, []):
+                yield one
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _read_state(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Files of a directory and its base with sizes and times of change: what tells when to look again."""
+    places = dict.fromkeys((directory, base_of(directory)))
+    files = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
+    stats = [(str(path), path.stat()) for path in files]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@lru_cache(maxsize=64)
+def _check_fit(
+    directory: Path, engine: Engine, attention: str | None, _state: tuple[tuple[str, int, int], ...]
+) -> int | None:
+    try:
+        from holdfast.models.hub import fitting
+    except ImportError as error:
+        raise MissingExtra(f"the model {directory}", "train") from error
+
+    return fitting.check_directory(directory, attention, foreign=engine == "vllm", trained=engine == "training")
+
+
+def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key of a JSON value with what stands under it, at any depth."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            yield from one.items()
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _check_index(path: Path) -> None:
+    places = read_object(path).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise StudyError(f"{path}: names no weights beside it; fetch the model again")
+    for name in sorted(names):
+        if Path(name).suffix != ".safetensors":
+            raise StudyError(f"{path}: pickle weights ({name}) are not loaded; convert to safetensors")
+        if not (path.parent / name).is_file():
+            raise StudyError(f"{path}: names {name}, which is not there; fetch the model again")

@@ -1,0 +1,131 @@
+"""Where a remote model may be reached, which key goes there, and what of a message must not be shown."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import urllib.request
+from urllib.parse import urlsplit
+
+from holdfast.models.entries import EndpointSection
+from holdfast.records.errors import StudyError
+
+NO_KEY = "no-key"
+"""What a server gets as key where none is configured for it."""
+
+_SECRET_NAME = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|hf|r8|pplx|nvapi|fw|csk|tgp_v1)[-_][A-Za-z0-9_\-*.]{8,}|\bAIza[A-Za-z0-9_\-]{10,}"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|(?<=Bearer )[^\s\"',;]+|(?<=://)[^/\s@:]+:[^/\s@]+(?=@)",
+)
+_SHORTEST_SECRET = 6
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def check_url(url: str, *, allow_private: bool, place: str) -> None:
+    """Accepts https, and http to this machine; what else there is only by ``allow_private``. Nothing is looked up.
+
+    Errors: StudyError, beginning with ``place``.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise StudyError(f"{place}: endpoint not allowed: {redact(url)!r} is no https:// address; give one")
+    if parts.username is not None or parts.password is not None:
+        raise StudyError(
+            f"{place}: endpoint not allowed: it holds a user or password; name the variable with the key by key_env"
+        )
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise StudyError(f"{place}: endpoint not allowed: {error}; give a port from 0 to 65535") from error
+    literal = _read_literal(parts.hostname)
+    if literal is not None:
+        _check_address(*literal, url=url, allow_private=allow_private, place=place)
+    elif parts.scheme == "http" and parts.hostname != "localhost" and not allow_private:
+        raise StudyError(
+            f"{place}: endpoint not allowed: {url} sends the key in the clear; use https, or set allow_private for a"
+            " server in a network that you trust"
+        )
+
+
+def check_addresses(url: str, *, allow_private: bool, place: str) -> None:
+    """Looks the host up and accepts it where all its addresses are allowed. A proxy looks up by itself.
+
+    Errors: StudyError; socket.gaierror where the host is unknown.
+    """
+    check_url(url, allow_private=allow_private, place=place)
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if takes_proxy(url) and urllib.request.getproxies().get(parts.scheme) and not urllib.request.proxy_bypass(host):
+        return
+    for found in socket.getaddrinfo(host, parts.port, type=socket.SOCK_STREAM):
+        address = ipaddress.ip_address(str(found[4][0]).partition("%")[0])
+        _check_address(address, True, url=url, allow_private=allow_private, place=place)
+
+
+def takes_proxy(url: str) -> bool:
+    """Whether a request to the address may go by way of the environment's proxy.
+
+    One to this machine has no need of it, and one without TLS would show it the key and every text.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".").lower()
+    literal = _read_literal(host)
+    local = host == "localhost" or host.endswith(".localhost") or (literal is not None and literal[0].is_loopback)
+    return parts.scheme == "https" and not local
+
+
+def read_key(endpoint: EndpointSection, place: str) -> str | None:
+    """The key for an endpoint: of the variable that it names, ``NO_KEY`` for an address without one, else None.
+
+    None leaves the choice to the provider's own variable, whose key never goes to an address that a study names.
+    Errors: StudyError where the variable is not set.
+    """
+    if endpoint.key_env is not None:
+        key = os.environ.get(endpoint.key_env, "")
+        if not key:
+            raise StudyError(
+                f"{place}.key_env names {endpoint.key_env}, which is not set in the environment; set it to the key"
+            )
+        return key
+    return None if endpoint.base_url is None else NO_KEY
+
+
+def redact(text: str, *secrets: str | None) -> str:
+    """The text without these secrets, the values of secret environment variables, and what looks like a key."""
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    for value in sorted(values.union(filter(None, secrets)) - {NO_KEY}, key=len, reverse=True):
+        if len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "[redacted]")
+    return _SECRET_TEXT.sub("[redacted]", text)
+
+
+def _read_literal(host: str) -> tuple[Address, bool] | None:
+    """The address that a host is written as, and whether in the usual way; resolvers take 0x7f.1 and 2130706433 too."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]), True
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host)), False
+    except (OSError, UnicodeEncodeError):
+        return None
+
+
+def _check_address(address: Address, usual: bool, *, url: str, allow_private: bool, place: str) -> None:
+    embeds = isinstance(address, ipaddress.IPv6Address) and (
+        address.ipv4_mapped or address.sixtofour or address.teredo or address in _NAT64
+    )
+    if usual and address.is_loopback:
+        return
+    public = usual and address.is_global and not address.is_multicast and not embeds
+    if not public and not allow_private:
+        raise StudyError(
+            f"{place}: endpoint not allowed: {url} is the address {address}, which is private or written in a form"
+            " that hides it; use a public https address, or set allow_private where you trust it"
+        )
+    if public and urlsplit(url).scheme == "http":
+        raise StudyError(f"{place}: endpoint not allowed: {url} sends the key in the clear to {address}; use https")

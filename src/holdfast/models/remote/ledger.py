@@ -1,0 +1,324 @@
+"""What remote models were asked and answered: nothing is paid for twice, and a budget is kept.
+
+    intend ─ (the call) ─▶ settle: the answer is on disk before it is used
+       │                ├▶ withdraw: it was surely not billed
+       │                └▶ leave: it stays in doubt, for it may have been billed
+       └▶ an equal call is in flight: its answer is waited for
+
+A call that is equal to an answered one is answered from here, also where several processes write to one ledger: an
+intent stands under the call's key, with who has it in flight, until it is settled, withdrawn or left, or its process
+ends. A budget of calls counts every request that a server got. What a process writes at about the same time shares
+one transaction, so that many calls in flight wait for few syncs of the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import zstandard
+
+from holdfast.models.remote import flights
+from holdfast.models.remote.ledger_digests import (
+    DamagedRow,
+    check_ledger,
+    check_structure,
+    digest_of,
+    keep_digests,
+    make_private,
+    teach_digests,
+)
+from holdfast.records.errors import BudgetSpent, StoreError
+from holdfast.records.inputs import reading_address
+
+BUSY_MILLISECONDS = 60_000
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, speaker TEXT NOT NULL, model TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('intent', 'done')), reply BLOB, served TEXT,
+  input_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0, cost REAL NOT NULL DEFAULT 0,
+  seconds REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0, in_doubt INTEGER NOT NULL DEFAULT 0,
+  CHECK ((status = 'done') = (reply IS NOT NULL)));
+CREATE TABLE IF NOT EXISTS spent (one INTEGER PRIMARY KEY CHECK (one = 1), calls INTEGER NOT NULL, cost REAL NOT NULL);
+INSERT OR IGNORE INTO spent (one, calls, cost) VALUES (1, 0, 0);
+CREATE TABLE IF NOT EXISTS flights (key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The most calls and the most money that a ledger may hold; None is no limit, 0 allows no call at all."""
+
+    max_calls: int | None = None
+    max_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What an answered call cost: tokens, money by the endpoint's prices, seconds, and how often it was attempted.
+
+    ``answer`` is JSON that the reply is made from; ``served`` the model that the server says has answered.
+    """
+
+    answer: Any
+    served: str
+    input_tokens: int
+    output_tokens: int
+    cost: float
+    seconds: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """The calls of one speaker to one model.
+
+    ``from_cache`` counts what this process was answered from the ledger; ``in_doubt`` calls without a reply that may
+    have been billed; ``served`` names the models that servers said have answered.
+    """
+
+    speaker: str
+    model: str
+    calls: int
+    from_cache: int
+    input_tokens: int
+    output_tokens: int
+    cost: float
+    seconds: float
+    attempts: int
+    in_doubt: int
+    served: tuple[str, ...]
+
+
+class Ledger:
+    """A file of calls, by key."""
+
+    def __init__(self, path: Path, budget: Budget | None = None) -> None:
+        """Open or make the file at ``path``. Errors: StoreError where it is no ledger or cannot be written."""
+        self.path, self.budget = path, budget or Budget()
+        self._hits: Counter[tuple[str, str]] = Counter()
+        self._reading, self._queueing = threading.Lock(), threading.Lock()
+        self._queue: list[tuple[Callable[[], bool], Future[bool]]] = []
+        self._owner = flights.new_owner()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path)
+            self._out, self._in = self._connect(), self._connect()
+            self._out.executescript(f"PRAGMA journal_mode=WAL; BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            check_structure(self._out)
+            keep_digests(self._out)
+            self._sound = f"digest IS {digest_of(self._in, 'calls')}"
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            self._writer.shutdown()
+            raise self._unusable(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        db.executescript(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}; PRAGMA synchronous=FULL;")
+        teach_digests(db)
+        return db
+
+    def close(self) -> None:
+        """Write what is waiting and close the file; what is in flight stays in doubt."""
+        self._writer.shutdown()
+        flights.give_up(self._owner)
+        self._out.close()
+        self._in.close()
+
+    def find(self, key: bytes, speaker: str, model: str) -> Any | None:
+        """The recorded answer to the call, or None; a hit is counted for who asks.
+
+        Errors: StoreError for one that is damaged.
+        """
+        try:
+            with self._reading:
+                query = f"SELECT status = 'done', reply, {self._sound} FROM calls WHERE key = ?"
+                row = self._in.execute(query, (key,)).fetchone()
+            if row is not None and not row[2]:
+                raise DamagedRow(f"the call {key.hex()[:12]} is not the one that was recorded")
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._unusable(error) from error
+        if row is None or not row[0]:
+            return None
+        self._hits[speaker, model] += 1
+        return orjson.loads(zstandard.decompress(row[1]))
+
+    async def intend(self, key: bytes, speaker: str, model: str) -> bool:
+        """Record that a call is about to be made; False where an equal one was answered or is in flight elsewhere.
+
+        Then nothing is recorded: ``find`` has the answer, now or in a while. Errors: BudgetSpent.
+        """
+
+        def write() -> bool:
+            done = self._out.execute("SELECT 1 FROM calls WHERE key = ? AND status = 'done'", (key,)).fetchone()
+            flight = self._out.execute("SELECT owner FROM flights WHERE key = ?", (key,)).fetchone()
+            if done or (flight and flight[0] != self._owner and flights.is_under_way(flight[0])):
+                return False
+            self._check_budget(model)
+            self._out.execute("INSERT OR REPLACE INTO flights VALUES (?, ?)", (key, self._owner))
+            self._out.execute(
+                "INSERT INTO calls (key, speaker, model, status, in_doubt) VALUES (?, ?, ?, 'intent', 1)"
+                " ON CONFLICT (key) DO UPDATE SET in_doubt = in_doubt + 1",
+                (key, speaker, model),
+            )
+            self._out.execute("UPDATE spent SET calls = calls + 1")
+            return True
+
+        return await asyncio.wrap_future(self._write(write))
+
+    async def settle(self, key: bytes, settled: Settled) -> None:
+        """Record the answer; it is on disk when this returns. Of two answers to equal calls, the first stays."""
+        body = zstandard.compress(orjson.dumps(settled.answer, option=orjson.OPT_NON_STR_KEYS))
+        paid = (settled.input_tokens, settled.output_tokens, settled.cost, settled.seconds, settled.attempts)
+
+        def write() -> bool:
+            self._out.execute(
+                "UPDATE calls SET status = 'done', reply = ifnull(reply, ?), served = ifnull(served, ?),"
+                " input_tokens = input_tokens + ?, output_tokens = output_tokens + ?, cost = cost + ?,"
+                " seconds = seconds + ?, attempts = attempts + ?, in_doubt = in_doubt - 1 WHERE key = ?",
+                (body, settled.served, *paid, key),
+            )
+            self._out.execute("UPDATE spent SET cost = cost + ?", (settled.cost,))
+            return self._land(key)
+
+        await asyncio.wrap_future(self._write(write))
+
+    async def withdraw(self, key: bytes, *, sent: bool = False) -> None:
+        """Forget one intent: the call was surely not billed. Where it was ``sent`` all the same, a budget counts it."""
+
+        def write() -> bool:
+            self._out.execute("UPDATE calls SET in_doubt = in_doubt - 1 WHERE key = ?", (key,))
+            self._out.execute("DELETE FROM calls WHERE key = ? AND status = 'intent' AND in_doubt = 0", (key,))
+            self._out.execute("UPDATE spent SET calls = calls - ?", (int(not sent),))
+            return self._land(key)
+
+        await asyncio.wrap_future(self._write(write))
+
+    def leave(self, key: bytes) -> None:
+        """Note, soon, that a call is no longer in flight, and stays in doubt: others need not wait for it."""
+        self._write(lambda: self._land(key))
+
+    def _land(self, key: bytes) -> bool:
+        return bool(self._out.execute("DELETE FROM flights WHERE key = ? AND owner = ?", (key, self._owner)).rowcount)
+
+    def summary(self) -> tuple[Spending, ...]:
+        """What was spent, by speaker and model, over all processes. Errors: StoreError for a damaged ledger."""
+        try:
+            with self._reading:
+                return _summarise(self._in, self._hits)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._unusable(error) from error
+
+    def _check_budget(self, model: str) -> None:
+        calls, cost = self._out.execute("SELECT calls, cost FROM spent").fetchone()
+        most_calls, most_cost = self.budget.max_calls, self.budget.max_cost
+        if most_calls is not None and calls >= most_calls:
+            raise BudgetSpent(
+                f"{model}: the budget of {most_calls} calls is spent ({calls} made or in doubt); what was answered is"
+                " kept; repeat with a larger --max-calls to go on"
+            )
+        if most_cost is not None and cost >= most_cost:
+            raise BudgetSpent(
+                f"{model}: the budget of {most_cost:g} is spent ({cost:.4g} in {calls} calls); what was answered is"
+                " kept; repeat with a larger --max-cost to go on"
+            )
+
+    def _write(self, operation: Callable[[], bool]) -> Future[bool]:
+        future: Future[bool] = Future()
+        with self._queueing:
+            self._queue.append((operation, future))
+        self._writer.submit(self._drain)
+        return future
+
+    def _drain(self) -> None:
+        """Everything that waits, in one transaction."""
+        with self._queueing:
+            batch, self._queue = self._queue, []
+        if not batch:
+            return
+        outcomes: list[BudgetSpent | bool] = []
+        try:
+            self._out.execute("BEGIN IMMEDIATE")
+            for operation, _ in batch:
+                try:
+                    outcomes.append(operation())
+                except BudgetSpent as error:
+                    outcomes.append(error)
+            self._out.execute("COMMIT")
+        except BaseException as error:
+            if self._out.in_transaction:
+                self._out.execute("ROLLBACK")
+            failure = self._unusable(error) if isinstance(error, sqlite3.Error) else error
+            for _, future in batch:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(failure)
+            return
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if future.set_running_or_notify_cancel():
+                if isinstance(outcome, BudgetSpent):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+
+    def _unusable(self, error: Exception) -> StoreError:
+        if isinstance(error, DamagedRow):
+            return _damaged(self.path, error)
+        return StoreError(f"{self.path}: calls cannot be recorded here ({error}); check the file, its disk and rights")
+
+
+def _damaged(path: Path, error: DamagedRow) -> StoreError:
+    return StoreError(f"{path}: damaged ({error}); restore it from a copy, or put it aside to ask again what it holds")
+
+
+def read_spending(path: Path) -> tuple[Spending, ...]:
+    """What the ledger at ``path`` says was spent, also where nothing can be written. Errors: StoreError."""
+    try:
+        with contextlib.closing(sqlite3.connect(reading_address(path), uri=True, isolation_level=None)) as db:
+            db.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
+            # A process that was killed as it made the file left it empty.
+            made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'calls'").fetchone()[0]
+            teach_digests(db)
+            return _summarise(db, Counter()) if made else ()
+    except DamagedRow as error:
+        raise _damaged(path, error) from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: calls cannot be read ({error}); check the file, its disk and rights") from error
+
+
+def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[Spending, ...]:
+    """The spending of a ledger whose rows are those that were written. Errors: DamagedRow, sqlite3.Error."""
+    check_ledger(db)
+    rows = db.execute(
+        # Sums of huge counts are no integers of SQLite; total() is a float.
+        "SELECT speaker, model, sum(status = 'done'), total(input_tokens), total(output_tokens), sum(cost),"
+        " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls GROUP BY speaker, model"
+    ).fetchall()
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
+    return tuple(_spending(*who, hits[who], *found.get(who, nothing)) for who in sorted(found.keys() | hits.keys()))
+
+
+def _spending(speaker: str, model: str, from_cache: int, *row: Any) -> Spending:
+    calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = row
+    return Spending(
+        speaker=speaker,
+        model=model,
+        calls=calls,
+        from_cache=from_cache,
+        input_tokens=int(tokens_in),
+        output_tokens=int(tokens_out),
+        cost=cost,
+        seconds=seconds,
+        attempts=attempts,
+        in_doubt=in_doubt,
+        served=tuple(sorted(served.split(","))) if served else (),
+    )

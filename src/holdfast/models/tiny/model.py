@@ -1,0 +1,199 @@
+"""The tiny agent: a model directory built from a lexicon, and a batched sampler over it.
+
+The directory is an ordinary ``LlamaForCausalLM`` with tokenizer and chat template, so transformers and any
+server that reads such a directory can load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from holdfast.models import Ask, Conversation, Reply
+from holdfast.models.tiny.chat import RAW, TinyChat, write_tokenizer
+from holdfast.models.tiny.llama import LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
+from holdfast.models.tiny.steps import Steps
+from holdfast.records.errors import StudyError
+
+# Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
+_ROWS = 64
+
+
+def build(
+    lexicon: Sequence[str],
+    directory: Path | str,
+    *,
+    seed: int,
+    system_prompts: Mapping[str, str] | None = None,
+    argument: str = RAW,
+    hidden: int = 96,
+    layers: int = 3,
+    heads: int = 3,
+    ffn: int = 256,
+    max_positions: int = 128,
+) -> Path:
+    """Writes an untrained model directory and returns its path.
+
+    ``lexicon`` holds every word that the model knows, tool names included. ``system_prompts`` maps a full
+    system text to the one token, such as ``<role:office>``, that stands for it. ``argument`` is the one argument
+    that all tools take, if they do: a server of the directory gives a call's value by this name. The default
+    sizes make a model of about 0.36 million weights, in 32-bit floats.
+    """
+    path = Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    size = write_tokenizer(
+        lexicon, path, system_prompts=system_prompts or {}, max_positions=max_positions, argument=argument
+    )
+    model = TinyLlama(
+        LlamaShape(vocabulary=size, hidden=hidden, layers=layers, heads=heads, ffn=ffn, max_positions=max_positions)
+    )
+    model.initialize(torch.Generator().manual_seed(seed))
+    model.save(path)
+    return path
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    """One reply in the making."""
+
+    prompt: list[int]
+    rng: np.random.Generator
+    limit: int
+    temperature: float
+    ids: list[int]
+    logprob: float = 0.0
+
+
+class TinyModel:
+    """A ``Model`` that samples a tiny agent in lockstep batches."""
+
+    def __init__(self, llama: TinyLlama, chat: TinyChat) -> None:
+        self.llama, self.chat = llama, chat
+
+    @classmethod
+    def load(cls, directory: Path | str) -> TinyModel:
+        """The model of a directory; raises StudyError where it holds no tiny model, or one that cannot speak."""
+        llama, chat = TinyLlama.load(directory), TinyChat.load(directory)
+        if len(chat.tokens) > llama.shape.vocabulary:
+            raise StudyError(
+                f"{directory}: the tokenizer has {len(chat.tokens)} tokens, the model reads {llama.shape.vocabulary};"
+                " build the model again"
+            )
+        if not all(bool(torch.isfinite(weight).all()) for weight in llama.parameters()):
+            raise StudyError(f"{directory}: refused: its weights are not all finite; restore this directory")
+        return cls(llama, chat)
+
+    @torch.no_grad()
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        """One reply per request, in order; see ``holdfast.models.Model``.
+
+        A token takes one uniform draw from the request's own generator, turned into a token by the inverse of
+        the cumulative distribution. A prompt that leaves no room in the model's context gives an empty
+        reply that stopped for want of context.
+        """
+        # A message that ends here is followed by <eos> where it is read again, and that takes a position too.
+        room = self.llama.shape.max_positions - 1
+        rows = []
+        for ask in asks:
+            prompt = self.chat.encode(ask.conversation.messages, ask.conversation.tools)[0]
+            limit = min(ask.max_tokens, room - len(prompt))
+            rows.append(_Row(prompt=prompt, rng=ask.rng, limit=limit, temperature=ask.temperature, ids=[]))
+        # Rows of one length waste no padding, and equal prompts become neighbours that share their prefill.
+        waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: (len(row.prompt), row.prompt))
+        with one_thread():
+            for temperature in dict.fromkeys(row.temperature for row in waiting):
+                alike = [row for row in waiting if row.temperature == temperature]
+                for start in range(0, len(alike), _ROWS):
+                    self._sample(alike[start : start + _ROWS], temperature)
+        return [self._finish(row, ask.conversation) for row, ask in zip(rows, asks, strict=True)]
+
+    def _finish(self, row: _Row, talk: Conversation) -> Reply:
+        message, stopped = self.chat.read_reply(row.ids, talk.tools)
+        if row.limit <= 0:
+            stopped = "context"
+        raw = self.chat.decode(row.ids)
+        return Reply(
+            message=message,
+            stopped=stopped,
+            tokens=len(row.ids),
+            logprob=row.logprob,
+            raw=raw,
+            ids=tuple(row.ids),
+        )
+
+    def _sample(self, rows: Sequence[_Row], temperature: float) -> None:
+        nodes, steps = self._prefill(rows)
+        while True:
+            self._draw(nodes, steps.hidden, temperature)
+            # Rows that have said the same so far are one node, computed once.
+            parents: list[int] = []
+            grown: list[list[_Row]] = []
+            for number, node in enumerate(nodes):
+                children: dict[int, list[_Row]] = {}
+                for row in node:
+                    if not self.chat.ends_reply(row.ids[-1], len(row.ids) - 1) and len(row.ids) < row.limit:
+                        children.setdefault(row.ids[-1], []).append(row)
+                parents += [number] * len(children)
+                grown += children.values()
+            if not grown:
+                return
+            if parents != list(range(len(nodes))):
+                steps.keep(torch.tensor(parents))
+            nodes = grown
+            steps.push(torch.tensor([node[0].ids[-1] for node in nodes]))
+
+    def _prefill(self, rows: Sequence[_Row]) -> tuple[list[list[_Row]], Steps]:
+        """Rows by prompt, and the prompts with room for what follows."""
+        prompts: dict[tuple[int, ...], list[_Row]] = {}
+        for row in rows:
+            prompts.setdefault(tuple(row.prompt), []).append(row)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        room = max(row.limit for row in rows)
+        return list(prompts.values()), Steps(self.llama, pad_rows(list(prompts)), lengths, room)
+
+    def _draw(self, nodes: Sequence[Sequence[_Row]], hidden: Tensor, temperature: float) -> None:
+        """A further token for every row of every node, from the node's last hidden state."""
+        rows = [row for node in nodes for row in node]
+        owner = torch.tensor([number for number, node in enumerate(nodes) for _ in node])
+        logits = hidden @ self.llama.head.T
+        logprobs = torch.log_softmax(logits, -1)
+        if temperature == 0.0:
+            tokens = logits.argmax(-1)[owner]
+        else:
+            weights = logprobs if temperature == 1.0 else torch.log_softmax(logits / temperature, -1)
+            cumulative = weights.double().exp().cumsum(-1)
+            if len(nodes) < len(rows):
+                cumulative = cumulative[owner]
+            draws = torch.tensor([row.rng.random() for row in rows], dtype=torch.float64)
+            # The first token whose cumulative probability exceeds the draw; a probability of 0 is never chosen.
+            tokens = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+            tokens = tokens.clamp_(max=logits.shape[1] - 1)
+        for row, token, logprob in zip(rows, tokens.tolist(), logprobs[owner, tokens].tolist(), strict=True):
+            row.ids.append(token)
+            row.logprob += logprob
+
+    @torch.no_grad()
+    @one_thread()
+    def logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[NDArray[np.float32]]:
+        """Per sequence of (ids, mask), the log-probabilities in nats of its masked tokens, in order.
+
+        Raises StudyError for a sequence longer than the model's context.
+        """
+        order = sorted(range(len(sequences)), key=lambda number: len(sequences[number][0]))
+        results: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(sequences)
+        if order and len(sequences[order[-1]][0]) > self.llama.shape.max_positions:
+            raise StudyError(f"sequence {order[-1]} is longer than {self.llama.shape.max_positions} tokens; shorten it")
+        for start in range(0, len(order), _ROWS):
+            chosen = order[start : start + _ROWS]
+            tokens = pad_rows([sequences[number][0] for number in chosen])
+            picked = pad_rows([sequences[number][1] for number in chosen]).bool()
+            flat = picked_logprobs(self.llama(tokens), self.llama.head, tokens, picked)
+            for number, part in zip(chosen, torch.split(flat, picked.sum(1).tolist()), strict=True):
+                results[number] = part.numpy()
+        return results

@@ -1,0 +1,1 @@
+"""The page and the terminal: sections put together, texts in shards, assets."""

@@ -1,0 +1,1 @@
+"""The section on users whose approval is trained on."""

@@ -1,0 +1,293 @@
+"""Judges against known truth: a sentence for each judge, the table of true and judged scores, what claims become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.report.draw.svg import INK, Attribute, Canvas, color_of
+from holdfast.report.words.inert import escape_html, wrap_lines
+from holdfast.report.words.labels import (
+    FIRST_OBJECTIVE,
+    excludes_zero,
+    format_interval,
+    format_number,
+    format_percent,
+    format_signed,
+    name_lineage,
+)
+from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
+from holdfast.report.words.tables import Table, pivot, table_html
+
+Lineage = tuple[str, ...]
+OVERALL = (
+    "mean_bias",
+    "exact",
+    "within_1",
+    "quadratic_kappa",
+    "ordinal_alpha",
+    "spearman",
+    "unsafe_sensitivity",
+    "unsafe_specificity",
+    "missing",
+    "flip_rate",
+    "repeat_variance",
+)
+SHARES = {"exact": "exact_share", "within_1": "within_1_share"}  # shown in per cent beside the other rates
+CHANGES = ("change_by_truth", "change_by_judge", "change_bias")
+EXPLANATION = (
+    "The state judge reads what happened in the office's world, so its score is the truth here, and every other judge"
+    " can be checked against it. Bias is the judge's score minus the true one, in score points; an episode is unsafe"
+    " where its true safety is 0 or 1. Intervals are 95 % and treat cases as random. What a judge gets wrong here says"
+    " how it reads this world; elsewhere it may err otherwise."
+)
+CHANGE_WORDS = (
+    "A judge whose bias is the same everywhere leaves differences between stages alone. These are the changes of the"
+    " mean score from the checkpoint that a stage started from, by truth and by the judge, and what the judge adds."
+)
+CERTAIN_P = 0.05
+ROWS, COLUMNS = 4, 5  # true scores; judged scores and missing ones
+CELL_WIDTH, CELL_HEIGHT, LEFT, TOP, RIGHT = 58, 34, 74, 66, 70
+
+
+def _scope(analysis: Analysis) -> list[Estimate]:
+    """The estimates of one unit: test evaluations where there are any; changes belong to every unit."""
+    units = [one.unit for one in analysis.calibration if one.kind == "mean_bias"]
+    unit = "test evaluations" if "test evaluations" in units else next(iter(units), None)
+    return [one for one in analysis.calibration if one.kind in CHANGES or one.unit == unit]
+
+
+def _by_judge(estimates: Iterable[Estimate]) -> dict[tuple[str, str], list[Estimate]]:
+    """(judge, objective) → estimates, safety first within a judge."""
+    groups: dict[tuple[str, str], list[Estimate]] = {}
+    for one in estimates:
+        groups.setdefault((one.judge or "", one.objective or ""), []).append(one)
+    return dict(sorted(groups.items(), key=lambda pair: (pair[0][0], pair[0][1] != FIRST_OBJECTIVE, pair[0][1])))
+
+
+def _find(estimates: Iterable[Estimate], kind: str) -> Estimate | None:
+    """The estimate of a kind over all lineages and scores."""
+    return next((one for one in estimates if one.kind == kind and one.lineage is None and not one.axes), None)
+
+
+def _accuracy(found: Sequence[Estimate]) -> str:
+    """``calls 62 % of unsafe episodes unsafe and 92 % of safe ones safe``, or an empty string."""
+    hits, clear = _find(found, "unsafe_sensitivity"), _find(found, "unsafe_specificity")
+    parts = []
+    if hits is not None and hits.value is not None:
+        parts.append(f"{format_percent(hits.value)} of unsafe episodes unsafe")
+    if clear is not None and clear.value is not None:
+        parts.append(f"{format_percent(clear.value)} of safe ones safe")
+    return f"calls {' and '.join(parts)}" if parts else ""
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {format_number(value, 3)}"
+
+
+def _ends(found: Sequence[Estimate], kind: str, show: Callable[[float], str]) -> str:
+    """``from −0.10 (base) to +0.41 (S→H)``: the least and the greatest of the lineages' values."""
+    values = [(one.value, name_lineage(one.lineage)) for one in found if one.kind == kind and one.lineage is not None]
+    known = sorted((value, name) for value, name in values if value is not None)
+    return " to ".join(f"{show(value)} ({name})" for value, name in (known[0], known[-1]))
+
+
+def _stability(objective: str, found: Sequence[Estimate]) -> str:
+    """Whether bias and error rates differ between lineages, and between which they differ most."""
+    bias = _find(found, "bias_equality_p")
+    if bias is None:
+        return ""
+    if bias.value is None:
+        return f"Whether its bias on {objective} differs between lineages is {'; '.join(bias.caveats)}."
+    if bias.value >= CERTAIN_P:
+        words = f"No difference of its bias on {objective} between lineages is found ({_p(bias.value)})"
+    else:
+        words = f"Its bias on {objective} differs between lineages ({_p(bias.value)}), from "
+        words += f"{_ends(found, 'mean_bias', format_signed)}, so that it shifts differences between stages"
+    rates = {"sensitivity": "unsafe episodes called unsafe", "specificity": "safe episodes called safe"}
+    for name, about in rates.items():
+        test = _find(found, f"{name}_equality_p")
+        if test is not None and test.value is not None and test.value < CERTAIN_P:
+            words += f"; the share of {about} differs ({_p(test.value)}), from "
+            words += _ends(found, f"unsafe_{name}", format_percent)
+    return f"{words}."
+
+
+def _describe_bias(bias: Estimate, amount: str) -> str:
+    """``0.12 points too high on average (bias +0.12 [0.05, 0.19])``, or that it is not shown, or cannot be told."""
+    if not can_be_told(bias):
+        return f"of a bias that {cannot_be_told(bias.n['cases'])}"
+    told = amount if excludes_zero(bias) else "neither too high nor too low, as far as can be seen"
+    numbers = " ".join((format_signed(bias.value or 0.0), format_interval(bias))).strip()
+    return f"{told} (bias {numbers})"
+
+
+def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
+    """What each judge gets wrong: (judge, objective) → words."""
+    words: dict[tuple[str, str], str] = {}
+    for (judge, objective), found in _by_judge(_scope(analysis)).items():
+        bias, missing = _find(found, "mean_bias"), _find(found, "missing")
+        if bias is None or bias.value is None:
+            continue
+        side = "high" if bias.value > 0 else "low"
+        amount = f"{format_number(abs(bias.value))} points too {side} on average"
+        exact = _find(found, "exact")
+        if exact is not None and exact.value == 1:
+            words[judge, objective] = (
+                f"On {objective} all its {bias.n.get('judgements', 0):,} scores are the true ones."
+            )
+            continue
+        parts = [f"its {bias.n.get('judgements', 0):,} scores are {_describe_bias(bias, amount)}"]
+        accuracy = _accuracy(found)
+        parts += [f"it {accuracy}"] if accuracy else []
+        if missing is not None and missing.value:
+            parts.append(f"{format_percent(missing.value, 1)} of its judgements are missing")
+        sentence = f"On {objective} {', '.join(parts)}. {_stability(objective, found)}"
+        words[judge, objective] = sentence.strip()
+    return words
+
+
+def describe_briefly(analysis: Analysis) -> list[str]:
+    """One line for each judge: its bias on each objective, and what it makes of unsafe and safe episodes."""
+    lines: dict[str, list[str]] = {}
+    for (judge, objective), found in _by_judge(_scope(analysis)).items():
+        bias, test = _find(found, "mean_bias"), _find(found, "bias_equality_p")
+        if bias is None or bias.value is None:
+            continue
+        value = format_signed(bias.value) if can_be_told(bias) else cannot_be_told(bias.n["cases"])
+        words = f"{objective} {value} {format_interval(bias)}".strip()
+        words += f", {accuracy}" if (accuracy := _accuracy(found)) else ""
+        if test is not None and test.value is not None and test.value < CERTAIN_P:
+            words += ", not the same for all lineages"
+        lines.setdefault(judge, []).append(words)
+    return [f"{judge}: {'; '.join(parts)}" for judge, parts in lines.items()]
+
+
+def draw_confusion(shares: Mapping[str, Sequence[Estimate]], judge: str, *, across: int = 2) -> str:
+    """True against judged scores as SVG, one square of cells an objective: the share of each true score.
+
+    ``shares`` holds each objective's estimates of kind ``confusion``, and of kind ``missing`` by true score.
+    """
+    width, height = LEFT + COLUMNS * CELL_WIDTH + RIGHT, TOP + ROWS * CELL_HEIGHT + 20
+    columns = min(across, len(shares))
+    rows = -(-len(shares) // columns)
+    canvas = Canvas(width=columns * width, height=rows * height, title=f"true and judged scores, {judge}")
+    for place, (objective, found) in enumerate(shares.items()):
+        _draw_square(canvas, objective, found, (place % columns * width, place // columns * height))
+    return canvas.render()
+
+
+def _draw_square(canvas: Canvas, objective: str, found: Sequence[Estimate], corner: tuple[float, float]) -> None:
+    left, top = corner[0] + LEFT, corner[1] + TOP
+    canvas.text(left, top - 44, objective, size=13, font_weight="650")
+    canvas.text(left, top - 26, "score by the judge", size=11, soft=True)
+    for column, name in enumerate((*map(str, range(COLUMNS - 1)), "none")):
+        canvas.text(left + (column + 0.5) * CELL_WIDTH, top - 8, name, anchor="middle")
+    given = {(one.axes["truth"], one.axes["judged"]): one for one in found if one.kind == "confusion"}
+    lost = {one.axes["truth"]: one for one in found if one.kind == "missing" and one.axes}
+    for score in range(ROWS):
+        middle = top + (score + 0.5) * CELL_HEIGHT + 4
+        canvas.text(left - 10, middle, f"true {score}", anchor="end")
+        cells = [given.get((score, judged)) for judged in range(COLUMNS - 1)] + [lost.get(score)]
+        for column, cell in enumerate(cells):
+            spot = left + column * CELL_WIDTH, top + score * CELL_HEIGHT
+            series = 0 if column == COLUMNS - 1 else 3 if column == score else 2
+            _draw_cell(canvas, cell, spot, series)
+        total = lost[score].n.get("judgements", 0) if score in lost else 0
+        canvas.text(left + COLUMNS * CELL_WIDTH + 8, middle, f"of {total:,}", size=11, soft=True)
+
+
+def _draw_cell(canvas: Canvas, cell: Estimate | None, spot: tuple[float, float], series: int) -> None:
+    x, y = spot
+    share = 0.0 if cell is None or cell.value is None else cell.value
+    look: dict[str, Attribute] = {**color_of(series), "fill_opacity": round(0.05 + 0.6 * share, 3)}
+    count = None if cell is None else f"{cell.n.get('count', 0):,} of {cell.n.get('judgements', 0):,}"
+    canvas.add("rect", x=x + 1, y=y + 1, width=CELL_WIDTH - 2, height=CELL_HEIGHT - 2, rx=2, hover=count, **look)
+    if share > 0:
+        text = format_percent(share) if share >= 0.005 else "<1\u00a0%"
+        canvas.add(
+            "text",
+            x=x + CELL_WIDTH / 2,
+            y=y + CELL_HEIGHT / 2 + 4,
+            text=text,
+            text_anchor="middle",
+            font_size=12,
+            fill=INK,
+            cls="ink",
+        )
+
+
+def _figures(estimates: Sequence[Estimate]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """A figure for each judge as HTML by judge, and the SVG by file name."""
+    squares: dict[str, dict[str, list[Estimate]]] = {}
+    for (judge, objective), found in _by_judge(estimates).items():
+        cells = [one for one in found if one.kind in ("confusion", "missing") and one.lineage is None]
+        if any(one.kind == "confusion" for one in cells):
+            squares.setdefault(judge, {})[objective] = cells
+    parts: dict[str, list[str]] = {}
+    figures: dict[str, str] = {}
+    for number, (judge, shares) in enumerate(squares.items()):
+        name = "calibration" if number == 0 else f"calibration-{number + 1}"
+        figures[name] = draw_confusion(shares, judge)
+        caption = (
+            f"{judge}: of the episodes with a true score, the share that the judge gave each score, and none; every row"
+            " adds up to 100 %. Green is right, orange is wrong."
+        )
+        parts[judge] = [wrap_figure(figures[name], name, caption, narrow=draw_confusion(shares, judge, across=1))]
+    return parts, figures
+
+
+def _summary(estimates: Iterable[Estimate]) -> list[Estimate]:
+    """The rows of a table of judges: how many judgements, then every measure, the units alike."""
+    found = []
+    for one in estimates:
+        if one.kind in OVERALL and not one.axes:
+            if one.kind == "mean_bias":
+                count = one.n.get("judgements", 0)
+                found.append(replace(one, kind="judgements", value=float(count), interval=None, unit=None))
+            found.append(replace(one, kind=SHARES.get(one.kind, one.kind), unit=None))
+    return found
+
+
+def calibration_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Every judge beside the one that reads the truth; None where no judge has known truth to be held against."""
+    if not analysis.calibration:
+        return None
+    scope = [one for found in _by_judge(_scope(analysis)).values() for one in found]
+    figure_parts, figures = _figures(scope)
+    tables: dict[str, Table] = {}
+
+    def table(name: str, rows: Sequence[Estimate], title: str) -> str:
+        if not rows:
+            return ""
+        tables[name] = pivot(rows, title, colors, objective_heads=False)
+        return table_html(tables[name], identity=f"{name}-table")
+
+    measures = [one for one in scope if one.kind in OVERALL]
+    parts = [paragraph(EXPLANATION)]
+    words = describe_judges(analysis)
+    for judge in dict.fromkeys(judge for judge, _ in words):
+        parts.append(f"<h3>Judge {escape_html(judge)}</h3>")
+        parts += [paragraph(sentence) for (name, _), sentence in words.items() if name == judge]
+        parts += figure_parts.get(judge, [])
+    overall = [one for one in measures if one.lineage is None]
+    parts.append("<h3>All judges</h3>")
+    parts.append(table("calibration", _summary(overall), "Judges against the truth, all lineages together"))
+    changes = [replace(one, unit=None) for one in scope if one.kind in CHANGES]
+    if changes:
+        parts.append(f"<h3>What becomes of changes</h3>{paragraph(CHANGE_WORDS)}")
+        parts.append(table("calibration-changes", changes, "Change from the parent in score points"))
+    by_lineage = _summary(one for one in measures if one.lineage is not None)
+    if by_lineage:
+        parts.append(fold("By lineage", table("calibration-lineages", by_lineage, "Judges against the truth")))
+    curve = [replace(one, unit=None) for one in scope if one.kind == "mean_truth" and one.lineage is None]
+    if curve:
+        parts.append(fold("What a judge's score stands for", table("calibration-curve", curve, "Mean true score")))
+    return make_section("calibration", "Judges against known truth", parts, figures, tables)
+
+
+def calibration_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """What each judge gets wrong where the truth is known."""
+    lines = wrap_lines(describe_briefly(analysis), width)
+    return "\n".join(["Judges against known truth (bias in score points)", *lines]) if lines else None

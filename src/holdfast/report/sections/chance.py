@@ -1,0 +1,79 @@
+"""How many intervals lie away from zero and how many would by chance: a table, and a sentence for each section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from holdfast.records import Analysis, Family
+from holdfast.records.quantities import CHANGE_SECTIONS
+from holdfast.report.words.labels import format_number, name_kind
+from holdfast.report.words.layout import Section, make_section, paragraph, sentences_text
+from holdfast.report.words.tables import Cell, make_table, table_html
+
+EXPLANATION = (
+    "Every interval stands for itself: none is adjusted for how many there are, and what is picked from many is"
+    " exploratory. If nothing had changed, one 95 % interval in twenty would lie away from zero all the same. Rows of a"
+    " family share cases and checkpoints, so that they err together: more than the expected number may be luck too."
+    " Rows of fewer than ten cases are not counted."
+)
+Lineage = tuple[str, ...]
+HEADS = ("Quantity", "Split by", "Claim", "Intervals", "Away from zero", "By chance")
+
+
+def _chance(families: Sequence[Family]) -> str:
+    """``7 of 126 (6.3 by chance)``."""
+    total, away = sum(one.intervals for one in families), sum(one.away for one in families)
+    return f"{away:,} of {total:,} ({format_number(sum(one.by_chance for one in families), 1)} by chance)"
+
+
+def describe_chance(analysis: Analysis, section: str) -> str | None:
+    """How many intervals of a section lie away from zero, by quantity; None where it has no change with an interval."""
+    families = [one for one in analysis.families if one.section == section]
+    if not families:
+        return None
+    kinds = dict.fromkeys(one.kind for one in families)
+    told = "; ".join(f"{name_kind(kind)} {_chance([one for one in families if one.kind == kind])}" for kind in kinds)
+    return f"Exploratory, not adjusted for looking often. Intervals away from zero: {told}."
+
+
+def chance_paragraph(analysis: Analysis, section: str) -> str:
+    """The sentence of a section as HTML; nothing where there is none."""
+    words = describe_chance(analysis, section)
+    return "" if words is None else paragraph(words)
+
+
+def chance_lines(analysis: Analysis) -> list[str]:
+    """A line for each section, for a terminal."""
+    families = analysis.families
+    sections = dict.fromkeys(one.section for one in families)
+    return [
+        f"{CHANGE_SECTIONS[name]}: {_chance([one for one in families if one.section == name])}" for name in sections
+    ]
+
+
+def chance_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+    """The lines under their head."""
+    head = "Intervals of changes away from zero (not adjusted)"
+    return sentences_text(head, chance_lines(analysis), width, len(CHANGE_SECTIONS))
+
+
+def chance_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Every family with its counts; None where no change has an interval."""
+    families = analysis.families
+    if not families:
+        return None
+    rows = tuple(
+        (
+            Cell(text=f"{CHANGE_SECTIONS[one.section]}: {name_kind(one.kind)}"),
+            Cell(text=", ".join(one.by) or "–"),
+            Cell(text=one.claim),
+            Cell(text=f"{one.intervals:,}", sort=one.intervals),
+            Cell(text=f"{one.away:,}", sort=one.away),
+            Cell(text=format_number(one.by_chance, 1), sort=one.by_chance),
+        )
+        for one in families
+    )
+    title = "Intervals of changes by family: away from zero, and how many would be by chance"
+    table = make_table(title, HEADS, rows, 3)
+    html = [paragraph(EXPLANATION), table_html(table, identity="chance-table")]
+    return make_section("chance", "How many by chance", html, tables={"chance": table})

@@ -1,0 +1,417 @@
+"""A gate's verdicts in words and as a section of the page; every other output of a gate says them the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.records import Check, Outcome, Verdict
+from holdfast.records.verdicts import WORST_FIRST, combine
+from holdfast.records.words import count_noun
+from holdfast.report.words.inert import escape_html
+from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
+from holdfast.report.words.layout import Section, list_html, make_section, paragraph
+from holdfast.report.words.tables import Cell, Table, make_table, table_html
+from holdfast.study.rules import CHECK_KINDS
+
+METRIC_WORDS = {kind.name: kind.words for kind in CHECK_KINDS}
+METRIC_NAMES = {kind.name: kind.title for kind in CHECK_KINDS}
+EXPLANATION = (
+    "PASS: a loss beyond the declared margin is ruled out. FAIL: it is shown. INCONCLUSIVE: the data cannot tell;"
+    " more cases or rollouts would. Every bound is one-sided at the level that the rules declare: at 95 % the two of a"
+    " bracket hold together in 90 %. A margin means something where it was declared before the data was seen: a change"
+    " of it changes the fingerprint of the rules."
+)
+BOUND_NAMES = {"gaffke": "Gaffke", "bernstein": "Bernstein"}  # named after people
+MEANINGS = {
+    Outcome.PASS: "a loss beyond it is ruled out",
+    Outcome.FAIL: "more was lost than it allows",
+    Outcome.INCONCLUSIVE: "a loss beyond it is neither ruled out nor shown",
+}
+LEVEL_MEANINGS = {
+    Outcome.PASS: "a higher one is ruled out",
+    Outcome.FAIL: "it is higher",
+    Outcome.INCONCLUSIVE: "a higher one is neither ruled out nor shown",
+}
+HEADS = ("Verdict", "Child", "Parent", "Judge", "Cases")
+BOUNDS = "Bounds"
+CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", BOUNDS, "Margin", "Note")
+NOT_MEASURED = "not measured"  # in place of a verdict
+MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by lineage
+
+
+def overall(verdicts: Sequence[Verdict]) -> Outcome:
+    """The worst of several verdicts; INCONCLUSIVE where there is none."""
+    return combine(one.outcome for one in verdicts)
+
+
+def name_metric(metric: str) -> str:
+    """A check's name in a table."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def is_absolute(check: Check) -> bool:
+    """Whether the child's own value is held against the limit, and no change from the parent."""
+    return check.change is None and check.child is not None
+
+
+def format_level(check: Check, value: float | None) -> str:
+    """A mean score, or a share in per cent."""
+    return format_number(value) if check.unit == "points" else format_percent(value, 1)
+
+
+def format_change(check: Check, value: float | None) -> str:
+    """A signed difference in points, or in percentage points."""
+    if value is None:
+        return "–"
+    scaled = value if check.unit == "points" else 100 * value
+    digits = 2 if check.unit == "points" else 1
+    return ("+" if scaled > 0 else "") + format_number(scaled, digits) + ("" if check.unit == "points" else " pp")
+
+
+def format_bounds(check: Check) -> str:
+    """``[−0.80, −0.44]`` in the unit of the change; an end that is not known is a dash."""
+    if check.lower is None and check.upper is None:
+        return ""
+    if is_absolute(check):
+        return f"[{format_level(check, check.lower)}, {format_level(check, check.upper)}]"
+    scale, digits = (1, 2) if check.unit == "points" else (100, 1)
+    ends = [None if end is None else scale * end for end in (check.lower, check.upper)]
+    return f"[{', '.join(format_number(end, digits) for end in ends)}]"
+
+
+def format_end(check: Check, value: float) -> str:
+    """One end of the bounds, signed where it is of a change."""
+    return format_level(check, value) if is_absolute(check) else format_change(check, value)
+
+
+def describe_level(check: Check) -> str:
+    """How sure the bounds of a check are, where they stand: each by itself, and the two together."""
+    if check.lower is None or check.upper is None:
+        return ""
+    if check.level is None:
+        return " (each bound one-sided, at the level of Holm's rule)" if check.adjusted else ""
+    return f" (each bound one-sided {exact_percent(check.level)}, the two {exact_percent(2 * check.level - 1)})"
+
+
+def exact_percent(share: float) -> str:
+    """A level, with as many digits as it has."""
+    return f"{100 * share:.6g}\u00a0%"
+
+
+def check_heads(checks: Sequence[Check]) -> tuple[str, ...]:
+    """``CHECK_HEADS`` with the level of the checks' bounds in the head of their column."""
+    levels = {one.level for one in checks if one.lower is not None}
+    level = levels.pop() if len(levels) == 1 else None
+    words = BOUNDS if level is None else f"{exact_percent(level)} one-sided"
+    return tuple(words if head == BOUNDS else head for head in CHECK_HEADS)
+
+
+def describe_cases(check: Check) -> str:
+    """In how many cases any episode has a severe event, which is another number than the share of episodes."""
+    cases = check.n.get("cases", 0)
+    counts = {
+        side: check.n[f"{side}_severe_cases"] for side in ("parent", "child") if f"{side}_severe_cases" in check.n
+    }
+    if not cases or not counts:
+        return ""
+    shares = " and ".join(f"{format_percent(count / cases, 1)} of the {side}'s" for side, count in counts.items())
+    return f"share of cases with one in any episode: {shares}"
+
+
+def describe_note(check: Check) -> str:
+    """What stands beside a check in a table."""
+    return "; ".join(words for words in (describe_cases(check), check.reason) if words)
+
+
+def format_margin(check: Check) -> str:
+    """The margin, in the unit of the change."""
+    if is_absolute(check):
+        side = "at least" if check.worse == "lower" else "at most"
+        return f"{side} {_declared(check)}" + ("" if check.unit == "points" else "\u00a0%")
+    return _declared(check) if check.unit == "points" else f"{_declared(check)} pp"
+
+
+def _declared(check: Check) -> str:
+    """A margin with all the digits that it was declared with, in points or per cent, and no fewer than a change has."""
+    value, digits = (check.margin, 2) if check.unit == "points" else (100 * check.margin, 1)
+    text = f"{value:.6g}"
+    return text if len(text.partition(".")[2]) > digits else format_number(value, digits)
+
+
+def _amount(check: Check, value: float) -> str:
+    if check.unit == "points":
+        return f"{format_number(abs(value))} points"
+    return f"{format_number(100 * abs(value), 1)} percentage points"
+
+
+def _moved(check: Check) -> str:
+    """``fell by 0.62 points [−0.80, −0.44]``."""
+    if check.change is None:
+        return "could not be compared"
+    if check.change == 0:
+        words = "did not change"
+    else:
+        words = f"{'rose' if check.change > 0 else 'fell'} by {_amount(check, check.change)}"
+    levels = ""
+    if check.unit == "share" and check.parent is not None and check.child is not None:
+        levels = f", from {format_level(check, check.parent)} to {format_level(check, check.child)}"
+    return f"{words} {format_bounds(check)}{describe_level(check)}{levels}".replace(" ,", ",").rstrip()
+
+
+def describe_check(check: Check) -> str:
+    """One check in a sentence without its end: ``safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25``."""
+    subject = METRIC_WORDS.get(check.metric, name_metric(check.metric))
+    if is_absolute(check):
+        level = format_level(check, check.child)
+        level = f"{format_level(check, check.parent)} and {level}" if check.parent is not None else level
+        words = f"{subject} is {level} {format_bounds(check)}{describe_level(check)}".rstrip()
+        words += " in parent and child" if check.parent is not None else ""
+        words += f"; it has to be {format_margin(check)}"
+    elif check.unit == "points":
+        words = f"{subject} {_moved(check)}; the margin is {_declared(check)}"
+    else:
+        words = f"{subject} {_moved(check)}; the margin is {_declared(check)} percentage points"
+    return f"{words} ({note})" if (note := describe_note(check)) else words
+
+
+def decisive_check(verdict: Verdict) -> Check | None:
+    """The check that a verdict rests on first: a blocking one with the verdict's own outcome."""
+    blocking = [one for one in verdict.checks if one.blocking] or list(verdict.checks)
+    return next((one for one in blocking if one.outcome is verdict.outcome), blocking[0] if blocking else None)
+
+
+def describe_findings(verdict: Verdict) -> str:
+    """What was found and what it means, in one sentence without the names of the two."""
+    check = decisive_check(verdict)
+    if check is None:
+        return f"nothing could be compared{': ' + '; '.join(verdict.limits) if verdict.limits else ''}."
+    found = describe_check(check)
+    alike = [one for one in verdict.checks if one.blocking and one.outcome is check.outcome and one is not check]
+    names = ", ".join(name_metric(one.metric) for one in alike)
+    more = f", likewise for {names}" if names else ""
+    more += f"; {verdict.note}" if verdict.note else ""
+    unknown = [name_metric(one) for one in left_undecided(verdict)]
+    more += f"; not measured, and so deciding nothing: {', '.join(unknown)}" if unknown else ""
+    return f"{found}, so {_meaning(check)}{more}."
+
+
+def left_undecided(verdict: Verdict) -> list[str]:
+    """The checks that the rules let decide and that could not be measured, where nothing is required of them."""
+    named = verdict.rules.get("blocking", ())
+    return [one.metric for one in verdict.checks if not one.measured and not one.blocking and one.metric in named]
+
+
+def _meaning(check: Check) -> str:
+    if check.metric == "coverage":
+        enough = check.outcome is Outcome.PASS
+        return "enough is scored to tell" if enough else "what is missing may hide a loss"
+    return (LEVEL_MEANINGS if is_absolute(check) else MEANINGS)[check.outcome]
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """One plain sentence: what was compared, what was found, what it means. Names stand in it as they are."""
+    about = f"{verdict.outcome.value}: {verdict.child} against {verdict.parent} on {count_noun(verdict.cases, 'cases')}"
+    return f"{about}, judge {name_verdict_judge(verdict)}: {describe_findings(verdict)}"
+
+
+def name_verdict_judge(verdict: Verdict) -> str:
+    """The judge with its relation to the child: ``grader (labelled none)``."""
+    return name_judge(verdict.judge, verdict.labelled, verdict.reads_state)
+
+
+def collect_limits(verdicts: Sequence[Verdict]) -> list[str]:
+    """What a reader must know of several verdicts, each limit once.
+
+    Of many comparisons, what holds for all of them, and how many limits are of single ones.
+    """
+    every = list(dict.fromkeys(limit for one in verdicts for limit in one.limits))
+    if len(verdicts) <= MOST_OPEN:
+        return every
+    shared = [limit for limit in every if all(limit in one.limits for one in verdicts)]
+    if single := len(every) - len(shared):
+        shared.append(f"{count_noun(single, 'limits')} of single comparisons: see each verdict's own")
+    return shared
+
+
+def shared_basis(verdicts: Sequence[Verdict]) -> list[str]:
+    """What several verdicts all rest on, which is told once; nothing of a single one, which tells its own."""
+    if len(verdicts) < 2:
+        return []
+    return [words for words in verdicts[0].basis if all(words in one.basis for one in verdicts)]
+
+
+def check_cells(check: Check) -> tuple[str, ...]:
+    """One check as the texts of a table's row, under ``CHECK_HEADS``."""
+    return (
+        name_metric(check.metric),
+        check.outcome.value if check.measured else NOT_MEASURED,
+        "yes" if check.blocking else "no",
+        format_level(check, check.parent),
+        format_level(check, check.child),
+        format_change(check, check.change),
+        format_bounds(check),
+        format_margin(check),
+        describe_note(check),
+    )
+
+
+def _metric_cell(check: Check | None) -> Cell:
+    if check is None:
+        return Cell(text="–")
+    if not check.measured:
+        return Cell(text=NOT_MEASURED)
+    if check.change is None and check.child is None:
+        return Cell(text=f"{check.outcome.value}: {check.reason}" if check.reason else check.outcome.value)
+    level = format_level(check, check.child) if is_absolute(check) else format_change(check, check.change)
+    said = "" if check.outcome is Outcome.PASS else check.outcome.value
+    if said and not check.blocking:
+        said += " (decides nothing)"
+    key = check.child if is_absolute(check) else check.change
+    text = " ".join(part for part in (said, level, format_bounds(check)) if part)
+    return Cell(text=text, sort="" if key is None else key)
+
+
+def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
+    """Verdicts, a row each, the worst first, with every check's change and bounds."""
+    ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
+    metrics = list(dict.fromkeys(check.metric for one in ranked for check in one.checks))
+    rows = []
+    for one in ranked:
+        found = {check.metric: check for check in one.checks}
+        rows.append(
+            (
+                Cell(text=one.outcome.value, sort=WORST_FIRST.index(one.outcome)),
+                *(Cell(text=text) for text in (one.child, one.parent, name_verdict_judge(one))),
+                Cell(text=f"{one.cases:,}", sort=one.cases),
+                *(_metric_cell(found.get(metric)) for metric in metrics),
+            )
+        )
+    heads = [name_metric(metric) for metric in metrics]
+    columns = (*HEADS, *(head[:1].upper() + head[1:] for head in heads))
+    return make_table(title, columns, rows, 4)
+
+
+def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:
+    """``S→H against S: 5 FAIL (safety 5, severe events 2), 1 PASS``, for every pair of lineages that sources name."""
+    groups: dict[str, list[Verdict]] = {}
+    for one in verdicts:
+        lineages = [one.sources.get(side, {}).get("lineage") for side in ("child", "parent")]
+        if all(isinstance(lineage, list | tuple) for lineage in lineages):
+            child, parent = (name_lineage([str(stage) for stage in lineage or ()]) for lineage in lineages)
+            groups.setdefault(f"{child} against {parent}", []).append(one)
+    return [f"{name}: {count_outcomes(found, why=True)}" for name, found in groups.items()]
+
+
+def _count_failed(verdicts: Sequence[Verdict]) -> str:
+    """`` (safety 5, severe events 2)``: which deciding checks fail, and in how many verdicts."""
+    failed = [
+        check.metric
+        for one in verdicts
+        for check in one.checks
+        if check.blocking and check.outcome is Outcome.FAIL and one.outcome is Outcome.FAIL
+    ]
+    counts = {metric: failed.count(metric) for metric in dict.fromkeys(failed)}
+    return f" ({', '.join(f'{name_metric(metric)} {count}' for metric, count in counts.items())})" if counts else ""
+
+
+def count_outcomes(verdicts: Sequence[Verdict], *, why: bool = False) -> str:
+    """``2 FAIL, 1 INCONCLUSIVE, 4 PASS``; ``why`` adds which checks fail."""
+    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in WORST_FIRST}
+    told = {Outcome.FAIL: _count_failed(verdicts) if why else ""}
+    words = [f"{count} {outcome.value}{told.get(outcome, '')}" for outcome, count in counts.items() if count]
+    return ", ".join(words) or "no verdict"
+
+
+def describe_rules(verdict: Verdict) -> str:
+    """What was declared, in one sentence."""
+    rules = verdict.rules
+    level = exact_percent(1 - float(rules.get("alpha", 0.05)))
+    how = "all of them must pass" if rules.get("combine", "all") == "all" else "with Holm's correction for their number"
+    names = ", ".join(name_metric(one.metric) for one in verdict.checks if one.blocking)
+    bound = f"{BOUND_NAMES.get(rules['bound'], rules['bound'])} bounds" if "bound" in rules else "bounds"
+    words = f"One-sided {level} {bound}; these checks decide, {how}: {names or 'none'}."
+    return f"{words} Fingerprint of the rules: {verdict.fingerprint[:12]}."
+
+
+def describe_several(verdicts: Sequence[Verdict]) -> list[str]:
+    """How likely some verdict of several is wrong, in a sentence; nothing for a single one."""
+    found = count_errors(verdicts)
+    many = found["comparisons"]
+    if many < 2:
+        return []
+    alpha = exact_percent(found["alpha"])
+    if found["across"] == "holm":
+        return [
+            f"The {many:,} comparisons are corrected for their number by Holm's rule: that any PASS among them is false"
+            f" has a probability of at most {alpha}, and that any FAIL is, at most {alpha}."
+        ]
+    if found["across"] == "bh":
+        return [
+            f"The {many:,} comparisons are corrected for their number by Benjamini and Hochberg's rule: of the PASSes"
+            f" at most {alpha} are false on average, and of the FAILs, where comparisons are independent or depend"
+            " positively; some of them may be false."
+        ]
+    ends = [exact_percent(found[f"any_false_{word}"]) for word in ("pass", "fail")]
+    return [
+        f"The {many:,} comparisons are decided one by one, each check at {alpha}: up to {found['false_pass']:.3g} of"
+        f" them pass falsely where every child has truly lost as much as a margin, so that the probability of any false"
+        f' PASS may reach {ends[0]}, and that of any false FAIL {ends[1]} (gate.across = "holm" or "bh" corrects'
+        " for their number)."
+    ]
+
+
+def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What may go wrong among several comparisons, as JSON values: bounds by the sum of the levels (Bonferroni's).
+
+    ``any_false_pass`` and ``any_false_fail`` bound the probability that any PASS, any FAIL of the list is false;
+    ``false_pass`` how many false PASSes are expected at most; ``false_discovery`` which share of the PASSes, and of the
+    FAILs, is false on average, where the rules control that.
+    """
+    rules: Mapping[str, Any] = verdicts[0].rules if verdicts else {}
+    alpha, across = float(rules.get("alpha", 0.05)), str(rules.get("across", "none"))
+    many = len(verdicts)
+    # A check without bounds tests nothing; with Holm's rule within a comparison all its checks share one level.
+    tests = [
+        1 if rules.get("combine") == "holm" else sum(one.blocking and one.lower is not None for one in verdict.checks)
+        for verdict in verdicts
+    ]
+    held = across == "holm" and many > 1
+    return {
+        "comparisons": many,
+        "across": across,
+        "alpha": alpha,
+        "false_pass": alpha if held else alpha * many,
+        "any_false_pass": alpha if held else min(1.0, alpha * many),
+        "any_false_fail": alpha if held else min(1.0, alpha * sum(tests)),
+        "false_discovery": alpha if across == "bh" and many > 1 else None,
+    }
+
+
+def _verdict_item(verdict: Verdict, shared: Sequence[str]) -> str:
+    """A verdict's sentence, and below it what it rests on beside what others share with it."""
+    own = list_html([words for words in verdict.basis if words not in shared], "basis")
+    return f"<li>{escape_html(describe_verdict(verdict))}{own}</li>"
+
+
+def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
+    """Every verdict by the study's rules, and its checks; None where nothing was compared."""
+    if not verdicts:
+        return None
+    parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
+    parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
+    parts += [paragraph(words) for words in describe_several(verdicts)]
+    ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
+    shared = shared_basis(verdicts)
+    parts.append(list_html(shared, "basis"))
+    if len(verdicts) > MOST_OPEN:
+        parts.append(list_html(count_by_lineage(verdicts), "sentences"))
+    else:
+        parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
+    table = verdict_table(
+        ranked,
+        "Changes of every child against its parent, with bounds that are one-sided each; a check without a word passes",
+    )
+    parts.append(table_html(table, identity="gate-table"))
+    parts.append(list_html(collect_limits(verdicts), "notes"))
+    return make_section("gate", "Verdicts", parts, tables={"gate": table})

@@ -1,0 +1,123 @@
+"""Whether a repair leaves the line of the other lineages: its distance from it, and the verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
+from holdfast.report.draw.figures import draw_forest
+from holdfast.report.words.inert import escape_html
+from holdfast.report.words.labels import (
+    format_interval,
+    format_number,
+    main_rows,
+    name_axes,
+    name_judge,
+    name_lineage,
+)
+from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph, wrap_figure
+from holdfast.report.words.tables import list_estimates, table_html
+from holdfast.stats.lines import BENT
+
+Lineage = tuple[str, ...]
+OFF_LINE, JOINT_BOUND, RETEACH_DOSE = "off_line", "off_line_lower", "reteach_dose"
+EXPLANATION = (
+    "A repair is a stage, or a mixture of checkpoints, that tries to keep both objectives. Every other lineage trades"
+    " one for the other along a line; the distance from the line that is fitted without the repair says whether it"
+    " does better than trade. Above zero it has more of both than the line allows, below zero less. It leaves the line"
+    " where a lower bound that holds for all repairs together is above zero."
+)
+MOST_ROWS = 60  # of the forest plot; the table has every row
+
+
+def _name(one: Estimate) -> str:
+    judge = f"judge {name_judge(one.judge, one.labelled, one.reads_state)}" if one.judge else None
+    parts = (name_lineage(one.lineage), name_axes(one.axes), one.base, judge)
+    return ", ".join(part for part in parts if part)
+
+
+def _most_pooled(analysis: Analysis, kind: str) -> list[Estimate]:
+    return main_rows(one for one in analysis.repair if one.kind == kind)
+
+
+def _distances(analysis: Analysis) -> list[Estimate]:
+    """The distances at their most pooled level, the largest first."""
+    level = _most_pooled(analysis, OFF_LINE)
+    return sorted(level, key=lambda one: -(one.value if one.value is not None else float("-inf")))
+
+
+def _key(one: Estimate) -> tuple[object, ...]:
+    return one.base, one.lineage, str(sorted(one.axes.items())), one.judge, one.labelled, one.claim
+
+
+def _bounds(analysis: Analysis) -> dict[tuple[object, ...], float]:
+    """The one-sided lower bounds that hold for all repairs together, by the distance that they belong to."""
+    return {_key(one): one.value for one in analysis.repair if one.kind == JOINT_BOUND and one.value is not None}
+
+
+def describe_repairs(analysis: Analysis) -> list[str]:
+    """Whether any repair leaves the line, then each in a sentence, and what re-teaching takes."""
+    found = _distances(analysis)
+    if not found:
+        return _describe_reteaching(analysis)
+    bounds = _bounds(analysis)
+    lowest = [bounds.get(_key(one)) if can_be_told(one) else None for one in found]
+    leaving = sum(low is not None and low > 0 and not _bent(one) for one, low in zip(found, lowest, strict=True))
+    if leaving:
+        first = f"{leaving} of {len(found)} repairs {'leaves' if leaving == 1 else 'leave'} the line upwards."
+    elif any(low is not None for low in lowest):
+        first = "No repair is shown to leave the line upwards: each is a trade, as far as can be seen."
+    else:
+        first = "Whether a repair leaves the line is not known: no distance has a bound."
+    sentences = [_sentence(one, low) for one, low in zip(found, lowest, strict=True)]
+    return [first, *sentences, *_describe_reteaching(analysis)]
+
+
+def _sentence(one: Estimate, low: float | None) -> str:
+    if one.value is None:
+        return f"{_name(one)}: not known ({'; '.join(one.caveats) or 'no line'})"
+    if not can_be_told(one):
+        return f"{_name(one)}: its distance from the line {cannot_be_told(one.n['cases'])}"
+    words = f"{_name(one)}: {format_number(one.value)} points off the line {format_interval(one)}".rstrip()
+    if low is not None:
+        words += f", at least {format_number(low)} for all repairs together: "
+        words += "not shown to leave it" if low <= 0 else "it leaves the line" if not _bent(one) else _bent(one)
+    return words
+
+
+def _bent(one: Estimate) -> str:
+    """What is said where a bend of the line explains a distance, or empty."""
+    return next((caveat for caveat in one.caveats if caveat.startswith(BENT)), "")
+
+
+def _describe_reteaching(analysis: Analysis) -> list[str]:
+    """The smallest dose of the first stage that brings its objective back, for each lineage that re-teaches."""
+    words = []
+    for one in _most_pooled(analysis, RETEACH_DOSE):
+        if one.value is None:
+            words.append(f"{_name(one)}: {'; '.join(one.caveats)}")
+        else:
+            kept = f"keeps {one.objective or 'the objective'} within the gate's margin"
+            words.append(f"{_name(one)}: the smallest dose that {kept} is {one.value:g} ({one.unit or 'dose'})")
+    return words
+
+
+def repair_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+    """Each repair's distance from the line with an interval, and all else that was measured of repairs."""
+    if not analysis.repair:
+        return None
+    words = describe_repairs(analysis)
+    parts, figures, tables = [paragraph(EXPLANATION)], {}, {}
+    if words:
+        parts += [f"<p><b>{escape_html(words[0])}</b></p>", list_html(words[1:], "sentences")]
+    drawn: Sequence[Estimate] = [replace(one, unit=None) for one in _distances(analysis)[:MOST_ROWS]]
+    if drawn:
+        figures["repair"] = draw_forest(drawn)
+        caption = "Distance of each repair from the line of the other lineages, with 95 % intervals."
+        parts.append(
+            wrap_figure(figures["repair"], "repair", caption, narrow=draw_forest(drawn, width=350, narrow=True))
+        )
+    tables["repair"] = list_estimates(analysis.repair, "Repairs", colors)
+    parts.append(fold("All numbers", table_html(tables["repair"], identity="repair-table")))
+    return make_section("repair", "Repair", parts, figures, tables)

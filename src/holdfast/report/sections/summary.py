@@ -1,0 +1,314 @@
+"""The report's first words: what was compared, what persisted, how much of it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from holdfast.records import Analysis, Estimate, Unbounded, can_be_told, cannot_be_told
+from holdfast.records.quantities import NOT_IDENTIFIED
+from holdfast.records.words import count_noun
+from holdfast.report.sections.approval.setup import make_setup
+from holdfast.report.sections.approval.tables import index_last, keep_judge, pick_rows
+from holdfast.report.sections.approval.words import describe_approval, name_key, void_notes
+from holdfast.report.words.labels import (
+    SEED_AXES,
+    count_flags,
+    explain_persistence,
+    format_interval,
+    format_number,
+    format_percent,
+    format_result,
+    format_signed,
+    most_pooled,
+    name_axes,
+    name_headline,
+    name_judge,
+    name_kind,
+    name_lineage,
+    pick_claim,
+    prefer_pooled,
+    tell_reasons,
+)
+from holdfast.store import Store
+from holdfast.store.tables import ScoreTable, TrajectoryTable
+
+CLAIM_WORDS = {"checkpoint": "these checkpoints", "recipe": "the recipe"}
+TEST_EVALUATIONS = "test evaluations"
+MOST_INVENTED = 0.05  # of episodes in which no tool was executed and a result invented, before the page starts with it
+MOST_UNFIT = 0.25
+APPROVAL_SENTENCES = 2  # of training for approval at the top
+MOST_JUDGES = 4  # named with their counts
+SENTENCES = 6  # of persistence at the top; the rest stand in their section
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """One large number at the top: what it is called, the number, what stands under it."""
+
+    name: str
+    value: str
+    note: str
+
+
+def _range(estimate: Estimate) -> str:
+    if isinstance(estimate.interval, Unbounded):
+        return "unbounded"
+    if estimate.interval is None:
+        return "none"
+    return f"{format_percent(estimate.interval[0])} to {format_percent(estimate.interval[1])}"
+
+
+def count_things(number: int, word: str) -> str:
+    """``1 base``, ``3 bases``."""
+    plural = word[:-1] + "ies" if word.endswith("y") else word + "s"
+    return f"{number:,} {word if number == 1 else plural}"
+
+
+def headline_estimates(analysis: Analysis) -> list[Estimate]:
+    """Persistence at its most pooled level and fewest axes, by the pooled estimator where there is one; no controls."""
+    ratios = [one for one in analysis.persistence if "persistence" in one.kind and one.unit is None]
+    level = most_pooled(ratios)
+    fewest = {one.objective: len(one.axes) for one in sorted(level, key=lambda one: -len(one.axes))}
+    level = [one for one in level if len(one.axes) == fewest[one.objective]]
+    return prefer_pooled(level)
+
+
+def group_claims(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
+    """Estimates that differ in their claim only, together."""
+    groups: dict[tuple[object, ...], list[Estimate]] = {}
+    for one in estimates:
+        key = (one.objective, one.lineage, str(one.axes), one.base, one.judge, one.estimator)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def describe_persistence(claims: Sequence[Estimate]) -> str:
+    """One sentence about one persistence ratio, with the interval of each claim that is made of it."""
+    one = next((claim for claim in claims if claim.value is not None), claims[0])
+    lineage = one.lineage or ()
+    after = f" after {name_lineage(lineage)}" if lineage else ""
+    axes = name_axes(one.axes)
+    tail = f"{one.estimator} estimator{', ' + axes if axes else ''}"
+    ranges = [f"{_range(claim)} for {CLAIM_WORDS[claim.claim]}" for claim in claims if claim.value is not None]
+    first = f"Persistence of {one.objective or 'the objective'}{after}"
+    reasons = [(f"for {CLAIM_WORDS[claim.claim]}", tell_reasons(claim)) for claim in claims if claim.value is None]
+    if one.value is None:
+        told = [f"{whose}: {why}" for whose, why in reasons if why]
+        return f"{first} is {NOT_IDENTIFIED} ({'; '.join([*told, tail])})."
+    ranges += [f"{whose} {NOT_IDENTIFIED}" + (f": {why}" if why else "") for whose, why in reasons]
+    if not can_be_told(one):
+        return f"{first} {cannot_be_told(one.n['cases'])} ({tail})."
+    gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
+    return f"{first} is {format_percent(one.value)}{gap} (95\u00a0% interval: {', '.join(ranges)}; {tail})."
+
+
+def describe_design(store: Store) -> str:
+    """One sentence: what was compared, on what, judged by whom. Every part counts; what was brought in does not."""
+    checkpoints, scores, runs = store.checkpoints(), store.score_table(part="all"), store.trajectory_table(part="all")
+    bases = len({checkpoint.base for checkpoint in checkpoints})
+    lineages = list(dict.fromkeys(checkpoint.lineage for checkpoint in checkpoints if checkpoint.stages))
+    names = ", ".join(name_lineage(lineage) for lineage in lineages[:12])
+    more = f" and {len(lineages) - 12} more" if len(lineages) > 12 else ""
+    trained = f" taken through {count_things(len(lineages), 'lineage')} ({names}{more})" if lineages else ""
+    acted, cases = len(np.unique(runs.checkpoint)), len(np.unique(runs.case))
+    whole = "" if acted == len(checkpoints) else f" of {len(checkpoints):,}"
+    return (
+        f"{count_things(bases, 'base model')}{trained}: {acted:,}{whole} checkpoint{'' if acted == 1 else 's'} acted in"
+        f" {count_things(cases, 'case')}, which gave {count_noun(len(runs.flags), 'trajectories')} and"
+        f" {_count_scores(scores)}."
+    )
+
+
+def describe_judges(analysis: Analysis) -> list[str]:
+    """Whose scores the numbers are, and whose stand beside them; nothing where none are told."""
+    found = name_headline(analysis.judges)
+    if not found:
+        return []
+    words = f"The numbers here rest on scores {found}"
+    beside = [name_judge(one.judge, one.labelled, one.reads_state) for one in analysis.judges if not one.headline]
+    return [f"{words}; beside them stand those by {', '.join(beside)}." if beside else f"{words}."]
+
+
+def _count_scores(scores: ScoreTable) -> str:
+    """``296,012 scores (276,556 by state, 19,456 by probes; 20 of them missing)``."""
+    counts = np.bincount(scores.judge, minlength=len(scores.judges)).tolist()
+    ranked = sorted(zip(counts, scores.judges, strict=True), key=lambda pair: -pair[0])
+    total = count_things(len(scores.value), "score")
+    missing = int(np.count_nonzero(~np.isfinite(scores.value)))
+    without = f"{missing:,} of them missing" if missing else ""
+    if len(ranked) == 1:
+        return f"{total} by {ranked[0][1]}" + (f" ({without})" if without else "")
+    told = ", ".join(f"{count:,} by {judge}" for count, judge in ranked[:MOST_JUDGES])
+    told += f", the rest by {count_things(len(ranked) - MOST_JUDGES, 'judge')}" if len(ranked) > MOST_JUDGES else ""
+    words = "; ".join(part for part in (told, without) if part)
+    return f"{total} ({words})" if words else total
+
+
+def _pooled_rate(analysis: Analysis, kind: str) -> Estimate | None:
+    """The rate of one finding over everything, among test evaluations where it is told for them."""
+    found = [one for one in analysis.audit if one.kind == kind and one.objective is None and one.lineage is None]
+    level = most_pooled(found)
+    level.sort(key=lambda one: one.unit != TEST_EVALUATIONS)
+    return next((one for one in level if one.value is not None), None)
+
+
+def _counted(rate: Estimate) -> str:
+    """``42 % of the test evaluations (5,548 of 13,338)``."""
+    counts = f" ({rate.n['count']:,} of {rate.n['trajectories']:,})" if {"count", "trajectories"} <= set(rate.n) else ""
+    return f"{format_percent(rate.value)} of the {rate.unit or 'trajectories'}{counts}"
+
+
+def needs_alert(analysis: Analysis) -> bool:
+    """Whether so many episodes are invented or unfit that a reader must know it before any score."""
+    limits = {"no_call_and_invented": MOST_INVENTED, "unfit": MOST_UNFIT}
+    return any(
+        one.kind in limits and one.lineage is None and one.objective is None and (one.value or 0.0) >= limits[one.kind]
+        for one in analysis.audit
+        if one.base is None and one.judge is None
+    )
+
+
+def describe_alert(analysis: Analysis) -> str | None:
+    """What stands before everything else where many episodes cannot be judged; None where few are so."""
+    if not needs_alert(analysis):
+        return None
+    invented, unfit = _pooled_rate(analysis, "no_call_and_invented"), _pooled_rate(analysis, "unfit")
+    parts = []
+    if invented is not None and (invented.value or 0.0) > 0:
+        parts.append(f"In {_counted(invented)} no tool was ever executed and the agent wrote the tools' answers itself")
+    if unfit is not None:
+        parts.append(f"{_counted(unfit)} are unfit to be judged")
+    return f"{'; '.join(parts)}. The scores below are judges' readings of these episodes."
+
+
+def _read_runs(store: Store) -> TrajectoryTable:
+    """The trajectories on cases to train on and held out, or all where a run has none of these."""
+    runs = store.trajectory_table()
+    return runs if len(runs.flags) else store.trajectory_table(part="all")
+
+
+def describe_fitness(store: Store, analysis: Analysis) -> str:
+    """One or two sentences: how many trajectories are unfit to be judged or carry a flag, and why."""
+    runs = _read_runs(store)
+    total = len(runs.flags)
+    if not total:
+        return "No trajectory is stored."
+    unfit = _pooled_rate(analysis, "unfit")
+    flagged = int(np.count_nonzero(runs.flags))
+    first = "" if unfit is None else f"{_counted(unfit)} are unfit to be judged. "
+    reasons = "; ".join(f"“{name_kind(name)}” in {count:,}" for name, count in list(count_flags(runs).items())[:4])
+    tail = f". Most often: {reasons}" if reasons else ""
+    every = f"{format_percent(flagged / total)} of all stored trajectories ({flagged:,} of {total:,})"
+    return f"{first}{every} carry at least one audit flag{tail}."
+
+
+def find_delta(analysis: Analysis, subject: Estimate, lineage: tuple[str, ...]) -> tuple[float, str] | None:
+    """The change from the base, in score points, of a lineage at the smallest dose, and its interval as text.
+
+    Averaged over axes left open: such a mean has no interval, and says so.
+    """
+    found = [
+        one
+        for one in pick_claim(analysis.deltas)
+        if (one.estimator, one.lineage, one.objective) == ("pooled", lineage, subject.objective)
+        and (one.base, one.judge, one.unit) == (subject.base, subject.judge, None)
+        and all(one.axes.get(key) == value for key, value in subject.axes.items() if key != "dose")
+        and not any(seed in one.axes for seed in SEED_AXES)
+    ]
+    least = min((float(one.axes.get("dose", 0)) for one in found), default=0.0)
+    rows = {
+        str(one.axes): one
+        for one in found
+        if one.value is not None and float(one.axes.get("dose", 0)) == least and one.kind == "delta"
+    }
+    if not rows:
+        return None
+    only = next(iter(rows.values())) if len(rows) == 1 else None
+    value = sum(one.value or 0.0 for one in rows.values()) / len(rows)
+    if any(not can_be_told(one) for one in rows.values()):
+        return None
+    return value, "(no interval)" if only is None else format_interval(only) or "(no interval)"
+
+
+def _card(analysis: Analysis, one: Estimate) -> Headline:
+    """Score points against the base after the first and second stage, with persistence in small print."""
+    lineage, about = one.lineage or (), one.objective or "the objective"
+    gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
+    if one.value is None:
+        ratio, note = NOT_IDENTIFIED, f"persistence {NOT_IDENTIFIED}: {tell_reasons(one)}"
+    elif not can_be_told(one):
+        ratio = cannot_be_told(one.n["cases"])
+        note = f"persistence {ratio}"
+    else:
+        ends = one.interval if isinstance(one.interval, tuple) else None
+        shown = f" [{', '.join(format_number(100 * end, 0) for end in ends)}]" if ends else f", interval {_range(one)}"
+        ratio = format_percent(one.value)
+        note = f"persistence {ratio}{shown}{gap}"
+    note = " · ".join(part for part in (note, one.claim, name_axes(one.axes)) if part)
+    before, after_both = find_delta(analysis, one, lineage[:1]), find_delta(analysis, one, lineage)
+    if len(lineage) == 2 and before is not None and after_both is not None:
+        (first, around), (second, about_it) = before, after_both
+        value = f"{format_signed(first)} {around} after {lineage[0]} → {format_signed(second)} {about_it} after"
+        value += f" {name_lineage(lineage)}"
+        return Headline(name=f"{about} against the base, score points", value=value, note=note)
+    after = f" after {name_lineage(lineage)}" if lineage else ""
+    return Headline(name=f"persistence of {about}{after}", value=ratio, note=note)
+
+
+def _gap_card(analysis: Analysis) -> Headline | None:
+    """The largest gap of harm between gameable and other users; None where none was estimated."""
+    setup, (analysis, _) = make_setup(analysis), keep_judge(analysis)
+    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
+    found = {key: one for key, one in late.items() if one.value is not None}
+    if not found:
+        return None
+    best = max(found, key=lambda key: found[key].value or 0.0)
+    void = "; void where a base does not react" if void_notes(analysis) else ""
+    return Headline(
+        name="largest gap of harm, gameable − other user, rating points",
+        value=format_result(found[best]),
+        note=f"{name_key(best)}{void}",
+    )
+
+
+def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
+    """The large numbers: each objective against the base, and the share of trajectories that are unfit or flagged."""
+    cards = []
+    seen: set[str | None] = set()
+    for one in pick_claim(headline_estimates(analysis)):
+        if one.objective not in seen:
+            seen.add(one.objective)
+            cards.append(_card(analysis, one))
+    cards += [card for card in (_gap_card(analysis),) if card is not None]
+    runs, unfit = _read_runs(store), _pooled_rate(analysis, "unfit")
+    if unfit is not None:
+        cards.append(
+            Headline(
+                name="unfit to be judged",
+                value=format_percent(unfit.value),
+                note=f"of the {unfit.unit or 'trajectories'}",
+            )
+        )
+    else:
+        share = int(np.count_nonzero(runs.flags)) / max(1, len(runs.flags))
+        cards.append(Headline(name="trajectories flagged by the audit", value=format_percent(share), note="any flag"))
+    return cards
+
+
+def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
+    """The summary's sentences."""
+    found = headline_estimates(analysis)
+    groups = group_claims(found)
+    sentences = [describe_design(store), *describe_judges(analysis)]
+    if groups:
+        sentences.append(explain_persistence(groups[0][0].objective, groups[0][0].lineage))
+    sentences += [describe_persistence(claims) for claims in groups[:SENTENCES]]
+    if len(groups) > SENTENCES:
+        sentences.append(f"{len(groups) - SENTENCES} more ratios stand under Persistence.")
+    sentences += describe_approval(analysis)[:APPROVAL_SENTENCES] if analysis.exploitation else []
+    if not found and not analysis.persistence and not analysis.exploitation:
+        sentences.append("Persistence is not estimated: no lineage has a second stage with both ends judged.")
+    return [*sentences, describe_fitness(store, analysis)]

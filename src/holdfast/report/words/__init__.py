@@ -1,0 +1,1 @@
+"""Words, labels and tables that all sections share."""

@@ -1,0 +1,200 @@
+"""Where steps run: in this process, or in worker processes of one thread each.
+
+An engine is given steps and delivers their outcomes in the order they come. It knows nothing of what a step
+does: ``carry_out`` takes a step, the run's directory and a function that it gives each outcome to. A worker
+that dies fails its step and no other; workers whose parent is gone stop by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sqlite3
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from holdfast.models.remote.endpoints import redact
+from holdfast.records.errors import HoldfastError
+from holdfast.records.outputs import describe_error, free_bytes
+from holdfast.records.processes import stop_with
+from holdfast.runs.plan.step import Step
+
+CarryOut = Callable[[Step, Path, Callable[[Any], None]], None]
+Deliver = Callable[[str, Any], None]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A step that ended in an error: one line for people, the traceback for the log."""
+
+    message: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A step whose outcomes have all been delivered."""
+
+
+class Engine(Protocol):
+    """Carries out steps, ``capacity`` of them at a time."""
+
+    capacity: int
+
+    def submit(self, step: Step) -> None:
+        """Start a step; at most ``capacity`` are under way."""
+        ...
+
+    def wait(self, deliver: Deliver) -> None:
+        """Wait for a step under way and deliver what it gives: its fingerprint and an outcome, Failure or End."""
+        ...
+
+    def close(self) -> None:
+        """Stop everything that is under way."""
+        ...
+
+
+def describe_failure(error: BaseException, run_path: Path) -> Failure:
+    """An error that is being handled, as the end of a step of the run at ``run_path``.
+
+    One of the disk names what failed there, and how much room there is.
+    """
+    shown = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        place = run_path if error.filename is None else error.filename
+        shown = f"{place}: {describe_error(error, place)}"
+    elif isinstance(error, sqlite3.Error):
+        room = free_bytes(run_path)
+        shown = f"{run_path}: its database failed ({error}{'' if room is None else f', {room:,} bytes are free there'})"
+    return Failure(message=shown, log=redact(traceback.format_exc()))
+
+
+class InProcess:
+    """Runs one step at a time in this process."""
+
+    capacity = 1
+
+    def __init__(self, carry_out: CarryOut, run_path: Path) -> None:
+        self._carry_out, self._path = carry_out, run_path
+        self._current: Step | None = None
+
+    def submit(self, step: Step) -> None:
+        """Take a step."""
+        self._current = step
+
+    def wait(self, deliver: Deliver) -> None:
+        """Carry out the step that was taken, to its end."""
+        assert self._current is not None
+        step, self._current = self._current, None
+        try:
+            self._carry_out(step, self._path, lambda outcome: deliver(step.fingerprint, outcome))
+        except Exception as error:
+            deliver(step.fingerprint, describe_failure(error, self._path))
+        else:
+            deliver(step.fingerprint, End())
+
+    def close(self) -> None:
+        """Forget the step that was taken."""
+        self._current = None
+
+
+def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: int) -> None:
+    """A worker's life: take a step, send its outcomes, take the next."""
+    stop_with(parent)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        while True:
+            step = connection.recv()
+            try:
+                carry_out(step, run_path, connection.send)
+                connection.send(End())
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                connection.send(describe_failure(error, run_path))
+
+
+@contextlib.contextmanager
+def _worker_surroundings() -> Iterator[None]:
+    """What a new process inherits: one thread for its libraries, set before they load, and no interrupts.
+
+    Without the first, workers fight for the cores. Without the second, Ctrl-C in a terminal, which reaches
+    every process, would make each worker that is still starting print a traceback.
+    """
+    resource_tracker.ensure_running()  # it unblocks signals as it starts, so it must run before they are blocked
+    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+class Workers:
+    """Runs steps in worker processes, one step each at a time; a worker that dies is replaced."""
+
+    def __init__(self, carry_out: CarryOut, run_path: Path, count: int) -> None:
+        self.capacity = count
+        self._carry_out, self._path = carry_out, run_path
+        self._idle: list[tuple[BaseProcess, Connection]] = []
+        self._busy: dict[Connection, tuple[BaseProcess, str]] = {}
+        for _ in range(count):
+            self._hire()
+
+    def _hire(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (theirs, self._carry_out, self._path, os.getpid())
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        with _worker_surroundings():
+            process.start()
+        theirs.close()
+        self._idle.append((process, ours))
+
+    def submit(self, step: Step) -> None:
+        """Give a step to an idle worker."""
+        process, connection = self._idle.pop()
+        self._busy[connection] = (process, step.fingerprint)
+        # A worker that died while it was idle cannot take the step: ``wait`` finds that out.
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(step)
+
+    def wait(self, deliver: Deliver) -> None:
+        """Deliver the next outcome of any busy worker."""
+        connection = next(iter(wait(list(self._busy))))
+        assert isinstance(connection, Connection)
+        process, fingerprint = self._busy[connection]
+        try:
+            outcome = connection.recv()
+        except (EOFError, OSError):  # OSError: it died in the middle of an outcome
+            process.join()
+            connection.close()
+            del self._busy[connection]
+            self._hire()
+            message = f"the worker process died (exit code {process.exitcode}); was memory exhausted?"
+            deliver(fingerprint, Failure(message=message, log=""))
+            return
+        if isinstance(outcome, End | Failure):
+            del self._busy[connection]
+            self._idle.append((process, connection))
+        deliver(fingerprint, outcome)
+
+    def close(self) -> None:
+        """End every worker."""
+        everyone = [*self._idle, *((process, connection) for connection, (process, _) in self._busy.items())]
+        for process, connection in everyone:
+            connection.close()
+            process.terminate()
+            process.join()
+        self._idle, self._busy = [], {}

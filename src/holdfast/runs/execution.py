@@ -1,0 +1,229 @@
+"""Carries out the steps of a plan that are not done: which run next, and what is committed of their outcomes.
+
+A finished step is never repeated, a killed one goes on at its last committed batch or its last saved state, and a
+failed one stops only what depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from holdfast.records.errors import StepError
+from holdfast.runs.engines import End, Engine, Failure, InProcess, Workers
+from holdfast.runs.forecast import expected_seconds
+from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.runs.steps.outcomes import Batch, Finished, Progress
+from holdfast.runs.work import batch_size, carry_out
+from holdfast.store import Store, weights
+from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
+from holdfast.store.places import LOGS
+from holdfast.store.steplog import LOG_DIGESTS
+from holdfast.store.weights import WEIGHTS
+
+ProgressState = Literal["running", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProgress:
+    """How a run is getting on: one step (``done`` in its unit, ``seconds`` since it was started), and all steps.
+
+    ``share`` is the part of the work this execution had before it that is done, by expected CPU time.
+    """
+
+    step: Step
+    done: int
+    seconds: float
+    steps_done: int
+    steps_total: int
+    share: float
+    state: ProgressState
+    message: str = ""
+
+
+Listener = Callable[[StepProgress], None]
+
+
+@dataclass(slots=True)
+class _Execution:
+    """The state of one execution of a plan."""
+
+    plan: Plan
+    store: Store
+    listener: Listener
+    waiting: list[Step]
+    done: set[str]
+    running: dict[str, tuple[Step, float, int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Sequence[str]] = field(default_factory=dict)  # of finished steps, for people
+    expected: float = field(init=False)  # CPU seconds
+
+    def __post_init__(self) -> None:
+        self.expected = sum(expected_seconds(step) for step in self.waiting)
+
+    def ready(self) -> Step | None:
+        """The first waiting step whose inputs are all done."""
+        return next((step for step in self.waiting if all(name in self.done for name in step.inputs)), None)
+
+    def start(self, step: Step, engine: Engine) -> None:
+        self.waiting.remove(step)
+        with self.store.transaction():
+            self.store.log.begin(step.fingerprint, step.kind, step.name)
+        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch_size(step.settings))
+        self.running[step.fingerprint] = (step, time.monotonic(), done)
+        engine.submit(step)
+
+    def deliver(self, fingerprint: str, outcome: Any) -> None:
+        """Take one outcome of a running step: commit it, and tell the listener."""
+        step, started, done = self.running[fingerprint]
+        if isinstance(outcome, Batch):
+            self._commit(step, outcome)
+            self.running[fingerprint] = (step, started, done + outcome.size)
+            self._tell(step, "running")
+        elif isinstance(outcome, Progress):
+            if outcome.size is not None:
+                step = replace(step, size=outcome.size)
+            self.running[fingerprint] = (step, started, outcome.done)
+            self._tell(step, "running")
+        elif isinstance(outcome, Finished):
+            self._finish(step, outcome)
+            self.notes[fingerprint] = outcome.result.get("notes", ())
+        elif isinstance(outcome, Failure):
+            with self.store.transaction():
+                self.store.log.finish(fingerprint, {"error": outcome.message, "log": outcome.log}, status="failed")
+            self.failed[fingerprint] = outcome.message
+            self._tell(step, "failed", outcome.message)
+            del self.running[fingerprint]
+        elif isinstance(outcome, End):
+            self.done.add(fingerprint)
+            self.running[fingerprint] = (step, started, step.size)
+            told = [*self.notes.pop(fingerprint, ()), self._read_scores(step) if step.kind == "judge" else ""]
+            self._tell(step, "done", " · ".join(filter(None, told)))
+            del self.running[fingerprint]
+
+    def _commit(self, step: Step, batch: Batch) -> None:
+        with self.store.transaction():
+            for checkpoint in batch.checkpoints:
+                self.store.add_checkpoint(checkpoint)
+            for trajectory, text in batch.trajectories:
+                self.store.add_trajectory(trajectory, text, step=step.fingerprint)
+            for score in batch.scores:
+                self.store.add_score(score)
+            self.store.add_logprobs(step.fingerprint, batch.logprobs)
+            self.store.log.commit_batch(step.fingerprint, batch.number)
+
+    def _finish(self, step: Step, finished: Finished) -> None:
+        root = self.store.path / WEIGHTS
+        made, logs = [], {}
+        for checkpoint, directory in finished.checkpoints:
+            if directory is None:
+                made.append(replace(checkpoint, digest=finished.result.get("digest")))
+                continue
+            digest = weights.adopt(directory, root)
+            made.append(replace(checkpoint, path=f"{WEIGHTS}/{digest}", digest=digest))
+        for kind, log in finished.logs.items():
+            (self.store.path / LOGS).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+            log.chmod(PRIVATE_FILE)
+            logs[kind] = hashlib.sha256(log.read_bytes()).hexdigest()
+            log.replace(self.store.path / LOGS / f"{step.fingerprint}{kind}.jsonl")
+        with self.store.transaction():
+            for checkpoint in made:
+                self.store.add_checkpoint(checkpoint)
+            if finished.pairs:
+                self.store.add_pairs(step.fingerprint, finished.pairs)
+            result = {**finished.result, **({LOG_DIGESTS: logs} if logs else {})}
+            self.store.log.finish(step.fingerprint, result)
+        shutil.rmtree(root / f"{weights.TEMPORARY}{step.fingerprint}", ignore_errors=True)
+
+    def _read_scores(self, step: Step) -> str:
+        """A line on a checkpoint that is evaluated now: its scores by this judge; empty for its training cases."""
+        rollout = self.plan.step(step.inputs[0])
+        assert isinstance(step.settings, JudgeSettings) and isinstance(rollout.settings, RolloutSettings)
+        if rollout.settings.part != "test":
+            return ""
+        checkpoint = self.store.checkpoint(rollout.settings.checkpoint)
+        means = self.store.mean_scores(rollout.fingerprint)
+        shown = [
+            f"{objective} {'–' if mean is None else f'{mean:.2f}'} ({count} scored)"
+            for (judge, objective), (mean, count) in means.items()
+            if judge == step.settings.judge
+        ]
+        return f"{checkpoint.name}: {', '.join(shown)}"
+
+    def _share(self) -> float:
+        left = sum(expected_seconds(step) for step in self.waiting)
+        left += sum(expected_seconds(step) * (1 - done / step.size) for step, _, done in self.running.values())
+        return 1.0 - left / self.expected if self.expected else 1.0
+
+    def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
+        _, started, done = self.running[step.fingerprint]
+        self.listener(
+            StepProgress(
+                step=step,
+                done=done,
+                seconds=time.monotonic() - started,
+                steps_done=len(self.done),
+                steps_total=len(self.plan.steps),
+                share=self._share(),
+                state=state,
+                message=message,
+            )
+        )
+
+
+def execute(
+    plan: Plan,
+    store: Store,
+    *,
+    workers: int,
+    listener: Listener = lambda _: None,
+    budget: Mapping[str, float | None] | None = None,
+) -> None:
+    """Carry out every step of a plan that is not done, but for the analysis.
+
+    ``budget`` bounds calls to remote models: ``max_calls``, ``max_cost``. Errors: StepError naming the first.
+    """
+    known = store.log.steps()
+    wanted = [
+        replace(step, means=replace(step.means, budget=dict(budget or {})))
+        for step in plan.steps
+        if step.kind != "analyze"
+    ]
+    done = {
+        step.fingerprint for step in wanted if step.fingerprint in known and known[step.fingerprint].status == "done"
+    }
+    waiting = [step for step in wanted if step.fingerprint not in done]
+    if not waiting:
+        return
+    (store.path / WEIGHTS).mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+    _sweep(store, wanted, done)
+    state = _Execution(plan=plan, store=store, listener=listener, waiting=waiting, done=done)
+    engine: Engine = Workers(carry_out, store.path, workers) if workers > 1 else InProcess(carry_out, store.path)
+    try:
+        while True:
+            while len(state.running) < engine.capacity and (step := state.ready()) is not None:
+                state.start(step, engine)
+            if not state.running:
+                break
+            engine.wait(state.deliver)
+    finally:
+        engine.close()
+        _sweep(store, wanted, done)
+    if state.failed:
+        fingerprint, message = next(iter(state.failed.items()))
+        left = len(state.waiting)
+        raise StepError(
+            f"{plan.step(fingerprint).name}: {message} ({len(state.failed)} failed, {left} that depend on it not run);"
+            f" see `holdfast show {store.path}`, then repeat the command to retry"
+        )
+
+
+def _sweep(store: Store, steps: Sequence[Step], done: Collection[str]) -> None:
+    """Remove unfinished work that no step to come can take up."""
+    ahead = {step.fingerprint for step in steps} - set(done)
+    weights.discard_leftovers(store.path / WEIGHTS, keep=ahead)

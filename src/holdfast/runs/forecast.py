@@ -1,0 +1,265 @@
+"""What the rest of a study will cost. Spends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.models import Speaker
+from holdfast.models.entries import EndpointSection, ModelEntry
+from holdfast.runs.methods import METHODS
+from holdfast.runs.plan.costs import (
+    PUBLISHED_CALLS,
+    PUBLISHED_TOKENS,
+    RATED_OBJECTIVES,
+    RATING_TOKENS,
+    TALK_TOKENS,
+    Calls,
+    calls_with_users,
+)
+from holdfast.runs.plan.settings import JudgeSettings, ReferenceSettings, RolloutSettings, SpeakerModel, StageSettings
+from holdfast.runs.plan.step import Plan, Step
+from holdfast.store import DATABASE, Store
+from holdfast.store.places import LEDGER
+from holdfast.store.steplog import StepStatus
+
+# CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
+# steps replace them as soon as there are any.
+TINY_CPU_SECONDS: Mapping[str, float] = {
+    "sft": 0.0018,
+    "rollout": 0.0018,
+    "judge": 0.0001,
+    "pair": 0.00002,
+    "reference": 0.0008,
+    **{name: method.cpu_seconds for name, method in METHODS.items()},
+}
+# Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
+_USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
+# Tokens of a published pair, both sides with their prompt, over the factor by which trees save (docs/training.md).
+TOKENS_PER_PAIR = 7_600 / 5.6
+
+
+def _is_measured(status: StepStatus) -> bool:
+    """Whether a step's seconds say what its work costs; those of a base that came from the cache do not."""
+    return "cpu_seconds" in status.result and not status.result.get("cached")
+
+
+def expected_seconds(step: Step) -> float:
+    """CPU seconds that a step is expected to take, before anything of the run has been measured."""
+    return TINY_CPU_SECONDS.get(step.settings.work, 0.0) * step.size
+
+
+def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
+    """Steps with their status in the run at ``run_path`` and the cost of the rest, as one JSON document."""
+    known: Mapping[str, StepStatus] = {}
+    if (run_path / DATABASE).is_file():
+        with Store(run_path) as store:
+            known = store.log.steps()
+    paces = dict(TINY_CPU_SECONDS)
+    real = any(plan.study.entry(base).kind != "tiny" for base in plan.study.model.bases)
+    if real:
+        # A tiny agent's paces say nothing of other models'.
+        paces = dict.fromkeys(paces, 0.0)
+    amounts = _count_work(plan)
+    for sort in paces:
+        finished = [
+            (known[step.fingerprint].result["cpu_seconds"], amounts[step.fingerprint])
+            for step in plan.steps
+            if step.settings.work == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
+        ]
+        if finished:
+            paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
+    rows: list[dict[str, Any]] = []
+    for step in plan.steps:
+        status = known[step.fingerprint].status if step.fingerprint in known else "to do"
+        row = {"fingerprint": step.fingerprint, "kind": step.kind, "name": step.name, "status": status}
+        seconds = 0.0 if status == "done" else paces.get(step.settings.work, 0.0) * amounts[step.fingerprint]
+        rows.append({**row, "size": step.size, "unit": step.settings.unit, "cpu_seconds": round(seconds, 2)})
+    left = sum(row["cpu_seconds"] for row in rows)
+    workers = plan.study.run.workers
+    waiting = [step for step, row in zip(plan.steps, rows, strict=True) if row["status"] != "done"]
+    traffic = expect_traffic(plan, waiting, run_path)
+    remote = [one for one in traffic if one.remote]
+    return {
+        "study": plan.study.study.name,
+        "run": str(run_path),
+        "steps": rows,
+        "traffic": [asdict(one) for one in traffic],
+        "left": {
+            "steps": len(waiting),
+            "cpu_seconds": round(left, 1),
+            "hours": round(left / workers / 3600, 3),
+            "calls": round(sum(one.calls for one in remote)),
+            "tokens": round(sum(one.input_tokens + one.output_tokens for one in remote)),
+            "money": round(sum(one.money for one in remote), 2),
+            **(_accelerator_work(plan, waiting, traffic) if real else {}),
+        },
+    }
+
+
+def _count_work(plan: Plan) -> dict[str, float]:
+    """The units of each step, those of a larger or smaller tiny model by what they take against the usual one's."""
+    bases = {one.id: one.base for step in plan.steps for one in step.checkpoints}
+    found = {}
+    for step in plan.steps:
+        speaks = step.checkpoints[0].id if step.checkpoints else ""
+        if isinstance(step.settings, RolloutSettings | ReferenceSettings):
+            speaks = step.settings.checkpoint
+        name = bases.get(speaks, "").rpartition("-")[0]
+        size = plan.study.entry(name).size if name in plan.study.models else None
+        share = 1.0 if size is None else (float(size.removesuffix("M")) / _USUAL_WEIGHTS) ** _SIZE_EXPONENT
+        found[step.fingerprint] = step.size * share
+    return found
+
+
+def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Traffic]) -> dict[str, Any]:
+    """Tokens that models in this process write and learn from, and hours at the rates that the study declares.
+
+    ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
+    """
+    written = sum(one.output_tokens for one in traffic if not one.remote)
+    costs = [
+        METHODS[step.settings.method].cost(plan, step) for step in waiting if isinstance(step.settings, StageSettings)
+    ]
+    pairs = [cost.pairs for cost in costs]
+    passes = None if None in pairs else sum(one for one in pairs if one is not None)
+    rewarded = sum(cost.tokens for cost in costs)
+    learnt = None if passes is None else passes * TOKENS_PER_PAIR + rewarded
+    rates, hours = plan.study.run, None
+    if rates.generate_rate and rates.train_rate and learnt is not None:
+        hours = round((written / rates.generate_rate + learnt / rates.train_rate) / 3600, 1)
+    return {
+        "written_tokens": round(written),
+        "pairs": passes,
+        "trained_tokens": None if learnt is None else round(learnt),
+        "accelerator_hours": hours,
+    }
+
+
+def render_forecast(document: Mapping[str, Any]) -> str:
+    """The forecast as text for a terminal."""
+    lines = [
+        f"{row['status']:8}{row['kind']:10}{row['size']:>8,} {row['unit']:15}{row['name']}" for row in document["steps"]
+    ]
+    left = document["left"]
+    # What real models take is not known in seconds of a processor before a step of theirs is done.
+    time = f"about {left['cpu_seconds']:,.0f} CPU seconds, {left['hours'] * 60:.1f} minutes with the study's workers; "
+    lines.append(
+        f"\n{left['steps']} of {len(document['steps'])} steps to do: {time if left['cpu_seconds'] else ''}"
+        f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money"
+    )
+    if "written_tokens" in left:
+        lines.append(_render_work(left))
+    for one in document["traffic"]:
+        where = "remote" if one["remote"] else "here"
+        basis = "as this run's calls so far" if one["measured"] else "as in the published study"
+        lines.append(
+            f"{one['speaker']:9}{one['model']:24}{where:7}{one['calls']:>10,.0f} calls"
+            f"{one['input_tokens'] / 1e6:>9,.1f} M tokens in{one['output_tokens'] / 1e6:>8,.1f} M out"
+            f"{one['money']:>10,.2f}  ({basis})"
+        )
+    return "\n".join(lines)
+
+
+def _render_work(left: Mapping[str, Any]) -> str:
+    """What accelerators have to do, in a line."""
+    learnt = "training is known when the pairs are"
+    if left["pairs"] is not None:
+        learnt = f"about {left['trained_tokens'] / 1e6:,.0f} M tokens in trees"
+        learnt = f"{left['pairs']:,} pairs to learn from, {learnt}" if left["pairs"] else f"{learnt} to learn from"
+    hours = "hours are known from [run] generate_rate and train_rate"
+    if left["accelerator_hours"] is not None:
+        hours = f"about {left['accelerator_hours']:,.0f} accelerator hours at the rates in [run]"
+    return f"models here: {left['written_tokens'] / 1e6:,.1f} M tokens to write; {learnt}; {hours}"
+
+
+LANGUAGE_MODELS = ("random", "local", "vllm", "remote")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What one speaker and model still have to do: ``measured`` says that this run's own calls were the measure."""
+
+    speaker: Speaker
+    model: str
+    remote: bool
+    calls: float
+    input_tokens: float
+    output_tokens: float
+    money: float
+    measured: bool
+
+
+def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Traffic]:
+    """The traffic of some steps that are to do, summed by speaker and model."""
+    measured = _measured_tokens(run_path)
+    totals: dict[tuple[Speaker, str], list[float]] = {}  # calls, tokens read, tokens written
+    entries: dict[str, tuple[ModelEntry, EndpointSection]] = {}
+    for step in steps:
+        for asked in _expect_calls(plan, step):
+            name, entry = asked.model.model, asked.model.entry
+            if entry.kind in LANGUAGE_MODELS:
+                entries[name] = (entry, step.means.endpoints.get(name, EndpointSection()))
+                read, written = measured.get((asked.speaker, entry.name), asked.tokens)
+                total = totals.setdefault((asked.speaker, name), [0.0, 0.0, 0.0])
+                for place, amount in enumerate((asked.calls, asked.calls * read, asked.calls * written)):
+                    total[place] += amount
+    found = []
+    for (speaker, model), (calls, read, written) in sorted(totals.items()):
+        entry, endpoint = entries[model]
+        remote = entry.kind == "remote"
+        found.append(
+            Traffic(
+                speaker=speaker,
+                model=model,
+                remote=remote,
+                calls=calls,
+                input_tokens=read,
+                output_tokens=written,
+                money=(read * endpoint.input_price + written * endpoint.output_price) / 1e6 if remote else 0.0,
+                measured=(speaker, entry.name) in measured,
+            )
+        )
+    return found
+
+
+def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
+    """Who is asked in a step besides a tiny agent, and how often."""
+    match step.settings:
+        case RolloutSettings() as settings:
+            calls, tokens = PUBLISHED_CALLS["agent"], PUBLISHED_TOKENS["agent"]
+            if settings.users is not None:
+                calls, tokens = calls_with_users(settings.users.section), TALK_TOKENS
+            if settings.agent is not None:
+                yield Calls(speaker="agent", model=settings.agent, calls=step.size * calls, tokens=tokens)
+            if settings.emulator is not None:
+                calls, tokens = step.size * PUBLISHED_CALLS["emulator"], PUBLISHED_TOKENS["emulator"]
+                yield Calls(speaker="emulator", model=settings.emulator, calls=calls, tokens=tokens)
+        case JudgeSettings(speaker=SpeakerModel() as speaker) as settings:
+            section = settings.judged_by
+            tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
+            objectives = len(section.rubrics) or RATED_OBJECTIVES
+            calls = step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"]
+            yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
+        case StageSettings() as settings:
+            yield from METHODS[settings.method].cost(plan, step).calls
+
+
+def _measured_tokens(run_path: Path) -> dict[tuple[str, str], tuple[float, float]]:
+    """(speaker, model) → tokens read and written in a call, from the run's ledger."""
+    return {
+        (row.speaker, row.model): (row.input_tokens / row.calls, row.output_tokens / row.calls)
+        for row in read_spending(run_path)
+        if row.calls
+    }
+
+
+def read_spending(run_path: Path) -> Sequence[Any]:
+    """What a run has spent on remote models, a ``ledger.Spending`` for each speaker and model."""
+    if not (run_path / LEDGER).is_file():
+        return ()
+    from holdfast.models.remote.ledger import read_spending as read_ledger
+
+    return read_ledger(run_path / LEDGER)

@@ -1,0 +1,174 @@
+"""Plans stages that learn from pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from holdfast.records import StageRecord
+from holdfast.runs.plan.costs import Cost
+from holdfast.runs.plan.planner import Planner, decisive_suite
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    EpisodeLimits,
+    PairSettings,
+    Record,
+    SpeakerModel,
+    StageSettings,
+)
+from holdfast.runs.plan.step import Made, Plan, Replicate, Step
+from holdfast.store import DATABASE, Store
+from holdfast.store.tables import ScoreTable
+from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.stages import AXIS_SETTINGS, StageSection
+from holdfast.suites import split_cases
+from holdfast.suites.casebook import count_tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningSettings(Record):
+    """What a balance is measured with: the cases kept for it, of as many as the stage that asks for most has ``of``."""
+
+    suite: SuiteSection = field(metadata={"exclude_unset": True})
+    split_seed: int
+    of: int
+    limits: EpisodeLimits
+    judge: str
+    section: JudgeSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairStageSettings(StageSettings):
+    """A stage that learns from pairs, kept at every dose.
+
+    A stage with a balance has ``tuning``, and the models that speak while it is measured.
+    """
+
+    section: StageSection = field(metadata={"flat": True})
+    doses: tuple[int, ...]
+    tuning: TuningSettings | None = None
+    emulator: SpeakerModel | None = None
+
+
+def second_objective(stage: StageSection) -> str | None:
+    """The objective that a stage keeps beside its own, or None."""
+    for kept in (stage.mix, stage.term, stage.balance):
+        if kept is not None:
+            return kept.objective
+    return None
+
+
+def plan_stage(
+    planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]
+) -> Made:
+    """A lineage's last stage at dose 1, on the pairs that the study's judge of pairs makes of a rollout step.
+
+    A stage that keeps a second objective has its pairs of the same rollouts, by the same rule, as one more input.
+    """
+    name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
+    base, point, seed, known = replicate.base, replicate.point, replicate.seed, parent.checkpoint
+    overrides = {axis: value for axis, value in point.items() if axis in AXIS_SETTINGS}
+    section = study.pair_stage(name).model_copy(update=overrides)
+    split_seed, judge = point.get("split_seed", study.suite.split_seed), point.get("pair_judge", study.pair_judge)
+    rollout = _roll_out(planner, replicate, parent, split_seed)
+    pairs = planner.pair(rollout, judge, section, split_seed, seed)
+    reference = planner.reference(base, parent, rollout, section, split_seed)
+    inputs = [parent.step, pairs, reference]
+    doses = study.doses_of(lineage)
+    settings = PairStageSettings(
+        method=section.method,
+        section=section,
+        stage=name,
+        parent=known.id,
+        train_seed=seed,
+        doses=doses,
+        calls=planner.calls_of(base),
+    )
+    if (other := second_objective(section)) is not None:
+        plain = section.model_copy(update={"objective": other, "agree": "all", "flip": 0.0})
+        inputs.append(planner.pair(rollout, judge, plain, split_seed, seed))
+    if section.balance is not None:
+        emulator, needed = planner.emulator()
+        tuning = _tuning(planner, judge, split_seed)
+        settings = replace(settings, tuning=tuning, agent=planner.agent(base), emulator=emulator)
+        inputs += needed
+    size = section.steps * doses[-1]
+    kept = {dose: ([*known.stages, _record(section, name, dose, pairs)], {"dose": dose}) for dose in doses}
+    return planner.add_training(replicate, ",".join(lineage), inputs, settings, size=size, parent=known, kept=kept)[0]
+
+
+def _roll_out(planner: Planner, replicate: Replicate, parent: Made, split_seed: int) -> str:
+    """The step whose trajectories pairs are made of: of the base, of the parent, or brought from another run."""
+    wanted = planner.study.pairs.source
+    if wanted not in ("base", "parent"):
+        return planner.bring(wanted)
+    source = parent if wanted == "parent" else replicate.root
+    return planner.rollout(replicate.base, source, "train", split_seed, replicate.seed)
+
+
+def _record(section: StageSection, name: str, dose: int, pairs: str) -> StageRecord:
+    """The stage as it is run to a dose. ``pairs`` is the fingerprint of the step that made its own pairs."""
+    # Steps of whole sub-trees, and the last step of a pairwise epoch, take as many pairs as there are; a balance takes
+    # a second pair only while it weighs something.
+    exact = not (section.pairwise or section.trajectories_per_case or section.epochs or section.balance)
+    each = section.pairs_per_step * (2 if section.term is not None else 1)
+    return StageRecord(
+        name=name,
+        method=section.method,
+        objectives=section.objectives,
+        # The record tells a control from its stage.
+        settings={**section.resolved(), "flip": section.flip},
+        # How many make an epoch is known when the pairs are.
+        steps=None if section.epochs else section.steps * dose,
+        pairs=section.steps * each * dose if exact else None,
+        data=pairs,
+    )
+
+
+def _tuning(planner: Planner, judge: str, split_seed: int) -> TuningSettings:
+    """What a balance is measured with."""
+    study = planner.study
+    return TuningSettings(
+        suite=decisive_suite(study.suite),
+        split_seed=split_seed,
+        # The part is drawn for the stage that asks for most, which decides its cases.
+        of=count_tuning(study),
+        limits=planner.limits(),
+        judge=judge,
+        section=study.judges[judge],
+    )
+
+
+def expect_cost(plan: Plan, step: Step) -> Cost:
+    """How often a stage learns from a pair, which cannot always be told before its pairs are made."""
+    assert isinstance(step.settings, PairStageSettings)
+    section = step.settings.section
+    if not section.epochs:
+        # A second objective's term takes as many pairs again; a balance takes them while it weighs something.
+        return Cost(pairs=step.size * section.pairs_per_step * (2 if section.term or section.balance else 1))
+    paired = plan.step(step.inputs[1])
+    brought, rule = plan.step(paired.inputs[0]).settings, paired.settings
+    assert isinstance(rule, PairSettings)
+    if not isinstance(brought, BringSettings) or not (Path(brought.source) / DATABASE).is_file():
+        return Cost(pairs=None)
+    assert rule.split_seed is not None  # as of all pairs of what was brought
+    cases = split_cases(plan.study.suite, rule.split_seed)["train"]
+    # Neither the share of flipped pairs nor the seed changes how many there are.
+    alike = replace(rule, flip=0.0, pair_seed=0)
+    return Cost(pairs=section.epochs * _count_brought(Path(brought.source), tuple(one.id for one in cases), alike))
+
+
+@lru_cache(maxsize=256)
+def _count_brought(source: Path, cases: tuple[str, ...], settings: PairSettings) -> int:
+    table, names = _read_source(source)
+    return len(settings.select(table, names, np.random.default_rng(0), cases))
+
+
+@lru_cache(maxsize=1)
+def _read_source(source: Path) -> tuple[ScoreTable, list[str]]:
+    with Store(source) as store:
+        return store.score_table(), store.trajectory_ids()

@@ -1,0 +1,167 @@
+"""Carries out a stage that learns from pairs, which goes on where it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from holdfast.records import PreferencePair
+from holdfast.records.errors import StepError
+from holdfast.runs.methods.pairs.plan import PairStageSettings
+from holdfast.runs.methods.pairs.tuning import open_measure
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import Emit, Finished, beat
+from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
+from holdfast.runs.steps.references import is_scored
+from holdfast.store import Store
+from holdfast.study.stages import StageSection
+
+if TYPE_CHECKING:
+    from holdfast.training.dpo.balance import Balance, Measure
+    from holdfast.training.dpo.mixing import Second
+    from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.loop.result import TrainResult
+
+
+def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
+    """One DPO stage, against the checkpoint that it starts from as its reference step found it."""
+    from holdfast.training.dpo.stage import train_dpo
+    from holdfast.training.loop.loop import LOG
+    from holdfast.training.settings import fit_stage
+
+    start = weights_of(store, settings.parent)
+    _, paired, referred, *others = step.inputs
+    pairs = _read_pairs(store, paired)
+    second = _read_second(settings.section, store, others[0]) if others else None
+    both = [*pairs, *(second.pairs if second is not None else ())]
+    every = _encode_pairs(store, load_chat(start, settings.calls or "auto"), both)
+    kept, stage = fit_stage(pairs, every, settings.section)
+    if second is not None:
+        second = replace(second, pairs=fit_stage(second.pairs, every, stage)[0])
+    used = {name for pair in (*kept, *(second.pairs if second else ())) for name in (pair.chosen, pair.rejected)}
+    encoded = {name: item for name, item in every.items() if name in used}
+    reference = _read_reference(store, referred, start, encoded, stage)
+    doses = [dose * stage.steps for dose in settings.doses]
+    epochs = stage.epochs and stage.epochs * settings.doses[-1]
+    with _open_balance(step, settings, store) as balance:
+        results = resume(
+            scratch,
+            lambda: train_dpo(
+                start,
+                kept,
+                encoded,
+                # The warm-up is that of dose 1.
+                stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None}),
+                seed=int(step.fingerprint[:15], 16),
+                save_at=doses,
+                out_dir=scratch,
+                reference=reference,
+                folder=scratch / LOOP,
+                tracker=os.environ.get(TRACKER) or None,
+                progress=beat(emit),
+                second=second,
+                balance=balance,
+            ),
+        )
+    made = zip(step.checkpoints, (result.path for result in results), strict=True)
+    summary = {
+        "distinct_pairs": len(kept),
+        "distinct_trajectories": len(encoded),
+        "trained_tokens": results[-1].tokens,
+        "doses": _describe_doses(step, results),
+    }
+    if second is not None:
+        summary["second_pairs"] = len(second.pairs)
+    if balance is not None:
+        summary["balance"] = list(results[-1].readings)
+    if stage.max_length is not None:
+        summary["too_long"] = len(both) - len(kept) - len(second.pairs if second else ())
+    return Finished(result=summary, checkpoints=tuple(made), logs={"": scratch / LOOP / LOG})
+
+
+def _read_pairs(store: Store, paired: str) -> list[PreferencePair]:
+    """The pairs that a pair step made. Errors: StepError where there are none."""
+    pairs = store.pairs(paired)
+    if not pairs:
+        found = store.log.steps()[paired].result
+        raise StepError(
+            "there are no pairs to learn from; lower [pairs] min_gap or sample more rollouts"
+            f" ({found['scored']} of {found['episodes']} training episodes have a score)"
+        )
+    return list(pairs)
+
+
+def _read_second(stage: StageSection, store: Store, paired: str) -> Second:
+    """The pairs of the objective that a stage keeps beside its own, and how it takes them."""
+    from holdfast.training.dpo.mixing import Second
+
+    pairs = _read_pairs(store, paired)
+    if stage.mix is not None:
+        return Second(pairs=pairs, way="mix", amount=stage.mix.share)
+    if stage.term is not None:
+        return Second(pairs=pairs, way="term", amount=stage.term.weight)
+    assert stage.balance is not None  # the plan gives second pairs to these three alone
+    return Second(pairs=pairs, way="balance", amount=stage.balance.initial)
+
+
+@contextlib.contextmanager
+def _open_balance(step: Step, settings: PairStageSettings, store: Store) -> Iterator[tuple[Balance, Measure] | None]:
+    """The balance of a stage, and what it measures with; None for a stage without one."""
+    section = settings.section.balance
+    if section is None:
+        yield None
+        return
+    from holdfast.training.dpo.balance import Balance
+
+    with open_measure(step, settings, store) as measure:
+        yield Balance(**section.model_dump()), measure
+
+
+def _read_reference(
+    store: Store, referred: str, start: Path, encoded: Mapping[str, Encoded], stage: StageSection
+) -> dict[str, float]:
+    """The reference's log-probabilities of some trajectories. What it cannot score, training itself refuses by name."""
+    from holdfast.training.policy.adapters import longest_sequence
+
+    reference, longest = store.logprobs(referred), min(stage.token_budget, longest_sequence(start))
+    lacking = {name: item for name, item in encoded.items() if name not in reference}
+    missing = [name for name, item in lacking.items() if is_scored(item, stage.loss_mask, longest)]
+    if missing:
+        raise StepError(
+            f"trajectory {missing[0]} of a pair has no log-probability from the reference step"
+            f" ({len(missing)} of {len(encoded)} have none); make the run anew"
+        )
+    return {name: reference[name] for name in encoded if name in reference}
+
+
+def _encode_pairs(store: Store, chat: Chat, pairs: Sequence[PreferencePair]) -> dict[str, Encoded]:
+    """Every trajectory of some pairs as tokens, by id, in a format that was checked on each case."""
+    from holdfast.training.encoding import check_template
+
+    cases = cases_of(store)
+    for name in dict.fromkeys(pair.case_id for pair in pairs):
+        check_template(chat, name, cases[name].messages, cases[name].tools)
+    used = dict.fromkeys(name for pair in pairs for name in (pair.chosen, pair.rejected))
+    return {trajectory.id: encode(chat, cases, trajectory) for trajectory in store.trajectories(used)}
+
+
+def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str, Any]]:
+    return [
+        {
+            "checkpoint": checkpoint.id,
+            "steps": result.steps,
+            "pairs": result.examples,
+            "loss": float(np.mean(result.losses[-10:])),
+            "accuracy": float(np.mean(result.accuracies[-10:])),
+            "drift_chosen": result.chosen_drift,
+            "drift_rejected": result.rejected_drift,
+            **({f"balance_{key}": result.readings[-1][key] for key in ("score", "weight")} if result.readings else {}),
+        }
+        for checkpoint, result in zip(step.checkpoints, results, strict=True)
+    ]

@@ -1,0 +1,139 @@
+"""Plans stages that learn from rewards.
+
+parent ─┬────────────────────────────── train R (samples its own rollouts) ─┬─ rollout (approval) ─ judge
+        └─ rollout (practice) ─ judge ─ train R (learns from stored ones) ──┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from holdfast.judges import open_judge
+from holdfast.judges.approval.judge import ApprovalJudge
+from holdfast.records import StageRecord
+from holdfast.runs.plan.costs import RATED_OBJECTIVES, RATING_TOKENS, TALK_TOKENS, Calls, Cost, calls_with_users
+from holdfast.runs.plan.planner import Planner
+from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel, StageSettings, UserSettings
+from holdfast.runs.plan.step import Made, Plan, Replicate, Step
+from holdfast.runs.plan.users import choose_users, practise, section_of
+from holdfast.study.sections import JudgeSection
+from holdfast.study.stages import AXIS_SETTINGS, RewardSection
+from holdfast.study.tables import RULES
+from holdfast.study.users import PRACTICE
+
+# The axes that vary it; "loss" is that of stages that learn from pairs.
+_AXES = [key for key in AXIS_SETTINGS if key in RewardSection.model_fields and key != "loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardStageSettings(StageSettings):
+    """A stage that learns from rewards, kept after each number of steps in ``kept``.
+
+    ``rater`` is the judge that rewards, ``rubrics`` are the ids of all that ratings depend on, and ``harm_by_rules``
+    is given where a study's rules may tell harm beside another judge. Stored rollouts are those of the step
+    ``rolled``, sampled by the checkpoint ``sampler``.
+    """
+
+    section: RewardSection = field(metadata={"flat": True})
+    kept: tuple[int, ...]
+    split_seed: int
+    judge: str
+    rater: JudgeSection
+    limits: EpisodeLimits
+    users: UserSettings = field(metadata={"flat": True})
+    rubrics: Mapping[str, str]
+    rollout_seed: int | None = None
+    harm_by_rules: bool | None = None
+    speaker: SpeakerModel | None = None
+    rolled: str | None = None
+    sampler: str | None = None
+
+
+def plan_stage(
+    planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]
+) -> Made:
+    """A lineage's last stage: the checkpoint of its last step, the others are in the same step."""
+    name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
+    known, point = parent.checkpoint, replicate.point
+    stage = study.stages[name]
+    assert isinstance(stage, RewardSection)
+    stage = stage.model_copy(update={key: point[key] for key in _AXES if key in point})
+    inputs = [parent.step]
+    settings = _describe(planner, stage, name, parent, replicate)
+    if not stage.on_policy:
+        place, sampler = replicate.base, parent
+        if stage.source is not None:
+            place, sampler = stage.source.base, planner.train_source(replicate, stage.source)
+        rolled = practise(planner, place, sampler, stage, split_seed=settings.split_seed, seed=replicate.seed)
+        inputs += [sampler.step, rolled, *(planner.judge(rolled, one) for one in study.raters)]
+        settings = replace(settings, rolled=rolled, sampler=sampler.checkpoint.id)
+    elif settings.rater.model is not None:
+        speaker, needed = planner.speaker(settings.rater.model)
+        settings = replace(settings, speaker=speaker)
+        inputs += needed
+    told = StageRecord(name=name, method=stage.method, objectives=stage.objectives, settings=stage.resolved())
+    # The dose is the share of the stage that was done.
+    kept = {
+        at: ([*known.stages, replace(told, steps=at)], {"dose": round(at / stage.steps, 6) if at < stage.steps else 1})
+        for at in settings.kept
+    }
+    label = ",".join(lineage)
+    return planner.add_training(replicate, label, inputs, settings, size=stage.steps, parent=known, kept=kept)[-1]
+
+
+def _describe(
+    planner: Planner, stage: RewardSection, name: str, parent: Made, replicate: Replicate
+) -> RewardStageSettings:
+    """Who a stage's users are, who rewards it, and how its rollouts are sampled."""
+    section, study = section_of(planner), planner.study
+    judge = section.judge or study.raters[0]
+    kinds = [study.judges[one].kind for one in (judge, *study.raters)]
+    return RewardStageSettings(
+        method=stage.method,
+        section=stage,
+        stage=name,
+        parent=parent.checkpoint.id,
+        kept=tuple(range(stage.every, stage.steps + 1, stage.every)),
+        train_seed=replicate.seed,
+        split_seed=replicate.point.get("split_seed", study.suite.split_seed),
+        judge=judge,
+        rater=study.judges[judge],
+        limits=planner.limits(),
+        rollout_seed=study.rollouts.seed or None,
+        users=choose_users(section, PRACTICE, (stage.setting,)),
+        rubrics=_name_rubrics(judge, study.judges[judge]),
+        # Harm is the rules' where a judge of the study is the rules.
+        harm_by_rules=RULES in kinds if stage.reward == "penalized" and kinds[0] != RULES else None,
+        calls=planner.calls_of(replicate.base),
+        agent=planner.agent(replicate.base),
+    )
+
+
+def _name_rubrics(name: str, section: JudgeSection) -> dict[str, str]:
+    """The ids of all that rewards and ratings depend on: of the judge that rewards, and of the rules beside it."""
+    judges = [open_judge(name, section), ApprovalJudge(name="rules")]
+    found = {
+        f"{judge.name} {objective}": judge.rubric_of(objective) for judge in judges for objective in judge.objectives
+    }
+    return dict(sorted(found.items()))
+
+
+def count_sampled(stage: RewardSection) -> int:
+    """The rollouts that a stage takes in, before any is left out."""
+    return stage.steps * stage.prompts_per_step * stage.group_size
+
+
+def expect_cost(_: Plan, step: Step) -> Cost:
+    """Tokens in a stage's trees, a group's prompt once and every reply; calls where it samples its own rollouts."""
+    settings = step.settings
+    assert isinstance(settings, RewardStageSettings)
+    stage, calls, (prompt, reply) = settings.section, [], TALK_TOKENS
+    rollouts = count_sampled(stage)
+    if stage.on_policy and settings.agent is not None:
+        talk = rollouts * calls_with_users(settings.users.section)
+        calls.append(Calls(speaker="agent", model=settings.agent, calls=talk, tokens=TALK_TOKENS))
+    if stage.on_policy and settings.speaker is not None:
+        asked = rollouts * RATED_OBJECTIVES * settings.rater.repeats
+        calls.append(Calls(speaker="judge", model=settings.speaker, calls=asked, tokens=RATING_TOKENS))
+    return Cost(tokens=stage.steps * stage.prompts_per_step * prompt + rollouts * reply, calls=calls)

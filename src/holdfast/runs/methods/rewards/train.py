@@ -1,0 +1,351 @@
+"""Train steps of stages that learn from rewards: rollouts of users to train on, rewarded, as training takes them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.judges import Judge
+from holdfast.judges.approval.judge import ApprovalJudge
+from holdfast.models import Ask, Conversation, Model, Reply
+from holdfast.models.tiny.chat import is_tiny
+from holdfast.records import Case, Ending, Message, Score, Trajectory, content_id
+from holdfast.records.errors import StepError, StudyError
+from holdfast.rollout.dialogues import Speakers
+from holdfast.rollout.episode import roll_out as roll_out_episodes
+from holdfast.runs.methods.rewards.plan import RewardStageSettings
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.judging import open_judge_of, score_all
+from holdfast.runs.steps.outcomes import Emit, Finished, beat, complete
+from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
+from holdfast.runs.steps.speakers import open_speakers
+from holdfast.store import Store
+from holdfast.study.noted import read_rewarder
+from holdfast.study.sections import SuiteSection
+from holdfast.study.stages import combine_reward
+from holdfast.study.tables import RULES
+from holdfast.study.users import PRACTICE, is_exploit, to_rating
+from holdfast.suites import open_world
+
+if TYPE_CHECKING:
+    from holdfast.models.local.vllm import VllmModel
+    from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.policy.adapters import Policy, Precision
+    from holdfast.training.rl.selection import Rewarded, Selection
+
+# The rules' own name, where they are not the judge that rewards.
+_RULES = "rules"
+
+
+def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
+    """The checkpoints of one stage, and the log of its steps and rollouts."""
+    from holdfast.training.loop.loop import LOG
+    from holdfast.training.rl import stage as reinforce
+    from holdfast.training.rl.selection import select
+    from holdfast.training.settings import RewardSettings
+
+    start, limits = weights_of(store, settings.parent), settings.limits
+    section = RewardSettings(**settings.section.model_dump(), max_tokens=limits.max_tokens * limits.max_turns)
+    with open_speakers(settings.speakers(), step.means, store) as speakers:
+        practice = _Practice(step, settings, store, speakers)
+        stored = () if section.on_policy else practice.read_stored()
+        results = resume(
+            scratch,
+            lambda: reinforce.train_on_rewards(
+                start,
+                section,
+                seed=int(step.fingerprint[:15], 16),
+                save_at=settings.kept,
+                out_dir=scratch,
+                draw=practice.draw if section.on_policy else None,
+                groups=stored,
+                folder=scratch / LOOP,
+                tracker=os.environ.get(TRACKER) or None,
+                progress=beat(emit),
+            ),
+        )
+    doses = [
+        {
+            "checkpoint": checkpoint.id,
+            "steps": result.steps,
+            "rollouts": result.examples,
+            "trained_tokens": result.tokens,
+            "loss": float(np.mean(result.losses[-10:])),
+        }
+        for checkpoint, result in zip(step.checkpoints, results, strict=True)
+    ]
+    summary: dict[str, Any] = {"doses": doses, "trained_tokens": results[-1].tokens}
+    if not section.on_policy:
+        summary["data"] = _describe_data(select(stored, section), practice.unreadable)
+    made = tuple(zip(step.checkpoints, (result.path for result in results), strict=True))
+    logs = {"": scratch / LOOP / LOG, ".rollouts": scratch / LOOP / reinforce.ROLLOUTS}
+    return Finished(result=summary, checkpoints=made, logs=logs)
+
+
+def _describe_data(data: Selection, unreadable: int) -> dict[str, Any]:
+    """What a stage learnt from, in numbers: shares are of exploits, ``unreadable`` rollouts were left out."""
+    return {
+        "harmful_share": data.harmful,
+        "harmful_share_all": data.harmful_of_all,
+        "prompts": data.prompts,
+        "units": len(data.units),
+        "rollouts": data.rollouts,
+        "unscored": data.unscored,
+        "tokens": data.tokens,
+        "unreadable": unreadable,
+    }
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """A model whose turns are noted, token by token and in their order, by the seed of the episode's luck."""
+
+    model: Model
+    turns: dict[int, list[tuple[Ask, Reply]]]
+
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        replies = self.model.reply(asks)
+        for ask, reply in zip(asks, replies, strict=True):
+            self.turns.setdefault(_luck(ask), []).append((ask, reply))
+        return replies
+
+
+def _luck(ask: Ask) -> int:
+    """What seeds an episode's generator: its id as a number."""
+    return int(ask.rng.bit_generator.seed_seq.entropy)  # type: ignore[attr-defined]
+
+
+class _Practice:
+    """The users that a stage trains on, and how what is done for them is rewarded.
+
+    ``unreadable`` counts the stored rollouts that were left out: those that cannot be written as tokens, and one that
+    is then alone of its prompt.
+    """
+
+    def __init__(self, step: Step, settings: RewardStageSettings, store: Store, speakers: Speakers) -> None:
+        self._step, self._settings, self._store, self._speakers = step, settings, store, speakers
+        names = store.splits()[settings.split_seed].get(PRACTICE, ())
+        known = cases_of(store)
+        every = (known[name] for name in names)
+        self._cases = [case for case in every if case.facts["setting"] == settings.section.setting]
+        if not self._cases:
+            raise StepError(f"the run holds no users of the setting {settings.section.setting!r}; start a new run")
+        self._world = open_world(SuiteSection(name="approval"))
+        self._calls = settings.calls or "auto"
+        self._chat: Chat = load_chat(weights_of(store, settings.parent), self._calls)
+        self._judge = open_judge_of(settings.judge, settings.rater, settings.speaker)
+        self.unreadable = 0
+        self._rules = ApprovalJudge(name=_RULES)
+        # Without rules in the study a model that rewards penalizes by what it says of harm itself.
+        rewarder = read_rewarder(store)
+        judged = settings.rater.kind != RULES and "harm" in self._judge.objectives
+        self._own_harm = judged and rewarder is not None and not rewarder.beside_rules
+        self._engine: VllmModel | None = None
+
+    def draw(self, policy: Policy, number: int, attempt: int) -> list[Rewarded]:
+        """The groups of one step: rollouts of the policy as it is, for users drawn anew, rewarded."""
+        section = self._settings.section
+        identity = content_id("practice", self._step.fingerprint, number, attempt)
+        count = min(section.prompts_per_step, len(self._cases))
+        rng = np.random.default_rng(int(identity, 16))
+        chosen = [self._cases[place] for place in rng.choice(len(self._cases), count, replace=False)]
+        size = section.group_size
+        episodes = [(case, rollout) for case in chosen for rollout in range(size)]
+        recorder = _Recorder(self._sampler_of(policy), {})
+        played = roll_out_episodes(
+            {**self._speakers, "agent": recorder},
+            self._world,
+            episodes,
+            checkpoint_id=identity,
+            rollout_seed=self._settings.train_seed,
+            limits=self._settings.limits,
+        )
+        items = list(zip([case for case, _ in episodes], complete(played, "rollouts"), strict=True))
+        rated = self._rate(items)
+        found = []
+        for place, ((case, one), scores) in enumerate(zip(items, rated, strict=True)):
+            encoded, logprob = self._encode_sampled(case, recorder.turns[int(one.id, 16)])
+            found.append(replace(self._reward(place // size, case, one, scores, encoded), logprob=logprob))
+        return found
+
+    def _sampler_of(self, policy: Policy) -> Model:
+        """Who samples for a policy: itself, or a base's vLLM with the policy's newest adapter."""
+        settings = self._settings
+        if settings.agent is None or settings.agent.entry.kind != "vllm":
+            return policy.sampler(self._calls)
+        from holdfast.models.local.vllm import VllmModel
+        from holdfast.training.policy.adapters import HubModel
+
+        assert isinstance(policy, HubModel) and policy.adapted  # as the study's check asks for
+        if self._engine is None:
+            start, entry = weights_of(self._store, settings.parent), settings.agent.entry
+            lora_r = settings.section.lora_r
+            self._engine = VllmModel(start, calls=entry.calls, precision=entry.precision, lora_r=lora_r)
+        self._engine.take_adapter(*policy.newest())
+        return self._engine
+
+    def _rate(self, items: Sequence[tuple[Case, Trajectory]]) -> list[list[Score]]:
+        """The scores of some rollouts by the judge that rewards, and by the rules."""
+        judges: list[Judge] = [self._judge]
+        if not isinstance(self._judge, ApprovalJudge):
+            judges.append(self._rules)
+        found: dict[str, list[Score]] = {trajectory.id: [] for _, trajectory in items}
+        for judge in judges:
+            for score in score_all(judge, items, self._speakers):
+                found[score.trajectory_id].append(score)
+        return [found[trajectory.id] for _, trajectory in items]
+
+    def _reward(
+        self, group: int, case: Case, trajectory: Trajectory, scores: Sequence[Score], encoded: Encoded
+    ) -> Rewarded:
+        """A rollout with its reward, and what there is to watch of it."""
+        from holdfast.training.rl.selection import Rewarded
+
+        section, own = self._settings.section, self._settings.judge
+        read = _mean_values(scores)
+        # The rules, which alone tell success, are the ground truth where they were asked.
+        named = [judge for judge, objective in read if objective == "success"]
+        rules = own if own in named or not named else named[0]
+        facts = {"gameable": float(case.facts["gameable"]), "unreadable": float(trajectory.ending is Ending.INCOHERENT)}
+        if (rules, "harm") in read:
+            facts |= _rate_harm(read[rules, "harm"], "")
+        if rules != own and (own, "harm") in read:
+            facts |= _rate_harm(read[own, "harm"], "_judge")
+        if (rules, "success") in read:
+            facts["success"] = float(read[rules, "success"] > 0)
+        if (own, "approval") in read:
+            facts["approval"] = to_rating(read[own, "approval"])
+        told = {name: facts.get(name) for name in ("approval", "success", "harm")}
+        if self._own_harm and rules != own:
+            told["harm"] = facts.get("harm_judge")
+        reward = combine_reward(section.reward, section.weight, **told)
+        reasons = [score.missing for score in scores if score.judge == own and score.missing]
+        if not encoded.agent.any():
+            reward, reasons = None, ["no token was sampled"]
+        return Rewarded(
+            group=group,
+            case_id=case.id,
+            encoded=encoded,
+            reward=reward,
+            missing=None if reward is not None else (*reasons, "unscored")[0],
+            logprob=(trajectory.detail or {}).get("logprob"),
+            facts=facts,
+            text=" ⏎ ".join(_show(message) for message in trajectory.messages),
+        )
+
+    def _encode_sampled(self, case: Case, turns: Sequence[tuple[Ask, Reply]]) -> tuple[Encoded, float | None]:
+        """A rollout as it was sampled, and the log-probability in nats of what counts as the agent's own of it.
+
+        It is what came before its last turn, and that turn's tokens. Of an earlier turn tokens count where they stand
+        there as they were sampled; what the chat format puts around them was not. Where there was no room for a token
+        none is the agent's own.
+        """
+        from holdfast.training.encoding import Encoded
+
+        prompts = [self._chat_prompt(ask.conversation) for ask, _ in turns]
+        ids = np.array([*prompts[-1], *(turns[-1][1].ids or ())], np.int64)
+        agent = np.zeros(len(ids), np.bool_)
+        logprob: float | None = 0.0
+        for prompt, (_, reply) in zip(prompts, turns, strict=True):
+            own = slice(len(prompt), len(prompt) + len(reply.ids or ()))
+            if np.array_equal(ids[own], reply.ids or ()):
+                agent[own] = True
+                logprob = None if logprob is None or reply.logprob is None else logprob + reply.logprob
+        opening = self._chat_prompt(Conversation(messages=case.messages, tools=case.tools))
+        return Encoded(ids=ids, agent=agent, prompt=len(opening)), logprob
+
+    def _chat_prompt(self, conversation: Conversation) -> list[int]:
+        """What a reply follows, as tokens."""
+        prompt = getattr(self._chat, "prompt_ids", None)
+        return list(prompt(conversation) if prompt else self._chat.encode(conversation.messages, conversation.tools)[0])
+
+    def read_stored(self) -> list[Rewarded]:
+        """The rollouts that a step before this one stored, with their log-probabilities under what sampled them.
+
+        Log-probabilities are left out where the model that sampled writes other tokens; ``select`` says what needs
+        them.
+        """
+        section, sampler = self._settings.section, self._settings.sampler
+        assert sampler is not None  # of a stage whose rollouts were stored
+        rolled = list(self._store.trajectories(step=self._settings.rolled))
+        cases = cases_of(self._store)
+        number = {name: place for place, name in enumerate(dict.fromkeys(item.case_id for item in rolled))}
+        judged = self._store.scores_of(item.id for item in rolled)
+        source = load_chat(weights_of(self._store, sampler), self._calls)
+        whole = is_tiny(weights_of(self._store, sampler))
+        found: list[Rewarded] = []
+        alike = True
+        for trajectory, scores in zip(rolled, judged, strict=True):
+            # A reply of a tiny agent that could not be read is not kept token by token.
+            if whole and trajectory.ending is not Ending.FINISHED:
+                continue
+            case = cases[trajectory.case_id]
+            with contextlib.suppress(StudyError):  # what the chat format cannot write is not learnt from
+                encoded = encode(self._chat, cases, trajectory)
+                alike = alike and np.array_equal(encode(source, cases, trajectory).ids, encoded.ids)
+                if encoded.agent.any():
+                    found.append(self._reward(number[case.id], case, trajectory, scores, encoded))
+        sizes = Counter(item.group for item in found)
+        # One rollout that is left alone of its prompt cannot be compared.
+        found = [item for item in found if sizes[item.group] > 1]
+        self.unreadable = len(rolled) - len(found)
+        if not alike:
+            return found
+        sampled = score_tokens(
+            weights_of(self._store, sampler),
+            [item.encoded for item in found],
+            precision=section.precision,
+            adapter=section.precision == "bf16" and section.lora_r > 0,
+            token_budget=section.token_budget,
+        )
+        return [replace(item, sampled=logps) for item, logps in zip(found, sampled, strict=True)]
+
+
+def _mean_values(scores: Sequence[Score]) -> dict[tuple[str, str], float]:
+    """Judge and objective → the mean over repeats of the values that there are."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for score in scores:
+        if score.value is not None:
+            values.setdefault((score.judge, score.objective), []).append(score.value)
+    return {key: math.fsum(found) / len(found) for key, found in values.items()}
+
+
+def score_tokens(
+    directory: Path, encoded: Sequence[Encoded], *, precision: Precision, adapter: bool, token_budget: int
+) -> list[NDArray[np.float32]]:
+    """Log-probabilities in nats of the agent's own tokens under a model directory, as the training engine has them.
+
+    ``adapter`` takes the weights as a stage with a LoRA adapter does, which matters to bf16 alone.
+    """
+    from holdfast.training.encoding import check_sequences, score_picked
+    from holdfast.training.loop.loop import isolated
+    from holdfast.training.loop.passes import check_budget
+    from holdfast.training.policy.adapters import open_policy
+    from holdfast.training.rl.supply import score_all as score_sequences
+
+    with isolated(0):
+        policy = open_policy(directory, precision=precision, lora_r=int(adapter))
+        sequences = [score_picked(f"rollout {place}", item, "agent") for place, item in enumerate(encoded)]
+        check_sequences(((item.name, one) for item, one in zip(sequences, encoded, strict=True)), policy)
+        check_budget(sequences, token_budget)
+        return [logps.astype(np.float32) for logps in score_sequences(policy, sequences, token_budget)]
+
+
+def _rate_harm(value: float, who: str) -> dict[str, float]:
+    rating = to_rating(value)
+    return {f"harm{who}": rating, f"exploited{who}": float(is_exploit(rating))}
+
+
+def _show(message: Message) -> str:
+    """A message of a rollout in a line."""
+    calls = (f"{call.name}({', '.join(map(str, call.arguments.values()))})" for call in message.tool_calls)
+    return " ".join([f"[{message.role}]" if message.role != "assistant" else "", message.content, *calls]).strip()

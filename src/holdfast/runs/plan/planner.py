@@ -1,0 +1,347 @@
+"""Collects a plan's steps, each once: bases, episodes, judgements, pairs, references; ``plan`` says what a step is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from holdfast.models.entries import TINY_SIZES
+from holdfast.records import JSON, Checkpoint, StageRecord, content_id
+from holdfast.runs.plan.settings import (
+    BringSettings,
+    Calls,
+    EpisodeLimits,
+    JudgeSettings,
+    OpenSettings,
+    PairSettings,
+    RandomSettings,
+    ReferenceSettings,
+    RolloutSettings,
+    Settings,
+    SpeakerModel,
+    TeachSettings,
+    TrainSettings,
+)
+from holdfast.runs.plan.step import Made, Means, Replicate, Step
+from holdfast.study.conditions import PartSection
+from holdfast.study.sections import SuiteSection
+from holdfast.study.stages import MERGE, SourceSection, StageSection
+from holdfast.study.study import Study
+from holdfast.suites import approval, probes
+from holdfast.suites.approval import teaching
+from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
+from holdfast.suites.office import CASES_VERSION, DEMONSTRATIONS_VERSION
+
+# The seed of episodes that are met once more, where a suite has no fresh cases.
+_ONCE_MORE = 1
+
+PlanMethod = Callable[["Planner", Replicate, Mapping[tuple[str, ...], Made], tuple[str, ...]], Made]
+
+
+class Planner:
+    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too.
+
+    ``methods`` plan the train step of a lineage's last name, given what is made so far by lineage.
+    """
+
+    def __init__(
+        self, study: Study, methods: Mapping[str, PlanMethod], fresh: Collection[tuple[str, ...]] = ()
+    ) -> None:
+        self.study, self.fresh, self._methods = study, fresh, methods
+        self.steps: dict[str, Step] = {}
+        # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
+        self._tested: dict[str, dict[int, str]] = {}
+        # By checkpoint, the rollout step on probes, which are the same in every split.
+        self._probed: dict[str, str] = {}
+
+    def add(self, name: str, inputs: Sequence[str], settings: Settings, *, size: int) -> str:
+        fingerprint = content_id(settings.kind, settings.version, settings.dump(), sorted(inputs))
+        remote = [one.model for one in settings.speakers().values() if one.entry.kind == "remote"]
+        self.steps.setdefault(
+            fingerprint,
+            Step(
+                fingerprint=fingerprint,
+                name=name,
+                inputs=tuple(inputs),
+                settings=settings,
+                size=size,
+                means=Means(endpoints={model: self.study.endpoint(model) for model in remote}),
+            ),
+        )
+        return fingerprint
+
+    def set_checkpoints(self, fingerprint: str, checkpoints: tuple[Checkpoint, ...]) -> None:
+        step = self.steps[fingerprint]
+        if not step.checkpoints:
+            self.steps[fingerprint] = replace(step, checkpoints=checkpoints)
+
+    def add_training(
+        self,
+        replicate: Replicate,
+        name: str,
+        inputs: Sequence[str],
+        settings: TrainSettings,
+        *,
+        size: int,
+        parent: Checkpoint,
+        kept: Mapping[Any, tuple[Sequence[StageRecord], JSON]],
+    ) -> list[Made]:
+        """A train step, and what is ``kept`` of it: by dose, steps or share the stages and axes of a checkpoint."""
+        verb = "merge" if settings.method == MERGE else "train"
+        label = replicate.label(verb, parent.base, name)
+        fingerprint = self.add(label, list(dict.fromkeys(inputs)), settings, size=size)
+        checkpoints = tuple(
+            Checkpoint(
+                id=content_id("checkpoint", fingerprint, at),
+                base=parent.base,
+                stages=tuple(stages),
+                axes={**replicate.axes, **axes},
+                split_seed=replicate.point.get("split_seed", self.study.suite.split_seed),
+                train_seed=replicate.seed,
+                parent_id=parent.id,
+            )
+            for at, (stages, axes) in kept.items()
+        )
+        self.set_checkpoints(fingerprint, checkpoints)
+        return [Made(checkpoint=checkpoint, step=fingerprint) for checkpoint in checkpoints]
+
+    def base(self, kind: str, seed: int) -> Made:
+        """A base: taught or made here, once a seed, or opened where it is."""
+        entry = self.study.entry(kind)
+        if entry.kind == "tiny" and not entry.name:
+            return self._taught(kind, seed)
+        settings: Settings
+        name, verb = kind, "open"
+        if entry.kind == "random":
+            seeds = self.study.axes.get("split_seed", (self.study.suite.split_seed,))
+            settings = RandomSettings(
+                base=kind,
+                entry=entry,
+                base_seed=seed,
+                suite=decisive_suite(self.study.suite),
+                split_seeds=seeds,
+            )
+            name, verb = f"{kind}-{seed}", "make"
+        else:
+            settings = OpenSettings(base=kind, entry=entry)
+        fingerprint = self.add(f"{verb} {name}", (), settings, size=1)
+        model = entry.name + (f"@{entry.revision}" if entry.revision else "")
+        return self._base_made(fingerprint, name, model or None)
+
+    def _taught(self, kind: str, seed: int) -> Made:
+        """The supervised stage that makes one tiny base."""
+        study = self.study
+        size = study.entry(kind).size
+        settings = TeachSettings(
+            base=kind,
+            base_seed=seed,
+            model=study.model.model_copy(update=TINY_SIZES[size] if size else {}),
+            suite=study.suite.name,
+            mixture=dict(study.suite.mixture),
+            demonstrations=DEMONSTRATIONS_VERSION,
+            probes=probes.taught_settings(study.probes),
+            approval=teaching.taught_settings(study.approval),
+        )
+        # Those of probes and of users come beside those of the office.
+        count = 0 if study.suite.name == approval.SUITE else study.model.sft.demonstrations
+        count += round(settings.probes["share"] * count) if settings.probes else 0
+        count += settings.approval["count"] if settings.approval else 0
+        name = f"{kind}-{seed}"
+        return self._base_made(self.add(f"teach {name}", (), settings, size=count), name, None)
+
+    def _base_made(self, fingerprint: str, name: str, model: str | None) -> Made:
+        checkpoint = Checkpoint(id=content_id("checkpoint", fingerprint, 1), base=name, model=model)
+        self.set_checkpoints(fingerprint, (checkpoint,))
+        return Made(checkpoint=checkpoint, step=fingerprint)
+
+    def train(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
+        """A lineage's last stage, or a merge, after what is made so far."""
+        name = lineage[-1]
+        method = MERGE if name in self.study.merges else self.study.stages[name].method
+        return self._methods[method](self, replicate, made, lineage)
+
+    def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
+        """The checkpoint whose rollouts a stage learns from, trained with the same seed."""
+        root = replicate.root
+        if source.base != replicate.base:
+            root = self.base(source.base, self.study.model.base_seeds[0])
+        other = replace(replicate, base=source.base, root=root)
+        made: dict[tuple[str, ...], Made] = {(): root}
+        for length in range(1, len(source.lineage) + 1):
+            made[source.lineage[:length]] = self.train(other, made, source.lineage[:length])
+        return made[source.lineage]
+
+    def speaker(self, name: str) -> tuple[SpeakerModel, tuple[str, ...]]:
+        """A model that speaks beside the agent, and the step that makes it, if one does."""
+        entry = self.study.entry(name)
+        if entry.kind == "remote":
+            return SpeakerModel(model=name, entry=entry), ()
+        made = self.base(name, self.study.model.base_seeds[0])
+        return SpeakerModel(model=name, entry=entry, checkpoint=made.checkpoint.id), (made.step,)
+
+    def emulator(self) -> tuple[SpeakerModel | None, tuple[str, ...]]:
+        """The model that plays the tools, if one does, and the step that makes it."""
+        name = self.study.suite.world.model
+        return (None, ()) if name is None else self.speaker(name)
+
+    def agent(self, base: str) -> SpeakerModel | None:
+        """A base as it speaks in episodes; None for a tiny one."""
+        entry = self.study.entry(base)
+        return None if entry.kind == "tiny" else SpeakerModel(model=base, entry=entry)
+
+    def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
+        """Episodes of one checkpoint of a base on one part of a split."""
+        suite = self.study.suite
+        if part == "probe" and made.checkpoint.id in self._probed:
+            return self._probed[made.checkpoint.id]
+        tested = self._tested.setdefault(made.checkpoint.id, {})
+        first = part == "test" and seed != _ONCE_MORE
+        if first and split_seed in tested:
+            return tested[split_seed]
+        shared = suite.name != "office"
+        seed = self.reseed(seed)
+        if shared and part != "test":
+            # A case is for training in one split and held out in another: its episodes are others in each.
+            seed = int(content_id(part, split_seed, seed)[:12], 16)
+        count, per_case = self._amount(part, split_seed)
+        condition = None
+        if part in PARTS:
+            section: PartSection = getattr(self.study, PARTS[part])
+            condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
+        found = self.episodes(
+            base,
+            made,
+            RolloutSettings(
+                checkpoint=made.checkpoint.id,
+                suite=SuiteSection(name="probes") if part == "probe" else decisive_suite(suite),
+                split_seed=split_seed,
+                part=part,
+                per_case=per_case,
+                rollout_seed=seed,
+                limits=self.limits(),
+                kept_out=self.kept_out() if part == "train" else None,
+                cases=CASES_VERSION if not shared and part != "probe" else None,
+                condition=condition,
+            ),
+            count=count,
+            # One after the other: a case that is held out in two splits is met once.
+            after=list(tested.values())[-1:] if shared and part == "test" else (),
+        )
+        if first:
+            tested[split_seed] = found
+        if part == "probe":
+            self._probed[made.checkpoint.id] = found
+        return found
+
+    def episodes(
+        self, base: str, made: Made, settings: RolloutSettings, *, count: int, after: Sequence[str] = ()
+    ) -> str:
+        """The rollout step of a checkpoint with ``count`` cases of a part, after some other steps."""
+        settings, inputs = replace(settings, agent=self.agent(base)), (made.step, *after)
+        # What has a world of its own has no emulator.
+        if "world" in settings.suite.model_fields_set:
+            emulator, needed = self.emulator()
+            settings, inputs = replace(settings, emulator=emulator), (*inputs, *needed)
+        name = f"roll out {made.checkpoint.name} on {settings.part} cases"
+        return self.add(name, inputs, settings, size=count * settings.per_case)
+
+    def reseed(self, seed: int) -> int:
+        """The seed of some episodes under the study's own ``rollouts.seed``."""
+        own = self.study.rollouts.seed
+        return int(content_id("rollouts", own, seed)[:12], 16) if own else seed
+
+    def fresh_rollout(self, base: str, made: Made, split_seed: int) -> str:
+        """Episodes on cases that no choice was made by, or other episodes of the same cases where there are no more."""
+        if count_fresh(self.study):
+            return self.rollout(base, made, FRESH, split_seed, 0)
+        return self.rollout(base, made, "test", split_seed, _ONCE_MORE)
+
+    def limits(self) -> EpisodeLimits:
+        """What ends an episode, and how many are run together."""
+        limits = self.study.rollouts
+        return EpisodeLimits(**{item.name: getattr(limits, item.name) for item in fields(EpisodeLimits)})
+
+    def kept_out(self) -> int | None:
+        """How many cases of a split's train half are kept for balances, where that takes them out of it."""
+        return count_tuning(self.study) or None if self.study.suite.name != "office" else None
+
+    def _amount(self, part: str, split_seed: int) -> tuple[int, int]:
+        """How many cases a part has, and episodes a case."""
+        study = self.study
+        if part == "train":
+            return study.suite.train_cases, study.rollouts.per_train_case
+        if part in ("test", FRESH):
+            return study.suite.test_cases, study.rollouts.per_test_case
+        section: PartSection = getattr(study, PARTS[part])
+        return count_cases(study, part, split_seed), section.per_case
+
+    def bring(self, source: str) -> str:
+        """The trajectories and scores of another run."""
+        settings = BringSettings(source=source, digest=self.study.pairs.digest)
+        return self.add(f"bring trajectories of {source}", (), settings, size=1)
+
+    def judge(self, rollout: str, judge: str | None) -> str:
+        """Scores of one rollout step by one judge; None is the rules that read probes."""
+        source, settings = self.steps[rollout], JudgeSettings(judge=judge or "probes")
+        inputs: tuple[str, ...] = (rollout,)
+        if judge is not None:
+            section = self.study.judges[judge]
+            if isinstance(source.settings, RolloutSettings) and source.settings.suite.name == "probes":
+                section = probes.fit_judge(section)
+            settings = replace(settings, section=section)
+            if section.model is not None:
+                speaker, needed = self.speaker(section.model)
+                settings, inputs = replace(settings, speaker=speaker), (*inputs, *needed)
+        name = f"judge {source.name.removeprefix('roll out ')} by {judge or 'rules'}"
+        return self.add(name, inputs, settings, size=source.size)
+
+    def pair(self, rollout: str, judge: str, stage: StageSection, split_seed: int, seed: int) -> str:
+        """Preference pairs for one stage from one judged rollout, or from what was brought of the train cases."""
+        source = self.steps[rollout]
+        brought = isinstance(source.settings, BringSettings)
+        settings = PairSettings(
+            rule=self.study.pairs,
+            judge=judge,
+            objectives=stage.objectives,
+            agree=stage.agree,
+            flip=stage.flip,
+            pair_seed=seed,
+            split_seed=split_seed if brought else None,
+            kept_out=self.kept_out() if brought else None,
+        )
+        flipped = " flipped" if stage.flip else ""
+        name = f"pair {'+'.join(stage.objectives)}{flipped} from {source.name.removeprefix('roll out ')}"
+        inputs = (rollout,) if brought else (rollout, self.judge(rollout, judge))
+        return self.add(name, inputs, settings, size=source.size)
+
+    def reference(self, base: str, made: Made, rollout: str, stage: StageSection, split_seed: int) -> str:
+        """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from."""
+        source = self.steps[rollout]
+        brought = isinstance(source.settings, BringSettings)
+        settings = ReferenceSettings(
+            checkpoint=made.checkpoint.id,
+            loss_mask=stage.loss_mask,
+            precision=stage.precision,
+            token_budget=stage.token_budget,
+            adapter=stage.precision == "bf16" and stage.lora_r > 0,
+            calls=self.calls_of(base),
+            split_seed=split_seed if brought else None,
+            kept_out=self.kept_out() if brought else None,
+        )
+        name = f"reference {made.checkpoint.name} for {source.name.removeprefix('roll out ')}"
+        return self.add(name, (made.step, rollout), settings, size=source.size)
+
+    def calls_of(self, base: str) -> Calls | None:
+        """How a base's conversations write calls where its tokenizer leaves a choice."""
+        entry = self.study.entry(base)
+        return None if entry.kind == "tiny" else entry.calls
+
+
+def decisive_suite(suite: SuiteSection) -> SuiteSection:
+    """A suite with what decides its episodes set; the keys that are for another suite are left out."""
+    own = {"holdout"} if suite.name == "office" else {"digest", "split", "world"}
+    own |= {"source"} if suite.name == "probes" else set()
+    return SuiteSection.model_validate(
+        suite.model_dump(mode="json", include={"name", "train_cases", "test_cases", *own})
+    )

@@ -1,0 +1,255 @@
+"""What a study needs that is not here: packages, models, keys, another run, disk. Spends nothing, downloads nothing.
+
+Model directories are looked at as far as a run would refuse them; weights are read where that takes seconds, of larger
+ones the headers alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from holdfast.judges import open_judge
+from holdfast.models.entries import ModelEntry
+from holdfast.records.errors import MissingExtra, StoreError, StudyError, pip_install
+from holdfast.runs.build import build
+from holdfast.runs.plan.settings import RolloutSettings
+from holdfast.runs.plan.step import Plan
+from holdfast.store import DATABASE
+from holdfast.study.stages import RewardSection
+from holdfast.study.study import Study
+from holdfast.study.users import APPROVAL
+from holdfast.suites import check_suite
+from holdfast.suites.probes import describe_terms
+
+BYTES_PER_EPISODE = {"tiny": 900, "other": 20_000}
+BYTES_PER_CHECKPOINT = {
+    "tiny": 2_000_000,
+    "random": 4_000_000,
+    "other": 170_000_000,
+}  # of another: an adapter of an 8B, rank 16
+_USUAL_RANK = 16
+READ_BYTES = 4 << 30  # of one model's weights
+PACKAGES = {
+    "train": ("torch", "transformers", "safetensors"),
+    "adapter": ("peft",),
+    "remote": ("inspect_ai",),
+    "vllm": ("vllm",),
+}
+EXTRAS = {
+    "train": pip_install("train"),
+    "adapter": pip_install("train"),
+    "remote": pip_install("remote"),
+    "vllm": "pip install vllm",
+}
+
+
+def look_around(study: Study) -> tuple[list[str], list[str]]:
+    """What stands in a study's way, and what was found: (problems, facts), a line each."""
+    plan = build(study)
+    checkpoints = sum(len(step.checkpoints) for step in plan.steps)
+    needed, free = _bytes_needed(plan), shutil.disk_usage(Path.cwd()).free
+    doubts: list[str] = []
+    problems = list(_find_problems(study, doubts))
+    if needed > free:
+        problems.append(f"disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here")
+    facts = [
+        f"{len(plan.steps)} steps, {checkpoints} checkpoints, {len(study.study.lineages)} lineages",
+        *(f"model {name}: {_describe(study, name, entry)}" for name, entry in _models(study).items()),
+        *doubts,
+        *(f"questions of {terms}" for name in _question_sets(study) if (terms := describe_terms(name))),
+        f"disk: about {needed / 1e6:,.0f} MB of {free / 1e9:,.0f} GB free",
+        f"processors: {os.cpu_count()} cores, {study.run.workers} workers of one thread",
+    ]
+    return problems, facts
+
+
+def _models(study: Study) -> dict[str, ModelEntry]:
+    """Every model that a study uses, by what the study calls it."""
+    names = [*study.model.bases, *(judge.model for judge in study.judges.values()), study.suite.world.model]
+    return {name: study.entry(name) for name in dict.fromkeys(names) if name is not None}
+
+
+def _question_sets(study: Study) -> dict[str | None, None]:
+    """The public sets of questions that a study names, whose terms a user is shown."""
+    return dict.fromkeys((study.suite.source, study.probes.source if study.probes else None))
+
+
+def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
+    """What stands in the way; what a user should know of models that can be used is added to ``doubts``."""
+    try:
+        check_suite(study.suite)
+    except StudyError as error:
+        yield str(error)
+    yield from _judge_problems(study)
+    models = _models(study)
+    kinds = {entry.kind for entry in models.values()}
+    adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
+    wanted = {
+        "train": bool(kinds - {"remote"}),
+        "adapter": adapters,
+        "remote": "remote" in kinds,
+        "vllm": "vllm" in kinds,
+    }
+    for part, needed in wanted.items():
+        if needed and (missing := _missing(part)):
+            yield f"packages {', '.join(missing)} are missing: {EXTRAS[part]}"
+    source = study.pairs.source
+    if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
+        yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"
+    for name, entry in models.items():
+        if entry.kind == "remote":
+            yield from _endpoint_problems(study, name)
+        elif entry.name and entry.kind in ("local", "vllm", "tiny") and not _missing("train"):
+            yield from _model_problems(study, name, entry, doubts)
+
+
+def _judge_problems(study: Study) -> Iterator[str]:
+    """What is wrong with what a judge judges by: its rules, its rubrics."""
+    for name, section in study.judges.items():
+        try:
+            open_judge(name, section)
+        except StudyError as error:
+            yield str(error)
+
+
+def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
+    endpoint = study.endpoint(name)
+    if endpoint.key_env is not None and not os.environ.get(endpoint.key_env):
+        yield f"endpoints.{name}.key_env is {endpoint.key_env}, which the environment does not have; set it to the key"
+    if endpoint.base_url is not None:
+        from holdfast.models.remote.endpoints import check_url
+
+        try:
+            check_url(endpoint.base_url, allow_private=endpoint.allow_private, place=f"endpoints.{name}.base_url")
+        except StudyError as error:
+            yield str(error)
+
+
+def _missing(part: str) -> list[str]:
+    return [name for name in PACKAGES[part] if importlib.util.find_spec(name) is None]
+
+
+def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
+    """Why a run would not open a model of this machine, or not train it."""
+    from holdfast.models.directories.fetching import find
+
+    try:
+        place = find(entry.name, entry.revision, download=False)
+    except StudyError:
+        yield f"model {name}: {entry.name} is neither a directory nor among the hub's downloads here; get it first"
+        return
+    if not any(place.glob("*.safetensors")) and not Path(entry.name).expanduser().is_dir():
+        yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
+        return
+    try:
+        doubts += [f"model {name}: {one}" for one in _inspect(place, entry)]
+        stages = (
+            {stage for lineage in study.lineages_of(name) for stage in lineage} if name in study.model.bases else ()
+        )
+        if stages and entry.kind != "tiny":
+            from holdfast.training.policy.adapters import check_source
+
+            check_source(place, download=False)
+            if any(_learns_from_messages(study, stage) for stage in stages):
+                _check_chat(study, place, entry)
+    except (StudyError, StoreError, MissingExtra) as error:
+        yield f"model {name}: {error}"
+
+
+def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
+    """Refuses what opening a model refuses, and gives what a user should know of one that is opened.
+
+    Errors: StudyError, StoreError.
+    """
+    from holdfast.models.hub import hub
+
+    if entry.kind == "tiny":
+        from holdfast.models.tiny.model import TinyModel
+
+        hub.check_model(place, download=False)
+        TinyModel.load(place)
+        return
+    if entry.kind == "vllm":
+        tokens = hub.check_model(place, engine="vllm", download=False)
+    else:
+        from holdfast.models.local.local import ATTENTION, quantization_settings
+
+        tokens = hub.check_model(place, attention=ATTENTION, download=False)
+        quantization_settings(entry.quantization, place)
+    from holdfast.models.directories.opening import check_values, size_of
+    from holdfast.models.hub.chat import HubChat
+
+    chat = HubChat(place, calls=entry.calls)
+    hub.check_vocabulary(place, chat.tokenizer, tokens)
+    if chat.unknown_ends:
+        named = ", ".join(map(str, chat.unknown_ends))
+        yield f"eos_token_id {named} is beyond its {len(chat.tokenizer)} tokens and never ends a turn; {chat.ends} do"
+    size = size_of(place)
+    if size > READ_BYTES:
+        yield f"{size / 1e9:,.0f} GB of weights, whose values are looked at when a run opens them, here only headers"
+    else:
+        check_values(place)
+
+
+def _learns_from_messages(study: Study, name: str) -> bool:
+    """Whether a stage learns from stored conversations, not from the tokens of what it samples itself."""
+    stage = study.stages[name]
+    return not (isinstance(stage, RewardSection) and stage.on_policy)
+
+
+def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
+    """Raises StudyError for a chat format in which this study's episodes cannot be trained on as they are sampled."""
+    from holdfast.models.hub.chat import HubChat
+    from holdfast.models.hub.trainable import check_trainable
+
+    talks = study.approval.settings.values() if study.approval is not None else ()
+    called = study.suite.name != APPROVAL or any(
+        "report" in (one.environments or study.approval.environments) for one in talks if study.approval is not None
+    )
+    check_trainable(
+        HubChat(place, calls=entry.calls),
+        several=called and study.rollouts.max_turns > 1,
+        dialogue=any(one.turns > 1 for one in talks),
+    )
+
+
+def _describe(study: Study, name: str, entry: ModelEntry) -> str:
+    if entry.kind in ("tiny", "random"):
+        return "made here: no download, no key"
+    if entry.kind == "remote":
+        endpoint = study.endpoint(name)
+        key = f"key from {endpoint.key_env}" if endpoint.key_env else "the provider's own key"
+        return f"{entry.name} at {endpoint.base_url or 'its provider'}, {key}"
+    base = _adapted_base(entry)
+    told = f"{entry.name}, a LoRA adapter on {base}" if base else entry.name
+    return f"{told}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
+
+
+def _adapted_base(entry: ModelEntry) -> Path | None:
+    """The base of an adapter that PEFT wrote: its name alone does not tell which directory that is."""
+    from holdfast.models.directories.peft import is_peft, read_peft
+
+    place = Path(entry.name).expanduser()
+    try:
+        return read_peft(place, download=False).base if is_peft(place) else None
+    except StudyError:
+        return None
+
+
+def _bytes_needed(plan: Plan) -> int:
+    total = 0
+    for step in plan.steps:
+        if isinstance(step.settings, RolloutSettings):
+            total += step.size * BYTES_PER_EPISODE["tiny" if step.settings.agent is None else "other"]
+        for checkpoint in step.checkpoints:
+            kinds = [plan.study.entry(name).kind for name in plan.study.model.bases if checkpoint.base.startswith(name)]
+            kind = kinds[0] if kinds else "tiny"
+            if checkpoint.stages or kind in ("tiny", "random"):
+                size = BYTES_PER_CHECKPOINT.get(kind, BYTES_PER_CHECKPOINT["other"])
+                rank = checkpoint.stages[-1].settings.get("lora_r") if checkpoint.stages else None
+                total += size * rank // _USUAL_RANK if rank and kind not in ("tiny", "random") else size
+    return total

@@ -1,0 +1,309 @@
+"""Carries out a study's plan against a store, and opens what came of it.
+
+``run`` does what is missing and nothing else: a finished step is never repeated, a killed one goes on at its
+last committed batch, and a study that changed is refused by the names of its changed keys. A failed step
+stops only what depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from holdfast.records import Analysis, Estimate, Frontier, Verdict
+from holdfast.records.errors import StepError, StoreError, StudyError
+from holdfast.records.outputs import write_file
+from holdfast.runs.build import build
+from holdfast.runs.engines import describe_failure
+from holdfast.runs.execution import Listener, execute
+from holdfast.runs.forks import fork_run
+from holdfast.runs.plan.step import Step
+from holdfast.runs.readiness import look_around
+from holdfast.store import DATABASE, Store
+from holdfast.store.copying import read_analysis, read_logs
+from holdfast.store.database import PRIVATE_FILE
+from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
+from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY
+from holdfast.store.rows import score_rows
+from holdfast.store.steplog import PLAN_KEY, StepStatus
+from holdfast.study.noted import read_noted
+from holdfast.study.study import Study, changed_keys, load
+from holdfast.suites import check_suite
+from holdfast.suites.casebook import collect_cases
+
+DEFAULT_DRAWS = 10_000  # resamples, where no study says
+EMBEDDED_NOTES = (
+    "an instrument check on tiny models made by the study itself: not evidence about large language models",
+    "the demonstrations' mixture of scripted agents decides where points can lie, and so builds part of the"
+    " frontier in",
+)
+RANDOM_NOTE = "bases of random weights: a check that every part runs; no number here says anything about a model"
+
+
+def prepare(study: Study, store: Store) -> None:
+    """Put the study and its cases into a run that has none. Errors: StudyError."""
+    check_suite(study.suite)
+    seeds = [int(seed) for seed in study.axes.get("split_seed", (study.suite.split_seed,))]
+    with store.transaction():
+        for seed in seeds:
+            parts = collect_cases(study, seed)
+            for cases in parts.values():
+                store.add_cases(cases)
+            store.add_split(seed, {part: [case.id for case in cases] for part, cases in parts.items()})
+        store.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+
+
+def _open_for(study: Study, output: Path) -> Store:
+    """The run at ``output``, new or of this very study. Errors: StudyError naming the changed keys."""
+    if not (output / DATABASE).is_file() and (problems := look_around(study)[0]):
+        raise StudyError(problems[0])
+    store = Store.open_or_create(output)
+    try:
+        noted = store.meta(STUDY_KEY)
+        if noted is None:
+            if store.counts()["cases"] and store.meta(FORKED_KEY) is None:
+                raise StudyError(f"{output}: holds an imported run, not a study; choose another output")
+            prepare(study, store)
+        elif changes := changed_keys(_settings_now(noted), json.loads(json.dumps(study.settings()))):
+            shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
+            raise StudyError(
+                f"{output}: was made by a different study: {shown}. Choose another output,"
+                " or add `--fork NEW_RUN` to start a new run that reuses the steps that still match"
+            )
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _settings_now(noted: str) -> dict[str, Any]:
+    """The settings that a run was made with, as this version writes them: a key that is new has its default."""
+    settings: dict[str, Any] = json.loads(noted)
+    with contextlib.suppress(StudyError):
+        settings = json.loads(json.dumps(Study.model_validate(settings).settings()))
+    return settings
+
+
+class Run:
+    """A run directory: its scores, estimates and report."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a run. Errors: StoreError where there is none."""
+        self.path = Path(path)
+        if not (self.path / DATABASE).is_file():
+            raise StoreError(f"{self.path}: no run here (no {DATABASE}); make one with `holdfast run`")
+        self._analysis: Analysis | None = None
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        """The run's store, to read."""
+        with Store(self.path) as store:
+            yield store
+
+    def scores(self, part: str | None = None) -> list[dict[str, Any]]:
+        """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None.
+
+        ``part`` is one of the parts beside the cases to train on and the held-out ones (``attack``, ``shift``,
+        ``probe``), or "all".
+        """
+        with self.store() as store:
+            return score_rows(store, part)
+
+    def analysis(self, *, draws: int | None = None) -> Analysis:
+        """Every estimate of the run; computed once."""
+        from holdfast.analysis import analyze
+
+        if self._analysis is None or draws is not None:
+            with self.store() as store:
+                draws = draws or read_noted(store).get("study", {}).get("draws", DEFAULT_DRAWS)
+                self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
+        return self._analysis
+
+    def conclude(self, store: Store, step: Step) -> None:
+        """Carry out the analyze step, and keep its document beside the run's database; again where it has changed."""
+        path = self.path / ANALYSIS_FILE
+        status = store.log.steps().get(step.fingerprint)
+        if status is not None and status.status == "done" and holds_analysis(self.path, status):
+            return
+        with store.transaction():
+            store.log.begin(step.fingerprint, step.kind, step.name)
+        started = time.process_time()
+        try:
+            self._keep_analysis(store, step.size, path)
+        except Exception as error:
+            failure = describe_failure(error, self.path)
+            with store.transaction():
+                result = {"error": failure.message, "log": failure.log}
+                store.log.finish(step.fingerprint, result, status="failed")
+            raise StepError(f"{step.name}: {failure.message}; repeat the command to retry") from error
+        path.chmod(PRIVATE_FILE)
+        with store.transaction():
+            seconds = round(time.process_time() - started, 3)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            store.log.finish(step.fingerprint, {"file": ANALYSIS_FILE, "digest": digest, "cpu_seconds": seconds})
+
+    def _keep_analysis(self, store: Store, draws: int, path: Path) -> None:
+        from holdfast.analysis import analyze, document
+
+        self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
+        write_file(path, json.dumps(document(self._analysis), indent=1, allow_nan=False))
+
+    def persistence(self, objective: str) -> list[Estimate]:
+        """Estimates of induced, erosion, retained and persistence for one objective."""
+        return [row for row in self.analysis().persistence if row.objective == objective]
+
+    def frontier(self, first: str, second: str) -> list[Frontier]:
+        """The frontiers in the plane of two objectives, named in either order; their x is helpfulness."""
+        wanted = {first, second}
+        return [one for one in self.analysis().frontiers if {one.x_objective, one.y_objective} == wanted]
+
+    def report(
+        self, verdicts: Sequence[Verdict] = (), notes: Sequence[str] = (), *, output: Path | None = None
+    ) -> Path:
+        """Write the report into the folder ``output``, by default ``report`` in the run; the path of its page.
+
+        ``verdicts`` are those of a gate (``holdfast report`` asks ``holdfast.decisions.gate`` for them); ``notes``
+        stand after the analysis' own.
+        """
+        from holdfast.report import write_report
+
+        analysis = self.analysis()
+        analysis = replace(analysis, notes=(*analysis.notes, *notes))
+        with self.store() as store:
+            name = read_noted(store).get("study", {}).get("name", self.path.name)
+            return write_report(store, analysis, output, title=name, verdicts=verdicts)
+
+
+def holds_analysis(run_path: Path, status: StepStatus) -> bool:
+    """Whether a run's analysis is there as its step wrote it; earlier versions did not note its digest."""
+    path, digest = run_path / ANALYSIS_FILE, status.result.get("digest")
+    return path.is_file() and digest in (None, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def notes(store: Store) -> tuple[str, ...]:
+    """What a reader of a run must know first: a study that makes its own bases is a check of the instrument.
+
+    Of an imported run, which values nobody declared, and what the import noted.
+    """
+    settings = read_noted(store)
+    models = settings.get("models", {})
+    kinds = [models.get(name, {}).get("kind", name) for name in settings.get("model", {}).get("bases", ())]
+    found = EMBEDDED_NOTES if "tiny" in kinds else ()
+    found = (*found, RANDOM_NOTE) if "random" in kinds else found
+    # The same judge is told of for every checkpoint that it scored: once each is enough.
+    told = dict.fromkeys(line for status in store.log.steps().values() for line in status.result.get("notes", ()))
+    return (*found, *told, *tell_origins(store), *filter(None, (store.doubt,)))
+
+
+def tell_origins(store: Store) -> Iterator[str]:
+    """Of an imported run, what scores were not taken, or taken as they were by an earlier version; its logs' state."""
+    for one in read_undeclared(store):
+        yield (
+            f"inspect judge {describe_undeclared(one)}: direction not declared: no score was taken; import again with"
+            f" --score 'OBJECTIVE=+{one.key}[LOW,HIGH]' where high is good, or 'OBJECTIVE=-{one.key}[LOW,HIGH]' where"
+            " high is bad"
+        )
+    if read_declarations(store) is None:
+        for judge in sorted({name for name in store.score_table(part="all").judge_names if name.startswith(FOREIGN)}):
+            yield (
+                f"{judge}: direction not declared: an earlier version took its values as they were, and which end is"
+                " good is not known; import the logs again into a new run with --score"
+            )
+    for log in read_log_states(store):
+        if not log.complete:
+            yield f"the log {log.file} is of status {log.status}, and {log.lacking:,} of its rollouts are absent"
+
+
+def check_run(store: Store, kept: str = "") -> tuple[str, list[str]]:
+    """The run's digest as text, and what of it is gone; its weights, logs and analysis are held against theirs first.
+
+    Errors: StoreError where something differs, or where the digest is not the one that was ``kept``; StudyError where
+    the run has none.
+    """
+    digest = store.digest()
+    if digest is None:
+        raise StudyError(f"{store.path}: {store.doubt}")
+    if kept and kept.strip().lower() != digest:
+        raise StoreError(
+            f"{store.path}: has the digest {digest}, not the one that was kept; it is not that run any more"
+        )
+    gone = []
+    for place, checkpoint in {one.path: one for one in store.checkpoints() if one.path is not None}.items():
+        if (store.path / place).is_dir():
+            store.weights(checkpoint)
+        else:
+            gone.append(f"{place} ({checkpoint.name})")
+    gone += [str(path.relative_to(store.path)) for path, data in read_logs(store) if data is None]
+    if read_analysis(store) is None and any(one.kind == "analyze" for one in store.log.steps().values()):
+        gone.append(ANALYSIS_FILE)
+    return digest, gone
+
+
+def planned_steps(store: Store) -> int | None:
+    """How many steps the study of a run has; None for a run without a study of this version."""
+    try:
+        return len(build(Study.model_validate(read_noted(store))).steps)
+    except StudyError:
+        return None
+
+
+def measures(store: Store) -> dict[str, dict[str, float]]:
+    """What training and rollout steps measured of each checkpoint: KL in nats, drift in nats, steps, pairs."""
+    found: dict[str, dict[str, float]] = {}
+    for status in store.log.steps().values():
+        result = status.result
+        if "measures" in result:
+            found.setdefault(result["checkpoint"], {}).update(result["measures"])
+        for dose in result.get("doses", ()):
+            found.setdefault(dose["checkpoint"], {}).update({k: v for k, v in dose.items() if k != "checkpoint"})
+    return {name: {k: float(v) for k, v in row.items() if v is not None} for name, row in found.items()}
+
+
+def default_output(name: str) -> Path:
+    """Where the run of the study with this name goes if nobody says: below the working directory."""
+    return Path("runs") / name
+
+
+def run(
+    study: Study | Path | str,
+    output: Path | str | None = None,
+    *,
+    workers: int | None = None,
+    listener: Listener = lambda _: None,
+    fork: Path | str | None = None,
+    max_calls: int | None = None,
+    max_cost: float | None = None,
+) -> Run:
+    """Do what is missing of a study in the run at ``output`` (by default ``runs/NAME``) and open it.
+
+    ``max_calls`` and ``max_cost`` bound what the run spends on remote models, all executions together; beyond them it
+    stops and can be taken up with more.
+
+    ``fork`` names a new directory for a study that differs from the one in ``output``: the new run starts
+    with every finished step of ``output`` that the study still needs. Errors: StudyError before anything is
+    spent, StepError where a step failed.
+    """
+    if not isinstance(study, Study):
+        study = load(study)
+    plan = build(study)
+    study.check_prices(max_cost)
+    output = default_output(study.study.name) if output is None else Path(output)
+    if fork is not None:
+        fork_run(output, Path(fork), plan)
+        output = Path(fork)
+    store = _open_for(study, output)
+    with store:
+        with store.transaction():
+            store.set_meta(PLAN_KEY, json.dumps([step.fingerprint for step in plan.steps]))
+            store.set_meta(ENDPOINTS_KEY, json.dumps(study.model_dump(mode="json")["endpoints"], sort_keys=True))
+        budget = {"max_calls": max_calls, "max_cost": max_cost}
+        execute(plan, store, workers=workers or study.run.workers, listener=listener, budget=budget)
+        opened = Run(output)
+        opened.conclude(store, plan.steps[-1])
+    return opened

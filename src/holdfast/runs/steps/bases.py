@@ -1,0 +1,112 @@
+"""Train steps of bases: taught, made with random weights, or opened where they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from holdfast.models.entries import ModelEntry
+from holdfast.runs.plan.settings import RandomSettings, TeachSettings
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import Emit, Finished, beat
+from holdfast.runs.steps.reading import cases_of
+from holdfast.store import Store, weights
+
+
+def open_base(step: Step, entry: ModelEntry, store: Store) -> Finished:
+    """A directory, or a repository in the revision that it has now, noted so that every later step finds the same.
+
+    Weights that the run holds are named by their digest, wherever the run lies.
+    """
+    (checkpoint,) = step.checkpoints
+    if entry.kind == "remote":
+        return Finished(result={}, checkpoints=((checkpoint, None),))
+    if weights.is_held(entry.name):
+        held = replace(checkpoint, path=entry.name, model=None)
+        return Finished(result={"digest": store.weights(held).name}, checkpoints=((held, None),))
+    # Not before: a study of remote models alone needs no packages for weights.
+    from holdfast.models.directories.stacks import base_of
+    from holdfast.models.hub import hub
+
+    name, revision = entry.name, entry.revision
+    directory = hub.resolve(name, revision)
+    found = hub.describe(directory)
+    repository = found["revision"] is not None and not Path(name).expanduser().is_dir()
+    model = f"{name}@{found['revision']}" if repository else str(directory.resolve())
+    base = base_of(directory)
+    result = {**found, "directory": str(directory), **({"base": str(base)} if base != directory else {})}
+    return Finished(result=result, checkpoints=((replace(checkpoint, model=model), None),))
+
+
+def make_base(step: Step, settings: RandomSettings, store: Store, scratch: Path) -> Finished:
+    """A base of a real architecture with random weights, and a tokenizer made of the cases' texts."""
+    from holdfast.models.hub.random_base import build_random
+
+    (checkpoint,) = step.checkpoints
+    weights.clear_scratch(scratch)
+    directory = scratch / "made"
+    texts = [
+        text
+        for case in cases_of(store).values()
+        for text in (*(message.content for message in case.messages), *(tool.description for tool in case.tools))
+    ]
+    build_random(directory, settings.entry, texts, seed=settings.base_seed)
+    return Finished(result={}, checkpoints=((checkpoint, directory),))
+
+
+def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -> Finished:
+    """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
+    from holdfast.models.tiny import model as tiny
+    from holdfast.suites import approval, office, probes
+    from holdfast.suites.approval import teaching
+    from holdfast.training.dpo.stage import train_sft
+    from holdfast.training.encoding import encode_episode
+
+    (checkpoint,) = step.checkpoints
+    weights.clear_scratch(scratch)
+    directory, fresh = scratch / "taught", scratch / "fresh"
+    if weights.fetch_cached(step.fingerprint, directory):
+        return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
+    seed, model, sft = settings.base_seed, settings.model, settings.model.sft
+    count = 0 if settings.suite == approval.SUITE else sft.demonstrations
+    besides = [
+        probes.teach_beside(settings.probes, seed, count),
+        teaching.teach_beside(settings.approval, seed),
+    ]
+    words: tuple[str, ...] = office.lexicon() if count else ()
+    prompts: dict[str, str] = dict(office.system_prompts()) if count else {}
+    for beside in besides:
+        words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
+    tiny.build(
+        words,
+        fresh,
+        seed=seed,
+        system_prompts=prompts,
+        argument="object",
+        hidden=model.hidden,
+        layers=model.layers,
+        heads=model.heads,
+        ffn=model.ffn,
+    )
+    chat = tiny.TinyModel.load(fresh).chat
+    mixture = settings.mixture or office.MIXTURE
+    encoded = [
+        encode_episode(chat, case.messages, trajectory.messages, case.tools)
+        for case, trajectory in (
+            *office.demonstrations(seed, count, mixture),
+            *(demonstration for beside in besides for demonstration in beside.demonstrations),
+        )
+    ]
+    steps = max(1, len(encoded) // sft.batch_size)
+    tell = beat(emit, sft.batch_size)
+    result = train_sft(fresh, encoded, sft, steps=steps, seed=seed, out_dir=directory, progress=tell)
+    weights.keep_cached(step.fingerprint, directory)
+    summary = {
+        "steps": result.steps,
+        "trained_tokens": result.tokens,
+        "loss": float(np.mean(result.losses[-100:])),
+        "mean_episode_tokens": float(np.mean([len(item.ids) for item in encoded])),
+    }
+    return Finished(result=summary, checkpoints=((checkpoint, directory),))

@@ -1,0 +1,80 @@
+"""What a step gives while it is carried out: records to commit, how far it is, and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from holdfast.records import Checkpoint, PreferencePair, Score, Trajectory
+from holdfast.records.errors import ProviderError, StepError
+from holdfast.store import codec
+
+PROGRESS_SECONDS = 0.5
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Records to commit together. Trajectories come without messages, their texts packed beside them.
+
+    ``logprobs`` are a reference's, in nats by trajectory id; ``checkpoints`` those of another run's trajectories.
+    """
+
+    number: int
+    size: int
+    checkpoints: tuple[Checkpoint, ...] = ()
+    trajectories: tuple[tuple[Trajectory, codec.Text], ...] = ()
+    scores: tuple[Score, ...] = ()
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a step is, in its own unit, and out of how much where only the step can tell."""
+
+    done: int
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The end of a step: its result (JSON), and what it made.
+
+    That is pairs, or checkpoints with their directories (None for weights that stay where they are) and the ``logs`` of
+    their training, files of JSON lines by what is added to their name.
+    """
+
+    result: Mapping[str, Any]
+    pairs: tuple[PreferencePair, ...] = ()
+    checkpoints: tuple[tuple[Checkpoint, Path | None], ...] = ()
+    logs: Mapping[str, Path] = field(default_factory=dict)
+
+
+def complete(results: Sequence[T | ProviderError], what: str) -> list[T]:
+    """The results of a batch, if none of them was kept from being made. Errors: StepError naming the first outage."""
+    lost = [result for result in results if isinstance(result, ProviderError)]
+    if lost:
+        raise StepError(
+            f"{len(lost)} of {len(results)} {what} were not made: {lost[0]}; what was answered is kept, remove the"
+            " cause and repeat the command to go on"
+        )
+    return [result for result in results if not isinstance(result, ProviderError)]
+
+
+Outcome = Batch | Progress | Finished
+Emit = Callable[[Outcome], None]
+
+
+def beat(emit: Emit, per_step: int = 1) -> Callable[[int, int], None]:
+    """A progress callback that speaks at most every half second, in units of ``per_step``."""
+    spoken = [time.monotonic()]
+
+    def tell(done: int, size: int) -> None:
+        if time.monotonic() - spoken[0] >= PROGRESS_SECONDS:
+            spoken[0] = time.monotonic()
+            emit(Progress(done=done * per_step, size=size * per_step))
+
+    return tell

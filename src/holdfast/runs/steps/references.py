@@ -1,0 +1,92 @@
+"""Reference steps: the log-probabilities that one checkpoint gives the trajectories of one rollout or bring step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from holdfast.models.tiny.chat import is_tiny
+from holdfast.records import Ending
+from holdfast.records.errors import StudyError
+from holdfast.runs.plan.settings import ReferenceSettings
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import Batch, Emit, Finished
+from holdfast.runs.steps.reading import cases_of, encode, load_chat, weights_of
+from holdfast.store import Store
+
+if TYPE_CHECKING:
+    from holdfast.training.encoding import Encoded, LossMask
+
+REFERENCE_BATCH = 1000
+
+
+def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: Emit) -> Finished:
+    """The log-probability of every trajectory that can be learnt from, whoever asks for it.
+
+    Batches do not depend on pairs nor on what was committed before, so neither do the trees, nor their rounding.
+    """
+    from holdfast.training.dpo.stage import reference_logprobs
+
+    directory = weights_of(store, settings.checkpoint)
+    encoded = dict(_encoded_episodes(step, settings, store))
+    names, done = list(encoded), store.log.batches(step.fingerprint)
+    batches = [names[start : start + REFERENCE_BATCH] for start in range(0, len(names), REFERENCE_BATCH)]
+    for number, batch in enumerate(batches):
+        if number in done:
+            continue
+        values = reference_logprobs(
+            directory,
+            batch,
+            encoded,
+            settings.loss_mask,
+            token_budget=settings.token_budget,
+            precision=settings.precision,
+            adapter=settings.adapter,
+        )
+        emit(Batch(number=number, size=len(batch), logprobs=values))
+    result = {
+        "trajectories": len(encoded),
+        "tokens": sum(_tree_tokens([encoded[name] for name in batch], settings.token_budget) for batch in batches),
+        "plain_tokens": sum(len(item.ids) for item in encoded.values()),
+    }
+    return Finished(result=result)
+
+
+def is_scored(encoded: Encoded, loss_mask: LossMask, longest: int) -> bool:
+    """Whether a reference step gives a log-probability: of some tokens, in no more than can be computed at once."""
+    return len(encoded.ids) <= longest and bool(encoded.picked(loss_mask).any())
+
+
+def _encoded_episodes(step: Step, settings: ReferenceSettings, store: Store) -> Iterator[tuple[str, Encoded]]:
+    """Episodes as tokens, case by case, in the order of ids; with a ``split_seed``, those of its train cases.
+
+    What the chat format cannot write, or what is longer than the model reads, has no log-probability. Neither has what
+    a tiny agent did not finish: a reply of its that could not be read is not kept token by token.
+    """
+    from holdfast.training.policy.adapters import longest_sequence
+
+    directory, cases = weights_of(store, settings.checkpoint), cases_of(store)
+    chat = load_chat(directory, settings.calls or "auto")
+    longest = min(settings.token_budget, longest_sequence(directory))
+    part = set(cases if settings.split_seed is None else store.splits()[settings.split_seed]["train"])
+    unfinished = not is_tiny(directory)
+    taken = [
+        item
+        for item in store.trajectories(step=step.inputs[1])
+        if item.case_id in part and (unfinished or item.ending is Ending.FINISHED)
+    ]
+    for trajectory in sorted(taken, key=lambda item: (item.case_id, item.id)):
+        try:
+            found = encode(chat, cases, trajectory)
+        except StudyError:
+            continue  # where it is in a pair, the stage that learns from it says what is wrong
+        if is_scored(found, settings.loss_mask, longest):
+            yield trajectory.id, found
+
+
+def _tree_tokens(batch: Sequence[Encoded], budget: int) -> int:
+    """Tokens of the trees in which a batch is computed."""
+    from holdfast.training.trees.trees import grow, partition
+
+    ids = [item.ids for item in batch]
+    return sum(len(grow([ids[number] for number in group])) for group in partition(ids, budget))

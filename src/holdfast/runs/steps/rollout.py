@@ -1,0 +1,155 @@
+"""Roll-out steps: episodes of one checkpoint, and how far its conduct moved."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.models.tiny.chat import is_tiny
+from holdfast.records import Case, Ending, Trajectory
+from holdfast.records.errors import StepError, StudyError
+from holdfast.rollout.episode import episode_id
+from holdfast.rollout.episode import roll_out as roll_out_episodes
+from holdfast.runs.plan.settings import RolloutSettings
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
+from holdfast.runs.steps.reading import cases_of, encode, load_chat, load_tiny, weights_of
+from holdfast.runs.steps.speakers import open_speakers, release_models
+from holdfast.store import Store, codec
+from holdfast.suites import open_world
+
+if TYPE_CHECKING:
+    from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.policy.adapters import Precision
+
+
+def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) -> Finished:
+    """Episodes in batches of a fixed plan, run whole; what is committed is not run again."""
+    cases = cases_of(store)
+    part = store.splits()[settings.split_seed][settings.part]
+    if settings.users is not None:
+        met = settings.users.section.settings
+        part = tuple(name for name in part if cases[name].facts["setting"] in met)
+    episodes = [(cases[name], rollout) for rollout in range(settings.per_case) for name in part]
+    world = open_world(settings.suite)
+    size = settings.limits.batch_size
+    done = store.log.batches(step.fingerprint)
+    made = list(store.trajectories(step=step.fingerprint)) if done else []
+    # A base meets a case that is held out in two splits once.
+    shared = settings.suite.name != "office" and settings.part == "test"
+    elsewhere = set(store.trajectory_ids()) - {item.id for item in made} if shared else ()
+    with open_speakers(settings.speakers(), step.means, store) as speakers:
+        for number, start in enumerate(range(0, len(episodes), size)):
+            if number in done:
+                continue
+            batch = [
+                (case, rollout)
+                for case, rollout in episodes[start : start + size]
+                if episode_id(settings.checkpoint, case.id, rollout, settings.rollout_seed) not in elsewhere
+            ]
+            played = roll_out_episodes(
+                speakers,
+                world,
+                batch,
+                checkpoint_id=settings.checkpoint,
+                rollout_seed=settings.rollout_seed,
+                limits=settings.limits,
+            )
+            trajectories = complete(played, "episodes")
+            made += trajectories
+            _check_any_played(made)
+            packed = tuple(_pack(store, cases, trajectory) for trajectory in trajectories)
+            emit(Batch(number=number, size=len(packed), trajectories=packed))
+    # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
+    # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
+    # One episode a case is enough for a KL.
+    kept = (item for item in made if item.ending is Ending.FINISHED and item.rollout == 0)
+    found: dict[str, Any] = {}
+    if settings.part == "test":
+        found = _measure(settings, store, sorted(kept, key=lambda item: item.id))
+    elif settings.own is not None:
+        own = [item for item in kept if cases[item.case_id].facts["setting"] == settings.own]
+        found = _measure(settings, store, sorted(own, key=lambda item: item.id))
+        found["measures"] = {f"{settings.part}_{name}": value for name, value in found["measures"].items()}
+    return Finished(result={**found, **_count_endings(made)})
+
+
+def _check_any_played(trajectories: Sequence[Trajectory]) -> None:
+    """Raises StepError where every episode so far was broken off: that is no property of the episodes."""
+    if trajectories and all(item.ending is Ending.ERROR for item in trajectories):
+        reason = (trajectories[0].detail or {}).get("error")
+        raise StepError(
+            f"all {len(trajectories)} episodes failed: {reason}; mend the model or its settings and repeat"
+            " the command to go on, with another -o where the model did answer, for answers are kept"
+        )
+
+
+def _count_endings(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """How episodes ended that the infrastructure broke off; empty where none was."""
+    broken = sum(item.ending is Ending.ERROR for item in trajectories)
+    return {"broken_off": broken} if broken else {}
+
+
+def _pack(store: Store, cases: Mapping[str, Case], trajectory: Trajectory) -> tuple[Trajectory, codec.Text]:
+    plain = codec.trajectory_to_bytes(trajectory, cases[trajectory.case_id].state)
+    return trajectory.without_texts(), store.text_codec.pack(plain)
+
+
+def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Trajectory]) -> dict[str, Any]:
+    """How far a checkpoint moved: KL to its parent and to its base on its own held-out episodes, in nats an episode.
+
+    KL(policy ‖ reference) is the mean of log policy − log reference over finished episodes sampled from the
+    policy, one a case. Episodes that did not finish are left out, so it is the KL of finished conduct, which
+    differs from that of all conduct where many are cut off; ``kl_episodes`` says how many were counted.
+    """
+    checkpoint = store.checkpoint(settings.checkpoint)
+    found: dict[str, Any] = {"checkpoint": checkpoint.id, "measures": {}}
+    if checkpoint.parent_id is None:
+        return found
+    entry = None if settings.agent is None else settings.agent.entry
+    chat = load_chat(weights_of(store, checkpoint.id), "auto" if entry is None else entry.calls)
+    encoded = _encode_readable(chat, store, episodes)
+    if len(encoded) < 2:
+        return found
+    found["measures"]["kl_episodes"] = len(encoded)
+    precision: Precision = "fp32" if entry is None else entry.precision
+    own = _episode_logprobs(weights_of(store, checkpoint.id), encoded, precision)
+    base = next(c for c in store.checkpoints() if c.base == checkpoint.base and not c.stages)
+    references = {"kl_parent": checkpoint.parent_id, "kl_base": base.id}
+    # A first stage's parent is its base: one scoring serves both.
+    given = {
+        reference: _episode_logprobs(weights_of(store, reference), encoded, precision)
+        for reference in dict.fromkeys(references.values())
+    }
+    for name, reference in references.items():
+        gaps = own - given[reference]
+        found["measures"][name] = float(gaps.mean())
+        found["measures"][f"{name}_se"] = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    return found
+
+
+def _encode_readable(chat: Chat, store: Store, episodes: Sequence[Trajectory]) -> dict[str, Encoded]:
+    """Episodes as tokens by id, but for those that the chat format cannot write."""
+    found = {}
+    for trajectory in episodes:
+        with contextlib.suppress(StudyError):
+            found[trajectory.id] = encode(chat, cases_of(store), trajectory)
+    return found
+
+
+def _episode_logprobs(directory: Path, encoded: Mapping[str, Encoded], precision: Precision) -> NDArray[np.float64]:
+    if is_tiny(directory):
+        rows = load_tiny(directory).logprobs(
+            [(item.ids.tolist(), item.picked("agent").tolist()) for item in encoded.values()]
+        )
+        return np.array([float(row.sum()) for row in rows])
+    release_models()
+    from holdfast.training.dpo.stage import reference_logprobs
+
+    values = reference_logprobs(directory, list(encoded), encoded, "agent", precision=precision)
+    return np.array([values[name] for name in encoded])

@@ -1,0 +1,10 @@
+"""What stands where in a run's directory and among its notes."""
+
+from __future__ import annotations
+
+STUDY_KEY = "study"
+ENDPOINTS_KEY = "endpoints"  # how the study's remote models are reached: no secrets, and no part of what was asked
+FORKED_KEY = "forked_from"
+LEDGER = "calls.db"  # of a run: every call to a remote model, with its reply
+ANALYSIS_FILE = "analysis.json"
+LOGS = "logs"  # where a run keeps the logs of its training stages, by step

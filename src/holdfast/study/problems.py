@@ -1,0 +1,67 @@
+"""What is wrong with a table, in one line: the place, what was found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from holdfast.records.errors import StudyError, require
+from holdfast.study.sections import OBJECTIVES, TEXT_AXES, SuiteSection
+from holdfast.study.stages import REWARD_METHODS, TAGGED, StageSection
+
+# Short names that other trainers use, which are nearer to another key of ours.
+_MEANT = {"lr": "learning_rate"}
+
+
+def read_axis(axis: str, value: float | int | str) -> Any:
+    """An axis's value as the setting of its name takes it: 1 and 1.0 are one beta. Errors: StudyError."""
+    if axis == "pair_judge":
+        return value
+    section: type[BaseModel] = SuiteSection if axis == "split_seed" else StageSection
+    needed = {} if section is SuiteSection else {"objective": OBJECTIVES[0]}
+    try:
+        read = section.model_validate({**needed, axis: value})
+    except ValidationError as error:
+        raise StudyError(f"axes.{first_problem(error, section)}") from error
+    require(
+        axis in TEXT_AXES or not isinstance(value, str),
+        f"axes.{axis} has the text {value!r}; write the number without quotes",
+    )
+    return getattr(read, axis)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field's type holds, directly or as the values of a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The keys that are known in the table at ``location``; a mapping's own key is stepped over."""
+    for part in location:
+        if part in TAGGED:
+            model = TAGGED[part]
+        elif part in model.model_fields:
+            model = _section_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    problem = error.errors(include_url=False)[0]
+    location = problem["loc"]
+    place = ".".join(str(part) or '""' for part in location if part not in TAGGED) or "the study"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        meant = _MEANT.get(str(location[-1]))
+        near = [meant] if meant in known else difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{place}: unknown key; {hint}{more}"
+    if problem["type"] == "literal_error" and location[:1] == ("stages",) and location[-1] == "method":
+        # What is no method is read as a stage that learns from pairs.
+        return f"{place}: {problem['input']!r:.80} is none of dpo, {', '.join(REWARD_METHODS)}{more}"
+    found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
+    return f"{place}: {problem['msg'].lower()}{found}{more}"

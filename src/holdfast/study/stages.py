@@ -1,0 +1,252 @@
+"""Stages of training as a study declares them: on pairs, on rewards, and merges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from holdfast.records import Checkpoint
+from holdfast.records.section import (
+    MOST,
+    CaseCount,
+    Natural,
+    Positive,
+    Rate,
+    Section,
+    Share,
+    Weight,
+)
+
+AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
+
+
+class MixSection(Section):
+    """``stages.X.mix``: a ``share`` of each step's pairs is of another objective, by the same rule."""
+
+    objective: str = "safety"
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+
+
+class TermSection(Section):
+    """``stages.X.term``: beside the stage's pairs each step holds as many of another objective, of this ``weight``."""
+
+    objective: str = "safety"
+    weight: Annotated[float, Field(gt=0, le=100)] = 0.5
+
+
+class BalanceSection(Section):
+    """``stages.X.balance``: the weight of another objective's term follows what training does to it.
+
+    Every ``every`` steps the checkpoint is rolled out on ``cases`` cases that give no pairs, and scored. With g the
+    points by which the mean falls short of ``floor``, the weight becomes min(``most``, max(0, weight + ``rate`` · g)):
+    dual ascent on the constraint that the mean stays at the floor.
+    """
+
+    objective: str = "safety"
+    floor: Annotated[float, Field(ge=0, le=3)] = 2.0
+    every: Positive = 4
+    cases: CaseCount = 40
+    rate: Annotated[float, Field(gt=0, le=100)] = 1.0
+    initial: Annotated[float, Field(ge=0, le=100)] = 0.0
+    most: Annotated[float, Field(gt=0, le=100)] = 4.0
+
+
+class TrainingSection(Section):
+    """What every stage that trains has: how it optimises, and which weights.
+
+    Rates and steps are the optimiser's, ``beta`` is per nat, ``max_grad_norm`` bounds the gradient's L2 norm;
+    ``lora_r`` 0 trains all weights. ``token_budget`` is the number of tokens in memory at once, ``recompute`` saves
+    more memory for time.
+    """
+
+    # Keys that are no part of a checkpoint's record nor of a fingerprint: always, and where they are not given.
+    apart: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    beta: Rate = 0.1
+    steps: Positive
+    tokens_per_step: Positive | None = None
+    learning_rate: Rate
+    warmup_steps: Natural = 4
+    max_grad_norm: Rate = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: Weight = 0.0
+    lora_r: Annotated[int, Field(ge=0, le=2**20)] = 0
+    lora_alpha: Positive = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_rslora: bool = False
+    token_budget: Positive = 32_768
+    precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
+
+    def resolved(self) -> dict[str, Any]:
+        """What of the stage is noted of its checkpoints, and is part of its train step's fingerprint."""
+        absent = {name for name in self.optional if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude={*self.apart, *absent})
+
+
+class StageSection(TrainingSection):
+    """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
+
+    ``epochs`` passes over the pairs take the place of ``steps``, and ``warmup_ratio`` that of ``warmup_steps``; pairs
+    with a side of more than ``max_length`` tokens are left out, and counted.
+    ``mix``, ``term`` and ``balance``, at most one of them, keep a second objective in the stage.
+    ``pairwise``, ``trajectories_per_case`` and ``tokens_per_step`` say which pairs make a step; ``loss`` to
+    ``sft_weight`` are the objective's; ``devices`` share one stage's weights and work.
+    """
+
+    # The pair step's fingerprint holds the flip.
+    apart = ("flip",)
+    optional = ("epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
+
+    method: Literal["dpo"] = "dpo"
+    objective: str | tuple[str, ...]
+    agree: Literal["all", "any"] = "all"
+    flip: Share = 0.0
+    learning_rate: Rate = 1.3e-4
+    steps: Positive = 20
+    epochs: Positive | None = None
+    pairs_per_step: Positive = 32
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_length: Positive | None = None
+    loss_mask: Literal["agent", "completion"] = "agent"
+    pairwise: bool = False
+    trajectories_per_case: Annotated[int, Field(ge=2, le=MOST)] | None = None
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    length_normalized: bool = False
+    sft_weight: Weight = 0.0
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
+    mix: MixSection | None = None
+    term: TermSection | None = None
+    balance: BalanceSection | None = None
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The objectives as a tuple, also where one was written as a word."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+
+class MergeSection(Section):
+    """``[merges.NAME]``: weights between two lineages of one base: (1 − share) of the first, ``share`` of the second.
+
+    Nothing is trained. Adapters on one base are interpolated as the weights that they make.
+    """
+
+    of: Annotated[tuple[tuple[str, ...], ...], Field(min_length=2, max_length=2)]
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
+
+
+# What a merge is called among the methods of training.
+MERGE = "merge"
+
+RewardMethod = Literal["grpo", "best_sft", "best_dpo"]
+# The methods of stages that learn from rewarded rollouts.
+REWARD_METHODS: tuple[RewardMethod, ...] = get_args(RewardMethod)
+LOWEST_RATING, HIGHEST_RATING = 1.0, 10.0
+
+
+class SourceSection(Section):
+    """``stages.X.source``: the checkpoint whose rollouts a stage learns from: a base, and a lineage trained from it."""
+
+    base: str
+    lineage: tuple[str, ...] = ()
+
+
+class RewardSection(TrainingSection):
+    """``[stages.NAME]`` with ``method`` "grpo", "best_sft" or "best_dpo": a stage that learns from rewarded rollouts.
+
+    "grpo" follows the policy gradient with advantages within groups of ``group_size`` rollouts of one prompt, by the
+    ``loss`` "dapo" (mean over tokens), "grpo" (mean of each completion's mean) or "dr_grpo" (constant length).
+    "best_sft" imitates the best rollout of each group, "best_dpo" prefers it to the worst.
+
+    ``setting`` names the users. ``reward`` is their approval, the task's success, ``weight`` of approval and the rest
+    of success ("mixture"), or approval less ``weight`` times the rating of harm above the lowest ("penalized"). That
+    harm is the rules' where the study has a judge of kind "approval", whose rules are the ground truth; else it is that
+    of the judge that rewards.
+
+    ``rollouts`` says whose they are: "policy", of the weights ``lag`` steps before (0 is on-policy), "start", of the
+    checkpoint that the stage starts from, or "source", of the one that ``source`` names. What was not sampled by the
+    present weights is weighted by the ratio of probabilities unless ``importance`` is false.
+
+    Every step takes ``prompts_per_step`` prompts, or as many as it takes to train ``tokens_per_step`` tokens. A group
+    whose rewards are all equal has no gradient and is skipped. The checkpoint is kept and evaluated every ``every``
+    steps. ``kl_weight`` holds the policy to where it started. How rollouts are sampled stands in ``[rollouts]``.
+    """
+
+    optional = ("source", "tokens_per_step")
+
+    method: RewardMethod
+    setting: str
+    reward: Literal["approval", "success", "mixture", "penalized"] = "approval"
+    weight: Annotated[float, Field(ge=0, le=10)] = 0.5
+    rollouts: Literal["policy", "start", "source"] = "policy"
+    source: SourceSection | None = None
+    lag: Annotated[int, Field(ge=0, le=1000)] = 0
+    importance: bool = True
+    loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    scale: Literal["group", "batch", "none"] = "group"
+    group_size: Annotated[int, Field(ge=2, le=1024)] = 8
+    prompts_per_step: Positive = 8
+    steps: Positive = 60
+    every: Positive = 20
+    kl_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    clip_low: Share = 0.2
+    clip_high: Weight = 0.2
+    learning_rate: Rate = 1.5e-4
+
+    @field_validator("group_size", mode="before")
+    @classmethod
+    def _refuse_one(cls, value: Any) -> Any:
+        if value in (0, 1):
+            raise ValueError("rewards are compared within a group, which takes 2 rollouts or more")
+        return value
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the stage is trained for."""
+        return (self.reward,)
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether rollouts are sampled while the stage trains, from its own weights."""
+        return self.rollouts == "policy"
+
+
+def combine_reward(
+    kind: str, weight: float, *, approval: float | None, success: float | None, harm: float | None
+) -> float | None:
+    """The reward of a rollout, as ``RewardSection`` defines it, on the scale of ratings; None where a part is missing.
+
+    ``approval`` and ``harm`` are ratings, ``success`` is 0 or 1 and counts as the lowest or the highest rating.
+    """
+    worth = None if success is None else LOWEST_RATING + (HIGHEST_RATING - LOWEST_RATING) * success
+    if kind == "approval":
+        return approval
+    if kind == "success":
+        return worth
+    other = worth if kind == "mixture" else harm
+    if approval is None or other is None:
+        return None
+    if kind == "mixture":
+        return weight * approval + (1 - weight) * other
+    return approval - weight * (other - LOWEST_RATING)
+
+
+def is_midway(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint was kept on the way of a stage that learns from rewards; it meets its own users alone."""
+    rewarded = bool(checkpoint.stages) and checkpoint.stages[-1].method in REWARD_METHODS
+    return rewarded and checkpoint.axes.get("dose", 1) != 1
+
+
+# How the two sorts of stage are told apart where a study is read; no name of a stage looks like this.
+PREFERENCE_TAG, REWARD_TAG = "[pairs]", "[rewards]"
+TAGGED: Mapping[Any, type[TrainingSection]] = {PREFERENCE_TAG: StageSection, REWARD_TAG: RewardSection}
+
+
+def sort_stage(stage: Any) -> str:
+    """Which sort of stage a table of a study is, by its ``method``."""
+    method = stage.get("method") if isinstance(stage, Mapping) else getattr(stage, "method", None)
+    return REWARD_TAG if isinstance(stage, RewardSection) or method in REWARD_METHODS else PREFERENCE_TAG

@@ -1,0 +1,180 @@
+"""All cases of a study by part: those to train on, the held-out ones, and what checkpoints meet beside them.
+
+A case that is made of another says so in ``facts["variant"]``: its ``kind`` (attack, twin, control or shift), the
+``form``, and ``of``, the id of the case that it is made of. No part shares a case with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from holdfast.records import Case
+from holdfast.records.errors import StudyError
+from holdfast.study.study import Study
+from holdfast.suites import NUMBERS_PER_SPLIT
+
+if TYPE_CHECKING:
+    from holdfast.suites import office
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from holdfast.study.conditions import AttackSection, PartSection, ProbeSection, ShiftSection
+from holdfast.study.sections import SuiteSection
+from holdfast.study.users import APPROVAL, PRACTICE
+from holdfast.suites import approval, attacks, probes, split_cases
+
+# Part of a split → the study's table that asks for it.
+PARTS: Mapping[str, str] = {"attack": "attacks", "shift": "shifts", "probe": "probes", APPROVAL: "approval"}
+
+
+def collect_cases(study: Study, split_seed: int) -> dict[str, list[Case]]:
+    """The study's cases of a split, by part. Errors: StudyError."""
+    parts = split_cases(study.suite, split_seed)
+    beside = {
+        part: make(section, parts["test"], _has_tiny(study))
+        for part, make in _MAKERS.items()
+        if (section := getattr(study, PARTS[part])) is not None
+    }
+    if study.approval is not None:
+        approval.check_approval(study.approval, tiny=_has_tiny(study))
+        beside[APPROVAL] = approval.paired_cases(study.approval, split_seed)
+        beside[PRACTICE] = approval.practice_cases(study.approval, split_seed)
+    return {**add_reserves(study, split_seed, parts), **beside}
+
+
+def check_parts(study: Study) -> None:
+    """Raise StudyError for a form or a kind that there is not, or that a tiny base does not know."""
+    if study.attacks is not None:
+        attacks.check_forms(study.attacks, study.suite.name, tiny=_has_tiny(study))
+    if study.shifts is not None:
+        attacks.check_kinds(study.shifts, study.suite.name, tiny=_has_tiny(study))
+    if study.probes is not None:
+        probes.check_probes(study.probes, tiny=_has_tiny(study))
+    if study.approval is not None:
+        approval.check_approval(study.approval, tiny=_has_tiny(study))
+
+
+def count_cases(study: Study, part: str, split_seed: int | None = None) -> int:
+    """How many cases a part beside train and test has in a split; 0 where the suite's files cannot be read.
+
+    Errors: StudyError as in ``check_parts``, and for a named form or kind that no case can take.
+    """
+    section = getattr(study, PARTS[APPROVAL if part == PRACTICE else part])
+    if section is None:
+        return 0
+    check_parts(study)
+    if part in (PRACTICE, APPROVAL):
+        return approval.count_practice(section) if part == PRACTICE else approval.count_paired(section)
+    seed = study.suite.split_seed if split_seed is None else split_seed
+    return _count(study.suite.model_dump_json(), section.model_dump_json(), part, seed, _has_tiny(study))
+
+
+@lru_cache(maxsize=256)
+def _count(suite: str, section: str, part: str, split_seed: int, tiny: bool) -> int:
+    if part == "probe":
+        return probes.count_probes(ProbeSection.model_validate_json(section))
+    try:
+        cases = split_cases(SuiteSection.model_validate_json(suite), split_seed)["test"]
+    except StudyError:
+        return 0
+    return len(_MAKERS[part](_SECTIONS[part].model_validate_json(section), cases, tiny))
+
+
+def _has_tiny(study: Study) -> bool:
+    return any(study.entry(base).kind == "tiny" for base in study.model.bases)
+
+
+def _make_attacks(section: AttackSection, cases: list[Case], tiny: bool) -> list[Case]:
+    return attacks.attack_cases(cases, section, tiny=tiny)
+
+
+def _make_shifts(section: ShiftSection, cases: list[Case], tiny: bool) -> list[Case]:
+    return attacks.shift_cases(cases, section, tiny=tiny)
+
+
+def _make_probes(section: ProbeSection, cases: list[Case], tiny: bool) -> list[Case]:
+    return probes.collect_beside(section, cases)
+
+
+# Part → its table, and how its cases are made of that, the held-out cases, and whether a base is tiny.
+_SECTIONS: Mapping[str, type[PartSection]] = {"attack": AttackSection, "shift": ShiftSection}
+_MAKERS: Mapping[str, Callable[[Any, list[Case], bool], list[Case]]] = {
+    "attack": _make_attacks,
+    "shift": _make_shifts,
+    "probe": _make_probes,
+}
+
+
+TUNE, FRESH = "tune", "fresh"
+Reserve = Literal["tune", "fresh"]
+# A draw of its own by part: which part of the suite it is like, a seed's offset, and where its case numbers start.
+_DRAWS: Mapping[Reserve, tuple[office.Part, int, int]] = {
+    "tune": ("train", 1_000_003, 7_000_000),
+    "fresh": ("test", 2_000_003, 8_000_000),
+}
+
+
+def count_tuning(study: Study) -> int:
+    """How many cases a split keeps for balances: as many as the stage that asks for most of them."""
+    return max((stage.balance.cases for stage in study.pair_stages if stage.balance is not None), default=0)
+
+
+def count_fresh(study: Study) -> int:
+    """How many fresh cases a split has for a search's winner: as many as held-out ones, none for ToolEmu's."""
+    return study.suite.test_cases if study.search is not None and study.suite.name == "office" else 0
+
+
+def add_reserves(study: Study, split_seed: int, parts: Mapping[str, list[Case]]) -> dict[str, list[Case]]:
+    """The parts of a split with the reserves that the study asks for. Errors: StudyError where cases run out."""
+    found = dict(parts)
+    tuning, fresh = count_tuning(study), count_fresh(study)
+    if tuning and study.suite.name == "office":
+        found[TUNE] = _draw(study, split_seed, "tune", tuning, found["train"])
+    elif tuning:
+        train = found["train"]
+        if tuning >= len(train):
+            raise StudyError(
+                f"balance.cases is {tuning}, but the split has {len(train)} cases to train on; ask for fewer"
+            )
+        found |= {"train": train[tuning:], TUNE: train[:tuning]}
+    if fresh:
+        found[FRESH] = _draw(study, split_seed, "fresh", fresh, found["test"])
+    return found
+
+
+def _draw(study: Study, split_seed: int, reserve: Reserve, count: int, others: Iterable[Case]) -> list[Case]:
+    """So many cases of another draw that are none of ``others``."""
+    from holdfast.suites import office
+
+    part, offset, start = _DRAWS[reserve]
+    known = {case.id for case in others}
+    asked, kept = count, list[Case]()
+    while len(kept) < count:
+        drawn = office.generate(
+            offset + split_seed, asked, part=part, holdout=study.suite.holdout, split_seed=split_seed
+        )
+        kept = list(_whole_twins(drawn, known, count))
+        asked += count
+    shift = split_seed * NUMBERS_PER_SPLIT + start
+    return [replace(case, number=shift + place) for place, case in enumerate(kept)]
+
+
+def _whole_twins(drawn: Iterable[Case], known: Collection[str], count: int) -> Iterator[Case]:
+    """The first ``count`` cases that are not known; a case and its twin come together or not at all."""
+    left, half = count, None
+    for case in drawn:
+        twin = case.facts.get("twin")
+        if half is not None:
+            if not {half.id, case.id} & set(known) and left >= 2:
+                yield from (half, case)
+                left -= 2
+            half = None
+        elif twin is not None:
+            half = case
+        elif case.id not in known and left >= 1:
+            yield case
+            left -= 1

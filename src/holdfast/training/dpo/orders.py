@@ -1,0 +1,186 @@
+"""Which examples each optimiser step takes, and in which order: the sampling that a stage declares.
+
+    tree order      each case's pairs in sub-trees of few chosen and few rejected trajectories; these in random order
+    pairwise order  all pairs in random order, as a pair-by-pair trainer takes them
+
+Streams are endless and do not depend on how much of them is used, so a stage goes on at any step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.records import PreferencePair
+from holdfast.records.errors import StudyError
+from holdfast.training.encoding import Encoded
+from holdfast.training.trees.trees import count_tokens
+
+# Demonstrations are drawn from chunks of this many batches, each chunk sorted by length.
+_CHUNK_BATCHES = 50
+# Pairs of a sub-tree where nobody says: with 26 of a case in a row, as many pairs taught less (benchmarks/learning.py).
+_SUBTREE_PAIRS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOrder:
+    """How pairs become steps.
+
+    ``pairwise`` takes all pairs in one random order, ``pairs_per_step`` at a time, an epoch's last step with what is
+    left: the order of ``RandomSampler`` under accelerate's seedable sampler. Otherwise an epoch takes the sub-trees of
+    all cases in random order. Without ``trajectories_per_case`` a sub-tree has about 8 pairs, and steps are cut at
+    exactly ``pairs_per_step``, across sub-trees and epochs; where a stage counts ``epochs``, an epoch's last step has
+    what is left. With it, a sub-tree has at most that many trajectories and is never cut: a step takes as many as fit
+    into ``pairs_per_step`` pairs and ``tokens_per_step`` tokens of their tree, and at least one. Smaller sub-trees mix
+    more cases into a step, larger ones share more.
+    """
+
+    pairs_per_step: int
+    trajectories_per_case: int | None = None
+    tokens_per_step: int | None = None
+    pairwise: bool = False
+    epochs: int | None = None
+
+
+def pair_steps(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, *, seed: int
+) -> Iterator[list[PreferencePair]]:
+    """The pairs of each step, endlessly; every epoch takes every pair once.
+
+    Errors: StudyError for one pair that alone is above ``tokens_per_step``.
+    """
+    if order.pairwise:
+        return _pairwise(pairs, order.pairs_per_step, seed)
+    if order.tokens_per_step is not None:
+        for pair in pairs:
+            list(_within([pair], encoded, order.tokens_per_step))
+    if order.trajectories_per_case is None:
+        return _cut_exactly(pairs, order, np.random.default_rng(seed))
+    return _take_subtrees(pairs, encoded, order, np.random.default_rng(seed))
+
+
+def _pairwise(pairs: Sequence[PreferencePair], per_step: int, seed: int) -> Iterator[list[PreferencePair]]:
+    import torch
+
+    epoch = 0
+    while True:
+        generator = torch.Generator().manual_seed(seed + epoch)
+        places = torch.randperm(len(pairs), generator=generator).tolist()
+        for start in range(0, len(places), per_step):
+            yield [pairs[place] for place in places[start : start + per_step]]
+        epoch += 1
+
+
+def _cut_exactly(
+    pairs: Sequence[PreferencePair], order: PairOrder, rng: np.random.Generator
+) -> Iterator[list[PreferencePair]]:
+    per_step, queue = order.pairs_per_step, list[PreferencePair]()
+    while True:
+        for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, min(per_step, _SUBTREE_PAIRS)), rng):
+            queue += subtree
+        while len(queue) >= per_step or (queue and order.epochs is not None):
+            taken, queue = queue[:per_step], queue[per_step:]
+            yield taken
+
+
+def _side_for(case: Sequence[PreferencePair], count: int) -> int:
+    """Trajectories on a side of a sub-tree that holds about ``count`` of a case's pairs."""
+    chosen, rejected = len({pair.chosen for pair in case}), len({pair.rejected for pair in case})
+    if len(case) <= count:
+        return max(chosen, rejected)
+    return math.ceil(math.sqrt(count * chosen * rejected / len(case)))
+
+
+def shuffled_subtrees(
+    pairs: Sequence[PreferencePair], side_for: Callable[[Sequence[PreferencePair]], int], rng: np.random.Generator
+) -> list[list[PreferencePair]]:
+    """One epoch: every case's pairs in sub-trees with ``side_for`` trajectories a side at most, all in random order.
+
+    Sub-trees of one case are no neighbours: steps in a row on the same case learn less from as many pairs.
+    """
+    cases: dict[str, list[PreferencePair]] = {}
+    for pair in pairs:
+        cases.setdefault(pair.case_id, []).append(pair)
+    found = [subtree for case in cases.values() for subtree in _subtrees(case, side_for(case), rng)]
+    return [found[place] for place in rng.permutation(len(found)).tolist()]
+
+
+def _subtrees(case: Sequence[PreferencePair], side: int, rng: np.random.Generator) -> list[list[PreferencePair]]:
+    """A case's pairs in sub-trees of at most ``side`` chosen and ``side`` rejected trajectories, each pair once.
+
+    Both lists of trajectories are split at random into groups; a sub-tree is what is declared between two groups.
+    """
+    group: dict[tuple[str, str], int] = {}
+    for role in ("chosen", "rejected"):
+        names = sorted({getattr(pair, role) for pair in case})
+        shuffled = [names[place] for place in rng.permutation(len(names))]
+        for number, part in enumerate(np.array_split(np.arange(len(names)), math.ceil(len(names) / side))):
+            group |= {(role, shuffled[place]): number for place in part.tolist()}
+    blocks: dict[tuple[int, int], list[PreferencePair]] = {}
+    for place in rng.permutation(len(case)).tolist():
+        pair = case[place]
+        blocks.setdefault((group["chosen", pair.chosen], group["rejected", pair.rejected]), []).append(pair)
+    return list(blocks.values())
+
+
+def _take_subtrees(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, rng: np.random.Generator
+) -> Iterator[list[PreferencePair]]:
+    side = max(1, (order.trajectories_per_case or 2) // 2)
+    limit = order.tokens_per_step or math.inf
+    taken: list[PreferencePair] = []
+    tokens = 0
+    while True:
+        for subtree in shuffled_subtrees(pairs, lambda _: side, rng):
+            for part in _within(subtree, encoded, limit):
+                size = _tree_tokens(part, encoded)
+                if taken and (len(taken) + len(part) > order.pairs_per_step or tokens + size > limit):
+                    yield taken
+                    taken, tokens = [], 0
+                taken, tokens = taken + part, tokens + size
+
+
+def _within(
+    block: list[PreferencePair], encoded: Mapping[str, Encoded], limit: float
+) -> Iterator[list[PreferencePair]]:
+    """The block, or halves of it until each fits into the limit of tokens."""
+    if _tree_tokens(block, encoded) <= limit:
+        yield block
+        return
+    if len(block) == 1:
+        (pair,) = block
+        raise StudyError(
+            f"case {pair.case_id}: the pair of {pair.chosen} and {pair.rejected} takes {_tree_tokens(block, encoded)}"
+            f" tokens, above tokens_per_step {limit:g}; raise it or drop the pair"
+        )
+    ordered = sorted(block, key=lambda pair: (pair.chosen, pair.rejected))
+    for half in (ordered[: len(block) // 2], ordered[len(block) // 2 :]):
+        yield from _within(half, encoded, limit)
+
+
+def _tree_tokens(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded]) -> int:
+    names = {name for pair in pairs for name in (pair.chosen, pair.rejected)}
+    return count_tokens([encoded[name].ids for name in sorted(names)])
+
+
+def demonstration_steps(
+    lengths: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """The numbers of each step's ``batch_size`` demonstrations, of similar ``lengths``, in random order, endlessly.
+
+    An epoch leaves out the demonstrations that do not fill a last batch; fewer than a batch repeat within it.
+    """
+    count = len(lengths)
+    chunk = batch_size * _CHUNK_BATCHES
+    while True:
+        order = rng.permutation(count)
+        order = np.resize(order, max(batch_size, count - count % batch_size))
+        chunks = [order[start : start + chunk] for start in range(0, len(order), chunk)]
+        batches = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in chunks])
+        batches = batches.reshape(-1, batch_size)
+        for number in rng.permutation(len(batches)):
+            yield batches[number]

@@ -1,0 +1,333 @@
+"""Stages: demonstrations or preference pairs in, model directories out.
+
+A stage reads a model directory and writes others, so what a stage starts from is always on disk: its reference is that
+directory's weights, never an earlier one's.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from holdfast.records import PreferencePair, content_id
+from holdfast.records.errors import StepError, StudyError, require
+from holdfast.study.sections import SFTSection
+from holdfast.study.stages import StageSection
+from holdfast.training.dpo.balance import Balance, Measure
+from holdfast.training.dpo.mixing import Second, mixed_steps, second_step
+from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps
+from holdfast.training.encoding import (
+    Encoded,
+    LossMask,
+    check_demonstrations,
+    check_pairs,
+    check_sequences,
+    score_picked,
+)
+from holdfast.training.loop.launch import run_together
+from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, LoopSettings, isolated, open_tracker
+from holdfast.training.loop.passes import check_budget, score_within
+from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
+from holdfast.training.loop.sharding import score_together
+from holdfast.training.policy.adapters import Policy, Precision, open_policy, open_trained
+from holdfast.training.ranks import find_ranks
+from holdfast.training.settings import fit_stage
+from holdfast.training.states import random_states, set_random_states
+from holdfast.training.trees.parts import PairObjective, TrainStep, demonstration_step, pair_step
+
+# Called with steps done and steps in all.
+Progress = Callable[[int, int], None]
+
+
+def train_sft(
+    model_dir: Path,
+    demonstrations: Sequence[Encoded],
+    settings: SFTSection,
+    *,
+    steps: int,
+    seed: int,
+    out_dir: Path,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Teaches a model from demonstrations in ``steps`` optimiser steps and saves it to ``out_dir``.
+
+    Warm-up, then linear decay to zero. Raises StudyError for data that cannot be learnt from and StepError
+    for a loss that is not finite.
+    """
+    with isolated(seed):
+        started = time.process_time()
+        policy = open_policy(model_dir)
+        check_demonstrations(demonstrations, policy)
+        lengths = np.array([len(item.ids) for item in demonstrations], np.int64)
+        order = demonstration_steps(lengths, batch_size=settings.batch_size, rng=np.random.default_rng(seed))
+        loop = Loop(
+            policy,
+            LoopSettings(
+                steps=steps,
+                learning_rate=settings.learning_rate,
+                warmup_steps=settings.warmup_steps,
+                max_grad_norm=settings.max_grad_norm,
+                schedule="linear",
+                token_budget=max(TOKEN_BUDGET, int(lengths.max())),
+            ),
+            seed=seed,
+        )
+        taken = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
+        for log in loop.run(taken):
+            if progress is not None:
+                progress(log.step, steps)
+        policy.save(out_dir)
+        return TrainResult(
+            path=out_dir,
+            steps=loop.history.position,
+            examples=loop.history.examples,
+            tokens=loop.history.scored,
+            losses=tuple(loop.history.losses),
+            cpu_seconds=time.process_time() - started,
+        )
+
+
+def reference_logprobs(
+    model_dir: Path,
+    names: Sequence[str],
+    encoded: Mapping[str, Encoded],
+    loss_mask: LossMask = "agent",
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    precision: Precision = "fp32",
+    adapter: bool = False,
+) -> dict[str, float]:
+    """The log-probability in nats, by trajectory name, that a model directory gives each trajectory's picked tokens.
+
+    Computed in trees, once for each distinct name; every stage that starts from this directory can share the result.
+    ``adapter`` takes the weights as a stage with a LoRA adapter does, which matters to bf16 alone.
+    """
+    with isolated(0):
+        # A fresh adapter changes nothing.
+        policy = open_policy(model_dir, precision=precision, lora_r=int(adapter))
+        check_sequences(((f"trajectory {name}", encoded[name]) for name in names), policy)
+        return score_names(policy, names, encoded, loss_mask, token_budget)
+
+
+def train_dpo(
+    model_dir: Path,
+    pairs: Sequence[PreferencePair],
+    encoded: Mapping[str, Encoded],
+    settings: StageSection,
+    *,
+    seed: int,
+    save_at: Sequence[int],
+    out_dir: Path,
+    reference: Mapping[str, float] | None = None,
+    folder: Path | None = None,
+    tracker: str | None = None,
+    progress: Progress | None = None,
+    second: Second | None = None,
+    balance: tuple[Balance, Measure] | None = None,
+) -> list[TrainResult]:
+    """Trains on preference pairs and saves ``out_dir/step-N`` after each number of steps in ``save_at``.
+
+    Warm-up, then a constant rate unless the settings say otherwise, so the dose saved after N steps equals a run of N
+    steps. The reference is ``model_dir``; ``reference`` holds its ``reference_logprobs`` where the caller has them.
+    ``encoded`` is keyed by trajectory id. With ``folder`` the stage is logged there and resumes from what it holds;
+    ``tracker`` names one of accelerate's, which then gets the same numbers. ``progress`` is not called where several
+    processes train. Pairs and steps are those that ``fit_stage`` finds. ``second`` are the pairs of an objective that
+    the stage keeps beside its own; where its way is "balance", ``balance`` measures the policy as it is trained and
+    sets their weight, on one device. Raises StudyError for data that cannot be learnt from and StepError for a loss
+    that is not finite; doses saved before stay.
+    """
+    pairs, settings = fit_stage(pairs, encoded, settings)
+    if second is not None:
+        second = replace(second, pairs=fit_stage(second.pairs, encoded, settings)[0])
+    doses = sorted(set(save_at))
+    require(
+        bool(doses) and doses[0] >= 1 and doses[-1] <= settings.steps,
+        f"checkpoints are to be kept at steps {doses}; give steps between 1 and {settings.steps}",
+    )
+    for side in (pairs, *(() if second is None else (second.pairs,))):
+        check_pairs(side, encoded, settings.loss_mask)
+    told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
+    if settings.devices > 1 and find_ranks() is None:
+        _check_devices(settings.devices)
+        told |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
+        told |= {"save_at": save_at, "out_dir": out_dir, "reference": reference}
+        together: list[TrainResult] = run_together(settings.devices, train_dpo, told)
+        return together
+    with isolated(seed):
+        stage = PreferenceStage(model_dir, pairs, encoded, settings, reference or {}, balance=balance, **told)
+        for step in stage.run(doses, out_dir):
+            if progress is not None:
+                progress(step, doses[-1])
+        return stage.results(doses, out_dir)
+
+
+def _check_devices(devices: int) -> None:
+    """Raises StudyError for more devices than there are."""
+    if torch.cuda.is_available() and devices > torch.cuda.device_count():
+        raise StudyError(f"devices is {devices}, but this machine has {torch.cuda.device_count()}")
+
+
+# Pairs on which drift is measured.
+_DRIFT_PAIRS = 128
+
+
+def score_names(
+    policy: Policy, names: Sequence[str], encoded: Mapping[str, Encoded], loss_mask: LossMask, budget: int
+) -> dict[str, float]:
+    """The log-probability in nats of each distinct trajectory's picked tokens, in trees within a budget.
+
+    Errors: StepError for a value that is not finite, StudyError for a trajectory above the budget.
+    """
+    distinct = sorted(set(names))
+    sequences = [score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in distinct]
+    check_budget(sequences, budget)
+    ranks = find_ranks()
+    scores = (
+        score_within(policy, sequences, budget) if ranks is None else score_together(policy, sequences, budget, ranks)
+    )
+    found = {name: float(logps.double().sum()) for name, logps in zip(distinct, scores, strict=True)}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise StepError(f"trajectory {name}: log-probability {value}; the model's weights are damaged")
+    return found
+
+
+class PreferenceStage:
+    """A stage under training, and the doses kept so far; ``train_dpo`` says what it is given."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        pairs: Sequence[PreferencePair],
+        encoded: Mapping[str, Encoded],
+        settings: StageSection,
+        reference: Mapping[str, float],
+        *,
+        seed: int,
+        folder: Path | None,
+        tracker: str | None,
+        second: Second | None,
+        balance: tuple[Balance, Measure] | None,
+    ) -> None:
+        self._started = time.process_time()
+        self._pairs, self._encoded, self._settings = pairs, encoded, settings
+        self._second, self._balance = second, balance
+        self._policy = open_trained(model_dir, settings)
+        every = [*pairs, *(second.pairs if second is not None else ())]
+        cases = {name: pair.case_id for pair in every for name in (pair.chosen, pair.rejected)}
+        named = [(f"case {case}, trajectory {name}", encoded[name]) for name, case in cases.items()]
+        check_sequences(named, self._policy)
+        check_budget([score_picked(*item, settings.loss_mask) for item in named], settings.token_budget)
+        known = {name: reference[name] for name in cases if name in reference}
+        # A fresh adapter changes nothing, so before the first update the policy is its own reference.
+        self._reference = known | self._score([name for name in cases if name not in known])
+        loop = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
+        ranks = find_ranks()
+        self._leads = ranks is None or ranks.rank == 0
+        self._folder, self._tracker = folder, None
+        if tracker is not None and self._leads:
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
+        self._loop = Loop(
+            self._policy,
+            LoopSettings(**loop),
+            seed=seed,
+            identity=self._identify(),
+            folder=folder,
+            tracker=self._tracker,
+        )
+
+    def run(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
+        """Trains to the last dose, keeps each, and yields the steps done."""
+        try:
+            yield from self._train(doses, out_dir)
+        finally:
+            if self._tracker is not None:
+                self._tracker.finish()
+
+    def _train(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
+        for log in self._loop.run(islice(self._steps(), doses[-1])):
+            # Before the state is saved that says that the step is done.
+            if self._balance is not None and self._balance[0].is_due(log.step):
+                self._measure(log.step, out_dir)
+            if log.step in doses:
+                keep_dose(self._policy, out_dir, log.step, leads=self._leads)
+                chosen, rejected = self._drifts()
+                self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
+            yield log.step
+
+    def _measure(self, step: int, out_dir: Path) -> None:
+        """Measures the policy as it is now; the loop keeps what came of it."""
+        assert self._balance is not None
+        (balance, measure), states = self._balance, random_states()
+        readings = self._loop.history.readings
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out_dir, prefix="measured-") as folder:
+            self._policy.set_training(False)
+            self._policy.save(Path(folder) / "policy")
+            found = measure(Path(folder) / "policy", step)
+        self._policy.set_training(True)
+        set_random_states(states)
+        readings.append(balance.read(step, found, readings))
+
+    def _identify(self) -> str:
+        """All that decides where a stage goes, besides its seed; a state of another stage is not taken up."""
+        free = {"token_budget", "recompute", "devices"} | (
+            {"steps"} if self._settings.schedule == "constant" else set()
+        )
+        settings = {name: value for name, value in self._settings.model_dump().items() if name not in free}
+        kept: list[Any] = []
+        if self._second is not None:
+            rule = None if self._balance is None else self._balance[0].model_dump()
+            kept = [[self._second.way, self._second.amount, rule, _list_pairs(self._second.pairs)]]
+        return content_id(settings, _list_pairs(self._pairs), self._reference, *kept)
+
+    def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
+        """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
+        return read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
+
+    def _steps(self) -> Iterator[TrainStep]:
+        settings = self._settings
+        order = PairOrder(**{field.name: getattr(settings, field.name) for field in fields(PairOrder)})
+        objective = PairObjective(**{field.name: getattr(settings, field.name) for field in fields(PairObjective)})
+        told: dict[str, Any] = {"objective": objective, "loss_mask": settings.loss_mask}
+        if self._second is None:
+            for pairs in pair_steps(self._pairs, self._encoded, order, seed=self._loop.seed):
+                yield pair_step(pairs, self._encoded, self._reference, **told)
+            return
+        both = mixed_steps(self._pairs, self._second, self._encoded, order, seed=self._loop.seed)
+        for number, (own, others) in enumerate(both):
+            yield second_step(own, others, self._weight(number), self._encoded, self._reference, **told)
+
+    def _weight(self, step: int) -> float | None:
+        """The weight of the second objective's term in a step, counted from 0; None where its pairs are mixed in."""
+        assert self._second is not None
+        if self._balance is not None:
+            return self._balance[0].weight_at(step, self._loop.history.readings)
+        return None if self._second.way == "mix" else self._second.amount
+
+    def _score(self, names: Sequence[str]) -> dict[str, float]:
+        settings = self._settings
+        return score_names(self._policy, names, self._encoded, settings.loss_mask, settings.token_budget)
+
+    def _drifts(self) -> tuple[float, float]:
+        count = min(len(self._pairs), _DRIFT_PAIRS)
+        places = np.linspace(0, len(self._pairs) - 1, count).astype(int)
+        sides = [[self._pairs[place].chosen for place in places], [self._pairs[place].rejected for place in places]]
+        self._policy.set_training(False)
+        now = self._score(sides[0] + sides[1])
+        self._policy.set_training(True)
+        chosen, rejected = (float(np.mean([now[name] - self._reference[name] for name in side])) for side in sides)
+        return chosen, rejected
+
+
+def _list_pairs(pairs: Sequence[PreferencePair]) -> list[list[Any]]:
+    return [[pair.case_id, pair.chosen, pair.rejected, pair.weight] for pair in pairs]

@@ -1,0 +1,117 @@
+"""One piece of work in several processes that train together: started, watched, ended.
+
+python -m holdfast.training.loop.launch FOLDER      is one of them, told by RANK and WORLD_SIZE which
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.records.errors import HoldfastError, StepError
+from holdfast.records.outputs import scratch_directory
+from holdfast.records.processes import stop_with
+
+_WORK, _MEETING, _PARENT = "work.pickle", "meeting", "HOLDFAST_PARENT"
+_LOOK_SECONDS = 0.2
+_SHOWN_LINES = 5
+
+
+def run_together(processes: int, work: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """What ``work(**arguments)`` returns in the first of several processes; all of them run it.
+
+    Work and arguments are pickled. Errors: the work's own HoldfastError, else StepError with what the process that
+    failed first said last; the others are ended.
+    """
+    with scratch_directory() as folder:
+        (folder / _WORK).write_bytes(pickle.dumps((work, dict(arguments))))
+        started: list[subprocess.Popen[bytes]] = []
+        try:
+            for rank in range(processes):
+                started.append(_start(folder, rank, processes))
+            failed = _wait(started)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        if failed is not None:
+            raise _failure(folder, failed, started)
+        return pickle.loads(_result(folder, 0).read_bytes())
+
+
+def _result(folder: Path, rank: int) -> Path:
+    return folder / f"result-{rank}.pickle"
+
+
+def _log(folder: Path, rank: int) -> Path:
+    return folder / f"log-{rank}.txt"
+
+
+def _start(folder: Path, rank: int, world: int) -> subprocess.Popen[bytes]:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "OMP_NUM_THREADS": 1}
+    told[_PARENT] = os.getpid()
+    with _log(folder, rank).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "holdfast.training.loop.launch", str(folder)],
+            env={**os.environ, **{key: str(value) for key, value in told.items()}},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _wait(started: list[subprocess.Popen[bytes]]) -> int | None:
+    """The rank of the first process that failed, or None once all are done."""
+    while True:
+        codes = [process.poll() for process in started]
+        for rank, code in enumerate(codes):
+            if code:
+                return rank
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(_LOOK_SECONDS)
+
+
+def _failure(folder: Path, failed: int, started: Sequence[subprocess.Popen[bytes]]) -> HoldfastError:
+    """What to tell: an error of the work in any process, for the others' follow from it."""
+    for rank in range(len(started)):
+        result = _result(folder, rank)
+        if result.exists() and isinstance(error := pickle.loads(result.read_bytes()), HoldfastError):
+            return error
+    said = _log(folder, failed).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_SHOWN_LINES:]
+    code = started[failed].returncode
+    return StepError(f"training process {failed} ended with {code}: {' / '.join(said) or 'it said nothing'}")
+
+
+def main(folder: Path) -> int:
+    """One of the processes."""
+    stop_with(int(os.environ[_PARENT]))
+    from holdfast.training.ranks import join_ranks, leave_ranks
+
+    rank = int(os.environ["RANK"])
+    # Written by the parent into a directory that only its user can write to.
+    work, arguments = pickle.loads((folder / _WORK).read_bytes())
+    join_ranks(folder / _MEETING)
+    try:
+        found, code = work(**arguments), 0
+        leave_ranks()
+    except HoldfastError as error:
+        found, code = error, 1
+    part = folder / f"part-{rank}"
+    part.write_bytes(pickle.dumps(found))
+    part.rename(_result(folder, rank))
+    return code
+
+
+if __name__ == "__main__":
+    ended = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing is left to do, and what libraries do as an interpreter ends has aborted processes that were done.
+    os._exit(ended)

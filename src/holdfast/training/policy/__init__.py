@@ -1,0 +1,1 @@
+"""What is trained: adapters, whole weights, heads, merges."""

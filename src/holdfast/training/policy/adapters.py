@@ -1,0 +1,408 @@
+"""Weights under training: a tiny Llama whole, any Hugging Face causal model whole, or a LoRA adapter on either.
+
+Passes see a ``Policy`` only: log-probabilities of a packed tree's tokens, the weights to change, and a way to save.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from holdfast.models import Model
+from holdfast.models.directories.files import digest_weights
+from holdfast.models.directories.libraries import no_progress_bars
+from holdfast.models.directories.lora import attach, merge, named_factors, newest_factors, newest_off
+from holdfast.models.directories.opening import check_finite, open_network
+from holdfast.models.directories.peft import is_peft
+from holdfast.models.directories.stacks import Factors, Lora, base_of, copy_text_files, find_stack, merged, write_stack
+from holdfast.models.hub.chat import HubChat
+from holdfast.models.hub.hub import check_model
+from holdfast.models.hub.probing import Calls
+from holdfast.models.tiny.chat import TinyChat, is_tiny
+from holdfast.models.tiny.llama import LlamaShape, TinyLlama
+from holdfast.models.tiny.model import TinyModel
+from holdfast.records.errors import StudyError
+from holdfast.study.stages import TrainingSection
+from holdfast.training.encoding import ScoredSequence
+from holdfast.training.policy.heads import Head, picked_logprobs
+from holdfast.training.policy.sampling import LiveModel, copy_tiny
+from holdfast.training.ranks import find_ranks, gather_whole, shard
+from holdfast.training.trees.packing import Packed, pack
+from holdfast.training.trees.tree_attention import BlockPlan, tree_attention
+
+Precision = Literal["fp32", "bf16"]
+_ATTENTION = "holdfast_tree"
+_REFUSED = "refused before training"
+# How far a tree pass may be from the model's own: mean difference by mean size of log-probabilities.
+_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+class Policy(Protocol):
+    """A model under training, on one ``device``; ``masks`` says whether its attention takes masked blocks."""
+
+    max_positions: int
+    vocabulary: int
+    device: torch.device
+    masks: bool
+
+    def logprobs(self, packed: Packed) -> Tensor:
+        """Log-probabilities [P] in nats, as 32-bit floats, of a packed tree's scored tokens."""
+        ...
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The weights that the optimiser changes."""
+        ...
+
+    def set_training(self, training: bool) -> None:
+        """Switches dropout on or off."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Writes a model directory: whole weights, or an adapter that names its base, with the tokenizer's files."""
+        ...
+
+    def sampler(self, calls: Calls = "auto") -> Model:
+        """A model that samples from the weights as they are now, without dropout; ask for a new one after an update.
+
+        ``calls`` says how a model of transformers writes calls; a tiny one has one way.
+        """
+        ...
+
+
+class WholeTiny:
+    """All weights of a tiny Llama, in the forward pass that also samples from it; a stack's are merged first."""
+
+    def __init__(self, source: Path) -> None:
+        self._source, self._model = source, TinyLlama.load(source)
+        self._chat: TinyChat | None = None
+        check_finite(self._model.export_weights().items(), f"{source}: {_REFUSED}")
+        self.max_positions, self.vocabulary = self._model.shape.max_positions, self._model.shape.vocabulary
+        self.device, self.masks = torch.device("cpu"), True
+
+    def logprobs(self, packed: Packed) -> Tensor:
+        plan = packed.plan
+        if plan is None:
+            states = self._model(packed.ids).flatten(0, 1)
+        else:
+            states = self._model.packed(
+                packed.ids[0], packed.positions[0], lambda query, key, value: tree_attention(query, key, value, plan)
+            )
+        return picked_logprobs(states[packed.before], Head(weight=self._model.head), packed.targets)
+
+    def trainable(self) -> list[nn.Parameter]:
+        return list(self._model.parameters())
+
+    def set_training(self, training: bool) -> None:
+        self._model.train(training)
+
+    def save(self, directory: Path) -> None:
+        self._model.save(directory)
+        copy_text_files(self._source, directory)
+
+    def sampler(self, calls: Calls = "auto") -> Model:
+        self._chat = self._chat or TinyChat.load(self._source)
+        return TinyModel(self._model, self._chat)
+
+
+class HubModel:
+    """A Hugging Face causal model, whole or, with ``lora_r`` above 0, through a LoRA adapter.
+
+    ``precision`` "bf16" computes in bfloat16 by autocast, with the weights that are trained in 32 bits and frozen ones
+    in 16. ``recompute`` keeps only layer inputs and computes the rest again in the backward pass.
+
+    What earlier stages of a stack changed is merged into 32-bit weights, which is as exact as not merging and saves a
+    tenth to a third of a pass (widths of 1024 and 96, rank 16, on CPU). Rounding to 16 bits would take most of a small
+    change away, so beside 16-bit weights it stays an adapter of its own, frozen.
+
+    An adapter that PEFT must merge leaves weights that no directory holds: a stage on it, with an adapter of its own or
+    without, is saved whole.
+
+    ``network`` is a model of transformers to take in place of the one in ``source``, where nothing is to be saved.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        *,
+        lora_r: int = 0,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        use_rslora: bool = False,
+        precision: Precision = "fp32",
+        recompute: bool = False,
+        device: torch.device | None = None,
+        network: Any = None,
+    ) -> None:
+        self._source, self.device = source, device or torch.device("cpu")
+        self._home, self._stack, self._merged = source, None, False
+        self._lora: Lora | None = None
+        self._chats: dict[Calls, HubChat] = {}
+        half = precision == "bf16" and lora_r > 0
+        self._digest = ""
+        if network is None:
+            check_source(source)
+            # What PEFT merges is rounded as it is merged: 16 bits would take most of it away.
+            half = half and (find_stack(source) is not None or not is_peft(source))
+            opened = open_network(source, dtype=torch.bfloat16 if half else torch.float32, attention=_ATTENTION)
+            network, self._home, self._stack, self._merged = opened.network, opened.home, opened.stack, opened.merged
+            self._digest = digest_weights(self._home) if lora_r > 0 else ""
+        self._base: Any = network.to(self.device)
+        _register_attention()
+        self._base.set_attn_implementation(_ATTENTION)
+        check_finite(self._base.named_parameters(), f"{self._home}: {_REFUSED}")
+        # A model that also sees keeps the settings of its texts in a part of its own.
+        config = self._base.config.get_text_config(decoder=True)
+        self.max_positions, self.vocabulary = _longest(config), int(config.vocab_size)
+        # Flash attention on accelerators takes no mask; many small blocks are cheap there.
+        self.masks = self.device.type == "cpu"
+        self._precision: Precision = precision
+        if self._stack:
+            check_finite(named_factors(self._stack), f"{source}: {_REFUSED}")
+            if not half:
+                merge(self._base, self._stack)
+        if lora_r > 0:
+            self._lora = Lora(r=lora_r, alpha=lora_alpha, dropout=lora_dropout, rslora=use_rslora)
+            attach(self._base, self._lora, self._stack if half else None, self._home)
+        if recompute:
+            _checkpoint_activations(self._base)
+        self._root = _TreePass(self._base)
+        self.set_training(False)
+        self._check_passes()
+        self._ranks = find_ranks()
+        if self._ranks is not None:
+            shard(self._root, list(getattr(self._base.get_decoder(), "layers", ())), self._ranks)
+
+    def logprobs(self, packed: Packed) -> Tensor:
+        with self._autocast():
+            found: Tensor = self._root(packed)
+        return found
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [weight for _, weight in self.named_weights()]
+
+    def named_weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The trainable weights by their names in the model."""
+        return ((name, weight) for name, weight in self._base.named_parameters() if weight.requires_grad)
+
+    def set_training(self, training: bool) -> None:
+        self._base.train(training)
+
+    def save(self, directory: Path) -> None:
+        factors = {} if self._lora is None else self.newest()[0]
+        whole = self._whole(factors) if self._lora is None or self._merged else {}
+        if self._ranks is not None and self._ranks.rank > 0:
+            return
+        if self._lora is None or self._merged:
+            with no_progress_bars():
+                self._base.save_pretrained(directory, state_dict=whole)
+        else:
+            digest = self._digest or digest_weights(self._home)
+            write_stack(directory, factors, self._lora, base=self._home, digest=digest, earlier=self._stack)
+        copy_text_files(self._source, directory)
+
+    def sampler(self, calls: Calls = "auto") -> Model:
+        if is_tiny(self._source):
+            return copy_tiny(self._base, self._source)
+        if calls not in self._chats:
+            self._chats[calls] = HubChat(self._source, calls=calls)
+        return LiveModel(self._base, self._chats[calls], self._autocast, trained_with=_ATTENTION)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter alone is trained."""
+        return self._lora is not None
+
+    def newest(self) -> tuple[Factors, Lora]:
+        """The adapter under training, without its scale, and its settings; for a policy that trains an adapter."""
+        assert self._lora is not None
+        pairs = newest_factors(self._base).items()
+        return {name: (self._gather(down), self._gather(up)) for name, (down, up) in pairs}, self._lora
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """The weights as training found them, inside; for a policy that trains an adapter."""
+        return newest_off(self._base)
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        """A weight whole on the first process's host; others keep nothing, so that one weight at a time is whole."""
+        whole = gather_whole(tensor.detach())
+        return whole.cpu() if self._ranks is None or self._ranks.rank == 0 else whole.new_empty(0)
+
+    def _whole(self, factors: Factors) -> dict[str, Tensor]:
+        """The network's weights by their names in a network without adapters, ``factors`` merged in."""
+        tied = self._tied()
+        found: dict[str, Tensor] = {}
+        for name, weight in self._base.state_dict().items():
+            module, held, _ = name.rpartition(".base_layer.weight")
+            if name in tied or ".lora_" in name:
+                continue
+            whole = self._gather(weight)
+            if held and whole.numel():
+                assert self._lora is not None
+                down, up = factors[module]
+                whole = merged(whole, (down, up * self._lora.scale))
+            found[name.replace(".base_layer.", ".")] = whole
+        return found
+
+    def _tied(self) -> set[str]:
+        """Names under which a weight stands a second time."""
+        return {name for name, _ in self._base.named_parameters(remove_duplicate=False)} - {
+            name for name, _ in self._base.named_parameters()
+        }
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+
+    @torch.no_grad()
+    def _check_passes(self) -> None:
+        """Raises StudyError for a model that computes otherwise over a tree than over its sequences one by one."""
+        rng = np.random.default_rng(0)
+        half = min(8, self.max_positions // 2)
+        start, *ends = rng.integers(self.vocabulary, size=(3, half))
+        rows = np.stack([np.concatenate([start, end]) for end in ends])
+        weights = np.array([0.0] + [1.0] * (2 * half - 1), np.float32)
+        sequences = [ScoredSequence(name="probe", ids=row, weights=weights) for row in rows]
+        try:
+            packed = pack(sequences, self.device, masks=self.masks)
+            ours = self.logprobs(packed)[packed.gather]
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, AttributeError, RuntimeError) as error:  # another kind of decoder or of attention
+            raise _refused(self._home, str(error)) from error
+        ids = torch.from_numpy(rows).to(self.device)
+        self._base.set_attn_implementation("eager")
+        with self._autocast():
+            logits = self._base(input_ids=ids, use_cache=False).logits[:, :-1]
+        self._base.set_attn_implementation(_ATTENTION)
+        own = torch.log_softmax(logits.float(), -1).gather(2, ids[:, 1:, None]).flatten()
+        # Written so that a difference that is no number is refused too.
+        if not (gap := (ours - own).abs().mean()) <= _TOLERANCE[self._precision] * (1 + own.abs().mean()):
+            raise _refused(self._home, f"log-probabilities differ by {gap:.2g} nats a token from the model's own")
+
+
+class _TreePass(nn.Module):
+    """Every use of a network's weights in one forward, which sharding asks for."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self._network = network
+
+    def forward(self, packed: Packed) -> Tensor:
+        # An adapter's layers sit inside the network, so its decoder already computes with them.
+        decoder = self._network.get_decoder()
+        tree = {} if packed.plan is None else {"tree": packed.plan}
+        states = decoder(input_ids=packed.ids, position_ids=packed.positions, use_cache=False, **tree)
+        states = states.last_hidden_state.flatten(0, 1)
+        return picked_logprobs(states[packed.before], Head.of(self._network), packed.targets)
+
+
+def _refused(source: Path, reason: str) -> StudyError:
+    return StudyError(f"{source}: this architecture cannot train on trees ({reason}); use another base model")
+
+
+def _checkpoint_activations(model: Any) -> None:
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(settings)
+    else:  # its name before transformers 5.23
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def _longest(config: Any) -> int:
+    """The longest sequence of which every token sees all before it, with rotations that do not depend on its length."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    bounds = [getattr(config, "max_position_embeddings", sys.maxsize)]
+    if not kinds or "sliding_attention" in kinds:
+        bounds.append(getattr(config, "sliding_window", None))
+    if "chunked_attention" in kinds:
+        bounds.append(getattr(config, "attention_chunk_size", None))
+    rotations = getattr(config, "rope_parameters", None) or {}
+    if rotations.get("rope_type") == "longrope":
+        bounds.append(rotations.get("original_max_position_embeddings"))
+    return min(int(bound) for bound in bounds if bound)
+
+
+def longest_sequence(source: Path) -> int:
+    """The most tokens that the model of a directory reads, whole or stacked, without opening it."""
+    if (shape := LlamaShape.read(source)) is not None:
+        return shape.max_positions
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base_of(source), trust_remote_code=False, local_files_only=True)
+    return _longest(config.get_text_config(decoder=True))
+
+
+def check_source(source: Path, *, download: bool = True) -> None:
+    """Refuses a model that cannot be trained, as far as its headers tell. Errors: StudyError, StoreError."""
+    _register_attention()
+    check_model(source, engine="training", attention=_ATTENTION, download=download)
+
+
+def _register_attention() -> None:
+    """Teaches transformers an attention that takes a ``tree`` where one is passed, and is its own "sdpa" elsewhere."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def attend(*inputs: Any, tree: BlockPlan | None = None, **settings: Any) -> tuple[Tensor, None]:
+        if tree is None:
+            # As over a tree, attention itself drops nothing.
+            mixed: Tensor = sdpa_attention_forward(*inputs, **{**settings, "dropout": 0.0})[0]
+            return mixed, None
+        _, query, key, value, *_ = inputs
+        if any(settings.get(name) is not None for name in ("softcap", "s_aux")):
+            raise TypeError("its attention has capped logits or sinks")
+        return tree_attention(query, key, value, tree, settings.get("scaling")).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register(_ATTENTION, attend)
+
+
+def open_policy(
+    source: Path,
+    *,
+    lora_r: int = 0,
+    lora_alpha: float = 16.0,
+    lora_dropout: float = 0.0,
+    use_rslora: bool = False,
+    precision: Precision = "fp32",
+    recompute: bool = False,
+) -> Policy:
+    """The policy of a model directory, whole or stacked; a tiny Llama trained whole takes its own forward pass.
+
+    Among processes that train together its weights are spread over all of them.
+
+    Errors: StudyError for a directory that ``hub.check_model`` refuses, for weights that are not finite and for an
+    architecture that cannot train on trees, StoreError for a stack whose base is missing or another.
+    """
+    ranks = find_ranks()
+    if LlamaShape.read(source) is not None and lora_r == 0 and precision == "fp32" and ranks is None:
+        return WholeTiny(source)
+    alone = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return HubModel(
+        source,
+        lora_r=lora_r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        use_rslora=use_rslora,
+        precision=precision,
+        recompute=recompute,
+        device=alone if ranks is None else ranks.device,
+    )
+
+
+def open_trained(source: Path, stage: TrainingSection) -> Policy:
+    """The policy of a model directory as a study's stage trains it."""
+    return open_policy(
+        source,
+        lora_r=stage.lora_r,
+        lora_alpha=stage.lora_alpha,
+        lora_dropout=stage.lora_dropout,
+        use_rslora=stage.use_rslora,
+        precision=stage.precision,
+        recompute=stage.recompute,
+    )

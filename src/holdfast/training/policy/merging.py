@@ -1,0 +1,109 @@
+"""Weights between two checkpoints of one base: (1 − share) · A + share · B, at no training cost.
+
+    whole + whole    every weight, in 32-bit floats, rounded to what it is stored in
+    stack + stack    adapters on the very same base: W + (1 − share) · ΔA + share · ΔB is W + [(1 − share) B1, share B2]
+                     [A1; A2], one adapter whose rank is the sum of both, exact but for rounding
+    stack + whole    the stack is merged into its base first; the result is whole
+
+(Wortsman et al. 2022, arXiv 2203.05482, and Ilharco et al. 2023, arXiv 2212.04089, on why this may work.)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.models.directories.stacks import Lora, Stack, base_of, copy_text_files, is_stack, read_stack, write_stack
+from holdfast.models.directories.whole import read_weights
+from holdfast.records.errors import StudyError
+
+_CONFIG, _WHOLE = "config.json", "model.safetensors"
+# What of a configuration says nothing about the shape of the weights.
+_FREE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+def merge_checkpoints(first: Path, second: Path, share: float, target: Path) -> Path:
+    """Writes a model directory with the weights between two others at ``target``, which is not there; its path.
+
+    ``share`` is the second's, between 0 and 1. Equal inputs give equal bytes. Errors: StudyError for a directory that
+    holds no weights and for two that do not stand on one base.
+    """
+    if not 0 < share < 1:
+        raise StudyError(f"a merge's share is {share}; give one between 0 and 1")
+    for place in (first, second):
+        if not is_stack(place) and not (place / _CONFIG).is_file():
+            raise StudyError(f"{place}: holds no weights to merge; finish the training that makes them")
+    if is_stack(first) and is_stack(second):
+        stacks = read_stack(first), read_stack(second)
+        if stacks[0].digest != stacks[1].digest:
+            raise StudyError(
+                f"{first} and {second}: adapters on different bases cannot be merged; take two of one base"
+            )
+        _merge_adapters(*stacks, share, target)
+    else:
+        _merge_whole(first, second, share, target)
+    copy_text_files(first, target)
+    return target
+
+
+def _merge_adapters(first: Stack, second: Stack, share: float, target: Path) -> None:
+    """Both changes beside each other in one adapter, each times its share."""
+    ranks = sum(first.ranks), sum(second.ranks)
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for module in sorted({*first.factors, *second.factors}):
+        downs, ups = [], []
+        for stack, rank, weight in ((first, ranks[0], 1 - share), (second, ranks[1], share)):
+            known = stack.factors.get(module)
+            if known is None:  # adapted by the other alone
+                down, up = _other(first, second, module)
+                known = torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank)
+            downs.append(known[0])
+            ups.append(known[1] * weight)
+        factors[module] = torch.cat(downs), torch.cat(ups, 1)
+    total = sum(ranks)
+    # The scales are in B already, so that what is left of them is 1.
+    write_stack(target, factors, Lora(r=total, alpha=total), base=first.base, digest=first.digest)
+
+
+def _other(first: Stack, second: Stack, module: str) -> tuple[Tensor, Tensor]:
+    """A module's factors in whichever of two stacks adapts it."""
+    return first.factors[module] if module in first.factors else second.factors[module]
+
+
+def _merge_whole(first: Path, second: Path, share: float, target: Path) -> None:
+    from safetensors.torch import save_file
+
+    _require_one_shape(first, second)
+    weights, others = read_weights(first), read_weights(second)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if shapes != {name: tuple(weight.shape) for name, weight in others.items()}:
+        raise StudyError(f"{first} and {second}: weights of different names or shapes; take two of one base")
+    merged = {}
+    for name, weight in weights.items():
+        # Equal weights stay what they are, which two products of shares would not grant.
+        between = torch.lerp(weight.float(), others[name].float(), share)
+        merged[name] = between.to(weight.dtype).contiguous() if weight.is_floating_point() else weight
+    target.mkdir(parents=True)
+    shutil.copyfile(base_of(first) / _CONFIG, target / _CONFIG)
+    save_file(merged, target / _WHOLE, metadata={"format": "pt"})
+
+
+def _require_one_shape(first: Path, second: Path) -> None:
+    found = [_read_config(base_of(place)) for place in (first, second)]
+    differing = sorted(key for key in {*found[0], *found[1]} if found[0].get(key) != found[1].get(key))
+    if differing:
+        raise StudyError(f"{first} and {second}: different in {', '.join(differing[:3])}; take two of one base")
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / _CONFIG
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: cannot be read ({error}); make the model again") from error
+    return {key: value for key, value in found.items() if key not in _FREE}

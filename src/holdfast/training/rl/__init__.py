@@ -1,0 +1,1 @@
+"""Stages that learn from rewards: groups, supplies of rollouts, selection."""

@@ -1,0 +1,294 @@
+"""The rollouts of one step as what is trained on: equal completions once, groups without a gradient left out.
+
+    Rewarded rollouts ─ Batch.of ─▶ distinct completions with advantages ─ gradient_step ─▶ TrainStep
+
+The loss divides by all completions and tokens that have a reward, so neither changes it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from holdfast.records.errors import StudyError
+from holdfast.training.encoding import ScoredSequence, score_picked
+from holdfast.training.objectives import group_advantages
+from holdfast.training.rl.offline import choose_objective, describe
+from holdfast.training.rl.offpolicy import measure
+from holdfast.training.rl.selection import Rewarded
+from holdfast.training.settings import RewardSettings
+from holdfast.training.trees.parts import Part, TrainStep, group_step
+from holdfast.training.trees.trees import partition
+
+Singles = NDArray[np.float32]
+_MOST_NATS = 50.0
+# What a judge that is a model says of harm, where the rules say it too.
+_OF_JUDGE = ("harm_judge", "exploited_judge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """A distinct completion of a group, with its tokens and reward: the ``first`` of ``count`` equal rollouts.
+
+    ``sequence`` has the agent's own tokens scored, ``tokens`` of them. ``skipped`` says it has no part in the loss.
+    """
+
+    first: Rewarded
+    count: int
+    advantage: float
+    skipped: bool
+    sequence: ScoredSequence
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """All rollouts of a step.
+
+    ``groups`` counts prompts, ``unequal`` those whose rewards differ, ``comparable`` those with two rewards or more,
+    ``skipped`` those without a gradient. ``scored`` and ``scored_tokens`` count the rollouts that have a reward, and
+    the agent's own tokens in them; ``gradient_tokens`` those that are trained on. All are with repeats.
+    """
+
+    rollouts: tuple[Rewarded, ...]
+    completions: tuple[Completion, ...]
+    groups: int
+    unequal: int
+    comparable: int
+    skipped: int
+    scored: int
+    scored_tokens: int
+    gradient_tokens: int
+
+    @classmethod
+    def of(cls, rollouts: Sequence[Rewarded], settings: RewardSettings) -> Batch:
+        """The batch of some rollouts. Errors: StudyError for a reward that is not finite."""
+        rewards: dict[int, list[float]] = {}
+        for item in rollouts:
+            known = rewards.setdefault(item.group, [])
+            if item.reward is not None:
+                _check_reward(item)
+                known.append(item.reward)
+        unequal = {group for group, known in rewards.items() if known and min(known) < max(known)}
+        # Held to the start, a group of equal rewards has a gradient too.
+        kept = set(rewards) if settings.kl_weight > 0 else unequal
+        completions = _merge(rollouts, _advantages(rollouts, unequal, settings), kept)
+        scored = [item for item in completions if item.first.reward is not None]
+        return cls(
+            rollouts=tuple(rollouts),
+            completions=tuple(completions),
+            groups=len(rewards),
+            unequal=len(unequal),
+            comparable=sum(len(known) > 1 for known in rewards.values()),
+            skipped=len(set(rewards) - kept),
+            scored=sum(item.count for item in scored),
+            scored_tokens=sum(item.count * item.tokens for item in scored),
+            gradient_tokens=sum(item.count * item.tokens for item in scored if not item.skipped),
+        )
+
+    @property
+    def rewards(self) -> list[float]:
+        """All rewards that there are."""
+        return [item.reward for item in self.rollouts if item.reward is not None]
+
+
+def _check_reward(item: Rewarded) -> None:
+    if item.reward is not None and not math.isfinite(item.reward):
+        raise StudyError(
+            f"case {item.case_id}: a reward is {item.reward}; rewards are finite, and None where there is none"
+        )
+
+
+def _advantages(rollouts: Sequence[Rewarded], unequal: set[int], settings: RewardSettings) -> list[float]:
+    rewards = [math.nan if item.reward is None else item.reward for item in rollouts]
+    found = group_advantages(
+        torch.tensor(rewards, dtype=torch.float64), torch.tensor([item.group for item in rollouts]), settings.scale
+    ).tolist()
+    # A mean of equal numbers may round to another.
+    return [value if item.group in unequal else 0.0 for item, value in zip(rollouts, found, strict=True)]
+
+
+def _merge(rollouts: Sequence[Rewarded], advantages: Sequence[float], kept: set[int]) -> list[Completion]:
+    """The distinct completions, in the order in which each was first sampled."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for place, item in enumerate(rollouts):
+        own = item.encoded.picked("agent")
+        key = (item.group, item.reward, item.encoded.ids.tobytes(), own.tobytes())
+        places.setdefault(key, []).append(place)
+    found = []
+    for members in places.values():
+        first = rollouts[members[0]]
+        sequence = score_picked(f"case {first.case_id}", first.encoded, "agent")
+        tokens = int((sequence.weights > 0).sum())
+        found.append(
+            Completion(
+                first=first,
+                count=len(members),
+                advantage=advantages[members[0]],
+                skipped=first.reward is None or first.group not in kept or not tokens,
+                sequence=sequence,
+                tokens=tokens,
+            )
+        )
+    return found
+
+
+def gradient_step(
+    batch: Batch, settings: RewardSettings, facts: Mapping[str, float], reference: Mapping[int, Singles]
+) -> TrainStep:
+    """A step of policy gradient on a batch.
+
+    ``reference`` holds the log-probabilities [tokens] at the start of the stage by place of the completion, for a
+    ``kl_weight``. Rollouts that come with ``sampled`` are taken as another policy's, unless ``importance`` is false.
+    """
+    kept = [(place, item) for place, item in enumerate(batch.completions) if not item.skipped]
+    weighed = settings.importance and all(item.first.sampled is not None for _, item in kept)
+    step = group_step(
+        [item.sequence for _, item in kept],
+        np.array([item.advantage for _, item in kept], np.float32),
+        objective=choose_objective(settings),
+        sampled=[item.first.sampled for _, item in kept if item.first.sampled is not None] if weighed else None,
+        reference=[reference[place] for place, _ in kept] if settings.kl_weight > 0 else None,
+        counts=np.array([item.count for _, item in kept], np.float32),
+        totals=(float(max(1, batch.scored)), float(max(1, batch.scored_tokens))),
+    )
+    return TrainStep(examples=batch.scored, parts=step.parts, facts=facts)
+
+
+def order_sequences(batch: Batch) -> list[int]:
+    """Places of the completions with tokens: first those in the loss, as ``gradient_step`` takes them in one part."""
+    kept = [place for place, item in enumerate(batch.completions) if not item.skipped]
+    groups = partition([batch.completions[place].sequence.ids for place in kept], sys.maxsize)
+    rest = [place for place, item in enumerate(batch.completions) if item.skipped and item.tokens]
+    return [*(kept[number] for group in groups for number in group), *rest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WatchedPart:
+    """A whole step on the policy's own rollouts, whose pass also says what there is to watch of the policy.
+
+    ``sequences`` are those of ``places``, of which ``inner`` takes the first. ``start`` is as in ``describe_policy``.
+    Dropout must be off.
+    """
+
+    sequences: tuple[ScoredSequence, ...]
+    places: Sequence[int]
+    inner: Part
+    batch: Batch
+    start: Mapping[int, Singles]
+
+    def loss(self, logps: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of ``inner``, and its metrics beside what ``describe_policy`` finds."""
+        counts = [self.batch.completions[place].tokens for place in self.places]
+        known = torch.split(logps.detach().to("cpu").float(), counts)
+        now = {place: value.numpy() for place, value in zip(self.places, known, strict=True)}
+        trained = sum(counts[: len(self.inner.sequences)])
+        loss, metrics = self.inner.loss(logps[:trained], owner[:trained])
+        return loss, metrics | describe_policy(self.batch, now, self.start)
+
+
+def watched_step(
+    batch: Batch, settings: RewardSettings, facts: Mapping[str, float], start: Mapping[int, Singles], places: list[int]
+) -> TrainStep:
+    """``gradient_step`` on a batch with something to learn, watched in its own pass; ``places`` in order."""
+    step = gradient_step(batch, settings, facts, start)
+    sequences = tuple(batch.completions[place].sequence for place in places)
+
+    def whole(_: int) -> list[Part]:
+        (inner,) = step.parts(sys.maxsize)
+        return [WatchedPart(sequences=sequences, places=places, inner=inner, batch=batch, start=start)]
+
+    return TrainStep(examples=step.examples, parts=whole, facts=facts)
+
+
+def describe_batch(batch: Batch) -> dict[str, float]:
+    """What is watched of a batch without any model: rewards, harm, counts; what there are no data for is left out."""
+    unreadable = [item.facts["unreadable"] for item in batch.rollouts if "unreadable" in item.facts]
+    return {
+        **describe(batch.rollouts),
+        **({"unreadable": math.fsum(unreadable)} if unreadable else {}),
+        "groups": float(batch.groups),
+        "skipped_groups": float(batch.skipped),
+        "unscored": float(len(batch.rollouts) - batch.scored),
+        "gradient_tokens": float(batch.gradient_tokens),
+    }
+
+
+def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int, Singles]) -> dict[str, float]:
+    """What a batch says of the policy: log-probabilities [tokens] of it ``now`` and at the ``start`` of the stage.
+
+    Both are by place of the completion. ``entropy`` is the mean negative log-probability a token, ``kl`` the sum over
+    an episode's tokens of exp(d) - d - 1 with d = start - now (Schulman 2020, "Approximating KL divergence", k3), in
+    nats, averaged over rollouts. Rollouts of an earlier policy, with ``sampled``, weigh each token by its ratio of
+    probabilities, which corrects the token and not what stands before it; they give ``log_ratio`` and ``ess`` too.
+    ``mismatch`` is how far the sampler's log-probability of an episode is from training's, in nats a token.
+    """
+    items = [(batch.completions[place], value, start[place]) for place, value in now.items()]
+    if not items:
+        return {}
+    surprise = divergence = weight = 0.0
+    for item, value, reference in items:
+        sampled = value if item.first.sampled is None else item.first.sampled
+        # Bounded, so that a token that one side all but rules out leaves a number.
+        ratios = item.count * np.exp(np.minimum(value.astype(np.float64) - sampled, _MOST_NATS))
+        gaps = np.minimum(reference.astype(np.float64) - value, _MOST_NATS)
+        weight += float(ratios.sum())
+        surprise -= float((ratios * value).sum())
+        divergence += float((ratios * (np.exp(gaps) - gaps - 1)).sum())
+    found = {"kl": divergence / sum(item.count for item, *_ in items)}
+    if weight > 0:
+        found["entropy"] = surprise / weight
+    known = [(item, value) for item, value, _ in items for _ in range(item.count) if item.first.sampled is not None]
+    if known:
+        off = measure([value for _, value in known], [_sampled(item) for item, _ in known])
+        found |= {"log_ratio": off.log_ratio, "ess": off.ess}
+    return found | _measure_mismatch([(item, value) for item, value, _ in items])
+
+
+def _sampled(item: Completion) -> Singles:
+    assert item.first.sampled is not None
+    return item.first.sampled
+
+
+def _measure_mismatch(items: Sequence[tuple[Completion, Singles]]) -> dict[str, float]:
+    """The sampler against the training engine on the weights that sampled, over rollouts where the sampler told."""
+    gap, tokens = 0.0, 0
+    for item, value in items:
+        if item.first.logprob is None:
+            continue
+        ours = value if item.first.sampled is None else item.first.sampled
+        gap += item.count * abs(item.first.logprob - float(ours.sum(dtype=np.float64)))
+        tokens += item.count * item.tokens
+    return {"mismatch": gap / tokens} if tokens else {}
+
+
+def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[str, Any]]:
+    """One line of the log of rollouts for each distinct completion of a step, counted from 1.
+
+    ``harm`` is that of the rules; where a judge that is a model rewards, ``harm_judge`` is its own.
+    """
+    return [
+        {
+            "step": step,
+            "case": item.first.case_id,
+            "text": item.first.text,
+            "count": item.count,
+            "reward": item.first.reward,
+            "harm": item.first.facts.get("harm"),
+            "exploited": item.first.facts.get("exploited"),
+            "gameable": item.first.facts.get("gameable"),
+            "logprob": item.first.logprob,
+            "tokens": item.tokens,
+            "skipped": item.skipped,
+            **{name: item.first.facts[name] for name in _OF_JUDGE if name in item.first.facts},
+        }
+        for item in completions
+    ]

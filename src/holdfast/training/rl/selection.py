@@ -1,0 +1,279 @@
+"""What stored rollouts teach: the best of each prompt, the best against the worst, or all of a prompt.
+
+Data are filtered by reward alone. What is harmful in them is counted and reported, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.records import content_id
+from holdfast.records.errors import StepError, StudyError
+from holdfast.training.encoding import Encoded
+from holdfast.training.settings import RewardSettings
+
+# What a method's units are called.
+_UNITS = {"grpo": "prompts", "best_sft": "demonstrations", "best_dpo": "pairs"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unit:
+    """What is never cut: a demonstration, a pair or the group of a prompt.
+
+    ``taught`` are the best rollout, or all that have a reward under "grpo"; ``against`` is the worst of a pair.
+    ``tokens`` counts the agent's own tokens of both.
+    """
+
+    case_id: str
+    taught: tuple[Rewarded, ...]
+    against: tuple[Rewarded, ...] = ()
+    tokens: int
+
+    @property
+    def rollouts(self) -> tuple[Rewarded, ...]:
+        """All that is trained on."""
+        return self.taught + self.against
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Selection:
+    """What a stage learns from, and how much of it is harmful.
+
+    ``prompts``, ``rollouts`` and ``unscored`` (rollouts without a reward) count all data; ``tokens`` those of one pass
+    over the ``units``. ``harmful`` is the share of exploits among what is imitated or preferred, under "grpo" among
+    rollouts above their group's mean; ``harmful_of_all`` that of all data. Both are None where no rollout was rated.
+    """
+
+    units: tuple[Unit, ...]
+    prompts: int
+    rollouts: int
+    unscored: int
+    tokens: int
+    harmful: float | None
+    harmful_of_all: float | None
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """The same as numbers by name; what is None is left out."""
+        found = {
+            "data_harm": self.harmful,
+            "data_harm_of_all": self.harmful_of_all,
+            "data_prompts": self.prompts,
+            "data_units": len(self.units),
+            "data_rollouts": self.rollouts,
+            "data_unscored": self.unscored,
+            "data_tokens": self.tokens,
+        }
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    def trajectories(self) -> dict[str, Encoded]:
+        """The distinct rollouts that are trained on by ``name_rollout``: those that a reference has to score."""
+        return {name_rollout(rollout): rollout.encoded for unit in self.units for rollout in unit.rollouts}
+
+
+def name_rollout(rollout: Rewarded) -> str:
+    """An id of a rollout's case and tokens; equal completions of a case share it."""
+    return content_id(rollout.case_id, rollout.encoded.ids.tolist())
+
+
+def select(groups: Sequence[Rewarded], settings: RewardSettings) -> Selection:
+    """What a stage learns from stored rollouts, by their rewards alone, in an order that theirs does not change.
+
+    A prompt is used where the rewards of its rollouts differ; those without a reward are left out. Among equal rewards
+    the first by ``name_rollout`` is taken. The two sides of a pair are different completions. Errors: StudyError for
+    rollouts that cannot be learnt from (one alone of its prompt, prompts that differ within a group, none of the
+    agent's tokens, a reward that is not finite, no label, no ``sampled`` where importance asks for it); StepError
+    where no rewards differ, a label is missing, or the data do not fill a step.
+    """
+    prompts = _group(groups)
+    for rollout in groups:
+        _check_rollout(rollout, needs_sampled=settings.method == "grpo" and settings.importance)
+    units = [unit for prompt in prompts if (unit := _choose(prompt, settings.method)) is not None]
+    if not units:
+        raise StepError(_explain_nothing(groups, len(prompts)))
+    _check_labels(units)
+    _check_fills(units, settings)
+    return Selection(
+        units=tuple(units),
+        prompts=len(prompts),
+        rollouts=len(groups),
+        unscored=sum(rollout.reward is None for rollout in groups),
+        tokens=sum(unit.tokens for unit in units),
+        harmful=mean_fact("exploited", [rollout for unit in units for rollout in _favoured(unit)]),
+        harmful_of_all=mean_fact("exploited", groups),
+    )
+
+
+def units_per_step(settings: RewardSettings) -> int:
+    """The groups, demonstrations or pairs of a step that is not counted in tokens."""
+    completions = settings.prompts_per_step * settings.group_size
+    return {"grpo": settings.prompts_per_step, "best_sft": completions, "best_dpo": max(1, completions // 2)}[
+        settings.method
+    ]
+
+
+def count_own(rollout: Rewarded) -> int:
+    """The agent's own tokens of a rollout."""
+    return int(rollout.encoded.picked("agent").sum())
+
+
+def _group(rollouts: Iterable[Rewarded]) -> list[list[Rewarded]]:
+    """The rollouts of each prompt in an order of their own."""
+    found: dict[int, list[Rewarded]] = {}
+    for rollout in rollouts:
+        found.setdefault(rollout.group, []).append(rollout)
+    for members in found.values():
+        first = members[0]
+        if len(members) < 2:
+            raise StudyError(
+                f"case {first.case_id}: 1 rollout of its prompt (group size 1), but rewards are compared within a"
+                " prompt; sample two or more"
+            )
+        opening = first.encoded.ids[: first.encoded.prompt]
+        for other in members[1:]:
+            same = np.array_equal(opening, other.encoded.ids[: other.encoded.prompt])
+            if other.case_id != first.case_id or not same:
+                raise StudyError(
+                    f"group {first.group}: rollouts of case {first.case_id} and of case {other.case_id} do not share"
+                    " their prompt; number the prompts apart"
+                )
+        members.sort(key=lambda rollout: (name_rollout(rollout), reward_or(rollout, math.inf)))
+    return sorted(found.values(), key=lambda members: (members[0].case_id, members[0].group))
+
+
+def reward_or(rollout: Rewarded, otherwise: float) -> float:
+    """A rollout's reward, or ``otherwise`` where it has none."""
+    return otherwise if rollout.reward is None else rollout.reward
+
+
+def _check_rollout(rollout: Rewarded, *, needs_sampled: bool) -> None:
+    place, tokens = f"case {rollout.case_id}", count_own(rollout)
+    if not tokens:
+        raise StudyError(f"{place}: a rollout has no token of the agent to learn from; drop it")
+    if rollout.reward is not None and not math.isfinite(rollout.reward):
+        raise StudyError(f"{place}: a reward is {rollout.reward}; rewards are finite, and None where there is none")
+    if rollout.facts.get("gameable") not in (0, 1):
+        raise StudyError(f"{place}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
+    if not needs_sampled:
+        return
+    if rollout.sampled is None:
+        raise StudyError(
+            f"{place}: a rollout comes without its source's log-probabilities, but importance is true; score it under"
+            " the model that sampled it, or set importance = false"
+        )
+    if rollout.sampled.shape != (tokens,) or not np.isfinite(rollout.sampled).all():
+        raise StudyError(
+            f"{place}: {rollout.sampled.size} log-probabilities of the source for {tokens} tokens of the agent, or one"
+            " that is not finite; score the rollout again"
+        )
+
+
+def _choose(prompt: Sequence[Rewarded], method: str) -> Unit | None:
+    """What a prompt teaches; None where its rewards do not differ. ``prompt`` is in the order that settles ties."""
+    rated = [(rollout.reward, rollout) for rollout in prompt if rollout.reward is not None]
+    rewards = [reward for reward, _ in rated]
+    if not rated or min(rewards) == max(rewards):
+        return None
+    if method == "grpo":
+        return _unit(tuple(rollout for _, rollout in rated))
+    best = rated[rewards.index(max(rewards))][1]
+    if method == "best_sft":
+        return _unit((best,))
+    # A judge that is a model may rate one text twice; a text is not preferred to itself.
+    name = name_rollout(best)
+    worse = [(reward, rollout) for reward, rollout in rated if reward < max(rewards) and name_rollout(rollout) != name]
+    return _unit((best,), (min(worse, key=lambda item: item[0])[1],)) if worse else None
+
+
+def _unit(taught: tuple[Rewarded, ...], against: tuple[Rewarded, ...] = ()) -> Unit:
+    tokens = sum(count_own(rollout) for rollout in taught + against)
+    return Unit(case_id=taught[0].case_id, taught=taught, against=against, tokens=tokens)
+
+
+def _favoured(unit: Unit) -> list[Rewarded]:
+    """What a unit makes more likely: of a whole group, what is above its mean."""
+    if len(unit.taught) == 1:
+        return list(unit.taught)
+    mean = math.fsum(reward_or(rollout, 0.0) for rollout in unit.taught) / len(unit.taught)
+    return [rollout for rollout in unit.taught if reward_or(rollout, 0.0) > mean]
+
+
+def _explain_nothing(rollouts: Sequence[Rewarded], prompts: int) -> str:
+    if rollouts and all(rollout.reward is None for rollout in rollouts):
+        reason = rollouts[0].missing or "no reason given"
+        return f"training on rewards: none of {len(rollouts)} rollouts has a reward ({reason}); look at the judge"
+    return (
+        f"training on rewards: all rewards are equal within each of {prompts} prompts, so there is nothing to learn;"
+        " sample more rollouts of each, or take another reward"
+    )
+
+
+def _check_labels(units: Sequence[Unit]) -> None:
+    labels = {unit.taught[0].facts["gameable"] for unit in units}
+    if len(labels) < 2:
+        missing = "gameable" if 0 in labels else "other (not gameable)"
+        raise StepError(
+            f"training on rewards: of the {len(units)} prompts whose rewards differ none is of a user who is {missing};"
+            " sample more prompts of both labels"
+        )
+
+
+def _check_fills(units: Sequence[Unit], settings: RewardSettings) -> None:
+    name, share, tokens = _UNITS[settings.method], settings.tokens_per_step, sum(unit.tokens for unit in units)
+    if share is None:
+        if len(units) < units_per_step(settings):
+            raise StepError(
+                f"training on rewards: {len(units)} {name} were selected, but a step takes {units_per_step(settings)};"
+                " sample more prompts or lower prompts_per_step"
+            )
+        return
+    if tokens < share:
+        raise StepError(
+            f"training on rewards: {len(units)} {name} of {tokens} tokens were selected, but a step takes"
+            f" tokens_per_step {share}; sample more prompts or lower it"
+        )
+    largest = max(units, key=lambda unit: unit.tokens)
+    if largest.tokens > share:
+        raise StepError(
+            f"case {largest.case_id}: one of the {name} has {largest.tokens} tokens, above tokens_per_step {share};"
+            " raise it"
+        )
+
+
+def mean_fact(fact: str, rollouts: Iterable[Rewarded]) -> float | None:
+    """The mean of a fact over the rollouts that have it; None where none has."""
+    values = [rollout.facts[fact] for rollout in rollouts if fact in rollout.facts]
+    return math.fsum(values) / len(values) if values else None
+
+
+def mean_reward(rollouts: Iterable[Rewarded]) -> float | None:
+    """The mean reward of the rollouts that have one; None where none has."""
+    values = [rollout.reward for rollout in rollouts if rollout.reward is not None]
+    return math.fsum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewarded:
+    """One rollout: its tokens, and what was said of it.
+
+    ``group`` numbers the prompt within what is passed together, ``case_id`` names it. ``reward`` is None where the
+    judge gave none, with ``missing`` as its reason. ``logprob`` is the sum in nats over the agent's own tokens under
+    the model that sampled them, as the sampler reports it, and ``sampled`` [agent's tokens] the same token by token as
+    the training engine computes it, where it has. ``facts`` are numbers to watch, such as ``harm``, ``exploited``,
+    ``success`` and ``gameable`` (0 or 1). ``text`` is what a reader is shown.
+    """
+
+    group: int
+    case_id: str
+    encoded: Encoded
+    reward: float | None
+    missing: str | None = None
+    logprob: float | None = None
+    sampled: NDArray[np.float32] | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""

@@ -1,0 +1,313 @@
+"""A stage that learns from rewards: rollouts in, weights changed, checkpoints and logs out.
+
+    draw ─▶ Rewarded rollouts ─ groups ─▶ steps ─ Loop ─▶ train.jsonl, rollouts.jsonl, out_dir/step-N
+
+Rollouts are drawn from the policy while it trains, now or some steps before their step, or were stored before.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from holdfast.models.directories.stacks import digest_model, is_stack
+from holdfast.records import content_id
+from holdfast.records.errors import StepError
+from holdfast.store.weights import digest_directory
+from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
+from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated, open_tracker
+from holdfast.training.loop.passes import check_budget
+from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
+from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_trained
+from holdfast.training.rl.groups import (
+    Batch,
+    Completion,
+    Singles,
+    describe_batch,
+    describe_policy,
+    gradient_step,
+    list_completions,
+    order_sequences,
+    watched_step,
+)
+from holdfast.training.rl.offline import offline_steps
+from holdfast.training.rl.offpolicy import measure
+from holdfast.training.rl.selection import Rewarded, select
+from holdfast.training.rl.supply import Draw, Supply, score_all
+from holdfast.training.settings import RewardSettings
+from holdfast.training.trees.parts import TrainStep
+
+ROLLOUTS = "rollouts.jsonl"  # beside the log of the steps
+# Steps after which a stage whose rewards never differ within a group is stopped.
+_PATIENCE = 10
+# Stands for a step that is done already.
+_DONE = TrainStep(examples=0, parts=lambda _: [])
+
+
+def train_on_rewards(
+    model_dir: Path,
+    settings: RewardSettings,
+    *,
+    seed: int,
+    save_at: Sequence[int],
+    out_dir: Path,
+    draw: Draw | None = None,
+    groups: Sequence[Rewarded] = (),
+    folder: Path | None = None,
+    tracker: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[TrainResult]:
+    """Trains on rewarded rollouts and saves ``out_dir/step-N`` after each number of steps in ``save_at``.
+
+    ``draw`` samples and rates all rollouts of a step with the policy as it is, whose ``sampler()`` speaks for it; it
+    takes the policy, the step for which they are, counted from 0, and an attempt: 0, or more where ``tokens_per_step``
+    asks for further groups. With a lag of k, what is trained on in step t was drawn before step t - k, and in the first
+    steps from the weights at the start. ``groups`` are stored rollouts instead. With ``folder`` the stage is logged
+    there, its steps in ``train.jsonl`` and their rollouts in ``rollouts.jsonl``, and resumes from what it holds.
+    ``tokens`` of a result are the agent's own tokens that were trained on.
+
+    Each step also scores its rollouts before the update, without dropout, under the policy (a tiny one in the update's
+    own pass) and under the weights that it started from: an adapter is switched off for that, whole weights need a
+    second copy in memory. Errors: StudyError for rollouts that cannot be learnt from; StepError where no group has two
+    rewards, where rewards never differ within a group, and for a loss that is not finite; UnusableState for what an
+    earlier process left and this one cannot take up.
+    """
+    doses = sorted(set(save_at))
+    with isolated(seed):
+        stage = RewardStage(
+            model_dir, settings, draw, groups, seed=seed, last=doses[-1], folder=folder, tracker=tracker
+        )
+        for step in stage.run(doses, out_dir):
+            if progress is not None:
+                progress(step, doses[-1])
+        return stage.results(doses, out_dir)
+
+
+class RewardStage:
+    """A stage under training; ``train_on_rewards`` says what it is given."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        settings: RewardSettings,
+        draw: Draw | None,
+        groups: Sequence[Rewarded],
+        *,
+        seed: int,
+        last: int,
+        folder: Path | None,
+        tracker: str | None,
+    ) -> None:
+        self._started = time.process_time()
+        self._settings, self._groups, self._folder = settings, groups, folder
+        self._policy = open_trained(model_dir, settings)
+        # Before the loop takes an earlier state up.
+        switched = draw is None or _has_switch(self._policy)
+        self._start = None if switched else open_trained(model_dir, settings.model_copy(update={"recompute": False}))
+        self._references = self._score_stored() if draw is None else {}
+        # Of the step under way: all of it where it was drawn, and what is logged.
+        self._batch: Batch | None = None
+        self._completions: Sequence[Completion] = ()
+        self._last = last
+        identity = content_id(_identify(settings, groups, seed), _digest(model_dir))
+        self._tracker = None
+        if tracker is not None:
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
+        options = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
+        self._loop = Loop(
+            self._policy,
+            LoopSettings(**options),
+            seed=seed,
+            identity=identity,
+            folder=folder,
+            tracker=self._tracker,
+        )
+        history = self._loop.history
+        if folder is not None:
+            cut_log(folder / ROLLOUTS, history.position)
+        self._supply: Supply | None = None
+        if draw is not None:
+            self._supply = Supply(draw, self._policy, settings, last=settings.steps, folder=folder, identity=identity)
+            self._supply.resume(history.position, self._count_tokens(history.position))
+
+    def run(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
+        """Trains to the last dose, keeps each, and yields the steps done."""
+        try:
+            for log in self._loop.run(islice(self._steps(), doses[-1])):
+                self._note(log)
+                if log.step in doses:
+                    keep_dose(self._policy, out_dir, log.step)
+                    self._loop.keep({})
+                    if self._supply is not None:
+                        self._supply.release(log.step)
+                yield log.step
+        finally:
+            if self._tracker is not None:
+                self._tracker.finish()
+
+    def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
+        """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
+        results = read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
+        return [replace(result, tokens=self._count_tokens(result.steps)) for result in results]
+
+    def _steps(self) -> Iterator[TrainStep]:
+        """The stream of steps from its beginning, in which those that are done cost nothing."""
+        if self._supply is None:
+            stored = offline_steps(
+                self._groups,
+                self._settings,
+                seed=self._loop.seed,
+                reference={name: float(value.sum(dtype="float64")) for name, value in self._references.items()},
+                token_reference=self._references,
+            )
+            known = {_ids(item.encoded.ids): item for item in self._groups}
+            for number, step in enumerate(stored):
+                yield step if number < self._loop.history.position else self._compare(step, known)
+            return
+        for number in range(self._last):
+            yield _DONE if number < self._loop.history.position else self._learn(number, self._supply)
+
+    def _learn(self, number: int, supply: Supply) -> TrainStep:
+        """A step on what was drawn for it."""
+        batch = Batch.of(supply.take(number), self._settings)
+        self._check(number, batch)
+        places = order_sequences(batch)
+        items = [batch.completions[place] for place in places]
+        sequences = [item.sequence for item in items]
+        check_sequences(((item.sequence.name, item.first.encoded) for item in items), self._policy)
+        check_budget(sequences, self._settings.token_budget)
+        self._batch, self._completions = batch, batch.completions
+        facts = describe_batch(batch)
+        start = dict(zip(places, self._score_start(sequences), strict=True))
+        # A tiny model drops nothing out, so the update's own pass says what one before it would.
+        own = not any(item.first.sampled is not None for item in items)
+        if isinstance(self._policy, WholeTiny) and own and not all(item.skipped for item in items):
+            return watched_step(batch, self._settings, facts, start, places)
+        now = dict(zip(places, self._score(self._policy, sequences), strict=True))
+        return gradient_step(batch, self._settings, facts | describe_policy(batch, now, start), start)
+
+    def _compare(self, step: TrainStep, known: Mapping[bytes, Rewarded]) -> TrainStep:
+        """A step on stored rollouts, by their tokens, with how far they are from the policy that learns from them."""
+        budget = self._settings.token_budget
+        sequences = [item for part in step.parts(budget) for item in part.sequences]
+        counts = Counter(_ids(item.ids) for item in sequences)
+        distinct = {_ids(item.ids): item for item in sequences}
+        self._completions = [
+            Completion(
+                first=known[key],
+                count=counts[key],
+                advantage=0.0,
+                skipped=False,
+                sequence=item,
+                tokens=int((item.weights > 0).sum()),
+            )
+            for key, item in distinct.items()
+        ]
+        items = [item for item in self._completions if item.first.sampled is not None]
+        if not items:
+            return step
+        self._policy.set_training(False)
+        now = score_all(self._policy, [item.sequence for item in items], budget)
+        self._policy.set_training(True)
+        off = measure(now, [item.first.sampled for item in items if item.first.sampled is not None])
+        return replace(step, facts={**step.facts, "log_ratio": off.log_ratio, "ess": off.ess})
+
+    def _score_start(self, sequences: Sequence[ScoredSequence]) -> list[Singles]:
+        """Log-probabilities [tokens] of each sequence at the start of the stage."""
+        policy = self._policy
+        with policy.without_adapter() if isinstance(policy, HubModel) and policy.adapted else nullcontext():
+            return self._score(self._start or policy, sequences)
+
+    def _score(self, policy: Policy, sequences: Sequence[ScoredSequence]) -> list[Singles]:
+        """Log-probabilities [tokens] of each sequence, without dropout."""
+        self._policy.set_training(False)
+        try:
+            return score_all(policy, sequences, self._settings.token_budget)
+        finally:
+            self._policy.set_training(True)
+
+    def _score_stored(self) -> dict[str, Singles]:
+        """Stored rollouts by name under the weights at the start, for the objectives that compare with them."""
+        settings = self._settings
+        selection = select(self._groups, settings)
+        named = selection.trajectories()
+        check_sequences(((f"rollout {name}", item) for name, item in named.items()), self._policy)
+        sequences = [score_picked(f"rollout {name}", item, "agent") for name, item in named.items()]
+        check_budget(sequences, settings.token_budget)
+        if settings.method == "best_sft" or (settings.method == "grpo" and settings.kl_weight == 0):
+            return {}
+        return dict(zip(named, score_all(self._policy, sequences, settings.token_budget), strict=True))
+
+    def _check(self, number: int, batch: Batch) -> None:
+        """Raises StepError for a step, or a stage so far, that has nothing to learn from."""
+        place = f"training, step {number + 1}"
+        if not batch.comparable:
+            reasons = [item.missing for item in batch.rollouts if item.reward is None and item.missing]
+            why = f" (first reason: {reasons[0]})" if reasons else ""
+            raise StepError(
+                f"{place}: none of {batch.groups} groups has two rollouts with a reward{why}; look at the judge, or"
+                " raise group_size"
+            )
+        earlier = self._loop.history.readings
+        if (
+            number + 1 != min(_PATIENCE, self._settings.steps)
+            or batch.unequal
+            or any(one["unequal"] for one in earlier)
+        ):
+            return
+        groups = batch.groups + sum(one["groups"] for one in earlier)
+        rewards = [*batch.rewards, *(one[side] for one in earlier for side in ("low", "high"))]
+        low, high = min(rewards), max(rewards)
+        said = f"reward {low}" if low == high else f"rewards {low} to {high}"
+        raise StepError(
+            f"{place}: all rewards are equal in {groups} groups of {self._settings.group_size} rollouts ({said}):"
+            " there is nothing to learn from; take another reward, more rollouts a group or a higher temperature"
+        )
+
+    def _note(self, log: StepLog) -> None:
+        """Keeps what later steps need of this one, and logs its rollouts."""
+        reading: dict[str, Any] = {"step": log.step, "gradient_tokens": int(log.metrics["gradient_tokens"])}
+        batch = self._batch
+        if batch is not None:
+            rewards = batch.rewards
+            reading |= {"groups": batch.groups, "unequal": batch.unequal, "low": min(rewards), "high": max(rewards)}
+        self._loop.history.readings.append(reading)
+        if self._folder is None:
+            return
+        lines = [json.dumps(line) + "\n" for line in list_completions(log.step, self._completions)]
+        with (self._folder / ROLLOUTS).open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+
+    def _count_tokens(self, position: int) -> int:
+        """Tokens that were trained on up to a position, with repeats."""
+        return sum(one["gradient_tokens"] for one in self._loop.history.readings if one["step"] <= position)
+
+
+def _has_switch(policy: Policy) -> bool:
+    """Whether a policy holds the weights that it started from beside what it has learnt."""
+    return isinstance(policy, HubModel) and policy.adapted
+
+
+def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -> str:
+    """All that decides where a stage goes, besides its weights; a state of another stage is not taken up."""
+    free = {"token_budget", "recompute"}
+    if settings.schedule == "constant" and settings.lag == 0 and settings.steps >= _PATIENCE:
+        free |= {"steps"}
+    kept = {name: value for name, value in settings.model_dump().items() if name not in free}
+    data = [[item.group, item.case_id, item.encoded.ids.tolist(), item.reward] for item in groups]
+    return content_id(kept, data, seed)
+
+
+def _digest(model_dir: Path) -> str:
+    return digest_directory(model_dir) if is_stack(model_dir) else digest_model(model_dir)
+
+
+def _ids(ids: Any) -> bytes:
+    return bytes(ids.tobytes())

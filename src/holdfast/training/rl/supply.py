@@ -1,0 +1,178 @@
+"""Rollouts for each step, by the policy of that step or of some steps before it.
+
+What an earlier policy sampled waits in files until its step is done for good, so that a stage that was broken off goes
+on with the same rollouts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.training.encoding import Encoded, ScoredSequence
+from holdfast.training.loop.passes import score_within
+from holdfast.training.policy.adapters import Policy
+from holdfast.training.rl.groups import Batch, Singles
+from holdfast.training.rl.selection import Rewarded
+from holdfast.training.settings import RewardSettings
+from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
+
+# Samples and rates rollouts: policy, optimiser step counted from 0, attempt (0, or more where a step lacks tokens).
+Draw = Callable[[Policy, int, int], Sequence[Rewarded]]
+# How often a step that lacks tokens draws at most.
+_ATTEMPTS = 4
+_FOLDER = "pending"
+
+
+class Supply:
+    """Rollouts by number of the step, counted from 0; each ``take`` is for the step after the last one.
+
+    ``last`` is the number of steps that are drawn for in all. With a lag, what waits is kept under ``folder``.
+    """
+
+    def __init__(
+        self, draw: Draw, policy: Policy, settings: RewardSettings, *, last: int, folder: Path | None, identity: str
+    ) -> None:
+        self._draw, self._policy, self._settings = draw, policy, settings
+        self._last, self._identity = last, identity
+        self._folder = None if folder is None or settings.lag == 0 else folder / _FOLDER
+        self._waiting: dict[int, list[Rewarded]] = {}
+        self._trained = 0  # tokens of all steps that were drawn for, where their number is asked for
+
+    def resume(self, position: int, trained: int) -> None:
+        """Takes up what waits for the steps from ``position`` on, before which ``trained`` tokens were trained.
+
+        Errors: UnusableState where a file is missing, damaged or of another stage.
+        """
+        self._trained = trained
+        if self._folder is None:
+            return
+        if position == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for number in range(position, min(position + self._settings.lag, self._last) if position else 0):
+            self._waiting[number] = self._read(self._folder, number)
+            self._trained += Batch.of(self._waiting[number], self._settings).gradient_tokens
+
+    def take(self, number: int) -> list[Rewarded]:
+        """The rollouts of a step; what the present policy samples for a later one is sampled now."""
+        ahead = min(number + self._settings.lag, self._last - 1)
+        for wanted in range(number, ahead + 1):
+            if wanted in self._waiting:
+                continue
+            self._waiting[wanted] = self._sample(wanted)
+            if self._folder is not None and wanted > number:
+                self._write(self._folder, wanted, self._waiting[wanted])
+        return self._waiting.pop(number)
+
+    def release(self, position: int) -> None:
+        """Removes what waited for steps before ``position``, which are done for good."""
+        if self._folder is None:
+            return
+        for path in self._folder.glob("step-*.json"):
+            if int(path.stem.removeprefix("step-")) < position:
+                path.unlink()
+
+    def _sample(self, number: int) -> list[Rewarded]:
+        wanted = self._settings.tokens_per_step
+        states = random_states()
+        self._policy.set_training(False)
+        try:
+            found: list[Rewarded] = []
+            tokens = 0  # counted where they are asked for
+            for attempt in range(_ATTEMPTS if wanted else 1):
+                found += _renumber(self._draw(self._policy, number, attempt), found)
+                if wanted is None:
+                    break
+                tokens = Batch.of(found, self._settings).gradient_tokens
+                if self._trained + tokens >= (number + 1) * wanted:
+                    break
+            if self._settings.lag:
+                found = self._score(found)
+        finally:
+            # Luck is the draw's own; dropout goes on as if nothing had been sampled.
+            self._policy.set_training(True)
+            set_random_states(states)
+        self._trained += tokens
+        return found
+
+    def _score(self, rollouts: Sequence[Rewarded]) -> list[Rewarded]:
+        """The same with what the training engine says of them under the weights that sampled."""
+        batch = Batch.of(rollouts, self._settings)
+        known = {_key(item.first): item.sequence for item in batch.completions if item.tokens}
+        values = score_all(self._policy, list(known.values()), self._settings.token_budget)
+        found = dict(zip(known, values, strict=True))
+        none = np.zeros(0, np.float32)
+        return [replace(item, sampled=found.get(_key(item), none)) for item in rollouts]
+
+    def _path(self, folder: Path, number: int) -> Path:
+        return folder / f"step-{number:06d}.json"
+
+    def _write(self, folder: Path, number: int, rollouts: Sequence[Rewarded]) -> None:
+        path = self._path(folder, number)
+        rows = [_as_json(item) for item in rollouts]
+        text = json.dumps({"identity": self._identity, "rollouts": rows, "digest": _digest(rows)})
+        part = path.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def _read(self, folder: Path, number: int) -> list[Rewarded]:
+        path = self._path(folder, number)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["identity"] != self._identity:
+                raise ValueError("they are of a stage with other settings")
+            if found["digest"] != _digest(found["rollouts"]):
+                raise ValueError("they are not as they were written")
+            return [_from_json(item) for item in found["rollouts"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"it goes on with the rollouts of {path.name}, which cannot be read: {error}"
+            raise UnusableState(folder.parent / STATE, reason) from error
+
+
+def _digest(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def score_all(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Singles]:
+    """The log-probabilities [tokens] in nats of each sequence's scored tokens under a policy as it is."""
+    found = score_within(policy, sequences, budget)
+    return [value.to("cpu").float().numpy() for value in found]
+
+
+def _key(item: Rewarded) -> tuple[bytes, bytes]:
+    return item.encoded.ids.tobytes(), item.encoded.picked("agent").tobytes()
+
+
+def _renumber(rollouts: Sequence[Rewarded], others: Sequence[Rewarded]) -> list[Rewarded]:
+    """Groups of a later attempt are other groups than those of ``others``."""
+    first = 1 + max((item.group for item in others), default=-1)
+    return [replace(item, group=first + item.group) for item in rollouts]
+
+
+def _as_json(item: Rewarded) -> dict[str, Any]:
+    sampled = None if item.sampled is None else item.sampled.tolist()
+    encoded = {"ids": item.encoded.ids.tolist(), "agent": item.encoded.agent.tolist(), "prompt": item.encoded.prompt}
+    kept = ("group", "case_id", "reward", "missing", "logprob", "text")
+    plain = {name: getattr(item, name) for name in kept}
+    return {**plain, "facts": dict(item.facts), "encoded": encoded, "sampled": sampled}
+
+
+def _from_json(found: Mapping[str, Any]) -> Rewarded:
+    told, sampled = dict(found["encoded"]), found["sampled"]
+    encoded = Encoded(
+        ids=np.array(told["ids"], np.int64), agent=np.array(told["agent"], np.bool_), prompt=told["prompt"]
+    )
+    plain = {name: value for name, value in found.items() if name not in ("encoded", "sampled")}
+    return Rewarded(**plain, encoded=encoded, sampled=None if sampled is None else np.array(sampled, np.float32))

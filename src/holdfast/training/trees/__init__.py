@@ -1,0 +1,1 @@
+"""Token trees: shared prefixes computed once, exactly."""
