@@ -17,7 +17,7 @@ from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
 from holdfast.store.tables import ScoreTable
-from holdfast.study.sections import JudgeSection
+from holdfast.study.kinds import rates_users
 from holdfast.study.users import APPROVAL
 from holdfast.suites import split_cases
 from holdfast.training.pairs import build_pairs
@@ -306,10 +306,11 @@ def _speakers(step: Step) -> Iterator[tuple[str, Mapping[str, Any], float, tuple
                 PUBLISHED_TOKENS["emulator"],
             )
     elif step.kind == "judge" and "speaker" in settings:
-        section = JudgeSection.model_validate(settings["section"])
-        objectives = len(section.rubrics) or RATED_OBJECTIVES
-        tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
-        yield "judge", settings["speaker"], step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"], tokens
+        section = settings["section"]
+        objectives = len(section.get("rubrics", ())) or RATED_OBJECTIVES
+        tokens = RATING_TOKENS if rates_users(section["kind"]) else PUBLISHED_TOKENS["judge"]
+        asked = step.size * objectives * section["repeats"] * PUBLISHED_CALLS["judge"]
+        yield "judge", settings["speaker"], asked, tokens
     elif step.kind == "train" and settings.get("rollouts") == "policy":
         rollouts = count_sampled(step)
         if "agent" in settings:

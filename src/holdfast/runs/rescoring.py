@@ -13,6 +13,7 @@ from typing import Any
 from holdfast.judges.unread import Readings
 from holdfast.records import content_id
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.extensions import allow
 from holdfast.records.inputs import read_settings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import open_step_judge, score_all
@@ -20,9 +21,9 @@ from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
 from holdfast.study.addresses import check_opened, choose_endpoints
+from holdfast.study.kinds import named_in, rates_users
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study
-from holdfast.study.tables import RATERS
 from holdfast.study.users import APPROVAL, PRACTICE
 
 BATCH = 50  # trajectories that are judged at a time and committed together
@@ -124,7 +125,7 @@ def _naming(file: Path | None, name: str) -> Iterator[None]:
 
 
 def _rates_approval(step: Step) -> bool:
-    return step.settings["section"]["kind"] in RATERS
+    return rates_users(step.settings["section"]["kind"])
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:
@@ -157,7 +158,7 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
         check_opened({one: raw["models"][one] for one in raw["models"].keys() - given.get("models", {}).keys()}, store)
     raw["models"] = {**raw.get("models", {}), **given.get("models", {})}
     raw["endpoints"] = choose_endpoints(used, store, given.get("endpoints", {}), trusted=trusted)
-    if any(isinstance(one, dict) and one.get("kind") in RATERS for one in judges.values()):
+    if any(isinstance(one, dict) and rates_users(one.get("kind")) for one in judges.values()):
         # Judges of users stand in a study that has some; which they are changes nothing here.
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
     with _naming(file, name):
@@ -182,6 +183,7 @@ def read_judges(file: Path) -> dict[str, dict[str, Any]]:
             raise StudyError(f"{file}: holds [{key}]; a file of judges has {', '.join(TABLES)}")
         if not isinstance(table, dict):
             raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
+    allow(named_in(found))
     return found
 
 

@@ -15,11 +15,11 @@ from holdfast.judges.approval.judge import ApprovalJudge
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
 from holdfast.runs.plan.on_pairs import label_step, point_axes
 from holdfast.runs.plan.step import Made
-from holdfast.study.sections import JudgeSection
+from holdfast.study.sections import JudgeTable
 from holdfast.study.stages import AXIS_SETTINGS, REWARD_METHODS, RewardSection, is_midway
 from holdfast.study.tables import RULES
 from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
-from holdfast.suites.approval import SCENARIOS_VERSION
+from holdfast.suites.approval import SCENARIOS_VERSION, SUITE
 
 if TYPE_CHECKING:
     from holdfast.runs.plan.planner import Planner
@@ -72,7 +72,7 @@ def meet_pairs(planner: Planner, base: str, made: Made, split_seed: int) -> str:
         APPROVAL,
         split_seed,
         planner.reseed(0),
-        suite={"name": "approval"},
+        suite={"name": SUITE},
         count=2 * section.pairs * len(settings),
         per_case=section.per_case if checkpoint.lineage else section.base_per_case or section.per_case,
         extra={**_condition(section, APPROVAL, settings), **({} if own is None else {OWN: own})},
@@ -95,7 +95,7 @@ def practise(planner: Planner, base: str, made: Made, stage: RewardSection, *, s
         PRACTICE,
         split_seed,
         planner.reseed(seed),
-        suite={"name": "approval"},
+        suite={"name": SUITE},
         count=section_of(planner).practice,
         per_case=stage.group_size,
         extra=_condition(section_of(planner), PRACTICE, (stage.setting,)),
@@ -184,7 +184,7 @@ def _describe(planner: Planner, stage: RewardSection, replicate: Replicate, spli
     }
 
 
-def _name_rubrics(name: str, section: JudgeSection) -> dict[str, str]:
+def _name_rubrics(name: str, section: JudgeTable) -> dict[str, str]:
     """The ids of all that rewards and ratings depend on: of the judge that rewards, and of the rules beside it."""
     judges = [open_judge(name, section), ApprovalJudge(name="rules")]
     found = {

@@ -10,13 +10,14 @@ from holdfast.models.entries import TINY_SIZES
 from holdfast.records import JSON, Checkpoint, content_id
 from holdfast.runs.plan.step import VERSIONS, Kind, Made, Step
 from holdfast.study.conditions import PartSection
+from holdfast.study.kinds import SUITES, kind_of, suite_of
 from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
-from holdfast.suites import approval, probes
+from holdfast.suites import probes
 from holdfast.suites.approval import teaching
 from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
-from holdfast.suites.office import CASES_VERSION, DEMONSTRATIONS_VERSION
+from holdfast.suites.office import DEMONSTRATIONS_VERSION
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
@@ -27,6 +28,7 @@ class Planner:
 
     def __init__(self, study: Study, fresh: Collection[tuple[str, ...]] = ()) -> None:
         self.study, self.fresh = study, fresh
+        self.suite = suite_of(study.suite)
         self.steps: dict[str, Step] = {}
         # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
         self._tested: dict[str, dict[int, str]] = {}
@@ -75,7 +77,9 @@ class Planner:
         if entry.kind == "random":
             # Its tokenizer is made of the cases that the run holds.
             seeds = self.study.axes.get("split_seed", (self.study.suite.split_seed,))
-            settings |= {"method": "random", "base_seed": seed, "suite": suite_settings(self.study.suite)}
+            settings |= {"method": "random", "base_seed": seed, "suite": self.suite_settings()}
+            if self.suite.decides is None:
+                settings["cases"] = self.suite.version
             settings["split_seeds"] = list(seeds)
             name, verb = f"{kind}-{seed}", "make"
         fingerprint = self.add("train", f"{verb} {name}", (), settings, size=1, unit="model")
@@ -97,14 +101,16 @@ class Planner:
                 **(TINY_SIZES[size] if size else {}),
             },
             "suite": study.suite.name,
-            "mixture": dict(study.suite.mixture),
+            "mixture": dict(study.suite.mixture) if isinstance(study.suite, SuiteSection) else {},
             "demonstrations": DEMONSTRATIONS_VERSION,
             **probes.taught_settings(study.probes),
             **teaching.taught_settings(study.approval),
         }
+        if self.suite.decides is None:
+            settings |= {"table": self.suite_settings(), "cases": self.suite.version}
         name = f"{kind}-{seed}"
-        # Those of probes and of users come beside those of the office.
-        count = 0 if study.suite.name == approval.SUITE else study.model.sft.demonstrations
+        # Those of probes and of users come beside those of the suite.
+        count = 0 if self.suite.teach is None else study.model.sft.demonstrations
         count += round(settings["probes"]["share"] * count) if "probes" in settings else 0
         count += settings["approval"]["count"] if "approval" in settings else 0
         fingerprint = self.add("train", f"teach {name}", (), settings, size=count, unit="demonstrations")
@@ -123,22 +129,21 @@ class Planner:
 
     def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
         """Episodes of one checkpoint of a base on one part of a split."""
-        suite = self.study.suite
         if part == "probe" and made.checkpoint.id in self._probed:
             return self._probed[made.checkpoint.id]
         tested = self._tested.setdefault(made.checkpoint.id, {})
         first = part == "test" and seed != _ONCE_MORE
         if first and split_seed in tested:
             return tested[split_seed]
-        shared = suite.name != "office"
+        shared = self.suite.shared
         seed = self.reseed(seed)
         if shared and part != "test":
             # A case is for training in one split and held out in another: its episodes are others in each.
             seed = int(content_id(part, split_seed, seed)[:12], 16)
         count, per_case = self._amount(part, split_seed)
         extra: dict[str, Any] = self.kept_out() if part == "train" else {}
-        if not shared and part != "probe":
-            extra["cases"] = CASES_VERSION
+        if self.suite.version is not None and part != "probe":
+            extra["cases"] = self.suite.version
         if part in PARTS:
             section: PartSection = getattr(self.study, PARTS[part])
             extra["condition"] = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
@@ -148,7 +153,7 @@ class Planner:
             part,
             split_seed,
             seed,
-            suite={"name": "probes"} if part == "probe" else self.suite_settings(),
+            suite={"name": probes.SUITE} if part == "probe" else self.suite_settings(),
             count=count,
             per_case=per_case,
             extra=extra,
@@ -213,7 +218,7 @@ class Planner:
 
     def suite_settings(self) -> dict[str, Any]:
         """What of the suite decides an episode."""
-        return suite_settings(self.study.suite)
+        return self.suite.episode_settings(self.study.suite)
 
     def limits(self) -> dict[str, Any]:
         """What ends an episode, and how many are run together."""
@@ -223,7 +228,7 @@ class Planner:
 
     def kept_out(self) -> dict[str, int]:
         """How many cases of a split's train half are kept for balances, where that takes them out of it."""
-        count = count_tuning(self.study) if self.study.suite.name != "office" else 0
+        count = count_tuning(self.study) if self.suite.reserve is None else 0
         return {"kept_out": count} if count else {}
 
     def _amount(self, part: str, split_seed: int) -> tuple[int, int]:
@@ -249,12 +254,16 @@ class Planner:
             name = f"judge {source.name.removeprefix('roll out ')} by rules"
             return self.add("judge", name, (rollout,), settings, size=source.size, unit="episodes")
         section = self.study.judges[judge]
-        if source.settings.get("suite", {}).get("name") == "probes":
-            section = probes.fit_judge(section)
+        # What was brought from another run has no suite.
+        if (suite := SUITES.get(source.settings.get("suite", {}).get("name"))) is not None:
+            section = suite.fit_judge(section)
+        kind = kind_of(section)
         settings = {"judge": judge, "kind": section.kind}
         inputs: tuple[str, ...] = (rollout,)
-        if section.kind != "state":
+        if not kind.plain:
             settings["section"] = section.model_dump(mode="json")
+        if kind.version is not None:
+            settings["version"] = kind.version
         if section.model is not None:
             settings["speaker"], needed = self.speaker(section.model)
             inputs += needed
@@ -303,10 +312,3 @@ class Planner:
         """How a base's conversations are written where its tokenizer leaves a choice."""
         entry = self.study.entry(base)
         return {} if entry.kind == "tiny" else {"calls": entry.calls}
-
-
-def suite_settings(suite: SuiteSection) -> dict[str, Any]:
-    """What of a suite decides an episode; the keys that are for another suite are left out."""
-    own = {"holdout"} if suite.name == "office" else {"digest", "split", "world"}
-    own |= {"source"} if suite.name == "probes" else set()
-    return suite.model_dump(mode="json", include={"name", "train_cases", "test_cases", *own})

@@ -17,7 +17,7 @@ from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
-from holdfast.study.sections import JudgeSection
+from holdfast.study.kinds import read_judge
 from holdfast.training.pairs import build_pairs, flip_pairs
 
 JUDGE_BATCH = 400
@@ -47,7 +47,7 @@ def judge_episodes(step: Step, store: Store, emit: Emit) -> Finished:
 
 def open_step_judge(step: Step) -> Judge:
     """The judge of a judge step; behind the study's name for its model stands the model's own."""
-    section = JudgeSection.model_validate(step.settings.get("section", {"kind": step.settings.get("kind", "state")}))
+    section = read_judge(step.settings.get("section", {"kind": step.settings.get("kind", "state")}))
     entry = step.settings.get("speaker", {}).get("entry", {})
     named = [entry.get("name"), entry.get("revision")]
     model = "@".join(part for part in named if part) or None

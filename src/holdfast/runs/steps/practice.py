@@ -30,11 +30,12 @@ from holdfast.runs.steps.outcomes import Emit, Finished, beat, complete
 from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
+from holdfast.study.kinds import read_judge
 from holdfast.study.noted import read_rewarder
-from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import combine_reward
 from holdfast.study.tables import RULES
-from holdfast.study.users import PRACTICE, is_exploit, to_rating
+from holdfast.study.users import APPROVAL, PRACTICE, is_exploit, to_rating
 from holdfast.suites import open_world
 
 if TYPE_CHECKING:
@@ -145,11 +146,11 @@ class _Practice:
         self._cases = [case for case in every if case.facts["setting"] == settings["setting"]]
         if not self._cases:
             raise StepError(f"the run holds no users of the setting {settings['setting']!r}; start a new run")
-        self._world = open_world(SuiteSection(name="approval"))
+        self._world = open_world(SuiteSection(name=APPROVAL))
         self._limits = Limits(**{key: value for key, value in settings["limits"].items() if key != "batch_size"})
         self._calls = settings.get("calls", "auto")
         self._chat: Chat = load_chat(weights_of(store, settings["parent"]), self._calls)
-        rater = JudgeSection.model_validate(settings["rater"])
+        rater = read_judge(settings["rater"])
         self._judge = open_judge(settings["judge"], rater, model=_name_model(settings))
         self.unreadable = 0
         self._rules = ApprovalJudge(name=_RULES)

@@ -21,7 +21,7 @@ from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.runs.steps.reading import cases_of, encode, load_chat, load_tiny, weights_of
 from holdfast.runs.steps.speakers import open_speakers, release_models
 from holdfast.store import Store, codec
-from holdfast.study.sections import SuiteSection
+from holdfast.study.kinds import read_suite, suite_of
 from holdfast.suites import open_world
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ def roll_out(step: Step, store: Store, emit: Emit) -> Finished:
     if "settings" in settings:
         part = tuple(name for name in part if cases[name].facts["setting"] in settings["settings"])
     episodes = [(cases[name], rollout) for rollout in range(settings["per_case"]) for name in part]
-    world = open_world(SuiteSection.model_validate(settings["suite"]))
+    suite = read_suite(settings["suite"])
+    world = open_world(suite)
     size = settings["limits"]["batch_size"]
     limits = Limits(**{key: value for key, value in settings["limits"].items() if key != "batch_size"})
     done = store.log.batches(step.fingerprint)
     made = list(store.trajectories(step=step.fingerprint)) if done else []
     # A base meets a case that is held out in two splits once.
-    shared = settings["suite"]["name"] != "office" and settings["part"] == "test"
+    shared = suite_of(suite).shared and settings["part"] == "test"
     elsewhere = set(store.trajectory_ids()) - {item.id for item in made} if shared else ()
     with open_speakers(step, store) as speakers:
         for number, start in enumerate(range(0, len(episodes), size)):

@@ -93,7 +93,8 @@ def _make_base(step: Step, store: Store, scratch: Path) -> Finished:
 def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
     """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
     from holdfast.models.tiny import model as tiny
-    from holdfast.suites import approval, office, probes
+    from holdfast.study.kinds import Taught, read_suite, suite_of
+    from holdfast.suites import probes
     from holdfast.suites.approval import teaching
     from holdfast.training.dpo.stage import train_sft
     from holdfast.training.encoding import encode_episode
@@ -105,24 +106,22 @@ def _teach_base(step: Step, scratch: Path, emit: Emit) -> Finished:
         return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
     seed, model, sft = step.settings["base_seed"], step.settings["model"], step.settings["model"]["sft"]
     shape = {key: model[key] for key in ("hidden", "layers", "heads", "ffn")}
-    count = 0 if step.settings["suite"] == approval.SUITE else sft["demonstrations"]
-    besides = [
-        probes.teach_beside(step.settings.get("probes"), seed, count),
+    named = {"name": step.settings["suite"], "mixture": step.settings["mixture"]}
+    table = read_suite(step.settings.get("table", named))
+    teach, count = suite_of(table).teach, sft["demonstrations"]
+    lessons = [
+        Taught(system_prompts={}) if teach is None else teach(table, seed, count),
+        probes.teach_beside(step.settings.get("probes"), seed, 0 if teach is None else count),
         teaching.teach_beside(step.settings.get("approval"), seed),
     ]
-    words: tuple[str, ...] = office.lexicon() if count else ()
-    prompts: dict[str, str] = dict(office.system_prompts()) if count else {}
-    for beside in besides:
-        words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
+    words = tuple(word for lesson in lessons for word in lesson.words)
+    prompts = {text: token for lesson in lessons for text, token in lesson.system_prompts.items()}
     tiny.build(words, fresh, seed=seed, system_prompts=prompts, argument="object", **shape)
     chat = tiny.TinyModel.load(fresh).chat
-    mixture = step.settings["mixture"] or office.MIXTURE
     encoded = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
-        for case, trajectory in (
-            *office.demonstrations(seed, count, mixture),
-            *(demonstration for beside in besides for demonstration in beside.demonstrations),
-        )
+        for lesson in lessons
+        for case, trajectory in lesson.demonstrations
     ]
     steps = max(1, len(encoded) // sft["batch_size"])
     settings = SFTSettings(**{**_known(SFTSettings, sft), "steps": steps})

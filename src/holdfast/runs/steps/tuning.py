@@ -21,7 +21,7 @@ from holdfast.runs.steps.outcomes import complete
 from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
-from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.kinds import read_judge, read_suite
 from holdfast.suites import open_world
 from holdfast.suites.casebook import TUNE
 
@@ -44,8 +44,8 @@ def open_measure(step: Step, store: Store) -> Iterator[Measure]:
     if len(names) < wanted["cases"]:
         raise StepError(f"the run keeps {len(names)} cases for balances, {wanted['cases']} are needed; start a new run")
     cases = [cases_of(store)[name] for name in names]
-    judge = open_judge(told["judge"], JudgeSection.model_validate(told["section"]))
-    world = open_world(SuiteSection.model_validate(told["suite"]))
+    judge = open_judge(told["judge"], read_judge(told["section"]))
+    world = open_world(read_suite(told["suite"]))
     limits = Limits(**{key: value for key, value in told["limits"].items() if key != "batch_size"})
     size = told["limits"]["batch_size"]
 
