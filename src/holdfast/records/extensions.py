@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from holdfast.records.errors import StudyError
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_SHOWN = 80  # characters of a name
 _ALLOWED: set[str] = set()
 
 
@@ -77,13 +78,13 @@ class Extensions(Generic[T]):
         if _REFERENCE.fullmatch(name):
             if name not in _ALLOWED and name not in self._values():
                 raise StudyError(
-                    f"{name!r}, code that no file of yours names, and a run's word is no reason to run it; name it in"
-                    f" the file that you give, or install a package that declares it as {self.group}"
+                    f"{name!r:.{_SHOWN}}, code that no file of yours names, and a run's word is no reason to run it;"
+                    f" name it in the file that you give, or install a package that declares it as {self.group}"
                 )
             return self._check_name(self._load(name, f"this {self.what}"), name)
         near = difflib.get_close_matches(name, self.names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise StudyError(f"{name!r}; {hint}{self.known}: {', '.join(self.names())}; or package.module:object")
+        raise StudyError(f"{name!r:.{_SHOWN}}; {hint}{self.known}: {', '.join(self.names())}; or package.module:object")
 
     def get(self, name: object) -> T | None:
         """The object of a name that is shipped or installed; None for any other, which is not followed."""

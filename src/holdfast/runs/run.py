@@ -57,10 +57,15 @@ def prepare(study: Study, store: Store) -> None:
             for cases in parts.values():
                 store.add_cases(cases)
             store.add_split(seed, {part: [case.id for case in cases] for part, cases in parts.items()})
-        store.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
-        own = {name: kind_of(one) for name, one in study.judges.items() if one.kind not in JUDGES.shipped}
-        if state := sorted(name for name, kind in own.items() if kind.reads_state):
-            store.set_meta(STATE_KEY, json.dumps(state))
+        note_study(study, store)
+
+
+def note_study(study: Study, store: Store) -> None:
+    """Write into a run which study makes it, and what reading it later must know of kinds of judges from elsewhere."""
+    store.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+    own = {name: kind_of(one) for name, one in study.judges.items() if one.kind not in JUDGES.shipped}
+    if state := sorted(name for name, kind in own.items() if kind.reads_state):
+        store.set_meta(STATE_KEY, json.dumps(state))
 
 
 def _open_for(study: Study, output: Path) -> Store:

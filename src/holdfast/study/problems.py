@@ -51,9 +51,9 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...], raw: Any) -> l
         if part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model
         # A suite or a kind of judge from elsewhere has keys of its own.
-        if model is SuiteSection and isinstance(raw, Mapping) and "name" in raw:
+        if model is SuiteSection and isinstance(raw, Mapping) and isinstance(raw.get("name"), str):
             model = SUITES.find(raw["name"]).table
-        elif model is JudgeSection and isinstance(raw, Mapping) and "kind" in raw:
+        elif model is JudgeSection and isinstance(raw, Mapping) and isinstance(raw.get("kind"), str):
             model = JUDGES.find(raw["kind"]).table
     return list(model.model_fields)
 

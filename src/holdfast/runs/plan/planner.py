@@ -254,8 +254,9 @@ class Planner:
             name = f"judge {source.name.removeprefix('roll out ')} by rules"
             return self.add("judge", name, (rollout,), settings, size=source.size, unit="episodes")
         section = self.study.judges[judge]
-        # What was brought from another run has no suite.
-        if (suite := SUITES.get(source.settings.get("suite", {}).get("name"))) is not None:
+        # Probes stand beside the cases of any suite; what was brought from another run has none.
+        name = source.settings.get("suite", {}).get("name")
+        if (suite := self.suite if name == self.study.suite.name else SUITES.get(name)) is not None:
             section = suite.fit_judge(section)
         kind = kind_of(section)
         settings = {"judge": judge, "kind": section.kind}
