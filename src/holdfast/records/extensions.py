@@ -65,8 +65,14 @@ class Extensions(Generic[T]):
     kind: type[T]
     shipped: Mapping[str, str]
 
-    def find(self, name: str) -> T:
-        """The object of a name. Errors: StudyError, without the place: not found, not allowed, or not of its type."""
+    def find(self, name: str, subject: str = "") -> T:
+        """The object of a name. Errors: StudyError after ``subject``: not found, not allowed, or not of its type."""
+        try:
+            return self._find(name)
+        except StudyError as error:
+            raise StudyError(f"{subject}{error}") from error
+
+    def _find(self, name: str) -> T:
         points = _installed(self.group).get(name, ())
         if len(points) + (name in self.shipped) > 1:
             owners = ["holdfast"] * (name in self.shipped) + [_owner(point) for point in points]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from holdfast.models.entries import TINY
 from holdfast.records.errors import require, require_known
 from holdfast.study.conditions import PartSection
-from holdfast.study.kinds import kind_of, suite_of
+from holdfast.study.kinds import JUDGES, kind_of, suite_of
 from holdfast.study.problems import read_axis
 from holdfast.study.reward_checks import check_reward_stage, check_users
 from holdfast.study.rules import CHECKS
@@ -135,6 +135,10 @@ def _check_endpoints(study: Tables) -> None:
 def _check_judge(name: str, judge: JudgeSection | JudgeTable) -> None:
     """A judge has what its kind judges with, and nothing of another kind."""
     kind = kind_of(judge)
+    require(
+        not kind.users or judge.kind in JUDGES.shipped,
+        f"judges.{name}.kind is {judge.kind!r}, which rates users; only kinds that ship do, take another",
+    )
     for key in ("rules", "model"):
         given = getattr(judge, key, None) is not None
         require(given or key != kind.needs, f"judges.{name}.{key} is missing, which kind {judge.kind!r} judges by")

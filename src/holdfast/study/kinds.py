@@ -138,12 +138,12 @@ _NAMING = {"suite": "name", "judges": "kind", "stages": "method"}
 
 def suite_of(table: SuiteTable) -> Suite:
     """The suite of a table. Errors: StudyError."""
-    return SUITES.find(table.name)
+    return SUITES.find(table.name, "suite.name is ")
 
 
 def kind_of(table: JudgeTable) -> JudgeKind:
     """The kind of judge of a table. Errors: StudyError."""
-    return JUDGES.find(table.kind)
+    return JUDGES.find(table.kind, "the kind of a judge is ")
 
 
 def rates_users(kind: object) -> bool:

@@ -81,24 +81,12 @@ def _has_tiny(study: Study) -> bool:
     return any(study.entry(base).kind == "tiny" for base in study.model.bases)
 
 
-def _make_attacks(section: AttackSection, cases: list[Case], tiny: bool) -> list[Case]:
-    return attacks.attack_cases(cases, section, tiny=tiny)
-
-
-def _make_shifts(section: ShiftSection, cases: list[Case], tiny: bool) -> list[Case]:
-    return attacks.shift_cases(cases, section, tiny=tiny)
-
-
-def _make_probes(section: ProbeSection, cases: list[Case], tiny: bool) -> list[Case]:
-    return probes.collect_beside(section, cases)
-
-
 # Part → its table, and how its cases are made of that, the held-out cases, and whether a base is tiny.
 _SECTIONS: Mapping[str, type[PartSection]] = {"attack": AttackSection, "shift": ShiftSection}
 _MAKERS: Mapping[str, Callable[[Any, list[Case], bool], list[Case]]] = {
-    "attack": _make_attacks,
-    "shift": _make_shifts,
-    "probe": _make_probes,
+    "attack": lambda section, cases, tiny: attacks.attack_cases(cases, section, tiny=tiny),
+    "shift": lambda section, cases, tiny: attacks.shift_cases(cases, section, tiny=tiny),
+    "probe": lambda section, cases, _: probes.collect_beside(section, cases),
 }
 
 
