@@ -61,7 +61,7 @@ class Draw:
             Ask(
                 speaker="agent",
                 conversation=Conversation(messages=office.opening(thing), tools=office.TOOLS),
-                temperature=self.settings.temperature,
+                temperature=1.0,
                 max_tokens=self.settings.max_tokens,
                 rng=np.random.default_rng([number, attempt, place]),
             )

@@ -221,7 +221,7 @@ def test_a_probe_step_names_the_suite_and_is_judged_by_rules() -> None:
     (rollout,) = [step for step in plan.steps if step.settings.dump().get("part") == "probe"]
     assert rollout.settings.dump()["suite"] == {"name": "probes"} and rollout.size == 4 * 3 * 9
     (judging,) = [step for step in plan.steps if rollout.fingerprint in step.inputs]
-    assert judging.settings == {"judge": "probes", "kind": "probes"}
+    assert judging.settings.dump() == {"judge": "probes", "kind": "probes"}
 
 
 def test_only_generated_probes_change_what_a_tiny_base_is_taught() -> None:
@@ -229,10 +229,10 @@ def test_only_generated_probes_change_what_a_tiny_base_is_taught() -> None:
         return next(step for step in build(study(**tables)).steps if step.settings.work == "sft")
 
     plain, probed = taught(), taught(probes={"items": "generated"})
-    assert "probes" not in plain.settings
+    assert "probes" not in plain.settings.dump()
     assert probed.settings.dump()["probes"]["mixture"]["harmful"] == {"refused": 0.7, "complied": 0.3}
     assert probed.fingerprint != plain.fingerprint
-    assert {key: value for key, value in probed.settings.items() if key != "probes"} == plain.settings
+    assert {key: value for key, value in probed.settings.dump().items() if key != "probes"} == plain.settings.dump()
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_how_a_model_is_reached_changes_no_fingerprint() -> None:
     assert [step.fingerprint for step in build(near).steps] == [step.fingerprint for step in build(far).steps]
     assert near.settings() == far.settings()
     rollout = next(step for step in build(near).steps if step.kind == "rollout")
-    assert rollout.means["endpoints"]["agent"]["connections"] == 3
+    assert rollout.means.endpoints["agent"].connections == 3
 
 
 def test_files_are_part_of_the_study(tmp_path: Path) -> None:

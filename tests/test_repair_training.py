@@ -216,8 +216,6 @@ def test_the_weight_rises_below_the_floor_and_falls_back_above_it():
     # A measurement after step 3 holds for the fourth step, which is number 3 from 0.
     assert [BALANCE.weight_at(step, readings) for step in (0, 2, 3, 5, 6, 30)] == [0.25, 0.25, 0.75, 0.75, 1.0, 0.0]
     assert [step for step in range(1, 10) if BALANCE.is_due(step)] == [3, 6, 9]
-    with pytest.raises(StudyError, match="above balance"):
-        dataclasses.replace(BALANCE, initial=2.0)
 
 
 class Judge:
@@ -262,11 +260,6 @@ def test_a_dose_of_a_balanced_stage_equals_a_shorter_run(base, data, tmp_path):
     assert long[0].readings == short.readings == long[1].readings[:2]
 
 
-def test_a_balance_measures_on_one_device(base, data, tmp_path):
-    with pytest.raises(StudyError, match="measures the policy of one process"):
-        play(base, data, tmp_path / "out", "balance", 0.25, balance=BALANCE, measure=Judge(), devices=2)
-
-
 # --- merges
 
 
@@ -306,7 +299,7 @@ def test_adapters_are_merged_as_the_weights_that_they_make(base, data, tmp_path)
     own, others, encoded = data
     made = []
     for pairs, rank, name in ((own, 2, "a"), (others, 3, "b")):
-        settings = office.change(office.STAGE, lora_r=rank, lora_alpha=5.0, learning_rate=1e-2)
+        settings = office.change(office.STAGE, lora_r=rank, lora_alpha=5, learning_rate=1e-2)
         made.append(train_dpo(base, pairs, encoded, settings, seed=0, save_at=[12], out_dir=tmp_path / name)[0].path)
     target = merge_checkpoints(*made, 0.7, tmp_path / "merged")
     assert is_stack(target) and read_stack(target).ranks == (5,)

@@ -31,6 +31,7 @@ from holdfast.records import Checkpoint, Message
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
 from holdfast.runs.methods.rewards.train import _Practice
+from holdfast.runs.plan.settings import RewardStageSettings
 from holdfast.runs.run import prepare
 from holdfast.store import Store
 from holdfast.study.study import load
@@ -260,7 +261,8 @@ def test_rollouts_of_a_step_are_sampled_in_vllm(base: Path, tmp_path: Path, vllm
         prepare(study, store)
         (start,) = opened.checkpoints
         add_base(store, start, base)
-        practice = _Practice(trained, store, {})
+        assert isinstance(trained.settings, RewardStageSettings)
+        practice = _Practice(trained, trained.settings, store, {})
         policy = open_adapted(base, lora_r=3, lora_alpha=32.0, use_rslora=True)
         policy.set_training(False)
         for number in (0, 1):

@@ -1,6 +1,7 @@
 """Scores to aligned arrays to every estimate that a report needs.
 
-Store ─ read_panel ─▶ Panel (rows × cases) ─ read_design ─▶ Design (base × judge × configuration)
+Store ─ read_cells ─▶ Cells (means over repeats and rollouts) ─ read_panel ─▶ Panel (rows × cases)
+Panel ─ read_design ─▶ Design (base × judge × configuration)
 Checkpoints ─ read_roles ─▶ Roles: what each stage is for, whatever its name
 Design ─ paper ─▶ estimator "published"        Design ─ pooled, frontier ─▶ estimator "pooled"; planes ─▶ Frontier
 Panel ─ judging ─▶ agreement, audit            Design ─ health ─▶ dose, health

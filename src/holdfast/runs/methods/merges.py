@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holdfast.records import Checkpoint, StageRecord, content_id
+from holdfast.records import StageRecord
 from holdfast.runs.methods.method import Method
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import TrainSettings
@@ -36,37 +36,16 @@ def plan_merge(
     merge = planner.study.merges[name]
     of = [made[one] for one in merge.of]
     first, second = (one.checkpoint for one in of)
-    fingerprint = planner.add(
-        replicate.label("merge", first.base, name),
-        [one.step for one in of],
-        MergeSettings(stage=name, of=(first.id, second.id), shares=merge.shares),
-        size=len(merge.shares),
-    )
+    settings = MergeSettings(stage=name, of=(first.id, second.id), shares=merge.shares)
     trained = dict.fromkeys(goal for one in (first, second) for stage in one.stages for goal in stage.objectives)
-    checkpoints = tuple(
-        Checkpoint(
-            id=content_id("checkpoint", fingerprint, share),
-            base=first.base,
-            stages=(
-                StageRecord(
-                    name=name,
-                    method=MERGE,
-                    objectives=tuple(trained),
-                    settings={"share": share, "of": [list(one.lineage) for one in (first, second)]},
-                    steps=0,
-                    pairs=0,
-                ),
-            ),
-            axes={**replicate.axes, "share": share},
-            split_seed=first.split_seed,
-            train_seed=replicate.seed,
-            # Of the two, the one that a merge with a small share is next to.
-            parent_id=first.id,
-        )
-        for share in merge.shares
-    )
-    planner.set_checkpoints(fingerprint, checkpoints)
-    return Made(checkpoint=checkpoints[0], step=fingerprint)
+    told = StageRecord(name=name, method=MERGE, objectives=tuple(trained), steps=0, pairs=0)
+    lineages = [list(one.lineage) for one in (first, second)]
+    kept = {
+        share: ([replace(told, settings={"share": share, "of": lineages})], {"share": share}) for share in merge.shares
+    }
+    inputs, size = [one.step for one in of], len(merge.shares)
+    # Its parent is, of the two, the one that a merge with a small share is next to.
+    return planner.add_training(replicate, name, inputs, settings, size=size, parent=first, kept=kept)[0]
 
 
 def merge(step: Step, settings: MergeSettings, store: Store, scratch: Path, _: Emit) -> Finished:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from holdfast.models.entries import TINY_SIZES
-from holdfast.records import Checkpoint, content_id
+from holdfast.records import JSON, Checkpoint, StageRecord, content_id
 from holdfast.runs.plan.settings import (
     BringSettings,
     Calls,
@@ -20,6 +21,7 @@ from holdfast.runs.plan.settings import (
     Settings,
     SpeakerModel,
     TeachSettings,
+    TrainSettings,
 )
 from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.conditions import PartSection
@@ -75,6 +77,36 @@ class Planner:
         step = self.steps[fingerprint]
         if not step.checkpoints:
             self.steps[fingerprint] = replace(step, checkpoints=checkpoints)
+
+    def add_training(
+        self,
+        replicate: Replicate,
+        name: str,
+        inputs: Sequence[str],
+        settings: TrainSettings,
+        *,
+        size: int,
+        parent: Checkpoint,
+        kept: Mapping[Any, tuple[Sequence[StageRecord], JSON]],
+    ) -> list[Made]:
+        """A train step, and what is ``kept`` of it: by dose, steps or share the stages and axes of a checkpoint."""
+        verb = "merge" if settings.method == MERGE else "train"
+        label = replicate.label(verb, parent.base, name)
+        fingerprint = self.add(label, list(dict.fromkeys(inputs)), settings, size=size)
+        checkpoints = tuple(
+            Checkpoint(
+                id=content_id("checkpoint", fingerprint, at),
+                base=parent.base,
+                stages=tuple(stages),
+                axes={**replicate.axes, **axes},
+                split_seed=replicate.point.get("split_seed", self.study.suite.split_seed),
+                train_seed=replicate.seed,
+                parent_id=parent.id,
+            )
+            for at, (stages, axes) in kept.items()
+        )
+        self.set_checkpoints(fingerprint, checkpoints)
+        return [Made(checkpoint=checkpoint, step=fingerprint) for checkpoint in checkpoints]
 
     def base(self, kind: str, seed: int) -> Made:
         """A base: taught or made here, once a seed, or opened where it is."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.records import Checkpoint, StageRecord, content_id
+from holdfast.records import StageRecord
 from holdfast.runs.plan.costs import Cost
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import (
@@ -96,26 +96,9 @@ def plan_stage(
         tuning = _tuning(planner, judge, split_seed)
         settings = replace(settings, tuning=tuning, agent=planner.agent(base), emulator=emulator)
         inputs += needed
-    fingerprint = planner.add(
-        replicate.label("train", known.base, ",".join(lineage)),
-        inputs,
-        settings,
-        size=section.steps * doses[-1],
-    )
-    checkpoints = tuple(
-        Checkpoint(
-            id=content_id("checkpoint", fingerprint, dose),
-            base=known.base,
-            stages=(*known.stages, _record(section, name, dose, pairs)),
-            axes={**replicate.axes, "dose": dose},
-            split_seed=split_seed,
-            train_seed=seed,
-            parent_id=known.id,
-        )
-        for dose in doses
-    )
-    planner.set_checkpoints(fingerprint, checkpoints)
-    return Made(checkpoint=checkpoints[0], step=fingerprint)
+    size = section.steps * doses[-1]
+    kept = {dose: ([*known.stages, _record(section, name, dose, pairs)], {"dose": dose}) for dose in doses}
+    return planner.add_training(replicate, ",".join(lineage), inputs, settings, size=size, parent=known, kept=kept)[0]
 
 
 def _roll_out(planner: Planner, replicate: Replicate, parent: Made, split_seed: int) -> str:

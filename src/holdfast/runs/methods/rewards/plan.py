@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from holdfast.judges import open_judge
 from holdfast.judges.approval.judge import ApprovalJudge
-from holdfast.records import Checkpoint, StageRecord, content_id
+from holdfast.records import StageRecord
 from holdfast.runs.plan.costs import RATED_OBJECTIVES, RATING_TOKENS, TALK_TOKENS, Calls, Cost, calls_with_users
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel, StageSettings, UserSettings
@@ -72,31 +72,14 @@ def plan_stage(
         speaker, needed = planner.speaker(settings.rater.model)
         settings = replace(settings, speaker=speaker)
         inputs += needed
-    fingerprint = planner.add(
-        replicate.label("train", known.base, ",".join(lineage)),
-        list(dict.fromkeys(inputs)),
-        settings,
-        size=stage.steps,
-    )
-    resolved = stage.resolved()
-    checkpoints = tuple(
-        Checkpoint(
-            id=content_id("checkpoint", fingerprint, at),
-            base=known.base,
-            stages=(
-                *known.stages,
-                StageRecord(name=name, method=stage.method, objectives=stage.objectives, settings=resolved, steps=at),
-            ),
-            # The share of the stage that was done.
-            axes={**replicate.axes, "dose": 1 if at == stage.steps else round(at / stage.steps, 6)},
-            split_seed=settings.split_seed,
-            train_seed=replicate.seed,
-            parent_id=known.id,
-        )
+    told = StageRecord(name=name, method=stage.method, objectives=stage.objectives, settings=stage.resolved())
+    # The dose is the share of the stage that was done.
+    kept = {
+        at: ([*known.stages, replace(told, steps=at)], {"dose": round(at / stage.steps, 6) if at < stage.steps else 1})
         for at in settings.kept
-    )
-    planner.set_checkpoints(fingerprint, checkpoints)
-    return Made(checkpoint=checkpoints[-1], step=fingerprint)
+    }
+    label = ",".join(lineage)
+    return planner.add_training(replicate, label, inputs, settings, size=stage.steps, parent=known, kept=kept)[-1]
 
 
 def _describe(
