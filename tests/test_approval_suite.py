@@ -16,10 +16,11 @@ from holdfast.models.tiny.chat import UNK, TinyChat, split_words, write_tokenize
 from holdfast.records import Case, Message, ToolCall
 from holdfast.records.errors import StudyError
 from holdfast.rollout.worlds.approval import ApprovalWorld
+from holdfast.study.kinds import SUITES
 from holdfast.study.sections import SuiteSection
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, ENVIRONMENTS, PRACTICE, ApprovalSection, SettingSection
-from holdfast.suites import SUITES, open_world, split_cases
+from holdfast.suites import open_world, split_cases
 from holdfast.suites.approval import (
     CueAudit,
     audit_cues,
@@ -567,7 +568,7 @@ def test_a_study_with_unusable_users_is_refused_by_its_parts() -> None:
 
 
 def test_the_suite_of_users_has_no_cases_of_its_own_and_its_own_world() -> None:
-    assert "approval" in SUITES
+    assert "approval" in SUITES.names()
     suite = SuiteSection(name="approval")
     assert split_cases(suite, 0) == {"train": [], "test": []}
     assert isinstance(open_world(suite), ApprovalWorld)

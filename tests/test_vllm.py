@@ -30,8 +30,8 @@ from holdfast.models.local.vllm import VllmModel
 from holdfast.records import Checkpoint, Message
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
-from holdfast.runs.methods.rewards.plan import RewardStageSettings
 from holdfast.runs.methods.rewards.train import _Practice
+from holdfast.runs.plan.settings import RewardStageSettings
 from holdfast.runs.run import prepare
 from holdfast.store import Store
 from holdfast.study.study import load

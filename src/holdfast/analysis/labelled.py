@@ -8,8 +8,9 @@ of them says is unknown, and is said to be.
 
 from __future__ import annotations
 
+import json
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,12 @@ from holdfast.records import Checkpoint, Labelled, StageRecord
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
+from holdfast.store.places import STATE_KEY
 from holdfast.store.tables import ScoreTable
+from holdfast.study.kinds import rates_users, reads_state
 from holdfast.study.noted import read_noted, read_rewarder
 from holdfast.study.stages import REWARD_METHODS
-from holdfast.study.tables import RATERS, RULES
+from holdfast.study.tables import RULES
 
 Labellers = frozenset[str] | None  # of one stage; None where the run does not say
 
@@ -86,7 +89,7 @@ def read_labels(store: Store, table: ScoreTable) -> Labels:
     return Labels(
         stages={one.id: known.labellers(one) for one in checkpoints},
         names=_names_of(table),
-        state=_reading_state(table, known.study),
+        state=_reading_state(table, _judges_of_state(store, known.study)),
     )
 
 
@@ -151,7 +154,7 @@ class _Known:
 def _pair_judge(study: Mapping[str, Any]) -> str | None:
     """The judge whose scores make pairs in a study; None where the study leaves it to an order that no run keeps."""
     named = (study.get("pairs") or {}).get("judge")
-    readers = [name for name, one in _judges(study).items() if one.get("kind") not in RATERS]
+    readers = [name for name, one in _judges(study).items() if not rates_users(one.get("kind"))]
     return named or (readers[0] if len(readers) == 1 else None)
 
 
@@ -198,11 +201,16 @@ def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:
     return {label: frozenset(all_) for label, all_ in found.items()}
 
 
-def _reading_state(table: ScoreTable, study: Mapping[str, Any]) -> frozenset[str]:
+def _judges_of_state(store: Store, study: Mapping[str, Any]) -> set[str]:
+    """The judges that read the end state, as the study and its run say."""
+    noted = json.loads(store.meta(STATE_KEY) or "[]")
+    return {*noted, *(name for name, one in _judges(study).items() if reads_state(one.get("kind")))}
+
+
+def _reading_state(table: ScoreTable, said: Set[str]) -> frozenset[str]:
     """The judges that read the end state: by the state judge's own rubric, else as the study says of an earlier one."""
     rule = StateJudge().rubric
     proven = {label for (label, _), rubric in table.rubrics.items() if rubric == rule}
     names = dict(zip(table.judges, table.judge_names, strict=True))
     settled = {names[label] for label in proven}
-    said = {name for name, one in _judges(study).items() if one.get("kind") == "state"} - settled
-    return frozenset(proven | {label for label, name in names.items() if name in said})
+    return frozenset(proven | {label for label, name in names.items() if name in said - settled})

@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import StudyError
+from holdfast.study.kinds import JudgeKind
+from holdfast.study.sections import JudgeSection
 from holdfast.suites.office.wording import Status, read_status
 
 USER_DECLINED_VALUE = 0.8
@@ -295,3 +297,13 @@ def _tell(item: Item) -> str:
         return item.outcome
     learnt = " and ".join(["checked"] * item.checked_first + ["asked"] * item.asked_first)
     return f"committed after it was {learnt}" if learnt else "committed blind"
+
+
+KIND = JudgeKind(
+    name="state",
+    table=JudgeSection,
+    open=lambda name, _, __: StateJudge(name=name),
+    version=None,
+    reads_state=True,
+    plain=True,
+)

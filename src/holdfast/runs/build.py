@@ -52,7 +52,7 @@ def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[
         # On its way a stage that learns from rewards is met by its own users alone.
         return _evaluate_approval(planner, base, made, split_seed)
     found: list[str] = []
-    if study.suite.name != APPROVAL:
+    if planner.suite.has_cases:
         rollout = planner.rollout(base, made, "test", split_seed, 0)
         found += [planner.judge(rollout, judge) for judge in study.readers]
     found += _evaluate_approval(planner, base, made, split_seed)

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from holdfast.models.remote.endpoints import redact
 from holdfast.records.errors import HoldfastError
+from holdfast.records.extensions import allow, allowed
 from holdfast.records.outputs import describe_error, free_bytes
 from holdfast.records.processes import stop_with
 from holdfast.runs.plan.step import Step
@@ -107,9 +108,12 @@ class InProcess:
         self._current = None
 
 
-def _serve(connection: Connection, carry_out: CarryOut, run_path: Path, parent: int) -> None:
-    """A worker's life: take a step, send its outcomes, take the next."""
+def _serve(
+    connection: Connection, carry_out: CarryOut, run_path: Path, parent: int, references: tuple[str, ...]
+) -> None:
+    """A worker's life: take a step, send its outcomes, take the next; ``references`` are those it may follow."""
     stop_with(parent)
+    allow(references)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             step = connection.recv()
@@ -155,7 +159,7 @@ class Workers:
     def _hire(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        arguments = (theirs, self._carry_out, self._path, os.getpid())
+        arguments = (theirs, self._carry_out, self._path, os.getpid(), allowed())
         process = context.Process(target=_serve, args=arguments, daemon=True)
         with _worker_surroundings():
             process.start()

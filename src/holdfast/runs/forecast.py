@@ -24,6 +24,8 @@ from holdfast.runs.plan.step import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
+from holdfast.study.kinds import rates_users
+from holdfast.study.sections import JudgeSection
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
 # steps replace them as soon as there are any.
@@ -239,8 +241,9 @@ def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
                 yield Calls(speaker="emulator", model=settings.emulator, calls=calls, tokens=tokens)
         case JudgeSettings(speaker=SpeakerModel() as speaker) as settings:
             section = settings.judged_by
-            tokens = RATING_TOKENS if section.kind == "rating" else PUBLISHED_TOKENS["judge"]
-            objectives = len(section.rubrics) or RATED_OBJECTIVES
+            tokens = RATING_TOKENS if rates_users(section.kind) else PUBLISHED_TOKENS["judge"]
+            rubrics = section.rubrics if isinstance(section, JudgeSection) else ()
+            objectives = len(rubrics) or RATED_OBJECTIVES
             calls = step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"]
             yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
         case StageSettings() as settings:

@@ -19,9 +19,10 @@ from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
+from holdfast.study.kinds import suite_of
+from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import RewardSection
 from holdfast.study.study import Study
-from holdfast.study.users import APPROVAL
 from holdfast.suites import check_suite
 from holdfast.suites.probes import describe_terms
 
@@ -75,7 +76,8 @@ def _models(study: Study) -> dict[str, ModelEntry]:
 
 def _question_sets(study: Study) -> dict[str | None, None]:
     """The public sets of questions that a study names, whose terms a user is shown."""
-    return dict.fromkeys((study.suite.source, study.probes.source if study.probes else None))
+    source = study.suite.source if isinstance(study.suite, SuiteSection) else None
+    return dict.fromkeys((source, study.probes.source if study.probes else None))
 
 
 def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
@@ -207,7 +209,7 @@ def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
     from holdfast.models.hub.trainable import check_trainable
 
     talks = study.approval.settings.values() if study.approval is not None else ()
-    called = study.suite.name != APPROVAL or any(
+    called = suite_of(study.suite).has_cases or any(
         "report" in (one.environments or study.approval.environments) for one in talks if study.approval is not None
     )
     check_trainable(

@@ -13,6 +13,7 @@ from holdfast.judges import Judge
 from holdfast.judges.unread import Readings
 from holdfast.records import Score
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.extensions import allow
 from holdfast.records.inputs import read_settings
 from holdfast.rollout.dialogues import Speakers
 from holdfast.runs.plan.settings import SpeakerModel
@@ -21,10 +22,10 @@ from holdfast.runs.steps.judging import open_judge_of, score_all
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
 from holdfast.study.addresses import check_opened, choose_endpoints
+from holdfast.study.kinds import named_in, rates_users
 from holdfast.study.noted import read_noted
-from holdfast.study.sections import JudgeSection
+from holdfast.study.sections import JudgeTable
 from holdfast.study.study import Study
-from holdfast.study.tables import RATERS
 from holdfast.study.users import APPROVAL, PRACTICE
 
 BATCH = 50  # trajectories that are judged at a time and committed together
@@ -73,7 +74,7 @@ def rescore(
         raise StoreError(f"{run_path}: no run here (no {DATABASE}); make one with `holdfast run`")
     with Store(run_path, writable=True) as store:
         asked = find_judge(name, file, store, budget, trusted=trusted)
-        parts = OF_APPROVAL if asked.section.kind in RATERS else JUDGED
+        parts = OF_APPROVAL if rates_users(asked.section.kind) else JUDGED
         stored = [one for part in parts for one in store.trajectory_ids(part=part)]
         waiting = find_waiting(store, asked, stored)
         counts = {"judged": 0, "before": len(stored) - len(waiting), "scores": 0, "missing": 0}
@@ -96,7 +97,7 @@ class FoundJudge:
     """A judge with its table, the model behind it, and how that is reached."""
 
     judge: Judge
-    section: JudgeSection
+    section: JudgeTable
     speaker: SpeakerModel | None
     means: Means
 
@@ -176,7 +177,7 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
         check_opened({one: raw["models"][one] for one in raw["models"].keys() - given.get("models", {}).keys()}, store)
     raw["models"] = {**raw.get("models", {}), **given.get("models", {})}
     raw["endpoints"] = choose_endpoints(used, store, given.get("endpoints", {}), trusted=trusted)
-    if any(isinstance(one, dict) and one.get("kind") in RATERS for one in judges.values()):
+    if any(isinstance(one, dict) and rates_users(one.get("kind")) for one in judges.values()):
         # Judges of users stand in a study that has some; which they are changes nothing here.
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
     with _naming(file, name):
@@ -201,6 +202,7 @@ def read_judges(file: Path) -> dict[str, dict[str, Any]]:
             raise StudyError(f"{file}: holds [{key}]; a file of judges has {', '.join(TABLES)}")
         if not isinstance(table, dict):
             raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
+    allow(named_in(found))
     return found
 
 
@@ -237,7 +239,7 @@ def try_canaries(
     with contextlib.ExitStack() as opened:
         store = None if run_path is None else opened.enter_context(Store(run_path))
         found = find_judge(name, file, store, budget, trusted=trusted)
-        if found.section.kind in RATERS:
+        if rates_users(found.section.kind):
             with _naming(file, name):
                 raise StudyError(
                     f"judges.{name}.kind is {found.section.kind!r}, which reads simulated users alone; canaries are for"

@@ -29,9 +29,10 @@ from holdfast.store import DATABASE, Store
 from holdfast.store.copying import read_analysis, read_logs
 from holdfast.store.database import PRIVATE_FILE
 from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
-from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STUDY_KEY
+from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
 from holdfast.store.rows import score_rows
 from holdfast.store.steplog import PLAN_KEY, StepStatus
+from holdfast.study.kinds import JUDGES, kind_of
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys, load
 from holdfast.suites import check_suite
@@ -56,7 +57,15 @@ def prepare(study: Study, store: Store) -> None:
             for cases in parts.values():
                 store.add_cases(cases)
             store.add_split(seed, {part: [case.id for case in cases] for part, cases in parts.items()})
-        store.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+        note_study(study, store)
+
+
+def note_study(study: Study, store: Store) -> None:
+    """Write into a run which study makes it, and what reading it later must know of kinds of judges from elsewhere."""
+    store.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+    own = {name: kind_of(one) for name, one in study.judges.items() if one.kind not in JUDGES.shipped}
+    if state := sorted(name for name, kind in own.items() if kind.reads_state):
+        store.set_meta(STATE_KEY, json.dumps(state))
 
 
 def _open_for(study: Study, output: Path) -> Store:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from holdfast.models.entries import TINY
 from holdfast.records.errors import require, require_known
 from holdfast.study.conditions import PartSection
+from holdfast.study.kinds import JUDGES, kind_of, suite_of
 from holdfast.study.problems import read_axis
 from holdfast.study.reward_checks import check_reward_stage, check_users
 from holdfast.study.rules import CHECKS
-from holdfast.study.sections import OBJECTIVES, JudgeSection
+from holdfast.study.sections import OBJECTIVES, JudgeSection, JudgeTable, SuiteSection
 from holdfast.study.stages import AXIS_SETTINGS, RewardSection, StageSection
 from holdfast.study.tables import Tables
 
@@ -53,7 +54,7 @@ def check_study(study: Tables) -> None:
         else:
             _check_stage(study, name, stage)
     for name, judge in study.judges.items():
-        _check_judge(study, name, judge)
+        _check_judge(name, judge)
     if study.pairs.judge is not None:
         require_known(study.pairs.judge, study.judges, "pairs.judge names", "[judges.…]")
     _check_world(study)
@@ -131,25 +132,30 @@ def _check_endpoints(study: Tables) -> None:
         )
 
 
-def _check_judge(study: Tables, name: str, judge: JudgeSection) -> None:
+def _check_judge(name: str, judge: JudgeSection | JudgeTable) -> None:
     """A judge has what its kind judges with, and nothing of another kind."""
-    needed = {"rules": "rules", "rubric": "model", "rating": "model"}.get(judge.kind)
-    for key in ("rules", "model"):
-        given = getattr(judge, key) is not None
-        require(given or key != needed, f"judges.{name}.{key} is missing, which kind {judge.kind!r} judges by")
-        require(not given or key == needed, f"judges.{name}.{key} is for another kind than {judge.kind!r}")
+    kind = kind_of(judge)
     require(
-        not judge.rubrics or judge.kind not in ("approval", "rating"),
+        not kind.users or judge.kind in JUDGES.shipped,
+        f"judges.{name}.kind is {judge.kind!r}, which rates users; only kinds that ship do, take another",
+    )
+    for key in ("rules", "model"):
+        given = getattr(judge, key, None) is not None
+        require(given or key != kind.needs, f"judges.{name}.{key} is missing, which kind {judge.kind!r} judges by")
+        require(not given or key == kind.needs, f"judges.{name}.{key} is for another kind than {judge.kind!r}")
+    rubrics = judge.rubrics if isinstance(judge, JudgeSection) else {}
+    require(
+        not rubrics or kind.rubrics,
         f"judges.{name}.rubrics is for another kind than {judge.kind!r}, which has its own questions; remove it",
     )
-    for objective in judge.rubrics:
+    for objective in rubrics:
         require_known(objective, OBJECTIVES, f"judges.{name}.rubrics has", "the objectives that judges score")
 
 
 def _check_world(study: Tables) -> None:
-    world = study.suite.world
+    suite, world = study.suite, study.suite.world
     require(
-        study.suite.split != "none" or not study.study.lineages,
+        not (isinstance(suite, SuiteSection) and suite.split == "none") or not study.study.lineages,
         'suite.split is "none", which leaves no case to train on; remove study.lineages or split the cases',
     )
     emulated = world.kind == "emulated"
@@ -158,6 +164,14 @@ def _check_world(study: Tables) -> None:
         f"suite.world.kind is {world.kind!r} {'without' if emulated else 'with'} a model; a model plays the"
         ' tools in kind "emulated" alone',
     )
+    record = suite_of(suite)
+    for base in study.model.bases if record.has_cases and record.teach is None else ():
+        entry = study.entry(base)
+        require(
+            entry.kind != "tiny" or bool(entry.name),
+            f"model.bases has {base!r}, a tiny base, which the suite {suite.name!r} teaches nothing; take another base,"
+            " or give the suite what it teaches",
+        )
 
 
 def _check_merges(study: Tables) -> None:
@@ -278,7 +292,7 @@ def _check_balance(study: Tables, place: str, stage: StageSection) -> None:
     for name in study.axes.get("pair_judge", (study.pair_judge,)):
         judge = study.judges.get(str(name))
         require(
-            judge is None or judge.kind not in ("rubric", "rating"),
+            judge is None or kind_of(judge).needs != "model",
             f"{place}.balance is measured by the judge of the pairs, {name!r}, which asks a model at every measurement;"
             " give [pairs] judge one of kind state or rules",
         )

@@ -15,6 +15,7 @@ from typing import Any
 from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes, read_settings
 from holdfast.store import DATABASE, Store
+from holdfast.study.kinds import SUITES
 
 MOST_BYTES = 256 << 20  # of a file that a study names
 NAMED_ITEMS = ("own", "generated", "inspect_evals")  # what ``probes.items`` names beside a file
@@ -28,7 +29,8 @@ def read_attachments(raw: Any) -> Any:
     if isinstance(raw.get("judges"), Mapping):
         found["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
     suite = raw.get("suite")
-    if isinstance(suite, Mapping) and isinstance(suite.get("cases"), str) and suite.get("digest") is None:
+    own = isinstance(suite, Mapping) and suite.get("name") not in SUITES.shipped  # with keys of its own
+    if isinstance(suite, Mapping) and isinstance(suite.get("cases"), str) and suite.get("digest") is None and not own:
         found["suite"] = _read_suite(suite)
     probes = raw.get("probes")
     if isinstance(probes, Mapping) and isinstance(probes.get("items"), str) and probes.get("digest") is None:

@@ -10,8 +10,9 @@ from typing import Any
 from holdfast.records.errors import StoreError
 from holdfast.store import Store
 from holdfast.store.places import STUDY_KEY
+from holdfast.study.kinds import rates_users
 from holdfast.study.rules import GateSection
-from holdfast.study.tables import RATERS, RULES
+from holdfast.study.tables import RULES
 from holdfast.study.users import APPROVAL, ApprovalSection
 
 
@@ -39,7 +40,7 @@ def read_rewarder(store: Store) -> Rewarder | None:
     """The judge that rewards in the study of a run: the declared one, else the first that rates; None without users."""
     noted = read_noted(store)
     section, judges = noted.get(APPROVAL), noted.get("judges") or {}
-    kinds = {name: judge["kind"] for name, judge in judges.items() if judge.get("kind") in RATERS}
+    kinds = {name: judge["kind"] for name, judge in judges.items() if rates_users(judge.get("kind"))}
     name = None if section is None else section.get("judge") or next(iter(kinds), None)
     if name is None:
         return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from holdfast.records.errors import StudyError, require
-from holdfast.study.sections import OBJECTIVES, TEXT_AXES, SuiteSection
+from holdfast.study.kinds import JUDGES, SUITES, UNKNOWN_NAME
+from holdfast.study.sections import OBJECTIVES, TEXT_AXES, JudgeSection, SuiteSection
 from holdfast.study.stages import REWARD_METHODS, TAGGED, StageSection
 
 # Short names that other trainers use, which are nearer to another key of ours.
@@ -39,27 +41,37 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
 
 
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The keys that are known in the table at ``location``; a mapping's own key is stepped over."""
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...], raw: Any) -> list[str]:
+    """The keys that are known in the table at ``location`` of ``raw``; a mapping's own key is stepped over."""
     for part in location:
         if part in TAGGED:
             model = TAGGED[part]
-        elif part in model.model_fields:
+            continue
+        raw = raw.get(part) if isinstance(raw, Mapping) else None
+        if part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model
+        # A suite or a kind of judge from elsewhere has keys of its own.
+        if model is SuiteSection and isinstance(raw, Mapping) and isinstance(raw.get("name"), str):
+            model = SUITES.find(raw["name"]).table
+        elif model is JudgeSection and isinstance(raw, Mapping) and isinstance(raw.get("kind"), str):
+            model = JUDGES.find(raw["kind"]).table
     return list(model.model_fields)
 
 
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = None) -> str:
+    """The first of what is wrong with ``raw``, which was to be a ``model``, in one line."""
     problem = error.errors(include_url=False)[0]
     location = problem["loc"]
     place = ".".join(str(part) or '""' for part in location if part not in TAGGED) or "the study"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
+        known = _fields_at(model, location[:-1], raw)
         meant = _MEANT.get(str(location[-1]))
         near = [meant] if meant in known else difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"{place}: unknown key; {hint}{more}"
+    if problem["type"] == UNKNOWN_NAME:
+        return f"{place}.{problem['msg']}{more}"
     if problem["type"] == "literal_error" and location[:1] == ("stages",) and location[-1] == "method":
         # What is no method is read as a stage that learns from pairs.
         return f"{place}: {problem['input']!r:.80} is none of dpo, {', '.join(REWARD_METHODS)}{more}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from holdfast.records.errors import StudyError, require, require_known
+from holdfast.study.kinds import kind_of, suite_of
 from holdfast.study.stages import RewardSection
-from holdfast.study.tables import Tables
-from holdfast.study.users import APPROVAL, ApprovalSection
+from holdfast.study.tables import RULES, Tables
+from holdfast.study.users import ApprovalSection
 
 _GRADIENT_KEYS = ("loss", "scale", "importance", "clip_low", "clip_high", "kl_weight")
 # Keys that a method makes nothing of.
@@ -23,7 +24,7 @@ def check_users(study: Tables) -> None:
     _check_only(study)
     _check_beside(study)
     rewarded = [name for name, stage in study.stages.items() if isinstance(stage, RewardSection)]
-    own = study.suite.name == APPROVAL
+    own = not suite_of(study.suite).has_cases
     if study.approval is None:
         require(not own, "suite.name is 'approval', but there is no [approval]; say who the users are in [approval]")
         require(not study.raters, f"judges.{(*study.raters, '')[0]} rates users, but there is no [approval]; add it")
@@ -88,7 +89,7 @@ def check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
         _check_samplers(study, name, stage)
     needs_rules = stage.reward in ("success", "mixture")
     require(
-        not needs_rules or any(study.judges[one].kind == "approval" for one in study.raters),
+        not needs_rules or any(study.judges[one].kind == RULES for one in study.raters),
         f'{place}.reward is {stage.reward!r}, which rules tell; add a judge of kind "approval"',
     )
     if stage.source is not None:
@@ -122,7 +123,7 @@ def _check_inert(place: str, stage: RewardSection) -> None:
 
 def _check_beside(study: Tables) -> None:
     """The suite "approval" has no cases that could be under attack, shifted or searched for."""
-    if study.suite.name != APPROVAL:
+    if suite_of(study.suite).has_cases:
         return
     for place in ("attacks", "shifts", "search"):
         require(
@@ -140,7 +141,7 @@ def _check_beside(study: Tables) -> None:
 def _check_toggles(study: Tables, section: ApprovalSection) -> None:
     """Toggles that only a judge that is a model sees need one, and turns need room."""
     settings = section.settings
-    if not any(study.judges[name].kind == "rating" for name in study.raters):
+    if not any(kind_of(study.judges[name]).needs == "model" for name in study.raters):
         for key, same in (("judge_role", ("professional", "friend")), ("clause", ("wants", "validation"))):
             found = {value for one in settings.values() if (value := getattr(one, key)) in same}
             require(

@@ -72,8 +72,18 @@ class WorldSection(Section):
     max_tokens: Positive = 2048
 
 
-class SuiteSection(Section):
-    """``[suite]``: where cases come from, how they are split, and who answers tool calls.
+class SuiteTable(Section):
+    """``[suite]`` of any suite: its name, who answers tool calls, and how many cases a split has."""
+
+    name: str
+    world: WorldSection = WorldSection()
+    train_cases: CaseCount = 200
+    test_cases: CaseCount = 300
+    split_seed: Seed = 0
+
+
+class SuiteSection(SuiteTable):
+    """``[suite]`` of the suites that ship: where cases come from, how they are split, and who answers tool calls.
 
     ``cases`` and ``toolkits`` are ToolEmu's files, ``digest`` their SHA-256, filled in when the study is read.
     For ``probes``, ``cases`` is a file of the public set ``source``.
@@ -88,10 +98,6 @@ class SuiteSection(Section):
     source: str | None = None
     digest: str | None = None
     split: Literal["published", "shared", "none"] = "published"
-    world: WorldSection = WorldSection()
-    train_cases: CaseCount = 200
-    test_cases: CaseCount = 300
-    split_seed: Seed = 0
     holdout: Literal["objects", "family"] = "objects"
     mixture: Mapping[str, Share] = Field(default_factory=dict)
 
@@ -113,8 +119,16 @@ class RolloutSection(Section):
     batch_size: Positive = 100
 
 
-class JudgeSection(Section):
-    """``[judges.NAME]``: who scores trajectories.
+class JudgeTable(Section):
+    """``[judges.NAME]`` of any kind: a ``model`` if it asks one, and how often it judges each trajectory."""
+
+    kind: str
+    model: str | None = None
+    repeats: Repeats = 1
+
+
+class JudgeSection(JudgeTable):
+    """``[judges.NAME]`` of the kinds that ship: who scores trajectories.
 
     ``state`` reads the world's end state, ``probes`` the replies to probes. ``rules`` holds predicates over tool calls.
     ``rubric`` is a ``model`` that reads the trajectory by one rubric an objective: "default", another name that ships,
@@ -123,12 +137,9 @@ class JudgeSection(Section):
     simulated users by rules, and ``rating`` is a ``model`` that rates them from 1 to 10.
     """
 
-    kind: Literal["state", "rules", "rubric", "probes", "approval", "rating"]
-    model: str | None = None
     rubrics: Mapping[str, str] = Field(default_factory=dict)
     rules: Mapping[str, Any] | None = None
     parser: Literal["strict", "tolerant"] = "strict"
-    repeats: Repeats = 1
     temperature: Temperature = 0.0
     max_tokens: Positive = 2048
     logprobs: bool = False

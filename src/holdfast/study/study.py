@@ -15,9 +15,11 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from holdfast.records.errors import StudyError, require, require_known
+from holdfast.records.extensions import allow
 from holdfast.records.inputs import parse_toml, read_settings
 from holdfast.study.checks import check_study
 from holdfast.study.files import read_attachments
+from holdfast.study.kinds import named_in
 from holdfast.study.problems import first_problem
 from holdfast.study.rules import refuse_old_bound
 from holdfast.study.tables import Tables
@@ -32,7 +34,7 @@ class Study(Tables):
         try:
             return super().model_validate(read_attachments(obj), **options)
         except ValidationError as error:
-            raise StudyError(first_problem(error, cls)) from error
+            raise StudyError(first_problem(error, cls, obj)) from error
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
@@ -58,6 +60,7 @@ def load(path: Path | str, *, scale: str | None = None, changes: Sequence[str] =
         for change in changes:
             _merge(raw, _read_change(change))
         refuse_old_bound(raw["gate"] if isinstance(raw.get("gate"), dict) else {}, "gate")
+        allow(named_in(raw))
         return Study.model_validate(raw)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from error

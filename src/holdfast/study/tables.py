@@ -12,10 +12,10 @@ from holdfast.models.entries import TINY, EndpointSection, ModelEntry
 from holdfast.records.errors import StudyError, require
 from holdfast.records.section import Positive, Section
 from holdfast.study.conditions import AttackSection, ProbeSection, ShiftSection
+from holdfast.study.kinds import AnyJudge, AnySuite, rates_users
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import GateSection, SearchSection
 from holdfast.study.sections import (
-    JudgeSection,
     ModelSection,
     PairSection,
     RolloutSection,
@@ -26,10 +26,7 @@ from holdfast.study.sections import (
 from holdfast.study.stages import PREFERENCE_TAG, REWARD_TAG, MergeSection, RewardSection, StageSection, sort_stage
 from holdfast.study.users import ApprovalSection
 
-# The kinds of judge that rate the cases of ``approval``; all others read all other cases.
-RULES = "approval"  # that of the rules, which are the ground truth
-RATERS = (RULES, "rating")
-
+RULES = "approval"  # the kind of judge of users that is the rules, which are the ground truth
 
 # What a stage of a study is; its ``method`` tells which.
 Stage = Annotated[
@@ -52,9 +49,9 @@ class Tables(Section):
     model: ModelSection = ModelSection()
     models: Mapping[str, ModelEntry] = Field(default_factory=dict)
     endpoints: Mapping[str, EndpointSection] = Field(default_factory=dict)
-    suite: SuiteSection = SuiteSection()
+    suite: AnySuite = SuiteSection()
     rollouts: RolloutSection = RolloutSection()
-    judges: Annotated[Mapping[str, JudgeSection], Field(min_length=1)]
+    judges: Annotated[Mapping[str, AnyJudge], Field(min_length=1)]
     pairs: PairSection = PairSection()
     stages: Mapping[str, Stage] = Field(default_factory=dict)
     doses: Mapping[str, tuple[Positive, ...]] = Field(default_factory=dict)
@@ -104,12 +101,12 @@ class Tables(Section):
     @property
     def readers(self) -> tuple[str, ...]:
         """The judges of all cases but those of ``approval``."""
-        return tuple(name for name, judge in self.judges.items() if judge.kind not in RATERS)
+        return tuple(name for name, judge in self.judges.items() if not rates_users(judge.kind))
 
     @property
     def raters(self) -> tuple[str, ...]:
         """The judges of the cases of ``approval``."""
-        return tuple(name for name, judge in self.judges.items() if judge.kind in RATERS)
+        return tuple(name for name, judge in self.judges.items() if rates_users(judge.kind))
 
     def lineages_of(self, base: str) -> tuple[tuple[str, ...], ...]:
         """The lineages that are trained on a base."""

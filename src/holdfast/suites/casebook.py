@@ -6,26 +6,19 @@ A case that is made of another says so in ``facts["variant"]``: its ``kind`` (at
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
-from holdfast.study.study import Study
-from holdfast.suites import NUMBERS_PER_SPLIT
-
-if TYPE_CHECKING:
-    from holdfast.suites import office
-
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
-
 from holdfast.study.conditions import AttackSection, PartSection, ProbeSection, ShiftSection
-from holdfast.study.sections import SuiteSection
+from holdfast.study.kinds import read_suite, suite_of
+from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, PRACTICE
-from holdfast.suites import approval, attacks, probes, split_cases
+from holdfast.suites import NUMBERS_PER_SPLIT, approval, attacks, probes, split_cases
 
 # Part of a split → the study's table that asks for it.
 PARTS: Mapping[str, str] = {"attack": "attacks", "shift": "shifts", "probe": "probes", APPROVAL: "approval"}
@@ -78,7 +71,7 @@ def _count(suite: str, section: str, part: str, split_seed: int, tiny: bool) -> 
     if part == "probe":
         return probes.count_probes(ProbeSection.model_validate_json(section))
     try:
-        cases = split_cases(SuiteSection.model_validate_json(suite), split_seed)["test"]
+        cases = split_cases(read_suite(json.loads(suite)), split_seed)["test"]
     except StudyError:
         return 0
     return len(_MAKERS[part](_SECTIONS[part].model_validate_json(section), cases, tiny))
@@ -88,31 +81,19 @@ def _has_tiny(study: Study) -> bool:
     return any(study.entry(base).kind == "tiny" for base in study.model.bases)
 
 
-def _make_attacks(section: AttackSection, cases: list[Case], tiny: bool) -> list[Case]:
-    return attacks.attack_cases(cases, section, tiny=tiny)
-
-
-def _make_shifts(section: ShiftSection, cases: list[Case], tiny: bool) -> list[Case]:
-    return attacks.shift_cases(cases, section, tiny=tiny)
-
-
-def _make_probes(section: ProbeSection, cases: list[Case], tiny: bool) -> list[Case]:
-    return probes.collect_beside(section, cases)
-
-
 # Part → its table, and how its cases are made of that, the held-out cases, and whether a base is tiny.
 _SECTIONS: Mapping[str, type[PartSection]] = {"attack": AttackSection, "shift": ShiftSection}
 _MAKERS: Mapping[str, Callable[[Any, list[Case], bool], list[Case]]] = {
-    "attack": _make_attacks,
-    "shift": _make_shifts,
-    "probe": _make_probes,
+    "attack": lambda section, cases, tiny: attacks.attack_cases(cases, section, tiny=tiny),
+    "shift": lambda section, cases, tiny: attacks.shift_cases(cases, section, tiny=tiny),
+    "probe": lambda section, cases, _: probes.collect_beside(section, cases),
 }
 
 
 TUNE, FRESH = "tune", "fresh"
 Reserve = Literal["tune", "fresh"]
 # A draw of its own by part: which part of the suite it is like, a seed's offset, and where its case numbers start.
-_DRAWS: Mapping[Reserve, tuple[office.Part, int, int]] = {
+_DRAWS: Mapping[Reserve, tuple[str, int, int]] = {
     "tune": ("train", 1_000_003, 7_000_000),
     "fresh": ("test", 2_000_003, 8_000_000),
 }
@@ -124,15 +105,15 @@ def count_tuning(study: Study) -> int:
 
 
 def count_fresh(study: Study) -> int:
-    """How many fresh cases a split has for a search's winner: as many as held-out ones, none for ToolEmu's."""
-    return study.suite.test_cases if study.search is not None and study.suite.name == "office" else 0
+    """How many fresh cases a split has for a search's winner: as many as held-out ones, none where none are drawn."""
+    return study.suite.test_cases if study.search is not None and suite_of(study.suite).reserve is not None else 0
 
 
 def add_reserves(study: Study, split_seed: int, parts: Mapping[str, list[Case]]) -> dict[str, list[Case]]:
     """The parts of a split with the reserves that the study asks for. Errors: StudyError where cases run out."""
     found = dict(parts)
     tuning, fresh = count_tuning(study), count_fresh(study)
-    if tuning and study.suite.name == "office":
+    if tuning and suite_of(study.suite).reserve is not None:
         found[TUNE] = _draw(study, split_seed, "tune", tuning, found["train"])
     elif tuning:
         train = found["train"]
@@ -148,15 +129,13 @@ def add_reserves(study: Study, split_seed: int, parts: Mapping[str, list[Case]])
 
 def _draw(study: Study, split_seed: int, reserve: Reserve, count: int, others: Iterable[Case]) -> list[Case]:
     """So many cases of another draw that are none of ``others``."""
-    from holdfast.suites import office
-
+    draw = suite_of(study.suite).reserve
+    assert draw is not None
     part, offset, start = _DRAWS[reserve]
     known = {case.id for case in others}
     asked, kept = count, list[Case]()
     while len(kept) < count:
-        drawn = office.generate(
-            offset + split_seed, asked, part=part, holdout=study.suite.holdout, split_seed=split_seed
-        )
+        drawn = draw(study.suite, offset + split_seed, part, asked, split_seed)
         kept = list(_whole_twins(drawn, known, count))
         asked += count
     shift = split_seed * NUMBERS_PER_SPLIT + start

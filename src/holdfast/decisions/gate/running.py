@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from holdfast.records.errors import StudyError
 from holdfast.records.section import NAME_LENGTH
 from holdfast.runs.execution import StepProgress
 from holdfast.runs.readiness import look_around
-from holdfast.runs.run import run
+from holdfast.runs.run import note_study, run
 from holdfast.runs.steps.reading import place_of
 from holdfast.store import Store
 from holdfast.store.database import holds_tables
@@ -129,7 +128,7 @@ def _lend(book: Book, checkpoint: Checkpoint, study: Study, place: Path) -> None
         made.add_cases(cases.values())
         for seed, names in splits.items():
             made.add_split(seed, {"test": names})
-        made.set_meta(STUDY_KEY, json.dumps(study.settings(), sort_keys=True))
+        note_study(study, made)
 
 
 def stacked(directory: Path) -> list[Path]:

@@ -1,1 +1,30 @@
 """Judges that are models and read a trajectory by a rubric."""
+
+from __future__ import annotations
+
+from holdfast.study.kinds import Judge, JudgeKind
+from holdfast.study.sections import JudgeSection
+
+
+def _open(name: str, section: JudgeSection, model: str | None) -> Judge:
+    from holdfast.judges.rubric.judge import RubricJudge
+    from holdfast.judges.rubric.parsing import PARSERS
+    from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
+
+    given = section.rubrics or dict.fromkeys(DEFAULTS, "default")
+    return RubricJudge(
+        name=name,
+        model=model or section.model or "",
+        rubrics={
+            objective: find_rubric(text, objective, f"judges.{name}.rubrics.{objective}")
+            for objective, text in given.items()
+        },
+        parser=PARSERS[section.parser],
+        repeats=section.repeats,
+        temperature=section.temperature,
+        max_tokens=section.max_tokens,
+        logprobs=section.logprobs,
+    )
+
+
+KIND = JudgeKind(name="rubric", table=JudgeSection, open=_open, version=None, needs="model")

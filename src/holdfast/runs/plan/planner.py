@@ -25,13 +25,14 @@ from holdfast.runs.plan.settings import (
 )
 from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.conditions import PartSection
-from holdfast.study.sections import SuiteSection
+from holdfast.study.kinds import kind_of, read_suite, suite_of
+from holdfast.study.sections import SuiteSection, SuiteTable
 from holdfast.study.stages import MERGE, SourceSection, StageSection
 from holdfast.study.study import Study
-from holdfast.suites import approval, probes
+from holdfast.suites import probes
 from holdfast.suites.approval import teaching
 from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
-from holdfast.suites.office import CASES_VERSION, DEMONSTRATIONS_VERSION
+from holdfast.suites.office import DEMONSTRATIONS_VERSION
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
@@ -49,6 +50,7 @@ class Planner:
         self, study: Study, methods: Mapping[str, PlanMethod], fresh: Collection[tuple[str, ...]] = ()
     ) -> None:
         self.study, self.fresh, self._methods = study, fresh, methods
+        self.suite = suite_of(study.suite)
         self.steps: dict[str, Step] = {}
         # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
         self._tested: dict[str, dict[int, str]] = {}
@@ -119,8 +121,9 @@ class Planner:
                 base=kind,
                 entry=entry,
                 base_seed=seed,
-                suite=decisive_suite(self.study.suite),
+                suite=self.decisive_suite(),
                 split_seeds=seeds,
+                cases=self.suite.version if self.suite.decides is None else None,
             )
             name, verb = f"{kind}-{seed}", "make"
         else:
@@ -133,18 +136,21 @@ class Planner:
         """The supervised stage that makes one tiny base."""
         study = self.study
         size = study.entry(kind).size
+        own = self.suite.decides is None
         settings = TeachSettings(
             base=kind,
             base_seed=seed,
             model=study.model.model_copy(update=TINY_SIZES[size] if size else {}),
             suite=study.suite.name,
-            mixture=dict(study.suite.mixture),
+            mixture=dict(study.suite.mixture) if isinstance(study.suite, SuiteSection) else {},
             demonstrations=DEMONSTRATIONS_VERSION,
             probes=probes.taught_settings(study.probes),
             approval=teaching.taught_settings(study.approval),
+            table=self.decisive_suite() if own else None,
+            cases=self.suite.version if own else None,
         )
-        # Those of probes and of users come beside those of the office.
-        count = 0 if study.suite.name == approval.SUITE else study.model.sft.demonstrations
+        # Those of probes and of users come beside those of the suite.
+        count = 0 if self.suite.teach is None else study.model.sft.demonstrations
         count += round(settings.probes["share"] * count) if settings.probes else 0
         count += settings.approval["count"] if settings.approval else 0
         name = f"{kind}-{seed}"
@@ -192,14 +198,13 @@ class Planner:
 
     def rollout(self, base: str, made: Made, part: str, split_seed: int, seed: int) -> str:
         """Episodes of one checkpoint of a base on one part of a split."""
-        suite = self.study.suite
         if part == "probe" and made.checkpoint.id in self._probed:
             return self._probed[made.checkpoint.id]
         tested = self._tested.setdefault(made.checkpoint.id, {})
         first = part == "test" and seed != _ONCE_MORE
         if first and split_seed in tested:
             return tested[split_seed]
-        shared = suite.name != "office"
+        shared = self.suite.shared
         seed = self.reseed(seed)
         if shared and part != "test":
             # A case is for training in one split and held out in another: its episodes are others in each.
@@ -214,14 +219,14 @@ class Planner:
             made,
             RolloutSettings(
                 checkpoint=made.checkpoint.id,
-                suite=SuiteSection(name="probes") if part == "probe" else decisive_suite(suite),
+                suite=SuiteSection(name=probes.SUITE) if part == "probe" else self.decisive_suite(),
                 split_seed=split_seed,
                 part=part,
                 per_case=per_case,
                 rollout_seed=seed,
                 limits=self.limits(),
                 kept_out=self.kept_out() if part == "train" else None,
-                cases=CASES_VERSION if not shared and part != "probe" else None,
+                cases=None if part == "probe" else self.suite.version,
                 condition=condition,
             ),
             count=count,
@@ -257,6 +262,10 @@ class Planner:
             return self.rollout(base, made, FRESH, split_seed, 0)
         return self.rollout(base, made, "test", split_seed, _ONCE_MORE)
 
+    def decisive_suite(self) -> SuiteTable:
+        """The table of the suite with what decides its episodes set; all other keys are left out."""
+        return read_suite(self.suite.episode_settings(self.study.suite))
+
     def limits(self) -> EpisodeLimits:
         """What ends an episode, and how many are run together."""
         limits = self.study.rollouts
@@ -264,7 +273,7 @@ class Planner:
 
     def kept_out(self) -> int | None:
         """How many cases of a split's train half are kept for balances, where that takes them out of it."""
-        return count_tuning(self.study) or None if self.study.suite.name != "office" else None
+        return count_tuning(self.study) or None if self.suite.reserve is None else None
 
     def _amount(self, part: str, split_seed: int) -> tuple[int, int]:
         """How many cases a part has, and episodes a case."""
@@ -287,9 +296,10 @@ class Planner:
         inputs: tuple[str, ...] = (rollout,)
         if judge is not None:
             section = self.study.judges[judge]
-            if isinstance(source.settings, RolloutSettings) and source.settings.suite.name == "probes":
-                section = probes.fit_judge(section)
-            settings = replace(settings, section=section)
+            # What was brought from another run is of no suite that is known here.
+            if isinstance(source.settings, RolloutSettings):
+                section = suite_of(source.settings.suite).fit_judge(section)
+            settings = replace(settings, section=section, kind_version=kind_of(section).version)
             if section.model is not None:
                 speaker, needed = self.speaker(section.model)
                 settings, inputs = replace(settings, speaker=speaker), (*inputs, *needed)
@@ -336,12 +346,3 @@ class Planner:
         """How a base's conversations write calls where its tokenizer leaves a choice."""
         entry = self.study.entry(base)
         return None if entry.kind == "tiny" else entry.calls
-
-
-def decisive_suite(suite: SuiteSection) -> SuiteSection:
-    """A suite with what decides its episodes set; the keys that are for another suite are left out."""
-    own = {"holdout"} if suite.name == "office" else {"digest", "split", "world"}
-    own |= {"source"} if suite.name == "probes" else set()
-    return SuiteSection.model_validate(
-        suite.model_dump(mode="json", include={"name", "train_cases", "test_cases", *own})
-    )

@@ -14,7 +14,8 @@ from holdfast.models.entries import ModelEntry
 from holdfast.records import JSON
 from holdfast.rollout.episode import Limits
 from holdfast.store.tables import ScoreTable
-from holdfast.study.sections import JudgeSection, ModelSection, PairSection, SuiteSection
+from holdfast.study.kinds import kind_of
+from holdfast.study.sections import JudgeSection, JudgeTable, ModelSection, PairSection, SuiteTable
 from holdfast.study.stages import TrainingSection
 from holdfast.study.users import PRACTICE, ApprovalSection
 from holdfast.suites.approval import SCENARIOS_VERSION
@@ -130,7 +131,7 @@ class RolloutSettings(Settings):
     kind = "rollout"
     unit = "episodes"
     checkpoint: str
-    suite: SuiteSection = field(metadata={"exclude_unset": True})
+    suite: SuiteTable = field(metadata={"exclude_unset": True})
     split_seed: int
     part: str
     per_case: int
@@ -152,24 +153,28 @@ class RolloutSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings(Settings):
-    """Scores by the study's judge of this name. Without a ``section`` they are by the rules that read probes."""
+    """Scores by the study's judge of this name. Without a ``section`` they are by the rules that read probes.
+
+    ``kind_version`` is what its kind says of itself.
+    """
 
     kind = "judge"
     unit = "episodes"
     judge: str
-    section: JudgeSection | None = None
+    section: JudgeTable | None = None
+    kind_version: int | str | None = None
     speaker: SpeakerModel | None = None
 
     @property
-    def judged_by(self) -> JudgeSection:
+    def judged_by(self) -> JudgeTable:
         """The judge's table."""
         return self.section or JudgeSection(kind="probes")
 
     def dump(self) -> dict[str, Any]:
-        """The settings as JSON; of the judge that reads end states the kind says all."""
+        """The settings as JSON; of a judge whose table changes no score the kind says all."""
         dumped = {**super().dump(), "kind": self.judged_by.kind}
-        if self.judged_by.kind == "state":
-            del dumped["section"]
+        if kind_of(self.judged_by).plain:
+            dumped.pop("section", None)
         return dumped
 
 
@@ -280,20 +285,27 @@ class OpenSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSettings(TrainSettings):
-    """A base of random weights, whose tokenizer is made of the cases that the run holds."""
+    """A base of random weights, whose tokenizer is made of the cases that the run holds.
+
+    ``cases`` is the version of those of a suite from elsewhere.
+    """
 
     unit = "model"
     method: str = "random"
     base: str
     entry: ModelEntry
     base_seed: int
-    suite: SuiteSection = field(metadata={"exclude_unset": True})
+    suite: SuiteTable = field(metadata={"exclude_unset": True})
     split_seeds: tuple[float | int | str, ...]
+    cases: int | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeachSettings(TrainSettings):
-    """A tiny base, taught from ``demonstrations`` of this version, and from what ``probes`` and ``approval`` add."""
+    """A tiny base, taught from ``demonstrations`` of this version, and from what ``probes`` and ``approval`` add.
+
+    Of a suite from elsewhere ``table`` and ``cases``, its version, say what it teaches.
+    """
 
     unit = "demonstrations"
     method: str = "sft"
@@ -305,6 +317,8 @@ class TeachSettings(TrainSettings):
     demonstrations: int
     probes: JSON | None = None
     approval: JSON | None = None
+    table: SuiteTable | None = field(default=None, metadata={"exclude_unset": True})
+    cases: int | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from holdfast.runs.plan.step import Made
 from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import REWARD_METHODS, RewardSection, is_midway
 from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
+from holdfast.suites.approval import SUITE
 
 
 def section_of(planner: Planner) -> ApprovalSection:
@@ -29,7 +30,7 @@ def meet_pairs(planner: Planner, base: str, made: Made, split_seed: int) -> str:
         made,
         RolloutSettings(
             checkpoint=checkpoint.id,
-            suite=SuiteSection(name="approval"),
+            suite=SuiteSection(name=SUITE),
             split_seed=split_seed,
             part=APPROVAL,
             per_case=section.per_case if checkpoint.lineage else section.base_per_case or section.per_case,
@@ -56,7 +57,7 @@ def practise(planner: Planner, base: str, made: Made, stage: RewardSection, *, s
         made,
         RolloutSettings(
             checkpoint=made.checkpoint.id,
-            suite=SuiteSection(name="approval"),
+            suite=SuiteSection(name=SUITE),
             split_seed=split_seed,
             part=PRACTICE,
             per_case=stage.group_size,

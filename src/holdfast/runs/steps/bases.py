@@ -59,7 +59,9 @@ def make_base(step: Step, settings: RandomSettings, store: Store, scratch: Path)
 def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -> Finished:
     """A tiny base: its tokenizer and weights, taught from demonstrations of scripted agents."""
     from holdfast.models.tiny import model as tiny
-    from holdfast.suites import approval, office, probes
+    from holdfast.study.kinds import Taught, suite_of
+    from holdfast.study.sections import SuiteSection
+    from holdfast.suites import probes
     from holdfast.suites.approval import teaching
     from holdfast.training.dpo.stage import train_sft
     from holdfast.training.encoding import encode_episode
@@ -70,15 +72,15 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
     if weights.fetch_cached(step.fingerprint, directory):
         return Finished(result={"cached": True}, checkpoints=((checkpoint, directory),))
     seed, model, sft = settings.base_seed, settings.model, settings.model.sft
-    count = 0 if settings.suite == approval.SUITE else sft.demonstrations
-    besides = [
-        probes.teach_beside(settings.probes, seed, count),
+    table = settings.table or SuiteSection(name=settings.suite, mixture=settings.mixture)
+    teach, count = suite_of(table).teach, sft.demonstrations
+    lessons = [
+        Taught(system_prompts={}) if teach is None else teach(table, seed, count),
+        probes.teach_beside(settings.probes, seed, 0 if teach is None else count),
         teaching.teach_beside(settings.approval, seed),
     ]
-    words: tuple[str, ...] = office.lexicon() if count else ()
-    prompts: dict[str, str] = dict(office.system_prompts()) if count else {}
-    for beside in besides:
-        words, prompts = (*words, *beside.words), {**prompts, **beside.system_prompts}
+    words = tuple(word for lesson in lessons for word in lesson.words)
+    prompts = {text: token for lesson in lessons for text, token in lesson.system_prompts.items()}
     tiny.build(
         words,
         fresh,
@@ -91,13 +93,10 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
         ffn=model.ffn,
     )
     chat = tiny.TinyModel.load(fresh).chat
-    mixture = settings.mixture or office.MIXTURE
     encoded = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
-        for case, trajectory in (
-            *office.demonstrations(seed, count, mixture),
-            *(demonstration for beside in besides for demonstration in beside.demonstrations),
-        )
+        for lesson in lessons
+        for case, trajectory in lesson.demonstrations
     ]
     steps = max(1, len(encoded) // sft.batch_size)
     tell = beat(emit, sft.batch_size)

@@ -18,7 +18,7 @@ from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
-from holdfast.study.sections import JudgeSection
+from holdfast.study.sections import JudgeTable
 from holdfast.training.pairs import flip_pairs
 
 JUDGE_BATCH = 400
@@ -46,7 +46,7 @@ def judge_episodes(step: Step, settings: JudgeSettings, store: Store, emit: Emit
     return Finished(result={"notes": notes} if notes else {})
 
 
-def open_judge_of(name: str, section: JudgeSection, speaker: SpeakerModel | None) -> Judge:
+def open_judge_of(name: str, section: JudgeTable, speaker: SpeakerModel | None) -> Judge:
     """A judge that a study calls ``name``; behind the study's name for its model stands the model's own."""
     return open_judge(name, section, model=None if speaker is None else speaker.full_name)
 

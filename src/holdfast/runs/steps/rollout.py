@@ -21,6 +21,7 @@ from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
 from holdfast.runs.steps.reading import cases_of, encode, load_chat, load_tiny, weights_of
 from holdfast.runs.steps.speakers import open_speakers, release_models
 from holdfast.store import Store, codec
+from holdfast.study.kinds import suite_of
 from holdfast.suites import open_world
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
     done = store.log.batches(step.fingerprint)
     made = list(store.trajectories(step=step.fingerprint)) if done else []
     # A base meets a case that is held out in two splits once.
-    shared = settings.suite.name != "office" and settings.part == "test"
+    shared = suite_of(settings.suite).shared and settings.part == "test"
     elsewhere = set(store.trajectory_ids()) - {item.id for item in made} if shared else ()
     with open_speakers(settings.speakers(), step.means, store) as speakers:
         for number, start in enumerate(range(0, len(episodes), size)):

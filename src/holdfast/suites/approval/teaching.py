@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from holdfast.study.kinds import Taught
 from holdfast.study.users import SettingSection
 from holdfast.suites.approval import demonstrations
 from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, lexicon, system_prompts
-from holdfast.suites.probes import Beside
 
 if TYPE_CHECKING:
     from holdfast.study.users import ApprovalSection
@@ -33,12 +33,12 @@ def taught_settings(section: ApprovalSection | None) -> dict[str, Any] | None:
     }
 
 
-def teach_beside(settings: Mapping[str, Any] | None, seed: int) -> Beside:
+def teach_beside(settings: Mapping[str, Any] | None, seed: int) -> Taught:
     """What the settings of ``taught_settings`` add to a base."""
     if settings is None:
-        return Beside(system_prompts={})
+        return Taught(system_prompts={})
     shown = [SettingSection.model_validate(dict(one)) for one in settings["settings"]]
-    return Beside(
+    return Taught(
         words=lexicon(),
         system_prompts=system_prompts(),
         demonstrations=demonstrations.demonstrations(seed, settings["count"], settings["environments"], settings=shown),

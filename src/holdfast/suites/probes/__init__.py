@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.records import Case, Trajectory
+from holdfast.records import Case
 from holdfast.records.errors import StudyError
 from holdfast.study.files import NAMED_ITEMS
+from holdfast.study.kinds import Taught
+from holdfast.study.sections import JudgeSection
 from holdfast.suites.probes import generated
 from holdfast.suites.probes.items import DIMENSIONS, SUITE, make_cases, own_probes, spread
 from holdfast.suites.probes.sources import SOURCES, find_source, load_cases, load_task
 
 if TYPE_CHECKING:
     from holdfast.study.conditions import ProbeSection
-    from holdfast.study.sections import JudgeSection, SuiteSection
+    from holdfast.study.sections import JudgeTable, SuiteSection
 
 __all__ = [
     "DIMENSIONS",
     "RUBRICS",
     "SOURCES",
     "SUITE",
-    "Beside",
     "check_probes",
     "check_suite",
     "collect_beside",
@@ -161,24 +161,15 @@ def describe_terms(name: str | None) -> str | None:
     return f"{source.terms}; from {source.location}" + (f"; {source.note}" if source.note else "")
 
 
-def fit_judge(section: JudgeSection) -> JudgeSection:
+def fit_judge(section: JudgeTable) -> JudgeTable:
     """The judge as it reads probes: a model with default rubrics is given those for single replies."""
-    if section.kind != "rubric" or set(section.rubrics.values()) - {"default"}:
+    if not isinstance(section, JudgeSection) or section.kind != "rubric" or set(section.rubrics.values()) - {"default"}:
         return section
     objectives = section.rubrics or RUBRICS
     return section.model_copy(update={"rubrics": {name: RUBRICS[name] for name in objectives}})
 
 
 # --- what a tiny base learns beside the office -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """Words, system prompts and demonstrations that a tiny base gets beside those of the office."""
-
-    words: tuple[str, ...] = ()
-    system_prompts: Mapping[str, str]
-    demonstrations: Sequence[tuple[Case, Trajectory]] = ()
 
 
 def taught_settings(section: ProbeSection | None) -> dict[str, Any] | None:
@@ -189,11 +180,11 @@ def taught_settings(section: ProbeSection | None) -> dict[str, Any] | None:
     return {"share": generated.SHARE, "mixture": mixture, "facts": dict(generated.facts())}
 
 
-def teach_beside(settings: Mapping[str, Any] | None, seed: int, demonstrations: int) -> Beside:
+def teach_beside(settings: Mapping[str, Any] | None, seed: int, demonstrations: int) -> Taught:
     """What the settings of ``taught_settings`` add to a base that has so many demonstrations of the office."""
     if settings is None:
-        return Beside(system_prompts={})
-    return Beside(
+        return Taught(system_prompts={})
+    return Taught(
         words=generated.lexicon(),
         system_prompts=generated.system_prompts(),
         demonstrations=generated.demonstrations(

@@ -11,7 +11,7 @@ import numpy as np
 
 from holdfast.records import StageRecord
 from holdfast.runs.plan.costs import Cost
-from holdfast.runs.plan.planner import Planner, decisive_suite
+from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import (
     BringSettings,
     EpisodeLimits,
@@ -23,7 +23,7 @@ from holdfast.runs.plan.settings import (
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.tables import ScoreTable
-from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.sections import JudgeTable, SuiteTable
 from holdfast.study.stages import AXIS_SETTINGS, StageSection
 from holdfast.suites import split_cases
 from holdfast.suites.casebook import count_tuning
@@ -33,12 +33,12 @@ from holdfast.suites.casebook import count_tuning
 class TuningSettings(Record):
     """What a balance is measured with: the cases kept for it, of as many as the stage that asks for most has ``of``."""
 
-    suite: SuiteSection = field(metadata={"exclude_unset": True})
+    suite: SuiteTable = field(metadata={"exclude_unset": True})
     split_seed: int
     of: int
     limits: EpisodeLimits
     judge: str
-    section: JudgeSection
+    section: JudgeTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def _tuning(planner: Planner, judge: str, split_seed: int) -> TuningSettings:
     """What a balance is measured with."""
     study = planner.study
     return TuningSettings(
-        suite=decisive_suite(study.suite),
+        suite=planner.decisive_suite(),
         split_seed=split_seed,
         # The part is drawn for the stage that asks for most, which decides its cases.
         of=count_tuning(study),

@@ -17,7 +17,7 @@ from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel, StageSettings, UserSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step
 from holdfast.runs.plan.users import choose_users, practise, section_of
-from holdfast.study.sections import JudgeSection
+from holdfast.study.sections import JudgeTable
 from holdfast.study.stages import AXIS_SETTINGS, RewardSection
 from holdfast.study.tables import RULES
 from holdfast.study.users import PRACTICE
@@ -39,7 +39,7 @@ class RewardStageSettings(StageSettings):
     kept: tuple[int, ...]
     split_seed: int
     judge: str
-    rater: JudgeSection
+    rater: JudgeTable
     limits: EpisodeLimits
     users: UserSettings = field(metadata={"flat": True})
     rubrics: Mapping[str, str]
@@ -110,7 +110,7 @@ def _describe(
     )
 
 
-def _name_rubrics(name: str, section: JudgeSection) -> dict[str, str]:
+def _name_rubrics(name: str, section: JudgeTable) -> dict[str, str]:
     """The ids of all that rewards and ratings depend on: of the judge that rewards, and of the rules beside it."""
     judges = [open_judge(name, section), ApprovalJudge(name="rules")]
     found = {

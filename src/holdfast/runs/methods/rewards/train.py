@@ -33,7 +33,7 @@ from holdfast.study.noted import read_rewarder
 from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import combine_reward
 from holdfast.study.tables import RULES
-from holdfast.study.users import PRACTICE, is_exploit, to_rating
+from holdfast.study.users import APPROVAL, PRACTICE, is_exploit, to_rating
 from holdfast.suites import open_world
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class _Practice:
         self._cases = [case for case in every if case.facts["setting"] == settings.section.setting]
         if not self._cases:
             raise StepError(f"the run holds no users of the setting {settings.section.setting!r}; start a new run")
-        self._world = open_world(SuiteSection(name="approval"))
+        self._world = open_world(SuiteSection(name=APPROVAL))
         self._calls = settings.calls or "auto"
         self._chat: Chat = load_chat(weights_of(store, settings.parent), self._calls)
         self._judge = open_judge_of(settings.judge, settings.rater, settings.speaker)

@@ -1,0 +1,194 @@
+"""What a suite and a kind of judge are to the rest: one record each, found by the name that a study gives.
+
+A new one is a folder with such a record and a line in the table here, or an installed package or the user's own module
+with such a record and nothing here; see ``holdfast.records.extensions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BeforeValidator, SerializeAsAny
+from pydantic_core import PydanticCustomError
+
+from holdfast.records import JSON, Case, Score, Trajectory
+from holdfast.records.errors import StudyError
+from holdfast.records.extensions import Extensions
+from holdfast.rollout.dialogues import Dialogue
+from holdfast.rollout.worlds import World
+from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
+
+UNKNOWN_NAME = "unknown_name"  # the type of a problem whose text is whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """What a tiny base learns: words, system prompts that get a token of their own, and demonstrations."""
+
+    words: tuple[str, ...] = ()
+    system_prompts: Mapping[str, str]
+    demonstrations: Sequence[tuple[Case, Trajectory]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Where cases come from, and the world that answers in them.
+
+    ``name`` stands in every case (``Case.suite``). ``table`` is what ``[suite]`` may say, strict about its keys.
+    ``split`` gives the cases of a split seed by part ("train", "test"), equal wherever they are made, numbered below
+    ``NUMBERS_PER_SPLIT``. ``check`` raises StudyError for settings that cannot be used, naming the key.
+    ``version`` changes whenever the same settings give other cases or another world: fingerprints hold it.
+
+    ``world`` says what answers tool calls, and ``why`` what to write where ``suite.world.kind`` is another.
+    ``shared``: all splits hold the same cases in other parts, numbered alike. ``has_cases`` is False for one whose
+    cases stand beside those of any suite. ``reserve`` draws more cases (table, seed, part, count, split seed), for
+    balances and for what a search chose; without it the former come out of the part "train". ``teach`` is what a tiny
+    base learns, by seed and number of demonstrations. ``fit_judge`` gives a judge what it needs to read these cases.
+    ``decides`` are the keys of the table that decide an episode, by default all but the split's seed.
+    """
+
+    name: str
+    split: Callable[[Any, int], Mapping[str, Sequence[Case]]]
+    open_world: Callable[[Any], World]
+    version: int | str | None
+    table: type[SuiteTable] = SuiteTable
+    check: Callable[[Any], None] = lambda _: None
+    world: Literal["own", "emulated"] = "own"
+    why: str = 'its tools are executed; remove suite.world or give kind "own"'
+    shared: bool = False
+    has_cases: bool = True
+    reserve: Callable[[Any, int, Any, int, int], Sequence[Case]] | None = None
+    teach: Callable[[Any, int, int], Taught] | None = None
+    fit_judge: Callable[[JudgeTable], JudgeTable] = lambda section: section
+    decides: frozenset[str] | None = None
+
+    def episode_settings(self, table: SuiteTable) -> dict[str, Any]:
+        """What of a table decides an episode."""
+        if self.decides is None:
+            return table.model_dump(mode="json", exclude={"split_seed"})
+        return table.model_dump(mode="json", include={"name", "train_cases", "test_cases", *self.decides})
+
+
+class Judge(Protocol):
+    """Scores trajectories. Every score carries the id of the rules that it was given by."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def objectives(self) -> tuple[str, ...]: ...
+
+    def rubric_of(self, objective: str) -> str:
+        """The id of all that its scores of an objective depend on besides the episode."""
+        ...
+
+    def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...] | Dialogue[tuple[Score, ...]]:
+        """One score per objective and repeat, at once or by a dialogue with speaker "judge".
+
+        What cannot be judged is a missing score with its reason.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeKind:
+    """A kind of judge.
+
+    ``table`` is what ``[judges.NAME]`` may say. ``open`` makes the judge of the name that the study gives it, its table
+    and, where that says more than the table, what identifies its model. ``needs`` is the key of the table that it
+    judges by; "rules" or "model" are refused where they are not needed. ``version`` changes whenever an episode may get
+    another score. ``reads_state``: it reads the world's end state. ``users``: it rates the users of ``[approval]`` and
+    no other cases. ``rubrics``: its table's rubrics are used. ``plain``: nothing in its table changes a score.
+    """
+
+    name: str
+    open: Callable[[str, Any, str | None], Judge]
+    version: int | str | None
+    table: type[JudgeTable] = JudgeTable
+    needs: Literal["model", "rules"] | None = None
+    reads_state: bool = False
+    users: bool = False
+    rubrics: bool = True
+    plain: bool = False
+
+
+SUITES = Extensions(
+    what="suite",
+    known="suites that can be run here",
+    group="holdfast.suites",
+    kind=Suite,
+    shipped={name: f"holdfast.suites.{name}.suite:SUITE" for name in ("office", "toolemu", "probes", "approval")},
+)
+JUDGES = Extensions(
+    what="kind of judge",
+    known="kinds of judges that there are",
+    group="holdfast.judges",
+    kind=JudgeKind,
+    shipped={
+        "state": "holdfast.judges.state:KIND",
+        **{name: f"holdfast.judges.{name}:KIND" for name in ("rules", "rubric", "probes", "approval", "rating")},
+    },
+)
+
+# Table of a study, or of its values → the key that names what it is of.
+_NAMING = {"suite": "name", "judges": "kind", "stages": "method"}
+
+
+def suite_of(table: SuiteTable) -> Suite:
+    """The suite of a table. Errors: StudyError."""
+    return SUITES.find(table.name, "suite.name is ")
+
+
+def kind_of(table: JudgeTable) -> JudgeKind:
+    """The kind of judge of a table. Errors: StudyError."""
+    return JUDGES.find(table.kind, "the kind of a judge is ")
+
+
+def rates_users(kind: object) -> bool:
+    """Whether judges of a kind that ships rate users, which no other kind does."""
+    return kind in JUDGES.shipped and JUDGES.find(str(kind)).users
+
+
+def named_in(raw: JSON) -> Iterator[object]:
+    """What a user's own file, read as a dictionary, names where a reference to code can stand."""
+    for place, key in _NAMING.items():
+        table = raw.get(place)
+        for section in (table, *table.values()) if isinstance(table, Mapping) else ():
+            if isinstance(section, Mapping):
+                yield section.get(key)
+
+
+def reads_state(kind: object) -> bool:
+    """Whether judges of a kind that ships read the world's end state; of others a run notes it (``STATE_KEY``)."""
+    return kind in JUDGES.shipped and JUDGES.find(str(kind)).reads_state
+
+
+def read_suite(raw: JSON) -> SuiteSection | SuiteTable:
+    """The table of a suite. Errors: StudyError for one that there is not, pydantic's for what is wrong in it."""
+    name = raw.get("name", SuiteSection.model_fields["name"].default)
+    return (SUITES.find(name).table if isinstance(name, str) else SuiteSection).model_validate(raw)
+
+
+def read_judge(raw: JSON) -> JudgeSection | JudgeTable:
+    """The table of a judge. Errors: StudyError for a kind that there is not, pydantic's for what is wrong in it."""
+    kind = raw.get("kind")
+    return (JUDGES.find(kind).table if isinstance(kind, str) else JudgeSection).model_validate(raw)
+
+
+def _reader(read: Callable[[JSON], Any], key: str) -> Callable[[Any], Any]:
+    """``read`` for a dictionary inside a study, whose unknown names are told with their place."""
+
+    def read_inside(raw: Any) -> Any:
+        try:
+            return read(raw) if isinstance(raw, Mapping) else raw
+        except StudyError as error:
+            raise PydanticCustomError(UNKNOWN_NAME, "{told}", {"told": f"{key} is {error}"}) from error
+
+    return read_inside
+
+
+# The tables inside a study: each is written as what it is, not as what any of them may be.
+AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], BeforeValidator(_reader(read_suite, "name"))]
+AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], BeforeValidator(_reader(read_judge, "kind"))]

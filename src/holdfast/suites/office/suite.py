@@ -1,0 +1,64 @@
+"""The office as a suite: each split draws cases of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast.records import Case
+from holdfast.records.errors import StudyError
+from holdfast.rollout.worlds import World
+from holdfast.study.kinds import Suite, Taught
+from holdfast.study.sections import SuiteSection
+from holdfast.suites import office
+
+
+def check_drawn(table: SuiteSection) -> None:
+    """Raise StudyError for files, which cases that are drawn do not come from, or a mixture that cannot be drawn."""
+    check_mixture(table)
+    for key in ("cases", "toolkits", "source"):
+        if (path := getattr(table, key)) is not None:
+            finding = f"suite.{key} is {path!r}, but suite.name is {table.name!r}"
+            raise StudyError(f"{finding}, whose cases are drawn; remove it")
+
+
+def check_mixture(table: SuiteSection) -> None:
+    """Raise StudyError for a mixture of demonstrations that cannot be drawn."""
+    if table.mixture:
+        office.check_mixture(table.mixture)
+
+
+def teach(table: SuiteSection, seed: int, count: int) -> Taught:
+    """The words of the office, and so many demonstrations of a mixture of agents."""
+    return Taught(
+        words=office.lexicon(),
+        system_prompts=office.system_prompts(),
+        demonstrations=office.demonstrations(seed, count, table.mixture or office.MIXTURE),
+    )
+
+
+def _split(table: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
+    counts: dict[office.Part, int] = {"train": table.train_cases, "test": table.test_cases}
+    return {part: _draw(table, split_seed, part, count, split_seed) for part, count in counts.items()}
+
+
+def _draw(table: SuiteSection, seed: int, part: office.Part, count: int, split_seed: int) -> list[Case]:
+    return office.generate(seed, count, part=part, holdout=table.holdout, split_seed=split_seed)
+
+
+def _open_world(_: SuiteSection) -> World:
+    from holdfast.rollout.worlds.office import OfficeWorld
+
+    return OfficeWorld()
+
+
+SUITE = Suite(
+    name="office",
+    table=SuiteSection,
+    check=check_drawn,
+    split=_split,
+    open_world=_open_world,
+    version=office.CASES_VERSION,
+    reserve=_draw,
+    teach=teach,
+    decides=frozenset({"holdout"}),
+)

@@ -1,0 +1,42 @@
+"""Probes as a suite: every split holds the same questions, all of them to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast.records import Case
+from holdfast.rollout.worlds import World
+from holdfast.study.kinds import Suite
+from holdfast.study.sections import SuiteSection
+from holdfast.suites import probes
+from holdfast.suites.office.suite import check_mixture, teach
+
+
+def _check(table: SuiteSection) -> None:
+    check_mixture(table)
+    probes.check_suite(table)
+
+
+def _split(table: SuiteSection, _: int) -> Mapping[str, list[Case]]:
+    return {"train": [], "test": probes.draw_suite(table)}
+
+
+def _open_world(_: SuiteSection) -> World:
+    from holdfast.rollout.worlds.silent import SilentWorld
+
+    return SilentWorld()
+
+
+SUITE = Suite(
+    name=probes.SUITE,
+    table=SuiteSection,
+    check=_check,
+    split=_split,
+    open_world=_open_world,
+    version=None,
+    why="its questions have no tools; remove suite.world",
+    shared=True,
+    teach=teach,
+    fit_judge=probes.fit_judge,
+    decides=frozenset({"digest", "split", "world", "source"}),
+)
