@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.places import STUDIES, data_file
 from no_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 — hooks
 from tolerances import needs_kernels, reason_left_out
 
 import holdfast as hf
 from holdfast.exchange.published import import_into
 
-SHARED = Path(__file__).parents[2] / "shared"
-DATA = Path(os.environ.get("HOLDFAST_PUBLISHED_DATA", SHARED / "data"))
-SMOKE = Path(__file__).parents[1] / "studies" / "smoke.toml"
+SMOKE = STUDIES / "smoke.toml"
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
@@ -28,22 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = getattr(item, "originalname", item.name)
         if needs_kernels(item.path, name) and reason_left_out(item.path, name) is None:
             item.add_marker(pytest.mark.kernels)
-
-
-def data_file(name: str) -> Path:
-    """A file of the published data, or a skip with the reason."""
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"needs {path}")
-    return path
-
-
-def case_input(name: str) -> Path:
-    """The directory with the inputs of a field case, or a skip with the reason; tests only read it."""
-    path = SHARED / "cases" / "inputs" / name
-    if not path.exists():
-        pytest.skip(f"needs {path}")
-    return path
 
 
 def shared_root(factory: pytest.TempPathFactory) -> Path:
@@ -141,7 +124,7 @@ def module_in_64_bits() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama of transformers, to be read only."""
-    from tree_samples import build_hub
+    from builders.tree_samples import build_hub
 
     return build_hub(tmp_path_factory.mktemp("models") / "llama", "llama")
 
@@ -149,7 +132,7 @@ def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama of ours with weights that tell tokens apart, to be read only."""
-    from tree_samples import build_tiny
+    from builders.tree_samples import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
@@ -157,7 +140,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def loop_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the loops of tests train, to be read only."""
-    from tiny_office import make_model
+    from builders.tiny_office import make_model
 
     return make_model(tmp_path_factory.mktemp("loop") / "base")
 
@@ -165,6 +148,6 @@ def loop_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def loop_steps(loop_base: Path) -> list[Any]:
     """The steps that they take."""
-    from loop_samples import make_steps
+    from builders.loop_samples import make_steps
 
     return make_steps(loop_base)

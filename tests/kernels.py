@@ -111,7 +111,7 @@ def read_probe(text: str) -> str:
 def files_to_run() -> list[str]:
     """The files with tests that need the kernels: the others need not be imported."""
     found = []
-    for path in sorted(TESTS.glob("test_*.py")):
+    for path in sorted(TESTS.glob("*/test_*.py")):
         if path.name not in LEFT_OUT and any(needs_kernels(path, name) for name in names_of_tests(path)):
             found.append(str(path))
     return found

@@ -123,18 +123,23 @@ def _is_read(node: ast.Name) -> bool:
     return isinstance(node.ctx, ast.Load)
 
 
+def _module(path: Path, name: str) -> Path | None:
+    """The file of a module of the tests, as a file among them names it: from their folder or from its own."""
+    places = [folder / f"{name.replace('.', '/')}.py" for folder in (TESTS, path.parent)]
+    return next((place for place in places if place.is_file()), None)
+
+
 @cache
 def _imported(path: Path) -> dict[str, tuple[Path, str]]:
     """What a module takes from other modules of the tests: its name here, the module and the name there."""
     found: dict[str, tuple[Path, str]] = {}
     for node in ast.walk(_parsed(path)):
-        if isinstance(node, ast.ImportFrom) and node.module and (TESTS / f"{node.module}.py").exists():
-            for alias in node.names:
-                found[alias.asname or alias.name] = (TESTS / f"{node.module}.py", alias.name)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if (TESTS / f"{alias.name}.py").exists():
-                    found[alias.asname or alias.name] = (TESTS / f"{alias.name}.py", "")
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else alias.name
+            if whole := _module(path, f"{module}.{alias.name}"):  # from builders import gate_samples
+                found[alias.asname or alias.name] = (whole, "")
+            elif there := _module(path, module):
+                found[alias.asname or alias.name] = (there, "" if isinstance(node, ast.Import) else alias.name)
     return found
 
 

@@ -132,7 +132,7 @@ def judges() -> list[Make]:
 
 def traces(chance: random.Random) -> list[Make]:
     """JSON lines of which one is broken; all are read with ``--strict``."""
-    from watch_samples import chat_line
+    from builders.watch_samples import chat_line
 
     def spoiled(change: Callable[[dict[str, Any]], Any]) -> Make:
         rows: list[Any] = [chat_line(number) for number in range(6)]
@@ -295,8 +295,8 @@ def prepare(shop: Shop, world: World, work: Path, names: Sequence[str]) -> None:
     """A good directory of weights, and proof that every command takes what is not spoiled."""
     if not any(name.startswith("input/") for name in names) or (world.path / "good").exists():
         return
-    from chat_samples import make_base
-    from watch_samples import chat_line
+    from builders.chat_samples import make_base
+    from builders.watch_samples import chat_line
 
     from faults.placed import find_weights
 

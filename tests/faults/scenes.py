@@ -214,9 +214,8 @@ def serve(send: Callable[[str], None]) -> None:
 
 def make_inputs(world: World) -> None:
     """Everything that is made without a command."""
-    import inspect_samples
-    import watch_samples
-    from published_samples import sample, write_archive
+    from builders import inspect_samples, watch_samples
+    from builders.published_samples import sample, write_archive
 
     path = world.path
     path.mkdir(parents=True)

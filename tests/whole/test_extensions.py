@@ -1,0 +1,265 @@
+"""What other packages bring: a suite and a kind of judge from an installed package, in a study, a report and a verdict.
+
+Nothing in the package is edited for it, and a run's word runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from builders.places import ROOT
+
+from holdfast.judges import JudgeKind, JudgeTable, open_judge
+from holdfast.records import extensions
+from holdfast.records.errors import StudyError
+from holdfast.records.extensions import allow
+from holdfast.runs.build import build
+from holdfast.runs.rescoring import find_judge
+from holdfast.store import Store
+from holdfast.store.places import STUDY_KEY
+from holdfast.study.kinds import JUDGES, SUITES, read_judge, read_suite
+from holdfast.study.study import Study, load
+from holdfast.suites import check_suite, open_world, split_cases
+
+EXAMPLE = ROOT / "examples" / "extension"
+ASKED = {"study": {"name": "x"}, "suite": {"name": "parcels"}, "judges": {"look": {"kind": "parcels"}}}
+REFERENCES = {"suite": {"name": "parcels.suite:SUITE"}, "judges": {"look": {"kind": "parcels.judge:KIND"}}}
+
+
+def install(package: Path, site: Path) -> Path:
+    """Put a package where pip would: its modules, and what it declares beside them. It works without a network."""
+    declared = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
+    project = declared["project"]
+    for name in declared["tool"]["setuptools"]["packages"]:
+        shutil.copytree(package / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points = [
+        line
+        for group, names in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in names.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(points) + "\n")
+    return site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(EXAMPLE, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nothing installed and no reference allowed is remembered, before and after."""
+    monkeypatch.setattr(extensions, "_ALLOWED", set())
+    for name in ("parcels", "parcels.suite", "parcels.judge"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    extensions._installed.cache_clear()
+    monkeypatch.setattr(extensions, "_installed", extensions._installed.__wrapped__)
+    return monkeypatch
+
+
+@pytest.fixture
+def installed(fresh: pytest.MonkeyPatch, site: Path) -> None:
+    fresh.syspath_prepend(site)
+
+
+@pytest.fixture
+def importable(fresh: pytest.MonkeyPatch) -> None:
+    """The example can be imported, and nothing declares it."""
+    fresh.syspath_prepend(EXAMPLE)
+
+
+def holdfast(site: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
+    source = Path(extensions.__file__).parents[2]
+    path = os.pathsep.join(map(str, filter(None, (source, site))))
+    command = [sys.executable, "-m", "holdfast", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_an_installed_package_goes_from_the_study_to_the_report_and_a_verdict(site: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = holdfast(site, "run", EXAMPLE / "study.toml", "-o", run)
+    assert done.returncode == 0, done.stderr
+    assert (run / "report" / "index.html").is_file()
+    analysis = json.loads((run / "analysis.json").read_text(encoding="utf-8"))
+    assert '"look"' in json.dumps(analysis)
+    with Store(run) as store:
+        assert {case.suite for case in store.cases()} == {"parcels"}
+        assert sum(len(parts["test"]) for parts in store.splits().values()) == 10
+        values = store.score_table(part="all").value
+        assert {0.0, 3.0} <= set(values[~np.isnan(values)].tolist())
+    decided = holdfast(site, "gate", run, "--child", "S", "--json")
+    assert decided.returncode in (0, 1, 3), decided.stderr
+    (verdict,) = json.loads(decided.stdout)["verdicts"]
+    assert verdict["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE") and verdict["judge"] == "look"
+    assert verdict["reads_state"] is True
+    # What is read of a run needs none of the code that made it; what rolls out or judges does.
+    without = holdfast(None, "gate", run, "--child", "S", "--json")
+    assert without.stdout == decided.stdout, without.stderr
+    refused = holdfast(None, "judge", run, "--with", "look")
+    assert refused.returncode == 2 and "judges.look.kind is 'parcels'" in refused.stderr
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_is_installed_reads_its_own_table_and_counts_in_the_fingerprint() -> None:
+    study = Study.model_validate({**ASKED, "suite": {"name": "parcels", "goods": 4}})
+    assert study.suite.model_dump()["goods"] == 4
+    assert Study.model_validate(json.loads(json.dumps(study.settings()))) == study
+    prints = [
+        [step.fingerprint for step in build(Study.model_validate({**ASKED, **change})).steps]
+        for change in (
+            {},
+            {"suite": {"name": "parcels", "goods": 4}},
+            {"judges": {"look": {**ASKED["judges"]["look"], "unseen": 2}}},
+        )
+    ]
+    rolled, judged = 1, 2  # after the step that teaches the base
+    assert prints[0][rolled] != prints[1][rolled] and prints[0][rolled] == prints[2][rolled]
+    assert prints[0][judged] != prints[2][judged]
+    record = SUITES.find("parcels")
+    plain = build(Study.model_validate(ASKED)).steps[rolled].settings.dump()
+    assert plain["suite"]["name"] == "parcels" and plain["suite"]["goods"] == 10 and plain["cases"] == record.version
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"suite": {"name": "parcels", "godds": 3}}, "suite.godds: unknown key; did you mean 'goods'?"),
+        ({"suite": {"name": "parcels", "goods": 99}}, "suite.goods: input should be less than or equal to 10"),
+        ({"suite": {"name": "parcels", "mixture": {}}}, "suite.mixture: unknown key; known here: name, world"),
+        ({"suite": {"name": "parcel"}}, "suite.name is 'parcel'; did you mean 'parcels'?"),
+        (
+            {"judges": {"look": {"kind": "parcels", "unsen": 1}}},
+            "judges.look.unsen: unknown key; did you mean 'unseen'",
+        ),
+        ({"judges": {"look": {"kind": "stat"}}}, "judges.look.kind is 'stat'; did you mean 'state'?"),
+        ({"judges": {"look": {"kind": "parcels", "model": "a/b"}}}, "judges.look.model is for another kind"),
+    ],
+)
+def test_what_is_wrong_with_an_own_table_is_told_as_of_any_other(change: dict[str, object], told: str) -> None:
+    with pytest.raises(StudyError) as error:
+        Study.model_validate({**ASKED, **change})
+    assert told in str(error.value)
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_reference_is_followed_where_the_users_own_file_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    text = (EXAMPLE / "study.toml").read_text(encoding="utf-8")
+    text = text.replace('name = "parcels" # the', 'name = "parcels.suite:SUITE" # the')
+    file.write_text(text.replace('kind = "parcels" #', 'kind = "parcels.judge:KIND" #'), encoding="utf-8")
+    study = load(file)
+    check_suite(study.suite)
+    assert len(split_cases(study.suite, 0)["test"]) == 10
+    assert type(open_world(study.suite)).__name__ == "ParcelsWorld"
+    assert open_judge("look", study.judges["look"]).name == "look"
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_run_that_names_code_is_not_followed(tmp_path: Path) -> None:
+    noted = {**ASKED, **REFERENCES}
+    for asked, place in (
+        (noted, "suite.name"),
+        ({**ASKED, **REFERENCES, "suite": {"name": "office"}}, "judges.look.kind"),
+    ):
+        with pytest.raises(StudyError, match=rf"{place} is 'parcels\..*a run's word is no reason to run it"):
+            Study.model_validate(asked)
+    with Store.open_or_create(tmp_path / "run") as store:
+        with store.transaction():
+            store.set_meta(STUDY_KEY, json.dumps(noted))
+        with pytest.raises(StudyError, match="a run's word is no reason to run it"):
+            find_judge("look", None, store)
+        assert "parcels" not in sys.modules
+        file = tmp_path / "judges.toml"
+        file.write_text('[judges.look]\nkind = "parcels.judge:KIND"\n')
+        assert find_judge("look", file, store).section.kind == "parcels.judge:KIND"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_run_that_names_what_is_installed_is_followed() -> None:
+    assert read_suite({"name": "parcels.suite:SUITE"}).name == "parcels.suite:SUITE"
+    assert read_judge({"kind": "parcels.judge:KIND"}).kind == "parcels.judge:KIND"
+
+
+def _opener(name: str, table: JudgeTable, model: str | None) -> object:
+    raise NotImplementedError
+
+
+def test_what_cannot_be_used_is_told(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = ModuleType("made")
+    made.number = 3  # type: ignore[attr-defined]
+    made.state = JudgeKind(name="state", open=_opener, version=1)  # type: ignore[attr-defined,arg-type]
+    fresh.setitem(sys.modules, "made", made)
+    (tmp_path / "broken_module.py").write_text("raise RuntimeError('no luck')\n")
+    (tmp_path / "lacking_module.py").write_text("import no_such_module_at_all\n")
+    fresh.syspath_prepend(tmp_path)
+    expected = {
+        "nowhere.at_all:X": "there is no module 'nowhere'; install its package",
+        "broken_module:X": "cannot be imported (RuntimeError: no luck); mend this kind of judge",
+        "lacking_module:X": "cannot be imported (ModuleNotFoundError: No module named 'no_such_module_at_all')",
+        "made:nothing": "but made has no 'nothing'",
+        "made:number": "which is of type int; a kind of judge is a holdfast.study.kinds.JudgeKind",
+        "made:state": "whose own name 'state' is taken; give its record another name",
+    }
+    allow(expected)
+    for reference, told in expected.items():
+        with pytest.raises(StudyError) as error:
+            JUDGES.find(reference)
+        assert told in str(error.value)
+
+
+def test_a_name_that_two_bring_is_refused(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder, name in (("one", "office"), ("two", "parcels"), ("three", "parcels")):
+        info = tmp_path / folder / f"{folder}-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {folder}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[holdfast.suites]\n{name} = {folder}:SUITE\n")
+        fresh.syspath_prepend(tmp_path / folder)
+    with pytest.raises(StudyError, match=r"'office', which holdfast and one both bring; uninstall one of them"):
+        SUITES.find("office")
+    with pytest.raises(StudyError, match=r"'parcels', which .* and .* both bring"):
+        SUITES.find("parcels")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("cases", "told"),
+    [
+        (lambda cases: {"test": cases}, r"split gives \['test'\], not test and train"),
+        (lambda cases: {"train": cases, "test": cases}, "two cases of a split have the id"),
+    ],
+)
+def test_a_suite_that_gives_cases_wrongly_is_told(fresh: pytest.MonkeyPatch, cases: object, told: str) -> None:
+    table = read_suite({"name": "parcels"})
+    whole = split_cases(table, 0)["test"]
+    record = SUITES.find("parcels")
+    object.__setattr__(record, "split", lambda _, __: cases(whole))  # type: ignore[operator]
+    with pytest.raises(StudyError, match=told):
+        split_cases(table, 0)
+
+
+@pytest.mark.usefixtures("installed")
+def test_only_kinds_that_ship_rate_users() -> None:
+    object.__setattr__(JUDGES.find("parcels"), "users", True)
+    with pytest.raises(StudyError, match=r"judges\.look\.kind is 'parcels', which rates users"):
+        Study.model_validate(ASKED)
+
+
+def test_a_tiny_base_needs_a_suite_that_teaches_it(fresh: pytest.MonkeyPatch, site: Path) -> None:
+    fresh.syspath_prepend(site)
+    object.__setattr__(SUITES.find("parcels"), "teach", None)
+    with pytest.raises(StudyError, match=r"a tiny base, which the suite 'parcels' teaches nothing"):
+        Study.model_validate(ASKED)
