@@ -10,8 +10,8 @@ from holdfast.records.verdicts import WORST_FIRST, combine
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
-from holdfast.report.words.layout import Section, list_html, make_section, paragraph
-from holdfast.report.words.tables import Cell, Table, make_table, table_html
+from holdfast.report.words.layout import Section, Shown, list_html, sentences_text
+from holdfast.report.words.tables import Cell, Table, make_table
 from holdfast.study.rules import CHECK_KINDS
 
 METRIC_WORDS = {kind.name: kind.words for kind in CHECK_KINDS}
@@ -289,7 +289,7 @@ def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
         )
     heads = [name_metric(metric) for metric in metrics]
     columns = (*HEADS, *(head[:1].upper() + head[1:] for head in heads))
-    return make_table(title, columns, rows, 4)
+    return make_table(title, columns, rows, 4, [{"verdict": one.outcome.value} for one in ranked])
 
 
 def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:
@@ -391,27 +391,38 @@ def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def _verdict_item(verdict: Verdict, shared: Sequence[str]) -> str:
     """A verdict's sentence, and below it what it rests on beside what others share with it."""
     own = list_html([words for words in verdict.basis if words not in shared], "basis")
-    return f"<li>{escape_html(describe_verdict(verdict))}{own}</li>"
+    return f'<li class="{verdict.outcome.value.lower()}">{escape_html(describe_verdict(verdict))}{own}</li>'
 
 
-def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
+def gate_section(shown: Shown) -> Section | None:
     """Every verdict by the study's rules, and its checks; None where nothing was compared."""
+    verdicts = shown.verdicts
     if not verdicts:
         return None
-    parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
-    parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
-    parts += [paragraph(words) for words in describe_several(verdicts)]
+    section = Section(identity="gate", title="Verdicts", short="Verdicts")
+    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in WORST_FIRST}
+    marks = [
+        f'<li class="{outcome.value.lower()}"><b>{count:,}</b> {outcome.value}</li>'
+        for outcome, count in counts.items()
+        if count
+    ]
+    section.parts.append(f'<ul class="outcomes">{"".join(marks)}</ul>')
+    section.say(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.", EXPLANATION)
+    section.say(describe_rules(verdicts[0]), *describe_several(verdicts))
     ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
     shared = shared_basis(verdicts)
-    parts.append(list_html(shared, "basis"))
+    section.bullets(shared, "basis")
     if len(verdicts) > MOST_OPEN:
-        parts.append(list_html(count_by_lineage(verdicts), "sentences"))
+        section.bullets(count_by_lineage(verdicts))
     else:
-        parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
-    table = verdict_table(
-        ranked,
-        "Changes of every child against its parent, with bounds that are one-sided each; a check without a word passes",
-    )
-    parts.append(table_html(table, identity="gate-table"))
-    parts.append(list_html(collect_limits(verdicts), "notes"))
-    return make_section("gate", "Verdicts", parts, tables={"gate": table})
+        section.parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
+    title = "Changes of every child against its parent, with one-sided bounds; a check without a word passes"
+    section.table("gate", verdict_table(ranked, title))
+    section.bullets(collect_limits(verdicts), "notes")
+    return section
+
+
+def gate_text(shown: Shown, width: int) -> str | None:
+    """The verdicts for a terminal, a sentence each."""
+    told = list(map(describe_verdict, shown.verdicts))
+    return sentences_text(f"Gate ({count_outcomes(shown.verdicts)})", told, width)

@@ -69,8 +69,9 @@ def find_answer(analysis: Analysis) -> list[Finding]:
     means = _index(one for one in analysis.scores if one.kind == "mean")
     deltas = _index(one for one in analysis.deltas if one.kind == "delta")
     erosions = _index(one for one in analysis.persistence if one.kind == "erosion")
-    trained = {lineage[0]: objective for lineage, objective, _ in erosions if lineage}
-    pairs = dict.fromkeys((lineage, objective) for lineage, objective, _ in erosions if len(lineage) == 2)
+    ratios = [one for one in analysis.persistence if one.unit is None and one.objective is not None]
+    pairs = {(one.lineage, one.objective) for one in ratios if one.lineage is not None and len(one.lineage) == 2}
+    trained = {lineage[0]: objective for lineage, objective in pairs if objective is not None}
     findings = [
         _judge_second(key, means, deltas, erosions, trained)
         for key in deltas

@@ -140,7 +140,7 @@ def _middle_cell(pleased: Sequence[Mapping[Key, Estimate]], key: Key) -> Cell:
     if one is None or other is None or one.value is None or other.value is None:
         return number_cell(both)
     value = (one.value + other.value) / 2
-    return Cell(text=format_number(value), sort=value, hover="the mean over both users of each pair")
+    return Cell(text=format_number(value), sort=value, basis=("the mean over both users of each pair", ""))
 
 
 def subtract(one: Estimate | None, other: Estimate | None) -> float | None:

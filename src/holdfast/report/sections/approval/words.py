@@ -8,7 +8,7 @@ from dataclasses import replace
 from holdfast.records import Analysis, Curve, Estimate, can_be_told
 from holdfast.records.words import count_noun
 from holdfast.report.draw.curves import average_seeds, window_length
-from holdfast.report.sections.approval.setup import Lineage, Setup, is_main, is_own, make_setup
+from holdfast.report.sections.approval.setup import Setup, is_main, is_own, make_setup
 from holdfast.report.sections.approval.tables import (
     Key,
     gap_table,
@@ -28,6 +28,7 @@ from holdfast.report.words.labels import (
     is_not_reached,
     name_lineage,
 )
+from holdfast.report.words.layout import Shown
 from holdfast.report.words.tables import Table, table_text
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.study.users import visible_cues
@@ -213,8 +214,9 @@ def _reaction_lines(analysis: Analysis) -> list[str]:
     ]
 
 
-def approval_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def approval_block(shown: Shown, width: int) -> str | None:
     """The results of training for approval for a terminal of ``width`` columns; None where a run has none."""
+    analysis, colors = shown.analysis, shown.colors
     if not analysis.exploitation:
         return None
     setup = make_setup(analysis)
@@ -228,8 +230,8 @@ def approval_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int
     compact = {name: head for name, head in COMPACT.items() if width >= NARROW or name != "Approval"}
     for table in (gaps and _keep_columns(gaps, compact), levels):
         if table is not None:
-            shown = replace(table, rows=table.rows[:MOST_ROWS], tags=table.tags[:MOST_ROWS])
-            left = len(table.rows) - len(shown.rows)
-            lines += ["", *wrap_line(table.title, width, "", ""), table_text(shown, width)]
+            cut = replace(table, rows=table.rows[:MOST_ROWS], tags=table.tags[:MOST_ROWS])
+            left = len(table.rows) - len(cut.rows)
+            lines += ["", *wrap_line(table.title, width, "", ""), table_text(cut, width)]
             lines += [f"  … {left:,} more rows in the report"] if left > 0 else []
     return "\n".join(lines)
