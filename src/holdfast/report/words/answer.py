@@ -26,6 +26,7 @@ from holdfast.report.words.labels import (
 
 MOST_FINDINGS = 4  # told in words; the sections have every number
 ALL_BUT = 0.5  # of a gain: where more than this may be left, nobody says that all was taken back
+RATIO_KINDS = ("erosion", "retained", "persistence")  # rows of main lineages; controls have others
 Tone = Literal["good", "bad", "unknown"]
 Key = tuple[tuple[str, ...], str, str]  # lineage, objective, axes without the dose
 Level = tuple[Estimate | None, str]  # a mean, and where it was measured
@@ -69,7 +70,7 @@ def find_answer(analysis: Analysis) -> list[Finding]:
     means = _index(one for one in analysis.scores if one.kind == "mean")
     deltas = _index(one for one in analysis.deltas if one.kind == "delta")
     erosions = _index(one for one in analysis.persistence if one.kind == "erosion")
-    ratios = [one for one in analysis.persistence if one.unit is None and one.objective is not None]
+    ratios = [one for one in analysis.persistence if one.unit is None and one.kind in RATIO_KINDS]
     pairs = {(one.lineage, one.objective) for one in ratios if one.lineage is not None and len(one.lineage) == 2}
     trained = {lineage[0]: objective for lineage, objective in pairs if objective is not None}
     findings = [
