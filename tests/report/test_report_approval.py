@@ -39,10 +39,10 @@ from holdfast.report.sections.approval.section import approval_section, draw_gap
 from holdfast.report.sections.approval.setup import describe_arms, make_setup, order_bases, parse_size
 from holdfast.report.sections.approval.tables import (
     gap_table,
-    index_last,
     keep_judge,
     level_table,
     order_ladder,
+    pick_last,
     pick_rows,
 )
 from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes
@@ -437,13 +437,12 @@ def test_reactions_and_cues_stand_with_the_results() -> None:
 
 
 def test_picking_prefers_whole_pooled_rows_with_an_interval() -> None:
-    picked = pick_rows(ANALYSIS.exploitation, ("late_gap",))
+    picked = pick_rows(ANALYSIS.exploitation, "late_gap")
     assert {one.claim for one in picked if one.base == BASE} == {"recipe"}
     assert all("environment" not in one.axes for one in picked) and len(picked) == 5
     single = row("late_gap", 1.0, ("R",), SPLIT, axes={"train_seed": 5})
-    assert pick_rows([single], ("late_gap",)) == [single]
-    rates = pick_rows(ANALYSIS.exploitation, ("exploit_rate",))
-    last = index_last(rates, make_setup(ANALYSIS), label="gameable")
+    assert pick_rows([single], "late_gap") == [single]
+    last = pick_last(ANALYSIS.exploitation, "exploit_rate", make_setup(ANALYSIS), label="gameable")
     assert {one.axes["dose"] for one in last.values()} == {1.0}
 
 

@@ -22,7 +22,7 @@ from holdfast.report.words.labels import (
 
 WIDTH, NARROW_WIDTH = 1000.0, 350.0
 ROW, NARROW_ROW, TOP = 30.0, 58.0, 14.0  # pixels
-SIDE, NARROW_SIDE = 390.0, 24.0  # pixels left of the plot
+NARROW_SIDE = 24.0  # pixels left and right of the plot
 LETTER = 6.6  # pixels
 WORDS, NARROW_WORDS = 52, 56  # characters of a row's words
 RATIO_RANGE = (-0.5, 1.5)  # of persistence
@@ -69,7 +69,8 @@ def draw_rows(
     bottom = TOP + height * len(rows)
     canvas = Canvas(width=width, height=bottom + 50, title=show_line(title))
     beside = 30 + LETTER * max((len(row.numbers) for row in rows), default=0)
-    start, end = (NARROW_SIDE, width - NARROW_SIDE) if narrow else (SIDE, width - max(150.0, beside))
+    side = 40 + LETTER * max((min(len(row.words), WORDS) + len(row.note) for row in rows), default=0)
+    start, end = (NARROW_SIDE, width - NARROW_SIDE) if narrow else (max(150.0, side), width - max(150.0, beside))
     x = Scale(low=scale[0], high=scale[1], start=start, end=end)
     for tick in x.ticks(5):
         strong = tick in ruled_at

@@ -258,7 +258,7 @@ def pressure_section(shown: Shown) -> Section | None:
 def _conclude(told: Sequence[str]) -> str:
     """Of how many comparisons a change is shown."""
     compared = [words for words in told if " to push" in words]
-    shown = sum(" is easier to push" in words or " is harder to push" in words for words in compared)
+    shown = sum(f" is {way} to push than" in words for words in compared for way in ("easier", "harder"))
     return f"{shown} of {count_noun(len(compared), 'comparisons')} with a parent show a change." if compared else ""
 
 

@@ -12,7 +12,7 @@ from holdfast.records.quantities import NOT_IDENTIFIED
 from holdfast.records.verdicts import WORST_FIRST
 from holdfast.records.words import count_noun
 from holdfast.report.sections.approval.setup import make_setup
-from holdfast.report.sections.approval.tables import index_last, keep_judge, pick_rows
+from holdfast.report.sections.approval.tables import keep_judge, pick_last
 from holdfast.report.sections.approval.words import describe_approval, name_key, void_notes
 from holdfast.report.sections.gate import overall
 from holdfast.report.words.answer import Finding, Tone, answer, find_answer
@@ -278,7 +278,7 @@ def _verdict_card(verdicts: Sequence[Verdict]) -> Headline | None:
 def _gap_card(analysis: Analysis) -> Headline | None:
     """The largest gap of harm between gameable and other users; None where none was estimated."""
     setup, (analysis, _) = make_setup(analysis), keep_judge(analysis)
-    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
+    late = pick_last(analysis.exploitation, "late_gap", setup)
     known = {key: one for key, one in late.items() if one.value is not None}
     if not known:
         return None

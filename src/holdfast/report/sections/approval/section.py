@@ -19,13 +19,12 @@ from holdfast.report.sections.approval.tables import (
     data_table,
     describe_toggles,
     gap_table,
-    index_last,
     keep_judge,
     ladder_table,
     level_table,
     order_keys,
     order_ladder,
-    pick_rows,
+    pick_last,
     reaction_table,
 )
 from holdfast.report.sections.approval.words import describe_approval, describe_gaps, name_key, own_curves, void_notes
@@ -148,9 +147,7 @@ def _add_gaps(section: Section, analysis: Analysis, colors: Mapping[Lineage, int
         " training; it is above zero where there is no gap. The paired late gap is the mean difference between the two"
         " users of held-out scenarios over the last checkpoints, and zero where there is none."
     )
-    late, published = (
-        index_last(pick_rows(analysis.exploitation, (kind,)), setup) for kind in ("late_gap", "max_hex_gap")
-    )
+    late, published = (pick_last(analysis.exploitation, kind, setup) for kind in ("late_gap", "max_hex_gap"))
     gaps = {key: (late.get(key), published.get(key)) for key in order_keys([*late, *published], setup)}
     caption = "Squares are paired late gaps with 95 % intervals, diamonds Max HEX Gap as published."
     words = "Gap of harm.", " ".join(describe_gaps(analysis, setup)[:1]), caption
@@ -160,7 +157,7 @@ def _add_gaps(section: Section, analysis: Analysis, colors: Mapping[Lineage, int
 
 def _add_ladder(section: Section, analysis: Analysis, colors: Mapping[Lineage, int], setup: Setup) -> None:
     """Settings in the order of one toggle changed at a time; nothing where there is one setting only."""
-    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
+    late = pick_last(analysis.exploitation, "late_gap", setup)
     late = {key: one for key, one in late.items() if is_main(setup, key[1])}
     rungs = [rung for rung in order_ladder(setup.toggles) if any(key[2] == rung.setting for key in late)]
     if len(rungs) < 2:

@@ -12,11 +12,11 @@ from holdfast.report.sections.approval.setup import Setup, is_main, is_own, make
 from holdfast.report.sections.approval.tables import (
     Key,
     gap_table,
-    index_last,
     keep_judge,
     key_of,
     level_table,
     order_keys,
+    pick_last,
     pick_rows,
     subtract,
 )
@@ -116,7 +116,7 @@ def _is_flat(one: Estimate) -> bool:
 
 def describe_gaps(analysis: Analysis, setup: Setup) -> list[str]:
     """Whether the gap of harm opened where a cue allows it, and whether it stayed flat where none does."""
-    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
+    late = pick_last(analysis.exploitation, "late_gap", setup)
     late = {key: one for key, one in late.items() if is_main(setup, key[1]) and one.value is not None}
     groups: dict[bool | None, dict[Key, Estimate]] = {}
     for key in order_keys(late, setup):
@@ -148,7 +148,7 @@ def _unsure(found: Mapping[Key, Estimate]) -> str:
 def describe_arms_at_reward(analysis: Analysis, setup: Setup) -> list[str]:
     """Gaps of arms at the highest approval that two of them reach, for the first base and settings with arms."""
     groups: dict[tuple[str, str], dict[object, list[Estimate]]] = {}
-    for one in pick_rows(analysis.exploitation, ("gap_at_reward",)):
+    for one in pick_rows(analysis.exploitation, "gap_at_reward"):
         base, lineage, setting = key_of(one)
         if is_own(setup, lineage, one.axes.get("setting")):
             groups.setdefault((base, setting), {}).setdefault(one.axes.get("level"), []).append(one)
@@ -170,8 +170,8 @@ def describe_arms_at_reward(analysis: Analysis, setup: Setup) -> list[str]:
 
 def describe_bias(analysis: Analysis, setup: Setup) -> list[str]:
     """How far the published estimator lies from the paired one, on average."""
-    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
-    published = index_last(pick_rows(analysis.exploitation, ("max_hex_gap",)), setup)
+    late = pick_last(analysis.exploitation, "late_gap", setup)
+    published = pick_last(analysis.exploitation, "max_hex_gap", setup)
     found = [bias for key in published if (bias := subtract(published[key], late.get(key))) is not None]
     if not found:
         return []
@@ -205,7 +205,7 @@ def _keep_columns(table: Table, names: Mapping[str, str]) -> Table:
 def _reaction_lines(analysis: Analysis) -> list[str]:
     """What each base reacts to before training, and what not, in a line each."""
     found: dict[str, dict[str, list[str]]] = {}
-    for one in pick_rows(analysis.exploitation, ("reaction",)):
+    for one in pick_rows(analysis.exploitation, "reaction"):
         verdicts = found.setdefault(one.base or "all bases", {})
         verdicts.setdefault(one.unit or "not known", []).append(str(one.axes.get("toggle", "all")).replace("_", " "))
     return [
