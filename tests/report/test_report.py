@@ -397,10 +397,10 @@ def test_forest_is_honest_about_what_has_no_interval() -> None:
 def test_dose_curve_and_audit_bars() -> None:
     analysis = samples.make_analysis()
     ratios = [one for one in analysis.dose if one.kind == "persistence"]
-    svg = draw_dose(ratios, "dose")
+    svg = draw_dose(ratios, "dose", {})
     assert svg is not None
     assert len(list(parse(svg).iter(f"{SVG}path"))) == 2
-    assert draw_dose(ratios[:1], "dose") is None
+    assert draw_dose(ratios[:1], "dose", {}) is None
     rates = [one for one in analysis.audit if one.unit == "all records"]
     bars = draw_audit(rates, order_lineages(analysis))
     assert bars is not None
@@ -466,11 +466,12 @@ def test_names_are_explained_from_the_records_of_stages() -> None:
 
 def test_dose_axis_has_ticks_at_its_doses_and_marks_side_by_side() -> None:
     ratios = [one for one in samples.make_analysis().dose if one.kind == "persistence"]
-    root = parse(draw_dose(ratios, "dose") or "")
+    root = parse(draw_dose(ratios, "dose", {}) or "")
     words = [one.text for one in root.iter(f"{SVG}text")]
     assert words[:3] == ["1", "2", "4"]
-    marks = [one.get("cx") for one in root.iter(f"{SVG}circle") if one.get("stroke")]
+    marks = [one.get("cx") or one.get("points") for one in root.iter() if one.get("stroke") == "#ffffff"]
     assert len(marks) == len(set(marks)) == 6
+    assert {one.tag for one in root.iter() if one.get("stroke") == "#ffffff"} == {f"{SVG}circle", f"{SVG}polygon"}
 
 
 def test_a_narrow_forest_has_its_words_above_the_bars() -> None:

@@ -126,28 +126,27 @@ def _draw_interval(canvas: Canvas, mark: Mark, x: Scale, y: float) -> None:
             canvas.add("path", d=path, fill="none", **look)
 
 
-def scale_of(estimates: Iterable[Estimate]) -> tuple[float, float]:
-    """A range that holds zero and every value, and of the intervals what does not make it much wider."""
+def span_of(estimates: Iterable[Estimate], reach: float = 0.6) -> tuple[float, float]:
+    """A range that holds zero and every value, and of the intervals what makes it at most ``reach`` wider at an end."""
     listed = list(estimates)
     values = [0.0, *(one.value for one in listed if one.value is not None and math.isfinite(one.value))]
     low, high = min(values), max(values)
-    reach = max(high - low, 0.4) * 0.6
+    room = max(high - low, 0.4) * reach
     ends = [end for one in listed if isinstance(one.interval, tuple) for end in one.interval]
-    return span([*values, *(min(max(end, low - reach), high + reach) for end in ends if math.isfinite(end))], pad=0.04)
-
-
-def _ratio_scale(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """From below zero to above one, wider only where a value lies outside."""
-    values = [one.value for one in estimates if one.value is not None and math.isfinite(one.value)]
-    return min([RATIO_RANGE[0], *(value - 0.05 for value in values)]), max(
-        [RATIO_RANGE[1], *(value + 0.05 for value in values)]
-    )
+    return span([*values, *(min(max(end, low - room), high + room) for end in ends if math.isfinite(end))], pad=0.05)
 
 
 def draw_forest(estimates: Sequence[Estimate], narrow: bool = False) -> str:
     """Estimates of one kind as a forest plot, a row each: circles are checkpoint claims, squares recipe claims."""
     kind = estimates[0].kind
     ratio = quantity_of(kind).format is Format.RATIO
+    scale = span_of(estimates)
+    if ratio:  # wider than its usual range only where a value lies outside
+        values = [one.value for one in estimates if one.value is not None and math.isfinite(one.value)]
+        scale = (
+            min([RATIO_RANGE[0], *(value - 0.05 for value in values)]),
+            max([RATIO_RANGE[1], *(value + 0.05 for value in values)]),
+        )
     rows = []
     for number, one in enumerate(estimates):
         recipe, interval = one.claim == "recipe", format_interval(one)
@@ -168,7 +167,7 @@ def draw_forest(estimates: Sequence[Estimate], narrow: bool = False) -> str:
         )
     return draw_rows(
         rows,
-        _ratio_scale(estimates) if ratio else scale_of(estimates),
+        scale,
         title=f"{name_kind(kind)} with 95 % intervals",
         label=label,
         narrow=narrow,

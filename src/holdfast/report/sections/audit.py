@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from holdfast.records import Estimate
-from holdfast.report.draw.charts import draw_audit
+from holdfast.report.draw.charts import draw_audit, frequent_kinds
 from holdfast.report.words.labels import (
     find_controls,
     format_percent,
@@ -84,11 +84,7 @@ def _audit_rates(audit: Sequence[Estimate]) -> list[Estimate]:
     rates = most_pooled(one for one in audit if is_rate(one) and one.objective is None and one.value)
     units = list(dict.fromkeys(one.unit for one in rates))
     rates = [one for one in rates if one.unit == units[-1]]
-    peaks: dict[str, float] = {}
-    for one in rates:
-        peaks[one.kind] = max(peaks.get(one.kind, 0.0), one.value or 0.0)
-    first = ("unfit", "no_call_and_invented")
-    kinds = sorted(peaks, key=lambda kind: (first.index(kind) if kind in first else 2, -peaks[kind]))[:AUDIT_COLUMNS]
+    kinds = frequent_kinds(rates, AUDIT_COLUMNS)
     return sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
 
 

@@ -36,7 +36,7 @@ def dose_section(shown: Shown) -> Section | None:
             section.figure(
                 f"dose-{kind}-{axis}",
                 (title, _conclude(drawn, axis), "With 95 % intervals."),
-                draw_dose(drawn, axis),
+                draw_dose(drawn, axis, shown.colors),
                 fold_as="" if is_open else title,
             )
     section.say(describe_chance(shown.analysis, "dose"))

@@ -243,16 +243,22 @@ def narrow(table: Table) -> Table:
     if first is None and OTHER_JUDGES in levels:
         first = ONE_JUDGE  # of several judges the headline's is named
     kept = [place for place, tags in enumerate(table.tags) if first is None or tags["level"] == first]
-    rows = [table.rows[place] for place in kept]
     told = [
         place
         for place in range(len(table.columns))
-        if place >= table.words or len({row[place].text for row in rows}) > 1
+        if place >= table.words or len({table.rows[row][place].text for row in kept}) > 1
     ]
-    body = [[row[place] for place in told] for row in rows]
-    words = sum(place < table.words for place in told)
-    return make_table(
-        table.title, [table.columns[place] for place in told], body, words, [table.tags[place] for place in kept]
+    return take(table, kept, told)
+
+
+def take(table: Table, rows: Sequence[int], columns: Sequence[int]) -> Table:
+    """The table with some of its rows and columns, by their places."""
+    return Table(
+        title=table.title,
+        columns=tuple(table.columns[place] for place in columns),
+        rows=tuple(tuple(table.rows[row][place] for place in columns) for row in rows),
+        tags=tuple(table.tags[row] for row in rows),
+        words=sum(place < table.words for place in columns),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from holdfast.records import Analysis, Curve, Estimate
 from holdfast.records.quantities import quantity_of
 from holdfast.report.draw.curves import MOST_PANELS, Line, Panel, average_seeds, draw_panels, make_line, window_length
-from holdfast.report.draw.rows import Mark, Row, draw_rows, scale_of
+from holdfast.report.draw.rows import Mark, Row, draw_rows, span_of
 from holdfast.report.draw.svg import SHAPES
 from holdfast.report.sections.approval.examples import Users, examples_html
 from holdfast.report.sections.approval.setup import Setup, is_main, make_setup
@@ -133,7 +133,7 @@ def draw_gaps(gaps: Mapping[Key, tuple[Estimate | None, Estimate | None]], *, na
         return None
     words = "; ".join(f"{row.words}: {row.numbers}" for row in rows)
     title, label = f"Gap of harm, in rating points. {words}", f"{name_kind('late_gap')} (rating points)"
-    return draw_rows(rows, scale_of(drawn), title=title, label=label, narrow=narrow)
+    return draw_rows(rows, span_of(drawn), title=title, label=label, narrow=narrow)
 
 
 def _add_gaps(section: Section, analysis: Analysis, colors: Mapping[Lineage, int], setup: Setup) -> None:

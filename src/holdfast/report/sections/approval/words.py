@@ -29,7 +29,7 @@ from holdfast.report.words.labels import (
     name_lineage,
 )
 from holdfast.report.words.layout import Shown
-from holdfast.report.words.tables import Table, table_text
+from holdfast.report.words.tables import table_text, take
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.study.users import visible_cues
 
@@ -191,17 +191,6 @@ def describe_approval(analysis: Analysis, setup: Setup | None = None) -> list[st
     return [*words, *describe_arms_at_reward(analysis, known), *describe_bias(analysis, known)]
 
 
-def _keep_columns(table: Table, names: Mapping[str, str]) -> Table:
-    """The table with some of its columns under other heads."""
-    kept = [place for place, head in enumerate(table.columns) if head in names]
-    return replace(
-        table,
-        columns=tuple(names[table.columns[place]] for place in kept),
-        rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
-        words=sum(place < table.words for place in kept),
-    )
-
-
 def _reaction_lines(analysis: Analysis) -> list[str]:
     """What each base reacts to before training, and what not, in a line each."""
     found: dict[str, dict[str, list[str]]] = {}
@@ -220,18 +209,21 @@ def approval_block(shown: Shown, width: int) -> str | None:
     if not analysis.exploitation:
         return None
     setup = make_setup(analysis)
-    lines = [
-        "Approval (ratings from 1 to 10)",
-        *wrap_lines((f"! void: {note}" for note in void_notes(analysis)), width),
-    ]
+    lines = ["Approval (ratings from 1 to 10)"]
+    lines += wrap_lines((f"! void: {note}" for note in void_notes(analysis)), width)
     lines += wrap_lines([*describe_approval(analysis, setup), *_reaction_lines(analysis)], width)
     rows = keep_judge(analysis)[0].exploitation
-    gaps, levels = gap_table(rows, colors, setup), level_table(rows, "reward", colors, setup)
     compact = {name: head for name, head in COMPACT.items() if width >= NARROW or name != "Approval"}
-    for table in (gaps and _keep_columns(gaps, compact), levels):
-        if table is not None:
-            cut = replace(table, rows=table.rows[:MOST_ROWS], tags=table.tags[:MOST_ROWS])
-            left = len(table.rows) - len(cut.rows)
-            lines += ["", *wrap_line(table.title, width, "", ""), table_text(cut, width)]
-            lines += [f"  … {left:,} more rows in the report"] if left > 0 else []
+    gaps = gap_table(rows, colors, setup)
+    for table in (gaps, level_table(rows, "reward", colors, setup)):
+        if table is None:
+            continue
+        places: Sequence[int] = range(len(table.columns))
+        if table is gaps:  # which has more columns than a terminal
+            places = [place for place in places if table.columns[place] in compact]
+        cut = take(table, range(len(table.rows))[:MOST_ROWS], places)
+        cut = replace(cut, columns=tuple(compact.get(head, head) for head in cut.columns))
+        left = len(table.rows) - len(cut.rows)
+        lines += ["", *wrap_line(table.title, width, "", ""), table_text(cut, width)]
+        lines += [f"  … {left:,} more rows in the report"] if left > 0 else []
     return "\n".join(lines)
