@@ -9,12 +9,11 @@ import numpy as np
 
 from holdfast.records import Analysis, Estimate, Outcome, Unbounded, Verdict, can_be_told, cannot_be_told
 from holdfast.records.quantities import NOT_IDENTIFIED
-from holdfast.records.verdicts import WORST_FIRST
 from holdfast.records.words import count_noun
 from holdfast.report.sections.approval.setup import make_setup
 from holdfast.report.sections.approval.tables import keep_judge, pick_last
 from holdfast.report.sections.approval.words import describe_approval, name_key, void_notes
-from holdfast.report.sections.gate import overall
+from holdfast.report.sections.gate import overall, tally
 from holdfast.report.words.answer import Finding, Tone, answer, find_answer
 from holdfast.report.words.labels import (
     count_flags,
@@ -74,15 +73,6 @@ def headline_estimates(analysis: Analysis) -> list[Estimate]:
     fewest = {one.objective: len(one.axes) for one in sorted(level, key=lambda one: -len(one.axes))}
     level = [one for one in level if len(one.axes) == fewest[one.objective]]
     return prefer_pooled(level)
-
-
-def group_claims(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
-    """Estimates that differ in their claim only, together."""
-    groups: dict[tuple[object, ...], list[Estimate]] = {}
-    for one in estimates:
-        key = (one.objective, one.lineage, str(one.axes), one.base, one.judge, one.estimator)
-        groups.setdefault(key, []).append(one)
-    return list(groups.values())
 
 
 def describe_persistence(claims: Sequence[Estimate]) -> str:
@@ -268,8 +258,7 @@ def _verdict_card(verdicts: Sequence[Verdict]) -> Headline | None:
     if not verdicts:
         return None
     worst = overall(verdicts)
-    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in WORST_FIRST}
-    numbers = tuple((f"{count:,}", outcome.value) for outcome, count in counts.items() if count)
+    numbers = tuple((f"{count:,}", outcome.value) for outcome, count in tally(verdicts).items())
     tone: Tone = {Outcome.FAIL: "bad", Outcome.PASS: "good"}.get(worst, "unknown")  # type: ignore[assignment]
     name = f"verdicts on {count_noun(len(verdicts), 'comparisons')} with a parent"
     return Headline(name=name, verdict=worst.value, tone=tone, numbers=numbers)
@@ -293,7 +282,11 @@ def _gap_card(analysis: Analysis) -> Headline | None:
 def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
     """What the answer rests on, in sentences."""
     found = headline_estimates(analysis)
-    groups = group_claims(found)
+    by_claim: dict[tuple[object, ...], list[Estimate]] = {}  # estimates that differ in their claim only, together
+    for one in found:
+        key = (one.objective, one.lineage, str(one.axes), one.base, one.judge, one.estimator)
+        by_claim.setdefault(key, []).append(one)
+    groups = list(by_claim.values())
     sentences = [describe_design(store), *describe_judges(analysis)]
     if groups:
         sentences.append(explain_persistence(groups[0][0].objective, groups[0][0].lineage))
