@@ -56,10 +56,7 @@ class Unit:
         return format_number(self.scale * value, self.digits)
 
 
-UNITS = {
-    "points": Unit(1, 2, "", "", " points"),
-    "share": Unit(100, 1, "\u00a0%", " pp", " percentage points"),
-}
+UNITS = {"points": Unit(1, 2, "", "", " points"), "share": Unit(100, 1, "\u00a0%", " pp", " percentage points")}
 
 
 def overall(verdicts: Sequence[Verdict]) -> Outcome:

@@ -17,6 +17,7 @@ from holdfast.report.words.labels import (
     main_rows,
     name_axes,
     name_lineage,
+    varying_axes,
 )
 from holdfast.report.words.layout import Lineage, Section, Shown, sentences_text
 from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell
@@ -72,11 +73,7 @@ def _rows_of(estimates: Iterable[Estimate]) -> list[Estimate]:
     Changes against the parent stand before those against the base.
     """
     found = main_rows(estimates)
-    values: dict[str, set[str]] = {}
-    for one in found:
-        for key, value in one.axes.items():
-            values.setdefault(key, set()).add(str(value))
-    kept = {key for key, seen in values.items() if len(seen) > 1 or key in CONDITION_AXES}
+    kept = {*varying_axes(found), *CONDITION_AXES}
     return [replace(one, axes={key: value for key, value in one.axes.items() if key in kept}) for one in found]
 
 
@@ -150,10 +147,7 @@ def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: b
             continue
         clean, attacked = pair
         words = " · ".join(part for part in (name_lineage(subject[1]), name_axes(dict(subject[2])), subject[0]) if part)
-        marks = (
-            Mark(estimate=clean, lift=-4),
-            Mark(estimate=attacked, series=2, shape="square", lift=4),
-        )
+        marks = (Mark(estimate=clean, lift=-4), Mark(estimate=attacked, series=2, shape="square", lift=4))
         rows.append(Row(words=words, marks=marks, numbers=f"{format_cell(clean)}, then {format_cell(attacked)}"))
     if not rows:
         return None
