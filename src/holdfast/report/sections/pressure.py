@@ -155,15 +155,6 @@ def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: b
     return draw_rows(rows[:MOST_DRAWN], (0.0, 1.0), title=title, label=label, narrow=narrow, shares=True)
 
 
-def unmeasurable_forms(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
-    """Forms whose positive control showed no effect, with the controls: nothing can be said about them there."""
-    found: dict[str, list[Estimate]] = {}
-    for one in estimates:
-        if one.kind == "positive_control" and one.unit == NOT_MEASURABLE and one.axes.get("form"):
-            found.setdefault(str(one.axes["form"]), []).append(one)
-    return found
-
-
 def _about(one: Estimate, own: Sequence[str]) -> str:
     base, lineage, rest, _ = _subject(one, own)
     return ", ".join(part for part in (name_lineage(lineage), name_axes(dict(rest)), base) if part)
@@ -178,10 +169,14 @@ def describe_pressure(analysis: Analysis) -> list[str]:
     words = [
         _describe_implicit(one, beside[_subject(one, ("form",)), one.unit]) for one in _against_parent(rows, "implicit")
     ]
-    for form, controls in unmeasurable_forms(analysis.susceptibility).items():
-        places = ", ".join(dict.fromkeys(one.base or "all bases" for one in controls))
-        words.append(f"{form.replace('_', ' ')} is not measurable at {places}: it has no effect before any stage")
-    return words
+    places: dict[str, dict[str, None]] = {}  # form whose positive control showed no effect → where
+    for one in analysis.susceptibility:
+        if one.kind == "positive_control" and one.unit == NOT_MEASURABLE and one.axes.get("form"):
+            places.setdefault(str(one.axes["form"]), {})[one.base or "all bases"] = None
+    return words + [
+        f"{form.replace('_', ' ')} is not measurable at {', '.join(bases)}: it has no effect before any stage"
+        for form, bases in places.items()
+    ]
 
 
 def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
