@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from holdfast.records import (
     Analysis,
@@ -25,6 +29,7 @@ from holdfast.records import (
     Unbounded,
     content_id,
 )
+from holdfast.report.words.layout import Shown
 from holdfast.store import Store
 from holdfast.store.codec import trajectory_to_bytes
 
@@ -336,3 +341,15 @@ def make_hostile_analysis() -> Analysis:
     return Analysis(
         scores=(mean,), persistence=(kept,), health=(replace(mean, kind=NAME),), frontiers=(plane,), notes=(NAME,)
     )
+
+
+def make_shown(
+    analysis: Analysis | None = None, colors: Mapping[tuple[str, ...], int] | None = None, **more: Any
+) -> Shown:
+    """What a section is made of."""
+    return Shown(analysis=analysis or Analysis(), colors=colors or {}, **more)
+
+
+def unpack_json(packed: str) -> Any:
+    """The value whose JSON a page or a shard holds packed."""
+    return json.loads(zlib.decompress(base64.b64decode(packed), -zlib.MAX_WBITS))

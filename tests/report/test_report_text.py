@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 from builders import condition_samples as conditions
 from builders import report_samples as samples
+from builders.report_samples import unpack_json
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.records import Analysis, Estimate
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.terminal import render_results, render_status, render_trajectory
-from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
+from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls
 from holdfast.report.words.tables import fit_text, list_estimates, measure, pivot, table_text
 from holdfast.store import Store
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from holdfast.records import Analysis, Checkpoint
-from holdfast.report.sections.chance import chance_paragraph
+from holdfast.report.sections.chance import describe_chance
 from holdfast.report.words.inert import show_line, wrap_line
 from holdfast.report.words.labels import (
     drop_judge,
@@ -13,58 +10,46 @@ from holdfast.report.words.labels import (
     main_rows,
     name_headline,
     name_lineage,
-    names_html,
     order_controls,
     pick_claim,
     prefer_pooled,
 )
-from holdfast.report.words.layout import Section, fold, make_section, paragraph
-from holdfast.report.words.tables import (
-    pivot,
-    table_html,
-    table_text,
+from holdfast.report.words.layout import Section, Shown
+from holdfast.report.words.tables import pivot, table_text
+
+CLAIMS = (
+    "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of training:"
+    " seeds are random too. A number opens to its interval, counts and caveats."
 )
 
-Lineage = tuple[str, ...]
 
-
-def results_section(
-    analysis: Analysis, colors: Mapping[Lineage, int], checkpoints: Sequence[Checkpoint] = ()
-) -> Section | None:
+def results_section(shown: Shown) -> Section | None:
     """Means with intervals per base × lineage × axes, and the changes from the base."""
+    analysis, colors = shown.analysis, shown.colors
     if not analysis.scores:
         return None
+    section = Section(identity="results", title="Results", short="Results")
+    section.say(CLAIMS)
     means = [one for one in analysis.scores if one.kind == "mean"]
-    others = [one for one in analysis.scores if one.kind != "mean"]
-    table = pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors)
-    parts = [
-        names_html(checkpoints),
-        paragraph(
-            "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of"
-            " training: seeds are random too. Point at a number for its interval, counts and caveats."
-        ),
-        table_html(table, identity="results-table"),
-    ]
-    tables = {"results": table}
-    if others:
-        tables["spread"] = pivot(others, "Spread of scores", colors)
-        parts.append(fold("Spread", table_html(tables["spread"], identity="spread-table")))
+    section.table("results", pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors))
+    if others := [one for one in analysis.scores if one.kind != "mean"]:
+        section.table("spread", pivot(others, "Spread of scores", colors), fold_as="Spread")
     if analysis.deltas:
-        tables["deltas"] = pivot(analysis.deltas, "Change from the base, in score points", colors)
-        parts.append(fold("Change from the base", table_html(tables["deltas"], identity="deltas-table")))
-        parts.append(chance_paragraph(analysis, "deltas"))
-    return make_section("results", "Results", parts, tables=tables)
+        table = pivot(analysis.deltas, "Change from the base, in score points", colors)
+        section.table("deltas", table, fold_as="Change from the base")
+        section.say(describe_chance(analysis, "deltas"))
+    return section
 
 
-def _scores_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
-    scores = main_rows(one for one in analysis.scores if one.kind == "mean")
-    scores = prefer_pooled(scores)
+def _scores_text(shown: Shown, width: int) -> str | None:
+    analysis, colors = shown.analysis, shown.colors
+    scores = prefer_pooled(main_rows(one for one in analysis.scores if one.kind == "mean"))
     if not scores:
         return None
     apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
-    scores, whose = drop_judge(scores), name_headline(analysis.judges)
+    whose = name_headline(analysis.judges)
     lines = [f"Scores {show_line(whose)}"] if whose else []
-    lines.append(table_text(pivot(order_controls(scores, apart), "Results", colors), width))
+    lines.append(table_text(pivot(order_controls(drop_judge(scores), apart), "Results", colors), width))
     if apart:
         names = ", ".join(name_lineage(one) for one in sorted(apart, key=lambda one: colors.get(one, 0)))
         words = f"last rows: controls ({names}): the same stage again, or pairs with sides swapped at random"
@@ -72,17 +57,16 @@ def _scores_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) 
     return "\n".join(lines)
 
 
-def _others_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def _others_text(shown: Shown, width: int) -> str | None:
     """The means of judges beside those of the headline; None where there are no others."""
-    found = [one for one in analysis.scores if one.beside and one.base is None and one.estimator == "pooled"]
-    found = pick_claim(one for one in found if one.kind == "mean")
-    if not found:
+    beside = [one for one in shown.analysis.scores if one.beside and one.base is None and one.estimator == "pooled"]
+    means = pick_claim(one for one in beside if one.kind == "mean")
+    if not means:
         return None
-    table = table_text(pivot(found, "Other judges", colors), width)
-    return f"Other judges, in no mean with these\n{table}"
+    return f"Other judges, in no mean with these\n{table_text(pivot(means, 'Other judges', shown.colors), width)}"
 
 
-def results_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def results_text(shown: Shown, width: int) -> str | None:
     """The means of the headline's judges, then those of the others; None where nothing is judged."""
-    blocks = (_scores_text(analysis, colors, width), _others_text(analysis, colors, width))
+    blocks = (_scores_text(shown, width), _others_text(shown, width))
     return "\n\n".join(block for block in blocks if block is not None) or None

@@ -94,6 +94,12 @@ def trim_text(text: str, limit: int) -> tuple[str, int]:
     return text[:limit], max(0, len(text) - limit)
 
 
+def cut_line(text: str, limit: int) -> str:
+    """``text`` on one line of at most ``limit`` characters, an ellipsis after what is cut."""
+    line = show_line(text)
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
 def dump_json(value: Any) -> str:
     """``value`` as JSON in ASCII."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
@@ -108,8 +114,3 @@ def pack_text(text: str) -> str:
 def pack_json(value: Any) -> str:
     """``value`` as JSON, packed."""
     return pack_text(dump_json(value))
-
-
-def unpack_json(packed: str) -> Any:
-    """The value whose JSON was packed."""
-    return json.loads(zlib.decompress(base64.b64decode(packed), -zlib.MAX_WBITS))

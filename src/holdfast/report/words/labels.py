@@ -42,15 +42,10 @@ LABELLED_WORDS: Mapping[Labelled, str] = {
 }
 
 
-def name_relation(labelled: Labelled | None, reads_state: bool | None) -> str:
-    """``reads state, labelled all``; empty where nothing is known of it."""
-    parts = (("reads state" if reads_state else ""), "" if labelled is None else LABELLED_WORDS[labelled])
-    return ", ".join(part for part in parts if part)
-
-
 def name_judge(name: str, labelled: Labelled | None, reads_state: bool | None) -> str:
     """A judge with its relation to what was trained: ``grader (labelled none)``."""
-    relation = name_relation(labelled, reads_state)
+    parts = ("reads state" if reads_state else "", "" if labelled is None else LABELLED_WORDS[labelled])
+    relation = ", ".join(part for part in parts if part)
     return f"{name} ({relation})" if relation else name
 
 
@@ -80,6 +75,15 @@ def name_kind(kind: str) -> str:
 def name_value(value: Any) -> str:
     """An axis value without needless digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def varying_axes(estimates: Iterable[Estimate]) -> dict[str, set[Any]]:
+    """Axis → its values, for the axes that differ between estimates."""
+    values: dict[str, set[Any]] = {}
+    for one in estimates:
+        for key, value in one.axes.items():
+            values.setdefault(key, set()).add(str(value) if isinstance(value, list | dict) else value)
+    return {key: seen for key, seen in values.items() if len(seen) > 1}
 
 
 def name_axes(axes: Mapping[str, Any]) -> str:
@@ -261,14 +265,6 @@ def format_result(estimate: Estimate | None) -> str:
     return words if reached is None or seeds is None or reached >= seeds else f"{words} ({reached} of {seeds} seeds)"
 
 
-def half_width(estimate: Estimate) -> float | None:
-    """Half the width of a finite interval."""
-    if estimate.interval is None or isinstance(estimate.interval, Unbounded):
-        return None
-    half = (estimate.interval[1] - estimate.interval[0]) / 2
-    return half if math.isfinite(half) else None
-
-
 def format_percent(share: float | None, digits: int = 0) -> str:
     """A share of one in per cent, with a space that does not break."""
     return "–" if share is None else f"{format_number(100 * share, digits)}\u00a0%"
@@ -301,13 +297,18 @@ def explain_persistence(objective: str | None, lineage: Sequence[str] | None) ->
     )
 
 
-def describe_basis(estimate: Estimate) -> str:
-    """Estimator, claim, what was resampled and the counts, in one line."""
+def split_basis(estimate: Estimate) -> tuple[str, str]:
+    """What a number rests on: its interval and counts, then estimator, claim, what was resampled and the caveats."""
+    without = "no interval" if estimate.interval is None and estimate.value is not None else ""
+    counts = [without, *(count_noun(count, what) for what, count in estimate.n.items())]
     parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
     parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
-    parts += ["no interval"] if estimate.interval is None and estimate.value is not None else []
-    parts += [", ".join(count_noun(count, what) for what, count in estimate.n.items())] if estimate.n else []
-    return "; ".join([*parts, *estimate.caveats])
+    return ", ".join(part for part in counts if part), "; ".join([*parts, *estimate.caveats])
+
+
+def describe_basis(estimate: Estimate) -> str:
+    """All that a number rests on, in one line."""
+    return "; ".join(part for part in split_basis(estimate) if part)
 
 
 def count_flags(runs: TrajectoryTable) -> dict[str, int]:
@@ -325,19 +326,19 @@ KNOWN_AXES = {
 
 
 def describe_names(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, str]]:
-    """What each stage name and axis stands for, read from the records of the stages: (name, words)."""
+    """What each stage name, the arrow and each axis stands for, read from the records of the stages: (name, words)."""
     found: dict[str, str] = {}
     for stage in (stage for checkpoint in checkpoints for stage in checkpoint.stages):
         flip = float(stage.settings.get("flip") or 0)
-        words = f"a stage of {stage.method} on {' and '.join(stage.objectives) or 'no objective'}"
+        words = f"a stage of training on {' and '.join(stage.objectives) or 'no objective'}, by {stage.method}"
         if flip > 0:
             words += f" with the sides of {100 * flip:.0f} % of the pairs swapped: a control"
-        words += _describe_repair(stage)
-        found.setdefault(stage.name, words)
+        found.setdefault(stage.name, words + _describe_repair(stage))
     pairs = sorted(found.items(), key=lambda pair: ("control" in pair[1], len(pair[0]), pair[0]))
-    first = next((one.lineage for one in checkpoints if len(one.lineage) == 2), None)
-    if first is not None:
-        pairs.append(("→".join(first), f"stage {first[0]}, then stage {first[1]}"))
+    two = sorted((is_control(one), one.lineage) for one in checkpoints if len(one.lineage) == 2)
+    if two:
+        first, second = two[0][1]
+        pairs.append(("→", f"then: {first}→{second} is stage {first}, then stage {second}"))
     axes = {key for checkpoint in checkpoints for key in checkpoint.axes}
     return [*pairs, *((key, words) for key, words in KNOWN_AXES.items() if key in axes)]
 
