@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders.published_samples import sample, write_archive
@@ -169,40 +168,6 @@ def test_show(smoke_run: Path, capsys: Captured) -> None:
     assert code == 0 and ids[5] in out and "SCORES" in out
     assert "give more digits" in refused(capsys, "show", smoke_run, "")
     assert "no trajectory with an id that starts with 'zz'" in refused(capsys, "show", smoke_run, "zz")
-
-
-BAD_STUDIES: dict[str, tuple[Any, str]] = {
-    "unknown key": (lambda s: s["study"].update(train_seds=[1]), "did you mean 'train_seeds'?"),
-    "missing judge": (lambda s: s.pop("judges"), "judges: field required"),
-    "undefined stage": (lambda s: s["study"]["lineages"].append(["S", "Q"]), "names the stage 'Q'"),
-    "unknown base": (lambda s: s["model"].update(bases=["llama"]), "not among the names in [models.…]: tiny"),
-    "unknown suite": (lambda s: s["suite"].update(name="ofice"), "suites that can be run here: office"),
-    "unknown policy": (lambda s: s["suite"].update(mixture={"foo": 1.0}), "mixture: policy 'foo' is unknown"),
-    "name with a slash": (lambda s: s["study"].update(name="../up"), "it names the run's directory"),
-    "negative seed": (lambda s: s["study"].update(train_seeds=[-1]), "study.train_seeds.0"),
-    "text on an axis": (lambda s: s.update(axes={"beta": ["0.1"]}), "axes.beta has the text '0.1'"),
-    "axis out of range": (lambda s: s.update(axes={"steps": [4, 0]}), "axes.steps: input should be greater"),
-    "split that is no number": (lambda s: s.update(axes={"split_seed": ["a"]}), "axes.split_seed"),
-    "odd heads": (lambda s: s["model"].update(hidden=50), "model.hidden is 50 for 2 heads; give a multiple of 4"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_STUDIES)
-def test_a_wrong_study_is_refused_before_anything_is_made(name: str, tmp_path: Path, capsys: Captured) -> None:
-    spoil, finding = BAD_STUDIES[name]
-    settings = smoke_settings()
-    spoil(settings)
-    path = write_toml(settings, tmp_path / "study.toml")
-    for command in (("check", path), ("run", path, "-o", tmp_path / "run")):
-        assert finding in refused_study(capsys, *command)
-    assert [found.name for found in tmp_path.iterdir()] == ["study.toml"]
-
-
-def refused_study(capsys: Captured, *arguments: object) -> str:
-    """As ``refused``; ``check`` tells what it found before it refuses."""
-    code, _, err = asked(capsys, *arguments)
-    assert (code, err.count("\n")) == (2, 1), err
-    return err
 
 
 def test_outputs_that_cannot_be_written(smoke_run: Path, blocked: Path, capsys: Captured) -> None:
