@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from builders.commands import asked, refused
 from builders.published_samples import sample, write_archive
 from builders.smoke_study import SMOKE, smoke_settings, write_toml
 
@@ -23,26 +24,6 @@ from holdfast.store import Store
 
 Captured = pytest.CaptureFixture[str]
 HOLDFAST = [sys.executable, "-W", "error", "-m", "holdfast"]
-
-
-def asked(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of one command."""
-    capsys.readouterr()
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as ended:
-        assert isinstance(ended.code, int)
-        code = ended.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
-
-
-def refused(capsys: Captured, *arguments: object) -> str:
-    """The one line with which a command is refused."""
-    code, out, err = asked(capsys, *arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1), err
-    assert err.startswith("holdfast") and "Traceback" not in err
-    return err
 
 
 def contents(path: Path) -> dict[str, bytes | None]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from builders.commands import refused
 from builders.gate_samples import Made, steady, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -180,18 +181,6 @@ UNBOUNDED: dict[str, tuple[str, str]] = {
         "judges.state.rules.safety[0].value",
     ),
 }
-
-
-def refused(capsys: Captured, *words: object) -> str:
-    """The one line with which a command is refused, with exit code 2; without any progress or result."""
-    capsys.readouterr()
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as ended:  # by the reader of arguments
-        code = ended.code  # type: ignore[assignment]
-    told = capsys.readouterr()
-    assert (code, told.err.count("\n")) == (2, 1), told.err
-    return told.err
 
 
 @pytest.mark.parametrize("name", UNBOUNDED)

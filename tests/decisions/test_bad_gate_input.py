@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import gate_samples, watch_samples
+from builders.commands import refused
 from builders.gate_samples import Made, steady
 
 from holdfast.cli.main import main
@@ -22,14 +23,6 @@ from holdfast.suites.probes.files import read_rows
 Captured = pytest.CaptureFixture[str]
 DIGITS = "9" * 5000
 STUDY = '[study]\nname = "x"\n[judges.state]\nkind = "state"\n'
-
-
-def refused(capsys: Captured, *words: Any) -> str:
-    """The one line with which a command is refused."""
-    assert main([str(word) for word in words]) == 2
-    told = capsys.readouterr()
-    assert not told.out and len(told.err.splitlines()) == 1
-    return told.err
 
 
 def small_run(path: Path, **made: Any) -> Path:

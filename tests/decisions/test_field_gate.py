@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from builders import known_samples
+from builders.commands import asked, gated, refused
 from builders.gate_samples import Made, checkpoint, mixed, steady, write_run
 from builders.places import case_input
 
-from holdfast.cli.main import main
 from holdfast.records import Declaration, content_id
 from holdfast.store import Store
 from holdfast.store.origins import LogState, Undeclared, add_declarations, write_log_states, write_undeclared
@@ -32,28 +32,6 @@ pytestmark = [
 HARM = Declaration(
     objective="safety", key="harm", sign=-1, low=0.0, high=1.0, scorer="grader", task="office", source="a test"
 )
-
-
-def asked(capsys: Captured, command: str, *words: object) -> tuple[int, str, str]:
-    """The exit code, standard output and standard error of a command."""
-    code = main([command, *(str(word) for word in words)])
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
-
-
-def gated(capsys: Captured, *words: object) -> tuple[int, dict[str, Any]]:
-    """The exit code and the only verdict as JSON."""
-    code, out, err = asked(capsys, "gate", *words, "--json", "--quiet")
-    assert not err, err
-    (verdict,) = json.loads(out)["verdicts"]
-    return code, verdict
-
-
-def refused(capsys: Captured, command: str, *words: object) -> str:
-    """The one line of a refusal."""
-    code, out, err = asked(capsys, command, *words)
-    assert code == 2 and not out and err.startswith("holdfast: ") and err.count("\n") == 1, (code, out, err)
-    return err
 
 
 def checks_of(verdict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
