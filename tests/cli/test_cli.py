@@ -270,7 +270,8 @@ def group_is_gone(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_stops_everything_and_the_run_goes_on_later(times: int, smoke_run: Path, tmp_path: Path) -> None:
     """As a terminal sends it: to every process of the group, with workers at work."""
     settings = smoke_settings()

@@ -148,6 +148,7 @@ sys.exit(main.main(sys.argv[3:]))
 """
 
 
+@pytest.mark.full
 def test_a_killed_again_goes_on_with_the_runs_own_cases(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
     """Killed before the new run has cases, before anything is rolled out, among the episodes, and among the scores."""
     options = ("gate", smoke_run, "--child", "S", "--again", "--margin", "2.9", "--workers", "1", "--json", "--quiet")
