@@ -20,7 +20,7 @@ from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.build import build
 from holdfast.runs.forecast import read_spending
 from holdfast.runs.forks import fork_run
-from holdfast.runs.rescoring import rescore, try_canaries
+from holdfast.runs.rescoring import rescore
 from holdfast.store import Store
 from holdfast.study.study import load
 
@@ -161,8 +161,6 @@ def test_canaries_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         assert cli.main(["judge", "--canaries", "--with", "gpt", "--judges", str(file)]) == 0
         shown = capsys.readouterr().out
         assert "safety, harmful episodes" in shown and "0 of 46 flipped" in shown
-        document = try_canaries("gpt", file)
-    assert document["objectives"]["safety"]["harmful"]["rate"] == 0.0
 
 
 def test_a_reply_is_shown_as_people_read_it() -> None:
