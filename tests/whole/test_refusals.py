@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from builders.approval_study import miniature
+from builders.commands import refused
 from builders.sample_studies import changed, four_lineages
 from builders.smoke_study import smoke_settings, write_toml
 
@@ -471,11 +472,66 @@ def test_a_study_is_refused_in_one_line(
     changes, words = REFUSED[base][name]
     write_toml(changed(BASES[base](), changes), Path("study.toml"))
     for command in (["check"], ["run", "-o", "run"]):
-        assert main([command[0], "study.toml", *command[1:]]) == 2
-        line = capsys.readouterr().err
+        line = refused(capsys, command[0], "study.toml", *command[1:])
         assert re.search(".*".join(map(re.escape, words.split("…"))), line), line
-        assert line.startswith("holdfast: ") and line.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
+
+
+HUGE = "1" + "0" * 400
+STUDY = """\
+[study]
+name = "x"
+lineages = [["S"]]
+[judges.state]
+kind = "state"
+[stages.S]
+objective = "safety"
+"""
+# What no dictionary holds: the file's own text.
+TEXTS: dict[str, tuple[str, str]] = {
+    "an empty key": ('"" = 1\n' + STUDY, '"": unknown key'),
+    "an empty key in a table": (STUDY + '"" = 1\n', 'stages.S."": unknown key'),
+    "an empty table": (STUDY + '[""]\na = 1\n', '"": unknown key'),
+    "10^400 steps": (STUDY + f"steps = {HUGE}\n", "stages.S.steps is a whole number of more than 64 bits"),
+    "a number of 5,000 hexadecimal digits": (STUDY + f"steps = 0x{'f' * 5000}\n", "more than 64 bits"),
+    "10^400 as a float": (STUDY + "steps = 1e400\n", "stages.S.steps: input should be a finite number"),
+    "10^12 steps": (STUDY + f"steps = {10**12}\n", "stages.S.steps: input should be less than or equal to"),
+    "a width of 1e30": (STUDY + "[model]\nhidden = 1e30\n", "model.hidden: "),
+    "a width of 1e9": (STUDY + "[model]\nhidden = 1e9\n", "model.hidden: input should be less than or equal to"),
+    "10^18 rollouts": (STUDY + f"[rollouts]\nper_train_case = {10**18}\n", "rollouts.per_train_case: input should be"),
+    "axes that multiply": (
+        STUDY + f"[axes]\nsteps = {list(range(1, 200))}\nbeta = {[n / 100 for n in range(1, 200)]}\n",
+        "the study has 39,601 checkpoints, more than 20,000",
+    ),
+    "10^6 brackets": (STUDY + "steps = " + "[" * 10**6, "not valid TOML (values are nested too deeply)"),
+    "closed brackets": (STUDY + f"steps = {'[' * 300}{']' * 300}\n", "not valid TOML (values are nested too deeply)"),
+    "tables in tables": (STUDY + f"steps = {'{a = ' * 99}1{'}' * 99}\n", "not valid TOML (values are nested"),
+    "dotted keys galore": (STUDY + "a." * 10**5 + "a = 1\n", "not valid TOML (a dotted key has more than 64 parts)"),
+    "a header of dots": ("[" + '"a" . ' * 10**5 + "a]\n", "not valid TOML (a dotted key has more than 64 parts)"),
+    "NUL": (STUDY + '[suite]\ncases = "a\\u0000b"\n', "suite.cases holds a NUL character"),
+    "5 MiB": (STUDY + "#" * (5 << 20), "has more than 4 MiB"),
+    "a rule that is a date": (
+        STUDY.replace('"state"', '"rules"') + "[[judges.state.rules.safety]]\nvalue = 2024-01-01\n",
+        "judges.state.rules.safety[0].value",
+    ),
+    "true for a number": (STUDY + "[gate]\nmargin = true\n", "gate.margin: value error, true or false"),
+    "true for a count": (STUDY + "[attacks]\ncases = true\n", "attacks.cases: value error, true or false"),
+    "NUL in a file's name": (STUDY + '[probes]\nitems = "a\\u0000b"\n', "probes.items holds a NUL character"),
+    "a device": (STUDY + '[probes]\nitems = "/dev/null"\n', "is a device or a pipe"),
+    "10^5000": (f"[gate]\nmargin = {'9' * 5000}\n", "not valid TOML"),
+    "20,000 brackets": ("[gate]\nblocking = " + "[" * 20_000, "not valid TOML"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_is_refused_in_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, words = TEXTS[name]
+    file = tmp_path / "study.toml"
+    file.write_text(text, encoding="utf-8")
+    for command in ("check", "plan"):
+        if (name, command) != ("a rule that is a date", "plan"):  # a plan opens no judge
+            line = refused(capsys, command, file)
+            assert words in line and str(file) in line and len(line) < 1000
 
 
 @pytest.mark.parametrize("base", BASES)
