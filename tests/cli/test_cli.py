@@ -19,7 +19,7 @@ from builders.smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
 from holdfast.cli import main as cli
-from holdfast.cli.main import COMMANDS, main, parser
+from holdfast.cli.main import COMMANDS, parser
 from holdfast.store import Store
 
 Captured = pytest.CaptureFixture[str]
@@ -321,8 +321,7 @@ def begun(output: Path) -> bool:
 
 
 def test_a_judge_of_nobody_is_told(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["judge", str(smoke_run), "--with", "nobody"]) == 2
-    assert "no such judge; there are: state" in capsys.readouterr().err
+    assert "no such judge; there are: state" in refused(capsys, "judge", smoke_run, "--with", "nobody")
 
 
 def test_gate_and_watch_say_what_they_need(smoke_run: Path, capsys: Captured) -> None:

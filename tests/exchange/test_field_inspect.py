@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from builders import inspect_samples as made
+from builders.commands import refused
 from builders.inspect_samples import (
     SAFE,
     asked,
@@ -807,8 +808,9 @@ def test_pipes_and_devices_are_refused_unopened(tmp_path: Path, capsys: pytest.C
     os.mkfifo(tmp_path / "pipe.eval")
     (tmp_path / "zero.json").symlink_to("/dev/zero")
     for name in ("pipe.eval", "zero.json"):
-        assert main(["import", str(tmp_path / name), "-o", str(tmp_path / "run"), "--quiet"]) == 2
-        assert "a device or pipe, not a plain file" in capsys.readouterr().err
+        assert "a device or pipe, not a plain file" in refused(
+            capsys, "import", tmp_path / name, "-o", tmp_path / "run", "--quiet"
+        )
         assert not is_inspect(tmp_path / name)
     assert find_logs(tmp_path) == []
 
@@ -1019,10 +1021,8 @@ def test_a_run_of_an_earlier_version_is_not_mixed_with_this_one(tmp_path: Path) 
 def test_score_is_of_inspect_logs_and_well_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = log(tmp_path / "a.eval", [sample(1, None, {"safety": 1})])
     run = ["-o", str(tmp_path / "run"), "--quiet"]
-    assert main(["import", str(path), *run, "--score", "safety"]) == 2
-    assert "OBJECTIVE=-KEY[LOW,HIGH]" in capsys.readouterr().err
+    assert "OBJECTIVE=-KEY[LOW,HIGH]" in refused(capsys, "import", path, *run, "--score", "safety")
     (tmp_path / "empty").mkdir()
-    assert main(["import", str(tmp_path / "empty"), *run, "--score", SAFE]) == 2
-    assert "--score is of Inspect logs" in capsys.readouterr().err
+    assert "--score is of Inspect logs" in refused(capsys, "import", tmp_path / "empty", *run, "--score", SAFE)
     assert main(["import", str(path), *run, "--score", SAFE]) == 0
     assert "note: safety is safety: from 0 to 1, high is good (declared with --score)" in capsys.readouterr().out

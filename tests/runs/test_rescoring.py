@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.commands import refused
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
@@ -147,10 +148,8 @@ def test_the_name_of_a_studys_judge_is_taken(run: Path, tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_judge_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["judge", str(run), "--with", "openai/gpt-5", "--max-cost", "5"]) == 2
-    assert "no endpoint has a price" in capsys.readouterr().err
-    assert cli.main(["judge", "--with", "openai/gpt-5"]) == 2
-    assert "RUN is missing" in capsys.readouterr().err
+    assert "no endpoint has a price" in refused(capsys, "judge", run, "--with", "openai/gpt-5", "--max-cost", "5")
+    assert "RUN is missing" in refused(capsys, "judge", "--with", "openai/gpt-5")
     with pytest.raises(StudyError, match=r"holds \[suite\]"):
         rescore(run, "rules", write(tmp_path / "x.toml", RULES + "[suite]\nname = 'office'\n"))
 
