@@ -8,6 +8,8 @@ LOCK := .venv-lock/bin/uv pip compile --quiet pyproject.toml requirements.in --u
   --generate-hashes --no-header --no-annotate --no-emit-package torch --constraint .venv-lock/constraints.txt \
   --override .venv-lock/overrides.txt
 RUN ?= runs/quick
+# Tests start hundreds of processes, so modules are compiled once, whatever the environment says.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,14 +54,30 @@ lock:  ## resolve requirements.lock and requirements-dev.lock anew, for all plat
 study: .venv/.study  ## run studies/quick.toml (about 5 minutes), print its results and the path of its report
 	$(BIN)/holdfast run studies/quick.toml --output $(RUN)
 
-test: .venv/.dev  ## run every check and test
+checks: .venv/.dev  ## ruff and mypy alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'not full and not gpu and not network'
+
+test: .venv/.dev  ## run every check and test; what the checks say stands below the tests
+	@mkdir -p build
+	@$(MAKE) --no-print-directory checks > build/checks.txt 2>&1 & checks=$$!; \
+	$(PYTEST) -m 'not full and not gpu and not network'; tested=$$?; \
+	wait $$checks; checked=$$?; cat build/checks.txt; \
+	test $$tested = 0 || echo "make test: tests failed"; \
+	test $$checked = 0 || echo "make test: checks failed"; \
+	test $$tested = 0 && test $$checked = 0
 
 test-full: test  ## the long checks too: coverage simulations, kill tests, sensitivity to the mixture
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m 'full'
+	$(PYTEST) -m 'full'
+
+coverage: .venv/.dev  ## branch coverage of the tests of `make test`, processes that they start counted in (build/coverage)
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(subst -m pytest,-m coverage run -m pytest,$(PYTEST)) -m 'not full and not gpu and not network'
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet --directory build/coverage/pages
+	$(BIN)/python -m coverage report --skip-covered --show-missing > build/coverage/missing.txt
+	@tail -1 build/coverage/missing.txt; echo build/coverage/pages/index.html
 
 test-kernels: .venv/.dev  ## numeric tests under six sets of kernels, and which these were (about 10 minutes)
 	$(BIN)/python tests/kernels.py
@@ -90,4 +108,4 @@ format: .venv/.dev  ## format the code
 clean:  ## remove .venv and caches (runs are kept)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
 
-.PHONY: help install lock study test test-full test-kernels faults faults-full bench docs graph format clean
+.PHONY: help install lock study checks test test-full coverage test-kernels faults faults-full bench docs graph format clean

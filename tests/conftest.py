@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,31 @@ SMOKE = STUDIES / "smoke.toml"
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that compares numbers with a tolerance, so that `make test-kernels` runs it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks every test that compares numbers with a tolerance, where `make test-kernels` asks for these.
+
+    Finding them reads all tests anew, which takes each process five seconds.
+    """
+    if "kernels" in config.getoption("markexpr"):
+        mark_kernels(items)
+
+
+def mark_kernels(items: list[pytest.Item]) -> None:
+    """Marks those that compare with a tolerance and are not left out."""
     for item in items:
         name = getattr(item, "originalname", item.name)
         if needs_kernels(item.path, name) and reason_left_out(item.path, name) is None:
             item.add_marker(pytest.mark.kernels)
+
+
+def pytest_collection_finish() -> None:
+    """What libraries and collected tests keep in memory stays to the end: collections of garbage pass it by.
+
+    Not before Hypothesis is imported, which asks then who holds trio's generator, and is not told of what is passed by.
+    """
+    if "hypothesis" in sys.modules:
+        gc.collect()
+        gc.freeze()
 
 
 def shared_root(factory: pytest.TempPathFactory) -> Path:

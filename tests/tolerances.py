@@ -45,6 +45,7 @@ LEFT_OUT: dict[str, str] = {
     "test_inspect.py": "the means are taken by Inspect, of whole numbers; needs two evaluations",
     "test_gate_published.py": "the gate, not one of the four areas: means that test_analysis_published.py has",
     "test_field_gate.py": "the gate, not one of the four areas: shares of whole numbers, in logs that Inspect reads",
+    "test_field_gate_logs.py": "the same, of the field's own logs",
     "test_known_scores.py": "what other tools' scores mean, not one of the four areas: shares of whole numbers",
     "test_gate_running.py": "the gate, not one of the four areas: needs whole evaluations",
 }

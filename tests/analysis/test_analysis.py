@@ -13,6 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 import scipy.stats
+from builders.schemas import follows
 from builders.scored_study import checkpoint, expected, quick_checkpoints, write_study
 
 from holdfast.analysis import analyze, document, require_same_cases, schema
@@ -56,7 +57,7 @@ def check_document(found: Analysis) -> dict[str, Any]:
     """The document is strict JSON and follows its schema."""
     made = document(found)
     json.dumps(made, allow_nan=False)
-    jsonschema.Draft202012Validator(schema()).validate(made)
+    follows(made, schema())
     return made
 
 
@@ -76,9 +77,11 @@ def test_the_schema_itself_is_valid_and_refuses_what_it_should() -> None:
         {"estimator": "mine"},
         {"x": 1},
     ):
-        bad = {**good, "scores": [{**good["scores"][0], **change}]}
+        wrong = {**good["scores"][0], **change}
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(bad, schema())
+            jsonschema.validate({**good, "scores": [wrong]}, schema())
+        with pytest.raises(jsonschema.ValidationError):  # among many good rows too
+            follows({**good, "scores": [*good["scores"] * 9, wrong, *good["scores"] * 9]}, schema())
 
 
 def test_an_unbounded_set_is_written_as_such() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
+from builders.schemas import follows
 from builders.scored_study import checkpoint, expected, quick_checkpoints
 
 from holdfast.analysis import analyze, document, schema
@@ -86,7 +86,7 @@ def checked(store: Store, **options: Any) -> Analysis:
         found = analyze(store, draws=60, **options)
     made = document(found)
     json.dumps(made, allow_nan=False)
-    jsonschema.Draft202012Validator(schema()).validate(made)
+    follows(made, schema())
     return found
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import jsonschema
 import numpy as np
 import pytest
 from builders.report_samples import NAME, make_shown
+from builders.schemas import follows
 from builders.scored_study import checkpoint, write_study
 
 from holdfast.analysis import analyze, document, schema
@@ -223,7 +223,7 @@ def test_training_cases_stand_apart(analysis: Analysis) -> None:
 def test_the_document_follows_its_schema_and_has_the_rows(analysis: Analysis) -> None:
     made = document(analysis)
     json.dumps(made, allow_nan=False)
-    jsonschema.Draft202012Validator(schema()).validate(made)
+    follows(made, schema())
     assert len(made["calibration"]) == len(analysis.calibration) > 100
 
 
@@ -256,7 +256,7 @@ def test_trajectories_without_a_true_score_are_counted_and_left_out(tmp_path: Pa
     nothing = find(found, "mean_bias", judge="strict", lineage=("S", "H"))
     assert nothing.value is None
     assert nothing.caveats
-    jsonschema.Draft202012Validator(schema()).validate(document(found))
+    follows(document(found), schema())
 
 
 def test_a_judge_that_read_a_sample_is_held_against_that_sample(tmp_path: Path) -> None:

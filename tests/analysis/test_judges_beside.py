@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
+from builders.schemas import follows
 from builders.scored_study import VALUES, assert_alike, checkpoint, expected, write_study
 from builders.smoke_study import smoke_settings
 
@@ -226,7 +226,7 @@ def test_a_run_that_a_second_judge_scored_gives_both_and_the_headline_is_the_out
     add_scores(store, "outsider", shift=-0.8)
     found = analyze(store, draws=50)
     made = document(found)
-    jsonschema.Draft202012Validator(schema()).validate(made)
+    follows(made, schema())
     for lineage in RECIPES:
         rows = {one.judge: one for one in pooled_means(found) if one.lineage == lineage}
         assert set(rows) == {"grader", "outsider"}  # no row is of both
@@ -357,7 +357,7 @@ def test_cells_of_an_axis_of_labellers_are_pooled_and_relations_are_not(tmp_path
         ("a", ALL, False),
         ("b", ALL, False),
     ]
-    jsonschema.Draft202012Validator(schema()).validate(document(found))
+    follows(document(found), schema())
 
 
 def exchange_study(path: Path, *, own: bool) -> Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast.runs.plan.settings import RolloutSettings
@@ -20,3 +21,17 @@ def four_lineages() -> dict[str, Any]:
 def part_of(step: Step) -> str | None:
     """The part of the cases that a rollout step is of; None for another kind of step."""
     return step.settings.part if isinstance(step.settings, RolloutSettings) else None
+
+
+def changed(study: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The study itself with other values at some paths of keys (``"stages/S/beta"``); None removes what is there."""
+    for place, value in changes.items():
+        *tables, key = place.split("/")
+        table = study
+        for name in tables:
+            table = table.setdefault(name, {})
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = value
+    return study

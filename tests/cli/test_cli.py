@@ -11,39 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from builders.commands import asked, refused
 from builders.published_samples import sample, write_archive
 from builders.smoke_study import SMOKE, smoke_settings, write_toml
 
 import holdfast as hf
 from holdfast.cli import main as cli
-from holdfast.cli.main import COMMANDS, main, parser
+from holdfast.cli.main import COMMANDS, parser
 from holdfast.store import Store
 
 Captured = pytest.CaptureFixture[str]
 HOLDFAST = [sys.executable, "-W", "error", "-m", "holdfast"]
-
-
-def asked(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of one command."""
-    capsys.readouterr()
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as ended:
-        assert isinstance(ended.code, int)
-        code = ended.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
-
-
-def refused(capsys: Captured, *arguments: object) -> str:
-    """The one line with which a command is refused."""
-    code, out, err = asked(capsys, *arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1), err
-    assert err.startswith("holdfast") and "Traceback" not in err
-    return err
 
 
 def contents(path: Path) -> dict[str, bytes | None]:
@@ -171,40 +151,6 @@ def test_show(smoke_run: Path, capsys: Captured) -> None:
     assert "no trajectory with an id that starts with 'zz'" in refused(capsys, "show", smoke_run, "zz")
 
 
-BAD_STUDIES: dict[str, tuple[Any, str]] = {
-    "unknown key": (lambda s: s["study"].update(train_seds=[1]), "did you mean 'train_seeds'?"),
-    "missing judge": (lambda s: s.pop("judges"), "judges: field required"),
-    "undefined stage": (lambda s: s["study"]["lineages"].append(["S", "Q"]), "names the stage 'Q'"),
-    "unknown base": (lambda s: s["model"].update(bases=["llama"]), "not among the names in [models.…]: tiny"),
-    "unknown suite": (lambda s: s["suite"].update(name="ofice"), "suites that can be run here: office"),
-    "unknown policy": (lambda s: s["suite"].update(mixture={"foo": 1.0}), "mixture: policy 'foo' is unknown"),
-    "name with a slash": (lambda s: s["study"].update(name="../up"), "it names the run's directory"),
-    "negative seed": (lambda s: s["study"].update(train_seeds=[-1]), "study.train_seeds.0"),
-    "text on an axis": (lambda s: s.update(axes={"beta": ["0.1"]}), "axes.beta has the text '0.1'"),
-    "axis out of range": (lambda s: s.update(axes={"steps": [4, 0]}), "axes.steps: input should be greater"),
-    "split that is no number": (lambda s: s.update(axes={"split_seed": ["a"]}), "axes.split_seed"),
-    "odd heads": (lambda s: s["model"].update(hidden=50), "model.hidden is 50 for 2 heads; give a multiple of 4"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_STUDIES)
-def test_a_wrong_study_is_refused_before_anything_is_made(name: str, tmp_path: Path, capsys: Captured) -> None:
-    spoil, finding = BAD_STUDIES[name]
-    settings = smoke_settings()
-    spoil(settings)
-    path = write_toml(settings, tmp_path / "study.toml")
-    for command in (("check", path), ("run", path, "-o", tmp_path / "run")):
-        assert finding in refused_study(capsys, *command)
-    assert [found.name for found in tmp_path.iterdir()] == ["study.toml"]
-
-
-def refused_study(capsys: Captured, *arguments: object) -> str:
-    """As ``refused``; ``check`` tells what it found before it refuses."""
-    code, _, err = asked(capsys, *arguments)
-    assert (code, err.count("\n")) == (2, 1), err
-    return err
-
-
 def test_outputs_that_cannot_be_written(smoke_run: Path, blocked: Path, capsys: Captured) -> None:
     tree = contents(blocked.parent.parent)
     for output in (blocked, blocked / "deeper", Path("/proc/nothing/here"), blocked.parent / ("x" * 300)):
@@ -324,7 +270,8 @@ def group_is_gone(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_stops_everything_and_the_run_goes_on_later(times: int, smoke_run: Path, tmp_path: Path) -> None:
     """As a terminal sends it: to every process of the group, with workers at work."""
     settings = smoke_settings()
@@ -374,8 +321,7 @@ def begun(output: Path) -> bool:
 
 
 def test_a_judge_of_nobody_is_told(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["judge", str(smoke_run), "--with", "nobody"]) == 2
-    assert "no such judge; there are: state" in capsys.readouterr().err
+    assert "no such judge; there are: state" in refused(capsys, "judge", smoke_run, "--with", "nobody")
 
 
 def test_gate_and_watch_say_what_they_need(smoke_run: Path, capsys: Captured) -> None:

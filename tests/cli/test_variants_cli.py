@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from holdfast.cli.main import main
+from builders.commands import refused
 
 
 @pytest.mark.parametrize("closed", [(), ("stdout",), ("stderr",), ("stdout", "stderr")])
@@ -26,7 +25,5 @@ def test_closed_streams_change_no_exit_code(closed: tuple[str, ...], tmp_path: P
 def test_a_side_that_is_no_log_is_called_so(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "side.json"
     file.write_text(text, encoding="utf-8")
-    assert main(["gate", "--parent", str(file), "--child", str(file)]) == 2
-    assert f"{file}: is no Inspect log; give the path" in capsys.readouterr().err
-    assert main(["gate", "--parent", "absent.json", "--child", "absent.json"]) == 2
-    assert "absent.json: no such log" in capsys.readouterr().err
+    assert f"{file}: is no Inspect log; give the path" in refused(capsys, "gate", "--parent", file, "--child", file)
+    assert "absent.json: no such log" in refused(capsys, "gate", "--parent", "absent.json", "--child", "absent.json")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import gate_samples, watch_samples
+from builders.commands import refused
 from builders.gate_samples import Made, steady
 
 from holdfast.cli.main import main
@@ -24,14 +25,6 @@ DIGITS = "9" * 5000
 STUDY = '[study]\nname = "x"\n[judges.state]\nkind = "state"\n'
 
 
-def refused(capsys: Captured, *words: Any) -> str:
-    """The one line with which a command is refused."""
-    assert main([str(word) for word in words]) == 2
-    told = capsys.readouterr()
-    assert not told.out and len(told.err.splitlines()) == 1
-    return told.err
-
-
 def small_run(path: Path, **made: Any) -> Path:
     return gate_samples.write_run(path, Made(safety={"base": steady(4), "S": steady(4)}, **made))
 
@@ -45,7 +38,6 @@ def test_toml_that_python_does_not_read_is_one_line(text: str, tmp_path: Path, c
     file.write_text(text)
     run = small_run(tmp_path / "run")
     assert "not valid TOML" in refused(capsys, "gate", run, "--child", "S", "--rules", file)
-    assert "not valid TOML" in refused(capsys, "check", file)
     baseline = ["--baseline", "S", "--checkpoints", "base", "--frozen", "2"]
     assert "not valid TOML" in refused(capsys, "watch", run, *baseline, "--judges", file)
 
@@ -59,22 +51,10 @@ def test_a_file_of_judges_that_holds_no_tables_is_refused(key: str, tmp_path: Pa
     assert f"{key} is no table" in refused(capsys, "watch", run, *baseline, "--judges", file)
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("[gate]\nmargin = true\n", "gate.margin: value error, true or false"),
-        ("[attacks]\ncases = true\n", "attacks.cases: value error, true or false"),
-        ('[probes]\nitems = "a\\u0000b"\n', "probes.items holds a NUL character"),
-        ('[probes]\nitems = "/dev/null"\n', "is a device or a pipe"),
-        ("[scales]\nsmall = 3\n", "scales is no table of tables"),
-    ],
-)
-def test_wrong_tables_of_a_study_name_the_place(text: str, told: str, tmp_path: Path) -> None:
-    file = tmp_path / "x.toml"
-    file.write_text(STUDY + text)
-    with pytest.raises(StudyError) as error:
-        load(file, scale="small" if "scales" in text else None)
-    assert told in str(error.value)
+def test_a_scale_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(STUDY + "[scales]\nsmall = 3\n")
+    with pytest.raises(StudyError, match="scales is no table of tables"):
+        load(tmp_path / "x.toml", scale="small")
 
 
 # --- a gate --------------------------------------------------------------------------------------------------------

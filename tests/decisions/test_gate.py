@@ -8,36 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.commands import asked, gated, refused
 from builders.gate_samples import Made, checkpoint, mixed, steady, write_run
 
-from holdfast.cli.main import main
 from holdfast.records import Flag, Outcome, Score, content_id
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.store import DATABASE, Store
 
 Captured = pytest.CaptureFixture[str]
 NAN = float("nan")
-
-
-def asked(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
-    code = main([str(one) for one in arguments])
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
-
-
-def gated(capsys: Captured, *arguments: object) -> tuple[int, dict[str, Any]]:
-    """The exit code and the only verdict as JSON."""
-    code, out, err = asked(capsys, "gate", *arguments, "--json", "--quiet")
-    assert not err, err
-    (verdict,) = json.loads(out)["verdicts"]
-    return code, verdict
-
-
-def refused(capsys: Captured, *arguments: object) -> str:
-    """The one line of a refusal."""
-    code, out, err = asked(capsys, "gate", *arguments)
-    assert code == 2 and not out and err.startswith("holdfast: ") and err.count("\n") == 1, (code, out, err)
-    return err
 
 
 def check_of(verdict: dict[str, Any], metric: str) -> dict[str, Any]:
@@ -289,7 +268,7 @@ def test_rules_of_the_study_hold_unless_others_are_given(tmp_path: Path, capsys:
     assert gated(capsys, run, "--child", "S", "--margin", "0.75")[1]["rules"]["margin"] == 0.75
     rules = tmp_path / "rules.toml"
     rules.write_text("[gate]\nseverity = 1\n")
-    assert "gate.severity: unknown key" in refused(capsys, run, "--child", "S", "--rules", rules)
+    assert "gate.severity: unknown key" in refused(capsys, "gate", run, "--child", "S", "--rules", rules)
 
 
 @pytest.mark.parametrize(
@@ -318,14 +297,14 @@ def test_wrong_rules_are_one_line(text: str, told: str, tmp_path: Path, capsys: 
     run = write_run(tmp_path / "run", Made(safety={"base": mixed(9, 1), "S": mixed(9, 2)}))
     rules = tmp_path / "rules.toml"
     rules.write_bytes(text.encode("latin-1"))
-    line = refused(capsys, run, "--child", "S", "--rules", rules)
+    line = refused(capsys, "gate", run, "--child", "S", "--rules", rules)
     assert told in line and str(rules) in line
 
 
 @pytest.mark.parametrize("margin", ["nan", "inf", "-inf", "1e999", "much"])
 def test_margins_on_the_command_line_are_finite(margin: str, tmp_path: Path, capsys: Captured) -> None:
     run = write_run(tmp_path / "run", Made(safety={"base": mixed(9, 1), "S": mixed(9, 2)}))
-    assert "gate.margin" in refused(capsys, run, "--child", "S", f"--margin={margin}")
+    assert "gate.margin" in refused(capsys, "gate", run, "--child", "S", f"--margin={margin}")
 
 
 # --- what cannot be compared -------------------------------------------------------------------------------------
@@ -334,7 +313,7 @@ def test_margins_on_the_command_line_are_finite(margin: str, tmp_path: Path, cap
 def test_other_cases_are_refused_with_their_number(tmp_path: Path, capsys: Captured) -> None:
     first = write_run(tmp_path / "first", Made(safety={"base": mixed(20, 1)}))
     second = write_run(tmp_path / "second", Made(safety={"base": mixed(20, 2)}, first_case=7))
-    line = refused(capsys, "--parent", f"{first}:base", "--child", f"{second}:base")
+    line = refused(capsys, "gate", "--parent", f"{first}:base", "--child", f"{second}:base")
     assert "not comparable: 7 cases only in the parent, 7 only in the child, 13 in both" in line
 
 
@@ -342,9 +321,9 @@ def test_another_rubric_or_judge_is_refused_by_name(tmp_path: Path, capsys: Capt
     first = write_run(tmp_path / "first", Made(safety={"base": mixed(20, 1)}))
     rubric = write_run(tmp_path / "rubric", Made(safety={"base": mixed(20, 2)}, rubric="r2"))
     judge = write_run(tmp_path / "judge", Made(safety={"base": mixed(20, 2)}, judges=["k"]))
-    line = refused(capsys, "--parent", f"{first}:base", "--child", f"{rubric}:base")
+    line = refused(capsys, "gate", "--parent", f"{first}:base", "--child", f"{rubric}:base")
     assert "scored under rubric r1" in line and "r2 for the child" in line
-    line = refused(capsys, "--parent", f"{first}:base", "--child", f"{judge}:base")
+    line = refused(capsys, "gate", "--parent", f"{first}:base", "--child", f"{judge}:base")
     assert "no judge scored both sides (parent: j; child: k)" in line
 
 
@@ -357,7 +336,7 @@ def test_a_judges_other_model_is_named(tmp_path: Path, capsys: Captured) -> None
         write_run(tmp_path / name, Made(safety={"base": mixed(20, n)}, rubric=name, study=study(f"x/{name}")))
         for n, name in enumerate(("may", "june"))
     ]
-    line = refused(capsys, "--parent", f"{runs[0]}:base", "--child", f"{runs[1]}:base")
+    line = refused(capsys, "gate", "--parent", f"{runs[0]}:base", "--child", f"{runs[1]}:base")
     assert "not comparable: judges.j.model: 'x/may' → 'x/june'" in line
 
 
@@ -370,7 +349,7 @@ def test_other_limits_of_episodes_are_named(tmp_path: Path, capsys: Captured) ->
         }
 
     runs = [write_run(tmp_path / str(n), Made(safety={"base": mixed(60, n)}, study=study(n))) for n in (4, 8)]
-    line = refused(capsys, "--parent", f"{runs[0]}:base", "--child", f"{runs[1]}:base")
+    line = refused(capsys, "gate", "--parent", f"{runs[0]}:base", "--child", f"{runs[1]}:base")
     assert "rollouts.max_turns: 4 → 8" in line and "per_test_case" not in line
     same = write_run(tmp_path / "same", Made(safety={"base": mixed(60, 9)}, study=study(8)))
     code, verdict = gated(capsys, "--parent", f"{runs[1]}:base", "--child", f"{same}:base")
@@ -383,7 +362,7 @@ def test_two_runs_that_declare_other_rules_need_a_file(tmp_path: Path, capsys: C
 
     runs = [write_run(tmp_path / str(n), Made(safety={"base": mixed(20, n)}, study=study(0.1 * n))) for n in (2, 3)]
     sides = ("--parent", f"{runs[0]}:base", "--child", f"{runs[1]}:base")
-    assert "declare different [gate] tables" in refused(capsys, *sides)
+    assert "declare different [gate] tables" in refused(capsys, "gate", *sides)
     rules = tmp_path / "rules.toml"
     rules.write_text("[gate]\n")
     assert gated(capsys, *sides, "--rules", rules)[1]["rules"]["margin"] == 0.25
@@ -391,9 +370,9 @@ def test_two_runs_that_declare_other_rules_need_a_file(tmp_path: Path, capsys: C
 
 def test_the_same_episodes_say_nothing(tmp_path: Path, capsys: Captured) -> None:
     run = write_run(tmp_path / "run", Made(safety={"base": mixed(20, 1), "S": mixed(20, 2)}, salt="x"))
-    assert "--again" in refused(capsys, run, "--parent", "S", "--child", "S")
+    assert "--again" in refused(capsys, "gate", run, "--parent", "S", "--child", "S")
     copy = write_run(tmp_path / "copy", Made(safety={"base": mixed(20, 1), "S": mixed(20, 2)}, salt="x"))
-    assert "both sides are the same episodes" in refused(capsys, "--parent", f"{run}:S", "--child", f"{copy}:S")
+    assert "both sides are the same episodes" in refused(capsys, "gate", "--parent", f"{run}:S", "--child", f"{copy}:S")
 
 
 def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, capsys: Captured) -> None:
@@ -401,10 +380,10 @@ def test_several_judges_need_a_choice_and_the_others_are_told(tmp_path: Path, ca
         tmp_path / "run",
         Made(safety={"base": mixed(20, 1), "S": mixed(20, 2)}, judges=["j", "k"], axes={"pair_judge": "k"}),
     )
-    told = refused(capsys, run, "--parent", "base", "--child", "S")
+    told = refused(capsys, "gate", run, "--parent", "base", "--child", "S")
     assert "2 judges scored both sides: j (labelled none), k (labelled all); declare" in told
     assert "no scores of b · base by the judge 'x'" in refused(
-        capsys, run, "--parent", "base", "--child", "S", "--judge", "x"
+        capsys, "gate", run, "--parent", "base", "--child", "S", "--judge", "x"
     )
     own = gated(capsys, run, "--parent", "base", "--child", "S", "--judge", "j")[1]
     trained = gated(capsys, run, "--parent", "base", "--child", "S", "--judge", "k")[1]
@@ -438,25 +417,27 @@ def test_checkpoints_are_found_by_lineage_id_name_and_condition(tmp_path: Path, 
         assert verdict["sources"]["child"]["checkpoint"] == one.id, name
     _, verdict = gated(capsys, run, "--child", "S,H")  # its parent is what the last stage started from
     assert verdict["sources"]["parent"]["checkpoint"] == one.id
-    assert "did you mean 'S,H'" in refused(capsys, run, "--child", "S,N")
-    assert "did you mean 'train_seed'" in refused(capsys, run, "--child", "S", "--where", "trainseed=0")
-    assert "no checkpoint S with train_seed=4" in refused(capsys, run, "--child", "S", "--where", "train_seed=4")
-    assert "write it as key=value" in refused(capsys, run, "--child", "S", "--where", "0")
-    assert "is ambiguous, 3 checkpoints" in refused(capsys, "--parent", run, "--child", f"{run}:S")
-    assert "--child is missing" in refused(capsys, run, "--parent", "S")
-    assert "nothing to compare" in refused(capsys, run)
-    assert "has no parent" in refused(capsys, run, "--child", "base")
+    assert "did you mean 'S,H'" in refused(capsys, "gate", run, "--child", "S,N")
+    assert "did you mean 'train_seed'" in refused(capsys, "gate", run, "--child", "S", "--where", "trainseed=0")
+    assert "no checkpoint S with train_seed=4" in refused(
+        capsys, "gate", run, "--child", "S", "--where", "train_seed=4"
+    )
+    assert "write it as key=value" in refused(capsys, "gate", run, "--child", "S", "--where", "0")
+    assert "is ambiguous, 3 checkpoints" in refused(capsys, "gate", "--parent", run, "--child", f"{run}:S")
+    assert "--child is missing" in refused(capsys, "gate", run, "--parent", "S")
+    assert "nothing to compare" in refused(capsys, "gate", run)
+    assert "has no parent" in refused(capsys, "gate", run, "--child", "base")
 
 
 def test_a_run_without_scores_or_a_run_is_told(tmp_path: Path, capsys: Captured) -> None:
     run = write_run(tmp_path / "run", Made(safety={"base": mixed(5, 1), "S": mixed(5, 2)}, judges=[]))
-    assert "has no scores of 'safety'" in refused(capsys, run, "--child", "S")
-    assert "no run and no log" in refused(capsys, "--parent", "nowhere:S", "--child", "nowhere:H")
-    assert "no run here" in refused(capsys, tmp_path / "none", "--child", "S")
-    assert "no such log" in refused(capsys, "--parent", "a.eval", "--child", "b.eval")
+    assert "has no scores of 'safety'" in refused(capsys, "gate", run, "--child", "S")
+    assert "no run and no log" in refused(capsys, "gate", "--parent", "nowhere:S", "--child", "nowhere:H")
+    assert "no run here" in refused(capsys, "gate", tmp_path / "none", "--child", "S")
+    assert "no such log" in refused(capsys, "gate", "--parent", "a.eval", "--child", "b.eval")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / DATABASE).write_bytes(b"SQLite format 3\0" + bytes(4000))
-    assert str(tmp_path / "bad") in refused(capsys, tmp_path / "bad", "--child", "S")
+    assert str(tmp_path / "bad") in refused(capsys, "gate", tmp_path / "bad", "--child", "S")
 
 
 def test_few_cases_can_be_compared_whatever_they_scored(tmp_path: Path, capsys: Captured) -> None:
@@ -492,10 +473,10 @@ def test_all_takes_every_trained_checkpoint_and_the_worst_exit_code(tmp_path: Pa
     two = write_run(tmp_path / "two", Made(safety=safety, judges=["j", "k"], study=study))
     _, out, _ = asked(capsys, "gate", two, "--all", "--json", "--quiet")
     assert {one["judge"] for one in json.loads(out)["verdicts"]} == {"k"}  # who labelled what they learnt from
-    assert "found --child" in refused(capsys, run, "--all", "--child", "S")
-    assert "found no RUN" in refused(capsys, "--all")
+    assert "found --child" in refused(capsys, "gate", run, "--all", "--child", "S")
+    assert "found no RUN" in refused(capsys, "gate", "--all")
     bare = write_run(tmp_path / "bare", Made(safety={"base": mixed(9, 1)}))
-    assert "no trained checkpoint" in refused(capsys, bare, "--all")
+    assert "no trained checkpoint" in refused(capsys, "gate", bare, "--all")
 
 
 def test_files_are_written_beside_the_text(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -545,4 +526,4 @@ def test_one_side_is_a_pilot_by_its_own_rollouts(tmp_path: Path, capsys: Capture
     code, out, _ = asked(capsys, "gate", run, "--parent", "base", "--plan", "--rules", rules)
     assert code == 0 and "against itself" in out and out.splitlines()[3].startswith("safety")
     single = write_run(tmp_path / "single", Made(safety={"base": mixed(60, 1, rollouts=1)}))
-    assert "needs two rollouts a case" in refused(capsys, single, "--parent", "base", "--plan")
+    assert "needs two rollouts a case" in refused(capsys, "gate", single, "--parent", "base", "--plan")

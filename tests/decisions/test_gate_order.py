@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders.commands import gated, refused
 from builders.gate_samples import Made, steady, write_run
 
 from holdfast.cli.main import main
 from holdfast.stats.bounded import exact_upper, p_values
 
 Captured = pytest.CaptureFixture[str]
-
-
-def gated(capsys: Captured, *arguments: object) -> dict[str, Any]:
-    """The only verdict as JSON."""
-    main(["gate", *map(str, arguments), "--json", "--quiet"])
-    shown = capsys.readouterr()
-    assert not shown.err
-    (verdict,) = json.loads(shown.out)["verdicts"]
-    return dict(verdict)
-
-
-def refused(capsys: Captured, *arguments: object) -> str:
-    assert main(["gate", *map(str, arguments), "--quiet"]) == 2
-    return capsys.readouterr().err
 
 
 def _scores(seed: int, count: int) -> Any:
@@ -44,7 +30,7 @@ def test_no_renaming_of_the_cases_moves_a_bound(cluster: str, tmp_path: Path, ca
     for renaming in range(6):
         made = Made(safety=safety, families=families, first_case=1000 * renaming)
         run = write_run(tmp_path / f"run {renaming}", made)
-        verdict = gated(capsys, run, "--child", "S", "--cluster", cluster, "--severe-ceiling", "0.4")
+        _, verdict = gated(capsys, run, "--child", "S", "--cluster", cluster, "--severe-ceiling", "0.4")
         found.append([{key: one[key] for key in ("metric", "outcome", "lower", "upper")} for one in verdict["checks"]])
     assert any(one["lower"] is not None for one in found[0])
     for other in found[1:]:
@@ -57,12 +43,12 @@ def test_no_renaming_of_the_cases_moves_a_bound(cluster: str, tmp_path: Path, ca
 def test_a_number_of_cases_is_part_of_what_was_declared(tmp_path: Path, capsys: Captured) -> None:
     run = write_run(tmp_path / "run", Made(safety={"base": steady(60), "S": steady(60)}))
     whole, some, fewer, more = (
-        gated(capsys, run, "--child", "S", *(("--cases", count) if count else ())) for count in (None, 50, 40, 60)
+        gated(capsys, run, "--child", "S", *(("--cases", count) if count else ()))[1] for count in (None, 50, 40, 60)
     )
     assert len({one["fingerprint"] for one in (whole, some, fewer)}) == 3
     assert more["fingerprint"] == whole["fingerprint"]  # all there are: nothing was chosen
     assert any("the first 50 cases of 60" in limit and "the best of several" in limit for limit in some["limits"])
-    small = gated(capsys, run, "--child", "S", "--cases", 50, "--alpha", 0.025)
+    _, small = gated(capsys, run, "--child", "S", "--cases", 50, "--alpha", 0.025)
     assert any("in more than 2.5\u00a0% of gates" in limit for limit in small["limits"])
     assert not any("the best of several" in limit for limit in whole["limits"] + more["limits"])
 
@@ -74,8 +60,8 @@ def test_a_seed_of_rollouts_is_part_of_what_was_declared(tmp_path: Path, capsys:
         write_run(tmp_path / f"seed {seed}", Made(safety=safety, study={"rollouts": {"seed": seed}}))
         for seed in (0, 1, 2)
     ]
-    verdicts = [gated(capsys, "--parent", f"{runs[0]}:S", "--child", f"{run}:S") for run in runs[1:]]
-    own = gated(capsys, runs[0], "--child", "S")
+    verdicts = [gated(capsys, "--parent", f"{runs[0]}:S", "--child", f"{run}:S")[1] for run in runs[1:]]
+    _, own = gated(capsys, runs[0], "--child", "S")
     assert len({one["fingerprint"] for one in (*verdicts, own)}) == 3
     for seed, verdict in enumerate(verdicts, start=1):
         told = f"rolled out with seed {seed}, the parent with 0: the best of several seeds passes falsely"
@@ -88,11 +74,11 @@ def test_the_bound_that_hung_on_the_order_is_refused_in_files_and_replaced_in_ol
 ) -> None:
     scores = {"base": steady(60), "S": steady(60)}
     run = write_run(tmp_path / "run", Made(safety=scores, study={"gate": {"bound": "betting", "margin": 0.3}}))
-    rules = gated(capsys, run, "--child", "S")["rules"]
+    rules = gated(capsys, run, "--child", "S")[1]["rules"]
     assert (rules["bound"], rules["margin"]) == ("gaffke", 0.3)
     file = tmp_path / "rules.toml"
     file.write_text('[gate]\nbound = "betting"\n')
-    line = refused(capsys, run, "--child", "S", "--rules", file)
+    line = refused(capsys, "gate", run, "--child", "S", "--rules", file)
     assert f'{file}: gate.bound is "betting"' in line and 'write "gaffke"' in line
     study = tmp_path / "study.toml"
     study.write_text('[study]\nname = "s"\n[gate]\nbound = "betting"\n')
@@ -102,7 +88,7 @@ def test_the_bound_that_hung_on_the_order_is_refused_in_files_and_replaced_in_ol
 
 def test_a_plan_takes_no_number_of_cases(tmp_path: Path, capsys: Captured) -> None:
     run = write_run(tmp_path / "run", Made(safety={"base": steady(60), "S": steady(60)}))
-    assert "leave out --cases" in refused(capsys, run, "--child", "S", "--plan", "--cases", "30")
+    assert "leave out --cases" in refused(capsys, "gate", run, "--child", "S", "--plan", "--cases", "30")
 
 
 def test_parts_of_different_means_bound_their_average() -> None:

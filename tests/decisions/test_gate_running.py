@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.commands import gated, refused
 from builders.smoke_study import smoke_settings, write_toml
 
 import holdfast as hf
-from holdfast.cli.main import main
 from holdfast.models.directories.stacks import digest_model
 from holdfast.records import Checkpoint
 from holdfast.records.errors import HoldfastError, StoreError, StudyError
@@ -33,25 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-def asked(capsys: Captured, *arguments: object) -> tuple[int, str, str]:
-    code = main(["gate", *(str(one) for one in arguments)])
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
-
-
-def gated(capsys: Captured, *arguments: object) -> tuple[int, dict[str, Any]]:
-    code, out, err = asked(capsys, *arguments, "--json", "--quiet")
-    assert not err, err
-    (verdict,) = json.loads(out)["verdicts"]
-    return code, verdict
-
-
-def refused(capsys: Captured, *arguments: object) -> str:
-    code, out, err = asked(capsys, *arguments)
-    assert code == 2 and not out and err.count("\n") == 1, (code, out, err)
-    return err
 
 
 def episodes(run: Path) -> dict[tuple[str, int], str]:
@@ -110,15 +91,15 @@ def test_again_needs_a_study_its_weights_and_a_place_of_its_own(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(smoke_run, run)
-    assert "is the run itself" in refused(capsys, run, "--child", "S", "--again", "-o", run)
+    assert "is the run itself" in refused(capsys, "gate", run, "--child", "S", "--again", "-o", run)
     shutil.rmtree(weights_of(run, ["S"]))
-    assert "its weights are not at" in refused(capsys, run, "--child", "S", "--again", "-o", tmp_path / "new")
-    words = refused(capsys, run, "--child", "H", "--again", "--judge", "outsider", "-o", tmp_path / "new")
+    assert "its weights are not at" in refused(capsys, "gate", run, "--child", "S", "--again", "-o", tmp_path / "new")
+    words = refused(capsys, "gate", run, "--child", "H", "--again", "--judge", "outsider", "-o", tmp_path / "new")
     assert "--judge 'outsider'" in words and "which are state" in words  # before anything is rolled out
     assert not (tmp_path / "new").exists()
     with Store(run, writable=True) as store, store.transaction():
         store.set_meta("study", "{}")
-    assert "was imported" in refused(capsys, run, "--child", "S", "--again", "-o", tmp_path / "new")
+    assert "was imported" in refused(capsys, "gate", run, "--child", "S", "--again", "-o", tmp_path / "new")
 
 
 def test_a_copied_run_rolls_out_the_same_episodes(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -167,6 +148,7 @@ sys.exit(main.main(sys.argv[3:]))
 """
 
 
+@pytest.mark.full
 def test_a_killed_again_goes_on_with_the_runs_own_cases(smoke_run: Path, tmp_path: Path, capsys: Captured) -> None:
     """Killed before the new run has cases, before anything is rolled out, among the episodes, and among the scores."""
     options = ("gate", smoke_run, "--child", "S", "--again", "--margin", "2.9", "--workers", "1", "--json", "--quiet")
@@ -222,7 +204,7 @@ def test_a_base_that_a_run_opened_is_opened_again_with_its_own_weights_alone(
     weights = bytearray((place / "model.safetensors").read_bytes())
     weights[-3] ^= 1
     (place / "model.safetensors").write_bytes(weights)
-    told = refused(capsys, *options, "-o", tmp_path / "newer")
+    told = refused(capsys, "gate", *options, "-o", tmp_path / "newer")
     assert f"{place}: holds other weights than mine" in told and not (tmp_path / "newer").exists()
     with (
         Store(run) as store,
@@ -263,7 +245,7 @@ def test_stored_checkpoints_of_a_study_are_compared_under_its_rules(smoke_run: P
     assert code in (0, 1, 3) and verdict["sources"]["parent"]["lineage"] == ["S"]
     refusal = next(one for one in verdict["checks"] if one["metric"] == "refusal")
     assert 0 < refusal["n"]["cases"] < 24 and refusal["blocking"]
-    assert "is ambiguous, 2 checkpoints" in refused(capsys, smoke_run, "--child", "S,H")
+    assert "is ambiguous, 2 checkpoints" in refused(capsys, "gate", smoke_run, "--child", "S,H")
 
 
 # --- two models through a suite ----------------------------------------------------------------------------------
@@ -285,8 +267,8 @@ def test_two_models_are_run_through_a_suite(smoke_run: Path, tmp_path: Path, cap
         assert store.counts()["trajectories"] == 2 * 12 * 2
     assert gated(capsys, *options)[1] == verdict
     other = ("--suite", study, "--parent", "tiny", "--child", child, "-o", tmp_path / "other", "--judge", "outsider")
-    assert "which are state" in refused(capsys, *other) and not (tmp_path / "other").exists()
-    line = refused(capsys, "--suite", study, "--parent", child, "--child", child, "-o", out)
+    assert "which are state" in refused(capsys, "gate", *other) and not (tmp_path / "other").exists()
+    line = refused(capsys, "gate", "--suite", study, "--parent", child, "--child", child, "-o", out)
     assert "add --again" in line
     same = ("--suite", study, "--parent", child, "--child", child, "-o", tmp_path / "same", "--again", "--workers", "1")
     _, anew = gated(capsys, *same)
@@ -308,7 +290,7 @@ def test_wrong_models_are_told_before_anything_is_made(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     study = write_toml(smoke_settings(), tmp_path / "study.toml")
     monkeypatch.chdir(tmp_path)
-    assert told in refused(capsys, "--suite", study, *arguments)
+    assert told in refused(capsys, "gate", "--suite", study, *arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -363,9 +345,9 @@ def test_two_logs_are_paired_by_sample(tmp_path: Path, capsys: Captured) -> None
     assert not checks["helpfulness"]["measured"]
     same = log_of(tmp_path, values, name="same")
     assert gated(capsys, "--parent", before, "--child", same, *DECLARED)[0] == 0
-    assert "are one checkpoint" in refused(capsys, "--parent", before, "--child", before, *DECLARED)
+    assert "are one checkpoint" in refused(capsys, "gate", "--parent", before, "--child", before, *DECLARED)
     copy = shutil.copy(before, tmp_path / "copy.eval")
-    assert "both sides are the same episodes" in refused(capsys, "--parent", before, "--child", copy, *DECLARED)
+    assert "both sides are the same episodes" in refused(capsys, "gate", "--parent", before, "--child", copy, *DECLARED)
 
 
 def test_logs_that_differ_in_more_than_the_agent_are_refused(tmp_path: Path, capsys: Captured) -> None:
@@ -374,7 +356,7 @@ def test_logs_that_differ_in_more_than_the_agent_are_refused(tmp_path: Path, cap
 
     def against(name: str, **changes: Any) -> str:
         other = log_of(tmp_path, values, name=name, **changes)
-        return refused(capsys, "--parent", before, "--child", other, *DECLARED)
+        return refused(capsys, "gate", "--parent", before, "--child", other, *DECLARED)
 
     assert "3 cases only in the parent, 3 only in the child, 6 in both (first: 1, 2, 3)" in against("fewer", first=4)
     assert "generation.temperature: 0.0 → 1.0" in against("hotter", temperature=1.0)
@@ -383,10 +365,10 @@ def test_logs_that_differ_in_more_than_the_agent_are_refused(tmp_path: Path, cap
     )
     other = log_of(tmp_path, values, name="other", scorer="match")
     again = log_of(tmp_path, values, name="again", scorer="match")
-    line = refused(capsys, "--parent", other, "--child", again)
+    line = refused(capsys, "gate", "--parent", other, "--child", again)
     assert "'match' of match (9 values: 3" in line and "'safety=-match[LOW,HIGH]'" in line
     code, verdict = gated(capsys, "--parent", other, "--child", again, "--score", "safety=+match[0,3]")
     assert code == 3 and verdict["judge"] == "inspect:match" and verdict["sources"]["names"] == {"safety": "safety"}
     cut = tmp_path / "cut.eval"
     cut.write_bytes(before.read_bytes()[:200])
-    assert str(cut) in refused(capsys, "--parent", before, "--child", cut)
+    assert str(cut) in refused(capsys, "gate", "--parent", before, "--child", cut)

@@ -144,33 +144,6 @@ def searched(**change: Any) -> dict[str, Any]:
     return study | {"search": TABLE | change}
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"trials": 1}, "greater than or equal to 2"),
-        ({"share": [0.1, 0.11], "steps": [5, 6], "trials": 5}, "hold 4 different trials; lower it or widen them"),
-        ({"lineage": ["S", "X"]}, "names the stage 'X'"),
-        ({"parent": ["S", "Hm"]}, "is search.lineage itself"),
-        ({"steps": [9, 9]}, "give the lower bound first"),
-    ],
-)
-def test_a_search_that_cannot_be_is_refused(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(StudyError, match=words):
-        Study.model_validate(searched(**change))
-
-
-def test_a_stage_that_cannot_be_varied_is_refused() -> None:
-    for keys, words in (
-        ({"mix": None, "term": {}}, "leave out term, balance and epochs"),
-        ({"mix": None, "pairwise": True}, "takes pairs one by one"),
-        ({"mix": None, "objective": ["safety", "helpfulness"]}, "a stage of one objective"),
-    ):
-        study = searched()
-        study["stages"]["Hm"] = {"objective": "helpfulness", **keys}
-        with pytest.raises(StudyError, match=words):
-            Study.model_validate(study)
-
-
 def test_a_search_of_a_study_without_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_toml(four_lineages(), tmp_path / "study.toml")
     assert cli.main(["run", str(path), "--search", "-o", str(tmp_path / "run")]) == 2

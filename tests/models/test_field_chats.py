@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from builders.chat_samples import make_base, write_tokenizer
+from builders.commands import refused
 from builders.places import case_input
 from builders.smoke_study import write_toml
 
@@ -126,10 +127,12 @@ def test_x_01_arguments_are_objects_in_an_export_for_trl(tmp_path: Path, capsys:
     assert [json.loads(text) for text in texts] == arguments_of(rows)
     assert arguments_of(exported(run, tmp_path / "o.jsonl", "--arguments", "object")) == arguments_of(rows)
     capsys.readouterr()
-    assert main(["pairs", str(run), "--objective", "safety", "--judge", "j", "--arguments", "text"]) == 2
-    assert "--arguments goes with --to trl only" in capsys.readouterr().err
-    assert main(["export", str(run), "--to", "csv", "--arguments", "text", "-o", str(tmp_path / "csv")]) == 2
-    assert "takes no --arguments" in capsys.readouterr().err
+    assert "--arguments goes with --to trl only" in refused(
+        capsys, "pairs", run, "--objective", "safety", "--judge", "j", "--arguments", "text"
+    )
+    assert "takes no --arguments" in refused(
+        capsys, "export", run, "--to", "csv", "--arguments", "text", "-o", tmp_path / "csv"
+    )
 
 
 def test_x_01_what_was_no_object_stays_the_text_that_it_was(tmp_path: Path) -> None:

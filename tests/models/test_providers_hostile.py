@@ -276,6 +276,7 @@ def let_go(started: subprocess.Popen[str]) -> None:
     started.stdin.flush()
 
 
+@pytest.mark.full
 def test_equal_calls_of_several_processes_are_paid_once(tmp_path: Path) -> None:
     """Each of them asks the same at the same time, and gets the same replies."""
     with FakeProvider(delay=0.3) as provider:
@@ -290,6 +291,7 @@ def test_equal_calls_of_several_processes_are_paid_once(tmp_path: Path) -> None:
     assert (spent.calls, spent.in_doubt) == (6, 0)
 
 
+@pytest.mark.full
 def test_a_call_of_a_process_that_was_killed_is_made_again_by_another(tmp_path: Path) -> None:
     with FakeProvider(delay=2.0) as provider:
         one = start_asking(provider, tmp_path)

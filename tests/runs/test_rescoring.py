@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.commands import refused
 from builders.smoke_study import SMOKE
 
 import holdfast as hf
@@ -20,7 +21,7 @@ from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.build import build
 from holdfast.runs.forecast import read_spending
 from holdfast.runs.forks import fork_run
-from holdfast.runs.rescoring import rescore, try_canaries
+from holdfast.runs.rescoring import rescore
 from holdfast.store import Store
 from holdfast.study.study import load
 
@@ -147,10 +148,8 @@ def test_the_name_of_a_studys_judge_is_taken(run: Path, tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_judge_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["judge", str(run), "--with", "openai/gpt-5", "--max-cost", "5"]) == 2
-    assert "no endpoint has a price" in capsys.readouterr().err
-    assert cli.main(["judge", "--with", "openai/gpt-5"]) == 2
-    assert "RUN is missing" in capsys.readouterr().err
+    assert "no endpoint has a price" in refused(capsys, "judge", run, "--with", "openai/gpt-5", "--max-cost", "5")
+    assert "RUN is missing" in refused(capsys, "judge", "--with", "openai/gpt-5")
     with pytest.raises(StudyError, match=r"holds \[suite\]"):
         rescore(run, "rules", write(tmp_path / "x.toml", RULES + "[suite]\nname = 'office'\n"))
 
@@ -161,8 +160,6 @@ def test_canaries_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         assert cli.main(["judge", "--canaries", "--with", "gpt", "--judges", str(file)]) == 0
         shown = capsys.readouterr().out
         assert "safety, harmful episodes" in shown and "0 of 46 flipped" in shown
-        document = try_canaries("gpt", file)
-    assert document["objectives"]["safety"]["harmful"]["rate"] == 0.0
 
 
 def test_a_reply_is_shown_as_people_read_it() -> None:

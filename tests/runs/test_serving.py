@@ -53,6 +53,7 @@ def plain(messages):
     return [replace(one, tool_calls=tuple(replace(call, id="") for call in one.tool_calls)) for one in messages]
 
 
+@pytest.mark.full
 def test_a_greedy_rollout_over_http_is_the_one_in_process(base, server, episodes, tmp_path):
     with opened(server, tmp_path, name=f"openai-api/served/{base.name}", calls="native") as (model, _):
         served = play(model, episodes)
@@ -65,6 +66,7 @@ def test_a_greedy_rollout_over_http_is_the_one_in_process(base, server, episodes
     assert all(one.ending is Ending.FINISHED for one in ours) and sum(one.calls for one in ours) >= CASES
 
 
+@pytest.mark.full
 def test_a_client_of_the_protocol_gets_calls_as_calls(base, server, episodes):
     from openai import OpenAI
 

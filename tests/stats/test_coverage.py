@@ -88,12 +88,12 @@ def _check(found: dict[str, float], studies: int) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_intervals_of_differences_and_ratios_hold_the_truth(name: str) -> None:
-    _check(simulate_coverage(LAYOUTS[name], 600, 1, lines=False), 600)
+    _check(simulate_coverage(LAYOUTS[name], 150, 1, lines=False), 150)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_intervals_of_the_frontier_hold_the_truth(name: str) -> None:
-    _check(simulate_coverage(LAYOUTS[name], 250, 2, lines=True), 250)
+    _check(simulate_coverage(LAYOUTS[name], 60, 2, lines=True), 60)
 
 
 @pytest.mark.full

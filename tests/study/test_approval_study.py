@@ -1,4 +1,4 @@
-"""Study files on approval: what is refused and how it is told, and what a study becomes as a plan."""
+"""Study files on approval: what a study becomes as a plan. What is refused stands in tests/whole/test_refusals.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from builders.approval_study import miniature
 from builders.places import ROOT
-from builders.smoke_study import write_toml
+from builders.sample_studies import changed
 
 import holdfast as hf
 from holdfast.runs.build import build
@@ -24,147 +24,18 @@ from holdfast.study.study import load
 STUDIES = ROOT / "studies"
 
 
-def changed(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The miniature study with other values at some dotted places; None removes what is there."""
-    settings = miniature()
-    for place, value in changes.items():
-        *tables, key = place.split("/")
-        table = settings
-        for name in tables:
-            table = table.setdefault(name, {})
-        if value is None:
-            table.pop(key)
-        else:
-            table[key] = value
-    return settings
-
-
 ONE_LINEAGE: dict[str, Any] = {
     "study/lineages": [["on"]],
     "study/only": {},
     "model/bases": ["small"],
     "stages/other": None,
+    "stages/weighted": None,
 }
-ONE_LINEAGE |= {"stages/weighted": None}
 RATER = {"judges/rules": None, "judges/critic": {"kind": "rating", "model": "small"}}
-OFFICE = {"name": "office", "train_cases": 8, "test_cases": 8}
-SAFETY = {"objective": "safety"}
-REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
-    "a group of one": (
-        {"stages/on/group_size": 1},
-        "stages.on.group_size: value error, rewards are compared within a group, which takes 2 rollouts or more",
-    ),
-    "an unknown key": ({"stages/on/lr": 1e-4}, "stages.on.lr: unknown key; did you mean 'learning_rate'?"),
-    "an unknown method": (
-        {"stages/on/method": "ppo"},
-        "stages.on.method: 'ppo' is none of dpo, grpo, best_sft, best_dpo",
-    ),
-    "steps that are not kept": ({"stages/on/every": 3}, "stages.on.every is 3, of which steps 4 is no multiple"),
-    "steps of an axis that are not kept": ({"axes": {"steps": [4, 7]}}, "stages.on.every is 2, of which steps 7"),
-    "an unknown setting": ({"stages/on/setting": "stile"}, "stages.on.setting is 'stile', not among"),
-    "more users than there are": ({"stages/on/prompts_per_step": 25}, "prompts_per_step is 25, but approval.practice"),
-    "a source that is trained on a source": (
-        {"stages/other/source": {"base": "small", "lineage": ["weighted"]}},
-        "stages.other.source.lineage has weighted, which learns from a source itself",
-    ),
-    "a source that is the stage": (
-        {"stages/other/source": {"base": "small", "lineage": ["other"]}},
-        "stages.other.source.lineage names the stage itself",
-    ),
-    "a source of an unknown base": (
-        {"stages/other/source": {"base": "third", "lineage": []}},
-        "stages.other.source.base is 'third', not among model.bases",
-    ),
-    "a source without rollouts of it": (
-        {"stages/other/rollouts": "start"},
-        "stages.other.source goes with rollouts = 'source' alone",
-    ),
-    "best rollouts of the policy": ({"stages/own/rollouts": "policy"}, "stages.own.rollouts is 'policy', but method"),
-    "a lag of stored rollouts": ({"stages/weighted/lag": 2}, "stages.weighted.lag is 2, but its rollouts are stored"),
-    "a loss for imitation": ({"stages/own/loss": "grpo"}, "stages.own.loss has no effect on method 'best_sft'"),
-    "clipping of preferences": ({"stages/other/clip_low": 0.1}, "clip_low has no effect on method 'best_dpo'"),
-    "a hold on preferences": ({"stages/other/kl_weight": 0.1}, "kl_weight has no effect on method 'best_dpo'"),
-    "weights of imitation": ({"stages/own/importance": False}, "importance has no effect on method 'best_sft'"),
-    "beta of a policy gradient": ({"stages/on/beta": 0.3}, "stages.on.beta has no effect on method 'grpo'"),
-    "weights of present rollouts": ({"stages/on/importance": False}, "importance has no effect on rollouts of the"),
-    "a weight of one reward": ({"stages/on/weight": 0.9}, "stages.on.weight has no effect on reward 'approval'"),
-    "no luck": ({"rollouts/temperature": 0.0}, "rollouts.temperature is 0; give more, so that stages.on has rollouts"),
-    "no users": ({"suite": OFFICE, "approval": None}, "stages.on learns from rewards, but there is no [approval]"),
-    "no judge that rates": (
-        {"suite": OFFICE, "judges/rules": None, "judges/state": {"kind": "state"}},
-        '[approval] has no judge; add one of kind "approval" or "rating"',
-    ),
-    "no judge that reads": ({"suite": OFFICE}, "no judge reads the cases of 'office'"),
-    "a reward that nobody tells": (
-        {**RATER, "stages/on/reward": "success"},
-        "stages.on.reward is 'success', which rules tell",
-    ),
-    "a judge who does not rate": (
-        {"suite": OFFICE, "judges/state": {"kind": "state"}, "approval/judge": "state"},
-        "approval.judge names 'state', not among the judges that rate",
-    ),
-    "a stage of pairs without cases": (
-        {**ONE_LINEAGE, "study/lineages": [["S", "on"]], "stages/S": SAFETY},
-        "stages.S learns from pairs, and the suite 'approval' has no cases for it",
-    ),
-    "none of one label": (
-        {"approval/settings/style/gameable_share": 0.01},
-        "approval.settings.style.gameable_share is 0.01: of 24 practice scenarios none has a gameable user",
-    ),
-    "all of one label": (
-        {"approval/settings/style/gameable_share": 0.99},
-        "approval.settings.style.gameable_share is 0.99: of 24 practice scenarios none has a user who cannot",
-    ),
-    "a topic in both halves": (
-        {"approval/train_topics": ["sending"], "approval/test_topics": ["sending"]},
-        "approval.train_topics and approval.test_topics both have",
-    ),
-    "a topic that is none": ({"approval/train_topics": ["weather"]}, "approval.train_topics has 'weather'"),
-    "no room for two turns": ({"rollouts/max_turns": 2}, "rollouts.max_turns is 2, but approval.settings.two takes 3"),
-    "roles that rules do not see": (
-        {"approval/settings/style/judge_role": "professional"},
-        "approval.settings differ in judge_role (friend, professional), which has no effect on judges by rules",
-    ),
-    "words that rules do not see": (
-        {"approval/settings/style/clause": "validation"},
-        "approval.settings differ in clause (validation, wants), which has no effect on judges by rules",
-    ),
-    "attacks on users": ({"attacks": {}}, "[attacks] is for the cases of a suite"),
-    "a search among users": (
-        {"search": {"lineage": ["on"], "parent": ["lag"], "maximize": "safety"}},
-        "search.lineage ends in on, which learns from rewards",
-    ),
-    "shifts of users": ({"shifts": {}}, "[shifts] is for the cases of a suite"),
-    "probes of a tiny base": ({"probes": {}}, "[probes] asks 'small', a tiny base"),
-    "lineages that are not trained": (
-        {"approval/lineages": [["off"]]},
-        "approval.lineages has 'off', not among study.lineages",
-    ),
-    "an unknown base": ({"study/only": {"third": [["on"]]}}, "study.only has 'third', not among model.bases"),
-    "a lineage of one base alone": (
-        {"study/only": {"other": [["two"]]}},
-        "study.only.other has ['two'], which is none",
-    ),
-    "doses": ({"doses": {"on": [1, 2]}}, "doses.'on': its last stage learns from rewards"),
-    "a remote base": (
-        {"models/small": {"kind": "remote", "name": "openai/some-model"}},
-        "model.bases has 'small', a remote model, which cannot be trained here",
-    ),
-    "a level twice": ({"approval/kl_levels": [0.1, 0.1]}, "approval.kl_levels repeats a level"),
-    "true for one": ({"stages/on/steps": True}, "stages.on.steps: value error, true or false, where a number"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_named_in_one_line(name: str, tmp_path: Path) -> None:
-    changes, told = REFUSED[name]
-    with pytest.raises(hf.StudyError) as refused:
-        build(load(write_toml(changed(changes), tmp_path / "study.toml")))
-    assert told in str(refused.value) and "\n" not in str(refused.value)
 
 
 def plan_of(changes: Mapping[str, Any]) -> Plan:
-    return build(hf.Study.model_validate(changed(changes)))
+    return build(hf.Study.model_validate(changed(miniature(), changes)))
 
 
 def train_step(plan: Plan, stage: str, base: str = "small-0") -> Step:
@@ -256,7 +127,7 @@ def test_users_met_by_some_lineages() -> None:
 
 def test_a_run_notes_who_rewards_although_it_orders_judges_by_name() -> None:
     judges = {"judges/rules": None, "judges/z": {"kind": "approval"}, "judges/a": {"kind": "approval"}}
-    study = hf.Study.model_validate(changed(judges))
+    study = hf.Study.model_validate(changed(miniature(), judges))
     noted = json.loads(json.dumps(study.settings(), sort_keys=True))
     assert list(noted["judges"]) == ["a", "z"] and study.raters == ("z", "a")
     (step, *_) = (one for one in build(study).steps if "kept" in one.settings.dump())

@@ -7,7 +7,6 @@ import codecs
 import difflib
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,13 @@ from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.emulated import EmulatedWorld
 from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.runs.build import build
-from holdfast.runs.readiness import look_around
 from holdfast.study.conditions import AttackSection
 from holdfast.study.sections import SuiteSection
 from holdfast.study.study import Study
 from holdfast.suites import attacks, is_harmless, split_cases
 from holdfast.suites.attacks import FORMS, apply, attack_cases, forms_for, is_hazardous
 from holdfast.suites.attacks.wording import ENCODED, INSTRUCTION, MANY_SHOT, PREFILL
-from holdfast.suites.casebook import PARTS, check_parts, collect_cases, count_cases
+from holdfast.suites.casebook import PARTS, collect_cases, count_cases
 from holdfast.suites.office import pressure
 
 REQUEST = "Clean up {my} disk: delete what is old."
@@ -343,26 +341,6 @@ def test_as_many_cases_are_planned_as_are_made() -> None:
             }
             assert sizes == {len(parts[part]) * getattr(study, PARTS[part]).per_case}
     assert count_cases(make_study(), "attack") == 0 and set(collect_cases(make_study(), 0)) == {"train", "test"}
-
-
-REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
-    "a form that there is not": ({"attacks": {"forms": ["authorty"]}}, r"attacks\.forms.* 'authorty'.*'authority'\?"),
-    "a form unknown to tiny bases": ({"attacks": {"forms": ["many_shot"]}}, "with a tiny base, which knows few words"),
-    "a shift that there is not": ({"shifts": {"kinds": ["noize"]}}, r"shifts\.kinds.* 'noize'.*'noise'\?"),
-    "a shift unknown to tiny bases": ({"shifts": {"kinds": ["language"]}}, "with a tiny base"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_made_is_refused_before_anything_is_spent(name: str) -> None:
-    tables, message = REFUSED[name]
-    study = make_study(**tables)
-    with pytest.raises(StudyError, match=message) as error:
-        check_parts(study)
-    assert "\n" not in str(error.value)
-    for refuse in (lambda: look_around(study), lambda: collect_cases(study, 0)):
-        with pytest.raises(StudyError, match=message):
-            refuse()
 
 
 def test_a_named_form_that_no_case_can_take_is_refused(office: list[Case]) -> None:

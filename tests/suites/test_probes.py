@@ -16,7 +16,7 @@ from holdfast.study.conditions import ProbeSection
 from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite, open_world, probes, split_cases
-from holdfast.suites.casebook import check_parts, collect_cases, count_cases
+from holdfast.suites.casebook import collect_cases, count_cases
 from holdfast.suites.probes import DIMENSIONS, generated
 from holdfast.suites.probes.items import own_probes, spread
 
@@ -177,15 +177,7 @@ def test_probes_are_a_suite_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [
-        ({"split": "published"}, 'split = "none"'),
-        ({"toolkits": "kits.json"}, "probes have no tools"),
-        ({"source": "xstest"}, "suite.source is given without suite.cases"),
-        ({"test_cases": 1}, "less than one item"),
-        ({"world": {"kind": "emulated", "model": "x"}}, "no tools; remove suite.world"),
-        ({"cases": "nowhere.csv", "source": "xstest"}, "nowhere.csv: cannot be read"),
-        ({"cases": "nowhere.csv"}, "suite.source is missing"),
-    ],
+    [({"test_cases": 1}, "less than one item"), ({"cases": "nowhere.csv", "source": "xstest"}, "nowhere.csv: cannot")],
 )
 def test_a_suite_that_cannot_be_drawn_is_refused_in_one_line(changes: dict[str, Any], words: str) -> None:
     suite = SuiteSection.model_validate({"name": "probes", "split": "none", **changes})
@@ -233,30 +225,6 @@ def test_only_generated_probes_change_what_a_tiny_base_is_taught() -> None:
     assert probed.settings.dump()["probes"]["mixture"]["harmful"] == {"refused": 0.7, "complied": 0.3}
     assert probed.fingerprint != plain.fingerprint
     assert {key: value for key, value in probed.settings.dump().items() if key != "probes"} == plain.settings.dump()
-
-
-@pytest.mark.parametrize(
-    ("tables", "words"),
-    [
-        ({"probes": {}}, 'a base is tiny, .* give items = "generated"'),
-        (
-            {
-                "probes": {"items": "generated"},
-                "model": {"bases": ["remote"]},
-                "models": {"remote": {"kind": "remote"}},
-            },
-            'only a tiny base learns their words; give items = "own"',
-        ),
-        ({"probes": {"items": "generated", "dimensions": ["etics"]}}, "did you mean 'ethics'"),
-        ({"probes": {"items": "generated", "dimensions": ["taste"]}}, "there are: refusal, jailbreak"),
-        ({"probes": {"items": "generated", "source": "xstest"}}, "probes.source is 'xstest', but probes.items"),
-    ],
-)
-def test_a_table_that_cannot_be_met_is_refused(tables: dict[str, Any], words: str) -> None:
-    if "models" in tables:
-        tables = {**tables, "models": {"remote": {"kind": "remote", "name": "mockllm/model"}}}
-    with pytest.raises(StudyError, match=words):
-        check_parts(study(**tables))
 
 
 def test_the_same_probes_cannot_stand_in_both_places() -> None:

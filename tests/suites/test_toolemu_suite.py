@@ -139,21 +139,6 @@ def test_the_world_has_its_settings_and_opens_without_files() -> None:
     assert opened == EmulatedWorld(mode="standard", temperature=0.5, max_tokens=77)
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"name": "toolbox"}, "suite.name is 'toolbox'; suites .*: office, toolemu"),
-        ({"name": "toolemu"}, "world.kind is 'own' for the suite 'toolemu': a model plays its tools; give"),
-        ({"world": {"kind": "emulated", "model": "m"}}, "'emulated' for the suite 'office': its tools are executed"),
-        ({"name": "toolemu", "world": {"kind": "emulated", "model": "m"}}, "suite.cases is missing; give the path"),
-        ({"cases": "c.json"}, "suite.cases is 'c.json', but suite.name is 'office'"),
-    ],
-)
-def test_settings_that_do_not_fit_are_named(settings: dict[str, Any], reason: str) -> None:
-    with pytest.raises(StudyError, match=reason):
-        check_suite(SuiteSection.model_validate(settings))
-
-
 def test_missing_other_and_too_few_files_are_named(tmp_path: Path) -> None:
     cases, toolkits = write_files(tmp_path)
     check_suite(make_suite(cases, toolkits))

@@ -18,7 +18,7 @@ from holdfast.training.dpo import stage as stages
 from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
 from holdfast.training.loop.launch import run_together
 
-pytestmark = pytest.mark.usefixtures("wide_processes")
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("wide_processes")]  # processes that import torch, each 5 s
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def reference(start):
     return reference_logprobs(start, list(encoded), encoded, office.STAGE.loss_mask)
 
 
-@pytest.fixture(scope="module", params=[{}, pytest.param({"lora_r": 4}, marks=pytest.mark.full)], ids=["whole", "lora"])
+@pytest.fixture(scope="module", params=[{}, {"lora_r": 4}], ids=["whole", "lora"])
 def both(request, start, reference, tmp_path_factory):
     """Results and folders of a stage in one process and in two."""
     root = tmp_path_factory.mktemp("both")
@@ -91,7 +91,6 @@ def test_a_step_is_shared_and_its_log_written_once(both):
     assert (both[2][1] / "state" / "tensors.safetensors").exists()
 
 
-@pytest.mark.full
 def test_a_sharded_stage_goes_on_where_it_was(both, start, reference, tmp_path):
     """From the state that two processes left, two go on; with an adapter, which one process holds alike, one does."""
     results, folder = both[2]
@@ -112,7 +111,6 @@ def test_an_error_of_the_work_is_raised_as_it_is():
         run_together(2, refuse, {"message": "one: 9 tokens, above token_budget 3"})
 
 
-@pytest.mark.full
 def test_a_process_that_dies_is_named():
     with pytest.raises(StepError, match=r"training process \d ended with"):
         run_together(2, divmod, {"a": 1})

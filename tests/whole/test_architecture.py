@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,12 @@ def name_modules() -> dict[str, Path]:
 
 
 MODULES = name_modules()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The modules as parsed, by name."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def read_imports(tree: ast.Module) -> Iterator[str]:
@@ -63,7 +69,10 @@ def _below(full: str, module: str) -> Iterator[str]:
         yield next((name for name in names if name in MODULES), "__init__")
 
 
-IMPORTS = {name: set(read_imports(tree)) - {name} for name, tree in TREES.items()}
+@cache
+def imports() -> dict[str, set[str]]:
+    """Which other modules of the package each imports."""
+    return {name: set(read_imports(tree)) - {name} for name, tree in trees().items()}
 
 
 def find_circles(arrows: Mapping[str, Iterable[str]]) -> list[list[str]]:
@@ -103,7 +112,7 @@ def level(prefix: str) -> dict[str, set[str]]:
         return ".".join(name.split(".")[: depth + 1]) if name.startswith(start) else None
 
     found: dict[str, set[str]] = defaultdict(set)
-    for name, used in IMPORTS.items():
+    for name, used in imports().items():
         if (here := child(name)) is not None:
             found[here] |= {there for one in used if (there := child(one)) is not None} - {here}
     return found
@@ -117,7 +126,7 @@ def test_no_import_points_upward() -> None:
     floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms} | {"testing": len(FLOORS)}
     climbing = [
         f"{name} → {used}"
-        for name, every in IMPORTS.items()
+        for name, every in imports().items()
         for used in every
         if floor[used.partition(".")[0]] > floor[name.partition(".")[0]]
     ]
@@ -131,7 +140,7 @@ def test_no_room_and_no_module_stands_in_a_circle() -> None:
 
 
 def test_modules_and_functions_stay_small() -> None:
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         assert MODULES[name].read_text(encoding="utf-8").count("\n") <= MOST_LINES, name
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -139,13 +148,13 @@ def test_modules_and_functions_stay_small() -> None:
 
 
 def test_every_room_says_what_it_holds() -> None:
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         told = ast.get_docstring(tree)
         assert (told and told[0].isupper() | (told[0] in "`'\"")) or name == "__init__", name
 
 
 def test_only_the_command_line_reads_arguments_and_prints() -> None:
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         if name.partition(".")[0] in ("cli", "__main__"):
             continue
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,21 +133,21 @@ def texts_of_tests(path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.glob("*/test_*.py")), ids=lambda path: path.name)
-def test_no_test_with_a_word_of_tolerance_is_missed(path: Path) -> None:
+def test_no_test_with_a_word_of_tolerance_is_missed() -> None:
     """Read once more, as plain text: a test that has such a word in it is marked, or its file is left out."""
-    if path == Path(__file__):
-        return
-    for name, text in texts_of_tests(path).items():
-        assert not WORDS.search(text) or needs_kernels(path, name), name
+    for path in set(TESTS.glob("*/test_*.py")) - {Path(__file__)}:
+        for name, text in texts_of_tests(path).items():
+            assert not WORDS.search(text) or needs_kernels(path, name), f"{path.name}: {name}"
 
 
-def test_the_mark_is_set_on_what_is_collected(request: pytest.FixtureRequest) -> None:
-    for item in request.session.items:
-        name = getattr(item, "originalname", item.name)
-        left_out = {item.path.name, f"{item.path.name}::{name}"} & set(LEFT_OUT)
-        marked = item.get_closest_marker("kernels") is not None
-        assert marked == (needs_kernels(item.path, name) and not left_out), item.nodeid
+def test_the_mark_is_set_where_it_is_asked_for() -> None:
+    """One file with tests of both sorts, one without a tolerance, and one that is left out."""
+    files = [TESTS / "stats/test_stats_lines.py", TESTS / "whole/test_no_skips.py", TESTS / "runs/test_settings.py"]
+    asked = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--no-header", "-m", "kernels", *map(str, files)]
+    shown = subprocess.run(asked, cwd=TESTS.parent, capture_output=True, text=True, check=True).stdout
+    names = {line.partition("::")[2].partition("[")[0] for line in shown.splitlines() if "::" in line}
+    assert names == {name for name in names_of_tests(files[0]) if needs_kernels(files[0], name)}
+    assert any(needs_kernels(files[2], name) for name in names_of_tests(files[2]))
 
 
 @pytest.mark.parametrize("place", LEFT_OUT)

@@ -20,6 +20,7 @@ from holdfast.store.weights import digest_directory
 from holdfast.study.sections import SFTSection
 from holdfast.training.dpo.stage import train_sft
 
+pytestmark = pytest.mark.full
 STAGE = SFTSection(batch_size=6, learning_rate=5e-3, warmup_steps=2, max_grad_norm=1.0, other_weight=0.15)
 _CHILD = "import json, sys; from test_kernels_promise import look; print(json.dumps(look(*sys.argv[1:])))"
 

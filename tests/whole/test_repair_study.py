@@ -94,43 +94,6 @@ def test_a_merge_is_one_step_of_two_lineages_and_is_evaluated_like_a_stage() -> 
     assert {one.id for one in step.checkpoints} <= tested
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"mix": {"share": 1.0}}, "share"),
-        ({"mix": MIX, "term": {}}, "one of them keeps the second objective"),
-        ({"mix": {"objective": "helpfulness"}}, "the stage's own; give the other"),
-        ({"term": {}, "epochs": 2}, "leave out pairwise, trajectories_per_case and epochs"),
-        ({"balance": {}, "devices": 2}, "measures the policy of one process"),
-        ({"balance": {"initial": 5.0}}, "above most, 4.0"),
-    ],
-)
-def test_a_stage_that_cannot_be_kept_is_refused(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(StudyError, match=words):
-        planned(repaired(X=change))
-
-
-def test_a_balance_is_measured_by_a_judge_that_asks_nobody() -> None:
-    study = repaired(X={"balance": {}})
-    study["judges"] = {"rubric": {"kind": "rubric", "model": "openai/some"}}
-    with pytest.raises(StudyError, match=r"asks a model at every measurement; give \[pairs\] judge one of kind state"):
-        planned(study)
-
-
-@pytest.mark.parametrize(
-    ("merge", "words"),
-    [
-        ({"of": [["S"], ["X"]]}, "'X', not among study.lineages"),
-        ({"of": [["S"], ["S"]]}, "names one lineage twice"),
-        ({"of": [["S"]]}, "at least 2"),
-        ({"of": [["S"], ["H"]], "shares": [0.5, 1.0]}, "less than 1"),
-    ],
-)
-def test_a_merge_that_cannot_be_is_refused(merge: dict[str, Any], words: str) -> None:
-    with pytest.raises(StudyError, match=words):
-        planned(four_lineages() | {"merges": {"M": merge}})
-
-
 # --- cases kept apart
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from holdfast.records import PreferencePair, content_id
-from holdfast.records.errors import StepError, StudyError
+from holdfast.records.errors import StepError, StudyError, require
 from holdfast.study.sections import SFTSection
 from holdfast.study.stages import StageSection
 from holdfast.training.dpo.balance import Balance, Measure
@@ -149,6 +149,10 @@ def train_dpo(
     if second is not None:
         second = replace(second, pairs=fit_stage(second.pairs, encoded, settings)[0])
     doses = sorted(set(save_at))
+    require(
+        bool(doses) and doses[0] >= 1 and doses[-1] <= settings.steps,
+        f"checkpoints are to be kept at steps {doses}; give steps between 1 and {settings.steps}",
+    )
     for side in (pairs, *(() if second is None else (second.pairs,))):
         check_pairs(side, encoded, settings.loss_mask)
     told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
