@@ -30,7 +30,7 @@ class StageRecord:
     settings: JSON = field(default_factory=dict)
     steps: int | None = None
     pairs: int | None = None
-    data: str | None = None  # fingerprint of the data
+    data: str | None = None  # fingerprint of the data; empty where a stage learnt from none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

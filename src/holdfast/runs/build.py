@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from holdfast.records import JSON, Checkpoint
-from holdfast.runs.methods import METHODS
+from holdfast.runs.methods.merges import plan_merge
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
@@ -26,7 +26,7 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
     """
     if study.approval is not None:
         check_approval(study.approval, tiny=any(study.entry(name).kind == "tiny" for name in study.model.bases))
-    planner = Planner(study, {name: method.plan for name, method in METHODS.items()}, fresh)
+    planner = Planner(study, fresh)
     bases: list[tuple[str, Made]] = []
     for name in study.model.bases:
         # What is opened where it is has no seed of its own.
@@ -103,7 +103,7 @@ def _plan_replicate(planner: Planner, name: str, base: Made, point: JSON, seed: 
             made[prefix] = planner.train(replicate, made, prefix)
             evaluations += _evaluate_all(planner, name, made[prefix].step, split_seed)
     for label in study.merges:
-        merged = planner.train(replicate, made, (label,))
+        merged = plan_merge(planner, replicate, made, label)
         evaluations += _evaluate_all(planner, name, merged.step, split_seed)
     return evaluations
 

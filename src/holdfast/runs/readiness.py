@@ -21,7 +21,7 @@ from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
 from holdfast.study.kinds import suite_of
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import RewardSection
+from holdfast.study.stages import RewardSection, TrainingSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite
 from holdfast.suites.probes import describe_terms
@@ -89,7 +89,7 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
     yield from _judge_problems(study)
     models = _models(study)
     kinds = {entry.kind for entry in models.values()}
-    adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
+    adapters = any(getattr(stage, "lora_r", 0) for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
     wanted = {
         "train": bool(kinds - {"remote"}),
         "adapter": adapters,
@@ -200,7 +200,7 @@ def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
 def _learns_from_messages(study: Study, name: str) -> bool:
     """Whether a stage learns from stored conversations, not from the tokens of what it samples itself."""
     stage = study.stages[name]
-    return not (isinstance(stage, RewardSection) and stage.on_policy)
+    return isinstance(stage, TrainingSection) and not (isinstance(stage, RewardSection) and stage.on_policy)
 
 
 def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:

@@ -9,12 +9,12 @@ import math
 from collections.abc import Sequence
 
 from holdfast.models.entries import TINY
-from holdfast.records.errors import require, require_known
+from holdfast.records.errors import StudyError, require, require_known
 from holdfast.study.conditions import PartSection
 from holdfast.study.kinds import JUDGES, kind_of, suite_of
 from holdfast.study.problems import read_axis
 from holdfast.study.reward_checks import check_reward_stage, check_users
-from holdfast.study.rules import CHECKS
+from holdfast.study.rules import check_rules
 from holdfast.study.sections import OBJECTIVES, JudgeSection, JudgeTable, SuiteSection
 from holdfast.study.stages import AXIS_SETTINGS, RewardSection, StageSection
 from holdfast.study.tables import Tables
@@ -38,10 +38,10 @@ def check_study(study: Tables) -> None:
             f"doses.{label!r} must rise from 1, found {list(doses)}",
         )
         last = study.stages[label.split(",")[-1]]
-        require(
-            not isinstance(last, RewardSection),
-            f"doses.{label!r}: its last stage learns from rewards, which is kept by its own key; remove the doses",
-        )
+        if not isinstance(last, StageSection):
+            kept = isinstance(last, RewardSection)
+            told = "learns from rewards, which is kept by its own key" if kept else f"is of method {last.method!r}"
+            raise StudyError(f"doses.{label!r}: its last stage {told}; remove the doses")
         require(
             doses == (1,) or last.schedule == "constant",
             f"doses.{label!r} is {list(doses)}, but its last stage has schedule {last.schedule!r}, under which a"
@@ -51,7 +51,7 @@ def check_study(study: Tables) -> None:
         require(bool(name) and "," not in name, f"stages.{name!r}: a stage's name is not empty and has no comma")
         if isinstance(stage, RewardSection):
             check_reward_stage(study, name, stage)
-        else:
+        elif isinstance(stage, StageSection):
             _check_stage(study, name, stage)
     for name, judge in study.judges.items():
         _check_judge(name, judge)
@@ -187,11 +187,7 @@ def _check_merges(study: Tables) -> None:
 
 
 def _check_gate(study: Tables) -> None:
-    for key in ("blocking", "required"):
-        names: tuple[str, ...] = getattr(study.gate, key)
-        _require_distinct(names, f"gate.{key}")
-        for name in names:
-            require_known(name, CHECKS, f"gate.{key} has", "the checks there are")
+    check_rules(study.gate, "gate")
     if study.gate.judge is not None:
         require_known(study.gate.judge, study.judges, "gate.judge names", "[judges.…]")
 

@@ -1,4 +1,4 @@
-"""What a suite and a kind of judge are to the rest: one record each, found by the name that a study gives.
+"""What a suite, a kind of judge and a stage method are to the rest: one record each, found by the name in a study.
 
 A new one is a folder with such a record and a line in the table here, or an installed package or the user's own module
 with such a record and nothing here; see ``holdfast.records.extensions``.
@@ -19,6 +19,7 @@ from holdfast.records.extensions import Extensions
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import World
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
+from holdfast.study.stages import REWARD_METHODS, RewardSection, StageSection, StageTable
 
 UNKNOWN_NAME = "unknown_name"  # the type of a problem whose text is whole
 
@@ -114,6 +115,32 @@ class JudgeKind:
     plain: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method of training stages: a way to make checkpoints of others.
+
+    ``table`` is what ``[stages.NAME]`` may say: a ``StageTable``, or one of its kinds; a stage whose table is a
+    ``StageSection`` learns from pairs and is checked as such. ``carry_out(step, settings, store, scratch, emit)`` makes
+    the weights: it is given the step (``runs.plan.step.Step``), its settings (``runs.plan.settings.StageSettings``),
+    the run, a directory of the step's own, which may hold what an earlier process left, and whom to tell. It returns
+    ``runs.steps.outcomes.Finished`` with a directory of weights in ``scratch`` for each of the step's checkpoints.
+    ``version`` changes whenever the same settings make other weights: fingerprints hold it.
+
+    ``plan(planner, replicate, made, lineage)`` adds the train step of a lineage's last name, given what is made so far
+    by lineage, with the steps that it needs, and returns ``runs.plan.step.Made``; without it, a stage needs the
+    checkpoint that it starts from alone. ``cost(plan, step)`` is what a step takes (``runs.plan.costs.Cost``);
+    ``cpu_seconds`` are those of one of its units with a tiny model, before any was measured.
+    """
+
+    name: str
+    carry_out: Callable[[Any, Any, Any, Any, Any], Any]
+    version: int | str | None
+    table: type[StageTable] = StageTable
+    plan: Callable[[Any, Any, Mapping[tuple[str, ...], Any], tuple[str, ...]], Any] | None = None
+    cost: Callable[[Any, Any], Any] | None = None
+    cpu_seconds: float = 0.0
+
+
 SUITES = Extensions(
     what="suite",
     known="suites that can be run here",
@@ -131,6 +158,16 @@ JUDGES = Extensions(
         **{name: f"holdfast.judges.{name}:KIND" for name in ("rules", "rubric", "probes", "approval", "rating")},
     },
 )
+METHODS = Extensions(
+    what="stage method",
+    known="methods of training that there are",
+    group="holdfast.methods",
+    kind=Method,
+    shipped={
+        "dpo": "holdfast.runs.methods.pairs:METHOD",
+        **{name: f"holdfast.runs.methods.rewards:{name.upper()}" for name in REWARD_METHODS},
+    },
+)
 
 # Table of a study, or of its values → the key that names what it is of.
 _NAMING = {"suite": "name", "judges": "kind", "stages": "method"}
@@ -146,6 +183,11 @@ def kind_of(table: JudgeTable) -> JudgeKind:
     return JUDGES.find(table.kind, "the kind of a judge is ")
 
 
+def method_of(table: StageTable) -> Method:
+    """The method of a stage's table. Errors: StudyError."""
+    return METHODS.find(table.method, "the method of a stage is ")
+
+
 def rates_users(kind: object) -> bool:
     """Whether judges of a kind that ships rate users, which no other kind does."""
     return kind in JUDGES.shipped and JUDGES.find(str(kind)).users
@@ -158,6 +200,10 @@ def named_in(raw: JSON) -> Iterator[object]:
         for section in (table, *table.values()) if isinstance(table, Mapping) else ():
             if isinstance(section, Mapping):
                 yield section.get(key)
+    gate = raw.get("gate")
+    checks = gate.get("checks") if isinstance(gate, Mapping) else None
+    for check in checks.values() if isinstance(checks, Mapping) else ():
+        yield check.get("use") if isinstance(check, Mapping) else None
 
 
 def reads_state(kind: object) -> bool:
@@ -177,6 +223,12 @@ def read_judge(raw: JSON) -> JudgeSection | JudgeTable:
     return (JUDGES.find(kind).table if isinstance(kind, str) else JudgeSection).model_validate(raw)
 
 
+def read_stage(raw: JSON) -> StageTable:
+    """The table of a stage. Errors: StudyError for a method that there is not, pydantic's for what is wrong in it."""
+    method = raw.get("method", StageSection.model_fields["method"].default)
+    return (METHODS.find(method).table if isinstance(method, str) else StageSection).model_validate(raw)
+
+
 def _reader(read: Callable[[JSON], Any], key: str) -> Callable[[Any], Any]:
     """``read`` for a dictionary inside a study, whose unknown names are told with their place."""
 
@@ -192,3 +244,6 @@ def _reader(read: Callable[[JSON], Any], key: str) -> Callable[[Any], Any]:
 # The tables inside a study: each is written as what it is, not as what any of them may be.
 AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], BeforeValidator(_reader(read_suite, "name"))]
 AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], BeforeValidator(_reader(read_judge, "kind"))]
+AnyStage = Annotated[
+    SerializeAsAny[StageSection | RewardSection | StageTable], BeforeValidator(_reader(read_stage, "method"))
+]

@@ -9,10 +9,17 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from holdfast.records.errors import StudyError, require
-from holdfast.study.kinds import JUDGES, SUITES, UNKNOWN_NAME
+from holdfast.records.extensions import Extensions
+from holdfast.study.kinds import JUDGES, METHODS, SUITES, UNKNOWN_NAME
 from holdfast.study.sections import OBJECTIVES, TEXT_AXES, JudgeSection, SuiteSection
-from holdfast.study.stages import REWARD_METHODS, TAGGED, StageSection
+from holdfast.study.stages import StageSection
 
+# What ships → the key that names what a table is of, and where others are found: these have keys of their own.
+_OWN_KEYS: Mapping[type[BaseModel], tuple[str, Extensions[Any]]] = {
+    SuiteSection: ("name", SUITES),
+    JudgeSection: ("kind", JUDGES),
+    StageSection: ("method", METHODS),
+}
 # Short names that other trainers use, which are nearer to another key of ours.
 _MEANT = {"lr": "learning_rate"}
 
@@ -44,17 +51,12 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...], raw: Any) -> list[str]:
     """The keys that are known in the table at ``location`` of ``raw``; a mapping's own key is stepped over."""
     for part in location:
-        if part in TAGGED:
-            model = TAGGED[part]
-            continue
         raw = raw.get(part) if isinstance(raw, Mapping) else None
         if part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model
-        # A suite or a kind of judge from elsewhere has keys of its own.
-        if model is SuiteSection and isinstance(raw, Mapping) and isinstance(raw.get("name"), str):
-            model = SUITES.find(raw["name"]).table
-        elif model is JudgeSection and isinstance(raw, Mapping) and isinstance(raw.get("kind"), str):
-            model = JUDGES.find(raw["kind"]).table
+        key, known = _OWN_KEYS.get(model, ("", SUITES))
+        if isinstance(raw, Mapping) and isinstance(raw.get(key), str):
+            model = known.find(raw[key]).table
     return list(model.model_fields)
 
 
@@ -62,7 +64,7 @@ def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = Non
     """The first of what is wrong with ``raw``, which was to be a ``model``, in one line."""
     problem = error.errors(include_url=False)[0]
     location = problem["loc"]
-    place = ".".join(str(part) or '""' for part in location if part not in TAGGED) or "the study"
+    place = ".".join(str(part) or '""' for part in location) or "the study"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1], raw)
@@ -72,8 +74,5 @@ def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = Non
         return f"{place}: unknown key; {hint}{more}"
     if problem["type"] == UNKNOWN_NAME:
         return f"{place}.{problem['msg']}{more}"
-    if problem["type"] == "literal_error" and location[:1] == ("stages",) and location[-1] == "method":
-        # What is no method is read as a stage that learns from pairs.
-        return f"{place}: {problem['input']!r:.80} is none of dpo, {', '.join(REWARD_METHODS)}{more}"
     found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
     return f"{place}: {problem['msg'].lower()}{found}{more}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from holdfast.records.errors import StudyError, require, require_known
 from holdfast.study.kinds import kind_of, suite_of
-from holdfast.study.stages import RewardSection
+from holdfast.study.stages import RewardSection, StageSection
 from holdfast.study.tables import RULES, Tables
 from holdfast.study.users import ApprovalSection
 
@@ -42,7 +42,7 @@ def check_users(study: Tables) -> None:
         " 'best_dpo'",
     )
     for lineage in study.study.lineages if own else ():
-        paired = [name for name in lineage if not isinstance(study.stages[name], RewardSection)]
+        paired = [name for name in lineage if isinstance(study.stages[name], StageSection)]
         require(
             not paired, f"stages.{(*paired, '')[0]} learns from pairs, and the suite 'approval' has no cases for it"
         )
@@ -70,7 +70,7 @@ def check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
     )
     _check_inert(place, stage)
     require(
-        stage.method == "grpo" or not stage.on_policy,
+        stage.method not in ("best_sft", "best_dpo") or not stage.on_policy,
         f"{place}.rollouts is 'policy', but method {stage.method!r} learns from stored ones; give 'start' or 'source'",
     )
     require(
@@ -107,7 +107,9 @@ def check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
 
 def _check_inert(place: str, stage: RewardSection) -> None:
     """Nothing is set that the stage makes nothing of."""
-    plain = [key for key in INERT[stage.method] if getattr(stage, key) != RewardSection.model_fields[key].default]
+    plain = [
+        key for key in INERT.get(stage.method, ()) if getattr(stage, key) != RewardSection.model_fields[key].default
+    ]
     for key in plain:
         raise StudyError(f"{place}.{key} has no effect on method {stage.method!r}; remove it")
     require(

@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from holdfast.records import content_id
 from holdfast.records.errors import StudyError, require, require_known
+from holdfast.records.extensions import allow
 from holdfast.records.inputs import read_settings
+from holdfast.study.kinds import named_in
 from holdfast.study.problems import first_problem
-from holdfast.study.rules import CHECKS, GateSection, refuse_old_bound
+from holdfast.study.rules import GateSection, check_rules, refuse_old_bound
 from holdfast.study.study import Study
 
 # Raised by hand when a check or a bound changes its meaning: verdicts of different methods are not the same claim.
@@ -41,10 +43,7 @@ def read_rules(
         rules = GateSection.model_validate(found)
     except ValidationError as error:
         raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
-    for key, names in (("blocking", rules.blocking), ("required", rules.required)):
-        for name in names:
-            require_known(name, CHECKS, f"{place}.{key} has", "the checks there are")
-        require(len(set(names)) == len(names), f"{place}.{key} repeats a check, found {list(names)}; give each once")
+    check_rules(rules, place)
     return rules
 
 
@@ -57,6 +56,7 @@ def _read_table(file: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise StudyError(f"{file}: has no [gate] table; write the margins there")
     refuse_old_bound(table, f"{file}: {TABLE}")
+    allow(named_in(raw))
     return table
 
 
@@ -66,4 +66,6 @@ def fingerprint(rules: GateSection, **chosen: Any) -> str:
     ``chosen`` is what else decides which episodes are compared, and could be tried until it suits; None is no choice.
     """
     made = {name: value for name, value in chosen.items() if value is not None}
+    if own := rules.own_kinds():
+        made["checks"] = {kind.name: [kind.version, kind.unit, kind.worse, margin] for kind, margin in own}
     return content_id("gate", METHOD_VERSION, rules.model_dump(mode="json"), made)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from holdfast.models.entries import TINY_SIZES
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
+from holdfast.records.errors import HoldfastError, StudyError
 from holdfast.runs.plan.settings import (
     BringSettings,
     Calls,
@@ -20,14 +21,15 @@ from holdfast.runs.plan.settings import (
     RolloutSettings,
     Settings,
     SpeakerModel,
+    StageSettings,
     TeachSettings,
     TrainSettings,
 )
 from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.conditions import PartSection
-from holdfast.study.kinds import kind_of, read_suite, suite_of
+from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
 from holdfast.study.sections import SuiteSection, SuiteTable
-from holdfast.study.stages import MERGE, SourceSection, StageSection
+from holdfast.study.stages import SourceSection, StageSection
 from holdfast.study.study import Study
 from holdfast.suites import probes
 from holdfast.suites.approval import teaching
@@ -37,19 +39,12 @@ from holdfast.suites.office import DEMONSTRATIONS_VERSION
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
 
-PlanMethod = Callable[["Planner", Replicate, Mapping[tuple[str, ...], Made], tuple[str, ...]], Made]
-
 
 class Planner:
-    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too.
+    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too."""
 
-    ``methods`` plan the train step of a lineage's last name, given what is made so far by lineage.
-    """
-
-    def __init__(
-        self, study: Study, methods: Mapping[str, PlanMethod], fresh: Collection[tuple[str, ...]] = ()
-    ) -> None:
-        self.study, self.fresh, self._methods = study, fresh, methods
+    def __init__(self, study: Study, fresh: Collection[tuple[str, ...]] = ()) -> None:
+        self.study, self.fresh = study, fresh
         self.suite = suite_of(study.suite)
         self.steps: dict[str, Step] = {}
         # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
@@ -88,9 +83,11 @@ class Planner:
         size: int,
         parent: Checkpoint,
         kept: Mapping[Any, tuple[Sequence[StageRecord], JSON]],
+        verb: str = "train",
     ) -> list[Made]:
         """A train step, and what is ``kept`` of it: by dose, steps or share the stages and axes of a checkpoint."""
-        verb = "merge" if settings.method == MERGE else "train"
+        if isinstance(settings, StageSettings):
+            settings = replace(settings, method_version=METHODS.find(settings.method).version)
         label = replicate.label(verb, parent.base, name)
         fingerprint = self.add(label, list(dict.fromkeys(inputs)), settings, size=size)
         checkpoints = tuple(
@@ -162,10 +159,50 @@ class Planner:
         return Made(checkpoint=checkpoint, step=fingerprint)
 
     def train(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
-        """A lineage's last stage, or a merge, after what is made so far."""
-        name = lineage[-1]
-        method = MERGE if name in self.study.merges else self.study.stages[name].method
-        return self._methods[method](self, replicate, made, lineage)
+        """A lineage's last stage, after what is made so far. Errors: StudyError where its method plans none."""
+        stage = self.study.stages[lineage[-1]]
+        plan = method_of(stage).plan or Planner.train_alone
+        try:
+            found = plan(self, replicate, made, lineage)
+        except Exception as error:
+            if stage.method in METHODS.shipped or isinstance(error, HoldfastError):
+                raise
+            raise StudyError(
+                f"stages.{lineage[-1]}: the method {stage.method!r} cannot plan it ({type(error).__name__}: {error});"
+                " mend the method"
+            ) from error
+        if not isinstance(found, Made):
+            raise StudyError(
+                f"stages.{lineage[-1]}: the method {stage.method!r} plans {type(found).__name__}, and no"
+                " holdfast.runs.plan.step.Made; mend the method"
+            )
+        return found
+
+    def train_alone(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
+        """A stage that needs nothing but the checkpoint that it starts from, of which it makes one."""
+        name, parent = lineage[-1], made[lineage[:-1]]
+        stage = self.study.stages[name].at_point(replicate.point)
+        settings = StageSettings(
+            method=stage.method,
+            stage=name,
+            parent=parent.checkpoint.id,
+            train_seed=replicate.seed,
+            section=stage,
+            calls=self.calls_of(replicate.base),
+            agent=self.agent(replicate.base),
+        )
+        steps = getattr(stage, "steps", 1)
+        record = StageRecord(
+            name=name,
+            method=stage.method,
+            objectives=stage.objectives,
+            settings=stage.resolved(),
+            steps=steps,
+            data="",  # no pairs and no rewards
+        )
+        kept = {1: ([*parent.checkpoint.stages, record], {"dose": 1})}
+        label, inputs = ",".join(lineage), [parent.step]
+        return self.add_training(replicate, label, inputs, settings, size=steps, parent=parent.checkpoint, kept=kept)[0]
 
     def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
         """The checkpoint whose rollouts a stage learns from, trained with the same seed."""

@@ -8,7 +8,7 @@ from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import RolloutSettings, UserSettings
 from holdfast.runs.plan.step import Made
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import REWARD_METHODS, RewardSection, is_midway
+from holdfast.study.stages import RewardSection, is_midway, is_rewarded
 from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
 from holdfast.suites.approval import SUITE
 
@@ -23,7 +23,7 @@ def section_of(planner: Planner) -> ApprovalSection:
 def meet_pairs(planner: Planner, base: str, made: Made, split_seed: int) -> str:
     """Episodes of a checkpoint with the held-out pairs: of every setting, midway in a stage of its own alone."""
     section, checkpoint = section_of(planner), made.checkpoint
-    own = next((stage.settings["setting"] for stage in checkpoint.stages[-1:] if stage.method in REWARD_METHODS), None)
+    own = next((stage.settings["setting"] for stage in checkpoint.stages[-1:] if is_rewarded(stage)), None)
     settings = (own,) if own is not None and is_midway(checkpoint) else tuple(section.settings)
     return planner.episodes(
         base,

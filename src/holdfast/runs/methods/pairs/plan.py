@@ -24,7 +24,7 @@ from holdfast.runs.plan.step import Made, Plan, Replicate, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.tables import ScoreTable
 from holdfast.study.sections import JudgeTable, SuiteTable
-from holdfast.study.stages import AXIS_SETTINGS, StageSection
+from holdfast.study.stages import StageSection
 from holdfast.suites import split_cases
 from holdfast.suites.casebook import count_tuning
 
@@ -71,8 +71,7 @@ def plan_stage(
     """
     name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
     base, point, seed, known = replicate.base, replicate.point, replicate.seed, parent.checkpoint
-    overrides = {axis: value for axis, value in point.items() if axis in AXIS_SETTINGS}
-    section = study.pair_stage(name).model_copy(update=overrides)
+    section = study.pair_stage(name).at_point(point)
     split_seed, judge = point.get("split_seed", study.suite.split_seed), point.get("pair_judge", study.pair_judge)
     rollout = _roll_out(planner, replicate, parent, split_seed)
     pairs = planner.pair(rollout, judge, section, split_seed, seed)

@@ -18,12 +18,9 @@ from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel, StageSettin
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step
 from holdfast.runs.plan.users import choose_users, practise, section_of
 from holdfast.study.sections import JudgeTable
-from holdfast.study.stages import AXIS_SETTINGS, RewardSection
+from holdfast.study.stages import RewardSection
 from holdfast.study.tables import RULES
 from holdfast.study.users import PRACTICE
-
-# The axes that vary it; "loss" is that of stages that learn from pairs.
-_AXES = [key for key in AXIS_SETTINGS if key in RewardSection.model_fields and key != "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +52,8 @@ def plan_stage(
 ) -> Made:
     """A lineage's last stage: the checkpoint of its last step, the others are in the same step."""
     name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
-    known, point = parent.checkpoint, replicate.point
-    stage = study.stages[name]
+    known, stage = parent.checkpoint, study.stages[name].at_point(replicate.point)
     assert isinstance(stage, RewardSection)
-    stage = stage.model_copy(update={key: point[key] for key in _AXES if key in point})
     inputs = [parent.step]
     settings = _describe(planner, stage, name, parent, replicate)
     if not stage.on_policy:
