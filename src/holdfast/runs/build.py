@@ -56,8 +56,8 @@ def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[
         rollout = planner.rollout(base, made, "test", split_seed, 0)
         found += [planner.judge(rollout, judge) for judge in study.readers]
     found += _evaluate_approval(planner, base, made, split_seed)
-    for part, place in PARTS.items():
-        section: PartSection | None = getattr(study, place)
+    for part, kind in PARTS.items():
+        section: PartSection | None = getattr(study, kind.key)
         if section is None or part == APPROVAL or not _meets(section, checkpoint):
             continue
         rollout = planner.rollout(base, made, part, split_seed, 0)

@@ -249,7 +249,7 @@ class Planner:
         count, per_case = self._amount(part, split_seed)
         condition = None
         if part in PARTS:
-            section: PartSection = getattr(self.study, PARTS[part])
+            section: PartSection = getattr(self.study, PARTS[part].key)
             condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
         found = self.episodes(
             base,
@@ -319,7 +319,7 @@ class Planner:
             return study.suite.train_cases, study.rollouts.per_train_case
         if part in ("test", FRESH):
             return study.suite.test_cases, study.rollouts.per_test_case
-        section: PartSection = getattr(study, PARTS[part])
+        section: PartSection = getattr(study, PARTS[part].key)
         return count_cases(study, part, split_seed), section.per_case
 
     def bring(self, source: str) -> str:
