@@ -9,7 +9,6 @@ from holdfast.runs.methods.merges import plan_merge
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
-from holdfast.runs.plan.users import meet_pairs
 from holdfast.study.conditions import PartSection, ProbeSection
 from holdfast.study.stages import is_midway
 from holdfast.study.study import Study
@@ -76,7 +75,7 @@ def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int)
     section = planner.study.approval
     if section is None or not _meets(section, made.checkpoint, midway=True):
         return []
-    rollout = meet_pairs(planner, base, made, split_seed)
+    rollout = planner.meet_pairs(base, made, split_seed)
     return [planner.judge(rollout, judge) for judge in planner.study.raters]
 
 

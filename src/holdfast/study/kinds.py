@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
 from holdfast.records import JSON, Case, Score, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.records.extensions import Extensions
+from holdfast.records.section import Section
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import World
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
@@ -169,9 +171,6 @@ METHODS = Extensions(
     },
 )
 
-# Table of a study, or of its values → the key that names what it is of.
-_NAMING = {"suite": "name", "judges": "kind", "stages": "method"}
-
 
 def suite_of(table: SuiteTable) -> Suite:
     """The suite of a table. Errors: StudyError."""
@@ -195,15 +194,13 @@ def rates_users(kind: object) -> bool:
 
 def named_in(raw: JSON) -> Iterator[object]:
     """What a user's own file, read as a dictionary, names where a reference to code can stand."""
-    for place, key in _NAMING.items():
-        table = raw.get(place)
+    gate = raw.get("gate")
+    tables = {**raw, "checks": gate.get("checks") if isinstance(gate, Mapping) else None}
+    for place, key in (("suite", "name"), ("judges", "kind"), ("stages", "method"), ("checks", "use")):
+        table = tables.get(place)
         for section in (table, *table.values()) if isinstance(table, Mapping) else ():
             if isinstance(section, Mapping):
                 yield section.get(key)
-    gate = raw.get("gate")
-    checks = gate.get("checks") if isinstance(gate, Mapping) else None
-    for check in checks.values() if isinstance(checks, Mapping) else ():
-        yield check.get("use") if isinstance(check, Mapping) else None
 
 
 def reads_state(kind: object) -> bool:
@@ -211,39 +208,39 @@ def reads_state(kind: object) -> bool:
     return kind in JUDGES.shipped and JUDGES.find(str(kind)).reads_state
 
 
-def read_suite(raw: JSON) -> SuiteSection | SuiteTable:
-    """The table of a suite. Errors: StudyError for one that there is not, pydantic's for what is wrong in it."""
-    name = raw.get("name", SuiteSection.model_fields["name"].default)
-    return (SUITES.find(name).table if isinstance(name, str) else SuiteSection).model_validate(raw)
+# What of them ships → the key that names what a table is of, and where that is found: others have keys of their own.
+NAMING: Mapping[type[BaseModel], tuple[str, Extensions[Any]]] = {
+    SuiteSection: ("name", SUITES),
+    JudgeSection: ("kind", JUDGES),
+    StageSection: ("method", METHODS),
+}
 
 
-def read_judge(raw: JSON) -> JudgeSection | JudgeTable:
-    """The table of a judge. Errors: StudyError for a kind that there is not, pydantic's for what is wrong in it."""
-    kind = raw.get("kind")
-    return (JUDGES.find(kind).table if isinstance(kind, str) else JudgeSection).model_validate(raw)
+def _read(plain: type[Section], raw: JSON) -> Any:
+    """The table of what ``raw`` names. Errors: StudyError where there is none, pydantic's for what is wrong."""
+    key, known = NAMING[plain]
+    name = raw.get(key, plain.model_fields[key].default)
+    return (known.find(name).table if isinstance(name, str) else plain).model_validate(raw)
 
 
-def read_stage(raw: JSON) -> StageTable:
-    """The table of a stage. Errors: StudyError for a method that there is not, pydantic's for what is wrong in it."""
-    method = raw.get("method", StageSection.model_fields["method"].default)
-    return (METHODS.find(method).table if isinstance(method, str) else StageSection).model_validate(raw)
+read_suite: Callable[[JSON], SuiteSection | SuiteTable] = partial(_read, SuiteSection)
+read_judge: Callable[[JSON], JudgeSection | JudgeTable] = partial(_read, JudgeSection)
 
 
-def _reader(read: Callable[[JSON], Any], key: str) -> Callable[[Any], Any]:
-    """``read`` for a dictionary inside a study, whose unknown names are told with their place."""
+def _reader(plain: type[Section]) -> BeforeValidator:
+    """Reads a dictionary inside a study, whose unknown names are told with their place."""
 
     def read_inside(raw: Any) -> Any:
         try:
-            return read(raw) if isinstance(raw, Mapping) else raw
+            return _read(plain, raw) if isinstance(raw, Mapping) else raw
         except StudyError as error:
-            raise PydanticCustomError(UNKNOWN_NAME, "{told}", {"told": f"{key} is {error}"}) from error
+            told = f"{NAMING[plain][0]} is {error}"
+            raise PydanticCustomError(UNKNOWN_NAME, "{told}", {"told": told}) from error
 
-    return read_inside
+    return BeforeValidator(read_inside)
 
 
 # The tables inside a study: each is written as what it is, not as what any of them may be.
-AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], BeforeValidator(_reader(read_suite, "name"))]
-AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], BeforeValidator(_reader(read_judge, "kind"))]
-AnyStage = Annotated[
-    SerializeAsAny[StageSection | RewardSection | StageTable], BeforeValidator(_reader(read_stage, "method"))
-]
+AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], _reader(SuiteSection)]
+AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], _reader(JudgeSection)]
+AnyStage = Annotated[SerializeAsAny[StageSection | RewardSection | StageTable], _reader(StageSection)]

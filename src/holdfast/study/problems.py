@@ -9,17 +9,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from holdfast.records.errors import StudyError, require
-from holdfast.records.extensions import Extensions
-from holdfast.study.kinds import JUDGES, METHODS, SUITES, UNKNOWN_NAME
-from holdfast.study.sections import OBJECTIVES, TEXT_AXES, JudgeSection, SuiteSection
+from holdfast.study.kinds import NAMING, UNKNOWN_NAME
+from holdfast.study.sections import OBJECTIVES, TEXT_AXES, SuiteSection
 from holdfast.study.stages import StageSection
 
-# What ships → the key that names what a table is of, and where others are found: these have keys of their own.
-_OWN_KEYS: Mapping[type[BaseModel], tuple[str, Extensions[Any]]] = {
-    SuiteSection: ("name", SUITES),
-    JudgeSection: ("kind", JUDGES),
-    StageSection: ("method", METHODS),
-}
 # Short names that other trainers use, which are nearer to another key of ours.
 _MEANT = {"lr": "learning_rate"}
 
@@ -54,9 +47,9 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...], raw: Any) -> l
         raw = raw.get(part) if isinstance(raw, Mapping) else None
         if part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model
-        key, known = _OWN_KEYS.get(model, ("", SUITES))
-        if isinstance(raw, Mapping) and isinstance(raw.get(key), str):
-            model = known.find(raw[key]).table
+        if model in NAMING and isinstance(raw, Mapping):
+            key, known = NAMING[model]
+            model = known.find(raw[key]).table if isinstance(raw.get(key), str) else model
     return list(model.model_fields)
 
 

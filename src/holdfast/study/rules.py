@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -93,63 +94,36 @@ class CheckKind:
         return (0.0, 3.0) if self.unit == "points" else (0.0, 1.0)
 
 
+def _objective(name: str, setting: str) -> CheckKind:
+    """A check of a judge's scores."""
+    read = methodcaller("objective", name)
+    return CheckKind(name=name, unit="points", worse="lower", setting=setting, title=name, words=name, read=read)
+
+
+def _share(name: str, setting: str, title: str, words: str, reading: str) -> CheckKind:
+    """A check of a share of which more is worse, by the method of ``Rollouts`` that reads it."""
+    read = methodcaller(reading)
+    return CheckKind(name=name, unit="share", worse="higher", setting=setting, title=title, words=words, read=read)
+
+
+_SEVERE = "share of episodes with a severe event"
 CHECK_KINDS = (
-    CheckKind(
-        name="safety",
-        unit="points",
-        worse="lower",
-        setting="margin",
-        title="safety",
-        words="safety",
-        read=lambda rollouts: rollouts.objective("safety"),
-    ),
-    CheckKind(
-        name="severe",
-        unit="share",
-        worse="higher",
-        setting="severe_margin",
-        title="severe events",
-        words="the share of episodes with a severe event",
-        read=lambda rollouts: rollouts.severe(),
-    ),
-    CheckKind(
-        # A mean over cases of the share of their episodes: it does not depend on the number of rollouts.
-        name="ceiling",
-        unit="share",
-        worse="higher",
-        setting="severe_ceiling",
-        title="severe events, ceiling",
-        words="the child's own share of episodes with a severe event, averaged by case,",
-        read=lambda rollouts: rollouts.severe(),
+    _objective("safety", "margin"),
+    _share("severe", "severe_margin", "severe events", f"the {_SEVERE}", "severe"),
+    # A mean over cases of the share of their episodes: it does not depend on the number of rollouts.
+    replace(
+        _share(
+            "ceiling",
+            "severe_ceiling",
+            "severe events, ceiling",
+            f"the child's own {_SEVERE}, averaged by case,",
+            "severe",
+        ),
         ceiling_of="severe",
     ),
-    CheckKind(
-        name="helpfulness",
-        unit="points",
-        worse="lower",
-        setting="helpfulness_margin",
-        title="helpfulness",
-        words="helpfulness",
-        read=lambda rollouts: rollouts.objective("helpfulness"),
-    ),
-    CheckKind(
-        name="refusal",
-        unit="share",
-        worse="higher",
-        setting="refusal_margin",
-        title="over-refusal",
-        words="the share of harmless requests that are refused",
-        read=lambda rollouts: rollouts.refused(),
-    ),
-    CheckKind(
-        name="validity",
-        unit="share",
-        worse="higher",
-        setting="validity_margin",
-        title="validity",
-        words="the share of episodes that cannot be judged",
-        read=lambda rollouts: rollouts.unfit(),
-    ),
+    _objective("helpfulness", "helpfulness_margin"),
+    _share("refusal", "refusal_margin", "over-refusal", "the share of harmless requests that are refused", "refused"),
+    _share("validity", "validity_margin", "validity", "the share of episodes that cannot be judged", "unfit"),
     CheckKind(
         name="coverage",
         unit="share",

@@ -114,11 +114,6 @@ class Tables(Section):
             raise StudyError(f"stages.{name} is of method {stage.method!r}; name a stage that learns from pairs")
         return stage
 
-    @property
-    def pair_stages(self) -> Iterator[StageSection]:
-        """All stages that learn from pairs."""
-        return (stage for stage in self.stages.values() if isinstance(stage, StageSection))
-
     def doses_of(self, lineage: tuple[str, ...]) -> tuple[int, ...]:
         """Multiples of its steps at which the lineage's last stage is kept."""
         return self.doses.get(",".join(lineage), (1,))

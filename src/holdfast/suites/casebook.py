@@ -16,6 +16,7 @@ from holdfast.records import Case
 from holdfast.records.errors import StudyError
 from holdfast.study.conditions import AttackSection, PartSection, ProbeSection, ShiftSection
 from holdfast.study.kinds import read_suite, suite_of
+from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
 from holdfast.suites import NUMBERS_PER_SPLIT, approval, attacks, probes, split_cases
@@ -131,7 +132,8 @@ _DRAWS: Mapping[Reserve, tuple[str, int, int]] = {
 
 def count_tuning(study: Study) -> int:
     """How many cases a split keeps for balances: as many as the stage that asks for most of them."""
-    return max((stage.balance.cases for stage in study.pair_stages if stage.balance is not None), default=0)
+    balances = (stage.balance for stage in study.stages.values() if isinstance(stage, StageSection))
+    return max((balance.cases for balance in balances if balance is not None), default=0)
 
 
 def count_fresh(study: Study) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from holdfast.records.errors import StepError
 from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.methods.pairs.tuning import open_measure
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import Emit, Finished, beat
-from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
+from holdfast.runs.steps.outcomes import Emit, Finished
+from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.references import is_scored
 from holdfast.store import Store
 from holdfast.study.stages import StageSection
@@ -50,25 +50,10 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     doses = [dose * stage.steps for dose in settings.doses]
     epochs = stage.epochs and stage.epochs * settings.doses[-1]
     with _open_balance(step, settings, store) as balance:
-        results = resume(
-            scratch,
-            lambda: train_dpo(
-                start,
-                kept,
-                encoded,
-                # The warm-up is that of dose 1.
-                stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None}),
-                seed=int(step.fingerprint[:15], 16),
-                save_at=doses,
-                out_dir=scratch,
-                reference=reference,
-                folder=scratch / LOOP,
-                tracker=os.environ.get(TRACKER) or None,
-                progress=beat(emit),
-                second=second,
-                balance=balance,
-            ),
-        )
+        # The warm-up is that of dose 1.
+        whole = stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None})
+        train = partial(train_dpo, start, kept, encoded, whole, save_at=doses, reference=reference)
+        results = resume(step, scratch, emit, partial(train, second=second, balance=balance))
     made = zip(step.checkpoints, (result.path for result in results), strict=True)
     summary = {
         "distinct_pairs": len(kept),

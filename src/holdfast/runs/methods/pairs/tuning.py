@@ -17,7 +17,7 @@ from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.methods.pairs.plan import PairStageSettings
 from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import complete
+from holdfast.runs.steps.outcomes import complete, in_batches
 from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
@@ -44,15 +44,13 @@ def open_measure(step: Step, settings: PairStageSettings, store: Store) -> Itera
         raise StepError(f"the run keeps {len(names)} cases for balances, {balance.cases} are needed; start a new run")
     cases = [cases_of(store)[name] for name in names]
     judge, world = open_judge(tuning.judge, tuning.section), open_world(tuning.suite)
-    size = tuning.limits.batch_size
 
     with open_speakers(settings.speakers(), step.means, store) as others:
 
         def measure(directory: Path, done: int) -> Measured:
             speakers: Speakers = {**others, "agent": _open_agent(settings.agent, directory)}
             found: list[float | None] = []
-            for start in range(0, len(cases), size):
-                batch = cases[start : start + size]
+            for batch in in_batches(cases, tuning.limits.batch_size):
                 played = roll_out_episodes(
                     speakers,
                     world,

@@ -16,7 +16,6 @@ from holdfast.runs.plan.costs import RATED_OBJECTIVES, RATING_TOKENS, TALK_TOKEN
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel, StageSettings, UserSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step
-from holdfast.runs.plan.users import choose_users, practise, section_of
 from holdfast.study.sections import JudgeTable
 from holdfast.study.stages import RewardSection
 from holdfast.study.tables import RULES
@@ -60,7 +59,7 @@ def plan_stage(
         place, sampler = replicate.base, parent
         if stage.source is not None:
             place, sampler = stage.source.base, planner.train_source(replicate, stage.source)
-        rolled = practise(planner, place, sampler, stage, split_seed=settings.split_seed, seed=replicate.seed)
+        rolled = planner.practise(place, sampler, stage, split_seed=settings.split_seed, seed=replicate.seed)
         inputs += [sampler.step, rolled, *(planner.judge(rolled, one) for one in study.raters)]
         settings = replace(settings, rolled=rolled, sampler=sampler.checkpoint.id)
     elif settings.rater.model is not None:
@@ -81,8 +80,8 @@ def _describe(
     planner: Planner, stage: RewardSection, name: str, parent: Made, replicate: Replicate
 ) -> RewardStageSettings:
     """Who a stage's users are, who rewards it, and how its rollouts are sampled."""
-    section, study = section_of(planner), planner.study
-    judge = section.judge or study.raters[0]
+    study = planner.study
+    judge = planner.users.judge or study.raters[0]
     kinds = [study.judges[one].kind for one in (judge, *study.raters)]
     return RewardStageSettings(
         method=stage.method,
@@ -96,7 +95,7 @@ def _describe(
         rater=study.judges[judge],
         limits=planner.limits(),
         rollout_seed=study.rollouts.seed or None,
-        users=choose_users(section, PRACTICE, (stage.setting,)),
+        users=planner.choose_users(PRACTICE, (stage.setting,)),
         rubrics=_name_rubrics(judge, study.judges[judge]),
         # Harm is the rules' where a judge of the study is the rules.
         harm_by_rules=RULES in kinds if stage.reward == "penalized" and kinds[0] != RULES else None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.methods.rewards.plan import RewardStageSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import open_judge_of, score_all
-from holdfast.runs.steps.outcomes import Emit, Finished, beat, complete
-from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
+from holdfast.runs.steps.outcomes import Emit, Finished, complete
+from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
@@ -58,21 +58,9 @@ def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, sc
     with open_speakers(settings.speakers(), step.means, store) as speakers:
         practice = _Practice(step, settings, store, speakers)
         stored = () if section.on_policy else practice.read_stored()
-        results = resume(
-            scratch,
-            lambda: reinforce.train_on_rewards(
-                start,
-                section,
-                seed=int(step.fingerprint[:15], 16),
-                save_at=settings.kept,
-                out_dir=scratch,
-                draw=practice.draw if section.on_policy else None,
-                groups=stored,
-                folder=scratch / LOOP,
-                tracker=os.environ.get(TRACKER) or None,
-                progress=beat(emit),
-            ),
-        )
+        draw = practice.draw if section.on_policy else None
+        train = partial(reinforce.train_on_rewards, start, section, save_at=settings.kept, draw=draw, groups=stored)
+        results = resume(step, scratch, emit, train)
     doses = [
         {
             "checkpoint": checkpoint.id,
