@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from holdfast.records import JSON, Checkpoint
+from holdfast.records import Checkpoint
 from holdfast.runs.methods.merges import plan_merge
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
@@ -38,7 +38,8 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
             evaluations += _evaluate(planner, name, base, split_seed)
         for seed in study.study.train_seeds:
             for name, base in bases:
-                evaluations += _plan_replicate(planner, name, base, point, seed)
+                replicate = Replicate(base=name, root=base, point=point, seed=seed, split_seed=split_seed)
+                evaluations += _plan_replicate(planner, replicate)
     judged = tuple(dict.fromkeys(evaluations))
     planner.add("analyze", judged, AnalyzeSettings(draws=study.study.draws), size=study.study.draws)
     return Plan(study=study, steps=tuple(planner.steps.values()))
@@ -87,29 +88,20 @@ def _meets(section: PartSection, checkpoint: Checkpoint, *, midway: bool = False
     return first and (section.lineages is None or checkpoint.lineage in section.lineages)
 
 
-def _plan_replicate(planner: Planner, name: str, base: Made, point: JSON, seed: int) -> list[str]:
-    """All lineages from one base at one point of the axes with one training seed."""
-    study = planner.study
-    split_seed = point.get("split_seed", study.suite.split_seed)
-    replicate = Replicate(base=name, root=base, point=point, seed=seed)
-    made: dict[tuple[str, ...], Made] = {(): base}
-    evaluations: list[str] = []
-    for lineage in study.lineages_of(name):
+def _plan_replicate(planner: Planner, replicate: Replicate) -> list[str]:
+    """All lineages of a replicate and its merges, with the held-out episodes of all their checkpoints."""
+    study, found = planner.study, list[str]()
+    made: dict[tuple[str, ...], Made] = {(): replicate.root}
+
+    def evaluate(step: str) -> list[str]:
+        every = (Made(checkpoint=one, step=step) for one in planner.steps[step].checkpoints)
+        return [name for one in every for name in _evaluate(planner, replicate.base, one, replicate.split_seed)]
+
+    for lineage in study.lineages_of(replicate.base):
         for length in range(1, len(lineage) + 1):
-            prefix = lineage[:length]
-            if prefix in made:
-                continue
-            made[prefix] = planner.train(replicate, made, prefix)
-            evaluations += _evaluate_all(planner, name, made[prefix].step, split_seed)
+            if (prefix := lineage[:length]) not in made:
+                made[prefix] = planner.train(replicate, made, prefix)
+                found += evaluate(made[prefix].step)
     for label in study.merges:
-        merged = plan_merge(planner, replicate, made, label)
-        evaluations += _evaluate_all(planner, name, merged.step, split_seed)
-    return evaluations
-
-
-def _evaluate_all(planner: Planner, base: str, step: str, split_seed: int) -> list[str]:
-    """Held-out episodes of every checkpoint that a train step makes."""
-    found: list[str] = []
-    for checkpoint in planner.steps[step].checkpoints:
-        found += _evaluate(planner, base, Made(checkpoint=checkpoint, step=step), split_seed)
+        found += evaluate(plan_merge(planner, replicate, made, label).step)
     return found

@@ -98,7 +98,7 @@ class Planner:
                 base=parent.base,
                 stages=tuple(stages),
                 axes={**replicate.axes, **axes},
-                split_seed=replicate.point.get("split_seed", self.study.suite.split_seed),
+                split_seed=replicate.split_seed,
                 train_seed=replicate.seed,
                 parent_id=parent.id,
             )

@@ -70,9 +70,9 @@ def plan_stage(
     A stage that keeps a second objective has its pairs of the same rollouts, by the same rule, as one more input.
     """
     name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
-    base, point, seed, known = replicate.base, replicate.point, replicate.seed, parent.checkpoint
-    section = study.pair_stage(name).at_point(point)
-    split_seed, judge = point.get("split_seed", study.suite.split_seed), point.get("pair_judge", study.pair_judge)
+    base, split_seed, seed, known = replicate.base, replicate.split_seed, replicate.seed, parent.checkpoint
+    section = study.pair_stage(name).at_point(replicate.point)
+    judge = replicate.point.get("pair_judge", study.pair_judge)
     rollout = _roll_out(planner, replicate, parent, split_seed)
     pairs = planner.pair(rollout, judge, section, split_seed, seed)
     reference = planner.reference(base, parent, rollout, section, split_seed)

@@ -90,7 +90,7 @@ def _describe(
         parent=parent.checkpoint.id,
         kept=tuple(range(stage.every, stage.steps + 1, stage.every)),
         train_seed=replicate.seed,
-        split_seed=replicate.point.get("split_seed", study.suite.split_seed),
+        split_seed=replicate.split_seed,
         judge=judge,
         rater=study.judges[judge],
         limits=planner.limits(),
