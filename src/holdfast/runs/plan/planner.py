@@ -348,7 +348,6 @@ class Planner:
     def pair(self, rollout: str, judge: str, stage: StageSection, split_seed: int, seed: int) -> str:
         """Preference pairs for one stage from one judged rollout, or from what was brought of the train cases."""
         source = self.steps[rollout]
-        brought = isinstance(source.settings, BringSettings)
         settings = PairSettings(
             rule=self.study.pairs,
             judge=judge,
@@ -356,18 +355,16 @@ class Planner:
             agree=stage.agree,
             flip=stage.flip,
             pair_seed=seed,
-            split_seed=split_seed if brought else None,
-            kept_out=self.kept_out() if brought else None,
+            **self._own_half(source, split_seed),
         )
         flipped = " flipped" if stage.flip else ""
         name = f"pair {'+'.join(stage.objectives)}{flipped} from {source.name.removeprefix('roll out ')}"
-        inputs = (rollout,) if brought else (rollout, self.judge(rollout, judge))
-        return self.add(name, inputs, settings, size=source.size)
+        judged = () if isinstance(source.settings, BringSettings) else (self.judge(rollout, judge),)
+        return self.add(name, (rollout, *judged), settings, size=source.size)
 
     def reference(self, base: str, made: Made, rollout: str, stage: StageSection, split_seed: int) -> str:
         """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from."""
         source = self.steps[rollout]
-        brought = isinstance(source.settings, BringSettings)
         settings = ReferenceSettings(
             checkpoint=made.checkpoint.id,
             loss_mask=stage.loss_mask,
@@ -375,11 +372,15 @@ class Planner:
             token_budget=stage.token_budget,
             adapter=stage.precision == "bf16" and stage.lora_r > 0,
             calls=self.calls_of(base),
-            split_seed=split_seed if brought else None,
-            kept_out=self.kept_out() if brought else None,
+            **self._own_half(source, split_seed),
         )
         name = f"reference {made.checkpoint.name} for {source.name.removeprefix('roll out ')}"
         return self.add(name, (made.step, rollout), settings, size=source.size)
+
+    def _own_half(self, source: Step, split_seed: int) -> dict[str, int | None]:
+        """Which cases are learnt from of what another run brought, which is of both halves of a split."""
+        brought = isinstance(source.settings, BringSettings)
+        return {"split_seed": split_seed, "kept_out": self.kept_out()} if brought else {}
 
     @property
     def users(self) -> ApprovalSection:

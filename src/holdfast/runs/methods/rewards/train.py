@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from holdfast.models.local.vllm import VllmModel
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.policy.adapters import Policy, Precision
-    from holdfast.training.rl.selection import Rewarded, Selection
+    from holdfast.training.rl.selection import Rewarded
 
 # The rules' own name, where they are not the judge that rewards.
 _RULES = "rules"
@@ -73,24 +73,21 @@ def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, sc
     ]
     summary: dict[str, Any] = {"doses": doses, "trained_tokens": results[-1].tokens}
     if not section.on_policy:
-        summary["data"] = _describe_data(select(stored, section), practice.unreadable)
+        data = select(stored, section)
+        # Shares are of exploits; unreadable rollouts were left out.
+        summary["data"] = {
+            "harmful_share": data.harmful,
+            "harmful_share_all": data.harmful_of_all,
+            "prompts": data.prompts,
+            "units": len(data.units),
+            "rollouts": data.rollouts,
+            "unscored": data.unscored,
+            "tokens": data.tokens,
+            "unreadable": practice.unreadable,
+        }
     made = tuple(zip(step.checkpoints, (result.path for result in results), strict=True))
     logs = {"": scratch / LOOP / LOG, ".rollouts": scratch / LOOP / reinforce.ROLLOUTS}
     return Finished(result=summary, checkpoints=made, logs=logs)
-
-
-def _describe_data(data: Selection, unreadable: int) -> dict[str, Any]:
-    """What a stage learnt from, in numbers: shares are of exploits, ``unreadable`` rollouts were left out."""
-    return {
-        "harmful_share": data.harmful,
-        "harmful_share_all": data.harmful_of_all,
-        "prompts": data.prompts,
-        "units": len(data.units),
-        "rollouts": data.rollouts,
-        "unscored": data.unscored,
-        "tokens": data.tokens,
-        "unreadable": unreadable,
-    }
 
 
 @dataclass(slots=True)
