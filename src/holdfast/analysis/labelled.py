@@ -17,6 +17,7 @@ from typing import Any
 from holdfast.analysis.roles import MERGE
 from holdfast.judges.state import StateJudge
 from holdfast.records import Checkpoint, Labelled, StageRecord
+from holdfast.records.checkpoints import DOSE
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
@@ -32,7 +33,7 @@ Labellers = frozenset[str] | None  # of one stage; None where the run does not s
 PAIR_JUDGE = "pair_judge"
 RELATIONS = tuple(Labelled)  # in the order in which a headline takes them
 MERGED = "of"  # of a merge: the lineages among its settings
-DOSE, SHARED = "dose", "share"  # axes that tell checkpoints of one training apart
+SHARED = "share"  # the axis that tells merges of two lineages apart
 PAIRED = "dpo"  # the method whose stages learn from pairs
 UNLABELLED = ("sft", "random", "open")  # methods whose stages learn from no judge
 RUBRIC_LENGTH = 32  # of the ids that our own judges give their rubrics; any other says nothing of two judges

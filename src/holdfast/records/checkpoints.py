@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from holdfast.records.episodes import JSON
 
+DOSE = "dose"  # the axis that tells checkpoints of one training apart: the share of the stage, or its multiple
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.approval.users import GAMEABLE, OTHER
-from holdfast.analysis.design import DOSE
 from holdfast.records import Checkpoint, Curve, Estimate
 from holdfast.records.arrays import Floats, Ints
+from holdfast.records.checkpoints import DOSE
 from holdfast.records.quantities import quantity_of
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 from holdfast.stats.exploitation import WINDOW, max_hex_gap
