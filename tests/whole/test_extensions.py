@@ -17,9 +17,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from builders.gate_samples import Made, write_run
 from builders.places import ROOT
 from safetensors.numpy import load_file
 
+from holdfast.decisions.gate import CheckKind, Measured
+from holdfast.decisions.gate.books import read_book
+from holdfast.decisions.gate.sides import Judging, take_side
 from holdfast.judges import JudgeKind, JudgeTable, open_judge
 from holdfast.records import extensions
 from holdfast.records.errors import StepError, StudyError
@@ -31,6 +35,7 @@ from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.store.places import STUDY_KEY
 from holdfast.study.kinds import JUDGES, METHODS, SUITES, method_of, read_judge, read_suite
+from holdfast.study.rules import OWN_CHECKS
 from holdfast.study.study import Study, load
 from holdfast.suites import check_suite, open_world, split_cases
 
@@ -234,6 +239,19 @@ def test_a_run_that_names_what_is_installed_is_followed() -> None:
     assert read_judge({"kind": "parcels.judge:KIND"}).kind == "parcels.judge:KIND"
 
 
+def _raise(*_: object) -> Finished:
+    raise RuntimeError("no luck")
+
+
+def take_haste(folder: Path, read: object) -> Measured:
+    """What an own check reads of four rollouts of a checkpoint."""
+    book = read_book(write_run(folder / "run", Made(safety={"base": [[3, 3], [0, 0]]})))
+    kind = CheckKind(name="haste", unit="share", worse="higher", words="haste", read=read)  # type: ignore[arg-type]
+    judging = Judging(labels={"safety": "j", "helpfulness": "j"}, names={})
+    side = take_side(book, book.checkpoints[0], judging, split_seed=None, severe_at_most=0.0, own=[kind])
+    return side.measured["haste"]
+
+
 def _opener(name: str, table: JudgeTable, model: str | None) -> object:
     raise NotImplementedError
 
@@ -259,6 +277,34 @@ def test_what_cannot_be_used_is_told(fresh: pytest.MonkeyPatch, tmp_path: Path) 
         with pytest.raises(StudyError) as error:
             JUDGES.find(reference)
         assert told in str(error.value)
+    for known, told in (
+        (METHODS, "which is of type int; a stage method is a holdfast.study.kinds.Method"),
+        (OWN_CHECKS, "which is of type int; a check of a gate is a holdfast.study.rules.CheckKind"),
+    ):
+        with pytest.raises(StudyError, match=told):
+            known.find("made:number")
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (_raise, r"gate.checks.haste: cannot be read \(RuntimeError: no luck\); mend the check"),
+        (lambda _: 0.5, r"gate.checks.haste: cannot be read \(AttributeError"),
+        (lambda rollouts: rollouts.each(lambda case, trajectory: 2.0), "reads share outside 0 to 1; mend the check"),
+        (lambda rollouts: rollouts.each(lambda case, trajectory: -np.inf), "reads share outside 0 to 1"),
+        (lambda rollouts: rollouts.unfit().at(np.array([0])), "reads no number for each rollout; mend the check"),
+    ],
+)
+def test_a_check_that_reads_wrongly_is_told(read: object, told: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=told):
+        take_haste(tmp_path, read)
+
+
+def test_a_check_reads_each_rollout_by_itself(tmp_path: Path) -> None:
+    values = iter([0.0, 1.0, None, np.nan])
+    found = take_haste(tmp_path, lambda rollouts: rollouts.each(lambda case, trajectory: next(values)))
+    assert found.due.tolist() == [True, True, False, True] and found.lost.tolist() == [0, 0, 1, 1]
+    assert np.array_equal(found.value, [0, 1, np.nan, np.nan], equal_nan=True)
 
 
 def test_a_name_that_two_bring_is_refused(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -312,10 +358,6 @@ NOISY = {
     "suite": {"name": "parcels", "train_cases": 4, "test_cases": 4},
     "stages": {"J": {"method": "jitter"}},
 }
-
-
-def _raise(*_: object) -> Finished:
-    raise RuntimeError("no luck")
 
 
 @pytest.mark.usefixtures("installed")
