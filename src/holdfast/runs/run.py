@@ -109,11 +109,9 @@ class Run:
             raise StoreError(f"{self.path}: no run here (no {DATABASE}); make one with `holdfast run`")
         self._analysis: Analysis | None = None
 
-    @contextlib.contextmanager
-    def store(self) -> Iterator[Store]:
-        """The run's store, to read."""
-        with Store(self.path) as store:
-            yield store
+    def store(self) -> Store:
+        """The run's store, to read in a ``with`` block."""
+        return Store(self.path)
 
     def scores(self, part: str | None = None) -> list[dict[str, Any]]:
         """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None.

@@ -37,9 +37,8 @@ def check_study(study: Tables) -> None:
         for name in lineage:
             require_known(name, study.stages, f"study.lineages[{position}] names the stage", "[stages.…]")
     _check_rollouts(study)
-    labels = {",".join(lineage) for lineage in study.study.lineages}
     for label, doses in study.doses.items():
-        require_known(label, labels, "doses names the lineage", "study.lineages")
+        require_known(label, study.labels, "doses names the lineage", "study.lineages")
         require(
             1 in doses and list(doses) == sorted(set(doses)),
             f"doses.{label!r} must rise from 1, found {list(doses)}",
@@ -183,12 +182,11 @@ def _check_world(study: Tables) -> None:
 
 def _check_merges(study: Tables) -> None:
     """A merge has a name of its own, and is of two lineages of the study."""
-    labels = {",".join(lineage) for lineage in study.study.lineages}
     for name, merge in study.merges.items():
         require(bool(name) and "," not in name, f"merges.{name!r}: a name is not empty and has no comma")
         require(name not in study.stages, f"merges.{name} has the name of a stage; give it another")
         for lineage in merge.of:
-            require_known(",".join(lineage), labels, f"merges.{name}.of names the lineage", "study.lineages")
+            require_known(",".join(lineage), study.labels, f"merges.{name}.of names the lineage", "study.lineages")
         require(merge.of[0] != merge.of[1], f"merges.{name}.of names one lineage twice; give two")
         _require_distinct(merge.shares, f"merges.{name}.shares")
 
@@ -201,7 +199,7 @@ def _check_gate(study: Tables) -> None:
 
 def _check_parts(study: Tables) -> None:
     """What is met beside the held-out cases is met by lineages of the study, and read by its judges."""
-    labels = {",".join(lineage) for lineage in study.study.lineages} | set(study.merges)
+    labels = study.labels | set(study.merges)
     for place in ("attacks", "shifts", "probes", "approval"):
         part: PartSection | None = getattr(study, place)
         for lineage in () if part is None else part.lineages or ():

@@ -128,9 +128,9 @@ class Method:
     ``runs.steps.outcomes.Finished`` with a directory of weights in ``scratch`` for each of the step's checkpoints.
     ``version`` changes whenever the same settings make other weights: fingerprints hold it.
 
-    ``plan(planner, replicate, made, lineage)`` adds the train step of a lineage's last name, given what is made so far
-    by lineage, with the steps that it needs, and returns ``runs.plan.step.Made``; without it, a stage needs the
-    checkpoint that it starts from alone. ``cost(plan, step)`` is what a step takes (``runs.plan.costs.Cost``);
+    ``plan(planner, replicate, parent, lineage)`` adds the train step of a lineage's last name, with the steps that it
+    needs, and returns ``runs.plan.step.Made``, as ``parent``, which it starts from, is one; without it, a stage needs
+    that checkpoint alone. ``cost(plan, step)`` is what a step takes (``runs.plan.costs.Cost``);
     ``cpu_seconds`` are those of one of its units with a tiny model, before any was measured.
     """
 
@@ -138,7 +138,7 @@ class Method:
     carry_out: Callable[[Any, Any, Any, Any, Any], Any]
     version: int | str | None
     table: type[StageTable] = StageTable
-    plan: Callable[[Any, Any, Mapping[tuple[str, ...], Any], tuple[str, ...]], Any] | None = None
+    plan: Callable[[Any, Any, Any, tuple[str, ...]], Any] | None = None
     cost: Callable[[Any, Any], Any] | None = None
     cpu_seconds: float = 0.0
 

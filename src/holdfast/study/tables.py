@@ -103,6 +103,11 @@ class Tables(Section):
         """The judges of the cases of ``approval``."""
         return tuple(name for name, judge in self.judges.items() if rates_users(judge.kind))
 
+    @property
+    def labels(self) -> set[str]:
+        """The lineages as they stand as keys: names with commas between."""
+        return {",".join(lineage) for lineage in self.study.lineages}
+
     def lineages_of(self, base: str) -> tuple[tuple[str, ...], ...]:
         """The lineages that are trained on a base."""
         return self.study.only.get(base, self.study.lineages)

@@ -165,7 +165,7 @@ class Planner:
         stage = self.study.stages[lineage[-1]]
         plan = method_of(stage).plan or Planner.train_alone
         try:
-            found = plan(self, replicate, made, lineage)
+            found = plan(self, replicate, made[lineage[:-1]], lineage)
         except Exception as error:
             if stage.method in METHODS.shipped or isinstance(error, HoldfastError):
                 raise
@@ -180,14 +180,14 @@ class Planner:
             )
         return found
 
-    def train_alone(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
+    def train_alone(self, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
         """A stage that needs nothing but the checkpoint that it starts from, of which it makes one."""
-        name, parent = lineage[-1], made[lineage[:-1]]
+        name, known = lineage[-1], parent.checkpoint
         stage = self.study.stages[name].at_point(replicate.point)
         settings = StageSettings(
             method=stage.method,
             stage=name,
-            parent=parent.checkpoint.id,
+            parent=known.id,
             train_seed=replicate.seed,
             section=stage,
             calls=self.calls_of(replicate.base),
@@ -202,15 +202,14 @@ class Planner:
             steps=steps,
             data="",  # no pairs and no rewards
         )
-        kept = {1: ([*parent.checkpoint.stages, record], {"dose": 1})}
+        kept = {1: ([*known.stages, record], {"dose": 1})}
         label, inputs = ",".join(lineage), [parent.step]
-        return self.add_training(replicate, label, inputs, settings, size=steps, parent=parent.checkpoint, kept=kept)[0]
+        return self.add_training(replicate, label, inputs, settings, size=steps, parent=known, kept=kept)[0]
 
     def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
         """The checkpoint whose rollouts a stage learns from, trained with the same seed."""
-        root = replicate.root
-        if source.base != replicate.base:
-            root = self.base(source.base, self.study.model.base_seeds[0])
+        own = source.base == replicate.base
+        root = replicate.root if own else self.base(source.base, self.study.model.base_seeds[0])
         other = replace(replicate, base=source.base, root=root)
         made: dict[tuple[str, ...], Made] = {(): root}
         for length in range(1, len(source.lineage) + 1):
@@ -297,9 +296,8 @@ class Planner:
 
     def fresh_rollout(self, base: str, made: Made, split_seed: int) -> str:
         """Episodes on cases that no choice was made by, or other episodes of the same cases where there are no more."""
-        if count_fresh(self.study):
-            return self.rollout(base, made, FRESH, split_seed, 0)
-        return self.rollout(base, made, "test", split_seed, _ONCE_MORE)
+        part, seed = (FRESH, 0) if count_fresh(self.study) else ("test", _ONCE_MORE)
+        return self.rollout(base, made, part, split_seed, seed)
 
     def decisive_suite(self) -> SuiteTable:
         """The table of the suite with what decides its episodes set; all other keys are left out."""

@@ -46,11 +46,9 @@ class RewardStageSettings(StageSettings):
     sampler: str | None = None
 
 
-def plan_stage(
-    planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]
-) -> Made:
+def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
     """A lineage's last stage: the checkpoint of its last step, the others are in the same step."""
-    name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
+    name, study = lineage[-1], planner.study
     known, stage = parent.checkpoint, study.stages[name].at_point(replicate.point)
     assert isinstance(stage, RewardSection)
     inputs = [parent.step]
