@@ -221,7 +221,7 @@ def _check_search(study: Tables) -> None:
     name = search.lineage[-1]
     require(
         isinstance(study.stages[name], StageSection),
-        f"search.lineage ends in {name}, which learns from rewards; a search varies how pairs are mixed, name another",
+        f"search.lineage ends in {name}, which learns from no pairs; a search varies how pairs are mixed, name another",
     )
     stage = study.pair_stage(name)
     require(

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from holdfast.records import content_id
-from holdfast.records.errors import StudyError, require, require_known
+from holdfast.records.errors import StudyError, require_known
 from holdfast.records.extensions import allow
 from holdfast.records.inputs import read_settings
 from holdfast.study.kinds import named_in
@@ -35,10 +35,6 @@ def read_rules(
         place = f"{file}: gate"
         found = _read_table(file)
     found |= {key: value for key, value in (changes or {}).items() if value is not None}
-    for key, value in found.items():
-        require(
-            not isinstance(value, bool), f"{place}.{key} is {str(value).lower()}, which is no margin; give a number"
-        )
     try:
         rules = GateSection.model_validate(found)
     except ValidationError as error:
