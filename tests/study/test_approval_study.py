@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[Mapping[str, Any], str]] = {
     "attacks on users": ({"attacks": {}}, "[attacks] is for the cases of a suite"),
     "a search among users": (
         {"search": {"lineage": ["on"], "parent": ["lag"], "maximize": "safety"}},
-        "search.lineage ends in on, which learns from rewards",
+        "search.lineage ends in on, which learns from no pairs",
     ),
     "shifts of users": ({"shifts": {}}, "[shifts] is for the cases of a suite"),
     "probes of a tiny base": ({"probes": {}}, "[probes] asks 'small', a tiny base"),

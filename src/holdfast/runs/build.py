@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from holdfast.records import Checkpoint
 from holdfast.runs.methods.merges import plan_merge
@@ -10,7 +11,7 @@ from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
 from holdfast.study.conditions import PartSection, ProbeSection
-from holdfast.study.stages import is_midway
+from holdfast.study.stages import is_midway, is_rewarded
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
@@ -76,7 +77,13 @@ def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int)
     section = planner.study.approval
     if section is None or not _meets(section, made.checkpoint, midway=True):
         return []
-    rollout = planner.meet_pairs(base, made, split_seed)
+    # Midway in a stage on rewards only the users of its own setting are met.
+    own = next((stage.settings["setting"] for stage in made.checkpoint.stages[-1:] if is_rewarded(stage)), None)
+    names = (own,) if own is not None and is_midway(made.checkpoint) else tuple(section.settings)
+    per_case = section.per_case if made.checkpoint.lineage else section.base_per_case or section.per_case
+    settings = planner.meet_users(made, names, part=APPROVAL, split_seed=split_seed, per_case=per_case, seed=0)
+    count = 2 * section.pairs * len(names)
+    rollout = planner.episodes(base, made, replace(settings, own=own), count=count)
     return [planner.judge(rollout, judge) for judge in planner.study.raters]
 
 

@@ -30,9 +30,9 @@ from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.conditions import PartSection
 from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
 from holdfast.study.sections import SuiteSection, SuiteTable
-from holdfast.study.stages import RewardSection, SourceSection, StageSection, is_midway, is_rewarded
+from holdfast.study.stages import SourceSection, StageSection
 from holdfast.study.study import Study
-from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
+from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
 from holdfast.suites.approval import teaching
 from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
@@ -391,34 +391,11 @@ class Planner:
         chosen = {name: self.users.settings[name] for name in names}
         return UserSettings(section=self.users.model_copy(update={"settings": chosen}), part=part)
 
-    def meet_pairs(self, base: str, made: Made, split_seed: int) -> str:
-        """Episodes of a checkpoint with the held-out pairs: of every setting, midway in a stage of its own alone."""
-        section, checkpoint = self.users, made.checkpoint
-        own = next((stage.settings["setting"] for stage in checkpoint.stages[-1:] if is_rewarded(stage)), None)
-        names = (own,) if own is not None and is_midway(checkpoint) else tuple(section.settings)
-        per_case = section.per_case if checkpoint.lineage else section.base_per_case or section.per_case
-        count = 2 * section.pairs * len(names)
-        return self._talk(base, made, APPROVAL, names, split_seed, per_case=per_case, seed=0, count=count, own=own)
-
-    def practise(self, base: str, made: Made, stage: RewardSection, *, split_seed: int, seed: int) -> str:
-        """Rollouts of a checkpoint with the users that a stage trains on, which it then learns from."""
-        names, count = (stage.setting,), self.users.practice
-        return self._talk(base, made, PRACTICE, names, split_seed, per_case=stage.group_size, seed=seed, count=count)
-
-    def _talk(
-        self,
-        base: str,
-        made: Made,
-        part: str,
-        names: Sequence[str],
-        split_seed: int,
-        *,
-        per_case: int,
-        seed: int,
-        count: int,
-        own: str | None = None,
-    ) -> str:
-        settings = RolloutSettings(
+    def meet_users(
+        self, made: Made, settings: Sequence[str], *, part: str, split_seed: int, per_case: int, seed: int
+    ) -> RolloutSettings:
+        """What decides the episodes of a checkpoint with the users of some settings in a part."""
+        return RolloutSettings(
             checkpoint=made.checkpoint.id,
             suite=SuiteSection(name=APPROVAL),
             split_seed=split_seed,
@@ -426,10 +403,8 @@ class Planner:
             per_case=per_case,
             rollout_seed=self.reseed(seed),
             limits=self.limits(),
-            users=self.choose_users(part, names),
-            own=own,
+            users=self.choose_users(part, settings),
         )
-        return self.episodes(base, made, settings, count=count)
 
     def calls_of(self, base: str) -> Calls | None:
         """How a base's conversations write calls where its tokenizer leaves a choice."""

@@ -57,7 +57,9 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
         place, sampler = replicate.base, parent
         if stage.source is not None:
             place, sampler = stage.source.base, planner.train_source(replicate, stage.source)
-        rolled = planner.practise(place, sampler, stage, split_seed=settings.split_seed, seed=replicate.seed)
+        seeds = {"split_seed": replicate.split_seed, "seed": replicate.seed}
+        met = planner.meet_users(sampler, (stage.setting,), part=PRACTICE, per_case=stage.group_size, **seeds)
+        rolled = planner.episodes(place, sampler, met, count=planner.users.practice)
         inputs += [sampler.step, rolled, *(planner.judge(rolled, one) for one in study.raters)]
         settings = replace(settings, rolled=rolled, sampler=sampler.checkpoint.id)
     elif settings.rater.model is not None:
