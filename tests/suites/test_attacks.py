@@ -339,7 +339,7 @@ def test_as_many_cases_are_planned_as_are_made() -> None:
                 and step.settings.dump()["part"] == part
                 and step.settings.dump()["split_seed"] == seed
             }
-            assert sizes == {len(parts[part]) * getattr(study, PARTS[part]).per_case}
+            assert sizes == {len(parts[part]) * getattr(study, PARTS[part].key).per_case}
     assert count_cases(make_study(), "attack") == 0 and set(collect_cases(make_study(), 0)) == {"train", "test"}
 
 

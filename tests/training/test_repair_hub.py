@@ -10,7 +10,7 @@ from holdfast.models.entries import ModelEntry
 from holdfast.models.hub.random_base import build_random
 from holdfast.records.errors import StepError
 from holdfast.runs.methods.pairs.plan import PairStageSettings, TuningSettings
-from holdfast.runs.methods.pairs.tuning import open_measure
+from holdfast.runs.methods.pairs.train import open_measure
 from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.store import Store

@@ -1,4 +1,5 @@
-"""What other packages bring: a suite and a kind of judge from an installed package, in a study, a report and a verdict.
+"""What other packages bring: a suite, a kind of judge, a stage method and a gate check from an installed package, in a
+study, a report and a verdict.
 
 Nothing in the package is edited for it, and a run's word runs no code.
 """
@@ -16,17 +17,25 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from builders.gate_samples import Made, write_run
 from builders.places import ROOT
+from safetensors.numpy import load_file
 
+from holdfast.decisions.gate import CheckKind, Measured
+from holdfast.decisions.gate.books import read_book
+from holdfast.decisions.gate.sides import Judging, take_side
 from holdfast.judges import JudgeKind, JudgeTable, open_judge
 from holdfast.records import extensions
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StepError, StudyError
 from holdfast.records.extensions import allow
 from holdfast.runs.build import build
+from holdfast.runs.methods import Finished
 from holdfast.runs.rescoring import find_judge
+from holdfast.runs.run import run
 from holdfast.store import Store
 from holdfast.store.places import STUDY_KEY
-from holdfast.study.kinds import JUDGES, SUITES, read_judge, read_suite
+from holdfast.study.kinds import JUDGES, METHODS, SUITES, method_of, read_judge, read_suite
+from holdfast.study.rules import OWN_CHECKS
 from holdfast.study.study import Study, load
 from holdfast.suites import check_suite, open_world, split_cases
 
@@ -62,7 +71,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nothing installed and no reference allowed is remembered, before and after."""
     monkeypatch.setattr(extensions, "_ALLOWED", set())
-    for name in ("parcels", "parcels.suite", "parcels.judge"):
+    for name in ("parcels", *(f"parcels.{part}" for part in ("suite", "judge", "method", "check"))):
         monkeypatch.delitem(sys.modules, name, raising=False)
     extensions._installed.cache_clear()
     monkeypatch.setattr(extensions, "_installed", extensions._installed.__wrapped__)
@@ -100,16 +109,43 @@ def test_an_installed_package_goes_from_the_study_to_the_report_and_a_verdict(si
         assert sum(len(parts["test"]) for parts in store.splits().values()) == 10
         values = store.score_table(part="all").value
         assert {0.0, 3.0} <= set(values[~np.isnan(values)].tolist())
-    decided = holdfast(site, "gate", run, "--child", "S", "--json")
+        made = {one.lineage: one for one in store.checkpoints()}
+        parent, child = made["S",], made["S", "J"]
+        assert child.stages[-1].method == "jitter" and child.stages[-1].settings["scale"] == 0.02
+        before, after = (load_file(store.weights(one) / "model.safetensors") for one in (parent, child))
+        moved = {name: np.std(after[name] - before[name]) / np.std(before[name]) for name in before}
+        assert all(0.01 < one < 0.03 for one in moved.values() if np.isfinite(one) and one), moved
+    files = {name: tmp_path / name for name in ("verdict.xml", "verdict.md", "evidence")}
+    asked = ("--parent", "S", "--child", "S,J")
+    written = ("--junit", files["verdict.xml"], "--markdown", files["verdict.md"])
+    decided = holdfast(site, "gate", run, *asked, "--json", *written)
     assert decided.returncode in (0, 1, 3), decided.stderr
     (verdict,) = json.loads(decided.stdout)["verdicts"]
     assert verdict["outcome"] in ("PASS", "FAIL", "INCONCLUSIVE") and verdict["judge"] == "look"
-    assert verdict["reads_state"] is True
-    # What is read of a run needs none of the code that made it; what rolls out or judges does.
-    without = holdfast(None, "gate", run, "--child", "S", "--json")
-    assert without.stdout == decided.stdout, without.stderr
-    refused = holdfast(None, "judge", run, "--with", "look")
-    assert refused.returncode == 2 and "judges.look.kind is 'parcels'" in refused.stderr
+    # Noise learns from nobody, so that the judge labelled what it labelled before.
+    assert verdict["reads_state"] is True and verdict["labelled"] == "all"
+    haste = next(one for one in verdict["checks"] if one["metric"] == "haste")
+    assert haste["margin"] == 0.25 and haste["blocking"] and haste["unit"] == "share" and haste["n"]["cases"] == 10
+    assert haste["sentence"].startswith("the share of parcels that are sent unseen ")
+    assert verdict["rules"]["checks"] == {"haste": {"use": None, "margin": 0.25}}
+    assert 'name="haste"' in files["verdict.xml"].read_text() and "haste" in files["verdict.md"].read_text()
+    assert "haste" in holdfast(site, "gate", run, *asked).stdout
+    assert "haste" in (run / "report" / "index.html").read_text(encoding="utf-8")
+    evidence = holdfast(site, "export", run, "--to", "evidence", "-o", files["evidence"])
+    assert evidence.returncode == 0 and "haste" in (files["evidence"] / "evidence.html").read_text(encoding="utf-8")
+    # What is read of a run needs none of the code that made it; what rolls out, judges or checks does.
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[gate]\nmargin = 0.25\n")
+    without = holdfast(None, "gate", run, *asked, "--rules", rules, "--json")
+    plain = [one for one in verdict["checks"] if one["metric"] not in ("haste", "coverage")]
+    assert json.loads(without.stdout)["verdicts"][0]["checks"][: len(plain)] == plain, without.stderr
+    assert json.loads(holdfast(None, "analyze", run, "--json").stdout) == analysis
+    for command, told in (
+        (("judge", run, "--with", "look"), "judges.look.kind is 'parcels'"),
+        (("gate", run, *asked), "gate.checks.haste.use is 'haste'; "),
+    ):
+        refused = holdfast(None, *command)
+        assert refused.returncode == 2 and told in refused.stderr
 
 
 @pytest.mark.usefixtures("installed")
@@ -160,20 +196,29 @@ def test_a_reference_is_followed_where_the_users_own_file_names_it(tmp_path: Pat
     file = tmp_path / "study.toml"
     text = (EXAMPLE / "study.toml").read_text(encoding="utf-8")
     text = text.replace('name = "parcels" # the', 'name = "parcels.suite:SUITE" # the')
+    text = text.replace('method = "jitter" #', 'method = "parcels.method:METHOD" #')
+    text = text.partition("[gate.checks")[0] + '[gate.checks.quick]\nuse = "parcels.check:CHECK"\n'
     file.write_text(text.replace('kind = "parcels" #', 'kind = "parcels.judge:KIND" #'), encoding="utf-8")
     study = load(file)
     check_suite(study.suite)
     assert len(split_cases(study.suite, 0)["test"]) == 10
     assert type(open_world(study.suite)).__name__ == "ParcelsWorld"
     assert open_judge("look", study.judges["look"]).name == "look"
+    assert method_of(study.stages["J"]).name == "jitter"
+    # The name in the table is the one that the check goes by; the margin is its own where none is given.
+    assert [(kind.name, margin) for kind, margin in study.gate.own_kinds()] == [("quick", 0.2)]
+    assert study.gate.blocking[-1] == "quick"
 
 
 @pytest.mark.usefixtures("importable")
 def test_a_run_that_names_code_is_not_followed(tmp_path: Path) -> None:
     noted = {**ASKED, **REFERENCES}
+    plain = {"study": {"name": "x"}, "judges": {"state": {"kind": "state"}}}
     for asked, place in (
         (noted, "suite.name"),
         ({**ASKED, **REFERENCES, "suite": {"name": "office"}}, "judges.look.kind"),
+        ({**plain, "stages": {"J": {"method": "parcels.method:METHOD"}}}, "stages.J.method"),
+        ({**plain, "gate": {"checks": {"quick": {"use": "parcels.check:CHECK"}}}}, "gate.checks.quick.use"),
     ):
         with pytest.raises(StudyError, match=rf"{place} is 'parcels\..*a run's word is no reason to run it"):
             Study.model_validate(asked)
@@ -192,6 +237,19 @@ def test_a_run_that_names_code_is_not_followed(tmp_path: Path) -> None:
 def test_a_run_that_names_what_is_installed_is_followed() -> None:
     assert read_suite({"name": "parcels.suite:SUITE"}).name == "parcels.suite:SUITE"
     assert read_judge({"kind": "parcels.judge:KIND"}).kind == "parcels.judge:KIND"
+
+
+def _raise(*_: object) -> Finished:
+    raise RuntimeError("no luck")
+
+
+def take_haste(folder: Path, read: object) -> Measured:
+    """What an own check reads of four rollouts of a checkpoint."""
+    book = read_book(write_run(folder / "run", Made(safety={"base": [[3, 3], [0, 0]]})))
+    kind = CheckKind(name="haste", unit="share", worse="higher", words="haste", read=read)  # type: ignore[arg-type]
+    judging = Judging(labels={"safety": "j", "helpfulness": "j"}, names={})
+    side = take_side(book, book.checkpoints[0], judging, split_seed=None, severe_at_most=0.0, own=[kind])
+    return side.measured["haste"]
 
 
 def _opener(name: str, table: JudgeTable, model: str | None) -> object:
@@ -219,6 +277,34 @@ def test_what_cannot_be_used_is_told(fresh: pytest.MonkeyPatch, tmp_path: Path) 
         with pytest.raises(StudyError) as error:
             JUDGES.find(reference)
         assert told in str(error.value)
+    for known, told in (
+        (METHODS, "which is of type int; a stage method is a holdfast.study.kinds.Method"),
+        (OWN_CHECKS, "which is of type int; a check of a gate is a holdfast.study.rules.CheckKind"),
+    ):
+        with pytest.raises(StudyError, match=told):
+            known.find("made:number")
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (_raise, r"gate.checks.haste: cannot be read \(RuntimeError: no luck\); mend the check"),
+        (lambda _: 0.5, r"gate.checks.haste: cannot be read \(AttributeError"),
+        (lambda rollouts: rollouts.each(lambda case, trajectory: 2.0), "reads share outside 0 to 1; mend the check"),
+        (lambda rollouts: rollouts.each(lambda case, trajectory: -np.inf), "reads share outside 0 to 1"),
+        (lambda rollouts: rollouts.unfit().at(np.array([0])), "reads no number for each rollout; mend the check"),
+    ],
+)
+def test_a_check_that_reads_wrongly_is_told(read: object, told: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=told):
+        take_haste(tmp_path, read)
+
+
+def test_a_check_reads_each_rollout_by_itself(tmp_path: Path) -> None:
+    values = iter([0.0, 1.0, None, np.nan])
+    found = take_haste(tmp_path, lambda rollouts: rollouts.each(lambda case, trajectory: next(values)))
+    assert found.due.tolist() == [True, True, False, True] and found.lost.tolist() == [0, 0, 1, 1]
+    assert np.array_equal(found.value, [0, 1, np.nan, np.nan], equal_nan=True)
 
 
 def test_a_name_that_two_bring_is_refused(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -263,3 +349,96 @@ def test_a_tiny_base_needs_a_suite_that_teaches_it(fresh: pytest.MonkeyPatch, si
     object.__setattr__(SUITES.find("parcels"), "teach", None)
     with pytest.raises(StudyError, match=r"a tiny base, which the suite 'parcels' teaches nothing"):
         Study.model_validate(ASKED)
+
+
+NOISY = {
+    **ASKED,
+    "study": {"name": "x", "lineages": [["J"]], "draws": 100},
+    "model": {"hidden": 16, "layers": 1, "heads": 1, "ffn": 16, "sft": {"demonstrations": 40}},
+    "suite": {"name": "parcels", "train_cases": 4, "test_cases": 4},
+    "stages": {"J": {"method": "jitter"}},
+}
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_method_that_fails_is_told_and_nothing_is_lost(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    method, study, output = METHODS.find("jitter"), Study.model_validate(NOISY), tmp_path / "run"
+    able = method.carry_out
+    for carry_out, told in (
+        (_raise, r"the method 'jitter' failed \(RuntimeError: no luck\); mend the method"),
+        (lambda *_: None, r"the method 'jitter' gives NoneType, and no holdfast.runs.methods.Finished"),
+        (lambda *_: Finished(result={}), r"the method 'jitter' leaves no weights for tiny-0 · J"),
+        (
+            lambda step, settings, store, scratch, emit: Finished(
+                result={}, checkpoints=((step.checkpoints[0], scratch / "nothing"),)
+            ),
+            r"the method 'jitter' leaves no weights for tiny-0 · J",
+        ),
+    ):
+        object.__setattr__(method, "carry_out", carry_out)
+        with pytest.raises(StepError, match=told):
+            run(study, output, workers=1)
+    with Store(output) as store:
+        before = {one.name: one.result for one in store.log.steps().values() if one.status == "done"}
+    assert len(before) == 3  # the base with its episodes and scores
+    object.__setattr__(method, "carry_out", able)
+    run(study, output, workers=1)
+    with Store(output) as store:
+        after = {one.name: one.result for one in store.log.steps().values()}
+        assert {one.lineage for one in store.checkpoints()} == {(), ("J",)}
+    assert before.items() <= after.items() and {"scale": 0.01}.items() <= after["train tiny-0 · J · seed 0"].items()
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (_raise, "stages.J: the method 'jitter' cannot plan it (RuntimeError: no luck); mend the method"),
+        (lambda *_: "S", "stages.J: the method 'jitter' plans str, and no holdfast.runs.plan.step.Made"),
+    ],
+)
+def test_a_method_that_plans_nothing_is_told(plan: object, told: str) -> None:
+    object.__setattr__(METHODS.find("jitter"), "plan", plan)
+    with pytest.raises(StudyError) as error:
+        build(Study.model_validate(NOISY))
+    assert told in str(error.value)
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_version_of_a_method_and_its_own_keys_count_in_the_fingerprint() -> None:
+    def last() -> str:
+        return next(one.fingerprint for one in build(Study.model_validate(NOISY)).steps if one.name.startswith("train"))
+
+    first = last()
+    object.__setattr__(METHODS.find("jitter"), "version", 2)
+    second = last()
+    fresh = {**NOISY, "stages": {"J": {"method": "jitter", "scale": 0.5}}}
+    third = build(Study.model_validate(fresh)).steps[-4].fingerprint
+    assert len({first, second, third}) == 3 and last() == second
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stages": {"J": {"method": "jitter", "scael": 1}}}, "stages.J.scael: unknown key; did you mean 'scale'?"),
+        (
+            {"stages": {"J": {"method": "jitter", "scale": 2}}},
+            "stages.J.scale: input should be less than or equal to 1",
+        ),
+        ({"stages": {"J": {"method": "jitte"}}}, "stages.J.method is 'jitte'; did you mean 'jitter'?"),
+        ({**NOISY, "doses": {"J": [1, 2]}}, "doses.'J': its last stage is of method 'jitter'; remove the doses"),
+        ({"gate": {"checks": {"haste": {"margn": 1}}}}, "gate.checks.haste.margn: unknown key; did you mean 'margin'?"),
+        (
+            {"gate": {"checks": {"haste": {"margin": 2}}}},
+            "gate.checks.haste.margin is 2; a share is above 0 and at most",
+        ),
+        ({"gate": {"checks": {"hast": {}}}}, "gate.checks.hast.use is 'hast'; did you mean 'haste'?"),
+        ({"gate": {"checks": {"safety": {"use": "haste"}}}}, "gate.checks.safety: 'safety' is no name of its own"),
+        ({"gate": {"required": ["haste"]}}, "gate.required has 'haste'"),
+    ],
+)
+def test_what_is_wrong_with_an_own_stage_or_check_is_told(change: dict[str, object], told: str) -> None:
+    with pytest.raises(StudyError) as error:
+        Study.model_validate({**ASKED, **change})
+    assert told in str(error.value)

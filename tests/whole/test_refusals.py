@@ -325,7 +325,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "an unknown key": ({"stages/on/lr": 0.0001}, "stages.on.lr: unknown key; did you mean 'learning_rate'?"),
         "an unknown method": (
             {"stages/on/method": "ppo"},
-            "stages.on.method: 'ppo' is none of dpo, grpo, best_sft, best_dpo",
+            "stages.on.method is 'ppo'; did you mean 'dpo'? methods of training that there are: dpo, grpo,",
         ),
         "steps that are not kept": ({"stages/on/every": 3}, "stages.on.every is 3, of which steps 4 is no multiple"),
         "steps of an axis that are not kept": ({"axes": {"steps": [4, 7]}}, "stages.on.every is 2, of which steps 7"),
@@ -440,7 +440,7 @@ REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
         "attacks on users": ({"attacks": {}}, "[attacks] is for the cases of a suite"),
         "a search among users": (
             {"search": {"lineage": ["on"], "parent": ["lag"], "maximize": "safety"}},
-            "search.lineage ends in on, which learns from rewards",
+            "search.lineage ends in on, which learns from no pairs",
         ),
         "shifts of users": ({"shifts": {}}, "[shifts] is for the cases of a suite"),
         "probes of a tiny base": ({"probes": {}}, "[probes] asks 'small', a tiny base"),

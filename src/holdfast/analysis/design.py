@@ -21,13 +21,13 @@ from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.records import Checkpoint, Labelled
 from holdfast.records.arrays import Floats
+from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import Sample, sample_of
 from holdfast.study.stages import is_midway
 
 Terms = tuple[tuple[Config, float], ...]
 
 BASE: Config = ((), ())
-DOSE = "dose"
 FLIPPED = "flipped control"
 FLIPPED_CAVEAT = "flipped control: sides of the pairs swapped at random, so there is no gain to keep"
 MIN_RANDOM_BASES = 5  # below this the bases are fixed: a claim is about these bases

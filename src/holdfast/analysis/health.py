@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.analysis.design import BASE, DOSE, Design, Key, by_base, contrast, dose_of, over, subject, without_dose
+from holdfast.analysis.design import BASE, Design, Key, by_base, contrast, dose_of, over, subject, without_dose
 from holdfast.analysis.panel import Config, Replicate
 from holdfast.analysis.pooled import POOLED, differences, ratios
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Checkpoint, Estimate
+from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 
 Measures = Mapping[str, Mapping[str, float]]

@@ -17,6 +17,7 @@ from typing import Any
 from holdfast.analysis.roles import MERGE
 from holdfast.judges.state import StateJudge
 from holdfast.records import Checkpoint, Labelled, StageRecord
+from holdfast.records.checkpoints import DOSE
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
@@ -24,7 +25,7 @@ from holdfast.store.places import STATE_KEY
 from holdfast.store.tables import ScoreTable
 from holdfast.study.kinds import rates_users, reads_state
 from holdfast.study.noted import read_noted, read_rewarder
-from holdfast.study.stages import REWARD_METHODS
+from holdfast.study.stages import is_rewarded
 from holdfast.study.tables import RULES
 
 Labellers = frozenset[str] | None  # of one stage; None where the run does not say
@@ -32,7 +33,8 @@ Labellers = frozenset[str] | None  # of one stage; None where the run does not s
 PAIR_JUDGE = "pair_judge"
 RELATIONS = tuple(Labelled)  # in the order in which a headline takes them
 MERGED = "of"  # of a merge: the lineages among its settings
-DOSE, SHARED = "dose", "share"  # axes that tell checkpoints of one training apart
+SHARED = "share"  # the axis that tells merges of two lineages apart
+PAIRED = "dpo"  # the method whose stages learn from pairs
 UNLABELLED = ("sft", "random", "open")  # methods whose stages learn from no judge
 RUBRIC_LENGTH = 32  # of the ids that our own judges give their rubrics; any other says nothing of two judges
 
@@ -132,7 +134,7 @@ class _Known:
         for stage in checkpoint.stages:
             if stage.method == MERGE:
                 found += self._of_merge(checkpoint, stage)
-            elif stage.method not in UNLABELLED:
+            elif stage.method not in UNLABELLED and stage.data != "":
                 found.append(self._of_stage(checkpoint, stage))
         return tuple(found)
 
@@ -143,10 +145,12 @@ class _Known:
         return [one for part in parts for one in self.labellers(part)] + [None] * lacking
 
     def _of_stage(self, checkpoint: Checkpoint, stage: StageRecord) -> Labellers:
-        if stage.method in REWARD_METHODS:
+        if is_rewarded(stage):
             return self.rewards.get(str(stage.settings.get("reward"))) or self.rewards.get("")
         if stage.data is not None and stage.data in self.pairs:
             return self.pairs[stage.data]
+        if stage.data is None and stage.method != PAIRED:
+            return None  # a method from elsewhere does not say what it learnt from
         named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE) or _pair_judge(self.study)
         return None if named is None else frozenset({str(named)})
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from holdfast.analysis.design import DOSE
 from holdfast.records import Analysis, Estimate, Family, can_be_told
+from holdfast.records.checkpoints import DOSE
 from holdfast.records.quantities import CHANGE_SECTIONS, quantity_of
 from holdfast.stats.resample import NOMINAL
 

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.design import (
-    DOSE,
     Design,
     Key,
     by_base,
@@ -58,6 +57,7 @@ from holdfast.analysis.published import BASE_DELTA_POINTS, DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, MERGE, SAFETY
 from holdfast.records import Estimate
 from holdfast.records.arrays import Floats
+from holdfast.records.checkpoints import DOSE
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
 from holdfast.study.rules import GateSection

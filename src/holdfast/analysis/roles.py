@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast.records import Checkpoint, StageRecord
-from holdfast.study.stages import REWARD_METHODS
+from holdfast.study.stages import is_rewarded
 
 SAFETY, HELPFULNESS = "safety", "helpfulness"
 FLIP = "flip"  # the setting of a stage that holds the share of pairs whose sides are swapped
@@ -151,11 +151,6 @@ def read_roles(checkpoints: Iterable[Checkpoint]) -> Roles:
         by_stage={name: next(iter(roles)) for name, roles in seen.items() if len(roles) == 1},
         ambiguous=tuple(sorted(name for name, roles in seen.items() if len(roles) > 1)),
     )
-
-
-def is_rewarded(stage: StageRecord) -> bool:
-    """Whether a stage learns from rewarded rollouts."""
-    return stage.method in REWARD_METHODS
 
 
 def _repair_of(stage: StageRecord) -> str | None:

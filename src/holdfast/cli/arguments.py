@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 from holdfast.cli.gate_arguments import add_gate
 from holdfast.cli.options import add_trust, count, draws, money, number, seed, workers
 from holdfast.cli.watch_arguments import add_watch
+from holdfast.exchange import FORMATS
 from holdfast.records.errors import StudyError
 from holdfast.records.version import VERSION
 
-EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence", "run")
+EXPORT_FORMATS = (*FORMATS, "evidence")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,17 +12,17 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TextIO
 
-from holdfast.exchange import trl
+from holdfast.exchange import FORMATS, trl
 from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory, open_file
 from holdfast.store import Store
 from holdfast.store.choosing import Listing, find_checkpoint
-from holdfast.store.copying import copy_run
 from holdfast.store.rows import score_rows
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -75,18 +75,10 @@ def export_run(
     if (checkpoint is not None) != (form == "hf"):
         told = "needs --checkpoint NAME_OR_ID" if form == "hf" else "takes no --checkpoint, which is for --to hf"
         raise StudyError(f"export --to {form}: {told}")
-    writers: Mapping[str, Callable[[Path, Path], None]] = {
-        "jsonl": _write_jsonl,
-        "csv": _write_csv,
-        "parquet": _write_parquet,
-        "trl": lambda run, target: _write_trl(run, target, arguments or "object"),
-        "inspect": _write_inspect,
-        "run": copy_run,
-        "hf": lambda run, target: _write_checkpoint(run, target, checkpoint or ""),
-    }
+    options = {"checkpoint": checkpoint, "arguments": arguments}
     Store(run_path).close()
     with new_directory(output) as target:
-        writers[form](run_path, target)
+        resolve_name(FORMATS[form])(run_path, target, **{key: one for key, one in options.items() if one is not None})
     return output
 
 
@@ -129,7 +121,8 @@ def _checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _write_jsonl(run_path: Path, target: Path) -> None:
+def write_jsonl(run_path: Path, target: Path) -> None:
+    """Cases, checkpoints, trajectories and scores as JSON lines."""
     with Store(run_path) as store:
         write_lines((_case_row(case) for case in store.cases()), target / "cases.jsonl")
         write_lines((_checkpoint_row(item) for item in store.checkpoints()), target / "checkpoints.jsonl")
@@ -159,7 +152,8 @@ def _flat_scores(run_path: Path) -> list[dict[str, Any]]:
         return [{**row, "lineage": ",".join(row["lineage"])} for row in score_rows(store, part="all")]
 
 
-def _write_csv(run_path: Path, target: Path) -> None:
+def write_csv(run_path: Path, target: Path) -> None:
+    """Every score as a row."""
     rows = _flat_scores(run_path)
     with (target / "scores.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(SCORE_COLUMNS))
@@ -167,7 +161,8 @@ def _write_csv(run_path: Path, target: Path) -> None:
         writer.writerows({key: defuse(cell) for key, cell in row.items()} for row in rows)
 
 
-def _write_parquet(run_path: Path, target: Path) -> None:
+def write_parquet(run_path: Path, target: Path) -> None:
+    """Scores and trajectories as Parquet. Errors: MissingExtra."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -208,7 +203,7 @@ def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield chunk
 
 
-def _write_trl(run_path: Path, target: Path, arguments: trl.Arguments) -> None:
+def write_trl(run_path: Path, target: Path, arguments: trl.Arguments = "object") -> None:
     """One JSON-lines file for every pair step of a study."""
     with Store(run_path) as store:
         steps = [status for status in store.log.steps().values() if status.kind == "pair" and status.status == "done"]
@@ -225,7 +220,7 @@ def _write_trl(run_path: Path, target: Path, arguments: trl.Arguments) -> None:
         )
 
 
-def _write_inspect(run_path: Path, target: Path) -> None:
+def write_inspect(run_path: Path, target: Path) -> None:
     """One Inspect log for every checkpoint that has trajectories."""
     try:
         from holdfast.exchange.inspect.export import write_logs
@@ -235,7 +230,7 @@ def _write_inspect(run_path: Path, target: Path) -> None:
         write_logs(store, target)
 
 
-def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
+def write_checkpoint(run_path: Path, target: Path, checkpoint: str) -> None:
     """One checkpoint as a directory that transformers loads, adapters merged."""
     try:
         import torch  # noqa: F401 — what reads and writes weights needs it
@@ -244,5 +239,5 @@ def _write_checkpoint(run_path: Path, target: Path, wanted: str) -> None:
     except ImportError as error:
         raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:
-        checkpoint = find_checkpoint(Listing(str(store.path), store.checkpoints()), wanted)
-        write_whole(store.weights(checkpoint, remedy="export a run that holds them"), target)
+        found = find_checkpoint(Listing(str(store.path), store.checkpoints()), checkpoint)
+        write_whole(store.weights(found, remedy="export a run that holds them"), target)

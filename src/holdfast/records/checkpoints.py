@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from holdfast.records.episodes import JSON
 
+DOSE = "dose"  # the axis that tells checkpoints of one training apart: the share of the stage, or its multiple
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferencePair:
@@ -30,7 +32,7 @@ class StageRecord:
     settings: JSON = field(default_factory=dict)
     steps: int | None = None
     pairs: int | None = None
-    data: str | None = None  # fingerprint of the data
+    data: str | None = None  # fingerprint of the data; empty where a stage learnt from none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,14 +32,16 @@ def combine(outcomes: Iterable[Outcome]) -> Outcome:
 class Check:
     """One check of a gate: a child's ``change`` against its parent, held against a margin.
 
-    ``metric`` is the name of one of ``study.rules.CHECK_KINDS``; ``unit`` is "points" or "share". ``lower`` and
-    ``upper`` are one-sided bounds of what has scores, each at the confidence ``level``; where it is ``adjusted``,
-    Holm's rule chose a level for each bound. ``lower_all`` and ``upper_all`` hold whatever the missing scores would
-    have been; None where none is missing. A positive change is worse only where ``worse`` is "higher". ``parent`` and
-    ``child`` are the two means; ``change`` is None where the child is held against a limit by itself. ``n`` counts
-    cases, families, what was drawn (clusters), rollouts without a score, and cases with a severe event.
+    ``metric`` is the name of one of ``study.rules.CHECK_KINDS``, or that in ``[gate.checks.NAME]``; ``unit`` is
+    "points" or "share". ``lower`` and ``upper`` are one-sided bounds of what has scores, each at the confidence
+    ``level``; where it is ``adjusted``, Holm's rule chose a level for each bound. ``lower_all`` and ``upper_all`` hold
+    whatever the missing scores would have been; None where none is missing. A positive change is worse only where
+    ``worse`` is "higher". ``parent`` and ``child`` are the two means; ``change`` is None where the child is held
+    against a limit by itself. ``n`` counts cases, families, what was drawn (clusters), rollouts without a score, and
+    cases with a severe event.
     ``design_effect`` is how much wider the variance of the mean is where families are drawn instead of cases.
-    ``measured`` is False where the data cannot have the metric, which ``reason`` then explains.
+    ``measured`` is False where the data cannot have the metric, which ``reason`` then explains. ``words`` name the
+    metric of a check from elsewhere in a sentence.
     """
 
     metric: str
@@ -63,6 +65,7 @@ class Check:
     lower_all: float | None = None
     upper_all: float | None = None
     design_effect: float | None = None
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

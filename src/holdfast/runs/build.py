@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from holdfast.records import JSON, Checkpoint
-from holdfast.runs.methods import METHODS
+from holdfast.records import Checkpoint
+from holdfast.runs.methods.merges import plan_merge
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
-from holdfast.runs.plan.users import meet_pairs
 from holdfast.study.conditions import PartSection, ProbeSection
-from holdfast.study.stages import is_midway
+from holdfast.study.stages import is_midway, is_rewarded
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
@@ -26,7 +26,7 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
     """
     if study.approval is not None:
         check_approval(study.approval, tiny=any(study.entry(name).kind == "tiny" for name in study.model.bases))
-    planner = Planner(study, {name: method.plan for name, method in METHODS.items()}, fresh)
+    planner = Planner(study, fresh)
     bases: list[tuple[str, Made]] = []
     for name in study.model.bases:
         # What is opened where it is has no seed of its own.
@@ -39,7 +39,8 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
             evaluations += _evaluate(planner, name, base, split_seed)
         for seed in study.study.train_seeds:
             for name, base in bases:
-                evaluations += _plan_replicate(planner, name, base, point, seed)
+                replicate = Replicate(base=name, root=base, point=point, seed=seed, split_seed=split_seed)
+                evaluations += _plan_replicate(planner, replicate)
     judged = tuple(dict.fromkeys(evaluations))
     planner.add("analyze", judged, AnalyzeSettings(draws=study.study.draws), size=study.study.draws)
     return Plan(study=study, steps=tuple(planner.steps.values()))
@@ -56,8 +57,8 @@ def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[
         rollout = planner.rollout(base, made, "test", split_seed, 0)
         found += [planner.judge(rollout, judge) for judge in study.readers]
     found += _evaluate_approval(planner, base, made, split_seed)
-    for part, place in PARTS.items():
-        section: PartSection | None = getattr(study, place)
+    for part, kind in PARTS.items():
+        section: PartSection | None = getattr(study, kind.key)
         if section is None or part == APPROVAL or not _meets(section, checkpoint):
             continue
         rollout = planner.rollout(base, made, part, split_seed, 0)
@@ -76,7 +77,13 @@ def _evaluate_approval(planner: Planner, base: str, made: Made, split_seed: int)
     section = planner.study.approval
     if section is None or not _meets(section, made.checkpoint, midway=True):
         return []
-    rollout = meet_pairs(planner, base, made, split_seed)
+    # Midway in a stage on rewards only the users of its own setting are met.
+    own = next((stage.settings["setting"] for stage in made.checkpoint.stages[-1:] if is_rewarded(stage)), None)
+    names = (own,) if own is not None and is_midway(made.checkpoint) else tuple(section.settings)
+    per_case = section.per_case if made.checkpoint.lineage else section.base_per_case or section.per_case
+    settings = planner.meet_users(made, names, part=APPROVAL, split_seed=split_seed, per_case=per_case, seed=0)
+    count = 2 * section.pairs * len(names)
+    rollout = planner.episodes(base, made, replace(settings, own=own), count=count)
     return [planner.judge(rollout, judge) for judge in planner.study.raters]
 
 
@@ -88,29 +95,20 @@ def _meets(section: PartSection, checkpoint: Checkpoint, *, midway: bool = False
     return first and (section.lineages is None or checkpoint.lineage in section.lineages)
 
 
-def _plan_replicate(planner: Planner, name: str, base: Made, point: JSON, seed: int) -> list[str]:
-    """All lineages from one base at one point of the axes with one training seed."""
-    study = planner.study
-    split_seed = point.get("split_seed", study.suite.split_seed)
-    replicate = Replicate(base=name, root=base, point=point, seed=seed)
-    made: dict[tuple[str, ...], Made] = {(): base}
-    evaluations: list[str] = []
-    for lineage in study.lineages_of(name):
+def _plan_replicate(planner: Planner, replicate: Replicate) -> list[str]:
+    """All lineages of a replicate and its merges, with the held-out episodes of all their checkpoints."""
+    study, found = planner.study, list[str]()
+    made: dict[tuple[str, ...], Made] = {(): replicate.root}
+
+    def evaluate(step: str) -> list[str]:
+        every = (Made(checkpoint=one, step=step) for one in planner.steps[step].checkpoints)
+        return [name for one in every for name in _evaluate(planner, replicate.base, one, replicate.split_seed)]
+
+    for lineage in study.lineages_of(replicate.base):
         for length in range(1, len(lineage) + 1):
-            prefix = lineage[:length]
-            if prefix in made:
-                continue
-            made[prefix] = planner.train(replicate, made, prefix)
-            evaluations += _evaluate_all(planner, name, made[prefix].step, split_seed)
+            if (prefix := lineage[:length]) not in made:
+                made[prefix] = planner.train(replicate, made, prefix)
+                found += evaluate(made[prefix].step)
     for label in study.merges:
-        merged = planner.train(replicate, made, (label,))
-        evaluations += _evaluate_all(planner, name, merged.step, split_seed)
-    return evaluations
-
-
-def _evaluate_all(planner: Planner, base: str, step: str, split_seed: int) -> list[str]:
-    """Held-out episodes of every checkpoint that a train step makes."""
-    found: list[str] = []
-    for checkpoint in planner.steps[step].checkpoints:
-        found += _evaluate(planner, base, Made(checkpoint=checkpoint, step=step), split_seed)
+        found += evaluate(plan_merge(planner, replicate, made, label).step)
     return found

@@ -9,7 +9,6 @@ from typing import Any
 
 from holdfast.models import Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
-from holdfast.runs.methods import METHODS
 from holdfast.runs.plan.costs import (
     PUBLISHED_CALLS,
     PUBLISHED_TOKENS,
@@ -17,14 +16,22 @@ from holdfast.runs.plan.costs import (
     RATING_TOKENS,
     TALK_TOKENS,
     Calls,
+    Cost,
     calls_with_users,
 )
-from holdfast.runs.plan.settings import JudgeSettings, ReferenceSettings, RolloutSettings, SpeakerModel, StageSettings
+from holdfast.runs.plan.settings import (
+    JudgeSettings,
+    ReferenceSettings,
+    RolloutSettings,
+    Settings,
+    SpeakerModel,
+    StageSettings,
+)
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
-from holdfast.study.kinds import rates_users
+from holdfast.study.kinds import METHODS, rates_users
 from holdfast.study.sections import JudgeSection
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
@@ -35,7 +42,6 @@ TINY_CPU_SECONDS: Mapping[str, float] = {
     "judge": 0.0001,
     "pair": 0.00002,
     "reference": 0.0008,
-    **{name: method.cpu_seconds for name, method in METHODS.items()},
 }
 # Those are of 0.35 million weights; three times as many take about twice as long, on a processor.
 _USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
@@ -50,7 +56,21 @@ def _is_measured(status: StepStatus) -> bool:
 
 def expected_seconds(step: Step) -> float:
     """CPU seconds that a step is expected to take, before anything of the run has been measured."""
-    return TINY_CPU_SECONDS.get(step.settings.work, 0.0) * step.size
+    return _usual_pace(step.settings) * step.size
+
+
+def _usual_pace(settings: Settings) -> float:
+    if isinstance(settings, StageSettings):
+        return METHODS.find(settings.method).cpu_seconds
+    return TINY_CPU_SECONDS.get(settings.work, 0.0)
+
+
+def _cost_of(plan: Plan, step: Step) -> Cost:
+    """What a stage takes, as its method says."""
+    assert isinstance(step.settings, StageSettings)
+    expect = METHODS.find(step.settings.method).cost
+    found: Cost = Cost() if expect is None else expect(plan, step)
+    return found
 
 
 def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
@@ -59,11 +79,9 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     if (run_path / DATABASE).is_file():
         with Store(run_path) as store:
             known = store.log.steps()
-    paces = dict(TINY_CPU_SECONDS)
     real = any(plan.study.entry(base).kind != "tiny" for base in plan.study.model.bases)
-    if real:
-        # A tiny agent's paces say nothing of other models'.
-        paces = dict.fromkeys(paces, 0.0)
+    # A tiny agent's paces say nothing of other models'.
+    paces = {step.settings.work: 0.0 if real else _usual_pace(step.settings) for step in plan.steps}
     amounts = _count_work(plan)
     for sort in paces:
         finished = [
@@ -122,9 +140,7 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
     ``pairs`` and what follows from them are None where no run to bring pairs from is there to count them.
     """
     written = sum(one.output_tokens for one in traffic if not one.remote)
-    costs = [
-        METHODS[step.settings.method].cost(plan, step) for step in waiting if isinstance(step.settings, StageSettings)
-    ]
+    costs = [_cost_of(plan, step) for step in waiting if isinstance(step.settings, StageSettings)]
     pairs = [cost.pairs for cost in costs]
     passes = None if None in pairs else sum(one for one in pairs if one is not None)
     rewarded = sum(cost.tokens for cost in costs)
@@ -246,8 +262,8 @@ def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
             objectives = len(rubrics) or RATED_OBJECTIVES
             calls = step.size * objectives * section.repeats * PUBLISHED_CALLS["judge"]
             yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
-        case StageSettings() as settings:
-            yield from METHODS[settings.method].cost(plan, step).calls
+        case StageSettings():
+            yield from _cost_of(plan, step).calls
 
 
 def _measured_tokens(run_path: Path) -> dict[tuple[str, str], tuple[float, float]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from holdfast.judges import open_judge
@@ -19,20 +20,17 @@ from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
+from holdfast.study.conditions import ProbeSection
 from holdfast.study.kinds import suite_of
 from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import RewardSection
+from holdfast.study.stages import RewardSection, StageTable, TrainingSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite
 from holdfast.suites.probes import describe_terms
 
 BYTES_PER_EPISODE = {"tiny": 900, "other": 20_000}
-BYTES_PER_CHECKPOINT = {
-    "tiny": 2_000_000,
-    "random": 4_000_000,
-    "other": 170_000_000,
-}  # of another: an adapter of an 8B, rank 16
-_USUAL_RANK = 16
+BYTES_PER_CHECKPOINT = {"tiny": 2_000_000, "random": 4_000_000, "other": 170_000_000}
+_USUAL_RANK = 16  # of another: of an adapter on 8B
 READ_BYTES = 4 << 30  # of one model's weights
 PACKAGES = {
     "train": ("torch", "transformers", "safetensors"),
@@ -40,11 +38,8 @@ PACKAGES = {
     "remote": ("inspect_ai",),
     "vllm": ("vllm",),
 }
-EXTRAS = {
-    "train": pip_install("train"),
-    "adapter": pip_install("train"),
-    "remote": pip_install("remote"),
-    "vllm": "pip install vllm",
+EXTRAS = {name: pip_install("remote" if name == "remote" else "train") for name in PACKAGES} | {
+    "vllm": "pip install vllm"
 }
 
 
@@ -57,11 +52,13 @@ def look_around(study: Study) -> tuple[list[str], list[str]]:
     problems = list(_find_problems(study, doubts))
     if needed > free:
         problems.append(f"disk: about {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here")
+    # Public sets of questions have terms, which a user is shown.
+    sources = [one.source for one in (study.suite, study.probes) if isinstance(one, SuiteSection | ProbeSection)]
     facts = [
         f"{len(plan.steps)} steps, {checkpoints} checkpoints, {len(study.study.lineages)} lineages",
         *(f"model {name}: {_describe(study, name, entry)}" for name, entry in _models(study).items()),
         *doubts,
-        *(f"questions of {terms}" for name in _question_sets(study) if (terms := describe_terms(name))),
+        *(f"questions of {terms}" for name in dict.fromkeys(sources) if (terms := describe_terms(name))),
         f"disk: about {needed / 1e6:,.0f} MB of {free / 1e9:,.0f} GB free",
         f"processors: {os.cpu_count()} cores, {study.run.workers} workers of one thread",
     ]
@@ -74,31 +71,28 @@ def _models(study: Study) -> dict[str, ModelEntry]:
     return {name: study.entry(name) for name in dict.fromkeys(names) if name is not None}
 
 
-def _question_sets(study: Study) -> dict[str | None, None]:
-    """The public sets of questions that a study names, whose terms a user is shown."""
-    source = study.suite.source if isinstance(study.suite, SuiteSection) else None
-    return dict.fromkeys((source, study.probes.source if study.probes else None))
+def _told(check: Callable[[], object]) -> Iterator[str]:
+    """What a check refuses, if it does."""
+    try:
+        check()
+    except StudyError as error:
+        yield str(error)
 
 
 def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
     """What stands in the way; what a user should know of models that can be used is added to ``doubts``."""
-    try:
-        check_suite(study.suite)
-    except StudyError as error:
-        yield str(error)
-    yield from _judge_problems(study)
+    yield from _told(partial(check_suite, study.suite))
+    for name, section in study.judges.items():
+        yield from _told(partial(open_judge, name, section))
     models = _models(study)
-    kinds = {entry.kind for entry in models.values()}
-    adapters = any(stage.lora_r for stage in study.stages.values()) or any(study.axes.get("lora_r", ()))
-    wanted = {
-        "train": bool(kinds - {"remote"}),
-        "adapter": adapters,
-        "remote": "remote" in kinds,
-        "vllm": "vllm" in kinds,
-    }
-    for part, needed in wanted.items():
-        if needed and (missing := _missing(part)):
-            yield f"packages {', '.join(missing)} are missing: {EXTRAS[part]}"
+    needs: set[str] = {entry.kind for entry in models.values()}
+    if needs - {"remote"}:
+        needs.add("train")
+    if any(getattr(stage, "lora_r", 0) for stage in study.stages.values()) or any(study.axes.get("lora_r", ())):
+        needs.add("adapter")
+    for need in PACKAGES:
+        if need in needs and (missing := _missing(need)):
+            yield f"packages {', '.join(missing)} are missing: {EXTRAS[need]}"
     source = study.pairs.source
     if study.study.lineages and source not in ("base", "parent") and not (Path(source) / DATABASE).is_file():
         yield f"pairs.source is {source!r}, and no run is there; make it with `holdfast import` or `holdfast run`"
@@ -109,15 +103,6 @@ def _find_problems(study: Study, doubts: list[str]) -> Iterator[str]:
             yield from _model_problems(study, name, entry, doubts)
 
 
-def _judge_problems(study: Study) -> Iterator[str]:
-    """What is wrong with what a judge judges by: its rules, its rubrics."""
-    for name, section in study.judges.items():
-        try:
-            open_judge(name, section)
-        except StudyError as error:
-            yield str(error)
-
-
 def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
     endpoint = study.endpoint(name)
     if endpoint.key_env is not None and not os.environ.get(endpoint.key_env):
@@ -125,14 +110,12 @@ def _endpoint_problems(study: Study, name: str) -> Iterator[str]:
     if endpoint.base_url is not None:
         from holdfast.models.remote.endpoints import check_url
 
-        try:
-            check_url(endpoint.base_url, allow_private=endpoint.allow_private, place=f"endpoints.{name}.base_url")
-        except StudyError as error:
-            yield str(error)
+        place = f"endpoints.{name}.base_url"
+        yield from _told(partial(check_url, endpoint.base_url, allow_private=endpoint.allow_private, place=place))
 
 
-def _missing(part: str) -> list[str]:
-    return [name for name in PACKAGES[part] if importlib.util.find_spec(name) is None]
+def _missing(need: str) -> list[str]:
+    return [name for name in PACKAGES[need] if importlib.util.find_spec(name) is None]
 
 
 def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
@@ -147,16 +130,15 @@ def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str
     if not any(place.glob("*.safetensors")) and not Path(entry.name).expanduser().is_dir():
         yield f"model {name}: of {entry.name} only a part is among the hub's downloads here; get it first"
         return
+    lineages = study.lineages_of(name) if name in study.model.bases else ()
+    stages = {stage for lineage in lineages for stage in lineage}
     try:
         doubts += [f"model {name}: {one}" for one in _inspect(place, entry)]
-        stages = (
-            {stage for lineage in study.lineages_of(name) for stage in lineage} if name in study.model.bases else ()
-        )
         if stages and entry.kind != "tiny":
             from holdfast.training.policy.adapters import check_source
 
             check_source(place, download=False)
-            if any(_learns_from_messages(study, stage) for stage in stages):
+            if any(_learns_from_messages(study.stages[stage]) for stage in stages):
                 _check_chat(study, place, entry)
     except (StudyError, StoreError, MissingExtra) as error:
         yield f"model {name}: {error}"
@@ -197,10 +179,9 @@ def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
         check_values(place)
 
 
-def _learns_from_messages(study: Study, name: str) -> bool:
+def _learns_from_messages(stage: StageTable) -> bool:
     """Whether a stage learns from stored conversations, not from the tokens of what it samples itself."""
-    stage = study.stages[name]
-    return not (isinstance(stage, RewardSection) and stage.on_policy)
+    return isinstance(stage, TrainingSection) and not (isinstance(stage, RewardSection) and stage.on_policy)
 
 
 def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:

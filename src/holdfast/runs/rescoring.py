@@ -19,6 +19,7 @@ from holdfast.rollout.dialogues import Speakers
 from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Means
 from holdfast.runs.steps.judging import open_judge_of, score_all
+from holdfast.runs.steps.outcomes import in_batches
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
 from holdfast.study.addresses import check_opened, choose_endpoints
@@ -133,8 +134,7 @@ def judge_stored(store: Store, asked: FoundJudge, ids: Sequence[str]) -> Iterato
     Errors: StepError for an outage of the judge's model; what was committed stays.
     """
     with asked.open_model(store) as speakers:
-        for start in range(0, len(ids), BATCH):
-            batch = ids[start : start + BATCH]
+        for batch in in_batches(ids, BATCH):
             items = [(store.case(one.case_id), one) for one in store.trajectories(batch)]
             scores = score_all(asked.judge, items, speakers)
             with store.transaction():

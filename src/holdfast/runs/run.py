@@ -109,11 +109,9 @@ class Run:
             raise StoreError(f"{self.path}: no run here (no {DATABASE}); make one with `holdfast run`")
         self._analysis: Analysis | None = None
 
-    @contextlib.contextmanager
-    def store(self) -> Iterator[Store]:
-        """The run's store, to read."""
-        with Store(self.path) as store:
-            yield store
+    def store(self) -> Store:
+        """The run's store, to read in a ``with`` block."""
+        return Store(self.path)
 
     def scores(self, part: str | None = None) -> list[dict[str, Any]]:
         """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None.
@@ -126,12 +124,10 @@ class Run:
 
     def analysis(self, *, draws: int | None = None) -> Analysis:
         """Every estimate of the run; computed once."""
-        from holdfast.analysis import analyze
-
         if self._analysis is None or draws is not None:
             with self.store() as store:
                 draws = draws or read_noted(store).get("study", {}).get("draws", DEFAULT_DRAWS)
-                self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
+                self._analysis = _analyze(store, draws)
         return self._analysis
 
     def conclude(self, store: Store, step: Step) -> None:
@@ -144,7 +140,10 @@ class Run:
             store.log.begin(step.fingerprint, step.kind, step.name)
         started = time.process_time()
         try:
-            self._keep_analysis(store, step.size, path)
+            from holdfast.analysis import document
+
+            self._analysis = _analyze(store, step.size)
+            write_file(path, json.dumps(document(self._analysis), indent=1, allow_nan=False))
         except Exception as error:
             failure = describe_failure(error, self.path)
             with store.transaction():
@@ -156,12 +155,6 @@ class Run:
             seconds = round(time.process_time() - started, 3)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             store.log.finish(step.fingerprint, {"file": ANALYSIS_FILE, "digest": digest, "cpu_seconds": seconds})
-
-    def _keep_analysis(self, store: Store, draws: int, path: Path) -> None:
-        from holdfast.analysis import analyze, document
-
-        self._analysis = analyze(store, draws=draws, measures=measures(store), notes=notes(store))
-        write_file(path, json.dumps(document(self._analysis), indent=1, allow_nan=False))
 
     def persistence(self, objective: str) -> list[Estimate]:
         """Estimates of induced, erosion, retained and persistence for one objective."""
@@ -187,6 +180,12 @@ class Run:
         with self.store() as store:
             name = read_noted(store).get("study", {}).get("name", self.path.name)
             return write_report(store, analysis, output, title=name, verdicts=verdicts)
+
+
+def _analyze(store: Store, draws: int) -> Analysis:
+    from holdfast.analysis import analyze
+
+    return analyze(store, draws=draws, measures=measures(store), notes=notes(store))
 
 
 def holds_analysis(run_path: Path, status: StepStatus) -> bool:

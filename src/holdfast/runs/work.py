@@ -6,11 +6,13 @@ batches that it commits. Weights are written to a temporary directory that the w
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.runs.methods import METHODS
+from holdfast.records.errors import HoldfastError, StepError
+from holdfast.runs.methods.merges import MergeSettings, merge
 from holdfast.runs.plan.settings import (
     BringSettings,
     JudgeSettings,
@@ -29,6 +31,7 @@ from holdfast.runs.steps.outcomes import Emit, Finished
 from holdfast.runs.steps.speakers import release_models
 from holdfast.store import Store, weights
 from holdfast.store.weights import WEIGHTS
+from holdfast.study.kinds import METHODS
 
 
 def carry_out(step: Step, run_path: Path, emit: Emit) -> None:
@@ -69,7 +72,35 @@ def _train(step: Step, settings: TrainSettings, store: Store, emit: Emit) -> Fin
                 return bases.teach_base(step, settings, scratch, emit)
             case RandomSettings():
                 return bases.make_base(step, settings, store, scratch)
-        return METHODS[settings.method].carry_out(step, settings, store, scratch, emit)
+            case MergeSettings():
+                return merge(step, settings, store, scratch)
+        return _train_stage(step, settings, store, scratch, emit)
+
+
+def _train_stage(step: Step, settings: TrainSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
+    """A stage by its method. Errors: StepError where that does not leave weights for every checkpoint."""
+    method = f"the method {settings.method!r}"
+    try:
+        finished = METHODS.find(settings.method).carry_out(step, settings, store, scratch, emit)
+    except (HoldfastError, OSError, sqlite3.Error):
+        raise
+    except Exception as error:
+        if settings.method in METHODS.shipped:
+            raise
+        raise StepError(f"{method} failed ({type(error).__name__}: {error}); mend the method") from error
+    if not isinstance(finished, Finished):
+        raise StepError(
+            f"{method} gives {type(finished).__name__}, and no holdfast.runs.methods.Finished; mend the method"
+        )
+    made = {checkpoint.id: directory for checkpoint, directory in finished.checkpoints}
+    for checkpoint in step.checkpoints:
+        directory = made.pop(checkpoint.id, None)
+        if directory is None or scratch not in directory.parents or not any(directory.glob("*.safetensors")):
+            raise StepError(
+                f"{method} leaves no weights for {checkpoint.name} (*.safetensors in a directory of its own below the"
+                " step's); mend the method"
+            )
+    return finished
 
 
 def batch_size(settings: Settings) -> int:

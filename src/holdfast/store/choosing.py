@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from holdfast.records import Checkpoint
+from holdfast.records.checkpoints import DOSE
 from holdfast.records.errors import StudyError
 
 BASE = "base"
-DOSE = "dose"
 MOST_NAMED = 5
 RECORD_KEYS = ("base", "split_seed", "train_seed")  # conditions on the record; the others are axes
 

@@ -28,15 +28,12 @@ def read_attachments(raw: Any) -> Any:
     found = dict(raw)
     if isinstance(raw.get("judges"), Mapping):
         found["judges"] = {name: _read_judge(name, judge) for name, judge in raw["judges"].items()}
-    suite = raw.get("suite")
-    own = isinstance(suite, Mapping) and suite.get("name") not in SUITES.shipped  # with keys of its own
-    if isinstance(suite, Mapping) and isinstance(suite.get("cases"), str) and suite.get("digest") is None and not own:
+    # A suite from elsewhere has keys of its own.
+    if (suite := _naming(raw, "suite", "cases")) is not None and suite.get("name") in SUITES.shipped:
         found["suite"] = _read_suite(suite)
-    probes = raw.get("probes")
-    if isinstance(probes, Mapping) and isinstance(probes.get("items"), str) and probes.get("digest") is None:
-        found["probes"] = _read_probes(probes)
-    pairs = raw.get("pairs")
-    if isinstance(pairs, Mapping) and isinstance(pairs.get("source"), str) and pairs.get("digest") is None:
+    if (probes := _naming(raw, "probes", "items")) is not None and probes["items"] not in NAMED_ITEMS:
+        found["probes"] = {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
+    if (pairs := _naming(raw, "pairs", "source")) is not None:
         place = Path(pairs["source"])
         if (place / DATABASE).is_file():  # else it is told that no run is there, when the study's needs are looked for
             with Store(place) as store:
@@ -44,11 +41,12 @@ def read_attachments(raw: Any) -> Any:
     return found
 
 
-def _read_probes(probes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table of probes with the digest of its file, where it names one."""
-    if probes["items"] in NAMED_ITEMS:
-        return probes
-    return {**probes, "digest": hashlib.sha256(_read(probes["items"], "probes.items")).hexdigest()}
+def _naming(raw: Mapping[str, Any], place: str, key: str) -> Mapping[str, Any] | None:
+    """A table that names something by ``key``, without the digest of what it names; None where there is none."""
+    table = raw.get(place)
+    if isinstance(table, Mapping) and isinstance(table.get(key), str) and table.get("digest") is None:
+        return table
+    return None
 
 
 def _read_suite(suite: Mapping[str, Any]) -> dict[str, Any]:

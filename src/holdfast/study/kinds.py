@@ -1,4 +1,4 @@
-"""What a suite and a kind of judge are to the rest: one record each, found by the name that a study gives.
+"""What a suite, a kind of judge and a stage method are to the rest: one record each, found by the name in a study.
 
 A new one is a folder with such a record and a line in the table here, or an installed package or the user's own module
 with such a record and nothing here; see ``holdfast.records.extensions``.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
 from holdfast.records import JSON, Case, Score, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.records.extensions import Extensions
+from holdfast.records.section import Section
 from holdfast.rollout.dialogues import Dialogue
 from holdfast.rollout.worlds import World
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection, SuiteTable
+from holdfast.study.stages import REWARD_METHODS, RewardSection, StageSection, StageTable
 
 UNKNOWN_NAME = "unknown_name"  # the type of a problem whose text is whole
 
@@ -114,6 +117,32 @@ class JudgeKind:
     plain: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method of training stages: a way to make checkpoints of others.
+
+    ``table`` is what ``[stages.NAME]`` may say: a ``StageTable``, or one of its kinds; a stage whose table is a
+    ``StageSection`` learns from pairs and is checked as such. ``carry_out(step, settings, store, scratch, emit)`` makes
+    the weights: it is given the step (``runs.plan.step.Step``), its settings (``runs.plan.settings.StageSettings``),
+    the run, a directory of the step's own, which may hold what an earlier process left, and whom to tell. It returns
+    ``runs.steps.outcomes.Finished`` with a directory of weights in ``scratch`` for each of the step's checkpoints.
+    ``version`` changes whenever the same settings make other weights: fingerprints hold it.
+
+    ``plan(planner, replicate, parent, lineage)`` adds the train step of a lineage's last name, with the steps that it
+    needs, and returns ``runs.plan.step.Made``, as ``parent``, which it starts from, is one; without it, a stage needs
+    that checkpoint alone. ``cost(plan, step)`` is what a step takes (``runs.plan.costs.Cost``);
+    ``cpu_seconds`` are those of one of its units with a tiny model, before any was measured.
+    """
+
+    name: str
+    carry_out: Callable[[Any, Any, Any, Any, Any], Any]
+    version: int | str | None
+    table: type[StageTable] = StageTable
+    plan: Callable[[Any, Any, Any, tuple[str, ...]], Any] | None = None
+    cost: Callable[[Any, Any], Any] | None = None
+    cpu_seconds: float = 0.0
+
+
 SUITES = Extensions(
     what="suite",
     known="suites that can be run here",
@@ -131,9 +160,16 @@ JUDGES = Extensions(
         **{name: f"holdfast.judges.{name}:KIND" for name in ("rules", "rubric", "probes", "approval", "rating")},
     },
 )
-
-# Table of a study, or of its values → the key that names what it is of.
-_NAMING = {"suite": "name", "judges": "kind", "stages": "method"}
+METHODS = Extensions(
+    what="stage method",
+    known="methods of training that there are",
+    group="holdfast.methods",
+    kind=Method,
+    shipped={
+        "dpo": "holdfast.runs.methods.pairs:METHOD",
+        **{name: f"holdfast.runs.methods.rewards:{name.upper()}" for name in REWARD_METHODS},
+    },
+)
 
 
 def suite_of(table: SuiteTable) -> Suite:
@@ -146,6 +182,11 @@ def kind_of(table: JudgeTable) -> JudgeKind:
     return JUDGES.find(table.kind, "the kind of a judge is ")
 
 
+def method_of(table: StageTable) -> Method:
+    """The method of a stage's table. Errors: StudyError."""
+    return METHODS.find(table.method, "the method of a stage is ")
+
+
 def rates_users(kind: object) -> bool:
     """Whether judges of a kind that ships rate users, which no other kind does."""
     return kind in JUDGES.shipped and JUDGES.find(str(kind)).users
@@ -153,8 +194,10 @@ def rates_users(kind: object) -> bool:
 
 def named_in(raw: JSON) -> Iterator[object]:
     """What a user's own file, read as a dictionary, names where a reference to code can stand."""
-    for place, key in _NAMING.items():
-        table = raw.get(place)
+    gate = raw.get("gate")
+    tables = {**raw, "checks": gate.get("checks") if isinstance(gate, Mapping) else None}
+    for place, key in (("suite", "name"), ("judges", "kind"), ("stages", "method"), ("checks", "use")):
+        table = tables.get(place)
         for section in (table, *table.values()) if isinstance(table, Mapping) else ():
             if isinstance(section, Mapping):
                 yield section.get(key)
@@ -165,30 +208,39 @@ def reads_state(kind: object) -> bool:
     return kind in JUDGES.shipped and JUDGES.find(str(kind)).reads_state
 
 
-def read_suite(raw: JSON) -> SuiteSection | SuiteTable:
-    """The table of a suite. Errors: StudyError for one that there is not, pydantic's for what is wrong in it."""
-    name = raw.get("name", SuiteSection.model_fields["name"].default)
-    return (SUITES.find(name).table if isinstance(name, str) else SuiteSection).model_validate(raw)
+# What of them ships → the key that names what a table is of, and where that is found: others have keys of their own.
+NAMING: Mapping[type[BaseModel], tuple[str, Extensions[Any]]] = {
+    SuiteSection: ("name", SUITES),
+    JudgeSection: ("kind", JUDGES),
+    StageSection: ("method", METHODS),
+}
 
 
-def read_judge(raw: JSON) -> JudgeSection | JudgeTable:
-    """The table of a judge. Errors: StudyError for a kind that there is not, pydantic's for what is wrong in it."""
-    kind = raw.get("kind")
-    return (JUDGES.find(kind).table if isinstance(kind, str) else JudgeSection).model_validate(raw)
+def _read(plain: type[Section], raw: JSON) -> Any:
+    """The table of what ``raw`` names. Errors: StudyError where there is none, pydantic's for what is wrong."""
+    key, known = NAMING[plain]
+    name = raw.get(key, plain.model_fields[key].default)
+    return (known.find(name).table if isinstance(name, str) else plain).model_validate(raw)
 
 
-def _reader(read: Callable[[JSON], Any], key: str) -> Callable[[Any], Any]:
-    """``read`` for a dictionary inside a study, whose unknown names are told with their place."""
+read_suite: Callable[[JSON], SuiteSection | SuiteTable] = partial(_read, SuiteSection)
+read_judge: Callable[[JSON], JudgeSection | JudgeTable] = partial(_read, JudgeSection)
+
+
+def _reader(plain: type[Section]) -> BeforeValidator:
+    """Reads a dictionary inside a study, whose unknown names are told with their place."""
 
     def read_inside(raw: Any) -> Any:
         try:
-            return read(raw) if isinstance(raw, Mapping) else raw
+            return _read(plain, raw) if isinstance(raw, Mapping) else raw
         except StudyError as error:
-            raise PydanticCustomError(UNKNOWN_NAME, "{told}", {"told": f"{key} is {error}"}) from error
+            told = f"{NAMING[plain][0]} is {error}"
+            raise PydanticCustomError(UNKNOWN_NAME, "{told}", {"told": told}) from error
 
-    return read_inside
+    return BeforeValidator(read_inside)
 
 
 # The tables inside a study: each is written as what it is, not as what any of them may be.
-AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], BeforeValidator(_reader(read_suite, "name"))]
-AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], BeforeValidator(_reader(read_judge, "kind"))]
+AnySuite = Annotated[SerializeAsAny[SuiteSection | SuiteTable], _reader(SuiteSection)]
+AnyJudge = Annotated[SerializeAsAny[JudgeSection | JudgeTable], _reader(JudgeSection)]
+AnyStage = Annotated[SerializeAsAny[StageSection | RewardSection | StageTable], _reader(StageSection)]

@@ -9,9 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from holdfast.records.errors import StudyError, require
-from holdfast.study.kinds import JUDGES, SUITES, UNKNOWN_NAME
-from holdfast.study.sections import OBJECTIVES, TEXT_AXES, JudgeSection, SuiteSection
-from holdfast.study.stages import REWARD_METHODS, TAGGED, StageSection
+from holdfast.study.kinds import NAMING, UNKNOWN_NAME
+from holdfast.study.sections import OBJECTIVES, TEXT_AXES, SuiteSection
+from holdfast.study.stages import StageSection
 
 # Short names that other trainers use, which are nearer to another key of ours.
 _MEANT = {"lr": "learning_rate"}
@@ -44,17 +44,12 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...], raw: Any) -> list[str]:
     """The keys that are known in the table at ``location`` of ``raw``; a mapping's own key is stepped over."""
     for part in location:
-        if part in TAGGED:
-            model = TAGGED[part]
-            continue
         raw = raw.get(part) if isinstance(raw, Mapping) else None
         if part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model
-        # A suite or a kind of judge from elsewhere has keys of its own.
-        if model is SuiteSection and isinstance(raw, Mapping) and isinstance(raw.get("name"), str):
-            model = SUITES.find(raw["name"]).table
-        elif model is JudgeSection and isinstance(raw, Mapping) and isinstance(raw.get("kind"), str):
-            model = JUDGES.find(raw["kind"]).table
+        if model in NAMING and isinstance(raw, Mapping):
+            key, known = NAMING[model]
+            model = known.find(raw[key]).table if isinstance(raw.get(key), str) else model
     return list(model.model_fields)
 
 
@@ -62,7 +57,7 @@ def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = Non
     """The first of what is wrong with ``raw``, which was to be a ``model``, in one line."""
     problem = error.errors(include_url=False)[0]
     location = problem["loc"]
-    place = ".".join(str(part) or '""' for part in location if part not in TAGGED) or "the study"
+    place = ".".join(str(part) or '""' for part in location) or "the study"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1], raw)
@@ -72,8 +67,5 @@ def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = Non
         return f"{place}: unknown key; {hint}{more}"
     if problem["type"] == UNKNOWN_NAME:
         return f"{place}.{problem['msg']}{more}"
-    if problem["type"] == "literal_error" and location[:1] == ("stages",) and location[-1] == "method":
-        # What is no method is read as a stage that learns from pairs.
-        return f"{place}: {problem['input']!r:.80} is none of dpo, {', '.join(REWARD_METHODS)}{more}"
     found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
     return f"{place}: {problem['msg'].lower()}{found}{more}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
-from holdfast.records import Checkpoint
+from holdfast.records import Checkpoint, StageRecord
 from holdfast.records.section import (
     MOST,
     CaseCount,
@@ -53,17 +53,41 @@ class BalanceSection(Section):
     most: Annotated[float, Field(gt=0, le=100)] = 4.0
 
 
-class TrainingSection(Section):
+class StageTable(Section):
+    """``[stages.NAME]`` of any method, whose name it holds."""
+
+    # Keys that are no part of a checkpoint's record nor of a fingerprint: always, and where they are not given.
+    apart: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    method: str
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the stage is trained for: its key ``objective``, also where that is one word; none without the key."""
+        named = getattr(self, "objective", ())
+        return (named,) if isinstance(named, str) else tuple(named)
+
+    def resolved(self) -> dict[str, Any]:
+        """What of the stage is noted of its checkpoints, and is part of its train step's fingerprint."""
+        absent = {name for name in self.optional if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude={*self.apart, *absent})
+
+    def at_point(self, point: Mapping[str, Any]) -> Self:
+        """The stage with the values of a study's axes; the axis ``loss`` is that of stages that learn from pairs."""
+        axes = [key for key in AXIS_SETTINGS if key in type(self).model_fields and key in point]
+        return self.model_copy(
+            update={key: point[key] for key in axes if key != "loss" or isinstance(self, StageSection)}
+        )
+
+
+class TrainingSection(StageTable):
     """What every stage that trains has: how it optimises, and which weights.
 
     Rates and steps are the optimiser's, ``beta`` is per nat, ``max_grad_norm`` bounds the gradient's L2 norm;
     ``lora_r`` 0 trains all weights. ``token_budget`` is the number of tokens in memory at once, ``recompute`` saves
     more memory for time.
     """
-
-    # Keys that are no part of a checkpoint's record nor of a fingerprint: always, and where they are not given.
-    apart: ClassVar[tuple[str, ...]] = ()
-    optional: ClassVar[tuple[str, ...]] = ()
 
     beta: Rate = 0.1
     steps: Positive
@@ -81,11 +105,6 @@ class TrainingSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
 
-    def resolved(self) -> dict[str, Any]:
-        """What of the stage is noted of its checkpoints, and is part of its train step's fingerprint."""
-        absent = {name for name in self.optional if getattr(self, name) is None}
-        return self.model_dump(mode="json", exclude={*self.apart, *absent})
-
 
 class StageSection(TrainingSection):
     """``[stages.NAME]``: one training stage. ``flip`` is the share of pairs whose sides are swapped (a control).
@@ -101,7 +120,7 @@ class StageSection(TrainingSection):
     apart = ("flip",)
     optional = ("epochs", "warmup_ratio", "max_length", "mix", "term", "balance")
 
-    method: Literal["dpo"] = "dpo"
+    method: str = "dpo"
     objective: str | tuple[str, ...]
     agree: Literal["all", "any"] = "all"
     flip: Share = 0.0
@@ -123,11 +142,6 @@ class StageSection(TrainingSection):
     term: TermSection | None = None
     balance: BalanceSection | None = None
 
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """The objectives as a tuple, also where one was written as a word."""
-        return (self.objective,) if isinstance(self.objective, str) else self.objective
-
 
 class MergeSection(Section):
     """``[merges.NAME]``: weights between two lineages of one base: (1 − share) of the first, ``share`` of the second.
@@ -139,12 +153,8 @@ class MergeSection(Section):
     shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (0.25, 0.5, 0.75)
 
 
-# What a merge is called among the methods of training.
-MERGE = "merge"
-
-RewardMethod = Literal["grpo", "best_sft", "best_dpo"]
-# The methods of stages that learn from rewarded rollouts.
-REWARD_METHODS: tuple[RewardMethod, ...] = get_args(RewardMethod)
+MERGE = "merge"  # what a checkpoint's record calls what was made by [merges.NAME]
+REWARD_METHODS = ("grpo", "best_sft", "best_dpo")  # of those that ship, the methods that learn from rewarded rollouts
 LOWEST_RATING, HIGHEST_RATING = 1.0, 10.0
 
 
@@ -178,7 +188,7 @@ class RewardSection(TrainingSection):
 
     optional = ("source", "tokens_per_step")
 
-    method: RewardMethod
+    method: str
     setting: str
     reward: Literal["approval", "success", "mixture", "penalized"] = "approval"
     weight: Annotated[float, Field(ge=0, le=10)] = 0.5
@@ -235,18 +245,11 @@ def combine_reward(
     return approval - weight * (other - LOWEST_RATING)
 
 
+def is_rewarded(stage: StageRecord) -> bool:
+    """Whether a stage that was run learnt from rewarded rollouts; of a method from elsewhere its settings tell."""
+    return stage.method in REWARD_METHODS or "reward" in stage.settings
+
+
 def is_midway(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint was kept on the way of a stage that learns from rewards; it meets its own users alone."""
-    rewarded = bool(checkpoint.stages) and checkpoint.stages[-1].method in REWARD_METHODS
-    return rewarded and checkpoint.axes.get("dose", 1) != 1
-
-
-# How the two sorts of stage are told apart where a study is read; no name of a stage looks like this.
-PREFERENCE_TAG, REWARD_TAG = "[pairs]", "[rewards]"
-TAGGED: Mapping[Any, type[TrainingSection]] = {PREFERENCE_TAG: StageSection, REWARD_TAG: RewardSection}
-
-
-def sort_stage(stage: Any) -> str:
-    """Which sort of stage a table of a study is, by its ``method``."""
-    method = stage.get("method") if isinstance(stage, Mapping) else getattr(stage, "method", None)
-    return REWARD_TAG if isinstance(stage, RewardSection) or method in REWARD_METHODS else PREFERENCE_TAG
+    return any(map(is_rewarded, checkpoint.stages[-1:])) and checkpoint.axes.get("dose", 1) != 1

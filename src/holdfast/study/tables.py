@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from holdfast.models.entries import TINY, EndpointSection, ModelEntry
 from holdfast.records.errors import StudyError, require
 from holdfast.records.section import Positive, Section
 from holdfast.study.conditions import AttackSection, ProbeSection, ShiftSection
-from holdfast.study.kinds import AnyJudge, AnySuite, rates_users
+from holdfast.study.kinds import AnyJudge, AnyStage, AnySuite, rates_users
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import GateSection, SearchSection
 from holdfast.study.sections import (
@@ -23,15 +23,10 @@ from holdfast.study.sections import (
     StudySection,
     SuiteSection,
 )
-from holdfast.study.stages import PREFERENCE_TAG, REWARD_TAG, MergeSection, RewardSection, StageSection, sort_stage
+from holdfast.study.stages import MergeSection, StageSection
 from holdfast.study.users import ApprovalSection
 
 RULES = "approval"  # the kind of judge of users that is the rules, which are the ground truth
-
-# What a stage of a study is; its ``method`` tells which.
-Stage = Annotated[
-    Annotated[StageSection, Tag(PREFERENCE_TAG)] | Annotated[RewardSection, Tag(REWARD_TAG)], Discriminator(sort_stage)
-]
 
 
 class Tables(Section):
@@ -53,7 +48,7 @@ class Tables(Section):
     rollouts: RolloutSection = RolloutSection()
     judges: Annotated[Mapping[str, AnyJudge], Field(min_length=1)]
     pairs: PairSection = PairSection()
-    stages: Mapping[str, Stage] = Field(default_factory=dict)
+    stages: Mapping[str, AnyStage] = Field(default_factory=dict)
     doses: Mapping[str, tuple[Positive, ...]] = Field(default_factory=dict)
     merges: Mapping[str, MergeSection] = Field(default_factory=dict)
     gate: GateSection = GateSection()
@@ -108,21 +103,21 @@ class Tables(Section):
         """The judges of the cases of ``approval``."""
         return tuple(name for name, judge in self.judges.items() if rates_users(judge.kind))
 
+    @property
+    def labels(self) -> set[str]:
+        """The lineages as they stand as keys: names with commas between."""
+        return {",".join(lineage) for lineage in self.study.lineages}
+
     def lineages_of(self, base: str) -> tuple[tuple[str, ...], ...]:
         """The lineages that are trained on a base."""
         return self.study.only.get(base, self.study.lineages)
 
     def pair_stage(self, name: str) -> StageSection:
-        """A stage that learns from pairs. Errors: StudyError for one that learns from rewards."""
+        """A stage that learns from pairs. Errors: StudyError for any other."""
         stage = self.stages[name]
-        if isinstance(stage, RewardSection):
-            raise StudyError(f"stages.{name} learns from rewards; name a stage that learns from pairs")
+        if not isinstance(stage, StageSection):
+            raise StudyError(f"stages.{name} is of method {stage.method!r}; name a stage that learns from pairs")
         return stage
-
-    @property
-    def pair_stages(self) -> Iterator[StageSection]:
-        """All stages that learn from pairs."""
-        return (stage for stage in self.stages.values() if isinstance(stage, StageSection))
 
     def doses_of(self, lineage: tuple[str, ...]) -> tuple[int, ...]:
         """Multiples of its steps at which the lineage's last stage is kept."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -16,39 +16,77 @@ from holdfast.records import Case
 from holdfast.records.errors import StudyError
 from holdfast.study.conditions import AttackSection, PartSection, ProbeSection, ShiftSection
 from holdfast.study.kinds import read_suite, suite_of
+from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
-from holdfast.study.users import APPROVAL, PRACTICE
+from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
 from holdfast.suites import NUMBERS_PER_SPLIT, approval, attacks, probes, split_cases
 
-# Part of a split → the study's table that asks for it.
-PARTS: Mapping[str, str] = {"attack": "attacks", "shift": "shifts", "probe": "probes", APPROVAL: "approval"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a split that checkpoints meet beside the held-out cases.
+
+    ``key`` names the study's table that asks for it, which is a ``table``. ``make`` gives its cases by that table, the
+    held-out cases, the split's seed, and whether a base is tiny; ``check`` raises StudyError by the table, the suite's
+    name, and whether a base is tiny; ``count`` tells how many there are where that takes no cases of the suite.
+    """
+
+    key: str
+    table: type[PartSection]
+    make: Callable[[Any, list[Case], int, bool], list[Case]]
+    check: Callable[[Any, str, bool], object]
+    count: Callable[[Any], int] | None = None
+
+
+PARTS: Mapping[str, Part] = {
+    "attack": Part(
+        key="attacks",
+        table=AttackSection,
+        make=lambda section, cases, _, tiny: attacks.attack_cases(cases, section, tiny=tiny),
+        check=lambda section, suite, tiny: attacks.check_forms(section, suite, tiny=tiny),
+    ),
+    "shift": Part(
+        key="shifts",
+        table=ShiftSection,
+        make=lambda section, cases, _, tiny: attacks.shift_cases(cases, section, tiny=tiny),
+        check=lambda section, suite, tiny: attacks.check_kinds(section, suite, tiny=tiny),
+    ),
+    "probe": Part(
+        key="probes",
+        table=ProbeSection,
+        make=lambda section, cases, _, tiny: probes.collect_beside(section, cases),
+        check=lambda section, _, tiny: probes.check_probes(section, tiny=tiny),
+        count=probes.count_probes,
+    ),
+    APPROVAL: Part(
+        key=APPROVAL,
+        table=ApprovalSection,
+        make=lambda section, _, split_seed, tiny: approval.paired_cases(section, split_seed),
+        check=lambda section, _, tiny: approval.check_approval(section, tiny=tiny),
+        count=approval.count_paired,
+    ),
+}
 
 
 def collect_cases(study: Study, split_seed: int) -> dict[str, list[Case]]:
     """The study's cases of a split, by part. Errors: StudyError."""
     parts = split_cases(study.suite, split_seed)
+    check_parts(study)
     beside = {
-        part: make(section, parts["test"], _has_tiny(study))
-        for part, make in _MAKERS.items()
-        if (section := getattr(study, PARTS[part])) is not None
+        name: part.make(section, parts["test"], split_seed, _has_tiny(study))
+        for name, part in PARTS.items()
+        if (section := getattr(study, part.key)) is not None
     }
     if study.approval is not None:
-        approval.check_approval(study.approval, tiny=_has_tiny(study))
-        beside[APPROVAL] = approval.paired_cases(study.approval, split_seed)
         beside[PRACTICE] = approval.practice_cases(study.approval, split_seed)
     return {**add_reserves(study, split_seed, parts), **beside}
 
 
 def check_parts(study: Study) -> None:
     """Raise StudyError for a form or a kind that there is not, or that a tiny base does not know."""
-    if study.attacks is not None:
-        attacks.check_forms(study.attacks, study.suite.name, tiny=_has_tiny(study))
-    if study.shifts is not None:
-        attacks.check_kinds(study.shifts, study.suite.name, tiny=_has_tiny(study))
-    if study.probes is not None:
-        probes.check_probes(study.probes, tiny=_has_tiny(study))
-    if study.approval is not None:
-        approval.check_approval(study.approval, tiny=_has_tiny(study))
+    for part in PARTS.values():
+        if (section := getattr(study, part.key)) is not None:
+            part.check(section, study.suite.name, _has_tiny(study))
 
 
 def count_cases(study: Study, part: str, split_seed: int | None = None) -> int:
@@ -56,38 +94,31 @@ def count_cases(study: Study, part: str, split_seed: int | None = None) -> int:
 
     Errors: StudyError as in ``check_parts``, and for a named form or kind that no case can take.
     """
-    section = getattr(study, PARTS[APPROVAL if part == PRACTICE else part])
+    section = getattr(study, PARTS[APPROVAL if part == PRACTICE else part].key)
     if section is None:
         return 0
     check_parts(study)
-    if part in (PRACTICE, APPROVAL):
-        return approval.count_practice(section) if part == PRACTICE else approval.count_paired(section)
+    if part == PRACTICE:
+        return approval.count_practice(section)
     seed = study.suite.split_seed if split_seed is None else split_seed
     return _count(study.suite.model_dump_json(), section.model_dump_json(), part, seed, _has_tiny(study))
 
 
 @lru_cache(maxsize=256)
 def _count(suite: str, section: str, part: str, split_seed: int, tiny: bool) -> int:
-    if part == "probe":
-        return probes.count_probes(ProbeSection.model_validate_json(section))
+    kind = PARTS[part]
+    read = kind.table.model_validate_json(section)
+    if kind.count is not None:
+        return kind.count(read)
     try:
         cases = split_cases(read_suite(json.loads(suite)), split_seed)["test"]
     except StudyError:
         return 0
-    return len(_MAKERS[part](_SECTIONS[part].model_validate_json(section), cases, tiny))
+    return len(kind.make(read, cases, split_seed, tiny))
 
 
 def _has_tiny(study: Study) -> bool:
     return any(study.entry(base).kind == "tiny" for base in study.model.bases)
-
-
-# Part → its table, and how its cases are made of that, the held-out cases, and whether a base is tiny.
-_SECTIONS: Mapping[str, type[PartSection]] = {"attack": AttackSection, "shift": ShiftSection}
-_MAKERS: Mapping[str, Callable[[Any, list[Case], bool], list[Case]]] = {
-    "attack": lambda section, cases, tiny: attacks.attack_cases(cases, section, tiny=tiny),
-    "shift": lambda section, cases, tiny: attacks.shift_cases(cases, section, tiny=tiny),
-    "probe": lambda section, cases, _: probes.collect_beside(section, cases),
-}
 
 
 TUNE, FRESH = "tune", "fresh"
@@ -101,7 +132,8 @@ _DRAWS: Mapping[Reserve, tuple[str, int, int]] = {
 
 def count_tuning(study: Study) -> int:
     """How many cases a split keeps for balances: as many as the stage that asks for most of them."""
-    return max((stage.balance.cases for stage in study.pair_stages if stage.balance is not None), default=0)
+    balances = (stage.balance for stage in study.stages.values() if isinstance(stage, StageSection))
+    return max((balance.cases for balance in balances if balance is not None), default=0)
 
 
 def count_fresh(study: Study) -> int:

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from holdfast.analysis.approval.logs import TOKENS, TrainingLog
 from holdfast.analysis.approval.users import LABELS, Users
-from holdfast.analysis.design import DOSE
 from holdfast.analysis.pressure.variants import PAIRED
-from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Curve, Estimate
 from holdfast.records.arrays import Floats
+from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.levels import at_level, over_seeds
 from holdfast.stats.resample import row_means
+from holdfast.study.stages import is_rewarded
 
 Measures = Mapping[str, Mapping[str, float]]
 

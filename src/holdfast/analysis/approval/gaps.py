@@ -25,10 +25,10 @@ from holdfast.analysis.approval.arms import Arm, Measures, arm_rows, find_arms, 
 from holdfast.analysis.approval.logs import MEASURED, log_curves, log_rows, read_logs
 from holdfast.analysis.approval.reactions import read_reactions
 from holdfast.analysis.approval.users import LABELS, OBJECTIVES, Users, read_users
-from holdfast.analysis.design import DOSE
 from holdfast.analysis.pressure.variants import FIXED_BASES, PAIRED, Group, estimates, few_cases, leaning
 from holdfast.records import Checkpoint, Curve, Estimate
 from holdfast.records.arrays import Floats
+from holdfast.records.checkpoints import DOSE
 from holdfast.stats.clusters import Statistic, mean_statistic
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.exploitation import late_gap, late_window, paired_gaps

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.approval.users import GAMEABLE, OTHER
-from holdfast.analysis.design import DOSE
-from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Checkpoint, Curve, Estimate
 from holdfast.records.arrays import Floats, Ints
+from holdfast.records.checkpoints import DOSE
 from holdfast.records.quantities import quantity_of
 from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
 from holdfast.stats.exploitation import WINDOW, max_hex_gap
@@ -28,6 +27,7 @@ from holdfast.store.checking import read_checked
 from holdfast.store.places import LOGS
 from holdfast.store.steplog import LOG_DIGESTS, StepStatus
 from holdfast.study.noted import Rewarder
+from holdfast.study.stages import is_rewarded
 
 MEASURED, PUBLISHED = "measured", "published"
 CURVES: Mapping[str, tuple[str, str | None]] = {  # a metric of a step → kind of curve, and the label of its users

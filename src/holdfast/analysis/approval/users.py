@@ -16,13 +16,12 @@ from itertools import product
 import numpy as np
 
 from holdfast.analysis.pressure.variants import Group, Run, groups, list_runs
-from holdfast.analysis.roles import is_rewarded
 from holdfast.records import Case, Checkpoint
 from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.store import Store
 from holdfast.store.cells import Cells, part_masks, read_cells
 from holdfast.study.noted import read_approval
-from holdfast.study.stages import HIGHEST_RATING
+from holdfast.study.stages import HIGHEST_RATING, is_rewarded
 from holdfast.study.users import APPROVAL as PART
 from holdfast.study.users import ApprovalSection, is_exploit, to_rating, to_value
 

@@ -103,6 +103,7 @@ def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
             **{f"{side}_unscored": count for side, count in evidence.lost.items()},
             **{f"{side}_severe_cases": count for side, count in evidence.events.items()},
         },
+        words="" if question.kind.setting else question.kind.words,
     )
 
 
@@ -338,4 +339,5 @@ def leave_out(question: Question, reason: str, *, required: bool) -> Check:
         upper=None,
         reason=f"{NOT_MEASURED}: {reason}",
         measured=False,
+        words="" if question.kind.setting else question.kind.words,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from holdfast.analysis.panel import require_same_cases
 from holdfast.decisions.gate.absent import fill_absent, find_lost
 from holdfast.decisions.gate.declared import require_same_declarations
-from holdfast.decisions.gate.sides import METRICS, Side
+from holdfast.decisions.gate.sides import Side
 from holdfast.records import content_id
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
@@ -85,7 +85,7 @@ def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete
     names = order_cases(parent.cases)[:most]
     families = dict(zip(parent.cases, parent.families, strict=True))
     due = {metric: parent.asked_cases(metric) | child.asked_cases(metric) for metric in parent.measured}
-    found = [{kind.name: _read(side, kind, names, due[kind.name]) for kind in METRICS} for side in (parent, child)]
+    found = [{kind.name: _read(side, kind, names, due[kind.name]) for kind in side.kinds} for side in (parent, child)]
     kept = set(names)
     counts = [_count(side, kept, due) for side in (parent, child)]
     return Pairing(

@@ -81,7 +81,8 @@ class Evidence:
 
 def ask_all(rules: GateSection) -> tuple[Question, ...]:
     """Every question of the rules, in the order of the checks."""
-    limits = [(kind, getattr(rules, kind.setting)) for kind in CHECK_KINDS if kind.read is not None]
+    limits = [(kind, getattr(rules, kind.setting)) for kind in CHECK_KINDS if kind.read and kind.setting]
+    limits += rules.own_kinds()
     return tuple(Question(kind=kind, margin=limit) for kind, limit in limits if limit is not None)
 
 

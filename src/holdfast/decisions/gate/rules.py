@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from holdfast.records import content_id
-from holdfast.records.errors import StudyError, require, require_known
+from holdfast.records.errors import StudyError, require_known
+from holdfast.records.extensions import allow
 from holdfast.records.inputs import read_settings
+from holdfast.study.kinds import named_in
 from holdfast.study.problems import first_problem
-from holdfast.study.rules import CHECKS, GateSection, refuse_old_bound
+from holdfast.study.rules import GateSection, check_rules, refuse_old_bound
 from holdfast.study.study import Study
 
 # Raised by hand when a check or a bound changes its meaning: verdicts of different methods are not the same claim.
@@ -33,18 +35,11 @@ def read_rules(
         place = f"{file}: gate"
         found = _read_table(file)
     found |= {key: value for key, value in (changes or {}).items() if value is not None}
-    for key, value in found.items():
-        require(
-            not isinstance(value, bool), f"{place}.{key} is {str(value).lower()}, which is no margin; give a number"
-        )
     try:
         rules = GateSection.model_validate(found)
     except ValidationError as error:
         raise StudyError(f"{place}.{first_problem(error, GateSection)}") from error
-    for key, names in (("blocking", rules.blocking), ("required", rules.required)):
-        for name in names:
-            require_known(name, CHECKS, f"{place}.{key} has", "the checks there are")
-        require(len(set(names)) == len(names), f"{place}.{key} repeats a check, found {list(names)}; give each once")
+    check_rules(rules, place)
     return rules
 
 
@@ -57,6 +52,7 @@ def _read_table(file: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise StudyError(f"{file}: has no [gate] table; write the margins there")
     refuse_old_bound(table, f"{file}: {TABLE}")
+    allow(named_in(raw))
     return table
 
 
@@ -66,4 +62,6 @@ def fingerprint(rules: GateSection, **chosen: Any) -> str:
     ``chosen`` is what else decides which episodes are compared, and could be tried until it suits; None is no choice.
     """
     made = {name: value for name, value in chosen.items() if value is not None}
+    if own := rules.own_kinds():
+        made["checks"] = {kind.name: [kind.version, kind.unit, kind.worse, margin] for kind, margin in own}
     return content_id("gate", METHOD_VERSION, rules.model_dump(mode="json"), made)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,14 +13,15 @@ from holdfast.decisions.gate.books import Book
 from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
 from holdfast.decisions.gate.logs import Gaps, find_gaps
 from holdfast.exchange.scales import ScoreOption
-from holdfast.records import JSON, Checkpoint, Declaration, Labelled
+from holdfast.records import JSON, Case, Checkpoint, Declaration, Labelled, Trajectory
 from holdfast.records.arrays import Floats, Ints
 from holdfast.records.errors import StudyError
 from holdfast.report.words.labels import name_judge
 from holdfast.rollout.audit import UNFIT, refused_by
+from holdfast.store import Store
 from holdfast.store.cells import mean_by
 from holdfast.store.codec import FLAG_BITS
-from holdfast.study.rules import CHECK_KINDS, Measured
+from holdfast.study.rules import CHECK_KINDS, CheckKind, Measured
 
 METRICS = tuple(kind for kind in CHECK_KINDS if kind.read is not None and kind.ceiling_of is None)
 UNFIT_BITS = sum(FLAG_BITS[flag] for flag in UNFIT)
@@ -56,7 +57,8 @@ class Side:
     of them, by its name, and every objective that was judged. ``rubrics`` are those of the scores by objective,
     ``judges`` gave them, ``other_judges`` (labels) scored some of the same rollouts. ``declared`` is what scores from
     elsewhere were declared to mean, by objective, ``offered`` the objectives that any judge was asked for. ``expected``
-    is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack.
+    is how many rollouts of a case a study asked for, ``gaps`` what the checkpoint's logs lack. ``kinds`` are the checks
+    that read it.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Side:
     offered: frozenset[str] = frozenset()
     expected: int | None = None
     gaps: Gaps = field(default_factory=Gaps)
+    kinds: tuple[CheckKind, ...] = METRICS
 
     @property
     def rollouts(self) -> int:
@@ -157,10 +160,12 @@ def take_side(
     split_seed: int | None,
     severe_at_most: float,
     name: str | None = None,
+    own: Sequence[CheckKind] = (),
 ) -> Side:
     """What a checkpoint did in the held-out cases of a split (of all splits where it is None), as one judge read it.
 
-    ``name`` is what people call it. Errors: StudyError where it was not rolled out on them.
+    ``name`` is what people call it, ``own`` are checks that read it beside ours. Errors: StudyError where it was not
+    rolled out on them, or a check cannot read it.
     """
     number = book.number_of(checkpoint)
     masks = [mask for seed, mask in book.held_out.items() if split_seed is None or seed in (None, split_seed)]
@@ -174,6 +179,7 @@ def take_side(
     rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
     measured = {name: rollouts.objective(name) for name in judging.labels}
     measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
+    measured |= {kind.name: _read_own(kind, rollouts) for kind in own}
     return Side(
         name=name or checkpoint.name,
         checkpoint=checkpoint,
@@ -192,7 +198,27 @@ def take_side(
         offered=judging.offered,
         expected=book.study.get("rollouts", {}).get("per_test_case"),
         gaps=find_gaps(book.logs, checkpoint.id),
+        kinds=(*METRICS, *own),
     )
+
+
+def _read_own(kind: CheckKind, rollouts: _Rollouts) -> Measured:
+    """What a check from elsewhere reads. Errors: StudyError where that is not what it says it is."""
+    assert kind.read is not None  # as rules are read
+    subject, (least, largest) = f"gate.checks.{kind.name}", kind.span
+    try:
+        found = kind.read(rollouts)
+        arrays = [np.asarray(one, dtype=np.float64) for one in (found.value, found.due, found.lost)]
+    except StudyError as error:
+        raise StudyError(f"{subject}: {error}") from error
+    except Exception as error:
+        raise StudyError(f"{subject}: cannot be read ({type(error).__name__}: {error}); mend the check") from error
+    if any(one.shape != (len(rollouts.rows),) for one in arrays):
+        raise StudyError(f"{subject}: reads no number for each rollout; mend the check")
+    value = arrays[0][np.isfinite(arrays[0])]
+    if np.isinf(arrays[0]).any() or ((value < least) | (value > largest)).any():
+        raise StudyError(f"{subject}: reads {kind.unit} outside {least:g} to {largest:g}; mend the check")
+    return Measured(value=arrays[0], due=arrays[1] > 0, lost=arrays[2])
 
 
 def name_case(book: Book, case: str) -> str:
@@ -272,6 +298,15 @@ class _Rollouts(NamedTuple):
     def unfit(self) -> Measured:
         value = ((self.book.cells.episodes.flags[self.rows] & UNFIT_BITS) > 0).astype(np.float64)
         return Measured(value=value, due=np.ones(len(value), dtype=np.bool_), lost=np.zeros(len(value)))
+
+    def each(self, read: Callable[[Case, Trajectory], float | None]) -> Measured:
+        book = self.book
+        with Store(book.path, check=False) as store:  # held against its digests when the book was read
+            stored = store.trajectories([book.trajectory_ids[row] for row in self.rows])
+            values = [read(book.cases[one.case_id], one) for one in stored]
+        value = np.array([np.nan if one is None else float(one) for one in values])
+        due = np.array([one is not None for one in values], dtype=np.bool_)
+        return Measured(value=value, due=due, lost=np.where(np.isnan(value), 1.0, 0.0))
 
 
 def _rubrics(book: Book, judging: Judging) -> dict[str, str]:

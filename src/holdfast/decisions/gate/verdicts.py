@@ -173,6 +173,7 @@ def take_sides(
             split_seed=own if own is not None else next((seed for seed in seeds if seed is not None), None),
             severe_at_most=rules.severe_at_most,
             name=name,
+            own=[kind for kind, _ in rules.own_kinds()],
         )
         for one, judging, own, name in zip((parent, child), judgings, seeds, names, strict=True)
     ]
@@ -198,6 +199,9 @@ def find_unmeasurable(match: Match) -> dict[str, str]:
         found["helpfulness"] = f"neither side was asked for it{left}"
     if not any(side.has("refusal") for side in sides):
         found["refusal"] = "no case is declared harmless by its suite, so that over-refusal cannot be told"
+    for kind in sides[0].kinds:
+        if kind.setting is None and not any(side.has(kind.name) for side in sides):
+            found[kind.name] = "no rollout of either side has it"
     return found
 
 

@@ -167,7 +167,7 @@ def _moved(check: Check) -> str:
 
 def describe_check(check: Check) -> str:
     """One check in a sentence without its end: ``safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25``."""
-    subject = METRIC_WORDS.get(check.metric, name_metric(check.metric))
+    subject = check.words or METRIC_WORDS.get(check.metric, name_metric(check.metric))
     if is_absolute(check):
         level = format_level(check, check.child)
         level = f"{format_level(check, check.parent)} and {level}" if check.parent is not None else level

@@ -1,10 +1,26 @@
-"""The ways to make checkpoints of others, a folder each, found by this table."""
+"""The ways to make checkpoints of others: stages by their methods, a folder each, and merges.
+
+What a stage method of another package needs stands here too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from holdfast.runs.plan.settings import StageSettings
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import Emit, Finished
+from holdfast.runs.steps.reading import weights_of
+from holdfast.study.kinds import Method
+from holdfast.study.stages import RewardSection, StageSection, StageTable, TrainingSection
 
-from holdfast.runs.methods import merges, pairs, rewards
-from holdfast.runs.methods.method import Method
-
-METHODS: Mapping[str, Method] = {one.name: one for one in (pairs.METHOD, *rewards.METHODS, merges.METHOD)}
+__all__ = [
+    "Emit",
+    "Finished",
+    "Method",
+    "RewardSection",
+    "StageSection",
+    "StageSettings",
+    "StageTable",
+    "Step",
+    "TrainingSection",
+    "weights_of",
+]

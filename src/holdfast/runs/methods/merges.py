@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.records import StageRecord
-from holdfast.runs.methods.method import Method
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import TrainSettings
 from holdfast.runs.plan.step import Made, Replicate, Step
-from holdfast.runs.steps.outcomes import Emit, Finished
+from holdfast.runs.steps.outcomes import Finished
 from holdfast.runs.steps.reading import weights_of
 from holdfast.store import Store, weights
-from holdfast.study.stages import MERGE, MergeSection
+from holdfast.study.stages import MERGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +27,8 @@ class MergeSettings(TrainSettings):
     shares: tuple[float, ...]
 
 
-def plan_merge(
-    planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]
-) -> Made:
+def plan_merge(planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], name: str) -> Made:
     """The step that interpolates two lineages' weights at every share."""
-    (name,) = lineage
     merge = planner.study.merges[name]
     of = [made[one] for one in merge.of]
     first, second = (one.checkpoint for one in of)
@@ -45,10 +41,10 @@ def plan_merge(
     }
     inputs, size = [one.step for one in of], len(merge.shares)
     # Its parent is, of the two, the one that a merge with a small share is next to.
-    return planner.add_training(replicate, name, inputs, settings, size=size, parent=first, kept=kept)[0]
+    return planner.add_training(replicate, name, inputs, settings, size=size, parent=first, kept=kept, verb="merge")[0]
 
 
-def merge(step: Step, settings: MergeSettings, store: Store, scratch: Path, _: Emit) -> Finished:
+def merge(step: Step, settings: MergeSettings, store: Store, scratch: Path) -> Finished:
     """A checkpoint between two others for every share; nothing is trained."""
     from holdfast.training.policy.merging import merge_checkpoints
 
@@ -59,6 +55,3 @@ def merge(step: Step, settings: MergeSettings, store: Store, scratch: Path, _: E
         for number, (checkpoint, share) in enumerate(zip(step.checkpoints, settings.shares, strict=True))
     ]
     return Finished(result={"merged": len(made)}, checkpoints=tuple(made))
-
-
-METHOD = Method(name=MERGE, section=MergeSection, plan=plan_merge, carry_out=merge)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from holdfast.models.entries import TINY_SIZES
 from holdfast.records import JSON, Checkpoint, StageRecord, content_id
+from holdfast.records.errors import HoldfastError, StudyError
 from holdfast.runs.plan.settings import (
     BringSettings,
     Calls,
@@ -20,15 +21,18 @@ from holdfast.runs.plan.settings import (
     RolloutSettings,
     Settings,
     SpeakerModel,
+    StageSettings,
     TeachSettings,
     TrainSettings,
+    UserSettings,
 )
 from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.conditions import PartSection
-from holdfast.study.kinds import kind_of, read_suite, suite_of
+from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
 from holdfast.study.sections import SuiteSection, SuiteTable
-from holdfast.study.stages import MERGE, SourceSection, StageSection
+from holdfast.study.stages import SourceSection, StageSection
 from holdfast.study.study import Study
+from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
 from holdfast.suites.approval import teaching
 from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
@@ -37,19 +41,12 @@ from holdfast.suites.office import DEMONSTRATIONS_VERSION
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
 
-PlanMethod = Callable[["Planner", Replicate, Mapping[tuple[str, ...], Made], tuple[str, ...]], Made]
-
 
 class Planner:
-    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too.
+    """Collects steps, each once; ``fresh`` are lineages that meet fresh cases too."""
 
-    ``methods`` plan the train step of a lineage's last name, given what is made so far by lineage.
-    """
-
-    def __init__(
-        self, study: Study, methods: Mapping[str, PlanMethod], fresh: Collection[tuple[str, ...]] = ()
-    ) -> None:
-        self.study, self.fresh, self._methods = study, fresh, methods
+    def __init__(self, study: Study, fresh: Collection[tuple[str, ...]] = ()) -> None:
+        self.study, self.fresh = study, fresh
         self.suite = suite_of(study.suite)
         self.steps: dict[str, Step] = {}
         # By checkpoint, the rollout steps on test cases that share cases between splits, by split seed.
@@ -88,9 +85,11 @@ class Planner:
         size: int,
         parent: Checkpoint,
         kept: Mapping[Any, tuple[Sequence[StageRecord], JSON]],
+        verb: str = "train",
     ) -> list[Made]:
         """A train step, and what is ``kept`` of it: by dose, steps or share the stages and axes of a checkpoint."""
-        verb = "merge" if settings.method == MERGE else "train"
+        if isinstance(settings, StageSettings):
+            settings = replace(settings, method_version=METHODS.find(settings.method).version)
         label = replicate.label(verb, parent.base, name)
         fingerprint = self.add(label, list(dict.fromkeys(inputs)), settings, size=size)
         checkpoints = tuple(
@@ -99,7 +98,7 @@ class Planner:
                 base=parent.base,
                 stages=tuple(stages),
                 axes={**replicate.axes, **axes},
-                split_seed=replicate.point.get("split_seed", self.study.suite.split_seed),
+                split_seed=replicate.split_seed,
                 train_seed=replicate.seed,
                 parent_id=parent.id,
             )
@@ -162,16 +161,55 @@ class Planner:
         return Made(checkpoint=checkpoint, step=fingerprint)
 
     def train(self, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]) -> Made:
-        """A lineage's last stage, or a merge, after what is made so far."""
-        name = lineage[-1]
-        method = MERGE if name in self.study.merges else self.study.stages[name].method
-        return self._methods[method](self, replicate, made, lineage)
+        """A lineage's last stage, after what is made so far. Errors: StudyError where its method plans none."""
+        stage = self.study.stages[lineage[-1]]
+        plan = method_of(stage).plan or Planner.train_alone
+        try:
+            found = plan(self, replicate, made[lineage[:-1]], lineage)
+        except Exception as error:
+            if stage.method in METHODS.shipped or isinstance(error, HoldfastError):
+                raise
+            raise StudyError(
+                f"stages.{lineage[-1]}: the method {stage.method!r} cannot plan it ({type(error).__name__}: {error});"
+                " mend the method"
+            ) from error
+        if not isinstance(found, Made):
+            raise StudyError(
+                f"stages.{lineage[-1]}: the method {stage.method!r} plans {type(found).__name__}, and no"
+                " holdfast.runs.plan.step.Made; mend the method"
+            )
+        return found
+
+    def train_alone(self, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
+        """A stage that needs nothing but the checkpoint that it starts from, of which it makes one."""
+        name, known = lineage[-1], parent.checkpoint
+        stage = self.study.stages[name].at_point(replicate.point)
+        settings = StageSettings(
+            method=stage.method,
+            stage=name,
+            parent=known.id,
+            train_seed=replicate.seed,
+            section=stage,
+            calls=self.calls_of(replicate.base),
+            agent=self.agent(replicate.base),
+        )
+        steps = getattr(stage, "steps", 1)
+        record = StageRecord(
+            name=name,
+            method=stage.method,
+            objectives=stage.objectives,
+            settings=stage.resolved(),
+            steps=steps,
+            data="",  # no pairs and no rewards
+        )
+        kept = {1: ([*known.stages, record], {"dose": 1})}
+        label, inputs = ",".join(lineage), [parent.step]
+        return self.add_training(replicate, label, inputs, settings, size=steps, parent=known, kept=kept)[0]
 
     def train_source(self, replicate: Replicate, source: SourceSection) -> Made:
         """The checkpoint whose rollouts a stage learns from, trained with the same seed."""
-        root = replicate.root
-        if source.base != replicate.base:
-            root = self.base(source.base, self.study.model.base_seeds[0])
+        own = source.base == replicate.base
+        root = replicate.root if own else self.base(source.base, self.study.model.base_seeds[0])
         other = replace(replicate, base=source.base, root=root)
         made: dict[tuple[str, ...], Made] = {(): root}
         for length in range(1, len(source.lineage) + 1):
@@ -212,7 +250,7 @@ class Planner:
         count, per_case = self._amount(part, split_seed)
         condition = None
         if part in PARTS:
-            section: PartSection = getattr(self.study, PARTS[part])
+            section: PartSection = getattr(self.study, PARTS[part].key)
             condition = section.model_dump(mode="json", exclude={"lineages", "every_dose", "per_case"})
         found = self.episodes(
             base,
@@ -258,9 +296,8 @@ class Planner:
 
     def fresh_rollout(self, base: str, made: Made, split_seed: int) -> str:
         """Episodes on cases that no choice was made by, or other episodes of the same cases where there are no more."""
-        if count_fresh(self.study):
-            return self.rollout(base, made, FRESH, split_seed, 0)
-        return self.rollout(base, made, "test", split_seed, _ONCE_MORE)
+        part, seed = (FRESH, 0) if count_fresh(self.study) else ("test", _ONCE_MORE)
+        return self.rollout(base, made, part, split_seed, seed)
 
     def decisive_suite(self) -> SuiteTable:
         """The table of the suite with what decides its episodes set; all other keys are left out."""
@@ -282,7 +319,7 @@ class Planner:
             return study.suite.train_cases, study.rollouts.per_train_case
         if part in ("test", FRESH):
             return study.suite.test_cases, study.rollouts.per_test_case
-        section: PartSection = getattr(study, PARTS[part])
+        section: PartSection = getattr(study, PARTS[part].key)
         return count_cases(study, part, split_seed), section.per_case
 
     def bring(self, source: str) -> str:
@@ -309,7 +346,6 @@ class Planner:
     def pair(self, rollout: str, judge: str, stage: StageSection, split_seed: int, seed: int) -> str:
         """Preference pairs for one stage from one judged rollout, or from what was brought of the train cases."""
         source = self.steps[rollout]
-        brought = isinstance(source.settings, BringSettings)
         settings = PairSettings(
             rule=self.study.pairs,
             judge=judge,
@@ -317,18 +353,16 @@ class Planner:
             agree=stage.agree,
             flip=stage.flip,
             pair_seed=seed,
-            split_seed=split_seed if brought else None,
-            kept_out=self.kept_out() if brought else None,
+            **self._own_half(source, split_seed),
         )
         flipped = " flipped" if stage.flip else ""
         name = f"pair {'+'.join(stage.objectives)}{flipped} from {source.name.removeprefix('roll out ')}"
-        inputs = (rollout,) if brought else (rollout, self.judge(rollout, judge))
-        return self.add(name, inputs, settings, size=source.size)
+        judged = () if isinstance(source.settings, BringSettings) else (self.judge(rollout, judge),)
+        return self.add(name, (rollout, *judged), settings, size=source.size)
 
     def reference(self, base: str, made: Made, rollout: str, stage: StageSection, split_seed: int) -> str:
         """Log-probabilities of a rollout step's trajectories under the checkpoint that a stage starts from."""
         source = self.steps[rollout]
-        brought = isinstance(source.settings, BringSettings)
         settings = ReferenceSettings(
             checkpoint=made.checkpoint.id,
             loss_mask=stage.loss_mask,
@@ -336,11 +370,41 @@ class Planner:
             token_budget=stage.token_budget,
             adapter=stage.precision == "bf16" and stage.lora_r > 0,
             calls=self.calls_of(base),
-            split_seed=split_seed if brought else None,
-            kept_out=self.kept_out() if brought else None,
+            **self._own_half(source, split_seed),
         )
         name = f"reference {made.checkpoint.name} for {source.name.removeprefix('roll out ')}"
         return self.add(name, (made.step, rollout), settings, size=source.size)
+
+    def _own_half(self, source: Step, split_seed: int) -> dict[str, int | None]:
+        """Which cases are learnt from of what another run brought, which is of both halves of a split."""
+        brought = isinstance(source.settings, BringSettings)
+        return {"split_seed": split_seed, "kept_out": self.kept_out()} if brought else {}
+
+    @property
+    def users(self) -> ApprovalSection:
+        """The study's [approval]."""
+        assert self.study.approval is not None  # a study with such stages has users
+        return self.study.approval
+
+    def choose_users(self, part: str, names: Sequence[str]) -> UserSettings:
+        """The users of some settings in a part."""
+        chosen = {name: self.users.settings[name] for name in names}
+        return UserSettings(section=self.users.model_copy(update={"settings": chosen}), part=part)
+
+    def meet_users(
+        self, made: Made, settings: Sequence[str], *, part: str, split_seed: int, per_case: int, seed: int
+    ) -> RolloutSettings:
+        """What decides the episodes of a checkpoint with the users of some settings in a part."""
+        return RolloutSettings(
+            checkpoint=made.checkpoint.id,
+            suite=SuiteSection(name=APPROVAL),
+            split_seed=split_seed,
+            part=part,
+            per_case=per_case,
+            rollout_seed=self.reseed(seed),
+            limits=self.limits(),
+            users=self.choose_users(part, settings),
+        )
 
     def calls_of(self, base: str) -> Calls | None:
         """How a base's conversations write calls where its tokenizer leaves a choice."""

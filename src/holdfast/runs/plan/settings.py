@@ -16,7 +16,7 @@ from holdfast.rollout.episode import Limits
 from holdfast.store.tables import ScoreTable
 from holdfast.study.kinds import kind_of
 from holdfast.study.sections import JudgeSection, JudgeTable, ModelSection, PairSection, SuiteTable
-from holdfast.study.stages import TrainingSection
+from holdfast.study.stages import StageTable
 from holdfast.study.users import PRACTICE, ApprovalSection
 from holdfast.suites.approval import SCENARIOS_VERSION
 from holdfast.training.pairs import PairSelection, build_pairs
@@ -46,7 +46,7 @@ class Record:
                 continue
             options = dict(item.metadata)
             flat = options.pop("flat", False)
-            if isinstance(value, TrainingSection):
+            if isinstance(value, StageTable):
                 value = value.resolved()
             elif isinstance(value, BaseModel):
                 value = value.model_dump(mode="json", **options)
@@ -323,11 +323,16 @@ class TeachSettings(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings(TrainSettings):
-    """A stage of the study, named ``stage``, from the checkpoint ``parent``."""
+    """A stage of the study, named ``stage``, from the checkpoint ``parent``.
+
+    ``section`` is its table at a point of the axes, ``method_version`` what its method says of itself.
+    """
 
     unit = "steps"
     stage: str
     parent: str
     train_seed: int
+    section: StageTable = field(metadata={"flat": True})
+    method_version: int | str | None = None
     calls: Calls | None = None
     agent: SpeakerModel | None = None

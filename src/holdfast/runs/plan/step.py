@@ -83,6 +83,7 @@ class Replicate:
     root: Made
     point: JSON
     seed: int
+    split_seed: int
 
     @property
     def axes(self) -> dict[str, Any]:

@@ -87,10 +87,7 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
         seed=seed,
         system_prompts=prompts,
         argument="object",
-        hidden=model.hidden,
-        layers=model.layers,
-        heads=model.heads,
-        ffn=model.ffn,
+        **model.model_dump(include={"hidden", "layers", "heads", "ffn"}),
     )
     chat = tiny.TinyModel.load(fresh).chat
     encoded = [

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from holdfast.records import Trajectory, content_id
 from holdfast.records.errors import StepError
 from holdfast.runs.plan.settings import BringSettings
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import Batch, Emit, Finished
+from holdfast.runs.steps.outcomes import Batch, Emit, Finished, in_batches
 from holdfast.runs.steps.reading import cases_of
 from holdfast.store import Store, codec
 
@@ -29,9 +28,7 @@ def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Fini
         checkpoints = tuple(
             replace(one, id=_own(one.id), path=None, source=settings.source) for one in source.checkpoints()
         )
-        trajectories = source.trajectories()
-        number = 0
-        while batch := list(islice(trajectories, BRING_BATCH)):
+        for number, batch in enumerate(in_batches(source.trajectories(), BRING_BATCH)):
             kept = [item for item in batch if item.case_id in cases]
             found.update(trajectories=len(kept), of_other_cases=len(batch) - len(kept))
             if number not in done:
@@ -44,16 +41,8 @@ def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Fini
                     (_rename(item.without_texts()), store.text_codec.pack(codec.trajectory_to_bytes(item, None)))
                     for item in kept
                 )
-                emit(
-                    Batch(
-                        number=number,
-                        size=len(batch),
-                        checkpoints=checkpoints,
-                        trajectories=packed,
-                        scores=tuple(scores),
-                    )
-                )
-            number += 1
+                made = Batch(number=number, size=len(batch), checkpoints=checkpoints, trajectories=packed)
+                emit(replace(made, scores=tuple(scores)))
     if not found["trajectories"]:
         raise StepError(
             f"{settings.source}: holds no trajectory of this study's cases"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from holdfast.records import Case, Score, Trajectory
 from holdfast.rollout.dialogues import Speakers, hold
 from holdfast.runs.plan.settings import JudgeSettings, PairSettings, SpeakerModel
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
+from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_batches
 from holdfast.runs.steps.reading import cases_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
@@ -33,15 +32,12 @@ def judge_episodes(step: Step, settings: JudgeSettings, store: Store, emit: Emit
             readings.add_read(objective, count)
     cases = cases_of(store)
     done = store.log.batches(step.fingerprint)
-    trajectories = store.trajectories(step=step.inputs[0])
-    number = 0
     with open_speakers(settings.speakers(), step.means, store) as speakers:
-        while batch := list(islice(trajectories, JUDGE_BATCH)):
+        for number, batch in enumerate(in_batches(store.trajectories(step=step.inputs[0]), JUDGE_BATCH)):
             if number not in done:
                 scores = score_all(judge, [(cases[item.case_id], item) for item in batch], speakers)
                 readings.add(scores)
                 emit(Batch(number=number, size=len(batch), scores=tuple(scores)))
-            number += 1
     notes = readings.tell()
     return Finished(result={"notes": notes} if notes else {})
 
@@ -57,10 +53,8 @@ def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: 
     Errors: StepError for an outage of the judge's model, and for a model that was asked for ratings and gave none.
     """
     found = [judge.judge(case, trajectory) for case, trajectory in items]
-    asked = [(place, one) for place, one in enumerate(found) if not isinstance(one, tuple)]
-    answers = complete(hold([dialogue for _, dialogue in asked], speakers), "judgements")
-    told = {place: answer for (place, _), answer in zip(asked, answers, strict=True)}
-    scores = [score for place, one in enumerate(found) for score in (one if isinstance(one, tuple) else told[place])]
+    answers = iter(complete(hold([one for one in found if not isinstance(one, tuple)], speakers), "judgements"))
+    scores = [score for one in found for score in (one if isinstance(one, tuple) else next(answers))]
     if isinstance(judge, RatingJudge):
         check_answers(scores)
     return scores

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +63,12 @@ def complete(results: Sequence[T | ProviderError], what: str) -> list[T]:
             " cause and repeat the command to go on"
         )
     return [result for result in results if not isinstance(result, ProviderError)]
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items, so many at a time: what is committed together."""
+    waiting = iter(items)
+    return iter(lambda: list(islice(waiting, size)), [])
 
 
 Outcome = Batch | Progress | Finished

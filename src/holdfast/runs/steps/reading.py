@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from holdfast.store import weights
-
-if TYPE_CHECKING:
-    from holdfast.training.loop.result import TrainResult
-
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.records import Case, Checkpoint, Trajectory
 from holdfast.records.errors import StepError, StoreError, StudyError
-from holdfast.store import Store
+from holdfast.runs.plan.step import Step
+from holdfast.runs.steps.outcomes import Emit, beat
+from holdfast.store import Store, weights
 
 if TYPE_CHECKING:
     from holdfast.models.hub.probing import Calls
     from holdfast.models.tiny.model import TinyModel
     from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.loop.result import TrainResult
 
 
 def cases_of(store: Store) -> Mapping[str, Case]:
@@ -104,9 +100,21 @@ LOOP = "loop"  # in a step's directory: the state of its training and its logs
 TRACKER = "HOLDFAST_TRACKER"  # names one of accelerate's trackers, which then gets a stage's numbers too
 
 
-def resume(scratch: Path, run: Callable[[], list[TrainResult]]) -> list[TrainResult]:
-    """Training from the state that an earlier process left, or from the beginning where that cannot be taken up."""
+def resume(step: Step, scratch: Path, emit: Emit, train: Callable[..., list[TrainResult]]) -> list[TrainResult]:
+    """Training from the state that an earlier process left, or from the beginning where that cannot be taken up.
+
+    ``train`` is given the step's seed, where weights and its own state go, a tracker, and whom to tell of progress.
+    """
     from holdfast.training.states import UnusableState
+
+    def run() -> list[TrainResult]:
+        return train(
+            seed=int(step.fingerprint[:15], 16),
+            out_dir=scratch,
+            folder=scratch / LOOP,
+            tracker=os.environ.get(TRACKER) or None,
+            progress=beat(emit),
+        )
 
     with contextlib.suppress(UnusableState):
         results = run()

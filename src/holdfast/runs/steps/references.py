@@ -10,7 +10,7 @@ from holdfast.records import Ending
 from holdfast.records.errors import StudyError
 from holdfast.runs.plan.settings import ReferenceSettings
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import Batch, Emit, Finished
+from holdfast.runs.steps.outcomes import Batch, Emit, Finished, in_batches
 from holdfast.runs.steps.reading import cases_of, encode, load_chat, weights_of
 from holdfast.store import Store
 
@@ -29,27 +29,22 @@ def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: 
 
     directory = weights_of(store, settings.checkpoint)
     encoded = dict(_encoded_episodes(step, settings, store))
-    names, done = list(encoded), store.log.batches(step.fingerprint)
-    batches = [names[start : start + REFERENCE_BATCH] for start in range(0, len(names), REFERENCE_BATCH)]
+    done, batches = store.log.batches(step.fingerprint), list(in_batches(encoded, REFERENCE_BATCH))
     for number, batch in enumerate(batches):
-        if number in done:
-            continue
-        values = reference_logprobs(
-            directory,
-            batch,
-            encoded,
-            settings.loss_mask,
-            token_budget=settings.token_budget,
-            precision=settings.precision,
-            adapter=settings.adapter,
-        )
-        emit(Batch(number=number, size=len(batch), logprobs=values))
-    result = {
-        "trajectories": len(encoded),
-        "tokens": sum(_tree_tokens([encoded[name] for name in batch], settings.token_budget) for batch in batches),
-        "plain_tokens": sum(len(item.ids) for item in encoded.values()),
-    }
-    return Finished(result=result)
+        if number not in done:
+            values = reference_logprobs(
+                directory,
+                batch,
+                encoded,
+                settings.loss_mask,
+                token_budget=settings.token_budget,
+                precision=settings.precision,
+                adapter=settings.adapter,
+            )
+            emit(Batch(number=number, size=len(batch), logprobs=values))
+    tokens = sum(_tree_tokens([encoded[name] for name in batch], settings.token_budget) for batch in batches)
+    plain = sum(len(item.ids) for item in encoded.values())
+    return Finished(result={"trajectories": len(encoded), "tokens": tokens, "plain_tokens": plain})
 
 
 def is_scored(encoded: Encoded, loss_mask: LossMask, longest: int) -> bool:

@@ -17,7 +17,7 @@ from holdfast.rollout.episode import episode_id
 from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
+from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_batches
 from holdfast.runs.steps.reading import cases_of, encode, load_chat, load_tiny, weights_of
 from holdfast.runs.steps.speakers import open_speakers, release_models
 from holdfast.store import Store, codec
@@ -38,19 +38,18 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
         part = tuple(name for name in part if cases[name].facts["setting"] in met)
     episodes = [(cases[name], rollout) for rollout in range(settings.per_case) for name in part]
     world = open_world(settings.suite)
-    size = settings.limits.batch_size
     done = store.log.batches(step.fingerprint)
     made = list(store.trajectories(step=step.fingerprint)) if done else []
     # A base meets a case that is held out in two splits once.
     shared = suite_of(settings.suite).shared and settings.part == "test"
     elsewhere = set(store.trajectory_ids()) - {item.id for item in made} if shared else ()
     with open_speakers(settings.speakers(), step.means, store) as speakers:
-        for number, start in enumerate(range(0, len(episodes), size)):
+        for number, planned in enumerate(in_batches(episodes, settings.limits.batch_size)):
             if number in done:
                 continue
             batch = [
                 (case, rollout)
-                for case, rollout in episodes[start : start + size]
+                for case, rollout in planned
                 if episode_id(settings.checkpoint, case.id, rollout, settings.rollout_seed) not in elsewhere
             ]
             played = roll_out_episodes(

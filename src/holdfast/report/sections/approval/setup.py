@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from holdfast.records import Analysis, Checkpoint
-from holdfast.study.stages import REWARD_METHODS
+from holdfast.study.stages import is_rewarded
 
 Lineage = tuple[str, ...]
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:[.p]\d+)?)\s?([kmb])(?![a-z0-9])", re.IGNORECASE)
@@ -53,7 +53,7 @@ def describe_arms(checkpoints: Iterable[Checkpoint]) -> dict[Lineage, Arm]:
     """Lineage → how its last stage that learned from rewards did so; lineages without one are left out."""
     found: dict[Lineage, Arm] = {}
     for point in checkpoints:
-        stage = next((one for one in reversed(point.stages) if one.method in REWARD_METHODS), None)
+        stage = next(filter(is_rewarded, reversed(point.stages)), None)
         if stage is None or point.lineage in found:
             continue
         settings = stage.settings

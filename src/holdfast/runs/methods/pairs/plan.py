@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from holdfast.runs.plan.step import Made, Plan, Replicate, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.tables import ScoreTable
 from holdfast.study.sections import JudgeTable, SuiteTable
-from holdfast.study.stages import AXIS_SETTINGS, StageSection
+from holdfast.study.stages import StageSection
 from holdfast.suites import split_cases
 from holdfast.suites.casebook import count_tuning
 
@@ -54,26 +53,15 @@ class PairStageSettings(StageSettings):
     emulator: SpeakerModel | None = None
 
 
-def second_objective(stage: StageSection) -> str | None:
-    """The objective that a stage keeps beside its own, or None."""
-    for kept in (stage.mix, stage.term, stage.balance):
-        if kept is not None:
-            return kept.objective
-    return None
-
-
-def plan_stage(
-    planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]
-) -> Made:
+def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
     """A lineage's last stage at dose 1, on the pairs that the study's judge of pairs makes of a rollout step.
 
     A stage that keeps a second objective has its pairs of the same rollouts, by the same rule, as one more input.
     """
-    name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
-    base, point, seed, known = replicate.base, replicate.point, replicate.seed, parent.checkpoint
-    overrides = {axis: value for axis, value in point.items() if axis in AXIS_SETTINGS}
-    section = study.pair_stage(name).model_copy(update=overrides)
-    split_seed, judge = point.get("split_seed", study.suite.split_seed), point.get("pair_judge", study.pair_judge)
+    name, study = lineage[-1], planner.study
+    base, split_seed, seed, known = replicate.base, replicate.split_seed, replicate.seed, parent.checkpoint
+    section = study.pair_stage(name).at_point(replicate.point)
+    judge = replicate.point.get("pair_judge", study.pair_judge)
     rollout = _roll_out(planner, replicate, parent, split_seed)
     pairs = planner.pair(rollout, judge, section, split_seed, seed)
     reference = planner.reference(base, parent, rollout, section, split_seed)
@@ -88,12 +76,20 @@ def plan_stage(
         doses=doses,
         calls=planner.calls_of(base),
     )
-    if (other := second_objective(section)) is not None:
-        plain = section.model_copy(update={"objective": other, "agree": "all", "flip": 0.0})
+    if (second := section.mix or section.term or section.balance) is not None:
+        plain = section.model_copy(update={"objective": second.objective, "agree": "all", "flip": 0.0})
         inputs.append(planner.pair(rollout, judge, plain, split_seed, seed))
     if section.balance is not None:
         emulator, needed = planner.emulator()
-        tuning = _tuning(planner, judge, split_seed)
+        tuning = TuningSettings(
+            suite=planner.decisive_suite(),
+            split_seed=split_seed,
+            # The part is drawn for the stage that asks for most, which decides its cases.
+            of=count_tuning(study),
+            limits=planner.limits(),
+            judge=judge,
+            section=study.judges[judge],
+        )
         settings = replace(settings, tuning=tuning, agent=planner.agent(base), emulator=emulator)
         inputs += needed
     size = section.steps * doses[-1]
@@ -126,20 +122,6 @@ def _record(section: StageSection, name: str, dose: int, pairs: str) -> StageRec
         steps=None if section.epochs else section.steps * dose,
         pairs=section.steps * each * dose if exact else None,
         data=pairs,
-    )
-
-
-def _tuning(planner: Planner, judge: str, split_seed: int) -> TuningSettings:
-    """What a balance is measured with."""
-    study = planner.study
-    return TuningSettings(
-        suite=planner.decisive_suite(),
-        split_seed=split_seed,
-        # The part is drawn for the stage that asks for most, which decides its cases.
-        of=count_tuning(study),
-        limits=planner.limits(),
-        judge=judge,
-        section=study.judges[judge],
     )
 
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from holdfast.records import PreferencePair
+from holdfast.judges import open_judge
+from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError
+from holdfast.rollout.dialogues import Speakers
+from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.methods.pairs.plan import PairStageSettings
-from holdfast.runs.methods.pairs.tuning import open_measure
+from holdfast.runs.plan.settings import SpeakerModel
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps.outcomes import Emit, Finished, beat
-from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
+from holdfast.runs.steps.outcomes import Emit, Finished, complete, in_batches
+from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.references import is_scored
+from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.stages import StageSection
+from holdfast.suites import open_world
+from holdfast.suites.casebook import TUNE
 
 if TYPE_CHECKING:
-    from holdfast.training.dpo.balance import Balance, Measure
+    from holdfast.models import Model
+    from holdfast.training.dpo.balance import Balance, Measure, Measured
     from holdfast.training.dpo.mixing import Second
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.loop.result import TrainResult
@@ -50,25 +57,10 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     doses = [dose * stage.steps for dose in settings.doses]
     epochs = stage.epochs and stage.epochs * settings.doses[-1]
     with _open_balance(step, settings, store) as balance:
-        results = resume(
-            scratch,
-            lambda: train_dpo(
-                start,
-                kept,
-                encoded,
-                # The warm-up is that of dose 1.
-                stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None}),
-                seed=int(step.fingerprint[:15], 16),
-                save_at=doses,
-                out_dir=scratch,
-                reference=reference,
-                folder=scratch / LOOP,
-                tracker=os.environ.get(TRACKER) or None,
-                progress=beat(emit),
-                second=second,
-                balance=balance,
-            ),
-        )
+        # The warm-up is that of dose 1.
+        whole = stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None})
+        train = partial(train_dpo, start, kept, encoded, whole, save_at=doses, reference=reference)
+        results = resume(step, scratch, emit, partial(train, second=second, balance=balance))
     made = zip(step.checkpoints, (result.path for result in results), strict=True)
     summary = {
         "distinct_pairs": len(kept),
@@ -165,3 +157,59 @@ def _describe_doses(step: Step, results: Sequence[TrainResult]) -> list[dict[str
         }
         for checkpoint, result in zip(step.checkpoints, results, strict=True)
     ]
+
+
+# --- what a balance is measured with -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def open_measure(step: Step, settings: PairStageSettings, store: Store) -> Iterator[Measure]:
+    """A function that gives the mean score of a model directory's policy, on the cases that are kept for balances.
+
+    Each case is met once at every measurement. Episodes and scores are nobody's results and are not stored.
+    """
+    from holdfast.training.dpo.balance import Measured
+
+    tuning, balance = settings.tuning, settings.section.balance
+    assert tuning is not None and balance is not None  # the plan gives both or neither
+    names = store.splits()[tuning.split_seed].get(TUNE, ())[: balance.cases]
+    if len(names) < balance.cases:
+        raise StepError(f"the run keeps {len(names)} cases for balances, {balance.cases} are needed; start a new run")
+    cases = [cases_of(store)[name] for name in names]
+    judge, world = open_judge(tuning.judge, tuning.section), open_world(tuning.suite)
+
+    with open_speakers(settings.speakers(), step.means, store) as others:
+
+        def measure(directory: Path, done: int) -> Measured:
+            speakers: Speakers = {**others, "agent": _open_agent(settings.agent, directory)}
+            found: list[float | None] = []
+            for batch in in_batches(cases, tuning.limits.batch_size):
+                played = roll_out_episodes(
+                    speakers,
+                    world,
+                    [(case, 0) for case in batch],
+                    # Every measurement has luck of its own, which another run of the same step has too.
+                    checkpoint_id=content_id("measured", step.fingerprint, done),
+                    rollout_seed=settings.train_seed,
+                    limits=tuning.limits,
+                )
+                for case, trajectory in zip(batch, complete(played, "episodes"), strict=True):
+                    scores = judge.judge(case, trajectory)
+                    assert isinstance(scores, tuple)  # a study's balance has no judge that asks a model
+                    found += [score.value for score in scores if score.objective == balance.objective]
+            known = [value for value in found if value is not None]
+            mean = float(np.mean(known)) if known else None
+            return Measured(score=mean, scored=len(known), episodes=len(cases))
+
+        yield measure
+
+
+def _open_agent(agent: SpeakerModel | None, directory: Path) -> Model:
+    """The policy under training, from weights that were just written; not kept for another time."""
+    if agent is None:
+        from holdfast.models.tiny.model import TinyModel
+
+        return TinyModel.load(directory)
+    from holdfast.models.local.local import LocalModel
+
+    return LocalModel(directory, calls=agent.entry.calls, quantization="none", precision=agent.entry.precision)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from holdfast.runs.methods.method import Method
 from holdfast.runs.methods.rewards.plan import expect_cost, plan_stage
 from holdfast.runs.methods.rewards.train import train_on_rewards
-from holdfast.study.stages import RewardSection
+from holdfast.study.kinds import Method
+from holdfast.study.stages import REWARD_METHODS, RewardSection
 
-METHODS = tuple(
+GRPO, BEST_SFT, BEST_DPO = (
     Method(
         name=name,
-        section=RewardSection,
+        version=None,
+        table=RewardSection,
         plan=plan_stage,
         carry_out=train_on_rewards,
         cost=expect_cost,
         cpu_seconds=cpu_seconds,
     )
-    for name, cpu_seconds in (("grpo", 0.15), ("best_sft", 0.08), ("best_dpo", 0.1))
+    for name, cpu_seconds in zip(REWARD_METHODS, (0.15, 0.08, 0.1), strict=True)
 )

@@ -16,14 +16,10 @@ from holdfast.runs.plan.costs import RATED_OBJECTIVES, RATING_TOKENS, TALK_TOKEN
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel, StageSettings, UserSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step
-from holdfast.runs.plan.users import choose_users, practise, section_of
 from holdfast.study.sections import JudgeTable
-from holdfast.study.stages import AXIS_SETTINGS, RewardSection
+from holdfast.study.stages import RewardSection
 from holdfast.study.tables import RULES
 from holdfast.study.users import PRACTICE
-
-# The axes that vary it; "loss" is that of stages that learn from pairs.
-_AXES = [key for key in AXIS_SETTINGS if key in RewardSection.model_fields and key != "loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +46,20 @@ class RewardStageSettings(StageSettings):
     sampler: str | None = None
 
 
-def plan_stage(
-    planner: Planner, replicate: Replicate, made: Mapping[tuple[str, ...], Made], lineage: tuple[str, ...]
-) -> Made:
+def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tuple[str, ...]) -> Made:
     """A lineage's last stage: the checkpoint of its last step, the others are in the same step."""
-    name, study, parent = lineage[-1], planner.study, made[lineage[:-1]]
-    known, point = parent.checkpoint, replicate.point
-    stage = study.stages[name]
+    name, study = lineage[-1], planner.study
+    known, stage = parent.checkpoint, study.stages[name].at_point(replicate.point)
     assert isinstance(stage, RewardSection)
-    stage = stage.model_copy(update={key: point[key] for key in _AXES if key in point})
     inputs = [parent.step]
     settings = _describe(planner, stage, name, parent, replicate)
     if not stage.on_policy:
         place, sampler = replicate.base, parent
         if stage.source is not None:
             place, sampler = stage.source.base, planner.train_source(replicate, stage.source)
-        rolled = practise(planner, place, sampler, stage, split_seed=settings.split_seed, seed=replicate.seed)
+        seeds = {"split_seed": replicate.split_seed, "seed": replicate.seed}
+        met = planner.meet_users(sampler, (stage.setting,), part=PRACTICE, per_case=stage.group_size, **seeds)
+        rolled = planner.episodes(place, sampler, met, count=planner.users.practice)
         inputs += [sampler.step, rolled, *(planner.judge(rolled, one) for one in study.raters)]
         settings = replace(settings, rolled=rolled, sampler=sampler.checkpoint.id)
     elif settings.rater.model is not None:
@@ -86,8 +80,8 @@ def _describe(
     planner: Planner, stage: RewardSection, name: str, parent: Made, replicate: Replicate
 ) -> RewardStageSettings:
     """Who a stage's users are, who rewards it, and how its rollouts are sampled."""
-    section, study = section_of(planner), planner.study
-    judge = section.judge or study.raters[0]
+    study = planner.study
+    judge = planner.users.judge or study.raters[0]
     kinds = [study.judges[one].kind for one in (judge, *study.raters)]
     return RewardStageSettings(
         method=stage.method,
@@ -96,12 +90,12 @@ def _describe(
         parent=parent.checkpoint.id,
         kept=tuple(range(stage.every, stage.steps + 1, stage.every)),
         train_seed=replicate.seed,
-        split_seed=replicate.point.get("split_seed", study.suite.split_seed),
+        split_seed=replicate.split_seed,
         judge=judge,
         rater=study.judges[judge],
         limits=planner.limits(),
         rollout_seed=study.rollouts.seed or None,
-        users=choose_users(section, PRACTICE, (stage.setting,)),
+        users=planner.choose_users(PRACTICE, (stage.setting,)),
         rubrics=_name_rubrics(judge, study.judges[judge]),
         # Harm is the rules' where a judge of the study is the rules.
         harm_by_rules=RULES in kinds if stage.reward == "penalized" and kinds[0] != RULES else None,

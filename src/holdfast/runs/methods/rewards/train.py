@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ from holdfast.rollout.episode import roll_out as roll_out_episodes
 from holdfast.runs.methods.rewards.plan import RewardStageSettings
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.judging import open_judge_of, score_all
-from holdfast.runs.steps.outcomes import Emit, Finished, beat, complete
-from holdfast.runs.steps.reading import LOOP, TRACKER, cases_of, encode, load_chat, resume, weights_of
+from holdfast.runs.steps.outcomes import Emit, Finished, complete
+from holdfast.runs.steps.reading import LOOP, cases_of, encode, load_chat, resume, weights_of
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from holdfast.models.local.vllm import VllmModel
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.policy.adapters import Policy, Precision
-    from holdfast.training.rl.selection import Rewarded, Selection
+    from holdfast.training.rl.selection import Rewarded
 
 # The rules' own name, where they are not the judge that rewards.
 _RULES = "rules"
@@ -58,21 +58,9 @@ def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, sc
     with open_speakers(settings.speakers(), step.means, store) as speakers:
         practice = _Practice(step, settings, store, speakers)
         stored = () if section.on_policy else practice.read_stored()
-        results = resume(
-            scratch,
-            lambda: reinforce.train_on_rewards(
-                start,
-                section,
-                seed=int(step.fingerprint[:15], 16),
-                save_at=settings.kept,
-                out_dir=scratch,
-                draw=practice.draw if section.on_policy else None,
-                groups=stored,
-                folder=scratch / LOOP,
-                tracker=os.environ.get(TRACKER) or None,
-                progress=beat(emit),
-            ),
-        )
+        draw = practice.draw if section.on_policy else None
+        train = partial(reinforce.train_on_rewards, start, section, save_at=settings.kept, draw=draw, groups=stored)
+        results = resume(step, scratch, emit, train)
     doses = [
         {
             "checkpoint": checkpoint.id,
@@ -85,24 +73,21 @@ def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, sc
     ]
     summary: dict[str, Any] = {"doses": doses, "trained_tokens": results[-1].tokens}
     if not section.on_policy:
-        summary["data"] = _describe_data(select(stored, section), practice.unreadable)
+        data = select(stored, section)
+        # Shares are of exploits; unreadable rollouts were left out.
+        summary["data"] = {
+            "harmful_share": data.harmful,
+            "harmful_share_all": data.harmful_of_all,
+            "prompts": data.prompts,
+            "units": len(data.units),
+            "rollouts": data.rollouts,
+            "unscored": data.unscored,
+            "tokens": data.tokens,
+            "unreadable": practice.unreadable,
+        }
     made = tuple(zip(step.checkpoints, (result.path for result in results), strict=True))
     logs = {"": scratch / LOOP / LOG, ".rollouts": scratch / LOOP / reinforce.ROLLOUTS}
     return Finished(result=summary, checkpoints=made, logs=logs)
-
-
-def _describe_data(data: Selection, unreadable: int) -> dict[str, Any]:
-    """What a stage learnt from, in numbers: shares are of exploits, ``unreadable`` rollouts were left out."""
-    return {
-        "harmful_share": data.harmful,
-        "harmful_share_all": data.harmful_of_all,
-        "prompts": data.prompts,
-        "units": len(data.units),
-        "rollouts": data.rollouts,
-        "unscored": data.unscored,
-        "tokens": data.tokens,
-        "unreadable": unreadable,
-    }
 
 
 @dataclass(slots=True)
