@@ -22,7 +22,7 @@ from holdfast.records.errors import HoldfastError, StoreError, StudyError
 from holdfast.runs.rescoring import rescore
 from holdfast.runs.steps.reading import weights_of as directory_of
 from holdfast.store import Store
-from holdfast.study.addresses import require_weights
+from holdfast.study.noted import require_weights
 
 Captured = pytest.CaptureFixture[str]
 DECLARED = ("--score", "safety=+safety[0,3]")

@@ -20,8 +20,9 @@ from holdfast.models.tiny.model import TinyModel
 from holdfast.records import Case, Ending, Trajectory
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs.build import build
+from holdfast.runs.plan.settings import ReferenceSettings
 from holdfast.runs.plan.step import Step
-from holdfast.runs.steps import reading, references
+from holdfast.runs.steps import reading
 from holdfast.runs.steps.outcomes import Batch, Finished, Outcome
 from holdfast.runs.work import carry_out
 from holdfast.store import DATABASE, Store, weights
@@ -84,7 +85,7 @@ def test_a_reference_has_every_finished_trajectory_as_the_model_scores_it(smoke_
 
 def test_a_reference_goes_on_after_its_last_committed_batch(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = steps_of_kind("reference")[1]
-    monkeypatch.setattr(references, "REFERENCE_BATCH", 30)
+    monkeypatch.setattr(ReferenceSettings, "batch", 30)
     with Store(own_run, writable=True) as store:
         store._db.execute("DELETE FROM batches WHERE fingerprint = ?", (step.fingerprint,))
     first = outcomes_of(step, own_run)

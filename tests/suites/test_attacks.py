@@ -26,8 +26,7 @@ from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.emulated import EmulatedWorld
 from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.runs.build import build
-from holdfast.study.conditions import AttackSection
-from holdfast.study.sections import SuiteSection
+from holdfast.study.sections import AttackSection, SuiteSection
 from holdfast.study.study import Study
 from holdfast.suites import attacks, is_harmless, split_cases
 from holdfast.suites.attacks import FORMS, apply, attack_cases, forms_for, is_hazardous

@@ -12,8 +12,7 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Message, ToolCall
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
-from holdfast.study.conditions import ProbeSection
-from holdfast.study.sections import JudgeSection, SuiteSection
+from holdfast.study.sections import JudgeSection, ProbeSection, SuiteSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite, open_world, probes, split_cases
 from holdfast.suites.casebook import collect_cases, count_cases

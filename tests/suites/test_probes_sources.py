@@ -13,7 +13,7 @@ import pytest
 
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.runs.readiness import look_around
-from holdfast.study.conditions import ProbeSection
+from holdfast.study.sections import ProbeSection
 from holdfast.study.study import Study
 from holdfast.suites import probes
 from holdfast.suites.casebook import collect_cases, count_cases

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from builders.probe_samples import count_labels, share, teach
 
-from holdfast.study.conditions import ProbeSection
+from holdfast.study.sections import ProbeSection
 from holdfast.suites import office, probes
 from holdfast.suites.probes import generated
 

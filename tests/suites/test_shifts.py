@@ -15,8 +15,7 @@ from holdfast.analysis.pressure.variants import read_source
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Checkpoint, Message
 from holdfast.records.errors import StudyError
-from holdfast.study.conditions import ShiftSection
-from holdfast.study.sections import SuiteSection
+from holdfast.study.sections import ShiftSection, SuiteSection
 from holdfast.suites import office as office_suite
 from holdfast.suites import split_cases
 from holdfast.suites.attacks import SHIFTS, is_hazardous, kinds_for, shift, shift_cases

@@ -10,7 +10,7 @@ from holdfast.runs.methods.merges import plan_merge
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
-from holdfast.study.conditions import PartSection, ProbeSection
+from holdfast.study.sections import PartSection, ProbeSection
 from holdfast.study.stages import is_midway, is_rewarded
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
@@ -49,14 +49,14 @@ def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:
 def _evaluate(planner: Planner, base: str, made: Made, split_seed: int) -> list[str]:
     """Held-out episodes of a checkpoint, judged by every judge; the same cases for every checkpoint."""
     study, checkpoint = planner.study, made.checkpoint
-    if is_midway(checkpoint):
-        # On its way a stage that learns from rewards is met by its own users alone.
-        return _evaluate_approval(planner, base, made, split_seed)
-    found: list[str] = []
-    if planner.suite.has_cases:
+    # On its way a stage that learns from rewards is met by its own users alone.
+    midway, found = is_midway(checkpoint), list[str]()
+    if planner.suite.has_cases and not midway:
         rollout = planner.rollout(base, made, "test", split_seed, 0)
         found += [planner.judge(rollout, judge) for judge in study.readers]
     found += _evaluate_approval(planner, base, made, split_seed)
+    if midway:
+        return found
     for part, kind in PARTS.items():
         section: PartSection | None = getattr(study, kind.key)
         if section is None or part == APPROVAL or not _meets(section, checkpoint):

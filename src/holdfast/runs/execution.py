@@ -19,7 +19,7 @@ from holdfast.runs.forecast import expected_seconds
 from holdfast.runs.plan.settings import JudgeSettings, RolloutSettings
 from holdfast.runs.plan.step import Plan, Step
 from holdfast.runs.steps.outcomes import Batch, Finished, Progress
-from holdfast.runs.work import batch_size, carry_out
+from holdfast.runs.work import carry_out
 from holdfast.store import Store, weights
 from holdfast.store.database import PRIVATE_DIRECTORY, PRIVATE_FILE
 from holdfast.store.places import LOGS
@@ -74,21 +74,22 @@ class _Execution:
         self.waiting.remove(step)
         with self.store.transaction():
             self.store.log.begin(step.fingerprint, step.kind, step.name)
-        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch_size(step.settings))
+        settings = step.settings
+        batch = settings.limits.batch_size if isinstance(settings, RolloutSettings) else settings.batch
+        done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch)
         self.running[step.fingerprint] = (step, time.monotonic(), done)
         engine.submit(step)
 
     def deliver(self, fingerprint: str, outcome: Any) -> None:
         """Take one outcome of a running step: commit it, and tell the listener."""
         step, started, done = self.running[fingerprint]
-        if isinstance(outcome, Batch):
-            self._commit(step, outcome)
-            self.running[fingerprint] = (step, started, done + outcome.size)
-            self._tell(step, "running")
-        elif isinstance(outcome, Progress):
-            if outcome.size is not None:
-                step = replace(step, size=outcome.size)
-            self.running[fingerprint] = (step, started, outcome.done)
+        if isinstance(outcome, Batch | Progress):
+            if isinstance(outcome, Batch):
+                self._commit(step, outcome)
+                done += outcome.size
+            else:
+                step, done = replace(step, size=outcome.size or step.size), outcome.done
+            self.running[fingerprint] = (step, started, done)
             self._tell(step, "running")
         elif isinstance(outcome, Finished):
             self._finish(step, outcome)

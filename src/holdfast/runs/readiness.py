@@ -6,6 +6,7 @@ ones the headers alone.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -20,10 +21,9 @@ from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
-from holdfast.study.conditions import ProbeSection
 from holdfast.study.kinds import suite_of
-from holdfast.study.sections import SuiteSection
-from holdfast.study.stages import RewardSection, StageTable, TrainingSection
+from holdfast.study.sections import ProbeSection, SuiteSection
+from holdfast.study.stages import RewardSection, TrainingSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite
 from holdfast.suites.probes import describe_terms
@@ -138,7 +138,9 @@ def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str
             from holdfast.training.policy.adapters import check_source
 
             check_source(place, download=False)
-            if any(_learns_from_messages(study.stages[stage]) for stage in stages):
+            trained = [one for name in stages if isinstance(one := study.stages[name], TrainingSection)]
+            # Others learn from the tokens of what they sample themselves.
+            if any(not (isinstance(one, RewardSection) and one.on_policy) for one in trained):
                 _check_chat(study, place, entry)
     except (StudyError, StoreError, MissingExtra) as error:
         yield f"model {name}: {error}"
@@ -179,11 +181,6 @@ def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
         check_values(place)
 
 
-def _learns_from_messages(stage: StageTable) -> bool:
-    """Whether a stage learns from stored conversations, not from the tokens of what it samples itself."""
-    return isinstance(stage, TrainingSection) and not (isinstance(stage, RewardSection) and stage.on_policy)
-
-
 def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
     """Raises StudyError for a chat format in which this study's episodes cannot be trained on as they are sampled."""
     from holdfast.models.hub.chat import HubChat
@@ -207,20 +204,13 @@ def _describe(study: Study, name: str, entry: ModelEntry) -> str:
         endpoint = study.endpoint(name)
         key = f"key from {endpoint.key_env}" if endpoint.key_env else "the provider's own key"
         return f"{entry.name} at {endpoint.base_url or 'its provider'}, {key}"
-    base = _adapted_base(entry)
-    told = f"{entry.name}, a LoRA adapter on {base}" if base else entry.name
-    return f"{told}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
-
-
-def _adapted_base(entry: ModelEntry) -> Path | None:
-    """The base of an adapter that PEFT wrote: its name alone does not tell which directory that is."""
     from holdfast.models.directories.peft import is_peft, read_peft
 
-    place = Path(entry.name).expanduser()
-    try:
-        return read_peft(place, download=False).base if is_peft(place) else None
-    except StudyError:
-        return None
+    told, place = entry.name, Path(entry.name).expanduser()
+    with contextlib.suppress(StudyError):
+        if is_peft(place) and (base := read_peft(place, download=False).base):
+            told += f", a LoRA adapter on {base}"  # its name alone does not tell which directory that is
+    return f"{told}, in this process ({'vLLM' if entry.kind == 'vllm' else 'transformers'})"
 
 
 def _bytes_needed(plan: Plan) -> int:

@@ -22,9 +22,8 @@ from holdfast.runs.steps.judging import open_judge_of, score_all
 from holdfast.runs.steps.outcomes import in_batches
 from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import DATABASE, Store
-from holdfast.study.addresses import check_opened, choose_endpoints
 from holdfast.study.kinds import named_in, rates_users
-from holdfast.study.noted import read_noted
+from holdfast.study.noted import check_opened, choose_endpoints, read_noted
 from holdfast.study.sections import JudgeTable
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, PRACTICE
@@ -117,7 +116,18 @@ def find_judge(
     """
     study = _find_judges(name, file, store, trusted)
     with _naming(file, name):
-        return _open_found(name, study, budget)
+        section, speaker, endpoints = study.judges[name], None, {}
+        study.check_prices((budget or {}).get("max_cost"))
+        if section.model is not None:
+            entry = study.entry(section.model)
+            if entry.kind in ("tiny", "random"):
+                raise StudyError(
+                    f"judges.{name}.model is made by a study; judge with it there, or give a model's directory"
+                )
+            speaker = SpeakerModel(model=section.model, entry=entry)
+            endpoints = {section.model: study.endpoint(section.model)}
+        means = Means(endpoints=endpoints, budget=dict(budget or {}))
+        return FoundJudge(judge=open_judge_of(name, section, speaker), section=section, speaker=speaker, means=means)
 
 
 def find_waiting(store: Store, asked: FoundJudge, ids: Sequence[str]) -> list[str]:
@@ -172,7 +182,11 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
     used = [wanted] if isinstance(wanted, str) else []
     # Who writes PROVIDER/NAME means that, whatever the run calls so.
     asks_run = judges[name] is own.get(name) or not any("/" in one for one in used)
-    raw |= _models_asked(asked, used) if asks_run else {}
+    if asks_run:
+        models, model = asked.get("models") or {}, asked.get("model") or {}
+        raw["models"] = {one: models[one] for one in used if one in models}
+        if bases := [one for one in used if one in model.get("bases", ())]:
+            raw["model"] = {**model, "bases": bases}  # in this process
     if store is not None and asks_run:
         check_opened({one: raw["models"][one] for one in raw["models"].keys() - given.get("models", {}).keys()}, store)
     raw["models"] = {**raw.get("models", {}), **given.get("models", {})}
@@ -182,16 +196,6 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
         raw |= {"suite": {"name": APPROVAL}, "approval": {"settings": {"users": {}}}}
     with _naming(file, name):
         return Study.model_validate(raw)
-
-
-def _models_asked(asked: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
-    """What a run's study says of the models ``used``: their entries, and which of them are bases in this process."""
-    models, model = asked.get("models") or {}, asked.get("model") or {}
-    bases = [one for one in used if one in model.get("bases", ())]
-    return {
-        "models": {one: models[one] for one in used if one in models},
-        **({"model": {**model, "bases": bases}} if bases else {}),
-    }
 
 
 def read_judges(file: Path) -> dict[str, dict[str, Any]]:
@@ -204,21 +208,6 @@ def read_judges(file: Path) -> dict[str, dict[str, Any]]:
             raise StudyError(f"{file}: {key} is no table; write [{key}.NAME]")
     allow(named_in(found))
     return found
-
-
-def _open_found(name: str, study: Study, budget: Budget | None) -> FoundJudge:
-    section, speaker, endpoints = study.judges[name], None, {}
-    study.check_prices((budget or {}).get("max_cost"))
-    if section.model is not None:
-        entry = study.entry(section.model)
-        if entry.kind in ("tiny", "random"):
-            raise StudyError(
-                f"judges.{name}.model is made by a study; judge with it there, or give a model's directory"
-            )
-        speaker = SpeakerModel(model=section.model, entry=entry)
-        endpoints = {section.model: study.endpoint(section.model)}
-    means = Means(endpoints=endpoints, budget=dict(budget or {}))
-    return FoundJudge(judge=open_judge_of(name, section, speaker), section=section, speaker=speaker, means=means)
 
 
 def try_canaries(

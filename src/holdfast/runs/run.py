@@ -31,7 +31,7 @@ from holdfast.store.database import PRIVATE_FILE
 from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
 from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
 from holdfast.store.rows import score_rows
-from holdfast.store.steplog import PLAN_KEY, StepStatus
+from holdfast.store.steplog import PLAN_KEY
 from holdfast.study.kinds import JUDGES, kind_of
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys, load
@@ -74,12 +74,18 @@ def _open_for(study: Study, output: Path) -> Store:
         raise StudyError(problems[0])
     store = Store.open_or_create(output)
     try:
-        noted = store.meta(STUDY_KEY)
+        noted, changes = store.meta(STUDY_KEY), list[str]()
         if noted is None:
             if store.counts()["cases"] and store.meta(FORKED_KEY) is None:
                 raise StudyError(f"{output}: holds an imported run, not a study; choose another output")
             prepare(study, store)
-        elif changes := changed_keys(_settings_now(noted), json.loads(json.dumps(study.settings()))):
+        else:
+            settings: dict[str, Any] = json.loads(noted)
+            # As this version writes them: a key that is new has its default.
+            with contextlib.suppress(StudyError):
+                settings = json.loads(json.dumps(Study.model_validate(settings).settings()))
+            changes = changed_keys(settings, json.loads(json.dumps(study.settings())))
+        if changes:
             shown = "; ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
             raise StudyError(
                 f"{output}: was made by a different study: {shown}. Choose another output,"
@@ -89,14 +95,6 @@ def _open_for(study: Study, output: Path) -> Store:
         store.close()
         raise
     return store
-
-
-def _settings_now(noted: str) -> dict[str, Any]:
-    """The settings that a run was made with, as this version writes them: a key that is new has its default."""
-    settings: dict[str, Any] = json.loads(noted)
-    with contextlib.suppress(StudyError):
-        settings = json.loads(json.dumps(Study.model_validate(settings).settings()))
-    return settings
 
 
 class Run:
@@ -134,8 +132,10 @@ class Run:
         """Carry out the analyze step, and keep its document beside the run's database; again where it has changed."""
         path = self.path / ANALYSIS_FILE
         status = store.log.steps().get(step.fingerprint)
-        if status is not None and status.status == "done" and holds_analysis(self.path, status):
-            return
+        if status is not None and status.status == "done" and path.is_file():
+            noted = status.result.get("digest")  # earlier versions noted none
+            if noted in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+                return
         with store.transaction():
             store.log.begin(step.fingerprint, step.kind, step.name)
         started = time.process_time()
@@ -186,12 +186,6 @@ def _analyze(store: Store, draws: int) -> Analysis:
     from holdfast.analysis import analyze
 
     return analyze(store, draws=draws, measures=measures(store), notes=notes(store))
-
-
-def holds_analysis(run_path: Path, status: StepStatus) -> bool:
-    """Whether a run's analysis is there as its step wrote it; earlier versions did not note its digest."""
-    path, digest = run_path / ANALYSIS_FILE, status.result.get("digest")
-    return path.is_file() and digest in (None, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def notes(store: Store) -> tuple[str, ...]:

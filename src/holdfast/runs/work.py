@@ -21,7 +21,6 @@ from holdfast.runs.plan.settings import (
     RandomSettings,
     ReferenceSettings,
     RolloutSettings,
-    Settings,
     TeachSettings,
     TrainSettings,
 )
@@ -101,17 +100,3 @@ def _train_stage(step: Step, settings: TrainSettings, store: Store, scratch: Pat
                 " step's); mend the method"
             )
     return finished
-
-
-def batch_size(settings: Settings) -> int:
-    """How many units of a step are committed together; 0 where nothing is committed before its end."""
-    match settings:
-        case RolloutSettings():
-            return settings.limits.batch_size
-        case JudgeSettings():
-            return judging.JUDGE_BATCH
-        case ReferenceSettings():
-            return references.REFERENCE_BATCH
-        case BringSettings():
-            return bringing.BRING_BATCH
-    return 0

@@ -8,16 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator
 
 from holdfast.records import Checkpoint, StageRecord
-from holdfast.records.section import (
-    MOST,
-    CaseCount,
-    Natural,
-    Positive,
-    Rate,
-    Section,
-    Share,
-    Weight,
-)
+from holdfast.records.section import MOST, CaseCount, Natural, Positive, Rate, Section, Share, Weight
 
 AXIS_SETTINGS = ("beta", "learning_rate", "steps", "pairs_per_step", "warmup_steps", "lora_r", "loss")
 

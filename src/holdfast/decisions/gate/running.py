@@ -23,7 +23,7 @@ from holdfast.store import Store
 from holdfast.store.database import holds_tables
 from holdfast.store.places import STUDY_KEY
 from holdfast.store.weights import WEIGHTS, lend
-from holdfast.study.addresses import check_opened, choose_endpoints, require_weights
+from holdfast.study.noted import check_opened, choose_endpoints, require_weights
 from holdfast.study.study import Study
 
 FEWEST_DRAWS = 100  # a gate needs no resamples of the run's own analysis

@@ -27,9 +27,8 @@ from holdfast.runs.plan.settings import (
     UserSettings,
 )
 from holdfast.runs.plan.step import Made, Means, Replicate, Step
-from holdfast.study.conditions import PartSection
 from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
-from holdfast.study.sections import SuiteSection, SuiteTable
+from holdfast.study.sections import PartSection, SuiteSection, SuiteTable
 from holdfast.study.stages import SourceSection, StageSection
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, ApprovalSection

@@ -99,11 +99,15 @@ class UserSettings(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Record):
-    """All that a step's work needs besides its inputs. ``version`` is raised by hand when the work changes meaning."""
+    """All that a step's work needs besides its inputs. ``version`` is raised by hand when the work changes meaning.
+
+    ``batch`` counts the units that are committed together, by default none before the step's end.
+    """
 
     kind: ClassVar[Kind]
     version: ClassVar[int] = 1
     unit: ClassVar[str]
+    batch: ClassVar[int] = 0
 
     @property
     def work(self) -> str:
@@ -160,6 +164,7 @@ class JudgeSettings(Settings):
 
     kind = "judge"
     unit = "episodes"
+    batch = 400
     judge: str
     section: JudgeTable | None = None
     kind_version: int | str | None = None
@@ -225,6 +230,7 @@ class ReferenceSettings(Settings):
 
     kind = "reference"
     unit = "trajectories"
+    batch = 1000
     checkpoint: str
     loss_mask: Literal["agent", "completion"]
     precision: Literal["fp32", "bf16"]
@@ -241,6 +247,7 @@ class BringSettings(Settings):
 
     kind = "bring"
     unit = "run"
+    batch = 500
     source: str
     digest: str | None
 

@@ -14,8 +14,6 @@ from holdfast.runs.steps.outcomes import Batch, Emit, Finished, in_batches
 from holdfast.runs.steps.reading import cases_of
 from holdfast.store import Store, codec
 
-BRING_BATCH = 500
-
 
 def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Finished:
     """The source's trajectories of cases that this run has too, with their scores and checkpoints.
@@ -28,7 +26,7 @@ def bring(step: Step, settings: BringSettings, store: Store, emit: Emit) -> Fini
         checkpoints = tuple(
             replace(one, id=_own(one.id), path=None, source=settings.source) for one in source.checkpoints()
         )
-        for number, batch in enumerate(in_batches(source.trajectories(), BRING_BATCH)):
+        for number, batch in enumerate(in_batches(source.trajectories(), settings.batch)):
             kept = [item for item in batch if item.case_id in cases]
             found.update(trajectories=len(kept), of_other_cases=len(batch) - len(kept))
             if number not in done:

@@ -20,8 +20,6 @@ from holdfast.store import Store
 from holdfast.study.sections import JudgeTable
 from holdfast.training.pairs import flip_pairs
 
-JUDGE_BATCH = 400
-
 
 def judge_episodes(step: Step, settings: JudgeSettings, store: Store, emit: Emit) -> Finished:
     """Scores for one rollout step's trajectories, in batches; a judge that is not understood is told in the result."""
@@ -33,7 +31,7 @@ def judge_episodes(step: Step, settings: JudgeSettings, store: Store, emit: Emit
     cases = cases_of(store)
     done = store.log.batches(step.fingerprint)
     with open_speakers(settings.speakers(), step.means, store) as speakers:
-        for number, batch in enumerate(in_batches(store.trajectories(step=step.inputs[0]), JUDGE_BATCH)):
+        for number, batch in enumerate(in_batches(store.trajectories(step=step.inputs[0]), settings.batch)):
             if number not in done:
                 scores = score_all(judge, [(cases[item.case_id], item) for item in batch], speakers)
                 readings.add(scores)

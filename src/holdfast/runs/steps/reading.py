@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.records import Case, Checkpoint, Trajectory
+from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Emit, beat
@@ -56,19 +56,14 @@ def weights_of(store: Store, checkpoint_id: str) -> Path:
     Errors: StepError where the run's own is gone, StoreError where it holds other weights.
     """
     checkpoint = store.checkpoint(checkpoint_id)
-    if checkpoint.path is None and checkpoint.model is not None:
-        return _find_opened(checkpoint, checkpoint.model)
-    try:
-        return store.weights(checkpoint)
-    except StudyError as error:
-        raise StepError(str(error)) from error
-
-
-def _find_opened(checkpoint: Checkpoint, model: str) -> Path:
+    if checkpoint.path is not None or checkpoint.model is None:
+        try:
+            return store.weights(checkpoint)
+        except StudyError as error:
+            raise StepError(str(error)) from error
     from holdfast.models.hub import hub
 
-    name, revision = place_of(model)
-    directory = hub.resolve(name, revision)
+    directory = hub.resolve(*place_of(checkpoint.model))
     if checkpoint.digest is not None and hub.describe(directory)["digest"] != checkpoint.digest:
         raise StoreError(
             f"{directory}: holds other weights than {checkpoint.name} had when the run opened it (another digest); put"

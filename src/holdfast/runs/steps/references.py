@@ -17,8 +17,6 @@ from holdfast.store import Store
 if TYPE_CHECKING:
     from holdfast.training.encoding import Encoded, LossMask
 
-REFERENCE_BATCH = 1000
-
 
 def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: Emit) -> Finished:
     """The log-probability of every trajectory that can be learnt from, whoever asks for it.
@@ -29,7 +27,7 @@ def take_reference(step: Step, settings: ReferenceSettings, store: Store, emit: 
 
     directory = weights_of(store, settings.checkpoint)
     encoded = dict(_encoded_episodes(step, settings, store))
-    done, batches = store.log.batches(step.fingerprint), list(in_batches(encoded, REFERENCE_BATCH))
+    done, batches = store.log.batches(step.fingerprint), list(in_batches(encoded, settings.batch))
     for number, batch in enumerate(batches):
         if number not in done:
             values = reference_logprobs(

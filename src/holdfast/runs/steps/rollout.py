@@ -25,7 +25,7 @@ from holdfast.study.kinds import suite_of
 from holdfast.suites import open_world
 
 if TYPE_CHECKING:
-    from holdfast.training.encoding import Chat, Encoded
+    from holdfast.training.encoding import Encoded
     from holdfast.training.policy.adapters import Precision
 
 
@@ -68,15 +68,17 @@ def roll_out(step: Step, settings: RolloutSettings, store: Store, emit: Emit) ->
     # The order of a sum is part of its value: sorted by id it does not depend on where a run was interrupted.
     # A reply that could not be read is not kept token by token, so such an episode has no log-probability.
     # One episode a case is enough for a KL.
-    kept = (item for item in made if item.ending is Ending.FINISHED and item.rollout == 0)
+    kept = [item for item in made if item.ending is Ending.FINISHED and item.rollout == 0]
+    kept.sort(key=lambda item: item.id)
     found: dict[str, Any] = {}
     if settings.part == "test":
-        found = _measure(settings, store, sorted(kept, key=lambda item: item.id))
+        found = _measure(settings, store, kept)
     elif settings.own is not None:
-        own = [item for item in kept if cases[item.case_id].facts["setting"] == settings.own]
-        found = _measure(settings, store, sorted(own, key=lambda item: item.id))
+        found = _measure(settings, store, [one for one in kept if cases[one.case_id].facts["setting"] == settings.own])
         found["measures"] = {f"{settings.part}_{name}": value for name, value in found["measures"].items()}
-    return Finished(result={**found, **_count_endings(made)})
+    if broken := sum(item.ending is Ending.ERROR for item in made):  # by the infrastructure
+        found["broken_off"] = broken
+    return Finished(result=found)
 
 
 def _check_any_played(trajectories: Sequence[Trajectory]) -> None:
@@ -87,12 +89,6 @@ def _check_any_played(trajectories: Sequence[Trajectory]) -> None:
             f"all {len(trajectories)} episodes failed: {reason}; mend the model or its settings and repeat"
             " the command to go on, with another -o where the model did answer, for answers are kept"
         )
-
-
-def _count_endings(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """How episodes ended that the infrastructure broke off; empty where none was."""
-    broken = sum(item.ending is Ending.ERROR for item in trajectories)
-    return {"broken_off": broken} if broken else {}
 
 
 def _pack(store: Store, cases: Mapping[str, Case], trajectory: Trajectory) -> tuple[Trajectory, codec.Text]:
@@ -113,7 +109,10 @@ def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Traject
         return found
     entry = None if settings.agent is None else settings.agent.entry
     chat = load_chat(weights_of(store, checkpoint.id), "auto" if entry is None else entry.calls)
-    encoded = _encode_readable(chat, store, episodes)
+    encoded: dict[str, Encoded] = {}
+    for trajectory in episodes:
+        with contextlib.suppress(StudyError):  # what the chat format cannot write is left out
+            encoded[trajectory.id] = encode(chat, cases_of(store), trajectory)
     if len(encoded) < 2:
         return found
     found["measures"]["kl_episodes"] = len(encoded)
@@ -130,15 +129,6 @@ def _measure(settings: RolloutSettings, store: Store, episodes: Sequence[Traject
         gaps = own - given[reference]
         found["measures"][name] = float(gaps.mean())
         found["measures"][f"{name}_se"] = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    return found
-
-
-def _encode_readable(chat: Chat, store: Store, episodes: Sequence[Trajectory]) -> dict[str, Encoded]:
-    """Episodes as tokens by id, but for those that the chat format cannot write."""
-    found = {}
-    for trajectory in episodes:
-        with contextlib.suppress(StudyError):
-            found[trajectory.id] = encode(chat, cases_of(store), trajectory)
     return found
 
 

@@ -31,17 +31,11 @@ def open_speakers(
     with contextlib.ExitStack() as opened:
         ledger = None
         if any(one.entry.kind == "remote" for one in speakers.values()):
+            from holdfast.models.remote.ledger import Budget, Ledger
+
             place = store.path if store else opened.enter_context(scratch_directory())
-            ledger = opened.enter_context(_open_ledger(means, place))
+            ledger = opened.enter_context(contextlib.closing(Ledger(place / LEDGER, Budget(**means.budget))))
         yield {who: _open(one, means, store, ledger) for who, one in speakers.items()}
-
-
-@contextlib.contextmanager
-def _open_ledger(means: Means, run_path: Path) -> Iterator[Any]:
-    from holdfast.models.remote.ledger import Budget, Ledger
-
-    with contextlib.closing(Ledger(run_path / LEDGER, Budget(**means.budget))) as ledger:
-        yield ledger
 
 
 def _open(speaker: SpeakerModel, means: Means, store: Store | None, ledger: Any) -> Model | RemoteModel:

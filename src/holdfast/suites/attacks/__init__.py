@@ -21,7 +21,7 @@ from typing import Any
 from holdfast.records import Case, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.section import MOST_CASES
-from holdfast.study.conditions import AttackSection, ShiftSection
+from holdfast.study.sections import AttackSection, ShiftSection
 from holdfast.suites import NUMBERS_PER_SPLIT, is_harmless
 from holdfast.suites.attacks.forms import FORMS, Form
 from holdfast.suites.attacks.shifts import SHIFTS

@@ -16,8 +16,7 @@ from holdfast.suites.probes.items import DIMENSIONS, SUITE, make_cases, own_prob
 from holdfast.suites.probes.sources import SOURCES, find_source, load_cases, load_task
 
 if TYPE_CHECKING:
-    from holdfast.study.conditions import ProbeSection
-    from holdfast.study.sections import JudgeTable, SuiteSection
+    from holdfast.study.sections import JudgeTable, ProbeSection, SuiteSection
 
 __all__ = [
     "DIMENSIONS",

@@ -11,14 +11,7 @@ import numpy as np
 from holdfast.records import StageRecord
 from holdfast.runs.plan.costs import Cost
 from holdfast.runs.plan.planner import Planner
-from holdfast.runs.plan.settings import (
-    BringSettings,
-    EpisodeLimits,
-    PairSettings,
-    Record,
-    SpeakerModel,
-    StageSettings,
-)
+from holdfast.runs.plan.settings import BringSettings, EpisodeLimits, PairSettings, Record, SpeakerModel, StageSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step
 from holdfast.store import DATABASE, Store
 from holdfast.store.tables import ScoreTable
@@ -62,7 +55,11 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     base, split_seed, seed, known = replicate.base, replicate.split_seed, replicate.seed, parent.checkpoint
     section = study.pair_stage(name).at_point(replicate.point)
     judge = replicate.point.get("pair_judge", study.pair_judge)
-    rollout = _roll_out(planner, replicate, parent, split_seed)
+    if study.pairs.source in ("base", "parent"):
+        source = parent if study.pairs.source == "parent" else replicate.root
+        rollout = planner.rollout(base, source, "train", split_seed, seed)
+    else:
+        rollout = planner.bring(study.pairs.source)
     pairs = planner.pair(rollout, judge, section, split_seed, seed)
     reference = planner.reference(base, parent, rollout, section, split_seed)
     inputs = [parent.step, pairs, reference]
@@ -95,15 +92,6 @@ def plan_stage(planner: Planner, replicate: Replicate, parent: Made, lineage: tu
     size = section.steps * doses[-1]
     kept = {dose: ([*known.stages, _record(section, name, dose, pairs)], {"dose": dose}) for dose in doses}
     return planner.add_training(replicate, ",".join(lineage), inputs, settings, size=size, parent=known, kept=kept)[0]
-
-
-def _roll_out(planner: Planner, replicate: Replicate, parent: Made, split_seed: int) -> str:
-    """The step whose trajectories pairs are made of: of the base, of the parent, or brought from another run."""
-    wanted = planner.study.pairs.source
-    if wanted not in ("base", "parent"):
-        return planner.bring(wanted)
-    source = parent if wanted == "parent" else replicate.root
-    return planner.rollout(replicate.base, source, "train", split_seed, replicate.seed)
 
 
 def _record(section: StageSection, name: str, dose: int, pairs: str) -> StageRecord:

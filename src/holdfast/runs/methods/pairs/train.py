@@ -30,7 +30,7 @@ from holdfast.suites.casebook import TUNE
 
 if TYPE_CHECKING:
     from holdfast.models import Model
-    from holdfast.training.dpo.balance import Balance, Measure, Measured
+    from holdfast.training.dpo.balance import Measure, Measured
     from holdfast.training.dpo.mixing import Second
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.loop.result import TrainResult
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
     """One DPO stage, against the checkpoint that it starts from as its reference step found it."""
+    from holdfast.training.dpo.balance import Balance
     from holdfast.training.dpo.stage import train_dpo
     from holdfast.training.loop.loop import LOG
     from holdfast.training.settings import fit_stage
@@ -56,7 +57,11 @@ def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: 
     reference = _read_reference(store, referred, start, encoded, stage)
     doses = [dose * stage.steps for dose in settings.doses]
     epochs = stage.epochs and stage.epochs * settings.doses[-1]
-    with _open_balance(step, settings, store) as balance:
+    with contextlib.ExitStack() as opened:
+        balance: tuple[Balance, Measure] | None = None
+        if stage.balance is not None:
+            measure = opened.enter_context(open_measure(step, settings, store))
+            balance = (Balance(**stage.balance.model_dump()), measure)
         # The warm-up is that of dose 1.
         whole = stage.model_copy(update={"steps": doses[-1], "epochs": epochs, "warmup_ratio": None})
         train = partial(train_dpo, start, kept, encoded, whole, save_at=doses, reference=reference)
@@ -100,19 +105,6 @@ def _read_second(stage: StageSection, store: Store, paired: str) -> Second:
         return Second(pairs=pairs, way="term", amount=stage.term.weight)
     assert stage.balance is not None  # the plan gives second pairs to these three alone
     return Second(pairs=pairs, way="balance", amount=stage.balance.initial)
-
-
-@contextlib.contextmanager
-def _open_balance(step: Step, settings: PairStageSettings, store: Store) -> Iterator[tuple[Balance, Measure] | None]:
-    """The balance of a stage, and what it measures with; None for a stage without one."""
-    section = settings.section.balance
-    if section is None:
-        yield None
-        return
-    from holdfast.training.dpo.balance import Balance
-
-    with open_measure(step, settings, store) as measure:
-        yield Balance(**section.model_dump()), measure
 
 
 def _read_reference(

@@ -83,6 +83,8 @@ def _describe(
     study = planner.study
     judge = planner.users.judge or study.raters[0]
     kinds = [study.judges[one].kind for one in (judge, *study.raters)]
+    asked = (open_judge(judge, study.judges[judge]), ApprovalJudge(name="rules"))
+    rubrics = {f"{one.name} {objective}": one.rubric_of(objective) for one in asked for objective in one.objectives}
     return RewardStageSettings(
         method=stage.method,
         section=stage,
@@ -96,7 +98,7 @@ def _describe(
         limits=planner.limits(),
         rollout_seed=study.rollouts.seed or None,
         users=planner.choose_users(PRACTICE, (stage.setting,)),
-        rubrics=_name_rubrics(judge, study.judges[judge]),
+        rubrics=rubrics,
         # Harm is the rules' where a judge of the study is the rules.
         harm_by_rules=RULES in kinds if stage.reward == "penalized" and kinds[0] != RULES else None,
         calls=planner.calls_of(replicate.base),
@@ -104,30 +106,17 @@ def _describe(
     )
 
 
-def _name_rubrics(name: str, section: JudgeTable) -> dict[str, str]:
-    """The ids of all that rewards and ratings depend on: of the judge that rewards, and of the rules beside it."""
-    judges = [open_judge(name, section), ApprovalJudge(name="rules")]
-    found = {
-        f"{judge.name} {objective}": judge.rubric_of(objective) for judge in judges for objective in judge.objectives
-    }
-    return dict(sorted(found.items()))
-
-
-def count_sampled(stage: RewardSection) -> int:
-    """The rollouts that a stage takes in, before any is left out."""
-    return stage.steps * stage.prompts_per_step * stage.group_size
-
-
 def expect_cost(_: Plan, step: Step) -> Cost:
     """Tokens in a stage's trees, a group's prompt once and every reply; calls where it samples its own rollouts."""
     settings = step.settings
     assert isinstance(settings, RewardStageSettings)
     stage, calls, (prompt, reply) = settings.section, [], TALK_TOKENS
-    rollouts = count_sampled(stage)
+    prompts = stage.steps * stage.prompts_per_step
+    rollouts = prompts * stage.group_size  # before any is left out
     if stage.on_policy and settings.agent is not None:
         talk = rollouts * calls_with_users(settings.users.section)
         calls.append(Calls(speaker="agent", model=settings.agent, calls=talk, tokens=TALK_TOKENS))
     if stage.on_policy and settings.speaker is not None:
         asked = rollouts * RATED_OBJECTIVES * settings.rater.repeats
         calls.append(Calls(speaker="judge", model=settings.speaker, calls=asked, tokens=RATING_TOKENS))
-    return Cost(tokens=stage.steps * stage.prompts_per_step * prompt + rollouts * reply, calls=calls)
+    return Cost(tokens=prompts * prompt + rollouts * reply, calls=calls)

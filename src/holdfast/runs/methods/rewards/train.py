@@ -100,13 +100,10 @@ class _Recorder:
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         replies = self.model.reply(asks)
         for ask, reply in zip(asks, replies, strict=True):
-            self.turns.setdefault(_luck(ask), []).append((ask, reply))
+            # What seeds an episode's generator is its id as a number.
+            luck = int(ask.rng.bit_generator.seed_seq.entropy)  # type: ignore[attr-defined]
+            self.turns.setdefault(luck, []).append((ask, reply))
         return replies
-
-
-def _luck(ask: Ask) -> int:
-    """What seeds an episode's generator: its id as a number."""
-    return int(ask.rng.bit_generator.seed_seq.entropy)  # type: ignore[attr-defined]
 
 
 class _Practice:
