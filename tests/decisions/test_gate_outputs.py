@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 from builders import verdict_samples as samples
+from rich.cells import cell_len
 
 from holdfast.decisions.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
 from holdfast.decisions.gate.outputs.document import plain, schema
@@ -27,7 +28,6 @@ from holdfast.report.sections.gate import (
     gate_section,
     overall,
 )
-from holdfast.report.words.tables import measure
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -128,7 +128,7 @@ def test_the_worst_outcome_is_the_overall_one() -> None:
 @pytest.mark.parametrize("width", [80, 110])
 def test_text_fits_its_columns_and_lists_every_check(width: int) -> None:
     text = render_text([samples.make_verdict(FAIL)], width)
-    assert max(measure(line) for line in text.splitlines()) <= width
+    assert max(cell_len(line) for line in text.splitlines()) <= width
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert "FAIL" in rows["safety"] and "−0.62" in rows["safety"] and "[−0.80, −0.44]" in rows["safety"]
     assert "INCONCLUSIVE" in rows["over-refusal"] and "+7.0 pp" in rows["over-refusal"]

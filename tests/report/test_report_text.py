@@ -11,12 +11,14 @@ from builders import condition_samples as conditions
 from builders import report_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from holdfast.records import Analysis, Estimate
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.terminal import render_results, render_status, render_trajectory
+from holdfast.report.words.console import rows_text, table_text
 from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
-from holdfast.report.words.tables import fit_text, list_estimates, measure, pivot, table_text
+from holdfast.report.words.tables import list_estimates, pivot
 from holdfast.store import Store
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -72,16 +74,17 @@ def test_file_names_are_no_paths() -> None:
     assert file_name("../../etc/passwd\x00") == "------etc-passwd-"
 
 
-@given(st.text(max_size=60), st.integers(1, 40))
-def test_fitted_text_has_the_asked_width(text: str, width: int) -> None:
-    assert measure(fit_text(text, width)) == width
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=3), st.integers(20, 60))
+def test_a_table_of_any_text_keeps_its_width(texts: list[str], width: int) -> None:
+    shown = rows_text(["words", "number"], [(text, "1.25") for text in texts], width)
+    assert max(map(cell_len, shown.splitlines())) <= width and shown.count("1.25") >= len(texts)
 
 
 def test_text_table_keeps_its_width() -> None:
     analysis = samples.make_analysis()
     table = pivot(analysis.scores, "Results", order_lineages(analysis))
     lines = table_text(table, 50).splitlines()
-    assert max(measure(line) for line in lines) <= 50
+    assert max(cell_len(line) for line in lines) <= 50
     assert len(table.rows) == 4 * len(samples.LINEAGES)
     assert sum("±" in line for line in lines) == sum("±" in cell.text for row in table.rows for cell in row)
 
@@ -90,7 +93,7 @@ def test_text_table_keeps_its_width() -> None:
 def test_no_number_of_a_table_is_cut(width: int) -> None:
     table = list_estimates(conditions.make_conditions().susceptibility, "All numbers", {})
     text = table_text(table, width)
-    assert max(measure(line) for line in text.splitlines()) <= width
+    assert max(cell_len(line) for line in text.splitlines()) <= width
     shown = " ".join(text.split())
     assert all(cell.text in shown for row in table.rows for cell in row[table.words :]) and "…" not in text
     assert text.count("95 % interval") == 1 and (width > 60 or "\n\n" in text)
@@ -117,7 +120,7 @@ def test_results_for_a_terminal_tell_means_persistence_flags_and_notes() -> None
     assert "! S · tiny-a: degenerate: invalid calls per episode: 0.90, base 0.03" in text
     assert "Audit (test evaluations)" in text
     assert "not evidence about LLMs" in text
-    assert max(measure(line) for line in text.splitlines()) <= 100
+    assert max(cell_len(line) for line in text.splitlines()) <= 100
     assert "nothing is judged" in render_results(Analysis())
 
 

@@ -74,13 +74,9 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
     Errors: StudyError where nothing can be compared; StepError where a run of the gate's own fails.
     """
     _check(options)
-    request = Request(
-        options=options,
-        where=read_conditions(options.where),
-        scores=read_scores(options.score),
-        lines=ProgressLines(sys.stderr, quiet=options.quiet),
-    )
-    with open_library(request.scores) as library:
+    where, scores = read_conditions(options.where), read_scores(options.score)
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines, open_library(scores) as library:
+        request = Request(options=options, where=where, scores=scores, lines=lines)
         if options.plan:
             return _plan(request, library), 0
         verdicts = _decide_all(request, library) if options.all else [_decide(request, library)]

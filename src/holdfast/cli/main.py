@@ -89,37 +89,38 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from holdfast.decisions.gate.outputs.verdicts import judge_run
-    from holdfast.report.page.terminal import render_results
     from holdfast.runs.progress import ProgressLines
-    from holdfast.runs.run import run
-    from holdfast.study.study import load
 
-    study = load(options.study, scale=options.scale, changes=options.set)
-    if options.search:
-        from holdfast.cli.search import carry_out
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
+        lines.begin(f"reading {options.study}")  # what follows loads libraries for seconds
+        from holdfast.decisions.gate.outputs.verdicts import judge_run
+        from holdfast.report.page.terminal import render_results
+        from holdfast.runs.run import run
+        from holdfast.study.study import load
 
-        text, code = carry_out(options, study)
-        _say(text)
-        return code
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
-    made = run(
-        study,
-        options.output,
-        workers=options.workers,
-        listener=lines.step,
-        fork=options.fork,
-        max_calls=options.max_calls,
-        max_cost=options.max_cost,
-    )
-    if options.no_report:
-        return 0
-    lines.line("analyzing and writing the report")
-    verdicts, reason = judge_run(made.path)
-    page = made.report(verdicts, [reason] * bool(reason))
-    _say(render_results(made.analysis(), verdicts=verdicts))
-    _say(f"\nreport: {page.absolute()}")
-    return 0
+        study = load(options.study, scale=options.scale, changes=options.set)
+        if options.search:
+            from holdfast.cli.search import carry_out
+
+            text, code = carry_out(options, study, lines)
+        else:
+            made = run(
+                study,
+                options.output,
+                workers=options.workers,
+                listener=lines.step,
+                fork=options.fork,
+                max_calls=options.max_calls,
+                max_cost=options.max_cost,
+            )
+            if options.no_report:
+                return 0
+            lines.line("analyzing and writing the report")
+            verdicts, reason = judge_run(made.path)
+            page = made.report(verdicts, [reason] * bool(reason))
+            text, code = render_results(made.analysis(), verdicts=verdicts) + f"\n\nreport: {page.absolute()}", 0
+    _say(text)
+    return code
 
 
 # --- runs ----------------------------------------------------------------------------------------------------
@@ -131,16 +132,17 @@ def _import(options: argparse.Namespace) -> int:
     from holdfast.exchange.scales import parse_score
     from holdfast.runs.progress import ProgressLines, rate_and_left
 
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
-
-    def tell(progress: ImportProgress) -> None:
-        read, total = progress.bytes_read / 1e6, progress.bytes_total / 1e6
-        shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
-        lines.passing(f"{shown} · {progress.trajectories:,} trajectories, {progress.scores:,} scores")
-
     scores = [parse_score(word) for word in options.score]
-    summary = import_run(options.source, options.output, scores=scores, progress=tell)
-    lines.line("done")
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
+
+        def tell(progress: ImportProgress) -> None:
+            read, total = progress.bytes_read / 1e6, progress.bytes_total / 1e6
+            shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
+            shown += f" · {progress.trajectories:,} trajectories, {progress.scores:,} scores"
+            lines.passing(shown, read / total if total else None)
+
+        summary = import_run(options.source, options.output, scores=scores, progress=tell)
+        lines.line("done")
     _say(
         f"{options.output}: {summary.trajectories:,} trajectories, {summary.scores:,} scores,"
         f" {summary.checkpoints} checkpoints, {summary.cases} cases"
@@ -294,21 +296,22 @@ def _judge(options: argparse.Namespace) -> int:
         return 0
     if options.run is None:
         raise StudyError("judge: RUN is missing; give a run's directory, or --canaries")
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
 
-    def tell(progress: Rescoring) -> None:
-        lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
+        def tell(progress: Rescoring) -> None:
+            shown = rate_and_left(progress.judged, progress.total, progress.rate, "trajectories")
+            lines.passing(shown, progress.judged / progress.total if progress.total else None)
 
-    summary = rescore(
-        options.run,
-        options.judge,
-        options.judges,
-        budget=budget,
-        trusted=options.trust_endpoints,
-        progress=tell,
-        tell=lambda note: lines.warn(one_line(note)),
-    )
-    lines.line("done")
+        summary = rescore(
+            options.run,
+            options.judge,
+            options.judges,
+            budget=budget,
+            trusted=options.trust_endpoints,
+            progress=tell,
+            tell=lambda note: lines.warn(one_line(note)),
+        )
+        lines.line("done")
     if options.json:
         _dump(summary)
     else:

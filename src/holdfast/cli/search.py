@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from holdfast.runs.run import default_output
 from holdfast.study.study import Study
 
 
-def carry_out(options: argparse.Namespace, study: Study) -> tuple[str, int]:
+def carry_out(options: argparse.Namespace, study: Study, lines: ProgressLines) -> tuple[str, int]:
     """Carries out a study's search; the text for standard output, and the exit code of a gate.
 
     ``--output`` is the study's own run, from which finished steps are taken; the search has a run beside it. Errors:
@@ -28,7 +27,6 @@ def carry_out(options: argparse.Namespace, study: Study) -> tuple[str, int]:
     study.check_prices(options.max_cost)
     run_path: Path = options.output or default_output(study.study.name)
     place = options.fork or default_place(run_path)
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
 
     def tell(trials: Sequence[Trial]) -> None:
         lines.line(f"trial {render_trial(study, trials[-1]).strip()}")

@@ -231,10 +231,10 @@ def _judge_sample(
 
 def _score(store: Store, asked: FoundJudge, sample: Sequence[str], *, quiet: bool) -> None:
     waiting, judged = find_waiting(store, asked, sample), 0
-    lines = ProgressLines(sys.stderr, quiet=quiet)
-    for batch, _ in judge_stored(store, asked, waiting):
-        judged += batch
-        lines.passing(rate_and_left(judged, len(waiting), None, "traces judged"))
+    with ProgressLines(sys.stderr, quiet=quiet) as lines:
+        for batch, _ in judge_stored(store, asked, waiting):
+            judged += batch
+            lines.passing(rate_and_left(judged, len(waiting), None, "traces judged"), judged / len(waiting))
 
 
 def _tell_unread(store: Store, asked: FoundJudge | None, view: View) -> list[str]:

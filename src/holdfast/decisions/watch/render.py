@@ -10,12 +10,11 @@ from holdfast.decisions.gate.verdicts import LABELLED_LIMITS
 from holdfast.decisions.watch.mix import MIX_P
 from holdfast.decisions.watch.series import Drift, Row, Span, Watch
 from holdfast.records.words import count_noun
+from holdfast.report.words.console import rows_text
 from holdfast.report.words.inert import show_line, wrap_lines
 from holdfast.report.words.labels import format_number, format_percent, name_judge
-from holdfast.report.words.tables import Cell, make_table, table_text
 
 COLUMNS = ("look", "cases", "mean", "change", "lower", "upper", "best window", "judge", "finding")
-WORDS = 1  # leading columns of words
 WIDTH = 118
 MOST_TOOLS = 6  # of a look that the text names
 SMALL_SHARE = 0.1  # of cases of a new kind: where more is needed to be seen, a look is too small to say anything
@@ -257,8 +256,7 @@ def render_text(watch: Watch, width: int = WIDTH) -> str:
     lines = wrap_lines(map(_sentence, _describe_basis(watch)), width, "", "")
     lines += [""] if lines and watch.rows else []
     if watch.rows:
-        cells = [[Cell(text=text) for text in row_cells(row)] for row in watch.rows]
-        lines += [table_text(make_table("looks", column_heads(watch), cells, WORDS), width), ""]
+        lines += [rows_text(column_heads(watch), map(row_cells, watch.rows), width), ""]
     sentences = describe_watch(watch)[len(_describe_basis(watch)) :]
     return "\n".join([*lines, *wrap_lines(sentences, width, "", "")])
 

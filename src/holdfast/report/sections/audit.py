@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate
 from holdfast.report.draw.charts import draw_audit
+from holdfast.report.words.console import table_text
 from holdfast.report.words.labels import (
     find_controls,
     most_pooled,
@@ -17,7 +18,6 @@ from holdfast.report.words.tables import (
     is_rate,
     pivot,
     table_html,
-    table_text,
 )
 
 Lineage = tuple[str, ...]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from holdfast.records import Analysis, Estimate
 from holdfast.report.draw.figures import draw_forest
 from holdfast.report.sections.chance import chance_paragraph
+from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import wrap_line, wrap_lines
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
@@ -25,7 +26,6 @@ from holdfast.report.words.tables import (
     format_estimate,
     list_estimates,
     table_html,
-    table_text,
 )
 
 Lineage = tuple[str, ...]

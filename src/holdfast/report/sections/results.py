@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from holdfast.records import Analysis, Checkpoint
 from holdfast.report.sections.chance import chance_paragraph
+from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import show_line, wrap_line
 from holdfast.report.words.labels import (
     drop_judge,
@@ -22,7 +23,6 @@ from holdfast.report.words.layout import Section, fold, make_section, paragraph
 from holdfast.report.words.tables import (
     pivot,
     table_html,
-    table_text,
 )
 
 Lineage = tuple[str, ...]

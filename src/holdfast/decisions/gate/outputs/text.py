@@ -22,8 +22,8 @@ from holdfast.report.sections.gate import (
     overall,
     shared_basis,
 )
+from holdfast.report.words.console import rows_text
 from holdfast.report.words.inert import wrap_line, wrap_lines
-from holdfast.report.words.tables import Cell, make_table, table_text
 
 MOST_TABLES = 6  # verdicts whose checks are listed; of more, the JSON document has them
 WIDEST = 110
@@ -65,13 +65,11 @@ def render_text(verdicts: Sequence[Verdict], width: int | None = None) -> str:
 def _check_lines(verdict: Verdict, width: int) -> list[str]:
     """The checks of a verdict as a table, with their notes below it."""
     kept = [place for place, head in enumerate(CHECK_HEADS) if head not in LEFT_OUT]
-    cells = [check_cells(one) for one in verdict.checks]
-    rows = tuple(tuple(Cell(text=row[place]) for place in kept) for row in cells)
-    heads = tuple(check_heads(verdict.checks)[place] for place in kept)
-    table = make_table("Checks", heads, rows, 2)
+    rows = [[check_cells(one)[place] for place in kept] for one in verdict.checks]
+    heads = [check_heads(verdict.checks)[place] for place in kept]
     # What was not measured stands above already.
     notes = [
         f"{name_metric(one.metric)}: {note}" for one in verdict.checks if one.measured and (note := describe_note(one))
     ]
-    shown = textwrap.indent(table_text(table, width - 2), "  ").split("\n")
+    shown = textwrap.indent(rows_text(heads, rows, width - 2, words=2), "  ").split("\n")
     return [*shown, *wrap_lines(notes, width)]

@@ -20,6 +20,7 @@ from holdfast.report.sections.approval.tables import (
     pick_rows,
     subtract,
 )
+from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import wrap_line, wrap_lines
 from holdfast.report.words.labels import (
     excludes_zero,
@@ -28,7 +29,7 @@ from holdfast.report.words.labels import (
     is_not_reached,
     name_lineage,
 )
-from holdfast.report.words.tables import Table, table_text
+from holdfast.report.words.tables import Table
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.study.users import visible_cues
 
