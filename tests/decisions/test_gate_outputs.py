@@ -138,11 +138,14 @@ def test_text_fits_its_columns_and_lists_every_check(width: int) -> None:
     assert "cases of one suite" in text
 
 
-def test_many_verdicts_are_sentences_and_counts_by_lineage() -> None:
+def test_many_verdicts_are_counted_by_lineage_and_told_in_full_where_that_is_asked_for() -> None:
     sources = {"child": {"lineage": ["S", "H"]}, "parent": {"lineage": ["S"]}}
-    text = render_text([replace(one, sources=sources) for one in many(9)], 100)
-    assert len(re.findall(r"^(?:PASS|FAIL|INCONCLUSIVE): child", text, flags=re.MULTILINE)) == 9
-    assert "Bounds" not in text
+    verdicts = [replace(one, sources=sources) for one in many(9)]
+    sentence = re.compile(r"^(?:PASS|FAIL|INCONCLUSIVE): child", flags=re.MULTILINE)
+    text = render_text(verdicts, 100)
+    assert len(sentence.findall(text)) == text.count("Bounds ") == 9 and "--full" not in text
+    text = render_text(verdicts, 100, full=False)
+    assert not sentence.search(text) and "(--full tells every comparison with its checks)" in text
     assert "FAIL: 2 FAIL, 2 INCONCLUSIVE, 5 PASS\n  S→H against S: 2 FAIL (safety 2), 2 INCONCLUSIVE, 5 PASS" in text
     assert "no comparison" in render_text([], 100)
 

@@ -156,4 +156,6 @@ def test_status_counts_and_lists_steps(store: Store) -> None:
     text = render_status(store)
     assert "162 trajectories" in text
     assert "Steps: 1 of 2 done" in text
+    assert re.search(r"rollout +running +1 +–\n", text) and "base" not in text
+    text = render_status(store, full=True)
     assert re.search(r"running +rollout +base ⟦U\+001B⟧\[31m", text)

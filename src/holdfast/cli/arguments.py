@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,11 +18,74 @@ from holdfast.records.version import VERSION
 EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence", "run")
 
 
+# As argparse tells of a name that is not there.
+_MISSPELT = re.compile(
+    r"unrecognized arguments: (?P<name>--\S+)|.*invalid choice: '(?P<given>.*?)' \(choose from (?P<known>.*)\)"
+)
+EXAMPLES_HEAD = "examples:"
+EXAMPLES: Mapping[str, Sequence[str]] = {
+    "new": ("holdfast new mine && holdfast check mine/study.toml",),
+    "check": ("holdfast check study.toml --set study.draws=500",),
+    "plan": ("holdfast plan study.toml", "holdfast plan study.toml -o runs/mine --full"),
+    "run": (
+        "holdfast run study.toml -o runs/mine --workers 4",
+        "holdfast run changed.toml -o runs/mine --fork runs/changed",
+    ),
+    "import": (
+        "holdfast import logs/before.eval -o runs/before --score 'safety=-harm[0,1]'",
+        "holdfast import published.tar -o runs/published",
+    ),
+    "judge": (
+        "holdfast judge runs/mine --with grader --judges judges.toml",
+        "holdfast judge --with grader --judges judges.toml --canaries",
+    ),
+    "pairs": ("holdfast pairs runs/mine --objective safety --judge state --to trl -o pairs.jsonl",),
+    "analyze": ("holdfast analyze runs/mine", "holdfast analyze runs/mine --json > analysis.json"),
+    "gate": (
+        "holdfast gate --parent before.eval --child after.eval --score 'safety=-harm[0,1]'",
+        "holdfast gate --suite study.toml --parent org/model --child ./tuned -o runs/gate",
+        "holdfast gate runs/mine --child 'S,H' --junit gate.xml",
+        "holdfast gate runs/mine --all",
+    ),
+    "watch": (
+        "holdfast watch runs/mine --baseline S --drop 0.5",
+        "holdfast watch runs/mine --baseline S --traces traces.jsonl --judge grader -o runs/today --state watch.json",
+    ),
+    "show": ("holdfast show runs/mine", "holdfast show runs/mine 4f2a9c", "holdfast show runs/mine --digest"),
+    "report": ("holdfast report runs/mine",),
+    "export": (
+        "holdfast export runs/mine --to csv -o scores.csv",
+        "holdfast export runs/mine --to hf --checkpoint 'S,H' -o model",
+    ),
+}
+
+
+class _Help(argparse.HelpFormatter):
+    """Help that keeps the lines of examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES_HEAD) else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that tells a mistake in one line."""
+    """A parser that tells a mistake in one line, with the nearest name where one is misspelt."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(StudyError.exit_code, f"{self.prog}: {one_line(message)}; see `{self.prog} --help`\n")
+        words = one_line(message)
+        if misspelt := _MISSPELT.match(words):
+            known = misspelt["known"].replace("'", "").split(", ") if misspelt["known"] else self._find_options()
+            near = difflib.get_close_matches((misspelt["given"] or misspelt["name"]).partition("=")[0], known, n=1)
+            words += f"; did you mean {near[0]!r}?" if near else ""
+        self.exit(StudyError.exit_code, f"{self.prog}: {words}; see `{self.prog} --help`\n")
+
+    def _find_options(self) -> list[str]:
+        """Every option of this parser and of its commands."""
+        parsers = [self, *(one for action in self._actions for one in _commands_of(action))]
+        return [name for one in parsers for name in one._option_string_actions]
+
+
+def _commands_of(action: argparse.Action) -> Iterable[argparse.ArgumentParser]:
+    return action.choices.values() if isinstance(action, argparse._SubParsersAction) else ()
 
 
 def one_line(text: str) -> str:
@@ -40,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("directory", type=Path, metavar="DIR")
     _add_study_commands(commands)
     _add_run_commands(commands)
+    for name, command in commands.choices.items():
+        command.epilog = "\n  ".join([EXAMPLES_HEAD, *EXAMPLES[name]])
+        command.formatter_class = _Help
     return top
 
 
@@ -64,6 +133,7 @@ def _add_study_commands(commands: Any) -> None:
     plan = commands.add_parser("plan", help="list a study's steps, what is done, what the rest will cost")
     _add_study(plan)
     plan.add_argument("-o", "--output", type=Path, metavar="RUN", help="a run to compare with (default: runs/NAME)")
+    plan.add_argument("--full", action="store_true", help="every step, not only their counts")
     plan.add_argument("--json", action="store_true")
 
     run = commands.add_parser("run", help="do what is missing of a study; repeating it resumes")
@@ -78,6 +148,7 @@ def _add_study_commands(commands: Any) -> None:
         "--search", action="store_true", help="carry out the study's [search] in a run beside RUN (--fork: elsewhere)"
     )
     run.add_argument("--json", action="store_true", help="with --search: its document instead of the table")
+    run.add_argument("--full", action="store_true", help="end with every table, not with a summary")
     run.add_argument("--no-report", action="store_true", help="stop after the last step")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -110,6 +181,7 @@ def _add_run_commands(commands: Any) -> None:
     show = commands.add_parser("show", help="a run's status, or one trajectory")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")
+    show.add_argument("--full", action="store_true", help="every step, not only their counts")
     show.add_argument(
         "--digest",
         nargs="?",

@@ -76,6 +76,7 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
     _check(options)
     where, scores = read_conditions(options.where), read_scores(options.score)
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines, open_library(scores) as library:
+        lines.begin("comparing")
         request = Request(options=options, where=where, scores=scores, lines=lines)
         if options.plan:
             return _plan(request, library), 0
@@ -247,7 +248,7 @@ def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
         _write_markdown(options.markdown, render_markdown(verdicts))
     if options.json:
         return to_json(gate_document(verdicts))
-    return render_text(verdicts).rstrip("\n")
+    return render_text(verdicts, full=options.full).rstrip("\n")
 
 
 def _write_markdown(path: Path, text: str) -> None:

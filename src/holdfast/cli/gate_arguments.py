@@ -75,6 +75,7 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     outputs = command.add_argument_group("what comes of it")
     outputs.add_argument("--plan", action="store_true", help="cases and rollouts needed, with the two sides as a pilot")
     outputs.add_argument("--power", type=_power, default=0.8, help="for --plan: probability of PASS (default 0.8)")
+    outputs.add_argument("--full", action="store_true", help="every comparison of --all, not only their counts")
     outputs.add_argument("--json", action="store_true")
     outputs.add_argument("--junit", type=Path, metavar="FILE", help="the verdicts as JUnit XML")
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a summary for a pull request")

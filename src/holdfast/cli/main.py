@@ -24,6 +24,16 @@ from holdfast.records.outputs import describe_error, free_bytes, to_json
 
 INTERRUPTED = 130
 LEAST_MEMORY = 256 << 20  # bytes of address space, with which the light commands' libraries load
+# What stands out in a terminal. The words say it too: colour alone carries nothing.
+_STYLES = {
+    r"\bPASS\b": "green",
+    r"\b(FAIL|ALARM|JUDGE DRIFTED)\b": "bold red",
+    r"\bINCONCLUSIVE\b": "yellow",
+    r"(?m)^( *! .*|failed: .*)$": "red",
+    r"(?m)^[^\n]*\n(?=─+$)": "bold",
+    r"(?m)^─+$": "dim",
+    r"(?m)^(everything|report|next|page|note): ": "dim",
+}
 LIGHT = ("new",)  # commands that load none
 # Of the dynamic loader, the C library, Python's threads, and torch.
 _NO_MEMORY_WORDS = (
@@ -39,7 +49,17 @@ _NO_MEMORY = (
 
 
 def _say(text: str) -> None:
-    print(text)
+    """Print a result, with colours in a terminal that has them."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        shown = Text(text)
+        for pattern, style in _STYLES.items():
+            shown.highlight_regex(pattern, style)
+        Console(highlight=False).print(shown, soft_wrap=True)
+    else:
+        print(text)
 
 
 def _dump(document: Any) -> None:
@@ -84,7 +104,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         _dump(document)
     else:
-        _say(render_forecast(document))
+        _say(render_forecast(document, full=options.full))
     return 0
 
 
@@ -94,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
         lines.begin(f"reading {options.study}")  # what follows loads libraries for seconds
         from holdfast.decisions.gate.outputs.verdicts import judge_run
-        from holdfast.report.page.terminal import render_results
+        from holdfast.report.page.terminal import render_results, render_summary
         from holdfast.runs.run import run
         from holdfast.study.study import load
 
@@ -118,7 +138,11 @@ def _run(options: argparse.Namespace) -> int:
             lines.line("analyzing and writing the report")
             verdicts, reason = judge_run(made.path)
             page = made.report(verdicts, [reason] * bool(reason))
-            text, code = render_results(made.analysis(), verdicts=verdicts) + f"\n\nreport: {page.absolute()}", 0
+            render, code = (render_results if options.full else render_summary), 0
+            text = render(made.analysis(), verdicts=verdicts)
+            if not options.full:
+                text += f"\neverything: holdfast analyze {shlex.quote(str(made.path))}"
+            text += f"\nreport: {page.absolute()}"
     _say(text)
     return code
 
@@ -197,11 +221,15 @@ def _pairs(options: argparse.Namespace) -> int:
 
 
 def _analyze(options: argparse.Namespace) -> int:
-    from holdfast.analysis import document
-    from holdfast.report.page.terminal import render_results
-    from holdfast.runs.run import Run
+    from holdfast.runs.progress import ProgressLines
 
-    analysis = Run(options.run).analysis(draws=options.draws)
+    with ProgressLines(sys.stderr) as lines:
+        lines.begin(f"analyzing {options.run}")
+        from holdfast.analysis import document
+        from holdfast.report.page.terminal import render_results
+        from holdfast.runs.run import Run
+
+        analysis = Run(options.run).analysis(draws=options.draws)
     if options.json:
         _dump(document(analysis))
     else:
@@ -226,7 +254,7 @@ def _show(options: argparse.Namespace) -> int:
                 )
             return 0
         if options.id is None:
-            _say(render_status(store, planned_steps(store), read_spending(options.run)))
+            _say(render_status(store, planned_steps(store), read_spending(options.run), full=options.full))
             for step in store.log.steps().values():
                 if step.status == "failed":
                     _say(one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
@@ -246,14 +274,18 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from holdfast.decisions.gate.outputs.verdicts import judge_run
-    from holdfast.runs.run import Run
+    from holdfast.runs.progress import ProgressLines
 
-    opened = Run(options.run)
-    if options.draws:
-        opened.analysis(draws=options.draws)
-    verdicts, reason = judge_run(options.run)
-    page = opened.report(verdicts, [reason] * bool(reason), output=options.output)
+    with ProgressLines(sys.stderr) as lines:
+        lines.begin(f"analyzing {options.run} and writing its report")
+        from holdfast.decisions.gate.outputs.verdicts import judge_run
+        from holdfast.runs.run import Run
+
+        opened = Run(options.run)
+        if options.draws:
+            opened.analysis(draws=options.draws)
+        verdicts, reason = judge_run(options.run)
+        page = opened.report(verdicts, [reason] * bool(reason), output=options.output)
     _say(f"report: {page.absolute()}")
     return 0
 

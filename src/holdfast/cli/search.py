@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.cli.gate import EXIT_CODES
-from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, render_trial, search_document, write_document
+from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, search_document, trial_cells, write_document
 from holdfast.decisions.search.running import Means, default_place, search
 from holdfast.decisions.search.sampling import Trial
 from holdfast.decisions.search.trials import section_of
@@ -23,13 +23,14 @@ def carry_out(options: argparse.Namespace, study: Study, lines: ProgressLines) -
     ``--output`` is the study's own run, from which finished steps are taken; the search has a run beside it. Errors:
     StudyError, StepError, MissingExtra.
     """
-    section_of(study)
+    maximize = section_of(study).maximize
     study.check_prices(options.max_cost)
     run_path: Path = options.output or default_output(study.study.name)
     place = options.fork or default_place(run_path)
 
     def tell(trials: Sequence[Trial]) -> None:
-        lines.line(f"trial {render_trial(study, trials[-1]).strip()}")
+        outcome, why, number, share, steps, value = trial_cells(study, trials[-1])
+        lines.line(f"trial {number}: share {share}, {steps} steps: {outcome}, {why}; {maximize} {value}")
 
     found = search(
         study,

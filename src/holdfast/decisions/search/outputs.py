@@ -12,6 +12,7 @@ from holdfast.decisions.search.sampling import Found, Trial
 from holdfast.decisions.search.trials import section_of, trial_lineage
 from holdfast.records import Outcome, Verdict
 from holdfast.records.outputs import write_file
+from holdfast.report.words.console import rows_text, terminal_width
 from holdfast.study.study import Study
 
 SEARCH_FILE = "search.json"
@@ -107,23 +108,22 @@ def write_document(document: dict[str, Any], path: Path) -> Path:
     return target
 
 
-def render_trial(study: Study, one: Trial) -> str:
-    """A trial in one line."""
-    section = section_of(study)
-    worst = {name: value for name, value in one.found.violations.items() if value > 0}
-    short = ", ".join(f"{name} {value:+.2f}" for name, value in worst.items())
+def trial_cells(study: Study, one: Trial) -> tuple[str, ...]:
+    """A trial as a row of the table of trials: what it was, the gate's word, what is to be large, what it lacks."""
+    worst = [f"{name} {value:+.2f}" for name, value in one.found.violations.items() if value > 0]
+    why = f"beyond the margin: {', '.join(worst)}" if worst else f"passes against {_name(section_of(study).parent)}"
     value = "–" if one.found.value is None else f"{one.found.value:.2f}"
-    row = f"{one.number:>5}{one.point.share:>8.2f}{one.point.steps:>7}  {one.found.outcome.value:<13}{value:>6}"
-    return f"{row}  {f'beyond the margin: {short}' if short else f'passes against {_name(section.parent)}'}"
+    return one.found.outcome.value, why, f"{one.number}", f"{one.point.share:.2f}", f"{one.point.steps}", value
 
 
 def render_search(found: Search) -> str:
     """The table of trials, the winner, and what it is on fresh cases."""
     section = section_of(found.study)
+    heads = ("Gate", "Why", "Trial", "Share", "Steps", section.maximize.capitalize())
+    rows = [trial_cells(found.study, one) for one in found.trials]
     lines = [
         f"{_name(section.lineage)} against {_name(section.parent)}: most {section.maximize} that passes the gate",
-        f"{'trial':>5}{'share':>8}{'steps':>7}  {'gate':<13}{section.maximize[:5]:>6}",
-        *(render_trial(found.study, one) for one in found.trials),
+        rows_text(heads, rows, terminal_width(), words=2),
         "",
     ]
     if found.winner is None or found.fresh is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from holdfast.records import Analysis, Checkpoint
+from holdfast.records import Analysis, Checkpoint, Estimate
 from holdfast.report.sections.chance import chance_paragraph
 from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import show_line, wrap_line
@@ -56,20 +57,38 @@ def results_section(
     return make_section("results", "Results", parts, tables=tables)
 
 
-def _scores_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def scores_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int, most: int | None = None) -> str | None:
+    """The means of the headline's judges; of more than ``most`` rows those of main lineages at their least dose.
+
+    None where nothing is judged.
+    """
     scores = main_rows(one for one in analysis.scores if one.kind == "mean")
     scores = prefer_pooled(scores)
     if not scores:
         return None
     apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
-    scores, whose = drop_judge(scores), name_headline(analysis.judges)
+    scores, whose = order_controls(drop_judge(scores), apart), name_headline(analysis.judges)
     lines = [f"Scores {show_line(whose)}"] if whose else []
-    lines.append(table_text(pivot(order_controls(scores, apart), "Results", colors), width))
+    table = pivot(scores, "Results", colors)
+    if most is not None and len(table.rows) > most:
+        main = [one for one in scores if one.lineage not in apart]
+        shown = pivot(main, table.title, colors)
+        if len(shown.rows) > most:
+            least = {one.lineage: _dose(one) for one in sorted(main, key=_dose, reverse=True)}
+            shown = pivot([one for one in main if _dose(one) == least[one.lineage]], table.title, colors)
+        shown = replace(shown, rows=shown.rows[:most])
+        lines += [table_text(shown, width), f"  … {len(table.rows) - len(shown.rows)} more rows"]
+        return "\n".join(lines)
+    lines.append(table_text(table, width))
     if apart:
         names = ", ".join(name_lineage(one) for one in sorted(apart, key=lambda one: colors.get(one, 0)))
         words = f"last rows: controls ({names}): the same stage again, or pairs with sides swapped at random"
         lines += wrap_line(words, width, rest="  ")
     return "\n".join(lines)
+
+
+def _dose(estimate: Estimate) -> float:
+    return float(estimate.axes.get("dose", 1))
 
 
 def _others_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
@@ -84,5 +103,5 @@ def _others_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) 
 
 def results_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
     """The means of the headline's judges, then those of the others; None where nothing is judged."""
-    blocks = (_scores_text(analysis, colors, width), _others_text(analysis, colors, width))
+    blocks = (scores_text(analysis, colors, width), _others_text(analysis, colors, width))
     return "\n\n".join(block for block in blocks if block is not None) or None

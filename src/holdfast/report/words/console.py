@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -18,6 +19,12 @@ from holdfast.report.words.tables import Table
 HEAD_WIDTH = 16  # columns of a head over numbers, before it takes another line
 LEAST_WORDS = 12  # columns of a column of words, before numbers go into a table below
 GAP = 2  # columns between two
+NARROWEST, USUAL, WIDEST = 80, 100, 140  # columns of what is printed; usual where there is no terminal
+
+
+def terminal_width(widest: int = WIDEST) -> int:
+    """How many columns results may take: those of the terminal, at least 80 and at most ``widest``."""
+    return min(max(shutil.get_terminal_size((USUAL, 24)).columns, NARROWEST), widest)
 
 
 def table_text(table: Table, width: int) -> str:
