@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from holdfast.cli.gate_arguments import add_gate
-from holdfast.cli.options import add_trust, count, draws, money, number, seed, workers
+from holdfast.cli.options import add_budget, add_trust, count, draws, number, seed, workers
 from holdfast.cli.watch_arguments import add_watch
 from holdfast.records.errors import StudyError
 from holdfast.records.version import VERSION
@@ -120,13 +120,6 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_budget(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--max-calls", type=count(0, "number of calls"), metavar="N", help="calls to remote models, all together"
-    )
-    command.add_argument("--max-cost", type=money, metavar="MONEY", help="what those calls may cost, all together")
-
-
 def _add_study_commands(commands: Any) -> None:
     check = commands.add_parser("check", help="validate a study; spends nothing")
     _add_study(check)
@@ -143,7 +136,7 @@ def _add_study_commands(commands: Any) -> None:
     run.add_argument(
         "--fork", type=Path, metavar="NEW_RUN", help="start NEW_RUN with the steps of RUN that still match"
     )
-    _add_budget(run)
+    add_budget(run)
     run.add_argument(
         "--search", action="store_true", help="carry out the study's [search] in a run beside RUN (--fork: elsewhere)"
     )
@@ -217,7 +210,7 @@ def _add_judge(judge: argparse.ArgumentParser) -> None:
     judge.add_argument("--canaries", action="store_true", help="how often injected text moves the judge; needs no RUN")
     judge.add_argument("--json", action="store_true")
     judge.add_argument("--quiet", action="store_true", help="no progress")
-    _add_budget(judge)
+    add_budget(judge)
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:

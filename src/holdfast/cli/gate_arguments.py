@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from holdfast.cli.options import add_trust, count, money, number, seed, workers
+from holdfast.cli.options import add_budget, add_scores, add_trust, count, number, seed, workers
 
 # Rules that may be declared on the command line, in place of those of a file: option → setting of ``[gate]``.
 RULE_OPTIONS = {
@@ -55,13 +55,7 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
     rules.add_argument("--judge", metavar="NAME", help="whose scores, best a judge that labelled no training pairs")
-    rules.add_argument(
-        "--score",
-        action="append",
-        default=[],
-        metavar="OBJECTIVE=NAME",
-        help="which score it is; of another scorer's with sign and range: 'safety=-harm[0,1]'",
-    )
+    add_scores(rules)
     rules.add_argument("--cases", type=count(1), metavar="N", help="compare N cases only, by the digest of their ids")
     for option, (setting, unit, words) in RULE_OPTIONS.items():
         rules.add_argument(option, dest=f"rule_{setting}", metavar=unit, help=words)
@@ -81,5 +75,4 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a summary for a pull request")
     outputs.add_argument("--quiet", action="store_true", help="no progress")
     outputs.add_argument("--workers", type=workers, help="worker processes of --suite and --again")
-    outputs.add_argument("--max-calls", type=count(1), metavar="N", help="calls to remote models that may be made")
-    outputs.add_argument("--max-cost", type=money, metavar="AMOUNT", help="money that remote models may cost")
+    add_budget(outputs)

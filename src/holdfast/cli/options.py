@@ -45,6 +45,24 @@ def add_trust(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
     )
 
 
+def add_budget(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options that bound what remote models cost."""
+    calls = count(0, "number of calls")
+    command.add_argument("--max-calls", type=calls, metavar="N", help="calls to remote models, all together")
+    command.add_argument("--max-cost", type=money, metavar="AMOUNT", help="money that those may cost, all together")
+
+
+def add_scores(command: argparse._ArgumentGroup) -> None:
+    """Add the option that says what the scores of logs mean."""
+    command.add_argument(
+        "--score",
+        action="append",
+        default=[],
+        metavar="OBJECTIVE=NAME",
+        help="which score it is; of another scorer's with sign and range: 'safety=-harm[0,1]'",
+    )
+
+
 def seed(least: int) -> Callable[[str], int]:
     """A reader of a seed from ``least``."""
     return count(least, "seed", most=2**63 - 1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.cli.gate import EXIT_CODES
-from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, search_document, trial_cells, write_document
-from holdfast.decisions.search.running import Means, default_place, search
+from holdfast.decisions.gate.running import Means
+from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, search_document, trial_cells
+from holdfast.decisions.search.running import default_place, search
 from holdfast.decisions.search.sampling import Trial
 from holdfast.decisions.search.trials import section_of
-from holdfast.records.outputs import to_json
+from holdfast.records.outputs import to_json, write_file
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.run import default_output
 from holdfast.study.study import Study
@@ -35,15 +37,11 @@ def carry_out(options: argparse.Namespace, study: Study, lines: ProgressLines) -
     found = search(
         study,
         place,
-        Means(
-            workers=options.workers or study.run.workers,
-            listener=lines.step,
-            budget={"max_calls": options.max_calls, "max_cost": options.max_cost},
-        ),
+        Means(workers=options.workers, listener=lines.step, max_calls=options.max_calls, max_cost=options.max_cost),
         source=run_path,
         tell=tell,
     )
     document = search_document(found)
-    write_document(document, place)
+    write_file(place / SEARCH_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
     text = to_json(document) if options.json else f"{render_search(found)}\n\n{place / SEARCH_FILE}"
     return text, EXIT_CODES[found.outcome]

@@ -12,8 +12,10 @@ from holdfast.decisions.watch.production import watch_traces
 from holdfast.decisions.watch.render import exit_code, make_document, render_markdown, render_text
 from holdfast.decisions.watch.request import CheckpointWatch, TraceWatch, WatchRequest
 from holdfast.decisions.watch.state import UNCHECKED, hold_state
+from holdfast.exchange.scales import parse_score
 from holdfast.records.errors import StudyError
 from holdfast.records.outputs import to_json, write_file
+from holdfast.store.choosing import read_conditions
 
 
 def carry_out(options: Namespace) -> tuple[str, int]:
@@ -39,8 +41,10 @@ def carry_out(options: Namespace) -> tuple[str, int]:
 
 
 def _pick(options: Namespace, kind: type[WatchRequest]) -> dict[str, Any]:
-    """The options that a request of this kind has."""
-    return {field.name: getattr(options, field.name) for field in fields(kind)}
+    """The options that a request of this kind has, read. Errors: StudyError."""
+    found = {field.name: getattr(options, field.name) for field in fields(kind)}
+    score = tuple(parse_score(word) for word in options.score)
+    return {**found, "where": read_conditions(options.where), "score": score}
 
 
 def _check(options: Namespace) -> None:

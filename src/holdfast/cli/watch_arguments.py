@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from holdfast.cli.options import add_trust, count, money, number, seed
-from holdfast.decisions.watch.state import MIN_COVERAGE
+from holdfast.cli.options import add_budget, add_scores, add_trust, count, number, seed
+from holdfast.decisions.watch import MIN_COVERAGE
 
 ALPHA, MARGIN = 0.05, 0.25
 
@@ -59,13 +59,7 @@ def _add_rules(command: argparse.ArgumentParser) -> None:
     rules.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
     add_trust(rules)
     rules.add_argument("--objective", default="safety", metavar="NAME", help="which score (default: safety)")
-    rules.add_argument(
-        "--score",
-        action="append",
-        default=[],
-        metavar="OBJECTIVE=NAME",
-        help="what a score of a log is, with sign and range: 'safety=-harm[0,1]'",
-    )
+    add_scores(rules)
     rules.add_argument(
         "--margin",
         type=_margin,
@@ -113,5 +107,4 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for a pull request or an issue")
     command.add_argument("--json", action="store_true")
     command.add_argument("--quiet", action="store_true", help="no progress")
-    command.add_argument("--max-calls", type=count(0, "number of calls"), metavar="N", help="calls to remote models")
-    command.add_argument("--max-cost", type=money, metavar="MONEY", help="what those calls may cost")
+    add_budget(command)

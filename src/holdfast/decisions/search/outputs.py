@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from holdfast.decisions.search.running import Search
 from holdfast.decisions.search.sampling import Found, Trial
 from holdfast.decisions.search.trials import section_of, trial_lineage
 from holdfast.records import Outcome, Verdict
-from holdfast.records.outputs import write_file
 from holdfast.report.words.console import rows_text, terminal_width
 from holdfast.study.study import Study
 
 SEARCH_FILE = "search.json"
-CURSE = (
-    "the winner is the best of {trials} trials on the same cases, so what it scored there flatters it (the winner's"
-    " curse); the numbers on {where} do not"
-)
-
-AGAIN = "; they judge winner number {number} of this search, so it is held to a level of {alpha:g} there"
 
 
 def search_document(found: Search) -> dict[str, Any]:
-    """A search as JSON."""
+    """A search as JSON, with what each trial cost: ``pairs`` counts what its last stage learnt from."""
     section = section_of(found.study)
+    size = found.study.pair_stage(section.lineage[-1]).pairs_per_step
     document: dict[str, Any] = {
         "study": found.study.study.name,
         "run": str(found.path),
@@ -35,7 +27,18 @@ def search_document(found: Search) -> dict[str, Any]:
         "maximize": section.maximize,
         "gate": found.study.gate.model_dump(mode="json"),
         "budget": section.trials,
-        "trials": trial_rows(found.study, found.trials),
+        "trials": [
+            {
+                "trial": one.number,
+                "share": one.point.share,
+                "steps": one.point.steps,
+                "pairs": one.point.steps * size,
+                "lineage": list(trial_lineage(found.study, one.point)),
+                "value": one.found.value,
+                **_describe(one.found),
+            }
+            for one in found.trials
+        ],
         "outcome": found.outcome.value,
         "winner": None,
     }
@@ -55,23 +58,6 @@ def search_document(found: Search) -> dict[str, Any]:
             "note": _curse(found),
         }
     return document
-
-
-def trial_rows(study: Study, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Trials as JSON, with what each cost; ``pairs`` counts what the last stage learnt from."""
-    size = study.pair_stage(section_of(study).lineage[-1]).pairs_per_step
-    return [
-        {
-            "trial": one.number,
-            "share": one.point.share,
-            "steps": one.point.steps,
-            "pairs": one.point.steps * size,
-            "lineage": list(trial_lineage(study, one.point)),
-            "value": one.found.value,
-            **_describe(one.found),
-        }
-        for one in trials
-    ]
 
 
 def _describe(found: Found) -> dict[str, Any]:
@@ -99,13 +85,6 @@ def _describe(found: Found) -> dict[str, Any]:
             for verdict in verdicts
         ],
     }
-
-
-def write_document(document: dict[str, Any], path: Path) -> Path:
-    """Writes a search's document into its run, whole or not at all; its path."""
-    target = path / SEARCH_FILE
-    write_file(target, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return target
 
 
 def trial_cells(study: Study, one: Trial) -> tuple[str, ...]:
@@ -145,9 +124,15 @@ def render_search(found: Search) -> str:
 
 def _curse(found: Search) -> str:
     where = "fresh cases" if found.fresh_cases else "episodes that no choice was made by"
-    told = CURSE.format(trials=len(found.trials), where=where)
+    told = (
+        f"the winner is the best of {len(found.trials)} trials on the same cases, so what it scored there flatters it"
+        f" (the winner's curse); the numbers on {where} do not"
+    )
     if found.conclusion > 1:
-        told += AGAIN.format(number=found.conclusion, alpha=found.alpha)
+        told += (
+            f"; they judge winner number {found.conclusion} of this search, so it is held to a level of"
+            f" {found.alpha:g} there"
+        )
     return told
 
 

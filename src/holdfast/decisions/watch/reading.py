@@ -32,10 +32,9 @@ class View:
 
     ``side`` is what a gate reads of it, of all its rollouts. ``scores`` are the values by trajectory. ``missing``
     counts rollouts without a value, those among them that logs were to hold and do not. ``judge`` and ``rubric`` say
-    whose readings they are, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint. ``cases`` are
-    those with episodes that a score is due of, by their names for people, ``counts`` how many there are; ``unfit`` is
-    the share of those that the audit found unfit to be judged, ``gaps`` what the checkpoint's logs lack. ``data`` is a
-    digest of it all.
+    whose readings they are, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint. ``counts``
+    says how many episodes a score is due of, by case; ``unfit`` is the share of those that the audit found unfit to be
+    judged, ``gaps`` what the checkpoint's logs lack. ``data`` is a digest of it all.
     """
 
     side: Side
@@ -47,7 +46,6 @@ class View:
     missing: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     data: str = ""
-    cases: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     unfit: float = 0.0
     labelled: Labelled = Labelled.UNKNOWN
@@ -244,7 +242,6 @@ def read_view(
         missing=len(asked) - len(readings) + gaps.rollouts,
         scores=readings,
         data=content_id("watch data", used, sorted(met), sorted(values.items())),
-        cases={name: side.labels[place] for name, place in side.places.items() if name in counts},
         counts=counts,
         unfit=float(side.measured["validity"].value[due].mean()),
         labelled=related[label][0],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Checkpoint, Estimate
+from holdfast.records.words import count_noun
 from holdfast.report.sections.chance import chance_paragraph
 from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import show_line, wrap_line
@@ -77,7 +78,7 @@ def scores_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int, m
             least = {one.lineage: _dose(one) for one in sorted(main, key=_dose, reverse=True)}
             shown = pivot([one for one in main if _dose(one) == least[one.lineage]], table.title, colors)
         shown = replace(shown, rows=shown.rows[:most])
-        lines += [table_text(shown, width), f"  … {len(table.rows) - len(shown.rows)} more rows"]
+        lines += [table_text(shown, width), f"  … {count_noun(len(table.rows) - len(shown.rows), 'more rows')}"]
         return "\n".join(lines)
     lines.append(table_text(table, width))
     if apart:
