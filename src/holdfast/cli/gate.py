@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from holdfast.cli.gate_arguments import RULE_OPTIONS
@@ -32,6 +31,7 @@ from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import load
 
 EXIT_CODES: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
+AGAIN_SEED = 1  # of --again, unless another is given
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # names a file that several commands write to, one after the other
 
 
@@ -166,7 +166,12 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     if options.again:
         _require_judge(child.book.study.get("judges", {}), options.judge or rules.judge)
         child = roll_out_again(
-            library, child.book, child.checkpoint, again=_seed(options), output=options.output, means=request.means
+            library,
+            child.book,
+            child.checkpoint,
+            again=options.seed or AGAIN_SEED,
+            output=options.output,
+            means=request.means,
         )
     elif parent.book is child.book and parent.checkpoint.id == child.checkpoint.id:
         raise StudyError(
@@ -196,11 +201,6 @@ def _require_judge(judges: Collection[str], wanted: str | None) -> None:
         )
 
 
-def _seed(options: argparse.Namespace) -> int:
-    """The seed that --again rolls out with."""
-    return 1 if options.seed is None else int(options.seed)
-
-
 def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:
     options = request.options
     if options.run is not None:
@@ -210,7 +210,7 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
     study = load(options.suite, scale=options.scale, changes=options.set)
     rules = request.rules(noted=study.gate.model_dump(mode="json"))
     _require_judge(study.judges, options.judge or rules.judge)
-    again = _seed(options) if options.again else None
+    again = (options.seed or AGAIN_SEED) if options.again else None
     parent, child = roll_out_models(
         library,
         study,
@@ -245,13 +245,9 @@ def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
     if options.junit is not None:
         write_file(options.junit, render_junit(verdicts))
     if options.markdown is not None:
-        _write_markdown(options.markdown, render_markdown(verdicts))
+        # A summary that the steps of a job share gets one part more; any other file is this command's alone.
+        write = append_file if os.environ.get(STEP_SUMMARY) == str(options.markdown) else write_file
+        write(options.markdown, render_markdown(verdicts))
     if options.json:
         return to_json(gate_document(verdicts))
     return render_text(verdicts, full=options.full).rstrip("\n")
-
-
-def _write_markdown(path: Path, text: str) -> None:
-    """A summary that the steps of a job share gets one part more; any other file is this command's alone."""
-    write = append_file if os.environ.get(STEP_SUMMARY) == str(path) else write_file
-    write(path, text)

@@ -219,7 +219,12 @@ class Traffic:
 
 def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     """The traffic of some steps that are to do, summed by speaker and model."""
-    measured = _measured_tokens(run_path)
+    # By speaker and model, the tokens read and written in a call, from the run's ledger.
+    measured = {
+        (row.speaker, row.model): (row.input_tokens / row.calls, row.output_tokens / row.calls)
+        for row in read_spending(run_path)
+        if row.calls
+    }
     totals: dict[tuple[Speaker, str], list[float]] = {}  # calls, tokens read, tokens written
     entries: dict[str, tuple[ModelEntry, EndpointSection]] = {}
     for step in steps:
@@ -271,15 +276,6 @@ def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
             yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
         case StageSettings() as settings:
             yield from METHODS[settings.method].cost(plan, step).calls
-
-
-def _measured_tokens(run_path: Path) -> dict[tuple[str, str], tuple[float, float]]:
-    """(speaker, model) → tokens read and written in a call, from the run's ledger."""
-    return {
-        (row.speaker, row.model): (row.input_tokens / row.calls, row.output_tokens / row.calls)
-        for row in read_spending(run_path)
-        if row.calls
-    }
 
 
 def read_spending(run_path: Path) -> Sequence[Any]:

@@ -10,6 +10,7 @@ from holdfast.decisions.search.sampling import Found, Trial
 from holdfast.decisions.search.trials import section_of, trial_lineage
 from holdfast.records import Outcome, Verdict
 from holdfast.report.words.console import rows_text, terminal_width
+from holdfast.report.words.labels import name_lineage
 from holdfast.study.study import Study
 
 SEARCH_FILE = "search.json"
@@ -90,7 +91,11 @@ def _describe(found: Found) -> dict[str, Any]:
 def trial_cells(study: Study, one: Trial) -> tuple[str, ...]:
     """A trial as a row of the table of trials: what it was, the gate's word, what is to be large, what it lacks."""
     worst = [f"{name} {value:+.2f}" for name, value in one.found.violations.items() if value > 0]
-    why = f"beyond the margin: {', '.join(worst)}" if worst else f"passes against {_name(section_of(study).parent)}"
+    why = (
+        f"beyond the margin: {', '.join(worst)}"
+        if worst
+        else f"passes against {name_lineage(section_of(study).parent)}"
+    )
     value = "–" if one.found.value is None else f"{one.found.value:.2f}"
     return one.found.outcome.value, why, f"{one.number}", f"{one.point.share:.2f}", f"{one.point.steps}", value
 
@@ -101,7 +106,8 @@ def render_search(found: Search) -> str:
     heads = ("Gate", "Why", "Trial", "Share", "Steps", section.maximize.capitalize())
     rows = [trial_cells(found.study, one) for one in found.trials]
     lines = [
-        f"{_name(section.lineage)} against {_name(section.parent)}: most {section.maximize} that passes the gate",
+        f"{name_lineage(section.lineage)} against {name_lineage(section.parent)}:"
+        f" most {section.maximize} that passes the gate",
         rows_text(heads, rows, terminal_width(), words=2),
         "",
     ]
@@ -134,7 +140,3 @@ def _curse(found: Search) -> str:
             f" {found.alpha:g} there"
         )
     return told
-
-
-def _name(lineage: tuple[str, ...]) -> str:
-    return "→".join(lineage) or "the base"

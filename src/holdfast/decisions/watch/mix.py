@@ -119,7 +119,7 @@ def compare_mixes(before: Sequence[Features], now: Sequence[Features], rng: np.r
     ]
     if any(one.model for one in before) and any(one.model for one in now):
         respects.append(("models", "conduct", lambda one: (one.model,)))
-    changes = tuple(_compare(name, of, read, before, now, rng) for name, of, read in respects)
+    changes = tuple(_compare(name, of, read, (before, now), rng) for name, of, read in respects)
     return Mix(before=len(before), now=len(now), changes=changes, tools=_tool_shares(before, now))
 
 
@@ -137,11 +137,11 @@ def _tool_shares(before: Sequence[Features], now: Sequence[Features]) -> tuple[t
 
 
 def _compare(
-    what: str, of: Kind, read: Reader, before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator
+    what: str, of: Kind, read: Reader, both: Sequence[Sequence[Features]], rng: np.random.Generator
 ) -> MixChange:
     """Distance, p-value and the smallest share that would be seen, in one respect."""
     names: dict[Any, int] = {}
-    sides = [_by_case(side, read, names, rng) for side in (before, now)]
+    sides = [_by_case(side, read, names, rng) for side in both]
     if not names or not sides[0] or not sides[1]:
         return MixChange(what=what, of=of, distance=None, p=None)
     rows = np.zeros((len(sides[0]) + len(sides[1]), len(names)))

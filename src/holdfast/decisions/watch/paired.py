@@ -16,6 +16,7 @@ from holdfast.decisions.gate.books import Book, make_book
 from holdfast.decisions.gate.declared import describe_declaration
 from holdfast.decisions.gate.logs import describe_gaps
 from holdfast.decisions.gate.pairing import WATCH, require_comparable
+from holdfast.decisions.gate.sources import is_log
 from holdfast.decisions.watch.drift import freeze, judge_again
 from holdfast.decisions.watch.reading import (
     View,
@@ -27,10 +28,10 @@ from holdfast.decisions.watch.reading import (
 from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
 from holdfast.decisions.watch.series import Kind, Watch, case_means, promise_delay, replay
 from holdfast.decisions.watch.state import Seen, State, load_state, save_state
-from holdfast.exchange.inspect.files import is_inspect
+from holdfast.exchange.imports import import_run
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Labelled
-from holdfast.records.errors import MissingExtra, StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.outputs import scratch_directory
 from holdfast.store import DATABASE, Store
 from holdfast.store.choosing import find_checkpoint
@@ -49,15 +50,12 @@ def open_run(path: Path, scores: Sequence[ScoreOption] = ()) -> Iterator[Store]:
         with Store(path) as store:
             yield store
         return
-    if not path.exists() or not is_inspect(path):
+    if not is_log(path):
         raise StoreError(f"{path}: no run here (no {DATABASE}) and no Inspect log; give one of the two")
-    try:
-        from holdfast.exchange.inspect.importing import import_logs
-    except ImportError as error:
-        raise MissingExtra("import of Inspect logs", "remote") from error
-    with scratch_directory() as folder, Store.create(folder / "run") as store:
-        import_logs(path, store, scores=scores)
-        yield store
+    with scratch_directory() as folder:
+        import_run(path, folder / "run", scores=scores)
+        with Store(folder / "run") as store:
+            yield store
 
 
 def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:

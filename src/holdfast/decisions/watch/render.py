@@ -298,26 +298,11 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row_document(row: Row) -> dict[str, Any]:
-    return {
-        "label": row.label,
-        "n": row.n,
-        "missing": row.missing,
-        "mean": row.mean,
-        "change": row.change,
-        "lower": row.lower,
-        "upper": row.upper,
-        "level": row.level,
-        "windows": [
-            {"looks": one.looks, "n": one.cases, "change": one.change, "lower": one.lower, "upper": one.upper}
-            for one in row.spans
-        ],
-        "alarm": row.alarm,
-        "warning": row.warning,
-        "attributable": row.attributable,
-        "enough_data": row.able,
-        "coverage": row.coverage,
-        "enough_scored": row.covered,
-        "reason": row.reason or None,
-        "judge_drift": None if row.drift is None else asdict(row.drift),
-        "notes": dict(row.notes),
-    }
+    """A look as JSON, by the names that the document has always had."""
+    names = {"able": "enough_data", "covered": "enough_scored", "drift": "judge_drift", "spans": "windows"}
+    windows = [
+        {"looks": one.looks, "n": one.cases, "change": one.change, "lower": one.lower, "upper": one.upper}
+        for one in row.spans
+    ]
+    found = {**asdict(row), "spans": windows, "reason": row.reason or None, "notes": dict(row.notes)}
+    return {names.get(key, key): value for key, value in found.items()}

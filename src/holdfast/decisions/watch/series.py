@@ -128,11 +128,6 @@ def case_means(values: Values) -> dict[str, float]:
     return {case: float(np.mean(found)) for case, found in values.items() if found}
 
 
-def can_alarm(n: int, level: float, margin: float) -> bool:
-    """Whether ``n`` cases could alarm at this level if all of them had lost everything: (n,) values of −3."""
-    return n > 0 and bool(upper_bound(np.full(n, -REACH), level, low=-REACH, high=REACH) < -margin)
-
-
 def replay(
     state: State,
     kind: Kind,
@@ -208,8 +203,10 @@ def _paired(state: State, alpha: float, margin: float) -> list[Row]:
             rows.append(Row(label=seen.label, n=0, missing=seen.missing, mean=mean, reason=reason))
             continue
         look = monitor.look(differences)
-        able = can_alarm(look.cases, look.level / len(look.windows), margin)
-        rows.append(_row(seen, mean, look.windows, look.level, able=able))
+        # Whether so many cases could alarm if all of them had lost everything.
+        lost, level = np.full(look.cases, -REACH), look.level / len(look.windows)
+        able = upper_bound(lost, level, low=-REACH, high=REACH) < -margin
+        rows.append(_row(seen, mean, look.windows, look.level, able=bool(able)))
     return rows
 
 

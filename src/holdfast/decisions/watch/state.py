@@ -24,6 +24,7 @@ from pydantic import Field, NonNegativeInt, TypeAdapter
 from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes
 from holdfast.records.outputs import write_file
+from holdfast.rollout.worlds.schemas import read_json
 from holdfast.store.tables import MAX_SCORE, MIN_SCORE
 
 VERSION = 2
@@ -179,7 +180,7 @@ def _show(value: Any) -> str:
 
 def _read(path: Path, data: bytes) -> State:
     try:
-        row = json.loads(data, object_pairs_hook=_unique)
+        row = read_json(data.decode())
         if row[KEY] not in (VERSION, WITHOUT_DIGEST):
             raise StudyError(f"{path}: a state of version {row[KEY]!r}, expected {VERSION}; begin a new state file")
         if ("digest" in row) != (row[KEY] == VERSION) or row.get("digest") not in (None, _digest_row(row)):
@@ -199,13 +200,6 @@ def _read(path: Path, data: bytes) -> State:
             f"{path}: is no state of a watch, or a damaged one ({type(error).__name__}); restore it or give another"
             " file: nothing was written"
         ) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key stands twice")
-    return made
 
 
 def save_state(path: Path, state: State) -> None:
