@@ -220,6 +220,7 @@ def _analyze(options: argparse.Namespace) -> str:
 
 def _show(options: argparse.Namespace) -> str:
     from holdfast.report.page.terminal import render_status, render_trajectory
+    from holdfast.report.words.console import terminal_width
     from holdfast.runs.forecast import read_spending
     from holdfast.runs.run import check_run, planned_steps
     from holdfast.store import Store
@@ -249,7 +250,7 @@ def _show(options: argparse.Namespace) -> str:
             raise StudyError(f"{options.run}: {few} with an id that starts with {options.id!r}; {remedy}")
         trajectory = store.trajectory(found[0])
         case, checkpoint = store.case(trajectory.case_id), store.checkpoint(trajectory.checkpoint_id)
-        return render_trajectory(case, checkpoint, trajectory, store.scores(trajectory.id))
+        return render_trajectory(case, checkpoint, trajectory, store.scores(trajectory.id), terminal_width())
 
 
 def _report(options: argparse.Namespace) -> str:
