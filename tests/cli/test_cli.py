@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -106,6 +107,31 @@ def test_a_misspelt_word_of_a_closed_list_is_answered_with_the_nearest(
 def test_wrong_arguments_are_one_line_that_points_to_help(arguments: tuple[str, ...], capsys: Captured) -> None:
     told = refused(capsys, *arguments)
     assert "--help`" in told and " _" not in told  # no name of ours
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_results_have_colours_in_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a pipe, not in JSON, not where NO_COLOR or a dumb terminal says so; the words are the same in all."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    text = "FAIL: S against base [red]\n\n  Check   Change\n  ──────────────\n  safety  FAIL" + " and more" * 20
+
+    def shown(stream: io.StringIO, *, plain: bool = False, **environment: str) -> str:
+        monkeypatch.setattr(sys, "stdout", stream)
+        for name, value in {"TERM": "xterm-256color", **environment}.items():
+            monkeypatch.setenv(name, value)
+        cli._say(text, plain=plain)
+        return stream.getvalue()
+
+    coloured = shown(Terminal())
+    assert coloured.count("\x1b[1;31mFAIL\x1b[0m") == 2 and "\x1b[1m  Check   Change\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == text + "\n"
+    assert shown(io.StringIO()) == shown(Terminal(), plain=True) == shown(Terminal(), TERM="dumb") == text + "\n"
+    assert "31m" not in shown(Terminal(), NO_COLOR="1")
 
 
 def test_new_check_plan(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

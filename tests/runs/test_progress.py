@@ -63,6 +63,17 @@ def test_live_lines_are_as_wide_as_the_terminal_and_cut_no_number(width: int, mo
     assert any(re.search(r"9 of \d+ episodes,( 0\.5 episodes/s,)? \d+ s left$", line) for line in live)
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_line_of_counts_is_not_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    counts = "1,200 of 7,200 MB, 610 MB/s, 10 s left · 120,000 trajectories, 240,000 scores"
+    stream = Terminal()
+    with ProgressLines(stream) as lines:
+        lines.passing(counts, 1 / 6)
+    sent = re.sub("[━╸╺⠋ ]+", " ", CODES.sub(" ", COLOURS.sub("", stream.getvalue())).replace("\n", " "))
+    assert counts in sent
+
+
 def test_finished_checkpoints_and_failures_stay_and_the_cursor_is_never_hidden() -> None:
     stream = Terminal()
     with ProgressLines(stream) as lines:

@@ -30,8 +30,8 @@ _STYLES = {
     r"\b(FAIL|ALARM|JUDGE DRIFTED)\b": "bold red",
     r"\bINCONCLUSIVE\b": "yellow",
     r"(?m)^( *! .*|failed: .*)$": "red",
-    r"(?m)^[^\n]*\n(?=─+$)": "bold",
-    r"(?m)^─+$": "dim",
+    r"(?m)^[^\n]*\n(?= *─+$)": "bold",
+    r"(?m)^ *─+$": "dim",
     r"(?m)^(everything|report|next|page|note): ": "dim",
 }
 LIGHT = ("new",)  # commands that load none

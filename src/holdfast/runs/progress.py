@@ -69,7 +69,7 @@ class _Lasting:
 
 
 class _Words(ProgressColumn):
-    """A column with a field of its task, cut with an ellipsis where ``column`` gives it no room; numbers never are."""
+    """A column with a field of its task. A name beside numbers is cut where it has no room, numbers never are."""
 
     def __init__(self, field: str, column: Column) -> None:
         super().__init__(column)
@@ -77,7 +77,8 @@ class _Words(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         words = task.fields[self._field]
-        return Text(words() if callable(words) else words, no_wrap=True, overflow="ellipsis")
+        is_name = self._field == "name" and bool(task.fields["numbers"])
+        return Text(words() if callable(words) else words, no_wrap=is_name, overflow="ellipsis" if is_name else "fold")
 
 
 class ProgressLines:
@@ -92,7 +93,7 @@ class ProgressLines:
             self._live = Progress(
                 SpinnerColumn(),
                 BarColumn(BAR),
-                _Words("name", Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+                _Words("name", Column(ratio=1)),
                 _Words("numbers", Column(no_wrap=True, justify="right")),
                 console=self._console,
                 refresh_per_second=REFRESHES,
