@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 from holdfast.cli.gate_arguments import add_gate
 from holdfast.cli.options import add_budget, add_trust, count, draws, number, seed, workers
 from holdfast.cli.watch_arguments import add_watch
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.records.version import VERSION
 
 EXPORT_FORMATS = ("jsonl", "csv", "parquet", "trl", "inspect", "hf", "evidence", "run")
@@ -74,8 +73,7 @@ class _Parser(argparse.ArgumentParser):
         words = one_line(message)
         if misspelt := _MISSPELT.match(words):
             known = misspelt["known"].replace("'", "").split(", ") if misspelt["known"] else self._find_options()
-            near = difflib.get_close_matches((misspelt["given"] or misspelt["name"]).partition("=")[0], known, n=1)
-            words += f"; did you mean {near[0]!r}?" if near else ""
+            words += did_you_mean((misspelt["given"] or misspelt["name"]).partition("=")[0], known, before="; ")
         self.exit(StudyError.exit_code, f"{self.prog}: {words}; see `{self.prog} --help`\n")
 
     def _find_options(self) -> list[str]:

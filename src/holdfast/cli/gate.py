@@ -20,7 +20,7 @@ from holdfast.decisions.gate.sources import Library, open_library, split_place
 from holdfast.decisions.gate.verdicts import Place, decide, take_sides
 from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Outcome, Verdict
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.records.outputs import append_file, to_json, write_file
 from holdfast.report.sections.gate import overall
 from holdfast.runs.progress import ProgressLines
@@ -109,7 +109,8 @@ def read_scores(words: Sequence[str]) -> tuple[ScoreOption, ...]:
     for word in words:
         option = parse_score(word)
         if option.objective not in OBJECTIVES:
-            raise StudyError(f"--score {word!r}: a gate compares {' and '.join(OBJECTIVES)}; name one of these")
+            near = did_you_mean(option.objective, OBJECTIVES, after=" ")
+            raise StudyError(f"--score {word!r}: a gate compares {' and '.join(OBJECTIVES)}; {near}name one of these")
         if option.objective in found:
             raise StudyError(f"--score {word!r}: {option.objective} is named twice; give each once")
         found[option.objective] = option

@@ -159,7 +159,7 @@ class _Execution:
     def _share(self) -> float:
         left = sum(expected_seconds(step) for step in self.waiting)
         left += sum(expected_seconds(step) * (1 - done / step.size) for step, _, done in self.running.values())
-        return 1.0 - left / self.expected if self.expected else 1.0
+        return max(0.0, 1.0 - left / self.expected) if self.expected else 1.0
 
     def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]

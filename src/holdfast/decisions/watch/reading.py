@@ -17,7 +17,7 @@ from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
 from holdfast.records.arrays import Bools
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.report.words.labels import name_judge
 from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, split_conditions
 from holdfast.store.tables import ScoreTable
@@ -164,7 +164,10 @@ def find_judge(
         if origin.undeclared:
             raise StudyError(f"{place}: {tell_undeclared(origin.undeclared, objective)}")
         there = ", ".join(table.objectives) or "nothing"
-        raise StudyError(f"{place}: no scores of {objective!r}, scored there: {there}; add them with `holdfast judge`")
+        near = did_you_mean(objective, table.objectives, after=" ")
+        raise StudyError(
+            f"{place}: no scores of {objective!r}, scored there: {there}; {near}add them with `holdfast judge`"
+        )
     mine = np.unique(table.judge[table.objective == table.objectives.index(objective)])
     labels: list[str] = [table.judges[index] for index in mine]
     names = dict(zip(table.judges, table.judge_names, strict=True))
@@ -174,9 +177,10 @@ def find_judge(
     if len(found) == 1:
         return found[0]
     if not found:
+        near = did_you_mean(str(wanted), labels, after=" ")
         raise StudyError(
-            f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; add them"
-            f" with `holdfast judge {place} --with {wanted}`"
+            f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; {near}add"
+            f" them with `holdfast judge {place} --with {wanted}`"
         )
     told = ", ".join(map(tell, found))
     raise StudyError(
