@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from holdfast.cli.options import add_budget, add_scores, add_trust, count, number, seed, workers
+from holdfast.cli.options import add_budget, add_scores, add_trust, add_where, count, number, seed, workers
 
 # Rules that may be declared on the command line, in place of those of a file: option → setting of ``[gate]``.
 RULE_OPTIONS = {
@@ -38,9 +38,7 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     what = "a lineage (S, 'S,H dose=4', base), a name or id, RUN:NAME, an Inspect log, or a model with --suite"
     sides.add_argument("--parent", metavar="SIDE", help=f"{what}; default: what the child's last stage started from")
     sides.add_argument("--child", metavar="SIDE", help="the same")
-    sides.add_argument(
-        "--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="which of several is meant"
-    )
+    add_where(sides, "which of several is meant")
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
     sides.add_argument("--suite", type=Path, metavar="STUDY", help="roll both models out through this study's suite")
     sides.add_argument("--again", action="store_true", help="roll the child out anew, with another seed")

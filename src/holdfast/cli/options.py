@@ -45,6 +45,11 @@ def add_budget(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     command.add_argument("--max-cost", type=money, metavar="AMOUNT", help="money that those may cost, all together")
 
 
+def add_where(command: argparse.ArgumentParser | argparse._ArgumentGroup, words: str) -> None:
+    """Add the option that says which of several checkpoints is meant."""
+    command.add_argument("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=words)
+
+
 def add_scores(command: argparse._ArgumentGroup) -> None:
     """Add the option that says what the scores of logs mean."""
     command.add_argument(

@@ -24,7 +24,7 @@ from holdfast.study.rules import FEWEST_FAMILIES, GateSection
 SEED = 0
 ROLLOUTS = (1, 2, 4, 8)
 DRAWS = 400
-T_ROW = "by a t bound"
+T_ROW = "t bound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
