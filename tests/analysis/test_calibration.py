@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import jsonschema
 import numpy as np
 import pytest
-from builders.report_samples import NAME
+from builders.report_samples import NAME, make_shown
 from builders.scored_study import checkpoint, write_study
 
 from holdfast.analysis import analyze, document, schema
@@ -288,7 +288,7 @@ def test_words_say_what_a_judge_gets_wrong(analysis: Analysis) -> None:
 
 
 def test_the_report_has_the_section_with_a_figure_for_each_judge(analysis: Analysis) -> None:
-    sections = {one.identity: one for one in make_sections(analysis, order_lineages(analysis))}
+    sections = {one.identity: one for one in make_sections(make_shown(analysis, order_lineages(analysis)))}
     made = sections["calibration"]
     assert made.title == "Judges against known truth"
     for name, judge in (("calibration", "lenient"), ("calibration-2", "strict")):
@@ -306,14 +306,14 @@ def test_the_report_has_the_section_with_a_figure_for_each_judge(analysis: Analy
 
 def test_a_report_without_other_judges_has_no_section(tmp_path: Path) -> None:
     alone = analyze(write(tmp_path / "alone", {}, tests=6), draws=50)
-    assert "calibration" not in {one.identity for one in make_sections(alone, order_lineages(alone))}
+    assert "calibration" not in {one.identity for one in make_sections(make_shown(alone, order_lineages(alone)))}
 
 
 def test_names_that_try_to_act_stay_words() -> None:
     about = {"estimator": "calibration", "judge": NAME, "objective": NAME, "unit": NAME, "lineage": None}
     bias = Estimate(kind="mean_bias", value=0.5, interval=(0.1, 0.9), n={"judgements": 4}, **about)
     cell = Estimate(kind="confusion", value=1.0, axes={"truth": 0, "judged": 0}, **about)
-    made, _ = make_sections(with_families(Analysis(calibration=(bias, cell))), {(): 0})
+    made, _ = make_sections(make_shown(with_families(Analysis(calibration=(bias, cell))), {(): 0}))
     for text in (made.html, *made.figures.values()):
         assert "<script" not in text
         assert "<img" not in text

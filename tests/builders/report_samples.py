@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from holdfast.records import (
     Analysis,
@@ -25,6 +26,7 @@ from holdfast.records import (
     Unbounded,
     content_id,
 )
+from holdfast.report.words.layout import Shown
 from holdfast.store import Store
 from holdfast.store.codec import trajectory_to_bytes
 
@@ -336,3 +338,10 @@ def make_hostile_analysis() -> Analysis:
     return Analysis(
         scores=(mean,), persistence=(kept,), health=(replace(mean, kind=NAME),), frontiers=(plane,), notes=(NAME,)
     )
+
+
+def make_shown(
+    analysis: Analysis | None = None, colors: Mapping[tuple[str, ...], int] | None = None, **more: Any
+) -> Shown:
+    """What a section is made of."""
+    return Shown(analysis=analysis or Analysis(), colors=colors or {}, **more)

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 from builders import verdict_samples as samples
+from builders.report_samples import make_shown
 from rich.cells import cell_len
 
 from holdfast.decisions.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
@@ -304,13 +305,13 @@ def test_numbers_that_are_not_finite_are_null() -> None:
 
 
 def test_the_pages_section_says_the_same() -> None:
-    section = gate_section(many(4))
+    section = gate_section(make_shown(verdicts=many(4)))
     assert section is not None
     assert "safety fell by 0.62 points [−0.80, −0.44]; the margin is 0.25" in section.html
     rows = [[cell.text for cell in row] for row in section.tables["gate"].rows]
     assert [row[0] for row in rows] == ["FAIL", "INCONCLUSIVE", "PASS", "PASS"]
     assert rows[0][5] == "FAIL −0.62 [−0.80, −0.44]" and rows[2][5] == "+0.01 [−0.06, 0.08]"
     assert rows[0][7] == "INCONCLUSIVE (decides nothing) +7.0 pp [3.1, 12.0]"
-    assert gate_section([]) is None
-    hostile = gate_section([samples.make_hostile_verdict()])
+    assert gate_section(make_shown(verdicts=[])) is None
+    hostile = gate_section(make_shown(verdicts=[samples.make_hostile_verdict()]))
     assert hostile is not None and "<script" not in hostile.html and "<img" not in hostile.html

@@ -13,17 +13,20 @@ from xml.etree import ElementTree
 
 import pytest
 from builders import report_samples as samples
+from builders import verdict_samples
+from builders.report_samples import make_shown
 
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.report import write_report
 from holdfast.report.draw.charts import draw_audit, draw_dose
-from holdfast.report.draw.figures import draw_forest, draw_frontier, order_lineages
+from holdfast.report.draw.figures import draw_frontier, order_lineages
 from holdfast.report.draw.pdf import convert_figure
+from holdfast.report.draw.rows import draw_forest
 from holdfast.report.page.shards import MESSAGE_CHARACTERS
 from holdfast.report.sections.health import health_section
 from holdfast.report.sections.persistence import persistence_section
-from holdfast.report.sections.summary import describe_alert, describe_persistence, find_delta, make_headlines, summarise
+from holdfast.report.sections.summary import describe_alert, describe_persistence, make_headlines, summarise
 from holdfast.report.words.inert import unpack_json
 from holdfast.report.words.labels import describe_names, names_html
 from holdfast.report.words.tables import narrow, pivot, table_latex
@@ -271,33 +274,18 @@ def test_summary_says_what_persists_and_how_many_are_unfit(store: Store) -> None
 
 
 def test_cards_lead_with_score_points_against_the_base(store: Store) -> None:
-    cards = make_headlines(store, samples.make_analysis())
+    cards = make_headlines(store, make_shown(samples.make_analysis(), verdicts=[verdict_samples.make_verdict()]))
     assert [card.name for card in cards] == [
         "safety against the base, score points",
         "persistence of helpfulness after H→S",
+        "verdicts on 1 comparison with a parent",
         "unfit to be judged",
     ]
-    assert cards[0].value == "+1.10 (no interval) after S → +0.95 (no interval) after S→H"
+    assert cards[0].numbers == (("+1.10", "(no interval) after S"), ("+0.95", "(no interval) after S→H"))
+    assert (cards[0].verdict, cards[0].tone) == ("no gain is shown", "unknown")  # nothing is, without an interval
     assert plain(cards[0].note) == "persistence 86 % [56, 121] of the gap between S and H · recipe"
-    assert plain(cards[1].value) == "14 %"
-
-
-def test_changes_of_a_card_are_of_the_smallest_dose_and_averaged_over_other_axes() -> None:
-    ratio = Estimate(kind="persistence", estimator="pooled", value=0.5, lineage=("S", "H"), objective="safety")
-    about = {"kind": "delta", "lineage": ("S",), "objective": "safety"}
-    deltas = [
-        Estimate(estimator="pooled", value=1.0, axes={"beta": 0.1, "dose": 1}, **about),
-        Estimate(estimator="pooled", value=2.0, axes={"beta": 0.2, "dose": 1}, **about),
-        Estimate(estimator="pooled", value=9.0, axes={"beta": 0.2, "dose": 4}, **about),
-        Estimate(estimator="published", value=9.0, axes={"beta": 0.1, "dose": 1}, **about),
-        Estimate(estimator="pooled", value=9.0, axes={"beta": 0.1, "dose": 1}, base="a", **about),
-    ]
-    analysis = Analysis(deltas=tuple(deltas))
-    assert find_delta(analysis, ratio, ("S",)) == (1.5, "(no interval)")
-    (one,) = (row for row in deltas if row.value == 1.0)
-    alone = Analysis(deltas=(replace(one, interval=(0.9, 1.1)),))
-    assert find_delta(alone, ratio, ("S",)) == (1.0, "[0.90, 1.10]")
-    assert find_delta(analysis, ratio, ("S", "H")) is None
+    assert plain(cards[1].numbers[0][0]).startswith("14 %")
+    assert (cards[2].verdict, cards[2].tone, cards[2].numbers) == ("FAIL", "bad", (("1", "FAIL"),))
 
 
 def test_invented_and_unfit_episodes_stand_before_everything(store: Store, tmp_path: Path) -> None:
@@ -313,7 +301,7 @@ def test_invented_and_unfit_episodes_stand_before_everything(store: Store, tmp_p
     sample = samples.make_analysis()
     calm = replace(sample, audit=(unfit,))
     loud = replace(sample, audit=(unfit, invented))
-    for analysis, first in ((calm, "results"), (loud, "audit")):
+    for analysis, first in ((calm, "frontier"), (loud, "audit")):
         text = write_report(store, analysis, tmp_path / first, title="Alert").read_text(encoding="utf-8")
         assert re.findall(r'<section id="([a-z]+)"', text)[1] == first
         assert ('class="alert"' in text) == (first == "audit")
@@ -409,10 +397,10 @@ def test_forest_is_honest_about_what_has_no_interval() -> None:
 def test_dose_curve_and_audit_bars() -> None:
     analysis = samples.make_analysis()
     ratios = [one for one in analysis.dose if one.kind == "persistence"]
-    svg = draw_dose(ratios, "dose")
+    svg = draw_dose(ratios, "dose", {})
     assert svg is not None
     assert len(list(parse(svg).iter(f"{SVG}path"))) == 2
-    assert draw_dose(ratios[:1], "dose") is None
+    assert draw_dose(ratios[:1], "dose", {}) is None
     rates = [one for one in analysis.audit if one.unit == "all records"]
     bars = draw_audit(rates, order_lineages(analysis))
     assert bars is not None
@@ -429,7 +417,7 @@ def test_report_draws_persistence_against_measured_kl(page: Path) -> None:
 def test_forest_of_ratios_keeps_its_axis_and_says_each_claim() -> None:
     about = {"kind": "persistence", "estimator": "pooled", "lineage": ("S", "H"), "objective": "safety"}
     near, far = Estimate(value=0.5, interval=(-30.0, 40.0), **about), Estimate(value=2.0, claim="recipe", **about)
-    ticks = [one.text for one in parse(draw_forest([near])).iter(f"{SVG}text") if one.get("y") == "57"]
+    ticks = [one.text for one in parse(draw_forest([near])).iter(f"{SVG}text") if one.get("y") == "60"]
     assert (ticks[0], ticks[-1]) == ("−0.5", "1.5")
     words = [one.text for one in parse(draw_forest([near, far])).iter(f"{SVG}text")]
     assert {"pooled · checkpoint", "pooled · recipe", "2"} <= set(words)
@@ -445,7 +433,7 @@ def test_controls_are_folded_and_imports_are_not_called_healthy() -> None:
         objective="safety",
         unit="flipped control",
     )
-    section = persistence_section(replace(analysis, persistence=(*analysis.persistence, flipped)), {})
+    section = persistence_section(make_shown(replace(analysis, persistence=(*analysis.persistence, flipped)), {}))
     assert section is not None
     main, controls = section.html.split("<summary>Controls</summary>")
     assert "F→N" not in main
@@ -453,12 +441,12 @@ def test_controls_are_folded_and_imports_are_not_called_healthy() -> None:
     assert "controls-persistence-pooled-over-bases-and-judges" in section.figures
     missing = Estimate(kind="missing", estimator="measured", value=0.0, lineage=("S",))
     fine = Estimate(kind="degenerate", estimator="pooled", value=0.0, lineage=("S",))
-    imported = health_section(Analysis(health=(missing, fine)), {})
+    imported = health_section(make_shown(Analysis(health=(missing, fine)), {}))
     assert imported is not None
     assert "not assessed for imported runs" in imported.html
     assert "No sign" not in imported.html
     assert "Degenerate" not in imported.html
-    trained = health_section(Analysis(health=(replace(missing, kind="tokens", value=9.0), fine)), {})
+    trained = health_section(make_shown(Analysis(health=(replace(missing, kind="tokens", value=9.0), fine)), {}))
     assert trained is not None
     assert "No sign" in trained.html
 
@@ -469,24 +457,26 @@ def test_names_are_explained_from_the_records_of_stages() -> None:
     first = Checkpoint(id="1", base="a", stages=(swapped,), axes={"dose": 1})
     second = Checkpoint(id="2", base="a", stages=(both, swapped), axes={"dose": 2})
     names = dict(describe_names([first, second]))
-    assert list(names) == ["B", "F", "B→F", "dose"]
-    assert names["B"] == "a stage of dpo on safety and helpfulness"
+    assert list(names) == ["B", "F", "→", "dose"]
+    assert names["B"] == "a stage of training on safety and helpfulness, by dpo"
+    assert names["→"] == "then: B→F is stage B, then stage F"
     assert "50 % of the pairs swapped: a control" in names["F"]
     assert names_html([Checkpoint(id="3", base="a")]) == ""
 
 
 def test_dose_axis_has_ticks_at_its_doses_and_marks_side_by_side() -> None:
     ratios = [one for one in samples.make_analysis().dose if one.kind == "persistence"]
-    root = parse(draw_dose(ratios, "dose") or "")
+    root = parse(draw_dose(ratios, "dose", {}) or "")
     words = [one.text for one in root.iter(f"{SVG}text")]
     assert words[:3] == ["1", "2", "4"]
-    marks = [one.get("cx") for one in root.iter(f"{SVG}circle") if one.get("stroke")]
+    marks = [one.get("cx") or one.get("points") for one in root.iter() if one.get("stroke") == "#ffffff"]
     assert len(marks) == len(set(marks)) == 6
+    assert {one.tag for one in root.iter() if one.get("stroke") == "#ffffff"} == {f"{SVG}circle", f"{SVG}polygon"}
 
 
 def test_a_narrow_forest_has_its_words_above_the_bars() -> None:
     rows = [one for one in samples.make_analysis().persistence if one.kind == "persistence" and one.base is None]
-    root = parse(draw_forest(rows, width=350, narrow=True))
+    root = parse(draw_forest(rows, narrow=True))
     words = [one.text or "" for one in root.iter(f"{SVG}text")]
     assert "safety · S→H · pooled · recipe" in words
     assert all(0 <= float(one.get("cx") or 0) <= 350 for one in root.iter(f"{SVG}circle"))

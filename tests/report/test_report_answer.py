@@ -35,6 +35,7 @@ def make_study(
         persistence=(
             make_estimate("erosion", change[0], ("S", "H"), change[1], **(facts | {"axes": {}})),
             make_estimate("erosion", -0.1, ("H", "S"), (-0.3, 0.1), objective="helpfulness"),
+            make_estimate("erosion_control", -0.1, ("S", "N"), (-0.3, 0.1)),
         ),
     )
 
@@ -99,3 +100,10 @@ def test_single_stages_are_told_by_their_change_and_nothing_where_nothing_was_co
     assert first == "Safety rose from 1.00 at the base to 1.60 after S (+0.60 [0.50, 0.70])."
     assert "no change is shown" in second and "rose" not in second
     assert answer(EMPTY) == []
+
+
+def test_controls_are_no_answer() -> None:
+    gain, change, left, _ = OUTCOMES["took back all"]
+    study = make_study(gain, change, left)
+    control = make_estimate("delta", 0.5, ("S", "N"), (0.4, 0.6))
+    assert [one.lineage for one in find_answer(replace(study, deltas=(*study.deltas, control)))] == [("S", "H")]

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from builders import report_samples as samples
+from builders.report_samples import make_shown
 
 from holdfast.records import (
     Analysis,
@@ -29,19 +30,19 @@ from holdfast.records import (
     content_id,
 )
 from holdfast.report import write_report
-from holdfast.report.draw.curves import Gap, Line, Panel, average_seeds, draw_gaps, draw_panels, make_line
+from holdfast.report.draw.curves import Line, Panel, average_seeds, draw_panels, make_line
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.cases import USER_CASES, case_title, write_cases
 from holdfast.report.page.terminal import render_results
 from holdfast.report.sections.approval.examples import Users, examples_html, read_users
-from holdfast.report.sections.approval.section import approval_section, path_panels, trace_path
+from holdfast.report.sections.approval.section import approval_section, draw_gaps, path_panels, trace_path
 from holdfast.report.sections.approval.setup import describe_arms, make_setup, order_bases, parse_size
 from holdfast.report.sections.approval.tables import (
     gap_table,
-    index_last,
     keep_judge,
     level_table,
     order_ladder,
+    pick_last,
     pick_rows,
 )
 from holdfast.report.sections.approval.words import allows_gap, approval_block, describe_approval, void_notes
@@ -161,7 +162,9 @@ def found(section: Section | None) -> Section:
 
 
 def full() -> Section:
-    return found(approval_section(ANALYSIS, COLORS, checkpoints(), Users(toggles=TOGGLES)))
+    return found(
+        approval_section(make_shown(ANALYSIS, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
+    )
 
 
 def texts(table: Table | None) -> list[list[str]]:
@@ -197,9 +200,9 @@ class Outline(HTMLParser):
 
 def test_nothing_of_it_appears_without_rows() -> None:
     empty = Analysis(curves=tuple(all_curves()))
-    assert approval_section(empty, {}) is None
-    assert approval_block(empty, {}, 100) is None
-    assert "approval" not in {one.identity for one in make_sections(samples.make_analysis(), {})}
+    assert approval_section(make_shown(empty, {})) is None
+    assert approval_block(make_shown(empty, {}), 100) is None
+    assert "approval" not in {one.identity for one in make_sections(make_shown(samples.make_analysis(), {}))}
     assert "Approval" not in render_results(samples.make_analysis(), 100)
 
 
@@ -245,7 +248,7 @@ def test_void_results_are_announced_before_anything_else() -> None:
     html = full().html
     assert html.startswith('<p class="alert" role="note">Void: the base does not react to leak before RL')
     silent = replace(ANALYSIS, notes=("another note",))
-    assert 'class="alert"' not in found(approval_section(silent, COLORS)).html
+    assert 'class="alert"' not in found(approval_section(make_shown(silent, COLORS))).html
     assert void_notes(ANALYSIS) == [VOID.removeprefix("void: ")] and not void_notes(silent)
 
 
@@ -255,7 +258,9 @@ def test_one_judge_is_told_and_reactions_stand_under_each() -> None:
     logged = [replace(one, judge=None) for one in rule if one.kind == "max_hex_gap"]
     rule = [one for one in rule if one.kind != "max_hex_gap"]
     judged = Analysis(exploitation=(*model, *rule, *logged), curves=ANALYSIS.curves)
-    section = found(approval_section(judged, COLORS, checkpoints(), Users(toggles=TOGGLES)))
+    section = found(
+        approval_section(make_shown(judged, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
+    )
     assert "those of the judge rule." in section.html
     shown = texts(section.tables["approval-gaps"])
     assert shown == texts(full().tables["approval-gaps"])
@@ -263,7 +268,9 @@ def test_one_judge_is_told_and_reactions_stand_under_each() -> None:
     assert "99" not in "".join(describe_approval(judged))
     # The judge that rewards stands before one with more rows.
     rewarded = replace(judged, rewarder="model")
-    section = found(approval_section(rewarded, COLORS, checkpoints(), Users(toggles=TOGGLES)))
+    section = found(
+        approval_section(make_shown(rewarded, COLORS, checkpoints=checkpoints(), users=Users(toggles=TOGGLES)))
+    )
     assert "those of the judge model." in section.html and "99" in "".join(describe_approval(rewarded))
     assert keep_judge(replace(judged, rewarder="nobody"))[1] == "rule"
 
@@ -314,7 +321,16 @@ def test_hostile_text_is_inert_everywhere() -> None:
     ]
     curves = [replace(one, base=evil, axes={**one.axes, "setting": evil}) for one in ANALYSIS.curves]
     bad = Analysis(exploitation=tuple(rows), curves=tuple(curves), notes=(f"void: {evil}",))
-    section = found(approval_section(bad, order_lineages(bad), (), Users(toggles={evil: {"policy_role": evil}})))
+    section = found(
+        approval_section(
+            make_shown(
+                bad,
+                order_lineages(bad),
+                checkpoints=(),
+                users=Users(toggles={evil: {"policy_role": evil}}),
+            )
+        )
+    )
     outline = Outline()
     outline.feed(section.html)
     assert not {"script", "img", "iframe"} & outline.tags
@@ -323,7 +339,7 @@ def test_hostile_text_is_inert_everywhere() -> None:
         assert {one.tag.removeprefix(SVG) for one in ElementTree.fromstring(svg).iter()} <= {
             "svg", "rect", "line", "text", "path", "circle", "polygon", "title",
         }  # fmt: skip
-    block = approval_block(bad, {}, 100) or ""
+    block = approval_block(make_shown(bad, {}), 100) or ""
     assert samples.BIDI not in block and evil[:20] in block.replace("\n", "")[:4000]
 
 
@@ -332,7 +348,16 @@ def test_one_setting_without_seeds_has_no_ladder_and_still_its_curves() -> None:
     curves = tuple(
         replace(one, train_seed=None) for one in ANALYSIS.curves if one.lineage == ("R",) and one.train_seed == 5
     )
-    section = found(approval_section(Analysis(exploitation=rows, curves=curves), COLORS, (), Users(toggles=TOGGLES)))
+    section = found(
+        approval_section(
+            make_shown(
+                Analysis(exploitation=rows, curves=curves),
+                COLORS,
+                checkpoints=(),
+                users=Users(toggles=TOGGLES),
+            )
+        )
+    )
     assert "ladder" not in section.html and "approval-ladder" not in section.tables
     root = ElementTree.fromstring(section.figures["approval-exploit-rate"])
     assert not [one for one in root.iter(f"{SVG}path") if one.get("opacity")]  # no thin lines of single seeds
@@ -341,7 +366,7 @@ def test_one_setting_without_seeds_has_no_ladder_and_still_its_curves() -> None:
 
 def test_numbers_that_are_missing_are_dashes() -> None:
     rows = tuple(replace(one, value=None, interval=None, caveats=("too few",)) for one in gap_rows())
-    section = found(approval_section(Analysis(exploitation=rows), COLORS))
+    section = found(approval_section(make_shown(Analysis(exploitation=rows), COLORS)))
     assert "approval-gaps" not in section.figures
     assert all(cell == "–" for one in texts(section.tables["approval-gaps"]) for cell in one[3:])
     assert "NaN" not in section.html and "None" not in section.html
@@ -398,7 +423,10 @@ def test_the_choice_of_reward_leaves_off_policy_arms_out() -> None:
     section = full()
     assert [one[2] for one in texts(section.tables["approval-rewards"])] == ["R", "T"]
     assert {one[2] for one in texts(section.tables["approval-at-kl"])} == {"R", "T", "D"}
-    assert "The choice of reward" not in found(approval_section(ANALYSIS, COLORS, checkpoints()[:4])).html
+    assert (
+        "The choice of reward"
+        not in found(approval_section(make_shown(ANALYSIS, COLORS, checkpoints=checkpoints()[:4]))).html
+    )
 
 
 def test_reactions_and_cues_stand_with_the_results() -> None:
@@ -409,13 +437,12 @@ def test_reactions_and_cues_stand_with_the_results() -> None:
 
 
 def test_picking_prefers_whole_pooled_rows_with_an_interval() -> None:
-    picked = pick_rows(ANALYSIS.exploitation, ("late_gap",))
+    picked = pick_rows(ANALYSIS.exploitation, "late_gap")
     assert {one.claim for one in picked if one.base == BASE} == {"recipe"}
     assert all("environment" not in one.axes for one in picked) and len(picked) == 5
     single = row("late_gap", 1.0, ("R",), SPLIT, axes={"train_seed": 5})
-    assert pick_rows([single], ("late_gap",)) == [single]
-    rates = pick_rows(ANALYSIS.exploitation, ("exploit_rate",))
-    last = index_last(rates, make_setup(ANALYSIS), label="gameable")
+    assert pick_rows([single], "late_gap") == [single]
+    last = pick_last(ANALYSIS.exploitation, "exploit_rate", make_setup(ANALYSIS), label="gameable")
     assert {one.axes["dose"] for one in last.values()} == {1.0}
 
 
@@ -484,7 +511,7 @@ def test_labels_differ_in_more_than_colour_and_held_out_points_stand_over_the_li
 
 def test_long_curves_are_drawn_as_means_over_windows_and_say_so() -> None:
     long = tuple(curve("kl", ("R",), [step / 100 for step in range(300)], train_seed=seed) for seed in SEEDS)
-    section = found(approval_section(replace(ANALYSIS, curves=long), COLORS))
+    section = found(approval_section(make_shown(replace(ANALYSIS, curves=long), COLORS)))
     assert "over windows of 5 steps" in section.html
     bold = list(ElementTree.fromstring(section.figures["approval-kl"]).iter(f"{SVG}path"))[-1]
     assert len(re.findall("[ML]", bold.get("d") or "")) == 60
@@ -500,8 +527,8 @@ def test_arms_are_drawn_by_gap_against_approval() -> None:
 
 def test_gaps_without_any_number_are_not_drawn() -> None:
     missing = row("late_gap", None, ("R",), SPLIT)
-    assert draw_gaps([Gap(words="a", paired=missing), Gap(words="b", paired=None)]) is None
-    svg = draw_gaps([Gap(words="a", paired=missing, published=row("max_hex_gap", 2.0, ("R",), SPLIT))], narrow=True)
+    assert draw_gaps({("a", ("R",), SPLIT): (missing, None), ("b", ("R",), SPLIT): (None, None)}) is None
+    svg = draw_gaps({("a", ("R",), SPLIT): (missing, row("max_hex_gap", 2.0, ("R",), SPLIT))}, narrow=True)
     assert svg is not None and any("not known, published 2.00" in words for words in svg_texts(svg))
 
 

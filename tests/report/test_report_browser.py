@@ -167,7 +167,86 @@ def test_a_case_opens_at_a_parent_and_its_second_stage(browser: Any) -> None:
     left, right = texts(browser, ".run h4")
     assert right.startswith(("S→H", "H→S"))
     assert left.split(" ")[0] == right[0]
-    assert browser.execute_script("return location.hash") == "#case-5"
+    assert re.fullmatch(r"#case-5&left=\d+&right=\d+", browser.execute_script("return location.hash"))
+
+
+def test_the_address_keeps_the_pair_and_the_filters(browser: Any, page: Path) -> None:
+    open_case(browser, 5)
+    browser.find_element(By.ID, "swap").click()
+    asked, shown = browser.execute_script("return location.hash"), texts(browser, ".run h4")
+    open_page(browser, page, asked)
+    until(browser, lambda: texts(browser, ".run h4") == shown)
+    search = browser.find_element(By.ID, "case-search")
+    search.send_keys("payment")
+    Select(browser.find_element(By.ID, "case-lineage")).select_by_visible_text("S→H")
+    asked, rows = browser.execute_script("return location.hash"), texts(browser, "#case-table tbody tr")
+    assert asked.startswith("#cases&search=payment") and 0 < len(rows) < samples.CASES
+    open_page(browser, page, asked)
+    until(browser, lambda: texts(browser, "#case-table tbody tr") == rows)
+    assert browser.find_element(By.ID, "case-search").get_attribute("value") == "payment"
+
+
+def test_cases_are_filtered_by_the_change_from_the_parent(browser: Any) -> None:
+    every = len(texts(browser, "#case-table tbody tr"))
+    seen = 0
+    for wanted, fits in (("fell", lambda x: x < 0), ("rose", lambda x: x > 0), ("the same", lambda x: x == 0)):
+        Select(browser.find_element(By.ID, "case-change")).select_by_visible_text(wanted)
+        heads = texts(browser, "#case-table thead th")
+        column = next(place for place, head in enumerate(heads) if head.startswith("Change of safety"))
+        changes = [float(words) for words in texts(browser, f"#case-table tbody td:nth-child({column + 1})")]
+        assert all(map(fits, changes))
+        seen += len(changes)
+    assert 0 < seen <= every
+
+
+def test_all_texts_are_searched_and_a_trajectory_shows_its_id(browser: Any) -> None:
+    open_case(browser, 5)
+    identity = texts(browser, ".run.right .trajectory")[0].removeprefix("trajectory ")
+    browser.find_element(By.ID, "case-search").send_keys(identity)
+    assert texts(browser, "#case-table tbody tr") == []
+    browser.execute_script("arguments[0].click()", browser.find_element(By.ID, "case-texts"))
+    until(browser, lambda: texts(browser, "#case-table tbody td:first-child") == ["5"])
+    assert "1 trajectory that holds" in texts(browser, "#case-count")[0]
+
+
+def test_a_number_opens_to_what_it_rests_on_with_the_keyboard_and_in_print(browser: Any) -> None:
+    number = browser.find_element(By.CSS_SELECTOR, "#results-table tbody tr:not([hidden]) .basis summary")
+    browser.execute_script("arguments[0].focus()", number)
+    number.send_keys(Keys.ENTER)
+    assert "estimator" in texts(browser, "#results-table .basis[open] p")[0]
+    number.send_keys(Keys.ENTER)
+    assert texts(browser, "#results-table .basis[open] p") == []
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 688, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    script = """return [...document.querySelectorAll("table, .plot svg")].filter((one) => one.checkVisibility())
+        .map((one) => one.getBoundingClientRect().right)"""
+    edges = browser.execute_script(script)
+    shown = browser.execute_script("return arguments[0].parentNode.lastChild.checkVisibility()", number)
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert shown and max(edges) <= 690
+    assert texts(browser, ".basis[open]") == []
+
+
+def test_the_navigation_fits_and_marks_the_section_being_read(browser: Any) -> None:
+    marked = "nav a[aria-current]"
+    assert texts(browser, marked) == ["Answer"]
+    browser.execute_script("document.getElementById('persistence').scrollIntoView()")
+    until(browser, lambda: texts(browser, marked) == ["Persistence"])
+
+
+def test_checkpoints_are_found_by_part_of_their_name(browser: Any) -> None:
+    open_case(browser, 5)
+    right = Select(browser.find_element(By.ID, "pick-right"))
+    chosen, every = right.first_selected_option.text, len(right.options)
+    browser.find_element(By.ID, "pick-find").send_keys("s&h tiny-a")
+    names = [option.text for option in right.options]
+    assert chosen in names and len(names) < every
+    assert all(name.startswith("S&H") for name in names if name != chosen)
 
 
 def test_a_rate_and_a_mean_lead_to_their_cases(browser: Any) -> None:

@@ -14,6 +14,7 @@ from builders import condition_samples as conditions
 from builders import report_samples as samples
 from builders import verdict_samples
 from builders.pressure_samples import Place, make_checkpoint, write_pressure
+from builders.report_samples import make_shown
 from builders.scored_study import checkpoint, write_study
 
 from holdfast.analysis.document import document, schema
@@ -35,7 +36,7 @@ from holdfast.report.sections.pressure import (
 from holdfast.report.sections.repair import describe_repairs, repair_section
 from holdfast.report.sections.summary import describe_design
 from holdfast.report.sections.table import make_sections
-from holdfast.report.sections.taxonomy import Cells, describe_changes, draw_heat_map, taxonomy_section
+from holdfast.report.sections.taxonomy import Taxonomy, describe_changes, draw_heat_map, taxonomy_section
 from holdfast.report.words.layout import Section
 from holdfast.report.words.tables import Table
 
@@ -66,7 +67,7 @@ def found(section: Section | None) -> Section:
 
 
 def test_the_heat_map_has_a_number_and_an_interval_in_every_cell() -> None:
-    cells = Cells(ANALYSIS.taxonomy)
+    cells = Taxonomy(ANALYSIS.taxonomy)
     stages = [stage for stage in cells.stages if stage.base is None]
     words = svg_texts(draw_heat_map(cells, stages))
     assert [one for one in words if one in ("base", "S", "H", "S→H")] == ["base", "S", "H", "S→H"]
@@ -79,7 +80,7 @@ def test_the_heat_map_has_a_number_and_an_interval_in_every_cell() -> None:
 def test_what_was_not_measured_is_a_dash_and_no_colour() -> None:
     rows = [one for one in ANALYSIS.taxonomy if one.base is None and one.lineage in ((), ("S",))]
     rows = [one for one in rows if not (one.lineage == ("S",) and one.axes["dimension"] == "information")]
-    cells = Cells(rows)
+    cells = Taxonomy(rows)
     svg = draw_heat_map(cells, cells.stages)
     assert svg_texts(svg).count("–") == 2
     empty = [one for one in ElementTree.fromstring(svg).iter(f"{SVG}rect") if one.get("fill") == "none"]
@@ -87,28 +88,28 @@ def test_what_was_not_measured_is_a_dash_and_no_colour() -> None:
 
 
 def test_the_table_beside_the_heat_map_has_every_number() -> None:
-    section = found(taxonomy_section(ANALYSIS, COLORS))
+    section = found(taxonomy_section(make_shown(ANALYSIS, COLORS)))
     rows = texts(section.tables["taxonomy"])
     assert len(rows) == 4 * len(conditions.LINEAGES) * 3
     row = next(one for one in rows if one[:4] == ["action", "implicit", "S→H", "all bases"])
-    assert row[5:] == ["42 %", "[37, 47]", "29 %", "[24, 34]", "+30.8 pp", "[25.8, 35.8]", "60", "60", "60"]
+    assert row[5:] == ["42 % [37, 47] (60)", "29 % [24, 34] (60)", "+30.8 pp [25.8, 35.8] (60)"]
     assert section.html.count("<figure>") == 3  # over the bases, and each base folded
     assert "taxonomy-3" in section.figures
 
 
 def test_the_surest_rises_are_told_and_no_fall() -> None:
-    told = [plain(one) for one in describe_changes(Cells(ANALYSIS.taxonomy))]
+    told = [plain(one) for one in describe_changes(Taxonomy(ANALYSIS.taxonomy))]
     assert told[0] == (
         "action · implicit: harm rose by 30.8 percentage points [25.8, 35.8] in S→H against S"
         " (as they are, without pressure: +22.0 pp [17.0, 27.0])"
     )
     assert len(told) == 5 and told[-1].startswith("4 more rises")
     still = [replace(one, value=-0.2, interval=(-0.3, -0.1)) for one in ANALYSIS.taxonomy if one.kind == "harm_change"]
-    assert "In no dimension is harm shown to have risen" in describe_changes(Cells(still))[0]
+    assert "In no dimension is harm shown to have risen" in describe_changes(Taxonomy(still))[0]
 
 
 def test_a_narrow_heat_map_is_no_wider_than_a_phone() -> None:
-    cells = Cells(ANALYSIS.taxonomy)
+    cells = Taxonomy(ANALYSIS.taxonomy)
     stages = [stage for stage in cells.stages if stage.base is None]
     broad, small = (ElementTree.fromstring(draw_heat_map(cells, stages, narrow=one)) for one in (False, True))
     assert float(small.get("width", "0")) <= 360 < float(broad.get("width", "0"))
@@ -117,7 +118,7 @@ def test_a_narrow_heat_map_is_no_wider_than_a_phone() -> None:
 
 def test_colour_is_never_the_only_sign() -> None:
     """Harm and over-refusal differ in hue and in their heads; depth only repeats the number."""
-    svg = draw_heat_map(Cells(ANALYSIS.taxonomy), Cells(ANALYSIS.taxonomy).stages[:1])
+    svg = draw_heat_map(Taxonomy(ANALYSIS.taxonomy), Taxonomy(ANALYSIS.taxonomy).stages[:1])
     fills = {one.get("fill") for one in ElementTree.fromstring(svg).iter(f"{SVG}rect")} - {"#ffffff"}
     assert fills == {"#c25e0a", "#1f63b5"}
     depth = {}
@@ -170,7 +171,7 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
     ]
     told = describe_pressure(Analysis(susceptibility=tuple(rows)))
     assert "S→H against S: whether it is easier to push cannot be told (3 cases)" in told
-    section = found(pressure_section(Analysis(susceptibility=tuple(rows)), COLORS))
+    section = found(pressure_section(make_shown(Analysis(susceptibility=tuple(rows)), COLORS)))
     row = next(one for one in texts(section.tables["pressure"]) if one[0] == "S→H")
     assert row[1] == "cannot be told (3 cases)" and row[4] == "30 % [25, 35] (60)"
     assert "12.0 pp" not in section.html
@@ -179,9 +180,13 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
         shifts=tuple(replace(one, n=few) for one in ANALYSIS.shifts),
         taxonomy=tuple(replace(one, n=few) for one in ANALYSIS.taxonomy),
     )
-    assert describe_changes(Cells(every.taxonomy)) == ["12 changes of harm cannot be told: fewer than 10 cases each"]
+    assert describe_changes(Taxonomy(every.taxonomy)) == ["12 changes of harm cannot be told: fewer than 10 cases each"]
     assert describe_shifts(every) == ["9 differences under a shift cannot be told (3 cases)"]
-    sections = [taxonomy_section(every, COLORS), pressure_section(every, COLORS), shift_section(every, COLORS)]
+    sections = [
+        taxonomy_section(make_shown(every, COLORS)),
+        pressure_section(make_shown(every, COLORS)),
+        shift_section(make_shown(every, COLORS)),
+    ]
     for one in sections:
         for table in found(one).tables.values():
             numbers = {text for line in texts(table) for text in line[table.words :]}
@@ -189,7 +194,7 @@ def test_three_cases_carry_no_finding_anywhere_on_the_page() -> None:
 
 
 def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
-    section = found(pressure_section(ANALYSIS, COLORS))
+    section = found(pressure_section(make_shown(ANALYSIS, COLORS)))
     assert "prefill is not measurable at tiny-0, tiny-1" in section.html
     heads = section.tables["pressure-forms"].columns
     rows = {(row[0], row[1]): row for row in texts(section.tables["pressure-forms"])}
@@ -202,7 +207,7 @@ def test_a_form_without_effect_is_named_and_has_no_numbers() -> None:
 
 
 def test_the_main_table_holds_the_change_against_the_parent() -> None:
-    section = found(pressure_section(ANALYSIS, COLORS))
+    section = found(pressure_section(make_shown(ANALYSIS, COLORS)))
     table = section.tables["pressure"]
     (row,) = [row for row in texts(table) if row[0] == "S→H"]
     cells = dict(zip(table.columns, row, strict=True))
@@ -214,9 +219,9 @@ def test_the_main_table_holds_the_change_against_the_parent() -> None:
 
 
 def test_the_figure_shows_clean_and_attacked_with_numbers() -> None:
-    section = found(pressure_section(ANALYSIS, COLORS))
+    section = found(pressure_section(make_shown(ANALYSIS, COLORS)))
     words = svg_texts(section.figures["pressure"])
-    assert "30 % [25, 35] → 55 % [50, 60]" in words
+    assert "30 % [25, 35], then 55 % [50, 60]" in words
     root = ElementTree.fromstring(section.figures["pressure"])
     assert len(list(root.iter(f"{SVG}circle"))) == len(list(root.iter(f"{SVG}polygon"))) == 4
     assert draw_pressure({}) is None
@@ -235,7 +240,7 @@ def test_an_unknown_change_says_why() -> None:
 
 def test_a_shift_that_costs_more_safety_is_told() -> None:
     assert describe_shifts(ANALYSIS) == ["S→H: more safety is lost under noisy tools: −0.30 [−0.35, −0.25] points"]
-    section = found(shift_section(ANALYSIS, COLORS))
+    section = found(shift_section(make_shown(ANALYSIS, COLORS)))
     rows = {(row[0], row[1]): row for row in texts(section.tables["shift-safety"])}
     assert rows["noisy tools", "S→H"][2] == "−0.30 [−0.35, −0.25] (60)"
     assert rows["all", "S"][2] == "+0.01 [−0.04, 0.06] (60)"
@@ -253,7 +258,7 @@ def test_a_repair_leaves_the_line_only_by_the_bound_of_all_repairs() -> None:
         "S→H?: not known (the line has no slope)",
         "S→H→R: the smallest dose that keeps safety within the gate's margin is 2 (dose of R, of 1, 2, 4)",
     ]
-    assert "0.21 [0.11, 0.31]" in svg_texts(found(repair_section(ANALYSIS, COLORS)).figures["repair"])
+    assert "0.21 [0.11, 0.31]" in svg_texts(found(repair_section(make_shown(ANALYSIS, COLORS))).figures["repair"])
 
 
 def test_without_a_bound_above_zero_no_repair_leaves_the_line() -> None:
@@ -293,7 +298,7 @@ def test_every_family_tells_how_many_intervals_lie_away_from_zero_and_how_many_w
 
 def test_sections_and_verdicts_say_that_nothing_is_adjusted() -> None:
     verdicts = [verdict_samples.make_verdict()] * 40
-    sections = {one.identity: plain(one.html) for one in make_sections(ANALYSIS, COLORS, (), verdicts)}
+    sections = {one.identity: plain(one.html) for one in make_sections(make_shown(ANALYSIS, COLORS, verdicts=verdicts))}
     assert "attack × stage (log-odds) 36 of 48 (2.4 by chance)" in sections["pressure"]
     for name in ("pressure", "shifts", "taxonomy"):
         assert "Exploratory, not adjusted for looking often" in sections[name]
@@ -322,9 +327,9 @@ class Outline(HTMLParser):
 
 
 def test_sections_are_there_where_the_analysis_has_rows() -> None:
-    assert {one.identity for one in make_sections(samples.make_analysis(), {})}.isdisjoint(NEW)
+    assert {one.identity for one in make_sections(make_shown(samples.make_analysis(), {}))}.isdisjoint(NEW)
     verdicts = [verdict_samples.make_verdict()]
-    made = [one.identity for one in make_sections(ANALYSIS, COLORS, (), verdicts)]
+    made = [one.identity for one in make_sections(make_shown(ANALYSIS, COLORS, verdicts=verdicts))]
     assert set(made) == {"gate", "repair", "taxonomy", "pressure", "shifts", "chance"}
 
 
@@ -341,7 +346,9 @@ def test_no_name_can_act_in_any_section() -> None:
 
     names = ("taxonomy", "susceptibility", "shifts", "repair")
     hostile = with_families(Analysis(**{name: tuple(map(evil, getattr(ANALYSIS, name))) for name in names}))
-    sections = make_sections(hostile, order_lineages(hostile), (), [verdict_samples.make_hostile_verdict()])
+    sections = make_sections(
+        make_shown(hostile, order_lineages(hostile), verdicts=[verdict_samples.make_hostile_verdict()])
+    )
     assert {one.identity for one in sections} == {*NEW, "chance"}
     for section in sections:
         page = Outline(section.html)

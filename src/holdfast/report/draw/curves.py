@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from holdfast.records import Curve, Estimate
+from holdfast.records import Curve
 from holdfast.records.quantities import Format, quantity_of
 from holdfast.report.draw.svg import PAPER, Attribute, Canvas, Scale, draw_mark, span, stroke_of
 from holdfast.report.words.inert import show_line, trim_text
-from holdfast.report.words.labels import describe_basis, format_interval, format_number, name_kind
+from holdfast.report.words.labels import format_number
 
 Spot = tuple[float, float | None]  # None where nothing was measured: the line is broken there
 MOST_POINTS = 60  # of a line; a longer one is drawn as means over windows of equal length
@@ -24,7 +24,6 @@ LABELS: Mapping[str | None, tuple[str, int, str | None, str]] = {
     "other": ("other user", 1, "6 3", "square"),
     None: ("all users", 3, None, "diamond"),
 }
-ROW, SIDE, NARROW_ROW = 34.0, 330.0, 62.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +46,6 @@ class Panel:
     title: str
     note: str
     lines: tuple[Line, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """One row of gaps: what it is of, the paired estimate, and the published one where there is one."""
-
-    words: str
-    paired: Estimate | None
-    published: Estimate | None = None
 
 
 def _present(spots: Iterable[Spot]) -> list[tuple[float, float]]:
@@ -224,66 +214,3 @@ def _draw_panel(canvas: Canvas, panel: Panel, x: Scale, y: Scale, corner: tuple[
         canvas.text(x.start - 6, y(tick) + 4, f"{tick:g}".replace("-", "−"), anchor="end", soft=True, size=11)
     for line in panel.lines:
         _draw_line(canvas, line, x, y)
-
-
-def _describe_gap(gap: Gap) -> str:
-    paired = "not known" if gap.paired is None or gap.paired.value is None else format_number(gap.paired.value)
-    interval = "" if gap.paired is None else format_interval(gap.paired)
-    words = f"{gap.words}: {paired} {interval}".rstrip()
-    if gap.published is not None and gap.published.value is not None:
-        words += f", published {format_number(gap.published.value)}"
-    return words
-
-
-def draw_gaps(gaps: Sequence[Gap], *, narrow: bool = False) -> str | None:
-    """Gaps in rating points, a row each: a square with its interval is paired, a diamond as published.
-
-    None where no row has a number.
-    """
-    shown = [gap for gap in gaps if any(one and one.value is not None for one in (gap.paired, gap.published))]
-    if not shown:
-        return None
-    row, width = (NARROW_ROW, NARROW_WIDTH) if narrow else (ROW, WIDTH)
-    bottom = 16 + row * len(shown)
-    words = show_line("Gap of harm, in rating points. " + "; ".join(map(_describe_gap, shown)))
-    canvas = Canvas(width=width, height=bottom + 46, title=words)
-    x = _gap_scale(shown, narrow=narrow)
-    for tick in x.ticks(5):
-        canvas.rule(x(tick), 10, x(tick), bottom, strong=tick == 0)
-        canvas.text(x(tick), bottom + 16, f"{tick:g}".replace("-", "−"), anchor="middle", soft=True)
-    label = name_kind("late_gap") + " (rating points)"
-    canvas.text((x.start + x.end) / 2, bottom + 36, label if not narrow else "rating points", anchor="middle")
-    for number, gap in enumerate(shown):
-        y = 16 + row * number + (row * 0.62 if narrow else row / 2)
-        numbers = _describe_gap(gap).removeprefix(f"{gap.words}: ")
-        if narrow:
-            canvas.text(10, y - 20, _cut(gap.words), size=11)
-            canvas.text(x.end, y + 20, numbers, anchor="end", soft=True, size=11)
-        else:
-            canvas.text(10, y + 4, _cut(gap.words, 48), hover=gap.words)
-            canvas.text(x.end + 14, y + 4, numbers)
-        _draw_gap(canvas, gap, x, y)
-    return canvas.render()
-
-
-def _gap_scale(gaps: Sequence[Gap], *, narrow: bool) -> Scale:
-    """A scale that holds every value and interval, and zero."""
-    values = [0.0]
-    for one in (one for gap in gaps for one in (gap.paired, gap.published) if one is not None):
-        values += [one.value] if one.value is not None else []
-        values += list(one.interval) if isinstance(one.interval, tuple) else []
-    low, high = span(values, pad=0.05)
-    start, end = (24.0, NARROW_WIDTH - 24) if narrow else (SIDE, WIDTH - 230)
-    return Scale(low=low, high=high, start=start, end=end)
-
-
-def _draw_gap(canvas: Canvas, gap: Gap, x: Scale, y: float) -> None:
-    if gap.paired is not None and gap.paired.value is not None:
-        if isinstance(gap.paired.interval, tuple):
-            low, high = (min(max(end, x.low), x.high) for end in gap.paired.interval)
-            canvas.add("line", x1=x(low), y1=y, x2=x(high), y2=y, stroke_width=2.2, **stroke_of(1))
-        hover = describe_basis(gap.paired)
-        draw_mark(canvas, "square", (x(gap.paired.value), y), 5, 1, hover=hover, stroke=PAPER, stroke_width=1.5)
-    if gap.published is not None and gap.published.value is not None:
-        hover = describe_basis(gap.published)
-        draw_mark(canvas, "diamond", (x(gap.published.value), y), 5, 2, hover=hover, stroke=PAPER, stroke_width=1.5)

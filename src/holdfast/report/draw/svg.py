@@ -42,6 +42,11 @@ class Scale:
         return [round(number * step, 10) + 0.0 for number in range(first, last + 1)]
 
 
+def write_tick(value: float) -> str:
+    """A tick's number with a true minus sign."""
+    return f"{value:g}".replace("-", "−")
+
+
 def span(values: Iterable[float], *, pad: float = 0.08) -> tuple[float, float]:
     """A range that holds all finite ``values`` with room around; (0, 1) where there are none."""
     finite = [value for value in values if math.isfinite(value)]
@@ -77,7 +82,7 @@ class Canvas:
         anchor: str = "start",
         soft: bool = False,
         size: float = 12,
-        **more: str,
+        **more: str | None,
     ) -> None:
         """A line of text with its baseline at ``y``."""
         color, name = (SOFT, "soft") if soft else (INK, "ink")
@@ -174,10 +179,10 @@ def draw_axes(
     """Grid, ticks and labels of a plot; ``x_ticks`` in the place of round ones."""
     for tick in x.ticks(7) if x_ticks is None else x_ticks:
         canvas.rule(x(tick), y.start, x(tick), y.end)
-        canvas.text(x(tick), y.start + 18, f"{tick:g}".replace("-", "−"), anchor="middle", soft=True)
+        canvas.text(x(tick), y.start + 18, write_tick(tick), anchor="middle", soft=True)
     for tick in y.ticks(6):
         canvas.rule(x.start, y(tick), x.end, y(tick))
-        canvas.text(x.start - 8, y(tick) + 4, f"{tick:g}".replace("-", "−"), anchor="end", soft=True)
+        canvas.text(x.start - 8, y(tick) + 4, write_tick(tick), anchor="end", soft=True)
     canvas.rule(x.start, y.start, x.end, y.start, strong=True)
     canvas.rule(x.start, y.start, x.start, y.end, strong=True)
     canvas.text((x.start + x.end) / 2, y.start + 40, x_label, anchor="middle", size=13)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -11,21 +13,35 @@ from typing import Any
 from holdfast.records import Analysis, Verdict
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory
+from holdfast.records.version import VERSION
 from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.cases import write_cases
 from holdfast.report.page.shards import hash_source
 from holdfast.report.sections.approval.examples import read_users
 from holdfast.report.sections.limits import limits_section
-from holdfast.report.sections.summary import describe_alert, make_headlines, summarise
+from holdfast.report.sections.summary import Headline, answer_all, describe_alert, make_headlines, summarise
 from holdfast.report.sections.table import make_sections
 from holdfast.report.words.inert import escape_html, file_name, pack_json
-from holdfast.report.words.layout import Section
+from holdfast.report.words.labels import names_html
+from holdfast.report.words.layout import Section, Shown, paragraph
 from holdfast.report.words.tables import narrow, table_latex
 from holdfast.store import Store
 
 PAGE = "index.html"
 SCRIPTS = ("page.js", "cases.js", "changes.js")
 FOLDERS = ("shards", "figures", "tables")
+QUESTIONS = {  # what a reader asks after the answer, by the section that tells
+    "frontier": "What was traded for what?",
+    "gate": "Which stages stay within the declared margins?",
+    "approval": "Were users exploited?",
+    "dose": "What does longer training do?",
+    "repair": "Can it be repaired?",
+    "pressure": "Does it hold under pressure?",
+    "changes": "Which cases broke, which were fixed?",
+    "audit": "Can the episodes be judged at all?",
+    "chance": "How much of it may be chance?",
+    "limits": "What do these numbers not say?",
+}
 ELSEWHERE = "write the report elsewhere, with `holdfast report RUN -o DIR`"
 
 
@@ -54,38 +70,38 @@ def _check_target(target: Path) -> None:
 def _write_all(store: Store, analysis: Analysis, folder: Path, title: str, verdicts: Sequence[Verdict]) -> None:
     for name in FOLDERS:
         (folder / name).mkdir()
-    colors = order_lineages(analysis)
-    users = read_users(store) if analysis.exploitation else None
-    sections = make_sections(analysis, colors, store.checkpoints(), verdicts, users)
-    pdfs: list[str] = []
+    shown = Shown(
+        analysis=analysis,
+        colors=order_lineages(analysis),
+        checkpoints=store.checkpoints(),
+        verdicts=verdicts,
+        users=read_users(store) if analysis.exploitation else None,
+    )
+    sections = make_sections(shown)
+    files: list[str] = []
     for section in sections:
         for name, svg in section.figures.items():
             (folder / "figures" / f"{file_name(name)}.svg").write_text(svg, encoding="utf-8")
-            pdfs += _write_pdf(svg, folder / "figures" / f"{file_name(name)}.pdf")
+            files += _write_pdf(svg, folder, f"figures/{file_name(name)}.pdf")
+    for section in sections:
         for name, table in section.tables.items():
-            (folder / "tables" / f"{file_name(name)}.tex").write_text(table_latex(narrow(table)), encoding="utf-8")
-            (folder / "tables" / f"{file_name(name)}-all.tex").write_text(table_latex(table), encoding="utf-8")
-    index = write_cases(store, folder / "shards", colors)
-    files = [f"figures/{name}" for name in pdfs]
-    names = [file_name(name) for section in sections for name in section.tables]
-    files += [f"tables/{name}{part}.tex" for name in names for part in ("", "-all")]
-    page = render_page(store, analysis, sections, index, title=title, files=files)
+            for part, rows in (("", narrow(table)), ("-all", table)):
+                files.append(f"tables/{file_name(name)}{part}.tex")
+                (folder / files[-1]).write_text(table_latex(rows), encoding="utf-8")
+    index = write_cases(store, folder / "shards", shown.colors)
+    page = render_page(store, shown, sections, index, title=title, files=files)
     (folder / PAGE).write_text(page, encoding="utf-8")
 
 
-def _write_pdf(svg: str, path: Path) -> list[str]:
+def _write_pdf(svg: str, folder: Path, name: str) -> list[str]:
     """Write a figure as PDF and return its name; a report does without them where nothing can convert."""
     from holdfast.report.draw.pdf import convert_figure
 
     try:
-        path.write_bytes(convert_figure(svg))
+        (folder / name).write_bytes(convert_figure(svg))
     except MissingExtra:
         return []
-    return [path.name]
-
-
-def _keep_percent(html: str) -> str:
-    return html.replace(" %", "\u00a0%")
+    return [name]
 
 
 def _asset(name: str) -> str:
@@ -94,7 +110,7 @@ def _asset(name: str) -> str:
 
 def render_page(
     store: Store,
-    analysis: Analysis,
+    shown: Shown,
     sections: Sequence[Section],
     index: Mapping[str, Any],
     *,
@@ -107,34 +123,53 @@ def render_page(
         f"default-src 'none'; script-src '{hash_source(script)}'; style-src '{hash_source(style)}'; img-src data:;"
         " frame-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
-    limits = limits_section(analysis)
+    limits = limits_section(shown.analysis)
     changes = _asset("changes.html") if any(one["p"] >= 0 for one in index["checkpoints"]) else ""
-    cards = "".join(
-        f"<li><span>{escape_html(card.name)}</span><b>{escape_html(card.value)}</b>"
-        f"<small>{escape_html(card.note)}</small></li>"
-        for card in make_headlines(store, analysis)
+    entries = {"summary": "Answer", **{part.identity: part.short for part in sections}}
+    entries |= {"changes": "Changes"} if changes else {}
+    entries |= {"cases": "Cases", limits.identity: limits.short, "files": "Files"}
+    alert = describe_alert(shown.analysis)
+    questions = "".join(
+        f'<li><a href="#{name}">{question}</a></li>' for name, question in QUESTIONS.items() if name in entries
     )
-    entries = [(part.identity, part.title) for part in sections] + [("changes", "Broken and fixed")] * bool(changes)
-    entries += [("cases", "Cases"), (limits.identity, limits.title)]
-    entries.append(("files", "Files"))
-    alert = describe_alert(analysis)
     return Template(_asset("page.html")).substitute(
         policy=policy,
         alert="" if alert is None else f'<p class="alert" role="note">{escape_html(alert)}</p>',
         title=escape_html(title),
+        made=_describe_making(store),
         style=style,
         script=script,
-        cards=cards,
-        sentences="".join(f"<p>{escape_html(words)}</p>" for words in summarise(store, analysis)),
-        caution="".join(f"<li>{escape_html(note)}</li>" for note in analysis.notes[:3]),
-        links="".join(f'<a href="#{one}">{escape_html(name)}</a>' for one, name in entries),
-        sections="".join(
-            f'<section id="{part.identity}"><h2>{escape_html(part.title)}</h2>{_keep_percent(part.html)}</section>'
-            for part in sections
-        ),
+        answer="".join(map(paragraph, answer_all(shown.analysis))),
+        cards="".join(map(_card_html, make_headlines(store, shown))),
+        names=names_html(shown.checkpoints),
+        questions=questions,
+        sentences="".join(map(paragraph, summarise(store, shown.analysis))),
+        caution="".join(f"<li>{escape_html(note)}</li>" for note in shown.analysis.notes[:3]),
+        links="".join(f'<a href="#{name}">{escape_html(words)}</a>' for name, words in entries.items()),
+        sections="".join(map(_section_html, sections)).replace(" %", "\u00a0%"),
         changes=changes,
         limits=limits.html,
         files="".join(f'<li><a href="{escape_html(name)}">{escape_html(name)}</a></li>' for name in files),
         size=f"{index['bytes'] / 1e6:,.1f} MB in {len(index['shards']):,} files",
         index=pack_json(index),
     )
+
+
+def _describe_making(store: Store) -> str:
+    """When the page was made, with which version, and the command that makes it again."""
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    path = store.path if not store.path.is_absolute() else Path(store.path.name)
+    command = shlex.join(["holdfast", "report", str(path)])
+    return f"Made on {made} with holdfast {escape_html(VERSION)} by <code>{escape_html(command)}</code>"
+
+
+def _section_html(section: Section) -> str:
+    return f'<section id="{section.identity}"><h2>{escape_html(section.title)}</h2>{section.html}</section>'
+
+
+def _card_html(card: Headline) -> str:
+    """One card; its tone is said in words too, and colour only repeats it."""
+    verdict = f"<strong>{escape_html(card.verdict)}</strong>" if card.verdict else ""
+    numbers = "".join(f"<p><b>{escape_html(number)}</b> {escape_html(words)}</p>" for number, words in card.numbers)
+    note = f"<small>{escape_html(card.note)}</small>" if card.note else ""
+    return f'<li class="{card.tone}"><span>{escape_html(card.name)}</span>{verdict}{numbers}{note}</li>'

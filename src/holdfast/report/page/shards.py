@@ -96,6 +96,7 @@ def score_content(score: Score) -> dict[str, Any]:
 def trajectory_content(trajectory: Trajectory, scores: Sequence[Score]) -> dict[str, Any]:
     """A trajectory with its scores as the page reads them."""
     content: dict[str, Any] = {
+        "i": trajectory.id,
         "m": [message_content(message) for message in trajectory.messages],
         "s": [score_content(score) for score in scores],
         "e": trajectory.ending.value,

@@ -20,6 +20,7 @@ from holdfast.report.words.answer import answer
 from holdfast.report.words.console import rows_text, terminal_width
 from holdfast.report.words.inert import show_controls, show_line, trim_text, wrap_line
 from holdfast.report.words.labels import name_kind, name_lineage
+from holdfast.report.words.layout import Shown
 from holdfast.store import Store
 
 MESSAGE_CHARACTERS = 6_000
@@ -130,7 +131,7 @@ def render_summary(analysis: Analysis, verdicts: Sequence[Verdict] = (), width: 
         more = f" ({count_noun(len(analysis.notes) - 1, 'more notes')})" if analysis.notes[1:] else ""
         below += wrap_line(f"note: {analysis.notes[0]}{more}", wide, "", "  ")
     room = max(LEAST_ROWS, SUMMARY_LINES - len(above) - len(below))
-    scores = scores_text(analysis, order_lineages(analysis), wide, room)
+    scores = scores_text(Shown(analysis=analysis, colors=order_lineages(analysis)), wide, room)
     blocks = ["\n".join(above), scores or "no results: nothing is judged yet", "\n".join(below)]
     return "\n\n".join(filter(None, blocks)) + "\n"
 

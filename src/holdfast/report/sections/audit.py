@@ -2,54 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Estimate
-from holdfast.report.draw.charts import draw_audit
+from holdfast.records import Estimate
+from holdfast.report.draw.charts import draw_audit, frequent_kinds
 from holdfast.report.words.console import table_text
 from holdfast.report.words.labels import (
     find_controls,
+    format_percent,
     most_pooled,
+    name_kind,
+    name_lineage,
     order_controls,
 )
-from holdfast.report.words.layout import COUNTED_ONLY, Section, fold, make_section, paragraph, wrap_figure
-from holdfast.report.words.tables import (
-    is_rate,
-    pivot,
-    table_html,
-)
+from holdfast.report.words.layout import COUNTED_ONLY, Section, Shown
+from holdfast.report.words.tables import is_rate, pivot
 
-Lineage = tuple[str, ...]
 AUDIT_COLUMNS = 4
 
 
-def audit_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def audit_section(shown: Shown) -> Section | None:
     """Rates of what makes trajectories unfit, and every mean with and without them."""
-    if not analysis.audit:
+    audit, colors = shown.analysis.audit, shown.colors
+    if not audit:
         return None
-    rates = [one for one in analysis.audit if one.objective is None]
-    means = [one for one in analysis.audit if one.objective is not None]
-    parts, figures, tables = [paragraph(COUNTED_ONLY)], {}, {}
-    shares = [one for one in rates if is_rate(one)]
-    level = most_pooled(shares)
-    for number, unit in enumerate(dict.fromkeys(one.unit for one in reversed(level))):
-        svg = draw_audit([one for one in level if one.unit == unit], colors)
-        if svg is not None:
-            name = "audit" if number == 0 else f"audit-{number + 1}"
-            figures[name] = svg
-            scope = unit or "all trajectories"
-            html = wrap_figure(svg, name, f"Share of trajectories with each finding, {scope}.")
-            parts.append(html if number == 0 else fold(f"The same over {scope}", html))
-    if rates:
-        tables["audit-rates"] = pivot(rates, "Rates of the audit's findings", colors)
-        parts.append(table_html(tables["audit-rates"], identity="audit-table"))
-    if means:
-        tables["audit-means"] = pivot(
-            _with_fit_counts(means), "Means with and without unfit trajectories, and bounds", colors, unit_heads=True
+    section = Section(identity="audit", title="Audit", short="Audit")
+    section.say(COUNTED_ONLY)
+    rates = [one for one in audit if one.objective is None]
+    means = [one for one in audit if one.objective is not None]
+    level = most_pooled(one for one in rates if is_rate(one))
+    for unit in dict.fromkeys(one.unit for one in reversed(level)):
+        drawn, scope = [one for one in level if one.unit == unit], unit or "all trajectories"
+        title, caption = f"What the audit finds in {scope}.", "Share of trajectories with each finding, by lineage."
+        section.figure(
+            f"audit-{len(section.figures) + 1}" if section.figures else "audit",
+            (title, _most_unfit(drawn), caption),
+            draw_audit(drawn, colors),
+            fold_as=f"The same over {scope}" if section.figures else "",
         )
-        parts.append(table_html(tables["audit-means"], identity="audit-means-table"))
-    return make_section("audit", "Audit", parts, figures, tables)
+    if rates:
+        section.table("audit-rates", pivot(rates, "Rates of the audit's findings", colors), identity="audit-table")
+    if means:
+        title = "Means with and without unfit trajectories, and bounds"
+        section.table("audit-means", pivot(_with_fit_counts(means), title, colors, unit_heads=True))
+    return section
+
+
+def _most_unfit(rates: Sequence[Estimate]) -> str:
+    """The largest share that is unfit to be judged, and whose it is."""
+    unfit = [one for one in rates if one.kind == "unfit" and one.value is not None]
+    if not unfit:
+        return ""
+    most = max(unfit, key=lambda one: one.value or 0.0)
+    return f"Most are {name_kind('unfit')} after {name_lineage(most.lineage)}: {format_percent(most.value, 1)}."
 
 
 def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
@@ -74,23 +80,19 @@ def _with_fit_counts(means: Sequence[Estimate]) -> list[Estimate]:
     return found
 
 
-def _audit_rates(analysis: Analysis) -> list[Estimate]:
+def _audit_rates(audit: Sequence[Estimate]) -> list[Estimate]:
     """The rates of the most frequent findings at the most pooled level, over test evaluations where they are told."""
-    rates = most_pooled(one for one in analysis.audit if is_rate(one) and one.objective is None and one.value)
+    rates = most_pooled(one for one in audit if is_rate(one) and one.objective is None and one.value)
     units = list(dict.fromkeys(one.unit for one in rates))
     rates = [one for one in rates if one.unit == units[-1]]
-    peaks: dict[str, float] = {}
-    for one in rates:
-        peaks[one.kind] = max(peaks.get(one.kind, 0.0), one.value or 0.0)
-    first = ("unfit", "no_call_and_invented")
-    kinds = sorted(peaks, key=lambda kind: (first.index(kind) if kind in first else 2, -peaks[kind]))[:AUDIT_COLUMNS]
+    kinds = frequent_kinds(rates, AUDIT_COLUMNS)
     return sorted((one for one in rates if one.kind in kinds), key=lambda one: kinds.index(one.kind))
 
 
-def audit_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def audit_text(shown: Shown, width: int) -> str | None:
     """The rates of the most frequent findings, main lineages first."""
-    rates = order_controls(_audit_rates(analysis), find_controls(analysis))
+    rates = order_controls(_audit_rates(shown.analysis.audit), find_controls(shown.analysis))
     if not rates:
         return None
-    table = pivot((replace(one, unit=None) for one in rates), "Audit", colors)
+    table = pivot((replace(one, unit=None) for one in rates), "Audit", shown.colors)
     return f"Audit ({rates[0].unit or 'all trajectories'})\n" + table_text(table, width)

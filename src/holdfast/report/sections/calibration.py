@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
-from holdfast.report.draw.svg import INK, Attribute, Canvas, color_of
-from holdfast.report.words.inert import escape_html, wrap_lines
+from holdfast.report.draw.svg import Attribute, Canvas, color_of
+from holdfast.report.words.inert import wrap_lines
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
     excludes_zero,
@@ -17,10 +17,9 @@ from holdfast.report.words.labels import (
     format_signed,
     name_lineage,
 )
-from holdfast.report.words.layout import Section, fold, make_section, paragraph, wrap_figure
-from holdfast.report.words.tables import Table, pivot, table_html
+from holdfast.report.words.layout import Section, Shown
+from holdfast.report.words.tables import pivot
 
-Lineage = tuple[str, ...]
 OVERALL = (
     "mean_bias",
     "exact",
@@ -205,37 +204,8 @@ def _draw_cell(canvas: Canvas, cell: Estimate | None, spot: tuple[float, float],
     count = None if cell is None else f"{cell.n.get('count', 0):,} of {cell.n.get('judgements', 0):,}"
     canvas.add("rect", x=x + 1, y=y + 1, width=CELL_WIDTH - 2, height=CELL_HEIGHT - 2, rx=2, hover=count, **look)
     if share > 0:
-        text = format_percent(share) if share >= 0.005 else "<1\u00a0%"
-        canvas.add(
-            "text",
-            x=x + CELL_WIDTH / 2,
-            y=y + CELL_HEIGHT / 2 + 4,
-            text=text,
-            text_anchor="middle",
-            font_size=12,
-            fill=INK,
-            cls="ink",
-        )
-
-
-def _figures(estimates: Sequence[Estimate]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """A figure for each judge as HTML by judge, and the SVG by file name."""
-    squares: dict[str, dict[str, list[Estimate]]] = {}
-    for (judge, objective), found in _by_judge(estimates).items():
-        cells = [one for one in found if one.kind in ("confusion", "missing") and one.lineage is None]
-        if any(one.kind == "confusion" for one in cells):
-            squares.setdefault(judge, {})[objective] = cells
-    parts: dict[str, list[str]] = {}
-    figures: dict[str, str] = {}
-    for number, (judge, shares) in enumerate(squares.items()):
-        name = "calibration" if number == 0 else f"calibration-{number + 1}"
-        figures[name] = draw_confusion(shares, judge)
-        caption = (
-            f"{judge}: of the episodes with a true score, the share that the judge gave each score, and none; every row"
-            " adds up to 100 %. Green is right, orange is wrong."
-        )
-        parts[judge] = [wrap_figure(figures[name], name, caption, narrow=draw_confusion(shares, judge, across=1))]
-    return parts, figures
+        words = format_percent(share) if share >= 0.005 else "<1\u00a0%"
+        canvas.text(x + CELL_WIDTH / 2, y + CELL_HEIGHT / 2 + 4, words, anchor="middle")
 
 
 def _summary(estimates: Iterable[Estimate]) -> list[Estimate]:
@@ -250,44 +220,59 @@ def _summary(estimates: Iterable[Estimate]) -> list[Estimate]:
     return found
 
 
-def calibration_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def calibration_section(shown: Shown) -> Section | None:
     """Every judge beside the one that reads the truth; None where no judge has known truth to be held against."""
+    analysis = shown.analysis
     if not analysis.calibration:
         return None
-    scope = [one for found in _by_judge(_scope(analysis)).values() for one in found]
-    figure_parts, figures = _figures(scope)
-    tables: dict[str, Table] = {}
-
-    def table(name: str, rows: Sequence[Estimate], title: str) -> str:
-        if not rows:
-            return ""
-        tables[name] = pivot(rows, title, colors, objective_heads=False)
-        return table_html(tables[name], identity=f"{name}-table")
-
-    measures = [one for one in scope if one.kind in OVERALL]
-    parts = [paragraph(EXPLANATION)]
+    section = Section(identity="calibration", title="Judges against known truth", short="Judges")
+    section.say(EXPLANATION)
+    by_judge = _by_judge(_scope(analysis))
     words = describe_judges(analysis)
-    for judge in dict.fromkeys(judge for judge, _ in words):
-        parts.append(f"<h3>Judge {escape_html(judge)}</h3>")
-        parts += [paragraph(sentence) for (name, _), sentence in words.items() if name == judge]
-        parts += figure_parts.get(judge, [])
-    overall = [one for one in measures if one.lineage is None]
-    parts.append("<h3>All judges</h3>")
-    parts.append(table("calibration", _summary(overall), "Judges against the truth, all lineages together"))
-    changes = [replace(one, unit=None) for one in scope if one.kind in CHANGES]
-    if changes:
-        parts.append(f"<h3>What becomes of changes</h3>{paragraph(CHANGE_WORDS)}")
-        parts.append(table("calibration-changes", changes, "Change from the parent in score points"))
+    for judge in dict.fromkeys(judge for judge, _ in by_judge):
+        told = [sentence for (name, _), sentence in words.items() if name == judge]
+        if told:
+            section.head(f"Judge {judge}")
+            section.say(*told)
+        _add_square(section, judge, {about: rows for (name, about), rows in by_judge.items() if name == judge})
+    scope = [one for found in by_judge.values() for one in found]
+    measures = [one for one in scope if one.kind in OVERALL]
+
+    def add_table(name: str, rows: Iterable[Estimate], title: str, fold_as: str = "") -> None:
+        if listed := list(rows):
+            section.table(name, pivot(listed, title, shown.colors, objective_heads=False), fold_as=fold_as)
+
+    section.head("All judges")
+    overall = _summary(one for one in measures if one.lineage is None)
+    add_table("calibration", overall, "Judges against the truth, all lineages together")
+    if changes := [replace(one, unit=None) for one in scope if one.kind in CHANGES]:
+        section.head("What becomes of changes")
+        section.say(CHANGE_WORDS)
+        add_table("calibration-changes", changes, "Change from the parent in score points")
     by_lineage = _summary(one for one in measures if one.lineage is not None)
-    if by_lineage:
-        parts.append(fold("By lineage", table("calibration-lineages", by_lineage, "Judges against the truth")))
-    curve = [replace(one, unit=None) for one in scope if one.kind == "mean_truth" and one.lineage is None]
-    if curve:
-        parts.append(fold("What a judge's score stands for", table("calibration-curve", curve, "Mean true score")))
-    return make_section("calibration", "Judges against known truth", parts, figures, tables)
+    add_table("calibration-lineages", by_lineage, "Judges against the truth", "By lineage")
+    curve = (replace(one, unit=None) for one in scope if one.kind == "mean_truth" and one.lineage is None)
+    add_table("calibration-curve", curve, "Mean true score", "What a judge's score stands for")
+    return section
 
 
-def calibration_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def _add_square(section: Section, judge: str, found: Mapping[str, Sequence[Estimate]]) -> None:
+    """The figure of a judge's true and judged scores by objective, where there are any."""
+    shares = {
+        objective: [one for one in rows if one.kind in ("confusion", "missing") and one.lineage is None]
+        for objective, rows in found.items()
+        if any(one.kind == "confusion" and one.lineage is None for one in rows)
+    }
+    if not shares:
+        return
+    title = f"True scores and those by {judge}."
+    caption = "Of the episodes with a true score, the share that the judge gave each, and none; rows add up to 100 %."
+    name = f"calibration-{len(section.figures) + 1}" if section.figures else "calibration"
+    words = title, "Green is right, orange is wrong.", caption
+    section.figure(name, words, draw_confusion(shares, judge), draw_confusion(shares, judge, across=1))
+
+
+def calibration_text(shown: Shown, width: int) -> str | None:
     """What each judge gets wrong where the truth is known."""
-    lines = wrap_lines(describe_briefly(analysis), width)
+    lines = wrap_lines(describe_briefly(shown.analysis), width)
     return "\n".join(["Judges against known truth (bias in score points)", *lines]) if lines else None

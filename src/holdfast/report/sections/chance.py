@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from holdfast.records import Analysis, Family
 from holdfast.records.quantities import CHANGE_SECTIONS
 from holdfast.report.words.labels import format_number, name_kind
-from holdfast.report.words.layout import Section, make_section, paragraph, sentences_text
-from holdfast.report.words.tables import Cell, make_table, table_html
+from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.tables import Cell, make_table
 
 EXPLANATION = (
     "Every interval stands for itself: none is adjusted for how many there are, and what is picked from many is"
@@ -16,7 +16,6 @@ EXPLANATION = (
     " family share cases and checkpoints, so that they err together: more than the expected number may be luck too."
     " Rows of fewer than ten cases are not counted."
 )
-Lineage = tuple[str, ...]
 HEADS = ("Quantity", "Split by", "Claim", "Intervals", "Away from zero", "By chance")
 
 
@@ -36,12 +35,6 @@ def describe_chance(analysis: Analysis, section: str) -> str | None:
     return f"Exploratory, not adjusted for looking often. Intervals away from zero: {told}."
 
 
-def chance_paragraph(analysis: Analysis, section: str) -> str:
-    """The sentence of a section as HTML; nothing where there is none."""
-    words = describe_chance(analysis, section)
-    return "" if words is None else paragraph(words)
-
-
 def chance_lines(analysis: Analysis) -> list[str]:
     """A line for each section, for a terminal."""
     families = analysis.families
@@ -51,18 +44,18 @@ def chance_lines(analysis: Analysis) -> list[str]:
     ]
 
 
-def chance_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def chance_text(shown: Shown, width: int) -> str | None:
     """The lines under their head."""
     head = "Intervals of changes away from zero (not adjusted)"
-    return sentences_text(head, chance_lines(analysis), width, len(CHANGE_SECTIONS))
+    return sentences_text(head, chance_lines(shown.analysis), width, len(CHANGE_SECTIONS))
 
 
-def chance_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def chance_section(shown: Shown) -> Section | None:
     """Every family with its counts; None where no change has an interval."""
-    families = analysis.families
+    families = shown.analysis.families
     if not families:
         return None
-    rows = tuple(
+    rows = [
         (
             Cell(text=f"{CHANGE_SECTIONS[one.section]}: {name_kind(one.kind)}"),
             Cell(text=", ".join(one.by) or "–"),
@@ -72,8 +65,9 @@ def chance_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section
             Cell(text=format_number(one.by_chance, 1), sort=one.by_chance),
         )
         for one in families
-    )
+    ]
+    section = Section(identity="chance", title="How many by chance", short="Chance")
+    section.say(EXPLANATION)
     title = "Intervals of changes by family: away from zero, and how many would be by chance"
-    table = make_table(title, HEADS, rows, 3)
-    html = [paragraph(EXPLANATION), table_html(table, identity="chance-table")]
-    return make_section("chance", "How many by chance", html, tables={"chance": table})
+    section.table("chance", make_table(title, HEADS, rows, 3))
+    return section

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Check, Outcome, Verdict
@@ -10,8 +12,8 @@ from holdfast.records.verdicts import WORST_FIRST, combine
 from holdfast.records.words import count_noun
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import format_number, format_percent, name_judge, name_lineage
-from holdfast.report.words.layout import Section, list_html, make_section, paragraph
-from holdfast.report.words.tables import Cell, Table, make_table, table_html
+from holdfast.report.words.layout import Section, Shown, list_html, sentences_text
+from holdfast.report.words.tables import Cell, Table, make_table
 from holdfast.study.rules import CHECK_KINDS
 
 METRIC_WORDS = {kind.name: kind.words for kind in CHECK_KINDS}
@@ -23,21 +25,41 @@ EXPLANATION = (
     " of it changes the fingerprint of the rules."
 )
 BOUND_NAMES = {"gaffke": "Gaffke", "bernstein": "Bernstein"}  # named after people
+# What an outcome means, of a change and of a level.
 MEANINGS = {
-    Outcome.PASS: "a loss beyond it is ruled out",
-    Outcome.FAIL: "more was lost than it allows",
-    Outcome.INCONCLUSIVE: "a loss beyond it is neither ruled out nor shown",
-}
-LEVEL_MEANINGS = {
-    Outcome.PASS: "a higher one is ruled out",
-    Outcome.FAIL: "it is higher",
-    Outcome.INCONCLUSIVE: "a higher one is neither ruled out nor shown",
+    Outcome.PASS: ("a loss beyond it is ruled out", "a higher one is ruled out"),
+    Outcome.FAIL: ("more was lost than it allows", "it is higher"),
+    Outcome.INCONCLUSIVE: (
+        "a loss beyond it is neither ruled out nor shown",
+        "a higher one is neither ruled out nor shown",
+    ),
 }
 HEADS = ("Verdict", "Child", "Parent", "Judge", "Cases")
 BOUNDS = "Bounds"
 CHECK_HEADS = ("Check", "Verdict", "Decides", "Parent", "Child", "Change", BOUNDS, "Margin", "Note")
 NOT_MEASURED = "not measured"  # in place of a verdict
 MOST_OPEN = 12  # verdicts that the page tells one by one; more are counted by lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """How a check's numbers are written: factor and digits, the unit of a level and of a change, and it in words."""
+
+    scale: int
+    digits: int
+    level: str
+    change: str
+    words: str
+
+    def write(self, value: float) -> str:
+        """The number without its unit."""
+        return format_number(self.scale * value, self.digits)
+
+
+UNITS = {
+    "points": Unit(1, 2, "", "", " points"),
+    "share": Unit(100, 1, "\u00a0%", " pp", " percentage points"),
+}
 
 
 def overall(verdicts: Sequence[Verdict]) -> Outcome:
@@ -57,16 +79,14 @@ def is_absolute(check: Check) -> bool:
 
 def format_level(check: Check, value: float | None) -> str:
     """A mean score, or a share in per cent."""
-    return format_number(value) if check.unit == "points" else format_percent(value, 1)
+    unit = UNITS[check.unit]
+    return "–" if value is None else unit.write(value) + unit.level
 
 
 def format_change(check: Check, value: float | None) -> str:
     """A signed difference in points, or in percentage points."""
-    if value is None:
-        return "–"
-    scaled = value if check.unit == "points" else 100 * value
-    digits = 2 if check.unit == "points" else 1
-    return ("+" if scaled > 0 else "") + format_number(scaled, digits) + ("" if check.unit == "points" else " pp")
+    unit = UNITS[check.unit]
+    return "–" if value is None else ("+" if value > 0 else "") + unit.write(value) + unit.change
 
 
 def format_bounds(check: Check) -> str:
@@ -75,9 +95,7 @@ def format_bounds(check: Check) -> str:
         return ""
     if is_absolute(check):
         return f"[{format_level(check, check.lower)}, {format_level(check, check.upper)}]"
-    scale, digits = (1, 2) if check.unit == "points" else (100, 1)
-    ends = [None if end is None else scale * end for end in (check.lower, check.upper)]
-    return f"[{', '.join(format_number(end, digits) for end in ends)}]"
+    return f"[{', '.join('–' if end is None else UNITS[check.unit].write(end) for end in (check.lower, check.upper))}]"
 
 
 def format_end(check: Check, value: float) -> str:
@@ -107,52 +125,43 @@ def check_heads(checks: Sequence[Check]) -> tuple[str, ...]:
     return tuple(words if head == BOUNDS else head for head in CHECK_HEADS)
 
 
-def describe_cases(check: Check) -> str:
-    """In how many cases any episode has a severe event, which is another number than the share of episodes."""
-    cases = check.n.get("cases", 0)
-    counts = {
-        side: check.n[f"{side}_severe_cases"] for side in ("parent", "child") if f"{side}_severe_cases" in check.n
-    }
-    if not cases or not counts:
-        return ""
-    shares = " and ".join(f"{format_percent(count / cases, 1)} of the {side}'s" for side, count in counts.items())
-    return f"share of cases with one in any episode: {shares}"
-
-
 def describe_note(check: Check) -> str:
-    """What stands beside a check in a table."""
-    return "; ".join(words for words in (describe_cases(check), check.reason) if words)
+    """What stands beside a check in a table: in how many cases any episode has a severe event, and its reason.
+
+    The share of such cases is another number than the share of episodes.
+    """
+    cases = check.n.get("cases", 0)
+    shares = [
+        f"{format_percent(check.n[name] / cases, 1)} of the {side}'s"
+        for side in ("parent", "child")
+        if (name := f"{side}_severe_cases") in check.n and cases
+    ]
+    told = f"share of cases with one in any episode: {' and '.join(shares)}" if shares else ""
+    return "; ".join(words for words in (told, check.reason) if words)
 
 
 def format_margin(check: Check) -> str:
     """The margin, in the unit of the change."""
+    unit = UNITS[check.unit]
     if is_absolute(check):
-        side = "at least" if check.worse == "lower" else "at most"
-        return f"{side} {_declared(check)}" + ("" if check.unit == "points" else "\u00a0%")
-    return _declared(check) if check.unit == "points" else f"{_declared(check)} pp"
+        return f"at {'least' if check.worse == 'lower' else 'most'} {_declared(check)}{unit.level}"
+    return f"{_declared(check)}{unit.change}"
 
 
 def _declared(check: Check) -> str:
-    """A margin with all the digits that it was declared with, in points or per cent, and no fewer than a change has."""
-    value, digits = (check.margin, 2) if check.unit == "points" else (100 * check.margin, 1)
-    text = f"{value:.6g}"
-    return text if len(text.partition(".")[2]) > digits else format_number(value, digits)
-
-
-def _amount(check: Check, value: float) -> str:
-    if check.unit == "points":
-        return f"{format_number(abs(value))} points"
-    return f"{format_number(100 * abs(value), 1)} percentage points"
+    """A margin with all the digits that it was declared with, and no fewer than a change has."""
+    unit = UNITS[check.unit]
+    text = f"{unit.scale * check.margin:.6g}"
+    return text if len(text.partition(".")[2]) > unit.digits else unit.write(check.margin)
 
 
 def _moved(check: Check) -> str:
     """``fell by 0.62 points [−0.80, −0.44]``."""
     if check.change is None:
         return "could not be compared"
-    if check.change == 0:
-        words = "did not change"
-    else:
-        words = f"{'rose' if check.change > 0 else 'fell'} by {_amount(check, check.change)}"
+    unit, words = UNITS[check.unit], "did not change"
+    if check.change:
+        words = f"{'rose' if check.change > 0 else 'fell'} by {unit.write(abs(check.change))}{unit.words}"
     levels = ""
     if check.unit == "share" and check.parent is not None and check.child is not None:
         levels = f", from {format_level(check, check.parent)} to {format_level(check, check.child)}"
@@ -168,10 +177,9 @@ def describe_check(check: Check) -> str:
         words = f"{subject} is {level} {format_bounds(check)}{describe_level(check)}".rstrip()
         words += " in parent and child" if check.parent is not None else ""
         words += f"; it has to be {format_margin(check)}"
-    elif check.unit == "points":
-        words = f"{subject} {_moved(check)}; the margin is {_declared(check)}"
     else:
-        words = f"{subject} {_moved(check)}; the margin is {_declared(check)} percentage points"
+        words = f"{subject} {_moved(check)}; the margin is {_declared(check)}"
+        words += UNITS[check.unit].words if check.unit == "share" else ""
     return f"{words} ({note})" if (note := describe_note(check)) else words
 
 
@@ -191,22 +199,15 @@ def describe_findings(verdict: Verdict) -> str:
     names = ", ".join(name_metric(one.metric) for one in alike)
     more = f", likewise for {names}" if names else ""
     more += f"; {verdict.note}" if verdict.note else ""
-    unknown = [name_metric(one) for one in left_undecided(verdict)]
-    more += f"; not measured, and so deciding nothing: {', '.join(unknown)}" if unknown else ""
-    return f"{found}, so {_meaning(check)}{more}."
-
-
-def left_undecided(verdict: Verdict) -> list[str]:
-    """The checks that the rules let decide and that could not be measured, where nothing is required of them."""
+    # What the rules let decide and could not be measured, where nothing is required of it.
     named = verdict.rules.get("blocking", ())
-    return [one.metric for one in verdict.checks if not one.measured and not one.blocking and one.metric in named]
-
-
-def _meaning(check: Check) -> str:
+    unknown = [one.metric for one in verdict.checks if not one.measured and not one.blocking and one.metric in named]
+    more += f"; not measured, and so deciding nothing: {', '.join(map(name_metric, unknown))}" if unknown else ""
+    meaning = MEANINGS[check.outcome][is_absolute(check)]
     if check.metric == "coverage":
-        enough = check.outcome is Outcome.PASS
-        return "enough is scored to tell" if enough else "what is missing may hide a loss"
-    return (LEVEL_MEANINGS if is_absolute(check) else MEANINGS)[check.outcome]
+        passed = check.outcome is Outcome.PASS
+        meaning = "enough is scored to tell" if passed else "what is missing may hide a loss"
+    return f"{found}, so {meaning}{more}."
 
 
 def describe_verdict(verdict: Verdict) -> str:
@@ -272,24 +273,19 @@ def _metric_cell(check: Check | None) -> Cell:
     return Cell(text=text, sort="" if key is None else key)
 
 
-def verdict_table(verdicts: Sequence[Verdict], title: str) -> Table:
-    """Verdicts, a row each, the worst first, with every check's change and bounds."""
-    ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
+def _verdict_table(ranked: Sequence[Verdict], title: str) -> Table:
+    """Verdicts, a row each, with every check's change and bounds."""
     metrics = list(dict.fromkeys(check.metric for one in ranked for check in one.checks))
     rows = []
     for one in ranked:
         found = {check.metric: check for check in one.checks}
-        rows.append(
-            (
-                Cell(text=one.outcome.value, sort=WORST_FIRST.index(one.outcome)),
-                *(Cell(text=text) for text in (one.child, one.parent, name_verdict_judge(one))),
-                Cell(text=f"{one.cases:,}", sort=one.cases),
-                *(_metric_cell(found.get(metric)) for metric in metrics),
-            )
-        )
+        words = (Cell(text=text) for text in (one.child, one.parent, name_verdict_judge(one)))
+        numbers = (_metric_cell(found.get(metric)) for metric in metrics)
+        outcome = Cell(text=one.outcome.value, sort=WORST_FIRST.index(one.outcome))
+        rows.append((outcome, *words, Cell(text=f"{one.cases:,}", sort=one.cases), *numbers))
     heads = [name_metric(metric) for metric in metrics]
     columns = (*HEADS, *(head[:1].upper() + head[1:] for head in heads))
-    return make_table(title, columns, rows, 4)
+    return make_table(title, columns, rows, 4, [{"verdict": one.outcome.value} for one in ranked])
 
 
 def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:
@@ -303,23 +299,22 @@ def count_by_lineage(verdicts: Sequence[Verdict]) -> list[str]:
     return [f"{name}: {count_outcomes(found, why=True)}" for name, found in groups.items()]
 
 
-def _count_failed(verdicts: Sequence[Verdict]) -> str:
-    """`` (safety 5, severe events 2)``: which deciding checks fail, and in how many verdicts."""
-    failed = [
-        check.metric
-        for one in verdicts
-        for check in one.checks
-        if check.blocking and check.outcome is Outcome.FAIL and one.outcome is Outcome.FAIL
-    ]
-    counts = {metric: failed.count(metric) for metric in dict.fromkeys(failed)}
-    return f" ({', '.join(f'{name_metric(metric)} {count}' for metric, count in counts.items())})" if counts else ""
+def tally(verdicts: Sequence[Verdict]) -> dict[Outcome, int]:
+    """How many verdicts have each outcome that any has, the worst first."""
+    counts = Counter(one.outcome for one in verdicts)
+    return {outcome: counts[outcome] for outcome in WORST_FIRST if counts[outcome]}
 
 
 def count_outcomes(verdicts: Sequence[Verdict], *, why: bool = False) -> str:
-    """``2 FAIL, 1 INCONCLUSIVE, 4 PASS``; ``why`` adds which checks fail."""
-    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in WORST_FIRST}
-    told = {Outcome.FAIL: _count_failed(verdicts) if why else ""}
-    words = [f"{count} {outcome.value}{told.get(outcome, '')}" for outcome, count in counts.items() if count]
+    """``2 FAIL, 1 INCONCLUSIVE, 4 PASS``; ``why`` adds which deciding checks fail, and in how many verdicts."""
+    failed = Counter(
+        name_metric(check.metric)
+        for one in verdicts
+        for check in one.checks
+        if why and check.blocking and check.outcome is Outcome.FAIL and one.outcome is Outcome.FAIL
+    )
+    told = f" ({', '.join(f'{name} {count}' for name, count in failed.items())})" if failed else ""
+    words = [f"{count} {one.value}{told if one is Outcome.FAIL else ''}" for one, count in tally(verdicts).items()]
     return ", ".join(words) or "no verdict"
 
 
@@ -391,27 +386,36 @@ def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def _verdict_item(verdict: Verdict, shared: Sequence[str]) -> str:
     """A verdict's sentence, and below it what it rests on beside what others share with it."""
     own = list_html([words for words in verdict.basis if words not in shared], "basis")
-    return f"<li>{escape_html(describe_verdict(verdict))}{own}</li>"
+    return f'<li class="{verdict.outcome.value.lower()}">{escape_html(describe_verdict(verdict))}{own}</li>'
 
 
-def gate_section(verdicts: Sequence[Verdict]) -> Section | None:
+def gate_section(shown: Shown) -> Section | None:
     """Every verdict by the study's rules, and its checks; None where nothing was compared."""
+    verdicts = shown.verdicts
     if not verdicts:
         return None
-    parts = [paragraph(EXPLANATION), paragraph(describe_rules(verdicts[0]))]
-    parts += [paragraph(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.")]
-    parts += [paragraph(words) for words in describe_several(verdicts)]
+    section = Section(identity="gate", title="Verdicts", short="Verdicts")
+    marks = [
+        f'<li class="{outcome.value.lower()}"><b>{count:,}</b> {outcome.value}</li>'
+        for outcome, count in tally(verdicts).items()
+    ]
+    section.parts.append(f'<ul class="outcomes">{"".join(marks)}</ul>')
+    section.say(f"{count_noun(len(verdicts), 'comparisons')}: {count_outcomes(verdicts)}.", EXPLANATION)
+    section.say(describe_rules(verdicts[0]), *describe_several(verdicts))
     ranked = sorted(verdicts, key=lambda one: WORST_FIRST.index(one.outcome))
     shared = shared_basis(verdicts)
-    parts.append(list_html(shared, "basis"))
+    section.bullets(shared, "basis")
     if len(verdicts) > MOST_OPEN:
-        parts.append(list_html(count_by_lineage(verdicts), "sentences"))
+        section.bullets(count_by_lineage(verdicts))
     else:
-        parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
-    table = verdict_table(
-        ranked,
-        "Changes of every child against its parent, with bounds that are one-sided each; a check without a word passes",
-    )
-    parts.append(table_html(table, identity="gate-table"))
-    parts.append(list_html(collect_limits(verdicts), "notes"))
-    return make_section("gate", "Verdicts", parts, tables={"gate": table})
+        section.parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
+    title = "Changes of every child against its parent, with one-sided bounds; a check without a word passes"
+    section.table("gate", _verdict_table(ranked, title))
+    section.bullets(collect_limits(verdicts), "notes")
+    return section
+
+
+def gate_text(shown: Shown, width: int) -> str | None:
+    """The verdicts for a terminal, a sentence each."""
+    told = list(map(describe_verdict, shown.verdicts))
+    return sentences_text(f"Gate ({count_outcomes(shown.verdicts)})", told, width)

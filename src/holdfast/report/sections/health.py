@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from holdfast.records import Analysis
 from holdfast.report.words.inert import wrap_lines
-from holdfast.report.words.layout import COUNTED_ONLY, Section, list_html, make_section, paragraph
-from holdfast.report.words.tables import (
-    describe_flag,
-    pivot,
-    table_html,
+from holdfast.report.words.layout import COUNTED_ONLY, Section, Shown
+from holdfast.report.words.tables import describe_flag, pivot
+
+TRAINING_SIGNS = ("tokens", "kl_parent", "drift_chosen", "drift_rejected", "distinct_share")
+NOT_MEASURED = (
+    "Training is not assessed for imported runs: neither its measures (KL, drift) nor the lengths of episodes came with"
+    " them."
 )
 
-Lineage = tuple[str, ...]
-TRAINING_SIGNS = ("tokens", "kl_parent", "drift_chosen", "drift_rejected", "distinct_share")
 
-
-def health_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def health_section(shown: Shown) -> Section | None:
     """Signs of degenerate training, with the flags first."""
-    if not analysis.health:
+    health = shown.analysis.health
+    if not health:
         return None
-    flagged = [one for one in analysis.health if one.caveats]
-    measured = any(one.kind in TRAINING_SIGNS for one in analysis.health)
-    first = list_html(map(describe_flag, flagged), "flags")
-    if not measured:
-        first += paragraph(
-            "Training is not assessed for imported runs: neither its measures (KL, drift) nor the lengths of episodes"
-            " came with them."
-        )
-    elif not flagged:
-        first = paragraph("No sign of degenerate training is flagged.")
-    hidden = () if measured else ("degenerate",)
+    section = Section(identity="health", title="Health of training", short="Health")
+    flagged = [one for one in health if one.caveats]
+    measured = any(one.kind in TRAINING_SIGNS for one in health)
+    if measured and not flagged:
+        section.say("No sign of degenerate training is flagged.")
+    section.bullets(map(describe_flag, flagged), "flags")
+    section.say(COUNTED_ONLY if measured else f"{NOT_MEASURED} {COUNTED_ONLY}")
     signs = [
         replace(one, estimator="", unit=None)
-        for one in analysis.health
-        if not one.kind.endswith("_vs_base") and one.kind not in hidden
+        for one in health
+        if not one.kind.endswith("_vs_base") and (measured or one.kind != "degenerate")
     ]
-    table = pivot(signs, "Health of training" if measured else "Signs in the episodes", colors)
-    html = paragraph(COUNTED_ONLY) + table_html(table, identity="health-table")
-    return make_section("health", "Health of training", [first, html], tables={"health": table})
+    title = "Health of training" if measured else "Signs in the episodes"
+    section.table("health", pivot(signs, title, shown.colors))
+    return section
 
 
-def health_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
-    lines = wrap_lines((f"! {describe_flag(one)}" for one in analysis.health if one.caveats), width, rest="      ")
+def health_text(shown: Shown, width: int) -> str | None:
+    """The signs that passed a threshold, a line each."""
+    flags = (f"! {describe_flag(one)}" for one in shown.analysis.health if one.caveats)
+    lines = wrap_lines(flags, width, rest="      ")
     return "\n".join(["Flags", *lines]) if lines else None

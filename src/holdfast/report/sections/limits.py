@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from holdfast.records import Analysis
-from holdfast.report.words.inert import escape_html
-from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph
+from collections import Counter
 
-Lineage = tuple[str, ...]
+from holdfast.records import Analysis
+from holdfast.report.words.layout import Section, fold, list_html
 
 
 def limits_section(analysis: Analysis) -> Section:
     """What these numbers do not say: the analysis' notes and every caveat, counted."""
-    counts: dict[str, int] = {}
-    for _, section in analysis.sections():
-        for one in section:
-            for caveat in one.caveats:
-                counts[caveat] = counts.get(caveat, 0) + 1
-    listed = sorted(counts.items(), key=lambda pair: -pair[1])
-    caveats = "".join(f"<li>{escape_html(words)} ({count:,} numbers)</li>" for words, count in listed)
-    parts = [
-        list_html(analysis.notes, "notes"),
-        paragraph(
-            "Scores are a judge's reading of what an agent wrote and did. Missing scores stay missing; unfit"
-            " trajectories are counted, and every mean stands beside its bounds in the audit."
-        ),
-    ]
-    if caveats:
-        parts.append(fold(f"Caveats of single numbers ({len(listed):,})", f"<ul>{caveats}</ul>"))
-    return make_section("limits", "Limits", parts)
+    section = Section(identity="limits", title="Limits", short="Limits")
+    section.bullets(analysis.notes, "notes")
+    section.say(
+        "Scores are a judge's reading of what an agent wrote and did. Missing scores stay missing; unfit trajectories"
+        " are counted, and every mean stands beside its bounds in the audit."
+    )
+    counts = Counter(caveat for _, rows in analysis.sections() for one in rows for caveat in one.caveats)
+    if counts:
+        caveats = list_html((f"{words} ({count:,} numbers)" for words, count in counts.most_common()), "sentences")
+        section.parts.append(fold(f"Caveats of single numbers ({len(counts):,})", caveats))
+    return section

@@ -8,21 +8,19 @@ from dataclasses import replace
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.records.quantities import quantity_of
 from holdfast.records.words import count_noun
-from holdfast.report.draw.svg import PAPER, Canvas, Scale, draw_mark, stroke_of
-from holdfast.report.sections.chance import chance_paragraph
+from holdfast.report.draw.rows import Mark, Row, draw_rows
+from holdfast.report.sections.chance import describe_chance
 from holdfast.report.words.labels import (
-    describe_basis,
+    FIRST_OBJECTIVE,
     excludes_zero,
-    format_percent,
     format_result,
     main_rows,
     name_axes,
     name_lineage,
 )
-from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph, wrap_figure
-from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell, table_html
+from holdfast.report.words.layout import Lineage, Section, Shown, sentences_text
+from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell
 
-Lineage = tuple[str, ...]
 Subject = tuple[str | None, Lineage, tuple[tuple[str, object], ...], str | None]
 NOT_MEASURABLE = "not measurable"
 CONDITION_AXES = ("form", "shift")
@@ -52,8 +50,8 @@ SHIFT_EXPLANATION = (
     " stage lost from its parent on shifted cases than on the cases as they were. Below zero, safety training holds"
     " less well where the cases differ from those it was trained on."
 )
-ROW, TOP, SIDE = 34, 16, 250
 MOST_DRAWN = 30
+MUCH = 0.1  # of episodes: a change as large as this matters
 
 
 def _is_lost(estimate: Estimate) -> bool:
@@ -104,16 +102,6 @@ def _group(estimates: Iterable[Estimate], own: Sequence[str]) -> dict[Subject, d
     return dict(sorted(found.items(), key=lambda pair: (pair[0][0] or "", len(pair[0][1]))))
 
 
-def _subject_cells(
-    subject: Subject, colors: Mapping[Lineage, int], *, judges: bool, bases: bool, axes: bool
-) -> list[Cell]:
-    base, lineage, rest, judge = subject
-    cells = [Cell(text=name_lineage(lineage), sort=colors.get(lineage, 0), series=colors.get(lineage, 0))]
-    cells += [Cell(text=name_axes(dict(rest)) or "–")] if axes else []
-    cells += [Cell(text=base or "all bases")] if bases else []
-    return cells + ([Cell(text=judge or "all judges")] if judges else [])
-
-
 def _pressure_table(
     groups: Mapping[Subject, Mapping[str, Estimate]],
     columns: Sequence[str],
@@ -123,73 +111,54 @@ def _pressure_table(
 ) -> Table:
     """A row for each subject, a column for each kind that any subject has; ``extra`` names an axis as a column."""
     kinds = [kind for kind in columns if any(kind in one for one in groups.values())]
-    asked = {
-        "axes": any([pair for pair in subject[2] if pair[0] != extra] for subject in groups),
-        "bases": any(subject[0] for subject in groups),
-        "judges": len({subject[3] for subject in groups}) > 1,
+    # Columns of words that say the same of every subject are left out.
+    heads = {
+        (extra or "").capitalize(): bool(extra),
+        "Lineage": True,
+        "Axes": any(name != extra for subject in groups for name, _ in subject[2]),
+        "Base": any(subject[0] for subject in groups),
+        "Judge": len({subject[3] for subject in groups}) > 1,
     }
     rows = []
     for (base, lineage, rest, judge), found in groups.items():
-        named = dict(rest)
-        first = [Cell(text=str(named.pop(extra, "all")).replace("_", " "))] if extra else []
-        subject = (base, lineage, tuple(named.items()), judge)
-        rows.append(
-            (*first, *_subject_cells(subject, colors, **asked), *(_number_cell(found.get(kind)) for kind in kinds))
-        )
-    heads = [extra.capitalize()] if extra else []
-    heads += ["Lineage", *(["Axes"] if asked["axes"] else []), *(["Base"] if asked["bases"] else [])]
-    heads += ["Judge"] if asked["judges"] else []
-    names = (*heads, *(quantity_of(kind).head for kind in kinds))
-    return make_table(title, names, rows, len(heads))
+        axes = dict(rest)
+        number = colors.get(lineage, 0)
+        words = [
+            Cell(text=str(axes.pop(extra, "all")).replace("_", " ")) if extra else Cell(text=""),
+            Cell(text=name_lineage(lineage), sort=number, series=number),
+            Cell(text=name_axes(axes) or "–"),
+            Cell(text=base or "all bases"),
+            Cell(text=judge or "all judges"),
+        ]
+        kept = [cell for cell, there in zip(words, heads.values(), strict=True) if there]
+        rows.append([*kept, *(_number_cell(found.get(kind)) for kind in kinds)])
+    names = [head for head, there in heads.items() if there]
+    return make_table(title, [*names, *(quantity_of(kind).head for kind in kinds)], rows, len(names))
 
 
 def _number_cell(one: Estimate | None) -> Cell:
-    """A number with its interval and, in round brackets, the cases that it rests on: no two columns share theirs."""
-    text = format_cell(one)
-    if one is not None and one.value is not None and "cases" in one.n and can_be_told(one) and not _is_lost(one):
-        text += f" ({one.n['cases']:,})"
-    return number_cell(one, text)
+    """A number with its interval and its cases, or that it is not measurable."""
+    return number_cell(one, NOT_MEASURABLE) if one is not None and _is_lost(one) else number_cell(one, cases=True)
 
 
 def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: bool = False) -> str | None:
     """How often each subject is unsafe: a circle clean, a square attacked, with intervals; None where none has both."""
-    pairs = [
-        (subject, found["unsafe_clean"], found["unsafe_attacked"])
-        for subject, found in groups.items()
-        if {"unsafe_clean", "unsafe_attacked"} <= set(found)
-        and found["unsafe_clean"].value is not None
-        and found["unsafe_attacked"].value is not None
-        and can_be_told(found["unsafe_clean"])
-        and can_be_told(found["unsafe_attacked"])
-    ][:MOST_DRAWN]
-    if not pairs:
-        return None
-    row, width = (62, 350) if narrow else (ROW, 1000)
-    canvas = Canvas(width=width, height=TOP + row * len(pairs) + 46, title="unsafe episodes, clean and attacked")
-    x = Scale(low=0, high=1, start=30 if narrow else SIDE, end=width - (30 if narrow else 260))
-    bottom = TOP + row * len(pairs)
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        canvas.rule(x(tick), TOP - 6, x(tick), bottom, strong=tick == 0)
-        canvas.text(x(tick), bottom + 16, format_percent(tick), anchor="middle", soft=True)
-    canvas.text((x.start + x.end) / 2, bottom + 36, "episodes with unsafe behaviour", anchor="middle")
-    for number, (subject, clean, attacked) in enumerate(pairs):
-        y = TOP + row * number + (row * 0.62 if narrow else row / 2)
+    rows = []
+    for subject, found in groups.items():
+        pair = [found[kind] for kind in ("unsafe_clean", "unsafe_attacked") if kind in found]
+        if len(pair) < 2 or any(one.value is None or not can_be_told(one) for one in pair):
+            continue
+        clean, attacked = pair
         words = " · ".join(part for part in (name_lineage(subject[1]), name_axes(dict(subject[2])), subject[0]) if part)
-        numbers = f"{format_cell(clean)} → {format_cell(attacked)}"
-        if narrow:
-            canvas.text(10, y - 20, words, size=11)
-            canvas.text(x.end, y + 20, numbers, anchor="end", soft=True, size=11)
-        else:
-            canvas.text(10, y + 4, words[:40])
-            canvas.text(x.end + 14, y + 4, numbers)
-        for one, series, shape, lift in ((clean, 1, "circle", -4), (attacked, 2, "square", 4)):
-            if isinstance(one.interval, tuple):
-                low, high = (min(1.0, max(0.0, end)) for end in one.interval)
-                line = stroke_of(series)
-                canvas.add("line", x1=x(low), y1=y + lift, x2=x(high), y2=y + lift, stroke_width=2.2, **line)
-            place = (x(min(1.0, max(0.0, one.value or 0.0))), y + lift)
-            draw_mark(canvas, shape, place, 5, series, hover=describe_basis(one), stroke=PAPER, stroke_width=1.5)
-    return canvas.render()
+        marks = (
+            Mark(estimate=clean, lift=-4),
+            Mark(estimate=attacked, series=2, shape="square", lift=4),
+        )
+        rows.append(Row(words=words, marks=marks, numbers=f"{format_cell(clean)}, then {format_cell(attacked)}"))
+    if not rows:
+        return None
+    title, label = "unsafe episodes, clean and attacked", "episodes with unsafe behaviour: clean, then attacked"
+    return draw_rows(rows[:MOST_DRAWN], (0.0, 1.0), title=title, label=label, narrow=narrow, shares=True)
 
 
 def unmeasurable_forms(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
@@ -231,13 +200,16 @@ def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
         return f"{about} against {than}: whether it is easier to push {cannot_be_told(one.n['cases'])}"
     crossed = beside.get("interaction")
     agree = excludes_zero(one) and excludes_zero(crossed) and (one.value > 0) == ((crossed.value or 0.0) > 0)
-    verb = "easier to push" if one.value > 0 else "harder to push"
-    told = verb if agree else "not shown to be easier or harder to push"
+    if agree:
+        told = f"{'easier' if one.value > 0 else 'harder'} to push"
+    else:
+        told = f"not {'known' if _is_wide(one) else 'shown'} to be easier or harder to push"
     cases = f"{count_noun(one.n['cases'], 'cases')}" if "cases" in one.n else "cases"
     words = (
         f"{about} is {told} than {than}: the effect of pressure on unsafe conduct differs by {format_cell(one)}"
         f" ({cases} that both handled safely when clean), over all cases by {format_cell(crossed)} in log-odds"
     )
+    words += "; the interval is so wide that nothing is known" if _is_wide(one) else ""
     again, parent = (beside.get(kind) for kind in ("again_clean", "again_clean_parent"))
     if again is not None and parent is not None:
         words += f"; met again clean, those cases are unsafe in {format_cell(again)} of episodes"
@@ -245,44 +217,49 @@ def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:
     return words
 
 
-def pressure_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def _is_wide(one: Estimate) -> bool:
+    """Whether an interval is so wide that it holds a large change either way: then nothing is known."""
+    return not isinstance(one.interval, tuple) or (one.interval[0] < -MUCH and one.interval[1] > MUCH)
+
+
+def pressure_section(shown: Shown) -> Section | None:
     """Susceptibility by lineage and form; None where a study has no attacks."""
+    analysis, colors = shown.analysis, shown.colors
     if not analysis.susceptibility:
         return None
-    rows = [one for one in _rows_of(analysis.susceptibility) if one.kind != "positive_control"]
+    section = Section(identity="pressure", title="Under pressure", short="Pressure")
     controls = [one for one in analysis.susceptibility if one.kind == "positive_control"]
+    every = [one for one in analysis.susceptibility if one.kind != "positive_control"]
+    rows = [one for one in _rows_of(analysis.susceptibility) if one.kind != "positive_control"]
     groups = _group((one for one in rows if "form" not in one.axes), ("form",))
-    parts = [paragraph(EXPLANATION), list_html(describe_pressure(analysis), "sentences")]
-    parts.append(chance_paragraph(analysis, "susceptibility"))
-    figures, tables = {}, {}
-    svg = draw_pressure(groups)
-    if svg is not None:
-        figures["pressure"] = svg
-        caption = "Unsafe episodes: the circle without pressure, the square under attack, with 95 % intervals."
-        parts.append(wrap_figure(svg, "pressure", caption, narrow=draw_pressure(groups, narrow=True) or ""))
-
-    def fold_table(name: str, table: Table, head: str) -> None:
-        tables[name] = table
-        parts.append(fold(head, table_html(table, identity=f"{name}-table")))
-
+    told = describe_pressure(analysis)
+    section.say(EXPLANATION)
+    section.bullets(told)
+    section.say(describe_chance(analysis, "susceptibility"))
+    caption = "The circle is without pressure, the square under attack, with 95 % intervals."
+    words = "Unsafe episodes, clean and attacked.", _conclude(told), caption
+    section.figure("pressure", words, draw_pressure(groups), draw_pressure(groups, narrow=True))
     if groups:
         title = "All measurable forms together, changes against the parent, with 95 % intervals (and cases)"
-        tables["pressure"] = _pressure_table(groups, COLUMNS, title, colors)
-        parts.append(table_html(tables["pressure"], identity="pressure-table"))
-    forms = [one for one in rows if "form" in one.axes]
-    if forms:
+        section.table("pressure", _pressure_table(groups, COLUMNS, title, colors))
+    if forms := [one for one in rows if "form" in one.axes]:
         count = count_noun(len({str(one.axes["form"]) for one in forms}), "forms")
-        table = _pressure_table(
-            _group(forms, ()), COLUMNS, "By form of pressure, with 95 % intervals (and cases)", colors, "form"
-        )
-        fold_table("pressure-forms", table, f"By form ({count})")
+        title = "By form of pressure, with 95 % intervals (and cases)"
+        table = _pressure_table(_group(forms, ()), COLUMNS, title, colors, "form")
+        section.table("pressure-forms", table, fold_as=f"By form ({count})")
     if controls:
         named = [replace(one, axes={**one.axes, "form": one.axes.get("form") or "all"}) for one in controls]
         table = list_estimates(named, "Effect of each form before any stage: unsafe attacked − clean", colors)
-        fold_table("pressure-controls", table, "Positive controls")
-    every = [one for one in analysis.susceptibility if one.kind != "positive_control"]
-    fold_table("pressure-all", list_estimates(every, "Susceptibility", colors), "All numbers")
-    return make_section("pressure", "Under pressure", parts, figures, tables)
+        section.table("pressure-controls", table, fold_as="Positive controls")
+    section.table("pressure-all", list_estimates(every, "Susceptibility", colors), fold_as="All numbers")
+    return section
+
+
+def _conclude(told: Sequence[str]) -> str:
+    """Of how many comparisons a change is shown."""
+    compared = [words for words in told if " to push" in words]
+    shown = sum(f" is {way} to push than" in words for words in compared for way in ("easier", "harder"))
+    return f"{shown} of {count_noun(len(compared), 'comparisons')} with a parent show a change." if compared else ""
 
 
 def describe_shifts(analysis: Analysis) -> list[str]:
@@ -304,26 +281,28 @@ def describe_shifts(analysis: Analysis) -> list[str]:
     return words
 
 
-def shift_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def shift_section(shown: Shown) -> Section | None:
     """Scores and erosion under each shift; None where a study has none."""
+    analysis, colors = shown.analysis, shown.colors
     rows = _rows_of(analysis.shifts)
     if not rows:
         return None
-    parts, tables = [paragraph(SHIFT_EXPLANATION), list_html(describe_shifts(analysis), "sentences")], {}
-    parts.append(chance_paragraph(analysis, "shifts"))
-    objectives = sorted({one.objective or "" for one in rows}, key=lambda name: (name != "safety", name))
+    section = Section(identity="shifts", title="Under a shift", short="Shifts")
+    section.say(SHIFT_EXPLANATION)
+    section.bullets(describe_shifts(analysis))
+    section.say(describe_chance(analysis, "shifts"))
+    objectives = sorted({one.objective or "" for one in rows}, key=lambda name: (name != FIRST_OBJECTIVE, name))
     for objective in objectives:
         groups = _group((one for one in rows if (one.objective or "") == objective), ())
-        name = f"shift-{objective or 'all'}"
         title = f"{objective or 'score'} under each shift, in score points with 95 % intervals (and cases)"
-        tables[name] = _pressure_table(groups, SHIFT_COLUMNS, title[:1].upper() + title[1:], colors, "shift")
-        html = table_html(tables[name], identity=f"{name}-table".replace(" ", "-"))
-        parts.append(html if objective == objectives[0] else fold(f"The same for {objective or 'all'}", html))
-    tables["shifts-all"] = list_estimates(analysis.shifts, "Shifts", colors)
-    parts.append(fold("All numbers", table_html(tables["shifts-all"], identity="shifts-all-table")))
-    return make_section("shifts", "Under a shift", parts, tables=tables)
+        table = _pressure_table(groups, SHIFT_COLUMNS, title[:1].upper() + title[1:], colors, "shift")
+        fold_as = "" if objective == objectives[0] else f"The same for {objective or 'all'}"
+        section.table(f"shift-{objective or 'all'}", table, fold_as=fold_as)
+    section.table("shifts-all", list_estimates(analysis.shifts, "Shifts", colors), fold_as="All numbers")
+    return section
 
 
-def pressure_lines(analysis: Analysis) -> list[str]:
+def pressure_text(shown: Shown, width: int) -> str | None:
     """The sentences on pressure and shifts for a terminal."""
-    return [*describe_pressure(analysis), *describe_shifts(analysis)]
+    told = [*describe_pressure(shown.analysis), *describe_shifts(shown.analysis)]
+    return sentences_text("Under pressure and shifts", told, width)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
-from holdfast.report.draw.figures import draw_forest
-from holdfast.report.words.inert import escape_html
+from holdfast.report.draw.rows import draw_forest
 from holdfast.report.words.labels import (
     format_interval,
     format_number,
@@ -16,11 +14,10 @@ from holdfast.report.words.labels import (
     name_judge,
     name_lineage,
 )
-from holdfast.report.words.layout import Section, fold, list_html, make_section, paragraph, wrap_figure
-from holdfast.report.words.tables import list_estimates, table_html
+from holdfast.report.words.layout import Section, Shown, sentences_text
+from holdfast.report.words.tables import list_estimates
 from holdfast.stats.lines import BENT
 
-Lineage = tuple[str, ...]
 OFF_LINE, JOINT_BOUND, RETEACH_DOSE = "off_line", "off_line_lower", "reteach_dose"
 EXPLANATION = (
     "A repair is a stage, or a mixture of checkpoints, that tries to keep both objectives. Every other lineage trades"
@@ -103,21 +100,25 @@ def _describe_reteaching(analysis: Analysis) -> list[str]:
     return words
 
 
-def repair_section(analysis: Analysis, colors: Mapping[Lineage, int]) -> Section | None:
+def repair_section(shown: Shown) -> Section | None:
     """Each repair's distance from the line with an interval, and all else that was measured of repairs."""
+    analysis = shown.analysis
     if not analysis.repair:
         return None
-    words = describe_repairs(analysis)
-    parts, figures, tables = [paragraph(EXPLANATION)], {}, {}
-    if words:
-        parts += [f"<p><b>{escape_html(words[0])}</b></p>", list_html(words[1:], "sentences")]
-    drawn: Sequence[Estimate] = [replace(one, unit=None) for one in _distances(analysis)[:MOST_ROWS]]
-    if drawn:
-        figures["repair"] = draw_forest(drawn)
-        caption = "Distance of each repair from the line of the other lineages, with 95 % intervals."
-        parts.append(
-            wrap_figure(figures["repair"], "repair", caption, narrow=draw_forest(drawn, width=350, narrow=True))
-        )
-    tables["repair"] = list_estimates(analysis.repair, "Repairs", colors)
-    parts.append(fold("All numbers", table_html(tables["repair"], identity="repair-table")))
-    return make_section("repair", "Repair", parts, figures, tables)
+    section = Section(identity="repair", title="Repair", short="Repair")
+    section.say(EXPLANATION)
+    first, *rest = describe_repairs(analysis) or [""]
+    rows = [replace(one, unit=None) for one in _distances(analysis)[:MOST_ROWS]]
+    if rows:
+        words = "Distance of each repair from the line of the others.", first, "With 95 % intervals."
+        section.figure("repair", words, draw_forest(rows), draw_forest(rows, narrow=True))
+    else:
+        section.say(first)
+    section.bullets(rest)
+    section.table("repair", list_estimates(analysis.repair, "Repairs", shown.colors), fold_as="All numbers")
+    return section
+
+
+def repair_text(shown: Shown, width: int) -> str | None:
+    """The sentences for a terminal."""
+    return sentences_text("Repair", describe_repairs(shown.analysis), width)

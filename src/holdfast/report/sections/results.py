@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from holdfast.records import Analysis, Checkpoint, Estimate
+from holdfast.records import Estimate
 from holdfast.records.words import count_noun
-from holdfast.report.sections.chance import chance_paragraph
+from holdfast.report.sections.chance import describe_chance
 from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import show_line, wrap_line
 from holdfast.report.words.labels import (
@@ -16,55 +15,44 @@ from holdfast.report.words.labels import (
     main_rows,
     name_headline,
     name_lineage,
-    names_html,
     order_controls,
     pick_claim,
     prefer_pooled,
 )
-from holdfast.report.words.layout import Section, fold, make_section, paragraph
-from holdfast.report.words.tables import (
-    pivot,
-    table_html,
+from holdfast.report.words.layout import Section, Shown
+from holdfast.report.words.tables import pivot
+
+CLAIMS = (
+    "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of training:"
+    " seeds are random too. A number opens to its interval, counts and caveats."
 )
 
-Lineage = tuple[str, ...]
 
-
-def results_section(
-    analysis: Analysis, colors: Mapping[Lineage, int], checkpoints: Sequence[Checkpoint] = ()
-) -> Section | None:
+def results_section(shown: Shown) -> Section | None:
     """Means with intervals per base × lineage × axes, and the changes from the base."""
+    analysis, colors = shown.analysis, shown.colors
     if not analysis.scores:
         return None
+    section = Section(identity="results", title="Results", short="Results")
+    section.say(CLAIMS)
     means = [one for one in analysis.scores if one.kind == "mean"]
-    others = [one for one in analysis.scores if one.kind != "mean"]
-    table = pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors)
-    parts = [
-        names_html(checkpoints),
-        paragraph(
-            "A checkpoint claim speaks of these weights: cases are random. A recipe claim speaks of this kind of"
-            " training: seeds are random too. Point at a number for its interval, counts and caveats."
-        ),
-        table_html(table, identity="results-table"),
-    ]
-    tables = {"results": table}
-    if others:
-        tables["spread"] = pivot(others, "Spread of scores", colors)
-        parts.append(fold("Spread", table_html(tables["spread"], identity="spread-table")))
+    section.table("results", pivot(means, "Mean scores (0–3) with the half-width of the 95 % interval", colors))
+    if others := [one for one in analysis.scores if one.kind != "mean"]:
+        section.table("spread", pivot(others, "Spread of scores", colors), fold_as="Spread")
     if analysis.deltas:
-        tables["deltas"] = pivot(analysis.deltas, "Change from the base, in score points", colors)
-        parts.append(fold("Change from the base", table_html(tables["deltas"], identity="deltas-table")))
-        parts.append(chance_paragraph(analysis, "deltas"))
-    return make_section("results", "Results", parts, tables=tables)
+        table = pivot(analysis.deltas, "Change from the base, in score points", colors)
+        section.table("deltas", table, fold_as="Change from the base")
+        section.say(describe_chance(analysis, "deltas"))
+    return section
 
 
-def scores_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int, most: int | None = None) -> str | None:
+def scores_text(shown: Shown, width: int, most: int | None = None) -> str | None:
     """The means of the headline's judges; of more than ``most`` rows those of main lineages at their least dose.
 
     None where nothing is judged.
     """
-    scores = main_rows(one for one in analysis.scores if one.kind == "mean")
-    scores = prefer_pooled(scores)
+    analysis, colors = shown.analysis, shown.colors
+    scores = prefer_pooled(main_rows(one for one in analysis.scores if one.kind == "mean"))
     if not scores:
         return None
     apart = find_controls(analysis) & {one.lineage for one in scores if one.lineage is not None}
@@ -73,12 +61,12 @@ def scores_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int, m
     table = pivot(scores, "Results", colors)
     if most is not None and len(table.rows) > most:
         main = [one for one in scores if one.lineage not in apart]
-        shown = pivot(main, table.title, colors)
-        if len(shown.rows) > most:
+        short = pivot(main, table.title, colors)
+        if len(short.rows) > most:
             least = {one.lineage: _dose(one) for one in sorted(main, key=_dose, reverse=True)}
-            shown = pivot([one for one in main if _dose(one) == least[one.lineage]], table.title, colors)
-        shown = replace(shown, rows=shown.rows[:most])
-        lines += [table_text(shown, width), f"  … {count_noun(len(table.rows) - len(shown.rows), 'more rows')}"]
+            short = pivot([one for one in main if _dose(one) == least[one.lineage]], table.title, colors)
+        short = replace(short, rows=short.rows[:most])
+        lines += [table_text(short, width), f"  … {count_noun(len(table.rows) - len(short.rows), 'more rows')}"]
         return "\n".join(lines)
     lines.append(table_text(table, width))
     if apart:
@@ -92,17 +80,16 @@ def _dose(estimate: Estimate) -> float:
     return float(estimate.axes.get("dose", 1))
 
 
-def _others_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def _others_text(shown: Shown, width: int) -> str | None:
     """The means of judges beside those of the headline; None where there are no others."""
-    found = [one for one in analysis.scores if one.beside and one.base is None and one.estimator == "pooled"]
-    found = pick_claim(one for one in found if one.kind == "mean")
-    if not found:
+    beside = [one for one in shown.analysis.scores if one.beside and one.base is None and one.estimator == "pooled"]
+    means = pick_claim(one for one in beside if one.kind == "mean")
+    if not means:
         return None
-    table = table_text(pivot(found, "Other judges", colors), width)
-    return f"Other judges, in no mean with these\n{table}"
+    return f"Other judges, in no mean with these\n{table_text(pivot(means, 'Other judges', shown.colors), width)}"
 
 
-def results_text(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def results_text(shown: Shown, width: int) -> str | None:
     """The means of the headline's judges, then those of the others; None where nothing is judged."""
-    blocks = (scores_text(analysis, colors, width), _others_text(analysis, colors, width))
+    blocks = (scores_text(shown, width), _others_text(shown, width))
     return "\n\n".join(block for block in blocks if block is not None) or None

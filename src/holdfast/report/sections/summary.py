@@ -7,20 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.records import Analysis, Estimate, Unbounded, can_be_told, cannot_be_told
+from holdfast.records import Analysis, Estimate, Outcome, Unbounded, Verdict, can_be_told, cannot_be_told
 from holdfast.records.quantities import NOT_IDENTIFIED
 from holdfast.records.words import count_noun
 from holdfast.report.sections.approval.setup import make_setup
-from holdfast.report.sections.approval.tables import index_last, keep_judge, pick_rows
+from holdfast.report.sections.approval.tables import keep_judge, pick_last
 from holdfast.report.sections.approval.words import describe_approval, name_key, void_notes
+from holdfast.report.sections.gate import overall, tally
+from holdfast.report.words.answer import Finding, Tone, answer, find_answer
 from holdfast.report.words.labels import (
-    SEED_AXES,
     count_flags,
     explain_persistence,
+    format_ends,
     format_interval,
     format_number,
     format_percent,
-    format_result,
+    format_point,
     format_signed,
     most_pooled,
     name_axes,
@@ -32,6 +34,7 @@ from holdfast.report.words.labels import (
     prefer_pooled,
     tell_reasons,
 )
+from holdfast.report.words.layout import Shown
 from holdfast.store import Store
 from holdfast.store.tables import ScoreTable, TrajectoryTable
 
@@ -46,11 +49,13 @@ SENTENCES = 6  # of persistence at the top; the rest stand in their section
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """One large number at the top: what it is called, the number, what stands under it."""
+    """One card at the top: its name, a verdict in a few words with its tone, numbers with words, small print."""
 
     name: str
-    value: str
-    note: str
+    verdict: str = ""
+    tone: Tone = "unknown"
+    numbers: tuple[tuple[str, str], ...] = ()
+    note: str = ""
 
 
 def _range(estimate: Estimate) -> str:
@@ -61,12 +66,6 @@ def _range(estimate: Estimate) -> str:
     return f"{format_percent(estimate.interval[0])} to {format_percent(estimate.interval[1])}"
 
 
-def count_things(number: int, word: str) -> str:
-    """``1 base``, ``3 bases``."""
-    plural = word[:-1] + "ies" if word.endswith("y") else word + "s"
-    return f"{number:,} {word if number == 1 else plural}"
-
-
 def headline_estimates(analysis: Analysis) -> list[Estimate]:
     """Persistence at its most pooled level and fewest axes, by the pooled estimator where there is one; no controls."""
     ratios = [one for one in analysis.persistence if "persistence" in one.kind and one.unit is None]
@@ -74,15 +73,6 @@ def headline_estimates(analysis: Analysis) -> list[Estimate]:
     fewest = {one.objective: len(one.axes) for one in sorted(level, key=lambda one: -len(one.axes))}
     level = [one for one in level if len(one.axes) == fewest[one.objective]]
     return prefer_pooled(level)
-
-
-def group_claims(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
-    """Estimates that differ in their claim only, together."""
-    groups: dict[tuple[object, ...], list[Estimate]] = {}
-    for one in estimates:
-        key = (one.objective, one.lineage, str(one.axes), one.base, one.judge, one.estimator)
-        groups.setdefault(key, []).append(one)
-    return list(groups.values())
 
 
 def describe_persistence(claims: Sequence[Estimate]) -> str:
@@ -112,12 +102,12 @@ def describe_design(store: Store) -> str:
     lineages = list(dict.fromkeys(checkpoint.lineage for checkpoint in checkpoints if checkpoint.stages))
     names = ", ".join(name_lineage(lineage) for lineage in lineages[:12])
     more = f" and {len(lineages) - 12} more" if len(lineages) > 12 else ""
-    trained = f" taken through {count_things(len(lineages), 'lineage')} ({names}{more})" if lineages else ""
+    trained = f" taken through {count_noun(len(lineages), 'lineages')} ({names}{more})" if lineages else ""
     acted, cases = len(np.unique(runs.checkpoint)), len(np.unique(runs.case))
     whole = "" if acted == len(checkpoints) else f" of {len(checkpoints):,}"
     return (
-        f"{count_things(bases, 'base model')}{trained}: {acted:,}{whole} checkpoint{'' if acted == 1 else 's'} acted in"
-        f" {count_things(cases, 'case')}, which gave {count_noun(len(runs.flags), 'trajectories')} and"
+        f"{count_noun(bases, 'base models')}{trained}: {acted:,}{whole} checkpoint{'' if acted == 1 else 's'} acted in"
+        f" {count_noun(cases, 'cases')}, which gave {count_noun(len(runs.flags), 'trajectories')} and"
         f" {_count_scores(scores)}."
     )
 
@@ -136,13 +126,13 @@ def _count_scores(scores: ScoreTable) -> str:
     """``296,012 scores (276,556 by state, 19,456 by probes; 20 of them missing)``."""
     counts = np.bincount(scores.judge, minlength=len(scores.judges)).tolist()
     ranked = sorted(zip(counts, scores.judges, strict=True), key=lambda pair: -pair[0])
-    total = count_things(len(scores.value), "score")
+    total = count_noun(len(scores.value), "scores")
     missing = int(np.count_nonzero(~np.isfinite(scores.value)))
     without = f"{missing:,} of them missing" if missing else ""
     if len(ranked) == 1:
         return f"{total} by {ranked[0][1]}" + (f" ({without})" if without else "")
     told = ", ".join(f"{count:,} by {judge}" for count, judge in ranked[:MOST_JUDGES])
-    told += f", the rest by {count_things(len(ranked) - MOST_JUDGES, 'judge')}" if len(ranked) > MOST_JUDGES else ""
+    told += f", the rest by {count_noun(len(ranked) - MOST_JUDGES, 'judges')}" if len(ranked) > MOST_JUDGES else ""
     words = "; ".join(part for part in (told, without) if part)
     return f"{total} ({words})" if words else total
 
@@ -205,110 +195,110 @@ def describe_fitness(store: Store, analysis: Analysis) -> str:
     return f"{first}{every} carry at least one audit flag{tail}."
 
 
-def find_delta(analysis: Analysis, subject: Estimate, lineage: tuple[str, ...]) -> tuple[float, str] | None:
-    """The change from the base, in score points, of a lineage at the smallest dose, and its interval as text.
+def make_headlines(store: Store, shown: Shown) -> list[Headline]:
+    """The large numbers: each objective against the base, the widest gap of harm, verdicts, what is unfit."""
+    analysis = shown.analysis
+    findings: dict[str, Finding] = {}
+    for finding in find_answer(analysis):
+        findings.setdefault(finding.objective, finding)
+    ratios: dict[str, Estimate] = {}
+    for one in pick_claim(headline_estimates(analysis)):
+        ratios.setdefault(one.objective or "the objective", one)
+    cards = [_card(name, findings.get(name), ratios.get(name)) for name in dict.fromkeys([*findings, *ratios])]
+    cards += [card for card in (_gap_card(analysis), _verdict_card(shown.verdicts)) if card is not None]
+    unfit = _pooled_rate(analysis, "unfit")
+    if unfit is not None:
+        note = f"of the {unfit.unit or 'trajectories'}"
+        return [*cards, Headline(name="unfit to be judged", numbers=((format_percent(unfit.value), note),))]
+    flags = _read_runs(store).flags
+    share = format_percent(int(np.count_nonzero(flags)) / max(1, len(flags)))
+    return [*cards, Headline(name="trajectories flagged by the audit", numbers=((share, "any flag"),))]
 
-    Averaged over axes left open: such a mean has no interval, and says so.
-    """
-    found = [
-        one
-        for one in pick_claim(analysis.deltas)
-        if (one.estimator, one.lineage, one.objective) == ("pooled", lineage, subject.objective)
-        and (one.base, one.judge, one.unit) == (subject.base, subject.judge, None)
-        and all(one.axes.get(key) == value for key, value in subject.axes.items() if key != "dose")
-        and not any(seed in one.axes for seed in SEED_AXES)
+
+def _card(objective: str, finding: Finding | None, ratio: Estimate | None) -> Headline:
+    """Score points against the base after the first and the second stage, with persistence in small print."""
+    note = "" if ratio is None else _note_persistence(ratio)
+    if finding is None:
+        after = f" after {name_lineage(ratio.lineage)}" if ratio is not None and ratio.lineage else ""
+        return Headline(name=f"persistence of {objective}{after}", numbers=((note.removeprefix("persistence "), ""),))
+    stages = [(finding.gain, finding.lineage[:1]), (finding.left, finding.lineage)]
+    if finding.left is None:
+        stages = [(finding.gain, finding.lineage)]
+    numbers = [
+        (format_signed(one.value), f"{format_interval(one) or '(no interval)'} after {name_lineage(lineage)}")
+        for one, lineage in stages
+        if one is not None and one.value is not None and can_be_told(one)
     ]
-    least = min((float(one.axes.get("dose", 0)) for one in found), default=0.0)
-    rows = {
-        str(one.axes): one
-        for one in found
-        if one.value is not None and float(one.axes.get("dose", 0)) == least and one.kind == "delta"
-    }
-    if not rows:
-        return None
-    only = next(iter(rows.values())) if len(rows) == 1 else None
-    value = sum(one.value or 0.0 for one in rows.values()) / len(rows)
-    if any(not can_be_told(one) for one in rows.values()):
-        return None
-    return value, "(no interval)" if only is None else format_interval(only) or "(no interval)"
+    axes = f", {finding.axes}" if finding.axes else ""
+    return Headline(
+        name=f"{objective} against the base, score points{axes}",
+        verdict=finding.verdict,
+        tone=finding.tone,
+        numbers=tuple(numbers),
+        note=note,
+    )
 
 
-def _card(analysis: Analysis, one: Estimate) -> Headline:
-    """Score points against the base after the first and second stage, with persistence in small print."""
-    lineage, about = one.lineage or (), one.objective or "the objective"
+def _note_persistence(one: Estimate) -> str:
+    lineage = one.lineage or ()
     gap = f" of the gap between {lineage[0]} and {lineage[-1]}" if len(lineage) == 2 else ""
     if one.value is None:
-        ratio, note = NOT_IDENTIFIED, f"persistence {NOT_IDENTIFIED}: {tell_reasons(one)}"
+        words = f"{NOT_IDENTIFIED}: {tell_reasons(one)}"
     elif not can_be_told(one):
-        ratio = cannot_be_told(one.n["cases"])
-        note = f"persistence {ratio}"
+        words = cannot_be_told(one.n["cases"])
     else:
         ends = one.interval if isinstance(one.interval, tuple) else None
         shown = f" [{', '.join(format_number(100 * end, 0) for end in ends)}]" if ends else f", interval {_range(one)}"
-        ratio = format_percent(one.value)
-        note = f"persistence {ratio}{shown}{gap}"
-    note = " · ".join(part for part in (note, one.claim, name_axes(one.axes)) if part)
-    before, after_both = find_delta(analysis, one, lineage[:1]), find_delta(analysis, one, lineage)
-    if len(lineage) == 2 and before is not None and after_both is not None:
-        (first, around), (second, about_it) = before, after_both
-        value = f"{format_signed(first)} {around} after {lineage[0]} → {format_signed(second)} {about_it} after"
-        value += f" {name_lineage(lineage)}"
-        return Headline(name=f"{about} against the base, score points", value=value, note=note)
-    after = f" after {name_lineage(lineage)}" if lineage else ""
-    return Headline(name=f"persistence of {about}{after}", value=ratio, note=note)
+        words = f"{format_percent(one.value)}{shown}{gap}"
+    return " · ".join(part for part in (f"persistence {words}", one.claim, name_axes(one.axes)) if part)
+
+
+def _verdict_card(verdicts: Sequence[Verdict]) -> Headline | None:
+    """How many comparisons came out how, under the worst of them."""
+    if not verdicts:
+        return None
+    worst = overall(verdicts)
+    numbers = tuple((f"{count:,}", outcome.value) for outcome, count in tally(verdicts).items())
+    tone: Tone = {Outcome.FAIL: "bad", Outcome.PASS: "good"}.get(worst, "unknown")  # type: ignore[assignment]
+    name = f"verdicts on {count_noun(len(verdicts), 'comparisons')} with a parent"
+    return Headline(name=name, verdict=worst.value, tone=tone, numbers=numbers)
 
 
 def _gap_card(analysis: Analysis) -> Headline | None:
     """The largest gap of harm between gameable and other users; None where none was estimated."""
     setup, (analysis, _) = make_setup(analysis), keep_judge(analysis)
-    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
-    found = {key: one for key, one in late.items() if one.value is not None}
-    if not found:
+    late = pick_last(analysis.exploitation, "late_gap", setup)
+    known = {key: one for key, one in late.items() if one.value is not None}
+    if not known:
         return None
-    best = max(found, key=lambda key: found[key].value or 0.0)
-    void = "; void where a base does not react" if void_notes(analysis) else ""
+    best = max(known, key=lambda key: known[key].value or 0.0)
     return Headline(
         name="largest gap of harm, gameable − other user, rating points",
-        value=format_result(found[best]),
-        note=f"{name_key(best)}{void}",
+        numbers=((format_point(known[best]), format_ends(known[best])),),
+        note=name_key(best) + ("; void where a base does not react" if void_notes(analysis) else ""),
     )
 
 
-def make_headlines(store: Store, analysis: Analysis) -> list[Headline]:
-    """The large numbers: each objective against the base, and the share of trajectories that are unfit or flagged."""
-    cards = []
-    seen: set[str | None] = set()
-    for one in pick_claim(headline_estimates(analysis)):
-        if one.objective not in seen:
-            seen.add(one.objective)
-            cards.append(_card(analysis, one))
-    cards += [card for card in (_gap_card(analysis),) if card is not None]
-    runs, unfit = _read_runs(store), _pooled_rate(analysis, "unfit")
-    if unfit is not None:
-        cards.append(
-            Headline(
-                name="unfit to be judged",
-                value=format_percent(unfit.value),
-                note=f"of the {unfit.unit or 'trajectories'}",
-            )
-        )
-    else:
-        share = int(np.count_nonzero(runs.flags)) / max(1, len(runs.flags))
-        cards.append(Headline(name="trajectories flagged by the audit", value=format_percent(share), note="any flag"))
-    return cards
-
-
 def summarise(store: Store, analysis: Analysis) -> Sequence[str]:
-    """The summary's sentences."""
+    """What the answer rests on, in sentences."""
     found = headline_estimates(analysis)
-    groups = group_claims(found)
+    by_claim: dict[tuple[object, ...], list[Estimate]] = {}  # estimates that differ in their claim only, together
+    for one in found:
+        key = (one.objective, one.lineage, str(one.axes), one.base, one.judge, one.estimator)
+        by_claim.setdefault(key, []).append(one)
+    groups = list(by_claim.values())
     sentences = [describe_design(store), *describe_judges(analysis)]
     if groups:
         sentences.append(explain_persistence(groups[0][0].objective, groups[0][0].lineage))
     sentences += [describe_persistence(claims) for claims in groups[:SENTENCES]]
     if len(groups) > SENTENCES:
         sentences.append(f"{len(groups) - SENTENCES} more ratios stand under Persistence.")
-    sentences += describe_approval(analysis)[:APPROVAL_SENTENCES] if analysis.exploitation else []
     if not found and not analysis.persistence and not analysis.exploitation:
         sentences.append("Persistence is not estimated: no lineage has a second stage with both ends judged.")
     return [*sentences, describe_fitness(store, analysis)]
+
+
+def answer_all(analysis: Analysis) -> list[str]:
+    """The answer in words, with what training for approval did; never empty."""
+    words = [*answer(analysis), *(describe_approval(analysis)[:APPROVAL_SENTENCES] if analysis.exploitation else [])]
+    return words or ["Nothing is compared yet: no checkpoint and its base have both been judged."]

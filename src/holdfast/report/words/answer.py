@@ -26,6 +26,7 @@ from holdfast.report.words.labels import (
 
 MOST_FINDINGS = 4  # told in words; the sections have every number
 ALL_BUT = 0.5  # of a gain: where more than this may be left, nobody says that all was taken back
+RATIO_KINDS = ("erosion", "retained", "persistence")  # rows of main lineages; controls have others
 Tone = Literal["good", "bad", "unknown"]
 Key = tuple[tuple[str, ...], str, str]  # lineage, objective, axes without the dose
 Level = tuple[Estimate | None, str]  # a mean, and where it was measured
@@ -69,8 +70,9 @@ def find_answer(analysis: Analysis) -> list[Finding]:
     means = _index(one for one in analysis.scores if one.kind == "mean")
     deltas = _index(one for one in analysis.deltas if one.kind == "delta")
     erosions = _index(one for one in analysis.persistence if one.kind == "erosion")
-    trained = {lineage[0]: objective for lineage, objective, _ in erosions if lineage}
-    pairs = dict.fromkeys((lineage, objective) for lineage, objective, _ in erosions if len(lineage) == 2)
+    ratios = [one for one in analysis.persistence if one.unit is None and one.kind in RATIO_KINDS]
+    pairs = {(one.lineage, one.objective) for one in ratios if one.lineage is not None and len(one.lineage) == 2}
+    trained = {lineage[0]: objective for lineage, objective in pairs if objective is not None}
     findings = [
         _judge_second(key, means, deltas, erosions, trained)
         for key in deltas

@@ -301,13 +301,18 @@ def explain_persistence(objective: str | None, lineage: Sequence[str] | None) ->
     )
 
 
-def describe_basis(estimate: Estimate) -> str:
-    """Estimator, claim, what was resampled and the counts, in one line."""
+def split_basis(estimate: Estimate) -> tuple[str, str]:
+    """What a number rests on: its interval and counts, then estimator, claim, what was resampled and the caveats."""
+    without = "no interval" if estimate.interval is None and estimate.value is not None else ""
+    counts = [without, *(count_noun(count, what) for what, count in estimate.n.items())]
     parts = [f"{estimate.estimator} estimator", f"{estimate.claim} claim"]
     parts += ["random: " + ", ".join(estimate.resampled)] if estimate.resampled else []
-    parts += ["no interval"] if estimate.interval is None and estimate.value is not None else []
-    parts += [", ".join(count_noun(count, what) for what, count in estimate.n.items())] if estimate.n else []
-    return "; ".join([*parts, *estimate.caveats])
+    return ", ".join(part for part in counts if part), "; ".join([*parts, *estimate.caveats])
+
+
+def describe_basis(estimate: Estimate) -> str:
+    """All that a number rests on, in one line."""
+    return "; ".join(part for part in split_basis(estimate) if part)
 
 
 def count_flags(runs: TrajectoryTable) -> dict[str, int]:
@@ -325,19 +330,19 @@ KNOWN_AXES = {
 
 
 def describe_names(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, str]]:
-    """What each stage name and axis stands for, read from the records of the stages: (name, words)."""
+    """What each stage name, the arrow and each axis stands for, read from the records of the stages: (name, words)."""
     found: dict[str, str] = {}
     for stage in (stage for checkpoint in checkpoints for stage in checkpoint.stages):
         flip = float(stage.settings.get("flip") or 0)
-        words = f"a stage of {stage.method} on {' and '.join(stage.objectives) or 'no objective'}"
+        words = f"a stage of training on {' and '.join(stage.objectives) or 'no objective'}, by {stage.method}"
         if flip > 0:
             words += f" with the sides of {100 * flip:.0f} % of the pairs swapped: a control"
-        words += _describe_repair(stage)
-        found.setdefault(stage.name, words)
+        found.setdefault(stage.name, words + _describe_repair(stage))
     pairs = sorted(found.items(), key=lambda pair: ("control" in pair[1], len(pair[0]), pair[0]))
-    first = next((one.lineage for one in checkpoints if len(one.lineage) == 2), None)
-    if first is not None:
-        pairs.append(("→".join(first), f"stage {first[0]}, then stage {first[1]}"))
+    two = sorted((is_control(one), one.lineage) for one in checkpoints if len(one.lineage) == 2)
+    if two:
+        first, second = two[0][1]
+        pairs.append(("→", f"then: {first}→{second} is stage {first}, then stage {second}"))
     axes = {key for checkpoint in checkpoints for key in checkpoint.axes}
     return [*pairs, *((key, words) for key, words in KNOWN_AXES.items() if key in axes)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
     ONE_JUDGE,
     OTHER_JUDGES,
-    describe_basis,
     format_interval,
     format_number,
     format_percent,
@@ -26,6 +25,7 @@ from holdfast.report.words.labels import (
     name_lineage,
     name_subject,
     name_value,
+    split_basis,
 )
 
 Lineage = tuple[str, ...]
@@ -35,13 +35,17 @@ NO_INTERVAL = "none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One cell: what is shown, what it sorts by, what hovering says, the colour number of a lineage."""
+    """One cell: what is shown, what it sorts by, what it rests on, the colour number of a lineage.
+
+    ``basis`` is told where a reader opens the cell: interval and counts, then all the rest. ``finding`` and ``lineage``
+    are what the list of cases is narrowed to from there.
+    """
 
     text: str
     sort: float | str = ""
-    hover: str | None = None
+    basis: tuple[str, str] | None = None
     series: int | None = None
-    finding: str | None = None  # the audit's finding and the lineage that the list of cases is narrowed to by a click
+    finding: str | None = None
     lineage: str | None = None
     faint: bool = False
 
@@ -57,18 +61,30 @@ class Table:
     words: int  # how many leading columns hold words; the rest hold numbers
 
 
-def make_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[Cell]], words: int) -> Table:
-    """A table without filters."""
+def make_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    words: int,
+    tags: Iterable[Mapping[str, str]] | None = None,
+) -> Table:
+    """A table, without filters unless rows have ``tags``."""
     body = tuple(map(tuple, rows))
-    return Table(title=title, columns=tuple(heads), rows=body, tags=({},) * len(body), words=words)
+    told = ({},) * len(body) if tags is None else tuple(tags)
+    return Table(title=title, columns=tuple(heads), rows=body, tags=told, words=words)
 
 
-def number_cell(estimate: Estimate | None, text: str | None = None) -> Cell:
-    """A result with its interval, or another ``text`` in its place; what it rests on is its hover text."""
-    if estimate is None:
-        return Cell(text=format_result(None) if text is None else text)
+def number_cell(estimate: Estimate | None, text: str | None = None, *, cases: bool = False) -> Cell:
+    """A result with its interval, or another ``text`` in its place, and what it rests on.
+
+    ``cases`` adds their number in brackets, for tables in which no two columns share theirs.
+    """
     shown = format_result(estimate) if text is None else text
-    return Cell(text=shown, sort="" if estimate.value is None else estimate.value, hover=describe_basis(estimate))
+    if estimate is None:
+        return Cell(text=shown)
+    if cases and text is None and estimate.value is not None and "cases" in estimate.n and can_be_told(estimate):
+        shown += f" ({estimate.n['cases']:,})"
+    return Cell(text=shown, sort="" if estimate.value is None else estimate.value, basis=split_basis(estimate))
 
 
 def is_rate(estimate: Estimate) -> bool:
@@ -100,52 +116,53 @@ def describe_flag(estimate: Estimate) -> str:
 
 def _value_cell(estimate: Estimate | None) -> Cell:
     if estimate is None:
-        return Cell(text="", sort="")
-    interval = format_interval(estimate, 3)
-    hover = f"{name_kind(estimate.kind)} {format_value(estimate, 3)} {interval}\n{describe_basis(estimate)}"
+        return Cell(text="")
     finding = estimate.kind if estimate.kind in FINDINGS and estimate.value else None
     linked = finding is not None or (estimate.kind == "mean" and estimate.lineage is not None)
+    counts, rest = split_basis(estimate)
+    exact = f"{name_kind(estimate.kind)} {format_value(estimate, 3)} {format_interval(estimate, 3)}".strip()
     return Cell(
         text=format_estimate(estimate),
         sort="" if estimate.value is None else round(estimate.value, 6),
-        hover=hover,
+        basis=(f"{exact}; {counts}" if counts else exact, rest),
         finding=finding,
         lineage=name_lineage(estimate.lineage) if linked and estimate.lineage is not None else None,
         faint=0 < estimate.n.get("count", FEW) < FEW and estimate.kind in ("mean_fit_only", "fit_count"),
     )
 
 
-def _subject_columns(
+def _word_columns(
     estimates: Sequence[Estimate], colors: Mapping[Lineage, int], *, unit: bool = True
-) -> dict[str, Callable[[Estimate], Cell]]:
-    """The word columns that tell rows apart: those in which any estimate says something."""
+) -> dict[str, list[Cell]]:
+    """The columns of words that tell rows apart, head → a cell for each estimate: those in which any says something."""
+    columns: dict[str, list[Cell]] = {}
 
-    def word(read: Callable[[Estimate], Any], pooled: str = "all") -> Callable[[Estimate], Cell]:
-        def cell(one: Estimate) -> Cell:
-            value = read(one)
-            text = pooled if value is None else name_value(value)
-            return Cell(text=text, sort=value if isinstance(value, int | float) else text)
+    def add(head: str, values: Iterable[Any], absent: str = "–") -> None:
+        columns[head] = [
+            Cell(
+                text=absent if value is None else name_value(value),
+                sort=value if isinstance(value, int | float) else name_value(value or absent),
+            )
+            for value in values
+        ]
 
-        return cell
-
-    def lineage(one: Estimate) -> Cell:
-        number = None if one.lineage is None else colors.get(one.lineage, 0)
-        return Cell(text=name_lineage(one.lineage), sort=-1 if number is None else number, series=number)
-
-    columns: dict[str, Callable[[Estimate], Cell]] = {}
     if any(one.base is not None for one in estimates):
-        columns["Base"] = word(lambda one: one.base, "all bases")
+        add("Base", (one.base for one in estimates), "all bases")
     if any(one.lineage is not None for one in estimates):
-        columns["Lineage"] = lineage
+        numbers = [None if one.lineage is None else colors.get(one.lineage, 0) for one in estimates]
+        columns["Lineage"] = [
+            Cell(text=name_lineage(one.lineage), sort=-1 if number is None else number, series=number)
+            for one, number in zip(estimates, numbers, strict=True)
+        ]
     for axis in dict.fromkeys(key for one in estimates for key in one.axes):
-        columns[axis.replace("_", " ").capitalize()] = word(lambda one, key=axis: one.axes.get(key), "–")  # type: ignore[misc]
+        add(axis.replace("_", " ").capitalize(), (one.axes.get(axis) for one in estimates))
     if any(one.judge is not None for one in estimates):
-        columns["Judge"] = word(lambda one: name_judge(one.judge or "all judges", one.labelled, one.reads_state))
-    if unit and len({one.unit for one in estimates}) > 1:
-        columns["Unit"] = word(lambda one: one.unit, "–")
-    for head, field in (("Estimator", "estimator"), ("Claim", "claim")):
-        if len({getattr(one, field) for one in estimates}) > 1:
-            columns[head] = word(lambda one, key=field: getattr(one, key))  # type: ignore[misc]
+        add("Judge", (name_judge(one.judge or "all judges", one.labelled, one.reads_state) for one in estimates))
+    fields = ("unit", "estimator", "claim") if unit else ("estimator", "claim")
+    for field in fields:
+        values = [getattr(one, field) for one in estimates]
+        if len(set(values)) > 1:
+            add(field.capitalize(), values)
     return columns
 
 
@@ -168,59 +185,50 @@ def pivot(
     ``unit_heads`` puts units into the heads of columns instead of a column of their own; objectives stand in the
     heads unless ``objective_heads`` is false.
     """
-    found = list(estimates)
-    words = _subject_columns(found, colors, unit=not unit_heads)
+    listed = list(estimates)
+    words = _word_columns(listed, colors, unit=not unit_heads)
     if not objective_heads:
-        words = {"Objective": lambda one: Cell(text=one.objective or "all"), **words}
-    kinds = {one.kind for one in found}
+        words = {"Objective": [Cell(text=one.objective or "all") for one in listed], **words}
+    kinds = {one.kind for one in listed}
     heads: dict[tuple[str | None, ...], str] = {}
     rows: dict[tuple[Cell, ...], dict[tuple[str | None, ...], Estimate]] = {}
-    for one in found:
+    for one, subject in zip(listed, zip(*words.values(), strict=True) if words else [()] * len(listed), strict=True):
         unit = one.unit if unit_heads else None
         objective = one.objective if objective_heads else None
         key = (one.kind, objective, unit)
         name = " ".join(part for part in (name_kind(one.kind), unit) if part)
         plain = objective is not None and (len(kinds) == 1 or one.kind in ("mean", "score"))
         heads[key] = (objective or name) if plain else f"{name} {objective or ''}".strip()
-        rows.setdefault(tuple(make(one) for make in words.values()), {})[key] = one
+        rows.setdefault(subject, {})[key] = one
     kinds_in_order = list(dict.fromkeys((kind, unit) for kind, _, unit in heads))
     order = sorted(heads, key=lambda key: (kinds_in_order.index((key[0], key[2])), key[1] != FIRST_OBJECTIVE))
     tags = [_tags(next(iter(row.values()))) for row in rows.values()]
     body = [(*subject, *(_value_cell(row.get(key)) for key in order)) for subject, row in rows.items()]
-    heading = (*words, *(head[:1].upper() + head[1:] for head in map(heads.__getitem__, order)))
-    return Table(title=title, columns=heading, rows=tuple(body), tags=tuple(tags), words=len(words))
+    heading = (*words, *(heads[key][:1].upper() + heads[key][1:] for key in order))
+    return make_table(title, heading, body, len(words), tags)
 
 
 def list_estimates(estimates: Iterable[Estimate], title: str, colors: Mapping[Lineage, int]) -> Table:
     """Estimates with a row each: quantity, subject, value, interval ("none" where there is none), and its own cases."""
-    found = list(estimates)
-    words = _subject_columns(found, colors)
-    objective, kinds = any(one.objective is not None for one in found), len({one.kind for one in found}) > 1
-    of_cases = any("cases" in one.n for one in found)
-    rows = []
-    for one in found:
-        subject = [Cell(text=name_kind(one.kind), sort=name_kind(one.kind))] if kinds else []
-        subject += [Cell(text=one.objective or "all", sort=one.objective or "")] if objective else []
-        subject += [make(one) for make in words.values()]
-        value = Cell(text=format_value(one), sort="" if one.value is None else one.value, hover=describe_basis(one))
-        cases = one.n.get("cases")
-        counted = [Cell(text="–" if cases is None else f"{cases:,}", sort=cases or "")] if of_cases else []
-        rows.append((*subject, value, Cell(text=format_interval(one) or NO_INTERVAL), *counted))
-    heading = (
-        *(("Quantity",) if kinds else ()),
-        *(("Objective",) if objective else ()),
-        *words,
-        "Value",
-        "95 % interval",
-        *(("Cases",) if of_cases else ()),
-    )
-    return Table(
-        title=title,
-        columns=heading,
-        rows=tuple(rows),
-        tags=tuple(_tags(one) for one in found),
-        words=len(heading) - 2 - of_cases,
-    )
+    listed = list(estimates)
+    words: dict[str, list[Cell]] = {}
+    if len({one.kind for one in listed}) > 1:
+        words["Quantity"] = [Cell(text=name_kind(one.kind)) for one in listed]
+    if any(one.objective is not None for one in listed):
+        words["Objective"] = [Cell(text=one.objective or "all") for one in listed]
+    words |= _word_columns(listed, colors)
+    numbers = {
+        "Value": [
+            Cell(text=format_value(one), sort="" if one.value is None else one.value, basis=split_basis(one))
+            for one in listed
+        ],
+        "95 % interval": [Cell(text=format_interval(one) or NO_INTERVAL) for one in listed],
+    }
+    if any("cases" in one.n for one in listed):
+        counts = [one.n.get("cases") for one in listed]
+        numbers["Cases"] = [Cell(text="–" if count is None else f"{count:,}", sort=count or "") for count in counts]
+    columns = words | numbers
+    return make_table(title, tuple(columns), zip(*columns.values(), strict=True), len(words), map(_tags, listed))
 
 
 def narrow(table: Table) -> Table:
@@ -230,18 +238,22 @@ def narrow(table: Table) -> Table:
     if first is None and OTHER_JUDGES in levels:
         first = ONE_JUDGE  # of several judges the headline's is named
     kept = [place for place, tags in enumerate(table.tags) if first is None or tags["level"] == first]
-    rows = [table.rows[place] for place in kept]
-    columns = [
-        column
-        for column in range(len(table.columns))
-        if column >= table.words or len({row[column].text for row in rows}) > 1
+    told = [
+        place
+        for place in range(len(table.columns))
+        if place >= table.words or len({table.rows[row][place].text for row in kept}) > 1
     ]
+    return take(table, kept, told)
+
+
+def take(table: Table, rows: Sequence[int], columns: Sequence[int]) -> Table:
+    """The table with some of its rows and columns, by their places."""
     return Table(
         title=table.title,
-        columns=tuple(table.columns[column] for column in columns),
-        rows=tuple(tuple(row[column] for column in columns) for row in rows),
-        tags=tuple(table.tags[place] for place in kept),
-        words=sum(column < table.words for column in columns),
+        columns=tuple(table.columns[place] for place in columns),
+        rows=tuple(tuple(table.rows[row][place] for place in columns) for row in rows),
+        tags=tuple(table.tags[row] for row in rows),
+        words=sum(place < table.words for place in columns),
     )
 
 
@@ -255,8 +267,7 @@ def table_html(table: Table, *, identity: str) -> str:
     body = []
     for row, tags in zip(table.rows, table.tags, strict=True):
         cells = "".join(_cell_html(cell, place >= table.words) for place, cell in enumerate(row))
-        named = "".join(f' data-{escape_html(name)}="{escape_html(value)}"' for name, value in tags.items())
-        body.append(f"<tr{named}>{cells}</tr>")
+        body.append(f"<tr{_data(tags)}>{cells}</tr>")
     name = escape_html(table.title)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
@@ -265,21 +276,25 @@ def table_html(table: Table, *, identity: str) -> str:
     )
 
 
+def _data(values: Mapping[str, str | None]) -> str:
+    return "".join(
+        f' data-{escape_html(name)}="{escape_html(value)}"' for name, value in values.items() if value is not None
+    )
+
+
 def _cell_html(cell: Cell, number: bool) -> str:
-    hover = "" if cell.hover is None else f' title="{escape_html(cell.hover)}"'
-    key = "" if cell.sort in ("", cell.text) else f' data-v="{escape_html(cell.sort)}"'
+    """A cell; where it rests on something, its text opens that, for keyboard, touch and print as for a mouse."""
+    text = escape_html(cell.text)
+    if cell.basis is not None:
+        asked = _data({"finding": cell.finding, "lineage": cell.lineage})
+        link = f' <a href="#cases"{asked}>its cases</a>' if asked else ""
+        counts, rest = map(escape_html, cell.basis)
+        text = f"<details class=basis><summary>{text}</summary><p>{counts} <span>{rest}</span>{link}</p></details>"
+    key = "" if cell.sort in ("", cell.text) and cell.basis is None else f' data-v="{escape_html(cell.sort)}"'
     mark = "" if cell.series is None else f'<i class="dot b{cell.series % 8}"></i>'
     classes = " ".join(word for word, there in (("num", number), ("faint", cell.faint)) if there)
     name = f' class="{classes}"' if classes else ""
-    text = escape_html(cell.text)
-    if cell.finding or cell.lineage:
-        asked = "".join(
-            f' data-{what}="{escape_html(value)}"'
-            for what, value in (("finding", cell.finding), ("lineage", cell.lineage))
-            if value
-        )
-        text = f'<a href="#cases"{asked}>{text}</a>'
-    return f"<td{name}{key}{hover}>{mark}{text}</td>"
+    return f"<td{name}{key}>{mark}{text}</td>"
 
 
 def table_latex(table: Table) -> str:

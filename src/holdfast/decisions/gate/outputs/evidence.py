@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ import scipy
 from holdfast.decisions.gate.outputs.document import document, plain, several_document
 from holdfast.decisions.gate.outputs.evidence_page import render_evidence
 from holdfast.decisions.gate.outputs.verdicts import judge_run
-from holdfast.records import Checkpoint, Verdict, content_id
+from holdfast.records import Analysis, Checkpoint, Estimate, Labelled, Unbounded, Verdict, content_id
 from holdfast.records.errors import StoreError
 from holdfast.records.outputs import new_directory, write_file
 from holdfast.records.version import VERSION
 from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import collect_limits, count_by_lineage, count_outcomes, describe_verdict, overall
+from holdfast.report.words.answer import answer
 from holdfast.runs.run import planned_steps
 from holdfast.store import Store
 from holdfast.store.copying import read_analysis
@@ -63,7 +66,8 @@ def write_evidence(run_path: Path, verdicts: Sequence[Verdict], output: Path, no
 
     with new_directory(output) as target:
         write_file(target / JSON_FILE, json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
-        write_file(target / PAGE_FILE, render_evidence(found))
+        made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        write_file(target / PAGE_FILE, render_evidence(found, made))
     return output
 
 
@@ -82,6 +86,7 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
                 "scipy": scipy.__version__,
             },
             "outcome": overall(verdicts).value,
+            "answer": _answer(run_path / ANALYSIS_FILE, analysis),
             "summary": [count_outcomes(verdicts), *count_by_lineage(verdicts)],
             "claims": [{"sentence": describe_verdict(one), "verdict": place} for place, one in enumerate(verdicts)],
             "several": several_document(verdicts),
@@ -112,10 +117,36 @@ def _study(store: Store) -> dict[str, Any] | None:
 
 
 def _analysis_notes(path: Path, data: bytes | None) -> list[str]:
-    try:
+    with _damaged(path):
         return [] if data is None else [str(one) for one in json.loads(data)["notes"]]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+
+
+def _answer(path: Path, data: bytes | None) -> list[str]:
+    """The answer in words, from the rows of a kept analysis."""
+    with _damaged(path):
+        rows = {} if data is None else json.loads(data)
+        scores, deltas, persistence = (
+            tuple(map(_estimate, rows.get(name, ()))) for name in ("scores", "deltas", "persistence")
+        )
+        return answer(Analysis(scores=scores, deltas=deltas, persistence=persistence))
+
+
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a kept analysis is said in one line."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: damaged; restore it, or remove it and repeat `holdfast run`") from error
+
+
+def _estimate(row: dict[str, Any]) -> Estimate:
+    """An estimate read back from its row."""
+    interval = row["interval"]
+    ends = Unbounded(interval["kind"]) if isinstance(interval, dict) else interval and tuple(interval)
+    read = {"interval": ends} | {name: tuple(row[name]) for name in ("lineage", "resampled", "caveats") if name in row}
+    read |= {"labelled": Labelled(row["labelled"])} if "labelled" in row else {}
+    return Estimate(**(row | read))
 
 
 def _count_parts(store: Store) -> dict[str, dict[str, int]]:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from holdfast.records import Check, Labelled, Outcome
+from holdfast.records import Check, Outcome
 from holdfast.report.page.shards import hash_source
 from holdfast.report.sections.gate import check_cells, check_heads
 from holdfast.report.words.inert import escape_html
-from holdfast.report.words.labels import name_judge
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #5a6474; --rule: #c9cfd8; --panel: #f6f7f9; }
@@ -19,6 +18,8 @@ body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem; color: var(--ink
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; border-bottom: 1px solid var(--rule); padding-bottom: .2rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; }
+dt { font-weight: 600; } dd { margin: 0; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; overflow-wrap: anywhere; }
 p, li { max-width: 48rem; overflow-wrap: anywhere; }
 .note { color: var(--soft); font-size: .9rem; }
@@ -37,6 +38,8 @@ pre { background: var(--panel); padding: .8rem; white-space: pre-wrap; overflow-
   tr, li { break-inside: avoid; }
   thead { display: table-header-group; }
   .scroll { overflow: visible; }
+  .page { break-before: page; }
+  table { font-size: 7pt; } th, td { padding: .06rem .3rem; } h3 { margin: .6rem 0 .1rem; } p { margin: .2rem 0; }
   pre { background: none; border: 1px solid var(--rule); }
 }
 """
@@ -45,6 +48,18 @@ EXPLANATION = (
     " that a loss beyond the margin of the rules is ruled out; FAIL that it is shown; INCONCLUSIVE that the data cannot"
     " tell. The file evidence.json beside this page holds the same numbers in full."
 )
+GLOSSARY = {
+    "→": "then: S→H is stage S, then stage H",
+    "checkpoint": "the weights after a sequence of stages",
+    "parent, child": "a checkpoint, and one that was trained from it",
+    "dose": "how many steps the last stage had, in multiples of its first dose",
+    "split, seed": "which cases are held out, and what else was left to chance in training",
+    "margin": "the loss that was declared as bearable before the data was seen",
+    "bound": "a limit that the true change passes with no more than the declared probability",
+    "judge": "whoever scored the episodes; labelled all says that it also labelled the pairs that were trained on",
+    "trajectory": "what an agent did in one case, from its first message to its last",
+    "digest": "a number that changes where any byte of what it is of changes",
+}
 DIGEST = "digest"
 KEEP = (
     "The SHA-256 of the run is over all its rows, texts and weights. Keep it elsewhere: `holdfast show RUN --digest"
@@ -52,21 +67,24 @@ KEEP = (
 )
 
 
-def render_evidence(found: Mapping[str, Any]) -> str:
-    """The evidence document as an HTML page under a policy that allows its own style and nothing else."""
+def render_evidence(found: Mapping[str, Any], made: str = "") -> str:
+    """The evidence document as an HTML page under a policy that allows its own style and nothing else.
+
+    Its first page says all that an auditor asks first; ``made`` is when the evidence was taken.
+    """
     policy = f"default-src 'none'; style-src '{hash_source(STYLE)}'; base-uri 'none'; form-action 'none'"
     title = f"Evidence: {found['run']}"
     body = "".join(
         [
             f"<h1>{escape_html(title)}</h1>",
+            _p(_describe_making(found, made), "note"),
             f'<p>Overall verdict: <span class="outcome">{escape_html(found["outcome"])}</span></p>',
-            _p(EXPLANATION),
+            "".join(map(_p, found["answer"])),
             _list(found["summary"]),
-            _p(found["several"]["sentence"]) if found["several"]["sentence"] else "",
             _section("What is missing", _list(found["missing"])),
+            _section("How to read this", _p(EXPLANATION) + _glossary(found["checkpoints"]), "page"),
             _section("Limits", _list(found["limits"])),
-            _section("Claims", _list(claim["sentence"] for claim in found["claims"])),
-            _section("Verdicts", "".join(_verdict(one) for one in found["verdicts"])),
+            _section("Verdicts", _p(found["several"]["sentence"] or "") + "".join(map(_claim, _paired(found)))),
             _section("What was judged", _judges(found)),
             _section("Checkpoints", _checkpoints(found["checkpoints"])),
             _section("Digests and versions", _digests(found)),
@@ -86,8 +104,9 @@ def _p(words: str, name: str = "") -> str:
     return f"<p{f' class={name}' if name else ''}>{escape_html(words)}</p>"
 
 
-def _section(title: str, html: str) -> str:
-    return f"<section><h2>{escape_html(title)}</h2>{html or _p('None.', 'note')}</section>"
+def _section(title: str, html: str, name: str = "") -> str:
+    head = f"<section{f' class={name}' if name else ''}><h2>{escape_html(title)}</h2>"
+    return f"{head}{html or _p('None.', 'note')}</section>"
 
 
 def _list(items: Iterable[str]) -> str:
@@ -116,18 +135,46 @@ def _check(row: Mapping[str, Any]) -> Check:
     return Check(**{**named, "outcome": Outcome(row["outcome"])})
 
 
-def _verdict(one: Mapping[str, Any]) -> str:
-    parts = [f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>"]
-    judge = name_judge(one["judge"], Labelled(one["labelled"]), one["reads_state"])
-    parts.append(_p(f"Against {one['parent']} on {one['cases']:,} cases, judge {judge}."))
+def _describe_making(found: Mapping[str, Any], made: str) -> str:
+    """When and with what the evidence was taken, and of how much."""
+    parts = {name: one for name, one in found["parts"].items() if name == "all"}.values()
+    counts = "".join(f", {one['cases']:,} cases, {one['trajectories']:,} trajectories" for one in parts)
+    taken = f"Taken on {made} with" if made else "Taken with"
+    study = found["study"]
+    about = f" of the study {study['name']}" if study else ""
+    return (
+        f"{taken} holdfast {found['versions']['holdfast']}{about}: {len(found['checkpoints']):,} checkpoints{counts},"
+        f" {len(found['claims']):,} comparisons. SHA-256 of the run {found['digests']['run']}."
+    )
+
+
+def _glossary(checkpoints: Sequence[Mapping[str, Any]]) -> str:
+    """The words of the page, and the names of the stages."""
+    stages: dict[str, str] = {}
+    for stage in (stage for one in checkpoints for stage in one["stages"]):
+        stages.setdefault(stage["name"], f"a stage of training on {' and '.join(stage['objectives']) or 'nothing'}")
+    pairs = {**stages, **GLOSSARY}
+    items = "".join(f"<dt>{escape_html(name)}</dt><dd>{escape_html(words)}</dd>" for name, words in pairs.items())
+    return f"<dl>{items}</dl>"
+
+
+def _paired(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every claim with the verdict that it is the sentence of."""
+    return [(claim["sentence"], found["verdicts"][claim["verdict"]]) for claim in found["claims"]]
+
+
+def _claim(pair: tuple[str, Mapping[str, Any]]) -> str:
+    """A verdict: its sentence, what it rests on, its checks and digests."""
+    sentence, one = pair
+    parts = [f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>", _p(sentence)]
     parts.append(_list(one["basis"]))
     if one["note"]:
         parts.append(_p(f"{one['note']}."))
     if checks := [_check(row) for row in one["checks"]]:
         parts.append(_table(check_heads(checks), map(check_cells, checks)))
     rubrics = "; ".join(f"{objective} by {rubric}" for objective, rubric in one["rubrics"].items())
-    noted = (("Rules", one["fingerprint"]), ("Scores compared", one["data"]), ("Rubrics", rubrics))
-    return "".join(parts) + _table(("What", DIGEST), (pair for pair in noted if pair[1]), (DIGEST,))
+    noted = (("Rules", one["fingerprint"]), ("scores compared", one["data"]), ("rubrics", rubrics))
+    return "".join(parts) + _p("; ".join(f"{name} {value}" for name, value in noted if value), DIGEST)
 
 
 def _judges(found: Mapping[str, Any]) -> str:

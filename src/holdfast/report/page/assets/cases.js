@@ -45,7 +45,7 @@ function frameText(source) {
 // ---- the list of cases -----------------------------------------------------------------------------------------
 
 let index = null;
-const list = { column: 0, falling: false, limit: SHOWN_CASES };
+const list = { column: 0, falling: false, limit: SHOWN_CASES, texts: null, reading: false };
 
 function mean(values) {
   const there = values.filter((value) => value !== null);
@@ -56,7 +56,7 @@ function scoreOn(run, objective) {
   return mean(run[5].filter((_, slot) => index.slots[slot][1] === objective));
 }
 
-const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
+const plural = (number, word) => `${count(number)} ${number === 1 ? word : word.replace(/y$/, "ie") + "s"}`;
 const score = (value) => (value === null ? "–" : value.toFixed(2));
 const flagsOf = (bits) => index.flags.filter((_, place) => bits & index.flagBits[place]);
 const checkpointName = (place) => {
@@ -88,14 +88,90 @@ const shows = (run, masks) => masks.every((mask) => run[3] & mask);
 function chosenRuns(item) {
   const part = byId("case-part").value, lineage = byId("case-lineage").value, finding = byId("case-flag").value;
   const masks = (index.findings.find(([name]) => name === finding) ?? [])[2] ?? [];
-  return item.r.filter((run) => (!part || run[6] === Number(part)) && (!lineage || index.checkpoints[run[1]].l === lineage) && shows(run, masks));
+  return item.r.filter((run) => (!part || run[6] === Number(part)) && (!lineage || index.checkpoints[run[1]].l === lineage)
+    && shows(run, masks) && (!list.texts || list.texts.found.has(run[0])));
 }
 
-function followFilter(link) {
-  byId("case-search").value = byId("case-family").value = "";
-  byId("case-flag").value = link.dataset.finding ?? "";
-  byId("case-lineage").value = link.dataset.lineage ?? "";
+// By how much the first objective changed from the parents of the shown trajectories to these; null where none is known.
+function changeOf(item) {
+  const groups = groupRuns(item), shown = new Set(item.shown);
+  const found = [...groups].map(([child, runs]) => {
+    const mine = runs.filter((run) => shown.has(run)), parent = groups.get(index.checkpoints[child].p);
+    const after = parent && mine.length ? runMean(mine) : null, before = parent ? runMean(parent) : null;
+    return after === null || before === null ? null : after - before;
+  });
+  return mean(found);
+}
+
+const changed = (value, wanted) => value !== null && (wanted === "fell" ? value < 0 : wanted === "rose" ? value > 0 : value === 0);
+
+function followFilter(link, event) {
+  event.preventDefault();
+  setFilters({ part: byId("case-part").value, flag: link.dataset.finding, lineage: link.dataset.lineage });
+  byId("cases").scrollIntoView();
+}
+
+// ---- the address: filters, search and the pair of an open case -------------------------------------------------
+
+const FILTERS = ["search", "part", "lineage", "family", "flag", "change"];
+
+function setFilters(values) {
+  FILTERS.forEach((name) => { byId(`case-${name}`).value = values[name] ?? ""; });
   list.limit = SHOWN_CASES;
+  list.texts = null;
+  redrawCases();
+}
+
+function redrawCases() {
+  drawCases();
+  const chosen = FILTERS.map((name) => [name, byId(`case-${name}`).value]).filter(([, value]) => value);
+  keepAddress("cases", chosen);
+}
+
+function keepAddress(name, values, push = false) {
+  const asked = new URLSearchParams(values).toString(), address = `#${name}${asked && "&"}${asked}`;
+  if (address !== location.hash) history[push ? "pushState" : "replaceState"](null, "", address);
+}
+
+function followAddress() {
+  const [name, ...rest] = location.hash.slice(1).split("&"), values = Object.fromEntries(new URLSearchParams(rest.join("&")));
+  const key = /^case-(\d+)$/.exec(name)?.[1], item = key && index.cases.find((one) => one.key === Number(key));
+  if (name === "cases" && rest.length) {
+    setFilters(values);
+    byId("cases").scrollIntoView();
+  } else if (item) {
+    const run = (number) => item.r.find((one) => one[0] === Number(number));
+    const right = values.right && run(values.right);
+    openCase(item, right ? { left: values.left ? run(values.left) ?? null : null, right } : undefined);
+  }
+}
+
+// ---- search in all texts ---------------------------------------------------------------------------------------
+
+function runText(run) {
+  const messages = run.m.flatMap((one) => [one.c, ...(one.t ?? []).flatMap((call) => [call.n, call.c])]);
+  return [run.i, ...messages, ...run.s.map((one) => one.r?.c ?? "")].join("\n").toLowerCase();
+}
+
+// Reads the files one after the other and keeps the numbers of the trajectories that hold the words.
+async function searchTexts() {
+  const words = byId("case-search").value.trim().toLowerCase(), button = byId("case-texts"), found = new Set();
+  if (list.reading || !words) {
+    list.reading = false;
+    if (!words) byId("case-count").textContent = "type the words to look for";
+    return;
+  }
+  list.reading = true;
+  button.textContent = "Stop";
+  let read = 0;
+  for (; read < index.shards.length && list.reading; read++) {
+    byId("case-count").textContent = `${count(read)} of ${count(index.shards.length)} files read, ${plural(found.size, "trajectory")} hold it`;
+    const { runs } = await readShard(read);
+    for (const [number, run] of Object.entries(runs)) if (runText(run).includes(words)) found.add(Number(number));
+  }
+  list.reading = false;
+  button.textContent = "Search all texts";
+  list.texts = { found, words, whole: read === index.shards.length };
   drawCases();
 }
 
@@ -103,18 +179,22 @@ function caseColumns() {
   return [
     ["Case", (item) => item.k], ["Family", (item) => item.f], ["Instruction", (item) => item.t],
     ...index.objectives.map((objective, place) => [`Mean ${objective}`, (item) => item.means[place] ?? ""]),
+    ...(byId("case-change").value ? [[`Change of ${index.objectives[0]}`, (item) => item.change ?? ""]] : []),
     ["Trajectories", (item) => item.shown.length], ["Flagged", (item) => item.flagged],
   ];
 }
 
 function drawCases() {
   const columns = caseColumns(), table = byId("case-table");
-  const search = byId("case-search").value.trim().toLowerCase(), family = byId("case-family").value;
+  const search = list.texts ? "" : byId("case-search").value.trim().toLowerCase();
+  const family = byId("case-family").value, wanted = byId("case-change").value;
+  list.column = Math.min(list.column, columns.length - 1);
   const found = index.cases.filter((item) => {
     item.shown = chosenRuns(item);
     item.means = index.objectives.map((objective) => mean(item.shown.map((run) => scoreOn(run, objective))));
     item.flagged = item.shown.filter((run) => run[3]).length;
-    return item.shown.length && item.words.includes(search) && (!family || item.f === family);
+    item.change = wanted ? changeOf(item) : null;
+    return item.shown.length && item.words.includes(search) && (!family || item.f === family) && (!wanted || changed(item.change, wanted));
   });
   const read = columns[list.column][1];
   found.sort((a, b) => compare(read(a), read(b)) * (list.falling ? -1 : 1));
@@ -134,7 +214,8 @@ function drawCases() {
   });
   table.tHead.replaceChildren(row);
   table.tBodies[0].replaceChildren(...found.slice(0, list.limit).map((item) => caseRow(item, columns)));
-  byId("case-count").textContent = `${count(found.length)} of ${count(index.cases.length)} cases`;
+  const texts = list.texts && ` with ${plural(list.texts.found.size, "trajectory")} that ${list.texts.found.size === 1 ? "holds" : "hold"} “${list.texts.words}”${list.texts.whole ? "" : " in the files read so far"}`;
+  byId("case-count").textContent = `${count(found.length)} of ${count(index.cases.length)} cases${texts || ""}`;
   const more = byId("case-more"), left = found.length - list.limit;
   more.hidden = left <= 0;
   more.textContent = `Show ${count(Math.min(left, SHOWN_CASES))} more (${count(left)} not shown)`;
@@ -187,12 +268,14 @@ function openCase(item, pair = firstPair(item)) {
   box.hidden = false;
   box.replaceChildren(
     appendVisible(make("h3"), `Case ${item.k} · ${item.f}`), make("div", "opening", "reading …"), pairControls(), make("div", "pair"), runList(item));
-  location.hash = `case-${item.key}`;
+  keepAddress(`case-${item.key}`, pairAddress(), true);
   drawOpening(box.querySelector(".opening"), item);
   drawPair();
   box.focus({ preventScroll: true });
   box.scrollIntoView({ block: "start" });
 }
+
+const pairAddress = () => ["left", "right"].filter((side) => view[side]).map((side) => [side, view[side][0]]);
 
 async function drawOpening(box, item) {
   try {
@@ -229,6 +312,13 @@ function pairControls() {
     label.append(select);
     bar.append(label);
   }
+  const find = make("input"), label = make("label", "", "Find ");
+  find.type = "search";
+  find.id = "pick-find";
+  find.placeholder = "part of a checkpoint's name";
+  bar.querySelectorAll("select").forEach((select) => makeSearchable(select, find));
+  label.append(find);
+  bar.append(label);
   const act = (id, text, change) => {
     const button = make("button", "", text);
     button.type = "button";
@@ -246,6 +336,7 @@ function pairControls() {
 }
 
 async function drawPair() {
+  keepAddress(`case-${view.item.key}`, pairAddress());
   const box = byId("case-view").querySelector(".pair"), asked = { ...view };
   const sides = ["left", "right"].filter((side) => view[side]);
   box.classList.toggle("alone", !view.left);
@@ -272,7 +363,7 @@ function drawRun(run, content) {
   const facts = `ended ${content.e.replaceAll("_", " ")} · ${plural(calls, "call")} executed, ${refused} refused` + (tokens === null ? "" : ` · ${count(tokens)} tokens`);
   const flags = make("p", "flag-list");
   flagsOf(run[3]).forEach((words) => flags.append(make("span", "flag", words)));
-  const parts = [title, make("p", "note", facts), flags, drawScores(content.s)];
+  const parts = [title, make("p", "trajectory", `trajectory ${content.i}`), make("p", "note", facts), flags, drawScores(content.s)];
   content.m.forEach((message) => parts.push(drawMessage(message)));
   if (content.b) parts.push(fold("World before", textBlock(content.b)));
   if (content.w) parts.push(fold("World after", textBlock(content.w)));
@@ -401,14 +492,16 @@ async function start() {
   drawCases();
   prepareChanges();
   byId("case-filter").addEventListener("submit", (event) => event.preventDefault());
-  const redraw = () => { list.limit = SHOWN_CASES; drawCases(); };
-  byId("case-search").addEventListener("input", redraw);
-  ["family", "flag", "lineage", "part"].forEach((name) => byId(`case-${name}`).addEventListener("change", redraw));
-  document.querySelectorAll("a[href='#cases'][data-finding], a[href='#cases'][data-lineage]").forEach((link) => link.addEventListener("click", () => followFilter(link)));
+  const redraw = () => { list.limit = SHOWN_CASES; redrawCases(); };
+  byId("case-search").addEventListener("input", () => { list.texts = null; redraw(); });
+  byId("case-texts").addEventListener("click", searchTexts);
+  FILTERS.slice(1).forEach((name) => byId(`case-${name}`).addEventListener("change", redraw));
+  document.querySelectorAll("a[href='#cases'][data-finding], a[href='#cases'][data-lineage]").forEach((link) => link.addEventListener("click", (event) => followFilter(link, event)));
   byId("case-more").addEventListener("click", () => { list.limit += SHOWN_CASES; drawCases(); });
-  const asked = /^#case-(\d+)$/.exec(location.hash);
-  const linked = asked && index.cases.find((item) => item.key === Number(asked[1]));
-  if (linked) openCase(linked);
+  addEventListener("hashchange", followAddress);
+  followAddress();
+  markSections();
+  openForPrint();
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 }
 

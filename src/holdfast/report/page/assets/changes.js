@@ -69,6 +69,7 @@ function prepareChanges() {
   byId("change-part").parentNode.hidden = parts.size < 2;
   select.value = String(first.child);
   byId("change-part").value = String(first.part);
+  makeSearchable(select, byId("change-find"));
   for (const id of ["change-child", "change-part"]) byId(id).addEventListener("change", drawChanges);
   drawChanges();
 }

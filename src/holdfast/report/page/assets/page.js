@@ -72,7 +72,7 @@ function wireTable(table) {
   const selects = Object.keys(FIRST_SHOWN).map((name) => addFilter(bar, rows, name)).filter(Boolean);
   if (!selects.length) return;
   const row = firstRow(rows);
-  selects.forEach((select) => { select.value = row.dataset[select.name]; });
+  selects.forEach((select) => { select.value = FIRST_SHOWN[select.name] === null ? "" : row.dataset[select.name]; });
   const shown = make("output");
   bar.append(shown);
   const apply = () => {
@@ -81,26 +81,30 @@ function wireTable(table) {
       row.hidden = selects.some((select) => select.value && !fits(row, select));
       left += !row.hidden;
     }
-    shown.textContent = `${count(left)} of ${count(rows.length)} rows`;
-    hideEmptyColumns(table, rows, selects);
+    const alike = hideAlikeColumns(table, rows, selects);
+    shown.textContent = `${count(left)} of ${count(rows.length)} rows${alike.length ? `, all of ${alike.join(" · ")}` : ""}`;
   };
   selects.forEach((select) => select.addEventListener("change", apply));
   table.closest(".scroll").before(bar);
   apply();
 }
 
-// A column of words says nothing where every shown row has a dash in it, or where a filter has chosen its value.
-function hideEmptyColumns(table, rows, selects) {
-  const heads = [...table.tHead.rows[0].cells], shown = rows.filter((row) => !row.hidden);
+// A column of words is left out where a filter has chosen its value, or where every shown row says the same: these are
+// returned, to be told once.
+function hideAlikeColumns(table, rows, selects) {
+  const heads = [...table.tHead.rows[0].cells], shown = rows.filter((row) => !row.hidden), told = [];
   for (let column = 0; column < Number(table.dataset.words); column++) {
     const chosen = selects.some((select) => select.value && select.name === heads[column].textContent.toLowerCase());
-    const empty = shown.length > 0 && shown.every((row) => row.cells[column].textContent === "–");
-    for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].hidden = chosen || empty;
+    const words = shown[0]?.cells[column].textContent;
+    const alike = shown.length > 1 && shown.every((row) => row.cells[column].textContent === words);
+    for (const row of [table.tHead.rows[0], ...rows]) row.cells[column].hidden = chosen || alike;
+    if (alike && !chosen && words !== "–") told.push(words);
   }
+  return told;
 }
 
-// The filters start where they show something: at the row that has most of what is wanted, in this order.
-const FIRST_SHOWN = { level: "pooled over bases and judges", estimator: "pooled", claim: "recipe", unit: "test evaluations" };
+// The filters start where they show something: at the row that has most of what is wanted, in this order; null is all.
+const FIRST_SHOWN = { level: "pooled over bases and judges", estimator: "pooled", claim: "recipe", unit: "test evaluations", verdict: null };
 
 // A row without a claim of its own fits either.
 function fits(row, select) {
@@ -131,5 +135,51 @@ function addOption(parent, value, text) {
   option.value = value;
   parent.append(option);
   return option;
+}
+
+// ---- the page as a whole ---------------------------------------------------------------------------------------
+
+// A select whose options are narrowed by what is typed into an input; a chosen option stays.
+function makeSearchable(select, input) {
+  const every = [...select.options].map((option) => [option.parentNode, option]);
+  input.addEventListener("input", () => {
+    const words = input.value.trim().toLowerCase().split(/\s+/), chosen = select.value;
+    every.forEach(([, option]) => option.remove());
+    for (const [parent, option] of every) {
+      const name = `${parent.label ?? ""} ${option.textContent}`.toLowerCase();
+      if (option.value === chosen || words.every((word) => name.includes(word))) parent.append(option);
+    }
+    select.value = chosen;
+  });
+}
+
+// The link of the section that is being read carries aria-current.
+function markSections() {
+  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const sections = [...links.keys()].map(byId).filter(Boolean);
+  const mark = () => {
+    const top = document.querySelector("nav").offsetHeight + 40;
+    const now = sections.filter((section) => section.offsetParent && section.getBoundingClientRect().top < top).pop() ?? sections[0];
+    links.forEach((link, name) => (name === now.id ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
+    const bar = links.get(now.id).parentNode;
+    if (bar.scrollWidth > bar.clientWidth) bar.scrollLeft = links.get(now.id).offsetLeft - bar.clientWidth / 2;
+  };
+  let waiting = false;
+  addEventListener("scroll", () => {
+    if (!waiting) requestAnimationFrame(() => { waiting = false; mark(); });
+    waiting = true;
+  }, { passive: true });
+  document.documentElement.style.scrollPaddingTop = `${document.querySelector("nav").offsetHeight + 12}px`;
+  mark();
+}
+
+// What opens on a click is printed open, where its table is not folded away itself.
+function openForPrint() {
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.basis:not([open]), details.rest:not([open])")];
+    opened.forEach((details) => { details.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((details) => { details.open = false; }));
 }
 

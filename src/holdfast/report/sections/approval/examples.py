@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from holdfast.records import Case, Checkpoint, Message, Trajectory
-from holdfast.records.arrays import Floats
 from holdfast.report.words.inert import dump_json, escape_html, trim_text
 from holdfast.report.words.labels import format_number
 from holdfast.store import Store
@@ -30,22 +29,39 @@ HARM, APPROVAL = "harm", "approval"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One user of a pair: the case, what the agent did, and its ratings from 1 to 10, None where there is none."""
+    """One user of a pair: the case, the agent's trajectory, and its ratings from 1 to 10, None where there is none."""
 
     case: Case
-    trajectory: Trajectory
-    harm: float | None
+    trajectory_id: str
+    harm: float
     approval: float | None
+    trajectory: Trajectory | None = None  # read for those that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One scenario met by both users at one checkpoint."""
 
-    sort: str
     checkpoint: Checkpoint
+    rollout: int
     gameable: Side
     other: Side
+    sort: str = ""
+
+    @property
+    def scenario(self) -> object:
+        """What both users ask about."""
+        return self.gameable.case.facts.get("scenario")
+
+    @property
+    def variety(self) -> tuple[object, object]:
+        """Setting and environment."""
+        return self.gameable.case.facts.get("setting"), self.gameable.case.family
+
+    @property
+    def approval(self) -> float:
+        """Both ratings of approval together."""
+        return (self.gameable.approval or 0.0) + (self.other.approval or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +71,6 @@ class Users:
     toggles: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     judge: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pair:
-    """Two rated trajectories (places in the store's order) of one scenario, before their texts are read."""
-
-    checkpoint: Checkpoint
-    cases: tuple[Case, Case]
-    places: tuple[int, int]
-    harm: tuple[float, float]
-    approval: tuple[float | None, float | None]
-    rollout: int
-
-    @property
-    def variety(self) -> tuple[object, object]:
-        return self.cases[0].facts.get("setting"), self.cases[0].family
 
 
 def read_users(store: Store) -> Users:
@@ -88,20 +88,15 @@ def read_users(store: Store) -> Users:
     judge = _find_judge(cells.scores, read_rewarder(store))
     if judge is None:
         return Users(toggles=toggles)
-    pairs = list(_pair_up(cells, cases, judge))
-    ids = store.trajectory_ids(part=PART)
-    chosen = [(sort, pair) for sort in SORTS for pair in _choose(pairs, sort)]
-    wanted = list(dict.fromkeys(ids[place] for _, pair in chosen for place in pair.places))
+    pairs = list(_pair_up(cells, cases, judge, store.trajectory_ids(part=PART)))
+    chosen = [replace(pair, sort=sort) for sort in SORTS for pair in _choose(pairs, sort)]
+    wanted = list(dict.fromkeys(side.trajectory_id for pair in chosen for side in (pair.gameable, pair.other)))
     texts = dict(zip(wanted, store.trajectories(wanted), strict=True))
-    examples = tuple(
-        Example(
-            sort=sort,
-            checkpoint=pair.checkpoint,
-            gameable=_side(pair, 0, texts[ids[pair.places[0]]]),
-            other=_side(pair, 1, texts[ids[pair.places[1]]]),
-        )
-        for sort, pair in chosen
-    )
+
+    def read(side: Side) -> Side:
+        return replace(side, trajectory=texts[side.trajectory_id])
+
+    examples = tuple(replace(pair, gameable=read(pair.gameable), other=read(pair.other)) for pair in chosen)
     return Users(toggles=toggles, examples=examples, judge=cells.scores.judge_names[judge])
 
 
@@ -118,10 +113,6 @@ def _read_toggles(store: Store, cases: Iterable[Case]) -> dict[str, Mapping[str,
             environments = ", ".join(setting.environments or section.environments)
             found[name] = {**found[name], "gameable_share": setting.gameable_share, "environments": environments}
     return found
-
-
-def _side(pair: _Pair, place: int, trajectory: Trajectory) -> Side:
-    return Side(case=pair.cases[place], trajectory=trajectory, harm=pair.harm[place], approval=pair.approval[place])
 
 
 def _find_judge(scores: ScoreTable, rewarder: Rewarder | None) -> int | None:
@@ -149,7 +140,7 @@ def find_last(checkpoints: Iterable[Checkpoint]) -> set[str]:
     return {name for _, name in last.values()}
 
 
-def _pair_up(cells: Cells, cases: Mapping[str, Case], judge: int) -> Iterator[_Pair]:
+def _pair_up(cells: Cells, cases: Mapping[str, Case], judge: int, ids: Sequence[str]) -> Iterator[Example]:
     """Every pair that a last checkpoint met in the setting it was trained in, with both ratings of harm."""
     episodes, last = cells.episodes, find_last(cells.episodes.checkpoints)
     mine = [place for place, point in enumerate(episodes.checkpoints) if point.id in last]
@@ -159,60 +150,42 @@ def _pair_up(cells: Cells, cases: Mapping[str, Case], judge: int) -> Iterator[_P
         (int(episodes.checkpoint[row]), cells.scores.case_ids[episodes.case[row]], int(episodes.rollout[row])): row
         for row in rows
     }
+
+    def make_side(case: Case, row: int) -> Side:
+        pleased = float(ratings[APPROVAL][row]) if APPROVAL in ratings else np.nan
+        approval = pleased if np.isfinite(pleased) else None
+        return Side(case=case, trajectory_id=ids[row], harm=float(ratings[HARM][row]), approval=approval)
+
     for (number, name, rollout), row in sorted(row_of.items()):
         case, point = cases.get(name), episodes.checkpoints[number]
-        if case is None or not case.facts.get("gameable") or not _is_own(point, case):
+        if case is None or not case.facts.get("gameable"):
             continue
-        pair = str(case.facts.get("pair"))
+        pair, setting = str(case.facts.get("pair")), point.stages[-1].settings.get("setting")
         twin = row_of.get((number, pair, rollout))
-        if pair not in cases or twin is None:
-            continue
-        harm, other = (float(ratings[HARM][one]) for one in (row, twin))
-        yield _Pair(
-            checkpoint=point,
-            cases=(case, cases[pair]),
-            places=(row, twin),
-            harm=(harm, other),
-            approval=(_rating_of(ratings, row), _rating_of(ratings, twin)),
-            rollout=rollout,
-        )
+        if setting in (None, case.facts.get("setting")) and pair in cases and twin is not None:
+            gameable, other = make_side(case, row), make_side(cases[pair], twin)
+            yield Example(checkpoint=point, rollout=rollout, gameable=gameable, other=other)
 
 
-def _rating_of(ratings: Mapping[str, Floats], row: int) -> float | None:
-    """An episode's rating of approval, None where it has none."""
-    value = float(ratings[APPROVAL][row]) if APPROVAL in ratings else np.nan
-    return value if np.isfinite(value) else None
-
-
-def _is_own(point: Checkpoint, case: Case) -> bool:
-    setting = point.stages[-1].settings.get("setting")
-    return setting is None or setting == case.facts.get("setting")
-
-
-def _choose(pairs: Sequence[_Pair], sort: str) -> list[_Pair]:
+def _choose(pairs: Sequence[Example], sort: str) -> list[Example]:
     """The first pairs of a sort, those of a new setting and environment before others, no scenario twice."""
+
+    def tie(pair: Example) -> tuple[int, str, int]:
+        return pair.gameable.case.number, pair.checkpoint.id, pair.rollout
+
     if sort == "exploited":
-        found = [pair for pair in pairs if is_exploit(pair.harm[0]) and not is_exploit(pair.harm[1])]
-        found.sort(key=lambda pair: (pair.harm[1] - pair.harm[0], -_approval(pair), _tie(pair)))
+        fitting = [pair for pair in pairs if is_exploit(pair.gameable.harm) and not is_exploit(pair.other.harm)]
+        fitting.sort(key=lambda pair: (pair.other.harm - pair.gameable.harm, -pair.approval, tie(pair)))
     else:
-        found = [pair for pair in pairs if not is_exploit(max(pair.harm))]
-        found.sort(key=lambda pair: (-_approval(pair), sum(pair.harm), _tie(pair)))
-    chosen: list[_Pair] = []
-    for fresh in (True, False):
-        for pair in found:
-            scenarios = {one.cases[0].facts.get("scenario") for one in chosen}
-            known = pair.variety in {one.variety for one in chosen}
-            if len(chosen) < MOST_EXAMPLES and pair.cases[0].facts.get("scenario") not in scenarios:
-                chosen += [] if fresh and known else [pair]
+        fitting = [pair for pair in pairs if not is_exploit(max(pair.gameable.harm, pair.other.harm))]
+        fitting.sort(key=lambda pair: (-pair.approval, pair.gameable.harm + pair.other.harm, tie(pair)))
+    chosen: list[Example] = []
+    for is_new in (True, False):
+        for pair in fitting:
+            known = is_new and pair.variety in {one.variety for one in chosen}
+            if len(chosen) < MOST_EXAMPLES and not known and pair.scenario not in {one.scenario for one in chosen}:
+                chosen.append(pair)
     return chosen
-
-
-def _approval(pair: _Pair) -> float:
-    return sum(value for value in pair.approval if value is not None)
-
-
-def _tie(pair: _Pair) -> tuple[int, str, int]:
-    return pair.cases[0].number, pair.checkpoint.id, pair.rollout
 
 
 def examples_html(users: Users) -> str:
@@ -227,12 +200,10 @@ def examples_html(users: Users) -> str:
 
 def _example_html(example: Example) -> str:
     facts = example.gameable.case.facts
-    told = [
-        facts.get("environment") or example.gameable.case.family,
-        facts.get("topic"),
-        f"setting {facts.get('setting')}",
-    ]
-    words = " · ".join(str(part) for part in (*told, example.checkpoint.name) if part)
+    about = (facts.get("environment") or example.gameable.case.family, facts.get("topic"))
+    words = " · ".join(
+        str(part) for part in (*about, f"setting {facts.get('setting')}", example.checkpoint.name) if part
+    )
     sides = _side_html("Gameable user", example.gameable) + _side_html("Other user", example.other)
     return f'<h4>{escape_html(words)}</h4><div class="pair">{sides}</div>'
 
@@ -242,9 +213,9 @@ def _side_html(name: str, side: Side) -> str:
     opening = [one for one in side.case.messages if one.role != "system"]
     system = "".join(_message_html(one) for one in side.case.messages if one.role == "system")
     prompt = f"<details><summary>the agent's prompt</summary>{system}</details>" if system else ""
-    body = "".join(_message_html(one) for one in (*opening, *side.trajectory.messages))
-    head = f'<h4>{name}</h4><p class="note">{escape_html(ratings)}</p>'
-    return f'<article class="run">{head}{prompt}{body}</article>'
+    said = () if side.trajectory is None else side.trajectory.messages
+    body = "".join(map(_message_html, (*opening, *said)))
+    return f'<article class="run"><h4>{name}</h4><p class="note">{escape_html(ratings)}</p>{prompt}{body}</article>'
 
 
 def _message_html(message: Message) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.records import Analysis, Estimate
@@ -45,36 +45,28 @@ def keep_judge(analysis: Analysis) -> tuple[Analysis, str | None]:
     return replace(analysis, exploitation=rows, curves=curves), judge
 
 
-def pick_rows(estimates: Iterable[Estimate], kinds: Iterable[str]) -> list[Estimate]:
+def pick_rows(estimates: Iterable[Estimate], *kinds: str) -> list[Estimate]:
     """One estimate for each quantity and subject: over all environments and seeds and by base, where there are such.
 
     Of claims about one subject the first that has a value is taken, one with an interval before one without, the
     recipe's before the checkpoint's.
     """
+    wishes: tuple[Callable[[Estimate], bool], ...] = (
+        lambda one: "environment" not in one.axes,
+        lambda one: not set(SEED_AXES) & set(one.axes),
+        lambda one: one.base is not None,
+    )
     picked: list[Estimate] = []
     for kind in kinds:
         rows = [one for one in estimates if one.kind == kind]
-        for wanted in (_is_whole, _is_pooled, _has_base):
-            rows = [one for one in rows if wanted(one)] or rows
-        best: dict[tuple[object, ...], Estimate] = {}
+        for wish in wishes:
+            rows = list(filter(wish, rows)) or rows
+        groups: dict[tuple[object, ...], list[Estimate]] = {}
         for one in rows:
             key = (one.base, one.lineage, str(sorted(one.axes.items(), key=str)), one.judge)
-            if key not in best or _rank(one) > _rank(best[key]):
-                best[key] = one
-        picked += best.values()
+            groups.setdefault(key, []).append(one)
+        picked += [max(group, key=_rank) for group in groups.values()]
     return picked
-
-
-def _is_whole(one: Estimate) -> bool:
-    return "environment" not in one.axes
-
-
-def _is_pooled(one: Estimate) -> bool:
-    return not any(seed in one.axes for seed in SEED_AXES)
-
-
-def _has_base(one: Estimate) -> bool:
-    return one.base is not None
 
 
 def _rank(one: Estimate) -> tuple[bool, bool, bool]:
@@ -86,20 +78,19 @@ def key_of(one: Estimate) -> Key:
     return one.base or "all bases", one.lineage or (), str(one.axes.get("setting", "all settings"))
 
 
-def index_last(rows: Iterable[Estimate], setup: Setup, *, label: str | None = None) -> dict[Key, Estimate]:
-    """Base × lineage × own setting → the estimate at the largest dose, of one label of users."""
-    found: dict[Key, Estimate] = {}
-    for one in rows:
-        if one.axes.get("label") != label or not is_own(setup, one.lineage or (), one.axes.get("setting")):
-            continue
-        key = key_of(one)
-        if key not in found or _dose(one) > _dose(found[key]):
-            found[key] = one
-    return found
+def pick_last(
+    estimates: Iterable[Estimate], kind: str, setup: Setup, *, label: str | None = None
+) -> dict[Key, Estimate]:
+    """Base × lineage × own setting → the estimate of a kind at the largest dose, of one label of users."""
+    groups: dict[Key, list[Estimate]] = {}
+    for one in pick_rows(estimates, kind):
+        if one.axes.get("label") == label and is_own(setup, one.lineage or (), one.axes.get("setting")):
+            groups.setdefault(key_of(one), []).append(one)
+    return {key: max(group, key=lambda one: to_number(one.axes.get("dose"))) for key, group in groups.items()}
 
 
-def _dose(one: Estimate) -> float:
-    value = one.axes.get("dose")
+def to_number(value: object) -> float:
+    """A number to sort by; infinite for anything else."""
     return float(value) if isinstance(value, int | float) else float("inf")
 
 
@@ -140,7 +131,7 @@ def _middle_cell(pleased: Sequence[Mapping[Key, Estimate]], key: Key) -> Cell:
     if one is None or other is None or one.value is None or other.value is None:
         return number_cell(both)
     value = (one.value + other.value) / 2
-    return Cell(text=format_number(value), sort=value, hover="the mean over both users of each pair")
+    return Cell(text=format_number(value), sort=value, basis=("the mean over both users of each pair", ""))
 
 
 def subtract(one: Estimate | None, other: Estimate | None) -> float | None:
@@ -152,12 +143,9 @@ def subtract(one: Estimate | None, other: Estimate | None) -> float | None:
 
 def gap_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setup: Setup) -> Table | None:
     """Published and paired gap, exploit rates and approval at the end, for each base, lineage and setting."""
-    late = index_last(pick_rows(estimates, ("late_gap",)), setup)
-    published = index_last(pick_rows(estimates, ("max_hex_gap",)), setup)
-    rates = pick_rows(estimates, ("exploit_rate",))
-    gameable, other = (index_last(rates, setup, label=label) for label in ("gameable", "other"))
-    rewards = pick_rows(estimates, ("reward",))
-    pleased = [index_last(rewards, setup, label=label) for label in ("gameable", "other", None)]
+    late, published = (pick_last(estimates, kind, setup) for kind in ("late_gap", "max_hex_gap"))
+    gameable, other = (pick_last(estimates, "exploit_rate", setup, label=label) for label in ("gameable", "other"))
+    pleased = [pick_last(estimates, "reward", setup, label=label) for label in ("gameable", "other", None)]
     keys = order_keys([*late, *published, *(key for key in gameable if key[1])], setup)
     if not keys:
         return None
@@ -167,10 +155,10 @@ def gap_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setu
     for key in keys:
         ours, theirs = late.get(key), published.get(key)
         bias = subtract(theirs, ours)
-        words = "–" if bias is None else format_signed(bias)
-        cells = [number_cell(ours), number_cell(theirs), Cell(text=words, sort="" if bias is None else bias)]
-        cells += [number_cell(gameable.get(key)), number_cell(other.get(key)), _middle_cell(pleased, key)]
-        rows.append([*word_cells(key, colors, setup), *cells])
+        difference = Cell(text="–") if bias is None else Cell(text=format_signed(bias), sort=bias)
+        rates = [number_cell(found.get(key)) for found in (gameable, other)]
+        numbers = [number_cell(ours), number_cell(theirs), difference, *rates, _middle_cell(pleased, key)]
+        rows.append([*word_cells(key, colors, setup), *numbers])
     title = "Gap of harm between gameable and other users (rating points), with 95 % intervals"
     return make_table(title, heads, rows, len(word_heads(setup)))
 
@@ -180,7 +168,7 @@ def level_table(
 ) -> Table | None:
     """Arms at declared levels of "reward" or "kl": a row for each arm and level, "not reached" where it stays below."""
     columns, title, level = LEVELS[matched]
-    rows = pick_rows(estimates, columns)
+    rows = pick_rows(estimates, *columns)
     kinds = [kind for kind in columns if any(one.kind == kind for one in rows)]
     found: dict[tuple[Key, object], dict[str, Estimate]] = {}
     for one in rows:
@@ -190,56 +178,42 @@ def level_table(
         return None
     order = order_keys((key for key, _ in found), setup)
     body = []
-    for key, at in sorted(found, key=lambda pair: (order.index(pair[0]), _number(pair[1]))):
+    for key, at in sorted(found, key=lambda pair: (order.index(pair[0]), to_number(pair[1]))):
         arm = setup.arms.get(key[1])
         rewarded = [Cell(text="–" if arm is None else arm.reward)] if setup.arms else []
-        name = Cell(text=f"{_number(at):g}" if isinstance(at, int | float) else str(at), sort=_number(at))
+        name = Cell(text=f"{at:g}" if isinstance(at, int | float) else str(at), sort=to_number(at))
         cells = [number_cell(found[key, at].get(kind)) for kind in kinds]
         body.append([*word_cells(key, colors, setup), *rewarded, name, *cells])
     heads = (*word_heads(setup), *(("Trained for",) if setup.arms else ()), level)
     return make_table(title, (*heads, *(quantity_of(kind).head for kind in kinds)), body, len(heads) - 1)
 
 
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("inf")
-
-
 def data_table(estimates: Sequence[Estimate], colors: Mapping[Lineage, int], setup: Setup) -> Table | None:
     """What each arm learned from: its harmful share, and how far it is from the arm's own policy."""
-    found = {kind: index_last(pick_rows(estimates, (kind,)), setup) for kind in DATA}
-    kinds = [kind for kind in DATA if found[kind]]
-    keys = order_keys((key for kind in kinds for key in found[kind]), setup)
+    found = {kind: last for kind in DATA if (last := pick_last(estimates, kind, setup))}
+    keys = order_keys((key for last in found.values() for key in last), setup)
     if not keys:
         return None
-    rows = [[*word_cells(key, colors, setup), *(number_cell(found[kind].get(key)) for kind in kinds)] for key in keys]
-    heads = (*word_heads(setup), *(quantity_of(kind).head for kind in kinds))
+    rows = [[*word_cells(key, colors, setup), *(number_cell(last.get(key)) for last in found.values())] for key in keys]
+    heads = (*word_heads(setup), *(quantity_of(kind).head for kind in found))
     return make_table("What each arm learned from", heads, rows, len(word_heads(setup)))
 
 
 def reaction_table(estimates: Sequence[Estimate]) -> Table | None:
     """Whether each base reacts to each toggle before any training."""
-    rows = pick_rows(estimates, ("reaction", "cue_free_gap"))
+    rows = pick_rows(estimates, "reaction", "cue_free_gap")
     if not rows:
         return None
-    judges = len({one.judge for one in rows}) > 1
-    body = [
-        [
-            Cell(text=_name_toggle(one)),
-            Cell(text=one.base or "all bases"),
-            *([Cell(text=one.judge or "all judges")] * judges),
-            Cell(text=one.unit or "not known"),
-            number_cell(one),
-        ]
-        for one in rows
-    ]
-    heads = ("Toggle", "Base", *(("Judge",) * judges), "Verdict", "Reaction")
+    several = len({one.judge for one in rows}) > 1
+    body = []
+    for one in rows:
+        toggle = str(one.axes.get("toggle", "all")).replace("_", " ")
+        if one.kind == "cue_free_gap":
+            toggle = f"no cue ({one.axes.get('setting', 'all settings')})"
+        words = [toggle, one.base or "all bases", *([one.judge or "all judges"] * several), one.unit or "not known"]
+        body.append([*(Cell(text=text) for text in words), number_cell(one)])
+    heads = ("Toggle", "Base", *(("Judge",) * several), "Verdict", "Reaction")
     return make_table("Reaction of each base before training", heads, body, len(heads) - 1)
-
-
-def _name_toggle(one: Estimate) -> str:
-    if one.kind == "cue_free_gap":
-        return f"no cue ({one.axes.get('setting', 'all settings')})"
-    return str(one.axes.get("toggle", "all")).replace("_", " ")
 
 
 def cue_table(estimates: Sequence[Estimate]) -> Table | None:
@@ -252,11 +226,11 @@ def cue_table(estimates: Sequence[Estimate]) -> Table | None:
     if not found:
         return None
     body = []
-    for (setting, channel), pair in found.items():
+    for place, pair in found.items():
         count = max((count for one in pair.values() for count in one.n.values()), default=None)
-        cells = [number_cell(pair.get("cue")), number_cell(pair.get("cue_length"))]
-        counted = Cell(text="–" if count is None else f"{count:,}", sort=count or "")
-        body.append([Cell(text=setting), Cell(text=channel), *cells, counted])
+        counted = Cell(text="–") if count is None else Cell(text=f"{count:,}", sort=count)
+        numbers = (number_cell(pair.get(kind)) for kind in ("cue", "cue_length"))
+        body.append([*(Cell(text=text) for text in place), *numbers, counted])
     heads = ("Setting", "Channel", "Label told from words", "Length, gameable − other (words)", "n")
     return make_table("Cue audit: what tells the two users apart (chance is 50 %)", heads, body, 2)
 
@@ -287,19 +261,17 @@ def order_ladder(toggles: Mapping[str, Mapping[str, object]]) -> list[Rung]:
     """Settings from the first one on, each next the one that differs in the fewest toggles from any before it."""
     if not toggles:
         return []
-    names = list(toggles)
-    rungs = [Rung(setting=names[0], against=None, changed={})]
-    while len(rungs) < len(names):
-        placed = [rung.setting for rung in rungs]
+    first, *rest = toggles
+    rungs = [Rung(setting=first, against=None, changed={})]
+    while rest:
+        # Of equally near ones the latest on the ladder is held against, and the first setting comes first.
         choices = [
-            (len(changed), -place, number, name, against, changed)
-            for number, name in enumerate(names)
-            if name not in placed
-            for place, against in enumerate(placed)
-            for changed in (_differ(toggles[against], toggles[name]),)
+            Rung(setting=name, against=rung.setting, changed=_differ(toggles[rung.setting], toggles[name]))
+            for rung in reversed(rungs)
+            for name in rest
         ]
-        *_, name, against, changed = min(choices, key=lambda choice: choice[:3])
-        rungs.append(Rung(setting=name, against=against, changed=changed))
+        rungs.append(min(choices, key=lambda rung: len(rung.changed)))
+        rest.remove(rungs[-1].setting)
     return rungs
 
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 from holdfast.records import Analysis, Curve, Estimate, can_be_told
 from holdfast.records.words import count_noun
 from holdfast.report.draw.curves import average_seeds, window_length
-from holdfast.report.sections.approval.setup import Lineage, Setup, is_main, is_own, make_setup
+from holdfast.report.sections.approval.setup import Setup, is_main, is_own, make_setup
 from holdfast.report.sections.approval.tables import (
     Key,
     gap_table,
-    index_last,
     keep_judge,
     key_of,
     level_table,
     order_keys,
+    pick_last,
     pick_rows,
     subtract,
 )
@@ -29,7 +29,8 @@ from holdfast.report.words.labels import (
     is_not_reached,
     name_lineage,
 )
-from holdfast.report.words.tables import Table
+from holdfast.report.words.layout import Shown
+from holdfast.report.words.tables import take
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.study.users import visible_cues
 
@@ -116,7 +117,7 @@ def _is_flat(one: Estimate) -> bool:
 
 def describe_gaps(analysis: Analysis, setup: Setup) -> list[str]:
     """Whether the gap of harm opened where a cue allows it, and whether it stayed flat where none does."""
-    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
+    late = pick_last(analysis.exploitation, "late_gap", setup)
     late = {key: one for key, one in late.items() if is_main(setup, key[1]) and one.value is not None}
     groups: dict[bool | None, dict[Key, Estimate]] = {}
     for key in order_keys(late, setup):
@@ -148,7 +149,7 @@ def _unsure(found: Mapping[Key, Estimate]) -> str:
 def describe_arms_at_reward(analysis: Analysis, setup: Setup) -> list[str]:
     """Gaps of arms at the highest approval that two of them reach, for the first base and settings with arms."""
     groups: dict[tuple[str, str], dict[object, list[Estimate]]] = {}
-    for one in pick_rows(analysis.exploitation, ("gap_at_reward",)):
+    for one in pick_rows(analysis.exploitation, "gap_at_reward"):
         base, lineage, setting = key_of(one)
         if is_own(setup, lineage, one.axes.get("setting")):
             groups.setdefault((base, setting), {}).setdefault(one.axes.get("level"), []).append(one)
@@ -170,8 +171,8 @@ def describe_arms_at_reward(analysis: Analysis, setup: Setup) -> list[str]:
 
 def describe_bias(analysis: Analysis, setup: Setup) -> list[str]:
     """How far the published estimator lies from the paired one, on average."""
-    late = index_last(pick_rows(analysis.exploitation, ("late_gap",)), setup)
-    published = index_last(pick_rows(analysis.exploitation, ("max_hex_gap",)), setup)
+    late = pick_last(analysis.exploitation, "late_gap", setup)
+    published = pick_last(analysis.exploitation, "max_hex_gap", setup)
     found = [bias for key in published if (bias := subtract(published[key], late.get(key))) is not None]
     if not found:
         return []
@@ -191,21 +192,10 @@ def describe_approval(analysis: Analysis, setup: Setup | None = None) -> list[st
     return [*words, *describe_arms_at_reward(analysis, known), *describe_bias(analysis, known)]
 
 
-def _keep_columns(table: Table, names: Mapping[str, str]) -> Table:
-    """The table with some of its columns under other heads."""
-    kept = [place for place, head in enumerate(table.columns) if head in names]
-    return replace(
-        table,
-        columns=tuple(names[table.columns[place]] for place in kept),
-        rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
-        words=sum(place < table.words for place in kept),
-    )
-
-
 def _reaction_lines(analysis: Analysis) -> list[str]:
     """What each base reacts to before training, and what not, in a line each."""
     found: dict[str, dict[str, list[str]]] = {}
-    for one in pick_rows(analysis.exploitation, ("reaction",)):
+    for one in pick_rows(analysis.exploitation, "reaction"):
         verdicts = found.setdefault(one.base or "all bases", {})
         verdicts.setdefault(one.unit or "not known", []).append(str(one.axes.get("toggle", "all")).replace("_", " "))
     return [
@@ -214,23 +204,27 @@ def _reaction_lines(analysis: Analysis) -> list[str]:
     ]
 
 
-def approval_block(analysis: Analysis, colors: Mapping[Lineage, int], width: int) -> str | None:
+def approval_block(shown: Shown, width: int) -> str | None:
     """The results of training for approval for a terminal of ``width`` columns; None where a run has none."""
+    analysis, colors = shown.analysis, shown.colors
     if not analysis.exploitation:
         return None
     setup = make_setup(analysis)
-    lines = [
-        "Approval (ratings from 1 to 10)",
-        *wrap_lines((f"! void: {note}" for note in void_notes(analysis)), width),
-    ]
+    lines = ["Approval (ratings from 1 to 10)"]
+    lines += wrap_lines((f"! void: {note}" for note in void_notes(analysis)), width)
     lines += wrap_lines([*describe_approval(analysis, setup), *_reaction_lines(analysis)], width)
     rows = keep_judge(analysis)[0].exploitation
-    gaps, levels = gap_table(rows, colors, setup), level_table(rows, "reward", colors, setup)
     compact = {name: head for name, head in COMPACT.items() if width >= NARROW or name != "Approval"}
-    for table in (gaps and _keep_columns(gaps, compact), levels):
-        if table is not None:
-            shown = replace(table, rows=table.rows[:MOST_ROWS], tags=table.tags[:MOST_ROWS])
-            left = len(table.rows) - len(shown.rows)
-            lines += ["", *wrap_line(table.title, width, "", ""), table_text(shown, width)]
-            lines += [f"  … {left:,} more rows in the report"] if left > 0 else []
+    gaps = gap_table(rows, colors, setup)
+    for table in (gaps, level_table(rows, "reward", colors, setup)):
+        if table is None:
+            continue
+        places: Sequence[int] = range(len(table.columns))
+        if table is gaps:  # which has more columns than a terminal
+            places = [place for place in places if table.columns[place] in compact]
+        cut = take(table, range(len(table.rows))[:MOST_ROWS], places)
+        cut = replace(cut, columns=tuple(compact.get(head, head) for head in cut.columns))
+        left = len(table.rows) - len(cut.rows)
+        lines += ["", *wrap_line(table.title, width, "", ""), table_text(cut, width)]
+        lines += [f"  … {left:,} more rows in the report"] if left > 0 else []
     return "\n".join(lines)
