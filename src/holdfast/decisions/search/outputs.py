@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from holdfast.decisions.search.running import Search
 from holdfast.decisions.search.sampling import Found, Trial
 from holdfast.decisions.search.trials import section_of, trial_lineage
-from holdfast.records import Outcome, Verdict
+from holdfast.records import Outcome
 from holdfast.report.words.console import rows_text, terminal_width
 from holdfast.report.words.labels import name_lineage
 from holdfast.study.study import Study
@@ -63,7 +62,6 @@ def search_document(found: Search) -> dict[str, Any]:
 
 def _describe(found: Found) -> dict[str, Any]:
     """A gate's outcome with the checks of each child."""
-    verdicts: Sequence[Verdict] = found.facts.get("verdicts", ())
     return {
         "outcome": found.outcome.value,
         "violations": dict(found.violations),
@@ -83,7 +81,7 @@ def _describe(found: Found) -> dict[str, Any]:
                     for check in verdict.checks
                 },
             }
-            for verdict in verdicts
+            for verdict in found.verdicts
         ],
     }
 
