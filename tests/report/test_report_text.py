@@ -15,7 +15,8 @@ from rich.cells import cell_len
 
 from holdfast.records import Analysis, Estimate
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.page.terminal import render_results, render_status, render_trajectory
+from holdfast.report.page.terminal import render_results, render_status, render_summary, render_trajectory
+from holdfast.report.words.answer import answer
 from holdfast.report.words.console import rows_text, table_text
 from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
 from holdfast.report.words.tables import list_estimates, pivot
@@ -122,6 +123,26 @@ def test_results_for_a_terminal_tell_means_persistence_flags_and_notes() -> None
     assert "not evidence about LLMs" in text
     assert max(cell_len(line) for line in text.splitlines()) <= 100
     assert "nothing is judged" in render_results(Analysis())
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_a_summary_is_the_answer_then_the_scores_on_one_screen(width: int) -> None:
+    """Two lines come behind it: where everything is, and the page."""
+    analysis = samples.make_analysis()
+    flags = [replace(one, lineage=(f"S{number}",)) for number in range(40) for one in analysis.health if one.caveats]
+    for changed in (analysis, replace(analysis, health=flags, notes=("a long note, " * 12, "another"))):
+        lines = render_summary(changed, (), width).splitlines()
+        assert len(lines) <= 27 and max(map(cell_len, lines)) <= width
+        text = " ".join(" ".join(lines).split())
+        assert answer(changed)[0] in text and text.index(answer(changed)[0]) < text.index("Lineage")
+    assert "! degenerate training: 40 flags (S0, S1, S2, S3, S4, S5, S6, S7, …)" in text and "(1 more note)" in text
+    assert "nothing is judged" in render_summary(Analysis())
+
+
+def test_what_a_summary_leaves_out_is_counted() -> None:
+    lines = render_summary(samples.make_analysis(), (), 20).splitlines()
+    assert any(re.fullmatch(r"… \d more sentences? of the answer on the page", line) for line in lines)
+    assert any(re.fullmatch(r"  … \d+ more rows?", line) for line in lines)
 
 
 def test_controls_come_last_and_flipped_ones_take_one_line() -> None:

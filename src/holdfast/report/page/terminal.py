@@ -26,6 +26,7 @@ from holdfast.store import Store
 MESSAGE_CHARACTERS = 6_000
 ANSWER_LINES = 13  # of a summary, all of whose lines fit on a screen; the rows of its table take what others leave
 LEAST_ROWS = 4
+MOST_NAMED = 8  # lineages with a flag
 SUMMARY_LINES = 21  # without heads and space between blocks
 Lineage = tuple[str, ...]
 
@@ -117,16 +118,20 @@ def render_summary(analysis: Analysis, verdicts: Sequence[Verdict] = (), width: 
     wide = terminal_width() if width is None else width
     alert, flags = describe_alert(analysis), [one for one in analysis.health if one.caveats]
     above = [] if alert is None else wrap_line(f"! {alert}", wide, "", "  ")
-    told = answer(analysis) + describe_approval(analysis)[:APPROVAL_SENTENCES]
-    for sentence in told:
+    left_out = 0
+    for sentence in answer(analysis) + describe_approval(analysis)[:APPROVAL_SENTENCES]:
         lines = wrap_line(sentence, wide, "", "  ")
-        above += lines if len(above) + len(lines) <= ANSWER_LINES else []
+        fits = len(above) + len(lines) <= ANSWER_LINES
+        above += lines if fits else []
+        left_out += not fits
+    above += [f"… {count_noun(left_out, 'more sentences')} of the answer on the page"] if left_out else []
     below = []
     if verdicts:
         below += [f"Gate: {overall(verdicts).value} ({count_outcomes(verdicts)})"]
     if flags:
-        names = ", ".join(dict.fromkeys(name_lineage(one.lineage) for one in flags))
-        below += wrap_line(f"! degenerate training: {count_noun(len(flags), 'flags')} ({names})", wide, "", "  ")
+        names = list(dict.fromkeys(name_lineage(one.lineage) for one in flags))
+        told = ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
+        below += wrap_line(f"! degenerate training: {count_noun(len(flags), 'flags')} ({told})", wide, "", "  ")
     if analysis.notes:
         more = f" ({count_noun(len(analysis.notes) - 1, 'more notes')})" if analysis.notes[1:] else ""
         below += wrap_line(f"note: {analysis.notes[0]}{more}", wide, "", "  ")
