@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -345,3 +348,8 @@ def make_shown(
 ) -> Shown:
     """What a section is made of."""
     return Shown(analysis=analysis or Analysis(), colors=colors or {}, **more)
+
+
+def unpack_json(packed: str) -> Any:
+    """The value whose JSON a page or a shard holds packed."""
+    return json.loads(zlib.decompress(base64.b64decode(packed), -zlib.MAX_WBITS))

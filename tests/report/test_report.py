@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from builders import report_samples as samples
 from builders import verdict_samples
-from builders.report_samples import make_shown
+from builders.report_samples import make_shown, unpack_json
 
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord, Unbounded
 from holdfast.records.errors import MissingExtra, StudyError
@@ -27,7 +27,6 @@ from holdfast.report.page.shards import MESSAGE_CHARACTERS
 from holdfast.report.sections.health import health_section
 from holdfast.report.sections.persistence import persistence_section
 from holdfast.report.sections.summary import describe_alert, describe_persistence, make_headlines, summarise
-from holdfast.report.words.inert import unpack_json
 from holdfast.report.words.labels import describe_names, names_html
 from holdfast.report.words.tables import narrow, pivot, table_latex
 from holdfast.store import Store

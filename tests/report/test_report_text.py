@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from builders import condition_samples as conditions
 from builders import report_samples as samples
+from builders.report_samples import unpack_json
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -18,7 +19,7 @@ from holdfast.report.draw.figures import order_lineages
 from holdfast.report.page.terminal import render_results, render_status, render_summary, render_trajectory
 from holdfast.report.words.answer import answer
 from holdfast.report.words.console import rows_text, table_text
-from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls, unpack_json
+from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls
 from holdfast.report.words.tables import list_estimates, pivot
 from holdfast.store import Store
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from textwrap import wrap
@@ -19,6 +18,7 @@ from holdfast.report.words.labels import (
     name_kind,
     name_lineage,
     name_subject,
+    varying_axes,
 )
 
 Lineage = tuple[str, ...]
@@ -36,12 +36,11 @@ AUDIT_COLUMNS = 6
 
 def find_dose_axes(estimates: Sequence[Estimate]) -> list[str]:
     """Numeric axes that vary over the estimates: doses first, then others by name."""
-    values: dict[str, set[float]] = {}
-    for estimate in estimates:
-        for key, value in estimate.axes.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                values.setdefault(key, set()).add(float(value))
-    found = [key for key, seen in values.items() if len(seen) > 1]
+    found = [
+        key
+        for key, seen in varying_axes(estimates).items()
+        if sum(isinstance(value, int | float) and not isinstance(value, bool) for value in seen) > 1
+    ]
     return sorted(found, key=lambda key: (not any(word in key for word in DOSE_AXES), found.index(key)))
 
 

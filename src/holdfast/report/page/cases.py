@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.records import Case, Checkpoint, Flag
-from holdfast.records.arrays import Bools, Floats, Ints
+from holdfast.records.arrays import Bools, Ints
 from holdfast.report.page.shards import ShardWriter, case_content, trajectory_content
 from holdfast.report.words.inert import show_line, trim_text
 from holdfast.report.words.labels import FIRST_OBJECTIVE, is_control, name_axes, name_kind, name_lineage
@@ -38,12 +38,11 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
     cells = read_cells(store, "all")
     scores, runs = cells.scores, cells.episodes
     ids, cases = store.trajectory_ids(part="all"), {case.id: case for case in store.cases()}
-    means, parts = (
-        cells.value.reshape(len(ids), len(scores.judges) * len(scores.objectives)),
-        _parts(store, runs, scores.case_ids),
-    )
+    means = cells.value.reshape(len(ids), len(scores.judges) * len(scores.objectives)).round(SCORE_DIGITS)
     planned = {name: number for number, name in enumerate(store.planned_ids(part="all"))}
     numbers = np.array([planned[name] for name in ids], dtype=np.int64)
+    columns = (numbers, runs.checkpoint, runs.rollout, runs.flags, _parts(store, runs, scores.case_ids))
+    facts = np.column_stack(columns).tolist()
     order = np.lexsort((numbers, runs.rollout, runs.checkpoint, runs.case))
     order = order[_listed(cases, scores.case_ids, store)[runs.case[order]]]
     groups = np.split(order, np.flatnonzero(np.diff(runs.case[order])) + 1) if len(order) else []
@@ -51,10 +50,14 @@ def write_cases(store: Store, folder: Path, colors: Mapping[Lineage, int]) -> di
     listed = []
     for rows in sorted(groups, key=lambda rows: _case_key(cases[scores.case_ids[runs.case[rows[0]]]])):
         case = cases[scores.case_ids[runs.case[rows[0]]]]
-        entry = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
-        entry["s"] = writer.begin_case(case.id, case_content(case))
-        entry["i"] = case.id
-        entry["r"] = _write_runs(store, writer, runs, rows=rows, numbers=numbers, ids=ids, means=means, parts=parts)
+        entry: dict[str, Any] = {"k": case.number, "u": case.suite, "f": case.family, "t": case_title(case)}
+        entry |= {"s": writer.begin_case(case.id, case_content(case)), "i": case.id, "r": []}
+        wanted = [ids[row] for row in rows]
+        for row, trajectory, judged in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
+            number, checkpoint, rollout, flags, part = facts[row]
+            shard = writer.add(str(number), trajectory_content(trajectory, judged))
+            values = [None if np.isnan(value) else value for value in means[row].tolist()]
+            entry["r"].append([number, checkpoint, rollout, flags, shard, values, part])
         listed.append(entry)
     writer.close()
     return {
@@ -132,37 +135,6 @@ def case_title(case: Case) -> str:
         words = f"[{case.facts.get('setting')}: {'gameable' if case.facts['gameable'] else 'other'} user] {words}"
     kept, left_out = trim_text(show_line(words), TITLE_CHARACTERS)
     return f"{kept} … (+{left_out:,} characters)" if left_out else kept
-
-
-def _write_runs(
-    store: Store,
-    writer: ShardWriter,
-    runs: TrajectoryTable,
-    *,
-    rows: Ints,
-    numbers: Ints,
-    ids: Sequence[str],
-    means: Floats,
-    parts: Ints,
-) -> list[list[Any]]:
-    """Put one case's trajectories into shards; each becomes number, checkpoint, rollout, flags, shard, scores, part."""
-    listed: list[list[Any]] = []
-    wanted = [ids[row] for row in rows]
-    for row, trajectory, scores in zip(rows, store.trajectories(wanted), store.scores_of(wanted), strict=True):
-        shard = writer.add(str(numbers[row]), trajectory_content(trajectory, scores))
-        values = [None if np.isnan(value) else round(float(value), SCORE_DIGITS) for value in means[row]]
-        listed.append(
-            [
-                int(numbers[row]),
-                int(runs.checkpoint[row]),
-                int(runs.rollout[row]),
-                int(runs.flags[row]),
-                shard,
-                values,
-                int(parts[row]),
-            ]
-        )
-    return listed
 
 
 def _checkpoint_rows(checkpoints: Sequence[Checkpoint], colors: Mapping[Lineage, int]) -> list[dict[str, Any]]:

@@ -113,15 +113,6 @@ def _stability(objective: str, found: Sequence[Estimate]) -> str:
     return f"{words}."
 
 
-def _describe_bias(bias: Estimate, amount: str) -> str:
-    """``0.12 points too high on average (bias +0.12 [0.05, 0.19])``, or that it is not shown, or cannot be told."""
-    if not can_be_told(bias):
-        return f"of a bias that {cannot_be_told(bias.n['cases'])}"
-    told = amount if excludes_zero(bias) else "neither too high nor too low, as far as can be seen"
-    numbers = " ".join((format_signed(bias.value or 0.0), format_interval(bias))).strip()
-    return f"{told} (bias {numbers})"
-
-
 def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
     """What each judge gets wrong: (judge, objective) → words."""
     words: dict[tuple[str, str], str] = {}
@@ -129,15 +120,19 @@ def describe_judges(analysis: Analysis) -> dict[tuple[str, str], str]:
         bias, missing = _find(found, "mean_bias"), _find(found, "missing")
         if bias is None or bias.value is None:
             continue
-        side = "high" if bias.value > 0 else "low"
-        amount = f"{format_number(abs(bias.value))} points too {side} on average"
         exact = _find(found, "exact")
         if exact is not None and exact.value == 1:
             words[judge, objective] = (
                 f"On {objective} all its {bias.n.get('judgements', 0):,} scores are the true ones."
             )
             continue
-        parts = [f"its {bias.n.get('judgements', 0):,} scores are {_describe_bias(bias, amount)}"]
+        told = "neither too high nor too low, as far as can be seen"
+        if excludes_zero(bias):
+            told = f"{format_number(abs(bias.value))} points too {'high' if bias.value > 0 else 'low'} on average"
+        told += f" (bias {format_signed(bias.value)} {format_interval(bias)}".rstrip() + ")"
+        if not can_be_told(bias):
+            told = f"of a bias that {cannot_be_told(bias.n['cases'])}"
+        parts = [f"its {bias.n.get('judgements', 0):,} scores are {told}"]
         accuracy = _accuracy(found)
         parts += [f"it {accuracy}"] if accuracy else []
         if missing is not None and missing.value:

@@ -56,10 +56,7 @@ class Unit:
         return format_number(self.scale * value, self.digits)
 
 
-UNITS = {
-    "points": Unit(1, 2, "", "", " points"),
-    "share": Unit(100, 1, "\u00a0%", " pp", " percentage points"),
-}
+UNITS = {"points": Unit(1, 2, "", "", " points"), "share": Unit(100, 1, "\u00a0%", " pp", " percentage points")}
 
 
 def overall(verdicts: Sequence[Verdict]) -> Outcome:
@@ -183,15 +180,11 @@ def describe_check(check: Check) -> str:
     return f"{words} ({note})" if (note := describe_note(check)) else words
 
 
-def decisive_check(verdict: Verdict) -> Check | None:
-    """The check that a verdict rests on first: a blocking one with the verdict's own outcome."""
-    blocking = [one for one in verdict.checks if one.blocking] or list(verdict.checks)
-    return next((one for one in blocking if one.outcome is verdict.outcome), blocking[0] if blocking else None)
-
-
 def describe_findings(verdict: Verdict) -> str:
     """What was found and what it means, in one sentence without the names of the two."""
-    check = decisive_check(verdict)
+    # What a verdict rests on first is a blocking check with the verdict's own outcome.
+    blocking = [one for one in verdict.checks if one.blocking] or list(verdict.checks)
+    check = next((one for one in blocking if one.outcome is verdict.outcome), next(iter(blocking), None))
     if check is None:
         return f"nothing could be compared{': ' + '; '.join(verdict.limits) if verdict.limits else ''}."
     found = describe_check(check)
@@ -383,12 +376,6 @@ def count_errors(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _verdict_item(verdict: Verdict, shared: Sequence[str]) -> str:
-    """A verdict's sentence, and below it what it rests on beside what others share with it."""
-    own = list_html([words for words in verdict.basis if words not in shared], "basis")
-    return f'<li class="{verdict.outcome.value.lower()}">{escape_html(describe_verdict(verdict))}{own}</li>'
-
-
 def gate_section(shown: Shown) -> Section | None:
     """Every verdict by the study's rules, and its checks; None where nothing was compared."""
     verdicts = shown.verdicts
@@ -408,7 +395,11 @@ def gate_section(shown: Shown) -> Section | None:
     if len(verdicts) > MOST_OPEN:
         section.bullets(count_by_lineage(verdicts))
     else:
-        section.parts.append(f'<ul class="sentences">{"".join(_verdict_item(one, shared) for one in ranked)}</ul>')
+        items = ""
+        for one in ranked:  # each with what it rests on beside what others share with it
+            own = list_html([words for words in one.basis if words not in shared], "basis")
+            items += f'<li class="{one.outcome.value.lower()}">{escape_html(describe_verdict(one))}{own}</li>'
+        section.parts.append(f'<ul class="sentences">{items}</ul>')
     title = "Changes of every child against its parent, with one-sided bounds; a check without a word passes"
     section.table("gate", _verdict_table(ranked, title))
     section.bullets(collect_limits(verdicts), "notes")

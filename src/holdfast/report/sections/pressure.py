@@ -17,6 +17,7 @@ from holdfast.report.words.labels import (
     main_rows,
     name_axes,
     name_lineage,
+    varying_axes,
 )
 from holdfast.report.words.layout import Lineage, Section, Shown, sentences_text
 from holdfast.report.words.tables import Cell, Table, list_estimates, make_table, number_cell
@@ -72,11 +73,7 @@ def _rows_of(estimates: Iterable[Estimate]) -> list[Estimate]:
     Changes against the parent stand before those against the base.
     """
     found = main_rows(estimates)
-    values: dict[str, set[str]] = {}
-    for one in found:
-        for key, value in one.axes.items():
-            values.setdefault(key, set()).add(str(value))
-    kept = {key for key, seen in values.items() if len(seen) > 1 or key in CONDITION_AXES}
+    kept = {*varying_axes(found), *CONDITION_AXES}
     return [replace(one, axes={key: value for key, value in one.axes.items() if key in kept}) for one in found]
 
 
@@ -150,24 +147,12 @@ def draw_pressure(groups: Mapping[Subject, Mapping[str, Estimate]], *, narrow: b
             continue
         clean, attacked = pair
         words = " · ".join(part for part in (name_lineage(subject[1]), name_axes(dict(subject[2])), subject[0]) if part)
-        marks = (
-            Mark(estimate=clean, lift=-4),
-            Mark(estimate=attacked, series=2, shape="square", lift=4),
-        )
+        marks = (Mark(estimate=clean, lift=-4), Mark(estimate=attacked, series=2, shape="square", lift=4))
         rows.append(Row(words=words, marks=marks, numbers=f"{format_cell(clean)}, then {format_cell(attacked)}"))
     if not rows:
         return None
     title, label = "unsafe episodes, clean and attacked", "episodes with unsafe behaviour: clean, then attacked"
     return draw_rows(rows[:MOST_DRAWN], (0.0, 1.0), title=title, label=label, narrow=narrow, shares=True)
-
-
-def unmeasurable_forms(estimates: Iterable[Estimate]) -> dict[str, list[Estimate]]:
-    """Forms whose positive control showed no effect, with the controls: nothing can be said about them there."""
-    found: dict[str, list[Estimate]] = {}
-    for one in estimates:
-        if one.kind == "positive_control" and one.unit == NOT_MEASURABLE and one.axes.get("form"):
-            found.setdefault(str(one.axes["form"]), []).append(one)
-    return found
 
 
 def _about(one: Estimate, own: Sequence[str]) -> str:
@@ -184,10 +169,14 @@ def describe_pressure(analysis: Analysis) -> list[str]:
     words = [
         _describe_implicit(one, beside[_subject(one, ("form",)), one.unit]) for one in _against_parent(rows, "implicit")
     ]
-    for form, controls in unmeasurable_forms(analysis.susceptibility).items():
-        places = ", ".join(dict.fromkeys(one.base or "all bases" for one in controls))
-        words.append(f"{form.replace('_', ' ')} is not measurable at {places}: it has no effect before any stage")
-    return words
+    places: dict[str, dict[str, None]] = {}  # form whose positive control showed no effect → where
+    for one in analysis.susceptibility:
+        if one.kind == "positive_control" and one.unit == NOT_MEASURABLE and one.axes.get("form"):
+            places.setdefault(str(one.axes["form"]), {})[one.base or "all bases"] = None
+    return words + [
+        f"{form.replace('_', ' ')} is not measurable at {', '.join(bases)}: it has no effect before any stage"
+        for form, bases in places.items()
+    ]
 
 
 def _describe_implicit(one: Estimate, beside: Mapping[str, Estimate]) -> str:

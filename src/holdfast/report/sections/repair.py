@@ -6,14 +6,7 @@ from dataclasses import replace
 
 from holdfast.records import Analysis, Estimate, can_be_told, cannot_be_told
 from holdfast.report.draw.rows import draw_forest
-from holdfast.report.words.labels import (
-    format_interval,
-    format_number,
-    main_rows,
-    name_axes,
-    name_judge,
-    name_lineage,
-)
+from holdfast.report.words.labels import format_interval, format_number, main_rows, name_axes, name_judge, name_lineage
 from holdfast.report.words.layout import Section, Shown, sentences_text
 from holdfast.report.words.tables import list_estimates
 from holdfast.stats.lines import BENT

@@ -18,6 +18,7 @@ from holdfast.report.words.labels import (
     name_axes,
     name_lineage,
     pick_claim,
+    varying_axes,
 )
 from holdfast.report.words.layout import Lineage, Section, Shown, sentences_text
 from holdfast.report.words.tables import Cell, Table, make_table, number_cell
@@ -56,13 +57,10 @@ class Taxonomy:
     def __init__(self, estimates: Iterable[Estimate]) -> None:
         listed = [one for one in pick_claim(estimates) if "dimension" in one.axes and one.lineage is not None]
         judges: dict[str, set[str | None]] = {}
-        values: dict[str, set[str]] = {}
         for one in listed:
             judges.setdefault(str(one.axes["dimension"]), set()).add(one.judge)
-            for key, value in one.axes.items():
-                values.setdefault(key, set()).add(str(value))
         self._several = {name for name, seen in judges.items() if len(seen) > 1}
-        self._varying = {key for key, seen in values.items() if len(seen) > 1}
+        self._varying = varying_axes(listed)
         stages = dict.fromkeys(map(self._stage, listed))
         self.stages = sorted(stages, key=lambda stage: (stage.base or "", len(stage.lineage)))
         self.pooled = [stage for stage in self.stages if stage.base is None] or self.stages

@@ -104,7 +104,9 @@ def _judge_second(key: Key, means: Rows, deltas: Rows, erosions: Rows, trained: 
     """What the second stage of a lineage made of what its first had gained."""
     lineage, objective, axes = key
     gain, left = _first(deltas, (lineage[:1], objective, axes)), _first(deltas, key)
-    change = _first(erosions, key) or _first(erosions, (lineage, objective, ""))
+    change = _first(erosions, key)
+    if change is None and sum(other[:2] == key[:2] for other in deltas) == 1:  # one setting alone is named nowhere else
+        change = _first(erosions, (lineage, objective, ""))
     start, second = (_name_stage(name, trained) for name in lineage)
     tone, verdict, clause = _weigh(gain, change, left, (start, second, objective))
     before, after = _first(means, (lineage[:1], objective, axes)), _first(means, key)

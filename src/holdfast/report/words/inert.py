@@ -108,8 +108,3 @@ def pack_text(text: str) -> str:
 def pack_json(value: Any) -> str:
     """``value`` as JSON, packed."""
     return pack_text(dump_json(value))
-
-
-def unpack_json(packed: str) -> Any:
-    """The value whose JSON was packed."""
-    return json.loads(zlib.decompress(base64.b64decode(packed), -zlib.MAX_WBITS))

@@ -42,15 +42,10 @@ LABELLED_WORDS: Mapping[Labelled, str] = {
 }
 
 
-def name_relation(labelled: Labelled | None, reads_state: bool | None) -> str:
-    """``reads state, labelled all``; empty where nothing is known of it."""
-    parts = (("reads state" if reads_state else ""), "" if labelled is None else LABELLED_WORDS[labelled])
-    return ", ".join(part for part in parts if part)
-
-
 def name_judge(name: str, labelled: Labelled | None, reads_state: bool | None) -> str:
     """A judge with its relation to what was trained: ``grader (labelled none)``."""
-    relation = name_relation(labelled, reads_state)
+    parts = ("reads state" if reads_state else "", "" if labelled is None else LABELLED_WORDS[labelled])
+    relation = ", ".join(part for part in parts if part)
     return f"{name} ({relation})" if relation else name
 
 
@@ -80,6 +75,15 @@ def name_kind(kind: str) -> str:
 def name_value(value: Any) -> str:
     """An axis value without needless digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def varying_axes(estimates: Iterable[Estimate]) -> dict[str, set[Any]]:
+    """Axis → its values, for the axes that differ between estimates."""
+    values: dict[str, set[Any]] = {}
+    for one in estimates:
+        for key, value in one.axes.items():
+            values.setdefault(key, set()).add(str(value) if isinstance(value, list | dict) else value)
+    return {key: seen for key, seen in values.items() if len(seen) > 1}
 
 
 def name_axes(axes: Mapping[str, Any]) -> str:

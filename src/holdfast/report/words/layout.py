@@ -63,13 +63,7 @@ class Section:
         self.parts.append(list_html(items, name))
 
     def figure(
-        self,
-        name: str,
-        words: tuple[str, str, str],
-        svg: str | None,
-        narrow: str | None = None,
-        *,
-        fold_as: str = "",
+        self, name: str, words: tuple[str, str, str], svg: str | None, narrow: str | None = None, *, fold_as: str = ""
     ) -> None:
         """A figure with its words: title, what it shows in one line, caption; nothing where ``svg`` is None.
 

@@ -46,14 +46,6 @@ DASHES = (None, "6 4", "2 3", "8 3 2 3")
 MOST_LISTED = 2_000  # rows of the table of all numbers
 
 
-def _panel(key: Key, lines: Sequence[Line], setup: Setup) -> Panel:
-    base, lineage, setting = key
-    note = " · ".join(
-        part for part in (base, name_lineage(lineage), describe_toggles(setup.toggles.get(setting))) if part
-    )
-    return Panel(title=setting, note=note, lines=tuple(lines))
-
-
 def make_panels(analysis: Analysis, kind: str, setup: Setup) -> tuple[list[Panel], int]:
     """A panel for each base, lineage and setting with a curve of a kind, and the steps that a point is the mean of."""
     groups = {
@@ -61,19 +53,19 @@ def make_panels(analysis: Analysis, kind: str, setup: Setup) -> tuple[list[Panel
     }
     length = window_length(one for curves in groups.values() for one in curves if one.source == "training")
     panels = []
-    for key, curves in groups.items():
+    for (base, lineage, setting), curves in groups.items():
         labels = {curve.axes.get("label") for curve in curves}
-        wanted = [label for label in LABELS if label in labels and (label is not None or len(labels) == 1)]
-        lines = [_label_line(curves, label, length) for label in wanted]
-        if any(lines):
-            panels.append(_panel(key, [line for line in lines if line is not None], setup))
+        lines = []
+        for label in LABELS:
+            if label in labels and (label is not None or len(labels) == 1):
+                mine = [curve for curve in curves if curve.axes.get("label") == label]
+                training, held_out = ([one for one in mine if one.source == name] for name in ("training", "held-out"))
+                lines.append(make_line(training, held_out, label, length))
+        known = tuple(line for line in lines if line is not None)
+        if known:
+            parts = (base, name_lineage(lineage), describe_toggles(setup.toggles.get(setting)))
+            panels.append(Panel(title=setting, note=" · ".join(part for part in parts if part), lines=known))
     return panels, length
-
-
-def _label_line(curves: Sequence[Curve], label: str | None, length: int) -> Line | None:
-    mine = [curve for curve in curves if curve.axes.get("label") == label]
-    training = [curve for curve in mine if curve.source == "training"]
-    return make_line(training, [curve for curve in mine if curve.source == "held-out"], label, length)
 
 
 def _add_curves(section: Section, analysis: Analysis, setup: Setup) -> None:

@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 from holdfast.records import Analysis, Estimate
 from holdfast.records.quantities import quantity_of
 from holdfast.report.sections.approval.setup import Lineage, Setup, is_own, order_bases
-from holdfast.report.words.labels import (
-    SEED_AXES,
-    format_number,
-    format_signed,
-    name_lineage,
-    name_value,
-)
+from holdfast.report.words.labels import SEED_AXES, format_number, format_signed, name_lineage, name_value
 from holdfast.report.words.tables import Cell, Table, make_table, number_cell
 from holdfast.study.users import visible_cues
 

@@ -22,13 +22,7 @@ from holdfast.report.sections.approval.tables import (
 )
 from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import wrap_line, wrap_lines
-from holdfast.report.words.labels import (
-    excludes_zero,
-    format_number,
-    format_result,
-    is_not_reached,
-    name_lineage,
-)
+from holdfast.report.words.labels import excludes_zero, format_number, format_result, is_not_reached, name_lineage
 from holdfast.report.words.layout import Shown
 from holdfast.report.words.tables import take
 from holdfast.stats.levels import NOT_REACHED
