@@ -282,7 +282,7 @@ def test_cards_lead_with_score_points_against_the_base(store: Store) -> None:
     ]
     assert cards[0].numbers == (("+1.10", "(no interval) after S"), ("+0.95", "(no interval) after S→H"))
     assert (cards[0].verdict, cards[0].tone) == ("no gain is shown", "unknown")  # nothing is, without an interval
-    assert plain(cards[0].note) == "persistence 86 % [56, 121] of the gap between S and H · recipe"
+    assert plain(cards[0].note) == "persistence 86 % of the gap between S and H, interval 56 % to 121 % · recipe"
     assert plain(cards[1].numbers[0][0]).startswith("14 %")
     assert (cards[2].verdict, cards[2].tone, cards[2].numbers) == ("FAIL", "bad", (("1", "FAIL"),))
 

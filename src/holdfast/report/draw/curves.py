@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from holdfast.records import Curve
 from holdfast.records.quantities import Format, quantity_of
-from holdfast.report.draw.svg import PAPER, Attribute, Canvas, Scale, draw_mark, span, stroke_of
-from holdfast.report.words.inert import show_line, trim_text
+from holdfast.report.draw.svg import PAPER, Attribute, Canvas, Scale, draw_mark, span, stroke_of, write_tick
+from holdfast.report.words.inert import cut_line, show_line
 from holdfast.report.words.labels import format_number
 
 Spot = tuple[float, float | None]  # None where nothing was measured: the line is broken there
@@ -142,11 +142,6 @@ def _place_legend(lines: Mapping[str, Line], width: float) -> list[tuple[float, 
     return placed
 
 
-def _cut(words: str, limit: int = TITLE_CHARACTERS) -> str:
-    kept, left_out = trim_text(show_line(words), limit)
-    return f"{kept}…" if left_out else kept
-
-
 def describe_panels(panels: Sequence[Panel], title: str) -> str:
     """What the figure shows, in words: where each line starts and ends."""
     told = []
@@ -204,13 +199,13 @@ def draw_panels(
 
 def _draw_panel(canvas: Canvas, panel: Panel, x: Scale, y: Scale, corner: tuple[float, float]) -> None:
     left, above = corner
-    canvas.text(left, above + 16, _cut(panel.title, 40), size=13, font_weight="650", hover=panel.title)
-    canvas.text(left, above + 32, _cut(panel.note), soft=True, size=11, hover=panel.note)
+    canvas.text(left, above + 16, cut_line(panel.title, 40), size=13, font_weight="650", hover=panel.title)
+    canvas.text(left, above + 32, cut_line(panel.note, TITLE_CHARACTERS), soft=True, size=11, hover=panel.note)
     for tick in x.ticks(4):
         canvas.rule(x(tick), y.start, x(tick), y.end)
-        canvas.text(x(tick), y.start + 16, f"{tick:g}".replace("-", "−"), anchor="middle", soft=True, size=11)
+        canvas.text(x(tick), y.start + 16, write_tick(tick), anchor="middle", soft=True, size=11)
     for tick in y.ticks(4):
         canvas.rule(x.start, y(tick), x.end, y(tick), strong=tick == 0)
-        canvas.text(x.start - 6, y(tick) + 4, f"{tick:g}".replace("-", "−"), anchor="end", soft=True, size=11)
+        canvas.text(x.start - 6, y(tick) + 4, write_tick(tick), anchor="end", soft=True, size=11)
     for line in panel.lines:
         _draw_line(canvas, line, x, y)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from holdfast.records import Estimate, Unbounded
 from holdfast.records.quantities import NOT_IDENTIFIED, Format, quantity_of
 from holdfast.report.draw.svg import PAPER, Attribute, Canvas, Scale, draw_mark, span, stroke_of, write_tick
-from holdfast.report.words.inert import show_line, trim_text
+from holdfast.report.words.inert import cut_line, show_line
 from holdfast.report.words.labels import (
     UNBOUNDED,
     describe_basis,
@@ -88,8 +88,8 @@ def draw_rows(
 
 def _draw_row(canvas: Canvas, row: Row, x: Scale, y: float, *, narrow: bool) -> None:
     whole = " · ".join(part for part in (row.words, row.note) if part) if narrow else row.words
-    words, left_out = trim_text(show_line(whole), NARROW_WORDS if narrow else WORDS)
-    words, full = (f"{words}…", whole) if left_out else (words, None)
+    words = cut_line(whole, NARROW_WORDS if narrow else WORDS)
+    full = whole if words.endswith("…") else None
     if narrow:
         canvas.text(10, y - 14, words, size=11, hover=full)
         canvas.text(x.end, y + 18, row.numbers, anchor="end", soft=True, size=11)

@@ -1,4 +1,4 @@
-"""Judges against known truth: a sentence for each judge, the table of true and judged scores, what claims become."""
+"""Judges against known truth (a sentence each, true and judged scores, what claims become), and against each other."""
 
 from __future__ import annotations
 
@@ -265,6 +265,16 @@ def _add_square(section: Section, judge: str, found: Mapping[str, Sequence[Estim
     name = f"calibration-{len(section.figures) + 1}" if section.figures else "calibration"
     words = title, "Green is right, orange is wrong.", caption
     section.figure(name, words, draw_confusion(shares, judge), draw_confusion(shares, judge, across=1))
+
+
+def agreement_section(shown: Shown) -> Section | None:
+    """How far judges agree; None where one judge has nobody to agree with."""
+    agreement = shown.analysis.agreement
+    if all(one.kind in ("judge_mean", "objective_correlation") for one in agreement):
+        return None
+    section = Section(identity="agreement", title="Judge agreement", short="Agreement")
+    section.table("agreement", pivot(agreement, "Agreement between judges", shown.colors, objective_heads=False))
+    return section
 
 
 def calibration_text(shown: Shown, width: int) -> str | None:

@@ -20,7 +20,6 @@ from holdfast.report.words.labels import (
     explain_persistence,
     format_ends,
     format_interval,
-    format_number,
     format_percent,
     format_point,
     format_signed,
@@ -247,9 +246,7 @@ def _note_persistence(one: Estimate) -> str:
     elif not can_be_told(one):
         words = cannot_be_told(one.n["cases"])
     else:
-        ends = one.interval if isinstance(one.interval, tuple) else None
-        shown = f" [{', '.join(format_number(100 * end, 0) for end in ends)}]" if ends else f", interval {_range(one)}"
-        words = f"{format_percent(one.value)}{shown}{gap}"
+        words = f"{format_percent(one.value)}{gap}, interval {_range(one)}"
     return " · ".join(part for part in (f"persistence {words}", one.claim, name_axes(one.axes)) if part)
 
 

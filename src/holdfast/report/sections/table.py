@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from holdfast.records import Analysis, Verdict
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.sections.agreement import agreement_section
 from holdfast.report.sections.approval.section import approval_section
 from holdfast.report.sections.approval.words import approval_block
 from holdfast.report.sections.audit import audit_section, audit_text
-from holdfast.report.sections.calibration import calibration_section, calibration_text
+from holdfast.report.sections.calibration import agreement_section, calibration_section, calibration_text
 from holdfast.report.sections.chance import chance_section, chance_text
 from holdfast.report.sections.dose import dose_section
 from holdfast.report.sections.frontier import frontier_section

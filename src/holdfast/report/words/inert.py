@@ -94,6 +94,12 @@ def trim_text(text: str, limit: int) -> tuple[str, int]:
     return text[:limit], max(0, len(text) - limit)
 
 
+def cut_line(text: str, limit: int) -> str:
+    """``text`` on one line of at most ``limit`` characters, an ellipsis after what is cut."""
+    line = show_line(text)
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
 def dump_json(value: Any) -> str:
     """``value`` as JSON in ASCII."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)

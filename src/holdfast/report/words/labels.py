@@ -265,14 +265,6 @@ def format_result(estimate: Estimate | None) -> str:
     return words if reached is None or seeds is None or reached >= seeds else f"{words} ({reached} of {seeds} seeds)"
 
 
-def half_width(estimate: Estimate) -> float | None:
-    """Half the width of a finite interval."""
-    if estimate.interval is None or isinstance(estimate.interval, Unbounded):
-        return None
-    half = (estimate.interval[1] - estimate.interval[0]) / 2
-    return half if math.isfinite(half) else None
-
-
 def format_percent(share: float | None, digits: int = 0) -> str:
     """A share of one in per cent, with a space that does not break."""
     return "–" if share is None else f"{format_number(100 * share, digits)}\u00a0%"

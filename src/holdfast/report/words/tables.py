@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,6 @@ from holdfast.report.words.labels import (
     format_percent,
     format_result,
     format_value,
-    half_width,
     name_judge,
     name_kind,
     name_level,
@@ -96,15 +96,17 @@ def format_estimate(estimate: Estimate) -> str:
     """``2.29 ± 0.08``, ``0.86 [0.78, 0.95]``, ``42.1 %`` or why there is no number."""
     if estimate.value is None or not can_be_told(estimate):
         return format_value(estimate)
-    written, half = quantity_of(estimate.kind).format, half_width(estimate)
+    written = quantity_of(estimate.kind).format
     if written is Format.COUNT:
         return f"{estimate.value:,.0f}"
     if written is Format.ANSWER:
         return "yes" if estimate.value else "no"
     if written is Format.SHARE:
         return format_percent(estimate.value, 1)
-    if half is not None and written is not Format.RATIO:
-        return f"{format_value(estimate)} ± {format_number(half)}"
+    if isinstance(estimate.interval, tuple) and written is not Format.RATIO:
+        half = (estimate.interval[1] - estimate.interval[0]) / 2
+        if math.isfinite(half):
+            return f"{format_value(estimate)} ± {format_number(half)}"
     return f"{format_value(estimate)} {format_interval(estimate)}".strip()
 
 

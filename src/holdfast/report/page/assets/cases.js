@@ -403,7 +403,7 @@ function appendSpoken(node, text) {
   const flush = () => {
     if (!held) return;
     const part = inside ? make("span", "written") : node;
-    if (inside) { part.title = "a tool's answer that the agent wrote itself"; node.append(part); }
+    if (inside) node.append(part);
     appendVisible(part, held);
     held = "";
   };
