@@ -312,7 +312,7 @@ def test_a_search_and_a_list_of_gates_ask_whom_the_headline_asks(tmp_path: Path)
     study = Study.model_validate(settings)
 
     def asked() -> set[str]:
-        trial = read_trial(study, path, ("S", "H")).facts["verdicts"]
+        trial = read_trial(study, path, ("S", "H")).verdicts
         return {one.judge for one in (*trial, *decide_all(read_book(path), GateSection(), {}))}
 
     assert asked() == {"grader"}

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 from builders import verdict_samples as samples
 from builders.report_samples import make_shown
+from rich.cells import cell_len
 
 from holdfast.decisions.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
 from holdfast.decisions.gate.outputs.document import plain, schema
@@ -28,7 +29,6 @@ from holdfast.report.sections.gate import (
     gate_section,
     overall,
 )
-from holdfast.report.words.tables import measure
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -129,7 +129,7 @@ def test_the_worst_outcome_is_the_overall_one() -> None:
 @pytest.mark.parametrize("width", [80, 110])
 def test_text_fits_its_columns_and_lists_every_check(width: int) -> None:
     text = render_text([samples.make_verdict(FAIL)], width)
-    assert max(measure(line) for line in text.splitlines()) <= width
+    assert max(cell_len(line) for line in text.splitlines()) <= width
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert "FAIL" in rows["safety"] and "−0.62" in rows["safety"] and "[−0.80, −0.44]" in rows["safety"]
     assert "INCONCLUSIVE" in rows["over-refusal"] and "+7.0 pp" in rows["over-refusal"]
@@ -139,11 +139,14 @@ def test_text_fits_its_columns_and_lists_every_check(width: int) -> None:
     assert "cases of one suite" in text
 
 
-def test_many_verdicts_are_sentences_and_counts_by_lineage() -> None:
+def test_many_verdicts_are_counted_by_lineage_and_told_in_full_where_that_is_asked_for() -> None:
     sources = {"child": {"lineage": ["S", "H"]}, "parent": {"lineage": ["S"]}}
-    text = render_text([replace(one, sources=sources) for one in many(9)], 100)
-    assert len(re.findall(r"^(?:PASS|FAIL|INCONCLUSIVE): child", text, flags=re.MULTILINE)) == 9
-    assert "Bounds" not in text
+    verdicts = [replace(one, sources=sources) for one in many(9)]
+    sentence = re.compile(r"^(?:PASS|FAIL|INCONCLUSIVE): child", flags=re.MULTILINE)
+    text = render_text(verdicts, 100)
+    assert len(sentence.findall(text)) == text.count("Bounds ") == 9 and "--full" not in text
+    text = render_text(verdicts, 100, full=False)
+    assert not sentence.search(text) and "(--full tells every comparison with its checks)" in text
     assert "FAIL: 2 FAIL, 2 INCONCLUSIVE, 5 PASS\n  S→H against S: 2 FAIL (safety 2), 2 INCONCLUSIVE, 5 PASS" in text
     assert "no comparison" in render_text([], 100)
 

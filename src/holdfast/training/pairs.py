@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from holdfast.records import Checkpoint, PreferencePair
 from holdfast.records.arrays import Floats, Ints
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.rollout.audit import UNFIT
 from holdfast.store.codec import flags_to_bits
 from holdfast.store.tables import ScoreTable
@@ -100,7 +100,8 @@ def _models(checkpoints: Sequence[Checkpoint]) -> Ints:
 
 def _known(kind: str, name: str, known: Sequence[str]) -> int:
     if name not in known:
-        raise StudyError(f"pairs: no scores with {kind} {name!r}; this run has {', '.join(known) or 'none'}")
+        near = did_you_mean(name, known, before="; ")
+        raise StudyError(f"pairs: no scores with {kind} {name!r}; this run has {', '.join(known) or 'none'}{near}")
     return known.index(name)
 
 

@@ -15,7 +15,8 @@ from holdfast.decisions.gate.questions import CASE, FAMILY, Question, ask_all, c
 from holdfast.decisions.gate.sides import Side
 from holdfast.records.arrays import Floats
 from holdfast.records.errors import StudyError
-from holdfast.report.words.inert import show_line
+from holdfast.report.words.console import rows_text, terminal_width
+from holdfast.report.words.inert import show_line, wrap_line, wrap_lines
 from holdfast.stats.bounded import order_cases
 from holdfast.stats.power import MOST_CASES, PowerRow, plan_cases
 from holdfast.study.rules import FEWEST_FAMILIES, GateSection
@@ -23,7 +24,7 @@ from holdfast.study.rules import FEWEST_FAMILIES, GateSection
 SEED = 0
 ROLLOUTS = (1, 2, 4, 8)
 DRAWS = 400
-T_ROW = "  t bound"
+T_ROW = "t bound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,40 +160,43 @@ def render_plan(
     Below what the declared bound needs stands what a t bound would need, which is what the guarantee costs.
     """
     drawn = "families" if rules.cluster == "family" else "cases"
-    lines = [
+    head = (
         f"{drawn.capitalize()} for a PASS with {100 * power:g} % probability where nothing changed ({rules.bound}"
-        f" bounds, one-sided {100 * (1 - rules.alpha):g} %), each check by itself; pilot: {show_line(pilot)}",
-        "",
-        f"{'Check':<12} {'Margin':>8} " + " ".join(f"{f'{count} a case':>10}" for count in ROLLOUTS),
-    ]
+        f" bounds, one-sided {100 * (1 - rules.alpha):g} %), each check by itself; pilot: {show_line(pilot)}"
+    )
+    cells: list[tuple[str, ...]] = []
     notes: dict[str, list[str]] = {}
     for one in needs:
         margin = f"{one.margin:g}" if one.unit == "points" else f"{100 * one.margin:g} pp"
         by_count = {row.rollouts: row for row in one.rows}
-        cells = [_cell(row.cases) if (row := by_count.get(count)) else "–" for count in ROLLOUTS]
-        lines.append(f"{one.metric:<12} {margin:>8} " + " ".join(f"{cell:>10}" for cell in cells))
+        known = [by_count.get(count) for count in ROLLOUTS]
+        cells.append((one.metric, margin, *("–" if row is None else _cell(row.cases) for row in known)))
         if one.rows and rules.bound != "t":
-            cells = [_cell(row.cases_t) if (row := by_count.get(count)) else "–" for count in ROLLOUTS]
-            lines.append(f"{T_ROW:<12} {'':>8} " + " ".join(f"{cell:>10}" for cell in cells))
+            cells.append((T_ROW, "", *("–" if row is None else _cell(row.cases_t) for row in known)))
         for note in sorted({one.reason, *(row.note for row in one.rows)} - {""}):
             notes.setdefault(note, []).append(one.metric)
+    heads = ("Check", "Margin", *(f"{count} a case" for count in ROLLOUTS))
+    wide = terminal_width()
+    lines = [*wrap_line(head, wide, "", "  "), "", rows_text(heads, cells, wide)]
     worst = [
         max((row.cases or MOST_CASES for row in rows), default=0)
         for count in ROLLOUTS
         if (rows := [row for one in needs if one.metric in rules.blocking for row in one.rows if row.rollouts == count])
     ]
+    told = []
     if worst:
-        lines += ["", f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column."]
+        told += [f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column."]
     if rules.cluster == "family":
-        lines += ["A family has as many cases as in the pilot; each family counts alike."]
+        told += ["A family has as many cases as in the pilot; each family counts alike."]
     if families_too:
-        lines += [
+        told += [
             f"The pilot has {FEWEST_FAMILIES} families or more, so that a gate asks for the bounds over families as"
             " well, which no number of cases in the same families can make good; --cluster family plans them."
         ]
     if any(one.rows for one in needs) and rules.bound != "t":
-        lines += ["A t bound needs fewer, and passes falsely too often where drops are rare and severe."]
-    return "\n".join([*lines, *(f"{', '.join(metrics)}: {note}" for note, metrics in notes.items())])
+        told += ["A t bound needs fewer, and passes falsely too often where drops are rare and severe."]
+    told += [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
+    return "\n".join([*lines, "", *wrap_lines(told, wide, "", "  ")])
 
 
 def _cell(cases: int | None) -> str:

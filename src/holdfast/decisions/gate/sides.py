@@ -15,7 +15,7 @@ from holdfast.decisions.gate.logs import Gaps, find_gaps
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import JSON, Case, Checkpoint, Declaration, Labelled, Trajectory
 from holdfast.records.arrays import Floats, Ints
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.report.words.labels import name_judge
 from holdfast.rollout.audit import UNFIT, refused_by
 from holdfast.store import Store
@@ -461,4 +461,5 @@ def _named(book: Book, checkpoint: Checkpoint, labels: Sequence[str], wanted: st
         )
     raise StudyError(
         f"{book.place}: no scores of {checkpoint.name} by the judge {wanted!r}; there are: {', '.join(labels)}"
+        f"{did_you_mean(wanted, labels, before='; ')}"
     )
