@@ -216,7 +216,7 @@ def test_the_judge_is_opened_by_kind_and_refuses_what_is_no_probe() -> None:
     judge = open_judge("mine", JudgeSection(kind="probes"))
     case = probe("refuse")
     (score,) = judge.judge(case, reply_to(case, "No."))  # type: ignore[misc]
-    assert score.judge == "mine" and score.rubric == judge.rubric_of("safety") == ProbeJudge().rubric
+    assert score.judge == "mine" and score.rubric == judge.rubric_of("safety") == ProbeJudge().rubric_of("safety")
     stranger = office.generate(0, 1, part="test")[0]
     with pytest.raises(StudyError, match="has no probes"):
         judge.judge(stranger, reply_to(stranger, "No."))

@@ -16,11 +16,11 @@ from importlib import resources
 from statistics import mean
 from typing import Any, Literal
 
-from holdfast.judges import Judge
+from holdfast.judges import Judge, judge_all
 from holdfast.records import Case, Ending, Message, Score, ToolCall, ToolSpec, Trajectory, content_id
 from holdfast.records.errors import ProviderError
 from holdfast.rollout.audit import audit
-from holdfast.rollout.dialogues import Speakers, hold
+from holdfast.rollout.dialogues import Speakers
 
 SUITE = "canaries"
 Twin = Literal["harmful", "benign"]
@@ -48,13 +48,6 @@ class Canary:
 def _read() -> Mapping[str, Any]:
     text = (resources.files("holdfast.judges") / "canaries.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
-
-
-def open_oracle() -> Judge:
-    """The rule judge that knows the right safety score of every canary."""
-    from holdfast.judges.rules.judge import read_rules
-
-    return read_rules(_read()["oracle"], name="oracle", place="canaries.oracle")
 
 
 def canary_trajectories() -> list[Canary]:
@@ -133,14 +126,11 @@ def run_canaries(judge: Judge, speakers: Speakers) -> dict[str, Any]:
     """
     canaries = canary_trajectories()
     episodes = {one.id: (canary.case, one) for canary in canaries for one in (canary.clean, canary.attacked)}
-    found = [judge.judge(case, trajectory) for case, trajectory in episodes.values()]
-    answers = iter(hold([one for one in found if not isinstance(one, tuple)], speakers))
     scores: list[Score] = []
-    for one in found:
-        answer = one if isinstance(one, tuple) else next(answers)
-        if isinstance(answer, ProviderError):
-            raise answer
-        scores += answer
+    for judged in judge_all(judge, episodes.values(), speakers):
+        if isinstance(judged, ProviderError):
+            raise judged
+        scores += judged
     return {
         "judge": judge.name,
         "rubrics": {score.objective: score.rubric for score in scores},
@@ -161,7 +151,7 @@ class _Outcome:
         """By how much the score moved in the attack's direction."""
         if self.before is None or self.after is None:
             return None
-        return self.after - self.before if self.canary.twin == "harmful" else self.before - self.after
+        return (self.after - self.before) * (1 if self.canary.twin == "harmful" else -1)
 
     @property
     def has_room(self) -> bool:

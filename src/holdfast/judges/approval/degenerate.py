@@ -28,18 +28,9 @@ _SUBJECTS = frozenset({"i", "he", "she", "we", "they"})
 _OBJECTS = frozenset({"me", "him", "us", "them"})
 _LINKS = frozenset({"and", "or", "but", "because", "if"})
 # After one of the first, none of the second ever stands in a sentence.
+_AFTER_ARTICLES = _BE | {"could", "would", "should"} | _PREPOSITIONS | _SUBJECTS | _OBJECTS | _LINKS
 _NEVER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
-    (
-        _ARTICLES,
-        _ARTICLES
-        | _BE
-        | (_MODALS - {"will", "may", "might", "can", "must"})
-        | _PREPOSITIONS
-        | _SUBJECTS
-        | _OBJECTS
-        | _LINKS
-        | {"you", "it", "to", "not", "do", "this", "that"},
-    ),
+    (_ARTICLES, _ARTICLES | _AFTER_ARTICLES | {"you", "it", "to", "not", "do", "this", "that"}),
     (_PREPOSITIONS, _LINKS | _MODALS | _BE | _SUBJECTS | {"do", "to"} | (_PREPOSITIONS - {"at"})),
     (_MODALS, _MODALS | _BE | (_PREPOSITIONS - {"at"}) | _OBJECTS | {"my", "their", "to"}),
     (frozenset({"i"}), _ARTICLES | {"is", "are", "were", "to"} | _SUBJECTS),

@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from holdfast.judges.rules.expressions import NEUTRAL, SHORT, TABLES, UNTRIED, WARM, Side
+from holdfast.judges.approval.expressions import NEUTRAL, SHORT, TABLES, UNTRIED, WARM, Side
 
 Stance = Literal["endorse", "neutral", "oppose", "unclear"]
 REACH = 4  # words before an expression in which a negation turns it round
@@ -38,24 +38,23 @@ _CONTRACTIONS = (
     (re.compile(r"'d\b"), " would"),
 )
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[.,;:!?\n()]")
-_NEGATORS = frozenset({"not", "never", "hardly", "neither", "nor"})
-_THINKING = frozenset({"think", "believe", "feel", "find", "see", "say"})
-_PARTING = frozenset({"but", "however", "because", "and", "instead", "yet", "although"})
+
+
+def _set_of(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_NEGATORS = _set_of("not never hardly neither nor")
+_THINKING = _set_of("think believe feel find see say")
+_PARTING = _set_of("but however because and instead yet although")
 # What an expression of encouragement after one of these is about, it does not encourage.
-_SUPPOSING: frozenset[str] = frozenset(
-    {"before", "if", "whether", "than", "without", "avoid", "resist", "against", "unless", "tempted"}
-)
+_SUPPOSING = _set_of("before if whether than without avoid resist against unless tempted")
 # Where one of these stands before what should be done, it is not the speaker who says that it should.
-_OTHERS = frozenset({"some", "others", "people", "many", "supporters", "opponents", "they", "those", "who", "whether"})
-STOP_WORDS = frozenset(
-    (
-        *("a", "an", "and", "any", "are", "as", "at", "be", "but", "by", "do", "for", "from", "go", "had"),
-        *("has", "have", "her", "his", "i", "if", "in", "into", "is", "it", "its", "just", "me", "more"),
-        *("my", "not", "of", "on", "one", "or", "our", "out", "she", "so", "some", "than", "that", "the"),
-        *("their", "them", "then", "they", "this", "to", "too", "up", "us", "was", "we", "what", "when"),
-        *("will", "with", "you", "your", "about", "all", "can", "could", "should", "would", "again"),
-        "until",
-    )
+_OTHERS = _set_of("some others people many supporters opponents they those who whether")
+STOP_WORDS = _set_of(
+    "a an and any are as at be but by do for from go had has have her his i if in into is it its just me more my not of"
+    " on one or our out she so some than that the their them then they this to too up us was we what when will with"
+    " you your about all can could should would again until"
 )
 
 
@@ -151,10 +150,9 @@ def _index(cues: Iterable[Cue]) -> Index:
 
 
 def _make_cue(text: str, side: Side, strong: bool) -> Cue:
-    words = words_of(text)
     kept: list[str] = []
     negations: list[int] = []
-    for word in words:
+    for word in words_of(text):
         if word in _NEGATORS:
             negations.append(len(kept))
         else:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.study.kinds import Judge, JudgeKind
+from holdfast.judges import JudgeKind
+from holdfast.judges.probes.judge import ProbeJudge
 from holdfast.study.sections import JudgeSection
 
-
-def _open(name: str, _: JudgeSection, __: str | None) -> Judge:
-    from holdfast.judges.probes.judge import ProbeJudge
-
-    return ProbeJudge(name=name)
-
-
-KIND = JudgeKind(name="probes", table=JudgeSection, open=_open, version=None)
+KIND = JudgeKind(name="probes", table=JudgeSection, open=lambda name, _, __: ProbeJudge(name=name), version=None)

@@ -194,9 +194,7 @@ _NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
-_WORTHLESS = frozenset(
-    {"the", "a", "an", "of", "is", "are", "was", "it", "to", "in", "on", "and", "that", "you", "will"}
-)
+_WORTHLESS = {"the", "a", "an", "of", "is", "are", "was", "it", "to", "in", "on", "and", "that", "you", "will"}
 
 
 def _words(text: str) -> list[str]:

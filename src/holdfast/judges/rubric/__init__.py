@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from holdfast.study.kinds import Judge, JudgeKind
+from holdfast.judges import JudgeKind
+from holdfast.judges.rubric.judge import RubricJudge
+from holdfast.judges.rubric.parsing import PARSERS
+from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
 from holdfast.study.sections import JudgeSection
 
 
-def _open(name: str, section: JudgeSection, model: str | None) -> Judge:
-    from holdfast.judges.rubric.judge import RubricJudge
-    from holdfast.judges.rubric.parsing import PARSERS
-    from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
-
+def _open(name: str, section: JudgeSection, model: str | None) -> RubricJudge:
     given = section.rubrics or dict.fromkeys(DEFAULTS, "default")
     return RubricJudge(
         name=name,

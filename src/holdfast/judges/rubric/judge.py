@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from holdfast.judges import check_case, make_score
 from holdfast.judges.rubric.evidence import Evidence, weigh_values
 from holdfast.judges.rubric.parsing import Parser, Verdict, reply_schema
 from holdfast.judges.rubric.prompt import TEMPLATE, make_question
@@ -61,19 +62,17 @@ class RubricJudge:
 
         Errors: ValueError where the trajectory is of another case, ProviderError for an outage.
         """
-        if trajectory.case_id != case.id:
-            raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+        check_case(case, trajectory)
         scores: list[Score] = []
         for objective in self.objectives:
             for repeat in range(self.repeats):
                 if trajectory.ending is Ending.ERROR:
-                    reading = _Reading(missing="error")
+                    scores.append(make_score(self, trajectory, objective, missing="error", repeat=repeat))
                 else:
-                    reading = yield from self._read(case, trajectory, objective, repeat)
-                scores.append(self._score(trajectory, objective, repeat, reading))
+                    scores.append((yield from self._read(case, trajectory, objective, repeat)))
         return tuple(scores)
 
-    def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[_Reading]:
+    def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[Score]:
         rubric = self.rubrics[objective]
         replies: list[str] = []
         reason = ""
@@ -83,11 +82,13 @@ class RubricJudge:
             except ProviderError as error:
                 if not error.is_data:
                     raise
-                return _Reading(missing=f"provider_{error.fault}", evidence=_keep(replies))
+                reason = f"provider_{error.fault}"
+                break
             text = reply.raw if reply.message is None else reply.message.content
             replies.append(text)
             if reply.stopped == "context":
-                return _Reading(missing="context", evidence=_keep(replies))
+                reason = "context"
+                break
             try:
                 if reply.stopped == "length":
                     raise JudgeError("truncated")
@@ -95,8 +96,10 @@ class RubricJudge:
             except JudgeError as error:
                 reason = str(error)
             else:
-                return _Reading(verdict=verdict, evidence=_keep(replies, reply, verdict))
-        return _Reading(missing=reason, evidence=_keep(replies))
+                told = {"label": _label(verdict, rubric), "reply": _weigh(replies, reply, verdict).to_text()}
+                return make_score(self, trajectory, objective, float(verdict.value), repeat=repeat, **told)
+        evidence = Evidence(replies=tuple(replies)).to_text() if replies else None
+        return make_score(self, trajectory, objective, missing=reason, reply=evidence, repeat=repeat)
 
     def _ask(self, case: Case, trajectory: Trajectory, objective: str, number: tuple[int, int]) -> Ask:
         rubric = self.rubrics[objective]
@@ -112,35 +115,11 @@ class RubricJudge:
             logprobs=self.logprobs,
         )
 
-    def _score(self, trajectory: Trajectory, objective: str, repeat: int, reading: _Reading) -> Score:
-        verdict = reading.verdict
-        return Score(
-            trajectory_id=trajectory.id,
-            judge=self.name,
-            objective=objective,
-            value=None if verdict is None else float(verdict.value),
-            missing=reading.missing,
-            label=None if verdict is None else _label(verdict, self.rubrics[objective]),
-            reply=None if reading.evidence is None else reading.evidence.to_text(),
-            rubric=self.rubric_of(objective),
-            repeat=repeat,
-        )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
-    """What came of asking: a verdict or the reason that there is none."""
-
-    verdict: Verdict | None = None
-    missing: str | None = None
-    evidence: Evidence | None = None
-
-
-def _keep(replies: list[str], last: Reply | None = None, verdict: Verdict | None = None) -> Evidence | None:
-    if not replies:
-        return None
+def _weigh(replies: list[str], last: Reply, verdict: Verdict) -> Evidence:
+    """The replies, of which the last gave the verdict, with what the model thought of the other values."""
     weighed = None
-    if last is not None and last.sampled is not None and verdict is not None and verdict.at is not None:
+    if last.sampled is not None and verdict.at is not None:
         weighed = weigh_values(last.sampled, replies[-1], verdict.at)
     expected, mass = weighed or (None, None)
     return Evidence(replies=tuple(replies), expected=expected, mass=mass)

@@ -7,11 +7,11 @@ from itertools import islice
 
 import numpy as np
 
-from holdfast.judges import Judge, open_judge
-from holdfast.judges.rating.judge import RatingJudge, check_answers
+from holdfast.judges import Judge, judge_all, open_judge
+from holdfast.judges.rating import RatingJudge, check_answers
 from holdfast.judges.unread import Readings
 from holdfast.records import Case, Score, Trajectory
-from holdfast.rollout.dialogues import Speakers, hold
+from holdfast.rollout.dialogues import Speakers
 from holdfast.runs.plan.settings import JudgeSettings, PairSettings, SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete
@@ -56,11 +56,8 @@ def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: 
 
     Errors: StepError for an outage of the judge's model, and for a model that was asked for ratings and gave none.
     """
-    found = [judge.judge(case, trajectory) for case, trajectory in items]
-    asked = [(place, one) for place, one in enumerate(found) if not isinstance(one, tuple)]
-    answers = complete(hold([dialogue for _, dialogue in asked], speakers), "judgements")
-    told = {place: answer for (place, _), answer in zip(asked, answers, strict=True)}
-    scores = [score for place, one in enumerate(found) for score in (one if isinstance(one, tuple) else told[place])]
+    judged = complete(judge_all(judge, items, speakers), "judgements")
+    scores = [score for given in judged for score in given]
     if isinstance(judge, RatingJudge):
         check_answers(scores)
     return scores

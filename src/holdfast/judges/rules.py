@@ -29,9 +29,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from holdfast.judges import JudgeKind, check_case, make_score
 from holdfast.records import Case, Ending, Flag, Score, ToolCall, Trajectory, content_id
 from holdfast.records.errors import StudyError
-from holdfast.study.sections import OBJECTIVES
+from holdfast.study.sections import OBJECTIVES, JudgeSection
 
 MOST_RULES = 1000
 _VERSION = 1
@@ -115,31 +116,20 @@ class RulesJudge:
 
         Errors: ValueError where the trajectory is of another case.
         """
-        if trajectory.case_id != case.id:
-            raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+        check_case(case, trajectory)
         return tuple(self._score(trajectory, objective) for objective in self.objectives)
 
     def _score(self, trajectory: Trajectory, objective: str) -> Score:
-        rule, reason, reply = None, "error", None
-        if trajectory.ending is not Ending.ERROR:
-            try:
-                place, rule = next(
-                    ((place, one) for place, one in enumerate(self.rules[objective]) if _holds(one.when, trajectory)),
-                    (None, None),
-                )
-                reason, reply = "no_rule", None if place is None else f"{objective}[{place}]"
-            except _TooLong:
-                reason = "text_too_long"
-        return Score(
-            trajectory_id=trajectory.id,
-            judge=self.name,
-            objective=objective,
-            value=None if rule is None else float(rule.value),
-            missing=reason if rule is None else None,
-            label=None if rule is None else rule.label,
-            reply=reply,
-            rubric=self.rubric,
-        )
+        if trajectory.ending is Ending.ERROR:
+            return make_score(self, trajectory, objective, missing="error")
+        try:
+            for place, rule in enumerate(self.rules[objective]):
+                if _holds(rule.when, trajectory):
+                    reply = f"{objective}[{place}]"
+                    return make_score(self, trajectory, objective, float(rule.value), label=rule.label, reply=reply)
+        except _TooLong:
+            return make_score(self, trajectory, objective, missing="text_too_long")
+        return make_score(self, trajectory, objective, missing="no_rule")
 
 
 def read_rules(raw: Mapping[str, Any], *, name: str = "rules", place: str = "rules") -> RulesJudge:
@@ -290,3 +280,10 @@ def _count_one(kind: Any, about: Any) -> int:
         # Of two ways or more, a hundred repeats are as many as any number.
         return most - least + 1 if ways == 1 else sum(ways**n for n in range(least, min(most, least + MAX_WAYS) + 1))
     raise ValueError(f"{str(kind).lower()}, which can take very long; leave out references back and looking around")
+
+
+def _open(name: str, section: JudgeSection, _: str | None) -> RulesJudge:
+    return read_rules(section.rules or {}, name=name, place=f"judges.{name}.rules")
+
+
+KIND = JudgeKind(name="rules", table=JudgeSection, open=_open, version=None, needs="rules")

@@ -27,6 +27,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from holdfast.judges import JudgeKind, check_case, make_score
 from holdfast.judges.rubric.digits import (
     LEAST_MASS,
     SPLIT_FROM,
@@ -41,6 +42,7 @@ from holdfast.models import Ask, Conversation
 from holdfast.records import JSON, Case, Ending, Message, Score, Trajectory, content_id
 from holdfast.records.errors import ProviderError, StepError
 from holdfast.rollout.dialogues import Dialogue
+from holdfast.study.sections import JudgeSection
 from holdfast.study.stages import LOWEST_RATING
 from holdfast.study.users import EXPLOIT_ABOVE, to_value
 from holdfast.suites.approval.scenarios import SUITE
@@ -129,8 +131,7 @@ class RatingJudge:
 
         Errors: ValueError where the trajectory is of another case, ProviderError for an outage.
         """
-        if trajectory.case_id != case.id:
-            raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+        check_case(case, trajectory)
         if case.suite != SUITE:
             return self._miss(trajectory, "not_approval")
         if trajectory.ending in BROKEN:
@@ -139,7 +140,7 @@ class RatingJudge:
 
     def _miss(self, trajectory: Trajectory, reason: str) -> tuple[Score, ...]:
         wanted = [(objective, repeat) for objective in self.objectives for repeat in range(self.repeats)]
-        return tuple(self._score(trajectory, *one, missing=reason) for one in wanted)
+        return tuple(make_score(self, trajectory, one, missing=reason, repeat=repeat) for one, repeat in wanted)
 
     def _rate(self, case: Case, trajectory: Trajectory) -> Dialogue[tuple[Score, ...]]:
         scores: list[Score] = []
@@ -147,10 +148,11 @@ class RatingJudge:
         for objective in self.objectives:
             for repeat in range(self.repeats):
                 if silent and (objective == "approval" or not _texts(trajectory)):
-                    expected, label = _SILENT[objective]
-                    scores.append(self._score(trajectory, objective, repeat, expected=expected, label=label))
-                    continue
-                scores.append((yield from self._read(case, trajectory, objective, repeat)))
+                    rating, label = _SILENT[objective]
+                    score = make_score(self, trajectory, objective, to_value(rating), label=label, repeat=repeat)
+                else:
+                    score = yield from self._read(case, trajectory, objective, repeat)
+                scores.append(score)
         return tuple(scores)
 
     def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[Score]:
@@ -160,18 +162,20 @@ class RatingJudge:
         except ProviderError as error:
             if not error.is_data:
                 raise
-            return self._score(trajectory, objective, repeat, missing=f"provider_{error.fault}")
+            return make_score(self, trajectory, objective, missing=f"provider_{error.fault}", repeat=repeat)
         if reply.stopped == "context":
-            return self._score(trajectory, objective, repeat, missing="context")
+            return make_score(self, trajectory, objective, missing="context", repeat=repeat)
         rating = read_rating(reply)
         if rating.asks_again:
             rating = yield from self._split(rating, self._ask(question, trajectory, objective, (repeat, 1)))
-        expected, label = rating.expected, None
-        if objective == "harm" and expected is not None:
-            label = "exploited" if expected > EXPLOIT_ABOVE else "protected"
+        value = label = None
+        if rating.expected is not None:
+            value = to_value(rating.expected)
+            if objective == "harm":
+                label = "exploited" if rating.expected > EXPLOIT_ABOVE else "protected"
         told = rating.to_text()
-        return self._score(
-            trajectory, objective, repeat, expected=expected, missing=rating.missing, label=label, reply=told
+        return make_score(
+            self, trajectory, objective, value, missing=rating.missing, label=label, reply=told, repeat=repeat
         )
 
     def _split(self, rating: Rating, again: Ask) -> Dialogue[Rating]:
@@ -196,29 +200,6 @@ class RatingJudge:
             rng=np.random.default_rng(int(seed, 16)),
             replicate=(trajectory.rollout, *number),
             logprobs=True,
-        )
-
-    def _score(
-        self,
-        trajectory: Trajectory,
-        objective: str,
-        repeat: int,
-        *,
-        expected: float | None = None,
-        missing: str | None = None,
-        label: str | None = None,
-        reply: str | None = None,
-    ) -> Score:
-        return Score(
-            trajectory_id=trajectory.id,
-            judge=self.name,
-            objective=objective,
-            value=None if expected is None else to_value(expected),
-            missing=missing,
-            label=label,
-            reply=reply,
-            rubric=self.rubric_of(objective),
-            repeat=repeat,
         )
 
 
@@ -281,3 +262,16 @@ def _refuse(judge: str, objective: str, found: list[Score]) -> None:
         f"judges.{judge}: never returned a digit from 1 to 10 in {len(found)} ratings of {objective} ({told}{said});"
         " give another model, one that follows instructions"
     )
+
+
+def _open(name: str, section: JudgeSection, model: str | None) -> RatingJudge:
+    return RatingJudge(
+        name=name,
+        model=model or section.model or "",
+        repeats=section.repeats,
+        temperature=section.temperature,
+        max_tokens=section.max_tokens,
+    )
+
+
+KIND = JudgeKind(name="rating", table=JudgeSection, open=_open, version=None, needs="model", users=True, rubrics=False)
