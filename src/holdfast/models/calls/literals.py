@@ -34,7 +34,9 @@ GEMMA = Style(quotes=('<|"|>', "<escape>"), escapes=False)
 """Gemma 4 and FunctionGemma, which put special tokens around strings."""
 
 
-def read_arguments(text: str, at: int, style: Style, *, ends: str, equals: str) -> tuple[dict[str, Any], int]:
+def read_arguments(
+    text: str, at: int, style: Style, *, ends: str, equals: str, depth: int = 1
+) -> tuple[dict[str, Any], int]:
     """Names with values, such as ``a=1, b='x')`` behind an opening parenthesis; where they end. Errors: Unreadable."""
     found: dict[str, Any] = {}
     at = skip_blanks(text, at)
@@ -43,7 +45,7 @@ def read_arguments(text: str, at: int, style: Style, *, ends: str, equals: str) 
         at = _expect(text, skip_blanks(text, at), equals)
         if key in found:
             raise Unreadable("a key stands twice")
-        found[key], at = _read_value(text, at, style, 1)
+        found[key], at = _read_value(text, at, style, depth)
         at = _go_on(text, at, ends)
     return found, at + len(ends)
 
@@ -81,7 +83,7 @@ def _read_value(text: str, at: int, style: Style, depth: int) -> tuple[Any, int]
     if text.startswith("[", at):
         return _read_list(text, at + 1, style, depth)
     if text.startswith("{", at):
-        return _read_object(text, at + 1, style, depth)
+        return read_arguments(text, at + 1, style, ends="}", equals=":", depth=depth + 1)
     if number := _NUMBER.match(text, at):
         whole = number[1] is None and number[2] is None
         return (int(number[0]) if whole else float(number[0])), number.end()
@@ -98,19 +100,6 @@ def _read_list(text: str, at: int, style: Style, depth: int) -> tuple[list[Any],
         value, at = _read_value(text, at, style, depth + 1)
         found.append(value)
         at = _go_on(text, at, "]")
-    return found, at + 1
-
-
-def _read_object(text: str, at: int, style: Style, depth: int) -> tuple[dict[str, Any], int]:
-    found: dict[str, Any] = {}
-    at = skip_blanks(text, at)
-    while not text.startswith("}", at):
-        key, at = _read_key(text, at, style)
-        at = _expect(text, skip_blanks(text, at), ":")
-        if key in found:
-            raise Unreadable("a key stands twice")
-        found[key], at = _read_value(text, at, style, depth + 1)
-        at = _go_on(text, at, "}")
     return found, at + 1
 
 

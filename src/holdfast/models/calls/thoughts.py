@@ -49,17 +49,17 @@ def find_thoughts(text: str) -> Iterator[tuple[int, int]]:
 
 def without_thoughts(text: str) -> str:
     """The text without its thoughts."""
-    spoken, start = [], 0
-    for begin, end in find_thoughts(text):
-        spoken.append(text[start:begin])
-        start = end
-    return "".join([*spoken, text[start:]])
+    return _replace_thoughts(text, "")
 
 
 def hide_thoughts(text: str) -> str:
     """The text with blanks where it thinks: every other character keeps its place."""
+    return _replace_thoughts(text, " ")
+
+
+def _replace_thoughts(text: str, blank: str) -> str:
     parts, start = [], 0
     for begin, end in find_thoughts(text):
-        parts += [text[start:begin], " " * (end - begin)]
+        parts += [text[start:begin], blank * (end - begin)]
         start = end
     return "".join([*parts, text[start:]])

@@ -28,21 +28,14 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
-_BLANK = re.compile(r"[ \t\r\n]*")
+_BLANKS = " \t\r\n"
 
 
 def skip_blanks(text: str, at: int, more: str = "") -> int:
     """Where the next character stands that is neither white nor one of ``more``."""
-    while True:
-        at = _end_of(_BLANK, text, at)
-        if not more or text[at : at + 1] not in more or at >= len(text):
-            return at
+    while at < len(text) and (text[at] in _BLANKS or text[at] in more):
         at += 1
-
-
-def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return found.end() if found else at
+    return at
 
 
 def decode(text: str, at: int = 0) -> tuple[Any, int] | None:
