@@ -137,7 +137,7 @@ def _missing(part: str) -> list[str]:
 
 def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
     """Why a run would not open a model of this machine, or not train it."""
-    from holdfast.models.directories.fetching import find
+    from holdfast.models.directories.files import find
 
     try:
         place = find(entry.name, entry.revision, download=False)

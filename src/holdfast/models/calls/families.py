@@ -13,8 +13,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from holdfast.models.calls.literals import GEMMA, PYTHON, Style, Unreadable, read_arguments
-from holdfast.models.calls.values import argument_types, decode, make_call, read_call, skip_blanks, type_value
+from holdfast.models.calls.values import (
+    GEMMA,
+    PYTHON,
+    Style,
+    Unreadable,
+    argument_types,
+    decode,
+    make_call,
+    read_arguments,
+    read_call,
+    skip_blanks,
+    type_value,
+)
 from holdfast.records import ToolCall, ToolSpec
 
 Found = tuple[list[ToolCall], int]

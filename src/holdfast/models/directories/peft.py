@@ -17,18 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.models.directories.fetching import REPOSITORY, find
-from holdfast.models.directories.files import ADAPTER, ADAPTER_CONFIG, CONFIG, STACK
+from holdfast.models.directories.files import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CONFIG,
+    REPOSITORY,
+    STACK,
+    digest_weights,
+    find,
+    read_object,
+)
 from holdfast.records.errors import StudyError
 
 # What of the settings says where the base was found, how it was trained or what wrote the file: nothing of the model.
 _FREE = (
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "lora_dropout",
-    "peft_version",
-    "revision",
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version", "revision"),
     "task_type",
 )
 # Settings of LoRA that make something that cannot be merged, or from more than what the directory holds; by what is
@@ -58,14 +61,8 @@ _OTHER_KINDS: Mapping[str, str] = {
 }
 # The files in which the tokenizers of transformers keep their tokens.
 _TOKENS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "*.tiktoken",
+    *("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"),
+    *("sentencepiece.bpe.model", "*.tiktoken"),
 )
 _MERGE = "merge it where it was trained (PEFT: merge_and_unload, then save_pretrained) and name that directory"
 
@@ -138,19 +135,8 @@ def has_tokenizer(directory: Path) -> bool:
     return any(path.is_file() for pattern in _TOKENS for path in directory.glob(pattern))
 
 
-def read_object(path: Path, what: str = "model") -> dict[str, Any]:
-    """The JSON object of a file of a ``what``. Errors: StudyError."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path}: cannot be read ({error}); fetch the {what} again") from error
-    if not isinstance(found, dict):
-        raise StudyError(f"{path}: is no JSON object; fetch the {what} again")
-    return found
-
-
 def _read_settings(directory: Path) -> dict[str, Any]:
-    return read_object(directory / ADAPTER_CONFIG, "adapter")
+    return read_object(directory / ADAPTER_CONFIG, "fetch the adapter again")
 
 
 def _check_kind(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -183,10 +169,11 @@ def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> 
     near = [path] if path.is_absolute() else [directory / path, path]
     if len(path.parts) == 1 and path.name != "..":
         near.append(directory.absolute().parent / path)
-    models = [one for one in near if any(_is_file(one / file) for file in (CONFIG, ADAPTER_CONFIG))]
+    # os.path.isfile raises no error for names that no path can have.
+    models = [one for one in near if any(os.path.isfile(one / file) for file in (CONFIG, ADAPTER_CONFIG))]  # noqa: PTH113
     found = list(dict.fromkeys(Path(os.path.normpath(one.absolute())) for one in models))
     found = [one for one in found if one.resolve() != directory.resolve()]
-    if len(found) > 1 and len({_tell_apart(one) for one in found}) > 1:
+    if len(found) > 1 and len({_digest_or_path(one) for one in found}) > 1:
         raise StudyError(
             f"{place}: the base {name!r} may be {found[0]} or {found[1]}; write an absolute path as"
             " base_model_name_or_path"
@@ -199,29 +186,19 @@ def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> 
             " path where it is"
         )
     else:
-        base = _find_cached(place, name, revision if isinstance(revision, str) else None, download)
+        try:
+            base = find(name, revision if isinstance(revision, str) else None, download=download)
+        except StudyError as error:
+            told = f"{place}: its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
+            raise StudyError(f"{told}; {error}") from error
     if (base / STACK).is_file() or is_peft(base):
         raise StudyError(f"{place}: its base {base} is itself an adapter, or holds one; merge that into whole weights")
     return base
 
 
-def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 (no error for names that no path can have)
-
-
-def _tell_apart(directory: Path) -> str:
+def _digest_or_path(directory: Path) -> str:
     """What tells directories of weights apart."""
-    from holdfast.models.directories.files import digest_weights
-
     try:
         return digest_weights(directory)
     except StudyError:
         return str(directory)
-
-
-def _find_cached(place: Path, name: str, revision: str | None, download: bool) -> Path:
-    try:
-        return find(name, revision, download=download)
-    except StudyError as error:
-        told = f"{place}: its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
-        raise StudyError(f"{told}; {error}") from error

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.models.directories.fetching import find
 from holdfast.models.directories.files import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -30,9 +29,10 @@ from holdfast.models.directories.files import (
     DAMAGED,
     STACK,
     digest_weights,
+    find,
     load_file,
+    read_object,
     read_shapes,
-    read_table,
 )
 from holdfast.models.directories.peft import PeftAdapter, digest_adapter, is_peft, read_peft, text_home
 from holdfast.records.errors import StoreError
@@ -43,15 +43,8 @@ if TYPE_CHECKING:
 _GENERATION = "generation_config.json"
 # What a directory says about reading and writing text, which training does not change.
 TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    _GENERATION,
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", _GENERATION, "chat_template.jinja", "special_tokens_map.json"),
+    *("added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt"),
 )
 _PREFIX = "base_model.model."  # of PEFT's names
 # Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
@@ -133,7 +126,7 @@ def copy_text_files(source: Path, target: Path) -> None:
 def read_stack(directory: Path) -> Stack:
     """A stacked directory's adapter and where its base is. Errors: StoreError, StudyError."""
     note = _read_note(directory)
-    config = read_table(directory / ADAPTER_CONFIG)
+    config = read_object(directory / ADAPTER_CONFIG, DAMAGED, StoreError)
     try:
         lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
         ranks = tuple(map(int, note["ranks"]))
@@ -164,6 +157,8 @@ def _read_plain(adapter: PeftAdapter) -> Stack | None:
 
     Ranks may differ by module: the stack has the largest, and rows of zeros fill the others.
     """
+    from torch.nn.functional import pad
+
     if not adapter.plain:
         return None
     stored = load_file(adapter.directory / ADAPTER)
@@ -180,7 +175,8 @@ def _read_plain(adapter: PeftAdapter) -> Stack | None:
         told = _settings_of(adapter.settings, module)
         if told is None or told.r != down.shape[0]:
             return None  # PEFT says what does not fit.
-        factors[module] = _widen(down, up * told.scale, rank)
+        more = rank - down.shape[0]
+        factors[module] = pad(down, (0, 0, 0, more)), pad(up * told.scale, (0, more))
     return Stack(base=adapter.base, digest=digest_weights(adapter.base), ranks=(rank,), factors=factors)
 
 
@@ -198,14 +194,6 @@ def _settings_of(settings: Mapping[str, Any], module: str) -> Lora | None:
     except (AttributeError, TypeError, ValueError, re.error):
         return None
     return Lora(r=rank, alpha=alpha, rslora=bool(settings.get("use_rslora")))
-
-
-def _widen(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of a larger rank with the same product."""
-    from torch.nn.functional import pad
-
-    more = rank - down.shape[0]
-    return pad(down, (0, 0, 0, more)), pad(up, (0, more))
 
 
 def write_stack(
@@ -276,8 +264,8 @@ def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
     import torch
 
     both: dict[str, tuple[Tensor, Tensor]] = {}
+    rank = sum(earlier.ranks)
     for module, (down, up) in factors.items():
-        rank = sum(earlier.ranks)
         unchanged = torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank)
         first = earlier.factors.get(module, unchanged)
         both[module] = torch.cat([first[0], down.float().cpu()]), torch.cat([first[1], up.float().cpu() * scale], 1)
@@ -328,12 +316,9 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _read_note(directory: Path) -> dict[str, Any]:
-    note = read_table(directory / STACK)
+    note = read_object(directory / STACK, DAMAGED, StoreError)
     name, path = note.get("base"), note.get("path")
     plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
     if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
         raise StoreError(f"{directory / STACK}: names no base; {DAMAGED}")
     return note
-
-
-# --- files -----------------------------------------------------------------------------------------------------

@@ -20,14 +20,13 @@ import numpy as np
 
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, find_answered
 from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
-from holdfast.models.calls.channels import MESSAGE, read_turn
+from holdfast.models.calls.native import MESSAGE, read_turn
 from holdfast.models.calls.thoughts import PAIRS
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub import text_calls
-from holdfast.models.hub.probing import PROBE_CALL, PROBE_REQUEST, PROBE_RESULT, PROBE_TOOL, Calls, Unfaithful
 from holdfast.models.hub.templates import ChatTemplate, Rendering, try_out
-from holdfast.models.hub.trainable import advise
+from holdfast.models.hub.trainable import PROBE_CALL, PROBE_REQUEST, PROBE_RESULT, PROBE_TOOL, Calls, Unfaithful, advise
 from holdfast.records import Message, ToolCall, ToolSpec
 from holdfast.records.errors import MissingExtra, StudyError
 

@@ -25,10 +25,9 @@ from holdfast.models.directories.files import (
     read_shapes,
     weight_files,
 )
-from holdfast.models.directories.libraries import first_line, quiet
+from holdfast.models.directories.libraries import check_report, first_line, is_mask, quiet
+from holdfast.models.directories.opening import merge_peft
 from holdfast.models.directories.peft import is_peft, read_peft
-from holdfast.models.directories.peft_merging import merge_peft
-from holdfast.models.directories.report import check_report, is_mask
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama

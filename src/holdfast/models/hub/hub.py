@@ -12,14 +12,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.models.directories.fetching import find
-from holdfast.models.directories.files import ADAPTER, CONFIG, INDEX, WHOLE, read_header, weight_files
-from holdfast.models.directories.peft import is_peft, read_object, read_peft
+from holdfast.models.directories.files import (
+    ADAPTER,
+    CONFIG,
+    INDEX,
+    WHOLE,
+    find,
+    read_header,
+    read_object,
+    weight_files,
+)
+from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of, digest_model
 from holdfast.records.errors import MissingExtra, StudyError
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
 Engine = Literal["transformers", "vllm", "training"]
+_FETCH = "fetch the model again"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Settings with which a configuration names code that is to be fetched and run.
 _CODE = ("trust_remote_code", "_attn_implementation_internal", "custom_pipelines")
@@ -115,7 +124,7 @@ def _check_one_model(base: Path) -> None:
     """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
     if not (base / WHOLE).is_file() or not (base / INDEX).is_file():
         return
-    if others := {*read_object(base / INDEX)["weight_map"].values()} - {WHOLE}:
+    if others := {*read_object(base / INDEX, _FETCH)["weight_map"].values()} - {WHOLE}:
         raise StudyError(
             f"{base}: holds {WHOLE} and {INDEX}, which names {min(others)}: vLLM reads the one, transformers the other;"
             " delete what is not the model"
@@ -123,7 +132,7 @@ def _check_one_model(base: Path) -> None:
 
 
 def _check_settings(path: Path) -> None:
-    settings = read_object(path)
+    settings = read_object(path, _FETCH)
     if path.name == CONFIG and settings.get(_AUTO_MAP, {}) is None:
         raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
     for key, value in _walk(settings):
@@ -205,12 +214,12 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_index(path: Path) -> None:
-    places = read_object(path).get("weight_map")
+    places = read_object(path, _FETCH).get("weight_map")
     names = set(places.values()) if isinstance(places, dict) else set()
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise StudyError(f"{path}: names no weights beside it; fetch the model again")
+        raise StudyError(f"{path}: names no weights beside it; {_FETCH}")
     for name in sorted(names):
         if Path(name).suffix != ".safetensors":
             raise StudyError(f"{path}: pickle weights ({name}) are not loaded; convert to safetensors")
         if not (path.parent / name).is_file():
-            raise StudyError(f"{path}: names {name}, which is not there; fetch the model again")
+            raise StudyError(f"{path}: names {name}, which is not there; {_FETCH}")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Protocol
 
 from holdfast.models import Conversation
 from holdfast.models.calls.thoughts import PAIRS
-from holdfast.models.hub.probing import PROBE_CALL, PROBE_REQUEST, PROBE_RESULT, PROBE_TOOL, Calls, Format, Unfaithful
-from holdfast.records import Message
+from holdfast.records import Message, ToolCall, ToolSpec
 from holdfast.records.errors import StudyError
 
 _CHANNELS = (
@@ -104,3 +105,42 @@ def _compare(chat: Format, conversation: Conversation) -> None:
         begins = len(prompt)
         if ids[:begins] != prompt or not own[begins] or own[begins - 1]:
             raise Unfaithful(f"the tokens of message {place + 1} do not begin where its prompt ends")
+
+
+Calls = Literal["auto", "native", "text"]
+PROBE_TOOL = ToolSpec(
+    name="probe_tool",
+    description="probe description",
+    parameters={"type": "object", "properties": {"probe_key": {"type": "string"}}, "required": ["probe_key"]},
+)
+PROBE_CALL = ToolCall(name="probe_tool", arguments={"probe_key": "probe value"})
+PROBE_REQUEST = Message(role="user", content="probe request")
+PROBE_RESULT = Message(role="tool", content="probe result", name="probe_tool")
+
+
+class Unfaithful(Exception):
+    """A conversation whose turns a template shows otherwise than they were sampled: how, without a remedy."""
+
+
+class Format(Protocol):
+    """A chat format as trials see it; see ``chat.HubChat``, which is one, for what each part means."""
+
+    directory: Path
+    native: bool
+    channels: bool
+    speaks_beside_calls: bool
+    thinks_on_demand: bool
+    thought: tuple[str, str] | None
+    source: str
+
+    def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]: ...
+
+    def is_altered(self, message: Message) -> bool: ...
+
+    def encode_as_sampled(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()
+    ) -> tuple[list[int], list[bool]]: ...

@@ -20,7 +20,7 @@ from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import HubChat
 from holdfast.models.hub.constrained import Grammars
 from holdfast.models.hub.hub import check_model, check_vocabulary
-from holdfast.models.hub.probing import Calls
+from holdfast.models.hub.trainable import Calls
 from holdfast.models.local.decoding import Decoder, Row
 from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StepError, StudyError

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.models import Ask, Reply, SampledToken, Stopped
-from holdfast.models.directories.opening import check_values
+from holdfast.models.directories.opening import check_values, write_whole
 from holdfast.models.directories.peft import is_peft
 from holdfast.models.directories.stacks import Factors, Lora, is_stack, write_peft_adapter
-from holdfast.models.directories.whole import write_whole
 from holdfast.models.hub.chat import HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
-from holdfast.models.hub.probing import Calls
+from holdfast.models.hub.trainable import Calls
 from holdfast.models.local.local import Precision, Quantization
 from holdfast.records import Message
 from holdfast.records.errors import StudyError

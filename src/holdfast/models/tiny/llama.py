@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import base_of
-from holdfast.models.directories.whole import read_weights
 from holdfast.models.tiny.chat import BOS, END, EOS, PAD
 from holdfast.records.errors import StudyError
 
