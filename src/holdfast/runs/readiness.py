@@ -205,8 +205,7 @@ def _learns_from_messages(study: Study, name: str) -> bool:
 
 def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
     """Raises StudyError for a chat format in which this study's episodes cannot be trained on as they are sampled."""
-    from holdfast.models.hub.chat import HubChat
-    from holdfast.models.hub.trainable import check_trainable
+    from holdfast.models.hub.chat import HubChat, check_trainable
 
     talks = study.approval.settings.values() if study.approval is not None else ()
     called = suite_of(study.suite).has_cases or any(

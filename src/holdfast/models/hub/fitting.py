@@ -11,7 +11,7 @@ it would be another model than the one that was trained.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,27 @@ def check_directory(
     if is_tiny(directory) and not is_peft(directory) and (tiny := _tiny_tokens(home)):
         return tiny
     adapted = home != directory
-    config = _read_foreign(home) if foreign and not adapted else read_config(home)
-    if config is None:
-        return None
-    if told := _quantization_of(config):
+    try:
+        config = read_config(home)
+    except StudyError:
+        if adapted or not foreign:
+            raise
+        return None  # a model that transformers does not have
+    quantization = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
+    if quantization:
+        told = dict(quantization if isinstance(quantization, dict) else quantization.to_dict())
         if adapted or not foreign:
             check_quantized(home, told, adapted=adapted, trained=trained)
         return None  # What these weights become is known when they are loaded, and checked then.
     network = build_hollow(home, config, read_shapes(home), attention=attention)
     _check_stored(home)
     if is_peft(directory):
-        _check_adapter(directory / ADAPTER)
+        for name, kind in read_kinds(directory / ADAPTER).items():
+            if kind.startswith(_WHOLE_NUMBERS):
+                finding = f"{name} is of whole numbers ({kind})"
+                raise StudyError(f"{directory / ADAPTER}: {finding}; save the adapter in 16 or 32 bits")
         shapes = read_header(directory / ADAPTER)
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         merge_peft(network, read_peft(directory), tensors, hollow=True)
@@ -84,12 +94,6 @@ def _check_stored(home: Path) -> None:
                 raise StudyError(f"{path}: {name} is also in {other.name}, and another one there; save the model again")
 
 
-def _check_adapter(path: Path) -> None:
-    for name, kind in read_kinds(path).items():
-        if kind.startswith(_WHOLE_NUMBERS):
-            raise StudyError(f"{path}: {name} is of whole numbers ({kind}); save the adapter in 16 or 32 bits")
-
-
 def _are_equal(name: str, *paths: Path) -> bool:
     from safetensors import safe_open
 
@@ -109,21 +113,6 @@ def _tiny_tokens(home: Path) -> int | None:
     return shape.vocabulary if wanted == read_shapes(home) else None
 
 
-def _read_foreign(directory: Path) -> Any:
-    """The configuration where transformers has the model, too."""
-    try:
-        return read_config(directory)
-    except StudyError:
-        return None
-
-
-def _quantization_of(config: Any) -> dict[str, Any]:
-    found = getattr(config, "quantization_config", None) or getattr(
-        config.get_text_config(decoder=True), "quantization_config", None
-    )
-    return dict(found if isinstance(found, dict) else found.to_dict()) if found else {}
-
-
 def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, trained: bool = False) -> None:
     """Refuses quantised weights that are not computed on this machine, that an adapter stands on, or that are trained.
 
@@ -132,7 +121,9 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, 
     from transformers.quantizers import AutoHfQuantizer
 
     method = str(told.get("quant_method", "an unnamed method"))
-    width = next((f", {bits} bits" for bits in _widths(told)), "")
+    bits = [width for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)) if told.get(key)]
+    bits += [told[key] for key in ("bits", "w_bit", "num_bits") if isinstance(told.get(key), int)]
+    width = f", {bits[0]} bits" if bits else ""
     place = f"{directory}: its weights are quantised ({method}{width})"
     if adapted:
         raise StudyError(
@@ -155,16 +146,6 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, 
             ) from error
     if not known:
         raise StudyError(f"{place}, which transformers does not know; name the model in 16 bits")
-
-
-def _widths(told: Mapping[str, Any]) -> Iterator[Any]:
-    """The bits of a weight as the methods tell them."""
-    for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)):
-        if told.get(key):
-            yield width
-    for key in ("bits", "w_bit", "num_bits"):
-        if isinstance(told.get(key), int):
-            yield told[key]
 
 
 def read_config(directory: Path) -> Any:

@@ -33,6 +33,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Settings with which a configuration names code that is to be fetched and run.
 _CODE = ("trust_remote_code", "_attn_implementation_internal", "custom_pipelines")
 _AUTO_MAP = "auto_map"
+_NOTHING: tuple[Any, ...] = (None, False, {}, [])
 _ATTENTION = ("_attn_implementation", "attn_implementation")
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json")
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -135,14 +136,16 @@ def _check_settings(path: Path) -> None:
     settings = read_object(path, _FETCH)
     if path.name == CONFIG and settings.get(_AUTO_MAP, {}) is None:
         raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
-    for key, value in _walk(settings):
+    objects = list(_find_objects(settings))
+    for key, value in (item for found in objects for item in found.items()):
         foreign = key in _ATTENTION and isinstance(value, str) and "/" in value
-        if foreign or (key in _CODE and value not in (None, False, {}, [])):
+        if foreign or (key in _CODE and value not in _NOTHING):
             raise StudyError(f"{path}: asks to run code of its own ({key}): refused; use a model that needs none")
     if settings.get("transformers_weights"):
         raise StudyError(f"{path}: names other files of weights (transformers_weights); save the model again")
-    for holder in _holders(settings):
-        _check_auto_map(path, holder, top=holder is settings)
+    for holder in objects:
+        if holder.get(_AUTO_MAP) not in _NOTHING:
+            _check_auto_map(path, holder, top=holder is settings)
 
 
 def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
@@ -168,17 +171,16 @@ def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
         )
 
 
-def _holders(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every JSON object, at any depth, that names code for itself."""
+def _find_objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every JSON object, at any depth."""
     waiting: list[Any] = [settings]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if one.get(_AUTO_MAP) not in (None, False, {}, []):
-                yield one
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _read_state(directory: Path) -> tuple[tuple[str, int, int], ...]:
@@ -199,18 +201,6 @@ def _check_fit(
         raise MissingExtra(f"the model {directory}", "train") from error
 
     return fitting.check_directory(directory, attention, foreign=engine == "vllm", trained=engine == "training")
-
-
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a JSON value with what stands under it, at any depth."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            yield from one.items()
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
 
 
 def _check_index(path: Path) -> None:

@@ -203,13 +203,9 @@ class _Process:
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=1)
-        code = self._child.returncode
+        timed_out = self._child.returncode == -signal.SIGPROF
         self._stop()
-        return (
-            f"does not end within {SECONDS:g} seconds"
-            if code == -signal.SIGPROF
-            else "ends the process that renders it"
-        )
+        return f"does not end within {SECONDS:g} seconds" if timed_out else "ends the process that renders it"
 
     def _stop(self) -> None:
         child, self._child = self._child, None

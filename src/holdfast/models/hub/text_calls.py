@@ -78,7 +78,10 @@ def render(messages: Iterable[Message], tools: Sequence[ToolSpec] = ()) -> tuple
         if not out and tools:
             out.append(Message(role="system", content=describe_tools(tools)))
         if message.role == "tool":
-            shown = _render_result(message)
+            # A result cannot end its own block and speak as somebody else.
+            result = re.sub(r"<(/?results?\b)", r"<\\\1", message.content)
+            name = (message.name or "").replace('"', "'")
+            shown = f'<result name="{name}">{result}</result>'
             if results_last and out[-1].content.endswith(_RESULTS_CLOSE):
                 _replace_last(out, f"{out[-1].content.removesuffix(_RESULTS_CLOSE)}{shown}\n{_RESULTS_CLOSE}")
                 continue
@@ -91,7 +94,13 @@ def render(messages: Iterable[Message], tools: Sequence[ToolSpec] = ()) -> tuple
         elif message.role == "user" and results_last:
             _replace_last(out, f"{out[-1].content}\n\n{message.content}")
         else:
-            text = _render_calls(message) if message.tool_calls else message.content
+            # No argument may spell a marker, at which generation would stop.
+            lines = [
+                json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
+                for call in message.tool_calls
+            ]
+            block = [_OPEN, *(line.replace("<", "\\u003c") for line in lines), _CLOSE] if lines else []
+            text = "\n".join(filter(None, (message.content, *block))) if block else message.content
             out.append(Message(role=message.role, content=text))
             results_last = False
     return tuple(out)
@@ -99,22 +108,6 @@ def render(messages: Iterable[Message], tools: Sequence[ToolSpec] = ()) -> tuple
 
 def _replace_last(out: list[Message], content: str) -> None:
     out[-1] = Message(role=out[-1].role, content=content)
-
-
-def _render_calls(message: Message) -> str:
-    lines = [
-        # No argument may spell a marker, at which generation would stop.
-        json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False).replace("<", "\\u003c")
-        for call in message.tool_calls
-    ]
-    return "\n".join(filter(None, (message.content, _OPEN, *lines, _CLOSE)))
-
-
-def _render_result(message: Message) -> str:
-    # A result cannot end its own block and speak as somebody else.
-    text = re.sub(r"<(/?results?\b)", r"<\\\1", message.content)
-    name = (message.name or "").replace('"', "'")
-    return f'<result name="{name}">{text}</result>'
 
 
 # --- replies as messages ---------------------------------------------------------------------------------------

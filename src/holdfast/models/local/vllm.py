@@ -24,9 +24,8 @@ from holdfast.models import Ask, Reply, SampledToken, Stopped
 from holdfast.models.directories.opening import check_values, write_whole
 from holdfast.models.directories.peft import is_peft
 from holdfast.models.directories.stacks import Factors, Lora, is_stack, write_peft_adapter
-from holdfast.models.hub.chat import HubChat
+from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
-from holdfast.models.hub.trainable import Calls
 from holdfast.models.local.local import Precision, Quantization
 from holdfast.records import Message
 from holdfast.records.errors import StudyError
@@ -151,8 +150,7 @@ class VllmModel:
         message: Message | None = None
         stopped: Stopped = "length"
         if output.finish_reason == "stop" and ask.schema is not None:
-            text = self.chat.decode([token for token in ids if token not in self.chat.ends])
-            message, stopped = Message(role="assistant", content=text), "stop"
+            message, stopped = self.chat.read_whole(ids)
         elif output.finish_reason == "stop":
             message, stopped = self.chat.read(ids, ask.conversation.tools, ask.conversation.calls)
         sampled = [

@@ -21,7 +21,7 @@ from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.store import Store
 
 if TYPE_CHECKING:
-    from holdfast.models.hub.trainable import Calls
+    from holdfast.models.hub.chat import Calls
     from holdfast.models.tiny.model import TinyModel
     from holdfast.training.encoding import Chat, Encoded
 
