@@ -8,10 +8,10 @@ many requests at a time as their connections allow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from holdfast.models import Ask, Model, RemoteModel, Reply, Speaker
 from holdfast.records.errors import ProviderError
@@ -31,18 +31,17 @@ def hold(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T | Provi
     waited for, no further one is made, and what is unfinished gets that error. Where all speakers are in this process,
     batches and results are the same however often this is repeated.
     """
-    if any(_is_remote(speaker) for speaker in speakers.values()):
-        return _run_alone(lambda: asyncio.run(_Concurrent(speakers, len(dialogues)).hold(dialogues)))
-    return _in_lockstep(dialogues, speakers)
+    if not any(map(_is_remote, speakers.values())):
+        return _in_lockstep(dialogues, speakers)
 
+    def work() -> list[T | ProviderError]:
+        return asyncio.run(_Concurrent(speakers, len(dialogues)).hold(dialogues))
 
-def _run_alone(work: Callable[[], T]) -> T:
-    """The work's result; in a thread of its own where this one has a running loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return work()
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread:  # a loop runs in this one, as in a notebook
         return thread.submit(work).result()
 
 
@@ -50,41 +49,29 @@ def _is_remote(speaker: Model | RemoteModel) -> bool:
     return hasattr(speaker, "ask")
 
 
-@dataclass(slots=True)
-class _Open(Generic[T]):
-    """A dialogue that waits for a reply."""
-
-    place: int
-    dialogue: Dialogue[T]
-    ask: Ask
-
-
 def _in_lockstep(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T | ProviderError]:
     """Every round answers all that wait for one speaker, in the order of the dialogues, as one batch."""
     results: list[Any] = [None] * len(dialogues)
-    waiting: list[_Open[T]] = []
-    for place, dialogue in enumerate(dialogues):
-        _go_on(place, dialogue, None, results, waiting)
+    waiting: dict[int, Ask] = {}
+
+    def go_on(number: int, reply: Reply | None) -> None:
+        waiting.pop(number, None)
+        try:
+            waiting[number] = dialogues[number].send(cast(Reply, reply))
+        except StopIteration as end:
+            results[number] = end.value
+        except ProviderError as error:
+            results[number] = error
+
+    for number in range(len(dialogues)):
+        go_on(number, None)
     while waiting:
-        speaker = waiting[0].ask.speaker
-        batch = [one for one in waiting if one.ask.speaker == speaker]
-        waiting = [one for one in waiting if one.ask.speaker != speaker]
-        replies = cast(Model, speakers[speaker]).reply([one.ask for one in batch])
-        for one, reply in zip(batch, replies, strict=True):
-            _go_on(one.place, one.dialogue, reply, results, waiting)
-        waiting.sort(key=lambda one: one.place)
+        speaker = waiting[min(waiting)].speaker
+        batch = [number for number in sorted(waiting) if waiting[number].speaker == speaker]
+        replies = cast(Model, speakers[speaker]).reply([waiting[number] for number in batch])
+        for number, reply in zip(batch, replies, strict=True):
+            go_on(number, reply)
     return results
-
-
-def _go_on(place: int, dialogue: Dialogue[T], reply: Reply | None, results: list[Any], waiting: list[_Open[T]]) -> None:
-    try:
-        ask = dialogue.send(cast(Reply, reply))
-    except StopIteration as end:
-        results[place] = end.value
-    except ProviderError as error:
-        results[place] = error
-    else:
-        waiting.append(_Open(place=place, dialogue=dialogue, ask=ask))
 
 
 @dataclass(slots=True)

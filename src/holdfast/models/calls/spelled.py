@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from holdfast.models.calls.thoughts import without_thoughts
@@ -123,9 +123,8 @@ def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
             return f"JSON of the tool {match[1]}"
         found = _decode(text, match.end())
         arguments = found[0] if found else {}
-        if not arguments or not arguments.keys() <= _parameters(offered[match[1]]).keys():
-            continue
-        if not _tells_of(match[1], arguments, made):
+        known = bool(arguments) and arguments.keys() <= _parameters(offered[match[1]]).keys()
+        if known and not _tells_of(match[1], arguments, made):
             return f"JSON of the tool {match[1]}"
     return None
 
@@ -227,9 +226,8 @@ def _is_schema(value: Any) -> bool:
 def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
     called = re.compile(rf"(?<![\w.$/\-\]]){_PREFIX}({names})(?:\.call)?( ?)\(")
     for match in called.finditer(text):
-        if _DEFINES.search(text, max(match.start() - 16, 0), match.start()):
-            continue
-        if not _is_code_call(text, match, offered[match[1]]):
+        defines = _DEFINES.search(text, max(match.start() - 16, 0), match.start())
+        if defines or not _is_code_call(text, match, offered[match[1]]):
             continue
         inside = text[match.end() : _closed_at(text, match.end())].strip()
         told = [one for found in _LITERAL.findall(inside) for one in found if one]
@@ -290,10 +288,10 @@ def _stands_alone(text: str, match: re.Match[str]) -> bool:
 
 def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
     """``<tool>name</tool><arguments>…``, ``<name><argument>…`` or ``<name argument="…">``: calls of editors' agents."""
-    arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
     named = re.search(rf"<({_TAGS})>\s{{0,20}}{_PREFIX}({names})\s{{0,20}}</\1>\s{{0,20}}<(?:{_ARGUMENTS})[\s>]", text)
     if named and named[2] not in {call.name for call in made}:
         return f"the tag <{named[1]}> with {named[2]}"
+    arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
     for match in re.finditer(rf"<({names})(?=[\s/>])", text):
         if arguments[match[1]].match(text, match.end(), match.end() + _NEAR):
             return f"the tag <{match[1]}>"
@@ -302,13 +300,9 @@ def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
 
 def _tag_arguments(tool: ToolSpec) -> re.Pattern[str]:
     """What stands behind a tool's tag where that is a call: an argument as attribute or as tag, or the end."""
-    parameters = _one_of(_parameters(tool))
+    parameters = "|".join(map(re.escape, _parameters(tool))) or "(?!)"
     bare = rf"|\s*/>|\s*>\s*</{re.escape(tool.name)}>" if _is_bare(tool) else ""
     return re.compile(rf"[^<>]*?\s(?:{parameters})\s*=|\s*>\s*<(?:{parameters})\s*>{bare}")
-
-
-def _one_of(names: Collection[str]) -> str:
-    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def _in_lines(text: str, names: str, *, any_tool: bool) -> str | None:
@@ -329,43 +323,28 @@ def _in_lines(text: str, names: str, *, any_tool: bool) -> str | None:
 # models that they serve. ``_NAMED`` also finds families that stand in no list: a tag that says call and tool.
 
 MARKERS: tuple[str, ...] = (
-    "<calls>",  # the text format of ``text_calls``
-    "</calls>",
-    "<function=",  # Qwen3-Coder, Qwen3.5, Nemotron 3, Llama 3.1's custom tools
-    "</function>",
-    "<function_calls>",  # Anthropic's text format, OLMo 3, MiniMax M1
-    "</function_calls>",
-    "<arg_key>",  # GLM-4.5
-    "</arg_key>",
-    "<|python_tag|>",  # Llama 3.1, 3.2
-    "<|python_start|>",  # Llama 4
+    *("<calls>", "</calls>"),  # the text format of ``text_calls``
+    *("<function=", "</function>"),  # Qwen3-Coder, Qwen3.5, Nemotron 3, Llama 3.1's custom tools
+    *("<function_calls>", "</function_calls>"),  # Anthropic's text format, OLMo 3, MiniMax M1
+    *("<arg_key>", "</arg_key>"),  # GLM-4.5
+    *("<|python_tag|>", "<|python_start|>"),  # Llama 3.1 and 3.2, Llama 4
     "[TOOL_CALLS]",  # Mistral
-    "<|START_ACTION|>",  # Command A, R7B
-    "<|END_ACTION|>",
-    "<|action_start|>",  # InternLM
-    "<|action_end|>",
-    "<|plugin|>",
+    *("<|START_ACTION|>", "<|END_ACTION|>"),  # Command A, R7B
+    *("<|action_start|>", "<|action_end|>", "<|plugin|>"),  # InternLM
     "functools[",  # Phi-4-mini, Firefunction
     "function call<|role_sep|>",  # GigaChat 3
-    "<|open|>call",  # Kimi K3
-    "<|open|>tools",
+    *("<|open|>call", "<|open|>tools"),  # Kimi K3
     "[unused11]",  # Pangu
     "-> tool/function_call",  # HyperCLOVA X
-    "<|call|>",  # gpt-oss
-    "<|constrain|>",
-    "<use_mcp_tool>",
-    "</use_mcp_tool>",
-    "✿FUNCTION✿",  # Qwen-Agent
-    "✿ARGS✿",
-    "<TOOLCALL>",  # Nemotron Nano
-    "</TOOLCALL>",
-    "<functioncall>",  # Glaive
-    "</functioncall>",
+    *("<|call|>", "<|constrain|>"),  # gpt-oss
+    *("<use_mcp_tool>", "</use_mcp_tool>"),
+    *("✿FUNCTION✿", "✿ARGS✿"),  # Qwen-Agent
+    *("<TOOLCALL>", "</TOOLCALL>"),  # Nemotron Nano
+    *("<functioncall>", "</functioncall>"),  # Glaive
     "<|tools_prefix|>",  # Apertus
     "<tool_input>",  # LangChain's XML agents
     "<steptml:",
-    "```tool_code",  # Gemma
-    "```tool_call",
+    *("```tool_code", "```tool_call"),  # Gemma
 )
 # A tag, whatever brackets and bars it is made of, that says tool or function and call: <tool_call>, <|tool_call>,
 # <tool_call|>, <｜tool▁calls▁begin｜>, <minimax:tool_call>, <start_function_call>, <|tool_calls_section_begin|>.

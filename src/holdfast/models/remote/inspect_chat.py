@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -95,23 +95,18 @@ def chat_input(messages: Sequence[Message]) -> list[ChatMessage]:
 
 def _with_ids(calls: Sequence[ToolCall], place: int) -> list[ToolCall]:
     """The calls, each with an id of its own."""
-    ids = [call.id or f"call_{place}_{number}" for number, call in enumerate(calls)]
-    if len(set(ids)) < len(ids):
-        ids = [f"call_{place}_{number}" for number in range(len(ids))]
-    return [
-        ToolCall(name=call.name, arguments=call.arguments, id=found) for call, found in zip(calls, ids, strict=True)
-    ]
+    own = [f"call_{place}_{number}" for number in range(len(calls))]
+    ids = [call.id or other for call, other in zip(calls, own, strict=True)]
+    ids = own if len(set(ids)) < len(ids) else ids
+    return [replace(call, id=identity) for call, identity in zip(calls, ids, strict=True)]
 
 
 def tool_infos(tools: Sequence[ToolSpec]) -> list[ToolInfo]:
     """The tools as Inspect describes them to providers."""
+    parameters = [ToolParams.model_validate({"type": "object", **tool.parameters}) for tool in tools]
     return [
-        ToolInfo(
-            name=tool.name,
-            description=tool.description,
-            parameters=ToolParams.model_validate({"type": "object", **tool.parameters}),
-        )
-        for tool in tools
+        ToolInfo(name=tool.name, description=tool.description, parameters=told)
+        for tool, told in zip(tools, parameters, strict=True)
     ]
 
 
@@ -222,11 +217,9 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCal
     A call that the server's parser left in the text was never handed over, and one that came unasked has no place in
     the text format: either makes the reply incoherent. ``made`` are the calls of the conversation so far.
     """
-    stopped = _STOPPED.get(answer.stop, "stop")
-    message = _read_message(answer, tools, made) if stopped == "stop" else None
-    if message is None and stopped == "stop":
+    stopped, message, sampled = _STOPPED.get(answer.stop, "stop"), None, None
+    if stopped == "stop" and (message := _read_message(answer, tools, made)) is None:
         stopped = "incoherent"
-    sampled = None
     if answer.sampled is not None:
         sampled = tuple(SampledToken(text=text, logprob=value, top=top) for text, value, top in answer.sampled)
     return Reply(

@@ -177,27 +177,32 @@ class TinyLlama(nn.Module):
             x = x + F.linear(F.silu(gate) * up, self.down[layer])
         return F.rms_norm(x, (width,), self.final_norm, NORM_EPSILON)
 
-    def export_weights(self) -> dict[str, Tensor]:
-        """The weights under the names of ``LlamaForCausalLM``."""
-        weights = {_EMBEDDING: self.head, "model.norm.weight": self.final_norm}
+    def _named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights under the names of ``LlamaForCausalLM``; those that are kept as one matrix are views of it."""
+        yield _EMBEDDING, self.head
+        yield "model.norm.weight", self.final_norm
         for layer in range(self.shape.layers):
             prefix = f"model.layers.{layer}."
             fused = {"self_attn.": (("q", "k", "v"), self.qkv[layer]), "mlp.": (("gate", "up"), self.gate_up[layer])}
             for room, (names, matrix) in fused.items():
                 for name, part in zip(names, matrix.chunk(len(names)), strict=True):
-                    weights[f"{prefix}{room}{name}_proj.weight"] = part
-            weights[prefix + "self_attn.o_proj.weight"] = self.out[layer]
-            weights[prefix + "mlp.down_proj.weight"] = self.down[layer]
-            weights[prefix + "input_layernorm.weight"] = self.input_norm[layer]
-            weights[prefix + "post_attention_layernorm.weight"] = self.ffn_norm[layer]
-        return {name: weight.detach().clone() for name, weight in weights.items()}
+                    yield f"{prefix}{room}{name}_proj.weight", part
+            yield prefix + "self_attn.o_proj.weight", self.out[layer]
+            yield prefix + "mlp.down_proj.weight", self.down[layer]
+            yield prefix + "input_layernorm.weight", self.input_norm[layer]
+            yield prefix + "post_attention_layernorm.weight", self.ffn_norm[layer]
 
+    def export_weights(self) -> dict[str, Tensor]:
+        """The weights under the names of ``LlamaForCausalLM``."""
+        return {name: weight.detach().clone() for name, weight in self._named_weights()}
+
+    @torch.no_grad()
     def import_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Takes weights named as in ``LlamaForCausalLM``; raises StudyError for a missing, misshapen or further one.
 
         A head that stands beside the embedding is the same one.
         """
-        targets = self.export_weights()
+        targets = dict(self._named_weights())
         for name, target in targets.items():
             found = weights.get(name)
             if found is None or found.shape != target.shape:
@@ -206,19 +211,8 @@ class TinyLlama(nn.Module):
         tied = {_HEAD} if head is not None and torch.equal(head, weights[_EMBEDDING]) else set()
         if strange := sorted(set(weights) - set(targets) - tied):
             raise StudyError(f"model.safetensors: {strange[0]} is no weight of a tiny model; save the model again")
-        with torch.no_grad():
-            self.head.copy_(weights[_EMBEDDING])
-            self.final_norm.copy_(weights["model.norm.weight"])
-            for layer in range(self.shape.layers):
-                prefix = f"model.layers.{layer}."
-                parts = [weights[f"{prefix}self_attn.{name}_proj.weight"] for name in "qkv"]
-                self.qkv[layer].copy_(torch.cat(parts))
-                parts = [weights[f"{prefix}mlp.{name}_proj.weight"] for name in ("gate", "up")]
-                self.gate_up[layer].copy_(torch.cat(parts))
-                self.out[layer].copy_(weights[prefix + "self_attn.o_proj.weight"])
-                self.down[layer].copy_(weights[prefix + "mlp.down_proj.weight"])
-                self.input_norm[layer].copy_(weights[prefix + "input_layernorm.weight"])
-                self.ffn_norm[layer].copy_(weights[prefix + "post_attention_layernorm.weight"])
+        for name, target in targets.items():
+            target.copy_(weights[name])
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyLlama:

@@ -78,15 +78,15 @@ def _impurity_of(one: object) -> str | None:
     return None if one is None or isinstance(one, bool | int | float) else f"a {type(one).__name__} is not JSON"
 
 
+_TYPES: Mapping[str, Any] = {"string": str, "array": (list, tuple), "object": Mapping, "null": type(None)}
+
+
 def _is_of(value: object, kind: str) -> bool:
-    if kind == "null":
-        return value is None
-    if isinstance(value, bool):
-        return kind == "boolean"
+    if kind == "boolean" or isinstance(value, bool):
+        return kind == "boolean" and isinstance(value, bool)
     if isinstance(value, int | float):
         return kind == "number" or (kind == "integer" and float(value).is_integer())
-    types: Mapping[str, type | tuple[type, ...]] = {"string": str, "array": (list, tuple), "object": Mapping}
-    return kind in types and isinstance(value, types[kind])
+    return kind in _TYPES and isinstance(value, _TYPES[kind])
 
 
 def find_misfit(schema: JSON, value: Any, place: str) -> str | None:
