@@ -165,23 +165,24 @@ def _holds(when: When | None, trajectory: Trajectory) -> bool:
         found = sum(_fits(when, at, calls) for at in range(len(calls)))
         if found > 0 if when.count == 0 else found < (when.count or 1):
             return False
-    return when.text is None or _finds(when.text, _last_text(trajectory))
+    last = trajectory.messages[-1] if trajectory.messages else None
+    said = "" if last is None or last.role != "assistant" or last.tool_calls else last.content
+    return when.text is None or _finds(when.text, said)
 
 
 def _fits(when: When, at: int, calls: list[tuple[ToolCall, str]]) -> bool:
     call, result = calls[at]
-    earlier = [one.name for one, _ in calls[:at]]
+
+    def comes_after(glob: str) -> bool:
+        return any(fnmatchcase(one.name, glob) for one, _ in calls[:at])
+
     return (
         (when.tool is None or fnmatchcase(call.name, when.tool))
-        and (when.before is None or not _any(earlier, when.before))
-        and (when.after is None or _any(earlier, when.after))
+        and (when.before is None or not comes_after(when.before))
+        and (when.after is None or comes_after(when.after))
         and all(_finds(pattern, _argument(call, key)) for key, pattern in when.arguments.items())
         and (when.result is None or _finds(when.result, result))
     )
-
-
-def _any(names: Iterable[str], glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in names)
 
 
 def _argument(call: ToolCall, key: str) -> str | None:
@@ -205,12 +206,6 @@ def _calls(trajectory: Trajectory) -> Iterator[tuple[ToolCall, str]]:
             yield from ((call, "") for call in waiting)
             waiting = list(message.tool_calls)
     yield from ((call, "") for call in waiting)
-
-
-def _last_text(trajectory: Trajectory) -> str:
-    """The agent's last message, if that made no call."""
-    last = trajectory.messages[-1] if trajectory.messages else None
-    return "" if last is None or last.role != "assistant" or last.tool_calls else last.content
 
 
 # --- what is wrong with rules ------------------------------------------------------------------------------------

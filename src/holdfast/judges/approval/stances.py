@@ -67,6 +67,9 @@ class Cue(NamedTuple):
     strong: bool
 
 
+Found = tuple[Side, bool]
+"""An expression that a text holds: whose side it takes there, and whether strongly."""
+
 Index = Mapping[str, tuple[tuple[int, Cue], ...]]
 """First word → the expressions that begin with it, each with its rank: the longest of all have the lowest."""
 
@@ -76,13 +79,6 @@ class Part(NamedTuple):
 
     words: tuple[str, ...]
     negated: frozenset[int]
-
-
-class Found(NamedTuple):
-    """An expression that a text holds: whose side it takes there, and whether strongly."""
-
-    side: Side
-    strong: bool
 
 
 class Reading(NamedTuple):
@@ -137,11 +133,6 @@ def cues_of(environment: str) -> Index:
     return _index(found)
 
 
-@cache
-def _warm_cues() -> Index:
-    return _index([_make_cue(text, "warm", False) for text in WARM])
-
-
 def _index(cues: Iterable[Cue]) -> Index:
     found: dict[str, list[tuple[int, Cue]]] = {}
     for rank, cue in enumerate(sorted(cues, key=lambda cue: (-len(cue.words) - len(cue.negations), cue.words))):
@@ -158,6 +149,9 @@ def _make_cue(text: str, side: Side, strong: bool) -> Cue:
         else:
             kept.append(word)
     return Cue(tuple(kept), tuple(negations), side, strong)
+
+
+_WARM = _index([_make_cue(text, "warm", False) for text in WARM])
 
 
 @lru_cache(maxsize=1 << 14)
@@ -183,10 +177,10 @@ def read_text(text: str, environment: str, act: str = "") -> Reading:
     warm = False
     for part in _split_parts(text):
         if part.words in SHORT:
-            found.append(Found(SHORT[part.words], False))
+            found.append((SHORT[part.words], False))
             continue
         kind = _Matches(part)
-        warm = kind.add(_warm_cues()) or warm
+        warm = kind.add(_WARM) or warm
         matches = _Matches(part, kind.taken)
         # What holds its own negation keeps it from the act; what else an act's words could be, they are the act's.
         matches.add(cues_of(environment), negated=True)
@@ -194,13 +188,12 @@ def read_text(text: str, environment: str, act: str = "") -> Reading:
             matches.add_act(tuple(word for word in words_of(act) if word not in STOP_WORDS))
         matches.add(cues_of(environment))
         found += matches.read()
-    endorsing = [one for one in found if one.side == "endorse"]
-    opposing = [one for one in found if one.side == "oppose"]
+    endorsing, opposing = ([strong for side, strong in found if side == one] for one in ("endorse", "oppose"))
     stance: Stance = "neutral" if found else "unclear"
     if len(endorsing) != len(opposing):
         stance = "endorse" if len(endorsing) > len(opposing) else "oppose"
     winning = {"endorse": endorsing, "oppose": opposing}.get(stance, [])
-    return Reading(stance, any(one.strong for one in winning), warm, len(endorsing), len(opposing))
+    return Reading(stance, any(winning), warm, len(endorsing), len(opposing))
 
 
 class _Matches:
@@ -241,9 +234,9 @@ class _Matches:
             before = frozenset(self.part.words[:place])
             near = self.part.words[max(0, place - 3) : place]
             if place in self._open or any(_reaches(self.part, one, place) for one in self.part.negated - self.taken):
-                self._acts.append(Found("oppose", True))
+                self._acts.append(("oppose", True))
             elif not {"should", "must", "definitely"}.isdisjoint(near) and (_SUPPOSING | _OTHERS).isdisjoint(before):
-                self._acts.append(Found("endorse", True))
+                self._acts.append(("endorse", True))
             self._take(range(place, place + 1 + span.index(stem(act[-1]))))
 
     def read(self) -> list[Found]:
@@ -257,7 +250,7 @@ class _Matches:
     def _turn(self, start: int, cue: Cue) -> Found:
         side, words = cue.side, self.part.words
         if side in ("warm", "neutral"):
-            return Found(side, cue.strong)
+            return side, cue.strong
         left = self.part.negated - self.taken
         count = sum(_reaches(self.part, place, start) or start < place < start + len(cue.words) for place in left)
         count += (start in self._open) + (start > 0 and words[start - 1] == "no")
@@ -265,7 +258,7 @@ class _Matches:
             side = "oppose" if side == "endorse" else "endorse"
         elif side == "endorse" and not _SUPPOSING.isdisjoint(words[max(0, start - 3) : start]):
             side = "neutral"
-        return Found(side, cue.strong)
+        return side, cue.strong
 
 
 def _places(words: Sequence[str], wanted: Sequence[str]) -> Iterator[int]:

@@ -134,23 +134,31 @@ def _json_list(
 
 def _json_lines(open_: str, close: str) -> Reader:
     """One mark, a JSON object a line or a list of them, and the mark that closes it."""
-    as_list, as_lines = _json_list(open_, close), _section(open_, close, _json())
+    as_list, as_lines = _json_list(open_, close), _section(open_, close, read_json_call)
     return lambda text, at, tools: as_list(text, at, tools) or as_lines(text, at, tools)
 
 
+def read_to_end(
+    read_one: ReadOne, text: str, at: int, tools: Sequence[ToolSpec], between: str = ""
+) -> list[ToolCall] | None:
+    """The calls that the rest of a text consists of, one after the other; None for anything else."""
+    calls: list[ToolCall] = []
+    while (at := skip_blanks(text, at, between)) < len(text):
+        if (one := read_one(text, at, tools)) is None:
+            return None
+        calls.append(one[0])
+        at = one[1]
+    return calls
+
+
+read_json_call = _json()
 _llama_call = _json(keys=("parameters",))
 
 
 def _read_llama(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
     """``{"name": …, "parameters": …}``, several parted by ``;``, as the whole reply."""
-    at = _expect(text, at, "<|python_tag|>") or at
-    calls: list[ToolCall] = []
-    while (at := skip_blanks(text, at, ";")) < len(text):
-        if (one := _llama_call(text, at, tools)) is None:
-            return None
-        calls.append(one[0])
-        at = one[1]
-    return (calls, at) if calls else None
+    calls = read_to_end(_llama_call, text, _expect(text, at, "<|python_tag|>") or at, tools, ";")
+    return (calls, len(text)) if calls else None
 
 
 def _named(opens: str, closes: str = "") -> ReadOne:
@@ -371,7 +379,7 @@ def _marked(
 
 
 _TOOL_CALL, _END_TOOL_CALL = "<tool_call>", "</tool_call>"
-_RESPONSE = ("<tool_response>",)
+_RESPONSE, _GEMMA_RESPONSE = ("<tool_response>",), ("<start_function_response>",)
 _PHI, _DSML = "<|tool_call|>", "｜DSML｜"
 
 FAMILIES: tuple[Family, ...] = (
@@ -381,13 +389,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(name="gpt-oss", marks=(), read=_read_harmony, stops=("<|call|>",), channels=True),
     Family(name="muse", marks=(), read=_read_atem, alone=True, channels=True),
     _marked("gemma-4", _gemma, "<|tool_call>", "<tool_call|>", stops=("<|tool_response>",)),
-    _marked(
-        "functiongemma",
-        _gemma,
-        "<start_function_call>",
-        "<end_function_call>",
-        stops=("<start_function_response>",),
-    ),
+    _marked("functiongemma", _gemma, "<start_function_call>", "<end_function_call>", stops=_GEMMA_RESPONSE),
     _marked("lfm2", _python_list, "<|tool_call_start|>", "<|tool_call_end|>"),
     Family(name="deepseek", marks=("<｜tool▁calls▁begin｜>",), read=_read_deepseek),
     _marked("deepseek-3.2", _invoked, f"<{_DSML}function_calls>", f"</{_DSML}function_calls>", _DSML),

@@ -25,7 +25,7 @@ from holdfast.models.calls.thoughts import PAIRS
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub import text_calls
-from holdfast.models.hub.templates import ChatTemplate, Rendering, try_out
+from holdfast.models.hub.templates import ChatTemplate, Rendering
 from holdfast.records import Message, ToolCall, ToolSpec
 from holdfast.records.errors import MissingExtra, StudyError
 
@@ -98,35 +98,27 @@ class HubChat:
         # The agent's own text may hold what its template calls thinking.
         self._special, self._control = _any_of(special - _MARKS), _any_of(special | written)
         self.source = source
-        self._probe(source, tokens, calls)
         self._template = ChatTemplate(source, tokens, str(self.directory))
+        self._probe(calls)
 
-    def _probe(self, source: str, tokens: Mapping[str, str], calls: Calls) -> None:
+    def _probe(self, calls: Calls) -> None:
         """Find out what the template can write."""
         system = Message(role="system", content="probe system")
         tools = chat_tools([PROBE_TOOL])
-        texts = try_out(
-            source,
-            tokens,
-            [
-                Rendering(messages=_as_dicts([PROBE_REQUEST]), prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST, Message(role="assistant", content="probe answer")])),
-                Rendering(messages=_as_dicts([system, PROBE_REQUEST]), prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST, _CALLING, PROBE_RESULT]), tools=tools, prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST]), tools=tools, prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST, _CALLING]), tools=tools),
-                Rendering(
-                    messages=_as_dicts(
-                        [PROBE_REQUEST, replace(_CALLING, tool_calls=(PROBE_CALL,) * 2), PROBE_RESULT, PROBE_RESULT]
-                    ),
-                    tools=tools,
-                    prompt=True,
-                ),
-                Rendering(messages=_as_dicts([PROBE_REQUEST]), prompt=True, settings={_SWITCH: True}),
-            ],
-            str(self.directory),
-        )
-        asked, answered, with_system, called, offered, call, twice, switched = texts
+        asking, answer = [PROBE_REQUEST], Message(role="assistant", content="probe answer")
+        calling = [PROBE_REQUEST, _CALLING]
+        calling_twice = [PROBE_REQUEST, replace(_CALLING, tool_calls=(PROBE_CALL,) * 2)]
+
+        def show(messages: list[Message], **how: Any) -> str | None:
+            return self._template.try_out(Rendering(messages=_as_dicts(messages), **how))
+
+        asked = show(asking, prompt=True)
+        answered = show([PROBE_REQUEST, answer])
+        with_system = show([system, PROBE_REQUEST], prompt=True)
+        called = show([*calling, PROBE_RESULT], tools=tools, prompt=True)
+        offered, call = show(asking, tools=tools, prompt=True), show(calling, tools=tools)
+        twice = show([*calling_twice, PROBE_RESULT, PROBE_RESULT], tools=tools, prompt=True)
+        switched = show(asking, prompt=True, settings={_SWITCH: True})
         if "probe request" not in (asked or "") or "probe answer" not in (answered or ""):
             raise StudyError(f"{self.directory}: the chat template drops messages; use a model with another template")
         self._has_system = "probe system" in (with_system or "")
@@ -147,7 +139,7 @@ class HubChat:
         self.thought = next((pair for pair in PAIRS if prompt.rstrip().endswith(pair[0])), None)
         # What the prompt has said of a thought before the agent goes on with it.
         self._opened = prompt[prompt.rindex(self.thought[0]) :] if self.thought else ""
-        self.thinks_on_demand = _SWITCH in source and asked != switched
+        self.thinks_on_demand = _SWITCH in self.source and asked != switched
         self.channels = MESSAGE in (answered or "")
         self.speaks_beside_calls = not self.native or "probe thought" in (call or "")
 

@@ -85,6 +85,13 @@ class ChatTemplate:
             raise ValueError(str(error)) from error
         return self._text_of(asked)
 
+    def try_out(self, rendering: Rendering) -> str | None:
+        """The text as ``render`` has it, or None where the template refuses the conversation. Errors: StudyError."""
+        try:
+            return self.render(rendering)
+        except ValueError:
+            return None
+
     def _ask(self, asked: str) -> str:
         try:
             answer = _PROCESS.ask(self._begin, asked)
@@ -94,23 +101,10 @@ class ChatTemplate:
             raise self._refused(answer["refused"])
         if "reason" in answer:
             raise ValueError(answer["reason"])
-        text: str = answer["text"]
-        return text
+        return str(answer["text"])
 
     def _refused(self, reason: str) -> StudyError:
         return StudyError(f"{self.place}: the chat template is refused: it {reason}; use a model with another template")
-
-
-def try_out(source: str, tokens: Mapping[str, str], renderings: Sequence[Rendering], place: str) -> list[str | None]:
-    """The text of every rendering, or None where the template refuses it. Errors: StudyError as ``ChatTemplate``."""
-    template = ChatTemplate(source, tokens, place)
-    texts: list[str | None] = []
-    for one in renderings:
-        try:
-            texts.append(template.render(one))
-        except ValueError:
-            texts.append(None)
-    return texts
 
 
 # --- this side of the process ------------------------------------------------------------------------------------

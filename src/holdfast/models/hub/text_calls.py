@@ -21,9 +21,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from holdfast.models import chat_tools
-from holdfast.models.calls.spelled import spells_call
-from holdfast.models.calls.thoughts import hide_thoughts
-from holdfast.models.calls.values import decode, read_call, skip_blanks
+from holdfast.models.calls.families import Family, read_json_call, read_to_end
+from holdfast.models.calls.native import read_native
+from holdfast.models.calls.values import skip_blanks
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _OPEN, _CLOSE, _RESULTS, _RESULTS_CLOSE = "<calls>", "</calls>", "<results>", "</results>"
@@ -116,50 +116,25 @@ def _replace_last(out: list[Message], content: str) -> None:
 def read_reply(text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = ()) -> Message | None:
     """The message that a sampled text spells, or None where it cannot be read.
 
-    Text after the calls is cut, so that results that an agent made up are not part of its message. The end marker of
-    the block may be missing, as servers leave out the text that they stopped at. Arguments that are no JSON object
-    stand under ``_raw``, and a tool that is not offered is still called, for the world to refuse. A call in any other
-    form, and one that is only thought of, is not read; ``made`` are calls of the conversation so far, of which a text
-    may tell. Without ``tools`` every text is an answer.
+    As ``native.read_native`` reads the formats of families: text after the calls is cut, so that results that an agent
+    made up are not part of its message, and a call in any other form, or one that is only thought of, is not read. The
+    end marker of the block may be missing, as servers leave out the text that they stopped at.
     """
-    if not tools:
-        return Message(role="assistant", content=text.strip())
-    if "<think>" in text.rpartition("</think>")[2]:
-        return None  # the reply ended while the agent was thinking
-    opened = hide_thoughts(text).find(_OPEN)
-    before = text if opened < 0 else text[:opened]
-    calls, rest = _read_blocks(text, opened) if opened >= 0 else ([], "")
-    if _RESULTS in before or (opened >= 0 and not calls):
-        return None
-    known = [*made, *calls]
-    if spells_call(before, tools, known) or spells_call(rest, tools, known):
-        return None
-    return Message(role="assistant", content=before.strip(), tool_calls=tuple(calls))
+    message = read_native(text, tools, _FAMILY, made)
+    return None if message is not None and tools and _RESULTS in message.content else message
 
 
-def _read_blocks(text: str, at: int) -> tuple[list[ToolCall], str]:
-    """The calls of the blocks that begin somewhere, none where any cannot be read, and the text behind them."""
+def _read_blocks(text: str, at: int, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], int] | None:
     calls: list[ToolCall] = []
     while text.startswith(_OPEN, at):
         at += len(_OPEN)
         closed = text.find(_CLOSE, at)
-        found = _read_lines(text[at : closed if closed >= 0 else None])
+        found = read_to_end(read_json_call, text[at : closed if closed >= 0 else None], 0, tools)
         if not found:
-            return [], ""
+            return None
         calls += found
         at = skip_blanks(text, closed + len(_CLOSE)) if closed >= 0 else len(text)
-    return calls, text[at:]
+    return calls, at
 
 
-def _read_lines(block: str) -> list[ToolCall] | None:
-    """The calls that a block consists of, one JSON object after the other; None for anything else."""
-    calls: list[ToolCall] = []
-    at = skip_blanks(block, 0)
-    while at < len(block):
-        found = decode(block, at)
-        call = read_call(found[0], ("arguments",)) if found else None
-        if found is None or call is None:
-            return None
-        calls.append(call)
-        at = skip_blanks(block, found[1])
-    return calls
+_FAMILY = Family(name="text", marks=(_OPEN,), read=_read_blocks, stops=STOP)

@@ -241,7 +241,7 @@ class Ledger:
             batch, self._queue = self._queue, []
         if not batch:
             return
-        outcomes: list[BudgetSpent | bool] = []
+        outcomes: list[BaseException | bool] = []
         try:
             self._out.execute("BEGIN IMMEDIATE")
             for operation, _ in batch:
@@ -253,14 +253,10 @@ class Ledger:
         except BaseException as error:
             if self._out.in_transaction:
                 self._out.execute("ROLLBACK")
-            failure = self._unusable(error) if isinstance(error, sqlite3.Error) else error
-            for _, future in batch:
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(failure)
-            return
+            outcomes = [self._unusable(error) if isinstance(error, sqlite3.Error) else error] * len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.set_running_or_notify_cancel():
-                if isinstance(outcome, BudgetSpent):
+                if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
                 else:
                     future.set_result(outcome)
@@ -299,25 +295,27 @@ def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[
         " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls GROUP BY speaker, model"
     ).fetchall()
     found = {(row[0], row[1]): row[2:] for row in rows}
-    nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
-    return tuple(_spending(*who, hits[who], *found.get(who, nothing)) for who in sorted(found.keys() | hits.keys()))
-
-
-def _spending(speaker: str, model: str, from_cache: int, *row: Any) -> Spending:
-    calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = row
-    return Spending(
-        speaker=speaker,
-        model=model,
-        calls=calls,
-        from_cache=from_cache,
-        input_tokens=int(tokens_in),
-        output_tokens=int(tokens_out),
-        cost=cost,
-        seconds=seconds,
-        attempts=attempts,
-        in_doubt=in_doubt,
-        served=tuple(sorted(served.split(","))) if served else (),
-    )
+    spent = []
+    for speaker, model in sorted(found.keys() | hits.keys()):
+        calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = found.get(
+            (speaker, model), (0, 0, 0, 0.0, 0.0, 0, 0, None)
+        )
+        spent.append(
+            Spending(
+                speaker=speaker,
+                model=model,
+                calls=calls,
+                from_cache=hits[speaker, model],
+                input_tokens=int(tokens_in),
+                output_tokens=int(tokens_out),
+                cost=cost,
+                seconds=seconds,
+                attempts=attempts,
+                in_doubt=in_doubt,
+                served=tuple(sorted(served.split(","))) if served else (),
+            )
+        )
+    return tuple(spent)
 
 
 # --- who has a call in flight -------------------------------------------------------------------------------------
