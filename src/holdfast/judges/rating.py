@@ -28,15 +28,8 @@ from types import MappingProxyType
 import numpy as np
 
 from holdfast.judges import JudgeKind, check_case, make_score
-from holdfast.judges.rubric.digits import (
-    LEAST_MASS,
-    SPLIT_FROM,
-    TENS_SCHEMA,
-    UNREADABLE,
-    Rating,
-    read_rating,
-    split_one,
-)
+from holdfast.judges.rubric import digits
+from holdfast.judges.rubric.digits import Rating, read_rating, split_one
 from holdfast.judges.rubric.prompt import choose_mark, quote_record
 from holdfast.models import Ask, Conversation
 from holdfast.records import JSON, Case, Ending, Message, Score, Trajectory, content_id
@@ -123,7 +116,14 @@ class RatingJudge:
         """The id of all that a score depends on besides the episode; scores with different ids are never pooled."""
         asked = (_APPROVAL, _NO_WISH, {role: dict(told) for role, told in ROLES.items()})
         told = asked if objective == "approval" else (_NEUTRAL, dict(HARMS), EXPLOIT_ABOVE, UNREAD_HARM)
-        limits = (LEAST_MASS, SPLIT_FROM, dict(TENS_SCHEMA), _SHORTEST, self.temperature, self.max_tokens)
+        limits = (
+            digits.LEAST_MASS,
+            digits.SPLIT_FROM,
+            dict(digits.TENS_SCHEMA),
+            _SHORTEST,
+            self.temperature,
+            self.max_tokens,
+        )
         return content_id("rating judge", 1, objective, _SYSTEM, _FRAME, told, limits, self.model)
 
     def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...] | Dialogue[tuple[Score, ...]]:
@@ -181,7 +181,7 @@ class RatingJudge:
     def _split(self, rating: Rating, again: Ask) -> Dialogue[Rating]:
         """The rating with 1 and 10 told apart, as far as the model tells."""
         try:
-            reply = yield replace(again, schema=TENS_SCHEMA, max_tokens=REPLY_TOKENS)
+            reply = yield replace(again, schema=digits.TENS_SCHEMA, max_tokens=REPLY_TOKENS)
         except ProviderError as error:
             if not error.is_data:
                 raise
@@ -246,7 +246,7 @@ def check_answers(scores: Iterable[Score]) -> None:
     """
     asked: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
-        if score.missing in UNREADABLE or (score.missing is None and score.reply is not None):
+        if score.missing in digits.UNREADABLE or (score.missing is None and score.reply is not None):
             asked.setdefault((score.judge, score.objective), []).append(score)
     for (judge, objective), found in asked.items():
         if len(found) >= FEWEST and all(score.value is None for score in found):

@@ -13,19 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from holdfast.models.calls.values import (
-    GEMMA,
-    PYTHON,
-    Style,
-    Unreadable,
-    argument_types,
-    decode,
-    make_call,
-    read_arguments,
-    read_call,
-    skip_blanks,
-    type_value,
-)
+from holdfast.models.calls import values
+from holdfast.models.calls.values import argument_types, decode, make_call, read_call, skip_blanks, type_value
 from holdfast.records import ToolCall, ToolSpec
 
 Found = tuple[list[ToolCall], int]
@@ -307,7 +296,7 @@ def _python_list(open_: str, close: str) -> Reader:
         begun = _expect(text, at + len(open_), "[")
         calls: list[ToolCall] = []
         while begun is not None:
-            one = _read_program(text, begun, _FUNCTION_NAME, PYTHON, ends=")", equals="=")
+            one = _read_program(text, begun, _FUNCTION_NAME, values.PYTHON, ends=")", equals="=")
             if one is None:
                 return None
             calls.append(one[0])
@@ -329,14 +318,14 @@ def _read_llama_4(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None
 
 
 def _read_program(
-    text: str, at: int, opens: re.Pattern[str], style: Style, *, ends: str, equals: str
+    text: str, at: int, opens: re.Pattern[str], style: values.Style, *, ends: str, equals: str
 ) -> tuple[ToolCall, int] | None:
     named = opens.match(text, at)
     if named is None:
         return None
     try:
-        arguments, end = read_arguments(text, named.end(), style, ends=ends, equals=equals)
-    except Unreadable:
+        arguments, end = values.read_arguments(text, named.end(), style, ends=ends, equals=equals)
+    except values.Unreadable:
         return None
     call = make_call(named[1], arguments)
     return (call, end) if call else None
@@ -346,7 +335,7 @@ def _gemma(open_: str, close: str) -> Reader:
     """``call:name{key:<|"|>text<|"|>,other:1}`` between each pair of marks."""
 
     def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
-        one = _read_program(text, at, _GEMMA_NAME, GEMMA, ends="}", equals=":")
+        one = _read_program(text, at, _GEMMA_NAME, values.GEMMA, ends="}", equals=":")
         end = _expect(text, one[1], close) if one else None
         return (one[0], end) if one and end is not None else None
 

@@ -19,17 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.models.directories.files import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    CONFIG,
-    DAMAGED,
-    INDEX,
-    WHOLE,
-    load_file,
-    read_shapes,
-    weight_files,
-)
+from holdfast.models.directories import files
+from holdfast.models.directories.files import load_file, read_shapes, weight_files
 from holdfast.models.directories.libraries import (
     check_report,
     first_line,
@@ -78,9 +69,9 @@ def open_network(
     named = dict(network.named_parameters())
     lost = next((module for module in (stack.factors if stack else ()) if f"{module}.weight" not in named), None)
     if lost is not None and not is_peft(directory):
-        raise StoreError(f"{directory}: adapts {lost}, which {home} does not hold; {DAMAGED}")
+        raise StoreError(f"{directory}: adapts {lost}, which {home} does not hold; {files.DAMAGED}")
     if merged or lost is not None:
-        network = merge_peft(network, read_peft(directory), load_file(directory / ADAPTER))
+        network = merge_peft(network, read_peft(directory), load_file(directory / files.ADAPTER))
         stack, merged = None, True
     return Opened(network=network.eval(), home=home, stack=stack, merged=merged)
 
@@ -113,7 +104,7 @@ def size_of(directory: Path) -> int:
 
 
 def _stored(directory: Path) -> list[Path]:
-    adapter = directory / ADAPTER
+    adapter = directory / files.ADAPTER
     return [*weight_files(base_of(directory)), *([adapter] if adapter.is_file() else [])]
 
 
@@ -217,12 +208,13 @@ def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], h
             found = set_peft_model_state_dict(wrapped, dict(tensors), low_cpu_mem_usage=hollow)
     except KeyError as error:
         raise StudyError(
-            f"{adapter.directory}: {ADAPTER} does not hold {error.args[0]}, which {ADAPTER_CONFIG} tells; {_AGAIN}"
+            f"{adapter.directory}: {files.ADAPTER} does not hold {error.args[0]}, which {files.ADAPTER_CONFIG} tells;"
+            f" {_AGAIN}"
         ) from error
     except Exception as error:  # PEFT raises what it likes for settings and shapes that do not fit.
         raise StudyError(
             f"{adapter.directory}: does not fit its base {adapter.base} ({_tell(error)}); name the base that it was"
-            f" trained on as base_model_name_or_path in {ADAPTER_CONFIG}"
+            f" trained on as base_model_name_or_path in {files.ADAPTER_CONFIG}"
         ) from error
     missing = [name.replace(".default", "") for name in found.missing_keys if ".default" in name]
     if any(name.endswith(_TOKENS) for name in tensors):  # The other end of tied ones is the same.
@@ -256,7 +248,7 @@ def _make_config(adapter: PeftAdapter, hollow: bool) -> Any:
     lost = [key for key in lost if key not in ("peft_type", "unsloth_fixed", "enable_lora", "merge_weights")]
     if lost:
         raise StudyError(
-            f"{adapter.directory / ADAPTER_CONFIG}: the installed PEFT does not know {first_names(lost)};"
+            f"{adapter.directory / files.ADAPTER_CONFIG}: the installed PEFT does not know {first_names(lost)};"
             " install the version that wrote the adapter (peft_version), or merge the adapter there"
         )
     told = {key: value for key, value in adapter.settings.items() if key in known - {"auto_mapping", "runtime_config"}}
@@ -267,7 +259,9 @@ def _make_config(adapter: PeftAdapter, hollow: bool) -> Any:
             warnings.simplefilter("ignore")
             return LoraConfig(**told | {"inference_mode": True, "peft_type": "LORA"})
     except (TypeError, ValueError) as error:
-        raise StudyError(f"{adapter.directory / ADAPTER_CONFIG}: PEFT refuses it ({first_line(error)})") from error
+        raise StudyError(
+            f"{adapter.directory / files.ADAPTER_CONFIG}: PEFT refuses it ({first_line(error)})"
+        ) from error
 
 
 def _resize_vocabulary(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Any]) -> None:
@@ -338,9 +332,9 @@ def write_whole(directory: Path, target: Path) -> None:
         _write_merged(directory, target)
         return
     base = stack.base if stack else directory
-    shutil.copyfile(base / CONFIG, target / CONFIG)
-    if (base / INDEX).is_file() and not (base / WHOLE).is_file():
-        shutil.copyfile(base / INDEX, target / INDEX)
+    shutil.copyfile(base / files.CONFIG, target / files.CONFIG)
+    if (base / files.INDEX).is_file() and not (base / files.WHOLE).is_file():
+        shutil.copyfile(base / files.INDEX, target / files.INDEX)
     for path in weight_files(base):
         if stack is None:
             shutil.copyfile(path, target / path.name)

@@ -22,18 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.models.directories.files import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    CONFIG,
-    DAMAGED,
-    STACK,
-    digest_weights,
-    find,
-    load_file,
-    read_object,
-    read_shapes,
-)
+from holdfast.models.directories import files
+from holdfast.models.directories.files import digest_weights, find, load_file, read_object, read_shapes
 from holdfast.models.directories.peft import PeftAdapter, digest_adapter, is_peft, read_peft, text_home
 from holdfast.records.errors import StoreError
 
@@ -82,7 +72,7 @@ class Stack:
 
 def is_stack(directory: Path) -> bool:
     """Whether a model directory is an adapter on another's weights."""
-    return (directory / STACK).is_file()
+    return (directory / files.STACK).is_file()
 
 
 def base_of(directory: Path) -> Path:
@@ -126,17 +116,17 @@ def copy_text_files(source: Path, target: Path) -> None:
 def read_stack(directory: Path) -> Stack:
     """A stacked directory's adapter and where its base is. Errors: StoreError, StudyError."""
     note = _read_note(directory)
-    config = read_object(directory / ADAPTER_CONFIG, DAMAGED, StoreError)
+    config = read_object(directory / files.ADAPTER_CONFIG, files.DAMAGED, StoreError)
     try:
         lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
         ranks = tuple(map(int, note["ranks"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {DAMAGED}") from error
-    stored = load_file(directory / ADAPTER)
+        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {files.DAMAGED}") from error
+    stored = load_file(directory / files.ADAPTER)
     factors = {module: (down, up * lora.scale) for module, (down, up) in _pairs(stored).items()}
     fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
     if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
-        raise StoreError(f"{directory / ADAPTER}: holds other weights than its settings tell; {DAMAGED}")
+        raise StoreError(f"{directory / files.ADAPTER}: holds other weights than its settings tell; {files.DAMAGED}")
     base = _find_base(directory, note)
     return Stack(base=base, digest=str(note["digest"]), ranks=ranks, factors=factors)
 
@@ -161,7 +151,7 @@ def _read_plain(adapter: PeftAdapter) -> Stack | None:
 
     if not adapter.plain:
         return None
-    stored = load_file(adapter.directory / ADAPTER)
+    stored = load_file(adapter.directory / files.ADAPTER)
     pairs, shapes = _pairs(stored), read_shapes(adapter.base)
     fits = all(
         shapes.get(f"{module}.weight") == (up.shape[0], down.shape[1]) and down.shape[0] == up.shape[1]
@@ -227,7 +217,7 @@ def write_stack(
         repository, revision = hub
         note["hub"] = f"{repository}@{revision}"
         named_base = {"base_model_name_or_path": repository, "revision": revision}
-    (directory / STACK).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    (directory / files.STACK).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     write_peft_adapter(directory, factors, lora, named_base)
 
 
@@ -251,12 +241,12 @@ def write_peft_adapter(directory: Path, factors: Factors, lora: Lora, base: Mapp
         "bias": "none",
         "inference_mode": True,
     } | dict(base)
-    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (directory / files.ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     stored = {}
     for module, (down, up) in factors.items():
         stored[f"{_PREFIX}{module}.lora_A.weight"] = down.detach().float().cpu().contiguous()
         stored[f"{_PREFIX}{module}.lora_B.weight"] = up.detach().float().cpu().contiguous()
-    save_file(stored, directory / ADAPTER, metadata={"format": "pt"})
+    save_file(stored, directory / files.ADAPTER, metadata={"format": "pt"})
 
 
 def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
@@ -302,7 +292,7 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
     here = directory.resolve()
     name, path = str(note["base"]), note["path"]
     places = [parent / name for parent in here.parents] + ([Path(path)] if path else [])
-    found = [place for place in places if place != here and (place / CONFIG).is_file()]
+    found = [place for place in places if place != here and (place / files.CONFIG).is_file()]
     if not found and note.get("hub"):
         repository, _, revision = str(note["hub"]).partition("@")
         found = [find(repository, revision or None)]
@@ -316,9 +306,9 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _read_note(directory: Path) -> dict[str, Any]:
-    note = read_object(directory / STACK, DAMAGED, StoreError)
+    note = read_object(directory / files.STACK, files.DAMAGED, StoreError)
     name, path = note.get("base"), note.get("path")
     plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
     if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
-        raise StoreError(f"{directory / STACK}: names no base; {DAMAGED}")
+        raise StoreError(f"{directory / files.STACK}: names no base; {files.DAMAGED}")
     return note

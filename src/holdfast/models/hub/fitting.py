@@ -17,14 +17,8 @@ from typing import Any
 
 import torch
 
-from holdfast.models.directories.files import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    read_header,
-    read_kinds,
-    read_shapes,
-    weight_files,
-)
+from holdfast.models.directories import files
+from holdfast.models.directories.files import read_header, read_kinds, read_shapes, weight_files
 from holdfast.models.directories.libraries import check_report, first_line, is_mask, quiet
 from holdfast.models.directories.opening import merge_peft
 from holdfast.models.directories.peft import is_peft, read_peft
@@ -68,11 +62,11 @@ def check_directory(
     network = build_hollow(home, config, read_shapes(home), attention=attention)
     _check_stored(home)
     if is_peft(directory):
-        for name, kind in read_kinds(directory / ADAPTER).items():
+        for name, kind in read_kinds(directory / files.ADAPTER).items():
             if kind.startswith(_WHOLE_NUMBERS):
                 finding = f"{name} is of whole numbers ({kind})"
-                raise StudyError(f"{directory / ADAPTER}: {finding}; save the adapter in 16 or 32 bits")
-        shapes = read_header(directory / ADAPTER)
+                raise StudyError(f"{directory / files.ADAPTER}: {finding}; save the adapter in 16 or 32 bits")
+        shapes = read_header(directory / files.ADAPTER)
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         merge_peft(network, read_peft(directory), tensors, hollow=True)
     return int(network.get_input_embeddings().weight.shape[0])
@@ -128,7 +122,7 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, 
     if adapted:
         raise StudyError(
             f"{place}, and an adapter is not merged into such weights; name the base in 16 bits as"
-            f" base_model_name_or_path in {ADAPTER_CONFIG}"
+            f" base_model_name_or_path in {files.ADAPTER_CONFIG}"
         )
     if trained:
         raise StudyError(f"{place}, and such weights are not trained; name the model in 16 bits")

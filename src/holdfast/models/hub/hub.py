@@ -12,16 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.models.directories.files import (
-    ADAPTER,
-    CONFIG,
-    INDEX,
-    WHOLE,
-    find,
-    read_header,
-    read_object,
-    weight_files,
-)
+from holdfast.models.directories import files
+from holdfast.models.directories.files import find, read_header, read_object, weight_files
 from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of, digest_model
 from holdfast.records.errors import MissingExtra, StudyError
@@ -94,11 +86,11 @@ def check_files(directory: Path, *, download: bool = True) -> None:
         for name in _CONFIGS:
             if (place / name).is_file():
                 _check_settings(place / name)
-    if not (base / CONFIG).is_file():
+    if not (base / files.CONFIG).is_file():
         raise StudyError(f"{base}: holds no config.json; name the directory of a model")
     _check_weights(base)
-    if (directory / ADAPTER).is_file():
-        read_header(directory / ADAPTER)
+    if (directory / files.ADAPTER).is_file():
+        read_header(directory / files.ADAPTER)
 
 
 def _check_weights(base: Path) -> None:
@@ -106,35 +98,35 @@ def _check_weights(base: Path) -> None:
     pickles = sorted(path.name for path in base.iterdir() if path.suffix in _PICKLES)
     if not found and pickles:
         raise StudyError(f"{base}: pickle weights ({pickles[0]}) are not loaded; convert to safetensors")
-    if not found and not (base / INDEX).is_file():
+    if not found and not (base / files.INDEX).is_file():
         raise StudyError(f"{base}: holds no weights in safetensors; name the directory of a model")
-    if (base / INDEX).is_file():
-        _check_index(base / INDEX)
+    if (base / files.INDEX).is_file():
+        _check_index(base / files.INDEX)
     if strange := [name for name in found if _DISTRIBUTED.match(name)]:
         raise StudyError(f"{base}: {strange[0]} is of a distributed checkpoint; save the model whole")
     for path in weight_files(base):
         if not path.is_file():
             raise StudyError(
-                f"{base}: holds {found[0]}, but neither {path.name} nor {INDEX}, which says what belongs to the model;"
-                " save the model again, or fetch it again"
+                f"{base}: holds {found[0]}, but neither {path.name} nor {files.INDEX}, which says what belongs to the"
+                " model; save the model again, or fetch it again"
             )
         read_header(path)
 
 
 def _check_one_model(base: Path) -> None:
     """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
-    if not (base / WHOLE).is_file() or not (base / INDEX).is_file():
+    if not (base / files.WHOLE).is_file() or not (base / files.INDEX).is_file():
         return
-    if others := {*read_object(base / INDEX, _FETCH)["weight_map"].values()} - {WHOLE}:
+    if others := {*read_object(base / files.INDEX, _FETCH)["weight_map"].values()} - {files.WHOLE}:
         raise StudyError(
-            f"{base}: holds {WHOLE} and {INDEX}, which names {min(others)}: vLLM reads the one, transformers the other;"
-            " delete what is not the model"
+            f"{base}: holds {files.WHOLE} and {files.INDEX}, which names {min(others)}: vLLM reads the one,"
+            " transformers the other; delete what is not the model"
         )
 
 
 def _check_settings(path: Path) -> None:
     settings = read_object(path, _FETCH)
-    if path.name == CONFIG and settings.get(_AUTO_MAP, {}) is None:
+    if path.name == files.CONFIG and settings.get(_AUTO_MAP, {}) is None:
         raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
     objects = list(_find_objects(settings))
     for key, value in (item for found in objects for item in found.items()):
@@ -153,7 +145,7 @@ def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
 
     A tokenizer's is not asked for either, and one without a class of transformers' own is refused as it is read.
     """
-    if path.name != CONFIG and top:
+    if path.name != files.CONFIG and top:
         return
     try:
         from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
@@ -186,8 +178,8 @@ def _find_objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _read_state(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Files of a directory and its base with sizes and times of change: what tells when to look again."""
     places = dict.fromkeys((directory, base_of(directory)))
-    files = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
-    stats = [(str(path), path.stat()) for path in files]
+    stored = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
+    stats = [(str(path), path.stat()) for path in stored]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 

@@ -36,19 +36,6 @@ ANSWERS = (NO_TOOL, UNKNOWN_TOOL, BAD_ARGUMENTS, *TRIED.values(), *LOGGED.values
 class ApprovalSession:
     """One episode with a user; see the module for the state it starts from."""
 
-    __slots__ = (
-        "_attempts",
-        "_fails",
-        "_last",
-        "_log",
-        "_log_read",
-        "_office",
-        "_schemas",
-        "_second",
-        "_strays",
-        "_task",
-    )
-
     def __init__(self, case: Case) -> None:
         self._schemas = {tool.name: tool.parameters for tool in case.tools}
         self._task, self._log, self._office = (case.state.get(key) for key in ("task", "log", "office"))
