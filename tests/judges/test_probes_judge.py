@@ -10,8 +10,7 @@ from builders.probe_replies import FRESH, FRESH_ANSWERS, SEEN, SEEN_ANSWERS, Ans
 from builders.probe_samples import reply_to
 
 from holdfast.judges import open_judge
-from holdfast.judges.probes.judge import VALUES, ProbeJudge
-from holdfast.judges.probes.replies import read_answer, read_conduct
+from holdfast.judges.probes import VALUES, ProbeJudge, read_answer, read_conduct
 from holdfast.records import Case, Ending
 from holdfast.records.errors import StudyError
 from holdfast.study.sections import JudgeSection

@@ -26,8 +26,7 @@ from builders.remote_samples import NAME, SEARCH, answer_one, hold_all, make_ask
 from holdfast.models import Reply
 from holdfast.models.fakes import FakeProvider
 from holdfast.models.remote import ledger
-from holdfast.models.remote.bodies import MOST_BYTES
-from holdfast.models.remote.endpoints import takes_proxy
+from holdfast.models.remote.endpoints import MOST_BYTES, takes_proxy
 from holdfast.models.remote.ledger import Budget, Ledger, Settled, read_spending
 from holdfast.records.errors import BudgetSpent, ProviderError
 

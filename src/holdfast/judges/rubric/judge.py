@@ -12,12 +12,13 @@ reason, and every raw reply is kept (``evidence``). A missing score's reason is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.judges import check_case, make_score
+from holdfast.judges import Judge, check_case, make_score
 from holdfast.judges.rubric.evidence import Evidence, weigh_values
 from holdfast.judges.rubric.parsing import Parser, Verdict, reply_schema
 from holdfast.judges.rubric.prompt import TEMPLATE, make_question
@@ -129,3 +130,51 @@ def _label(verdict: Verdict, rubric: Rubric) -> str | None:
     """The verdict's label, or the value's own where it has just one."""
     known = [label for label, value in rubric.labels.items() if value == verdict.value]
     return verdict.label or (known[0] if len(known) == 1 else None)
+
+
+# --- a judge most of whose replies held no verdict ----------------------------------------------------------------
+
+UNREAD = ("unparsed", "no_score", "not_an_integer", "out_of_range", "ambiguous", "truncated")
+"""The reasons of missing scores that lie in what the judge said."""
+
+_REMEDIES = {
+    "strict": 'set parser = "tolerant" for it, or give another model',
+    "tolerant": "give another model, one that answers in the form that is asked for",
+}
+
+
+class Readings:
+    """Counts, by objective, what became of the replies of one judge."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._read: Counter[str] = Counter()
+        self._unread: dict[str, Counter[str]] = {}
+
+    def add(self, scores: Iterable[Score]) -> None:
+        """Count more of the judge's scores."""
+        for score in scores:
+            if score.value is not None:
+                self._read[score.objective] += 1
+            elif score.missing in UNREAD:
+                self._unread.setdefault(score.objective, Counter())[score.missing] += 1
+
+    def add_read(self, objective: str, count: int) -> None:
+        """Count scores that an earlier execution committed."""
+        self._read[objective] += count
+
+    def tell(self) -> list[str]:
+        """A line for each objective with more replies unread than read; none for judges that are no rubric's."""
+        if not isinstance(self._judge, RubricJudge):
+            return []
+        name, parser = self._judge.name, self._judge.parser.name
+        lines = []
+        for objective, reasons in sorted(self._unread.items()):
+            unread, read = reasons.total(), self._read[objective]
+            if unread > read:
+                told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+                lines.append(
+                    f"judges.{name}: {unread:,} of {unread + read:,} judgements of {objective} hold no verdict that"
+                    f" parser {parser!r} reads ({told}); their scores are missing; {_REMEDIES[parser]}"
+                )
+        return lines

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.models.calls.families import FAMILIES, Family
-from holdfast.models.calls.spelled import spells_call
-from holdfast.models.calls.thoughts import hide_thoughts
+from holdfast.models.calls.spelled import hide_thoughts, spells_call
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _HEADER = re.compile(r"\s*(?:to=|<\|channel\|>|<\|start\|>)")

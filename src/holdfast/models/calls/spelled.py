@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.models.calls.thoughts import without_thoughts
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _TRIES = 64  # of decoding JSON in one text; what is still unclear then is taken for a call
@@ -373,3 +372,65 @@ def find_marker(text: str) -> str | None:
     """The first mark of a call in a text, as it stands there."""
     found = [pattern.search(text) for start, pattern in _BY_START.items() if start in text]
     return min((match.start(), match[0]) for match in found if match)[1] if any(found) else None
+
+
+# --- thoughts: a call that is only thought of is none -------------------------------------------------------------
+
+# Opening and closing marks by family. A closing mark alone ends a thought that the prompt opened.
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("◁think▷", "◁/think▷"),
+)
+# Marks that close more than thoughts end none that was not opened.
+_SHARED = frozenset({"<|end|>"})
+_CLOSE_OF = dict(PAIRS)
+_MARK = re.compile("(?=[<\\[◁])(?:" + "|".join(re.escape(mark) for pair in PAIRS for mark in pair) + ")")
+
+
+def find_thoughts(text: str) -> Iterator[tuple[int, int]]:
+    """Where a text thinks, marks included, in one pass.
+
+    A closing mark before any opening one ends a thought that began with the text. A thought that never ends is none, as
+    nothing says where it would have.
+    """
+    closing: str | None = None
+    begin = 0
+    opened = False
+    for mark in _MARK.finditer(text):
+        word = mark[0]
+        if closing is not None:
+            if word == closing:
+                yield begin, mark.end()
+                closing = None
+        elif word in _CLOSE_OF:
+            closing, begin, opened = _CLOSE_OF[word], mark.start(), True
+        elif not opened and word not in _SHARED:
+            yield 0, mark.end()
+            opened = True
+
+
+def without_thoughts(text: str) -> str:
+    """The text without its thoughts."""
+    return _replace_thoughts(text, "")
+
+
+def hide_thoughts(text: str) -> str:
+    """The text with blanks where it thinks: every other character keeps its place."""
+    return _replace_thoughts(text, " ")
+
+
+def _replace_thoughts(text: str, blank: str) -> str:
+    parts, start = [], 0
+    for begin, end in find_thoughts(text):
+        parts += [text[start:begin], blank * (end - begin)]
+        start = end
+    return "".join([*parts, text[start:]])

@@ -21,7 +21,7 @@ import numpy as np
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, find_answered
 from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
 from holdfast.models.calls.native import MESSAGE, read_turn
-from holdfast.models.calls.thoughts import PAIRS
+from holdfast.models.calls.spelled import PAIRS
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub import text_calls

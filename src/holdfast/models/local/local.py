@@ -18,9 +18,8 @@ from holdfast.models import Ask, Reply, Stopped
 from holdfast.models.directories.opening import check_finite, open_network
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
-from holdfast.models.hub.constrained import Grammars
 from holdfast.models.hub.hub import check_model, check_vocabulary
-from holdfast.models.local.decoding import Decoder, Row
+from holdfast.models.local.decoding import Decoder, Grammars, Row
 from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StepError, StudyError
 
@@ -161,7 +160,7 @@ class LocalModel:
 
 
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
-    from holdfast.models.directories.lora import merge
+    from holdfast.models.directories.opening import merge
 
     settings = quantization_settings(quantization, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,9 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from holdfast.records import JSON, Case, Message, ToolCall
-from holdfast.rollout.worlds import Answer
+from holdfast.rollout.worlds import NO_TOOL, Answer
 from holdfast.rollout.worlds.schemas import find_misfit
-from holdfast.rollout.worlds.silent import NO_TOOL
 
 READ_LOG = "read_log"
 UNKNOWN_TOOL = "unknown tool"

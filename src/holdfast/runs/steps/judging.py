@@ -9,7 +9,7 @@ import numpy as np
 
 from holdfast.judges import Judge, judge_all, open_judge
 from holdfast.judges.rating import RatingJudge, check_answers
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Case, Score, Trajectory
 from holdfast.rollout.dialogues import Speakers
 from holdfast.runs.plan.settings import JudgeSettings, PairSettings, SpeakerModel

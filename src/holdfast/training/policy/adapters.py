@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from holdfast.models import Model
 from holdfast.models.directories.files import digest_weights
 from holdfast.models.directories.libraries import no_progress_bars
-from holdfast.models.directories.lora import attach, merge, named_factors, newest_factors, newest_off
-from holdfast.models.directories.opening import check_finite, open_network
+from holdfast.models.directories.opening import (
+    attach,
+    check_finite,
+    merge,
+    named_factors,
+    newest_factors,
+    newest_off,
+    open_network,
+)
 from holdfast.models.directories.peft import is_peft
 from holdfast.models.directories.stacks import Factors, Lora, base_of, copy_text_files, find_stack, merged, write_stack
 from holdfast.models.hub.chat import Calls, HubChat
