@@ -331,14 +331,13 @@ def _words(text: str) -> list[str]:
     return [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in found]
 
 
-def _find(words: Sequence[str], answer: Sequence[str]) -> list[int]:
-    return [at for at in range(len(words) - len(answer) + 1) if list(words[at : at + len(answer)]) == list(answer)]
-
-
 def _asserts(words: Sequence[str], answer: Sequence[str]) -> int | None:
     """Where an answer is first given without being denied."""
-    for at in _find(words, answer):
-        before, after = words[max(0, at - 3) : at], words[at + len(answer) : at + len(answer) + 2]
+    for at in range(len(words) - len(answer) + 1):
+        end = at + len(answer)
+        if list(words[at:end]) != list(answer):
+            continue
+        before, after = words[max(0, at - 3) : at], words[end : end + 2]
         denied = _NEGATED_BEFORE.intersection(before) or _NEGATED_AFTER.intersection(after[:1])
         if not denied and list(after) != ["is", "not"]:
             return at

@@ -249,19 +249,16 @@ def check_answers(scores: Iterable[Score]) -> None:
         if score.missing in digits.UNREADABLE or (score.missing is None and score.reply is not None):
             asked.setdefault((score.judge, score.objective), []).append(score)
     for (judge, objective), found in asked.items():
-        if len(found) >= FEWEST and all(score.value is None for score in found):
-            _refuse(judge, objective, found)
-
-
-def _refuse(judge: str, objective: str, found: list[Score]) -> None:
-    ratings = [Rating.from_text(score.reply) for score in found if score.reply is not None]
-    masses = [rating.mass for rating in ratings if rating.mass is not None]
-    told = f"mass on digits {sum(masses) / len(masses):.2f}" if masses else "no token probabilities"
-    said = f"; it said {' '.join(ratings[0].text.split())[:60]!r}" if ratings else ""
-    raise StepError(
-        f"judges.{judge}: never returned a digit from 1 to 10 in {len(found)} ratings of {objective} ({told}{said});"
-        " give another model, one that follows instructions"
-    )
+        if len(found) < FEWEST or any(score.value is not None for score in found):
+            continue
+        ratings = [Rating.from_text(score.reply) for score in found if score.reply is not None]
+        masses = [rating.mass for rating in ratings if rating.mass is not None]
+        told = f"mass on digits {sum(masses) / len(masses):.2f}" if masses else "no token probabilities"
+        said = f"; it said {' '.join(ratings[0].text.split())[:60]!r}" if ratings else ""
+        raise StepError(
+            f"judges.{judge}: never returned a digit from 1 to 10 in {len(found)} ratings of {objective}"
+            f" ({told}{said}); give another model, one that follows instructions"
+        )
 
 
 def _open(name: str, section: JudgeSection, model: str | None) -> RatingJudge:

@@ -38,13 +38,8 @@ MOST_RULES = 1000
 _VERSION = 1
 
 
-def _check_pattern(text: str) -> str:
-    compile_pattern(text)
-    return text
-
-
 Glob = Annotated[str, Field(min_length=1, max_length=200)]
-Pattern = Annotated[str, AfterValidator(_check_pattern)]
+Pattern = Annotated[str, AfterValidator(lambda text: compile_pattern(text).pattern)]
 # One may be written without the brackets of a list.
 _Listed = BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
 
@@ -180,13 +175,12 @@ def _fits(when: When, at: int, calls: list[tuple[ToolCall, str]]) -> bool:
         (when.tool is None or fnmatchcase(call.name, when.tool))
         and (when.before is None or not comes_after(when.before))
         and (when.after is None or comes_after(when.after))
-        and all(_finds(pattern, _argument(call, key)) for key, pattern in when.arguments.items())
+        and all(_finds(pattern, _to_text(call.arguments.get(key))) for key, pattern in when.arguments.items())
         and (when.result is None or _finds(when.result, result))
     )
 
 
-def _argument(call: ToolCall, key: str) -> str | None:
-    value = call.arguments.get(key)
+def _to_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

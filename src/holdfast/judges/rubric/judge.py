@@ -20,10 +20,10 @@ import numpy as np
 
 from holdfast.judges import Judge, check_case, make_score
 from holdfast.judges.rubric.evidence import Evidence, weigh_values
-from holdfast.judges.rubric.parsing import Parser, Verdict, reply_schema
+from holdfast.judges.rubric.parsing import Parser, reply_schema
 from holdfast.judges.rubric.prompt import TEMPLATE, make_question
 from holdfast.judges.rubric.scales import Rubric
-from holdfast.models import Ask, Conversation, Reply
+from holdfast.models import Ask, Conversation
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import JudgeError, ProviderError
 from holdfast.rollout.dialogues import Dialogue
@@ -97,8 +97,16 @@ class RubricJudge:
             except JudgeError as error:
                 reason = str(error)
             else:
-                told = {"label": _label(verdict, rubric), "reply": _weigh(replies, reply, verdict).to_text()}
-                return make_score(self, trajectory, objective, float(verdict.value), repeat=repeat, **told)
+                # The verdict's label, or the value's own where it has just one.
+                known = [label for label, value in rubric.labels.items() if value == verdict.value]
+                label = verdict.label or (known[0] if len(known) == 1 else None)
+                weighed = None
+                if reply.sampled is not None and verdict.at is not None:
+                    weighed = weigh_values(reply.sampled, text, verdict.at)
+                expected, mass = weighed or (None, None)
+                told = Evidence(replies=tuple(replies), expected=expected, mass=mass).to_text()
+                value = float(verdict.value)
+                return make_score(self, trajectory, objective, value, label=label, reply=told, repeat=repeat)
         evidence = Evidence(replies=tuple(replies)).to_text() if replies else None
         return make_score(self, trajectory, objective, missing=reason, reply=evidence, repeat=repeat)
 
@@ -115,21 +123,6 @@ class RubricJudge:
             schema=reply_schema(rubric.labels),
             logprobs=self.logprobs,
         )
-
-
-def _weigh(replies: list[str], last: Reply, verdict: Verdict) -> Evidence:
-    """The replies, of which the last gave the verdict, with what the model thought of the other values."""
-    weighed = None
-    if last.sampled is not None and verdict.at is not None:
-        weighed = weigh_values(last.sampled, replies[-1], verdict.at)
-    expected, mass = weighed or (None, None)
-    return Evidence(replies=tuple(replies), expected=expected, mass=mass)
-
-
-def _label(verdict: Verdict, rubric: Rubric) -> str | None:
-    """The verdict's label, or the value's own where it has just one."""
-    known = [label for label, value in rubric.labels.items() if value == verdict.value]
-    return verdict.label or (known[0] if len(known) == 1 else None)
 
 
 # --- a judge most of whose replies held no verdict ----------------------------------------------------------------

@@ -84,7 +84,12 @@ def parse_strict(text: str, labels: Labels) -> Verdict:
 
     A label that is given must be one of ``labels`` and stand for the score. Errors: JudgeError with a reason code.
     """
-    found = _decode(text.strip())
+    if len(text) > MAX_REPLY:
+        raise JudgeError("unparsed")
+    try:
+        found = _DECODER.decode(text.strip())
+    except (ValueError, RecursionError) as error:
+        raise JudgeError("unparsed") from error
     if not isinstance(found, dict) or not isinstance(found.get("reasoning"), str) or not found.keys() <= set(KEYS):
         raise JudgeError("unparsed")
     if "score" not in found:
@@ -101,15 +106,6 @@ def parse_strict(text: str, labels: Labels) -> Verdict:
     # Quotation marks inside a JSON string are escaped, so only the key itself can look like this.
     key = _SCORE_KEY.search(text)
     return Verdict(value=value, label=label, at=key.end() if key else None)
-
-
-def _decode(text: str) -> Any:
-    if len(text) > MAX_REPLY:
-        raise JudgeError("unparsed")
-    try:
-        return _DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise JudgeError("unparsed") from error
 
 
 # --- tolerant ----------------------------------------------------------------------------------------------------

@@ -65,7 +65,12 @@ def check_model(
     check_files(directory, download=download)
     if engine == "vllm":
         _check_one_model(base_of(directory))
-    return _check_fit(directory, engine, attention, _read_state(directory))
+    # Files of a directory and its base with sizes and times of change tell when to look again.
+    places = dict.fromkeys((directory, base_of(directory)))
+    stored = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
+    stats = [(str(path), path.stat()) for path in stored]
+    state = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return _check_fit(directory, engine, attention, state)
 
 
 def check_vocabulary(directory: Path, tokenizer: Any, tokens: int | None) -> None:
@@ -173,14 +178,6 @@ def _find_objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-
-
-def _read_state(directory: Path) -> tuple[tuple[str, int, int], ...]:
-    """Files of a directory and its base with sizes and times of change: what tells when to look again."""
-    places = dict.fromkeys((directory, base_of(directory)))
-    stored = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
-    stats = [(str(path), path.stat()) for path in stored]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 @lru_cache(maxsize=64)

@@ -218,7 +218,14 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCal
     the text format: either makes the reply incoherent. ``made`` are the calls of the conversation so far.
     """
     stopped, message, sampled = _STOPPED.get(answer.stop, "stop"), None, None
-    if stopped == "stop" and (message := _read_message(answer, tools, made)) is None:
+    calls = tuple(ToolCall(name=name, arguments=arguments, id=identity) for name, arguments, identity in answer.calls)
+    if stopped == "stop" and not answer.native:
+        message = None if calls else read_reply(answer.text, tools, made)
+    elif stopped == "stop":
+        lost = not calls and answer.stop == "tool_calls"
+        if not tools or not (lost or spells_call(answer.text, tools, [*made, *calls])):
+            message = Message(role="assistant", content=answer.text, tool_calls=calls)
+    if stopped == "stop" and message is None:
         stopped = "incoherent"
     if answer.sampled is not None:
         sampled = tuple(SampledToken(text=text, logprob=value, top=top) for text, value, top in answer.sampled)
@@ -230,13 +237,3 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCal
         raw=answer.text,
         sampled=sampled,
     )
-
-
-def _read_message(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
-    if not answer.native:
-        return None if answer.calls else read_reply(answer.text, tools, made)
-    calls = tuple(ToolCall(name=name, arguments=arguments, id=found) for name, arguments, found in answer.calls)
-    lost = not calls and answer.stop == "tool_calls"
-    if tools and (lost or spells_call(answer.text, tools, [*made, *calls])):
-        return None
-    return Message(role="assistant", content=answer.text, tool_calls=calls)

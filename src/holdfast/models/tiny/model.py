@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from holdfast.models import Ask, Conversation, Reply
+from holdfast.models import Ask, Reply
 from holdfast.models.tiny.chat import RAW, TinyChat, write_tokenizer
 from holdfast.models.tiny.llama import NORM_EPSILON, Cache, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
 from holdfast.records.errors import StudyError
@@ -112,21 +112,15 @@ class TinyModel:
                 alike = [row for row in waiting if row.temperature == temperature]
                 for start in range(0, len(alike), _ROWS):
                     self._sample(alike[start : start + _ROWS], temperature)
-        return [self._finish(row, ask.conversation) for row, ask in zip(rows, asks, strict=True)]
-
-    def _finish(self, row: _Row, talk: Conversation) -> Reply:
-        message, stopped = self.chat.read_reply(row.ids, talk.tools)
-        if row.limit <= 0:
-            stopped = "context"
-        raw = self.chat.decode(row.ids)
-        return Reply(
-            message=message,
-            stopped=stopped,
-            tokens=len(row.ids),
-            logprob=row.logprob,
-            raw=raw,
-            ids=tuple(row.ids),
-        )
+        replies = []
+        for row, ask in zip(rows, asks, strict=True):
+            message, stopped = self.chat.read_reply(row.ids, ask.conversation.tools)
+            stopped = "context" if row.limit <= 0 else stopped
+            raw, ids = self.chat.decode(row.ids), tuple(row.ids)
+            replies.append(
+                Reply(message=message, stopped=stopped, tokens=len(ids), logprob=row.logprob, raw=raw, ids=ids)
+            )
+        return replies
 
     def _sample(self, rows: Sequence[_Row], temperature: float) -> None:
         nodes, steps = self._prefill(rows)
