@@ -45,17 +45,13 @@ class Canary:
 
 
 @cache
-def _read() -> Mapping[str, Any]:
-    text = (resources.files("holdfast.judges") / "canaries.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
-def canary_trajectories() -> list[Canary]:
+def canary_trajectories() -> Sequence[Canary]:
     """Every attack in a harmful and a benign episode, always the same."""
-    scenes = _read()["scenes"]
+    told = tomllib.loads((resources.files("holdfast.judges") / "canaries.toml").read_text(encoding="utf-8"))
+    scenes = told["scenes"]
     cases = [_make_case(number, scene) for number, scene in enumerate(scenes)]
     canaries = []
-    for number, attack in enumerate(_read()["attacks"]):
+    for number, attack in enumerate(told["attacks"]):
         at = number % len(scenes)
         for twin in TWINS:
             score, label = _AFTER[twin]

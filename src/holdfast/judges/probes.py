@@ -27,7 +27,7 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import CUT_OFF, Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import StudyError
 from holdfast.study.sections import OBJECTIVES, JudgeSection
-from holdfast.suites.office.wording import Status, read_status
+from holdfast.suites.office.wording import Status
 from holdfast.suites.probes import generated
 
 # Raised by hand when a rule changes its meaning.
@@ -50,6 +50,14 @@ _STATUSES: Mapping[Status, str] = {
     Status.ASKED: "asked",
     **dict.fromkeys((Status.DECLINED, Status.LEFT, Status.CHECKED, Status.FAILED), "refused"),
 }
+
+
+# The tiny model's sentences and what they are; it knows the office's ways to end a conversation too.
+_SENTENCES: Mapping[str, str] = {
+    **{" ".join(split_words(status.value)): label for status, label in _STATUSES.items()},
+    **{" ".join(split_words(text)): label for text, label in generated.REPLIES.items()},
+}
+_PLACES = {" ".join(split_words(generated.KEPT.format(place=place))): place for place in generated.PLACES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,28 +108,14 @@ def _read_generated(case: Case, text: str) -> Reading:
     if not words:
         return Reading("nothing said", "")
     if case.facts["expected"] in ("answer", "abstain"):
-        place = _places().get(words)
+        place = _PLACES.get(words)
         if place is not None:
             return Reading("correct" if place in case.facts["accept"] else "wrong", place)
         known = {"not attempted", "refused"}
     else:
         known = {"complied", "asked", "refused"}
-    label = _sentences().get(words)
+    label = _SENTENCES.get(words)
     return Reading(label, words) if label in known and label is not None else Reading("unreadable", words)
-
-
-@cache
-def _sentences() -> Mapping[str, str]:
-    told = {" ".join(split_words(text)): label for label, text in generated.REPLIES.items()}
-    # The tiny model knows the office's ways to end a conversation too.
-    statuses = {" ".join(split_words(status.value)): label for status, label in _STATUSES.items()}
-    assert all(read_status(words) is not None for words in statuses)
-    return {**statuses, **told}
-
-
-@cache
-def _places() -> Mapping[str, str]:
-    return {" ".join(split_words(generated.KEPT.format(place=place))): place for place in generated.PLACES}
 
 
 @cache

@@ -246,14 +246,11 @@ def _read_string(text: str, at: int, quote: str, style: Style) -> tuple[str, int
             raise Unreadable("a string without an end")
         parts.append(text[at : mark.start()])
         if mark[0] == quote:
-            return _join_halves("".join(parts)), mark.end()
+            # Both halves of a surrogate pair, as JSON escapes them, are one character.
+            whole = "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+            return whole, mark.end()
         letter, at = _read_escape(text, mark.end())
         parts.append(letter)
-
-
-def _join_halves(text: str) -> str:
-    """The text with both halves of a surrogate pair, as JSON escapes them, made one character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _read_escape(text: str, at: int) -> tuple[str, int]:

@@ -196,7 +196,7 @@ def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], h
     """PEFT's wrapper around a network, with every weight of the adapter in its place. Errors: StudyError."""
     try:
         from peft import PeftModel
-        from peft.utils import set_peft_model_state_dict
+        from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
     except ImportError as error:
         raise MissingExtra(f"the adapter {adapter.directory}", "train") from error
     config = _make_config(adapter, hollow)
@@ -219,18 +219,18 @@ def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], h
     missing = [name.replace(".default", "") for name in found.missing_keys if ".default" in name]
     if any(name.endswith(_TOKENS) for name in tensors):  # The other end of tied ones is the same.
         missing = [name for name in missing if not name.endswith(_TOKENS)]
-    missing += _missing_biases(wrapped, config, tensors)
+    if config.bias != "none":  # PEFT does not count biases that were trained and are not there.
+        wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        missing += [name for name in wanted if name.endswith("bias") and name not in tensors]
     if missing or found.unexpected_keys:
-        told = [*_tell_adapter("weights of the adapter are not in its file", missing)]
-        told += _tell_adapter("in its file belong to no layer of the base", found.unexpected_keys)
+        lists = {
+            "weights of the adapter are not in its file": sorted(missing),
+            "in its file belong to no layer of the base": sorted(found.unexpected_keys),
+        }
+        told = [f"{len(names)} {what} (first: {first_names(names)})" for what, names in lists.items() if names]
         remedy = tell_wrapper(found.unexpected_keys, own=_OWN) or _AGAIN
         raise StudyError(f"{adapter.directory}: {'; '.join(told)} ({adapter.base}); {remedy}")
     return wrapped
-
-
-def _tell_adapter(what: str, names: Iterable[str]) -> Iterator[str]:
-    if names := sorted(names):
-        yield f"{len(names)} {what} (first: {first_names(names)})"
 
 
 def _tell(error: BaseException) -> str:
@@ -286,16 +286,6 @@ def _resize_vocabulary(network: Any, adapter: PeftAdapter, tensors: Mapping[str,
         network.resize_token_embeddings(others.pop(), mean_resizing=False)
 
 
-def _missing_biases(wrapped: Any, config: Any, tensors: Mapping[str, Any]) -> list[str]:
-    """Biases that were trained and are not there; PEFT does not count them."""
-    if config.bias == "none":
-        return []
-    from peft.utils import get_peft_model_state_dict
-
-    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    return [name for name in wanted if name.endswith("bias") and name not in tensors]
-
-
 # --- whole weights ------------------------------------------------------------------------------------------------
 
 
@@ -326,11 +316,12 @@ def write_whole(directory: Path, target: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    copy_text_files(directory, target)
     stack = find_stack(directory)
     if _needs_network(directory, stack):
         _write_merged(directory, target)
+        copy_text_files(directory, target)
         return
+    copy_text_files(directory, target)
     base = stack.base if stack else directory
     shutil.copyfile(base / files.CONFIG, target / files.CONFIG)
     if (base / files.INDEX).is_file() and not (base / files.WHOLE).is_file():
@@ -382,7 +373,9 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
     """
     from peft import LoraConfig, LoraModel
 
-    targets = _linear_layers(model)
+    # The linear layers of the decoder, without the head.
+    inner = set(model.get_decoder().modules()) - {model.get_output_embeddings()}
+    targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inner]
     if not targets:
         raise StudyError(f"{source}: none of its modules is one that adapters change; use lora_r = 0")
     configs = {
@@ -416,12 +409,6 @@ def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
 def _held(names: Iterable[str]) -> list[str]:
     """Names of a model's modules as they are in what holds it."""
     return [f"{_HOLDER}.{name}" for name in names]
-
-
-def _linear_layers(model: Any) -> list[str]:
-    """The linear layers of a model's decoder by name, without the head."""
-    inner = set(model.get_decoder().modules()) - {model.get_output_embeddings()}
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inner]
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -194,10 +194,6 @@ class HubChat:
             spans.append((len(prompt), end))
         return self._tokenize(text, [*spans, (len(prompts[-1]), last)], [len(opening), *map(len, prompts)])
 
-    def is_altered(self, message: Message) -> bool:
-        """Whether a message holds what would speak as a control token, and so is shown otherwise."""
-        return self._neutral(message) != message
-
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The token ids after which the next message of the agent begins. Errors: StudyError."""
         shown = self._shown(conversation.messages, conversation.tools)
@@ -560,7 +556,7 @@ def _compare(chat: HubChat, conversation: Conversation) -> None:
     for place, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        if chat.is_altered(message):
+        if chat._neutral(message) != message:
             raise Unfaithful("it thinks between control tokens, which no text can spell")
         prompt = chat.prompt_ids(replace(conversation, messages=messages[:place]))
         begins = len(prompt)

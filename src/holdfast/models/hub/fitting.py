@@ -27,8 +27,6 @@ from holdfast.models.tiny.chat import is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama
 from holdfast.records.errors import MissingExtra, StudyError
 
-# What takes an attention, and what to do without it.
-_TAKERS: Mapping[str, str] = {"sdpa": "sampling here takes; use kind = 'vllm' or another model"}
 _WHOLE_NUMBERS = ("I", "U", "BOOL")  # as safetensors names them
 
 
@@ -190,10 +188,13 @@ def build_hollow(
         except Exception as error:
             # Older architectures look its name up among those that they have.
             unknown = attention is not None and str(error) == repr(attention)
+            taker = "training here takes; use another base model"
+            if attention == "sdpa":
+                taker = "sampling here takes; use kind = 'vllm' or another model"
             if unknown or "does not support an attention implementation" in str(error):
                 raise StudyError(
                     f"{directory}: its architecture ({config.model_type}) has no attention of the kind {attention!r},"
-                    f" which {_TAKERS.get(str(attention), 'training here takes; use another base model')}"
+                    f" which {taker}"
                 ) from error
             raise StudyError(
                 f"{directory}: transformers cannot load this model ({first_line(error)}); check the directory"

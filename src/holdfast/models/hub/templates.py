@@ -279,15 +279,6 @@ def _compile(source: str) -> Any:
 # --- the process -------------------------------------------------------------------------------------------------
 
 
-def _limit() -> None:
-    import resource
-
-    with contextlib.suppress(OSError, ValueError):
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-            used = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + _MOST_MEMORY, used + _MOST_MEMORY))
-
-
 def _answer(compiled: dict[str, Any], number: str, begin: str, asked: str) -> dict[str, Any]:
     """A text, a template's own reason why there is none, or why the template is refused."""
     import jinja2.exceptions
@@ -314,9 +305,14 @@ def _answer(compiled: dict[str, Any], number: str, begin: str, asked: str) -> di
 
 def _serve() -> None:
     """Answer requests of three lines each (a template's number, the template where it is new, what is asked)."""
+    import resource
+
     _environment()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its parent, which says when
-    _limit()
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + _MOST_MEMORY, used + _MOST_MEMORY))
     lines, answers = sys.stdin.buffer, sys.stdout.buffer
     compiled: dict[str, Any] = {}
     answers.write(b"ready\n")

@@ -223,44 +223,38 @@ class Decoder:
 States = Sequence[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Entry:
-    ids: NDArray[np.int64]
-    states: States
-
-
 class PrefixCache:
     """The states of recent token sequences, the least recently used left out first. ``tokens`` bounds them together."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[NDArray[np.int64], States]] = OrderedDict()
         self._held = self._made = 0
 
     def find(self, ids: Sequence[int]) -> tuple[int, States]:
         """How many of the first tokens are known, the last one never, and the states of a sequence that has them."""
         wanted = np.array(ids[:-1], np.int64)
         best, key = 0, None
-        for number, entry in self._entries.items():
-            length = min(len(wanted), len(entry.ids))
-            differs = np.flatnonzero(wanted[:length] != entry.ids[:length])
+        for number, (known, _) in self._entries.items():
+            length = min(len(wanted), len(known))
+            differs = np.flatnonzero(wanted[:length] != known[:length])
             shared = int(differs[0]) if len(differs) else length
             if shared > best:
                 best, key = shared, number
         if key is None:
             return 0, ()
         self._entries.move_to_end(key)
-        return best, self._entries[key].states
+        return best, self._entries[key][1]
 
     def add(self, ids: Sequence[int], states: States) -> None:
         """Keep the states of a sequence, in the place of those that it goes on from."""
         if not 0 < len(ids) <= self.tokens:
             return
         kept = np.array(ids, np.int64)
-        for number, entry in list(self._entries.items()):
-            if len(entry.ids) <= len(kept) and np.array_equal(kept[: len(entry.ids)], entry.ids):
+        for number, (known, _) in list(self._entries.items()):
+            if len(known) <= len(kept) and np.array_equal(kept[: len(known)], known):
                 self._drop(number)
-        self._entries[self._made] = _Entry(ids=kept, states=states)
+        self._entries[self._made] = kept, states
         self._made += 1
         self._held += len(kept)
         while self._held > self.tokens:
@@ -272,7 +266,7 @@ class PrefixCache:
         self._held = 0
 
     def _drop(self, number: int) -> None:
-        self._held -= len(self._entries.pop(number).ids)
+        self._held -= len(self._entries.pop(number)[0])
 
 
 def lay_side_by_side(found: Sequence[tuple[int, States]], width: int) -> list[tuple[Tensor, Tensor]]:
@@ -313,29 +307,21 @@ class Grammars:
             raise MissingExtra("replies that follow a JSON schema", "train") from error
 
         self.vocabulary = vocabulary
-        self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(ends))
-        singles = {text: self._tokenizer.tokenize_bytes(text)[-1] for text in _ENDINGS}
-        self._endings = {text: one for text, one in singles.items() if self._tokenizer.decode_bytes([one]) == text}
+        self.tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(ends))
+        # The tokens that are exactly one of these texts.
+        singles = {text: self.tokenizer.tokenize_bytes(text)[-1] for text in _ENDINGS}
+        self.endings = {text: one for text, one in singles.items() if self.tokenizer.decode_bytes([one]) == text}
 
     def start(self, schema: JSON, limit: int) -> Constraint:
         """The constraint of a reply of at most ``limit`` tokens. Errors: StudyError for a schema not to be followed."""
         from llguidance import LLMatcher
 
         grammar = LLMatcher.grammar_from_json_schema(dict(schema), overrides={"whitespace_flexible": False})
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise StudyError(f"JSON schema: replies cannot follow it ({matcher.get_error()[:200]}); simplify it")
         # At least half of the tokens are the model's own to spend.
         return Constraint(self, matcher, min(_longest(schema, schema, 0), limit // 2))
-
-    def decode(self, token: int) -> bytes:
-        """The bytes of a token."""
-        text: bytes = self._tokenizer.decode_bytes([token])
-        return text
-
-    def ending(self, text: bytes) -> int | None:
-        """The token that is exactly this text, where there is one."""
-        return self._endings.get(text)
 
 
 class Constraint:
@@ -354,7 +340,7 @@ class Constraint:
         found[: len(shown)] = shown
         if left <= self.reserve and not self._escaped:
             for text in (b'"',) if self._in_string else _ENDINGS:
-                token = self._grammars.ending(text)
+                token = self._grammars.endings.get(text)
                 if token is not None and found[token]:
                     found[:] = False
                     found[token] = True
@@ -371,7 +357,7 @@ class Constraint:
         """Go on with a token; whether the reply is complete with it. Errors: ValueError for one not allowed."""
         if not self._matcher.consume_token(token):
             raise ValueError(f"token {token} is not allowed here ({self._matcher.get_error()})")
-        for letter in self._grammars.decode(token):
+        for letter in self._grammars.tokenizer.decode_bytes([token]):
             if self._escaped:
                 self._escaped = False
             elif letter == ord("\\"):

@@ -107,7 +107,8 @@ class Ledger:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            make_private(path)
+            # For its owner's eyes, unless it is there; a link is not followed.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             self._out, self._in = self._connect(), self._connect()
             self._out.executescript(f"PRAGMA journal_mode=WAL; BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             check_structure(self._out)
@@ -126,7 +127,7 @@ class Ledger:
     def close(self) -> None:
         """Write what is waiting and close the file; what is in flight stays in doubt."""
         self._writer.shutdown()
-        give_up(self._owner)
+        _open.discard(self._owner)
         self._out.close()
         self._in.close()
 
@@ -336,11 +337,6 @@ def new_owner() -> str:
     return name
 
 
-def give_up(owner: str) -> None:
-    """The ledger of this name is closed."""
-    _open.discard(owner)
-
-
 def is_under_way(owner: str) -> bool:
     """Whether the ledger of this name may be waiting for an answer."""
     try:
@@ -397,11 +393,6 @@ FUNCTION = "row_digest"
 
 class DamagedRow(sqlite3.DatabaseError):
     """A row of a ledger is not the one that was written."""
-
-
-def make_private(path: Path) -> None:
-    """Make the file of a ledger for its owner's eyes unless it is there; a link is not followed. Errors: OSError."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
 def teach_digests(db: sqlite3.Connection) -> None:

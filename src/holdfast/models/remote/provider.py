@@ -196,21 +196,18 @@ class ProviderModel:
             except BaseException:  # interrupted: it may have been billed
                 self._ledger.leave(key)
                 raise
-            await self._ledger.settle(key, self._settled(answer, time.monotonic() - started, attempts))
+            prices = (self._endpoint.input_price, self._endpoint.output_price)
+            settled = Settled(
+                answer=answer.as_json(),
+                served=answer.served,
+                input_tokens=answer.input_tokens,
+                output_tokens=answer.output_tokens,
+                cost=(answer.input_tokens * prices[0] + answer.output_tokens * prices[1]) / MILLION,
+                seconds=time.monotonic() - started,
+                attempts=attempts,
+            )
+            await self._ledger.settle(key, settled)
         return answer, used
-
-    def _settled(self, answer: Answer, seconds: float, attempts: int) -> Settled:
-        prices = (self._endpoint.input_price, self._endpoint.output_price)
-        cost = (answer.input_tokens * prices[0] + answer.output_tokens * prices[1]) / MILLION
-        return Settled(
-            answer=answer.as_json(),
-            served=answer.served,
-            input_tokens=answer.input_tokens,
-            output_tokens=answer.output_tokens,
-            cost=cost,
-            seconds=seconds,
-            attempts=attempts,
-        )
 
     def _features(self, ask: Ask) -> frozenset[str]:
         """What of the request not every server has, and this one is asked for."""
