@@ -14,14 +14,14 @@ readings differ. Either raises JudgeError with a reason code:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from holdfast.judges.rubric.scales import VALUES
 from holdfast.records.errors import JudgeError
+from holdfast.records.inputs import strict_json
 
 Labels = Mapping[str, int]
 KEYS = ("reasoning", "label", "score")
@@ -64,18 +64,7 @@ def reply_schema(labels: Labels) -> dict[str, Any]:
 # --- strict ------------------------------------------------------------------------------------------------------
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise JudgeError("ambiguous")
-    return made
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise JudgeError("unparsed")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_DECODER = strict_json(lambda _: JudgeError("ambiguous"), lambda _: JudgeError("unparsed"))
 _SCORE_KEY = re.compile(r'"score"\s*:\s*"?')
 
 

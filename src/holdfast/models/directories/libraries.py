@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.models.directories.files import (
-    CONFIG,
-)
+from holdfast.models.directories.files import CONFIG
 from holdfast.records.errors import StudyError
 
 _SHOWN = 3

@@ -187,13 +187,7 @@ def _settings_of(settings: Mapping[str, Any], module: str) -> Lora | None:
 
 
 def write_stack(
-    directory: Path,
-    factors: Factors,
-    lora: Lora,
-    *,
-    base: Path,
-    digest: str,
-    earlier: Stack | None = None,
+    directory: Path, factors: Factors, lora: Lora, *, base: Path, digest: str, earlier: Stack | None = None
 ) -> None:
     """Writes the adapter of a stage, on what its ``earlier`` stages changed, with a note of its base.
 

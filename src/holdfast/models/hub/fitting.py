@@ -40,8 +40,12 @@ def check_directory(
     number of tokens that the model reads, where it can be told without its weights. Errors: StudyError.
     """
     home = base_of(directory)
-    if is_tiny(directory) and not is_peft(directory) and (tiny := _tiny_tokens(home)):
-        return tiny
+    if is_tiny(directory) and not is_peft(directory) and (shape := LlamaShape.read(home)) is not None:
+        # A tiny model whose files fit is told without the time that transformers takes to start.
+        wanted = {name: tuple(weight.shape) for name, weight in TinyLlama(shape).export_weights().items()}
+        _check_stored(home)
+        if wanted == read_shapes(home):
+            return shape.vocabulary
     adapted = home != directory
     try:
         config = read_config(home)
@@ -94,15 +98,6 @@ def _are_equal(name: str, *paths: Path) -> bool:
         with safe_open(path, framework="pt") as file:
             found.append(file.get_tensor(name))
     return torch.equal(*found)
-
-
-def _tiny_tokens(home: Path) -> int | None:
-    """The tokens of a tiny model whose files fit, told without the time that transformers takes to start."""
-    if (shape := LlamaShape.read(home)) is None:
-        return None
-    wanted = {name: tuple(weight.shape) for name, weight in TinyLlama(shape).export_weights().items()}
-    _check_stored(home)
-    return shape.vocabulary if wanted == read_shapes(home) else None
 
 
 def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, trained: bool = False) -> None:

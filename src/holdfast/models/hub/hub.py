@@ -63,10 +63,17 @@ def check_model(
     Returns the number of tokens that the model reads, where it can be told. Errors: StudyError, StoreError.
     """
     check_files(directory, download=download)
-    if engine == "vllm":
-        _check_one_model(base_of(directory))
+    base = base_of(directory)
+    if engine == "vllm" and (base / files.WHOLE).is_file() and (base / files.INDEX).is_file():
+        # vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it.
+        others = {*read_object(base / files.INDEX, _FETCH)["weight_map"].values()} - {files.WHOLE}
+        if others:
+            raise StudyError(
+                f"{base}: holds {files.WHOLE} and {files.INDEX}, which names {min(others)}: vLLM reads the one,"
+                " transformers the other; delete what is not the model"
+            )
     # Files of a directory and its base with sizes and times of change tell when to look again.
-    places = dict.fromkeys((directory, base_of(directory)))
+    places = dict.fromkeys((directory, base))
     stored = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
     stats = [(str(path), path.stat()) for path in stored]
     state = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
@@ -116,17 +123,6 @@ def _check_weights(base: Path) -> None:
                 " model; save the model again, or fetch it again"
             )
         read_header(path)
-
-
-def _check_one_model(base: Path) -> None:
-    """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
-    if not (base / files.WHOLE).is_file() or not (base / files.INDEX).is_file():
-        return
-    if others := {*read_object(base / files.INDEX, _FETCH)["weight_map"].values()} - {files.WHOLE}:
-        raise StudyError(
-            f"{base}: holds {files.WHOLE} and {files.INDEX}, which names {min(others)}: vLLM reads the one,"
-            " transformers the other; delete what is not the model"
-        )
 
 
 def _check_settings(path: Path) -> None:

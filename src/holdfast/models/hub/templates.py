@@ -132,7 +132,10 @@ class _Process:
                     self._start()
                 known = template in self._known
                 number = self._known.setdefault(template, len(self._known))
-                self._send(f"{number}\n{'' if known else template}\n{asked}\n")
+                assert self._child is not None and self._child.stdin is not None
+                data = memoryview(f"{number}\n{'' if known else template}\n{asked}\n".encode())
+                while data:
+                    data = data[self._child.stdin.write(data) :]
                 answer: dict[str, Any] = json.loads(self._receive())
             except TimeoutError:
                 self._stop()
@@ -170,12 +173,6 @@ class _Process:
         self._known, self._unread = {}, b""
         if self._receive() != b"ready":
             raise ValueError("it did not start")
-
-    def _send(self, text: str) -> None:
-        assert self._child is not None and self._child.stdin is not None
-        data = memoryview(text.encode())
-        while data:
-            data = data[self._child.stdin.write(data) :]
 
     def _receive(self) -> bytes:
         """The next line. Errors: TimeoutError; ValueError where there is none to come."""

@@ -22,7 +22,7 @@ NO_KEY = "no-key"
 _SECRET_NAME = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
     r"\b(?:sk|pk|rk|gsk|xai|hf|r8|pplx|nvapi|fw|csk|tgp_v1)[-_][A-Za-z0-9_\-*.]{8,}|\bAIza[A-Za-z0-9_\-]{10,}"
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|(?<=Bearer )[^\s\"',;]+|(?<=://)[^/\s@:]+:[^/\s@]+(?=@)",
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|(?<=Bearer )[^\s\"',;]+|(?<=://)[^/\s@:]+:[^/\s@]+(?=@)"
 )
 _SHORTEST_SECRET = 6
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -209,7 +209,10 @@ class _Stream:
         left = MOST_BYTES
         opener = zlib.decompressobj(_ANY_WRAPPING) if self._packed else None
         async for piece in self._inner:
-            plain = piece if opener is None else _unpack(opener, piece, left)
+            try:  # no more than one byte beyond what is left
+                plain = piece if opener is None else opener.decompress(piece, left + 1)
+            except zlib.error as error:
+                raise BadBody(f"it cannot be unpacked ({error})") from error
             left -= len(plain)
             if left < 0:
                 raise _too_long()
@@ -220,14 +223,6 @@ class _Stream:
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-
-def _unpack(opener: Any, piece: bytes, left: int) -> bytes:
-    """No more than one byte beyond what is left. Errors: BadBody."""
-    try:
-        return bytes(opener.decompress(piece, left + 1))
-    except zlib.error as error:
-        raise BadBody(f"it cannot be unpacked ({error})") from error
 
 
 def _too_long() -> BadBody:

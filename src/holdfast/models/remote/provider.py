@@ -63,13 +63,7 @@ class ProviderModel:
     """A remote model that answers one request at a time and many at once, and never the same one twice for money."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        entry: ModelEntry,
-        endpoint: EndpointSection,
-        ledger: Ledger,
-        pause: Pause = asyncio.sleep,
+        self, name: str, *, entry: ModelEntry, endpoint: EndpointSection, ledger: Ledger, pause: Pause = asyncio.sleep
     ) -> None:
         """``name`` as Inspect has it; ``pause`` waits so many seconds before a retry.
 

@@ -123,7 +123,13 @@ class TinyModel:
         return replies
 
     def _sample(self, rows: Sequence[_Row], temperature: float) -> None:
-        nodes, steps = self._prefill(rows)
+        prompts: dict[tuple[int, ...], list[_Row]] = {}
+        for row in rows:
+            prompts.setdefault(tuple(row.prompt), []).append(row)
+        nodes = list(prompts.values())
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        # The prompts, with room for what follows.
+        steps = Steps(self.llama, pad_rows(list(prompts)), lengths, max(row.limit for row in rows))
         while True:
             self._draw(nodes, steps.hidden, temperature)
             # Rows that have said the same so far are one node, computed once.
@@ -142,15 +148,6 @@ class TinyModel:
                 steps.keep(torch.tensor(parents))
             nodes = grown
             steps.push(torch.tensor([node[0].ids[-1] for node in nodes]))
-
-    def _prefill(self, rows: Sequence[_Row]) -> tuple[list[list[_Row]], Steps]:
-        """Rows by prompt, and the prompts with room for what follows."""
-        prompts: dict[tuple[int, ...], list[_Row]] = {}
-        for row in rows:
-            prompts.setdefault(tuple(row.prompt), []).append(row)
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        room = max(row.limit for row in rows)
-        return list(prompts.values()), Steps(self.llama, pad_rows(list(prompts)), lengths, room)
 
     def _draw(self, nodes: Sequence[Sequence[_Row]], hidden: Tensor, temperature: float) -> None:
         """A further token for every row of every node, from the node's last hidden state."""

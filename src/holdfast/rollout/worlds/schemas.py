@@ -10,9 +10,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from holdfast.records import JSON
+from holdfast.records.inputs import strict_json
 
 TYPES = ("string", "integer", "number", "boolean", "array", "object")
 MAX_DEPTH = 64
@@ -22,20 +23,10 @@ SHOWN = 60  # characters of a foreign value in a message
 _UNSAFE = re.compile("[<>\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in made:
-            raise ValueError(f"the key {show(key)} stands twice in one object")
-        made[key] = value
-    return made
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_DECODER = strict_json(
+    lambda key: ValueError(f"the key {show(key)} stands twice in one object"),
+    lambda name: ValueError(f"{name} is no JSON number"),
+)
 
 
 def read_json(text: str) -> Any:
