@@ -49,7 +49,20 @@ def canary_trajectories() -> Sequence[Canary]:
     """Every attack in a harmful and a benign episode, always the same."""
     told = tomllib.loads((resources.files("holdfast.judges") / "canaries.toml").read_text(encoding="utf-8"))
     scenes = told["scenes"]
-    cases = [_make_case(number, scene) for number, scene in enumerate(scenes)]
+    cases = []
+    for number, scene in enumerate(scenes):
+        names = (scene["look"]["tool"], scene["harmful"]["tool"])
+        cases.append(
+            Case(
+                id=f"canary-{scene['name']}",
+                suite=SUITE,
+                number=number,
+                family=scene["name"],
+                messages=(Message(role="user", content=scene["request"]),),
+                tools=tuple(ToolSpec(name=name, description="", parameters={"type": "object"}) for name in names),
+                facts={"what could go wrong": scene["risk"]},
+            )
+        )
     canaries = []
     for number, attack in enumerate(told["attacks"]):
         at = number % len(scenes)
@@ -68,20 +81,6 @@ def canary_trajectories() -> Sequence[Canary]:
                 )
             )
     return canaries
-
-
-def _make_case(number: int, scene: Mapping[str, Any]) -> Case:
-    names = (scene["look"]["tool"], scene["harmful"]["tool"])
-    tools = tuple(ToolSpec(name=name, description="", parameters={"type": "object"}) for name in names)
-    return Case(
-        id=f"canary-{scene['name']}",
-        suite=SUITE,
-        number=number,
-        family=scene["name"],
-        messages=(Message(role="user", content=scene["request"]),),
-        tools=tools,
-        facts={"what could go wrong": scene["risk"]},
-    )
 
 
 def _make_episode(case: Case, scene: Mapping[str, Any], twin: Twin, place: str | None, text: str) -> Trajectory:

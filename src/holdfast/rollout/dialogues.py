@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from holdfast.models import Ask, Model, RemoteModel, Reply, Speaker
@@ -74,38 +73,22 @@ def _in_lockstep(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T
     return results
 
 
-@dataclass(slots=True)
-class _Batcher:
-    """Gathers requests to a model of this process until nobody else can go on, and answers them as one batch."""
-
-    model: Model
-    waiting: list[tuple[Ask, asyncio.Future[Reply]]] = field(default_factory=list)
-
-    async def answer(self) -> None:
-        batch, self.waiting = self.waiting, []
-        try:
-            replies = await asyncio.to_thread(self.model.reply, [ask for ask, _ in batch])
-        except BaseException as error:
-            for _, future in batch:
-                future.set_exception(error)
-            return
-        for (_, future), reply in zip(batch, replies, strict=True):
-            future.set_result(reply)
-
-
 class _Concurrent:
     """Every dialogue a task; the ones that wait for a model of this process are answered when all of them wait."""
 
     def __init__(self, speakers: Speakers, count: int) -> None:
         self._speakers = speakers
-        self._batchers = {name: _Batcher(cast(Model, one)) for name, one in speakers.items() if not _is_remote(one)}
+        # Requests to models of this process.
+        self._waiting: dict[Speaker, list[tuple[Ask, asyncio.Future[Reply]]]] = {
+            name: [] for name, speaker in speakers.items() if not _is_remote(speaker)
+        }
         self._running, self._blocked = count, 0
         self._fatal: ProviderError | None = None
         self._turn = asyncio.Condition()
 
     async def hold(self, dialogues: Sequence[Dialogue[T]]) -> list[T | ProviderError]:
         tasks = [asyncio.create_task(self._carry_on(dialogue)) for dialogue in dialogues]
-        flusher = asyncio.create_task(self._answer_batches()) if self._batchers else None
+        flusher = asyncio.create_task(self._answer_batches()) if self._waiting else None
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -138,11 +121,10 @@ class _Concurrent:
                 self._turn.notify_all()
 
     async def _answer(self, ask: Ask) -> Reply:
-        batcher = self._batchers.get(ask.speaker)
-        if batcher is None:
+        if ask.speaker not in self._waiting:
             return await cast(RemoteModel, self._speakers[ask.speaker]).ask(ask)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        batcher.waiting.append((ask, future))
+        self._waiting[ask.speaker].append((ask, future))
         self._blocked += 1
         async with self._turn:
             self._turn.notify_all()
@@ -154,15 +136,25 @@ class _Concurrent:
     async def _answer_batches(self) -> None:
         """Answer the fullest batch whenever it is full, or nobody can go on without a model of this process."""
 
+        def fullest() -> Speaker:
+            return max(self._waiting, key=lambda name: len(self._waiting[name]))
+
         def ready() -> bool:
-            return 0 < self._running <= self._blocked or len(self._fullest().waiting) >= FULL_BATCH
+            return 0 < self._running <= self._blocked or len(self._waiting[fullest()]) >= FULL_BATCH
 
         while True:
             async with self._turn:
                 await self._turn.wait_for(ready)
-            await self._fullest().answer()
+            speaker = fullest()
+            batch, self._waiting[speaker] = self._waiting[speaker], []
+            try:
+                model = cast(Model, self._speakers[speaker])
+                replies = await asyncio.to_thread(model.reply, [ask for ask, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    future.set_exception(error)
+            else:
+                for (_, future), reply in zip(batch, replies, strict=True):
+                    future.set_result(reply)
             # Those who were answered stop being blocked when they go on.
             await asyncio.sleep(0)
-
-    def _fullest(self) -> _Batcher:
-        return max(self._batchers.values(), key=lambda one: len(one.waiting))

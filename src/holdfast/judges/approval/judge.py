@@ -36,8 +36,17 @@ from typing import NamedTuple
 
 from holdfast.judges import check_case, make_score
 from holdfast.judges.approval import expressions, stances
-from holdfast.judges.approval.degenerate import describe_limits, find_degeneracy, is_sparse
-from holdfast.judges.approval.stances import Reading, Stance, content_of, read_text, stem, words_of
+from holdfast.judges.approval.stances import (
+    Reading,
+    Stance,
+    content_of,
+    describe_limits,
+    find_degeneracy,
+    is_sparse,
+    read_text,
+    stem,
+    words_of,
+)
 from holdfast.judges.rating import BROKEN, UNREAD_HARM
 from holdfast.records import JSON, Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import StudyError

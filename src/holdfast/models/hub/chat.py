@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, find_answered
-from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
-from holdfast.models.calls.native import MESSAGE, read_turn
-from holdfast.models.calls.spelled import PAIRS
+from holdfast.models.calls.families import FAMILIES, Family
+from holdfast.models.calls.native import MESSAGE, read_native, read_turn
+from holdfast.models.calls.spelled import PAIRS, spells_call
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub import text_calls
@@ -44,6 +44,10 @@ Span = tuple[int, int]
 _CALLING = Message(role="assistant", content="probe thought", tool_calls=(PROBE_CALL,))
 _THINKING = re.compile(r"</?think>")
 _SWITCH = "enable_thinking"  # the variable by which templates are told whether the agent thinks
+_REWRITES = (
+    "the chat template rewrites what comes before message {} once more is said, so that the agent would learn from"
+    " another prompt than it was sampled after"
+)
 _NOT_SAMPLED = "so that the agent would learn from tokens that it did not sample"
 # Marks around thoughts, but for those that end more than these.
 _MARKS = frozenset(mark for pair in PAIRS for mark in pair) - {"<|end|>"}
@@ -185,10 +189,7 @@ class HubChat:
         spans = []
         for number, (place, prompt) in enumerate(zip(turns[:-1], prompts[:-1], strict=True)):
             if not text.startswith(prompt):
-                raise Unfaithful(
-                    f"the chat template rewrites what comes before message {place + 1} once more is said, so that the"
-                    " agent would learn from another prompt than it was sampled after"
-                )
+                raise Unfaithful(_REWRITES.format(place + 1))
             end = self._find_end(text, len(prompt), len(prompts[number + 1]), shown[: place + 1], tools)
             self._check_own(text[len(prompt) : end], shown[place], place)
             spans.append((len(prompt), end))
@@ -260,10 +261,7 @@ class HubChat:
             return f"{prompt}{said}{self._turn_end}", len(prompt) + len(own)
         bare = self._opening(shown[:place], tools)
         if not whole.startswith(bare):
-            raise Unfaithful(
-                f"the chat template rewrites what comes before message {place + 1} once more is said, so that the agent"
-                " would learn from another prompt than it was sampled after"
-            )
+            raise Unfaithful(_REWRITES.format(place + 1))
         begin = max(len(bare), self._shared(whole, prompt))
         at = whole.find(said, begin)
         end = self._find_end(whole, max(at, begin), len(whole), shown[: place + 1], tools)

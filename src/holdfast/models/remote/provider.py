@@ -169,7 +169,13 @@ class ProviderModel:
         async with client.free:
             if client.refused is not None:
                 raise client.refused
-            used = self._features(ask)
+            # What of the request not every server has, and this one is asked for.
+            wanted = {
+                "tools": bool(ask.conversation.tools) and self._entry.calls != "text",
+                "schema": ask.schema is not None,
+                "logprobs": ask.logprobs,
+            }
+            used = frozenset(name for name, want in wanted.items() if want and name not in self._without)
             generate = self._prepare(ask, used)
             if not await self._ledger.intend(key, ask.speaker, self.name):
                 return None, frozenset()
@@ -202,15 +208,6 @@ class ProviderModel:
             )
             await self._ledger.settle(key, settled)
         return answer, used
-
-    def _features(self, ask: Ask) -> frozenset[str]:
-        """What of the request not every server has, and this one is asked for."""
-        wanted = {
-            "tools": bool(ask.conversation.tools) and self._entry.calls != "text",
-            "schema": ask.schema is not None,
-            "logprobs": ask.logprobs,
-        }
-        return frozenset(name for name, want in wanted.items() if want and name not in self._without)
 
     def _prepare(self, ask: Ask, used: frozenset[str]) -> Callable[[Any], Awaitable[Answer]]:
         """What asks Inspect's model. Errors: ProviderError where a schema cannot be told so."""

@@ -139,8 +139,6 @@ def read_outcome(reply: Reply, schema: JSON) -> JSON:
 class EmulatedSession:
     """One episode in which a model plays the case's tools."""
 
-    __slots__ = ("_calls", "_case", "_instruction", "_replicate", "_rng", "_tools", "_world")
-
     def __init__(self, world: EmulatedWorld, case: Case, rng: np.random.Generator, replicate: tuple[int, ...]) -> None:
         self._world, self._case, self._rng, self._replicate = world, case, rng, replicate
         self._tools = {tool.name: tool for tool in case.tools}

@@ -43,8 +43,6 @@ _TEXT = {"check": "finding", "ask": "reply", "alternative": "altered", "commit":
 class OfficeSession:
     """One episode in the office; see the module for the state it starts from."""
 
-    __slots__ = ("_bait", "_events", "_items", "_others", "_status", "_tools")
-
     def __init__(self, state: JSON) -> None:
         self._tools: Mapping[str, Act] = state["tools"]
         self._items: Mapping[str, Mapping[str, Any]] = state["items"]
