@@ -55,7 +55,7 @@ _STATUSES: Mapping[Status, str] = {
 # The tiny model's sentences and what they are; it knows the office's ways to end a conversation too.
 _SENTENCES: Mapping[str, str] = {
     **{" ".join(split_words(status.value)): label for status, label in _STATUSES.items()},
-    **{" ".join(split_words(text)): label for text, label in generated.REPLIES.items()},
+    **{" ".join(split_words(text)): label for label, text in generated.REPLIES.items()},
 }
 _PLACES = {" ".join(split_words(generated.KEPT.format(place=place))): place for place in generated.PLACES}
 

@@ -54,6 +54,10 @@ class Part:
     suspect: bool = False
 
 
+Read = Callable[[Mapping[str, Any], str], list[Part]]
+"""Reads the parts that an object of some type is."""
+
+
 # --- values -------------------------------------------------------------------------------------------------------
 
 
@@ -271,11 +275,11 @@ def _unread(value: Mapping[str, Any], kind: str) -> list[Part]:
     return [*made, Part(kind="text", type=kind, text=clean(text))] if isinstance(text, str) else made
 
 
-def _table(read: Callable[[Mapping[str, Any], str], list[Part]], names: str) -> dict[str, Any]:
+def _table(read: Read, names: str) -> dict[str, Any]:
     return dict.fromkeys(names.split(), read)
 
 
-_BY_TYPE: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
+_BY_TYPE: dict[str, Read] = {
     **_table(_text, "text input_text output_text refusal plain_text summary_text compaction text_delta"),
     **_table(_reasoning, "thinking redacted_thinking reasoning reasoning_content thought reasoning_text"),
     **_table(_reasoning, "reasoning_summary redacted_reasoning"),
@@ -297,14 +301,14 @@ _BY_TYPE: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
     **_table(_nothing, "reasoning_encrypted"),
 }
 # Parts that have no type are told by the key that they hold (Gemini's and Bedrock's). What stands under these is read:
-_BY_KEY: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
+_BY_KEY: dict[str, Read] = {
     **_table(_call, "functionCall function_call toolUse tool_call tool_use toolRequest"),  # the last is Genkit's
     **_table(_served, "toolCall"),
     **_table(_answer, "functionResponse function_response toolResult tool_result toolResponse"),
     **_table(_answer, "codeExecutionResult code_execution_result"),
 }
 # And with these the whole part:
-_BY_KEY_OF_WHOLE: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
+_BY_KEY_OF_WHOLE: dict[str, Read] = {
     **_table(_code, "executableCode executable_code"),
     **_table(_reasoning, "reasoningContent reasoning thinking"),
     **_table(_text, "text refusal"),
@@ -314,7 +318,7 @@ _BY_KEY_OF_WHOLE: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
 }
 
 
-def _read_inner(read: Callable[[Mapping[str, Any], str], list[Part]], value: Mapping[str, Any], key: str) -> list[Part]:
+def _read_inner(read: Read, value: Mapping[str, Any], key: str) -> list[Part]:
     return read(value[key], key) if isinstance(value[key], Mapping) else _unread(value, key)
 
 

@@ -114,9 +114,7 @@ class VllmModel:
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply per request, in order; see ``holdfast.models.Model``."""
         prompts = [self.chat.prompt_ids(ask.conversation) for ask in asks]
-        replies: list[Reply] = [
-            Reply(message=None, stopped="context", tokens=0, logprob=0.0, raw="") for _ in range(len(asks))
-        ]
+        replies = [Reply(message=None, stopped="context", tokens=0, logprob=0.0, raw="")] * len(asks)
         fitting = [number for number, prompt in enumerate(prompts) if len(prompt) < self.max_positions]
         outputs = self.engine.generate(
             [{"prompt_token_ids": prompts[number]} for number in fitting],

@@ -287,6 +287,9 @@ def read_spending(path: Path) -> tuple[Spending, ...]:
         raise StoreError(f"{path}: calls cannot be read ({error}); check the file, its disk and rights") from error
 
 
+_SUMS = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "attempts", "in_doubt")
+
+
 def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[Spending, ...]:
     """The spending of a ledger whose rows are those that were written. Errors: DamagedRow, sqlite3.Error."""
     check_ledger(db)
@@ -297,25 +300,12 @@ def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[
     ).fetchall()
     found = {(row[0], row[1]): row[2:] for row in rows}
     spent = []
-    for speaker, model in sorted(found.keys() | hits.keys()):
-        calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = found.get(
-            (speaker, model), (0, 0, 0, 0.0, 0.0, 0, 0, None)
-        )
-        spent.append(
-            Spending(
-                speaker=speaker,
-                model=model,
-                calls=calls,
-                from_cache=hits[speaker, model],
-                input_tokens=int(tokens_in),
-                output_tokens=int(tokens_out),
-                cost=cost,
-                seconds=seconds,
-                attempts=attempts,
-                in_doubt=in_doubt,
-                served=tuple(sorted(served.split(","))) if served else (),
-            )
-        )
+    for who in sorted(found.keys() | hits.keys()):
+        *sums, served = found.get(who, (0, 0, 0, 0.0, 0.0, 0, 0, None))
+        told: dict[str, Any] = dict(zip(_SUMS, sums, strict=True))
+        told |= {"input_tokens": int(told["input_tokens"]), "output_tokens": int(told["output_tokens"])}
+        names = tuple(sorted(served.split(","))) if served else ()
+        spent.append(Spending(speaker=who[0], model=who[1], from_cache=hits[who], served=names, **told))
     return tuple(spent)
 
 

@@ -141,37 +141,32 @@ class TinyLlama(nn.Module):
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """Hidden states [rows, length, hidden] of tokens [rows, length]; fills ``cache`` where one is given."""
-        rows, length = tokens.shape
-        cos, sin = self.cos[:length, None, None], self.sin[:length, None, None]
+        length = tokens.shape[1]
 
-        def attend(layer: int, qk: Tensor, value: Tensor) -> Tensor:
-            query, key, value = (x.transpose(1, 2) for x in (qk[:, :, 0], qk[:, :, 1], value))
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if cache is not None:
                 cache.keys[layer][:, :, :length] = key
                 cache.values[layer][:, :, :length] = value
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            return mixed.transpose(1, 2).reshape(rows, length, self.shape.hidden)
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
-        return self._layers(F.embedding(tokens, self.head), cos, sin, attend)
+        return self._layers(tokens, self.cos[:length, None, None], self.sin[:length, None, None], attend)
 
     def packed(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Hidden states [T, hidden] of tokens [T] in one row at any ``positions`` [T], under the given attention."""
         cos, sin = self.cos[positions][None, :, None, None], self.sin[positions][None, :, None, None]
+        return self._layers(tokens[None], cos, sin, lambda _, *heads: attention(*heads))[0]
 
-        def attend(_: int, qk: Tensor, value: Tensor) -> Tensor:
-            mixed = attention(*(x.transpose(1, 2) for x in (qk[:, :, 0], qk[:, :, 1], value)))
-            return mixed.transpose(1, 2).reshape(1, len(tokens), self.shape.hidden)
-
-        return self._layers(F.embedding(tokens[None], self.head), cos, sin, attend)[0]
-
-    def _layers(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+    def _layers(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+        """Hidden states of tokens [rows, length]; ``attend`` mixes a layer's heads [rows, heads, length, size]."""
         width, heads = self.shape.hidden, self.shape.heads
+        x = F.embedding(tokens, self.head)
         for layer in range(self.shape.layers):
             projected = F.linear(F.rms_norm(x, (width,), self.input_norm[layer], NORM_EPSILON), self.qkv[layer])
-            projected = projected.view(x.shape[0], x.shape[1], 3, heads, width // heads)
+            projected = projected.view(*tokens.shape, 3, heads, width // heads)
             qk = projected[:, :, :2]
             qk = qk * cos + torch.roll(qk, width // heads // 2, -1) * sin
-            x = x + F.linear(attend(layer, qk, projected[:, :, 2]), self.out[layer])
+            mixed = attend(layer, *(part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], projected[:, :, 2])))
+            x = x + F.linear(mixed.transpose(1, 2).reshape(*tokens.shape, width), self.out[layer])
             normed = F.rms_norm(x, (width,), self.ffn_norm[layer], NORM_EPSILON)
             gate, up = F.linear(normed, self.gate_up[layer]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, self.down[layer])
