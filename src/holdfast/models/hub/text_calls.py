@@ -118,10 +118,13 @@ def read_reply(text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = 
 
     As ``native.read_native`` reads the formats of families: text after the calls is cut, so that results that an agent
     made up are not part of its message, and a call in any other form, or one that is only thought of, is not read. The
-    end marker of the block may be missing, as servers leave out the text that they stopped at.
+    end marker of the block may be missing, as servers leave out the text that they stopped at. Without ``tools`` every
+    text is an answer.
     """
+    if not tools:
+        return Message(role="assistant", content=text.strip())
     message = read_native(text, tools, _FAMILY, made)
-    return None if message is not None and tools and _RESULTS in message.content else message
+    return None if message is not None and _RESULTS in message.content else message
 
 
 def _read_blocks(text: str, at: int, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], int] | None:
