@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import pairwise
 from types import MappingProxyType
@@ -214,14 +214,16 @@ class _Matches:
         for _, cue in there:
             if negated and not cue.negations:
                 continue
-            for start in _places(self.part.words, cue.words):
-                span = range(start, start + len(cue.words))
-                needed = {start + place for place in cue.negations}
-                if not all(self._free[place] for place in span) or not needed <= self.part.negated - self.taken:
+            for start in range(len(self.part.words) - len(cue.words) + 1):
+                end = start + len(cue.words)
+                if self.part.words[start:end] != cue.words or not all(self._free[start:end]):
                     continue
-                self._take(span)
+                needed = {start + place for place in cue.negations}
+                if not needed <= self.part.negated - self.taken:
+                    continue
+                self._free[start:end] = [False] * len(cue.words)
                 self.taken |= needed
-                self._open |= needed & {span.stop}
+                self._open |= needed & {end}
                 self._hits.append((start, cue))
         return bool(self._hits)
 
@@ -238,15 +240,12 @@ class _Matches:
                 self._acts.append(("oppose", True))
             elif not {"should", "must", "definitely"}.isdisjoint(near) and (_SUPPOSING | _OTHERS).isdisjoint(before):
                 self._acts.append(("endorse", True))
-            self._take(range(place, place + 1 + span.index(stem(act[-1]))))
+            last = place + 1 + span.index(stem(act[-1]))
+            self._free[place:last] = [False] * (last - place)
 
     def read(self) -> list[Found]:
         """What was taken, turned round where it is negated."""
         return self._acts + [self._turn(start, cue) for start, cue in self._hits]
-
-    def _take(self, span: range) -> None:
-        for place in span:
-            self._free[place] = False
 
     def _turn(self, start: int, cue: Cue) -> Found:
         side, words = cue.side, self.part.words
@@ -260,12 +259,6 @@ class _Matches:
         elif side == "endorse" and not _SUPPOSING.isdisjoint(words[max(0, start - 3) : start]):
             side = "neutral"
         return side, cue.strong
-
-
-def _places(words: Sequence[str], wanted: Sequence[str]) -> Iterator[int]:
-    for start in range(len(words) - len(wanted) + 1):
-        if words[start] == wanted[0] and tuple(words[start : start + len(wanted)]) == tuple(wanted):
-            yield start
 
 
 def _reaches(part: Part, place: int, start: int) -> bool:

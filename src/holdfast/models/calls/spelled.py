@@ -322,7 +322,7 @@ def _in_lines(text: str, names: str, *, any_tool: bool) -> str | None:
 # models that they serve. ``_NAMED`` also finds families that stand in no list: a tag that says call and tool.
 
 MARKERS: tuple[str, ...] = (
-    *("<calls>", "</calls>"),  # the text format of ``text_calls``
+    *("<calls>", "</calls>"),  # the text format of ``native``
     *("<function=", "</function>"),  # Qwen3-Coder, Qwen3.5, Nemotron 3, Llama 3.1's custom tools
     *("<function_calls>", "</function_calls>"),  # Anthropic's text format, OLMo 3, MiniMax M1
     *("<arg_key>", "</arg_key>"),  # GLM-4.5

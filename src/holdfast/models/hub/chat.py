@@ -1,7 +1,7 @@
 """Conversations as tokens for any tokenizer with a chat template, and sampled tokens as messages.
 
 Calls are written natively where the template shows tools, calls, the thoughts beside them and results, and what it
-writes can be read back; else in the text format of ``text_calls``. A system message joins the first user message where
+writes can be read back; else in the text format (``calls``). A system message joins the first user message where
 the template has no place for it. A text cannot speak as a control token: one that spells ``<|im_end|>`` is shown as
 ``< |im_end|>``.
 """
@@ -20,11 +20,10 @@ import numpy as np
 
 from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, find_answered
 from holdfast.models.calls.families import FAMILIES, Family
-from holdfast.models.calls.native import MESSAGE, read_native, read_turn
+from holdfast.models.calls.native import MESSAGE, STOP, read_native, read_reply, read_turn, render
 from holdfast.models.calls.spelled import PAIRS, spells_call
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
-from holdfast.models.hub import text_calls
 from holdfast.models.hub.templates import ChatTemplate, Rendering
 from holdfast.records import Message, ToolCall, ToolSpec
 from holdfast.records.errors import MissingExtra, StudyError
@@ -202,7 +201,7 @@ class HubChat:
 
     def _shown(self, messages: Iterable[Message], tools: Sequence[ToolSpec]) -> list[Message]:
         cleaned = [self._complete(clean_call_text(message)) for message in messages]
-        shown = cleaned if self.native else list(text_calls.render(cleaned, tools))
+        shown = cleaned if self.native else list(render(cleaned, tools))
         shown = [self._neutral(message) for message in shown]
         if self._has_system or not shown or shown[0].role != "system":
             return shown
@@ -341,7 +340,7 @@ class HubChat:
         """The texts at which a reply ends, beside the tokens ``ends``."""
         if not tools:
             return ()
-        return self._family.stops if self.native and self._family else text_calls.STOP
+        return self._family.stops if self.native and self._family else STOP
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens as text, special tokens included."""
@@ -385,11 +384,11 @@ class HubChat:
     def _read_plain(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
         """The message of a reply in the text format, under headers where the template has them."""
         if not self.channels or MESSAGE not in text:
-            return text_calls.read_reply(text, tools, made)
+            return read_reply(text, tools, made)
         turn = read_turn(text)
         if turn is None or turn.calls or not turn.said:
             return None
-        message = text_calls.read_reply("\n".join(turn.said), tools, made)
+        message = read_reply("\n".join(turn.said), tools, made)
         return replace(message, detail=turn.detail) if message else None
 
 

@@ -26,8 +26,8 @@ from inspect_ai.tool import ToolInfo, ToolParams
 from inspect_ai.util import JSONSchema
 
 from holdfast.models import Reply, SampledToken, Stopped, find_answered
+from holdfast.models.calls.native import read_reply
 from holdfast.models.calls.spelled import spells_call
-from holdfast.models.hub.text_calls import read_reply
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 
 TOP_LOGPROBS = 20

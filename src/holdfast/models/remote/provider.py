@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from holdfast.models import Ask, Reply, chat_messages, chat_tools
+from holdfast.models.calls.native import STOP, render
 from holdfast.models.entries import EndpointSection, ModelEntry
-from holdfast.models.hub.text_calls import STOP, render
 from holdfast.models.remote.endpoints import bound_bodies, check_addresses, check_url, read_key, redact, takes_proxy
 from holdfast.models.remote.ledger import Ledger, Settled
 from holdfast.models.remote.outages import Failure, read_failure
