@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from holdfast.records.errors import HoldfastError, MissingExtra, StoreError, StudyError
+from holdfast.records.errors import HoldfastError, MissingExtra, StudyError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ WHOLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "con
 
 
 _POINTER = b"version https://git-lfs."
+FETCH = "fetch the model again"
 DAMAGED = "train the stage again or restore the directory"
 Told = TypeVar("Told")
 
@@ -62,11 +63,16 @@ def weight_files(directory: Path) -> list[Path]:
     """The files of whole weights in the order of names: one, or those that an index names."""
     if (directory / WHOLE).is_file() or not (directory / INDEX).is_file():
         return [directory / WHOLE]
-    places = read_object(directory / INDEX, DAMAGED, StoreError).get("weight_map")
-    names = sorted(set(places.values())) if isinstance(places, dict) else []
-    if not names or any(Path(name).name != name for name in names):
-        raise StudyError(f"{directory / INDEX}: names no weights beside it; save the model again")
-    return [directory / name for name in names]
+    return read_index(directory / INDEX)
+
+
+def read_index(path: Path) -> list[Path]:
+    """The files beside an index that it names, in the order of names. Errors: StudyError."""
+    places = read_object(path, FETCH).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise StudyError(f"{path}: names no weights beside it; {FETCH}")
+    return [path.with_name(name) for name in sorted(names)]
 
 
 def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.models.directories import files
-from holdfast.models.directories.files import find, read_header, read_object, weight_files
+from holdfast.models.directories.files import find, read_header, read_index, read_object, weight_files
 from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of, digest_model
 from holdfast.records.errors import MissingExtra, StudyError
 
 # What opens a directory: transformers to sample, vLLM, or transformers to train.
 Engine = Literal["transformers", "vllm", "training"]
-_FETCH = "fetch the model again"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Settings with which a configuration names code that is to be fetched and run.
 _CODE = ("trust_remote_code", "_attn_implementation_internal", "custom_pipelines")
@@ -66,7 +65,7 @@ def check_model(
     base = base_of(directory)
     if engine == "vllm" and (base / files.WHOLE).is_file() and (base / files.INDEX).is_file():
         # vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it.
-        others = {*read_object(base / files.INDEX, _FETCH)["weight_map"].values()} - {files.WHOLE}
+        others = {*read_object(base / files.INDEX, files.FETCH)["weight_map"].values()} - {files.WHOLE}
         if others:
             raise StudyError(
                 f"{base}: holds {files.WHOLE} and {files.INDEX}, which names {min(others)}: vLLM reads the one,"
@@ -112,8 +111,12 @@ def _check_weights(base: Path) -> None:
         raise StudyError(f"{base}: pickle weights ({pickles[0]}) are not loaded; convert to safetensors")
     if not found and not (base / files.INDEX).is_file():
         raise StudyError(f"{base}: holds no weights in safetensors; name the directory of a model")
-    if (base / files.INDEX).is_file():
-        _check_index(base / files.INDEX)
+    index = base / files.INDEX
+    for path in read_index(index) if index.is_file() else ():
+        if path.suffix != ".safetensors":
+            raise StudyError(f"{index}: pickle weights ({path.name}) are not loaded; convert to safetensors")
+        if not path.is_file():
+            raise StudyError(f"{index}: names {path.name}, which is not there; {files.FETCH}")
     if strange := [name for name in found if _DISTRIBUTED.match(name)]:
         raise StudyError(f"{base}: {strange[0]} is of a distributed checkpoint; save the model whole")
     for path in weight_files(base):
@@ -126,7 +129,7 @@ def _check_weights(base: Path) -> None:
 
 
 def _check_settings(path: Path) -> None:
-    settings = read_object(path, _FETCH)
+    settings = read_object(path, files.FETCH)
     if path.name == files.CONFIG and settings.get(_AUTO_MAP, {}) is None:
         raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
     objects = list(_find_objects(settings))
@@ -186,15 +189,3 @@ def _check_fit(
         raise MissingExtra(f"the model {directory}", "train") from error
 
     return fitting.check_directory(directory, attention, foreign=engine == "vllm", trained=engine == "training")
-
-
-def _check_index(path: Path) -> None:
-    places = read_object(path, _FETCH).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else set()
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise StudyError(f"{path}: names no weights beside it; {_FETCH}")
-    for name in sorted(names):
-        if Path(name).suffix != ".safetensors":
-            raise StudyError(f"{path}: pickle weights ({name}) are not loaded; convert to safetensors")
-        if not (path.parent / name).is_file():
-            raise StudyError(f"{path}: names {name}, which is not there; {_FETCH}")
