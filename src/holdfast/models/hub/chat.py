@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, find_answered
+from holdfast.models import Ask, Conversation, Stopped, chat_messages, chat_tools, find_answered
 from holdfast.models.calls.families import FAMILIES, Family
 from holdfast.models.calls.native import MESSAGE, STOP, read_native, read_reply, read_turn, render
 from holdfast.models.calls.spelled import PAIRS, spells_call
@@ -366,8 +366,12 @@ class HubChat:
         message = self._read_text(text, tools, made)
         return (None, "incoherent") if message is None else (message, "stop")
 
-    def read_whole(self, ids: Sequence[int]) -> tuple[Message, Stopped]:
-        """The message of a reply that was held to a schema, all of whose text is its content."""
+    def finish(self, ids: Sequence[int], ask: Ask, *, complete: bool) -> tuple[Message | None, Stopped]:
+        """The message of the tokens sampled for a request, and how it ended; under a schema it is the whole text."""
+        if not complete:
+            return None, "length"
+        if ask.schema is None:
+            return self.read(ids, ask.conversation.tools, ask.conversation.calls)
         text = self.decode([token for token in ids if token not in self.ends])
         return Message(role="assistant", content=text), "stop"
 

@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 import torch
 
-from holdfast.models import Ask, Reply, Stopped
+from holdfast.models import Ask, Reply
 from holdfast.models.directories.opening import check_finite, open_network
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
 from holdfast.models.local.decoding import Decoder, Grammars, Row
-from holdfast.records import Message
 from holdfast.records.errors import MissingExtra, StepError, StudyError
 
 Quantization = Literal["none", "int8", "int4"]
@@ -140,14 +139,8 @@ class LocalModel:
 
     def _finish(self, row: Row, ask: Ask) -> Reply:
         raw = self.chat.decode(row.ids)
-        message: Message | None = None
-        stopped: Stopped = "length"
-        if row.limit <= 0:
-            stopped = "context"
-        elif row.complete and ask.schema is not None:
-            message, stopped = self.chat.read_whole(row.ids)
-        elif row.complete:
-            message, stopped = self.chat.read(row.ids, ask.conversation.tools, ask.conversation.calls)
+        message, stopped = self.chat.finish(row.ids, ask, complete=row.complete)
+        stopped = "context" if row.limit <= 0 else stopped
         return Reply(
             message=message,
             stopped=stopped,

@@ -20,14 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from holdfast.models import Ask, Reply, SampledToken, Stopped
+from holdfast.models import Ask, Reply, SampledToken
 from holdfast.models.directories.opening import check_values, write_whole
 from holdfast.models.directories.peft import is_peft
 from holdfast.models.directories.stacks import Factors, Lora, is_stack, write_peft_adapter
 from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
 from holdfast.models.local.local import Precision, Quantization
-from holdfast.records import Message
 from holdfast.records.errors import StudyError
 from holdfast.records.outputs import scratch_directory
 
@@ -145,12 +144,7 @@ class VllmModel:
     def _finish(self, ask: Ask, output: Any) -> Reply:
         ids = list(output.token_ids)
         picked = [places[token].logprob for token, places in zip(ids, output.logprobs, strict=True)]
-        message: Message | None = None
-        stopped: Stopped = "length"
-        if output.finish_reason == "stop" and ask.schema is not None:
-            message, stopped = self.chat.read_whole(ids)
-        elif output.finish_reason == "stop":
-            message, stopped = self.chat.read(ids, ask.conversation.tools, ask.conversation.calls)
+        message, stopped = self.chat.finish(ids, ask, complete=output.finish_reason == "stop")
         sampled = [
             SampledToken(
                 text=self.chat.decode([token]),
