@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.judges import Judge, check_case, make_score
-from holdfast.judges.rubric.evidence import Evidence, weigh_values
+from holdfast.judges.rubric.digits import Evidence, weigh_values
 from holdfast.judges.rubric.parsing import Parser, reply_schema
 from holdfast.judges.rubric.prompt import TEMPLATE, make_question
 from holdfast.judges.rubric.scales import Rubric

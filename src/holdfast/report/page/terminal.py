@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.judges.rubric.evidence import show_reply
+from holdfast.judges.rubric.digits import show_reply
 from holdfast.records import Analysis, Case, Checkpoint, Message, Score, Trajectory, Verdict
 from holdfast.report.sections.table import make_texts
 from holdfast.report.words.inert import show_controls, show_line, trim_text
