@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.records import JSON
@@ -82,33 +82,28 @@ def _is_of(value: object, kind: str) -> bool:
 
 def find_misfit(schema: JSON, value: Any, place: str) -> str | None:
     """The first way in which a plain JSON value does not fit a schema, or None; ``place`` names the value."""
+    return next(_misfits(schema, value, place), None)
+
+
+def _misfits(schema: JSON, value: Any, place: str) -> Iterator[str]:
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_is_of(value, kind) for kind in kinds):
-        return f"{place} must be of type {' or '.join(kinds)}, found {show(value)}"
-    if "enum" in schema and value not in schema["enum"]:
-        return f"{place} must be one of {', '.join(map(show, schema['enum']))}, found {show(value)}"
-    if isinstance(value, Mapping):
-        return _find_misfit_inside(schema, value, place)
-    if isinstance(value, list | tuple) and schema.get("items"):
-        problems = (find_misfit(schema["items"], one, f"{place}[{index}]") for index, one in enumerate(value))
-        return next(filter(None, problems), None)
-    return None
-
-
-def _find_misfit_inside(schema: JSON, value: Mapping[str, Any], place: str) -> str | None:
-    known: Mapping[str, JSON] = schema.get("properties", {})
-    for name in schema.get("required", ()):
-        if name not in value:
-            return f"{place} lacks {show(name)}"
-    for name, one in value.items():
-        if name in known:
-            if problem := find_misfit(known[name], one, f"{place}.{name}"):
-                return problem
-        elif schema.get("additionalProperties") is False:
-            expected = ", ".join(map(show, known)) or "nothing"
-            return f"{place} has {show(name)}, which is not declared; declared: {expected}"
-    return None
+        yield f"{place} must be of type {' or '.join(kinds)}, found {show(value)}"
+    elif "enum" in schema and value not in schema["enum"]:
+        yield f"{place} must be one of {', '.join(map(show, schema['enum']))}, found {show(value)}"
+    elif isinstance(value, Mapping):
+        known: Mapping[str, JSON] = schema.get("properties", {})
+        yield from (f"{place} lacks {show(name)}" for name in schema.get("required", ()) if name not in value)
+        for name, inner in value.items():
+            if name in known:
+                yield from _misfits(known[name], inner, f"{place}.{name}")
+            elif schema.get("additionalProperties") is False:
+                expected = ", ".join(map(show, known)) or "nothing"
+                yield f"{place} has {show(name)}, which is not declared; declared: {expected}"
+    elif isinstance(value, list | tuple) and schema.get("items"):
+        for index, inner in enumerate(value):
+            yield from _misfits(schema["items"], inner, f"{place}[{index}]")
 
 
 def show(value: object) -> str:
