@@ -262,13 +262,8 @@ def check_answers(scores: Iterable[Score]) -> None:
 
 
 def _open(name: str, section: JudgeSection, model: str | None) -> RatingJudge:
-    return RatingJudge(
-        name=name,
-        model=model or section.model or "",
-        repeats=section.repeats,
-        temperature=section.temperature,
-        max_tokens=section.max_tokens,
-    )
+    asking = section.model_dump(include={"repeats", "temperature", "max_tokens"})
+    return RatingJudge(name=name, model=model or section.model or "", **asking)
 
 
 KIND = JudgeKind(name="rating", table=JudgeSection, open=_open, version=None, needs="model", users=True, rubrics=False)
