@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -59,10 +59,6 @@ class Answer:
     input_tokens: int = 0
     output_tokens: int = 0
     sampled: Sequence[tuple[str, float, Mapping[str, float]]] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The answer as a JSON object, of which ``Answer(**…)`` makes it again."""
-        return asdict(self)
 
 
 class Garbage(Exception):

@@ -19,7 +19,7 @@ import re
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -198,7 +198,7 @@ class ProviderModel:
                 raise
             prices = (self._endpoint.input_price, self._endpoint.output_price)
             settled = Settled(
-                answer=answer.as_json(),
+                answer=asdict(answer),  # of which ``Answer(**…)`` makes it again
                 served=answer.served,
                 input_tokens=answer.input_tokens,
                 output_tokens=answer.output_tokens,
