@@ -276,9 +276,7 @@ def lay_side_by_side(found: Sequence[tuple[int, States]], width: int) -> list[tu
     for layer, (keys, values) in enumerate(filled):
         both = []
         for part, example in enumerate((keys, values)):
-            rows = torch.zeros(
-                len(found), example.shape[0], width, example.shape[2], dtype=example.dtype, device=example.device
-            )
+            rows = example.new_zeros(len(found), example.shape[0], width, example.shape[2])
             for row, (known, states) in zip(rows, found, strict=True):
                 if known:
                     row[:, :known] = states[layer][part][:, :known]

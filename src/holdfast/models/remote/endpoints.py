@@ -141,6 +141,7 @@ def _check_address(address: Address, usual: bool, *, url: str, allow_private: bo
 # by a body that does not end, or by one that is packed.
 
 MOST_BYTES = 8 << 20
+_TOO_LONG_BODY = f"it is longer than {MOST_BYTES >> 20} MiB"
 ACCEPTED = "gzip, deflate"
 _PLAIN, _PACKED = ("", "identity"), ("gzip", "x-gzip", "deflate")
 _ANY_WRAPPING = 32 + zlib.MAX_WBITS  # gzip or zlib, as the data says
@@ -191,7 +192,7 @@ class _Counting:
         said = response.headers.get("content-length", "")
         if said.isdecimal() and (len(said) > len(str(MOST_BYTES)) or int(said) > MOST_BYTES):
             await response.aclose()
-            raise _too_long()
+            raise BadBody(_TOO_LONG_BODY)
         response.headers.pop("content-encoding", None)
         if packing in _PACKED:
             response.headers.pop("content-length", None)
@@ -215,7 +216,7 @@ class _Stream:
                 raise BadBody(f"it cannot be unpacked ({error})") from error
             left -= len(plain)
             if left < 0:
-                raise _too_long()
+                raise BadBody(_TOO_LONG_BODY)
             yield plain
         # Its end holds the checksum.
         if opener is not None and left < MOST_BYTES and not opener.eof:
@@ -223,7 +224,3 @@ class _Stream:
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-
-def _too_long() -> BadBody:
-    return BadBody(f"it is longer than {MOST_BYTES >> 20} MiB")
