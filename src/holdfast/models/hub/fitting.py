@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,16 @@ from holdfast.records.errors import MissingExtra, StudyError
 _WHOLE_NUMBERS = ("I", "U", "BOOL")  # as safetensors names them
 
 
+@lru_cache(maxsize=64)
 def check_directory(
-    directory: Path, attention: str | None = None, *, foreign: bool = False, trained: bool = False
+    directory: Path, attention: str | None, foreign: bool, trained: bool, _state: tuple[tuple[str, int, int], ...]
 ) -> int | None:
     """Refuses weights that are not those of their configuration, and an adapter that is not of its base.
 
     ``attention`` is the implementation that will compute, which some architectures do not have. ``foreign`` is for an
-    engine that has architectures and quantisation of its own, ``trained`` for weights that are to change. Returns the
-    number of tokens that the model reads, where it can be told without its weights. Errors: StudyError.
+    engine that has architectures and quantisation of its own, ``trained`` for weights that are to change; ``_state`` of
+    the files tells when to look again. Returns the number of tokens that the model reads, where it can be told without
+    its weights. Errors: StudyError.
     """
     home = base_of(directory)
     if is_tiny(directory) and not is_peft(directory) and (shape := LlamaShape.read(home)) is not None:

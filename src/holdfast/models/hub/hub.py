@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +64,7 @@ def check_model(
     base = base_of(directory)
     if engine == "vllm" and (base / files.WHOLE).is_file() and (base / files.INDEX).is_file():
         # vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it.
-        others = {*read_object(base / files.INDEX, files.FETCH)["weight_map"].values()} - {files.WHOLE}
+        others = {path.name for path in read_index(base / files.INDEX)} - {files.WHOLE}
         if others:
             raise StudyError(
                 f"{base}: holds {files.WHOLE} and {files.INDEX}, which names {min(others)}: vLLM reads the one,"
@@ -76,7 +75,11 @@ def check_model(
     stored = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
     stats = [(str(path), path.stat()) for path in stored]
     state = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-    return _check_fit(directory, engine, attention, state)
+    try:
+        from holdfast.models.hub.fitting import check_directory
+    except ImportError as error:
+        raise MissingExtra(f"the model {directory}", "train") from error
+    return check_directory(directory, attention, engine == "vllm", engine == "training", state)
 
 
 def check_vocabulary(directory: Path, tokenizer: Any, tokens: int | None) -> None:
@@ -177,15 +180,3 @@ def _find_objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-
-
-@lru_cache(maxsize=64)
-def _check_fit(
-    directory: Path, engine: Engine, attention: str | None, _state: tuple[tuple[str, int, int], ...]
-) -> int | None:
-    try:
-        from holdfast.models.hub import fitting
-    except ImportError as error:
-        raise MissingExtra(f"the model {directory}", "train") from error
-
-    return fitting.check_directory(directory, attention, foreign=engine == "vllm", trained=engine == "training")
