@@ -209,10 +209,6 @@ def _count(outcomes: Sequence[_Outcome]) -> dict[str, Any]:
 
 def exact_interval(hits: int, trials: int) -> tuple[float, float] | None:
     """The exact (Clopper-Pearson) 95 % interval of a share; None without trials."""
-    from scipy.special import betaincinv
+    from holdfast.stats.bounded import exact_lower, exact_upper
 
-    if trials == 0:
-        return None
-    low = 0.0 if hits == 0 else float(betaincinv(hits, trials - hits + 1, 0.025))
-    high = 1.0 if hits == trials else float(betaincinv(hits + 1, trials - hits, 0.975))
-    return low, high
+    return (exact_lower(hits, trials, 0.025), exact_upper(hits, trials, 0.025)) if trials else None

@@ -16,11 +16,10 @@ score is missing with the reason "no_rule".
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from re import _constants as kinds  # type: ignore[attr-defined]
@@ -32,6 +31,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from holdfast.judges import JudgeKind, check_case, make_score
 from holdfast.records import Case, Ending, Flag, Score, ToolCall, Trajectory, content_id
 from holdfast.records.errors import StudyError
+from holdfast.study.problems import hint_at
 from holdfast.study.sections import OBJECTIVES, JudgeSection
 
 MOST_RULES = 1000
@@ -137,7 +137,7 @@ def read_rules(raw: Mapping[str, Any], *, name: str = "rules", place: str = "rul
         raise StudyError(f"{place}: no rules; give [[{'.'.join((place, OBJECTIVES[0]))}]] tables")
     for objective, found in rules.items():
         if objective not in OBJECTIVES:
-            raise StudyError(f"{place}.{objective}: unknown objective; {_hint(objective, OBJECTIVES)}")
+            raise StudyError(f"{place}.{objective}: unknown objective; {hint_at(objective, OBJECTIVES)}")
         for at, rule in enumerate(found[:-1]):
             if rule.when is None:
                 raise StudyError(f"{place}.{objective}[{at}]: always holds, so no later rule can; put it last")
@@ -213,14 +213,9 @@ def _first_problem(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         table = When if "when" in problem["loc"][:-1] else Rule
-        return f"{place[1:]}: unknown key; {_hint(str(problem['loc'][-1]), table.model_fields)}{more}"
+        return f"{place[1:]}: unknown key; {hint_at(str(problem['loc'][-1]), table.model_fields)}{more}"
     found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
     return f"{place[1:]}: {problem['msg'].removeprefix('Value error, ').lower()}{found}{more}"
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
 
 
 MAX_PATTERN = 200
