@@ -8,7 +8,7 @@ many requests at a time as their connections allow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -73,6 +73,28 @@ def _in_lockstep(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T
     return results
 
 
+async def carry_on(dialogue: Dialogue[T], answer: Callable[[Ask], Awaitable[Reply]]) -> T:
+    """A dialogue's result, every request of it answered by ``answer``.
+
+    A ProviderError is thrown into the dialogue, unless no other request would escape it.
+    """
+    try:
+        ask = next(dialogue)
+        while True:
+            try:
+                reply = await answer(ask)
+            except ProviderError as error:
+                if error.fatal:
+                    raise
+                ask = dialogue.throw(error)
+            else:
+                ask = dialogue.send(reply)
+    except StopIteration as end:
+        return cast(T, end.value)
+    finally:
+        dialogue.close()
+
+
 class _Concurrent:
     """Every dialogue a task; the ones that wait for a model of this process are answered when all of them wait."""
 
@@ -97,23 +119,10 @@ class _Concurrent:
 
     async def _carry_on(self, dialogue: Dialogue[T]) -> T | ProviderError:
         try:
-            ask = next(dialogue)
-            while True:
-                if self._fatal is not None:
-                    raise self._fatal
-                try:
-                    reply = await self._answer(ask)
-                except ProviderError as error:
-                    if error.fatal:
-                        self._fatal = self._fatal or error
-                        raise
-                    ask = dialogue.throw(error)
-                else:
-                    ask = dialogue.send(reply)
-        except StopIteration as end:
-            return cast(T, end.value)
+            return await carry_on(dialogue, self._answer)
         except ProviderError as error:
-            dialogue.close()
+            if error.fatal:
+                self._fatal = self._fatal or error
             return error
         finally:
             self._running -= 1
@@ -121,6 +130,8 @@ class _Concurrent:
                 self._turn.notify_all()
 
     async def _answer(self, ask: Ask) -> Reply:
+        if self._fatal is not None:
+            raise self._fatal
         if ask.speaker not in self._waiting:
             return await cast(RemoteModel, self._speakers[ask.speaker]).ask(ask)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
