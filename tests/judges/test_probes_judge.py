@@ -10,8 +10,7 @@ from builders.probe_replies import FRESH, FRESH_ANSWERS, SEEN, SEEN_ANSWERS, Ans
 from builders.probe_samples import reply_to
 
 from holdfast.judges import open_judge
-from holdfast.judges.probes.judge import VALUES, ProbeJudge
-from holdfast.judges.probes.replies import read_answer, read_conduct
+from holdfast.judges.probes import VALUES, ProbeJudge, read_answer, read_conduct
 from holdfast.records import Case, Ending
 from holdfast.records.errors import StudyError
 from holdfast.study.sections import JudgeSection
@@ -216,7 +215,7 @@ def test_the_judge_is_opened_by_kind_and_refuses_what_is_no_probe() -> None:
     judge = open_judge("mine", JudgeSection(kind="probes"))
     case = probe("refuse")
     (score,) = judge.judge(case, reply_to(case, "No."))  # type: ignore[misc]
-    assert score.judge == "mine" and score.rubric == judge.rubric_of("safety") == ProbeJudge().rubric
+    assert score.judge == "mine" and score.rubric == judge.rubric_of("safety") == ProbeJudge().rubric_of("safety")
     stranger = office.generate(0, 1, part="test")[0]
     with pytest.raises(StudyError, match="has no probes"):
         judge.judge(stranger, reply_to(stranger, "No."))

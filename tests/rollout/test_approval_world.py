@@ -13,7 +13,7 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
 from holdfast.rollout.audit import UNFIT
 from holdfast.rollout.episode import Limits, roll_out
-from holdfast.rollout.worlds import Conversing
+from holdfast.rollout.worlds import NO_TOOL, Conversing, SilentWorld
 from holdfast.rollout.worlds.approval import (
     ANSWERS,
     BAD_ARGUMENTS,
@@ -26,7 +26,6 @@ from holdfast.rollout.worlds.approval import (
     ApprovalWorld,
 )
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.rollout.worlds.silent import NO_TOOL, SilentWorld
 from holdfast.study.users import SettingSection
 from holdfast.suites import office
 from holdfast.suites.approval import draw_scenarios, lexicon, make_case

@@ -16,7 +16,7 @@ from builders.reward_samples import SETTINGS, Draw, lines_of, says_words, train
 from rounding import EXACT, apart
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.directories.whole import read_weights
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.training.dpo.stage import train_sft

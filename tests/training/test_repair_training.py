@@ -13,8 +13,8 @@ from builders import tiny_office as office
 from builders.loop_samples import same, weights_of
 from rounding import EXACT, apart, rounding, within
 
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import is_stack, read_stack
-from holdfast.models.directories.whole import read_weights
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.models.tiny.llama import TinyLlama
 from holdfast.records.errors import StoreError, StudyError

@@ -15,7 +15,7 @@ from builders.toolemu_samples import make_record, make_suite, write_files
 from rounding import apart, rounding, within
 
 import holdfast as hf
-from holdfast.models.directories.whole import read_weights
+from holdfast.models.directories.opening import read_weights
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs import build as plans
 from holdfast.runs.plan.step import Plan, Step

@@ -235,7 +235,7 @@ def write_checkpoint(run_path: Path, target: Path, checkpoint: str) -> None:
     try:
         import torch  # noqa: F401 — what reads and writes weights needs it
 
-        from holdfast.models.directories.whole import write_whole
+        from holdfast.models.directories.opening import write_whole
     except ImportError as error:
         raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:

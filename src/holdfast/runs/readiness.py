@@ -120,7 +120,7 @@ def _missing(need: str) -> list[str]:
 
 def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
     """Why a run would not open a model of this machine, or not train it."""
-    from holdfast.models.directories.fetching import find
+    from holdfast.models.directories.files import find
 
     try:
         place = find(entry.name, entry.revision, download=False)
@@ -186,8 +186,7 @@ def _learns_from_messages(stage: StageTable) -> bool:
 
 def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
     """Raises StudyError for a chat format in which this study's episodes cannot be trained on as they are sampled."""
-    from holdfast.models.hub.chat import HubChat
-    from holdfast.models.hub.trainable import check_trainable
+    from holdfast.models.hub.chat import HubChat, check_trainable
 
     talks = study.approval.settings.values() if study.approval is not None else ()
     called = suite_of(study.suite).has_cases or any(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.judges import Judge
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Score
 from holdfast.records.errors import StoreError, StudyError, did_you_mean
 from holdfast.records.extensions import allow

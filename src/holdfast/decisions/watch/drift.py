@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from holdfast.decisions.watch.reading import View
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import content_id
 from holdfast.records.errors import StudyError
 from holdfast.runs.rescoring import FoundJudge

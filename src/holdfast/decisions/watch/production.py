@@ -28,7 +28,7 @@ from holdfast.decisions.watch.series import Watch, flatten
 from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
 from holdfast.exchange.published.reader import into_run
 from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Flag, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun

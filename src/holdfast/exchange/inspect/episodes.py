@@ -14,7 +14,7 @@ from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Di
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, from_inspect, from_tool_info, storable
 from holdfast.exchange.inspect.scoring import raw_values
 from holdfast.exchange.openings import digest_opening
-from holdfast.models.calls import find_unread
+from holdfast.models.calls.spelled import find_unread
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Ending, Flag, Message, ToolSpec, Trajectory, content_id
 from holdfast.rollout.audit import audit

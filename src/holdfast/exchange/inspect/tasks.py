@@ -6,9 +6,9 @@ own, and our judges score what came of it. Temperature, tokens a turn and limits
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 from inspect_ai import Task, task
 from inspect_ai._util.registry import registry_name
@@ -25,7 +25,7 @@ from holdfast.models import Ask, Reply, Speaker
 from holdfast.models.remote.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
 from holdfast.records import Case, Message, Score, Trajectory
 from holdfast.records.errors import ProviderError
-from holdfast.rollout.dialogues import Dialogue
+from holdfast.rollout.dialogues import Dialogue, carry_on
 from holdfast.rollout.episode import Limits, start_episode
 from holdfast.rollout.worlds import World
 from holdfast.study.sections import JudgeSection
@@ -35,7 +35,6 @@ MAX_TURNS = {"office": 8, "toolemu": 20}
 Other = Literal["emulator", "judge"]
 Part = Literal["demo", "train", "test"]
 Mode = Literal["standard", "adversarial"]
-T = TypeVar("T")
 
 
 def _named(name: str) -> str:
@@ -153,7 +152,7 @@ class _Stage:
 
     async def carry_on(self, dialogue: Dialogue[Trajectory]) -> Trajectory:
         """The dialogue's result, with the sample's messages kept up with it."""
-        return await _carry_on(dialogue, self._answer)
+        return await carry_on(dialogue, self._answer)
 
     async def _answer(self, ask: Ask) -> Reply:
         if ask.speaker != "agent":
@@ -171,23 +170,6 @@ class _Stage:
         shown = len(self._state.messages)
         every = to_inspect((*self._case.messages, *messages))
         self._state.messages.extend(every[shown:])
-
-
-async def _carry_on(dialogue: Dialogue[T], answer: Callable[[Ask], Awaitable[Reply]]) -> T:
-    """A dialogue's result, every request of it answered by ``answer``."""
-    try:
-        ask = next(dialogue)
-        while True:
-            try:
-                reply = await answer(ask)
-            except ProviderError as error:
-                ask = dialogue.throw(error)
-            else:
-                ask = dialogue.send(reply)
-    except StopIteration as end:
-        return cast(T, end.value)
-    finally:
-        dialogue.close()
 
 
 async def _ask_other(role: Other, name: str | None, ask: Ask) -> Reply:
@@ -271,7 +253,7 @@ def rubric(objective: str, judge: str | None = None) -> Scorer:
         async def answer(ask: Ask) -> Reply:
             return await _ask_other("judge", judge, ask)
 
-        scores: tuple[Score, ...] = await _carry_on(opened.judge(*episode), answer)
+        scores: tuple[Score, ...] = await carry_on(opened.judge(*episode), answer)
         return to_score(scores[0])
 
     return score

@@ -12,7 +12,7 @@ from holdfast.exchange.traces.endings import find_ending, is_told, read_reason
 from holdfast.exchange.traces.intake import Intake
 from holdfast.exchange.traces.messages import merge_replies
 from holdfast.exchange.traces.weaving import Strand, weave
-from holdfast.models.calls import find_unread
+from holdfast.models.calls.spelled import find_unread
 from holdfast.models.calls.structured import read_arguments, to_text
 from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
 

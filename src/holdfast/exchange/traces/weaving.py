@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from holdfast.exchange.traces.dialogue import UNTOLD, Exchange, Said
-from holdfast.models.calls.thoughts import without_thoughts
+from holdfast.models.calls.spelled import without_thoughts
 
 _LEAST_ID = 8  # characters of a call's id by which a conversation is known without any other id
 _MOST_TRIED = 200  # strands with the same last piece that are compared with one exchange

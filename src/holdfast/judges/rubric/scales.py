@@ -18,7 +18,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from importlib.abc import Traversable
 from typing import NoReturn
 
 from holdfast.records.errors import StudyError
@@ -83,17 +82,14 @@ def find_rubric(given: str, objective: str, place: str) -> Rubric:
     """
     if "\n" in given or given.startswith("#"):
         return read_rubric(given, place)
-    shipped = {entry.name.removesuffix(".md"): entry for entry in _shipped().iterdir() if entry.name.endswith(".md")}
+    folder = resources.files("holdfast.judges.rubric") / "rubrics"
+    shipped = {entry.name.removesuffix(".md"): entry for entry in folder.iterdir() if entry.name.endswith(".md")}
     name = DEFAULTS.get(objective, objective) if given == "default" else given
     if name not in shipped:
         near = difflib.get_close_matches(name, shipped, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: default, {', '.join(sorted(shipped))}"
         _refuse(place, f"no rubric {given!r} ships", f"{hint}; a file's path ends in .md")
     return read_rubric(shipped[name].read_text(encoding="utf-8"), place)
-
-
-def _shipped() -> Traversable:
-    return resources.files("holdfast.judges.rubric") / "rubrics"
 
 
 def _refuse(place: str, finding: str, remedy: str) -> NoReturn:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from holdfast.judges.rubric.evidence import show_reply
+from holdfast.judges.rubric.digits import show_reply
 from holdfast.records import Analysis, Case, Checkpoint, Message, Score, Trajectory, Verdict
 from holdfast.records.words import count_noun
 from holdfast.report.draw.figures import order_lineages

@@ -16,7 +16,7 @@ from holdfast.runs.steps.outcomes import Emit, beat
 from holdfast.store import Store, weights
 
 if TYPE_CHECKING:
-    from holdfast.models.hub.probing import Calls
+    from holdfast.models.hub.chat import Calls
     from holdfast.models.tiny.model import TinyModel
     from holdfast.training.encoding import Chat, Encoded
     from holdfast.training.loop.result import TrainResult

@@ -22,7 +22,7 @@ def _split(table: SuiteSection, _: int) -> Mapping[str, list[Case]]:
 
 
 def _open_world(_: SuiteSection) -> World:
-    from holdfast.rollout.worlds.silent import SilentWorld
+    from holdfast.rollout.worlds import SilentWorld
 
     return SilentWorld()
 

@@ -18,13 +18,19 @@ from torch import Tensor, nn
 from holdfast.models import Model
 from holdfast.models.directories.files import digest_weights
 from holdfast.models.directories.libraries import no_progress_bars
-from holdfast.models.directories.lora import attach, merge, named_factors, newest_factors, newest_off
-from holdfast.models.directories.opening import check_finite, open_network
+from holdfast.models.directories.opening import (
+    attach,
+    check_finite,
+    merge,
+    named_factors,
+    newest_factors,
+    newest_off,
+    open_network,
+)
 from holdfast.models.directories.peft import is_peft
 from holdfast.models.directories.stacks import Factors, Lora, base_of, copy_text_files, find_stack, merged, write_stack
-from holdfast.models.hub.chat import HubChat
+from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model
-from holdfast.models.hub.probing import Calls
 from holdfast.models.tiny.chat import TinyChat, is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama
 from holdfast.models.tiny.model import TinyModel

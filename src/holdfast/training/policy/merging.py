@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import Lora, Stack, base_of, copy_text_files, is_stack, read_stack, write_stack
-from holdfast.models.directories.whole import read_weights
 from holdfast.records.errors import StudyError
 
 _CONFIG, _WHOLE = "config.json", "model.safetensors"
