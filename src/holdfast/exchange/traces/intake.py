@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from holdfast.exchange.traces.dialogue import Exchange, ToolRun
-from holdfast.exchange.traces.records import BadRecord, Flaw
+from holdfast.exchange.traces.records import BadRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +18,6 @@ class Speechless:
 
     unit: str
     span: str
-    parent: str
-    place: str
     shape: str
     outer: bool = False
 
@@ -42,7 +40,8 @@ class Lost:
 class Intake:
     """Requests, tools' executions and what was left out, of any number of files.
 
-    ``rows`` counts spans, log records and chat records that were met.
+    ``rows`` counts spans, log records and chat records that were met, ``flaws`` attributes and keys beside messages
+    that were left out for what stood in them.
     """
 
     strict: bool = False
@@ -66,7 +65,3 @@ class Intake:
         while (span := self.parents.get((unit, span), "")) and span not in found:
             found.append(span)
         return found
-
-    def drop(self, flaw: Flaw | str) -> None:
-        """Count an attribute, or a key beside the messages, that was left out for what stood in it."""
-        self.flaws[flaw.reason if isinstance(flaw, Flaw) else flaw] += 1

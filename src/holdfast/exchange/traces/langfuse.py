@@ -30,7 +30,7 @@ def is_langfuse(value: Any) -> bool:
         return False
     if isinstance(value.get("observations"), list) and ("id" in value or "trace" in value):
         return True
-    if isinstance(value.get("data"), list) and value["data"] and isinstance(value["data"][0], dict):
+    if isinstance(value.get("data"), list) and isinstance(next(iter(value["data"]), None), dict):
         return is_langfuse(value["data"][0])
     return _type(value) in TYPES and _get(value, "traceId") is not None
 
@@ -88,30 +88,23 @@ def _read(place: str, row: Row, about: Row, intake: Intake) -> None:
     unit, identity = _unit(row, about), to_text(row.get("id"))
     if not unit:
         refuse_record(place, "has no traceId")
-    parent = to_text(_get(row, "parentObservationId"))
-    intake.parents[unit, identity] = parent
+    intake.parents[unit, identity] = to_text(_get(row, "parentObservationId"))
     start = read_time(_get(row, "startTime") or row.get("timestamp"))
     if _type(row) == "TOOL":
-        run = ToolRun(
-            unit=unit,
-            start=start or 0,
-            call=to_text(_get(row, "toolCallId")),
-            name=to_text(row.get("name")),
-            arguments=row.get("input"),
-            result=None if row.get("output") is None else answer_text(perhaps(place, row["output"])),
-        )
+        result = None if row.get("output") is None else answer_text(perhaps(place, row["output"]))
+        call, name = to_text(_get(row, "toolCallId")), to_text(row.get("name"))
+        run = ToolRun(unit=unit, start=start or 0, call=call, name=name, arguments=row.get("input"), result=result)
         intake.runs.append(run)
     if _type(row) != "GENERATION":
         return
     if row.get("input") in (None, "") and row.get("output") in (None, ""):
         shape = "observations of type GENERATION without input and output"
-        intake.speechless.append(Speechless(unit=unit, span=identity, parent=parent, place=place, shape=shape))
+        intake.speechless.append(Speechless(unit=unit, span=identity, shape=shape))
         return
     request = read_request(f"{place}: input", row.get("input"))
     response = read_response(f"{place}: output", row.get("output"), request.choices)
     usage = _get(row, "usageDetails") or row.get("usage")
     tokens = usage.get("output") if isinstance(usage, Mapping) else None
-    session = to_text(_get(row, "sessionId") or _get(about, "sessionId")) or None
     exchange = Exchange(
         place=place,
         source="langfuse",
@@ -119,7 +112,7 @@ def _read(place: str, row: Row, about: Row, intake: Intake) -> None:
         replies=response.choices,
         unit=unit,
         span=identity,
-        session=session,
+        session=to_text(_get(row, "sessionId") or _get(about, "sessionId")) or None,
         names=(unit,),
         start=start,
         time=to_text(_get(row, "startTime") or row.get("timestamp")) or None,

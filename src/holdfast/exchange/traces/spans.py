@@ -35,14 +35,8 @@ _MODEL = frozenset(
     | {"chat_model", "generate", "inference", "model"}
 )
 _MODEL_NAMES = (
-    *(
-        "gen_ai.response.model",
-        "gen_ai.request.model",
-        "llm.response.model_name",
-        "llm.model_name",
-        "ai.response.model",
-    ),
-    *("ai.model.id", "langfuse.observation.model.name", "llm.request.model_name", "model_name"),
+    *("gen_ai.response.model", "gen_ai.request.model", "llm.response.model_name", "llm.model_name"),
+    *("ai.response.model", "ai.model.id", "langfuse.observation.model.name", "llm.request.model_name", "model_name"),
 )
 _TOKENS = (
     *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
@@ -129,11 +123,10 @@ class SpanCollector:
             self._take_event(span, time, name, inner)
 
     def _find(self, row: Row, identity: str) -> _Span:
-        unit = row.trace
-        if not unit:
+        if not row.trace:
             refuse_record(row.place, "has no traceId")
-        spans = self._traces.setdefault(unit, {})
-        return spans.setdefault(identity, _Span(place=row.place, unit=unit, identity=identity, start=row.start))
+        span = _Span(place=row.place, unit=row.trace, identity=identity, start=row.start)
+        return self._traces.setdefault(row.trace, {}).setdefault(identity, span)
 
     def _take_log(self, row: Row) -> None:
         name = row.name
@@ -167,8 +160,8 @@ class SpanCollector:
         for spans in self._traces.values():
             told = {name for one in spans.values() if (name := one.attributes.get("gen_ai.conversation.id"))}
             conversation = to_text(next(iter(told))) if len(told) == 1 else None
+            intake.parents |= {(span.unit, span.identity): span.parent for span in spans.values()}
             for span in spans.values():
-                intake.parents[span.unit, span.identity] = span.parent
                 try:
                     _finish(span, spans, conversation, intake)
                 except BadRecord as error:
@@ -178,7 +171,7 @@ class SpanCollector:
 def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, intake: Intake) -> None:
     kinds = span.kinds()
     if _is_tool(span):
-        above = [spans[one] for one in _above(span, spans)]
+        above = [spans[one] for one in intake.above(span.unit, span.identity) if one in spans]
         if not any(_is_tool(one) and _tool_of(one) == _tool_of(span) for one in above):
             intake.runs.append(_read_run(span))
         return
@@ -197,15 +190,7 @@ def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, inta
     for number, pair in enumerate(pairs):
         intake.exchanges.append(_make(span, pair, conversation, outer=outer, last=number == len(pairs) - 1))
     if not pairs and not span.failed and (model or kinds & _AGENT):
-        told = Speechless(
-            unit=span.unit,
-            span=span.identity,
-            parent=span.parent,
-            place=span.place,
-            shape=_describe(span),
-            outer=not model,
-        )
-        intake.speechless.append(told)
+        intake.speechless.append(Speechless(unit=span.unit, span=span.identity, shape=_describe(span), outer=not model))
 
 
 def _is_tool(span: _Span) -> bool:
@@ -219,21 +204,10 @@ def _tool_of(span: _Span) -> str:
     return to_text(span.first(_TOOL_NAMES)) or span.name.removeprefix("execute_tool ").removeprefix("tools/call ")
 
 
-def _above(span: _Span, spans: dict[str, _Span]) -> list[str]:
-    """The spans around a span, the nearest first."""
-    found: list[str] = []
-    while span.parent in spans and span.parent not in found:
-        found.append(span.parent)
-        span = spans[span.parent]
-    return found
-
-
 def _speaks(span: _Span) -> bool:
     """Whether it holds messages under names that nothing but a request to a model has."""
-    return any(
-        key.startswith(("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events"))
-        for key in span.attributes
-    )
+    names = ("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events")
+    return any(key.startswith(names) for key in span.attributes)
 
 
 def _describe(span: _Span) -> str:
