@@ -5,5 +5,6 @@ traces/      production traces
 known/       what the scores of known scorers mean
 scales.py    what a foreign score means
 openings.py  how one case was opened in two places
+ties.py      what shares an id, as groups
 trl.py       preference pairs for TRL
 """

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from inspect_ai.log import EvalLog
 
+from holdfast.exchange.ties import group_tied
+
 SHOWN = 6  # files, in a message
 
 
@@ -61,23 +63,9 @@ class _Found:
 
 def sort_attempts(logs: Sequence[Log]) -> Attempts:
     """How the logs of one import belong together."""
-    root = list(range(len(logs)))
-
-    def find(place: int) -> int:
-        while root[place] != place:
-            place = root[place]
-        return place
-
-    met: dict[tuple[str, ...], int] = {}
-    for place, log in enumerate(logs):
-        for key in () if log.own else _ties(log):
-            root[find(place)] = find(met.setdefault(key, place))
-    members: dict[int, list[int]] = {}
-    for place in range(len(logs)):
-        members.setdefault(find(place), []).append(place)
     found = _Found()
     chain = list(range(len(logs)))
-    for group in members.values():
+    for group in group_tied([() if log.own else _ties(log) for log in logs]):
         group.sort(key=lambda place: _age(logs[place]))
         for place in group:
             chain[place] = group[-1]

@@ -24,9 +24,6 @@ class _Turn:
     said: Said
     answers: list[Said | None] = field(default_factory=list)
 
-    def open_places(self) -> list[int]:
-        return [place for place, found in enumerate(self.answers) if found is None]
-
 
 def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[list[Said], int]:
     """A conversation with answers in the order of their calls, right behind them, and the count of those without one.
@@ -69,11 +66,10 @@ def _place(waiting: Sequence[Said], turns: list[_Turn]) -> list[Said]:
 def _give(answer: Said, turns: list[_Turn], *, by_id: bool = False, by_name: bool = False) -> bool:
     """Give an answer to an open call: by its id, by its tool's name, or to the first; the latest turn comes first."""
     for turn in reversed(turns):
-        found = turn.open_places()
+        found = [place for place, given in enumerate(turn.answers) if given is None]
         if by_id:
             found = [place for place in found if answer.answers and turn.said.calls[place].id == answer.answers]
-            named = [place for place in found if turn.said.calls[place].name == answer.name]
-            found = named or found
+            found = [place for place in found if turn.said.calls[place].name == answer.name] or found
         elif by_name:
             found = [place for place in found if answer.name and turn.said.calls[place].name == answer.name]
         elif turn is not turns[-1]:

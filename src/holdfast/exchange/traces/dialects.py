@@ -162,11 +162,9 @@ def _read_choice(place: str, body: Mapping[str, Any]) -> list[Said]:
 
 def _read_event(place: str, name: str, body: Mapping[str, Any]) -> list[Said]:
     content = body.get("content")
-    if isinstance(content, str) and content.lstrip()[:2] in ("[{", "[]"):
-        content = perhaps(place, content)
-    if isinstance(content, dict) and not any(key in content for key in ("type", "text", "parts")):
-        content = to_text(content)
-    if isinstance(content, int | float):
+    content = _parts_of(place, content)
+    plain = isinstance(content, dict) and not any(key in content for key in ("type", "text", "parts"))
+    if plain or isinstance(content, int | float):
         content = to_text(content)
     role = body.get("role") or EVENT_ROLES.get(name, "assistant")
     # The role of a tool's event may be that of who hands its answer on.
@@ -183,29 +181,24 @@ def _of_openllmetry(place: str, attributes: Attributes) -> list[Pair]:
     replies = next((found for key in ("gen_ai.completion", "llm.completions") if (found := nest(attributes, key))), [])
     if not given and not replies:
         return []
-    said = [
-        one for number, message in enumerate(given) for one in _indexed(f"{place}: prompt {number}", message, "user")
-    ]
+    asked = [{"role": "user", **_as_message(f"{place}: prompt {number}", one)} for number, one in enumerate(given)]
+    said = [one for number, message in enumerate(asked) for one in read_message(f"{place}: prompt {number}", message)]
     texts = [_as_message(place, one) for one in replies]
     return [(Request(said=said), choose(place, texts, _count(attributes)))]
 
 
-def _as_message(place: str, one: Any) -> Any:
+def _as_message(place: str, one: Any) -> dict[str, Any]:
     if not isinstance(one, dict):
         return {"content": one}
-    if "prompt" in one and isinstance(one["prompt"], dict):
-        one = one["prompt"]  # OpenInference's llm.prompts.N.prompt.text
-    if "completion" in one and isinstance(one["completion"], dict):
-        one = one["completion"]
-    content = one.get("content", one.get("text"))
-    if isinstance(content, str) and content.lstrip()[:2] in ("[{", "[]"):
-        content = perhaps(place, content)
-    return {**one, "content": content}
+    for key in ("prompt", "completion"):  # OpenInference's llm.prompts.N.prompt.text
+        one = one[key] if isinstance(one.get(key), dict) else one
+    return {**one, "content": _parts_of(place, one.get("content", one.get("text")))}
 
 
-def _indexed(place: str, one: Any, role: str) -> list[Said]:
-    message = _as_message(place, one)
-    return read_message(place, {"role": role, **message})
+def _parts_of(place: str, content: Any) -> Any:
+    """A message's content, its parts where they were written as JSON text."""
+    is_list = isinstance(content, str) and content.lstrip()[:2] in ("[{", "[]")
+    return perhaps(place, content) if is_list else content
 
 
 def _of_openinference(place: str, attributes: Attributes) -> list[Pair]:
@@ -241,11 +234,8 @@ def _plain_message(one: Any) -> dict[str, Any]:
 def _plain_content(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
-    inner = part.get("message_content", part)
     call = part.get("tool_call")
-    if isinstance(call, dict):
-        return {"type": "tool_use", "tool_call": call}
-    return inner
+    return {"type": "tool_use", "tool_call": call} if isinstance(call, dict) else part.get("message_content", part)
 
 
 # --- other SDKs ---------------------------------------------------------------------------------------------------
@@ -258,12 +248,8 @@ def _of_ai_sdk(place: str, attributes: Attributes) -> list[Pair]:
     if given is None and text is None and not calls:
         return []
     request = read_request(place, given) if given is not None else Request(said=[])
-    message = {
-        "role": "assistant",
-        "content": None if text is None else to_text(text),
-        "tool_calls": calls,
-        "reasoning": attributes.get("ai.response.reasoning"),
-    }
+    message = {"role": "assistant", "content": None if text is None else to_text(text), "tool_calls": calls}
+    message["reasoning"] = attributes.get("ai.response.reasoning")
     said = [] if text is None and not calls else [merge_replies(read_message(place, message))]
     return [(request, Response(choices=said, reasons=[None] * len(said)))]
 
@@ -322,13 +308,8 @@ def _response_of(value: Any) -> Any:
     return value
 
 
-_DIALECTS: tuple[Callable[[str, Attributes], list[Pair]], ...] = (
-    _of_conventions,
-    _of_openinference,
-    _of_openllmetry,
-    _of_ai_sdk,
-    _of_logfire,
-)
+_DIALECTS: tuple[Callable[[str, Attributes], list[Pair]], ...]
+_DIALECTS = (_of_conventions, _of_openinference, _of_openllmetry, _of_ai_sdk, _of_logfire)
 
 
 def read_offered(place: str, attributes: Attributes) -> tuple[ToolSpec, ...]:
@@ -341,13 +322,8 @@ def read_offered(place: str, attributes: Attributes) -> tuple[ToolSpec, ...]:
         attributes.get("model_request_parameters"),
     ):
         value = perhaps(place, found)
-        if isinstance(value, list):
-            value = [
-                one["tool"] if isinstance(one, dict) and isinstance(one.get("tool"), dict) else one for one in value
-            ]
         if isinstance(value, dict) and isinstance(value.get("function_tools"), list):
             value = value["function_tools"]
-        tools = read_tools(value)
-        if tools:
+        if tools := read_tools(value):
             return tools
     return ()

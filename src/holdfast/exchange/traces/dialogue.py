@@ -83,7 +83,6 @@ class Trace:
     """
 
     id: str
-    place: str
     source: str
     said: tuple[Said, ...]
     tools: tuple[ToolSpec, ...] = ()

@@ -183,11 +183,12 @@ def read_records(path: Path, data: bytes, *, strict: bool = False) -> Iterator[R
     With ``strict`` a value that cannot be read spoils its whole record.
     """
     first, _, rest = data.lstrip().partition(b"\n")
-    if rest.strip() and not _is_json(first):
-        yield from _documents(path, data, strict)
-        return
+    whole = rest.strip() and not _is_json(first)
+    yield from (_documents if whole else _lines)(path, data, strict)
+
+
+def _lines(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     lines = data.split(b"\n")
-    last = len(lines) - 1
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -196,7 +197,7 @@ def read_records(path: Path, data: bytes, *, strict: bool = False) -> Iterator[R
             values = _parse_line(place, line, strict)
         except BadRecord as error:
             # A writer that was stopped leaves a line without its end.
-            torn = number - 1 == last and not _is_json(line)
+            torn = number == len(lines) and not _is_json(line)
             yield Record(place=place, error=error, torn=torn, size=len(line))
             continue
         for value, flawed in values:
@@ -215,12 +216,10 @@ def _parse_line(place: str, line: bytes, strict: bool) -> list[tuple[Any, bool]]
 
 def _items(place: str, value: Any, size: int, flawed: bool) -> Iterator[Record]:
     """The value, or each item where it is an array."""
-    if isinstance(value, list):
-        share = size // max(len(value), 1)
-        for number, item in enumerate(value):
-            yield Record(place=f"{place}[{number}]", value=item, size=share, flawed=flawed)
-    else:
-        yield Record(place=place, value=value, size=size, flawed=flawed)
+    listed = isinstance(value, list)
+    items = {f"{place}[{number}]": item for number, item in enumerate(value)} if listed else {place: value}
+    for where, item in items.items():
+        yield Record(place=where, value=item, size=size // len(items), flawed=flawed)
 
 
 def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
@@ -232,8 +231,10 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
         return
     except BadRecord as error:
         found = error
-    if _starts_new_line(data):
-        yield from _lines_after_damage(path, data, strict)
+    # Where a later line is an object by itself, it is the first line that is damaged.
+    later = data.split(b"\n")[1:50]
+    if any(line.startswith(b"{") and line.rstrip() != b"{}" and _is_json(line) for line in later):
+        yield from _lines(path, data, strict)
         return
     if "Extra data" not in str(found):
         raise StudyError(str(found)) from found
@@ -243,23 +244,6 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
         raise StudyError(f"{error} (several documents: write one a line, as jq -c does)") from error
     for number, (value, flawed) in enumerate(values, 1):
         yield from _items(f"{path}: document {number}", value, len(data) // len(values), flawed)
-
-
-def _starts_new_line(data: bytes) -> bool:
-    """Whether a later line is JSON by itself and begins an object."""
-    return any(line.startswith(b"{") and line.rstrip() != b"{}" and _is_json(line) for line in data.split(b"\n")[1:50])
-
-
-def _lines_after_damage(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            place = f"{path}:{number}"
-            try:
-                value, flawed = parse(place, line, strict=strict)
-            except BadRecord as error:
-                yield Record(place=place, error=error, size=len(line))
-                continue
-            yield from _items(place, value, len(line), flawed)
 
 
 def _is_json(line: bytes) -> bool:

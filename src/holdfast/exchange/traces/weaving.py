@@ -137,10 +137,9 @@ def _cut(said: Sequence[Said]) -> _Pieces:
 def weave(exchanges: Sequence[Exchange]) -> Woven:
     """Strands of all exchanges. Those of traces are taken in order of time, others where all of them have one."""
     loom = _Loom()
-    spans = [one for one in exchanges if one.unit is not None]
-    others = [one for one in exchanges if one.unit is None]
-    for group in (spans, others):
-        timed = group is spans or all(one.start is not None for one in group)
+    for traced in (True, False):
+        group = [one for one in exchanges if (one.unit is not None) is traced]
+        timed = traced or all(one.start is not None for one in group)
         for one in sorted(group, key=lambda one: (one.start or 0, len(one.given))) if timed else group:
             loom.offer(one)
     loom.take_waiting()
@@ -199,7 +198,7 @@ class _Loom:
     def _continue(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """A strand is the beginning of what this exchange tells."""
         found = [
-            (rank, -length, _ids_differ(strand.pieces, pieces, length), order, strand)
+            (rank, -length, _ids_differ(strand.pieces, pieces), order, strand)
             for length in range(len(pieces.marks) - 1, 0, -1)
             for order, strand in enumerate(self._whole.get(pieces.prefixes[length - 1], ()))
             if (rank := _rank(strand, exchange)) is not None and (rank == 0 or _ends_reply(pieces, length))
@@ -207,9 +206,7 @@ class _Loom:
         if found:
             # What is surely of this conversation comes before what is longer.
             *_, strand = min(found, key=lambda one: one[:4])
-            self.counts["requests"] += 1
-            self._grow(strand, exchange, said, pieces)
-            return strand
+            return self._grow(strand, exchange, said, pieces)
         return self._continue_branch(exchange, said, pieces)
 
     def _continue_bare(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -219,10 +216,10 @@ class _Loom:
                 continue
             for strand in self._bare.get(pieces.bare[length - 1], ())[-_MOST_TRIED:]:
                 rank = _rank(strand, exchange)
-                if rank in (0, 1) or (rank == 2 and _share_id(strand.pieces.ids, pieces.ids[:length])):
-                    self.counts["requests"] += 1
-                    self._grow(strand, exchange, said, pieces)
-                    return strand
+                # Two dialogues that hold a call of the same id, which is no other's, are one.
+                shared = set(strand.pieces.ids).intersection(pieces.ids[:length])
+                if rank in (0, 1) or (rank == 2 and any(map(_is_unique, shared))):
+                    return self._grow(strand, exchange, said, pieces)
         return None
 
     def _continue_branch(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -231,9 +228,7 @@ class _Loom:
             for _, other in strand.branches:
                 length = len(other.marks)
                 if length < len(pieces.marks) and other.prefixes and other.prefixes[-1] == pieces.prefixes[length - 1]:
-                    self.counts["requests"] += 1
-                    self._grow(strand, exchange, said, pieces)
-                    return strand
+                    return self._grow(strand, exchange, said, pieces)
         return None
 
     def _follow(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -244,10 +239,9 @@ class _Loom:
         at = next((at for at, one in enumerate(strand.exchanges) if exchange.follows in one.names), -1)
         before = strand.said[: strand.lengths[at]]
         whole = [*before, *(one for one in said if one.role != "system")]
-        self.counts["requests"] += 1
         if at in (-1, len(strand.exchanges) - 1):
-            self._grow(strand, exchange, whole, _cut(whole))
-            return strand
+            return self._grow(strand, exchange, whole, _cut(whole))
+        self.counts["requests"] += 1
         exchange.given = [*before, *(one for one in exchange.given if one.role != "system")]
         return self._begin(exchange, whole, _cut(whole))
 
@@ -256,7 +250,8 @@ class _Loom:
         for strand in self._whole.get(pieces.prefixes[-1], ()) if pieces.prefixes else ():
             if _same_id(strand, exchange):
                 self.counts["requests" if exchange.unit in strand.units else "duplicates"] += 1
-                strand.exchanges[-1] = _richer(strand.last, exchange)
+                if exchange.reason and not strand.last.reason:
+                    strand.exchanges[-1] = exchange  # it tells why it ended
                 return strand
         return None
 
@@ -290,10 +285,8 @@ class _Loom:
         ]
         if not found:
             return None
-        self.counts["windows"] += 1
         _, _, at, _, strand = max(found, key=lambda one: one[:4])
-        self._append(strand, exchange, said, pieces, at + 1)
-        return strand
+        return self._append(strand, exchange, said, pieces, at + 1, count="windows")
 
     @staticmethod
     def _may_overlap(strand: Strand, exchange: Exchange, pieces: _Pieces, at: int) -> bool | None:
@@ -302,9 +295,8 @@ class _Loom:
         start = at + 1 - length
         if rank is None or not any(pieces.spoken[start : at + 1]):
             return None
-        pairs = [
-            (a, b) for a, b in zip(strand.pieces.ids[-length:], pieces.ids[start : at + 1], strict=True) if a and b
-        ]
+        both = zip(strand.pieces.ids[-length:], pieces.ids[start : at + 1], strict=True)
+        pairs = [(mine, other) for mine, other in both if mine and other]
         differ = any(mine != other for mine, other in pairs)
         same = [mine for mine, other in pairs if mine == other]
         if differ and (rank > 0 or length == 1):
@@ -329,21 +321,14 @@ class _Loom:
         for strand in reversed(self._units.get(exchange.unit or "", ())):
             length = len(strand.pieces.loose)
             if 0 < length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose:
-                self.counts["requests"] += 1
-                self._append(strand, exchange, said, pieces, length)
-                return strand
+                return self._append(strand, exchange, said, pieces, length)
             at = _last(pieces.loose, strand.pieces.loose[-1]) if length else -1
             overlap = _common(strand.pieces.loose, pieces.loose, at) if 0 <= at < len(pieces.loose) - 1 else 0
             if overlap > 1 and any(pieces.ids[at + 1 - overlap : at + 1]):
-                self.counts["windows"] += 1
-                self._append(strand, exchange, said, pieces, at + 1)
-                return strand
+                return self._append(strand, exchange, said, pieces, at + 1, count="windows")
             begins = next((number for number, one in enumerate(said) if one.role in ("assistant", "tool")), 0)
             if said and said[begins].role == "tool" and _answers(strand, said[begins]):
-                self.counts["windows"] += 1
-                at = next(place for place, owner in enumerate(pieces.owner) if owner == begins)
-                self._append(strand, exchange, said, pieces, at)
-                return strand
+                return self._append(strand, exchange, said, pieces, pieces.owner.index(begins), count="windows")
         return None
 
     def _continue_cleared(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -353,9 +338,7 @@ class _Loom:
             length = len(strand.pieces.loose)
             begins = length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose
             if begins and _rank(strand, exchange) is not None and _ids_equal(strand.pieces, pieces):
-                self.counts["requests"] += 1
-                self._append(strand, exchange, said, pieces, length)
-                return strand
+                return self._append(strand, exchange, said, pieces, length)
         return None
 
     # --- changes
@@ -366,15 +349,20 @@ class _Loom:
         self._enter(strand, 0)
         return strand
 
-    def _append(self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, at: int) -> None:
+    def _append(
+        self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, at: int, *, count: str = "requests"
+    ) -> Strand:
         """Go on from a strand with the pieces from ``at`` on; a message of which a part is known goes on whole."""
         rest = said[pieces.owner[at] :]
         if at and pieces.owner[at] == pieces.owner[at - 1]:
             strand.said = strand.said[: strand.pieces.owner[-1]]
         whole = [*strand.said, *rest]
-        self._grow(strand, exchange, whole, _cut(whole))
+        return self._grow(strand, exchange, whole, _cut(whole), count=count)
 
-    def _grow(self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces) -> None:
+    def _grow(
+        self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, *, count: str = "requests"
+    ) -> Strand:
+        self.counts[count] += 1
         old = strand.pieces
         if old.prefixes:
             strand.absorbed.add(old.prefixes[-1])
@@ -388,6 +376,7 @@ class _Loom:
         strand.exchanges.append(exchange)
         strand.lengths.append(len(said))
         self._enter(strand, same)
+        return strand
 
     def _enter(self, strand: Strand, known: int) -> None:
         pieces = strand.pieces
@@ -454,18 +443,13 @@ def _own_names(exchange: Exchange) -> tuple[str, ...]:
     return tuple(name for name in exchange.names if name != exchange.session)
 
 
-def _share_id(mine: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two dialogues hold a call of the same id, which is no other's."""
-    return any(map(_is_unique, set(mine) & set(other)))
-
-
 def _ends_reply(pieces: _Pieces, length: int) -> bool:
     """Whether a longer conversation's first pieces hold a reply, and no reply is cut in two behind them."""
     return length < len(pieces.spoken) and any(pieces.spoken[:length]) and not pieces.spoken[length]
 
 
-def _ids_differ(mine: _Pieces, other: _Pieces, length: int) -> bool:
-    return any(a and b and a != b for a, b in zip(mine.ids[:length], other.ids[:length], strict=False))
+def _ids_differ(mine: _Pieces, other: _Pieces) -> bool:
+    return any(a and b and a != b for a, b in zip(mine.ids, other.ids, strict=False))
 
 
 def _ids_equal(mine: _Pieces, other: _Pieces) -> bool:
@@ -477,11 +461,6 @@ def _ids_equal(mine: _Pieces, other: _Pieces) -> bool:
 def _is_unique(identity: str) -> bool:
     """Whether a call's id looks like one that is given once, not like one that begins anew (``functions.read:0``)."""
     return len(identity) >= _LEAST_ID and re.search(r"[:.]\d{1,3}$", identity) is None
-
-
-def _richer(one: Exchange, other: Exchange) -> Exchange:
-    """Of two records of the same, the one that tells why it ended."""
-    return one if one.reason or not other.reason else other
 
 
 def _common(mine: Sequence[Piece], theirs: Sequence[Piece], at: int) -> int:
