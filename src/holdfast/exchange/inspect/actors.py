@@ -120,11 +120,13 @@ def _comparable(value: Any) -> Any:
 
 def roles_of(log: EvalLog) -> dict[str, Any]:
     """The models of a log's roles, such as the target of an audit: role → names and addresses, without secrets."""
-    found: dict[str, Any] = {}
-    for name, bound in (log.eval.model_roles or {}).items():
-        models = bound if isinstance(bound, list) else [bound]
-        found[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
-    return found
+    roles = {
+        name: bound if isinstance(bound, list) else [bound] for name, bound in (log.eval.model_roles or {}).items()
+    }
+    return {
+        name: [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
+        for name, models in roles.items()
+    }
 
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:
@@ -150,7 +152,8 @@ def name_checkpoints(
     made = []
     for name, (log, mine) in new.items():
         others = [settings[other] for other in settings if bases[other] == bases[name]]
-        differing = [key for key in sorted({key for one in others for key in one}) if _differs(key, others)]
+        keys = sorted({key for one in others for key in one})
+        differing = [key for key in keys if len({one.get(key, NOT_SET) for one in others}) > 1]
         axes = {key: mine.get(key, NOT_SET) for key in differing}
         short = {key: _shorten(value) for key, value in axes.items()}
         told = [{key: _shorten(one.get(key, NOT_SET)) for key in differing} for one in others]
@@ -161,10 +164,6 @@ def name_checkpoints(
 
 def _base(log: EvalLog) -> str:
     return f"{clean(log.eval.model)} ({clean(log.eval.task)})"
-
-
-def _differs(key: str, settings: Iterable[Mapping[str, str]]) -> bool:
-    return len({one.get(key, NOT_SET) for one in settings}) > 1
 
 
 def _shorten(value: str) -> str:
@@ -180,14 +179,10 @@ def _safe(name: str, value: Any) -> Any:
         return {str(key): _safe(str(key), one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_safe("", one) for one in value]
-    if isinstance(value, str) and "://" in value:
-        return _safe_address(value)
-    return value
-
-
-def _safe_address(text: str) -> str:
+    if not isinstance(value, str) or "://" not in value:
+        return value
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(value)
     except ValueError:
         return REDACTED
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -146,16 +146,9 @@ def read_case(row: Any, messages: Sequence[Message]) -> Case:
     made = _check(_CaseRow, row, "case")
     if made.opening > len(messages):
         raise ValueError(f"case.opening is {made.opening}: the sample has {len(messages)} messages")
-    return Case(
-        id=made.id,
-        suite=made.suite,
-        number=made.number,
-        family=made.family,
-        messages=tuple(messages[: made.opening]),
-        tools=tuple(ToolSpec(name=n, description=d, parameters=p) for n, d, p in made.tools),
-        state=made.state,
-        facts=made.facts,
-    )
+    tools = tuple(ToolSpec(name=n, description=d, parameters=p) for n, d, p in made.tools)
+    fields = {**dict(made), "messages": tuple(messages[: made.opening]), "tools": tools}
+    return Case(**{name: value for name, value in fields.items() if name != "opening"})
 
 
 def read_splits(row: Mapping[str, Any]) -> list[tuple[int, str]]:

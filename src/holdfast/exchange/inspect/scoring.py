@@ -107,27 +107,17 @@ class Scoring:
                     self._added[place] += new
                 continue
             points, missing = self._place(value, meaning, given, self._taken.setdefault((checkpoint, place), _Taken()))
-            yield (
-                place,
-                Score(
-                    trajectory_id=identity,
-                    judge=judge_of(place),
-                    objective=meaning.objective,
-                    value=points,
-                    missing=missing,
-                    label=None if is_unscored(value) else clean(describe(value, LABEL_LENGTH)),
-                    reply=clean(given.explanation) if given.explanation else None,
-                    rubric=rubric_of(log, place, meaning),
-                ),
-            )
+            label = None if is_unscored(value) else clean(describe(value, LABEL_LENGTH))
+            reply = clean(given.explanation) if given.explanation else None
+            yield place, replace(self.absent(log, place, identity, missing), value=points, label=label, reply=reply)
 
-    def absent(self, log: EvalLog, place: Place, trajectory_id: str, reason: str) -> Score:
+    def absent(self, log: EvalLog, place: Place, trajectory_id: str, reason: str | None) -> Score:
         """The missing score of a trajectory that a scorer of its log gave nothing."""
         meaning = self._meanings[place]
         assert meaning is not None
         return Score(
             trajectory_id=trajectory_id,
-            judge=judge_of(place),
+            judge=f"{FOREIGN}{place[1]}",
             objective=meaning.objective,
             value=None,
             missing=reason,
@@ -165,11 +155,7 @@ class Scoring:
         task, scorer, key = place
         told = log.eval
         known = find_known(
-            told.task,
-            _registered(log, scorer),
-            key,
-            registry_name=told.task_registry_name,
-            task_args=told.task_args,
+            told.task, _registered(log, scorer), key, registry_name=told.task_registry_name, task_args=told.task_args
         )
         option = self._option(place)
         if option is not None and option.declaration is not None:
@@ -211,10 +197,11 @@ class Scoring:
     def _require_one(self, place: Place) -> None:
         """Refuse two values of one scorer as one objective: which of them is meant?"""
         mine = self._meanings[place]
+        if mine is None:
+            return
         for other, meaning in self._meanings.items():
-            if other == place or other[:2] != place[:2] or meaning is None or mine is None:
-                continue
-            if meaning.objective == mine.objective:
+            same = meaning is not None and meaning.objective == mine.objective
+            if same and other != place and other[:2] == place[:2]:
                 raise StudyError(
                     f"{place[1]} of {place[0]}: both {other[2]!r} and {place[2]!r} are {mine.objective!r}; name one of"
                     f" them with --score '{mine.objective}={place[2]}'"
@@ -234,10 +221,8 @@ class Scoring:
         for place, seen in self._undeclared.items():
             option = self._option(place)
             if option is not None:
-                raise StudyError(
-                    f"{self._source}: --score {option.objective}={option.key}:"
-                    f" {self._tell(place, seen, 'cannot be taken')}"
-                )
+                told = self._tell(place, seen, "cannot be taken")
+                raise StudyError(f"{self._source}: --score {option.objective}={option.key}: {told}")
 
     def require_scales(self) -> None:
         """Refuse a scorer more than one in fifty of whose values lie off its scale. Errors: StudyError."""
@@ -258,25 +243,19 @@ class Scoring:
 
     def declarations(self) -> list[Declaration]:
         """What the values that were taken mean."""
-        return [one for place, one in self._meanings.items() if one is not None and self._was_taken(place)]
-
-    def _was_taken(self, place: Place) -> bool:
-        return any(other == place for _, other in self._taken)
+        taken = {place for _, place in self._taken}
+        return [one for place, one in self._meanings.items() if one is not None and place in taken]
 
     def undeclared(self, held: Iterable[Undeclared]) -> list[Undeclared]:
         """What was not taken, with what earlier imports noted and is still not declared."""
         found = {(one.task, one.scorer, one.key): one for one in held}
         for place, seen in self._undeclared.items():
             before = found.get(place)
-            known = before.seen if before is not None else ()
-            found[place] = Undeclared(
-                task=place[0],
-                scorer=place[1],
-                key=place[2],
-                count=(before.count + self._added[place]) if before is not None else seen.count,
-                seen=tuple(dict.fromkeys((*seen.seen, *known))),
-                refused=self._refusals.get(place, ""),
-            )
+            count, known = (seen.count, ()) if before is None else (before.count + self._added[place], before.seen)
+            values = tuple(dict.fromkeys((*seen.seen, *known)))
+            refused = self._refusals.get(place, "")
+            task, scorer, key = place
+            found[place] = Undeclared(task=task, scorer=scorer, key=key, count=count, seen=values, refused=refused)
         return [one for place, one in sorted(found.items()) if self._meanings.get(place) is None]
 
     def notes(self) -> list[str]:
@@ -294,19 +273,15 @@ class Scoring:
 
     def doubts(self) -> list[str]:
         """Values off their scale, and objectives that several scorers give."""
+        scorers: dict[tuple[str, str], list[str]] = {}
+        for one in self.declarations():
+            scorers.setdefault((one.task or "", one.objective), []).append(one.scorer or "")
         return [
             f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale and are missing"
             f" ({', '.join(taken.examples)})"
             for (_, place), taken in self._taken.items()
             if taken.off
-        ] + self._several()
-
-    def _several(self) -> list[str]:
-        """Objectives that several scorers of a task give, each as a judge of its own."""
-        scorers: dict[tuple[str, str], list[str]] = {}
-        for one in self.declarations():
-            scorers.setdefault((one.task or "", one.objective), []).append(one.scorer or "")
-        return [
+        ] + [
             f"{objective} of {task} is given by {len(names)} scorers, each a judge of its own: {', '.join(names)}"
             for (task, objective), names in scorers.items()
             if len(names) > 1
@@ -328,11 +303,8 @@ class Scoring:
         name = key if _short(scorer) == key else f"{scorer}:{key}"
         span = "[0,1]" if seen.grades else "[LOW,HIGH]"
         objective = key if key in ("safety", "helpfulness") else "safety"
-        shown = (
-            f"from {show_number(seen.low)} to {show_number(seen.high)}"
-            if seen.low < seen.high
-            else f"of {', '.join(seen.examples)}"
-        )
+        shown = f"from {show_number(seen.low)} to {show_number(seen.high)}"
+        shown = shown if seen.low < seen.high else f"of {', '.join(seen.examples)}"
         return (
             f"{values} {shown} {what}: which end is good and the range are not declared;"
             f" import again with --score '{objective}=+{name}{span}' where high is good, or"
@@ -341,11 +313,6 @@ class Scoring:
 
 
 # --- one value -----------------------------------------------------------------------------------------------------
-
-
-def judge_of(place: Place) -> str:
-    """The judge that a scorer is in the run."""
-    return f"{FOREIGN}{place[1]}"
 
 
 def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
@@ -415,9 +382,7 @@ def _as_named(known: Declaration, option: ScoreOption, place: Place) -> Declarat
 
 def _require_agreement(mine: Declaration, known: Declaration | Refusal | None, place: Place) -> None:
     """Refuse a user's declaration that contradicts what is known. Errors: StudyError."""
-    if not isinstance(known, Declaration):
-        return
-    if (mine.sign, mine.low, mine.high) != (known.sign, known.low, known.high):
+    if isinstance(known, Declaration) and (mine.sign, mine.low, mine.high) != (known.sign, known.low, known.high):
         raise StudyError(
             f"--score {spell(mine)}: {_shown(place)} is known to be {spell(replace(known, scorer=None))}"
             f" ({known.source}); write --score '{mine.objective}={mine.key}'"

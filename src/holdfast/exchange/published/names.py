@@ -112,9 +112,8 @@ def _trained(agent: str, name: str) -> Checkpoint:
 def _agent(agent: str, quantization: str | None, name: str) -> Checkpoint:
     if agent.startswith("dpo_"):
         if quantization is not None:
-            _refuse(
-                name, f"a trained model with quantization {quantization}", "no quantization in a trained model's file"
-            )
+            finding = f"a trained model with quantization {quantization}"
+            _refuse(name, finding, "no quantization in a trained model's file")
         return _trained(agent, name)
     axes = {} if quantization is None else {"quantization": quantization}
     if agent in SOURCES:
@@ -122,11 +121,8 @@ def _agent(agent: str, quantization: str | None, name: str) -> Checkpoint:
         return _checkpoint(base, model, (), axes, None)
     found = _MODEL.fullmatch(agent)
     if found is None or (found["org"] is None and not found["name"].startswith("gpt-")):
-        _refuse(
-            name,
-            f"unknown model directory {agent!r}",
-            "ORG_NAME with Qwen, meta-llama, microsoft or mistralai, or gpt-…",
-        )
+        expected = "ORG_NAME with Qwen, meta-llama, microsoft or mistralai, or gpt-…"
+        _refuse(name, f"unknown model directory {agent!r}", expected)
     # "nt" marks runs of a Qwen3 model with its thinking switched off; the weights are the same.
     weights = found["name"].removesuffix("nt") if found["name"].endswith("Bnt") else found["name"]
     model = f"{found['org'] or 'openai'}/{weights}"
@@ -135,10 +131,8 @@ def _agent(agent: str, quantization: str | None, name: str) -> Checkpoint:
 
 def _place(parts: tuple[str, ...]) -> int | None:
     """The position of the layout's folder among the parts of a name."""
-    for position, part in enumerate(parts[:-1]):
-        if part == RAW_FOLDER or part.endswith(RESULT_SUFFIX):
-            return position
-    return None
+    folders = (place for place, part in enumerate(parts[:-1]) if part == RAW_FOLDER or part.endswith(RESULT_SUFFIX))
+    return next(folders, None)
 
 
 def _folder(name: str, parts: tuple[str, ...]) -> tuple[str, str]:
@@ -198,8 +192,5 @@ def _check_judge(name: str, kind: str, judge: str, checkpoint: Checkpoint) -> No
         if judge != JUDGES[kind]:
             _refuse(name, f"evaluator {judge!r} in folder {kind!r}", JUDGES[kind])
     elif checkpoint.stages and (judge == checkpoint.axes["pair_judge"]) != (kind == "match"):
-        _refuse(
-            name,
-            f"evaluator {judge!r} in folder {kind}{RESULT_SUFFIX}",
-            "the training judge in match, the other one in cross",
-        )
+        expected = "the training judge in match, the other one in cross"
+        _refuse(name, f"evaluator {judge!r} in folder {kind}{RESULT_SUFFIX}", expected)
