@@ -9,11 +9,11 @@ that have none. So the rows that show each difference come first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from holdfast.models import find_answered
-from holdfast.records import Message, PreferencePair, ToolCall
+from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
 from holdfast.store import Store
 
 Arguments = Literal["object", "text"]
@@ -57,13 +57,7 @@ class _Rows:
             self._case, self._sides = case.id, {}
             self._opening = {"prompt": _to_chat(case.messages, self._arguments)}
             if case.tools:
-                self._opening["tools"] = [
-                    {
-                        "type": "function",
-                        "function": {"name": one.name, "description": one.description, "parameters": one.parameters},
-                    }
-                    for one in case.tools
-                ]
+                self._opening["tools"] = [{"type": "function", "function": _describe(tool)} for tool in case.tools]
         return self._opening
 
     def side(self, pair: PreferencePair, name: str) -> list[dict[str, Any]]:
@@ -74,8 +68,13 @@ class _Rows:
         return self._sides[identity]
 
 
+def _describe(tool: ToolSpec) -> dict[str, Any]:
+    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+
+
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
     """Messages in the OpenAI style; calls without an id are numbered, and results carry their call's id."""
+    write = _as_object if arguments == "object" else _as_text
     chat: list[dict[str, Any]] = []
     made = 0
     waiting: list[tuple[str, str]] = []
@@ -88,11 +87,7 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
             made += len(ids)
             waiting = [(call.name, identity) for call, identity in zip(message.tool_calls, ids, strict=True)]
             row["tool_calls"] = [
-                {
-                    "id": identity,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": _WRITERS[arguments](call)},
-                }
+                {"id": identity, "type": "function", "function": {"name": call.name, "arguments": write(call)}}
                 for identity, call in zip(ids, message.tool_calls, strict=True)
             ]
         if message.role == "tool":
@@ -117,9 +112,6 @@ def _as_object(call: ToolCall) -> dict[str, Any] | str:
 def _as_text(call: ToolCall) -> str:
     raw = _raw_of(call)
     return json.dumps(dict(call.arguments), ensure_ascii=False) if raw is None else raw
-
-
-_WRITERS: Mapping[Arguments, Callable[[ToolCall], Any]] = {"object": _as_object, "text": _as_text}
 
 
 # --- which rows go first -----------------------------------------------------------------------------------------

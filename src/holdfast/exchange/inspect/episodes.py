@@ -52,7 +52,11 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     dialogue = arrange(sample)
     opening, said = from_inspect(dialogue.opening), from_inspect(dialogue.said)
     tools = _tools(sample)
-    case = _case(log, sample, opening, tools)
+    task = clean(log.eval.task)
+    facts = storable({"sample": sample.id, "target": sample.target})
+    case = Case(
+        id=identify_case(task, sample), suite=task, number=0, family=task, messages=opening, tools=tools, facts=facts
+    )
     errors = [(message.detail or {}).get("error") for message in said if message.role == "tool"]
     calls = sum(error not in NOT_CARRIED_OUT for error in errors)
     ending, unread = _ending(sample, dialogue, _unread(said, tools, calls))
@@ -87,12 +91,10 @@ def identify_case(task: str, sample: EvalSample) -> str:
     System messages are no part of it, for they hold dates and prompts of the day; nor are ids and other notes of
     messages, the order of choices, targets, or the package that a task is called with.
     """
-    asked = (
-        [("user", sample.input)]
-        if isinstance(sample.input, str)
-        else [_asked(message) for message in sample.input if message.role != "system"]
-        or [_asked(message) for message in sample.input]
-    )
+    asked: list[tuple[Any, ...]] = [("user", sample.input)]
+    if not isinstance(sample.input, str):
+        users = [message for message in sample.input if message.role != "system"]
+        asked = [_asked(message) for message in users or sample.input]
     return content_id("inspect case", task.rsplit("/", 1)[-1], str(sample.id), asked, sorted(sample.choices or ()))
 
 
@@ -102,19 +104,6 @@ def _asked(message: ChatMessage) -> tuple[Any, ...]:
     parts = () if isinstance(message.content, str) else message.content
     kinds = [part.type for part in parts if part.type not in ("text", "reasoning")]
     return (message.role, message.text, *([calls] if calls else []), *([kinds] if kinds else []))
-
-
-def _case(log: EvalLog, sample: EvalSample, opening: Sequence[Message], tools: tuple[ToolSpec, ...]) -> Case:
-    task = clean(log.eval.task)
-    return Case(
-        id=identify_case(task, sample),
-        suite=task,
-        number=0,
-        family=task,
-        messages=tuple(opening),
-        tools=tools,
-        facts=storable({"sample": sample.id, "target": sample.target}),
-    )
 
 
 def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
@@ -185,27 +174,18 @@ def _detail(
 
 def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:
     """What a reader must know of the episodes, a sentence each."""
-
-    def told(kind: str) -> str:
-        return ", ".join(f"{name} {count:,}" for (one, name), count in sorted(notes.items()) if one == kind)
-
-    found = []
-    if notes["rebuilt", ""]:
-        found.append(f"{_many(notes['rebuilt', ''])} put together from events: the messages lack a part")
-    found += [
-        f"{_many(count)} incoherent: {name}" for (kind, name), count in sorted(notes.items()) if kind == "incoherent"
-    ]
-    if agents := told("agents"):
-        found.append(f"calls of sub-agents count as the agent's and are marked in its dialogue: {agents}")
-    if roles := told("roles"):
-        found.append(f"calls of other model roles do not count as the agent's: {roles}")
-    if left := told("left out"):
-        found.append(f"content that is no text was left out: {left}")
+    episodes = {key: f"{count:,} episode{' is' if count == 1 else 's are'}" for key, count in sorted(notes.items())}
+    rebuilt = [many for (kind, _), many in episodes.items() if kind == "rebuilt"]
+    found = [f"{many} put together from events: the messages lack a part" for many in rebuilt]
+    found += [f"{many} incoherent: {name}" for (kind, name), many in episodes.items() if kind == "incoherent"]
+    for noted, words in (
+        ("agents", "calls of sub-agents count as the agent's and are marked in its dialogue"),
+        ("roles", "calls of other model roles do not count as the agent's"),
+        ("left out", "content that is no text was left out"),
+    ):
+        told = [f"{name} {count:,}" for (kind, name), count in sorted(notes.items()) if kind == noted]
+        found += [f"{words}: {', '.join(told)}"] if told else []
     return found
-
-
-def _many(count: int) -> str:
-    return f"{count:,} episode{' is' if count == 1 else 's are'}"
 
 
 def mark_opening(trajectory: Trajectory, opened: Case, difference: str) -> Trajectory:

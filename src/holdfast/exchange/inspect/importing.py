@@ -20,13 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from inspect_ai.log import (
-    EvalLog,
-    EvalSample,
-    read_eval_log,
-    read_eval_log_sample_summaries,
-    read_eval_log_samples_by_id,
-)
+from inspect_ai.log import EvalLog, EvalSample, read_eval_log
+from inspect_ai.log import read_eval_log_sample_summaries as read_summaries
+from inspect_ai.log import read_eval_log_samples_by_id as read_by_id
 from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.exchange.inspect.actors import identify, name_checkpoints
@@ -85,7 +81,7 @@ def _open_log(path: Path) -> Log:
         check_log(place)
         if is_archive(place):
             header = read_eval_log(place, header_only=True, format="eval")
-            summaries = read_eval_log_sample_summaries(place, format="eval")
+            summaries = read_summaries(place, format="eval")
         else:
             header = _read_whole(place)
             summaries = [one.summary() for one in header.samples or ()]
@@ -126,9 +122,7 @@ def _read_samples(log: Log) -> Iterator[EvalSample]:
         places = list(dict.fromkeys((spot.id, spot.epoch) for spot in log.spots))
         for start in range(0, len(places), SAMPLES_AT_ONCE):
             batch = places[start : start + SAMPLES_AT_ONCE]
-            yield from read_eval_log_samples_by_id(
-                path, batch, resolve_attachments="full", format="eval", exclude_fields={"store"}
-            )
+            yield from read_by_id(path, batch, resolve_attachments="full", format="eval", exclude_fields={"store"})
 
 
 # --- the import --------------------------------------------------------------------------------------------------
@@ -155,7 +149,7 @@ class _Import:
         self._before = _earlier_attempts(store, logs)
         self._given: dict[str, dict[str, InspectScore]] = {}  # by trajectory: values and edits, without what was said
         self._waiting: list[tuple[int, EvalSample, Read]] = []
-        self._openings: dict[str, str] = {}
+        self.openings: dict[str, str] = {}
         self._log_scores: dict[int, _LogScores] = {}
         self.attempts: Attempts = sort_attempts(logs)
         self.held: dict[int, Held] = {}
@@ -235,7 +229,7 @@ class _Import:
         difference = first_difference(read.case.messages, case.messages) if read.spoken else None
         if difference is not None:
             made = mark_opening(made, read.case, difference)
-            self._openings.setdefault(case.id, difference)
+            self.openings.setdefault(case.id, difference)
         origin = (sample.uuid or log.header.eval.eval_id, str(sample.id), sample.epoch)
         made = replace(made, checkpoint_id=log.checkpoint, id=content_id("inspect trajectory", log.checkpoint, origin))
         self.episode_notes.update(read.notes)
@@ -306,11 +300,11 @@ class _Import:
             with _taking(self._logs[number].path):
                 self._take_foreign(number, sample, read, last=True)
         for number, mine in self._log_scores.items():
+            log = self._logs[number].header
             for trajectory, met in mine.met.items():
                 reason = FAILED if trajectory in mine.failed else ABSENT
-                for place in mine.places:
-                    if place not in met:
-                        self._add_score(self._scoring.absent(self._logs[number].header, place, trajectory, reason))
+                for place in (one for one in mine.places if one not in met):
+                    self._add_score(self._scoring.score(log, place, trajectory, value=None, missing=reason))
 
     # --- cases -------------------------------------------------------------------------------------------------
 
@@ -340,14 +334,13 @@ class _Import:
         self._next[case.suite] = number
         return number
 
-    def opening_notes(self) -> list[str]:
-        """How many cases were opened in several ways."""
-        if not self._openings:
-            return []
-        return [
-            f"{len(self._openings):,} cases are opened in several ways; the run holds the first (first difference:"
-            f" {next(iter(self._openings.values()))})"
-        ]
+    def notes(self) -> list[str]:
+        """What a reader must know of the attempts, the cases' openings and the episodes."""
+        first = next(iter(self.openings.values()), "")
+        several = f"{len(self.openings):,} cases are opened in several ways; the run holds the first"
+        opened = [f"{several} (first difference: {first})"] if self.openings else []
+        told = [f"{self.repeated} samples stand twice in one log and count once"] if self.repeated else []
+        return [*self.attempts.notes, *opened, *tell_notes(self.episode_notes), *told]
 
 
 def _spot(sample: EvalSample) -> Spot:
@@ -372,10 +365,8 @@ def _require_later(log: Log, sample: EvalSample, name: str, held: InspectScore) 
     given = (sample.scores or {})[name]
     same = given.value == held.value or (is_unscored(given.value) and is_unscored(held.value))
     if not (same or not sample.uuid or len(held.history) > len(given.history)):
-        finding = (
-            f"another copy of this episode has the score {describe(held.value)} of {name}, this one"
-            f" {describe(given.value)}"
-        )
+        mine, other = describe(given.value), describe(held.value)
+        finding = f"another copy of this episode has the score {other} of {name}, this one {mine}"
         refuse(_place(log, sample), finding, "leave out the copy that was replaced")
 
 
@@ -405,11 +396,8 @@ def _require_new(store: Store, log: Log, held: Sequence[Checkpoint]) -> None:
     """Refuse a run whose Inspect logs an earlier version imported: its cases and scores mean something else."""
     before = content_id("inspect checkpoint", clean(log.header.eval.model), clean(log.header.eval.task))
     if any(one.id == before for one in held):
-        refuse(
-            store.path,
-            "an earlier version imported these logs, without the direction of their scores",
-            "import them into a new run",
-        )
+        finding = "an earlier version imported these logs, without the direction of their scores"
+        refuse(store.path, finding, "import them into a new run")
 
 
 def import_logs(
@@ -442,7 +430,9 @@ def import_logs(
                     reading.take(number, sample)
             if progress is not None:
                 read = sum(sizes[place] for place in reading.attempts.order[:done])
-                progress(_progress(read, sum(sizes), reading, started))
+                found = {"trajectories": len(reading.trajectories), "scores": len(reading.scores)}
+                seconds = time.monotonic() - started
+                progress(ImportProgress(bytes_read=read, bytes_total=sum(sizes), seconds=seconds, **found))
         reading.finish()
         if not reading.trajectories:
             refuse(place, f"no sample in {len(logs)} logs", "give logs of agents that were run")
@@ -471,16 +461,6 @@ def _choose(source: Path | Sequence[Path]) -> tuple[list[Path], int]:
     return paths, files - len(paths)
 
 
-def _progress(read: int, total: int, reading: _Import, started: float) -> ImportProgress:
-    return ImportProgress(
-        bytes_read=read,
-        bytes_total=total,
-        trajectories=len(reading.trajectories),
-        scores=len(reading.scores),
-        seconds=time.monotonic() - started,
-    )
-
-
 def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring, ignored: int) -> tuple[str, ...]:
     """Note in the run what was declared, what was not taken and how whole the logs are; all of it as sentences.
 
@@ -493,14 +473,7 @@ def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring,
     states = describe_logs(logs, reading.attempts, reading.held)
     origins.write_log_states(store, merge_states(origins.read_log_states(store), states))
     # Declarations and states are noted as such; the run keeps as sentences what stands nowhere else.
-    kept = [
-        *scoring.doubts(),
-        *reading.attempts.notes,
-        *reading.opening_notes(),
-        *tell_notes(reading.episode_notes),
-    ]
-    if reading.repeated:
-        kept.append(f"{reading.repeated} samples stand twice in one log and count once")
+    kept = [*scoring.doubts(), *reading.notes()]
     if ignored:
         kept.append(f"{ignored} other files in the folder are no Inspect logs and were left out")
     kept = list(map(clean, kept))

@@ -100,7 +100,7 @@ def _from_assistant(message: ChatMessageAssistant, detail: Mapping[str, Any]) ->
             parts.append(part)
     if served:
         yield from _served(parts, served, detail)
-        parts = []
+    parts = [] if served else parts
     if parts or calls or not message.content:
         yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts)})
 
@@ -132,21 +132,14 @@ def _notes_on(parts: Sequence[Content]) -> dict[str, Any]:
     if reasoning := [part.reasoning for part in parts if part.type == "reasoning"]:
         found["reasoning"] = "\n".join(reasoning)
     others = [part for part in parts if part.type not in ("text", "reasoning")]
-    unread = [part for part in others if part.type == "data" and not _is_known(part.data)]
+    # A provider's own data is known where it is what Inspect notes of it.
+    unread = [part for part in others if part.type == "data" and not (part.data and set(part.data) <= _KNOWN_DATA)]
     if left := [part.type for part in others if part not in unread]:
         found[LEFT_OUT] = left
     if unread:
-        found[UNREAD] = [_describe_data(part.data) for part in unread]
+        kinds = (part.data.get("type") for part in unread)
+        found[UNREAD] = [f"data of type {kind}"[:80] if isinstance(kind, str) else "data" for kind in kinds]
     return found
-
-
-def _is_known(data: Mapping[str, Any]) -> bool:
-    """Whether a provider's own data is what Inspect notes of a compaction or of another model that stepped in."""
-    return bool(data) and set(data) <= _KNOWN_DATA
-
-
-def _describe_data(data: Mapping[str, Any]) -> str:
-    return f"data of type {data['type']}"[:80] if isinstance(data.get("type"), str) else "data"
 
 
 def _arguments(text: str) -> dict[str, Any]:

@@ -109,20 +109,14 @@ class Scoring:
             points, missing = self._place(value, meaning, given, self._taken.setdefault((checkpoint, place), _Taken()))
             label = None if is_unscored(value) else clean(describe(value, LABEL_LENGTH))
             reply = clean(given.explanation) if given.explanation else None
-            yield place, replace(self.absent(log, place, identity, missing), value=points, label=label, reply=reply)
+            yield place, self.score(log, place, identity, value=points, missing=missing, label=label, reply=reply)
 
-    def absent(self, log: EvalLog, place: Place, trajectory_id: str, reason: str | None) -> Score:
-        """The missing score of a trajectory that a scorer of its log gave nothing."""
+    def score(self, log: EvalLog, place: Place, trajectory_id: str, **given: Any) -> Score:
+        """A trajectory's score of a value with a meaning; ``given`` are the fields of ``Score`` beside its names."""
         meaning = self._meanings[place]
         assert meaning is not None
-        return Score(
-            trajectory_id=trajectory_id,
-            judge=f"{FOREIGN}{place[1]}",
-            objective=meaning.objective,
-            value=None,
-            missing=reason,
-            rubric=rubric_of(log, place, meaning),
-        )
+        judge, rubric = f"{FOREIGN}{place[1]}", rubric_of(log, place, meaning)
+        return Score(trajectory_id=trajectory_id, judge=judge, objective=meaning.objective, rubric=rubric, **given)
 
     @staticmethod
     def _place(value: object, meaning: Declaration, given: InspectScore, taken: _Taken) -> tuple[float | None, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from holdfast.exchange.traces.bodies import Request, Response, choose, read_request, read_response
 from holdfast.exchange.traces.dialogue import Said
 from holdfast.exchange.traces.messages import merge_replies, perhaps, read_message, read_messages, read_role, read_tools
-from holdfast.exchange.traces.otlp import Attributes, nest
+from holdfast.exchange.traces.otlp import Attributes, Event, nest
 from holdfast.exchange.traces.records import BadRecord, refuse_record
 from holdfast.models.calls.structured import read_parts, to_text
 from holdfast.records import ToolSpec
@@ -28,7 +28,6 @@ INPUT, OUTPUT, SYSTEM = "gen_ai.input.messages", "gen_ai.output.messages", "gen_
 COUNTS = ("gen_ai.request.choice.count", "gen_ai.request.n", "llm.request.n")
 
 Pair = tuple[Request, Response]
-Event = tuple[int, str, Mapping[str, Any]]
 
 
 def is_told_event(name: str) -> bool:

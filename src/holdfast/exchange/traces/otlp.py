@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ _SPEAKING = re.compile(
 )
 
 Attributes = dict[str, Any]
+Event = tuple[int, str, Attributes]  # time in ns, name, attributes
 _ATTRIBUTES = ("attributes", "tags", "spanAttributes", "SpanAttributes")
 
 
@@ -43,7 +44,8 @@ class Row:
     """A span or log record: ids in hex, ``start`` in ns (0 where not told), ``events`` as time, name and attributes.
 
     ``log`` says that it is a log record, whose ``name`` is that of its event and which may have a ``body``. ``dropped``
-    counts attributes that the SDK dropped at a limit.
+    counts attributes that the SDK dropped at a limit. Several rows of one span become one (``spans``); ``seen`` are the
+    events that it has.
     """
 
     place: str
@@ -53,12 +55,17 @@ class Row:
     name: str = ""
     start: int = 0
     attributes: Attributes = field(default_factory=dict)
-    events: list[tuple[int, str, Attributes]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     failed: bool = False
     service: str | None = None
     log: bool = False
     body: Any = None
     dropped: int = 0
+    seen: set[str] = field(default_factory=set)
+
+    def first(self, names: Iterable[str]) -> Any:
+        """The first attribute of these that is there."""
+        return next((self.attributes[name] for name in names if self.attributes.get(name) not in (None, "")), None)
 
 
 def is_spans(value: Any) -> bool:

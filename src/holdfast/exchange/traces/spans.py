@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.exchange.traces.dialects import OUTPUT, Event, Pair, is_told_event, read_offered, read_pairs
+from holdfast.exchange.traces.dialects import OUTPUT, Pair, is_told_event, read_offered, read_pairs
 from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said, ToolRun
 from holdfast.exchange.traces.intake import Intake, Speechless
 from holdfast.exchange.traces.messages import perhaps
-from holdfast.exchange.traces.otlp import Attributes, Row
+from holdfast.exchange.traces.otlp import Row
 from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
 from holdfast.models.calls.structured import answer_text, to_text
 
@@ -74,39 +72,18 @@ _PLAIN = re.compile(
 _MOST_NAMES = 6
 
 
-@dataclass(slots=True)
-class _Span:
-    """What one span and the log records beside it say."""
-
-    place: str
-    unit: str
-    identity: str
-    start: int
-    parent: str = ""
-    name: str = ""
-    attributes: Attributes = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-    failed: bool = False
-    service: str | None = None
-    dropped: int = 0
-
-    def kinds(self) -> set[str]:
-        """What kind of work it says that it is, in all words that it has for that."""
-        found = [self.attributes.get(OPERATION), *(self.attributes.get(key) for key in _KINDS)]
-        plain = {one.strip().strip('"').lower() for one in found if isinstance(one, str) and one}  # MLflow quotes
-        return plain | {one.partition(" ")[0] for one in plain}
-
-    def first(self, names: Iterable[str]) -> Any:
-        """The first attribute of these that is there."""
-        return next((self.attributes[name] for name in names if self.attributes.get(name) not in (None, "")), None)
+def _kinds(span: Row) -> set[str]:
+    """What kind of work it says that it is, in all words that it has for that."""
+    found = (span.attributes.get(key) for key in (OPERATION, *_KINDS))
+    plain = {one.strip().strip('"').lower() for one in found if isinstance(one, str) and one}  # MLflow quotes
+    return plain | {one.partition(" ")[0] for one in plain}
 
 
 class SpanCollector:
     """Spans and log records of any number of files, put together by trace and span."""
 
     def __init__(self) -> None:
-        self._traces: dict[str, dict[str, _Span]] = {}
+        self._traces: dict[str, dict[str, Row]] = {}
 
     def take(self, row: Row) -> None:
         """One span or log record. Errors: BadRecord."""
@@ -122,10 +99,10 @@ class SpanCollector:
         for time, name, inner in row.events:
             self._take_event(span, time, name, inner)
 
-    def _find(self, row: Row, identity: str) -> _Span:
+    def _find(self, row: Row, identity: str) -> Row:
         if not row.trace:
             refuse_record(row.place, "has no traceId")
-        span = _Span(place=row.place, unit=row.trace, identity=identity, start=row.start)
+        span = Row(place=row.place, trace=row.trace, span=identity, start=row.start)
         return self._traces.setdefault(row.trace, {}).setdefault(identity, span)
 
     def _take_log(self, row: Row) -> None:
@@ -146,7 +123,7 @@ class SpanCollector:
             span.attributes |= {**row.attributes, **body}
 
     @staticmethod
-    def _take_event(span: _Span, time: int, name: str, inner: dict[str, Any]) -> None:
+    def _take_event(span: Row, time: int, name: str, inner: dict[str, Any]) -> None:
         if name == DETAILS:
             span.attributes |= inner
         elif is_told_event(name):
@@ -160,18 +137,18 @@ class SpanCollector:
         for spans in self._traces.values():
             told = {name for one in spans.values() if (name := one.attributes.get("gen_ai.conversation.id"))}
             conversation = to_text(next(iter(told))) if len(told) == 1 else None
-            intake.parents |= {(span.unit, span.identity): span.parent for span in spans.values()}
+            intake.parents |= {(span.trace, span.span): span.parent for span in spans.values()}
             for span in spans.values():
                 try:
                     _finish(span, spans, conversation, intake)
                 except BadRecord as error:
-                    intake.lose(error, unit=span.unit)
+                    intake.lose(error, unit=span.trace)
 
 
-def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, intake: Intake) -> None:
-    kinds = span.kinds()
+def _finish(span: Row, spans: dict[str, Row], conversation: str | None, intake: Intake) -> None:
+    kinds = _kinds(span)
     if _is_tool(span):
-        above = [spans[one] for one in intake.above(span.unit, span.identity) if one in spans]
+        above = [spans[one] for one in intake.above(span.trace, span.span) if one in spans]
         if not any(_is_tool(one) and _tool_of(one) == _tool_of(span) for one in above):
             intake.runs.append(_read_run(span))
         return
@@ -190,27 +167,27 @@ def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, inta
     for number, pair in enumerate(pairs):
         intake.exchanges.append(_make(span, pair, conversation, outer=outer, last=number == len(pairs) - 1))
     if not pairs and not span.failed and (model or kinds & _AGENT):
-        intake.speechless.append(Speechless(unit=span.unit, span=span.identity, shape=_describe(span), outer=not model))
+        intake.speechless.append(Speechless(unit=span.trace, span=span.span, shape=_describe(span), outer=not model))
 
 
-def _is_tool(span: _Span) -> bool:
+def _is_tool(span: Row) -> bool:
     """Whether it is the execution of a tool: by its kind, or as it names a tool and is of no other kind."""
-    kinds = span.kinds()
+    kinds = _kinds(span)
     told = bool(kinds & _TOOL) or span.name.startswith(("execute_tool ", "tools/call "))
     return told or (span.first(_OWN_NAMES) is not None and not kinds & (_MODEL | _OUTER | _NO_MODEL))
 
 
-def _tool_of(span: _Span) -> str:
+def _tool_of(span: Row) -> str:
     return to_text(span.first(_TOOL_NAMES)) or span.name.removeprefix("execute_tool ").removeprefix("tools/call ")
 
 
-def _speaks(span: _Span) -> bool:
+def _speaks(span: Row) -> bool:
     """Whether it holds messages under names that nothing but a request to a model has."""
     names = ("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events")
     return any(key.startswith(names) for key in span.attributes)
 
 
-def _describe(span: _Span) -> str:
+def _describe(span: Row) -> str:
     """A span's shape in words: what it says that it is, and the names of its other attributes."""
     operation = span.attributes.get(OPERATION)
     kind = next((f"{key} {span.attributes[key]}" for key in _KINDS if span.attributes.get(key)), None)
@@ -222,7 +199,7 @@ def _describe(span: _Span) -> str:
     return f"spans of a model ({told}) without readable messages: {content}"
 
 
-def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, last: bool) -> Exchange:
+def _make(span: Row, pair: Pair, conversation: str | None, *, outer: bool, last: bool) -> Exchange:
     request, response = pair
     reasons = perhaps(span.place, span.first(_REASONS))
     if isinstance(reasons, list):
@@ -239,11 +216,11 @@ def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, las
         source="otel",
         given=request.said,
         replies=replies,
-        unit=span.unit,
-        span=span.identity,
+        unit=span.trace,
+        span=span.span,
         conversation=conversation,
         session=to_text(span.first(_SESSIONS)) or None,
-        names=(span.unit,),
+        names=(span.trace,),
         start=span.start or None,
         time=str(span.start) if span.start else None,
         tools=read_offered(span.place, span.attributes) or request.tools,
@@ -257,10 +234,10 @@ def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, las
     )
 
 
-def _read_run(span: _Span) -> ToolRun:
+def _read_run(span: Row) -> ToolRun:
     result = span.first(_TOOL_RESULTS)
     return ToolRun(
-        unit=span.unit,
+        unit=span.trace,
         start=span.start,
         call=to_text(span.first(_CALLS)),
         name=_tool_of(span),
