@@ -106,9 +106,6 @@ def arrange(sample: EvalSample) -> Dialogue:
     )
 
 
-# --- events ------------------------------------------------------------------------------------------------------
-
-
 def _flatten(events: Iterable[Any], unread: list[str]) -> Iterator[Event]:
     """Events in their order without those of scorers; those that old logs hold inside others follow them.
 
@@ -212,9 +209,6 @@ def _own_turns(turns: Sequence[_Turn], there: Mapping[int, int], messages: Seque
     roles = {one.event.role for one in matched} or {first.event.role}
     spans = {one.event.span_id for one in whole} or {first.event.span_id}
     return [one for one in turns if one.event.span_id in spans and one.event.role in roles]
-
-
-# --- opening -----------------------------------------------------------------------------------------------------
 
 
 def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessage], list[ChatMessage]]:
@@ -377,9 +371,6 @@ def _is_summary(message: ChatMessage) -> bool:
         return True
     parts = () if isinstance(message.content, str) else message.content
     return any(isinstance(part, ContentData) and "compaction_metadata" in part.data for part in parts)
-
-
-# --- messages ----------------------------------------------------------------------------------------------------
 
 
 def _calls(message: ChatMessage) -> Sequence[Any]:

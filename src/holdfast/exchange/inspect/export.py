@@ -76,8 +76,6 @@ def _parts_of(store: Store) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-# --- names of scores -------------------------------------------------------------------------------------------
-
 JudgeNames = Mapping[tuple[str, str, str], str]
 
 
@@ -93,9 +91,6 @@ def _score_name(score: Score, names: JudgeNames) -> str:
     """The first repeat has the judge's name, later ones their number after it."""
     name = names[score.judge, score.objective, score.rubric]
     return f"{name} {score.repeat + 1}" if score.repeat else name
-
-
-# --- logs --------------------------------------------------------------------------------------------------------
 
 
 def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> EvalLog:

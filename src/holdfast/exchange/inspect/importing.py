@@ -71,9 +71,6 @@ def _taking(path: Path) -> contextlib.AbstractContextManager[None]:
     return _reading(path, "holds something that holdfast cannot read", "report this, or leave the log out")
 
 
-# --- logs --------------------------------------------------------------------------------------------------------
-
-
 def _open_log(path: Path) -> Log:
     """A log's header and what it holds. Errors: StudyError."""
     with _reading(path):
@@ -123,9 +120,6 @@ def _read_samples(log: Log) -> Iterator[EvalSample]:
         for start in range(0, len(places), SAMPLES_AT_ONCE):
             batch = places[start : start + SAMPLES_AT_ONCE]
             yield from read_by_id(path, batch, resolve_attachments="full", format="eval", exclude_fields={"store"})
-
-
-# --- the import --------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -256,8 +250,6 @@ class _Import:
         self.trajectories.add(made.id)
         self._add_scores(number, sample, made, new)
 
-    # --- scores ------------------------------------------------------------------------------------------------
-
     def _add_scores(self, number: int, sample: EvalSample, made: Trajectory, new: bool) -> None:
         log = self._logs[number]
         mine = self._log_scores.setdefault(number, _LogScores())
@@ -305,8 +297,6 @@ class _Import:
                 reason = FAILED if trajectory in mine.failed else ABSENT
                 for place in (one for one in mine.places if one not in met):
                     self._add_score(self._scoring.score(log, place, trajectory, value=None, missing=reason))
-
-    # --- cases -------------------------------------------------------------------------------------------------
 
     def _keep_case(self, case: Case) -> Case:
         """The case as the run holds it, under its own number where that is free. Errors: StudyError."""

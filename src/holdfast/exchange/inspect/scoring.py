@@ -306,9 +306,6 @@ class Scoring:
         )
 
 
-# --- one value -----------------------------------------------------------------------------------------------------
-
-
 def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
     """The rubric id: the scorer with its options and the models that grade, and what its value was declared to mean."""
     graders = {name: models for name, models in roles_of(log).items() if name in GRADERS}

@@ -47,9 +47,6 @@ def _named(name: str) -> str:
     return name if "/" in registry_name(_named, name) else f"holdfast/{name}"
 
 
-# --- the suites --------------------------------------------------------------------------------------------------
-
-
 @task(name=_named("office"))  # type: ignore[untyped-decorator]
 def office(
     *,
@@ -109,9 +106,6 @@ def _dataset(name: str, cases: Sequence[Case]) -> MemoryDataset:
         metadata = {"family": case.family, OWN: {"case": describe_case(case)}}
         samples.append(Sample(id=f"{case.suite}-{case.number}", input=to_inspect(case.messages), metadata=metadata))
     return MemoryDataset(samples, name=name)
-
-
-# --- episodes ----------------------------------------------------------------------------------------------------
 
 
 @solver(_named("play_episode"))  # type: ignore[untyped-decorator]
@@ -195,9 +189,6 @@ def _read(output: ModelOutput, ask: Ask) -> Reply:
     if (output.metadata or {}).get(STOPPED) == "incoherent":
         return Reply(message=None, stopped="incoherent", tokens=reply.tokens, logprob=None, raw=reply.raw)
     return reply
-
-
-# --- scores ------------------------------------------------------------------------------------------------------
 
 
 def _case_of(state: TaskState) -> Case:

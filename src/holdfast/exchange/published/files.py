@@ -183,9 +183,6 @@ def read_files(source: Path) -> Iterator[File]:
     return _read_directory(source) if source.is_dir() else _read_archive(source)
 
 
-# --- lines -----------------------------------------------------------------------------------------------------
-
-
 class _DuplicateKey(ValueError):
     pass
 
@@ -262,9 +259,6 @@ def show(value: object) -> str:
         return f"{value} (not a finite number)"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
-
-
-# --- records ---------------------------------------------------------------------------------------------------
 
 
 def _expect(place: str, path: str, right: bool, expected: str, value: object) -> None:

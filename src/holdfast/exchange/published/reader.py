@@ -97,9 +97,6 @@ def split_cases(split_seed: int) -> tuple[list[int], list[int]]:
     return halve(CASES, split_seed)
 
 
-# --- one record ------------------------------------------------------------------------------------------------
-
-
 def make_case(record: Mapping[str, Any], number: int) -> Case:
     """A case from the published object."""
     return Case(
@@ -161,9 +158,6 @@ def make_trajectory(record: Mapping[str, Any], checkpoint_id: str, case_id: str)
         calls=calls,
         detail=detail,
     )
-
-
-# --- the import ------------------------------------------------------------------------------------------------
 
 
 class _Import:

@@ -92,9 +92,6 @@ def _told(turn: _Turn) -> list[Said]:
     return [replace(turn.said, calls=calls, served=served), *answers]
 
 
-# --- tools' own spans ---------------------------------------------------------------------------------------------
-
-
 def _answer_from_runs(turns: Sequence[_Turn], runs: Sequence[ToolRun]) -> None:
     """Answer open calls from the spans of their tools: those of an id in order, others by name in order."""
     told = sorted((one for one in runs if one.result is not None), key=lambda one: one.start)

@@ -83,9 +83,6 @@ def _looks_spoken(one: Mapping[str, Any]) -> bool:
     return any(key in one for key in ("role", "parts", "content", "from")) or isinstance(one.get("type"), str)
 
 
-# --- requests -----------------------------------------------------------------------------------------------------
-
-
 def read_request(place: str, body: Any) -> Request:
     """What a body of a request, a list of messages or a text says. Errors: BadRecord."""
     body = perhaps(place, body)
@@ -131,9 +128,6 @@ def _first(places: Sequence[Body], keys: Sequence[str]) -> Any:
 
 def _name(value: Any) -> str | None:
     return clean(value) if isinstance(value, str) and value else None
-
-
-# --- responses ----------------------------------------------------------------------------------------------------
 
 
 def read_response(place: str, body: Any, count: int | None = None) -> Response:

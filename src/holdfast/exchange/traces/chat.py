@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.exchange.traces.bodies import MESSAGES, Response, find_messages, is_answer, read_request, read_response
-from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said
-from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said
 from holdfast.exchange.traces.messages import perhaps
 from holdfast.exchange.traces.records import BadRecord, refuse_record
 from holdfast.exchange.traces.times import read_time

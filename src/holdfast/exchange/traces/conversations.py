@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from holdfast.exchange.ties import group_tied
 from holdfast.exchange.traces.answers import pair_answers, unmatched_runs
-from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said, ToolRun, Trace
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said, ToolRun, Trace
 from holdfast.exchange.traces.endings import find_ending, is_told, read_reason
-from holdfast.exchange.traces.intake import Intake
 from holdfast.exchange.traces.messages import merge_replies
 from holdfast.exchange.traces.weaving import Strand, weave
 from holdfast.models.calls import find_unread

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.exchange.traces.bodies import read_request, read_response
-from holdfast.exchange.traces.dialogue import Exchange, ToolRun
-from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.dialogue import Exchange, Intake, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps
 from holdfast.exchange.traces.records import BadRecord, read_object, refuse_record
 from holdfast.exchange.traces.times import read_time

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.dialogue import Intake
 from holdfast.exchange.traces.records import BadRecord, Flaw, find_flaw, read_object, refuse_record
 from holdfast.exchange.traces.times import read_time
 from holdfast.models.calls.structured import clean, to_text
@@ -144,9 +144,6 @@ def _of_resources(place: str, key: str, resources: list[Any]) -> Iterator[tuple[
                         yield f"{place}: {rows}[{number}]", row, about, "og" in rows
 
 
-# --- one row ------------------------------------------------------------------------------------------------------
-
-
 def _get(row: Mapping[str, Any], *names: str) -> Any:
     """The first field that is there, by its name in camel or in snake case."""
     for name in names:
@@ -232,9 +229,6 @@ def _moment(place: str, value: Any) -> int:
     if found is None:
         refuse_record(place, "a time of no known form" if isinstance(value, str) else "an intValue is no whole number")
     return found
-
-
-# --- values -------------------------------------------------------------------------------------------------------
 
 
 def decode(place: str, value: Any) -> Any:

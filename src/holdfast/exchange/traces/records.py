@@ -73,9 +73,6 @@ def read_object(place: str, value: Any) -> dict[str, Any]:
     return value or {}
 
 
-# --- bytes --------------------------------------------------------------------------------------------------------
-
-
 def read_bytes(path: Path) -> bytes:
     """A file's bytes, expanded where they are gzip or zstd, without a byte order mark.
 
@@ -173,9 +170,6 @@ def _ends_whole(data: bytes) -> bool:
     return True
 
 
-# --- records ------------------------------------------------------------------------------------------------------
-
-
 def read_records(path: Path, data: bytes, *, strict: bool = False) -> Iterator[Record]:
     """The JSON values of a file: one a line, one document that may be an array of them, or documents one after another.
 
@@ -254,9 +248,6 @@ def _is_json(line: bytes) -> bool:
     except ValueError as error:
         return str(error).startswith("Extra data") or "limit" in str(error)
     return True
-
-
-# --- JSON ---------------------------------------------------------------------------------------------------------
 
 
 class _Reader:

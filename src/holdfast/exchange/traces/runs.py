@@ -13,8 +13,7 @@ from typing import Any
 
 from holdfast.exchange.traces.bodies import find_messages
 from holdfast.exchange.traces.chat import CONVERSATIONS, read_chat
-from holdfast.exchange.traces.dialogue import ToolRun
-from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.dialogue import Intake, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps, read_tools
 from holdfast.exchange.traces.records import BadRecord, refuse_record
 from holdfast.exchange.traces.times import read_time

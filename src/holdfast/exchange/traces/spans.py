@@ -7,8 +7,7 @@ from collections import Counter
 from typing import Any
 
 from holdfast.exchange.traces.dialects import OUTPUT, Pair, is_told_event, read_offered, read_pairs
-from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said, ToolRun
-from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps
 from holdfast.exchange.traces.otlp import Row
 from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record

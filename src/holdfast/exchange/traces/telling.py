@@ -6,8 +6,7 @@ from collections import Counter
 from typing import Any
 
 from holdfast.exchange.traces.conversations import Gathered
-from holdfast.exchange.traces.dialogue import LEFT_OUT, UNREAD
-from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.dialogue import LEFT_OUT, UNREAD, Intake
 from holdfast.records.words import count_noun
 
 _MOST_NAMED = 5

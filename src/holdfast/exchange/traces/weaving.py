@@ -131,9 +131,6 @@ def _cut(said: Sequence[Said]) -> _Pieces:
     return made
 
 
-# --- weaving ------------------------------------------------------------------------------------------------------
-
-
 def weave(exchanges: Sequence[Exchange]) -> Woven:
     """Strands of all exchanges. Those of traces are taken in order of time, others where all of them have one."""
     loom = _Loom()
