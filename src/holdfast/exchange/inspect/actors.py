@@ -96,14 +96,10 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
         group: {name: value for name, value in (found or {}).items() if not (isinstance(value, str) and value in names)}
         for group, found in (("task", told.task_args), ("solver", told.solver_args))
     }
-    steps = _digest_steps(log)
+    steps, name = _digest_steps(log), {"name": told.solver} if told.solver else {}
     groups: dict[str, dict[str, Any]] = {
         "task": {"version": told.task_version, **arguments["task"]},
-        "solver": {
-            **({"name": told.solver} if told.solver else {}),
-            **arguments["solver"],
-            **({"steps": steps} if steps else {}),
-        },
+        "solver": {**name, **arguments["solver"], **({"steps": steps} if steps else {})},
         "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
         "generation": _generation(log),
         "roles": {name: value for name, value in roles_of(log).items() if name not in TESTED},

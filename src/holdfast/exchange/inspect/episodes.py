@@ -12,7 +12,7 @@ from inspect_ai.model import ChatMessage
 
 from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Dialogue, arrange
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, from_inspect, from_tool_info, storable
-from holdfast.exchange.inspect.scoring import raw_values
+from holdfast.exchange.inspect.scoring import is_unscored
 from holdfast.exchange.openings import digest_opening
 from holdfast.models.calls import find_unread
 from holdfast.models.calls.structured import clean
@@ -61,6 +61,8 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     calls = sum(error not in NOT_CARRIED_OUT for error in errors)
     ending, unread = _ending(sample, dialogue, _unread(said, tools, calls))
     invalid = errors.count(REFUSED_CALL)
+    usage = sample.model_usage.get(log.eval.model)
+    tokens = None if usage is None else usage.output_tokens
     left = Counter(kind for message in (*opening, *said) for kind in (message.detail or {}).get(LEFT_OUT, ()))
     trajectory = Trajectory(
         id="",
@@ -72,7 +74,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         flags=_flags(sample, said, ending, (calls, invalid), tools),
         calls=calls,
         invalid_calls=invalid,
-        tokens=_tokens(log, sample),
+        tokens=tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None,
         detail=_detail(log, sample, dialogue, unread, left),
     )
     notes = Counter({("left out", kind): count for kind, count in left.items()})
@@ -111,12 +113,6 @@ def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
     shown = [event for event in sample.events if event.event == "model"]
     first = next(iter([event for event in shown if event.role is None] or shown), None)
     return () if first is None else from_tool_info(first.tools)
-
-
-def _tokens(log: EvalLog, sample: EvalSample) -> int | None:
-    usage = sample.model_usage.get(log.eval.model)
-    tokens = None if usage is None else usage.output_tokens
-    return tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None
 
 
 def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple[Ending, str | None]:
@@ -162,7 +158,7 @@ def _detail(
         "sample": sample.uuid,
         "error": sample.error and sample.error.message,
         "limit": sample.limit and sample.limit.type,
-        "scores": raw_values(sample.scores or {}),
+        "scores": {clean(name): one.value for name, one in (sample.scores or {}).items() if not is_unscored(one.value)},
         "unread": unread,
         "left_out": dict(left),
         "rebuilt": dialogue.rebuilt,

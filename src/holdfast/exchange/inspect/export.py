@@ -87,12 +87,6 @@ def _name_judges(store: Store) -> JudgeNames:
     return {(names[label], objective, rubric): f"{label}/{objective}" for (label, objective), rubric in rubrics}
 
 
-def _score_name(score: Score, names: JudgeNames) -> str:
-    """The first repeat has the judge's name, later ones their number after it."""
-    name = names[score.judge, score.objective, score.rubric]
-    return f"{name} {score.repeat + 1}" if score.repeat else name
-
-
 def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> EvalLog:
     suites = sorted({sample.metadata[OWN]["case"]["suite"] for sample in samples})
     scorers = dict.fromkeys(name for sample in samples for name in sample.scores or {})
@@ -145,7 +139,11 @@ def _sample(
         target="",
         messages=messages,
         output=_output(messages[len(case.messages) :], trajectory, model, usage),
-        scores={_score_name(score, names): to_score(score) for score in scores},
+        scores={
+            # The first repeat has the judge's name, later ones their number after it.
+            names[one.judge, one.objective, one.rubric] + (f" {one.repeat + 1}" if one.repeat else ""): to_score(one)
+            for one in scores
+        },
         model_usage={} if usage is None else {model: usage},
         error=None if failure is None else EvalError(message=failure, traceback="", traceback_ansi=""),
         limit=_limit(trajectory),

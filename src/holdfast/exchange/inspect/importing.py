@@ -86,13 +86,11 @@ def _open_log(path: Path) -> Log:
         listed = [Spot(id=str(one.id), epoch=one.epoch, uuid=one.uuid or None) for one in summaries]
         spots = (*listed, *(_unlisted(place, listed) if is_archive(place) else ()))
         row = (header.eval.metadata or {}).get(OWN)
-        if row is None:
-            return Log(path=path, header=header, checkpoint=identify(header)[0], own=False, spots=spots)
         try:
-            checkpoint = read_checkpoint(row)
+            checkpoint = identify(header)[0] if row is None else read_checkpoint(row).id
         except ValueError as error:
             refuse(f"{path}: metadata {OWN!r} of the log", str(error))
-        return Log(path=path, header=header, checkpoint=checkpoint.id, own=True, spots=spots)
+        return Log(path=path, header=header, checkpoint=checkpoint, own=row is not None, spots=spots)
 
 
 def _unlisted(path: Path, listed: Sequence[Spot]) -> list[Spot]:
@@ -192,7 +190,10 @@ class _Import:
         if not isinstance(row, Mapping):
             raise ValueError(f"metadata {OWN!r} is no object")
         messages = from_inspect(sample.messages)
-        case = self._keep_case(read_case(row.get("case"), messages))
+        read = read_case(row.get("case"), messages)
+        case = self._hold(read)
+        if replace(read, number=case.number) != case:
+            refuse(f"case {case.id}", "the run holds another case of that id", "import into a new run")
         for seed, part in read_splits(row):
             self._store.add_split(seed, {part: [case.id]})
         if row.get("episode") is not None:
@@ -201,8 +202,8 @@ class _Import:
             flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
             made = replace(made, flags=flags)
         else:
-            read = read_sample(log.header, sample).trajectory
-            made = replace(read, case_id=case.id, messages=messages[len(case.messages) :])
+            made = read_sample(log.header, sample).trajectory
+            made = replace(made, case_id=case.id, messages=messages[len(case.messages) :])
         made = replace(made, checkpoint_id=log.checkpoint)
         body = codec.trajectory_to_bytes(made, case.state).decode()
         origin = sample.uuid or (log.header.eval.eval_id, sample.id)
@@ -298,15 +299,8 @@ class _Import:
                 for place in (one for one in mine.places if one not in met):
                     self._add_score(self._scoring.score(log, place, trajectory, value=None, missing=reason))
 
-    def _keep_case(self, case: Case) -> Case:
-        """The case as the run holds it, under its own number where that is free. Errors: StudyError."""
-        held = self._hold(case)
-        if replace(case, number=held.number) != held:
-            refuse(f"case {case.id}", "the run holds another case of that id", "import into a new run")
-        return held
-
     def _hold(self, case: Case) -> Case:
-        """The case that the run holds under this id; it is stored unless one is there."""
+        """The case that the run holds under this id; else it is stored, by its own number where that is free."""
         held = self._cases.get(case.id)
         if held is None:
             held = replace(case, number=self._free_number(case))

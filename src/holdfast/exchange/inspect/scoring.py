@@ -158,7 +158,9 @@ class Scoring:
             if found.severe is None and isinstance(known, Declaration):
                 found = replace(found, severe=known.severe, unit=known.unit)
         elif isinstance(known, Declaration):
-            if option is None and self._is_given_elsewhere(place, known.objective):
+            # The user may say that another value of this scorer is the objective.
+            named = [one.scorer for one in self._options if one.objective == known.objective]
+            if option is None and any(other is None or is_name(other, scorer) for other in named):
                 self._refusals[place] = f"--score names another value of {scorer} as {known.objective}"
                 return None
             found = known if option is None else _as_named(known, option, place)
@@ -182,11 +184,6 @@ class Scoring:
         if len(exact) > 1:
             raise StudyError(f"--score: {key!r} of {scorer} is declared twice; give one declaration of it")
         return fitting[0] if fitting else None
-
-    def _is_given_elsewhere(self, place: Place, objective: str) -> bool:
-        """Whether the user said that another value of this scorer is the objective."""
-        named = [one.scorer for one in self._options if one.objective == objective]
-        return any(scorer is None or is_name(scorer, place[1]) for scorer in named)
 
     def _require_one(self, place: Place) -> None:
         """Refuse two values of one scorer as one objective: which of them is meant?"""
@@ -312,11 +309,6 @@ def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
     options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
     scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
     return content_id("inspect scorer", place[1], plain_text({**(options or {}), **graders}), *scale)
-
-
-def raw_values(scores: Mapping[str, InspectScore]) -> dict[str, Any]:
-    """The values of scorers as they stand in the log, for people."""
-    return {clean(name): one.value for name, one in scores.items() if not is_unscored(one.value)}
 
 
 def _values(log: EvalLog, name: str, given: InspectScore) -> Iterator[tuple[Place, object]]:

@@ -123,7 +123,8 @@ def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
             continue
         body = _body(place, inner)
         if name == CHOICE:
-            index = _index(body)
+            found = body.get("index")
+            index = int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else 0
             if index in choices:
                 close()
             choices[index] = (_read_choice(place, body), to_text(body.get("finish_reason")) or None)
@@ -134,11 +135,6 @@ def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
     if choices or given:
         close()
     return made
-
-
-def _index(body: Mapping[str, Any]) -> int:
-    found = body.get("index")
-    return int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else 0
 
 
 def _body(place: str, inner: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,19 +288,16 @@ def _of_bodies(place: str, attributes: Attributes) -> list[Pair]:
             continue
         try:
             request = read_request(place, perhaps(place, given))
-            response = read_response(place, _response_of(perhaps(place, reply)), request.choices or _count(attributes))
+            body = perhaps(place, reply)
+            if isinstance(body, dict) and isinstance(body.get("combined_chunk_content"), str):
+                # Logfire keeps a response's message, its text or its parts beside other keys.
+                body = {"role": "assistant", "content": body["combined_chunk_content"]}
+            response = read_response(place, body, request.choices or _count(attributes))
         except BadRecord:
             continue  # these names hold anything
         if response.choices:
             return [(request, response)]
     return []
-
-
-def _response_of(value: Any) -> Any:
-    """Logfire keeps a response's message, its text or its parts beside other keys."""
-    if isinstance(value, dict) and isinstance(value.get("combined_chunk_content"), str):
-        return {"role": "assistant", "content": value["combined_chunk_content"]}
-    return value
 
 
 _DIALECTS: tuple[Callable[[str, Attributes], list[Pair]], ...]

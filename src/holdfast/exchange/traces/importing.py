@@ -82,8 +82,7 @@ def make_episode(trace: Trace) -> Episode:
     calls = sum(message.role == "tool" for message in spoken)
     invalid = sum("_raw" in call.arguments for message in spoken for call in message.tool_calls)
     detail: dict[str, Any] = {"trace": trace.id, "source": trace.source, "model": trace.model, "time": trace.time}
-    detail["dialogues"] = trace.dialogues if trace.dialogues > 1 else None
-    detail["broken"] = trace.broken
+    detail |= {"dialogues": trace.dialogues if trace.dialogues > 1 else None, "broken": trace.broken}
     made = Trajectory(
         id="",
         case_id=case.id,
@@ -186,6 +185,8 @@ def import_traces(
             write_undeclared(store, dict.fromkeys((*read_undeclared(store), *logged.undeclared)))
         ids, new = _keep(store, episodes, checkpoint)
     files = [str(one) for one in there.left_out]
+    named = f"{count_noun(len(files), 'files')} ({', '.join(files[:MOST_FILES])}{', …' if files[MOST_FILES:] else ''})"
+    left_out = [f"left out of folders, as no files of traces by their names: {named}"] if files else []
     return Imported(
         checkpoint=checkpoint,
         trajectories=ids,
@@ -195,16 +196,9 @@ def import_traces(
         duplicates=found.duplicates,
         absent=logged.absent,
         models=dict(models.most_common()),
-        notes=(*found.notes, *_name_files(files), *logged.notes),
+        notes=(*found.notes, *left_out, *logged.notes),
         counts={**found.counts, **({"files left out": files} if files else {})},
     )
-
-
-def _name_files(files: Sequence[str]) -> list[str]:
-    if not files:
-        return []
-    named = ", ".join(files[:MOST_FILES]) + (", …" if files[MOST_FILES:] else "")
-    return [f"left out of folders, as no files of traces by their names: {count_noun(len(files), 'files')} ({named})"]
 
 
 def _keep(store: Store, episodes: Iterable[Episode], checkpoint: Checkpoint) -> tuple[dict[str, str], int]:

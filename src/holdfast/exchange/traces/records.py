@@ -188,7 +188,7 @@ def _lines(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
             continue
         place = f"{path}:{number}"
         try:
-            values = _parse_line(place, line, strict)
+            values = _parse_several(place, line, strict, MAX_RECORD_BYTES)
         except BadRecord as error:
             # A writer that was stopped leaves a line without its end.
             torn = number == len(lines) and not _is_json(line)
@@ -196,16 +196,6 @@ def _lines(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
             continue
         for value, flawed in values:
             yield from _items(place, value, len(line) // len(values), flawed)
-
-
-def _parse_line(place: str, line: bytes, strict: bool) -> list[tuple[Any, bool]]:
-    """The value of a line, or all of them where objects stand one after another. Errors: BadRecord."""
-    try:
-        return [parse(place, line, strict=strict)]
-    except BadRecord as error:
-        if "Extra data" not in str(error):
-            raise
-        return _parse_several(place, line, strict)
 
 
 def _items(place: str, value: Any, size: int, flawed: bool) -> Iterator[Record]:
@@ -233,7 +223,7 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     if "Extra data" not in str(found):
         raise StudyError(str(found)) from found
     try:
-        values = _parse_several(place, data, strict)
+        values = _parse_several(place, data, strict, MAX_FILE_BYTES)
     except BadRecord as error:
         raise StudyError(f"{error} (several documents: write one a line, as jq -c does)") from error
     for number, (value, flawed) in enumerate(values, 1):
@@ -294,15 +284,14 @@ def parse(place: str, data: bytes, *, limit: int = MAX_RECORD_BYTES, strict: boo
     return _accept(place, value, reader, strict), bool(reader.flaws)
 
 
-def _parse_several(place: str, data: bytes, strict: bool) -> list[tuple[Any, bool]]:
+def _parse_several(place: str, data: bytes, strict: bool, limit: int) -> list[tuple[Any, bool]]:
     """The values of documents that stand one after another. Errors: BadRecord where one of them is damaged."""
     reader, made, at = _Reader(), [], 0
-    text = _decode(place, data, MAX_FILE_BYTES, reader, strict)
+    text = _decode(place, data, limit, reader, strict)
     try:
         while at < len(text):
-            before = len(reader.flaws)
             value, at = reader.decoder.raw_decode(text, at)
-            made.append((_accept(place, value, reader, strict), len(reader.flaws) > before))
+            made.append((_accept(place, value, reader, strict), bool(reader.flaws)))
             while at < len(text) and text[at] in " \t\r\n\x1e,":  # RFC 7464 puts a record separator between
                 at += 1
     except json.JSONDecodeError as error:

@@ -68,6 +68,8 @@ _PLAIN = re.compile(
     r"|service|openinference|session|user|thread|code|otel|telemetry|process|host|k8s|net|url|error|logfire|metadata"
     r"|llm\.(model_name|token|usage|provider|system|invocation))"
 )
+# Beginnings of names under which nothing but a request to a model holds messages.
+_SPEAKING = ("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events")
 _MOST_NAMES = 6
 
 
@@ -156,7 +158,7 @@ def _finish(span: Row, spans: dict[str, Row], conversation: str | None, intake: 
     whole = any(key in span.attributes for key in _WHOLE)
     outer = whole or bool(kinds & _OUTER and not kinds & _MODEL)
     model = not outer and bool(kinds & _MODEL or span.first(_MODEL_NAMES) is not None)
-    read = model or outer or _speaks(span)
+    read = model or outer or any(key.startswith(_SPEAKING) for key in span.attributes)
     try:
         pairs = read_pairs(span.place, span.attributes if read else {}, span.events, outer=not model)
     except BadRecord:
@@ -180,12 +182,6 @@ def _tool_of(span: Row) -> str:
     return to_text(span.first(_TOOL_NAMES)) or span.name.removeprefix("execute_tool ").removeprefix("tools/call ")
 
 
-def _speaks(span: Row) -> bool:
-    """Whether it holds messages under names that nothing but a request to a model has."""
-    names = ("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events")
-    return any(key.startswith(names) for key in span.attributes)
-
-
 def _describe(span: Row) -> str:
     """A span's shape in words: what it says that it is, and the names of its other attributes."""
     operation = span.attributes.get(OPERATION)
@@ -200,10 +196,9 @@ def _describe(span: Row) -> str:
 
 def _make(span: Row, pair: Pair, conversation: str | None, *, outer: bool, last: bool) -> Exchange:
     request, response = pair
-    reasons = perhaps(span.place, span.first(_REASONS))
-    if isinstance(reasons, list):
-        reasons = reasons[0] if reasons else None
-    told = reasons if isinstance(reasons, str) and last else None
+    reason = perhaps(span.place, span.first(_REASONS))
+    reason = next(iter(reason), None) if isinstance(reason, list) else reason
+    told = reason if isinstance(reason, str) and last else None
     tokens = span.first(_TOKENS)
     agent = span.first(_AGENTS)
     replies = response.choices
