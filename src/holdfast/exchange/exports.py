@@ -62,12 +62,7 @@ def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
 
 
 def export_run(
-    run_path: Path,
-    form: str,
-    output: Path,
-    *,
-    checkpoint: str | None = None,
-    arguments: trl.Arguments | None = None,
+    run_path: Path, form: str, output: Path, *, checkpoint: str | None = None, arguments: trl.Arguments | None = None
 ) -> Path:
     """Write a run in a format; the path of what was written. Errors: StudyError, MissingExtra, StoreError.
 

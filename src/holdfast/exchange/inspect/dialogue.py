@@ -18,13 +18,7 @@ from typing import Any
 
 from inspect_ai.event import Event, ModelEvent, SubtaskEvent, ToolEvent
 from inspect_ai.log import EvalSample
-from inspect_ai.model import (
-    ChatMessage,
-    ChatMessageAssistant,
-    ChatMessageTool,
-    ChatMessageUser,
-    ContentData,
-)
+from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool, ChatMessageUser, ContentData
 from pydantic import ValidationError
 
 from holdfast.exchange.inspect.messages import DETAIL

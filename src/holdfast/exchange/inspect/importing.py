@@ -385,11 +385,7 @@ def _require_new(store: Store, log: Log, held: Sequence[Checkpoint]) -> None:
 
 
 def import_logs(
-    source: Path | Sequence[Path],
-    store: Store,
-    *,
-    scores: Sequence[ScoreOption] = (),
-    progress: Listener | None = None,
+    source: Path | Sequence[Path], store: Store, *, scores: Sequence[ScoreOption] = (), progress: Listener | None = None
 ) -> ImportSummary:
     """What was read of the logs at ``source``, a file, a folder or several files, into ``store``, all or nothing.
 

@@ -27,12 +27,7 @@ KNOWN: tuple[KnownScore, ...] = (*agents.ROWS, *answers.ROWS, *cyber.ROWS, *capa
 
 
 def find_known(
-    task: str,
-    scorer: str,
-    key: str,
-    *,
-    registry_name: str | None = None,
-    task_args: Mapping[str, object] | None = None,
+    task: str, scorer: str, key: str, *, registry_name: str | None = None, task_args: Mapping[str, object] | None = None
 ) -> Declaration | Refusal | None:
     """What a value of a scorer in an Inspect log means, where its source says so.
 

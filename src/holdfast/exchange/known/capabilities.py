@@ -21,8 +21,7 @@ _STEALTH = _named("gdm_", "oversight_pattern", "classifier_evasion", "cover_your
 _STEPS = ("01", "02", "03", "04", "05", "07", "08", "09", "10", "12")
 _PROLIFERATION = _named("gdm_sp", *(f"{step}_{kind}" for step in _STEPS for kind in ("e2e", "milestones")))
 _BIOLOGY = _named(
-    "lab_bench_",
-    *("litqa", "suppqa", "figqa", "tableqa", "dbqa", "protocolqa", "seqqa", "cloning_scenarios"),
+    "lab_bench_", *("litqa", "suppqa", "figqa", "tableqa", "dbqa", "protocolqa", "seqqa", "cloning_scenarios")
 )
 _AWARENESS = _named("sad_", "stages_full", "stages_oversight", "influence", "facts_llms", "facts_human_defaults")
 

@@ -18,21 +18,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from holdfast.exchange.published.files import (
-    CASES,
-    OOM_TOOL,
-    OUT_OF_MEMORY,
-    TOKEN_LIMIT,
-    File,
-    Verdict,
-    check_trajectory,
-    parse_line,
-    read_files,
-    read_verdict,
-    refuse,
-    source_bytes,
-    split_lines,
-)
+from holdfast.exchange.published import files
+from holdfast.exchange.published.files import File, Verdict, refuse
 from holdfast.exchange.published.names import LAYOUT, METRICS, Entry, is_published, parse_entry
 from holdfast.exchange.published.text_writer import Slot, TextWriter
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, Trajectory, content_id
@@ -94,7 +81,7 @@ class _Episode:
 
 def split_cases(split_seed: int) -> tuple[list[int], list[int]]:
     """The case numbers of the published train and test halves, sorted."""
-    return halve(CASES, split_seed)
+    return halve(files.CASES, split_seed)
 
 
 def make_case(record: Mapping[str, Any], number: int) -> Case:
@@ -125,7 +112,7 @@ def make_messages(steps: list[Any]) -> tuple[Message, ...]:
     for first, second in steps:
         if isinstance(first, dict):
             messages.append(Message(role="assistant", content=first["log"]))
-        elif first[0] == OOM_TOOL:
+        elif first[0] == files.OOM_TOOL:
             messages.append(Message(role="assistant", content=first[2]))
         else:
             tool, arguments, log = first
@@ -143,7 +130,7 @@ def make_trajectory(record: Mapping[str, Any], checkpoint_id: str, case_id: str)
     if "error" in record:
         ending, detail = Ending.ERROR, {"error": record["error"], "error_type": record["error_type"]}
     else:
-        endings = {TOKEN_LIMIT: Ending.TRUNCATED, OUT_OF_MEMORY: Ending.OUT_OF_MEMORY}
+        endings = {files.TOKEN_LIMIT: Ending.TRUNCATED, files.OUT_OF_MEMORY: Ending.OUT_OF_MEMORY}
         messages = make_messages(record["intermediate_steps"])
         ending, detail = endings.get(record["output"], Ending.FINISHED), {"output": record["output"]}
     calls = sum(message.role == "tool" for message in messages)
@@ -195,17 +182,17 @@ class _Import:
     def _take_trajectories(self, file: File, entry: Entry) -> None:
         stream = self._streams.setdefault(entry.stem, [])
         self._judges[entry.stem] = entry.judge
-        for line in split_lines(file.name, file.data):
+        for line in files.split_lines(file.name, file.data):
             mark = (entry.checkpoint.id, entry.start, entry.stop, hashlib.sha256(line.data).digest())
             if mark not in self._lines:
-                self._lines[mark] = self._take_episode(line.place, parse_line(line), entry)
+                self._lines[mark] = self._take_episode(line.place, files.parse_line(line), entry)
             key = self._lines[mark]
             if key in stream:
                 refuse(line.place, f"case {key[1]} stands in this file twice")
             stream.append(key)
 
     def _take_episode(self, place: str, record: Mapping[str, Any], entry: Entry) -> Key:
-        check_trajectory(place, record, entry.start, entry.stop)
+        files.check_trajectory(place, record, entry.start, entry.stop)
         number = record["case_idx"]
         if self.cases.setdefault(number, record["case"]) != record["case"]:
             refuse(f"{place}: case", f"case {number} differs from an earlier record's")
@@ -217,8 +204,8 @@ class _Import:
 
     def _take_verdicts(self, file: File, entry: Entry, objective: str, key: str) -> None:
         verdicts: list[tuple[Verdict, Slot]] = []
-        for line in split_lines(file.name, file.data):
-            verdict = read_verdict(line.place, parse_line(line), line.number - 1, key)
+        for line in files.split_lines(file.name, file.data):
+            verdict = files.read_verdict(line.place, files.parse_line(line), line.number - 1, key)
             verdicts.append((verdict, self._writer.write(f"{entry.judge} {objective}", line.data)))
         self.found_scores += len(verdicts)
         self._verdicts[entry.stem, objective] = (entry, verdicts)
@@ -233,7 +220,7 @@ class _Import:
             if known.setdefault(case.id, case) != case:
                 refuse(f"case {case.id}", "this run holds another case of that name", "import into a new run")
         self._store.add_cases(made)
-        if len(known) == CASES:
+        if len(known) == files.CASES:
             ids = {case.number: case.id for case in known.values()}
             for seed in SPLIT_SEEDS:
                 train, test = split_cases(seed)
@@ -347,12 +334,12 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
     All of it is committed together or nothing is. Errors: StudyError naming file, line, finding and remedy.
     """
     started = time.monotonic()
-    total = source_bytes(source)
+    total = files.source_bytes(source)
     if store.log.steps() or any(case.suite != SUITE for case in store.cases()):
         refuse(str(store.path), "holds the run of a study", "import into another directory")
     with store.transaction(), TextWriter(store) as writer:
         reading = _Import(store, writer)
-        for file in read_files(source):
+        for file in files.read_files(source):
             reading.take(file)
             if progress is not None:
                 found = {"trajectories": len(reading.episodes), "scores": reading.found_scores}
@@ -385,7 +372,7 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
 def import_into(source: Path, output: Path, *, progress: Listener | None = None) -> ImportSummary:
     """``import_published`` into the run at ``output``, made if need be; one made here is removed on failure."""
     source = Path(source)
-    source_bytes(source)
+    files.source_bytes(source)
     return into_run(Path(output), lambda store: import_published(source, store, progress=progress))
 
 

@@ -18,16 +18,7 @@ from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import scratch_directory
 from holdfast.records.words import count_noun
 from holdfast.rollout.audit import audit
-from holdfast.store import Store, codec
-from holdfast.store.origins import (
-    Undeclared,
-    add_declarations,
-    read_declarations,
-    read_import_notes,
-    read_log_states,
-    read_undeclared,
-    write_undeclared,
-)
+from holdfast.store import Store, codec, origins
 
 SUITE = "traces"
 NO_FAMILY = "traces"
@@ -118,7 +109,7 @@ class Logged:
 
     episodes: tuple[Episode, ...] = ()
     declarations: tuple[Declaration, ...] = ()
-    undeclared: tuple[Undeclared, ...] = ()
+    undeclared: tuple[origins.Undeclared, ...] = ()
     absent: int = 0
     notes: tuple[str, ...] = ()
 
@@ -142,13 +133,13 @@ def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logge
             )
             for one in list(store.trajectories(part="all"))
         )
-        states = read_log_states(store)
+        states = origins.read_log_states(store)
         return Logged(
             episodes=episodes,
-            declarations=read_declarations(store) or (),
-            undeclared=read_undeclared(store),
+            declarations=origins.read_declarations(store) or (),
+            undeclared=origins.read_undeclared(store),
             absent=sum(one.lacking for one in states if not one.superseded),
-            notes=(*tell_states(states), *read_import_notes(store)),
+            notes=(*tell_states(states), *origins.read_import_notes(store)),
         )
 
 
@@ -181,8 +172,8 @@ def import_traces(
     with store.transaction():
         store.add_checkpoint(checkpoint)
         if there.logs:
-            add_declarations(store, logged.declarations)
-            write_undeclared(store, dict.fromkeys((*read_undeclared(store), *logged.undeclared)))
+            origins.add_declarations(store, logged.declarations)
+            origins.write_undeclared(store, dict.fromkeys((*origins.read_undeclared(store), *logged.undeclared)))
         ids, new = _keep(store, episodes, checkpoint)
     files = [str(one) for one in there.left_out]
     named = f"{count_noun(len(files), 'files')} ({', '.join(files[:MOST_FILES])}{', …' if files[MOST_FILES:] else ''})"
