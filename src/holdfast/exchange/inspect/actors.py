@@ -34,7 +34,7 @@ _SECRET = re.compile(r"(?i)key$|token$|secret|passw|auth|credential|cookie|signa
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory, another one in each process
 
 
-def settings_of(log: EvalLog) -> dict[str, str]:
+def _settings_of(log: EvalLog) -> dict[str, str]:
     """What decided the replies in a log besides the model's name: setting → value as text, without secrets.
 
     Arguments of the model keep their own names; the others say whose they are.
@@ -72,10 +72,8 @@ def _without_dates(value: Any) -> Any:
 
 def _generation(log: EvalLog) -> dict[str, Any]:
     """The generation settings of a log that decide a reply, as they are given; defaults are none of them."""
-    found = {
-        **log.eval.model_generate_config.model_dump(mode="json", exclude_none=True),
-        **log.plan.config.model_dump(mode="json", exclude_none=True),
-    }
+    given = (log.eval.model_generate_config, log.plan.config)
+    found = {key: value for one in given for key, value in one.model_dump(mode="json", exclude_none=True).items()}
     decisive = {name: value for name, value in found.items() if name not in _OPERATION}
     if "system_message" in decisive:
         decisive["system_message"] = _without_dates(decisive["system_message"])
@@ -116,18 +114,16 @@ def _comparable(value: Any) -> Any:
 
 def roles_of(log: EvalLog) -> dict[str, Any]:
     """The models of a log's roles, such as the target of an audit: role → names and addresses, without secrets."""
-    roles = {
-        name: bound if isinstance(bound, list) else [bound] for name, bound in (log.eval.model_roles or {}).items()
-    }
-    return {
-        name: [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
-        for name, models in roles.items()
-    }
+    found = {}
+    for name, bound in (log.eval.model_roles or {}).items():
+        models = bound if isinstance(bound, list) else [bound]
+        found[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
+    return found
 
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:
     """The checkpoint id of a log that holdfast did not export, and the settings that are in it."""
-    settings = settings_of(log)
+    settings = _settings_of(log)
     return content_id("inspect checkpoint", clean(log.eval.model), clean(log.eval.task), settings), settings
 
 

@@ -120,11 +120,9 @@ def _joined(logs: Sequence[Log], kept: Sequence[int]) -> list[str]:
     for place in kept:
         if not logs[place].own and logs[place].spots:
             groups.setdefault(logs[place].checkpoint, []).append(logs[place].path.name)
-    return [
-        f"{len(names)} logs were read as one checkpoint, for nothing in them tells their models apart: {_names(names)}"
-        for names in groups.values()
-        if len(names) > 1
-    ] + _shared(logs)
+    told = "logs were read as one checkpoint, for nothing in them tells their models apart"
+    joined = (names for names in groups.values() if len(names) > 1)
+    return [f"{len(names)} {told}: {_names(names)}" for names in joined] + _shared(logs)
 
 
 def _shared(logs: Sequence[Log]) -> list[str]:

@@ -230,7 +230,7 @@ class _Import:
         self.episode_notes.update(read.notes)
         self._kept[key] = made.id
         chain = self.attempts.chain[number]
-        self.held.setdefault(chain, Held()).add(number, str(sample.id), sample.epoch, case.id)
+        self.held.setdefault(chain, Held()).add(str(sample.id), sample.epoch, case.id)
         self._keep(number, sample, made, case)
 
     def _keep(self, number: int, sample: EvalSample, made: Trajectory, case: Case) -> None:

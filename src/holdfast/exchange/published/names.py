@@ -74,15 +74,8 @@ def _refuse(name: str, found: str, expected: str) -> NoReturn:
 def _checkpoint(
     base: str, model: str | None, stages: tuple[StageRecord, ...], axes: Any, seed: int | None
 ) -> Checkpoint:
-    names = [stage.name for stage in stages]
-    return Checkpoint(
-        id=content_id("published checkpoint", base, names, axes, seed),
-        base=base,
-        stages=stages,
-        axes=axes,
-        split_seed=seed,
-        model=model,
-    )
+    identity = content_id("published checkpoint", base, [stage.name for stage in stages], axes, seed)
+    return Checkpoint(id=identity, base=base, stages=stages, axes=axes, split_seed=seed, model=model)
 
 
 def _trained(agent: str, name: str) -> Checkpoint:
@@ -98,10 +91,8 @@ def _trained(agent: str, name: str) -> Checkpoint:
         _refuse(name, f"directory {agent!r} has stages that differ in judge, beta or seed", expected)
     beta, judge = float(found[0]["beta"] or DEFAULT_BETA), JUDGES[found[0]["judge"]]
     axes = {"beta": beta, "pair_judge": judge}
-    stages = tuple(
-        StageRecord(name=STAGES[stage["metric"]][0], method="dpo", objectives=STAGES[stage["metric"]][1], settings=axes)
-        for stage in found
-    )
+    kinds = [STAGES[stage["metric"]] for stage in found]
+    stages = tuple(StageRecord(name=name, method="dpo", objectives=told, settings=axes) for name, told in kinds)
     seed = int(found[0]["seed"])
     before = stages[:-1]
     parent = _checkpoint(whole["nick"], None, before, axes if before else {}, seed if before else None)
@@ -174,23 +165,13 @@ def parse_entry(name: str) -> Entry:
     if judge is None:
         _refuse(name, f"evaluator {found['judge']!r}", " or ".join(JUDGE_IN_FILE))
     checkpoint = _agent(found["agent"], found["quantization"], name)
-    _check_judge(name, kind, judge, checkpoint)
-    stem = name.removesuffix(".jsonl").removesuffix(f"_eval_agent_{found['metric']}")
-    return Entry(
-        stem=stem,
-        checkpoint=checkpoint,
-        judge=judge,
-        metric=found["metric"],
-        start=int(found["start"]),
-        stop=int(found["stop"]),
-    )
-
-
-def _check_judge(name: str, kind: str, judge: str, checkpoint: Checkpoint) -> None:
-    """The file's evaluator must be the one that its folder stands for."""
-    if kind in JUDGES:
-        if judge != JUDGES[kind]:
-            _refuse(name, f"evaluator {judge!r} in folder {kind!r}", JUDGES[kind])
-    elif checkpoint.stages and (judge == checkpoint.axes["pair_judge"]) != (kind == "match"):
+    # The file's evaluator must be the one that its folder stands for.
+    if kind in JUDGES and judge != JUDGES[kind]:
+        _refuse(name, f"evaluator {judge!r} in folder {kind!r}", JUDGES[kind])
+    match = judge == checkpoint.axes.get("pair_judge")
+    if kind not in JUDGES and checkpoint.stages and match != (kind == "match"):
         expected = "the training judge in match, the other one in cross"
         _refuse(name, f"evaluator {judge!r} in folder {kind}{RESULT_SUFFIX}", expected)
+    stem = name.removesuffix(".jsonl").removesuffix(f"_eval_agent_{found['metric']}")
+    start, stop = int(found["start"]), int(found["stop"])
+    return Entry(stem=stem, checkpoint=checkpoint, judge=judge, metric=found["metric"], start=start, stop=stop)

@@ -84,11 +84,8 @@ def _told(turn: _Turn) -> list[Said]:
     order = sorted(range(len(turn.answers)), key=lambda place: turn.answers[place] is None)
     calls = tuple(turn.said.calls[place] for place in order)
     served = tuple(new for new, old in enumerate(order) if old in turn.said.served)
-    answers = [
-        replace(found, name=found.name or turn.said.calls[place].name)
-        for place in order
-        if (found := turn.answers[place]) is not None
-    ]
+    given = [(call, turn.answers[place]) for call, place in zip(calls, order, strict=True)]
+    answers = [replace(answer, name=answer.name or call.name) for call, answer in given if answer is not None]
     return [replace(turn.said, calls=calls, served=served), *answers]
 
 

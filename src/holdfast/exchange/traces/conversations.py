@@ -38,13 +38,10 @@ class Gathered:
 
     def break_units(self, units: set[str]) -> None:
         """Conversations of traces in which a request cannot be read are incoherent."""
-        reason = "a request of it cannot be read"
-        self.traces = [
-            replace(one, broken=one.broken or reason, ending=Ending.INCOHERENT)
-            if self.units_of[one.id] & units and one.ending is not Ending.ERROR
-            else one
-            for one in self.traces
-        ]
+        for place, one in enumerate(self.traces):
+            if self.units_of[one.id] & units and one.ending is not Ending.ERROR:
+                broken = one.broken or "a request of it cannot be read"
+                self.traces[place] = replace(one, broken=broken, ending=Ending.INCOHERENT)
 
 
 def gather(intake: Intake) -> Gathered:
@@ -204,10 +201,7 @@ def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, 
     strands = [one for group in cluster for one in group if one.spoken]
     said: list[Said] = []
     orphans, last = 0, strands[0]
-    for group in cluster:
-        spoken = [one for one in group if one.spoken]
-        if not spoken:
-            continue
+    for spoken in filter(None, ([one for one in group if one.spoken] for group in cluster)):
         last = max(spoken, key=lambda one: len(one.said))
         whole, lost = _blend(last, [one for one in spoken if one is not last])
         orphans += lost
@@ -290,10 +284,8 @@ def _with_runs(said: list[Said], runs: Sequence[ToolRun]) -> list[Said]:
     for run in runs:
         call = ToolCall(name=run.name or _NAMELESS, arguments=read_arguments(run.arguments), id=run.call)
         about = {"told by": "the tool's own span"}
-        made += [
-            Said(role="assistant", calls=(call,), detail=about),
-            Said(role="tool", text=run.result or "", answers=run.call or None, name=call.name, detail=about),
-        ]
+        answer = Said(role="tool", text=run.result or "", answers=run.call or None, name=call.name, detail=about)
+        made += [Said(role="assistant", calls=(call,), detail=about), answer]
     last = said[-1:] if said and said[-1].role == "assistant" and not said[-1].calls else []
     return [*said[: len(said) - len(last)], *made, *last]
 
@@ -311,9 +303,8 @@ def _find_break(said: Sequence[Said], strands: Sequence[Strand], tools: Sequence
         return "its beginning is missing, or a window of it joins nothing"
     if _falls_apart(strands):
         return "requests of one dialogue that join nowhere"
-    texts = [
-        Message(role="assistant", content=one.text, tool_calls=one.calls) for one in said if one.role == "assistant"
-    ]
+    spoken = [one for one in said if one.role == "assistant"]
+    texts = [Message(role="assistant", content=one.text, tool_calls=one.calls) for one in spoken]
     if find_unread(texts, tools, headings=all(one.role != "tool" for one in said)) is not None:
         return "a call was left in the text"
     return None

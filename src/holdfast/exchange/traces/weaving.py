@@ -401,11 +401,9 @@ class _Loom:
         kept = []
         for strand in self.strands:
             open_call = bool(strand.said) and bool(strand.said[-1].calls) and not strand.units
-            longer = (
-                one
-                for one in (self._beginnings.get(strand.pieces.prefixes[-1], ()) if strand.pieces.prefixes else ())
-                if one is not strand and _ends_reply(one.pieces, len(strand.pieces.marks))
-            )
+            begun = self._beginnings.get(strand.pieces.prefixes[-1], ()) if strand.pieces.prefixes else ()
+            length = len(strand.pieces.marks)
+            longer = (one for one in begun if one is not strand and _ends_reply(one.pieces, length))
             if open_call and any(_rank(one, strand.last) is not None for one in longer):
                 self.counts["requests"] += len(strand.exchanges)
             else:
