@@ -17,7 +17,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log
@@ -120,15 +120,6 @@ def _read_samples(log: Log) -> Iterator[EvalSample]:
             yield from read_by_id(path, batch, resolve_attachments="full", format="eval", exclude_fields={"store"})
 
 
-@dataclass(slots=True)
-class _LogScores:
-    """What one log's scorers gave: the values that were met, and the trajectories that each was met of."""
-
-    places: dict[Place, None] = field(default_factory=dict)
-    met: dict[str, set[Place]] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
-
-
 class _Import:
     """What is known while the logs go by; each distinct thing is counted once."""
 
@@ -142,7 +133,8 @@ class _Import:
         self._given: dict[str, dict[str, InspectScore]] = {}  # by trajectory: values and edits, without what was said
         self._waiting: list[tuple[int, EvalSample, Read]] = []
         self.openings: dict[str, str] = {}
-        self._log_scores: dict[int, _LogScores] = {}
+        self._met: dict[int, dict[str, dict[Place, None]]] = {}  # by log and trajectory: which values it has
+        self._failed: set[str] = set()
         self.attempts: Attempts = sort_attempts(logs)
         self.held: dict[int, Held] = {}
         self.episode_notes: Counter[tuple[str, str]] = Counter()
@@ -253,10 +245,9 @@ class _Import:
 
     def _add_scores(self, number: int, sample: EvalSample, made: Trajectory, new: bool) -> None:
         log = self._logs[number]
-        mine = self._log_scores.setdefault(number, _LogScores())
-        met = mine.met.setdefault(made.id, set())
+        met = self._met.setdefault(number, {}).setdefault(made.id, {})
         if made.ending is Ending.ERROR:
-            mine.failed.add(made.id)
+            self._failed.add(made.id)
         self._given[made.id] = {name: _bare(one) for name, one in (sample.scores or {}).items()}
         for name, given in (sample.scores or {}).items():
             # A score is holdfast's own only beside an episode that it wrote.
@@ -266,8 +257,7 @@ class _Import:
                 continue
             for place, score in self._scoring.read(log.header, name, given, (made.id, made.checkpoint_id, new)):
                 self._add_score(_unless_withdrawn(sample, score))
-                mine.places[place] = None
-                met.add(place)
+                met[place] = None
 
     def _add_other_scores(self, log: Log, sample: EvalSample, spot: Spot) -> None:
         """The scores that another copy of an episode has and the one that was kept has not."""
@@ -292,11 +282,12 @@ class _Import:
         for number, sample, read in self._waiting:
             with _taking(self._logs[number].path):
                 self._take_foreign(number, sample, read, last=True)
-        for number, mine in self._log_scores.items():
+        for number, found in self._met.items():
             log = self._logs[number].header
-            for trajectory, met in mine.met.items():
-                reason = FAILED if trajectory in mine.failed else ABSENT
-                for place in (one for one in mine.places if one not in met):
+            places = dict.fromkeys(place for met in found.values() for place in met)
+            for trajectory, met in found.items():
+                reason = FAILED if trajectory in self._failed else ABSENT
+                for place in (one for one in places if one not in met):
                     self._add_score(self._scoring.score(log, place, trajectory, value=None, missing=reason))
 
     def _hold(self, case: Case) -> Case:

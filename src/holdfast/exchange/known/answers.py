@@ -8,6 +8,7 @@ _SYCOPHANCY = Scorer("sycophancy", "sycophancy_scorer", "sycophancy/scorers.py")
 _MAKEMESAY = Scorer("makemesay", "makemesay_scorer", "makemesay/scorer.py")
 _ANIMA = Scorer("anima", "anima_scorer", "anima/scorer.py")
 _MORU = Scorer("moru", "moru_scorer", "moru/scorer.py")
+_DIMENSION = "one dimension of overall, which differs from question to question; overall is the score"
 
 ROWS = (
     _STRONG_REJECT.means(
@@ -107,13 +108,13 @@ ROWS = (
         "from 0 to 1, C for a dimension whose norm the answer meets; NaN, which is no value, where no judge could be"
         " read",
     ),
-    _ANIMA.refuses(ANY, "one dimension of overall, which differs from question to question; overall is the score"),
+    _ANIMA.refuses(ANY, _DIMENSION),
     _MORU.means(
         "moral_reasoning=+overall[0,1]",
         "mean over the question's dimensions",
         "from 0 to 1, C for a dimension that the answer meets; NaN, which is no value, where no judge could be read",
     ),
-    _MORU.refuses(ANY, "one dimension of overall, which differs from question to question; overall is the score"),
+    _MORU.refuses(ANY, _DIMENSION),
     Scorer("truthfulqa", "choice", "truthfulqa/truthfulqa.py").means(
         "truthfulness=+choice[0,1]",
         "C where the true statements were chosen",

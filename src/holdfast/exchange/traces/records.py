@@ -20,6 +20,7 @@ from typing import IO, Any, NoReturn
 
 import zstandard
 
+from holdfast.records import inputs
 from holdfast.records.errors import StudyError
 
 MAX_FILE_BYTES = 2 * 2**30
@@ -78,15 +79,7 @@ def read_bytes(path: Path) -> bytes:
 
     Errors: StudyError where it is no plain file, empty, too large, damaged or UTF-16.
     """
-    if not path.is_file():
-        raise StudyError(f"{path}: a device, pipe or folder, not a plain file; give the path of a file of traces")
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise StudyError(f"{path}: {size:,} bytes; split it into files of at most {MAX_FILE_BYTES >> 30} GiB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a file of traces") from error
+    data = inputs.read_bytes(path, MAX_FILE_BYTES, remedy="give the path of a file of traces")
     if data.startswith((GZIP, ZSTD)) or _is_framed(data):
         data = _expand(path, data)
     if data[:2] in BYTE_ORDER_MARKS:
