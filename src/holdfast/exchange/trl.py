@@ -33,7 +33,7 @@ def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments =
     rows = _Rows(store, arguments)
     first = dict.fromkeys(_leads(pairs, rows))
     for place in [*first, *(place for place in range(len(pairs)) if place not in first)]:
-        yield rows.row(pairs[place])
+        yield {**rows.opening(pairs[place]), **{name: rows.side(pairs[place], name) for name in _SIDES}}
 
 
 class _Rows:
@@ -45,10 +45,6 @@ class _Rows:
         self._case = ""
         self._opening: dict[str, Any] = {}
         self._sides: dict[str, list[dict[str, Any]]] = {}
-
-    def row(self, pair: PreferencePair) -> dict[str, Any]:
-        """All columns of a pair."""
-        return {**self.opening(pair), **{name: self.side(pair, name) for name in _SIDES}}
 
     def opening(self, pair: PreferencePair) -> dict[str, Any]:
         """The columns that pairs of one case share."""
@@ -74,7 +70,6 @@ def _describe(tool: ToolSpec) -> dict[str, Any]:
 
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
     """Messages in the OpenAI style; calls without an id are numbered, and results carry their call's id."""
-    write = _as_object if arguments == "object" else _as_text
     chat: list[dict[str, Any]] = []
     made = 0
     waiting: list[tuple[str, str]] = []
@@ -87,7 +82,7 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
             made += len(ids)
             waiting = [(call.name, identity) for call, identity in zip(message.tool_calls, ids, strict=True)]
             row["tool_calls"] = [
-                {"id": identity, "type": "function", "function": {"name": call.name, "arguments": write(call)}}
+                {"id": identity, "type": "function", "function": _describe_call(call, arguments)}
                 for identity, call in zip(ids, message.tool_calls, strict=True)
             ]
         if message.role == "tool":
@@ -98,23 +93,13 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
     return chat
 
 
-def _raw_of(call: ToolCall) -> str | None:
-    """What an agent wrote as arguments, where that was no object."""
+def _describe_call(call: ToolCall, arguments: Arguments) -> dict[str, Any]:
+    """A call; what an agent wrote as arguments that was no object stays the text that it was."""
     raw = call.arguments.get(_RAW)
-    return raw if isinstance(raw, str) and len(call.arguments) == 1 else None
-
-
-def _as_object(call: ToolCall) -> dict[str, Any] | str:
-    raw = _raw_of(call)
-    return dict(call.arguments) if raw is None else raw
-
-
-def _as_text(call: ToolCall) -> str:
-    raw = _raw_of(call)
-    return json.dumps(dict(call.arguments), ensure_ascii=False) if raw is None else raw
-
-
-# --- which rows go first -----------------------------------------------------------------------------------------
+    if isinstance(raw, str) and len(call.arguments) == 1:
+        return {"name": call.name, "arguments": raw}
+    plain = dict(call.arguments)
+    return {"name": call.name, "arguments": plain if arguments == "object" else json.dumps(plain, ensure_ascii=False)}
 
 
 def _leads(pairs: Sequence[PreferencePair], rows: _Rows) -> list[int]:

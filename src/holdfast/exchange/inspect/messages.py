@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -47,18 +48,15 @@ def from_inspect(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 def _in_call_order(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
     """Results that arrived in another order than the calls of their turn, put into that order."""
-    order: dict[str, int] = {}
-    results: list[ChatMessage] = []
-    for message in messages:
-        if message.role == "tool":
-            results.append(message)
+    calls: list[str] = []
+    for are_results, group in groupby(messages, key=lambda one: one.role == "tool"):
+        if are_results:
+            order = {call: place for place, call in enumerate(calls)}
+            yield from sorted(group, key=lambda one: order.get(one.tool_call_id or "", len(order)))
             continue
-        yield from sorted(results, key=lambda one: order.get(one.tool_call_id or "", len(order)))
-        results = []
-        if message.role == "assistant":
-            order = {call.id: place for place, call in enumerate(message.tool_calls or ())}
-        yield message
-    yield from sorted(results, key=lambda one: order.get(one.tool_call_id or "", len(order)))
+        for message in group:
+            calls = [call.id for call in message.tool_calls or ()] if message.role == "assistant" else calls
+            yield message
 
 
 def _from_inspect(message: ChatMessage) -> Iterator[Message]:
@@ -82,25 +80,17 @@ def _from_inspect(message: ChatMessage) -> Iterator[Message]:
 def _from_assistant(message: ChatMessageAssistant, detail: Mapping[str, Any]) -> Iterator[Message]:
     """An agent's message, cut after each tool that its provider ran so that the result follows its call."""
     made_up = (message.metadata or {}).get(_IDS_MADE) or ()
-    calls = [
-        _read_call(call, "" if number in made_up else call.id) for number, call in enumerate(message.tool_calls or ())
-    ]
+    given = enumerate(message.tool_calls or ())
+    calls = [_read_call(call, "" if number in made_up else call.id) for number, call in given]
     if isinstance(message.content, str):
         yield _said(message.content, calls, detail)
         return
     parts: list[Content] = []
-    served: list[ContentToolUse] = []
-    for part in message.content:
-        if served and part.type != "tool_use":
-            yield from _served(parts, served, detail)
-            parts, served = [], []
-        if part.type == "tool_use":
-            served.append(part)
-        else:
-            parts.append(part)
-    if served:
-        yield from _served(parts, served, detail)
-    parts = [] if served else parts
+    for are_served, group in groupby(message.content, key=lambda part: part.type == "tool_use"):
+        held = list(group)
+        if are_served:
+            yield from _served(parts, held, detail)
+        parts = [] if are_served else held
     if parts or calls or not message.content:
         yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts)})
 
@@ -115,9 +105,8 @@ def _served(parts: Sequence[Content], served: Sequence[ContentToolUse], detail: 
 
 
 def _said(text: str, calls: Sequence[ToolCall], detail: Mapping[str, Any]) -> Message:
-    return Message(
-        role="assistant", content=clean(text), tool_calls=tuple(calls), detail=storable(detail) if detail else None
-    )
+    kept = storable(detail) if detail else None
+    return Message(role="assistant", content=clean(text), tool_calls=tuple(calls), detail=kept)
 
 
 def _text_of(parts: Sequence[Content]) -> str:

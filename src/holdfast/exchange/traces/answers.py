@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from holdfast.exchange.traces.dialogue import Said, ToolRun
 from holdfast.exchange.traces.messages import untold
@@ -34,20 +35,16 @@ def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[li
     made: list[_Turn | Said] = []
     turns: list[_Turn] = []
     orphans = 0
-    waiting: list[Said] = []
-    for one in [*said, None]:
-        if one is not None and one.role == "tool":
-            waiting.append(one)
+    for are_answers, group in groupby(said, key=lambda one: one.role == "tool"):
+        if are_answers:
+            left = _place(list(group), turns)
+            orphans += len(left)
+            made += left
             continue
-        left = _place(waiting, turns)
-        orphans += len(left)
-        made += left
-        waiting = []
-        if one is not None and one.role == "assistant":
-            turns.append(_Turn(said=one, answers=[None] * len(one.calls)))
-            made.append(turns[-1])
-        elif one is not None:
-            made.append(one)
+        for one in group:
+            if one.role == "assistant":
+                turns.append(_Turn(said=one, answers=[None] * len(one.calls)))
+            made.append(turns[-1] if one.role == "assistant" else one)
     _answer_from_runs(turns, runs)
     for turn in turns:
         for place in turn.said.served:
