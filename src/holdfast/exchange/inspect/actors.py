@@ -136,7 +136,7 @@ def name_checkpoints(
 
     ``known`` are the settings of those that the run holds (``held``) from earlier imports.
     """
-    bases = {name: _base(log) for name, (log, _) in new.items()}
+    bases = {name: f"{clean(log.eval.model)} ({clean(log.eval.task)})" for name, (log, _) in new.items()}
     settings: dict[str, Mapping[str, str]] = {name: one for name, (_, one) in new.items()}
     for one in held:
         if one.id in known and one.id not in settings:
@@ -152,10 +152,6 @@ def name_checkpoints(
         axes = short if told.count(short) == 1 else axes
         made.append(Checkpoint(id=name, base=bases[name], axes=axes, model=clean(log.eval.model)))
     return made
-
-
-def _base(log: EvalLog) -> str:
-    return f"{clean(log.eval.model)} ({clean(log.eval.task)})"
 
 
 def _shorten(value: str) -> str:

@@ -34,7 +34,7 @@ _SUMMARY = "[CONTEXT COMPACTION SUMMARY]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue:
-    """What a sample's agent was shown first and what followed; ``spoken`` says whether the agent said anything.
+    """What a sample's agent was shown first and what followed.
 
     ``rebuilt`` counts replies that only events hold. ``agents`` are sub-agents by name with how many calls of theirs
     were carried out, ``roles`` other model roles likewise, whose calls are not the agent's. ``broken`` says why the
@@ -47,11 +47,6 @@ class Dialogue:
     agents: Mapping[str, int] = field(default_factory=dict)
     roles: Mapping[str, int] = field(default_factory=dict)
     broken: str | None = None
-
-    @property
-    def spoken(self) -> bool:
-        """Whether there is a message of the agent."""
-        return any(message.role == "assistant" for message in self.said)
 
 
 @dataclass(frozen=True, slots=True)

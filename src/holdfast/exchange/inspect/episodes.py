@@ -77,6 +77,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         tokens=tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None,
         detail=_detail(log, sample, dialogue, unread, left),
     )
+    spoken = any(message.role == "assistant" for message in said)
     notes = Counter({("left out", kind): count for kind, count in left.items()})
     notes.update({("agents", name): count for name, count in dialogue.agents.items()})
     notes.update({("roles", name): count for name, count in dialogue.roles.items()})
@@ -84,7 +85,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         notes["rebuilt", ""] += 1
     if unread is not None and ending is Ending.INCOHERENT:
         notes["incoherent", unread] += 1
-    return Read(case=case, trajectory=trajectory, spoken=dialogue.spoken, notes=notes)
+    return Read(case=case, trajectory=trajectory, spoken=spoken, notes=notes)
 
 
 def identify_case(task: str, sample: EvalSample) -> str:

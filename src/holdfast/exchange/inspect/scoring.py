@@ -135,8 +135,6 @@ class Scoring:
         taken.on += 1
         return found, None
 
-    # --- what a value means ------------------------------------------------------------------------------------
-
     def meaning(self, log: EvalLog, place: Place) -> Declaration | None:
         """What a value means, or None where nobody declared it. Errors: StudyError where two declarations differ."""
         self._keys[f"{place[1]}:{place[2]}"] = None
@@ -197,8 +195,6 @@ class Scoring:
                     f"{place[1]} of {place[0]}: both {other[2]!r} and {place[2]!r} are {mine.objective!r}; name one of"
                     f" them with --score '{mine.objective}={place[2]}'"
                 )
-
-    # --- the end: everything was read ----------------------------------------------------------------------------
 
     def require_options(self) -> None:
         """Refuse options that found nothing, and those of values that nobody declares. Errors: StudyError."""

@@ -48,9 +48,6 @@ def refuse(place: str, finding: str, remedy: str = DAMAGED) -> NoReturn:
     raise StudyError(f"{place}: {finding}; {remedy}")
 
 
-# --- archives --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """One file's name and bytes, and how many bytes of the source are read so far."""
@@ -201,18 +198,16 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A record's bytes with its number from 1 and its offset in bytes; ``open`` says that no newline ends it."""
+    """A record's bytes with its place (the file and its number from 1) and its offset in bytes.
 
-    name: str
+    ``open`` says that no newline ends it.
+    """
+
+    place: str
     number: int
     offset: int
     data: bytes
     open: bool
-
-    @property
-    def place(self) -> str:
-        """The file and the number."""
-        return f"{self.name}:{self.number}"
 
 
 def split_lines(name: str, data: bytes) -> Iterator[Line]:
@@ -222,7 +217,7 @@ def split_lines(name: str, data: bytes) -> Iterator[Line]:
     offset = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     *lines, last = data[offset:].split(b"\n")
     for number, line in enumerate([*lines, last] if last else lines, 1):
-        yield Line(name, number, offset, line.removesuffix(b"\r"), number > len(lines))
+        yield Line(f"{name}:{number}", number, offset, line.removesuffix(b"\r"), number > len(lines))
         offset += len(line) + 1
 
 

@@ -210,8 +210,6 @@ class _Import:
         self.found_scores += len(verdicts)
         self._verdicts[entry.stem, objective] = (entry, verdicts)
 
-    # --- the end: everything is known ---------------------------------------------------------------------
-
     def store_cases(self) -> None:
         """Cases and, once all of them are known, the published splits. Errors: StudyError on another text."""
         known = {case.id: case for case in self._store.cases() if case.suite == SUITE}

@@ -168,8 +168,6 @@ class _Reading:
         else:
             self.intake.lose(record.error, lines=lines)
 
-    # --- shapes
-
     def _take_spans(self, record: Record) -> None:
         for row in read_rows(record.place, record.value, self.intake, flawed=record.flawed):
             try:
@@ -200,8 +198,6 @@ class _Reading:
             else:
                 self.intake.flaws[reason] += 1
         return kept
-
-    # --- the end
 
     def result(self) -> TraceSet:
         """What was found. Errors: StudyError where too little could be read."""

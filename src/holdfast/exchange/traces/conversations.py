@@ -48,9 +48,9 @@ def gather(intake: Intake) -> Gathered:
     """The conversations of everything that was read."""
     made = Gathered()
     inner, outer = _without_copies(intake)
-    woven = weave(inner)
-    made.counts += woven.counts
-    strands = woven.strands + _of_agents(woven.strands, outer)
+    strands, counts = weave(inner)
+    made.counts += counts
+    strands += _of_agents(strands, outer)
     clusters = _join_turns(_cluster(strands), made.counts)
     runs: dict[str, list[ToolRun]] = defaultdict(list)
     for run in intake.runs:
@@ -133,7 +133,7 @@ def _of_agents(strands: Sequence[Strand], outer: Sequence[Exchange]) -> list[Str
         if acted or (one.unit not in spoken and said and said[-1].text.strip() not in texts):
             there.append(said)
             kept.append(one)
-    return weave(kept).strands
+    return weave(kept)[0]
 
 
 # --- which belong together ----------------------------------------------------------------------------------------

@@ -109,29 +109,26 @@ def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
         choices.clear()
 
     for _, name, inner in sorted(events, key=lambda one: one[0]):
-        if name in _CONTENT_EVENTS:
-            body = perhaps(place, inner.get(_CONTENT_EVENTS[name]))
-            if name.endswith("prompt"):
-                if choices:
-                    close()
-                given += read_request(place, body).said
-            else:
-                reply = read_response(place, body)
-                if not choices.keys().isdisjoint(range(len(reply.choices))):
-                    close()
-                choices |= {at: (said, reply.reasons[at]) for at, said in enumerate(reply.choices)}
-            continue
-        body = _body(place, inner)
-        if name == CHOICE:
+        asked: list[Said] = []
+        told: dict[int, tuple[list[Said], str | None]] | None = None
+        body = perhaps(place, inner.get(_CONTENT_EVENTS.get(name, "")))
+        if name == "gen_ai.content.prompt":
+            asked = read_request(place, body).said
+        elif name in _CONTENT_EVENTS:
+            reply = read_response(place, body)
+            told = dict(enumerate(zip(reply.choices, reply.reasons, strict=False)))
+        elif name == CHOICE:
+            body = _body(place, inner)
             found = body.get("index")
             index = int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else 0
-            if index in choices:
-                close()
-            choices[index] = (_read_choice(place, body), to_text(body.get("finish_reason")) or None)
+            told = {index: (_read_choice(place, body), to_text(body.get("finish_reason")) or None)}
         else:
-            if choices:
-                close()
-            given += _read_event(place, name, body)
+            asked = _read_event(place, name, _body(place, inner))
+        # What is asked after a reply, and a choice that is there already, are of the next request.
+        if choices and (told is None or not choices.keys().isdisjoint(told)):
+            close()
+        given += asked
+        choices |= told or {}
     if choices or given:
         close()
     return made

@@ -237,8 +237,6 @@ def _merge(one: Said, other: Said) -> Said:
     )
 
 
-# --- tools --------------------------------------------------------------------------------------------------------
-
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "schema")
 _WRAPPERS = ("function", "toolSpec", "tool", "custom")
 

@@ -43,6 +43,11 @@ class _Pieces:
     prefixes: list[Piece] = field(default_factory=list)
     bare: list[Piece] = field(default_factory=list)
 
+    @property
+    def whole(self) -> Piece:
+        """The digest of all of it; empty without any piece."""
+        return self.prefixes[-1] if self.prefixes else b""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Strand:
@@ -81,14 +86,6 @@ class Strand:
         """Whether its beginning is missing: agents are asked before they act."""
         first = next((one for one in self.first.given if one.role != "system"), None)
         return first is not None and (first.role == "tool" or bool(first.calls))
-
-
-@dataclass(slots=True)
-class Woven:
-    """All strands, and how the exchanges were put together, counted."""
-
-    strands: list[Strand] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 def _mark(*parts: object) -> Piece:
@@ -131,8 +128,11 @@ def _cut(said: Sequence[Said]) -> _Pieces:
     return made
 
 
-def weave(exchanges: Sequence[Exchange]) -> Woven:
-    """Strands of all exchanges. Those of traces are taken in order of time, others where all of them have one."""
+def weave(exchanges: Sequence[Exchange]) -> tuple[list[Strand], Counter[str]]:
+    """Strands of all exchanges, and how they were put together, counted.
+
+    Those of traces are taken in order of time, others where all of them have one.
+    """
     loom = _Loom()
     for traced in (True, False):
         group = [one for one in exchanges if (one.unit is not None) is traced]
@@ -141,7 +141,7 @@ def weave(exchanges: Sequence[Exchange]) -> Woven:
             loom.offer(one)
     loom.take_waiting()
     loom.absorb_retries()
-    return Woven(strands=loom.strands, counts=loom.counts)
+    return loom.strands, loom.counts
 
 
 class _Loom:
@@ -244,7 +244,7 @@ class _Loom:
 
     def _repeat(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """A strand tells the same: it is the same conversation only where an id says so."""
-        for strand in self._whole.get(pieces.prefixes[-1], ()) if pieces.prefixes else ():
+        for strand in self._whole.get(pieces.whole, ()):
             if _same_id(strand, exchange):
                 self.counts["requests" if exchange.unit in strand.units else "duplicates"] += 1
                 if exchange.reason and not strand.last.reason:
@@ -255,18 +255,18 @@ class _Loom:
     def _within(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """It is the beginning of a strand that was met before it, and was not said later than that."""
         spoken = any(pieces.spoken)
-        for strand in self._beginnings.get(pieces.prefixes[-1], ()) if pieces.prefixes else ():
+        for strand in self._beginnings.get(pieces.whole, ()):
             rank, start = _rank(strand, exchange), strand.last.start
             later = bool(exchange.start) and bool(start) and (exchange.start or 0) > (start or 0)
             named = rank == 1 if exchange.unit is not None else _same_id(strand, exchange)
             # Spans are taken in order of time: what another trace said first would have been gone on with.
-            untold = pieces.prefixes[-1] not in strand.absorbed
+            untold = pieces.whole not in strand.absorbed
             free = not later and exchange.unit is None and untold
             longer = _ends_reply(strand.pieces, len(pieces.marks))
             # In one trace, the same told again later was said again, unless calls have the very ids: clocks differ.
             repeated = later and spoken and not untold and not _ids_equal(strand.pieces, pieces)
             if (longer and spoken and (named or (rank in (1, 2) and free))) or (rank == 0 and not repeated):
-                strand.absorbed.add(pieces.prefixes[-1])
+                strand.absorbed.add(pieces.whole)
                 self.counts["requests"] += 1
                 return strand
         return None
@@ -338,8 +338,6 @@ class _Loom:
                 return self._append(strand, exchange, said, pieces, length)
         return None
 
-    # --- changes
-
     def _begin(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand:
         strand = Strand(said=said, exchanges=[exchange], pieces=pieces, lengths=[len(said)])
         self.strands.append(strand)
@@ -401,8 +399,7 @@ class _Loom:
         kept = []
         for strand in self.strands:
             open_call = bool(strand.said) and bool(strand.said[-1].calls) and not strand.units
-            begun = self._beginnings.get(strand.pieces.prefixes[-1], ()) if strand.pieces.prefixes else ()
-            length = len(strand.pieces.marks)
+            begun, length = self._beginnings.get(strand.pieces.whole, ()), len(strand.pieces.marks)
             longer = (one for one in begun if one is not strand and _ends_reply(one.pieces, length))
             if open_call and any(_rank(one, strand.last) is not None for one in longer):
                 self.counts["requests"] += len(strand.exchanges)
