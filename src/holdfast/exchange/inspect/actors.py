@@ -58,7 +58,7 @@ def _settings_of(log: EvalLog) -> dict[str, str]:
 def _digest_steps(log: EvalLog) -> str:
     """A digest of a log's solver steps, whose prompts are long; empty without any. The day's date changes none."""
     steps = [[step.solver, _without_dates(step.params)] for step in log.plan.steps]
-    return content_id(_plain(steps))[:8] if steps else ""
+    return content_id(plain_text(steps))[:8] if steps else ""
 
 
 def _without_dates(value: Any) -> Any:
@@ -176,17 +176,12 @@ def _safe(name: str, value: Any) -> Any:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _plain(value: Any) -> str:
-    """A value as text that is equal in every process."""
-    text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS).decode()
-    return _ADDRESS.sub("", text)
-
-
 def plain_text(value: Any) -> str:
     """A setting's value as text that is equal in every process: without addresses of objects in memory."""
-    if isinstance(value, str):
-        return _ADDRESS.sub("", clean(value))
-    try:
-        return _plain(value)
-    except (TypeError, ValueError):  # a whole number beyond 64 bits, half a surrogate pair
-        return _ADDRESS.sub("", clean(repr(value)))
+    text = value
+    if not isinstance(value, str):
+        try:
+            text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS).decode()
+        except (TypeError, ValueError):  # a whole number beyond 64 bits, half a surrogate pair
+            text = repr(value)
+    return _ADDRESS.sub("", clean(text))

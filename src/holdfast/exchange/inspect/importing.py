@@ -387,7 +387,10 @@ def import_logs(
     started = time.monotonic()
     if any(step.kind != "judge" for step in store.log.steps().values()):
         refuse(store.path, "holds the run of a study", "import into another directory")
-    paths, ignored = _choose(source)
+    paths = find_logs(source) if isinstance(source, Path) else list(source)
+    ignored = 0
+    if isinstance(source, Path) and source.is_dir():
+        ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths)
     place = source if isinstance(source, Path) else ", ".join(map(str, paths[:SHOWN]))
     logs = [_open_log(path) for path in paths]
     sizes = [path.stat().st_size for path in paths]
@@ -421,15 +424,6 @@ def import_logs(
         seconds=time.monotonic() - started,
         notes=notes,
     )
-
-
-def _choose(source: Path | Sequence[Path]) -> tuple[list[Path], int]:
-    """The logs of a source, and how many other files its folder holds. Errors: StudyError."""
-    if not isinstance(source, Path):
-        return list(source), 0
-    paths = find_logs(source)
-    files = sum(path.is_file() for path in source.rglob("*")) if source.is_dir() else len(paths)
-    return paths, files - len(paths)
 
 
 def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring, ignored: int) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ def _unflatten(row: Mapping[str, Any]) -> Mapping[str, Any]:
         return row
     made = {key: value for key, value in row.items() if not key.startswith(("attributes.", "context."))}
     for whole in ("attributes", "context"):
-        columns = {key.removeprefix(f"{whole}."): one for key, one in row.items() if key.startswith(f"{whole}.")}
-        made[whole] = {key: one for key, one in columns.items() if one is not None}
+        columns = ((key, one) for key, one in row.items() if key.startswith(f"{whole}.") and one is not None)
+        made[whole] = {key.removeprefix(f"{whole}."): one for key, one in columns}
     return made
 
 

@@ -36,7 +36,8 @@ def describe_reading(gathered: Gathered, intake: Intake, shapes: Counter[str]) -
     broken = Counter(one.broken for one in gathered.traces if one.broken)
     for reason, count in broken.most_common(_MOST_NAMED):
         notes.append(f"incoherent and unfit to be judged: {count_noun(count, 'traces')} ({reason})")
-    data, unread = _parts(gathered)
+    spoken = [one for trace in gathered.traces for one in trace.said if one.role == "assistant"]
+    data, unread = (Counter(part for one in spoken for part in one.detail.get(key, ())) for key in (LEFT_OUT, UNREAD))
     acting = counts["acting choices"]
     notes += [
         *_list("left out of agents' messages, as no text", data),
@@ -66,17 +67,6 @@ def describe_reading(gathered: Gathered, intake: Intake, shapes: Counter[str]) -
         "values left out": dict(intake.flaws.most_common()),
         "unreadable records": len(intake.lost),
     }
-
-
-def _parts(gathered: Gathered) -> tuple[Counter[str], Counter[str]]:
-    """Kinds of parts in agents' messages: what is no text, and what could be calls."""
-    data, unread = Counter[str](), Counter[str]()
-    for trace in gathered.traces:
-        for one in trace.said:
-            if one.role == "assistant":
-                data.update(one.detail.get(LEFT_OUT, ()))
-                unread.update(one.detail.get(UNREAD, ()))
-    return data, unread
 
 
 def _list(what: str, found: Counter[str]) -> list[str]:

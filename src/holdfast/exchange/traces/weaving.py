@@ -61,7 +61,7 @@ class Strand:
     exchanges: list[Exchange]
     pieces: _Pieces
     absorbed: set[Piece] = field(default_factory=set)
-    branches: list[tuple[list[Said], _Pieces]] = field(default_factory=list)
+    branches: list[_Pieces] = field(default_factory=list)
     units: set[str] = field(default_factory=set)
     lengths: list[int] = field(default_factory=list)
     known: set[tuple[str, ...]] = field(default_factory=set)
@@ -188,7 +188,7 @@ class _Loom:
         self.counts["choices"] += len(forms) - 1
         self.counts["acting choices"] += sum(any(one.calls for one in reply) for reply in exchange.replies[1:])
         if forms[1:]:
-            strand.branches = [(form, _cut(form)) for form in forms[1:]]
+            strand.branches = list(map(_cut, forms[1:]))
 
     # Each of these gives the strand in which the exchange found its place, or None.
 
@@ -222,7 +222,7 @@ class _Loom:
     def _continue_branch(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """Another choice of a request is what the conversation went on with."""
         for strand in self._units.get(exchange.unit or "", ()):
-            for _, other in strand.branches:
+            for other in strand.branches:
                 length = len(other.marks)
                 if length < len(pieces.marks) and other.prefixes and other.prefixes[-1] == pieces.prefixes[length - 1]:
                     return self._grow(strand, exchange, said, pieces)
