@@ -15,7 +15,7 @@ from inspect_ai.log import EvalLog
 
 from holdfast.exchange.ties import group_tied
 
-SHOWN = 6  # files, in a message
+SHOWN = 6  # files or sample ids, in a message
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,9 +218,6 @@ def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessa
     return messages[:start], messages[start:]
 
 
-# --- what messages lack ------------------------------------------------------------------------------------------
-
-
 def _is_part(turn: _Turn, turns: Sequence[_Turn]) -> bool:
     """Whether a reply that no message holds is part of the dialogue.
 

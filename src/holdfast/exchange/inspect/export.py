@@ -7,18 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from inspect_ai.log import (
-    EvalConfig,
-    EvalDataset,
-    EvalError,
-    EvalLog,
-    EvalSample,
-    EvalSampleLimit,
-    EvalSpec,
-    EvalStats,
-    recompute_metrics,
-    write_eval_log,
-)
+from inspect_ai import log as inspect_log
+from inspect_ai.log import EvalLog, EvalSample, EvalSampleLimit
 from inspect_ai.model import ChatCompletionChoice, ChatMessage, ModelOutput, ModelUsage
 
 from holdfast.exchange.inspect.messages import to_inspect
@@ -53,7 +43,7 @@ def write_logs(store: Store, target: Path) -> None:
             taken.add((sample.id, sample.epoch))
             sample.metadata[OWN]["splits"] = parts.get(trajectory.case_id, [])
             samples.append(sample)
-        write_eval_log(_log(checkpoint, model, samples), str(target / f"{checkpoint.id}.eval"))
+        inspect_log.write_eval_log(_log(checkpoint, model, samples), str(target / f"{checkpoint.id}.eval"))
 
 
 def _trajectory_ids(store: Store) -> dict[str, list[str]]:
@@ -92,19 +82,19 @@ def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> E
     scorers = dict.fromkeys(name for sample in samples for name in sample.scores or {})
     identity = content_id("inspect log", checkpoint.id)[:22]
     usage = {model: sum((sample.model_usage.get(model, ModelUsage()) for sample in samples), ModelUsage())}
-    spec = EvalSpec(
+    spec = inspect_log.EvalSpec(
         eval_id=identity,
         run_id=identity,
         task_id=identity,
         created=CREATED,
         task=",".join(suites),
-        dataset=EvalDataset(
+        dataset=inspect_log.EvalDataset(
             name=",".join(suites),
             samples=len({sample.id for sample in samples}),
             sample_ids=list(dict.fromkeys(sample.id for sample in samples)),
         ),
         model=model,
-        config=EvalConfig(epochs=max(sample.epoch for sample in samples), epochs_reducer=["mean"]),
+        config=inspect_log.EvalConfig(epochs=max(sample.epoch for sample in samples), epochs_reducer=["mean"]),
         scorers=[{"name": name, "metrics": [{"name": metric} for metric in _METRICS]} for name in scorers],
         metadata={
             "checkpoint": checkpoint.id,
@@ -115,9 +105,9 @@ def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> E
             OWN: asdict(checkpoint),
         },
     )
-    stats = EvalStats(started_at=CREATED, completed_at=CREATED, model_usage=usage)
+    stats = inspect_log.EvalStats(started_at=CREATED, completed_at=CREATED, model_usage=usage)
     log = EvalLog(version=2, status="success", eval=spec, stats=stats, samples=list(samples))
-    recompute_metrics(log)
+    inspect_log.recompute_metrics(log)
     return log
 
 
@@ -145,7 +135,7 @@ def _sample(
             for one in scores
         },
         model_usage={} if usage is None else {model: usage},
-        error=None if failure is None else EvalError(message=failure, traceback="", traceback_ansi=""),
+        error=None if failure is None else inspect_log.EvalError(message=failure, traceback="", traceback_ansi=""),
         limit=_limit(trajectory),
         metadata={
             "trajectory": trajectory.id,

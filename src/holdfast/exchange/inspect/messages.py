@@ -92,27 +92,27 @@ def _from_assistant(message: ChatMessageAssistant, detail: Mapping[str, Any]) ->
             yield from _served(parts, held, detail)
         parts = [] if are_served else held
     if parts or calls or not message.content:
-        yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts)})
+        yield _said(parts, calls, detail)
 
 
 def _served(parts: Sequence[Content], served: Sequence[ContentToolUse], detail: Mapping[str, Any]) -> Iterator[Message]:
     """What an agent said, the tools that its provider ran then, and what they gave."""
     calls = [ToolCall(name=clean(one.name), arguments=_arguments(one.arguments), id=clean(one.id)) for one in served]
-    yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts), "served": [one.tool_type for one in served]})
+    yield _said(parts, calls, detail, served=[one.tool_type for one in served])
     for one in served:
         failed = {"error": clean(one.error)} if one.error else None
         yield Message(role="tool", content=clean(one.error or one.result), name=clean(one.name), detail=failed)
 
 
-def _said(text: str, calls: Sequence[ToolCall], detail: Mapping[str, Any]) -> Message:
-    kept = storable(detail) if detail else None
+def _said(
+    content: str | Sequence[Content], calls: Sequence[ToolCall], detail: Mapping[str, Any], **notes: Any
+) -> Message:
+    """An agent's message; its parts make the text that Inspect's own ``text`` makes of them."""
+    text, found = content, {**detail, **notes}
+    if not isinstance(content, str):
+        text, found = ChatMessageAssistant(content=list(content)).text, {**detail, **_notes_on(content), **notes}
+    kept = storable(found) if found else None
     return Message(role="assistant", content=clean(text), tool_calls=tuple(calls), detail=kept)
-
-
-def _text_of(parts: Sequence[Content]) -> str:
-    """The text of an agent's content as Inspect's own ``text`` joins it."""
-    text: str = ChatMessageAssistant(content=list(parts)).text
-    return text
 
 
 def _notes_on(parts: Sequence[Content]) -> dict[str, Any]:

@@ -10,17 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from inspect_ai.scorer import Score as InspectScore
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.types import StrictBool, StrictFloat, StrictInt, StrictStr
 
 from holdfast.exchange.inspect.messages import storable
 from holdfast.exchange.scales import describe

@@ -39,17 +39,18 @@ Place = tuple[str, str, str]  # task, scorer, key
 
 @dataclass(slots=True)
 class _Seen:
-    """The values of one scorer's key that were met: how many, which numbers, and how many of which other kind."""
+    """The values of one scorer's key that were met: how many (and of new episodes), which numbers, what else."""
 
     count: int = 0
+    new: int = 0
     low: float = math.inf
     high: float = -math.inf
     grades: bool = True
     kinds: Counter[str] = field(default_factory=Counter)
     examples: dict[str, None] = field(default_factory=dict)
 
-    def add(self, value: object) -> None:
-        self.count += 1
+    def add(self, value: object, new: bool) -> None:
+        self.count, self.new = self.count + 1, self.new + new
         number = read_number(value)
         self.grades &= number is not None and (isinstance(value, bool) or is_grade(value))
         if number is None:
@@ -92,7 +93,6 @@ class Scoring:
         self._taken: dict[tuple[str, Place], _Taken] = {}
         self._used: set[ScoreOption] = set()
         self._keys: dict[str, None] = {}
-        self._added: Counter[Place] = Counter()
 
     def read(
         self, log: EvalLog, name: str, given: InspectScore, trajectory: tuple[str, str, bool]
@@ -103,8 +103,7 @@ class Scoring:
             meaning = self.meaning(log, place)
             if meaning is None:
                 if not is_unscored(value):
-                    self._undeclared.setdefault(place, _Seen()).add(value)
-                    self._added[place] += new
+                    self._undeclared.setdefault(place, _Seen()).add(value, new)
                 continue
             points, missing = self._place(value, meaning, given, self._taken.setdefault((checkpoint, place), _Taken()))
             label = None if is_unscored(value) else clean(describe(value, LABEL_LENGTH))
@@ -202,9 +201,8 @@ class Scoring:
             if one not in self._used:
                 there = ", ".join(list(self._keys)[: 2 * SHOWN])
                 told = f"there are (scorer:key) {there}" if there else "no sample in them has a score"
-                raise StudyError(
-                    f"{self._source}: --score {one.objective}={one.key}: no such value in these logs; {told}"
-                )
+                missing = f"--score {one.objective}={one.key}: no such value in these logs"
+                raise StudyError(f"{self._source}: {missing}; {told}")
         for place, seen in self._undeclared.items():
             option = self._option(place)
             if option is not None:
@@ -238,7 +236,7 @@ class Scoring:
         found = {(one.task, one.scorer, one.key): one for one in held}
         for place, seen in self._undeclared.items():
             before = found.get(place)
-            count, known = (seen.count, ()) if before is None else (before.count + self._added[place], before.seen)
+            count, known = (seen.count, ()) if before is None else (before.count + seen.new, before.seen)
             values = tuple(dict.fromkeys((*seen.seen, *known)))
             refused = self._refusals.get(place, "")
             task, scorer, key = place

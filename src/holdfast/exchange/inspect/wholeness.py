@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from inspect_ai.log import EvalLog
 
 from holdfast.exchange.inspect.actors import compared_settings
-from holdfast.exchange.inspect.attempts import Attempts, Log
+from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log
 from holdfast.models.calls.structured import clean
 from holdfast.store.origins import LogState
-
-SHOWN = 6  # sample ids, in a message
 
 
 @dataclass(slots=True)

@@ -94,14 +94,14 @@ def read_request(place: str, body: Any) -> Request:
     places = [body, *(body[name] for name in _INNER if isinstance(body.get(name), Mapping))]
     said = [] if key is None else _read_given(place, key, body[key])
     if not any(one.role == "system" for one in said):
-        said = [*_read_system(_first(places, SYSTEMS)), *said]
+        said = [*_read_system(first_of(places, SYSTEMS)), *said]
     if isinstance(body.get("message"), str) and key is None:  # Cohere's first version
         said = [*said, *read_messages(place, body.get("chat_history"), "user"), Said(role="user", text=body["message"])]
-    count = _first(places, ("n", "candidate_count", "candidateCount"))
+    count = first_of(places, ("n", "candidate_count", "candidateCount"))
     return Request(
         said=said,
-        tools=read_tools(_first(places, ("tools", "functions", "toolSpec"))),
-        model=_name(_first(places, ("model", "modelId", "model_id", "model_name"))),
+        tools=read_tools(first_of(places, ("tools", "functions", "toolSpec"))),
+        model=_name(first_of(places, ("model", "modelId", "model_id", "model_name"))),
         choices=count if type(count) is int else None,
     )
 
@@ -122,7 +122,8 @@ def _read_system(value: Any) -> list[Said]:
     return [Said(role="system", text=text)] if text else []
 
 
-def _first(places: Sequence[Body], keys: Sequence[str]) -> Any:
+def first_of(places: Sequence[Body], keys: Sequence[str]) -> Any:
+    """The first value that is there and not empty, by place and then by key."""
     return next((one[key] for one in places for key in keys if one.get(key) not in (None, "", [], {})), None)
 
 
@@ -154,10 +155,10 @@ def read_response(place: str, body: Any, count: int | None = None) -> Response:
     if isinstance(usage, Mapping):
         tokens = next((usage[key] for key in TOKENS if type(usage.get(key)) is int), None)
         made.tokens = made.tokens if made.tokens is not None else tokens
-    made.model = made.model or _name(_first([body], ("model", "modelVersion", "model_name")))
+    made.model = made.model or _name(first_of([body], ("model", "modelVersion", "model_name")))
     made.failed = made.failed or (bool(body.get("error")) and not made.choices)
     if not is_told(made.reason):
-        told = _first([body], REASONS)
+        told = first_of([body], REASONS)
         told = told[0] if isinstance(told, list) and told else told
         if isinstance(told, str):
             made.reasons = [told, *made.reasons[1:]]
@@ -196,7 +197,7 @@ def choose(place: str, messages: list[Any], count: int | None = None) -> Respons
     if _is_streamed(messages):
         refuse_record(place, *STREAMED)
     entries = [one if isinstance(one, Mapping) else {} for one in messages]
-    reasons = [_first([one], REASONS) for one in entries]
+    reasons = [first_of([one], REASONS) for one in entries]
     indices = [one.get("index") for one in entries]
     differ = {fold_reason(one) for one in reasons if isinstance(one, str) and is_told(one)}
     apart = all(type(one) is int for one in indices) and len(set(indices)) > 1
@@ -226,7 +227,7 @@ def _choices(place: str, body: Body, count: int | None) -> Response:
             refuse_record(where, "has no message")
         whole = {"role": "assistant", **message} if isinstance(message, Mapping) else message
         said = merge_replies(read_message(where, whole, "assistant"))
-        index, reason = one.get("index"), _first([one], REASONS)
+        index, reason = one.get("index"), first_of([one], REASONS)
         index = index if type(index) is int else number
         found.append((index, number, said, reason if isinstance(reason, str) else None))
     found.sort(key=lambda one: one[:2])
@@ -285,7 +286,7 @@ def _generations(place: str, body: Body, count: int | None) -> Response:
         if not isinstance(one, Mapping):
             refuse_record(place, "a generation is no object")
         about = one.get("generation_info")
-        reason = _first([about], REASONS) if isinstance(about, Mapping) else None
+        reason = first_of([about], REASONS) if isinstance(about, Mapping) else None
         message = one.get("message")
         message = message if isinstance(message, Mapping) else {"role": "assistant", "content": one.get("text")}
         entries.append({**({"message": message} if "kwargs" in message else message), "finish_reason": reason})

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from holdfast.exchange.traces.bodies import Request, Response, choose, read_request, read_response
+from holdfast.exchange.traces.bodies import Request, Response, choose, first_of, read_request, read_response
 from holdfast.exchange.traces.dialogue import Said
 from holdfast.exchange.traces.messages import merge_replies, perhaps, read_message, read_messages, read_role, read_tools
 from holdfast.exchange.traces.otlp import Attributes, Event, nest
@@ -76,9 +76,6 @@ def _with_system(said: list[Said], system: Any) -> list[Said]:
         return said
     texts = [part.text for part in read_parts(perhaps("", system)) if part.kind == "text" and part.text]
     return [*(Said(role="system", text=text) for text in texts), *said]
-
-
-# --- OpenTelemetry ------------------------------------------------------------------------------------------------
 
 
 def _of_conventions(place: str, attributes: Attributes) -> list[Pair]:
@@ -165,9 +162,6 @@ def _read_event(place: str, name: str, body: Mapping[str, Any]) -> list[Said]:
     return merge_replies(read_message(place, {**body, "role": role, "content": content}))
 
 
-# --- indexed names ------------------------------------------------------------------------------------------------
-
-
 def _of_openllmetry(place: str, attributes: Attributes) -> list[Pair]:
     given = next((found for key in ("gen_ai.prompt", "llm.prompts") if (found := nest(attributes, key))), [])
     replies = next((found for key in ("gen_ai.completion", "llm.completions") if (found := nest(attributes, key))), [])
@@ -230,13 +224,11 @@ def _plain_content(part: Any) -> Any:
     return {"type": "tool_use", "tool_call": call} if isinstance(call, dict) else part.get("message_content", part)
 
 
-# --- other SDKs ---------------------------------------------------------------------------------------------------
-
-
 def _of_ai_sdk(place: str, attributes: Attributes) -> list[Pair]:
     given = attributes.get("ai.prompt.messages", attributes.get("ai.prompt"))
-    text = _first(attributes, "ai.response.text", "ai.result.text", "ai.response.object", "ai.result.object")
-    calls = perhaps(place, _first(attributes, "ai.response.toolCalls", "ai.result.toolCalls"))
+    texts = ("ai.response.text", "ai.result.text", "ai.response.object", "ai.result.object")
+    text = first_of([attributes], texts)
+    calls = perhaps(place, first_of([attributes], ("ai.response.toolCalls", "ai.result.toolCalls")))
     if given is None and text is None and not calls:
         return []
     request = read_request(place, given) if given is not None else Request(said=[])
@@ -258,10 +250,6 @@ def _of_logfire(place: str, attributes: Attributes) -> list[Pair]:
             said = _with_system(read_messages(f"{place}: {key}", value), attributes.get(SYSTEM))
             return [(Request(said=said), Response())]
     return []
-
-
-def _first(attributes: Attributes, *names: str) -> Any:
-    return next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
 
 
 # Names of what went in and of what came out, each a body, messages, or a text.

@@ -41,8 +41,7 @@ class Imported:
     """What was imported for one look: its checkpoint, trajectory ids by trace id, and what was left out.
 
     ``seen`` counts traces that the baseline or an earlier look has, ``absent`` the rollouts that logs among them were
-    to hold and do not. ``notes`` tell in words what was joined, left out
-    or not read, ``counts`` the same as numbers.
+    to hold and do not. ``notes`` tell in words what was joined, left out or not read, ``counts`` the same as numbers.
     """
 
     checkpoint: Checkpoint

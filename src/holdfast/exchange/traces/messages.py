@@ -8,17 +8,8 @@ from typing import Any
 
 from holdfast.exchange.traces.dialogue import LEFT_OUT, SERVED, UNREAD, UNTOLD, Said
 from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
-from holdfast.models.calls.structured import (
-    NAMES,
-    Part,
-    answer_text,
-    clean,
-    read_arguments,
-    read_message_parts,
-    read_part,
-    read_parts,
-    to_text,
-)
+from holdfast.models.calls import structured
+from holdfast.models.calls.structured import NAMES, Part, clean, to_text
 from holdfast.records import Role, ToolCall, ToolSpec
 
 ROLES: dict[str, Role] = {
@@ -119,7 +110,7 @@ def _unwrap(one: dict[str, Any]) -> dict[str, Any]:
 
 def _item(one: dict[str, Any]) -> list[Said]:
     """An item of the Responses API that is no message: a call, an answer or reasoning."""
-    parts = read_part(one)
+    parts = structured.read_part(one)
     if parts and all(part.kind == "answer" for part in parts):
         return [_answer(part, one) for part in parts]
     return _speak("assistant", parts, one)
@@ -129,8 +120,8 @@ def _by_role(one: dict[str, Any], role: Role) -> list[Said]:
     if role == "tool":
         return _tool(one)
     if role == "assistant":
-        return _speak(role, read_message_parts(one), one)
-    return _speak(role, read_parts(one.get("content", one.get("parts"))), one)
+        return _speak(role, structured.read_message_parts(one), one)
+    return _speak(role, structured.read_parts(one.get("content", one.get("parts"))), one)
 
 
 def _name(one: Mapping[str, Any]) -> str | None:
@@ -140,11 +131,11 @@ def _name(one: Mapping[str, Any]) -> str | None:
 def _tool(one: dict[str, Any]) -> list[Said]:
     """A tool's message: one answer, or a part for each."""
     content = one.get("content", one.get("parts"))
-    parts = read_parts(content) if isinstance(content, list) else []
+    parts = structured.read_parts(content) if isinstance(content, list) else []
     if any(part.kind == "answer" for part in parts):
         return [_answer(part, one) for part in parts if part.kind == "answer"]
     identity = next((to_text(one[key]) for key in _CALL_OF_ANSWER if one.get(key)), None)
-    text = "\n".join(part.text for part in parts if part.text) or answer_text(content)
+    text = "\n".join(part.text for part in parts if part.text) or structured.answer_text(content)
     others = [part.type for part in parts if not part.text]
     detail = {LEFT_OUT: others} if others else {}
     return [Said(role="tool", text=text, answers=identity, name=_name(one), detail=detail)]
@@ -253,7 +244,7 @@ def read_tools(definitions: Any) -> tuple[ToolSpec, ...]:
             schema = schema["json"]
         if isinstance(schema, dict) and "jsonSchema" in schema:
             schema = schema["jsonSchema"]
-        parameters = read_arguments(schema)
+        parameters = structured.read_arguments(schema)
         parameters = {} if "_raw" in parameters else parameters
         found[name] = ToolSpec(name=clean(name), description=to_text(one.get("description")), parameters=parameters)
     return tuple(found.values())

@@ -80,7 +80,7 @@ def is_spans(value: Any) -> bool:
 
 def _is_span(value: Mapping[str, Any]) -> bool:
     value = _unflatten(value)
-    return any(_are_attributes(_get(value, key)) for key in _ATTRIBUTES) and bool(_identity_of(value, "trace"))
+    return any(_are_attributes(get_field(value, key)) for key in _ATTRIBUTES) and bool(_identity_of(value, "trace"))
 
 
 def _unflatten(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -144,7 +144,7 @@ def _of_resources(place: str, key: str, resources: list[Any]) -> Iterator[tuple[
                         yield f"{place}: {rows}[{number}]", row, about, "og" in rows
 
 
-def _get(row: Mapping[str, Any], *names: str) -> Any:
+def get_field(row: Mapping[str, Any], *names: str) -> Any:
     """The first field that is there, by its name in camel or in snake case."""
     for name in names:
         snake = re.sub(r"([A-Z])", r"_\1", name).lower()
@@ -157,10 +157,10 @@ def _get(row: Mapping[str, Any], *names: str) -> Any:
 def _identity_of(row: Mapping[str, Any], kind: Literal["trace", "span"]) -> Any:
     for key in ("context", "span_context", "spanContext"):
         if isinstance(row.get(key), dict):
-            return _get(row[key], f"{kind}Id")
+            return get_field(row[key], f"{kind}Id")
     if isinstance(row.get(kind), dict):  # Elastic's
         return row[kind].get("id")
-    return _get(row, f"{kind}Id", f"{kind}ID", f"{kind.title()}Id", {"trace": "trace", "span": "id"}[kind])
+    return get_field(row, f"{kind}Id", f"{kind}ID", f"{kind.title()}Id", {"trace": "trace", "span": "id"}[kind])
 
 
 def read_identity(value: Any) -> str:
@@ -182,40 +182,42 @@ def read_identity(value: Any) -> str:
 def _read(
     where: str, row: Mapping[str, Any], about: Attributes, intake: Intake, *, flawed: bool = False, log: bool = False
 ) -> Row:
-    given = _get(row, *_ATTRIBUTES)
+    given = get_field(row, *_ATTRIBUTES)
     attributes = decode_attributes(where, given, intake if flawed else None)
     rest = {key: value for key, value in row.items() if key not in (*_ATTRIBUTES, "span_attributes")}
     reason = find_flaw(rest) if flawed else None
     if reason is not None:
         refuse_record(where, reason)
-    started = _get(row, "startTimeUnixNano", "startTime", "@timestamp", "startTimestamp", "timeUnixNano", "timestamp")
-    started = started or _get(row, "observedTimeUnixNano", "start", "Timestamp")
+    started = get_field(
+        row, "startTimeUnixNano", "startTime", "@timestamp", "startTimestamp", "timeUnixNano", "timestamp"
+    )
+    started = started or get_field(row, "observedTimeUnixNano", "start", "Timestamp")
     status = row.get("status")
     code = status.get("code", status.get("status_code")) if isinstance(status, dict) else status
-    code = code if code is not None else _get(row, "statusCode")
+    code = code if code is not None else get_field(row, "statusCode")
     if status is not None and not isinstance(status, dict | str | int):
         refuse_record(where, f"expected an object, found {type(status).__name__}")
     made = Row(
         place=where,
         trace=read_identity(_identity_of(row, "trace")),
         span=read_identity(_identity_of(row, "span")),
-        parent=read_identity(_get(row, "parentSpanId", "parentId", "parentSpanID")),
-        name=to_text(_get(row, "eventName", "name", "operationName")),
+        parent=read_identity(get_field(row, "parentSpanId", "parentId", "parentSpanID")),
+        name=to_text(get_field(row, "eventName", "name", "operationName")),
         start=_moment(where, started),
         attributes=flatten(attributes),
         failed=code in ERROR_STATUS,
         service=to_text(about.get("service.name") or attributes.get("service.name")) or None,
         log=log,
-        dropped=_moment(where, _get(row, "droppedAttributesCount")),
+        dropped=_moment(where, get_field(row, "droppedAttributesCount")),
     )
     if log:
-        made.name = to_text(_get(row, "eventName") or attributes.get("event.name"))
+        made.name = to_text(get_field(row, "eventName") or attributes.get("event.name"))
         made.body = decode(where, row.get("body"))
-    for event in _listed(where, _get(row, "events", "logs") or []):
+    for event in _listed(where, get_field(row, "events", "logs") or []):
         if isinstance(event, dict):
             inner = decode_attributes(where, event.get("attributes") or event.get("fields"))
             named = event["name"] if event.get("name") is not None else inner.get("event.name")
-            made.events.append((_moment(where, _get(event, "timeUnixNano", "timestamp")), to_text(named), inner))
+            made.events.append((_moment(where, get_field(event, "timeUnixNano", "timestamp")), to_text(named), inner))
     return made
 
 
