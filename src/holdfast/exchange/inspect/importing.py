@@ -16,7 +16,7 @@ import sqlite3
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from holdfast.exchange.inspect.samples import OWN, read_case, read_checkpoint, r
 from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscored
 from holdfast.exchange.inspect.wholeness import Held, describe_logs, merge_states, tell_states
 from holdfast.exchange.openings import first_difference
-from holdfast.exchange.published import ImportProgress, ImportSummary
+from holdfast.exchange.published.reader import ImportProgress, ImportSummary, Listener
 from holdfast.exchange.scales import ScoreOption, describe
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
@@ -47,8 +47,6 @@ FINDING_LENGTH = 200
 _SAMPLE = re.compile(r"samples/(?P<id>.*)_epoch_(?P<epoch>\d{1,9})\.json", re.DOTALL)
 FAILED = "absent: the episode failed before it was scored"
 INVALIDATED = "invalidated: the sample was withdrawn from the log"
-
-Listener = Callable[[ImportProgress], None]
 
 
 @contextlib.contextmanager

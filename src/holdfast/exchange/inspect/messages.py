@@ -108,9 +108,8 @@ def _said(
     content: str | Sequence[Content], calls: Sequence[ToolCall], detail: Mapping[str, Any], **notes: Any
 ) -> Message:
     """An agent's message; its parts make the text that Inspect's own ``text`` makes of them."""
-    text, found = content, {**detail, **notes}
-    if not isinstance(content, str):
-        text, found = ChatMessageAssistant(content=list(content)).text, {**detail, **_notes_on(content), **notes}
+    text = content if isinstance(content, str) else ChatMessageAssistant(content=list(content)).text
+    found = {**detail, **({} if isinstance(content, str) else _notes_on(content)), **notes}
     kept = storable(found) if found else None
     return Message(role="assistant", content=clean(text), tool_calls=tuple(calls), detail=kept)
 

@@ -73,9 +73,6 @@ def gather(intake: Intake) -> Gathered:
     return made
 
 
-# --- which requests count -----------------------------------------------------------------------------------------
-
-
 def _without_copies(intake: Intake) -> tuple[list[Exchange], list[Exchange]]:
     """Requests of models without those that a span around or within them tells too, and what agents' spans tell."""
     by_span: dict[tuple[str, str], list[Exchange]] = defaultdict(list)
@@ -136,8 +133,6 @@ def _of_agents(strands: Sequence[Strand], outer: Sequence[Exchange]) -> list[Str
     return weave(kept)[0]
 
 
-# --- which belong together ----------------------------------------------------------------------------------------
-
 Cluster = list[list[Strand]]  # the strands of a conversation, by turns that are not woven together
 
 
@@ -192,9 +187,6 @@ def _ids(cluster: Cluster) -> list[str]:
     told = [one for group in cluster for strand in group for one in reversed(strand.exchanges)]
     traced = [one.conversation for one in told if one.unit is not None and one.conversation]
     return list(dict.fromkeys([*traced, *(name for one in told for name in one.names)]))
-
-
-# --- one conversation ---------------------------------------------------------------------------------------------
 
 
 def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, damaged: bool) -> Trace:
