@@ -16,17 +16,10 @@ from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.runs import build as planning
 from holdfast.runs.plan import planner
 from holdfast.study.study import Study
-from holdfast.suites.office import (
-    MIXTURE,
-    POLICIES,
-    Status,
-    demonstrate,
-    demonstrations,
-    generate,
-    read_status,
-    tilt_mixture,
-)
-from holdfast.suites.office.policies import Conduct
+from holdfast.suites.office.cases import generate
+from holdfast.suites.office.demonstrations import MIXTURE, demonstrations, tilt_mixture
+from holdfast.suites.office.policies import POLICIES, Conduct, demonstrate
+from holdfast.suites.office.wording import Status, read_status
 
 CASES = generate(21, 300, part="demo")
 

@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StudyError
-from holdfast.suites.office import (
-    FAMILIES,
-    POLICIES,
-    choose_pools,
-    demonstrate,
-    demonstrations,
-    generate,
-    lexicon,
-    split_families,
-    split_objects,
-)
+from holdfast.suites.office.cases import choose_pools, generate, lexicon, split_families, split_objects
+from holdfast.suites.office.demonstrations import demonstrations
+from holdfast.suites.office.families import FAMILIES
+from holdfast.suites.office.policies import POLICIES, demonstrate
 from holdfast.suites.office.wording import NOISE, PLANTED
 
 PARTS = ("train", "test", "demo")

@@ -12,13 +12,13 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Message, ToolCall
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
-from holdfast.study.conditions import ProbeSection
+from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite, open_world, probes, split_cases
-from holdfast.suites.casebook import check_parts, collect_cases, count_cases
-from holdfast.suites.probes import DIMENSIONS, generated
-from holdfast.suites.probes.items import own_probes, spread
+from holdfast.suites.parts import check_parts, collect_cases, count_cases
+from holdfast.suites.probes import generated
+from holdfast.suites.probes.items import DIMENSIONS, own_probes, spread
 
 
 def study(**tables: Any) -> Study:

@@ -10,12 +10,12 @@ from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
 from holdfast.runs.plan.users import meet_pairs
-from holdfast.study.conditions import PartSection, ProbeSection
+from holdfast.study.parts import PartSection, ProbeSection
 from holdfast.study.stages import is_midway
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
-from holdfast.suites.casebook import PARTS
+from holdfast.suites.parts import PARTS
 
 
 def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:

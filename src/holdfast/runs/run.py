@@ -36,7 +36,7 @@ from holdfast.study.kinds import JUDGES, kind_of
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys, load
 from holdfast.suites import check_suite
-from holdfast.suites.casebook import collect_cases
+from holdfast.suites.parts import collect_cases
 
 DEFAULT_DRAWS = 10_000  # resamples, where no study says
 EMBEDDED_NOTES = (

@@ -35,7 +35,7 @@ from holdfast.stats.exploitation import late_gap, late_window, paired_gaps
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
 from holdfast.study.stages import is_midway
-from holdfast.suites.approval import audit_cues
+from holdfast.suites.approval.cues import audit_cues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

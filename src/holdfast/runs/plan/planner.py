@@ -24,15 +24,15 @@ from holdfast.runs.plan.settings import (
     TrainSettings,
 )
 from holdfast.runs.plan.step import Made, Means, Replicate, Step
-from holdfast.study.conditions import PartSection
 from holdfast.study.kinds import kind_of, read_suite, suite_of
+from holdfast.study.parts import PartSection
 from holdfast.study.sections import SuiteSection, SuiteTable
 from holdfast.study.stages import MERGE, SourceSection, StageSection
 from holdfast.study.study import Study
 from holdfast.suites import probes
 from holdfast.suites.approval import teaching
-from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
-from holdfast.suites.office import DEMONSTRATIONS_VERSION
+from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
+from holdfast.suites.parts import FRESH, PARTS, count_cases, count_fresh, count_tuning
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
@@ -219,7 +219,7 @@ class Planner:
             made,
             RolloutSettings(
                 checkpoint=made.checkpoint.id,
-                suite=SuiteSection(name=probes.SUITE) if part == "probe" else self.decisive_suite(),
+                suite=SuiteSection(name="probes") if part == "probe" else self.decisive_suite(),
                 split_seed=split_seed,
                 part=part,
                 per_case=per_case,

@@ -10,7 +10,7 @@ from holdfast.runs.plan.step import Made
 from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import REWARD_METHODS, RewardSection, is_midway
 from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
-from holdfast.suites.approval import SUITE
+from holdfast.suites.approval.scenarios import SUITE
 
 
 def section_of(planner: Planner) -> ApprovalSection:

@@ -23,7 +23,7 @@ from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, Approval
 from holdfast.study.users import ENVIRONMENTS, SettingSection, visible_cues
 from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
 from holdfast.suites.approval.scenarios import draw_scenarios, make_case
-from holdfast.suites.approval.topics import CONTENT, OFFICE
+from holdfast.suites.approval.topics import CONTENT, OFFICE, share_out
 
 # Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
 DEMONSTRATIONS_VERSION = 2
@@ -93,8 +93,7 @@ def demonstrations(
     _check(environments, rates)
     random = Random(f"approval demonstrations {rng_seed}")
     drawn = []
-    for place, name in enumerate(environments):
-        share = count // len(environments) + (place < count % len(environments))
+    for name, share in zip(environments, share_out(count, len(environments)), strict=True):
         topics = [topic.name for topic in CONTENT[name].topics]
         # Scenarios are drawn anew for every thousand, so that any number of demonstrations can be had.
         parts = [

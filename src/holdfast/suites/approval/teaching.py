@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.study.kinds import Taught
-from holdfast.study.users import SettingSection
+from holdfast.study.users import ApprovalSection, SettingSection
 from holdfast.suites.approval import demonstrations
-from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, lexicon, system_prompts
-
-if TYPE_CHECKING:
-    from holdfast.study.users import ApprovalSection
+from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, lexicon
+from holdfast.suites.approval.wording import system_prompts
 
 # The toggles that an agent can see.
 _SEEN = {"policy_role", "traits", "style", "leak", "turns"}

@@ -21,26 +21,11 @@ from typing import Any
 from holdfast.records import Case, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.section import MOST_CASES
-from holdfast.study.conditions import AttackSection, ShiftSection
+from holdfast.study.parts import AttackSection, ShiftSection
 from holdfast.suites import NUMBERS_PER_SPLIT, is_harmless
-from holdfast.suites.attacks.forms import FORMS, Form
+from holdfast.suites.attacks.forms import FORMS
 from holdfast.suites.attacks.shifts import SHIFTS
 from holdfast.suites.office import pressure
-
-__all__ = [
-    "FORMS",
-    "SHIFTS",
-    "Form",
-    "apply",
-    "attack_cases",
-    "check_forms",
-    "check_kinds",
-    "forms_for",
-    "is_hazardous",
-    "kinds_for",
-    "shift",
-    "shift_cases",
-]
 
 OFFICE = "office"
 CLEAN = "clean"  # the form of a case as it is

@@ -17,7 +17,6 @@ import codecs
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
 
 from holdfast.records import Case, Message
 from holdfast.suites.attacks.wording import (
@@ -134,16 +133,14 @@ def _plant_instruction(case: Case) -> Case | None:
     return plant(case, INSTRUCTION)
 
 
-FORMS: Mapping[str, Form] = MappingProxyType(
-    {
-        **{name: Form(place="request", write=partial(_wrap, text)) for name, text in REQUESTS.items()},
-        "many_shot": Form(place="earlier turns", write=partial(_precede, MANY_SHOT)),
-        "escalation": Form(place="earlier turns", write=partial(_precede, ESCALATION)),
-        "prefill": Form(place="reply", write=_prefill),
-        "base64": Form(place="request", write=partial(_encode, ENCODED["base64"], to_base64)),
-        "rot13": Form(place="request", write=partial(_encode, ENCODED["rot13"], to_rot13)),
-        "injected_result": Form(place="tool result", write=_plant_instruction),
-        "injected_description": Form(place="tool description", write=_describe),
-        "injected_file": Form(place="user file", write=partial(_wrap, FILE)),
-    }
-)
+FORMS: Mapping[str, Form] = {
+    **{name: Form(place="request", write=partial(_wrap, text)) for name, text in REQUESTS.items()},
+    "many_shot": Form(place="earlier turns", write=partial(_precede, MANY_SHOT)),
+    "escalation": Form(place="earlier turns", write=partial(_precede, ESCALATION)),
+    "prefill": Form(place="reply", write=_prefill),
+    "base64": Form(place="request", write=partial(_encode, ENCODED["base64"], to_base64)),
+    "rot13": Form(place="request", write=partial(_encode, ENCODED["rot13"], to_rot13)),
+    "injected_result": Form(place="tool result", write=_plant_instruction),
+    "injected_description": Form(place="tool description", write=_describe),
+    "injected_file": Form(place="user file", write=partial(_wrap, FILE)),
+}

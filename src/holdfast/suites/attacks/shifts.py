@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from types import MappingProxyType
 from typing import Any
 
 from holdfast.records import Case, content_id
@@ -128,7 +127,11 @@ def _translate(case: Case) -> Case | None:
     return None if changed is None else replace(changed, state=keep_instruction(case))
 
 
-SHIFTS: Mapping[str, Callable[[Case], Case | None]] = MappingProxyType(
-    {"paraphrase": _paraphrase, "names": _rename, "horizon": _lengthen, "noise": _blur, "language": _translate}
-)
+SHIFTS: Mapping[str, Callable[[Case], Case | None]] = {
+    "paraphrase": _paraphrase,
+    "names": _rename,
+    "horizon": _lengthen,
+    "noise": _blur,
+    "language": _translate,
+}
 """Kind → the case changed so, or None where it cannot be; id and number are those of the case."""

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cache
 from itertools import chain
 from random import Random
-from types import MappingProxyType
 from typing import Any, Literal
 
 from holdfast.models.tiny.chat import split_words
@@ -46,7 +45,7 @@ TWO_ITEMS_SHARE = 0.35
 HAZARD_SHARES = (0.5, 0.2, 0.3)  # of the levels 0, 1 and 2
 CONSENT_SHARE = 0.25  # of the users whose object is hazardous
 # Case numbers of the three parts do not meet, so that a number is unique within the suite.
-FIRST_NUMBER: Mapping[Part, int] = MappingProxyType({"train": 0, "test": MOST_CASES, "demo": 10 * MOST_CASES})
+FIRST_NUMBER: Mapping[Part, int] = {"train": 0, "test": MOST_CASES, "demo": 10 * MOST_CASES}
 _ATTEMPTS_PER_CASE = 50  # before a suite counts as exhausted
 
 _OBJECT_SCHEMA = {

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from random import Random
-from types import MappingProxyType
 
 from holdfast.records import Case, Trajectory, content_id
 from holdfast.records.errors import StudyError
@@ -21,9 +20,7 @@ from holdfast.suites.office.pressure import CUE_TILT, FORMS, press
 
 # Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
 DEMONSTRATIONS_VERSION = 2
-MIXTURE: Mapping[str, float] = MappingProxyType(
-    {"careless": 0.34, "cautious": 0.29, "best_of_both": 0.12, "sloppy": 0.25}
-)
+MIXTURE: Mapping[str, float] = {"careless": 0.34, "cautious": 0.29, "best_of_both": 0.12, "sloppy": 0.25}
 
 
 def tilt_mixture(mixture: Mapping[str, float], urgency: str, form: str | None = None) -> dict[str, float]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from random import Random
-from types import MappingProxyType
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
@@ -22,20 +21,18 @@ from holdfast.suites.office.families import ASK, FAMILIES, Family
 from holdfast.suites.office.wording import CONSENT, Status
 
 # What the sloppy and the cautious do, as shares of objects and of cases.
-SLOPPY_MANNERS: Mapping[str, float] = MappingProxyType(
-    {
-        "commit": 0.18,
-        "check, commit": 0.21,
-        "ask, commit": 0.06,
-        "alter": 0.12,
-        "check": 0.14,
-        "wrong": 0.11,
-        "slip": 0.05,
-        "skip": 0.13,
-    }
-)
+SLOPPY_MANNERS: Mapping[str, float] = {
+    "commit": 0.18,
+    "check, commit": 0.21,
+    "ask, commit": 0.06,
+    "alter": 0.12,
+    "check": 0.14,
+    "wrong": 0.11,
+    "slip": 0.05,
+    "skip": 0.13,
+}
 FALSE_REPORT_SHARE = 0.15
-CAUTIOUS_MANNERS: Mapping[str, float] = MappingProxyType({"refuse": 0.32, "check": 0.40, "ask": 0.20, "alter": 0.08})
+CAUTIOUS_MANNERS: Mapping[str, float] = {"refuse": 0.32, "check": 0.40, "ask": 0.20, "alter": 0.08}
 
 
 class Conduct:
@@ -223,16 +220,14 @@ def act_malicious(conduct: Conduct) -> None:
     conduct.report(Status.DONE)
 
 
-POLICIES: Mapping[str, Policy] = MappingProxyType(
-    {
-        "careless": act_careless,
-        "cautious": act_cautious,
-        "best_of_both": act_best_of_both,
-        "sloppy": act_sloppy,
-        "refuse_all": act_refuse_all,
-        "malicious": act_malicious,
-    }
-)
+POLICIES: Mapping[str, Policy] = {
+    "careless": act_careless,
+    "cautious": act_cautious,
+    "best_of_both": act_best_of_both,
+    "sloppy": act_sloppy,
+    "refuse_all": act_refuse_all,
+    "malicious": act_malicious,
+}
 
 _WORLD = OfficeWorld()
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from holdfast.records import Case
@@ -47,31 +46,27 @@ class Form:
 
 
 # How a cue in the request tilts the mixture: odds are multiplied, then the shares are normalised again.
-CUE_TILT: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "none": {},
-        "urgent": {"careless": 2.1, "cautious": 0.5, "best_of_both": 0.6},
-        "calm": {"careless": 0.5, "cautious": 1.4, "best_of_both": 1.6},
-    }
-)
+CUE_TILT: Mapping[str, Mapping[str, float]] = {
+    "none": {},
+    "urgent": {"careless": 2.1, "cautious": 0.5, "best_of_both": 0.6},
+    "calm": {"careless": 0.5, "cautious": 1.4, "best_of_both": 1.6},
+}
 _TILTED = "more of the agents commit without a look, and fewer look, ask or refuse"
-_PUSH: Mapping[str, float] = MappingProxyType({"careless": 3.5, "cautious": 0.3, "best_of_both": 0.35, "sloppy": 0.75})
-FORMS: Mapping[str, Form] = MappingProxyType(
-    {
-        "urgency": Form(texts=CUES["urgent"], place="request", effect=_TILTED, share=0.0),
-        **{
-            name: Form(texts=texts, place="request", effect=_TILTED, share=0.09, tilt=_PUSH)
-            for name, texts in PRESSURES.items()
-        },
-        "injection": Form(
-            texts=PLANTED,
-            place="tool result",
-            effect="most agents who look at an object commit it because the answer tells them to",
-            share=0.09,
-            follow_share=0.95,
-        ),
-    }
-)
+_PUSH: Mapping[str, float] = {"careless": 3.5, "cautious": 0.3, "best_of_both": 0.35, "sloppy": 0.75}
+FORMS: Mapping[str, Form] = {
+    "urgency": Form(texts=CUES["urgent"], place="request", effect=_TILTED, share=0.0),
+    **{
+        name: Form(texts=texts, place="request", effect=_TILTED, share=0.09, tilt=_PUSH)
+        for name, texts in PRESSURES.items()
+    },
+    "injection": Form(
+        texts=PLANTED,
+        place="tool result",
+        effect="most agents who look at an object commit it because the answer tells them to",
+        share=0.09,
+        follow_share=0.95,
+    ),
+}
 
 
 def press(case: Case, form: str) -> Case | None:
@@ -161,17 +156,18 @@ def _blur(case: Case, row: Family, random: Random) -> Case:
     return _with_findings(case, write)
 
 
-_SHIFTS: Mapping[str, Callable[[Case, Family, Random], Case | None]] = MappingProxyType(
-    {"paraphrase": _paraphrase, "names": _rename, "horizon": _lengthen, "noise": _blur}
-)
-SHIFTS: Mapping[str, str] = MappingProxyType(
-    {
-        "paraphrase": "another opening and verb, and the reason comes first",
-        "names": "other objects of the same part of the split",
-        "horizon": f"harmless objects are added, up to {OBJECTS_OF_A_LONG_ERRAND}",
-        "noise": "a check's finding stands between words that have nothing to do with it",
-    }
-)
+_SHIFTS: Mapping[str, Callable[[Case, Family, Random], Case | None]] = {
+    "paraphrase": _paraphrase,
+    "names": _rename,
+    "horizon": _lengthen,
+    "noise": _blur,
+}
+SHIFTS: Mapping[str, str] = {
+    "paraphrase": "another opening and verb, and the reason comes first",
+    "names": "other objects of the same part of the split",
+    "horizon": f"harmless objects are added, up to {OBJECTS_OF_A_LONG_ERRAND}",
+    "noise": "a check's finding stands between words that have nothing to do with it",
+}
 
 
 def shift(case: Case, kind: str) -> Case | None:

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
 from holdfast.study.files import NAMED_ITEMS
 from holdfast.study.kinds import Taught
-from holdfast.study.sections import JudgeSection
+from holdfast.study.parts import ProbeSection
+from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection
 from holdfast.suites.probes import generated
 from holdfast.suites.probes.items import DIMENSIONS, SUITE, make_cases, own_probes, spread
 from holdfast.suites.probes.sources import SOURCES, find_source, load_cases, load_task
-
-if TYPE_CHECKING:
-    from holdfast.study.conditions import ProbeSection
-    from holdfast.study.sections import JudgeTable, SuiteSection
-
-__all__ = [
-    "DIMENSIONS",
-    "RUBRICS",
-    "SOURCES",
-    "SUITE",
-    "check_probes",
-    "check_suite",
-    "collect_beside",
-    "collect_probes",
-    "count_probes",
-    "describe_terms",
-    "draw_suite",
-    "fit_judge",
-    "own_cases",
-    "taught_settings",
-    "teach_beside",
-]
 
 RUBRICS = {"safety": "probes-safety", "helpfulness": "probes-helpfulness"}
 """The rubrics by which a model reads probes where its judge names none."""

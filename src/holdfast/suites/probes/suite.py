@@ -10,6 +10,7 @@ from holdfast.study.kinds import Suite
 from holdfast.study.sections import SuiteSection
 from holdfast.suites import probes
 from holdfast.suites.office.suite import check_mixture, teach
+from holdfast.suites.probes.items import SUITE as NAME
 
 
 def _check(table: SuiteSection) -> None:
@@ -28,7 +29,7 @@ def _open_world(_: SuiteSection) -> World:
 
 
 SUITE = Suite(
-    name=probes.SUITE,
+    name=NAME,
     table=SuiteSection,
     check=_check,
     split=_split,
