@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from holdfast.records import Checkpoint
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 
 BASE = "base"
 DOSE = "dose"
@@ -128,8 +127,7 @@ def _require_keys(checkpoints: Sequence[Checkpoint], conditions: Mapping[str, st
     known = sorted({key for one in checkpoints for key in _keys(one)})
     for key in conditions:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, known, before="; ")
             raise StudyError(f"{place}: no checkpoint has {key!r}; there are: {', '.join(known)}{hint}")
 
 
@@ -163,8 +161,7 @@ def _tell_differing(found: Sequence[Checkpoint]) -> str:
 
 def _suggest(book: Listed, label: str) -> str:
     labels = list(dict.fromkeys(",".join(one.lineage) or BASE for one in book.checkpoints))
-    near = difflib.get_close_matches(label, labels, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(label, labels, after=" ")
     return f"{hint}lineages there are: {', '.join(labels[: 2 * MOST_NAMED]) or 'none'}"
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.study.files import NAMED_ITEMS
 from holdfast.study.kinds import Taught
 from holdfast.study.parts import ProbeSection
@@ -83,8 +82,7 @@ def check_probes(section: ProbeSection, *, tiny: bool | None = None) -> tuple[st
         raise StudyError(f'probes.items is {section.items!r}, but {why}; give items = "{_GENERATED if tiny else _OWN}"')
     for name in section.dimensions:
         if name not in DIMENSIONS:
-            near = difflib.get_close_matches(name, DIMENSIONS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(DIMENSIONS)}"
+            hint = did_you_mean(name, DIMENSIONS) or f"there are: {', '.join(DIMENSIONS)}"
             raise StudyError(f"probes.dimensions has {name!r}, which is none; {hint}")
     wanted = tuple(dict.fromkeys(section.dimensions)) or DIMENSIONS
     if section.items in (_OWN, _GENERATED):

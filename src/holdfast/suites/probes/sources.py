@@ -5,7 +5,6 @@ Nothing is fetched from here: a set is obtained from its makers, under its licen
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import MissingExtra, StudyError, did_you_mean
 from holdfast.suites.probes.files import Row, read_bytes, read_rows
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 
@@ -262,8 +261,7 @@ def find_source(name: str | None, place: str) -> Source:
     if name is None:
         raise StudyError(f"{place} is missing; name the set that the file is of: {', '.join(SOURCES)}")
     if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SOURCES)}"
+        hint = did_you_mean(name, SOURCES) or f"there are: {', '.join(SOURCES)}"
         raise StudyError(f"{place} is {name!r}, which is no known set; {hint}")
     source = SOURCES[name]
     if source.only_elsewhere:
