@@ -128,19 +128,10 @@ def p_values(
     return found
 
 
-def exact_upper(events: int, n: int, alpha: float) -> float:
-    """The Clopper–Pearson upper 1 − α bound of a share with ``events`` of ``n``; no events: 1 − α^(1/n).
-
-    1 without any observation. Raises ValueError for counts that cannot be.
-    """
-    _check_counts(events, n)
-    _check_level(alpha)
-    return 1.0 if events == n else float(special.betaincinv(events + 1, n - events, 1 - alpha))
-
-
 def exact_lower(events: int, n: int, alpha: float) -> float:
     """The Clopper–Pearson lower 1 − α bound of a share with ``events`` of ``n``; 0 without events."""
-    _check_counts(events, n)
+    if not 0 <= events <= n:
+        raise ValueError(f"{events} events of {n} cannot be")
     _check_level(alpha)
     return 0.0 if events == 0 else float(special.betaincinv(events, n - events + 1, alpha))
 
@@ -176,11 +167,6 @@ def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
 def _check_level(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise ValueError(f"a level lies between 0 and 1, not at {alpha:g}")
-
-
-def _check_counts(events: int, n: int) -> None:
-    if not 0 <= events <= n:
-        raise ValueError(f"{events} events of {n} cannot be")
 
 
 def _scaled(values: Floats, low: float, high: float) -> Floats:

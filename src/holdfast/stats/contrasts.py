@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from holdfast.records.arrays import Floats
 from holdfast.stats.limits import mean_limits
-from holdfast.stats.resample import NOMINAL, row_means
+from holdfast.stats.resample import NOMINAL, Interval, row_means
 
 MIN_SEEDS = 3
 SCORE_SPAN, CHANGE_SPAN = (0.0, 3.0), (-3.0, 3.0)  # of scores and of their differences
@@ -160,6 +160,15 @@ def t_quantile(degrees: float, level: float = NOMINAL) -> float:
     return float(stdtrit(degrees, (1 + level) / 2))
 
 
+def mean_interval(values: Floats) -> Interval | None:
+    """Student's 95 % interval of the mean of one value for each seed; None below ``MIN_SEEDS`` of them."""
+    if len(values) < MIN_SEEDS:
+        return None
+    mean = float(np.mean(values))
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean - half, mean + half
+
+
 def limits(
     found: Spread, directions: Floats, *, seeds: bool, level: float = NOMINAL, reach: Floats | None = None
 ) -> Floats | None:
@@ -190,7 +199,7 @@ def limits(
     return both if reach is not None else np.clip(both, ends[:, :1], ends[:, 1:])
 
 
-def interval(found: Spread, *, seeds: bool, level: float = NOMINAL) -> tuple[float, float] | None:
+def interval(found: Spread, *, seeds: bool, level: float = NOMINAL) -> Interval | None:
     """The interval of the first contrast; see ``limits``."""
     both = limits(found, np.eye(1, len(found.values)), seeds=seeds, level=level)
     return None if both is None else (float(both[0, 0]), float(both[0, 1]))
@@ -209,7 +218,7 @@ NARROWER = 8  # steps into which the one with an end is cut
 PRECISION = 1e-8
 
 
-def ratio_set(found: Spread, *, seeds: bool, level: float = NOMINAL) -> tuple[float, float] | None:
+def ratio_set(found: Spread, *, seeds: bool, level: float = NOMINAL) -> Interval | None:
     """The ratios of the first contrast to the second that the data do not exclude, or None where they are unbounded.
 
     A ratio ρ is kept where the interval of N − ρD holds zero (Fieller 1954), with the limits of ``stats.contrasts``.

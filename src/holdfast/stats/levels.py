@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.records.arrays import Floats
-from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
+from holdfast.stats.contrasts import mean_interval
+from holdfast.stats.resample import Interval
 
 NOT_REACHED = "not reached"
 NOT_HELD = "reached at single checkpoints, not by the rising curve fitted to all"
@@ -46,7 +47,7 @@ class OverSeeds:
     """
 
     value: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
     reached: int
     total: int
     caveats: tuple[str, ...] = ()
@@ -134,13 +135,9 @@ def over_seeds(found: Sequence[AtLevel]) -> OverSeeds:
         caveats.append(NOT_MEASURED)
     if any(one.reason == BEFORE_TRAINING for one in found):
         caveats.append(BEFORE_TRAINING)
-    interval = None
-    if len(values) == len(found) and len(values) >= MIN_SEEDS:
-        half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1) / np.sqrt(len(values)))
-        interval = (float(values.mean()) - half, float(values.mean()) + half)
     return OverSeeds(
         value=float(values.mean()) if len(values) else None,
-        interval=interval,
+        interval=mean_interval(values) if len(values) == len(found) else None,
         reached=reached,
         total=len(found),
         caveats=tuple(caveats),

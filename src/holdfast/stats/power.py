@@ -170,38 +170,6 @@ def plan_cases(
     return found
 
 
-def power_at(
-    pilot: Floats,
-    *,
-    cases: int,
-    rollouts: int,
-    margin: float,
-    alpha: float,
-    low: float,
-    high: float,
-    method: BoundMethod = "gaffke",
-    change: float = 0.0,
-    draws: int = 2000,
-    rng: np.random.Generator,
-) -> PowerRow:
-    """How often a comparison of that size passes at a true change of ``change``: see ``plan_cases``.
-
-    Raises ValueError for more than one rollout where the pilot cannot tell rollouts from cases.
-    """
-    parts = read_pilot(pilot, low=low, high=high, change=change)
-    if rollouts > 1 and not parts.repeated:
-        raise ValueError(ONE_ROLLOUT)
-    trial = _Trial(parts=parts, rollouts=rollouts, margin=margin, alpha=alpha, method=method)
-    passed = trial.count_passes(cases, draws, rng)
-    return PowerRow(
-        rollouts=rollouts,
-        cases=cases,
-        power=passed / draws,
-        lower=exact_lower(passed, draws, LIMIT_ALPHA),
-        method=method,
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trial:
     """A comparison to simulate: what differences look like, and the test that they are put to."""

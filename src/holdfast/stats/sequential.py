@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import BoundMethod, exact_lower, lower_bound, order_cases, p_values, upper_bound
-from holdfast.stats.power import LIMIT_ALPHA, Pilot, gather, read_pilot
+from holdfast.stats.power import LIMIT_ALPHA, Pilot, read_pilot
 
 WINDOWS = (1, 2, 4, 8)  # looks
 
@@ -183,7 +183,7 @@ def delay(
     """The looks it takes to catch a ``drop`` of the mean, simulated from a pilot of paired differences.
 
     ``differences`` has shape (cases, looks): each case's difference to the baseline at looks (or of rollouts) without
-    a change; ``null_differences`` makes them from a baseline. What a case keeps over its columns, the baseline's error
+    a change. What a case keeps over its columns, the baseline's error
     among it, is drawn once a run and shared by all looks; the rest is drawn anew at every look. ``cases`` are met a
     look, by default as many as in the pilot. The drop moves all cases alike, or with ``depth`` (points) as many cases
     as make the mean, each by so much: few deep drops are caught later. A run that alarms before the drop is not
@@ -224,21 +224,3 @@ def _share_hit(pilot: Pilot, drop: float, depth: float, rng: np.random.Generator
     if drop > lost:
         raise ValueError(f"a drop of {drop:g} cannot come of cases that fall by {depth:g}")
     return drop / lost
-
-
-def null_differences(scores: Floats, *, rollouts: int, looks: int, rng: np.random.Generator) -> Floats:
-    """Simulated differences of ``looks`` looks at an unchanged model, (cases, looks): a pilot for ``delay``.
-
-    ``scores`` (cases, rollouts) are the baseline's; each case's baseline mean is drawn once from them with as many
-    rollouts, and each look's mean with ``rollouts`` (see ``Pilot``). Raises ValueError for a baseline with one rollout
-    a case, which does not tell how much rollouts vary, and for missing scores.
-    """
-    if scores.shape[1] < 2:
-        raise ValueError("one rollout a case does not tell how much rollouts vary; give the baseline two or more")
-    if not np.isfinite(scores).all():
-        raise ValueError("a score of the baseline is missing: leave out the case or the rollout")
-    pilot = gather(scores, low=float(scores.min()), high=float(scores.max()))
-    cases = np.arange(len(scores))
-    baseline = pilot.means(cases, scores.shape[1], rng)
-    later = [pilot.means(cases, rollouts, rng) - baseline for _ in range(looks)]
-    return np.stack(later, axis=1)
