@@ -7,16 +7,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from holdfast.analysis.design import BASE, Contrast, Design, Key, by_base, comparable, contrast, over, splits_differ
+from holdfast.analysis.design import (
+    BASE,
+    Contrast,
+    Design,
+    Key,
+    Level,
+    by_base,
+    comparable,
+    contrast,
+    over,
+    splits_differ,
+)
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
 from holdfast.analysis.published import ABSOLUTE_POINTS, BASE_DELTA_POINTS, DELTA_POINTS, MEAN_DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.records.words import count_noun, true_minus
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread
 from holdfast.stats.lines import (
@@ -255,33 +265,29 @@ def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Es
     """Slope, intercept, R², its leave-one-base-out range, and the bend of one cloud, for both claims."""
     about = describe_cloud(drawn, fields, unit)
     covariance, caveats = whitening(drawn.points)
-
-    def slope(x: Floats, y: Floats) -> Floats:
-        return errors_in_both(x, y, covariance).slope
-
-    def intercept(x: Floats, y: Floats) -> Floats:
-        return errors_in_both(x, y, covariance).intercept
-
-    def r2(x: Floats, y: Floats) -> Floats:
-        return np.asarray(correlations(x, y) ** 2, dtype=np.float64)
-
-    def bend(x: Floats, y: Floats) -> Floats:
-        return bends(errors_in_both(x, y, covariance), x, y)
-
+    statistics: dict[str, Statistic] = {
+        "slope": lambda x, y: errors_in_both(x, y, covariance).slope,
+        "intercept": lambda x, y: errors_in_both(x, y, covariance).intercept,
+        "r2": lambda x, y: np.asarray(correlations(x, y) ** 2, dtype=np.float64),
+        "bend": lambda x, y: bends(errors_in_both(x, y, covariance), x, y),
+    }
     few = len(drawn.x) < MIN_LINE_POINTS
-    for kind, statistic in (("slope", slope), ("intercept", intercept), ("r2", r2), ("bend", bend)):
+    for kind, statistic in statistics.items():
         value = np.nan if few else float(statistic(drawn.x, drawn.y))
         if not np.isfinite(value):
             reason = f"{count_noun(len(drawn.x), 'points')}, or no line through them"
             yield Estimate(kind=kind, value=None, caveats=(reason, *drawn.points.left_out), **about)
             continue
-        for claim in CLAIMS:
-            if claim == "recipe" and not drawn.points.units:
-                continue
+        for claim in claims_of(drawn):
             interval = _r2_interval(drawn, claim) if kind == "r2" else _line_interval(drawn, statistic, value, claim)
             extra = (R2_CAVEAT,) if kind == "r2" else caveats
             yield claim_row(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
     yield from _leave_one_out(drawn, about)
+
+
+def claims_of(drawn: Drawn) -> tuple[Claim, ...]:
+    """The claims that can be made of a cloud: one on the recipe only where it has seeds or bases."""
+    return CLAIMS if drawn.points.units else CLAIMS[:1]
 
 
 def claim_row(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
@@ -311,7 +317,7 @@ def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
         yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)
 
 
-def distance_of(tested: NDArray[np.bool_], covariance: tuple[float, float, float]) -> Statistic:
+def distance_of(tested: Bools, covariance: tuple[float, float, float]) -> Statistic:
     """The mean signed distance of the ``tested`` points (points,) from the line through all others."""
 
     def distance(x: Floats, y: Floats) -> Floats:
@@ -322,7 +328,7 @@ def distance_of(tested: NDArray[np.bool_], covariance: tuple[float, float, float
 
 
 def distance_caveats(
-    drawn: Drawn, tested: NDArray[np.bool_], covariance: tuple[float, float, float], claim: Claim
+    drawn: Drawn, tested: Bools, covariance: tuple[float, float, float], claim: Claim
 ) -> tuple[str, ...]:
     """What a distance of the ``tested`` points from the line through all others does not say.
 
@@ -330,23 +336,38 @@ def distance_caveats(
     held against a parabola through the others as well.
     """
     caveats = (THESE_WEIGHTS,) if claim == "checkpoint" else ()
-    if int((~tested).sum()) < MIN_CURVE_POINTS:
-        return (NO_CURVE, *caveats)
 
     def distance(x: Floats, y: Floats) -> Floats:
         line = errors_in_both(x[..., ~tested], y[..., ~tested], covariance)
         return curve_distances(line, x, y, tested)
 
-    value = float(distance(drawn.x, drawn.y))
-    away = distances_of(drawn, distance, claim) if np.isfinite(value) else None
+    away = None
+    if int((~tested).sum()) >= MIN_CURVE_POINTS and np.isfinite(value := float(distance(drawn.x, drawn.y))):
+        away = distances_of(drawn, distance, claim)
     if away is None:
         return (NO_CURVE, *caveats)
     low, high = value - away[0], value + away[1]
     if low > 0 or high < 0:
         return caveats
-    away_from = true_minus(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
-    bend = f"{BENT}: {away_from} from a curve through the other points"
-    return (bend, *caveats)
+    apart = true_minus(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
+    return (f"{BENT}: {apart} from a curve through the other points", *caveats)
+
+
+def distance_rows(
+    drawn: Drawn,
+    distance: Statistic,
+    about: Mapping[str, Any],
+    lacking: str,
+    caveats_of: Callable[[Claim], tuple[str, ...]],
+) -> Iterator[Estimate]:
+    """A distance as an estimate for every claim, in score points; ``lacking`` says why there may be none."""
+    value = float(distance(drawn.x, drawn.y))
+    if not np.isfinite(value):
+        yield Estimate(value=None, caveats=(lacking, *drawn.points.left_out), **about)
+        return
+    for claim in claims_of(drawn):
+        row = Estimate(value=value, interval=interval_of(drawn, distance, value, claim), **about)
+        yield claim_row(drawn, row, claim, caveats_of(claim))
 
 
 def best_of_both_rows(
@@ -361,27 +382,17 @@ def best_of_both_rows(
     lineages = dict.fromkeys(config[0] for config in drawn.points.configs)
     joint = [lineage for lineage in lineages if design.roles.is_joint(lineage)]
     for lineage in (*joint, *(one for one in lineages if design.roles.is_sequence(one))):
-        tested = np.array([config[0] == lineage for config in drawn.points.configs])
-        rest = ~tested
-        if not tested.any() or rest.sum() < MIN_LINE_POINTS:
+        tested: Bools = np.array([config[0] == lineage for config in drawn.points.configs])
+        if (~tested).sum() < MIN_LINE_POINTS:
             continue
-
-        distance = distance_of(tested, covariance)
-        value = float(distance(drawn.x, drawn.y))
         looked = () if not looks and joint == [lineage] else (EXPLORATORY,)
         about = describe_cloud(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
-        if not np.isfinite(value):
-            yield Estimate(value=None, caveats=("no line through the other points", *drawn.points.left_out), **about)
-            continue
-        for claim in CLAIMS:
-            if claim == "recipe" and not drawn.points.units:
-                continue
-            interval = interval_of(drawn, distance, value, claim)
-            bent = distance_caveats(drawn, tested, covariance, claim)
-            yield claim_row(drawn, Estimate(value=value, interval=interval, **about), claim, looked + bent + caveats)
 
+        def all_caveats(claim: Claim, tested: Bools = tested, looked: tuple[str, ...] = looked) -> tuple[str, ...]:
+            return looked + distance_caveats(drawn, tested, covariance, claim) + caveats
 
-# --- everything together ----------------------------------------------------------------------------------------
+        distance = distance_of(tested, covariance)
+        yield from distance_rows(drawn, distance, about, "no line through the other points", all_caveats)
 
 
 def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
@@ -389,20 +400,23 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
     if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     recipes = design.recipes
-    for fields, keys, span, _ in design.levels(recipes, HELPFULNESS, SAFETY):
-        if span == "cell":
-            continue
-        groups = by_base(keys)
-        unit = BASE_DELTA_POINTS if span == "base" else DELTA_POINTS
-        drawn = draw_cloud(design, cloud(design, groups, recipes, relative=True), means)
-        yield from line_rows(drawn, fields, unit)
-        yield from best_of_both_rows(drawn, design, fields, unit, looks=span != "all" or "beside" in fields)
-        if span != "all":
-            continue
-        for unit, chosen, relative in (
-            (ABSOLUTE_POINTS, groups, False),
-            (MEAN_DELTA_POINTS, [(None, keys)], True),
-            (MEAN_POINTS, [(None, keys)], False),
-        ):
-            other = cloud(design, chosen, (BASE, *recipes), relative=relative)
-            yield from line_rows(draw_cloud(design, other, means), fields, unit)
+    for level, unit, drawn in delta_clouds(design, recipes, means):
+        yield from line_rows(drawn, level.fields, unit)
+        looks = level.span != "all" or "beside" in level.fields
+        yield from best_of_both_rows(drawn, design, level.fields, unit, looks=looks)
+        if level.span == "all":
+            for points, groups, relative in (
+                (ABSOLUTE_POINTS, by_base(level.keys), False),
+                (MEAN_DELTA_POINTS, [(None, level.keys)], True),
+                (MEAN_POINTS, [(None, level.keys)], False),
+            ):
+                other = cloud(design, groups, (BASE, *recipes), relative=relative)
+                yield from line_rows(draw_cloud(design, other, means), level.fields, points)
+
+
+def delta_clouds(design: Design, configs: Sequence[Config], means: Floats) -> Iterator[tuple[Level, str, Drawn]]:
+    """Differences from the base at every level but single cells, with the unit that says what a point is."""
+    for level in design.levels(configs, HELPFULNESS, SAFETY):
+        if level.span != "cell":
+            points = cloud(design, by_base(level.keys), configs, relative=True)
+            yield level, BASE_DELTA_POINTS if level.span == "base" else DELTA_POINTS, draw_cloud(design, points, means)
