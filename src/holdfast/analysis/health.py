@@ -79,7 +79,7 @@ def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimat
 
 
 def _checkpoints(design: Design, keys: Sequence[Key], config: Config) -> list[int]:
-    rows = [row for key in keys for row in design.cells[(*key, config)].values()]
+    rows = [row for key in keys for row in design.rows[key, config].values()]
     return sorted({design.panel.rows[row].checkpoint for row in rows})
 
 
@@ -102,7 +102,7 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
     for config in design.configs:
         for base, keys in _with_all(by_base(design.keys_with([config]))):
             fields = {} if base is None else {"base": base}
-            cells = [design.cells[(*key, config)] for key in keys]
+            cells = [design.rows[key, config] for key in keys]
             found = {design.panel.rows[row].checkpoint: seed for cell in cells for seed, row in cell.items()}
             own = {index: _taken(design.panel.trajectories.checkpoints[index], measures) for index in found}
             kinds = dict.fromkeys(name for one in own.values() for name in one)

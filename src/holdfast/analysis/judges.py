@@ -422,7 +422,7 @@ def coverage_rows(design: Design) -> Iterator[Estimate]:
     for config in design.configs:
         for objective, name in enumerate(panel.objectives):
             for fields, keys, *_ in design.levels([config], name, strict=True):
-                rows = [row for key in keys for row in design.cells[(*key, config)].values()]
+                rows = [row for key in keys for row in design.rows[key, config].values()]
                 about = {**fields, **subject(config), "objective": name, "estimator": AUDIT}
                 for kind, found in means.items():
                     yield _pooled_mean(found[objective, rows], kind, about)

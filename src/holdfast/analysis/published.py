@@ -22,7 +22,6 @@ from holdfast.analysis.design import (
     compare,
     describe_arm,
     match,
-    row_subject,
     subject,
 )
 from holdfast.analysis.panel import Config, Replicate
@@ -76,12 +75,18 @@ def score_rows(design: Design) -> Iterator[Estimate]:
     cases = np.isfinite(design.panel.values).sum(axis=2)
     for objective, name in enumerate(design.panel.objectives):
         for index, row in enumerate(design.panel.rows):
+            seeds = {"split_seed": row.split_seed, "train_seed": row.train_seed}
             yield Estimate(
                 kind="mean",
                 estimator=PUBLISHED,
                 objective=name,
                 n={"cases": int(cases[objective, index]), "runs": 1},
-                **row_subject(row),
+                base=row.base,
+                lineage=row.lineage,
+                axes=dict(row.axes) | {name: seed for name, seed in seeds.items() if seed is not None},
+                judge=row.judge,
+                labelled=row.labelled,
+                reads_state=row.reads_state,
                 **_finite(float(means[objective, index])),
             )
         for config in design.configs:
@@ -150,10 +155,10 @@ def _run_points(design: Design, keys: Container[Key]) -> tuple[list[tuple[float,
     wanted = {BASE, *design.recipes}
     absolute, delta = [], []
     counted: set[int] = set()
-    for (*place, config), cell in design.cells.items():
-        if config not in wanted or Key(*place) not in keys:
+    for (key, config), cell in design.rows.items():
+        if config not in wanted or key not in keys:
             continue
-        home = design.cells.get((*Key(*place), BASE), {})
+        home = design.rows.get((key, BASE), {})
         for replicate, row in cell.items():
             if row in counted:  # a base stands in every recipe
                 continue

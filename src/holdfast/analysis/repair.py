@@ -249,7 +249,7 @@ def _changes(design: Design, config: Config) -> Iterator[Estimate]:
 def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estimate]:
     """Steps and pairs of the last stage, as measured or as its record tells; what is not known has no row."""
     table = design.panel.trajectories
-    rows = {row for (*_, one), cell in design.cells.items() if one == config for row in cell.values()}
+    rows = {row for (_, one), rows in design.rows.items() if one == config for row in rows.values()}
     numbers = sorted({design.panel.rows[row].checkpoint for row in rows})
     for key in ("steps", "pairs"):
         found = []
