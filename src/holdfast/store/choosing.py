@@ -67,7 +67,7 @@ def find_checkpoint(
         named = [one for one in book.checkpoints if one.id.startswith(text)]
         if len(named) == 1:
             return named[0]
-    _require_known_keys(book, conditions)
+    _require_keys(book.checkpoints, conditions, book.place)
     if not named:
         raise StudyError(f"{book.place}: no checkpoint {text!r}; {_suggest(book, label)}")
     found = [one for one in named if all(_holds(one, key, value) for key, value in conditions.items())]
@@ -86,7 +86,7 @@ def find_checkpoint(
 
 def select(book: Listed, where: Mapping[str, str]) -> list[Checkpoint]:
     """Every checkpoint that the conditions allow."""
-    _require_known_keys(book, where)
+    _require_keys(book.checkpoints, where, book.place)
     return [one for one in book.checkpoints if all(_holds(one, key, value) for key, value in where.items())]
 
 
@@ -117,10 +117,6 @@ def share_conditions(books: Sequence[Listed], where: Mapping[str, str]) -> list[
     _require_keys([one for book in books for one in book.checkpoints], where, books[0].place)
     known = [{key for one in book.checkpoints for key in _keys(one)} for book in books]
     return [{key: value for key, value in where.items() if key in mine} for mine in known]
-
-
-def _require_known_keys(book: Listed, conditions: Mapping[str, str]) -> None:
-    _require_keys(book.checkpoints, conditions, book.place)
 
 
 def _require_keys(checkpoints: Sequence[Checkpoint], conditions: Mapping[str, str], place: str) -> None:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.inputs import reading_address
 from holdfast.store.checking import refuse_links, reseal
-from holdfast.store.preferences import PREFERENCE_SCHEMA
 from holdfast.store.seals import SEAL_SCHEMA
 from holdfast.store.steplog import STEP_SCHEMA
 
@@ -30,9 +29,9 @@ PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700  # what a run holds is for its ow
 FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
 PAGE_CACHE_KIB = 32 * 1024
 PAGE_BYTES = 16 * 1024  # compressed texts are 1-20 kB: larger pages waste less space and time on them
+# A REAL holds a float64 bit by bit; NaN would be NULL.
 SCHEMA = (
     STEP_SCHEMA
-    + PREFERENCE_SCHEMA
     + SEAL_SCHEMA
     + """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -57,6 +56,12 @@ CREATE TABLE scores (trajectory INTEGER NOT NULL REFERENCES trajectories, judge 
   repeat INTEGER NOT NULL, value REAL, missing TEXT, label TEXT, reply INTEGER REFERENCES texts,
   seal INTEGER NOT NULL, PRIMARY KEY (trajectory, judge, repeat),
   CHECK ((value IS NULL) <> (missing IS NULL))) WITHOUT ROWID;
+CREATE TABLE pairs (step TEXT NOT NULL, position INTEGER NOT NULL, chosen INTEGER NOT NULL, rejected INTEGER NOT NULL,
+  objectives TEXT NOT NULL, judge TEXT NOT NULL, gap REAL NOT NULL, weight REAL NOT NULL,
+  seal INTEGER NOT NULL, PRIMARY KEY (step, position)) WITHOUT ROWID;
+CREATE TABLE logprobs (step TEXT NOT NULL, trajectory INTEGER NOT NULL REFERENCES trajectories,
+  value REAL NOT NULL CHECK (typeof(value) = 'real' AND value BETWEEN -1e300 AND 0),
+  seal INTEGER NOT NULL, PRIMARY KEY (step, trajectory)) WITHOUT ROWID;
 """
 )
 
