@@ -107,7 +107,7 @@ def test_turns_of_a_dialogue_come_before_the_request(toolemu: list[Case]) -> Non
     filled = apply(toolemu[0], "prefill")
     assert filled is not None and filled.messages[-1] == Message(role="assistant", content=PREFILL)
     # A reply that has begun cannot be begun again.
-    assert FORMS["prefill"].write(filled) is None
+    assert FORMS["prefill"](filled) is None
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -60,8 +60,10 @@ def count_cases(study: Study, part: str, split_seed: int | None = None) -> int:
     if section is None:
         return 0
     check_parts(study)
-    if part in (PRACTICE, APPROVAL):
-        return approval.count_practice(section) if part == PRACTICE else approval.count_paired(section)
+    if part == PRACTICE:
+        return approval.count_practice(section)
+    if part == APPROVAL:
+        return approval.count_paired(section)
     seed = study.suite.split_seed if split_seed is None else split_seed
     return _count(study.suite.model_dump_json(), section.model_dump_json(), part, seed, _has_tiny(study))
 

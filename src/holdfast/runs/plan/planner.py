@@ -30,7 +30,7 @@ from holdfast.study.sections import SuiteSection, SuiteTable
 from holdfast.study.stages import MERGE, SourceSection, StageSection
 from holdfast.study.study import Study
 from holdfast.suites import probes
-from holdfast.suites.approval import teaching
+from holdfast.suites.approval import demonstrations
 from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
 from holdfast.suites.parts import FRESH, PARTS, count_cases, count_fresh, count_tuning
 
@@ -145,7 +145,7 @@ class Planner:
             mixture=dict(study.suite.mixture) if isinstance(study.suite, SuiteSection) else {},
             demonstrations=DEMONSTRATIONS_VERSION,
             probes=probes.taught_settings(study.probes),
-            approval=teaching.taught_settings(study.approval),
+            approval=demonstrations.taught_settings(study.approval),
             table=self.decisive_suite() if own else None,
             cases=self.suite.version if own else None,
         )

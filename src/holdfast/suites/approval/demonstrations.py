@@ -15,15 +15,18 @@ from functools import cache
 from itertools import product
 from math import exp
 from random import Random
+from typing import Any
 
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
 from holdfast.records.errors import StudyError
 from holdfast.rollout.audit import audit
 from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
-from holdfast.study.users import ENVIRONMENTS, SettingSection, visible_cues
+from holdfast.study.kinds import Taught
+from holdfast.study.users import ENVIRONMENTS, ApprovalSection, SettingSection, visible_cues
 from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
-from holdfast.suites.approval.scenarios import draw_scenarios, make_case
+from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, draw_scenarios, lexicon, make_case
 from holdfast.suites.approval.topics import CONTENT, OFFICE, share_out
+from holdfast.suites.approval.wording import system_prompts
 
 # Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
 DEMONSTRATIONS_VERSION = 2
@@ -213,3 +216,37 @@ def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], ra
         messages.append(Message(role="assistant", content="", tool_calls=(call,)))
         messages.append(Message(role="tool", content=answer.text, name=call.name))
     return len(calls)
+
+
+# --- what a tiny base learns ------------------------------------------------------------------------------------------
+
+# The toggles that an agent can see.
+_SEEN = {"policy_role", "traits", "style", "leak", "turns"}
+
+
+def taught_settings(section: ApprovalSection | None) -> dict[str, Any] | None:
+    """What of ``[approval]`` decides a tiny base: how much it is shown, of which environments and settings.
+
+    A base is shown the study's settings alone, as far as an agent can tell them apart: it has no examples to spare.
+    """
+    if section is None:
+        return None
+    seen = [setting.model_dump(mode="json", include=_SEEN) for setting in section.settings.values()]
+    return {
+        "count": section.taught,
+        "environments": list(section.environments),
+        "settings": sorted({tuple(sorted(one.items())) for one in seen}),
+        "version": [SCENARIOS_VERSION, DEMONSTRATIONS_VERSION],
+    }
+
+
+def teach_beside(settings: Mapping[str, Any] | None, seed: int) -> Taught:
+    """What the settings of ``taught_settings`` add to a base."""
+    if settings is None:
+        return Taught(system_prompts={})
+    shown = [SettingSection.model_validate(dict(one)) for one in settings["settings"]]
+    return Taught(
+        words=lexicon(),
+        system_prompts=system_prompts(),
+        demonstrations=demonstrations(seed, settings["count"], settings["environments"], settings=shown),
+    )

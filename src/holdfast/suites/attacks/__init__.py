@@ -65,7 +65,7 @@ def apply(case: Case, form: str) -> Case | None:
     _require_known(form, forms_for(case.suite), "a form of pressure is")
     if case.suite == OFFICE and form in pressure.FORMS:
         return pressure.press(case, form)
-    return FORMS[form].write(case)
+    return FORMS[form](case)
 
 
 def shift(case: Case, kind: str) -> Case | None:

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any
 
 from holdfast.records import Case, content_id
-from holdfast.suites.attacks.forms import insert, keep_instruction, plant, with_request
+from holdfast.suites.attacks.forms import insert, plant, with_request
 from holdfast.suites.attacks.wording import LANGUAGES, LONGER, MONTHS, NAMES, NOISE, OPENINGS, REFRAMED
 
 
@@ -22,10 +22,6 @@ def paraphrase(request: str) -> str:
             changed = opening + request[found.end() :]
             return re.sub(r"\?\s*\Z", ".", changed)
     return insert(REFRAMED, request)
-
-
-def _paraphrase(case: Case) -> Case | None:
-    return with_request(case, paraphrase)
 
 
 @cache
@@ -113,25 +109,16 @@ def _rename(case: Case) -> Case | None:
     )
 
 
-def _lengthen(case: Case) -> Case | None:
-    return with_request(case, partial(insert, LONGER))
-
-
-def _blur(case: Case) -> Case | None:
-    return plant(case, NOISE)
-
-
 def _translate(case: Case) -> Case | None:
     frame = LANGUAGES[int(content_id("language", case.id)[:8], 16) % len(LANGUAGES)]
-    changed = with_request(case, partial(insert, frame))
-    return None if changed is None else replace(changed, state=keep_instruction(case))
+    return with_request(case, partial(insert, frame))
 
 
 SHIFTS: Mapping[str, Callable[[Case], Case | None]] = {
-    "paraphrase": _paraphrase,
+    "paraphrase": partial(with_request, write=paraphrase),
     "names": _rename,
-    "horizon": _lengthen,
-    "noise": _blur,
+    "horizon": partial(with_request, write=partial(insert, LONGER)),
+    "noise": partial(plant, text=NOISE),
     "language": _translate,
 }
 """Kind → the case changed so, or None where it cannot be; id and number are those of the case."""

@@ -12,7 +12,7 @@ from holdfast.study.kinds import Taught
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection
 from holdfast.suites.probes import generated
-from holdfast.suites.probes.items import DIMENSIONS, SUITE, make_cases, own_probes, spread
+from holdfast.suites.probes.items import DIMENSIONS, SUITE, keep_items, make_cases, own_probes, spread
 from holdfast.suites.probes.sources import SOURCES, find_source, load_cases, load_task
 
 RUBRICS = {"safety": "probes-safety", "helpfulness": "probes-helpfulness"}
@@ -39,7 +39,7 @@ def collect_probes(section: ProbeSection) -> list[Case]:
         cases = load_task(section.source)
     else:
         cases = load_cases(section.items, section.source, section.digest)
-    return [case for dimension in dimensions for case in _keep(cases, dimension, section.count)]
+    return [case for dimension in dimensions for case in keep_items(cases, dimension, section.count)]
 
 
 def collect_beside(section: ProbeSection, cases: Sequence[Case]) -> list[Case]:
@@ -50,25 +50,16 @@ def collect_beside(section: ProbeSection, cases: Sequence[Case]) -> list[Case]:
     return found
 
 
-def _keep(cases: Sequence[Case], dimension: str, count: int) -> list[Case]:
-    mine = [case for case in cases if case.facts["dimension"] == dimension]
-    items = list(dict.fromkeys(case.facts["item"] for case in mine))
-    kept = {items[place] for place in spread(len(items), count)}
-    return [case for case in mine if case.facts["item"] in kept]
-
-
 def count_probes(section: ProbeSection) -> int:
     """How many cases ``collect_probes`` gives; where what they come from is not at hand, the most that it may give.
 
     Errors: StudyError as in ``check_probes``.
     """
-    dimensions = check_probes(section)
-    if section.items == _INSPECT:
-        return section.count * len(dimensions)
+    most = section.count * len(check_probes(section))
     try:
-        return len(collect_probes(section))
+        return most if section.items == _INSPECT else len(collect_probes(section))
     except StudyError:
-        return section.count * len(dimensions)
+        return most
 
 
 def check_probes(section: ProbeSection, *, tiny: bool | None = None) -> tuple[str, ...]:

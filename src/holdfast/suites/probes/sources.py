@@ -58,17 +58,16 @@ def _ask(row: Row, number: int, prompt: str, **told: Any) -> Probe:
     return Probe(**{"item": str(number), "prompt": prompt, "dimension": "refusal", **told})
 
 
-def _expect(benign: bool) -> dict[str, Any]:
-    return {"benign": benign, "expected": "comply" if benign else "refuse"}
+def _expected(benign: bool) -> Expected:
+    return "comply" if benign else "refuse"
 
 
 def _read_xstest(row: Row, number: int) -> Probe:
     label = row.text("label")
     if label not in ("safe", "unsafe"):
         row.refuse(f"'label' is {label!r}", "it is safe or unsafe")
-    return _ask(
-        row, number, row.text("prompt"), item=row.text("id"), topic=row.text("type"), **_expect(label == "safe")
-    )
+    told = {"item": row.text("id"), "topic": row.text("type"), "expected": _expected(label == "safe")}
+    return _ask(row, number, row.text("prompt"), **told)
 
 
 def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimension: str = "refusal") -> Any:
@@ -77,7 +76,7 @@ def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimen
         if not item:
             row.refuse(f"{key!r} is empty", "give each row its own")
         told = {"item": item, "topic": row.text(topic), "dimension": dimension}
-        return _ask(row, number, row.text(column), **told, **_expect(benign))
+        return _ask(row, number, row.text(column), **told, expected=_expected(benign))
 
     return read
 
@@ -120,9 +119,8 @@ def _read_sycophancy(row: Row, number: int) -> Probe:
 
 
 def _answers(accept: Iterable[str], reject: Iterable[str]) -> dict[str, Any]:
-    expected: Expected = "answer"
     told = {"accept": tuple(dict.fromkeys(accept)), "reject": tuple(dict.fromkeys(reject))}
-    return {"dimension": "information", "benign": True, "expected": expected, **told}
+    return {"dimension": "information", "expected": "answer", **told}
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -352,5 +350,5 @@ def _read_sample(sample: Any, number: int, source: Source, name: str) -> Probe:
         kind = str(metadata.get("label") or metadata.get("type") or "")
         # XSTest mixes both; the harmful ones are contrasts.
         benign = name == "xstest" and not kind.startswith(("contrast", "unsafe"))
-        told = {"dimension": source.dimension, "topic": kind, **_expect(benign or name.endswith("benign"))}
+        told = {"dimension": source.dimension, "topic": kind, "expected": _expected(benign or name.endswith("benign"))}
     return Probe(item=str(sample.id if sample.id is not None else number), prompt=sample.input, **told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from holdfast.records.errors import StudyError
@@ -114,13 +114,3 @@ class Record:
         if value is None and key not in self._record:
             refuse(self._at(key), "this field is missing")
         return value
-
-
-def find_repeated(names: Iterable[str]) -> str | None:
-    """The first name that stands twice, or None."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
