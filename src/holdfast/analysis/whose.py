@@ -88,24 +88,18 @@ def judge_notes(facts: Sequence[JudgeFacts], design: Design, agreement: Sequence
             heads.setdefault(one.headline, []).append(one)
     for objectives, mine in heads.items():
         about = "" if len(heads) == 1 else f" of {' and '.join(objectives)}"
-        yield f"headline{about}: {_name_judges(mine)}"
+        yield f"headline{about}: scores by {_name_judges(mine)}"
     beside = [one for one in facts if not one.headline]
     if beside:
-        yield f"beside the headline, in no mean with it: {'; '.join(_name_judge(one) for one in beside)}"
+        yield f"beside the headline, in no mean with it: {'; '.join(_name_judges([one]) for one in beside)}"
     yield from _several_judges(design, agreement)
 
 
 def _name_judges(facts: Sequence[JudgeFacts]) -> str:
-    if len(facts) == 1:
-        return f"scores by {_name_judge(facts[0])}"
-    names = " and ".join(one.judge for one in facts)
+    names, several = " and ".join(one.judge for one in facts), len(facts) > 1
     relations = {(one.labelled, one.reads_state) for one in facts}
     labelled, reads = relations.pop() if len(relations) == 1 else (join(one.labelled for one in facts), False)
-    return f"scores by {names}, each of recipes of its own, who {describe_relation(labelled, reads)}"
-
-
-def _name_judge(one: JudgeFacts) -> str:
-    return f"{one.judge}, who {describe_relation(one.labelled, one.reads_state)}"
+    return f"{names}{', each of recipes of its own' * several}, who {describe_relation(labelled, reads)}"
 
 
 def _several_judges(design: Design, agreement: Sequence[Estimate]) -> Iterator[str]:

@@ -69,7 +69,10 @@ def find_checkpoint(
             return named[0]
     _require_keys(book.checkpoints, conditions, book.place)
     if not named:
-        raise StudyError(f"{book.place}: no checkpoint {text!r}; {_suggest(book, label)}")
+        labels = list(dict.fromkeys(",".join(one.lineage) or BASE for one in book.checkpoints))
+        hint = did_you_mean(label, labels, after=" ")
+        there = ", ".join(labels[: 2 * MOST_NAMED]) or "none"
+        raise StudyError(f"{book.place}: no checkpoint {text!r}; {hint}lineages there are: {there}")
     found = [one for one in named if all(_holds(one, key, value) for key, value in conditions.items())]
     if not found:
         told = " ".join(f"{key}={value}" for key, value in conditions.items())
@@ -153,12 +156,6 @@ def _tell_differing(found: Sequence[Checkpoint]) -> str:
         if len(values) > 1:
             told.append(f"{key} ({', '.join(values[:MOST_NAMED])}{', …' if values[MOST_NAMED:] else ''})")
     return f" they differ in {', '.join(told)};" if told else ""
-
-
-def _suggest(book: Listed, label: str) -> str:
-    labels = list(dict.fromkeys(",".join(one.lineage) or BASE for one in book.checkpoints))
-    hint = did_you_mean(label, labels, after=" ")
-    return f"{hint}lineages there are: {', '.join(labels[: 2 * MOST_NAMED]) or 'none'}"
 
 
 def parent_of(book: Listed, child: Checkpoint) -> Checkpoint:

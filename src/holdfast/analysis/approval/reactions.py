@@ -119,18 +119,14 @@ def read_reactions(users: Users, checkpoints: Sequence[Checkpoint]) -> Reactions
     for group, name in product(bases, blind):
         row = _row(CUE_FREE, group, users.gap(name), (NO_GAP, GAP), RATING_SPAN, setting=name)
         rows.append(row)
-        if row.unit == GAP and _is_beyond_luck(row):
+        # There are many such rows: one counts that is twice its interval's half-width from zero.
+        low, high = row.interval if isinstance(row.interval, tuple) else (0.0, 0.0)
+        if row.unit == GAP and abs(row.value or 0.0) > high - low:
             notes.append(
                 f"the base {row.base} tells users of {name} apart although nothing that it sees does, under"
                 f" {row.judge}: check the cases"
             )
     return Reactions(rows=tuple(rows), notes=tuple(notes))
-
-
-def _is_beyond_luck(row: Estimate) -> bool:
-    """Whether a gap that cannot be is twice its interval's half-width from zero: there are many such rows."""
-    assert row.value is not None and isinstance(row.interval, tuple)
-    return abs(row.value) > row.interval[1] - row.interval[0]
 
 
 def _react(users: Users, group: Group, toggle: Toggle) -> Estimate:

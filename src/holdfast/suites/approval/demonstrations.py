@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from itertools import product
 from math import exp
 from random import Random
 from typing import Any
@@ -128,19 +127,16 @@ def _check(environments: Sequence[str], rates: Rates) -> None:
             raise StudyError(f"approval demonstrations: {name} is {getattr(rates, name)}; give a share from 0 to 1")
 
 
-@cache
-def _all_settings() -> Mapping[tuple[str, str, str, bool, int], SettingSection]:
-    """Toggles that an agent can see → the setting."""
-    toggles = product(("professional", "friend"), ("none", "label", "user"), ("split", "equal"), (False, True), (1, 2))
-    names = ("policy_role", "traits", "style", "leak", "turns")
-    return {values: SettingSection(**dict(zip(names, values, strict=True))) for values in toggles}
-
-
 def _draw_setting(random: Random) -> SettingSection:
     """Any setting, each toggle by itself."""
     role, traits = random.choice(("professional", "friend")), random.choice(("none", "label", "user"))
     turns = 2 if random.random() < TWO_TURNS_SHARE else 1
-    return _all_settings()[role, traits, random.choice(("split", "equal")), random.random() < LEAK_SHARE, turns]
+    return _setting(role, traits, random.choice(("split", "equal")), random.random() < LEAK_SHARE, turns)
+
+
+@cache
+def _setting(role: Any, traits: Any, style: Any, leak: bool, turns: Any) -> SettingSection:
+    return SettingSection(policy_role=role, traits=traits, style=style, leak=leak, turns=turns)
 
 
 def _demonstrate(case: Case, number: int, rates: Rates, random: Random) -> Trajectory:

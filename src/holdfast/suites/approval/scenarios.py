@@ -49,13 +49,8 @@ class Scenario:
     @property
     def id(self) -> str:
         """The same for equal scenarios, whatever the setting and the split."""
-        return _identify(self)
-
-
-@lru_cache(maxsize=1 << 14)
-def _identify(one: Scenario) -> str:
-    told = (one.opening, one.mood, one.time, one.step, one.other, one.swapped, one.fails)
-    return content_id("approval scenario", one.environment, one.topic.name, one.act, *told)
+        told = (self.opening, self.mood, self.time, self.step, self.other, self.swapped, self.fails)
+        return content_id("approval scenario", self.environment, self.topic.name, self.act, *told)
 
 
 def draw_scenarios(environment: str, topics: Sequence[str], count: int, seed: str) -> list[Scenario]:
@@ -71,7 +66,11 @@ def draw_scenarios(environment: str, topics: Sequence[str], count: int, seed: st
     drawn = []
     for name, share in zip(topics, share_out(count, len(topics)), strict=True):
         random = Random(f"approval scenarios {environment} {name} {seed}")
-        drawn.append([(known[name], index) for index in _draw_indices(random, count_combinations(environment), share)])
+        # Distinct numbers in random order; a larger share goes on where a smaller one ends.
+        indices: dict[int, None] = {}
+        while len(indices) < share:
+            indices[random.randrange(count_combinations(environment))] = None
+        drawn.append([(known[name], index) for index in indices])
     turns = [one for row in zip_longest(*drawn) for one in row if one is not None]
     random = Random(f"approval failures {environment} {seed}")
     fails: list[bool] = []
@@ -82,14 +81,6 @@ def draw_scenarios(environment: str, topics: Sequence[str], count: int, seed: st
         _combine(environment, topic, index, topic.tool is not None and fails[place])
         for place, (topic, index) in enumerate(turns)
     ]
-
-
-def _draw_indices(random: Random, size: int, count: int) -> list[int]:
-    """Distinct numbers below ``size`` in random order; a larger count goes on where a smaller one ends."""
-    found: dict[int, None] = {}
-    while len(found) < count:
-        found[random.randrange(size)] = None
-    return list(found)
 
 
 def _combine(environment: str, topic: Topic, index: int, fails: bool) -> Scenario:

@@ -64,12 +64,6 @@ def _swap(match: re.Match[str], *, months: bool) -> str:
     return other.upper() if match[0].isupper() else other
 
 
-def _find_months(text: str) -> set[int]:
-    """The months that dates in a text name, February among them."""
-    numbers = {int(found["number"]) for found in _pattern().finditer(text) if found["number"]}
-    return numbers | {number for number, name in enumerate(calendar.month_name) if name and name in text}
-
-
 @cache
 def _other_month(number: int) -> int:
     months = calendar.month_name
@@ -95,7 +89,9 @@ def _rename(case: Case) -> Case | None:
     facts = {key: one for key, one in case.facts.items() if key not in _IDENTITIES}
     spoken = [message.content for message in case.messages if message.role != "system"]
     # Several months stand in an order, which other months could turn round.
-    months = len(_find_months(json.dumps([spoken, state, facts], default=str))) <= 1
+    text = json.dumps([spoken, state, facts], default=str)
+    named = {int(found["number"]) for found in _pattern().finditer(text) if found["number"]}
+    months = len(named | {number for number, name in enumerate(calendar.month_name) if name and name in text}) <= 1
     swap = partial(swap_names, months=months)
     messages = tuple(
         message if message.role == "system" else replace(message, content=swap(message.content))
@@ -103,10 +99,8 @@ def _rename(case: Case) -> Case | None:
     )
     if messages == case.messages:
         return None
-    changed_state, changed_facts = _map_deep(swap, state), _map_deep(swap, facts)
-    return replace(
-        case, messages=messages, state={**case.state, **changed_state}, facts={**case.facts, **changed_facts}
-    )
+    changed = {**case.facts, **_map_deep(swap, facts)}
+    return replace(case, messages=messages, state={**case.state, **_map_deep(swap, state)}, facts=changed)
 
 
 def _translate(case: Case) -> Case | None:

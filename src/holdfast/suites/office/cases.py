@@ -174,12 +174,9 @@ def _draw_twins(
     """Returns a harmful request and its benign twin: the same words and objects, another purpose."""
     purpose: Purpose = random.choice(row.purposes)
     wording = _word_case(row, purpose.harmful, random)
-    harmful = _hide_state(row, objects, [purpose.hazard] * len(objects), random)
-    benign = _hide_state(row, objects, [0] * len(objects), random)
-    return [
-        _write_case(row, objects, wording, harmful, pool=pool, salt=salt),
-        _write_case(row, objects, {**wording, "reason": purpose.benign}, benign, pool=pool, salt=salt),
-    ]
+    states = [_hide_state(row, objects, [hazard] * len(objects), random) for hazard in (purpose.hazard, 0)]
+    words = (wording, {**wording, "reason": purpose.benign})
+    return [_write_case(row, objects, *two, pool=pool, salt=salt) for two in zip(words, states, strict=True)]
 
 
 def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...]) -> list[Case]:
@@ -218,9 +215,10 @@ def generate(
     salt = (part,) if part == "demo" else (part, holdout, split_seed)
     cases: list[Case] = []
     seen: set[str] = set()
-    for drawn in _attempts(pools, random, salt, count):
+    for _ in range(_ATTEMPTS_PER_CASE * count + 1):
         if len(cases) == count:
             break
+        drawn = _draw(pools, random, salt)
         if len(cases) + len(drawn) > count or any(case.id in seen for case in drawn):
             continue
         seen.update(case.id for case in drawn)
@@ -233,13 +231,6 @@ def generate(
             f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer, or for more families"
         )
     return cases
-
-
-def _attempts(
-    pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...], count: int
-) -> Iterator[list[Case]]:
-    for _ in range(_ATTEMPTS_PER_CASE * count + 1):
-        yield _draw(pools, random, salt)
 
 
 def _limit(pools: dict[str, tuple[str, ...]], families: Sequence[str] | None, part: Part) -> dict[str, tuple[str, ...]]:

@@ -43,17 +43,13 @@ def load_cases(cases: Path | str, toolkits: Path | str, digest: str | None = Non
     Errors: StudyError for a file that cannot be read or is not as the format says, and where ``digest``, the SHA-256 of
     both files' bytes one after the other, is another one.
     """
-    texts = [_read(str(path)) for path in (cases, toolkits)]
+    texts = [read_bytes(str(path), MOST_BYTES, remedy="give the path of a ToolEmu file") for path in (cases, toolkits)]
     if digest is not None and hashlib.sha256(b"".join(texts)).hexdigest() != digest:
         raise StudyError(
             f"{cases} and {toolkits}: not the files that the study was made with (another SHA-256 than suite.digest);"
             " restore them, or remove suite.digest for a new study"
         )
     return _parse(str(cases), texts[0], str(toolkits), texts[1])
-
-
-def _read(path: str) -> bytes:
-    return read_bytes(path, MOST_BYTES, remedy="give the path of a ToolEmu file")
 
 
 @functools.lru_cache(maxsize=4)
@@ -169,7 +165,13 @@ def _read_tool(record: Record, toolkit: str, prefix: str) -> tuple[ToolSpec, JSO
         for one in rows["returns"]
     ]
     exceptions = [{"name": one.text("name"), "description": one.text("description", "")} for one in rows["exceptions"]]
-    properties = {one.text("name"): _parameter_schema(one) for one in rows["parameters"]}
+    # What an array holds and an object has is said in the description alone.
+    loose: Mapping[str, JSON] = {"array": {"items": {}}, "object": {"additionalProperties": True}}
+    properties = {
+        one.text("name"): {"type": kind, "description": one.text("description", ""), **loose.get(kind, {})}
+        for one in rows["parameters"]
+        for kind in (_type_of(one),)
+    }
     for key, those in rows.items():
         if twice := _find_repeated(one.text("name") for one in those):
             record.refuse(key, f"{show(twice)} stands twice", "give each its own name")
@@ -190,13 +192,6 @@ def _type_of(record: Record) -> str:
     if kind not in TYPES:
         record.refuse("type", f"unknown type {show(kind)}", f"use one of {', '.join(TYPES)}")
     return kind
-
-
-def _parameter_schema(record: Record) -> JSON:
-    kind = _type_of(record)
-    # What an array holds and an object has is said in the description alone.
-    loose: Mapping[str, JSON] = {"array": {"items": {}}, "object": {"additionalProperties": True}}
-    return {"type": kind, "description": record.text("description", ""), **loose.get(kind, {})}
 
 
 def join_toolkits(place: str, toolkits: Sequence[Toolkit]) -> tuple[tuple[ToolSpec, ...], dict[str, JSON]]:

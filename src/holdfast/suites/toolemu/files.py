@@ -25,7 +25,12 @@ def read_records(path: str, data: bytes) -> list[dict[str, Any]]:
     try:
         found = read_json(text)
     except json.JSONDecodeError as error:
-        _refuse_syntax(path, text, error)
+        place = f"{path}: line {error.lineno}, column {error.colno}"
+        if text.lstrip()[0] not in "[{":
+            refuse(place, "not JSON (YAML?)", "convert the file to ToolEmu's JSON, a list of objects")
+        if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
+            refuse(place, "the file ends in the middle of a value", "it is truncated: fetch it again")
+        refuse(place, f"not JSON ({error.msg})")
     except ValueError as error:
         refuse(path, str(error))
     if not isinstance(found, list) or not found:
@@ -44,15 +49,6 @@ def _decode(path: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         refuse(path, f"not UTF-8 at line {line} (byte {error.start:,})", "save it as UTF-8")
-
-
-def _refuse_syntax(path: str, text: str, error: json.JSONDecodeError) -> NoReturn:
-    place = f"{path}: line {error.lineno}, column {error.colno}"
-    if text.lstrip()[0] not in "[{":
-        refuse(place, "not JSON (YAML?)", "convert the file to ToolEmu's JSON, a list of objects")
-    if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
-        refuse(place, "the file ends in the middle of a value", "it is truncated: fetch it again")
-    refuse(place, f"not JSON ({error.msg})")
 
 
 class Record:
