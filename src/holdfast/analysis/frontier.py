@@ -100,19 +100,21 @@ def cloud(
             if x.runs:
                 found.append((base, config, x, y))
     size = design.flat.shape[0]
-    contrasts = [x for _, _, x, _ in found]
-    shared = [unit for unit in (contrasts[0].units if found else ()) if all(unit in x.units for x in contrasts)]
-    units = [
-        [(x.by_unit[x.units.index(unit)], y.by_unit[y.units.index(unit)]) for _, _, x, y in found] for unit in shared
-    ]
+    axes = [x for _, _, x, _ in found], [y for *_, y in found]
+    shared = [unit for unit in (axes[0][0].units if found else ()) if all(unit in x.units for x in axes[0])]
+    all_x, all_y = (np.array([one.weights for one in axis]).reshape(len(found), size) for axis in axes)
+
+    def within(axis: Sequence[Contrast], unit: Hashable) -> Floats:
+        return np.stack([one.by_unit[one.units.index(unit)] for one in axis])
+
     return Cloud(
-        bases=tuple(base for base, _, _, _ in found),
-        configs=tuple(config for _, config, _, _ in found),
-        x=np.array([x.weights for x in contrasts]).reshape(len(found), size),
-        y=np.array([y.weights for _, _, _, y in found]).reshape(len(found), size),
-        units=tuple((np.stack([x for x, _ in one]), np.stack([y for _, y in one])) for one in units),
-        cells=_cells([x for _, _, x, _ in found], [y for _, _, _, y in found], shared),
-        unit=contrasts[0].unit if found else "seeds",
+        bases=tuple(base for base, *_ in found),
+        configs=tuple(config for _, config, *_ in found),
+        x=all_x,
+        y=all_y,
+        units=tuple((within(axes[0], unit), within(axes[1], unit)) for unit in shared),
+        cells=_cells(*axes, shared),
+        unit=axes[0][0].unit if found else "seeds",
         covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(len(found), 2, 2),
         left_out=tuple(left_out),
     )
@@ -238,14 +240,11 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     away = distances_of(drawn, fisher, claim)
     if away is None:
         return None
-    half = max(away)
-    found = drawn.found
-    case, seed = found.case, found.seed
-    assert case is not None  # a margin needs it
-    # Few seeds tell their own variance badly: the upper end takes off as much as it may well be.
-    noise = (
-        case if claim == "checkpoint" or seed is None else case + seed * found.degrees / chdtri(found.degrees, LIKELY)
-    )
+    half, found, noise = max(away), drawn.found, drawn.found.case
+    assert noise is not None  # a margin needs it
+    if claim == "recipe" and found.seed is not None:
+        # Few seeds tell their own variance badly: the upper end takes off as much as it may well be.
+        noise = noise + found.seed * found.degrees / chdtri(found.degrees, LIKELY)
     clean = noiseless_correlation(drawn.x, drawn.y, noise)
     z = float(fisher(drawn.x, drawn.y))
     low = 0.0 if half >= abs(z) else np.tanh(abs(z) - half) ** 2

@@ -64,6 +64,7 @@ from holdfast.records.arrays import Bools, Floats
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
 from holdfast.stats.lines import Lines, curve_distances
+from holdfast.stats.resample import row_means
 from holdfast.study.rules import GateSection
 
 Axes = tuple[tuple[str, Any], ...]
@@ -323,9 +324,8 @@ def _doses(
             axes=dict(config[1]),
         )
     tried = ", ".join(f"{dose_of(config):g}" for config in doses)
-    told = (
-        f"safety alone is held against {name_config(first)}, at margin {gate.margin:g}; `holdfast gate` has all checks"
-    )
+    against = f"safety alone is held against {name_config(first)}, at margin {gate.margin:g}"
+    told = f"{against}; `holdfast gate` has all checks"
     why = () if passing is not None else (f"none of the doses {tried} passes at margin {gate.margin:g}",)
     yield Estimate(
         kind="reteach_dose",
@@ -350,22 +350,14 @@ def case_changes(
     number, values = design.objective(objective), design.panel.values
     found = [
         values[number, own] - values[number, other]
-        for key in keys
-        for matched in (match(design, key, (config, first), (number,)),)
+        for matched in (match(design, key, (config, first), (number,)) for key in keys)
         for own, other in zip(matched.rows[config], matched.rows[first], strict=True)
     ]
     if not found:
         return np.zeros(0)
-    stacked = np.stack(found)
-    there = np.isfinite(stacked)
-    counts = there.sum(axis=0)
-    sums = np.where(there, stacked, 0.0).sum(axis=0)
-    kept = np.flatnonzero(counts)
-    changes = np.asarray(sums[kept] / counts[kept], dtype=np.float64)
-    scores = design.panel.cells.scores
-    names = [scores.case_ids[case] for case in kept]
-    place = {name: position for position, name in enumerate(names)}
-    order = [place[name] for name in order_cases(names)]
+    changes, scores = row_means(np.stack(found, axis=1)), design.panel.cells.scores
+    place = {scores.case_ids[case]: int(case) for case in np.flatnonzero(np.isfinite(changes))}
+    order = [place[name] for name in order_cases(list(place))]
     if family:
-        return cluster_means(changes[order], [scores.families[kept[position]] for position in order])
+        return cluster_means(changes[order], [scores.families[case] for case in order])
     return np.asarray(changes[order], dtype=np.float64)

@@ -44,14 +44,7 @@ def cluster_means(values: Floats, clusters: Sequence[Hashable]) -> Floats:
     return np.asarray(sums / np.bincount(index, minlength=len(places)), dtype=np.float64)
 
 
-def lower_bound(
-    values: Floats,
-    alpha: float,
-    *,
-    low: float,
-    high: float,
-    method: BoundMethod = "gaffke",
-) -> float:
+def lower_bound(values: Floats, alpha: float, *, low: float, high: float, method: BoundMethod = "gaffke") -> float:
     """A bound that lies above the true mean in at most ``alpha`` of samples, within [low, high].
 
     - "gaffke": the smallest mean that Gaffke's test does not reject (see ``stats.gaffke``), at most the mean of the
@@ -68,47 +61,25 @@ def lower_bound(
     return low + (high - low) * _lower(_scaled(values, low, high), alpha, method)
 
 
-def upper_bound(
-    values: Floats,
-    alpha: float,
-    *,
-    low: float,
-    high: float,
-    method: BoundMethod = "gaffke",
-) -> float:
+def upper_bound(values: Floats, alpha: float, *, low: float, high: float, method: BoundMethod = "gaffke") -> float:
     """A bound that lies below the true mean in at most ``alpha`` of samples: ``lower_bound`` of the negated values."""
     return -lower_bound(-np.asarray(values, dtype=np.float64), alpha, low=-high, high=-low, method=method)
 
 
 def p_value(
-    values: Floats,
-    null: float,
-    *,
-    low: float,
-    high: float,
-    side: Side = "greater",
-    method: BoundMethod = "gaffke",
+    values: Floats, null: float, *, low: float, high: float, side: Side = "greater", method: BoundMethod = "gaffke"
 ) -> float:
     """The level at which "the mean is at most ``null``" (side "greater"; "less": at least) is just rejected.
 
     It is at most α where the bound of the same method excludes ``null`` at α, and only there. Raises as
     ``lower_bound``.
     """
-    if side == "less":
-        negated = -np.asarray(values, dtype=np.float64)
-        return p_value(negated, -null, low=-high, high=-low, method=method)
     values = np.asarray(values, dtype=np.float64)
-    return float(p_values(values[None], null, low=low, high=high, method=method)[0])
+    return float(p_values(values[None], null, low=low, high=high, side=side, method=method)[0])
 
 
 def p_values(
-    samples: Floats,
-    null: float,
-    *,
-    low: float,
-    high: float,
-    side: Side = "greater",
-    method: BoundMethod = "gaffke",
+    samples: Floats, null: float, *, low: float, high: float, side: Side = "greater", method: BoundMethod = "gaffke"
 ) -> Floats:
     """``p_value`` of each row of ``samples`` (rows, n): shape (rows,)."""
     if side == "less":

@@ -102,19 +102,14 @@ def gather(values: Floats, *, low: float, high: float) -> Pilot:
     found, counts = found[counts > 1], counts[counts > 1]
     order = np.argsort(~np.isfinite(found), axis=1, kind="stable")
     found = np.take_along_axis(found, order, axis=1)
-    return Pilot(values=found, counts=counts, mixing=_mixing(found, counts), low=low, high=high)
-
-
-def _mixing(found: Floats, counts: NDArray[np.int64]) -> float:
-    """How much of each rollout to draw from any case, so that the case means vary by (1 − mixing)² of what they do.
-
-    That is the variance between cases: what is seen of it less what the rollouts of a case add to it.
-    """
+    # Means of (1 − mixing) own rollouts vary between cases by (1 − mixing)² of what those of the pilot do: as much as
+    # is seen of them, less what the rollouts of a case add to it.
     means = np.nanmean(found, axis=1)
     within = float(np.nansum((found - means[:, None]) ** 2) / (counts - 1).sum())
     seen = float(means.var(ddof=1))
     between = max(0.0, seen - within * float(np.mean(1 / counts)))
-    return 1.0 - float(np.sqrt(between / seen)) if seen > 0 else 1.0
+    mixing = 1.0 - float(np.sqrt(between / seen)) if seen > 0 else 1.0
+    return Pilot(values=found, counts=counts, mixing=mixing, low=low, high=high)
 
 
 def read_pilot(pilot: Floats, *, low: float, high: float, change: float = 0.0) -> Pilot:

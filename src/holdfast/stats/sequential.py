@@ -107,27 +107,16 @@ class ChangeMonitor:
         if not shared:
             return None
         values = np.array([[one[case] for one in looks] for case in shared], dtype=np.float64).mean(axis=1)
-        low = lower_bound(values, level, low=self.low, high=self.high, method=self.method)
-        high = upper_bound(values, level, low=self.low, high=self.high, method=self.method)
-        return Window(
-            looks=span,
-            cases=len(shared),
-            change=float(values.mean()),
-            lower=low,
-            upper=high,
-            alarm=high < -self.margin,
-            warning=high < 0,
+        low, high = (
+            bound(values, level, low=self.low, high=self.high, method=self.method)
+            for bound in (lower_bound, upper_bound)
         )
+        told = {"alarm": high < -self.margin, "warning": high < 0}
+        return Window(looks=span, cases=len(shared), change=float(values.mean()), lower=low, upper=high, **told)
 
 
 def alarms(
-    differences: Floats,
-    *,
-    low: float,
-    high: float,
-    alpha: float,
-    margin: float,
-    method: BoundMethod = "gaffke",
+    differences: Floats, *, low: float, high: float, alpha: float, margin: float, method: BoundMethod = "gaffke"
 ) -> NDArray[np.bool_]:
     """At which looks ``ChangeMonitor`` alarms, in many runs at once: (runs, cases, looks) → (runs, looks).
 

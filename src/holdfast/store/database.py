@@ -119,27 +119,21 @@ def connect(path: Path, *, writable: bool) -> Opened:
         db.close()
         tell_damage(path, error)
         raise StoreError(f"{path / DATABASE}: cannot be opened ({error}); check its disk and its owner") from error
-    problem = _find_problem(path, found and found[0], sealed=sealed, writable=writable)
+    form, problem = found and found[0], None
+    if form not in (str(FORMAT), str(UNSEALED)):
+        problem = f"store format {form}, this holdfast reads {UNSEALED} and {FORMAT}; use the version that wrote it"
+    elif sealed != (form == str(FORMAT)):
+        problem = f"damaged (format {form} {'with' if sealed else 'without'} digests); restore the run"
+        path /= DATABASE
+    elif writable and not sealed:
+        problem = (
+            "was written by an earlier version, whose rows have no digests, and is only read; go on with a copy:"
+            f" `holdfast export {path} --to run -o NEW`"
+        )
     if problem is not None:
         db.close()
-        raise StoreError(problem)
+        raise StoreError(f"{path}: {problem}")
     return Opened(db, dictionaries, sealed)
-
-
-def _find_problem(path: Path, form: object, *, sealed: bool, writable: bool) -> str | None:
-    """Why a database of this format is not opened; None where it is."""
-    if form not in (str(FORMAT), str(UNSEALED)):
-        return (
-            f"{path}: store format {form}, this holdfast reads {UNSEALED} and {FORMAT}; use the version that wrote it"
-        )
-    if sealed != (form == str(FORMAT)):
-        return f"{path / DATABASE}: damaged (format {form} {'with' if sealed else 'without'} digests); restore the run"
-    if writable and not sealed:
-        return (
-            f"{path}: was written by an earlier version, whose rows have no digests, and is only read; go on with a"
-            f" copy: `holdfast export {path} --to run -o NEW`"
-        )
-    return None
 
 
 def tell_damage(path: Path, error: BaseException | None) -> None:
@@ -217,11 +211,9 @@ def copy_rows(source: Path, target: Path, change: Callable[[sqlite3.Connection],
         for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
             columns = [row[1] for row in db.execute(f"PRAGMA main.table_info({table})")]
             if table in held and table not in ("seals", "sealed"):
-                named = [name for name in columns if name != "seal"]
-                taken = ", ".join(named) + (", 0" if "seal" in columns else "")
-                into = ", ".join(named) + (", seal" if "seal" in columns else "")
+                taken = ", ".join("0" if name == "seal" else name for name in columns)
                 where = " WHERE key <> 'format'" if table == "meta" else ""
-                db.execute(f"INSERT INTO main.{table} ({into}) SELECT {taken} FROM old.{table}{where}")
+                db.execute(f"INSERT INTO main.{table} SELECT {taken} FROM old.{table}{where}")
         if "seals" not in held:
             db.execute("INSERT OR IGNORE INTO meta VALUES (?, 'of a copy')", (COPIED_KEY,))
         change(db)
