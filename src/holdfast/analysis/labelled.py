@@ -17,7 +17,7 @@ from typing import Any
 
 from holdfast.analysis.roles import MERGE
 from holdfast.judges.state import StateJudge
-from holdfast.records import Checkpoint, Labelled, StageRecord
+from holdfast.records import Checkpoint, Labelled
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.store import Store
 from holdfast.store.origins import FOREIGN
@@ -135,31 +135,23 @@ class _Known:
         found: list[Labellers] = []
         for stage in checkpoint.stages:
             if stage.method == MERGE:
-                found += self._of_merge(checkpoint, stage)
-            elif stage.method not in UNLABELLED:
-                found.append(self._of_stage(checkpoint, stage))
+                parts, wanted = merged_from(self.checkpoints, checkpoint), stage.settings.get(MERGED, ())
+                lacking = len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1
+                found += [one for part in parts for one in self.labellers(part)] + [None] * lacking
+            elif stage.method in UNLABELLED:
+                continue
+            elif stage.method in REWARD_METHODS:
+                found.append(self.rewards.get(str(stage.settings.get("reward"))) or self.rewards.get(""))
+            elif stage.data is not None and stage.data in self.pairs:
+                found.append(self.pairs[stage.data])
+            else:
+                # A study with several judges leaves it to an order that no run keeps.
+                readers = [name for name, one in _judges(self.study).items() if not rates_users(one.get("kind"))]
+                named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE)
+                named = named or (self.study.get("pairs") or {}).get("judge")
+                named = named or (readers[0] if len(readers) == 1 else None)
+                found.append(None if named is None else frozenset({str(named)}))
         return tuple(found)
-
-    def _of_merge(self, checkpoint: Checkpoint, stage: StageRecord) -> list[Labellers]:
-        parts = merged_from(self.checkpoints, checkpoint)
-        wanted = stage.settings.get(MERGED, ())
-        lacking = len(wanted) - len(parts) if isinstance(wanted, list | tuple) and wanted else 1
-        return [one for part in parts for one in self.labellers(part)] + [None] * lacking
-
-    def _of_stage(self, checkpoint: Checkpoint, stage: StageRecord) -> Labellers:
-        if stage.method in REWARD_METHODS:
-            return self.rewards.get(str(stage.settings.get("reward"))) or self.rewards.get("")
-        if stage.data is not None and stage.data in self.pairs:
-            return self.pairs[stage.data]
-        named = stage.settings.get(PAIR_JUDGE) or checkpoint.axes.get(PAIR_JUDGE) or _pair_judge(self.study)
-        return None if named is None else frozenset({str(named)})
-
-
-def _pair_judge(study: Mapping[str, Any]) -> str | None:
-    """The judge whose scores make pairs in a study; None where the study leaves it to an order that no run keeps."""
-    named = (study.get("pairs") or {}).get("judge")
-    readers = [name for name, one in _judges(study).items() if not rates_users(one.get("kind"))]
-    return named or (readers[0] if len(readers) == 1 else None)
 
 
 def _judges(study: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

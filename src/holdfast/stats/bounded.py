@@ -92,9 +92,13 @@ def p_values(
         return _bernstein_p(x, m)
     if method == "gaffke":
         return gaffke.p_of_rows(x, m)
-    flat = _flat(x)
-    found = _t_p(x, m)
-    if flat.any() and x.shape[1] > 1:
+    n, flat = x.shape[1], _flat(x)
+    if n == 1:
+        return np.ones(len(x))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = (x.mean(axis=-1) - m) * np.sqrt(n) / x.std(axis=-1, ddof=1)
+    found = np.asarray(special.stdtr(n - 1, -statistic), dtype=np.float64)
+    if flat.any():
         found[flat] = gaffke.p_of_rows(x[flat], m)
     return found
 
@@ -173,15 +177,6 @@ def _lower(x: Floats, alpha: float, method: BoundMethod) -> float:
         needed = math.log(2 / alpha)
         below = error * math.sqrt(2 * needed) + 7 * needed / (3 * (n - 1))
     return min(1.0, max(0.0, mean - below))
-
-
-def _t_p(x: Floats, m: float) -> Floats:
-    n = x.shape[-1]
-    if n == 1:
-        return np.ones(len(x))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = (x.mean(axis=-1) - m) * np.sqrt(n) / x.std(axis=-1, ddof=1)
-    return np.asarray(special.stdtr(n - 1, -statistic), dtype=np.float64)
 
 
 def _bernstein_p(x: Floats, m: float) -> Floats:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
-from holdfast.rollout.worlds import World
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.study.kinds import Suite, Taught
 from holdfast.study.sections import SuiteSection
 from holdfast.suites.office import cases, demonstrations
@@ -45,18 +45,12 @@ def _draw(table: SuiteSection, seed: int, part: cases.Part, count: int, split_se
     return cases.generate(seed, count, part=part, holdout=table.holdout, split_seed=split_seed)
 
 
-def _open_world(_: SuiteSection) -> World:
-    from holdfast.rollout.worlds.office import OfficeWorld
-
-    return OfficeWorld()
-
-
 SUITE = Suite(
     name="office",
     table=SuiteSection,
     check=check_drawn,
     split=_split,
-    open_world=_open_world,
+    open_world=lambda _: OfficeWorld(),
     version=cases.CASES_VERSION,
     reserve=_draw,
     teach=teach,
