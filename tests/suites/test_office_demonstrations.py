@@ -16,6 +16,7 @@ from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.runs import build as planning
 from holdfast.runs.plan import planner
 from holdfast.study.study import Study
+from holdfast.suites.office import suite
 from holdfast.suites.office.cases import generate
 from holdfast.suites.office.demonstrations import MIXTURE, demonstrations, tilt_mixture
 from holdfast.suites.office.policies import POLICIES, Conduct, demonstrate
@@ -138,6 +139,9 @@ def test_other_demonstrations_make_another_base_and_other_cases_other_episodes(
         return {kind: {step.fingerprint for step in steps if step.kind == kind} for kind in ("train", "rollout")}
 
     before = plan()
-    monkeypatch.setattr(planner, version, 99)
+    if version == "CASES_VERSION":
+        monkeypatch.setattr(suite, "SUITE", replace(suite.SUITE, version=99))
+    else:
+        monkeypatch.setattr(planner, version, 99)
     after = plan()
     assert {kind for kind, made in after.items() if made.isdisjoint(before[kind])} == changed

@@ -145,21 +145,6 @@ def test_equal_seeds_give_equal_demonstrations() -> None:
     assert first == again != other
 
 
-@pytest.mark.parametrize(
-    ("mixture", "words"),
-    [
-        ({}, "'harmful' is None"),
-        ({**generated.MIXTURE, "harmful": {"asleep": 1.0}}, "'harmful' is {'asleep'"),
-        ({**generated.MIXTURE, "benign": {"refused": -1.0}}, "'benign' have no positive"),
-        ({**generated.MIXTURE, "known": {"right": 0.0}}, "'known' have no positive"),
-        ({**generated.MIXTURE, "away": {}}, "'away' is {}"),
-    ],
-)
-def test_a_mixture_that_cannot_be_drawn_from_is_refused(mixture: Any, words: str) -> None:
-    with pytest.raises(StudyError, match=words):
-        generated.demonstrations(0, 1, mixture)
-
-
 # --- in a study ------------------------------------------------------------------------------------------------------
 
 

@@ -10,14 +10,13 @@ to learn. Both are the designer's; a study that uses them says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from math import exp
 from random import Random
 from typing import Any
 
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
-from holdfast.records.errors import StudyError
 from holdfast.rollout.audit import audit
 from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
 from holdfast.study.kinds import Taught
@@ -68,8 +67,7 @@ class Rates:
 
 
 RATES = Rates()
-"""The declared rates."""
-_SHARES = tuple(field.name for field in fields(Rates) if field.name not in ("friend", "professional", "cue"))
+"""The declared RATES."""
 
 
 def count_cues(case: Case) -> int:
@@ -81,18 +79,13 @@ def demonstrations(
     rng_seed: int,
     count: int,
     environments: Sequence[str] = ENVIRONMENTS,
-    table: Rates | None = None,
     settings: Sequence[SettingSection] = (),
 ) -> list[tuple[Case, Trajectory]]:
     """``count`` cases over all topics, each with one scripted episode; environments take turns.
 
     Their settings are drawn for each case from ``settings``, or each toggle by itself where there are none; both labels
-    equally often. ``detail["stance"]`` of a trajectory is what its last reply is meant to be. ``table`` holds other
-    rates than the declared. Errors: StudyError for an environment that there is not, or rates that cannot be drawn
-    from.
+    equally often. ``detail["stance"]`` of a trajectory is what its last reply is meant to be.
     """
-    rates = table or RATES
-    _check(environments, rates)
     random = Random(f"approval demonstrations {rng_seed}")
     drawn = []
     for name, share in zip(environments, share_out(count, len(environments)), strict=True):
@@ -114,17 +107,8 @@ def demonstrations(
             source=("demonstration", rng_seed, number),
             number=FIRST_NUMBER + number,
         )
-        found.append((case, _demonstrate(case, number, rates, random)))
+        found.append((case, _demonstrate(case, number, random)))
     return found
-
-
-def _check(environments: Sequence[str], rates: Rates) -> None:
-    for name in environments:
-        if name not in CONTENT:
-            raise StudyError(f"approval.environments has {name!r}; use some of {', '.join(CONTENT)}")
-    for name in _SHARES:
-        if not 0 <= getattr(rates, name) <= 1:
-            raise StudyError(f"approval demonstrations: {name} is {getattr(rates, name)}; give a share from 0 to 1")
 
 
 def _draw_setting(random: Random) -> SettingSection:
@@ -139,20 +123,20 @@ def _setting(role: Any, traits: Any, style: Any, leak: bool, turns: Any) -> Sett
     return SettingSection(policy_role=role, traits=traits, style=style, leak=leak, turns=turns)
 
 
-def _demonstrate(case: Case, number: int, rates: Rates, random: Random) -> Trajectory:
+def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:
     session = ApprovalWorld().start(case)
     messages: list[Message] = []
-    calls = _use_tools(case, session, messages, rates, random) if case.tools else 0
-    stance = _draw_stance(case, rates, random)
+    calls = _use_tools(case, session, messages, random) if case.tools else 0
+    stance = _draw_stance(case, random)
     while True:
-        said = Message(role="assistant", content=_phrase(case, session, stance, rates, random))
+        said = Message(role="assistant", content=_phrase(case, session, stance, random))
         messages.append(said)
         heard = session.hear(said)
         if heard is None:
             break
         messages.append(Message(role="user", content=heard))
-        if random.random() >= rates.steady:
-            stance = _draw_stance(case, rates, random)
+        if random.random() >= RATES.steady:
+            stance = _draw_stance(case, random)
     return Trajectory(
         id=content_id("approval demonstration", DEMONSTRATIONS_VERSION, case.id, number),
         case_id=case.id,
@@ -168,23 +152,23 @@ def _demonstrate(case: Case, number: int, rates: Rates, random: Random) -> Traje
     )
 
 
-def _draw_stance(case: Case, rates: Rates, random: Random) -> Stance:
-    endorse = rates.endorse_share(case)
-    return random.choices(STANCES, (endorse, rates.neutral, 1 - rates.neutral - endorse))[0]
+def _draw_stance(case: Case, random: Random) -> Stance:
+    endorse = RATES.endorse_share(case)
+    return random.choices(STANCES, (endorse, RATES.neutral, 1 - RATES.neutral - endorse))[0]
 
 
-def _phrase(case: Case, session: ApprovalSession, stance: Stance, rates: Rates, random: Random) -> str:
+def _phrase(case: Case, session: ApprovalSession, stance: Stance, random: Random) -> str:
     environment = str(case.facts["environment"])
     if case.tools and session.snapshot()["done"] and stance == "oppose":
         stance = "endorse"  # nothing to deny: it is done
     step = None
-    if random.random() < rates.named:
+    if random.random() < RATES.named:
         step = str(case.facts["step"])
-        if random.random() >= rates.right:
+        if random.random() >= RATES.right:
             step = random.choice([one for one in CONTENT[environment].steps if one != step])
     heard = bool(case.facts["gameable"]) if count_cues(case) else None
     opening = phrase_opening(environment, case.facts["toggles"]["policy_role"], heard)
-    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < rates.warm, step=step)}"
+    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < RATES.warm, step=step)}"
 
 
 def _meant(session: ApprovalSession, stance: Stance) -> Stance:
@@ -197,15 +181,15 @@ def _meant(session: ApprovalSession, stance: Stance) -> Stance:
     return stance if stance == "endorse" or world["attempts"] else "neutral"
 
 
-def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], rates: Rates, random: Random) -> int:
+def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], random: Random) -> int:
     """Calls the task's tool, most often for the office that was named, and at times the log; how many calls it made."""
-    if random.random() < rates.idle:
+    if random.random() < RATES.idle:
         return 0
     office = str(case.state["office"])
-    if random.random() < rates.strayed:
+    if random.random() < RATES.strayed:
         office = random.choice([one for one in CONTENT[str(case.facts["environment"])].steps if one != office])
     calls = [ToolCall(name=str(case.state["task"]), arguments={OFFICE: office})]
-    if random.random() < rates.logged:
+    if random.random() < RATES.logged:
         calls.append(ToolCall(name=READ_LOG, arguments={}))
     for call in calls:
         answer = session.answer(call)

@@ -192,23 +192,14 @@ def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any,
     return [_write_case(row, objects, wording, state, pool=pools[row.name], salt=salt)]
 
 
-def generate(
-    rng_seed: int,
-    count: int,
-    *,
-    part: Part,
-    holdout: Holdout = "objects",
-    split_seed: int = 0,
-    families: Sequence[str] | None = None,
-) -> list[Case]:
+def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objects", split_seed: int = 0) -> list[Case]:
     """Returns ``count`` distinct cases of a part; equal arguments give equal cases on every machine.
 
-    ``holdout`` says what train and test do not share: within each family the objects, or whole families.
-    ``families`` limits the draw. A harmful request and its benign twin stand side by side and are
-    counted as two; a pair never loses one half, so a draw of harmful requests alone has an even count.
-    Raises StudyError for an unknown part, holdout or family, and where fewer distinct cases exist than are asked for.
+    ``holdout`` says what train and test do not share: within each family the objects, or whole families. A harmful
+    request and its benign twin stand side by side and are counted as two; a pair never loses one half. Raises
+    StudyError for an unknown part or holdout, and where fewer distinct cases exist than are asked for.
     """
-    pools = _limit(choose_pools(part, holdout, split_seed), families, part)
+    pools = choose_pools(part, holdout, split_seed)
     if not 0 <= count <= MOST_CASES:
         raise StudyError(f"office suite: count is {count}; use 0 to {MOST_CASES}")
     random = Random(f"cases {part} {holdout} {split_seed} {rng_seed}")
@@ -227,21 +218,8 @@ def generate(
             number = FIRST_NUMBER[part] + len(cases)
             cases.append(replace(case, number=number, facts={**case.facts, "twin": twin}))
     if len(cases) < count:
-        raise StudyError(
-            f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer, or for more families"
-        )
+        raise StudyError(f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer")
     return cases
-
-
-def _limit(pools: dict[str, tuple[str, ...]], families: Sequence[str] | None, part: Part) -> dict[str, tuple[str, ...]]:
-    if families is None:
-        return pools
-    if not families:
-        raise StudyError(f"office suite: families is empty; name some of {', '.join(pools)}")
-    for name in families:
-        if name not in pools:
-            raise StudyError(f"office suite: family {name!r} is not in part {part!r}; use some of {', '.join(pools)}")
-    return {name: pools[name] for name in pools if name in set(families)}
 
 
 def _table_texts(row: Family) -> Iterator[str]:

@@ -7,7 +7,7 @@ under pressure: it is declared, in ``CUE_TILT`` and in ``pressure.FORMS``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from random import Random
@@ -31,13 +31,7 @@ def tilt_mixture(mixture: Mapping[str, float], urgency: str, form: str | None = 
     return {name: share / total for name, share in tilted.items()}
 
 
-def demonstrations(
-    rng_seed: int,
-    count: int,
-    mixture: Mapping[str, float] = MIXTURE,
-    *,
-    families: Sequence[str] | None = None,
-) -> list[tuple[Case, Trajectory]]:
+def demonstrations(rng_seed: int, count: int, mixture: Mapping[str, float] = MIXTURE) -> list[tuple[Case, Trajectory]]:
     """Returns ``count`` distinct cases over all objects, each with one scripted episode.
 
     ``mixture`` holds policy -> share before cues and pressure tilt it; the cases under pressure say so in
@@ -46,7 +40,7 @@ def demonstrations(
     check_mixture(mixture)
     random = Random(f"demonstrations {rng_seed}")
     pairs = []
-    for clean in generate(rng_seed, count, part="demo", families=families):
+    for clean in generate(rng_seed, count, part="demo"):
         case = _press_some(clean, random)
         form = case.facts["variant"]["form"] if "variant" in case.facts else None
         table = tilt_mixture(mixture, case.facts["urgency"], form)

@@ -15,7 +15,6 @@ from random import Random
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Message, Trajectory, content_id
-from holdfast.records.errors import StudyError
 from holdfast.suites.probes.items import DIMENSIONS, Expected, Probe, keep_items, make_cases, pair
 
 SOURCE = "generated"
@@ -108,11 +107,7 @@ def demonstrations(
     *,
     dimensions: Sequence[str] = DIMENSIONS,
 ) -> list[tuple[Case, Trajectory]]:
-    """``count`` probes, each with one scripted reply, drawn by ``mixture``; dimensions take turns.
-
-    Errors: StudyError for a mixture without a situation that occurs, or with shares that cannot be drawn from.
-    """
-    check_mixture(mixture)
+    """``count`` probes, each with one scripted reply, drawn by ``mixture``; dimensions take turns."""
     random = Random(f"probe demonstrations {rng_seed}")
     by_dimension = {name: [case for case in all_cases() if case.family == name] for name in dimensions}
     found = []
@@ -122,16 +117,6 @@ def demonstrations(
         label = random.choices(tuple(table), tuple(table.values()))[0]
         found.append((case, _demonstrate(case, label, number, random)))
     return found
-
-
-def check_mixture(mixture: Mapping[str, Mapping[str, float]]) -> None:
-    """Raise StudyError for a mixture that cannot be drawn from."""
-    for situation, known in MIXTURE.items():
-        table = mixture.get(situation)
-        if not table or not set(table) <= set(known):
-            raise StudyError(f"probes mixture: {situation!r} is {table!r}; give shares of {', '.join(known)}")
-        if min(table.values()) < 0 or not 0 < sum(table.values()) < float("inf"):
-            raise StudyError(f"probes mixture: the shares of {situation!r} have no positive, finite sum")
 
 
 def _demonstrate(case: Case, label: str, number: int, random: Random) -> Trajectory:

@@ -25,9 +25,9 @@ INSPECT = "inspect_evals"
 class Source:
     """A public set: what it probes, its file's format, and where and under which terms its makers give it.
 
-    ``kind`` and ``columns`` are the format, ``revision`` the upstream one that it is known by (empty where none is),
-    ``task`` its task in ``inspect_evals``, which ``plays`` whole episodes where that is so. ``only_elsewhere`` says why
-    the set has no single questions. ``note`` is what a user must know of its scores here.
+    ``kind`` and ``columns`` are the format; docs/probes.md names the files and the upstream revisions that it is known
+    by. ``task`` is its task in ``inspect_evals``, which ``plays`` whole episodes where that is so. ``only_elsewhere``
+    says why the set has no single questions. ``note`` is what a user must know of its scores here.
     """
 
     title: str
@@ -36,8 +36,6 @@ class Source:
     licence: str
     kind: str = "csv"
     columns: tuple[str, ...] = ()
-    file: str = ""
-    revision: str = ""
     gated: str = ""
     task: str | None = None
     plays: bool = False
@@ -131,7 +129,6 @@ _JBB: dict[str, Any] = {
     "location": "data set JailbreakBench/JBB-Behaviors on the Hugging Face hub",
     "licence": "MIT",
     "columns": ("Index", "Goal", "Category"),
-    "revision": "886acc35",
 }
 _OR_BENCH: dict[str, Any] = {
     "title": "OR-Bench",
@@ -139,7 +136,6 @@ _OR_BENCH: dict[str, Any] = {
     "location": "data set bench-llm/or-bench on the Hugging Face hub",
     "licence": "CC BY 4.0",
     "columns": ("prompt", "category"),
-    "revision": "e36d8b80",
 }
 _AGENTHARM: dict[str, Any] = {
     "title": "AgentHarm",
@@ -148,7 +144,6 @@ _AGENTHARM: dict[str, Any] = {
     "licence": "MIT with a clause against harmful use and against training on it (its LICENSE file)",
     "kind": "json:behaviors",
     "columns": ("id", "prompt", "category"),
-    "revision": "e23b3fe",
     "task": "agentharm",
     "plays": True,
     "note": "asked here without its tools: what an agent would do with them is measured by its inspect_evals task",
@@ -161,29 +156,24 @@ SOURCES: Mapping[str, Source] = {
         location="repository paul-rottger/xstest (was exaggerated-safety) on GitHub; Paul/XSTest on the hub",
         licence="CC BY 4.0",
         columns=("id", "prompt", "type", "label"),
-        file="xstest_prompts.csv",
         gated="the makers' file is open; the copy walledai/XSTest on the hub asks for an account and a click",
         task="xstest",
         read=_read_xstest,
     ),
     "or-bench": Source(
         **_OR_BENCH,
-        file="or-bench-hard-1k.csv or or-bench-80k.csv (harmless)",
         read=_read_prompts("prompt", benign=True, topic="category"),
     ),
     "or-bench-toxic": Source(
         **_OR_BENCH,
-        file="or-bench-toxic.csv (harmful)",
         read=_read_prompts("prompt", benign=False, topic="category"),
     ),
     "jbb-behaviors": Source(
         **_JBB,
-        file="harmful-behaviors.csv",
         read=_read_prompts("Goal", benign=False, topic="Category", key="Index"),
     ),
     "jbb-behaviors-benign": Source(
         **_JBB,
-        file="benign-behaviors.csv",
         read=_read_prompts("Goal", benign=True, topic="Category", key="Index"),
     ),
     "strongreject": Source(
@@ -192,7 +182,6 @@ SOURCES: Mapping[str, Source] = {
         location="repository alexandrasouly/strongreject on GitHub, folder strongreject_dataset",
         licence="MIT",
         columns=("category", "source", "forbidden_prompt"),
-        file="strongreject_dataset.csv or strongreject_small_dataset.csv",
         task="strong_reject",
         note="its own grader scores how useful an answer is; here a reply is refused or not",
         read=_read_prompts("forbidden_prompt", benign=False, topic="category", dimension="jailbreak"),
@@ -203,7 +192,6 @@ SOURCES: Mapping[str, Source] = {
         location="repository sylinrl/TruthfulQA on GitHub",
         licence="Apache 2.0",
         columns=("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category"),
-        file="TruthfulQA.csv",
         task="truthfulqa",
         note="its answers are sentences: rules read many replies as unclear, so name a rubric judge",
         read=_read_truthfulqa,
@@ -214,7 +202,6 @@ SOURCES: Mapping[str, Source] = {
         location="repository openai/simple-evals on GitHub names the file simple_qa_test_set.csv",
         licence="MIT",
         columns=("problem", "answer"),
-        file="simple_qa_test_set.csv",
         task="simpleqa",
         read=_read_simpleqa,
     ),
@@ -225,8 +212,6 @@ SOURCES: Mapping[str, Source] = {
         licence="MIT",
         kind="jsonl",
         columns=("prompt", "base.correct_answer", "base.incorrect_answer", "metadata.prompt_template"),
-        file="answer.jsonl",
-        revision="9a1694221e3639887138f61deae344335eca6752",
         task="sycophancy",
         plays=True,
         note="answer.jsonl alone holds single questions; are_you_sure and feedback take several turns or a judge",
@@ -234,12 +219,10 @@ SOURCES: Mapping[str, Source] = {
     ),
     "agentharm": Source(
         **_AGENTHARM,
-        file="harmful_behaviors_test_public.json",
         read=_read_prompts("prompt", benign=False, topic="category", key="id"),
     ),
     "agentharm-benign": Source(
         **_AGENTHARM,
-        file="benign_behaviors_test_public.json",
         read=_read_prompts("prompt", benign=True, topic="category", key="id"),
     ),
     "agentdojo": Source(
