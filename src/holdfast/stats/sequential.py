@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import BoundMethod, exact_lower, lower_bound, order_cases, p_values, upper_bound
-from holdfast.stats.power import LIMIT_ALPHA, Pilot, read_pilot
+from holdfast.stats.power import LIMIT_ALPHA, read_pilot
 
 WINDOWS = (1, 2, 4, 8)  # looks
+SHARE = 0.8  # of the runs with a drop, in which it is caught within the looks that are promised
 
 
 def spend(look: int, alpha: float) -> float:
@@ -160,9 +161,6 @@ def delay(
     alpha: float,
     low: float,
     high: float,
-    cases: int | None = None,
-    share: float = 0.8,
-    depth: float | None = None,
     before: int = 4,
     horizon: int = 24,
     method: BoundMethod = "gaffke",
@@ -174,42 +172,28 @@ def delay(
     ``differences`` has shape (cases, looks): each case's difference to the baseline at looks (or of rollouts) without
     a change. What a case keeps over its columns, the baseline's error
     among it, is drawn once a run and shared by all looks; the rest is drawn anew at every look. ``cases`` are met a
-    look, by default as many as in the pilot. The drop moves all cases alike, or with ``depth`` (points) as many cases
-    as make the mean, each by so much: few deep drops are caught later. A run that alarms before the drop is not
-    counted as caught. Raises ValueError as ``read_pilot``, and for a drop that ``depth`` cannot make.
+    look, as many as in the pilot, and the drop moves all of them alike: few deep drops are caught later. A run that
+    alarms before the drop is not counted as caught. Raises ValueError as ``read_pilot``.
     """
     pilot = read_pilot(differences, low=low, high=high)
-    changed = read_pilot(differences, low=low, high=high, change=0.0 if depth else -drop)
-    size = len(pilot.values) if cases is None else cases
-    picked = rng.integers(0, len(pilot.values), size=(draws, size))
+    changed = read_pilot(differences, low=low, high=high, change=-drop)
+    picked = rng.integers(0, len(pilot.values), size=(draws, len(pilot.values)))
     looks_before = [pilot.at(picked, rng) for _ in range(before)]
     looks_after = [changed.at(picked, rng) for _ in range(horizon)]
-    if depth:
-        hit = rng.random(picked.shape) < _share_hit(pilot, drop, depth, rng)
-        looks_after = [np.clip(look - depth * hit, low, high) for look in looks_after]
     runs = np.stack(looks_before + looks_after, axis=2)
     rung = alarms(runs, low=low, high=high, alpha=alpha, margin=margin, method=method)
     early = np.asarray(rung[:, :before].any(axis=1))
     later = rung[:, before:] & ~early[:, None]
     waits = np.where(later.any(axis=1), np.argmax(later, axis=1) + 1, horizon + 1)
     within = [float((waits <= look).mean()) for look in range(1, horizon + 1)]
-    promised = (exact_lower(round(caught * draws), draws, LIMIT_ALPHA) >= share for caught in within)
+    promised = (exact_lower(round(caught * draws), draws, LIMIT_ALPHA) >= SHARE for caught in within)
     looks = next((look for look, enough in enumerate(promised, start=1) if enough), None)
     return Delay(
         drop=drop,
         looks=looks,
-        share=share,
+        share=SHARE,
         caught=within[-1] if looks is None else within[looks - 1],
         false=float(early.mean()),
         before=before,
         horizon=horizon,
     )
-
-
-def _share_hit(pilot: Pilot, drop: float, depth: float, rng: np.random.Generator) -> float:
-    """The share of cases that must fall by ``depth``, cut to the range, for the mean to fall by ``drop``."""
-    values = pilot.draw(rng, 1, 10_000, 1)
-    lost = float((values - np.clip(values - depth, pilot.low, pilot.high)).mean())
-    if drop > lost:
-        raise ValueError(f"a drop of {drop:g} cannot come of cases that fall by {depth:g}")
-    return drop / lost

@@ -297,17 +297,19 @@ def _parse(path: str, data: bytes, name: str, kind: str) -> tuple[Case, ...]:
     return tuple(make_cases(probes, name, first_number=FIRST_NUMBER))
 
 
-def load_task(name: str | None, *, place: str = "probes.source") -> tuple[Case, ...]:
+def load_task(name: str | None) -> tuple[Case, ...]:
     """The cases of a set's task in ``inspect_evals``, whose own loader fetches the set.
 
     Errors: MissingExtra where the package is not installed, StudyError for a set without a task there, and for samples
     that are no single questions.
     """
-    source = find_source(name, place)
+    source = find_source(name, "probes.source")
     if source.task is None:
-        raise StudyError(f"{place} is {name!r}, which has no task in {INSPECT}; name a local file in probes.items")
+        raise StudyError(
+            f"probes.source is {name!r}, which has no task in {INSPECT}; name a local file in probes.items"
+        )
     if source.plays:
-        raise StudyError(f"{place} is {name!r}, whose task plays whole episodes; {_run_elsewhere(source)}")
+        raise StudyError(f"probes.source is {name!r}, whose task plays whole episodes; {_run_elsewhere(source)}")
     try:
         module = importlib.import_module(f"{INSPECT}.{source.task}")
     except ImportError as error:
