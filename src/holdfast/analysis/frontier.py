@@ -179,15 +179,6 @@ def draw_cloud(design: Design, points: Cloud, means: Floats) -> Drawn:
     )
 
 
-def _gradient(statistic: Statistic, x: Floats, y: Floats) -> Floats:
-    """Derivatives of the statistic by every x, then every y: shape (2 × points,)."""
-    shift = STEP * np.eye(len(x))
-    here_x, here_y = np.broadcast_to(x, shift.shape), np.broadcast_to(y, shift.shape)
-    by_x = statistic(x + shift, here_y) - statistic(x - shift, here_y)
-    by_y = statistic(here_x, y + shift) - statistic(here_x, y - shift)
-    return np.concatenate([by_x, by_y]) / (2 * STEP)
-
-
 def distances_of(
     drawn: Drawn, statistic: Statistic, claim: Claim, level: float = NOMINAL
 ) -> tuple[float, float] | None:
@@ -196,7 +187,12 @@ def distances_of(
     A case can add to it as much as one configuration does that falls or rises on one objective by the whole range of
     scores in all its runs.
     """
-    slope = _gradient(statistic, drawn.x, drawn.y)
+    # Derivatives by every x, then every y.
+    shift = STEP * np.eye(len(drawn.x))
+    x, y = np.broadcast_to(drawn.x, shift.shape), np.broadcast_to(drawn.y, shift.shape)
+    by_x = statistic(x + shift, y) - statistic(x - shift, y)
+    by_y = statistic(x, y + shift) - statistic(x, y - shift)
+    slope = np.concatenate([by_x, by_y]) / (2 * STEP)
     if not np.isfinite(slope).all():
         return None
     owners = np.array([list(dict.fromkeys(drawn.points.configs)).index(one) for one in drawn.points.configs])
@@ -303,14 +299,11 @@ def claim_row(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str
 
 def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
     """The smallest and largest R² when one base is left out."""
-    bases = list(dict.fromkeys(base for base in drawn.points.bases if base is not None))
-    if len(bases) < 2:
-        return
     owner = np.array([str(base) for base in drawn.points.bases])
-    kept = [owner != base for base in bases]
+    bases = {str(base) for base in drawn.points.bases if base is not None}
+    kept = [owner != base for base in bases if len(bases) > 1]
     found = [float(correlations(drawn.x[mask], drawn.y[mask]) ** 2) for mask in kept if mask.sum() >= MIN_LINE_POINTS]
-    finite = [value for value in found if np.isfinite(value)]
-    if finite:
+    if finite := [value for value in found if np.isfinite(value)]:
         about = about | {"caveats": drawn.points.left_out}
         yield Estimate(kind="r2_leave_one_base_out_min", value=min(finite), **about)
         yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)

@@ -9,7 +9,7 @@ import numpy as np
 
 from holdfast.analysis.design import Design, Key
 from holdfast.analysis.labelled import join
-from holdfast.records import Checkpoint, Estimate, JudgeFacts, Labelled, can_be_told, cannot_be_told
+from holdfast.records import Estimate, JudgeFacts, Labelled, can_be_told, cannot_be_told
 
 LABELLED_WORDS = {
     Labelled.NONE: "labelled none of the pairs",
@@ -64,20 +64,20 @@ def relate_rows(design: Design, rows: Iterable[Estimate], *, ranked: bool = True
             continue
         key = (row.judge, row.base, row.lineage, str(row.axes.get("pair_judge")))
         if key not in made:
-            made[key] = join(labels.relation(row.judge, one) for one in checkpoints if _is_about(row, one))
+            # Checkpoints that a row is about, or that were trained from the base that it is about.
+            made[key] = join(
+                labels.relation(row.judge, one)
+                for one in checkpoints
+                if (one.lineage == row.lineage if row.lineage else bool(one.stages))
+                and row.axes.get("pair_judge") in (None, one.axes.get("pair_judge"))
+                and row.base in (None, one.base)
+            )
         yield replace(
             row,
             labelled=made[key],
             reads_state=labels.reads_state(row.judge),
             beside=ranked and row.judge in known and row.judge not in heads,
         )
-
-
-def _is_about(row: Estimate, one: Checkpoint) -> bool:
-    """Whether a row is about a checkpoint, or about a base that it was trained from."""
-    alike = one.lineage == row.lineage if row.lineage else bool(one.stages)
-    recipe = row.axes.get("pair_judge") in (None, one.axes.get("pair_judge"))
-    return alike and recipe and row.base in (None, one.base)
 
 
 def judge_notes(facts: Sequence[JudgeFacts], design: Design, agreement: Sequence[Estimate]) -> Iterator[str]:

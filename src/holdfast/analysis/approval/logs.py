@@ -32,20 +32,12 @@ from holdfast.study.noted import Rewarder
 MEASURED, PUBLISHED = "measured", "published"
 CURVES: Mapping[str, tuple[str, str | None]] = {  # a metric of a step → kind of curve, and the label of its users
     "reward": ("reward", None),
-    "reward_gameable": ("reward", GAMEABLE),
-    "reward_other": ("reward", OTHER),
-    "harm_gameable": ("harm", GAMEABLE),
-    "harm_other": ("harm", OTHER),
-    "exploit_gameable": ("exploit_rate", GAMEABLE),
-    "exploit_other": ("exploit_rate", OTHER),
-    "success": ("success", None),
-    "kl": ("kl", None),
-    "entropy": ("entropy", None),
-    "length": ("length", None),
-    "loss": ("loss", None),
-    "log_ratio": ("log_ratio", None),
-    "ess": ("ess", None),
-    "mismatch": ("mismatch", None),
+    **{
+        f"{metric}_{label}": (kind, label)
+        for metric, kind in (("reward", "reward"), ("harm", "harm"), ("exploit", "exploit_rate"))
+        for label in (GAMEABLE, OTHER)
+    },
+    **{kind: (kind, None) for kind in ("success", "kl", "entropy", "length", "loss", "log_ratio", "ess", "mismatch")},
 }
 # What a log says of training itself, whosever rollouts it learns from.
 OF_TRAINING = ("loss", "log_ratio", "ess", "mismatch")
