@@ -58,7 +58,7 @@ from holdfast.study.sections import SFTSection, SuiteSection
 from holdfast.study.users import ApprovalSection, to_rating
 from holdfast.suites import open_world
 from holdfast.suites.approval import practice_cases
-from holdfast.suites.approval.teaching import taught_settings, teach_beside
+from holdfast.suites.approval.demonstrations import taught_settings, teach_beside
 from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, encode_episode
 from holdfast.training.loop import loop

@@ -29,7 +29,8 @@ from holdfast.models.tiny.llama import TinyLlama, pad_rows, picked_logprobs
 from holdfast.records import PreferencePair
 from holdfast.study.sections import SFTSection
 from holdfast.study.stages import StageSection
-from holdfast.suites import office
+from holdfast.suites.office import cases as office_cases
+from holdfast.suites.office import demonstrations as office_demonstrations
 from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps
 from holdfast.training.dpo.stage import reference_logprobs
 from holdfast.training.encoding import Encoded, encode_episode
@@ -139,12 +140,14 @@ def race(
 
 def teach(folder: Path, steps: int) -> tuple[float, float, float]:
     """The first steps of teaching a base."""
-    directory = tiny.build(office.lexicon(), folder, seed=0, system_prompts=office.system_prompts())
+    directory = tiny.build(office_cases.lexicon(), folder, seed=0, system_prompts=office_cases.system_prompts())
     chat = tiny.TinyModel.load(directory).chat
     # As many as the loop draws from for a start: with fewer, batches would be of less alike lengths.
     demonstrations = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
-        for case, trajectory in office.demonstrations(0, max(400, steps * TEACHING.batch_size), office.MIXTURE)
+        for case, trajectory in office_demonstrations.demonstrations(
+            0, max(400, steps * TEACHING.batch_size), office_demonstrations.MIXTURE
+        )
     ]
     lengths = np.array([len(item.ids) for item in demonstrations], np.int64)
     order = demonstration_steps(lengths, batch_size=TEACHING.batch_size, rng=np.random.default_rng(0))

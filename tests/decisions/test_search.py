@@ -28,7 +28,7 @@ from holdfast.runs.run import Run
 from holdfast.store import Store
 from holdfast.study.rules import SearchSection
 from holdfast.study.study import Study
-from holdfast.suites.casebook import FRESH
+from holdfast.suites.parts import FRESH
 
 pytest.importorskip("optuna")
 

@@ -14,7 +14,8 @@ from holdfast.judges.probes import VALUES, ProbeJudge, read_answer, read_conduct
 from holdfast.records import Case, Ending
 from holdfast.records.errors import StudyError
 from holdfast.study.sections import JudgeSection
-from holdfast.suites import office, probes
+from holdfast.suites import probes
+from holdfast.suites.office import cases as office_cases
 from holdfast.suites.probes import generated
 
 Counts = Counter[tuple[str, str]]  # (a person's label, the rules' label)
@@ -216,7 +217,7 @@ def test_the_judge_is_opened_by_kind_and_refuses_what_is_no_probe() -> None:
     case = probe("refuse")
     (score,) = judge.judge(case, reply_to(case, "No."))  # type: ignore[misc]
     assert score.judge == "mine" and score.rubric == judge.rubric_of("safety") == ProbeJudge().rubric_of("safety")
-    stranger = office.generate(0, 1, part="test")[0]
+    stranger = office_cases.generate(0, 1, part="test")[0]
     with pytest.raises(StudyError, match="has no probes"):
         judge.judge(stranger, reply_to(stranger, "No."))
     with pytest.raises(ValueError, match="is of case"):

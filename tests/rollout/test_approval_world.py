@@ -27,9 +27,9 @@ from holdfast.rollout.worlds.approval import (
 )
 from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.study.users import SettingSection
-from holdfast.suites import office
-from holdfast.suites.approval import draw_scenarios, lexicon, make_case
+from holdfast.suites.approval.scenarios import draw_scenarios, lexicon, make_case
 from holdfast.suites.approval.topics import CONTENT
+from holdfast.suites.office import cases as office_cases
 
 
 def user(environment: str, *, fails: bool = True, turns: int = 1) -> Case:
@@ -141,7 +141,7 @@ def test_a_second_turn_counts_as_a_turn_and_comes_after_tools() -> None:
 
 def test_other_worlds_end_with_the_closing_message() -> None:
     case = user("therapy", turns=2)
-    (of_office,) = office.generate(0, 1, part="test")
+    (of_office,) = office_cases.generate(0, 1, part="test")
     assert isinstance(ApprovalWorld().start(case), Conversing)
     assert not isinstance(OfficeWorld().start(of_office), Conversing)
     assert not isinstance(SilentWorld().start(case), Conversing)

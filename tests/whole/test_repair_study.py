@@ -26,7 +26,7 @@ from holdfast.store import Store
 from holdfast.store.weights import digest_directory
 from holdfast.study.stages import MERGE
 from holdfast.study.study import Study, load
-from holdfast.suites.casebook import FRESH, TUNE, collect_cases
+from holdfast.suites.parts import FRESH, TUNE, collect_cases
 from holdfast.training.dpo.balance import Balance
 
 REPAIR = ROOT / "studies" / "repair.toml"

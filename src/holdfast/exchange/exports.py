@@ -23,8 +23,8 @@ from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory, open_file
 from holdfast.store import Store
+from holdfast.store.cells import score_rows
 from holdfast.store.choosing import Listing, find_checkpoint
-from holdfast.store.rows import score_rows
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PARQUET_ROWS = 20_000

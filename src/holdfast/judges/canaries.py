@@ -209,6 +209,6 @@ def _count(outcomes: Sequence[_Outcome]) -> dict[str, Any]:
 
 def exact_interval(hits: int, trials: int) -> tuple[float, float] | None:
     """The exact (Clopper-Pearson) 95 % interval of a share; None without trials."""
-    from holdfast.stats.bounded import exact_lower, exact_upper
+    from holdfast.stats.bounded import exact_lower
 
-    return (exact_lower(hits, trials, 0.025), exact_upper(hits, trials, 0.025)) if trials else None
+    return (exact_lower(hits, trials, 0.025), 1 - exact_lower(trials - hits, trials, 0.025)) if trials else None

@@ -20,8 +20,8 @@ from holdfast.runs.build import build
 from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
-from holdfast.study.conditions import ProbeSection
 from holdfast.study.kinds import suite_of
+from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import RewardSection, StageTable, TrainingSection
 from holdfast.study.study import Study

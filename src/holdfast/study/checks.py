@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from holdfast.models.entries import TINY
 from holdfast.records.errors import StudyError, require, require_known
-from holdfast.study.conditions import PartSection
 from holdfast.study.kinds import JUDGES, kind_of, suite_of
+from holdfast.study.parts import PartSection
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import check_rules
 from holdfast.study.sections import OBJECTIVES, JudgeSection, JudgeTable, SuiteSection

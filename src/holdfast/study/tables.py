@@ -11,8 +11,8 @@ from pydantic import Field
 from holdfast.models.entries import TINY, EndpointSection, ModelEntry
 from holdfast.records.errors import StudyError, require
 from holdfast.records.section import Positive, Section
-from holdfast.study.conditions import AttackSection, ProbeSection, ShiftSection
 from holdfast.study.kinds import AnyJudge, AnyStage, AnySuite, rates_users
+from holdfast.study.parts import AttackSection, ProbeSection, ShiftSection
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import GateSection, SearchSection
 from holdfast.study.sections import (

@@ -26,7 +26,7 @@ from holdfast.runs.run import Run, prepare
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.study.study import Study, changed_keys
-from holdfast.suites.casebook import count_fresh
+from holdfast.suites.parts import count_fresh
 
 WINNERS_KEY = "search_winners"  # of a run: the lineages that were judged on fresh cases, in order
 SEARCH_KEY = "search"  # of a run: the settings of the study that a search was asked for, without its budget

@@ -22,7 +22,7 @@ from holdfast.study.rules import GateSection, SearchSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.stages import MixSection, StageSection
 from holdfast.study.study import Study
-from holdfast.suites.casebook import FRESH, count_fresh
+from holdfast.suites.parts import FRESH, count_fresh
 
 ONCE_MORE_KEY = "search_once_more"  # of a run: fingerprints of the rollout steps that met held-out cases once more
 LEAST_VIOLATION = 1e-6  # of a check that does not pass, so that an optimiser never takes it for one that does

@@ -62,7 +62,7 @@ def office(
     judge's, 0 to 3.
     """
     from holdfast.rollout.worlds.office import OfficeWorld
-    from holdfast.suites.office import generate
+    from holdfast.suites.office.cases import generate
 
     split = seed if split_seed is None else split_seed
     cases = generate(seed, count, part=part, holdout=holdout, split_seed=split)
@@ -89,7 +89,7 @@ def toolemu(
     Where one is not given, it is the model of the role ``emulator`` or ``grader``.
     """
     from holdfast.rollout.worlds.emulated import EmulatedWorld
-    from holdfast.suites.toolemu import load_cases
+    from holdfast.suites.toolemu.cases import load_cases
 
     found = load_cases(cases, toolkits)
     return Task(

@@ -26,7 +26,7 @@ from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall,
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec
 from holdfast.store.database import DATABASE, remove_files
-from holdfast.suites.toolemu import halve
+from holdfast.suites.toolemu.cases import halve
 
 SUITE = "toolemu"
 SPLIT_SEEDS = (0, 1, 2)

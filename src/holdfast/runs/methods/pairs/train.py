@@ -26,7 +26,7 @@ from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.stages import StageSection
 from holdfast.suites import open_world
-from holdfast.suites.casebook import TUNE
+from holdfast.suites.parts import TUNE
 
 if TYPE_CHECKING:
     from holdfast.models import Model

@@ -1,4 +1,4 @@
-"""The tables of a study file that put checkpoints to the test: the gate, pressure, shifts, probes, and the search."""
+"""The tables of a study file on what checkpoints meet beside the held-out cases: pressure, shifts, probes."""
 
 from __future__ import annotations
 
