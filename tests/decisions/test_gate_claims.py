@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 
 from holdfast.cli.main import main
 from holdfast.decisions.gate.outputs.document import schema
-from holdfast.decisions.gate.questions import CASE, FAMILY, choose_draws, find_design_effect
+from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws, find_design_effect
 from holdfast.records import Flag, Score
 from holdfast.stats.bounded import benjamini_hochberg
 from holdfast.store import Store

@@ -89,7 +89,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from holdfast.decisions.gate.outputs.verdicts import judge_run
+    from holdfast.decisions.gate.verdicts import judge_run
     from holdfast.report.page.terminal import render_results
     from holdfast.runs.progress import ProgressLines
     from holdfast.runs.run import run
@@ -244,7 +244,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from holdfast.decisions.gate.outputs.verdicts import judge_run
+    from holdfast.decisions.gate.verdicts import judge_run
     from holdfast.runs.run import Run
 
     opened = Run(options.run)

@@ -8,8 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from holdfast.decisions.gate.pairing import Pairing
-from holdfast.decisions.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
+from holdfast.decisions.gate.pairing import FAMILY, Evidence, Pairing, Question, Reach, ask_all, gather
 from holdfast.records import Check, Outcome
 from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from holdfast.analysis.panel import require_same_cases
-from holdfast.decisions.gate.absent import fill_absent, find_lost
+from holdfast.decisions.gate.books import describe_log
 from holdfast.decisions.gate.declared import require_same_declarations
 from holdfast.decisions.gate.sides import METRICS, Side
 from holdfast.records import content_id
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
 from holdfast.stats.bounded import cluster_means, order_cases
-from holdfast.study.rules import CheckKind
+from holdfast.study.rules import CHECK_KINDS, FEWEST_FAMILIES, CheckKind, GateSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import changed_keys
 
@@ -85,21 +85,21 @@ def pair_sides(parent: Side, child: Side, *, most: int | None = None, incomplete
     names = order_cases(parent.cases)[:most]
     families = dict(zip(parent.cases, parent.families, strict=True))
     due = {metric: parent.asked_cases(metric) | child.asked_cases(metric) for metric in parent.measured}
-    found = [{kind.name: _read(side, kind, names, due[kind.name]) for kind in METRICS} for side in (parent, child)]
     kept = set(names)
-    counts = [_count(side, kept, due) for side in (parent, child)]
+    sides = {"parent": parent, "child": child}
+    readings = {
+        word: {kind.name: _read(side, kind, names, due[kind.name]) for kind in METRICS} for word, side in sides.items()
+    }
+    counts = {word: _count(side, kept, due) for word, side in sides.items()}
     return Pairing(
         cases=tuple(names),
         families=tuple(families[name] for name in names),
-        parent=found[0],
-        child=found[1],
-        rollouts={"parent": counts[0][0], "child": counts[1][0]},
-        scored={"parent": counts[0][1], "child": counts[1][1]},
+        **readings,
+        rollouts={word: rollouts for word, (rollouts, _, _) in counts.items()},
+        scored={word: scored for word, (_, scored, _) in counts.items()},
         met=len(kept & parent.met & child.met),
-        absent={"parent": _count_absent(parent, kept), "child": _count_absent(child, kept)},
-        broken=tuple(
-            word for word, side in (("parent", parent), ("child", child)) if side.gaps.broken and incomplete == "count"
-        ),
+        absent={word: absent for word, (_, _, absent) in counts.items()},
+        broken=tuple(word for word, side in sides.items() if side.gaps.broken and incomplete == "count"),
     )
 
 
@@ -110,21 +110,14 @@ def _read(side: Side, kind: CheckKind, names: Sequence[str], due: set[str]) -> R
     order = np.array([places[name] for name in names], dtype=np.int64)
     asked = np.array([name in due for name in names], dtype=np.bool_)
     low, high = (np.where(asked, side.filled_means(metric, end)[order], np.nan) for end in kind.span)
-    inside = np.zeros(len(side.cases), dtype=np.bool_)
-    inside[order[asked]] = True
     above = side.case[np.nan_to_num(side.measured[metric].value) > 0]
     return Reading(
         mean=np.where(asked, side.case_means(metric)[order], np.nan),
         low=low,
         high=high,
         events=np.isin(order, above) & asked,
-        lost=int((side.lost(metric)[inside[side.case]] > 0).sum()),
+        lost=int((side.lost(metric)[side.inside(due.intersection(names))] > 0).sum()),
     )
-
-
-def _count_absent(side: Side, kept: set[str]) -> int:
-    """How many of a side's rollouts in these cases are not there."""
-    return sum(side.cases[place] in kept for place in side.case[len(side.trajectories) :])
 
 
 def average_families(values: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
@@ -136,14 +129,13 @@ def average_families(values: Sequence[Floats], names: Sequence[str]) -> list[Flo
     return [cluster_means(one[order], ordered) for one in values]
 
 
-def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int, int]:
-    """How many rollouts a side has in these cases, and how many of them have every score that is due of them."""
-    inside = np.array([name in kept for name in side.cases], dtype=np.bool_)[side.case]
-    there = np.ones(side.rollouts, dtype=np.bool_)
+def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int, int, int]:
+    """A side's rollouts in these cases, those with every score that is due of them, and those that are not there."""
+    inside = side.inside(kept)
+    scored = inside.copy()
     for objective in OBJECTIVES:
-        asked = np.array([name in due[objective] for name in side.cases], dtype=np.bool_)[side.case]
-        there &= np.isfinite(side.measured[objective].value) | ~asked
-    return int(inside.sum()), int((inside & there).sum())
+        scored &= np.isfinite(side.measured[objective].value) | ~side.inside(due[objective])
+    return int(inside.sum()), int(scored.sum()), int(inside[len(side.trajectories) :].sum())
 
 
 class Comparing(NamedTuple):
@@ -220,3 +212,232 @@ def _decisive(side: Side) -> Mapping[str, Any]:
         if models and name.partition(" ")[2] in (spoke | opened) - {None}
     }
     return {**settings, **{f"judges.{name}": section for name, section in mine.items()}, **snapshots}
+
+
+ABSENT = "absent sample "  # the beginning of the id of a case that no log has an episode of
+
+
+def fill_absent(parent: Side, child: Side, how: str) -> tuple[Side, Side]:
+    """Both sides with every rollout that is due of them, those that are not there without any value.
+
+    A run without logs has as many rollouts of a case as its study says, else as its parent has. ``how`` is the rules'
+    ``incomplete``: with "accept" nothing is added, and cases that one side's logs lack are left out of both. Errors:
+    StudyError with "refuse" where a log is not whole.
+    """
+    for side, word in ((parent, "parent"), (child, "child")):
+        if how == "refuse" and side.gaps.broken:
+            raise StudyError(
+                f"{parent.name} and {child.name}: {describe_log(side.gaps.broken[0], word)}; finish the evaluation"
+                " (`inspect eval-retry`), or compare with --incomplete count or accept"
+            )
+    lost = [find_lost(side, other) for side, other in ((parent, child), (child, parent))]
+    if how == "accept":
+        return _keep(parent, set(parent.cases) - lost[1].keys()), _keep(child, set(child.cases) - lost[0].keys())
+    own = dict(zip(parent.cases, np.bincount(parent.case, minlength=len(parent.cases)).tolist(), strict=True))
+    parent, child = _add_nowhere(_add(parent, lost[0], child), _add(child, lost[1], parent), lost)
+    return _fill(parent, {}), _fill(child, own)
+
+
+def find_lost(side: Side, other: Side) -> dict[str, int]:
+    """Cases of the other side that this one's logs were to hold, with the rollouts that each lacks."""
+    places = side.places
+    missing = [(name, label) for name, label in zip(other.cases, other.labels, strict=True) if name not in places]
+    found = {name: side.gaps.samples[label] for name, label in missing if label in side.gaps.samples}
+    rest = [name for name, _ in missing if name not in found]
+    if rest and len(rest) <= len(side.gaps.unnamed):
+        found |= dict(zip(rest, side.gaps.unnamed, strict=False))
+    return found
+
+
+def _add(side: Side, lost: Mapping[str, int], other: Side) -> Side:
+    """A side with cases of the other that it has no episode of."""
+    places = other.places
+    added = [(other.cases[places[name]], other.families[places[name]], other.labels[places[name]]) for name in lost]
+    return side.extend(added, list(lost.values()))
+
+
+def _add_nowhere(parent: Side, child: Side, lost: Sequence[Mapping[str, int]]) -> tuple[Side, Side]:
+    """Both sides with the samples that neither has an episode of."""
+    known = {*parent.labels, *child.labels}
+    named: dict[str, int] = {}
+    unnamed: tuple[int, ...] = ()
+    for side, found in zip((parent, child), lost, strict=True):
+        named |= {name: epochs for name, epochs in side.gaps.samples.items() if name not in known}
+        used = sum(side.labels[side.places[name]] not in side.gaps.samples for name in found)
+        unnamed = max(unnamed, side.gaps.unnamed[used:], key=len)
+    named |= {f"#{number}": epochs for number, epochs in enumerate(unnamed, 1)}
+    family = parent.families[0] if parent.families else ""
+    cases = [(f"{ABSENT}{name}", family, name) for name in sorted(named)]
+    counts = [named[name] for _, _, name in cases]
+    return parent.extend(cases, counts), child.extend(cases, counts)
+
+
+def _fill(side: Side, other: Mapping[str, int]) -> Side:
+    """A side with the absent rollouts of cases that it has some of. ``other`` has the parent's count by case."""
+    there = np.bincount(side.case, minlength=len(side.cases)).tolist()
+    absent = np.zeros(len(side.cases), dtype=np.int64)
+    for place, name in enumerate(side.cases):
+        if side.gaps.logged:
+            absent[place] = side.gaps.short.get(name, 0)
+        elif not name.startswith(ABSENT):
+            absent[place] = max((side.expected or other.get(name, 0)) - there[place], 0)
+    return side.lengthen(absent)
+
+
+def _keep(side: Side, names: set[str]) -> Side:
+    """A side of some of its cases."""
+    if names >= set(side.cases):
+        return side
+    kept = [place for place, name in enumerate(side.cases) if name in names]
+    place = np.full(len(side.cases), -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    rows = np.flatnonzero(place[side.case] >= 0)
+    return replace(
+        side,
+        cases=tuple(side.cases[one] for one in kept),
+        families=tuple(side.families[one] for one in kept),
+        labels=tuple(side.labels[one] for one in kept),
+        case=place[side.case[rows]],
+        trajectories=tuple(side.trajectories[one] for one in rows),
+        measured={name: one.at(rows) for name, one in side.measured.items()},
+    )
+
+
+CASE, FAMILY, AUTO = "case", "family", "auto"
+SEVERE = "severe"  # the check of which it is told in how many cases it happened
+Reach = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A check's number that is held against its limit ``margin``: a change of a metric, or the child's own mean."""
+
+    kind: CheckKind
+    margin: float
+
+    @property
+    def metric(self) -> str:
+        """The check whose readings it is of."""
+        return self.kind.ceiling_of or self.kind.name
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the child's own mean is held against the limit."""
+        return self.kind.ceiling_of is not None
+
+    @property
+    def reach(self) -> Reach:
+        """Between which values the number lies in any case."""
+        least, largest = self.kind.span
+        return (least, largest) if self.absolute else (least - largest, largest - least)
+
+    @property
+    def edge(self) -> float:
+        """The value beyond which it is a loss."""
+        return -self.margin if self.kind.worse == "lower" else self.margin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a question is answered from.
+
+    ``scored`` has an array for each way of ``drawn``: the values by case, or their means by family. ``least`` and
+    ``most`` are the same of every case that the metric is due of, with what is missing where it makes the value least
+    and largest; they are empty where nothing is missing. ``change`` is the mean over cases (over families where those
+    alone are drawn). ``events`` are cases with a severe event by side, ``lost`` rollouts without a value.
+    """
+
+    question: Question
+    drawn: tuple[str, ...]
+    scored: tuple[Floats, ...]
+    least: tuple[Floats, ...]
+    most: tuple[Floats, ...]
+    parent: float | None
+    child: float | None
+    cases: int
+    families: int
+    lost: Mapping[str, int]
+    events: Mapping[str, int]
+    design_effect: float | None
+
+    @property
+    def change(self) -> float | None:
+        """The mean that is bounded, where it is a change."""
+        return None if self.question.absolute or not self.cases else float(self.scored[0].mean())
+
+    @property
+    def draws(self) -> int:
+        """The fewest values that any of the bounds is taken of."""
+        return min(map(len, self.scored))
+
+
+def ask_all(rules: GateSection) -> tuple[Question, ...]:
+    """Every question of the rules, in the order of the checks."""
+    limits = [(kind, getattr(rules, kind.setting)) for kind in CHECK_KINDS if kind.read is not None]
+    return tuple(Question(kind=kind, margin=limit) for kind, limit in limits if limit is not None)
+
+
+def gather(pairing: Pairing, question: Question, cluster: str) -> Evidence:
+    """The values of a question on the cases that have it on both sides (of the child alone, where it is absolute)."""
+    child = pairing.child[question.metric]
+    sides = {"child": child} if question.absolute else {"parent": pairing.parent[question.metric], "child": child}
+    if question.absolute:
+        values, low, high = child.mean, child.low, child.high
+    else:
+        parent = sides["parent"]
+        values, low, high = child.mean - parent.mean, child.low - parent.high, child.high - parent.low
+    there, due = np.isfinite(values), np.isfinite(low)
+    families = [np.array(pairing.families, dtype=object)[mask] for mask in (there, due)]
+    drawn = choose_draws(families[1].tolist(), cluster)
+    lost = {name: side.lost for name, side in sides.items()}
+    missing = any(lost.values())
+
+    def draw(found: Floats, names: Sequence[str]) -> tuple[Floats, ...]:
+        return tuple(average_families((found,), names)[0] if way == FAMILY and len(found) else found for way in drawn)
+
+    means = {name: draw(side.mean[there], families[0].tolist())[0] for name, side in sides.items()}
+    events = {name: int(side.events[there].sum()) for name, side in sides.items()}
+    return Evidence(
+        question=question,
+        drawn=drawn,
+        scored=draw(values[there], families[0].tolist()),
+        least=draw(low[due], families[1].tolist()) if missing else (),
+        most=draw(high[due], families[1].tolist()) if missing else (),
+        parent=float(means["parent"].mean()) if "parent" in means and there.any() else None,
+        child=float(means["child"].mean()) if there.any() else None,
+        cases=int(there.sum()),
+        families=len(set(families[0].tolist())),
+        lost=lost,
+        events=events if question.metric == SEVERE else {},
+        design_effect=find_design_effect(values[there], families[0].tolist()),
+    )
+
+
+def choose_draws(families: Sequence[str], cluster: str) -> tuple[str, ...]:
+    """What is taken as drawn, by the rules' ``cluster`` and the families of the cases that a question is due of.
+
+    "auto" takes cases, and families as well where there are ``FEWEST_FAMILIES`` of them or more: a claim then has to
+    hold for both. Nothing but the number of families decides, which no score has a part in.
+    """
+    if cluster != AUTO:
+        return (cluster,)
+    count = len(set(families))
+    return (CASE, FAMILY) if FEWEST_FAMILIES <= count < len(families) else (CASE,)
+
+
+def find_design_effect(values: Floats, families: Sequence[str]) -> float | None:
+    """The variance of the mean over cases with families drawn, over that with cases drawn.
+
+    The first is the usual one for a mean of clusters of unequal size, the sum of squares of the families' summed
+    deviations times G/(G − 1) (Kish 1965, chapter 5). None for fewer than two families, families of one case each, and
+    values that do not vary.
+    """
+    groups = sorted(set(families))
+    n, count = len(values), len(groups)
+    if count < 2 or count == n or float(np.ptp(values)) == 0:
+        return None
+    place = {name: index for index, name in enumerate(groups)}
+    deviations = values - values.mean()
+    sums = np.bincount([place[name] for name in families], weights=deviations, minlength=count)
+    by_family = float((sums**2).sum()) * count / (count - 1)
+    return by_family / (n * float(values.var(ddof=1)))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from holdfast.analysis.labelled import rank_judge
-from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.books import Book, Gaps, find_gaps
 from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
-from holdfast.decisions.gate.logs import Gaps, find_gaps
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import JSON, Checkpoint, Declaration, Labelled
-from holdfast.records.arrays import Floats, Ints
+from holdfast.records.arrays import Bools, Floats, Ints
 from holdfast.records.errors import StudyError
 from holdfast.report.words.labels import name_judge
 from holdfast.rollout.audit import UNFIT, refused_by
@@ -123,6 +122,10 @@ class Side:
         measured = {name: longer(one) for name, one in self.measured.items()}
         return replace(self, case=np.concatenate([self.case, new]), measured=measured)
 
+    def inside(self, names: Collection[str]) -> Bools:
+        """By rollout whether it is of one of these cases."""
+        return np.array([name in names for name in self.cases], dtype=np.bool_)[self.case]
+
     def has(self, metric: str) -> bool:
         """Whether any rollout has this metric."""
         return bool(np.isfinite(self.measured[metric].value).any())
@@ -171,6 +174,8 @@ def take_side(
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
     used, place = np.unique(table.case[rows], return_inverse=True)
     declared = read_declared(book, judging, rows)
+    rubrics = book.cells.scores.rubrics
+    scored = {name: (label, judging.names.get(name, name)) for name, label in judging.labels.items()}
     rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
     measured = {name: rollouts.objective(name) for name in judging.labels}
     measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
@@ -182,11 +187,18 @@ def take_side(
         case=place.astype(np.int64),
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
         measured=measured,
-        rubrics=_rubrics(book, judging),
+        rubrics={name: rubrics[key] for name, key in scored.items() if key in rubrics},
         settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
         other_judges=_judges_of(book, rows) - set(judging.labels.values()),
-        source=describe_source(book, checkpoint),
+        source={
+            "run": book.place,
+            "checkpoint": checkpoint.id,
+            "name": checkpoint.name,
+            "lineage": list(checkpoint.lineage),
+            "digest": checkpoint.digest,
+            "model": checkpoint.model,
+        },
         labels=tuple(name_case(book, book.case_ids[index]) for index in used),
         declared=declared,
         offered=judging.offered,
@@ -206,29 +218,14 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
 
     Errors: StudyError where scores came with a log and nobody declared them.
     """
-    tasks = frozenset(book.cases[name].suite for name in _names_of(book, rows) if name in book.cases)
+    names = (book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows]))
+    tasks = frozenset(book.cases[name].suite for name in names if name in book.cases)
     found = {}
     for objective, label in judging.labels.items():
         name = judging.names.get(objective, objective)
         if (one := declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)) is not None:
             found[objective] = one
     return found
-
-
-def _names_of(book: Book, rows: Ints) -> set[str]:
-    return {book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows])}
-
-
-def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a side comes from, as JSON."""
-    return {
-        "run": book.place,
-        "checkpoint": checkpoint.id,
-        "name": checkpoint.name,
-        "lineage": list(checkpoint.lineage),
-        "digest": checkpoint.digest,
-        "model": checkpoint.model,
-    }
 
 
 class _Rollouts(NamedTuple):
@@ -272,15 +269,6 @@ class _Rollouts(NamedTuple):
     def unfit(self) -> Measured:
         value = ((self.book.cells.episodes.flags[self.rows] & UNFIT_BITS) > 0).astype(np.float64)
         return Measured(value=value, due=np.ones(len(value), dtype=np.bool_), lost=np.zeros(len(value)))
-
-
-def _rubrics(book: Book, judging: Judging) -> dict[str, str]:
-    found = {}
-    for objective, label in judging.labels.items():
-        rubric = book.cells.scores.rubrics.get((label, judging.names.get(objective, objective)))
-        if rubric is not None:
-            found[objective] = rubric
-    return found
 
 
 def _name_of(book: Book, label: str) -> str:
@@ -338,27 +326,20 @@ def choose_judging(
     """
     names = [resolve_names(book.origin, scores) for book, _ in sides]
     safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names], rank=rank)
-    found: list[dict[str, str]] = [{"safety": label} for label in safety]
-    offered = [
-        judges_for(book, one, mine.get("helpfulness", "helpfulness"))
-        for (book, one), mine in zip(sides, names, strict=True)
-    ]
-    if all(label in labels for label, labels in zip(safety, offered, strict=True)):
-        helping: tuple[str, ...] | None = safety
-    else:
+    objectives = [one.get("helpfulness", "helpfulness") for one in names]
+    offered = [judges_for(*side, objective) for side, objective in zip(sides, objectives, strict=True)]
+    helping = list(safety)
+    if not all(label in labels for label, labels in zip(safety, offered, strict=True)):
         both = [label for label in offered[0] if label in offered[1]]
-        best = _first_by_rank(sides, both, [one.get("helpfulness", "helpfulness") for one in names]) if both else None
-        helping = None if best is None else (best, best)
-    for labels, label in zip(found, helping or (), strict=False):
-        labels["helpfulness"] = label
+        helping = [_first_by_rank(sides, both, objectives)] * 2 if both else []
     first, second = (
         Judging(
-            labels=labels,
-            names=mine,
-            offered=frozenset({"safety"} | ({"helpfulness"} if helpers else set())),
+            labels={"safety": label, **({"helpfulness": helping[place]} if helping else {})},
+            names=names[place],
+            offered=frozenset({"safety"} | ({"helpfulness"} if offered[place] else set())),
             scores=tuple(scores),
         )
-        for labels, mine, helpers in zip(found, names, offered, strict=True)
+        for place, label in enumerate(safety)
     )
     return first, second
 
@@ -376,29 +357,27 @@ def _choose(
     sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str], *, rank: bool
 ) -> tuple[str, str]:
     """The label of the judge on either side: of one rubric on both."""
-    offered = [judges_for(book, one, name) for (book, one), name in zip(sides, objectives, strict=True)]
+    offered = [judges_for(*side, name) for side, name in zip(sides, objectives, strict=True)]
     for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):
         if not labels:
             raise StudyError(_tell_nothing(book, checkpoint, objective))
     if wanted is not None:
-        first, second = (_named(book, one, labels, wanted) for (book, one), labels in zip(sides, offered, strict=True))
+        first, second = (_named(*side, labels, wanted) for side, labels in zip(sides, offered, strict=True))
         return first, second
     both = [label for label in offered[0] if label in offered[1]]
-    if len(both) == 1:
-        return both[0], both[0]
     if not both:
         raise StudyError(
             f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
             f" {', '.join(offered[1])}); judge both with one"
         )
-    if rank:
+    if len(both) == 1 or rank:
         best = _first_by_rank(sides, both, objectives)
         return best, best
     known = {label: relation_of(sides, label) for label in both}
     told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
     raise StudyError(
-        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with"
-        " --judge, best one that reads the end state or labelled no training pairs"
+        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with --judge, best one that reads"
+        " the end state or labelled no training pairs"
     )
 
 

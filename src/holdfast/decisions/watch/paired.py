@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.labelled import join
-from holdfast.decisions.gate.books import Book, make_book
+from holdfast.decisions.gate.books import Book, describe_gaps, make_book
 from holdfast.decisions.gate.declared import describe_declaration
-from holdfast.decisions.gate.logs import describe_gaps
 from holdfast.decisions.gate.pairing import WATCH, require_comparable
 from holdfast.decisions.watch.drift import choose_frozen, judge_again
 from holdfast.decisions.watch.reading import (
