@@ -66,9 +66,8 @@ from holdfast.training.loop.passes import descend
 from holdfast.training.policy.adapters import Policy, WholeTiny
 from holdfast.training.rl import stage as reinforce
 from holdfast.training.rl.groups import Batch, gradient_step
-from holdfast.training.rl.selection import Rewarded
+from holdfast.training.rl.selection import Rewarded, RewardSettings
 from holdfast.training.rl.supply import score_all
-from holdfast.training.settings import RewardSettings
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 CACHE = Path(tempfile.gettempdir()) / "holdfast-grpo-cpu"

@@ -14,9 +14,10 @@ import jsonschema
 import pytest
 from builders import verdict_samples as samples
 
-from holdfast.decisions.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
-from holdfast.decisions.gate.outputs.document import plain, schema
-from holdfast.decisions.gate.outputs.markdown import escape_markdown
+from holdfast.decisions.gate.outputs.document import document, gate_document, plain, schema
+from holdfast.decisions.gate.outputs.junit import render_junit
+from holdfast.decisions.gate.outputs.markdown import escape_markdown, render_markdown
+from holdfast.decisions.gate.outputs.text import render_text
 from holdfast.records import Outcome, Verdict
 from holdfast.report.sections.gate import (
     describe_check,

@@ -18,11 +18,9 @@ from holdfast.records.errors import StepError, StudyError
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.loop.passes import descend, score_within
 from holdfast.training.policy.adapters import open_policy
-from holdfast.training.rl.groups import Batch, list_completions
+from holdfast.training.rl.groups import Batch, list_completions, measure
 from holdfast.training.rl.offline import describe, name_rollout, offline_steps, select, take_units
-from holdfast.training.rl.offpolicy import measure
-from holdfast.training.rl.selection import Rewarded, units_per_step
-from holdfast.training.settings import RewardSettings
+from holdfast.training.rl.selection import Rewarded, RewardSettings, units_per_step
 from holdfast.training.trees.parts import GroupPart, PairPart, TokenPart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -139,7 +137,7 @@ def test_selection_never_looks_at_harm(method):
     without = [dataclasses.replace(one, facts={"gameable": one.facts["gameable"]}) for one in data]
     blind = select(without, settings)
     assert [[name_rollout(r) for r in unit.rollouts] for unit in blind.units] == names[0]
-    assert blind.harmful is None and blind.harmful_of_all is None and "data_harm" not in blind.facts
+    assert blind.harmful is None and blind.harmful_of_all is None
     told = {"reference": dict.fromkeys(here.trajectories(), -9.0)}
     streams = [offline_steps(rows, settings, seed=1, **told) for rows in (data, turned)]
     for one, other in islice(zip(*streams, strict=True), 6):
@@ -165,7 +163,7 @@ def test_harmful_shares_by_hand(method, share):
     ]
     found = select(data, ask(method, prompts_per_step=1))
     assert found.harmful == pytest.approx(share) and found.harmful_of_all == pytest.approx(4 / 7)
-    assert found.facts["data_harm"] == found.harmful and found.facts["data_unscored"] == 1.0
+    assert found.unscored == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from typing import Any
 from holdfast.cli.gate_arguments import RULE_OPTIONS
 from holdfast.decisions.gate.books import Book, Library, open_library, split_place
 from holdfast.decisions.gate.needs import asks_families_too, plan_document, plan_gate, render_plan
-from holdfast.decisions.gate.outputs import gate_document, render_junit, render_markdown, render_text
+from holdfast.decisions.gate.outputs.document import gate_document
+from holdfast.decisions.gate.outputs.junit import render_junit
+from holdfast.decisions.gate.outputs.markdown import render_markdown
+from holdfast.decisions.gate.outputs.text import render_text
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
 from holdfast.decisions.gate.verdicts import Place, Wanted, decide, decide_all, take_sides

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,8 +37,7 @@ class Opened:
     tools_known: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Difference(NamedTuple):
     """How the openings of one case differ: the first difference in words, and whether it is more than dates."""
 
     case: str
@@ -51,11 +51,11 @@ def compare_openings(books: tuple[Book, Book], sides: tuple[Side, Side], accepte
     ``accepted`` is the rules' ``openings``: "any" accepts every difference. Errors: StudyError where one is more than
     dates, times and numbers, with the first difference.
     """
-    found = list(_find_differing(*(read_openings(*both) for both in zip(books, sides, strict=True))))
-    real = [one for one in found if one.real]
-    if not found:
+    differing = list(_find_differing(*(read_openings(*both) for both in zip(books, sides, strict=True))))
+    if not differing:
         return ()
-    first = (real or found)[0]
+    real = [one for one in differing if one.real]
+    first = (real or differing)[0]
     label = sides[1].labels[sides[1].places[first.case]]
     shown = f"(child against parent, first: sample {label}: {first.told})"
     if real and accepted != "any":
@@ -64,7 +64,7 @@ def compare_openings(books: tuple[Book, Book], sides: tuple[Side, Side], accepte
             f" words or tools {shown}; evaluate both with the same opening, or accept it with --accept-openings"
         )
     kind = "other words or tools, as accepted" if real else "another date, time, number or id"
-    return (f"{count_noun(len(real or found), 'cases')} open with {kind} {shown}",)
+    return (f"{count_noun(len(real or differing), 'cases')} open with {kind} {shown}",)
 
 
 def read_openings(book: Book, side: Side) -> Opened:
@@ -75,7 +75,7 @@ def read_openings(book: Book, side: Side) -> Opened:
     called = bool((book.cells.episodes.calls[rows] + book.cells.episodes.invalid_calls[rows]).any())
     noted: dict[str, str] = {}
     digests: dict[str, set[str]] = {}
-    spoke: dict[str, bool] = {}
+    met: set[str] = set()
     if book.logs:
         with Store(book.path) as store:
             for one in store.trajectories(side.trajectories):
@@ -83,15 +83,16 @@ def read_openings(book: Book, side: Side) -> Opened:
                 if difference := detail.get("opening"):
                     noted.setdefault(one.case_id, str(difference))
                 said = one.ending is not Ending.ERROR or any(message.role == "assistant" for message in one.messages)
-                spoke[one.case_id] = spoke.get(one.case_id, False) or said
-                if said and one.case_id in cases:
-                    own = str(detail.get("opening_digest") or digest_opening(cases[one.case_id].messages))
+                met.add(one.case_id)
+                if said:
+                    opening = cases[one.case_id].messages if one.case_id in cases else ()
+                    own = str(detail.get("opening_digest") or digest_opening(opening))
                     digests.setdefault(one.case_id, set()).add(own)
     return Opened(
         cases=cases,
         noted=noted,
         digests={name: frozenset(found) for name, found in digests.items()},
-        failed=frozenset(name for name, said in spoke.items() if not said),
+        failed=frozenset(met - digests.keys()),
         # A log without events does not say which tools there were.
         tools_known=any(case.tools for case in cases.values()) or not called,
     )
@@ -105,14 +106,10 @@ def _find_differing(parent: Opened, child: Opened) -> Iterator[Difference]:
             continue
         told = first_difference(after.messages, before.messages) or child.noted.get(name) or parent.noted.get(name)
         if told is not None and (parent.noted.get(name) != child.noted.get(name) or after.messages != before.messages):
-            digests = [
+            mine, theirs = (
                 one.digests.get(name) or frozenset({digest_opening(case.messages)})
                 for one, case in ((parent, before), (child, after))
-            ]
-            yield Difference(case=name, told=told, real=digests[0] != digests[1])
-            continue
-        tools = first_difference_of_tools(after.tools, before.tools) if with_tools else None
-        if tools is not None:
-            yield Difference(
-                case=name, told=tools, real=digest_opening((), after.tools) != digest_opening((), before.tools)
             )
+            yield Difference(name, told, real=mine != theirs)
+        elif with_tools and (tools := first_difference_of_tools(after.tools, before.tools)) is not None:
+            yield Difference(name, tools, real=digest_opening((), after.tools) != digest_opening((), before.tools))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from holdfast.store import weights
 
 if TYPE_CHECKING:
-    from holdfast.training.loop.result import TrainResult
+    from holdfast.training.loop.stage import TrainResult
 
 from collections.abc import Mapping
 from functools import lru_cache

@@ -8,8 +8,7 @@ processes; then each process knows the loss of the whole step and what its own g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -119,16 +118,8 @@ def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> t
 
 def _add_up(work: Work, parts: Sequence[Part], device: torch.device) -> Work:
     """The work of all processes; what the sequences are is known to each."""
-    counts = torch.tensor([work.tokens, work.causal, work.below, work.masked, work.rows], device=device)
+    names = ("tokens", "causal", "below", "masked", "rows")
+    counts = torch.tensor([getattr(work, name) for name in names], device=device)
     dist.all_reduce(counts)
-    tokens, causal, below, masked, rows = counts.tolist()
-    sequences: list[Any] = [item for part in parts for item in part.sequences]
-    return Work(
-        tokens=tokens,
-        plain=sum(len(item.ids) for item in sequences),
-        scored=sum(count_scored(sequences)),
-        causal=causal,
-        below=below,
-        masked=masked,
-        rows=rows,
-    )
+    whole = measure_work([item for part in parts for item in part.sequences], [])
+    return replace(whole, **dict(zip(names, counts.tolist(), strict=True)))

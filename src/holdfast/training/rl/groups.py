@@ -22,13 +22,12 @@ from holdfast.records.errors import StudyError
 from holdfast.training.encoding import ScoredSequence, score_picked
 from holdfast.training.objectives import group_advantages
 from holdfast.training.rl.offline import choose_objective, describe
-from holdfast.training.rl.offpolicy import measure
-from holdfast.training.rl.selection import Rewarded
-from holdfast.training.settings import RewardSettings
+from holdfast.training.rl.selection import Rewarded, RewardSettings, check_reward
 from holdfast.training.trees.parts import Part, TrainStep, group_step
 from holdfast.training.trees.trees import partition
 
 Singles = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 _MOST_NATS = 50.0
 # What a judge that is a model says of harm, where the rules say it too.
 _OF_JUDGE = ("harm_judge", "exploited_judge")
@@ -38,7 +37,7 @@ _OF_JUDGE = ("harm_judge", "exploited_judge")
 class Completion:
     """A distinct completion of a group, with its tokens and reward: the ``first`` of ``count`` equal rollouts.
 
-    ``sequence`` has the agent's own tokens scored, ``tokens`` of them. ``skipped`` says it has no part in the loss.
+    ``sequence`` has the agent's own tokens scored. ``skipped`` says it has no part in the loss.
     """
 
     first: Rewarded
@@ -46,7 +45,11 @@ class Completion:
     advantage: float
     skipped: bool
     sequence: ScoredSequence
-    tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are the agent's own."""
+        return int((self.sequence.weights > 0).sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +78,7 @@ class Batch:
         for item in rollouts:
             known = rewards.setdefault(item.group, [])
             if item.reward is not None:
-                _check_reward(item)
+                check_reward(item)
                 known.append(item.reward)
         unequal = {group for group, known in rewards.items() if known and min(known) < max(known)}
         # Held to the start, a group of equal rewards has a gradient too.
@@ -100,13 +103,6 @@ class Batch:
         return [item.reward for item in self.rollouts if item.reward is not None]
 
 
-def _check_reward(item: Rewarded) -> None:
-    if item.reward is not None and not math.isfinite(item.reward):
-        raise StudyError(
-            f"case {item.case_id}: a reward is {item.reward}; rewards are finite, and None where there is none"
-        )
-
-
 def _advantages(rollouts: Sequence[Rewarded], unequal: set[int], settings: RewardSettings) -> list[float]:
     rewards = [math.nan if item.reward is None else item.reward for item in rollouts]
     found = group_advantages(
@@ -127,16 +123,10 @@ def _merge(rollouts: Sequence[Rewarded], advantages: Sequence[float], kept: set[
     for members in places.values():
         first = rollouts[members[0]]
         sequence = score_picked(f"case {first.case_id}", first.encoded, "agent")
-        tokens = int((sequence.weights > 0).sum())
+        skipped = first.reward is None or first.group not in kept or not sequence.weights.any()
+        advantage = advantages[members[0]]
         found.append(
-            Completion(
-                first=first,
-                count=len(members),
-                advantage=advantages[members[0]],
-                skipped=first.reward is None or first.group not in kept or not tokens,
-                sequence=sequence,
-                tokens=tokens,
-            )
+            Completion(first=first, count=len(members), advantage=advantage, skipped=skipped, sequence=sequence)
         )
     return found
 
@@ -246,16 +236,11 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
     found = {"kl": divergence / sum(item.count for item, *_ in items)}
     if weight > 0:
         found["entropy"] = surprise / weight
-    known = [(item, value) for item, value, _ in items for _ in range(item.count) if item.first.sampled is not None]
-    if known:
-        off = measure([value for _, value in known], [_sampled(item) for item, _ in known])
+    stored = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]
+    if both := [(value, sampled) for value, sampled in stored if sampled is not None]:
+        off = measure([value for value, _ in both], [sampled for _, sampled in both])
         found |= {"log_ratio": off.log_ratio, "ess": off.ess}
     return found | _measure_mismatch([(item, value) for item, value, _ in items])
-
-
-def _sampled(item: Completion) -> Singles:
-    assert item.first.sampled is not None
-    return item.first.sampled
 
 
 def _measure_mismatch(items: Sequence[tuple[Completion, Singles]]) -> dict[str, float]:
@@ -282,9 +267,7 @@ def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[
             "text": item.first.text,
             "count": item.count,
             "reward": item.first.reward,
-            "harm": item.first.facts.get("harm"),
-            "exploited": item.first.facts.get("exploited"),
-            "gameable": item.first.facts.get("gameable"),
+            **{name: item.first.facts.get(name) for name in ("harm", "exploited", "gameable")},
             "logprob": item.first.logprob,
             "tokens": item.tokens,
             "skipped": item.skipped,
@@ -292,3 +275,46 @@ def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[
         }
         for item in completions
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffPolicy:
+    """How unlike two policies are on data that one of them sampled.
+
+    ``log_ratio`` is the mean absolute log ratio of their probabilities in nats a token, 0 where they agree. ``ess`` is
+    the effective sample size of the data's importance weights as a share of the sequences, from 1 / sequences, where
+    one sequence has all the weight, to 1.
+    """
+
+    log_ratio: float
+    ess: float
+    tokens: int
+    sequences: int
+
+
+def measure(current: Sequence[Floats], sampled: Sequence[Floats]) -> OffPolicy:
+    """How far the policy of ``current`` is from the one that sampled.
+
+    Both hold, for each sequence, the log-probabilities [tokens] in nats of its scored tokens under the policy to be
+    trained and under the one that sampled. A sequence's weight w is the ratio of its probabilities as a whole, and
+    ``ess`` is (sum w)^2 / (n sum w^2) over n sequences (Kish 1965), computed from the logarithms of the weights, so
+    that no weight overflows. A common factor of all weights does not change it. Errors: StudyError for no tokens,
+    numbers that are not finite, or two sides of different shapes.
+    """
+    if [one.shape for one in current] != [other.shape for other in sampled]:
+        raise StudyError("off-policy measure: the two policies did not score the same tokens; score the same sequences")
+    ratios = [one.astype(np.float64) - other.astype(np.float64) for one, other in zip(current, sampled, strict=True)]
+    tokens = sum(len(ratio) for ratio in ratios)
+    if not tokens:
+        raise StudyError("off-policy measure: there are no tokens to compare; pass at least one scored sequence")
+    if not all(np.isfinite(ratio).all() for ratio in ratios):
+        raise StudyError("off-policy measure: a log-probability is not finite; the weights of a model are damaged")
+    logs = np.array([ratio.sum() for ratio in ratios])
+    weights = np.exp(logs - logs.max())
+    share = float(weights.sum() ** 2 / (len(logs) * np.square(weights).sum()))
+    return OffPolicy(
+        log_ratio=float(sum(np.abs(ratio).sum() for ratio in ratios)) / tokens,
+        ess=min(1.0, max(1 / len(logs), share)),  # rounding alone leaves the bounds
+        tokens=tokens,
+        sequences=len(logs),
+    )

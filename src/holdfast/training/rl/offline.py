@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from holdfast.records import PreferencePair
+from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded, score_picked
 from holdfast.training.objectives import Aggregation, group_advantages
 from holdfast.training.rl.selection import (
     Rewarded,
-    Selection,
+    RewardSettings,
     Unit,
     count_own,
     mean_fact,
@@ -33,26 +34,7 @@ from holdfast.training.rl.selection import (
     select,
     units_per_step,
 )
-from holdfast.training.settings import RewardSettings
-from holdfast.training.trees.parts import (
-    GroupObjective,
-    PairObjective,
-    TrainStep,
-    demonstration_step,
-    group_step,
-    pair_step,
-)
-
-__all__ = [
-    "Selection",
-    "Unit",
-    "choose_objective",
-    "describe",
-    "name_rollout",
-    "offline_steps",
-    "select",
-    "take_units",
-]
+from holdfast.training.trees.parts import GroupObjective, TrainStep, demonstration_step, group_step, pair_step
 
 # How a loss adds tokens up.
 _AGGREGATIONS: Mapping[str, Aggregation] = {"dapo": "token", "grpo": "sequence", "dr_grpo": "constant"}
@@ -169,7 +151,7 @@ def _preference(units: Sequence[Unit], settings: RewardSettings, reference: Mapp
         )
         for unit in units
     ]
-    return pair_step(pairs, encoded, reference, objective=PairObjective(beta=settings.beta), loss_mask="agent")
+    return pair_step(pairs, encoded, reference, StageSection(objective="reward", beta=settings.beta))
 
 
 def _gradient(

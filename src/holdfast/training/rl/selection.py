@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 
 from holdfast.records import content_id
 from holdfast.records.errors import StepError, StudyError
+from holdfast.study.stages import RewardSection
 from holdfast.training.encoding import Encoded
-from holdfast.training.settings import RewardSettings
+
+
+class RewardSettings(RewardSection):
+    """A study's stage on rewards. ``max_tokens`` bounds a reply and is the constant length of "dr_grpo".
+
+    Log-probabilities are those at temperature 1, whatever that of sampling is.
+    """
+
+    setting: str = ""
+    max_tokens: int = 256
+
 
 # What a method's units are called.
 _UNITS = {"grpo": "prompts", "best_sft": "demonstrations", "best_dpo": "pairs"}
@@ -56,20 +67,6 @@ class Selection:
     tokens: int
     harmful: float | None
     harmful_of_all: float | None
-
-    @property
-    def facts(self) -> dict[str, float]:
-        """The same as numbers by name; what is None is left out."""
-        found = {
-            "data_harm": self.harmful,
-            "data_harm_of_all": self.harmful_of_all,
-            "data_prompts": self.prompts,
-            "data_units": len(self.units),
-            "data_rollouts": self.rollouts,
-            "data_unscored": self.unscored,
-            "data_tokens": self.tokens,
-        }
-        return {name: float(value) for name, value in found.items() if value is not None}
 
     def trajectories(self) -> dict[str, Encoded]:
         """The distinct rollouts that are trained on by ``name_rollout``: those that a reference has to score."""
@@ -151,12 +148,19 @@ def reward_or(rollout: Rewarded, otherwise: float) -> float:
     return otherwise if rollout.reward is None else rollout.reward
 
 
+def check_reward(rollout: Rewarded) -> None:
+    """Raises StudyError for a reward that is not finite."""
+    if rollout.reward is not None and not math.isfinite(rollout.reward):
+        raise StudyError(
+            f"case {rollout.case_id}: a reward is {rollout.reward}; rewards are finite, and None where there is none"
+        )
+
+
 def _check_rollout(rollout: Rewarded, *, needs_sampled: bool) -> None:
     place, tokens = f"case {rollout.case_id}", count_own(rollout)
     if not tokens:
         raise StudyError(f"{place}: a rollout has no token of the agent to learn from; drop it")
-    if rollout.reward is not None and not math.isfinite(rollout.reward):
-        raise StudyError(f"{place}: a reward is {rollout.reward}; rewards are finite, and None where there is none")
+    check_reward(rollout)
     if rollout.facts.get("gameable") not in (0, 1):
         raise StudyError(f"{place}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
     if not needs_sampled:

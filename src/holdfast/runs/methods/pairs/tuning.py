@@ -26,7 +26,7 @@ from holdfast.suites.casebook import TUNE
 
 if TYPE_CHECKING:
     from holdfast.models import Model
-    from holdfast.training.dpo.balance import Measure, Measured
+    from holdfast.training.dpo.mixing import Measure, Measured
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def open_measure(step: Step, settings: PairStageSettings, store: Store) -> Itera
 
     Each case is met once at every measurement. Episodes and scores are nobody's results and are not stored.
     """
-    from holdfast.training.dpo.balance import Measured
+    from holdfast.training.dpo.mixing import Measured
 
     tuning, balance = settings.tuning, settings.section.balance
     assert tuning is not None and balance is not None  # the plan gives both or neither
