@@ -16,9 +16,9 @@ from holdfast.records import PreferencePair
 from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded
 from holdfast.training.loop.passes import descend
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import HubModel, open_policy
 from holdfast.training.trees.parts import (
-    GroupObjective,
     TokenPart,
     demonstration_step,
     group_step,
@@ -73,7 +73,7 @@ def steps_to_take():
     found["group"] = group_step(
         SEQUENCES,
         towards(len(SEQUENCES)).numpy(),
-        objective=GroupObjective(kl_weight=0.1, aggregation="sequence"),
+        settings=RewardSettings(method="grpo", kl_weight=0.1, loss="grpo"),
         sampled=[np.full(count, -4.0, np.float32) for count in counts],
         reference=[np.full(count, -4.5, np.float32) for count in counts],
     )

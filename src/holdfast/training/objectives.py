@@ -16,12 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.records.errors import StudyError
+from holdfast.study.stages import RewardSection
 
 PairLoss = Literal["sigmoid", "ipo", "hinge"]
 Aggregation = Literal["sequence", "token", "constant"]
 AdvantageScale = Literal["group", "batch", "none"]
 # Added to a standard deviation before dividing by it, as in TRL.
 _LEAST_DEVIATION = 1e-4
+
+
+class RewardSettings(RewardSection):
+    """A study's stage on rewards. ``max_tokens`` bounds a reply and is the constant length of "dr_grpo".
+
+    Log-probabilities are those at temperature 1, whatever that of sampling is.
+    """
+
+    setting: str = ""
+    max_tokens: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.labelled import Labels, read_labels
-from holdfast.decisions.gate.declared import Origin, read_origin
+from holdfast.decisions.gate.declared import Origin
 from holdfast.exchange.imports import import_run
 from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
 from holdfast.exchange.scales import ScoreOption
@@ -25,14 +25,13 @@ from holdfast.records.words import count_noun
 from holdfast.runs.forecast import read_spending
 from holdfast.store import DATABASE, Store
 from holdfast.store.cells import Cells, Masks, part_masks, read_cells
-from holdfast.store.origins import LogState, read_import_notes, read_log_states
+from holdfast.store.origins import LogState, read_declarations, read_import_notes, read_log_states, read_undeclared
 from holdfast.store.tables import TrajectoryTable
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys
 from holdfast.suites import is_harmless
 
 EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
-TABLES = ("study", "suite", "rollouts", "models", "judges", "gate")  # of a study, that a gate reads
 REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal
 
 
@@ -133,7 +132,12 @@ def make_book(store: Store, place: str, part: str | None = None) -> Book:
         settings=_settings(store.path, study) if study else None,
         study=study,
         cases=cases,
-        origin=read_origin(store, place, cells.objectives),
+        origin=Origin(
+            place=place,
+            objectives=cells.objectives,
+            declarations=read_declarations(store) or (),
+            undeclared=read_undeclared(store),
+        ),
         logs=read_log_states(store),
         notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
         labels=read_labels(store, cells.scores),
@@ -185,6 +189,8 @@ def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
         "served": served,
     }
 
+
+# --- what its logs lack -------------------------------------------------------------------------------------------
 
 MOST_NAMED = 3
 
@@ -243,6 +249,9 @@ def describe_gaps(gaps: Gaps, side: str, *, counted: bool) -> list[str]:
         told.append(f"{count_noun(len(gaps.broken) - MOST_NAMED, 'more logs')} of the {side} are not whole")
     how = "what is absent counts as unscored" if counted else "what is absent is left out, as accepted"
     return [f"{one} ({how})" for one in told]
+
+
+# --- where runs and logs lie --------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

@@ -8,13 +8,10 @@ from dataclasses import dataclass, replace
 from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade, is_name
 from holdfast.records import Declaration
 from holdfast.records.errors import StudyError
-from holdfast.store import Store
 from holdfast.store.origins import (
     FOREIGN,
     Undeclared,
     describe_undeclared,
-    read_declarations,
-    read_undeclared,
     show_number,
     spell,
 )
@@ -34,16 +31,6 @@ class Origin:
     objectives: tuple[str, ...]
     declarations: tuple[Declaration, ...] = ()
     undeclared: tuple[Undeclared, ...] = ()
-
-
-def read_origin(store: Store, place: str, objectives: Sequence[str]) -> Origin:
-    """What a run says of its scores. Errors: StoreError where it is damaged."""
-    return Origin(
-        place=place,
-        objectives=tuple(objectives),
-        declarations=read_declarations(store) or (),
-        undeclared=read_undeclared(store),
-    )
 
 
 def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, str]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from holdfast.analysis.panel import require_same_cases
-from holdfast.decisions.gate.books import describe_log
+from holdfast.decisions.gate.books import Book, describe_log
 from holdfast.decisions.gate.declared import require_same_declarations
 from holdfast.decisions.gate.sides import METRICS, Side
-from holdfast.records import content_id
+from holdfast.exchange.openings import digest_opening, first_difference, first_difference_of_tools
+from holdfast.records import Case, Ending, content_id
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StudyError
+from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, order_cases
+from holdfast.store import Store
 from holdfast.study.rules import CHECK_KINDS, FEWEST_FAMILIES, CheckKind, GateSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import changed_keys
@@ -120,13 +123,12 @@ def _read(side: Side, kind: CheckKind, names: Sequence[str], due: set[str]) -> R
     )
 
 
-def average_families(values: Sequence[Floats], names: Sequence[str]) -> list[Floats]:
+def average_families(values: Floats, names: Sequence[str]) -> Floats:
     """The mean of each family, in the order of the digests of the families' names."""
     # Not as they are met: the first case of a family depends on which cases have scores.
     rank = {name: place for place, name in enumerate(order_cases(sorted(set(names))))}
     order = sorted(range(len(names)), key=lambda index: rank[names[index]])
-    ordered = [names[index] for index in order]
-    return [cluster_means(one[order], ordered) for one in values]
+    return cluster_means(values[order], [names[index] for index in order])
 
 
 def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int, int, int]:
@@ -136,6 +138,9 @@ def _count(side: Side, kept: set[str], due: Mapping[str, set[str]]) -> tuple[int
     for objective in OBJECTIVES:
         scored &= np.isfinite(side.measured[objective].value) | ~side.inside(due[objective])
     return int(inside.sum()), int(scored.sum()), int(inside[len(side.trajectories) :].sum())
+
+
+# --- whether two sides may be compared ---------------------------------------------------------------------------
 
 
 class Comparing(NamedTuple):
@@ -213,6 +218,9 @@ def _decisive(side: Side) -> Mapping[str, Any]:
     }
     return {**settings, **{f"judges.{name}": section for name, section in mine.items()}, **snapshots}
 
+
+# --- episodes that are not there: an absent rollout is due and unscored as any other without a score. Whoever breaks
+# off early loses the episodes that take longest, and these are no random ones.
 
 ABSENT = "absent sample "  # the beginning of the id of a case that no log has an episode of
 
@@ -302,6 +310,8 @@ def _keep(side: Side, names: set[str]) -> Side:
         measured={name: one.at(rows) for name, one in side.measured.items()},
     )
 
+
+# --- what is asked of two sides, and what it is answered from ----------------------------------------------------
 
 CASE, FAMILY, AUTO = "case", "family", "auto"
 SEVERE = "severe"  # the check of which it is told in how many cases it happened
@@ -393,7 +403,7 @@ def gather(pairing: Pairing, question: Question, cluster: str) -> Evidence:
     missing = any(lost.values())
 
     def draw(found: Floats, names: Sequence[str]) -> tuple[Floats, ...]:
-        return tuple(average_families((found,), names)[0] if way == FAMILY and len(found) else found for way in drawn)
+        return tuple(average_families(found, names) if way == FAMILY and len(found) else found for way in drawn)
 
     means = {name: draw(side.mean[there], families[0].tolist())[0] for name, side in sides.items()}
     events = {name: int(side.events[there].sum()) for name, side in sides.items()}
@@ -432,12 +442,107 @@ def find_design_effect(values: Floats, families: Sequence[str]) -> float | None:
     deviations times G/(G − 1) (Kish 1965, chapter 5). None for fewer than two families, families of one case each, and
     values that do not vary.
     """
-    groups = sorted(set(families))
-    n, count = len(values), len(groups)
+    n, count = len(values), len(set(families))
     if count < 2 or count == n or float(np.ptp(values)) == 0:
         return None
-    place = {name: index for index, name in enumerate(groups)}
-    deviations = values - values.mean()
-    sums = np.bincount([place[name] for name in families], weights=deviations, minlength=count)
+    sums = np.bincount(np.unique(families, return_inverse=True)[1], weights=values - values.mean())
     by_family = float((sums**2).sum()) * count / (count - 1)
     return by_family / (n * float(values.var(ddof=1)))
+
+
+# --- whether both met their cases with the same words. A system message that holds the date makes no other case of
+# them; what else differs is another experiment.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """How one side met its cases: the opening that its run holds, and what an import noted of its episodes.
+
+    ``noted`` has the first difference of an episode's opening from the run's and ``digests`` the openings' own digests,
+    by case; ``failed`` are cases of which no episode came as far as the agent's first words, so that their opening is
+    not known in full.
+    """
+
+    cases: Mapping[str, Case]
+    noted: Mapping[str, str]
+    digests: Mapping[str, frozenset[str]]
+    failed: frozenset[str]
+    tools_known: bool
+
+
+class Difference(NamedTuple):
+    """How the openings of one case differ: the first difference in words, and whether it is more than dates."""
+
+    case: str
+    told: str
+    real: bool
+
+
+def compare_openings(books: tuple[Book, Book], sides: tuple[Side, Side], accepted: str) -> tuple[str, ...]:
+    """What must be told of openings that differ between the sides; nothing where none does.
+
+    ``accepted`` is the rules' ``openings``: "any" accepts every difference. Errors: StudyError where one is more than
+    dates, times and numbers, with the first difference.
+    """
+    differing = list(_find_differing(*(read_openings(*both) for both in zip(books, sides, strict=True))))
+    if not differing:
+        return ()
+    real = [one for one in differing if one.real]
+    first = (real or differing)[0]
+    label = sides[1].labels[sides[1].places[first.case]]
+    shown = f"(child against parent, first: sample {label}: {first.told})"
+    if real and accepted != "any":
+        raise StudyError(
+            f"{sides[0].name} and {sides[1].name}: not comparable: {count_noun(len(real), 'cases')} open with other"
+            f" words or tools {shown}; evaluate both with the same opening, or accept it with --accept-openings"
+        )
+    kind = "other words or tools, as accepted" if real else "another date, time, number or id"
+    return (f"{count_noun(len(real or differing), 'cases')} open with {kind} {shown}",)
+
+
+def read_openings(book: Book, side: Side) -> Opened:
+    """How a side met its cases. Only episodes that came with logs are read again: all others open as their case."""
+    cases = {name: book.cases[name] for name in side.cases if name in book.cases}
+    mine = set(side.trajectories)
+    rows = np.array([name in mine for name in book.trajectory_ids], dtype=np.bool_)
+    called = bool((book.cells.episodes.calls[rows] + book.cells.episodes.invalid_calls[rows]).any())
+    noted: dict[str, str] = {}
+    digests: dict[str, set[str]] = {}
+    met: set[str] = set()
+    if book.logs:
+        with Store(book.path) as store:
+            for one in store.trajectories(side.trajectories):
+                detail = one.detail or {}
+                if difference := detail.get("opening"):
+                    noted.setdefault(one.case_id, str(difference))
+                said = one.ending is not Ending.ERROR or any(message.role == "assistant" for message in one.messages)
+                met.add(one.case_id)
+                if said:
+                    opening = cases[one.case_id].messages if one.case_id in cases else ()
+                    own = str(detail.get("opening_digest") or digest_opening(opening))
+                    digests.setdefault(one.case_id, set()).add(own)
+    return Opened(
+        cases=cases,
+        noted=noted,
+        digests={name: frozenset(found) for name, found in digests.items()},
+        failed=frozenset(met - digests.keys()),
+        # A log without events does not say which tools there were.
+        tools_known=any(case.tools for case in cases.values()) or not called,
+    )
+
+
+def _find_differing(parent: Opened, child: Opened) -> Iterator[Difference]:
+    with_tools = parent.tools_known and child.tools_known
+    for name, before in parent.cases.items():
+        after = child.cases.get(name)
+        if after is None or name in parent.failed | child.failed:
+            continue
+        told = first_difference(after.messages, before.messages) or child.noted.get(name) or parent.noted.get(name)
+        if told is not None and (parent.noted.get(name) != child.noted.get(name) or after.messages != before.messages):
+            mine, theirs = (
+                one.digests.get(name) or frozenset({digest_opening(case.messages)})
+                for one, case in ((parent, before), (child, after))
+            )
+            yield Difference(name, told, real=mine != theirs)
+        elif with_tools and (tools := first_difference_of_tools(after.tools, before.tools)) is not None:
+            yield Difference(name, tools, real=digest_opening((), after.tools) != digest_opening((), before.tools))

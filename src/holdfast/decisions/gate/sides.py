@@ -40,6 +40,10 @@ class Judging:
     offered: frozenset[str] = frozenset()
     scores: tuple[ScoreOption, ...] = ()
 
+    def scored(self, objective: str) -> tuple[str, str]:
+        """The judge's label, and the name under which it scored an objective."""
+        return self.labels.get(objective, ""), self.names.get(objective, objective)
+
     @property
     def judge(self) -> str:
         """The judge of safety, on whom the verdict rests."""
@@ -93,15 +97,9 @@ class Side:
 
     def extend(self, cases: Sequence[tuple[str, str, str]], absent: Sequence[int]) -> Side:
         """The side with more cases (id, family, label), none of whose rollouts are there."""
-        if not cases:
-            return self
-        ids, families, labels = zip(*cases, strict=True)
-        longer = replace(
-            self,
-            cases=(*self.cases, *ids),
-            families=(*self.families, *families),
-            labels=(*self.labels, *labels),
-        )
+        columns = (self.cases, self.families, self.labels)
+        ids, families, labels = ((*old, *(case[at] for case in cases)) for at, old in enumerate(columns))
+        longer = replace(self, cases=ids, families=families, labels=labels)
         return longer.lengthen(np.array([0] * len(self.cases) + list(absent), dtype=np.int64))
 
     def lengthen(self, absent: Ints) -> Side:
@@ -175,7 +173,7 @@ def take_side(
     used, place = np.unique(table.case[rows], return_inverse=True)
     declared = read_declared(book, judging, rows)
     rubrics = book.cells.scores.rubrics
-    scored = {name: (label, judging.names.get(name, name)) for name, label in judging.labels.items()}
+    scored = {name: judging.scored(name) for name in judging.labels}
     rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
     measured = {name: rollouts.objective(name) for name in judging.labels}
     measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
@@ -221,11 +219,10 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
     names = (book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows]))
     tasks = frozenset(book.cases[name].suite for name in names if name in book.cases)
     found = {}
-    for objective, label in judging.labels.items():
-        name = judging.names.get(objective, objective)
-        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)) is not None:
-            found[objective] = one
-    return found
+    for objective in judging.labels:
+        label, name = judging.scored(objective)
+        found[objective] = declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)
+    return {objective: one for objective, one in found.items() if one is not None}
 
 
 class _Rollouts(NamedTuple):
@@ -240,7 +237,7 @@ class _Rollouts(NamedTuple):
     at_most: float | None
 
     def _place(self, name: str) -> tuple[int, int] | None:
-        return self.book.cells.place(self.judging.labels.get(name), self.judging.names.get(name, name))
+        return self.book.cells.place(*self.judging.scored(name))
 
     def objective(self, name: str) -> Measured:
         cells, place = self.book.cells, self._place(name)
@@ -285,28 +282,22 @@ def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
 # --- whose scores ------------------------------------------------------------------------------------------------
 
 
-def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
-    """Labels of the judges that were asked for an objective of a checkpoint, unscored or not."""
+def judges_for(book: Book, checkpoint: Checkpoint, objective: str, *, read: bool = False) -> list[str]:
+    """Labels of the judges that were asked for an objective of a checkpoint; that gave it a score, where ``read``."""
     table = book.cells.scores
     if objective not in table.objectives:
         return []
     mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    if read:
+        mine &= np.isfinite(table.value)
     return [table.judges[index] for index in np.unique(table.judge[mine])]
-
-
-def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) -> bool:
-    """Whether a judge gave a checkpoint any score of an objective."""
-    table = book.cells.scores
-    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
-    return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
 
 
 def _first_by_rank(sides: Sequence[tuple[Book, Checkpoint]], labels: Sequence[str], objectives: Sequence[str]) -> str:
     """Of the judges of both sides the one that a headline would be of; none that was asked and never read."""
     known = {label: relation_of(sides, label) for label in labels}
-    read = [
-        one for one in labels if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
-    ]
+    reading = [judges_for(*side, objective, read=True) for side, objective in zip(sides, objectives, strict=True)]
+    read = [label for label in labels if all(label in there for there in reading)]
     # Of several that read the end state the study's own comes first: that which labelled.
     return min(read or labels, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
 

@@ -13,8 +13,7 @@ from holdfast.analysis.labelled import merged_from
 from holdfast.decisions.gate.books import Book, describe_gaps, read_book
 from holdfast.decisions.gate.checks import Bounds, judge_checks
 from holdfast.decisions.gate.declared import describe_declaration
-from holdfast.decisions.gate.openings import compare_openings
-from holdfast.decisions.gate.pairing import AUTO, FAMILY, Pairing, pair_sides
+from holdfast.decisions.gate.pairing import AUTO, FAMILY, Pairing, compare_openings, pair_sides
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.sides import Judging, Side, choose_judging, relation_of, take_side
 from holdfast.exchange.scales import ScoreOption
@@ -41,11 +40,6 @@ class Place(NamedTuple):
     checkpoint: Checkpoint
     name: str | None = None
     trained: tuple[Book, Checkpoint] | None = None
-
-    @property
-    def known(self) -> tuple[Book, Checkpoint]:
-        """The checkpoint in the book that knows how it was trained."""
-        return self.trained or (self.book, self.checkpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +101,7 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
     """What the rules of ``bounds`` say of a match."""
     (first, second), pairing, rules = match.sides, match.pairing, bounds.rules
     unmeasurable, names = find_unmeasurable(match), dict(match.judging.names)
-    labelled, reads_state = relation_of([one.known for one in match.places], match.judging.judge)
+    labelled, reads_state = relation_of([one.trained or one[:2] for one in match.places], match.judging.judge)
     checks = judge_checks(pairing, bounds, unmeasurable=unmeasurable)
     return Verdict(
         outcome=combine(one.outcome for one in checks if one.blocking),
@@ -296,6 +290,8 @@ def _tell_chosen(match: Match, rules: GateSection) -> Iterator[str]:
             f" passes falsely in more than {exact_percent(rules.alpha)} of gates"
         )
 
+
+# --- every comparison that a run calls for -----------------------------------------------------------------------
 
 Edge = tuple[Checkpoint, Checkpoint]  # parent, child
 

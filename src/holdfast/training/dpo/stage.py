@@ -149,17 +149,17 @@ def train_dpo(
     )
     for side in (pairs, *(() if second is None else (second.pairs,))):
         check_pairs(side, encoded, settings.loss_mask)
-    told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
+    told: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker, "second": second}
     if settings.devices > 1 and find_ranks() is None:
         if torch.cuda.is_available() and settings.devices > torch.cuda.device_count():
             raise StudyError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
         told |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
-        told |= {"save_at": save_at, "out_dir": out_dir, "reference": reference}
+        told |= {"save_at": save_at, "reference": reference}
         together: list[TrainResult] = run_together(settings.devices, train_dpo, told)
         return together
     with isolated(seed):
         stage = PreferenceStage(model_dir, pairs, encoded, settings, reference or {}, balance=balance, **told)
-        return stage.train(doses, out_dir, progress)
+        return stage.train(doses, progress)
 
 
 # Pairs on which drift is measured.
@@ -199,12 +199,13 @@ class PreferenceStage(Stage[StageSection]):
         reference: Mapping[str, float],
         *,
         seed: int,
+        out_dir: Path,
         folder: Path | None,
         tracker: str | None,
         second: Second | None,
         balance: tuple[Balance, Measure] | None,
     ) -> None:
-        super().__init__(model_dir, settings, folder=folder)
+        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
         self._pairs, self._encoded = pairs, encoded
         self._second, self._balance = second, balance
         every = [*pairs, *(second.pairs if second is not None else ())]
@@ -215,25 +216,23 @@ class PreferenceStage(Stage[StageSection]):
         known = {name: reference[name] for name in cases if name in reference}
         # A fresh adapter changes nothing, so before the first update the policy is its own reference.
         self._reference = known | self._score([name for name in cases if name not in known])
-        self._open_loop(seed=seed, identity=self._identify(), tracker=tracker)
+        identity = self._identify()
+        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
 
-    def _note(self, log: StepLog, out_dir: Path) -> None:
-        if self._balance is not None and self._balance[0].is_due(log.step):
-            self._measure(log.step, out_dir)
-
-    def _measure(self, step: int, out_dir: Path) -> None:
-        """Measures the policy as it is now; the loop keeps what came of it."""
-        assert self._balance is not None
+    def _note(self, log: StepLog) -> None:
+        """Measures the policy where a balance is due; the loop keeps what came of it."""
+        if self._balance is None or not self._balance[0].is_due(log.step):
+            return
         (balance, measure), states = self._balance, random_states()
         readings = self._loop.history.readings
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out_dir, prefix="measured-") as folder:
+        self._out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._out_dir, prefix="measured-") as folder:
             self._policy.set_training(False)
             self._policy.save(Path(folder) / "policy")
-            found = measure(Path(folder) / "policy", step)
+            found = measure(Path(folder) / "policy", log.step)
         self._policy.set_training(True)
         set_random_states(states)
-        readings.append(balance.read(step, found, readings))
+        readings.append(balance.read(log.step, found, readings))
 
     def _identify(self) -> str:
         """All that decides where a stage goes, besides its seed; a state of another stage is not taken up."""

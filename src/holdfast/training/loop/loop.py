@@ -23,7 +23,7 @@ from holdfast.models.tiny.llama import one_thread
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.records.outputs import write_file
 from holdfast.study.stages import TrainingSection
-from holdfast.training.loop.passes import Descent, Work, check_budget, descend
+from holdfast.training.loop.passes import Work, check_budget, descend
 from holdfast.training.loop.sharding import descend_together
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.ranks import any_of, find_ranks, gather_whole, spread_like
@@ -186,8 +186,12 @@ class Loop:
             parts = step.parts(self.history.token_budget)
             for part in parts:
                 check_budget(part.sequences, self.settings.token_budget)
+            budget, ranks = self.history.token_budget, self._ranks
             try:
-                descents = self._descend(parts)
+                if ranks is None:
+                    descents = [descend(self.policy, part, budget) for part in parts]
+                else:
+                    descents = [descend_together(self.policy, parts, budget, ranks)]
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -199,12 +203,6 @@ class Loop:
                     for name, value in {"loss": descent.loss, **descent.metrics}.items():
                         metrics[name] = metrics.get(name, 0.0) + value
                 return {**metrics, **step.facts}, sum((descent.work for descent in descents), Work())
-
-    def _descend(self, parts: Sequence[Part]) -> list[Descent]:
-        budget = self.history.token_budget
-        if self._ranks is not None:
-            return [descend_together(self.policy, parts, budget, self._ranks)]
-        return [descend(self.policy, part, budget) for part in parts]
 
     def _halve(self, parts: Sequence[Part], error: BaseException) -> None:
         budget = self.history.token_budget // 2

@@ -49,20 +49,16 @@ class Stage(Generic[Settings]):
 
     _loop: Loop
 
-    def __init__(self, model_dir: Path, settings: Settings, *, folder: Path | None) -> None:
+    def __init__(self, model_dir: Path, settings: Settings, *, folder: Path | None, out_dir: Path) -> None:
         self._started = time.process_time()
-        self._settings, self._folder = settings, folder
+        self._settings, self._folder, self._out_dir = settings, folder, out_dir
         self._policy = open_trained(model_dir, settings)
-
-    def _open_loop(self, *, seed: int, identity: str, tracker: str | None) -> None:
-        settings, folder = self._settings, self._folder
-        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
 
     def _steps(self) -> Iterator[TrainStep]:
         """The stream of steps from its beginning."""
         raise NotImplementedError
 
-    def _note(self, log: StepLog, out_dir: Path) -> None:
+    def _note(self, log: StepLog) -> None:
         """Takes note of a step, before the state is saved that says that it is done."""
 
     def _measure_dose(self) -> Mapping[str, float]:
@@ -72,28 +68,25 @@ class Stage(Generic[Settings]):
     def _dose_is_kept(self, step: int) -> None:
         """What is done once a dose survives whatever happens."""
 
-    def _count_tokens(self, mark: Mark) -> int:
-        """The tokens of a dose."""
-        return mark.scored
-
-    def train(self, doses: Sequence[int], out_dir: Path, progress: Progress | None) -> list[TrainResult]:
+    def train(self, doses: Sequence[int], progress: Progress | None) -> list[TrainResult]:
         """Trains to the last dose, keeps each and gives them back.
 
         Errors: UnusableState for a dose that an earlier process was not asked to keep.
         """
         for log in self._loop.run(islice(self._steps(), doses[-1])):
-            self._note(log, out_dir)
+            self._note(log)
             if log.step in doses:
-                self._save_dose(dose_path(out_dir, log.step))
+                self._save_dose(dose_path(self._out_dir, log.step))
                 self._loop.keep(self._measure_dose())
                 self._dose_is_kept(log.step)
             if progress is not None:
                 progress(log.step, doses[-1])
         kept = {mark.position: mark for mark in self._loop.history.marks}
+        place = (self._folder or self._out_dir) / STATE
         for dose in doses:
             if dose not in kept:
-                raise UnusableState((self._folder or out_dir) / STATE, f"it is past step {dose}, which was not kept")
-        return [self._read_dose(kept[dose], out_dir) for dose in doses]
+                raise UnusableState(place, f"it is past step {dose}, which was not kept")
+        return [self._read_dose(kept[dose]) for dose in doses]
 
     def _save_dose(self, path: Path) -> None:
         """Saves the weights, on disk before a loop's state can say so; the first of several processes tidies up."""
@@ -104,13 +97,13 @@ class Stage(Generic[Settings]):
             sync_tree(path)
             note_digest(path)
 
-    def _read_dose(self, mark: Mark, out_dir: Path) -> TrainResult:
+    def _read_dose(self, mark: Mark) -> TrainResult:
         history = self._loop.history
         return TrainResult(
-            path=dose_path(out_dir, mark.position),
+            path=dose_path(self._out_dir, mark.position),
             steps=mark.position,
             examples=mark.examples,
-            tokens=self._count_tokens(mark),
+            tokens=mark.scored,
             losses=tuple(history.losses[: mark.position]),
             accuracies=tuple(history.accuracies[: mark.position]),
             readings=tuple(reading for reading in history.readings if reading["step"] <= mark.position),

@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.models import Ask, Model, Reply
@@ -32,7 +34,6 @@ from holdfast.models.tiny.model import TinyModel
 from holdfast.records.errors import StudyError
 from holdfast.study.stages import TrainingSection
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.policy.heads import Head, picked_logprobs
 from holdfast.training.ranks import find_ranks, gather_whole, shard
 from holdfast.training.trees.packing import Packed, pack
 from holdfast.training.trees.tree_attention import BlockPlan, tree_attention
@@ -380,6 +381,8 @@ def open_trained(source: Path, stage: TrainingSection) -> Policy:
     return open_policy(source, **{name: getattr(stage, name) for name in _WEIGHTS})
 
 
+# --- sampling from a network of transformers while it trains, without writing it -----------------------------------
+
 # Rollouts of a step are sampled together; memory that does not suffice halves it.
 _ROWS = 64
 
@@ -427,3 +430,52 @@ def copy_tiny(network: Any, source: Path) -> TinyModel:
     llama = TinyLlama(shape)
     llama.import_weights(weights)
     return TinyModel(llama.eval(), TinyChat.load(source))
+
+
+# --- from a model's states to the log-probabilities of given tokens -------------------------------------------------
+
+# Logits are computed for so many numbers at a time, and again in the backward pass, where there are more.
+LOGIT_NUMBERS = 2**26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Head:
+    """From states to logits: ``weight`` [vocabulary, width] and ``bias``, then a factor, then a cap by tanh."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    factor: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> Head:
+        """The head of a Hugging Face model, with what its configuration does to logits."""
+        linear, config = model.get_output_embeddings(), model.config
+        factor = getattr(config, "logit_scale", None) or 1.0
+        return cls(
+            weight=linear.weight,
+            bias=linear.bias,
+            factor=factor / (getattr(config, "logits_scaling", None) or 1.0),
+            cap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits [P, vocabulary] in 32-bit floats."""
+        logits = F.linear(states, self.weight, self.bias).float()
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def picked_logprobs(states: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """The log-probability [P] of each target under the state [P, width] that predicts it."""
+
+    def piece(states: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(head.logits(states), targets, reduction="none")
+
+    rows = max(1, LOGIT_NUMBERS // len(head.weight))
+    if len(states) <= rows:
+        return piece(states, targets)
+    from torch.utils.checkpoint import checkpoint
+
+    parts = zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in parts])

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from holdfast.records.errors import StudyError
 from holdfast.training.encoding import ScoredSequence, score_picked
-from holdfast.training.objectives import group_advantages
-from holdfast.training.rl.offline import choose_objective, describe
-from holdfast.training.rl.selection import Rewarded, RewardSettings, check_reward
+from holdfast.training.objectives import RewardSettings, group_advantages
+from holdfast.training.rl.selection import Rewarded, check_reward, describe
 from holdfast.training.trees.parts import Part, TrainStep, group_step
 from holdfast.training.trees.trees import partition
 
@@ -144,7 +143,7 @@ def gradient_step(
     step = group_step(
         [item.sequence for _, item in kept],
         np.array([item.advantage for _, item in kept], np.float32),
-        objective=choose_objective(settings),
+        settings=settings,
         sampled=[item.first.sampled for _, item in kept if item.first.sampled is not None] if weighed else None,
         reference=[reference[place] for place, _ in kept] if settings.kl_weight > 0 else None,
         counts=np.array([item.count for _, item in kept], np.float32),
@@ -238,8 +237,7 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
         found["entropy"] = surprise / weight
     stored = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]
     if both := [(value, sampled) for value, sampled in stored if sampled is not None]:
-        off = measure([value for value, _ in both], [sampled for _, sampled in both])
-        found |= {"log_ratio": off.log_ratio, "ess": off.ess}
+        found |= measure([value for value, _ in both], [sampled for _, sampled in both])
     return found | _measure_mismatch([(item, value) for item, value, _ in items])
 
 
@@ -277,29 +275,19 @@ def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OffPolicy:
-    """How unlike two policies are on data that one of them sampled.
-
-    ``log_ratio`` is the mean absolute log ratio of their probabilities in nats a token, 0 where they agree. ``ess`` is
-    the effective sample size of the data's importance weights as a share of the sequences, from 1 / sequences, where
-    one sequence has all the weight, to 1.
-    """
-
-    log_ratio: float
-    ess: float
-    tokens: int
-    sequences: int
+# --- how far training data are from the policy that learns from them -----------------------------------------------
 
 
-def measure(current: Sequence[Floats], sampled: Sequence[Floats]) -> OffPolicy:
-    """How far the policy of ``current`` is from the one that sampled.
+def measure(current: Sequence[Floats], sampled: Sequence[Floats]) -> dict[str, float]:
+    """How far the policy of ``current`` is from the one that sampled, as ``log_ratio`` and ``ess``.
 
     Both hold, for each sequence, the log-probabilities [tokens] in nats of its scored tokens under the policy to be
-    trained and under the one that sampled. A sequence's weight w is the ratio of its probabilities as a whole, and
-    ``ess`` is (sum w)^2 / (n sum w^2) over n sequences (Kish 1965), computed from the logarithms of the weights, so
-    that no weight overflows. A common factor of all weights does not change it. Errors: StudyError for no tokens,
-    numbers that are not finite, or two sides of different shapes.
+    trained and under the one that sampled. ``log_ratio`` is the mean absolute log ratio of their probabilities in nats
+    a token, 0 where they agree. A sequence's weight w is the ratio of its probabilities as a whole, and ``ess``, the
+    effective sample size as a share of the n sequences, is (sum w)^2 / (n sum w^2) (Kish 1965), computed from the
+    logarithms of the weights, so that no weight overflows: from 1 / n, where one sequence has all the weight, to 1. A
+    common factor of all weights does not change it. Errors: StudyError for no tokens, numbers that are not finite, or
+    two sides of different shapes.
     """
     if [one.shape for one in current] != [other.shape for other in sampled]:
         raise StudyError("off-policy measure: the two policies did not score the same tokens; score the same sequences")
@@ -312,9 +300,6 @@ def measure(current: Sequence[Floats], sampled: Sequence[Floats]) -> OffPolicy:
     logs = np.array([ratio.sum() for ratio in ratios])
     weights = np.exp(logs - logs.max())
     share = float(weights.sum() ** 2 / (len(logs) * np.square(weights).sum()))
-    return OffPolicy(
-        log_ratio=float(sum(np.abs(ratio).sum() for ratio in ratios)) / tokens,
-        ess=min(1.0, max(1 / len(logs), share)),  # rounding alone leaves the bounds
-        tokens=tokens,
-        sequences=len(logs),
-    )
+    # Rounding alone leaves the bounds.
+    ess = min(1.0, max(1 / len(logs), share))
+    return {"log_ratio": float(sum(np.abs(ratio).sum() for ratio in ratios)) / tokens, "ess": ess}

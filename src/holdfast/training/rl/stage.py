@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from holdfast.records import content_id
 from holdfast.records.errors import StepError
 from holdfast.store.weights import digest_directory
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
-from holdfast.training.loop.loop import Mark, StepLog, cut_log, isolated
+from holdfast.training.loop.loop import Loop, Mark, StepLog, cut_log, isolated
 from holdfast.training.loop.passes import check_budget
 from holdfast.training.loop.stage import Progress, Stage, TrainResult
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_trained
 from holdfast.training.rl.groups import (
     Batch,
@@ -36,8 +38,7 @@ from holdfast.training.rl.groups import (
     order_sequences,
     watched_step,
 )
-from holdfast.training.rl.offline import offline_steps
-from holdfast.training.rl.selection import Rewarded, RewardSettings, select
+from holdfast.training.rl.selection import Rewarded, offline_steps, select
 from holdfast.training.rl.supply import Draw, Supply, score_all
 from holdfast.training.trees.parts import TrainStep
 
@@ -78,10 +79,9 @@ def train_on_rewards(
     """
     doses = sorted(set(save_at))
     with isolated(seed):
-        stage = RewardStage(
-            model_dir, settings, draw, groups, seed=seed, last=doses[-1], folder=folder, tracker=tracker
-        )
-        return stage.train(doses, out_dir, progress)
+        told: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker}
+        stage = RewardStage(model_dir, settings, draw, groups, **told)
+        return stage.train(doses, progress)
 
 
 class RewardStage(Stage[RewardSettings]):
@@ -95,12 +95,12 @@ class RewardStage(Stage[RewardSettings]):
         groups: Sequence[Rewarded],
         *,
         seed: int,
-        last: int,
+        out_dir: Path,
         folder: Path | None,
         tracker: str | None,
     ) -> None:
-        super().__init__(model_dir, settings, folder=folder)
-        self._groups, self._last = groups, last
+        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
+        self._groups = groups
         # Before the loop takes an earlier state up. An adapter is switched off where the start is asked for.
         copied = draw is not None and not self._adapted()
         self._start = open_trained(model_dir, settings.model_copy(update={"recompute": False})) if copied else None
@@ -110,7 +110,7 @@ class RewardStage(Stage[RewardSettings]):
         self._completions: Sequence[Completion] = ()
         digest = digest_directory(model_dir) if is_stack(model_dir) else digest_model(model_dir)
         identity = content_id(_identify(settings, groups, seed), digest)
-        self._open_loop(seed=seed, identity=identity, tracker=tracker)
+        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
         position = self._loop.history.position
         if folder is not None:
             cut_log(folder / ROLLOUTS, position)
@@ -133,11 +133,11 @@ class RewardStage(Stage[RewardSettings]):
                 reference={name: float(value.sum(dtype="float64")) for name, value in self._references.items()},
                 token_reference=self._references,
             )
-            known = {_ids(item.encoded.ids): item for item in self._groups}
+            known = {item.encoded.ids.tobytes(): item for item in self._groups}
             for number, step in enumerate(stored):
                 yield step if number < self._loop.history.position else self._compare(step, known)
             return
-        for number in range(self._last):
+        for number in count():
             yield _DONE if number < self._loop.history.position else self._learn(number, self._supply)
 
     def _learn(self, number: int, supply: Supply) -> TrainStep:
@@ -162,8 +162,8 @@ class RewardStage(Stage[RewardSettings]):
     def _compare(self, step: TrainStep, known: Mapping[bytes, Rewarded]) -> TrainStep:
         """A step on stored rollouts, by their tokens, with how far they are from the policy that learns from them."""
         sequences = [item for part in step.parts(self._settings.token_budget) for item in part.sequences]
-        counts = Counter(_ids(item.ids) for item in sequences)
-        distinct = {_ids(item.ids): item for item in sequences}
+        counts = Counter(item.ids.tobytes() for item in sequences)
+        distinct = {item.ids.tobytes(): item for item in sequences}
         self._completions = [
             Completion(first=known[key], count=counts[key], advantage=0.0, skipped=False, sequence=item)
             for key, item in distinct.items()
@@ -172,8 +172,8 @@ class RewardStage(Stage[RewardSettings]):
         if not items:
             return step
         now = self._score(self._policy, [item.sequence for item in items])
-        off = measure(now, [item.first.sampled for item in items if item.first.sampled is not None])
-        return replace(step, facts={**step.facts, "log_ratio": off.log_ratio, "ess": off.ess})
+        sampled = [item.first.sampled for item in items if item.first.sampled is not None]
+        return replace(step, facts={**step.facts, **measure(now, sampled)})
 
     def _score_start(self, sequences: Sequence[ScoredSequence]) -> list[Singles]:
         """Log-probabilities [tokens] of each sequence at the start of the stage."""
@@ -224,7 +224,7 @@ class RewardStage(Stage[RewardSettings]):
             " there is nothing to learn from; take another reward, more rollouts a group or a higher temperature"
         )
 
-    def _note(self, log: StepLog, out_dir: Path) -> None:
+    def _note(self, log: StepLog) -> None:
         """Keeps what later steps need of this one, and logs its rollouts."""
         reading: dict[str, Any] = {"step": log.step, "gradient_tokens": int(log.metrics["gradient_tokens"])}
         if (batch := self._batch) is not None:
@@ -240,8 +240,8 @@ class RewardStage(Stage[RewardSettings]):
         """Tokens that were trained on up to a position, with repeats."""
         return sum(one["gradient_tokens"] for one in self._loop.history.readings if one["step"] <= position)
 
-    def _count_tokens(self, mark: Mark) -> int:
-        return self._count_gradient(mark.position)
+    def _read_dose(self, mark: Mark) -> TrainResult:
+        return replace(super()._read_dose(mark), tokens=self._count_gradient(mark.position))
 
     def _dose_is_kept(self, step: int) -> None:
         if self._supply is not None:
@@ -256,7 +256,3 @@ def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -
     kept = {name: value for name, value in settings.model_dump().items() if name not in free}
     data = [[item.group, item.case_id, item.encoded.ids.tolist(), item.reward] for item in groups]
     return content_id(kept, data, seed)
-
-
-def _ids(ids: Any) -> bytes:
-    return bytes(ids.tobytes())

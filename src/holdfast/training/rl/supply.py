@@ -19,9 +19,10 @@ import numpy as np
 from holdfast.records.outputs import write_file
 from holdfast.training.encoding import Encoded, ScoredSequence
 from holdfast.training.loop.passes import score_within
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.rl.groups import Batch, Singles
-from holdfast.training.rl.selection import Rewarded, RewardSettings
+from holdfast.training.rl.selection import Rewarded
 from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
 
 # Samples and rates rollouts: policy, optimiser step counted from 0, attempt (0, or more where a step lacks tokens).

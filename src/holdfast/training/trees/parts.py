@@ -7,7 +7,7 @@ the step's. How many parts there are is a question of memory and changes nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +18,12 @@ from torch import Tensor
 from holdfast.records import PreferencePair
 from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded, LossMask, ScoredSequence, score_picked
-from holdfast.training.objectives import Aggregation, dpo, policy_gradient, sft
+from holdfast.training.objectives import Aggregation, RewardSettings, dpo, policy_gradient, sft
 from holdfast.training.trees.trees import count_tokens, partition
 
 _DPO_SETTINGS = {"beta", "loss", "label_smoothing", "length_normalized", "sft_weight"}  # of a stage, for ``dpo``
+# How the loss of a stage on rewards adds tokens up.
+_AGGREGATIONS: Mapping[str, Aggregation] = {"dapo": "token", "grpo": "sequence", "dr_grpo": "constant"}
 Loss = tuple[Tensor, dict[str, float]]
 
 
@@ -90,17 +92,6 @@ class TokenPart:
         return sft(logps, torch.from_numpy(weights).to(logps), total=self.total), {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupObjective:
-    """How on-policy rollouts are scored; the arguments of ``objectives.policy_gradient``."""
-
-    aggregation: Aggregation = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl_weight: float = 0.0
-    constant_length: float | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GroupPart:
     """Rollouts of some prompts with their ``advantages`` [sequences].
@@ -115,12 +106,13 @@ class GroupPart:
     advantages: NDArray[np.float32]
     sampled: NDArray[np.float32] | None
     reference: NDArray[np.float32] | None
-    objective: GroupObjective
+    settings: RewardSettings
     total: float
     total_tokens: float
     counts: NDArray[np.float32] | None = None
 
     def loss(self, logps: Tensor, owner: Tensor) -> Loss:
+        settings = self.settings
         sampled, reference, counts = (
             None if given is None else torch.from_numpy(given).to(logps)
             for given in (self.sampled, self.reference, self.counts)
@@ -134,7 +126,11 @@ class GroupPart:
             counts=counts,
             total=self.total,
             total_tokens=self.total_tokens,
-            **asdict(self.objective),
+            aggregation=_AGGREGATIONS[settings.loss],
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            kl_weight=settings.kl_weight,
+            constant_length=float(settings.max_tokens) if settings.loss == "dr_grpo" else None,
         )
         metrics = {"clip_fraction": found.clip_fraction.item(), "ratio": found.ratio.item()}
         return found.loss, metrics if found.kl is None else metrics | {"kl": found.kl.item()}
@@ -237,7 +233,7 @@ def group_step(
     sequences: Sequence[ScoredSequence],
     advantages: NDArray[np.float32],
     *,
-    objective: GroupObjective,
+    settings: RewardSettings,
     sampled: Sequence[NDArray[np.float32]] | None = None,
     reference: Sequence[NDArray[np.float32]] | None = None,
     counts: NDArray[np.float32] | None = None,
@@ -259,7 +255,7 @@ def group_step(
             advantages=advantages[places],
             sampled=None if sampled is None else np.concatenate([sampled[place] for place in places]),
             reference=None if reference is None else np.concatenate([reference[place] for place in places]),
-            objective=objective,
+            settings=settings,
             total=total,
             total_tokens=total_tokens,
             counts=None if counts is None else counts[places],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from importlib import resources
 from typing import Any
 
 from holdfast.analysis.document import DIGITS
@@ -68,10 +66,3 @@ def several_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """How likely some verdict of a list is wrong, as JSON values; the sentence is empty for a list of one."""
     found: dict[str, Any] = plain(count_errors(verdicts))
     return {**found, "sentence": " ".join(describe_several(verdicts))}
-
-
-def schema(name: str = "verdict") -> dict[str, Any]:
-    """The JSON Schema of ``gate_document`` ("verdict") or of the evidence ("evidence")."""
-    text = resources.files("holdfast").joinpath(f"schemas/{name}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found

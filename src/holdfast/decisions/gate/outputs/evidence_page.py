@@ -11,6 +11,7 @@ from holdfast.report.page.shards import hash_source
 from holdfast.report.sections.gate import check_cells, check_heads
 from holdfast.report.words.inert import escape_html
 from holdfast.report.words.labels import name_judge
+from holdfast.report.words.layout import list_html
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #5a6474; --rule: #c9cfd8; --panel: #f6f7f9; }
@@ -61,11 +62,11 @@ def render_evidence(found: Mapping[str, Any]) -> str:
             f"<h1>{escape_html(title)}</h1>",
             f'<p>Overall verdict: <span class="outcome">{escape_html(found["outcome"])}</span></p>',
             _p(EXPLANATION),
-            _list(found["summary"]),
+            list_html(found["summary"], "list"),
             _p(found["several"]["sentence"]) if found["several"]["sentence"] else "",
-            _section("What is missing", _list(found["missing"])),
-            _section("Limits", _list(found["limits"])),
-            _section("Claims", _list(claim["sentence"] for claim in found["claims"])),
+            _section("What is missing", list_html(found["missing"], "list")),
+            _section("Limits", list_html(found["limits"], "list")),
+            _section("Claims", list_html((claim["sentence"] for claim in found["claims"]), "list")),
             _section("Verdicts", "".join(_verdict(one) for one in found["verdicts"])),
             _section("What was judged", _judges(found)),
             _section("Checkpoints", _checkpoints(found["checkpoints"])),
@@ -90,11 +91,6 @@ def _section(title: str, html: str) -> str:
     return f"<section><h2>{escape_html(title)}</h2>{html or _p('None.', 'note')}</section>"
 
 
-def _list(items: Iterable[str]) -> str:
-    listed = "".join(f"<li>{escape_html(one)}</li>" for one in items)
-    return f"<ul>{listed}</ul>" if listed else ""
-
-
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], digests: Sequence[str] = ()) -> str:
     """A table; columns whose heads are among ``digests`` are set as code."""
     top = "".join(f'<th scope="col">{escape_html(head)}</th>' for head in heads)
@@ -117,12 +113,13 @@ def _check(row: Mapping[str, Any]) -> Check:
 
 
 def _verdict(one: Mapping[str, Any]) -> str:
-    parts = [f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>"]
     judge = name_judge(one["judge"], Labelled(one["labelled"]), one["reads_state"])
-    parts.append(_p(f"Against {one['parent']} on {one['cases']:,} cases, judge {judge}."))
-    parts.append(_list(one["basis"]))
-    if one["note"]:
-        parts.append(_p(f"{one['note']}."))
+    parts = [
+        f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>",
+        _p(f"Against {one['parent']} on {one['cases']:,} cases, judge {judge}."),
+        list_html(one["basis"], "list"),
+        _p(f"{one['note']}.") if one["note"] else "",
+    ]
     if checks := [_check(row) for row in one["checks"]]:
         parts.append(_table(check_heads(checks), map(check_cells, checks)))
     rubrics = "; ".join(f"{objective} by {rubric}" for objective, rubric in one["rubrics"].items())
