@@ -40,7 +40,7 @@ from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import reference_logprobs
 from holdfast.training.encoding import score_picked
 from holdfast.training.loop.loop import Loop, isolated
-from holdfast.training.loop.passes import count_scored, score
+from holdfast.training.loop.passes import score
 from holdfast.training.policy.adapters import WholeTiny
 from holdfast.training.trees.packing import Packed, pack
 from holdfast.training.trees.parts import TrainStep, pair_step
@@ -149,7 +149,7 @@ class HeldOut:
         groups = partition([item.ids for item in sequences], BUDGET)
         return cls(
             names=tuple(names[number] for group in groups for number in group),
-            counts=tuple(count_scored([sequences[number] for group in groups for number in group])),
+            counts=tuple(sequences[number].scored for group in groups for number in group),
             trees=tuple(pack([sequences[n] for n in group], torch.device("cpu"), masks=True) for group in groups),
             pairs=data.held_out,
             cases=tuple(cases),

@@ -18,7 +18,7 @@ from builders.scored_study import checkpoint, write_study
 from builders.smoke_study import smoke_settings
 
 from holdfast.cli.main import main
-from holdfast.decisions.gate.outputs.evidence import collect_evidence, export_evidence, write_evidence
+from holdfast.decisions.gate.outputs.evidence import collect_evidence, export_evidence
 from holdfast.decisions.gate.outputs.evidence_page import render_evidence
 from holdfast.records.errors import StudyError
 from holdfast.store import Store
@@ -139,7 +139,7 @@ def test_the_command_writes_it_and_replaces_nothing(
     assert main(options) == 2
     assert not (tmp_path / "new").exists()
     with pytest.raises(StudyError, match="is there already"):
-        write_evidence(run, [], tmp_path / "there")
+        export_evidence(run, tmp_path / "there")
 
 
 # --- the page ------------------------------------------------------------------------------------------------

@@ -8,13 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.records.errors import StudyError
-from holdfast.training.objectives import (
-    Preference,
-    dpo,
-    group_advantages,
-    policy_gradient,
-    sft,
-)
+from holdfast.training.objectives import Preference, dpo, group_advantages, policy_gradient, sft
 
 pytestmark = pytest.mark.usefixtures("module_in_64_bits")
 PAIR_LOSSES = (

@@ -18,12 +18,7 @@ from holdfast.training.encoding import Encoded
 from holdfast.training.loop.passes import descend
 from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import HubModel, open_policy
-from holdfast.training.trees.parts import (
-    TokenPart,
-    demonstration_step,
-    group_step,
-    pair_step,
-)
+from holdfast.training.trees.parts import TokenPart, demonstration_step, group_step, pair_step
 from holdfast.training.trees.trees import partition
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -215,7 +215,6 @@ def test_the_weight_rises_below_the_floor_and_falls_back_above_it():
     assert readings[2]["score"] is None, "what has no score moves nothing"
     # A measurement after step 3 holds for the fourth step, which is number 3 from 0.
     assert [BALANCE.weight_at(step, readings) for step in (0, 2, 3, 5, 6, 30)] == [0.25, 0.25, 0.75, 0.75, 1.0, 0.0]
-    assert [step for step in range(1, 10) if BALANCE.is_due(step)] == [3, 6, 9]
 
 
 class Judge:

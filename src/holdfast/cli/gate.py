@@ -12,11 +12,12 @@ from typing import Any
 
 from holdfast.cli.gate_arguments import RULE_OPTIONS
 from holdfast.decisions.gate.books import Book, Library, open_library, split_place
-from holdfast.decisions.gate.needs import asks_families_too, plan_document, plan_gate, render_plan
+from holdfast.decisions.gate.needs import plan_document, plan_gate, render_plan
 from holdfast.decisions.gate.outputs.document import gate_document
 from holdfast.decisions.gate.outputs.junit import render_junit
 from holdfast.decisions.gate.outputs.markdown import render_markdown
 from holdfast.decisions.gate.outputs.text import render_text
+from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
 from holdfast.decisions.gate.verdicts import Place, Wanted, decide, decide_all, take_sides
@@ -231,7 +232,8 @@ def _plan(request: Request, library: Library) -> str:
     parent, child, rules = _find_sides(request, library)
     first, second, _ = take_sides(parent, child or parent, rules, request.wanted)
     needs = plan_gate(first, None if child is None else second, rules, power=options.power)
-    also = asks_families_too(first, rules)
+    # A plan of cases leaves out the bounds over families, which a gate may take beside those over cases.
+    also = choose_draws(first.families, rules.cluster) == (CASE, FAMILY)
     if options.json:
         made = fingerprint(rules)
         document = plan_document(needs, rules, power=options.power, fingerprint=made, families_too=also)

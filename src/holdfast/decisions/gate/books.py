@@ -1,11 +1,10 @@
-"""A run as a gate reads it: its checkpoints, scores and episodes as columns, and what decided them."""
+"""A run as a gate reads it: scores and episodes as columns, what decided them, what its logs lack, where it lies."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -281,7 +280,7 @@ class Library:
         self.books.pop(place.absolute(), None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_library(scores: tuple[ScoreOption, ...] = ()) -> Iterator[Library]:
     """A library whose imported logs are removed afterwards."""
     with scratch_directory() as folder:

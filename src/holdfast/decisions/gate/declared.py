@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade, is_name
 from holdfast.records import Declaration
 from holdfast.records.errors import StudyError
-from holdfast.store.origins import (
-    FOREIGN,
-    Undeclared,
-    describe_undeclared,
-    show_number,
-    spell,
-)
+from holdfast.store.origins import FOREIGN, Undeclared, describe_undeclared, show_number, spell
 
 MOST_NAMED = 4
 _TRUTHS = frozenset({"0", "1", "True", "False"})

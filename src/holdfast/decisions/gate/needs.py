@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.decisions.gate.checks import MIN_DRAWS
-from holdfast.decisions.gate.pairing import (
-    CASE,
-    FAMILY,
-    Question,
-    ask_all,
-    choose_draws,
-    fill_absent,
-    require_comparable,
-)
+from holdfast.decisions.gate.pairing import CASE, FAMILY, Question, ask_all, fill_absent, require_comparable
 from holdfast.decisions.gate.sides import Side
 from holdfast.records.arrays import Floats
 from holdfast.records.errors import StudyError
@@ -131,11 +123,6 @@ def _by_rollout(side: Side, metric: str) -> Floats:
     for place, row in enumerate(rows):
         found[place, : len(row)] = row
     return found
-
-
-def asks_families_too(pilot: Side, rules: GateSection) -> bool:
-    """Whether a gate would take the bounds over families beside those over cases, which a plan of cases leaves out."""
-    return choose_draws(pilot.families, rules.cluster) == (CASE, FAMILY)
 
 
 def plan_document(

@@ -192,16 +192,12 @@ def _require_same_settings(parent: Side, child: Side) -> None:
     shared = {key for key in first if key in second}
     changes = changed_keys({key: first[key] for key in shared}, {key: second[key] for key in shared})
     if changes:
+        # A changed key comes with both values, which may be whole prompts.
+        told = [one if len(one) <= SETTING_LENGTH else f"{one[:SETTING_LENGTH]}…" for one in changes[:NAMED_SETTINGS]]
         raise StudyError(
-            f"{parent.name} and {child.name}: not comparable:"
-            f" {'; '.join(shorten(one) for one in changes[:NAMED_SETTINGS])}"
-            " (parent → child); evaluate and judge both under the same settings"
+            f"{parent.name} and {child.name}: not comparable: {'; '.join(told)} (parent → child); evaluate and judge"
+            " both under the same settings"
         )
-
-
-def shorten(change: str) -> str:
-    """A changed key with both values, which may be whole prompts, in few characters."""
-    return change if len(change) <= SETTING_LENGTH else f"{change[:SETTING_LENGTH]}…"
 
 
 def _decisive(side: Side) -> Mapping[str, Any]:

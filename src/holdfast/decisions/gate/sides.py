@@ -172,7 +172,7 @@ def take_side(
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
     used, place = np.unique(table.case[rows], return_inverse=True)
     declared = read_declared(book, judging, rows)
-    rubrics = book.cells.scores.rubrics
+    rubrics, asked = book.cells.scores.rubrics, np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
     scored = {name: judging.scored(name) for name in judging.labels}
     rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
     measured = {name: rollouts.objective(name) for name in judging.labels}
@@ -188,7 +188,7 @@ def take_side(
         rubrics={name: rubrics[key] for name, key in scored.items() if key in rubrics},
         settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
-        other_judges=_judges_of(book, rows) - set(judging.labels.values()),
+        other_judges=frozenset(book.cells.judges[index] for index in asked) - set(judging.labels.values()),
         source={
             "run": book.place,
             "checkpoint": checkpoint.id,
@@ -271,12 +271,6 @@ class _Rollouts(NamedTuple):
 def _name_of(book: Book, label: str) -> str:
     """A judge's name without its rubric."""
     return book.cells.scores.judge_names[book.cells.scores.judges.index(label)]
-
-
-def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
-    """The labels of the judges that scored any of these trajectories."""
-    asked = np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
-    return frozenset(book.cells.judges[index] for index in asked)
 
 
 # --- whose scores ------------------------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
-"""A verdict of a child against its parent: the checks together, and what a reader must know of them."""
+"""A verdict of a child against its parent: the checks together, and what a reader must know of them.
+
+Every comparison that a run calls for (a trained checkpoint with its base, a later stage with the one before, a merge
+with the two that it is made of) makes a list, which is corrected for its length.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +60,7 @@ class Wanted:
     rank: bool = False
 
 
-ALL = Wanted()
+AS_DECLARED = Wanted()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ class Match:
         }
 
 
-def match_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted = ALL) -> Match:
+def match_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED) -> Match:
     """The two sides case by case. Errors: StudyError where they are not comparable."""
     first, second, judging = take_sides(parent, child, rules, wanted)
     return Match(
@@ -126,12 +130,14 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
     )
 
 
-def decide(parent: Place, child: Place, rules: GateSection, wanted: Wanted = ALL) -> Verdict:
+def decide(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED) -> Verdict:
     """What the rules say of a child against its parent: ``conclude`` of ``match_sides``, whose errors it raises."""
     return conclude(match_sides(parent, child, rules, wanted), Bounds(rules=rules))
 
 
-def take_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted = ALL) -> tuple[Side, Side, Judging]:
+def take_sides(
+    parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED
+) -> tuple[Side, Side, Judging]:
     """Both sides on the held-out cases of the split that either was made under, and whose scores they hold."""
     places = (parent, child)
     judgings = choose_judging([one[:2] for one in places], wanted.judge or rules.judge, wanted.scores, rank=wanted.rank)
@@ -320,7 +326,7 @@ def decide_all(
     book: Book,
     rules: GateSection,
     where: Mapping[str, str],
-    wanted: Wanted = ALL,
+    wanted: Wanted = AS_DECLARED,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Verdict]:
     """A verdict for every edge of a run, under the declared judge or else the one that a headline would be of.

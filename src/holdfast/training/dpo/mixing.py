@@ -72,10 +72,6 @@ class Balance(BalanceSection):
     much. What was measured is kept in the loop's state, so that the weight of any step follows from it alone.
     """
 
-    def is_due(self, step: int) -> bool:
-        """Whether the policy is measured after a step, counted from 1."""
-        return step % self.every == 0
-
     def react(self, weight: float, score: float | None) -> float:
         """The next weight after a measurement; a score that nothing has leaves it as it is."""
         if score is None or not math.isfinite(score):

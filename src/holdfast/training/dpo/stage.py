@@ -221,7 +221,7 @@ class PreferenceStage(Stage[StageSection]):
 
     def _note(self, log: StepLog) -> None:
         """Measures the policy where a balance is due; the loop keeps what came of it."""
-        if self._balance is None or not self._balance[0].is_due(log.step):
+        if self._balance is None or log.step % self._balance[0].every:
             return
         (balance, measure), states = self._balance, random_states()
         readings = self._loop.history.readings

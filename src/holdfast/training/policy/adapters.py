@@ -1,6 +1,7 @@
 """Weights under training: a tiny Llama whole, any Hugging Face causal model whole, or a LoRA adapter on either.
 
-Passes see a ``Policy`` only: log-probabilities of a packed tree's tokens, the weights to change, and a way to save.
+Passes see a ``Policy`` only: log-probabilities of a packed tree's tokens, the weights to change, ways to save
+them and to sample from them.
 """
 
 from __future__ import annotations
@@ -57,26 +58,21 @@ class Policy(Protocol):
 
     def logprobs(self, packed: Packed) -> Tensor:
         """Log-probabilities [P] in nats, as 32-bit floats, of a packed tree's scored tokens."""
-        ...
 
     def trainable(self) -> list[nn.Parameter]:
         """The weights that the optimiser changes."""
-        ...
 
     def set_training(self, training: bool) -> None:
         """Switches dropout on or off."""
-        ...
 
     def save(self, directory: Path) -> None:
         """Writes a model directory: whole weights, or an adapter that names its base, with the tokenizer's files."""
-        ...
 
     def sampler(self, calls: Calls = "auto") -> Model:
         """A model that samples from the weights as they are now, without dropout; ask for a new one after an update.
 
         ``calls`` says how a model of transformers writes calls; a tiny one has one way.
         """
-        ...
 
 
 class WholeTiny:

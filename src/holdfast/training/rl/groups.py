@@ -45,11 +45,6 @@ class Completion:
     skipped: bool
     sequence: ScoredSequence
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens are the agent's own."""
-        return int((self.sequence.weights > 0).sum())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
@@ -92,8 +87,8 @@ class Batch:
             comparable=sum(len(known) > 1 for known in rewards.values()),
             skipped=len(set(rewards) - kept),
             scored=sum(item.count for item in scored),
-            scored_tokens=sum(item.count * item.tokens for item in scored),
-            gradient_tokens=sum(item.count * item.tokens for item in scored if not item.skipped),
+            scored_tokens=sum(item.count * item.sequence.scored for item in scored),
+            gradient_tokens=sum(item.count * item.sequence.scored for item in scored if not item.skipped),
         )
 
     @property
@@ -156,7 +151,7 @@ def order_sequences(batch: Batch) -> list[int]:
     """Places of the completions with tokens: first those in the loss, as ``gradient_step`` takes them in one part."""
     kept = [place for place, item in enumerate(batch.completions) if not item.skipped]
     groups = partition([batch.completions[place].sequence.ids for place in kept], sys.maxsize)
-    rest = [place for place, item in enumerate(batch.completions) if item.skipped and item.tokens]
+    rest = [place for place, item in enumerate(batch.completions) if item.skipped and item.sequence.scored]
     return [*(kept[number] for group in groups for number in group), *rest]
 
 
@@ -176,7 +171,7 @@ class WatchedPart:
 
     def loss(self, logps: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss of ``inner``, and its metrics beside what ``describe_policy`` finds."""
-        counts = [self.batch.completions[place].tokens for place in self.places]
+        counts = [self.batch.completions[place].sequence.scored for place in self.places]
         known = torch.split(logps.detach().to("cpu").float(), counts)
         now = {place: value.numpy() for place, value in zip(self.places, known, strict=True)}
         trained = sum(counts[: len(self.inner.sequences)])
@@ -249,7 +244,7 @@ def _measure_mismatch(items: Sequence[tuple[Completion, Singles]]) -> dict[str, 
             continue
         ours = value if item.first.sampled is None else item.first.sampled
         gap += item.count * abs(item.first.logprob - float(ours.sum(dtype=np.float64)))
-        tokens += item.count * item.tokens
+        tokens += item.count * item.sequence.scored
     return {"mismatch": gap / tokens} if tokens else {}
 
 
@@ -267,7 +262,7 @@ def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[
             "reward": item.first.reward,
             **{name: item.first.facts.get(name) for name in ("harm", "exploited", "gameable")},
             "logprob": item.first.logprob,
-            "tokens": item.tokens,
+            "tokens": item.sequence.scored,
             "skipped": item.skipped,
             **{name: item.first.facts[name] for name in _OF_JUDGE if name in item.first.facts},
         }

@@ -107,7 +107,7 @@ class Supply:
     def _score(self, rollouts: Sequence[Rewarded]) -> list[Rewarded]:
         """The same with what the training engine says of them under the weights that sampled."""
         batch = Batch.of(rollouts, self._settings)
-        known = {_key(item.first): item.sequence for item in batch.completions if item.tokens}
+        known = {_key(item.first): item.sequence for item in batch.completions if item.sequence.scored}
         values = score_all(self._policy, list(known.values()), self._settings.token_budget)
         found = dict(zip(known, values, strict=True))
         none = np.zeros(0, np.float32)
@@ -141,8 +141,7 @@ def _digest(rows: object) -> str:
 
 def score_all(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Singles]:
     """The log-probabilities [tokens] in nats of each sequence's scored tokens under a policy as it is."""
-    found = score_within(policy, sequences, budget)
-    return [value.to("cpu").float().numpy() for value in found]
+    return [value.to("cpu").float().numpy() for value in score_within(policy, sequences, budget)]
 
 
 def _key(item: Rewarded) -> tuple[bytes, bytes]:

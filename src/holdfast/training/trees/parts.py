@@ -38,7 +38,6 @@ class Part(Protocol):
 
         ``logps`` [N] are the scored tokens of all sequences in order, ``owner`` [N] the sequence of each.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,7 +245,7 @@ def group_step(
     holds as many neighbours as the budget has room for; a step without sequences has no part.
     """
     repeats = np.ones(len(sequences), np.float32) if counts is None else counts
-    tokens = [int((item.weights > 0).sum()) for item in sequences]
+    tokens = [item.scored for item in sequences]
     total, total_tokens = totals or (float(repeats.sum()), float(np.dot(repeats, tokens)))
 
     def part(places: Sequence[int]) -> GroupPart:

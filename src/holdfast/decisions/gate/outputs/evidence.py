@@ -45,21 +45,13 @@ MOST_NAMED = 5
 
 
 def export_evidence(run_path: Path, output: Path, rules: Path | None = None) -> Path:
-    """Write the evidence of a run, with the verdicts of its own rules or those of a file; the path of the directory.
+    """Write ``evidence.json`` and ``evidence.html`` of a run into a new directory; its path.
 
-    Errors: StudyError where it cannot be written or the file holds no rules, StoreError where there is no run.
+    The verdicts are those of the run's own rules or of a file's. Errors: StudyError where nothing can be written or the
+    file holds no rules, StoreError where there is no run.
     """
     verdicts, reason = judge_run(run_path, rules)
-    return write_evidence(run_path, verdicts, output, notes=[reason] * bool(reason))
-
-
-def write_evidence(run_path: Path, verdicts: Sequence[Verdict], output: Path, notes: Sequence[str] = ()) -> Path:
-    """Write ``evidence.json`` and ``evidence.html`` into a new directory; its path. Errors: StudyError, StoreError.
-
-    ``verdicts`` are those of the run's parents and children by declared rules; ``notes`` say what could
-    not be decided.
-    """
-    found = collect_evidence(run_path, verdicts, notes)
+    found = collect_evidence(run_path, verdicts, notes=[reason] * bool(reason))
     with new_directory(output) as target:
         write_file(target / JSON_FILE, json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
         write_file(target / PAGE_FILE, render_evidence(found))
