@@ -24,7 +24,7 @@ from holdfast.records import PreferencePair
 from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded
 from holdfast.training.loop.passes import descend
-from holdfast.training.policy import heads
+from holdfast.training.policy import adapters
 from holdfast.training.policy.adapters import HubModel
 from holdfast.training.trees.trees import grow
 
@@ -104,7 +104,7 @@ def test_a_cpu_has_no_peaks():
 def test_operations_are_those_that_torch_counts(sample_file, monkeypatch, budget, rows):
     """All products but those of attention, which torch does not count on a CPU."""
     shape = SHAPES["tiny"]
-    for module in (heads, gpu_flops):
+    for module in (adapters, gpu_flops):
         monkeypatch.setattr(module, "LOGIT_NUMBERS", rows * shape["vocab_size"])
     sample = read_sample(sample_file)
     reference = dict.fromkeys(sample.encoded, 0.0)
