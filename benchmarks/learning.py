@@ -34,7 +34,7 @@ from holdfast.records import PreferencePair
 from holdfast.records.arrays import Floats
 from holdfast.report.draw.svg import Canvas, Scale, draw_axes, draw_mark, span, stroke_of
 from holdfast.stats.contrasts import interval, sample_of, spread
-from holdfast.study.stages import StageSection, TrainingSection
+from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
 from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import reference_logprobs
@@ -195,7 +195,8 @@ def train(data: OfficePairs, held_out: HeldOut, reference: Mapping[str, float], 
             seen.append(len({pair.case_id for pair in pairs}))
             yield pair_step(pairs, data.encoded, reference, STAGE)
 
-    settings = TrainingSection(
+    settings = StageSection(
+        objective="safety",
         steps=10**6,
         learning_rate=STAGE.learning_rate,
         warmup_steps=STAGE.warmup_steps,

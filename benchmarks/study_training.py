@@ -155,7 +155,8 @@ def teach(folder: Path, steps: int) -> tuple[float, float, float]:
             weight = TEACHING.other_weight
             yield demonstration_step(items, weight), plain_demonstrations(items, weight)
 
-    settings = TrainingSection(
+    settings = StageSection(
+        objective="safety",
         steps=steps + WARMUP,
         learning_rate=TEACHING.learning_rate,
         warmup_steps=TEACHING.warmup_steps,
@@ -174,7 +175,8 @@ def train_stage(data: OfficePairs, order: StageSection, *, seed: int) -> tuple[f
             step = pair_step(pairs, data.encoded, reference, STAGE)
             yield step, plain_pairs(pairs, data.encoded, reference)
 
-    settings = TrainingSection(
+    settings = StageSection(
+        objective="safety",
         steps=STAGE.steps + WARMUP,
         learning_rate=STAGE.learning_rate,
         warmup_steps=STAGE.warmup_steps,

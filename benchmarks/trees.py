@@ -26,7 +26,7 @@ from published_pairs import PublishedPairs
 from trl_peer import PACKAGES, PAIRS_PER_STEP, PlainLoop, Timing, TRLPeer
 
 from holdfast.records import PreferencePair
-from holdfast.study.stages import StageSection, TrainingSection
+from holdfast.study.stages import StageSection
 from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.encoding import LossMask, ScoredSequence, score_picked
 from holdfast.training.loop.loop import Loop
@@ -84,8 +84,13 @@ def time_trees(model: Path, pairs: Sequence[PreferencePair], published: Publishe
     sums = [float(logps.double().sum()) for logps in score_within(policy, sequences, BUDGET)]
     reference_s = (time.process_time() - started) / len(sequences)
     reference = {item.name: value for item, value in zip(sequences, sums, strict=True)}
-    settings = TrainingSection(
-        steps=1 + MEASURED[name], learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=BUDGET
+    settings = StageSection(
+        objective="safety",
+        steps=1 + MEASURED[name],
+        learning_rate=RATE,
+        warmup_steps=0,
+        max_grad_norm=1.0,
+        token_budget=BUDGET,
     )
     loop = Loop(policy, settings, seed=0)
     begin, counted, tokens = 0.0, 0, 0

@@ -47,7 +47,7 @@ from gpu_peer import PeerTiming, time_peer
 from gpu_sample import Sample, read_sample, take_sample, write_sample
 from machine import document, show
 
-from holdfast.study.stages import StageSection, TrainingSection
+from holdfast.study.stages import StageSection
 from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.encoding import ScoredSequence, score_picked
 from holdfast.training.loop.loop import Loop
@@ -118,8 +118,8 @@ def time_trees(
     reference = {item.name: value for item, value in zip(sequences, sums, strict=True)}
     steps = list(islice(_epoch(sample, reference, order), WARMUP + limit))
     warmup = min(WARMUP, len(steps) - 1)
-    settings = TrainingSection(
-        steps=len(steps), learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=budget
+    settings = StageSection(
+        objective="safety", steps=len(steps), learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=budget
     )
     loop = Loop(policy, settings, seed=0)
     begin, pairs, tokens = 0.0, 0, 0

@@ -8,12 +8,14 @@ import torch
 
 from builders import tiny_office as office
 from holdfast.models.tiny.chat import TinyChat
-from holdfast.study.stages import StageSection, TrainingSection
+from holdfast.study.stages import StageSection
 from holdfast.training.loop.loop import Loop
 from holdfast.training.policy.adapters import HubModel, open_policy
 from holdfast.training.trees.parts import pair_step
 
-SETTINGS = TrainingSection(steps=8, learning_rate=3e-3, warmup_steps=3, max_grad_norm=0.5, weight_decay=0.01)
+SETTINGS = StageSection(
+    objective="safety", steps=8, learning_rate=3e-3, warmup_steps=3, max_grad_norm=0.5, weight_decay=0.01
+)
 
 
 def make_steps(base):

@@ -13,7 +13,7 @@ from rounding import EXACT, apart
 
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StudyError
-from holdfast.study.stages import TrainingSection
+from holdfast.study.stages import StageSection
 from holdfast.training.loop import loop as rooms
 from holdfast.training.loop.loop import Loop, is_out_of_memory, isolated, rate_at
 from holdfast.training.policy.adapters import open_policy
@@ -29,14 +29,18 @@ third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:F
 
 def test_rates_follow_the_schedule():
     def rates(schedule):
-        settings = TrainingSection(steps=10, learning_rate=1.0, warmup_steps=4, max_grad_norm=1.0, schedule=schedule)
+        settings = StageSection(
+            objective="safety", steps=10, learning_rate=1.0, warmup_steps=4, max_grad_norm=1.0, schedule=schedule
+        )
         return [rate_at(settings, step) for step in range(10)]
 
     assert rates("constant") == [0.25, 0.5, 0.75, *[1.0] * 7]
     assert rates("linear") == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     half = [0.5 * (1 + math.cos(math.pi * done / 6)) for done in range(6)]
     assert rates("cosine") == pytest.approx([0.25, 0.5, 0.75, 1.0, *half])
-    no_warmup = TrainingSection(steps=4, learning_rate=2.0, warmup_steps=0, max_grad_norm=1.0, schedule="linear")
+    no_warmup = StageSection(
+        objective="safety", steps=4, learning_rate=2.0, warmup_steps=0, max_grad_norm=1.0, schedule="linear"
+    )
     assert [rate_at(no_warmup, step) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
 
 

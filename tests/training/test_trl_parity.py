@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from holdfast.models import chat_messages, chat_tools
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.models.tiny.llama import TinyLlama
-from holdfast.study.stages import StageSection, TrainingSection
+from holdfast.study.stages import StageSection
 from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
 from holdfast.training.loop.loop import Loop, isolated
@@ -344,7 +344,7 @@ def test_same_adapters_after_steps_of_the_same_pairs_as_trl(models, data, tmp_pa
         order = StageSection(objective="safety", pairs_per_step=5, pairwise=True)
         stage = StageSection(objective="safety", beta=BETA, loss_mask="completion")
         steps = (pair_step(taken, encoded, reference, stage) for taken in pair_steps(pairs, encoded, order, seed=11))
-        settings = TrainingSection(steps=7, learning_rate=1e-3, warmup_steps=0, max_grad_norm=1.0)
+        settings = StageSection(objective="safety", steps=7, learning_rate=1e-3, warmup_steps=0, max_grad_norm=1.0)
         assert len(list(Loop(policy, settings, seed=11).run(steps))) == 7
     for one, other, before in zip(policy.trainable(), adapter, start, strict=True):
         assert (other - before).abs().max() > 1e-3

@@ -20,7 +20,7 @@ import torch
 from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError, require
 from holdfast.study.sections import SFTSection
-from holdfast.study.stages import StageSection, TrainingSection
+from holdfast.study.stages import StageSection
 from holdfast.training.dpo.mixing import Balance, Measure, Second, mixed_steps, second_step
 from holdfast.training.dpo.orders import demonstration_steps, fit_stage, pair_steps
 from holdfast.training.encoding import (
@@ -63,18 +63,14 @@ def train_sft(
         check_demonstrations(demonstrations, policy)
         lengths = np.array([len(item.ids) for item in demonstrations], np.int64)
         order = demonstration_steps(lengths, batch_size=settings.batch_size, rng=np.random.default_rng(seed))
-        loop = Loop(
-            policy,
-            TrainingSection(
-                steps=steps,
-                learning_rate=settings.learning_rate,
-                warmup_steps=settings.warmup_steps,
-                max_grad_norm=settings.max_grad_norm,
-                schedule="linear",
-                token_budget=max(TOKEN_BUDGET, int(lengths.max())),
-            ),
-            seed=seed,
+        stage = StageSection(
+            objective=(),
+            steps=steps,
+            schedule="linear",
+            token_budget=max(TOKEN_BUDGET, int(lengths.max())),
+            **settings.model_dump(include={"learning_rate", "warmup_steps", "max_grad_norm"}),
         )
+        loop = Loop(policy, stage, seed=seed)
         taken = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
         for log in loop.run(taken):
             if progress is not None:
