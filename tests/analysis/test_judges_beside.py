@@ -17,7 +17,7 @@ from builders.smoke_study import smoke_settings
 from holdfast.analysis import analyze, document, schema
 from holdfast.analysis.panel import Row, read_panel
 from holdfast.decisions.gate.books import read_book
-from holdfast.decisions.gate.edges import decide_all
+from holdfast.decisions.gate.verdicts import decide_all
 from holdfast.decisions.search.trials import read_trial
 from holdfast.judges.state import StateJudge
 from holdfast.records import Analysis, Checkpoint, Estimate, Labelled, PreferencePair, Score, StageRecord, content_id

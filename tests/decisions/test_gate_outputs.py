@@ -16,9 +16,10 @@ from builders import verdict_samples as samples
 from builders.report_samples import make_shown
 from rich.cells import cell_len
 
-from holdfast.decisions.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
-from holdfast.decisions.gate.outputs.document import plain, schema
-from holdfast.decisions.gate.outputs.markdown import escape_markdown
+from holdfast.decisions.gate.outputs.document import document, gate_document, plain
+from holdfast.decisions.gate.outputs.junit import render_junit
+from holdfast.decisions.gate.outputs.markdown import escape_markdown, render_markdown
+from holdfast.decisions.gate.outputs.text import render_text
 from holdfast.records import Outcome, Verdict
 from holdfast.report.sections.gate import (
     describe_check,
@@ -277,7 +278,7 @@ def test_junit_is_valid_xml_for_any_text() -> None:
 def test_the_document_follows_its_schema_and_holds_every_number() -> None:
     verdicts = [*many(4), samples.make_hostile_verdict(), samples.make_verdict(INCONCLUSIVE, checks=(), cases=0)]
     found = json.loads(json.dumps(gate_document(verdicts), allow_nan=False))
-    jsonschema.Draft202012Validator(schema()).validate(found)
+    jsonschema.Draft202012Validator(samples.verdict_schema()).validate(found)
     assert found["outcome"] == "FAIL"
     check = found["verdicts"][2]["checks"][0]
     assert (check["change"], check["lower"], check["upper"], check["margin"]) == (-0.62, -0.8, -0.44, 0.25)
@@ -288,7 +289,7 @@ def test_the_document_follows_its_schema_and_holds_every_number() -> None:
 
 def test_the_schema_refuses_what_is_no_verdict() -> None:
     good = gate_document([samples.make_verdict()])
-    validator = jsonschema.Draft202012Validator(schema())
+    validator = jsonschema.Draft202012Validator(samples.verdict_schema())
     for change in ({"outcome": "MAYBE"}, {"cases": -1}, {"checks": [{}]}, {"extra": 1}):
         bad: dict[str, Any] = {**good, "verdicts": [{**good["verdicts"][0], **change}]}
         assert not validator.is_valid(bad), change

@@ -18,7 +18,7 @@ from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.stages import BalanceSection, StageSection
 from holdfast.suites.office import cases as office_cases
 from holdfast.suites.parts import TUNE
-from holdfast.training.dpo.balance import Balance, Measured
+from holdfast.training.dpo.mixing import Balance, Measured
 from holdfast.training.policy.adapters import open_policy
 
 pytest.importorskip("peft")

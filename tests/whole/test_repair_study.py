@@ -27,7 +27,7 @@ from holdfast.store.weights import digest_directory
 from holdfast.study.stages import MERGE
 from holdfast.study.study import Study, load
 from holdfast.suites.parts import FRESH, TUNE, collect_cases
-from holdfast.training.dpo.balance import Balance
+from holdfast.training.dpo.mixing import Balance
 
 REPAIR = ROOT / "studies" / "repair.toml"
 MIX = {"objective": "safety", "share": 0.5}

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.cli.gate_arguments import RULE_OPTIONS
-from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.edges import decide_all
-from holdfast.decisions.gate.needs import asks_families_too, plan_document, plan_gate, render_plan
-from holdfast.decisions.gate.outputs import gate_document, render_junit, render_markdown, render_text
+from holdfast.decisions.gate.books import Book, Library, open_library, split_place
+from holdfast.decisions.gate.needs import plan_document, plan_gate, render_plan
+from holdfast.decisions.gate.outputs.document import gate_document
+from holdfast.decisions.gate.outputs.junit import render_junit
+from holdfast.decisions.gate.outputs.markdown import render_markdown
+from holdfast.decisions.gate.outputs.text import render_text
+from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
-from holdfast.decisions.gate.sources import Library, open_library, split_place
-from holdfast.decisions.gate.verdicts import Place, decide, take_sides
+from holdfast.decisions.gate.verdicts import Place, Wanted, decide, decide_all, take_sides
 from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Outcome, Verdict
 from holdfast.records.errors import StudyError, did_you_mean
@@ -56,6 +58,11 @@ class Request:
             endpoints={} if options.judges is None else read_judges(options.judges).get("endpoints", {}),
             trusted=options.trust_endpoints,
         )
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the user says of a comparison beside its rules."""
+        return Wanted(judge=self.options.judge, scores=self.scores, most_cases=self.options.cases)
 
     def rules(self, *books: Book, noted: Mapping[str, Any] | None = None) -> GateSection:
         """The declared rules: of ``--rules``, else of the study that is given or of the books' own."""
@@ -127,23 +134,14 @@ def _decide_all(request: Request, library: Library) -> list[Verdict]:
         found = f"--{named[0]}" if named else "--again" if options.again else "no RUN"
         raise StudyError(f"--all compares every checkpoint of RUN, found {found}; give RUN and --where alone")
     book = library.open(options.run)
-    return decide_all(
-        book,
-        request.rules(book),
-        request.where,
-        judge=options.judge,
-        scores=request.scores,
-        most_cases=options.cases,
-        tell=request.lines.line,
-    )
+    return decide_all(book, request.rules(book), request.where, request.wanted, request.lines.line)
 
 
 def _decide(request: Request, library: Library) -> Verdict:
-    options = request.options
     parent, child, rules = _find_sides(request, library)
     if child is None:
         raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
-    return decide(parent, child, rules, judge=options.judge, scores=request.scores, most_cases=options.cases)
+    return decide(parent, child, rules, request.wanted)
 
 
 def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None, GateSection]:
@@ -230,9 +228,10 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
 def _plan(request: Request, library: Library) -> str:
     options = request.options
     parent, child, rules = _find_sides(request, library)
-    first, second, _ = take_sides(parent, child or parent, rules, judge=options.judge, scores=request.scores)
+    first, second, _ = take_sides(parent, child or parent, rules, request.wanted)
     needs = plan_gate(first, None if child is None else second, rules, power=options.power)
-    also = asks_families_too(first, rules)
+    # A plan of cases leaves out the bounds over families, which a gate may take beside those over cases.
+    also = choose_draws(first.families, rules.cluster) == (CASE, FAMILY)
     if options.json:
         made = fingerprint(rules)
         document = plan_document(needs, rules, power=options.power, fingerprint=made, families_too=also)

@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace) -> str | tuple[str, int]:
 
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
         lines.begin(f"reading {options.study}")  # what follows loads libraries for seconds
-        from holdfast.decisions.gate.outputs.verdicts import judge_run
+        from holdfast.decisions.gate.verdicts import judge_run
         from holdfast.report.page.terminal import render_results, render_summary
         from holdfast.runs.run import run
         from holdfast.study.study import load
@@ -258,7 +258,7 @@ def _report(options: argparse.Namespace) -> str:
 
     with ProgressLines(sys.stderr) as lines:
         lines.begin(f"analyzing {options.run} and writing its report")
-        from holdfast.decisions.gate.outputs.verdicts import judge_run
+        from holdfast.decisions.gate.verdicts import judge_run
         from holdfast.runs.run import Run
 
         opened = Run(options.run)

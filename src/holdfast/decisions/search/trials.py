@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.decisions.gate.books import Book, read_book
-from holdfast.decisions.gate.verdicts import Place, decide
+from holdfast.decisions.gate.verdicts import Place, Wanted, decide
 from holdfast.decisions.search.sampling import Found, Point
 from holdfast.records import Check, Checkpoint, Outcome, Verdict
 from holdfast.records.errors import StudyError
@@ -99,7 +99,7 @@ def read_trial(
     for child in (one for one in book.checkpoints if one.lineage == lineage):
         parent = _parent_of(child, section.parent, book.checkpoints)
         # Whoever labelled a trial's pairs may share its errors: as in a headline, another is asked where there is one.
-        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, rank=True))
+        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, Wanted(rank=True)))
     if not found:
         raise StudyError(f"{path}: {','.join(lineage)} has no checkpoint yet; repeat the command to go on")
     values = [check.child for one in found for check in one.checks if check.metric == section.maximize]

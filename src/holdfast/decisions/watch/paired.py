@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.labelled import join
-from holdfast.decisions.gate.books import Book, make_book
+from holdfast.decisions.gate.books import Book, describe_gaps, is_log, make_book
 from holdfast.decisions.gate.declared import describe_declaration
-from holdfast.decisions.gate.logs import describe_gaps
 from holdfast.decisions.gate.pairing import WATCH, require_comparable
-from holdfast.decisions.gate.sources import is_log
 from holdfast.decisions.watch.drift import freeze, judge_again
 from holdfast.decisions.watch.reading import (
     View,

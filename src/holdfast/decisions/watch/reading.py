@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.books import Book, Gaps
 from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undeclared
-from holdfast.decisions.gate.logs import Gaps
 from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdfast.models.hub.chat import Calls
     from holdfast.models.tiny.model import TinyModel
     from holdfast.training.encoding import Chat, Encoded
-    from holdfast.training.loop.result import TrainResult
+    from holdfast.training.loop.stage import TrainResult
 
 
 def cases_of(store: Store) -> Mapping[str, Case]:
