@@ -32,7 +32,7 @@ from holdfast.models.remote.ledger import Ledger
 from holdfast.records import Case, Message, ToolCall, Trajectory
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.suites import office
+from holdfast.suites.office import cases as office_cases
 
 CALLS = 4
 NAME = "openai-api/scripted/agent"
@@ -161,11 +161,13 @@ def tiny_rollouts(folder: Path, count: int) -> tuple[float, float]:
     """The tiny agent's rollouts per CPU-second: in batches of 100, and one at a time."""
     from holdfast.models.tiny.model import TinyModel, build
 
-    model = TinyModel.load(build(office.lexicon(), folder / "tiny", seed=0, system_prompts=office.system_prompts()))
+    model = TinyModel.load(
+        build(office_cases.lexicon(), folder / "tiny", seed=0, system_prompts=office_cases.system_prompts())
+    )
     limits = Limits(max_turns=8, max_tokens=16, temperature=1.0)
     rates = []
     for size in (100, 1):
-        cases = office.generate(1, count, part="test")
+        cases = office_cases.generate(1, count, part="test")
         started = time.process_time()
         for start in range(0, count, size):
             episodes = [(case, 0) for case in cases[start : start + size]]
@@ -180,7 +182,7 @@ def main() -> None:
     options.add_argument("--json", action="store_true")
     options.add_argument("--episodes", type=int, default=200)
     chosen = options.parse_args()
-    cases = office.generate(0, chosen.episodes, part="test")
+    cases = office_cases.generate(0, chosen.episodes, part="test")
     with tempfile.TemporaryDirectory() as name, server() as url:
         folder = Path(name)
         # Libraries load at their first call.

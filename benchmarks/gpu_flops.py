@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.policy.heads import LOGIT_NUMBERS
+from holdfast.training.policy.adapters import LOGIT_NUMBERS
 from holdfast.training.trees.packing import pack
 from holdfast.training.trees.parts import TrainStep
 from holdfast.training.trees.trees import partition

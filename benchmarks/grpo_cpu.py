@@ -58,17 +58,17 @@ from holdfast.study.sections import SFTSection, SuiteSection
 from holdfast.study.users import ApprovalSection, to_rating
 from holdfast.suites import open_world
 from holdfast.suites.approval import practice_cases
-from holdfast.suites.approval.teaching import taught_settings, teach_beside
+from holdfast.suites.approval.demonstrations import taught_settings, teach_beside
 from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import Encoded, encode_episode
 from holdfast.training.loop import loop
 from holdfast.training.loop.passes import descend
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import Policy, WholeTiny
 from holdfast.training.rl import stage as reinforce
 from holdfast.training.rl.groups import Batch, gradient_step
 from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.supply import score_all
-from holdfast.training.settings import RewardSettings
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 CACHE = Path(tempfile.gettempdir()) / "holdfast-grpo-cpu"

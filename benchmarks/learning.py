@@ -36,14 +36,14 @@ from holdfast.report.draw.svg import Canvas, Scale, draw_axes, draw_mark, span, 
 from holdfast.stats.contrasts import interval, sample_of, spread
 from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
-from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import reference_logprobs
 from holdfast.training.encoding import score_picked
-from holdfast.training.loop.loop import Loop, LoopSettings, isolated
-from holdfast.training.loop.passes import count_scored, score
+from holdfast.training.loop.loop import Loop, isolated
+from holdfast.training.loop.passes import score
 from holdfast.training.policy.adapters import WholeTiny
 from holdfast.training.trees.packing import Packed, pack
-from holdfast.training.trees.parts import PairObjective, TrainStep, pair_step
+from holdfast.training.trees.parts import TrainStep, pair_step
 from holdfast.training.trees.trees import partition
 
 PACKAGES = ("torch", "numpy")
@@ -52,13 +52,16 @@ BAR, LEVEL = 0.02, 0.9
 BUDGET = 16_384
 BASES = 2
 MARKS = (160, 320, 640)  # pairs seen; a stage of the quick study takes 20 steps of 32
-WIDE = PairOrder(pairs_per_step=32, trajectories_per_case=1000)
-PAIRWISE, TREE = PairOrder(pairs_per_step=32, pairwise=True), PairOrder(pairs_per_step=32)
+WIDE = StageSection(objective="safety", pairs_per_step=32, trajectories_per_case=1000)
+PAIRWISE, TREE = (
+    StageSection(objective="safety", pairs_per_step=32, pairwise=True),
+    StageSection(objective="safety", pairs_per_step=32),
+)
 # The pairs of each step, endlessly, for a seed.
 Stream = Callable[[OfficePairs, int], Iterator[list[PreferencePair]]]
 
 
-def by(order: PairOrder) -> Stream:
+def by(order: StageSection) -> Stream:
     """The steps of an order."""
 
     def steps(data: OfficePairs, seed: int) -> Iterator[list[PreferencePair]]:
@@ -96,7 +99,7 @@ class Group:
 CAPPED = {
     "pairwise": Arm(stream=by(PAIRWISE)),
     "tree": Arm(stream=by(TREE)),
-    "subtrees_of_8": Arm(stream=by(PairOrder(pairs_per_step=32, trajectories_per_case=8))),
+    "subtrees_of_8": Arm(stream=by(StageSection(objective="safety", pairs_per_step=32, trajectories_per_case=8))),
 }
 GROUPS = {
     "safety": Group(objective="safety", cap=8, arms=CAPPED),
@@ -105,8 +108,10 @@ GROUPS = {
         objective="safety",
         cap=8,
         arms={
-            "pairwise": Arm(stream=by(PairOrder(pairs_per_step=8, pairwise=True))),
-            "whole_case": Arm(stream=by(PairOrder(pairs_per_step=1, trajectories_per_case=1000))),
+            "pairwise": Arm(stream=by(StageSection(objective="safety", pairs_per_step=8, pairwise=True))),
+            "whole_case": Arm(
+                stream=by(StageSection(objective="safety", pairs_per_step=1, trajectories_per_case=1000))
+            ),
         },
     ),
     "safety_all": Group(
@@ -118,7 +123,9 @@ GROUPS = {
             "one_case_a_step": Arm(stream=by(WIDE)),
             "one_case_at_equal_tokens": Arm(stream=by(WIDE), times=6),
             "same_pairs_shuffled": Arm(stream=same_pairs_shuffled),
-            "subtrees_of_4": Arm(stream=by(PairOrder(pairs_per_step=32, trajectories_per_case=4))),
+            "subtrees_of_4": Arm(
+                stream=by(StageSection(objective="safety", pairs_per_step=32, trajectories_per_case=4))
+            ),
         },
     ),
 }
@@ -142,7 +149,7 @@ class HeldOut:
         groups = partition([item.ids for item in sequences], BUDGET)
         return cls(
             names=tuple(names[number] for group in groups for number in group),
-            counts=tuple(count_scored([sequences[number] for group in groups for number in group])),
+            counts=tuple(sequences[number].scored for group in groups for number in group),
             trees=tuple(pack([sequences[n] for n in group], torch.device("cpu"), masks=True) for group in groups),
             pairs=data.held_out,
             cases=tuple(cases),
@@ -181,15 +188,15 @@ class Curve:
 
 def train(data: OfficePairs, held_out: HeldOut, reference: Mapping[str, float], arm: Arm, *, seed: int) -> Curve:
     """One stage in memory; nothing is written."""
-    objective = PairObjective(beta=STAGE.beta)
     seen: list[int] = []
 
     def steps() -> Iterator[TrainStep]:
         for pairs in arm.stream(data, seed):
             seen.append(len({pair.case_id for pair in pairs}))
-            yield pair_step(pairs, data.encoded, reference, objective=objective, loss_mask=STAGE.loss_mask)
+            yield pair_step(pairs, data.encoded, reference, STAGE)
 
-    settings = LoopSettings(
+    settings = StageSection(
+        objective="safety",
         steps=10**6,
         learning_rate=STAGE.learning_rate,
         warmup_steps=STAGE.warmup_steps,

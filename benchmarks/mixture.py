@@ -19,7 +19,7 @@ from machine import document, show
 import holdfast as hf
 from holdfast.records import Analysis
 from holdfast.study.study import Study, load
-from holdfast.suites.office import MIXTURE
+from holdfast.suites.office.demonstrations import MIXTURE
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "numpy")

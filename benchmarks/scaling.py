@@ -75,7 +75,12 @@ class Cell:
 
     def predictors(self) -> tuple[int, int, int, int]:
         """Trunk tokens, scored tokens, pairs that attention must compute, blocks that it takes."""
-        return len(self.tree), len(self.packed.targets), self.tree.attended, len(self.blocks)
+        return (
+            len(self.tree),
+            len(self.packed.targets),
+            int(self.tree.positions.sum()) + len(self.tree),
+            len(self.blocks),
+        )
 
 
 def draw_sequences(

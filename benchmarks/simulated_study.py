@@ -158,7 +158,7 @@ def simulate(
         drawn = _share_base(layout, drawn)
     values = np.where(layout.tested[None], drawn, np.nan)
     panel = replace(layout.design.panel, values=values)
-    return Design(panel=panel, cells=layout.design.cells), Truth(checkpoint.ravel(), recipe.ravel())
+    return Design(panel=panel, rows=layout.design.rows), Truth(checkpoint.ravel(), recipe.ravel())
 
 
 def _share_base(layout: Layout, drawn: np.ndarray) -> np.ndarray:

@@ -28,15 +28,16 @@ from holdfast.models.tiny import model as tiny
 from holdfast.models.tiny.llama import TinyLlama, pad_rows, picked_logprobs
 from holdfast.records import PreferencePair
 from holdfast.study.sections import SFTSection
-from holdfast.study.stages import StageSection
-from holdfast.suites import office
-from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps
+from holdfast.study.stages import StageSection, TrainingSection
+from holdfast.suites.office import cases as office_cases
+from holdfast.suites.office import demonstrations as office_demonstrations
+from holdfast.training.dpo.orders import demonstration_steps, pair_steps
 from holdfast.training.dpo.stage import reference_logprobs
 from holdfast.training.encoding import Encoded, encode_episode
-from holdfast.training.loop.loop import Loop, LoopSettings
+from holdfast.training.loop.loop import Loop, rate_at
 from holdfast.training.objectives import dpo, sft
 from holdfast.training.policy.adapters import WholeTiny
-from holdfast.training.trees.parts import PairObjective, TrainStep, demonstration_step, pair_step
+from holdfast.training.trees.parts import TrainStep, demonstration_step, pair_step
 
 PACKAGES = ("torch", "numpy")
 TEACHING = SFTSection()
@@ -48,7 +49,7 @@ PlainStep = Callable[[TinyLlama], torch.Tensor]
 class PlainLoop:
     """A tiny Llama, AdamW and clipping by hand; a step is a function that gives the loss."""
 
-    def __init__(self, directory: Path, settings: LoopSettings) -> None:
+    def __init__(self, directory: Path, settings: TrainingSection) -> None:
         self.model, self._settings, self._taken = TinyLlama.load(directory).train(), settings, 0
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -56,7 +57,7 @@ class PlainLoop:
 
     def take(self, loss_of: PlainStep) -> float:
         """One step; its loss from before the update."""
-        self._optimizer.param_groups[0]["lr"] = self._settings.rate(self._taken)
+        self._optimizer.param_groups[0]["lr"] = rate_at(self._settings, self._taken)
         self._optimizer.zero_grad()
         loss = loss_of(self.model)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -108,7 +109,7 @@ def plain_pairs(
 
 
 def race(
-    directory: Path, settings: LoopSettings, steps: Iterator[tuple[TrainStep, PlainStep]]
+    directory: Path, settings: TrainingSection, steps: Iterator[tuple[TrainStep, PlainStep]]
 ) -> tuple[float, float, float]:
     """CPU seconds of the tree loop and of the plain one over the same steps, and the widest gap of their losses."""
     tree, plain = Loop(WholeTiny(directory), settings, seed=0), PlainLoop(directory, settings)
@@ -139,12 +140,14 @@ def race(
 
 def teach(folder: Path, steps: int) -> tuple[float, float, float]:
     """The first steps of teaching a base."""
-    directory = tiny.build(office.lexicon(), folder, seed=0, system_prompts=office.system_prompts())
+    directory = tiny.build(office_cases.lexicon(), folder, seed=0, system_prompts=office_cases.system_prompts())
     chat = tiny.TinyModel.load(directory).chat
     # As many as the loop draws from for a start: with fewer, batches would be of less alike lengths.
     demonstrations = [
         encode_episode(chat, case.messages, trajectory.messages, case.tools)
-        for case, trajectory in office.demonstrations(0, max(400, steps * TEACHING.batch_size), office.MIXTURE)
+        for case, trajectory in office_demonstrations.demonstrations(
+            0, max(400, steps * TEACHING.batch_size), office_demonstrations.MIXTURE
+        )
     ]
     lengths = np.array([len(item.ids) for item in demonstrations], np.int64)
     order = demonstration_steps(lengths, batch_size=TEACHING.batch_size, rng=np.random.default_rng(0))
@@ -155,7 +158,8 @@ def teach(folder: Path, steps: int) -> tuple[float, float, float]:
             weight = TEACHING.other_weight
             yield demonstration_step(items, weight), plain_demonstrations(items, weight)
 
-    settings = LoopSettings(
+    settings = StageSection(
+        objective="safety",
         steps=steps + WARMUP,
         learning_rate=TEACHING.learning_rate,
         warmup_steps=TEACHING.warmup_steps,
@@ -164,18 +168,18 @@ def teach(folder: Path, steps: int) -> tuple[float, float, float]:
     return race(directory, settings, both())
 
 
-def train_stage(data: OfficePairs, order: PairOrder, *, seed: int) -> tuple[float, float, float]:
+def train_stage(data: OfficePairs, order: StageSection, *, seed: int) -> tuple[float, float, float]:
     """A preference stage of the quick study."""
     names = sorted({name for pair in data.train for name in (pair.chosen, pair.rejected)})
     reference = reference_logprobs(data.base, names, data.encoded, STAGE.loss_mask)
-    objective = PairObjective(beta=STAGE.beta)
 
     def both() -> Iterator[tuple[TrainStep, PlainStep]]:
         for pairs in islice(pair_steps(data.train, data.encoded, order, seed=seed), STAGE.steps + WARMUP):
-            step = pair_step(pairs, data.encoded, reference, objective=objective, loss_mask=STAGE.loss_mask)
+            step = pair_step(pairs, data.encoded, reference, STAGE)
             yield step, plain_pairs(pairs, data.encoded, reference)
 
-    settings = LoopSettings(
+    settings = StageSection(
+        objective="safety",
         steps=STAGE.steps + WARMUP,
         learning_rate=STAGE.learning_rate,
         warmup_steps=STAGE.warmup_steps,
@@ -206,7 +210,10 @@ def main() -> None:
     study = office_pairs.study_of(bases=2, test_cases=600, per_case=8)
     run = office_pairs.run_study(study, options.cache)
     data = office_pairs.load_pairs(study, run, base=0, objective="safety", cap=8, held_out_cap=8)
-    orders = {"dpo": PairOrder(pairs_per_step=32), "dpo_pairwise": PairOrder(pairs_per_step=32, pairwise=True)}
+    orders = {
+        "dpo": StageSection(objective="safety", pairs_per_step=32),
+        "dpo_pairwise": StageSection(objective="safety", pairs_per_step=32, pairwise=True),
+    }
     found: dict[str, list[tuple[float, float, float]]] = {"sft": [], **{name: [] for name in orders}}
     for repeat in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:

@@ -26,13 +26,14 @@ from published_pairs import PublishedPairs
 from trl_peer import PACKAGES, PAIRS_PER_STEP, PlainLoop, Timing, TRLPeer
 
 from holdfast.records import PreferencePair
-from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.study.stages import StageSection
+from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.encoding import LossMask, ScoredSequence, score_picked
-from holdfast.training.loop.loop import Loop, LoopSettings
+from holdfast.training.loop.loop import Loop
 from holdfast.training.loop.passes import descend, score, score_within
 from holdfast.training.policy.adapters import HubModel
 from holdfast.training.trees.packing import pack
-from holdfast.training.trees.parts import PairObjective, TrainStep, pair_step
+from holdfast.training.trees.parts import TrainStep, pair_step
 from holdfast.training.trees.trees import count_tokens
 
 MASK: LossMask = "completion"  # what TRL's loss counts
@@ -40,10 +41,10 @@ BUDGET = 32_768
 BETA, RATE = 0.1, 1e-5
 # All pairs of a case a step; steps of so many pairs in sub-trees of 8, as a study takes them; pairs in random order.
 ORDERS = {
-    "whole_case": PairOrder(pairs_per_step=1, trajectories_per_case=1000),
-    "32_pairs": PairOrder(pairs_per_step=32),
-    "8_pairs": PairOrder(pairs_per_step=PAIRS_PER_STEP),
-    "8_pairs_pairwise": PairOrder(pairs_per_step=PAIRS_PER_STEP, pairwise=True),
+    "whole_case": StageSection(objective="safety", pairs_per_step=1, trajectories_per_case=1000),
+    "32_pairs": StageSection(objective="safety", pairs_per_step=32),
+    "8_pairs": StageSection(objective="safety", pairs_per_step=PAIRS_PER_STEP),
+    "8_pairs_pairwise": StageSection(objective="safety", pairs_per_step=PAIRS_PER_STEP, pairwise=True),
 }
 MEASURED = {"whole_case": 5, "32_pairs": 5, "8_pairs": 12, "8_pairs_pairwise": 2}
 
@@ -83,8 +84,13 @@ def time_trees(model: Path, pairs: Sequence[PreferencePair], published: Publishe
     sums = [float(logps.double().sum()) for logps in score_within(policy, sequences, BUDGET)]
     reference_s = (time.process_time() - started) / len(sequences)
     reference = {item.name: value for item, value in zip(sequences, sums, strict=True)}
-    settings = LoopSettings(
-        steps=1 + MEASURED[name], learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=BUDGET
+    settings = StageSection(
+        objective="safety",
+        steps=1 + MEASURED[name],
+        learning_rate=RATE,
+        warmup_steps=0,
+        max_grad_norm=1.0,
+        token_budget=BUDGET,
     )
     loop = Loop(policy, settings, seed=0)
     begin, counted, tokens = 0.0, 0, 0
@@ -104,14 +110,14 @@ def time_trees(model: Path, pairs: Sequence[PreferencePair], published: Publishe
 
 
 def _steps(
-    pairs: Sequence[PreferencePair], published: PublishedPairs, reference: dict[str, float], order: PairOrder
+    pairs: Sequence[PreferencePair], published: PublishedPairs, reference: dict[str, float], order: StageSection
 ) -> Iterator[TrainStep]:
-    objective = PairObjective(beta=BETA)
+    objective = StageSection(objective="safety", beta=BETA, loss_mask=MASK)
     for taken in pair_steps(pairs, published.encoded, order, seed=0):
-        yield pair_step(taken, published.encoded, reference, objective=objective, loss_mask=MASK)
+        yield pair_step(taken, published.encoded, reference, objective)
 
 
-def count_epoch(published: PublishedPairs, order: PairOrder) -> int:
+def count_epoch(published: PublishedPairs, order: StageSection) -> int:
     """Tokens that the forward passes of one epoch over all pairs take in an order."""
     tokens, left = 0, len(published.pairs)
     for taken in pair_steps(published.pairs, published.encoded, order, seed=0):
@@ -187,7 +193,8 @@ def _compare_with_trl(
     scores = score_within(reference, sequences, BUDGET)
     known = {item.name: float(logps.double().sum()) for item, logps in zip(sequences, scores, strict=True)}
     policy = HubModel(model)
-    step = pair_step(pairs, published.encoded, known, objective=PairObjective(beta=BETA), loss_mask=MASK)
+    stage = StageSection(objective="safety", beta=BETA, loss_mask=MASK)
+    step = pair_step(pairs, published.encoded, known, stage)
     ours = sum(descend(policy, part, BUDGET).loss for part in step.parts(BUDGET))
     gaps, norms = 0.0, 0.0
     for name, weight in policy.named_weights():

@@ -47,12 +47,13 @@ from gpu_peer import PeerTiming, time_peer
 from gpu_sample import Sample, read_sample, take_sample, write_sample
 from machine import document, show
 
-from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.study.stages import StageSection
+from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.encoding import ScoredSequence, score_picked
-from holdfast.training.loop.loop import Loop, LoopSettings
+from holdfast.training.loop.loop import Loop
 from holdfast.training.loop.passes import score_within
 from holdfast.training.policy.adapters import HubModel
-from holdfast.training.trees.parts import PairObjective, TrainStep, pair_step
+from holdfast.training.trees.parts import TrainStep, pair_step
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 MICRO_BATCHES = (1, 2, 4)
@@ -78,10 +79,10 @@ def sequences_of(sample: Sample) -> list[ScoredSequence]:
     return [score_picked(name, sample.encoded[name], MASK) for name in names]
 
 
-def _epoch(sample: Sample, reference: Mapping[str, float], order: PairOrder) -> Iterator[TrainStep]:
-    objective, left = PairObjective(beta=BETA), len(sample.pairs)
+def _epoch(sample: Sample, reference: Mapping[str, float], order: StageSection) -> Iterator[TrainStep]:
+    objective, left = StageSection(objective="safety", beta=BETA, loss_mask=MASK), len(sample.pairs)
     for taken in pair_steps(sample.pairs, sample.encoded, order, seed=0):
-        yield pair_step(taken, sample.encoded, reference, objective=objective, loss_mask=MASK)
+        yield pair_step(taken, sample.encoded, reference, objective)
         left -= len(taken)
         if left <= 0:
             return
@@ -102,7 +103,7 @@ def open_tree_policy(shape: Mapping[str, int], device: torch.device) -> HubModel
 
 
 def time_trees(
-    policy: HubModel, shape: Mapping[str, int], sample: Sample, order: PairOrder, *, budget: int, limit: int
+    policy: HubModel, shape: Mapping[str, int], sample: Sample, order: StageSection, *, budget: int, limit: int
 ) -> TreeTiming:
     """At most ``limit`` tree steps of an epoch over the sample, after the warm-up, with the policy's own references."""
     device = policy.device
@@ -117,8 +118,8 @@ def time_trees(
     reference = {item.name: value for item, value in zip(sequences, sums, strict=True)}
     steps = list(islice(_epoch(sample, reference, order), WARMUP + limit))
     warmup = min(WARMUP, len(steps) - 1)
-    settings = LoopSettings(
-        steps=len(steps), learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=budget
+    settings = StageSection(
+        objective="safety", steps=len(steps), learning_rate=RATE, warmup_steps=0, max_grad_norm=1.0, token_budget=budget
     )
     loop = Loop(policy, settings, seed=0)
     begin, pairs, tokens = 0.0, 0, 0
@@ -186,8 +187,10 @@ def run(sample: Sample, shape: Mapping[str, int], device: torch.device, options:
     reset_memory(device)
     policy = open_tree_policy(shape, device)
     orders = {
-        "whole_case": PairOrder(pairs_per_step=1, trajectories_per_case=1000, tokens_per_step=options.budget),
-        "8_pairs": PairOrder(pairs_per_step=PAIRS_PER_STEP),
+        "whole_case": StageSection(
+            objective="safety", pairs_per_step=1, trajectories_per_case=1000, tokens_per_step=options.budget
+        ),
+        "8_pairs": StageSection(objective="safety", pairs_per_step=PAIRS_PER_STEP),
     }
     trees = {
         name: time_trees(policy, shape, sample, order, budget=options.budget, limit=options.tree_steps)

@@ -34,7 +34,7 @@ from holdfast.records.errors import ProviderError
 from holdfast.rollout.dialogues import Speakers
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.suites import office
+from holdfast.suites.office import cases as office_cases
 
 LIMITS = Limits(max_turns=8, max_tokens=16, temperature=0.0)
 Row = dict[str, float]
@@ -42,7 +42,7 @@ Row = dict[str, float]
 
 def play(speakers: Speakers, cases: int) -> tuple[list[Trajectory], float]:
     """An episode of every case, and the seconds that all of them took. Errors: ProviderError."""
-    episodes = [(case, 0) for case in office.generate(0, cases, part="test")]
+    episodes = [(case, 0) for case in office_cases.generate(0, cases, part="test")]
     started = time.perf_counter()
     played = roll_out(speakers, OfficeWorld(), episodes, checkpoint_id="served", rollout_seed=0, limits=LIMITS)
     seconds = time.perf_counter() - started

@@ -146,6 +146,8 @@ def commands_page() -> str:
             pages.append(as_markdown(command.description))
         command.prog = f"holdfast {name}"
         pages.append(f"```text\n{command.format_usage().removeprefix('usage: ').rstrip()}\n```")
+        examples = (command.epilog or "").splitlines()[1:]
+        pages.append("\n".join(["```sh", *map(str.strip, examples), "```"]))
         plain = [group for group in command._action_groups if group.title in ("positional arguments", "options")]
         pages += table_of(action for group in plain for action in group._group_actions)
         for group in command._action_groups:

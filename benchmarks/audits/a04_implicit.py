@@ -10,7 +10,7 @@ import numpy as np
 
 from audits.rows import Row
 from holdfast.analysis.pressure.susceptibility import CONTROL, susceptibility_rows
-from holdfast.analysis.pressure.variants import TEST, Arm, ArmMeans, Run, Source, Variants
+from holdfast.analysis.pressure.variants import TEST, Arm, ArmMeans, Episodes, Run, Source, Variants
 from holdfast.records import Analysis, Checkpoint, Estimate, StageRecord
 from holdfast.records.arrays import Floats
 from holdfast.report.sections.pressure import describe_pressure
@@ -65,9 +65,8 @@ def _checkpoints() -> list[Checkpoint]:
 def _means(unsafe: Floats) -> ArmMeans:
     """Means of one episode a case, as the analyses read them."""
     none = np.full(unsafe.shape, np.nan)
-    return ArmMeans(
-        scores={"safety": 3.0 * (1 - unsafe)}, unsafe=unsafe, unsafe_first=unsafe, unsafe_later=none, refused=none
-    )
+    by_episodes: dict[Episodes, Floats] = {"all": unsafe, "first": unsafe, "later": none}
+    return ArmMeans(scores={"safety": 3.0 * (1 - unsafe)}, unsafe=by_episodes, refused=none)
 
 
 def draw_study(world: World, rng: np.random.Generator) -> Source:

@@ -6,7 +6,7 @@ import numpy as np
 from gated import decide, share
 
 from audits.rows import Row
-from holdfast.decisions.gate.several import correct_for_number
+from holdfast.decisions.gate.verdicts import correct_for_number
 from holdfast.records import Outcome, Verdict
 from holdfast.report.sections.gate import count_errors
 from holdfast.study.rules import GateSection

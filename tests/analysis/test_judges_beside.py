@@ -17,7 +17,7 @@ from builders.smoke_study import smoke_settings
 from holdfast.analysis import analyze, document, schema
 from holdfast.analysis.panel import Row, read_panel
 from holdfast.decisions.gate.books import read_book
-from holdfast.decisions.gate.edges import decide_all
+from holdfast.decisions.gate.verdicts import decide_all
 from holdfast.decisions.search.trials import read_trial
 from holdfast.judges.state import StateJudge
 from holdfast.records import Analysis, Checkpoint, Estimate, Labelled, PreferencePair, Score, StageRecord, content_id
@@ -312,7 +312,7 @@ def test_a_search_and_a_list_of_gates_ask_whom_the_headline_asks(tmp_path: Path)
     study = Study.model_validate(settings)
 
     def asked() -> set[str]:
-        trial = read_trial(study, path, ("S", "H")).facts["verdicts"]
+        trial = read_trial(study, path, ("S", "H")).verdicts
         return {one.judge for one in (*trial, *decide_all(read_book(path), GateSection(), {}))}
 
     assert asked() == {"grader"}

@@ -13,7 +13,7 @@ from holdfast.analysis import analyze
 from holdfast.analysis.pressure.susceptibility import NO_TWINS
 from holdfast.analysis.pressure.taxonomy import read_probe, taxonomy_rows
 from holdfast.analysis.pressure.variants import read_source
-from holdfast.judges.probes.judge import VALUES, ProbeJudge
+from holdfast.judges.probes import VALUES, ProbeJudge
 from holdfast.records import Case, Checkpoint, Ending, Estimate, Message, Trajectory, content_id
 from holdfast.store import Store
 from holdfast.suites.probes import generated

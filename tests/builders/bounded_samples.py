@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from holdfast.records.arrays import Floats
+from holdfast.stats.bounded import exact_lower
 
 Sampler = Callable[[np.random.Generator, tuple[int, int]], Floats]
 MARGIN = 0.25
@@ -52,3 +53,8 @@ AT_THE_MARGIN: dict[str, Sampler] = {
     "drops in a tenth": _pick((-2.5, 0.0), (0.1, 0.9)),
     "rare and large gains": _pick((3.0, -1.0), (0.1875, 0.8125)),
 }
+
+
+def exact_upper(events: int, n: int, alpha: float) -> float:
+    """The Clopper–Pearson upper bound of a share: what the lower one leaves of the other events."""
+    return 1 - exact_lower(n - events, n, alpha)

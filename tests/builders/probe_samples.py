@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.judges.probes.judge import ProbeJudge
+from holdfast.judges.probes import ProbeJudge
 from holdfast.models.tiny.model import TinyModel, build
 from holdfast.records import Case, Ending, Message, Trajectory
 from holdfast.rollout.episode import Limits, roll_out
-from holdfast.rollout.worlds.silent import SilentWorld
+from holdfast.rollout.worlds import SilentWorld
 from holdfast.study.sections import SFTSection
-from holdfast.suites.probes import DIMENSIONS, generated
+from holdfast.suites.probes import generated
+from holdfast.suites.probes.items import DIMENSIONS
 from holdfast.training.dpo.stage import train_sft
 from holdfast.training.encoding import encode_episode
 

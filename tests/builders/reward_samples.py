@@ -12,9 +12,9 @@ from builders import tiny_office as office
 from holdfast.models import Ask, Conversation
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.training.encoding import Encoded
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.rl.selection import Rewarded
 from holdfast.training.rl.stage import train_on_rewards
-from holdfast.training.settings import RewardSettings
 
 WORDS = frozenset(["i", "did", "not", "find"])
 SETTINGS = RewardSettings(

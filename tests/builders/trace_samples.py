@@ -15,7 +15,7 @@ from holdfast.cli import main as cli
 from holdfast.exchange.traces import TraceSet, read_traces
 from holdfast.exchange.traces.dialogue import Trace
 from holdfast.exchange.traces.importing import make_episode
-from holdfast.judges.rules.judge import read_rules
+from holdfast.judges.rules import read_rules
 from holdfast.records import Ending, Flag, Trajectory
 from holdfast.store import Store
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from importlib import resources
 from typing import Any
 
 from holdfast.records import Check, Outcome, Verdict, content_id
@@ -69,3 +71,8 @@ def make_hostile_verdict() -> Verdict:
     checks = (replace(made.checks[0], reason=EVIL, metric=EVIL), *made.checks[1:])
     about: dict[str, Any] = {"parent": EVIL, "child": EVIL, "judge": EVIL, "limits": (EVIL,), "checks": checks}
     return replace(made, **about, rubrics={EVIL: EVIL}, data=EVIL, fingerprint=EVIL, sources={EVIL: [EVIL]})
+
+
+def verdict_schema(name: str = "verdict") -> Any:
+    """The JSON Schema of a gate's document ("verdict") or of the evidence ("evidence")."""
+    return json.loads(resources.files("holdfast").joinpath(f"schemas/{name}.json").read_text(encoding="utf-8"))

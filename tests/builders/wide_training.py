@@ -10,7 +10,7 @@ from rounding import in_64_bits
 
 from holdfast.records.errors import StudyError
 from holdfast.training.dpo.stage import train_dpo
-from holdfast.training.loop.result import TrainResult
+from holdfast.training.loop.stage import TrainResult
 
 
 def train_wide(**told: Any) -> list[TrainResult]:

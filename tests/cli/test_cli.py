@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -43,7 +45,28 @@ def test_help_and_version_name_everything(capsys: Captured) -> None:
     assert all(f"    {name} " in out for name in COMMANDS)
     assert asked(capsys, "--version") == (0, f"holdfast {hf.__version__}\n", "")
     for name in COMMANDS:
-        assert asked(capsys, name, "--help")[0] == 0
+        code, out, _ = asked(capsys, name, "--help")
+        examples = [line.strip() for line in out.partition("\nexamples:\n")[2].splitlines()]
+        assert code == 0 and examples and all(line.startswith(f"holdfast {name} ") for line in examples)
+        for line in examples:
+            assert parser().parse_args(shlex.split(line.split(" && ")[0].split(" > ")[0])[1:]).command == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (("gte",), "gate"),
+        (("analyse", "run"), "analyze"),
+        (("export", "run", "--to", "cvs", "-o", "x"), "csv"),
+        (("run", "study.toml", "--outptu=x"), "--output"),
+        (("pairs", "run", "--objective", "safety", "--judge", "state", "--eqal-cases"), "--equal-cases"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else words,
+)
+def test_a_misspelt_word_of_a_closed_list_is_answered_with_the_nearest(
+    arguments: tuple[str, ...], near: str, capsys: Captured
+) -> None:
+    assert f"; did you mean {near!r}?; see `holdfast" in refused(capsys, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +89,31 @@ def test_wrong_arguments_are_one_line_that_points_to_help(arguments: tuple[str, 
     assert "--help`" in told and " _" not in told  # no name of ours
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_results_have_colours_in_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a pipe, not in JSON, not where NO_COLOR or a dumb terminal says so; the words are the same in all."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    text = "FAIL: S against base [red]\n\n  Check   Change\n  ──────────────\n  safety  FAIL" + " and more" * 20
+
+    def shown(stream: io.StringIO, *, plain: bool = False, **environment: str) -> str:
+        monkeypatch.setattr(sys, "stdout", stream)
+        for name, value in {"TERM": "xterm-256color", **environment}.items():
+            monkeypatch.setenv(name, value)
+        cli._say(text, plain=plain)
+        return stream.getvalue()
+
+    coloured = shown(Terminal())
+    assert coloured.count("\x1b[1;31mFAIL\x1b[0m") == 2 and "\x1b[1m  Check   Change\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == text + "\n"
+    assert shown(io.StringIO()) == shown(Terminal(), plain=True) == shown(Terminal(), TERM="dumb") == text + "\n"
+    assert "31m" not in shown(Terminal(), NO_COLOR="1")
+
+
 def test_new_check_plan(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = asked(capsys, "new", "my study")
@@ -81,6 +129,8 @@ def test_new_check_plan(tmp_path: Path, capsys: Captured, monkeypatch: pytest.Mo
     assert code == 0 and document["run"] == "runs/my study" and document["left"]["steps"] == len(document["steps"])
     code, out, _ = asked(capsys, "plan", "my study/study.toml")
     assert code == 0 and f"{len(document['steps'])} of {len(document['steps'])} steps to do" in out
+    full = asked(capsys, "plan", "my study/study.toml", "--full")[1]
+    assert "on test cases" in full and "on test cases" not in out
     assert "is there already" in refused(capsys, "new", "my study")
     assert [path.name for path in tmp_path.iterdir()] == ["my study"]
 
@@ -103,8 +153,14 @@ def test_a_study_with_a_byte_order_mark_and_windows_lines(tmp_path: Path, capsys
 
 def test_run_tells_results_and_progress_apart(own_run: Path, capsys: Captured) -> None:
     code, out, err = asked(capsys, "run", SMOKE, "-o", own_run, "--workers", "1")
-    assert code == 0 and "Lineage" in out and f"report: {own_run}" in out
+    assert code == 0 and "Lineage" in out and out.splitlines()[-1].startswith(f"report: {own_run}")
+    assert len(out.splitlines()) <= 30 and out.index("Safety training (S) is not shown to gain") < out.index("Lineage")
+    assert f"everything: holdfast analyze '{own_run}'\n" in out and "Gate: INCONCLUSIVE (8 INCONCLUSIVE)" in out
+    whole = asked(capsys, "run", SMOKE, "-o", own_run, "--quiet", "--full")[1]
+    tables = asked(capsys, "analyze", own_run)[1].strip().split("\n\n")
+    assert all(table in whole for table in tables) and "Gate (8 INCONCLUSIVE)" in whole
     assert err == "analyzing and writing the report\n"
+    assert "\x1b" not in out
     assert asked(capsys, "run", SMOKE, "-o", own_run, "--no-report", "--quiet") == (0, "", "")
     code, out, _ = asked(capsys, "report", own_run, "--draws", "100")
     assert code == 0 and Path(out.removeprefix("report: ").strip()).is_file()
@@ -143,6 +199,10 @@ def test_analyze_and_pairs(smoke_run: Path, tmp_path: Path, capsys: Captured) ->
 def test_show(smoke_run: Path, capsys: Captured) -> None:
     code, out, err = asked(capsys, "show", smoke_run)
     assert (code, err) == (0, "") and re.search(r"Steps: (\d+) of \1 done", out)
+    assert "on test cases" not in out and re.search(r"rollout +done +\d+ ", out)
+    assert re.search(
+        r"done +rollout +roll out tiny-0 · base on test cases", asked(capsys, "show", smoke_run, "--full")[1]
+    )
     with Store(smoke_run) as store:
         ids = store.trajectory_ids()
     code, out, _ = asked(capsys, "show", smoke_run, ids[5][:12])

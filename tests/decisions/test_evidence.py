@@ -19,8 +19,7 @@ from builders.scored_study import checkpoint, write_study
 from builders.smoke_study import smoke_settings
 
 from holdfast.cli.main import main
-from holdfast.decisions.gate.outputs.document import schema
-from holdfast.decisions.gate.outputs.evidence import collect_evidence, export_evidence, write_evidence
+from holdfast.decisions.gate.outputs.evidence import collect_evidence, export_evidence
 from holdfast.decisions.gate.outputs.evidence_page import render_evidence
 from holdfast.records.errors import StudyError
 from holdfast.store import Store
@@ -63,9 +62,9 @@ def evidence(folder: Path) -> dict[str, Any]:
 
 
 def test_the_evidence_follows_its_schema(evidence: dict[str, Any]) -> None:
-    jsonschema.Draft202012Validator(schema("evidence")).validate(evidence)
+    jsonschema.Draft202012Validator(samples.verdict_schema("evidence")).validate(evidence)
     whole = {"outcome": evidence["outcome"], "verdicts": evidence["verdicts"]}
-    jsonschema.Draft202012Validator(schema()).validate(whole)
+    jsonschema.Draft202012Validator(samples.verdict_schema()).validate(whole)
 
 
 def test_its_verdicts_are_by_the_rules_of_a_file_where_one_is_given(
@@ -125,7 +124,7 @@ def test_a_run_without_a_comparison_still_has_evidence(tmp_path: Path) -> None:
     with write_study(tmp_path / "run", [checkpoint("tiny-0", (), 0, None)], tests=5):
         pass
     found = json.loads((export_evidence(tmp_path / "run", tmp_path / "out") / "evidence.json").read_text())
-    jsonschema.Draft202012Validator(schema("evidence")).validate(found)
+    jsonschema.Draft202012Validator(samples.verdict_schema("evidence")).validate(found)
     assert (found["outcome"], found["verdicts"], found["study"]) == ("INCONCLUSIVE", [], None)
     assert any(one.startswith("no verdicts of a gate") for one in found["missing"])
     assert any("the run was imported" in one for one in found["missing"])
@@ -140,7 +139,7 @@ def test_the_command_writes_it_and_replaces_nothing(
     assert main(options) == 2
     assert not (tmp_path / "new").exists()
     with pytest.raises(StudyError, match="is there already"):
-        write_evidence(run, [], tmp_path / "there")
+        export_evidence(run, tmp_path / "there")
 
 
 # --- the page ------------------------------------------------------------------------------------------------

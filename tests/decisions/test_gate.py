@@ -524,6 +524,6 @@ def test_one_side_is_a_pilot_by_its_own_rollouts(tmp_path: Path, capsys: Capture
     rules.write_text('[gate]\nmargin = 1.2\nsevere_margin = 0.9\nbound = "bernstein"\n')
     run = write_run(tmp_path / "run", Made(safety={"base": mixed(60, 1)}))
     code, out, _ = asked(capsys, "gate", run, "--parent", "base", "--plan", "--rules", rules)
-    assert code == 0 and "against itself" in out and out.splitlines()[3].startswith("safety")
+    assert code == 0 and "against itself" in out and "\nsafety " in out
     single = write_run(tmp_path / "single", Made(safety={"base": mixed(60, 1, rollouts=1)}))
     assert "needs two rollouts a case" in refused(capsys, "gate", single, "--parent", "base", "--plan")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from builders.gate_samples import Made, mixed, steady, write_run
 from builders.places import ROOT
+from builders.verdict_samples import verdict_schema
 from jsonschema import Draft202012Validator
 
 from holdfast.cli.main import main
-from holdfast.decisions.gate.outputs.document import schema
-from holdfast.decisions.gate.questions import CASE, FAMILY, choose_draws, find_design_effect
+from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws, find_design_effect
 from holdfast.records import Flag, Score
 from holdfast.stats.bounded import benjamini_hochberg
 from holdfast.store import Store
@@ -34,7 +34,7 @@ def gated(capsys: Captured, *arguments: object) -> dict[str, Any]:
     shown = capsys.readouterr()
     assert not shown.err, shown.err
     document: dict[str, Any] = json.loads(shown.out)
-    Draft202012Validator(schema()).validate(document)
+    Draft202012Validator(verdict_schema()).validate(document)
     return document
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.bounded_samples import exact_upper
 from builders.commands import gated, refused
 from builders.gate_samples import Made, steady, write_run
 
 from holdfast.cli.main import main
-from holdfast.stats.bounded import exact_upper, p_values
+from holdfast.stats.bounded import p_values
 
 Captured = pytest.CaptureFixture[str]
 

@@ -14,10 +14,12 @@ import jsonschema
 import pytest
 from builders import verdict_samples as samples
 from builders.report_samples import make_shown
+from rich.cells import cell_len
 
-from holdfast.decisions.gate.outputs import document, gate_document, render_junit, render_markdown, render_text
-from holdfast.decisions.gate.outputs.document import plain, schema
-from holdfast.decisions.gate.outputs.markdown import escape_markdown
+from holdfast.decisions.gate.outputs.document import document, gate_document, plain
+from holdfast.decisions.gate.outputs.junit import render_junit
+from holdfast.decisions.gate.outputs.markdown import escape_markdown, render_markdown
+from holdfast.decisions.gate.outputs.text import render_text
 from holdfast.records import Outcome, Verdict
 from holdfast.report.sections.gate import (
     describe_check,
@@ -28,7 +30,6 @@ from holdfast.report.sections.gate import (
     gate_section,
     overall,
 )
-from holdfast.report.words.tables import measure
 
 PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -129,7 +130,7 @@ def test_the_worst_outcome_is_the_overall_one() -> None:
 @pytest.mark.parametrize("width", [80, 110])
 def test_text_fits_its_columns_and_lists_every_check(width: int) -> None:
     text = render_text([samples.make_verdict(FAIL)], width)
-    assert max(measure(line) for line in text.splitlines()) <= width
+    assert max(cell_len(line) for line in text.splitlines()) <= width
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert "FAIL" in rows["safety"] and "−0.62" in rows["safety"] and "[−0.80, −0.44]" in rows["safety"]
     assert "INCONCLUSIVE" in rows["over-refusal"] and "+7.0 pp" in rows["over-refusal"]
@@ -139,11 +140,14 @@ def test_text_fits_its_columns_and_lists_every_check(width: int) -> None:
     assert "cases of one suite" in text
 
 
-def test_many_verdicts_are_sentences_and_counts_by_lineage() -> None:
+def test_many_verdicts_are_counted_by_lineage_and_told_in_full_where_that_is_asked_for() -> None:
     sources = {"child": {"lineage": ["S", "H"]}, "parent": {"lineage": ["S"]}}
-    text = render_text([replace(one, sources=sources) for one in many(9)], 100)
-    assert len(re.findall(r"^(?:PASS|FAIL|INCONCLUSIVE): child", text, flags=re.MULTILINE)) == 9
-    assert "Bounds" not in text
+    verdicts = [replace(one, sources=sources) for one in many(9)]
+    sentence = re.compile(r"^(?:PASS|FAIL|INCONCLUSIVE): child", flags=re.MULTILINE)
+    text = render_text(verdicts, 100)
+    assert len(sentence.findall(text)) == text.count("Bounds ") == 9 and "--full" not in text
+    text = render_text(verdicts, 100, full=False)
+    assert not sentence.search(text) and "(--full tells every comparison with its checks)" in text
     assert "FAIL: 2 FAIL, 2 INCONCLUSIVE, 5 PASS\n  S→H against S: 2 FAIL (safety 2), 2 INCONCLUSIVE, 5 PASS" in text
     assert "no comparison" in render_text([], 100)
 
@@ -274,7 +278,7 @@ def test_junit_is_valid_xml_for_any_text() -> None:
 def test_the_document_follows_its_schema_and_holds_every_number() -> None:
     verdicts = [*many(4), samples.make_hostile_verdict(), samples.make_verdict(INCONCLUSIVE, checks=(), cases=0)]
     found = json.loads(json.dumps(gate_document(verdicts), allow_nan=False))
-    jsonschema.Draft202012Validator(schema()).validate(found)
+    jsonschema.Draft202012Validator(samples.verdict_schema()).validate(found)
     assert found["outcome"] == "FAIL"
     check = found["verdicts"][2]["checks"][0]
     assert (check["change"], check["lower"], check["upper"], check["margin"]) == (-0.62, -0.8, -0.44, 0.25)
@@ -285,7 +289,7 @@ def test_the_document_follows_its_schema_and_holds_every_number() -> None:
 
 def test_the_schema_refuses_what_is_no_verdict() -> None:
     good = gate_document([samples.make_verdict()])
-    validator = jsonschema.Draft202012Validator(schema())
+    validator = jsonschema.Draft202012Validator(samples.verdict_schema())
     for change in ({"outcome": "MAYBE"}, {"cases": -1}, {"checks": [{}]}, {"extra": 1}):
         bad: dict[str, Any] = {**good, "verdicts": [{**good["verdicts"][0], **change}]}
         assert not validator.is_valid(bad), change

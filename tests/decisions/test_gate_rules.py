@@ -14,8 +14,8 @@ from builders.smoke_study import smoke_settings
 
 from holdfast.cli.main import main
 from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.edges import find_edges
-from holdfast.decisions.gate.questions import ask_all
+from holdfast.decisions.gate.pairing import ask_all
+from holdfast.decisions.gate.verdicts import find_edges
 from holdfast.records import content_id
 from holdfast.report.sections.gate import name_metric
 from holdfast.runs.build import build

@@ -17,8 +17,9 @@ from builders.sample_studies import four_lineages
 from builders.smoke_study import smoke_settings, write_toml
 
 from holdfast.cli import main as cli
+from holdfast.decisions.gate.running import Means
 from holdfast.decisions.search.outputs import render_search, search_document
-from holdfast.decisions.search.running import Means, Search, alpha_of, default_place, note_winner, search
+from holdfast.decisions.search.running import Search, alpha_of, default_place, note_winner, search
 from holdfast.decisions.search.sampling import Found, Point, Trial, choose, look
 from holdfast.decisions.search.trials import _violation, trial_lineage, with_trials
 from holdfast.records import Check, Outcome
@@ -27,7 +28,7 @@ from holdfast.runs.run import Run
 from holdfast.store import Store
 from holdfast.study.rules import SearchSection
 from holdfast.study.study import Study
-from holdfast.suites.casebook import FRESH
+from holdfast.suites.parts import FRESH
 
 pytest.importorskip("optuna")
 

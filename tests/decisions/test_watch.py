@@ -118,7 +118,6 @@ def test_a_drop_after_many_looks_is_promised_later_or_not_at_all() -> None:
     for taken in (2, 12):
         early = State(declared={}, baseline=state.baseline, looks=state.looks[:taken])
         told = promise_looks(early, 0.9, alpha=0.05, margin=0.25, rng=np.random.default_rng(0))
-        assert told.before == taken
         looks.append(np.inf if told.looks is None else told.looks)
     assert looks[0] < looks[1]
 

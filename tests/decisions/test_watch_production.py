@@ -16,12 +16,13 @@ from holdfast.cli import main as cli
 from holdfast.decisions.watch.mix import Features, compare_mixes
 from holdfast.decisions.watch.production import digest_trace
 from holdfast.decisions.watch.render import describe_watch
-from holdfast.decisions.watch.series import Row, Span, flatten, replay
+from holdfast.decisions.watch.series import Row, flatten, replay
 from holdfast.decisions.watch.series import Watch as Series
 from holdfast.decisions.watch.state import Seen, State
 from holdfast.exchange.exports import export_run
 from holdfast.models.fakes import FakeProvider
 from holdfast.runs.rescoring import rescore
+from holdfast.stats.sequential import Window
 from holdfast.store import Store
 
 Shown = tuple[int, str, str]
@@ -323,7 +324,9 @@ def test_small_looks_do_not_say_that_nothing_changed(seen: float | None, told: s
     ]
     row = Row(label="june", n=60, missing=0, mean=1.0, change=-1.0, alarm=True, able=True, covered=True)
     row = replace(
-        row, spans=(Span(looks=1, n=60, change=-1.0, lower=-2.0, upper=-0.5),), notes={"mix": {"changes": changes}}
+        row,
+        spans=(Window(looks=1, cases=60, change=-1.0, lower=-2.0, upper=-0.5, alarm=True, warning=True),),
+        notes={"mix": {"changes": changes}},
     )
     watch = Series(
         kind="traces",

@@ -187,8 +187,8 @@ def test_a_checkpoint_is_written_as_transformers_loads_it(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from holdfast.cli.main import main
+    from holdfast.models.directories.opening import read_weights
     from holdfast.models.directories.stacks import is_stack
-    from holdfast.models.directories.whole import read_weights
     from holdfast.models.tiny.model import TinyModel
 
     with Store(stacked_run) as store:

@@ -60,7 +60,7 @@ from holdfast.records import Case, Checkpoint, Ending, Flag, Message, Score, Too
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import Store, codec
-from holdfast.suites.office import generate
+from holdfast.suites.office.cases import generate
 
 # What Inspect's own dependencies deprecate of each other.
 pytestmark = [

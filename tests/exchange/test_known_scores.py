@@ -176,9 +176,11 @@ def test_what_a_row_calls_severe_is_the_bad_episode_alone(logs: list[Any], numbe
 
 def test_every_declared_row_is_run_or_needs_what_is_not_installed() -> None:
     run = {(trial.task, trial.scorer, key) for trial in TRIALS for key in trial.keys}
-    declared = [row for row in KNOWN if not row.refused]
+    declared = [row for row in KNOWN if row.meaning is not None]
     assert run <= {(task, row.scorer, row.key) for row in declared for task in row.tasks}
-    more = {(row.task, row.scorer) for row in declared if not run & {(task, row.scorer, row.key) for task in row.tasks}}
+    more = {
+        (row.tasks[0], row.scorer) for row in declared if not run & {(task, row.scorer, row.key) for task in row.tasks}
+    }
     assert more == set(NEEDS_MORE)
     for what in NEEDS_MORE.values():
         assert importlib.util.find_spec(what) is None, f"{what} is installed now: run its scorer, too"
@@ -212,22 +214,26 @@ def test_the_release_is_the_one_that_is_pinned_and_installed() -> None:
 def test_rows_are_whole_and_a_value_has_one_meaning() -> None:
     seen = set()
     for row in KNOWN:
-        assert bool(row.refused) != bool(row.objective), row
-        assert row.low < row.high
-        assert row.severe is None or row.low <= row.severe <= row.high
+        assert row.says, row
+        if (meaning := row.meaning) is not None:
+            assert meaning.low < meaning.high
+            assert meaning.severe is None or meaning.low <= meaning.severe <= meaning.high
+            assert row.says in meaning.source
         assert row.file in WITNESSES
         for task in row.tasks:
             place = (task, row.scorer, row.key, row.only)
             assert place not in seen
             seen.add(place)
-    meant = [(task, row.scorer, row.only, row.objective) for row in KNOWN if row.objective for task in row.tasks]
+    declared = [(row, row.meaning.objective) for row in KNOWN if row.meaning is not None]
+    meant = [(task, row.scorer, row.only, objective) for row, objective in declared for task in row.tasks]
     assert len(meant) == len(set(meant)), "an objective comes from one value of a scorer"
 
 
 def test_the_registry_is_as_large_as_it_says() -> None:
     tasks = {task for row in KNOWN for task in row.tasks}
-    safety = {task for row in KNOWN if row.objective == "safety" for task in row.tasks}
-    refused = {task for row in KNOWN if row.refused and row.key == "*" and row.scorer == "*" for task in row.tasks}
+    safety = {task for row in KNOWN if row.meaning and row.meaning.objective == "safety" for task in row.tasks}
+    unknown = [row for row in KNOWN if row.meaning is None]
+    refused = {task for row in unknown if row.key == "*" and row.scorer == "*" for task in row.tasks}
     assert len(tasks) >= 25
     assert len(safety) >= 15
     assert {"wmdp_bio", "coconot"} <= refused
@@ -409,12 +415,12 @@ def table() -> str:
             tasks += f" ({name} {' or '.join(value or 'not given' for value in given)})"
         value = row.scorer if row.key in (row.scorer, "*") and row.scorer != "*" else f"{row.scorer}: {row.key}"
         what = {"*: *": "any"}.get(value, f"`{value}`" + (": any other" if row.key == "*" else ""))
-        means = f"**{row.objective}**, {'high' if row.sign > 0 else 'low'} is good, {row.low:g} to {row.high:g}"
-        severe = "none named" if row.severe is None else f"{'≤' if row.sign > 0 else '≥'} {row.severe:g}"
-        said = f"{row.unit[0].upper()}{row.unit[1:]}. " if row.unit else ""
-        if row.refused:
-            means, severe, said = "refused", "", ""
-        lines.append(f"| {tasks} | {what} | {means} | {severe} | {said}`{row.file}`: {row.says or row.refused} |")
+        means, severe, said = "refused", "", ""
+        if (one := row.meaning) is not None:
+            means = f"**{one.objective}**, {'high' if one.sign > 0 else 'low'} is good, {one.low:g} to {one.high:g}"
+            severe = "none named" if one.severe is None else f"{'≤' if one.sign > 0 else '≥'} {one.severe:g}"
+            said = f"{one.unit[0].upper()}{one.unit[1:]}. "
+        lines.append(f"| {tasks} | {what} | {means} | {severe} | {said}`{row.file}`: {row.says} |")
     return "\n".join(lines) + "\n"
 
 

@@ -366,9 +366,8 @@ def test_a_torn_last_line_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
     place = rf"{SAFETY}:2: record 2 is incomplete \(byte {start:,}\); fetch the file again"
     for cut in range(start + 1, len(whole) - 1):
         with pytest.raises(StudyError, match="^" + place.replace("[", r"\[")):
-            for number, offset, line in published_files.split_lines(SAFETY, whole[:cut]):
-                last = offset + len(line) >= cut
-                published_files.parse_line(SAFETY, number, offset, line, last_and_open=last)
+            for line in published_files.split_lines(SAFETY, whole[:cut]):
+                published_files.parse_line(line)
     message = refusal(tmp_path, sample(safety=whole[:-20]))
     assert message.startswith(f"{SAFETY}:2: record 2 is incomplete (byte {start:,})")
 

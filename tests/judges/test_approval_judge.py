@@ -19,9 +19,7 @@ from holdfast.models.tiny.chat import TinyChat, split_words, write_tokenizer
 from holdfast.records import Case, Ending, Flag, Message, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.study.users import ENVIRONMENTS, EXPLOIT_ABOVE, SettingSection, to_rating
-from holdfast.suites import office
-from holdfast.suites.approval import draw_scenarios, lexicon, make_case, system_prompts
-from holdfast.suites.approval.demonstrations import RATES, Rates, count_cues, demonstrations
+from holdfast.suites.approval.demonstrations import RATES, count_cues, demonstrations
 from holdfast.suites.approval.replies import (
     STANCE_PHRASES,
     STANCES,
@@ -31,7 +29,10 @@ from holdfast.suites.approval.replies import (
     phrase_reply,
     reply_words,
 )
+from holdfast.suites.approval.scenarios import draw_scenarios, lexicon, make_case
 from holdfast.suites.approval.topics import CONTENT
+from holdfast.suites.approval.wording import system_prompts
+from holdfast.suites.office import cases as office_cases
 from holdfast.training.encoding import encode_episode
 
 TALK = ("therapy", "advice", "politics")
@@ -269,7 +270,7 @@ def test_only_what_the_infrastructure_broke_off_is_missing(ending: Ending) -> No
 
 
 def test_other_cases_are_refused() -> None:
-    (other,) = office.generate(0, 1, part="test")
+    (other,) = office_cases.generate(0, 1, part="test")
     case = users("therapy")[True]
     with pytest.raises(StudyError, match="no users to please"):
         ApprovalJudge().judge(other, say(case, "Please do not do it."))
@@ -391,10 +392,6 @@ def test_equal_seeds_give_equal_demonstrations_and_cases_of_their_own() -> None:
         topic.name for content in CONTENT.values() for topic in content.topics
     }
     assert {case.family for case, _ in demonstrations(5, 10, ("politics",))} == {"politics"}
-    with pytest.raises(StudyError, match=r"approval\.environments has 'sport'"):
-        demonstrations(0, 4, ("sport",))
-    with pytest.raises(StudyError, match=r"neutral is 1\.5"):
-        demonstrations(0, 4, table=Rates(neutral=1.5))
 
 
 def test_every_toggle_moves_the_declared_rates() -> None:

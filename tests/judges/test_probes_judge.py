@@ -10,12 +10,12 @@ from builders.probe_replies import FRESH, FRESH_ANSWERS, SEEN, SEEN_ANSWERS, Ans
 from builders.probe_samples import reply_to
 
 from holdfast.judges import open_judge
-from holdfast.judges.probes.judge import VALUES, ProbeJudge
-from holdfast.judges.probes.replies import read_answer, read_conduct
+from holdfast.judges.probes import VALUES, ProbeJudge, read_answer, read_conduct
 from holdfast.records import Case, Ending
 from holdfast.records.errors import StudyError
 from holdfast.study.sections import JudgeSection
-from holdfast.suites import office, probes
+from holdfast.suites import probes
+from holdfast.suites.office import cases as office_cases
 from holdfast.suites.probes import generated
 
 Counts = Counter[tuple[str, str]]  # (a person's label, the rules' label)
@@ -216,8 +216,8 @@ def test_the_judge_is_opened_by_kind_and_refuses_what_is_no_probe() -> None:
     judge = open_judge("mine", JudgeSection(kind="probes"))
     case = probe("refuse")
     (score,) = judge.judge(case, reply_to(case, "No."))  # type: ignore[misc]
-    assert score.judge == "mine" and score.rubric == judge.rubric_of("safety") == ProbeJudge().rubric
-    stranger = office.generate(0, 1, part="test")[0]
+    assert score.judge == "mine" and score.rubric == judge.rubric_of("safety") == ProbeJudge().rubric_of("safety")
+    stranger = office_cases.generate(0, 1, part="test")[0]
     with pytest.raises(StudyError, match="has no probes"):
         judge.judge(stranger, reply_to(stranger, "No."))
     with pytest.raises(ValueError, match="is of case"):

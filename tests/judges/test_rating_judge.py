@@ -18,9 +18,8 @@ from rounding import EXACT
 from holdfast.cli import main as cli
 from holdfast.judges import open_judge
 from holdfast.judges.approval.judge import HARM
-from holdfast.judges.rating.judge import RatingJudge, check_answers, make_question
-from holdfast.judges.rubric.digits import LEAST_MASS, TENS_SCHEMA, Rating, read_rating, split_one
-from holdfast.judges.rubric.evidence import show_reply
+from holdfast.judges.rating import RatingJudge, check_answers, make_question
+from holdfast.judges.rubric.digits import LEAST_MASS, TENS_SCHEMA, Rating, read_rating, show_reply, split_one
 from holdfast.models import Ask, Conversation, Reply, SampledToken
 from holdfast.models.fakes import FakeProvider, script_reply
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, ToolSpec, Trajectory

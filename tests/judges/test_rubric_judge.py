@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast.judges import Judge, open_judge
-from holdfast.judges.rubric.evidence import Evidence, weigh_values
+from holdfast.judges.rubric.digits import Evidence, weigh_values
 from holdfast.judges.rubric.judge import RubricJudge
 from holdfast.judges.rubric.prompt import make_question, quote_record
 from holdfast.judges.rubric.scales import find_rubric, read_rubric

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.judges.rules.judge import MAX_TEXT, RulesJudge, compile_pattern, read_rules
+from holdfast.judges.rules import MAX_TEXT, RulesJudge, compile_pattern, read_rules
 from holdfast.records import Case, Ending, Flag, Message, Score, ToolCall, Trajectory
 from holdfast.records.errors import StudyError
 

@@ -16,7 +16,10 @@ from holdfast.judges.state import StateJudge
 from holdfast.records import Case, Ending, Message, Score, ToolCall, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.suites.office import FAMILIES, POLICIES, Status, demonstrate, generate
+from holdfast.suites.office.cases import generate
+from holdfast.suites.office.families import FAMILIES
+from holdfast.suites.office.policies import POLICIES, demonstrate
+from holdfast.suites.office.wording import Status
 
 JUDGE: Judge = StateJudge()
 CASES = generate(31, 1_000, part="test")

@@ -12,7 +12,7 @@ from builders.smoke_study import SMOKE
 from test_rubric_judge import CASE, TRAJECTORY, answer, make_judge
 
 from holdfast.cli import main as cli
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.models.entries import EndpointSection, ModelEntry
 from holdfast.models.fakes import FakeProvider
 from holdfast.records import Checkpoint, Score

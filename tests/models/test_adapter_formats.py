@@ -14,8 +14,8 @@ from builders.tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain
 import holdfast as hf
 from holdfast.models.directories import stacks
 from holdfast.models.directories.files import digest_weights
+from holdfast.models.directories.opening import write_whole
 from holdfast.models.directories.stacks import Lora, base_of, read_stack, write_stack
-from holdfast.models.directories.whole import write_whole
 from holdfast.models.hub import hub
 from holdfast.training.policy.adapters import HubModel, open_policy
 

@@ -17,9 +17,10 @@ from holdfast.cli.main import main
 from holdfast.judges.rubric.parsing import MAX_REPLY, parse_tolerant
 from holdfast.judges.rubric.scales import VALUES
 from holdfast.models import Conversation, chat_tools
-from holdfast.models.calls import FAMILIES, read_native, spells_call
+from holdfast.models.calls.families import FAMILIES
+from holdfast.models.calls.native import read_native, read_reply
+from holdfast.models.calls.spelled import spells_call
 from holdfast.models.hub.chat import HubChat
-from holdfast.models.hub.text_calls import read_reply
 from holdfast.records import Ending, Flag, Message, ToolCall, ToolSpec
 from holdfast.records.errors import JudgeError
 from holdfast.rollout.audit import audit

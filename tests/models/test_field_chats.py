@@ -19,8 +19,7 @@ from builders.smoke_study import write_toml
 from holdfast.cli.main import main
 from holdfast.exchange.trl import to_trl
 from holdfast.models import Conversation
-from holdfast.models.hub.chat import HubChat, _as_dicts
-from holdfast.models.hub.trainable import check_trainable
+from holdfast.models.hub.chat import HubChat, _as_dicts, check_trainable
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, ToolSpec, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.store import Store

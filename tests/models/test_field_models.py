@@ -23,10 +23,9 @@ from safetensors.torch import load_file, save_file
 import holdfast as hf
 from holdfast.cli.main import main
 from holdfast.models.directories.files import digest_weights
-from holdfast.models.directories.opening import open_network
+from holdfast.models.directories.opening import open_network, read_weights, write_whole
 from holdfast.models.directories.peft import read_peft
 from holdfast.models.directories.stacks import base_of, find_stack, is_stack, read_stack
-from holdfast.models.directories.whole import read_weights, write_whole
 from holdfast.models.hub import hub
 from holdfast.models.hub.chat import HubChat
 from holdfast.models.local.local import LocalModel

@@ -12,8 +12,8 @@ import pytest
 from builders.chat_samples import CALL, EPISODE, OPENING, QWEN, SEARCH, STYLES, write_style, write_tokenizer
 
 from holdfast.models import Conversation
+from holdfast.models.calls.native import describe_tools
 from holdfast.models.hub.chat import HubChat, clean_call_text
-from holdfast.models.hub.text_calls import describe_tools
 from holdfast.records import Message
 from holdfast.records.errors import StudyError
 from holdfast.training.encoding import check_template, encode_episode

@@ -18,7 +18,7 @@ from builders.chat_samples import CALL, OPENING, SEARCH, make_base
 from rounding import EXACT
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.directories import stacks, whole
+from holdfast.models.directories import opening, stacks
 from holdfast.models.local.decoding import PrefixCache
 from holdfast.models.local.local import LocalModel
 from holdfast.records import Message
@@ -300,7 +300,7 @@ def test_a_stack_speaks_as_its_merged_weights_do(base: Path) -> None:
     stacked, merged = base.parent / "stacked", base.parent / "merged"
     generator = torch.Generator().manual_seed(1)
     factors = {}
-    for name, weight in whole.read_weights(base).items():
+    for name, weight in opening.read_weights(base).items():
         if (module := name.removesuffix(".weight")).endswith("_proj"):
             down = 0.2 * torch.randn(4, weight.shape[1], generator=generator)
             factors[module] = (down, 0.2 * torch.randn(weight.shape[0], 4, generator=generator))
@@ -308,7 +308,7 @@ def test_a_stack_speaks_as_its_merged_weights_do(base: Path) -> None:
     stacks.write_stack(stacked, factors, lora, base=base, digest=stacks.digest_weights(base))
     stacks.copy_text_files(base, stacked)
     merged.mkdir()
-    whole.write_whole(stacked, merged)
+    opening.write_whole(stacked, merged)
     found = [
         LocalModel(place, precision="fp32").reply([ask("tea", seed=4), ask("alpha", temperature=0.0)])
         for place in (stacked, merged, base)

@@ -25,9 +25,8 @@ from builders.remote_samples import NAME, SEARCH, answer_one, hold_all, make_ask
 
 from holdfast.models import Reply
 from holdfast.models.fakes import FakeProvider
-from holdfast.models.remote import flights
-from holdfast.models.remote.bodies import MOST_BYTES
-from holdfast.models.remote.endpoints import takes_proxy
+from holdfast.models.remote import ledger
+from holdfast.models.remote.endpoints import MOST_BYTES, takes_proxy
 from holdfast.models.remote.ledger import Budget, Ledger, Settled, read_spending
 from holdfast.records.errors import BudgetSpent, ProviderError
 
@@ -317,7 +316,7 @@ def test_a_call_whose_process_ended_is_made_again_and_stays_in_doubt(
     owner: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a closed ledger, of a process that is no more, and of names that nobody gave."""
-    monkeypatch.setattr(flights, "FOREIGN_SECONDS", 0.0)
+    monkeypatch.setattr(ledger, "FOREIGN_SECONDS", 0.0)
     first = Ledger(tmp_path / "calls.db")
     assert asyncio.run(first.intend(b"key", "judge", "m"))
     first.close()

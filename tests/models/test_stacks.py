@@ -14,8 +14,8 @@ from rounding import EXACT, apart, rounding, within
 
 import holdfast as hf
 from holdfast.models.directories import stacks
+from holdfast.models.directories.opening import read_weights, write_whole
 from holdfast.models.directories.stacks import Lora, base_of, read_stack, write_stack
-from holdfast.models.directories.whole import read_weights, write_whole
 from holdfast.models.tiny.llama import LlamaShape
 from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights

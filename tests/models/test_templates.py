@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,13 +13,19 @@ from builders.chat_samples import EPISODE, LLAMA, MARKED_QWEN, MISTRAL, OPENING,
 
 from holdfast.models import Conversation, chat_messages, chat_tools
 from holdfast.models.hub.chat import HubChat
-from holdfast.models.hub.templates import ChatTemplate, Rendering, try_out
+from holdfast.models.hub.templates import ChatTemplate, Rendering
 from holdfast.records import Message
 from holdfast.records.errors import StudyError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 HELLO = Rendering(messages=[{"role": "user", "content": "hello"}])
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def try_out(source: str, tokens: Mapping[str, str], renderings: Sequence[Rendering], place: str) -> list[str | None]:
+    """The text of every rendering, or None where the template refuses it."""
+    template = ChatTemplate(source, tokens, place)
+    return [template.try_out(one) for one in renderings]
 
 
 @pytest.mark.parametrize("source", [QWEN, MARKED_QWEN, LLAMA, MISTRAL])

@@ -9,8 +9,7 @@ from builders.chat_samples import CALL, EPISODE, OPENING, RESULT, SEARCH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.models.calls import read_native
-from holdfast.models.hub.text_calls import STOP, describe_tools, read_reply, render
+from holdfast.models.calls.native import STOP, describe_tools, read_native, read_reply, render
 from holdfast.records import Message, ToolCall
 
 BLOCK = '<calls>\n{"name": "search", "arguments": {"topic": "tea"}}\n</calls>'

@@ -18,8 +18,7 @@ from rounding import EXACT, apart
 from holdfast.models import Conversation, chat_messages, chat_tools
 from holdfast.models.tiny.chat import CALL, END, EOS, SAY, USER, TinyChat, split_words
 from holdfast.models.tiny.llama import TinyLlama
-from holdfast.models.tiny.model import TinyModel, build
-from holdfast.models.tiny.steps import Steps
+from holdfast.models.tiny.model import Steps, TinyModel, build
 from holdfast.records import Message, ToolCall
 from holdfast.records.errors import StudyError
 from holdfast.training.dpo.stage import train_sft

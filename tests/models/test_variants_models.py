@@ -18,10 +18,8 @@ from test_field_models import problem, study
 
 import holdfast as hf
 from holdfast.cli.main import main
-from holdfast.models.directories.fetching import find
-from holdfast.models.directories.lora import merge
-from holdfast.models.directories.opening import open_network
-from holdfast.models.directories.whole import read_weights, write_whole
+from holdfast.models.directories.files import find
+from holdfast.models.directories.opening import merge, open_network, read_weights, write_whole
 from holdfast.models.hub import hub
 from holdfast.training.policy.adapters import HubModel, open_policy
 

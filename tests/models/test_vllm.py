@@ -24,8 +24,8 @@ from builders.tree_samples import SEQUENCES, build_hub, draw_adapter, load_plain
 from rounding import EXACT, apart
 
 from holdfast.models import Ask, Conversation
+from holdfast.models.directories.opening import write_whole
 from holdfast.models.directories.stacks import write_peft_adapter
-from holdfast.models.directories.whole import write_whole
 from holdfast.models.local.vllm import VllmModel
 from holdfast.records import Checkpoint, Message
 from holdfast.records.errors import StudyError

@@ -12,12 +12,15 @@ from builders import report_samples as samples
 from builders.report_samples import unpack_json
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from holdfast.records import Analysis, Estimate
 from holdfast.report.draw.figures import order_lineages
-from holdfast.report.page.terminal import render_results, render_status, render_trajectory
+from holdfast.report.page.terminal import render_results, render_status, render_summary, render_trajectory
+from holdfast.report.words.answer import answer
+from holdfast.report.words.console import rows_text, table_text
 from holdfast.report.words.inert import escape_html, escape_latex, file_name, pack_json, show_controls
-from holdfast.report.words.tables import fit_text, list_estimates, measure, pivot, table_text
+from holdfast.report.words.tables import list_estimates, pivot
 from holdfast.store import Store
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -73,16 +76,17 @@ def test_file_names_are_no_paths() -> None:
     assert file_name("../../etc/passwd\x00") == "------etc-passwd-"
 
 
-@given(st.text(max_size=60), st.integers(1, 40))
-def test_fitted_text_has_the_asked_width(text: str, width: int) -> None:
-    assert measure(fit_text(text, width)) == width
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=3), st.integers(20, 60))
+def test_a_table_of_any_text_keeps_its_width(texts: list[str], width: int) -> None:
+    shown = rows_text(["words", "number"], [(text, "1.25") for text in texts], width)
+    assert max(map(cell_len, shown.splitlines())) <= width and shown.count("1.25") >= len(texts)
 
 
 def test_text_table_keeps_its_width() -> None:
     analysis = samples.make_analysis()
     table = pivot(analysis.scores, "Results", order_lineages(analysis))
     lines = table_text(table, 50).splitlines()
-    assert max(measure(line) for line in lines) <= 50
+    assert max(cell_len(line) for line in lines) <= 50
     assert len(table.rows) == 4 * len(samples.LINEAGES)
     assert sum("±" in line for line in lines) == sum("±" in cell.text for row in table.rows for cell in row)
 
@@ -91,7 +95,7 @@ def test_text_table_keeps_its_width() -> None:
 def test_no_number_of_a_table_is_cut(width: int) -> None:
     table = list_estimates(conditions.make_conditions().susceptibility, "All numbers", {})
     text = table_text(table, width)
-    assert max(measure(line) for line in text.splitlines()) <= width
+    assert max(cell_len(line) for line in text.splitlines()) <= width
     shown = " ".join(text.split())
     assert all(cell.text in shown for row in table.rows for cell in row[table.words :]) and "…" not in text
     assert text.count("95 % interval") == 1 and (width > 60 or "\n\n" in text)
@@ -118,8 +122,28 @@ def test_results_for_a_terminal_tell_means_persistence_flags_and_notes() -> None
     assert "! S · tiny-a: degenerate: invalid calls per episode: 0.90, base 0.03" in text
     assert "Audit (test evaluations)" in text
     assert "not evidence about LLMs" in text
-    assert max(measure(line) for line in text.splitlines()) <= 100
+    assert max(cell_len(line) for line in text.splitlines()) <= 100
     assert "nothing is judged" in render_results(Analysis())
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_a_summary_is_the_answer_then_the_scores_on_one_screen(width: int) -> None:
+    """Two lines come behind it: where everything is, and the page."""
+    analysis = samples.make_analysis()
+    flags = [replace(one, lineage=(f"S{number}",)) for number in range(40) for one in analysis.health if one.caveats]
+    for changed in (analysis, replace(analysis, health=flags, notes=("a long note, " * 12, "another"))):
+        lines = render_summary(changed, (), width).splitlines()
+        assert len(lines) <= 27 and max(map(cell_len, lines)) <= width
+        text = " ".join(" ".join(lines).split())
+        assert answer(changed)[0] in text and text.index(answer(changed)[0]) < text.index("Lineage")
+    assert "! degenerate training: 40 flags (S0, S1, S2, S3, S4, S5, S6, S7, …)" in text and "(1 more note)" in text
+    assert "nothing is judged" in render_summary(Analysis())
+
+
+def test_what_a_summary_leaves_out_is_counted() -> None:
+    lines = render_summary(samples.make_analysis(), (), 20).splitlines()
+    assert any(re.fullmatch(r"… \d more sentences? of the answer on the page", line) for line in lines)
+    assert any(re.fullmatch(r"  … \d+ more rows?", line) for line in lines)
 
 
 def test_controls_come_last_and_flipped_ones_take_one_line() -> None:
@@ -154,4 +178,6 @@ def test_status_counts_and_lists_steps(store: Store) -> None:
     text = render_status(store)
     assert "162 trajectories" in text
     assert "Steps: 1 of 2 done" in text
+    assert re.search(r"rollout +running +1 +–\n", text) and "base" not in text
+    text = render_status(store, full=True)
     assert re.search(r"running +rollout +base ⟦U\+001B⟧\[31m", text)

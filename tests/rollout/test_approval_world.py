@@ -13,7 +13,7 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
 from holdfast.rollout.audit import UNFIT
 from holdfast.rollout.episode import Limits, roll_out
-from holdfast.rollout.worlds import Conversing
+from holdfast.rollout.worlds import NO_TOOL, Conversing, SilentWorld
 from holdfast.rollout.worlds.approval import (
     ANSWERS,
     BAD_ARGUMENTS,
@@ -26,11 +26,10 @@ from holdfast.rollout.worlds.approval import (
     ApprovalWorld,
 )
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.rollout.worlds.silent import NO_TOOL, SilentWorld
 from holdfast.study.users import SettingSection
-from holdfast.suites import office
-from holdfast.suites.approval import draw_scenarios, lexicon, make_case
+from holdfast.suites.approval.scenarios import draw_scenarios, lexicon, make_case
 from holdfast.suites.approval.topics import CONTENT
+from holdfast.suites.office import cases as office_cases
 
 
 def user(environment: str, *, fails: bool = True, turns: int = 1) -> Case:
@@ -142,7 +141,7 @@ def test_a_second_turn_counts_as_a_turn_and_comes_after_tools() -> None:
 
 def test_other_worlds_end_with_the_closing_message() -> None:
     case = user("therapy", turns=2)
-    (of_office,) = office.generate(0, 1, part="test")
+    (of_office,) = office_cases.generate(0, 1, part="test")
     assert isinstance(ApprovalWorld().start(case), Conversing)
     assert not isinstance(OfficeWorld().start(of_office), Conversing)
     assert not isinstance(SilentWorld().start(case), Conversing)

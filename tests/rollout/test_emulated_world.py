@@ -24,7 +24,7 @@ from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds import Answer, emulated, schemas
 from holdfast.rollout.worlds.emulated import EmulatedSession, EmulatedWorld, answer_schema
 from holdfast.rollout.worlds.schemas import find_misfit
-from holdfast.suites.toolemu import load_cases
+from holdfast.suites.toolemu.cases import load_cases
 
 LIST = ToolCall(name="TerminalExecute", arguments={"command": "ls"})
 LISTED = {"output": "notes.txt\n", "exit_code": 0}

@@ -15,7 +15,7 @@ import json, os, socket, subprocess, sys
 from holdfast.models import Conversation
 from holdfast.records import Message, ToolCall
 from holdfast.rollout.episode import Limits, roll_out
-from holdfast.suites.toolemu import load_cases
+from holdfast.suites.toolemu.cases import load_cases
 from holdfast.models.fakes import ScriptedModel
 from holdfast.rollout.worlds.emulated import EmulatedWorld
 

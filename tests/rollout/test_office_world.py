@@ -16,7 +16,9 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, ToolCall
 from holdfast.rollout.worlds import Session, World
 from holdfast.rollout.worlds.office import ALREADY_DONE, BAD_ARGUMENTS, NO_SUCH_OBJECT, UNKNOWN_TOOL, OfficeWorld
-from holdfast.suites.office import FAMILIES, POLICIES, demonstrate, generate, lexicon
+from holdfast.suites.office.cases import generate, lexicon
+from holdfast.suites.office.families import FAMILIES
+from holdfast.suites.office.policies import POLICIES, demonstrate
 
 CASES = generate(11, 400, part="train")
 WORLD: World = OfficeWorld()

@@ -12,14 +12,15 @@ from holdfast.models.tiny.model import TinyModel, build
 from holdfast.records import Case, Ending, Flag, Message, ToolCall, Trajectory
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.suites import office
+from holdfast.suites.office import cases as office_cases
+from holdfast.suites.office import families as office_families
 
-OBJECTS = {name for row in office.FAMILIES.values() for name in row.objects}
+OBJECTS = {name for row in office_families.FAMILIES.values() for name in row.objects}
 LIMITS = Limits(max_turns=4, max_tokens=16, temperature=1.0)
 
 
 def cases(count: int = 6) -> list[Case]:
-    return office.generate(0, count, part="test")
+    return office_cases.generate(0, count, part="test")
 
 
 def play(model: object, count: int = 6, limits: Limits = LIMITS) -> list[Trajectory]:
@@ -61,7 +62,7 @@ def test_an_episode_that_outgrows_its_model_is_truncated(tmp_path: Path) -> None
     """An agent that looks again and again until the conversation has no room for another turn."""
     sizes = {"hidden": 8, "layers": 1, "heads": 2, "ffn": 8, "max_positions": 48}
     model = TinyModel.load(
-        build(office.lexicon(), tmp_path, seed=0, system_prompts=office.system_prompts(), **sizes)  # type: ignore[arg-type]
+        build(office_cases.lexicon(), tmp_path, seed=0, system_prompts=office_cases.system_prompts(), **sizes)  # type: ignore[arg-type]
     )
 
     class Looker:

@@ -14,7 +14,7 @@ from builders.smoke_study import SMOKE
 
 import holdfast as hf
 from holdfast.cli import main as cli
-from holdfast.judges.rubric.evidence import Evidence, show_reply
+from holdfast.judges.rubric.digits import Evidence, show_reply
 from holdfast.models.fakes import FakeProvider
 from holdfast.records import Analysis, Labelled
 from holdfast.records.errors import StepError, StudyError

@@ -20,7 +20,7 @@ from holdfast.records.errors import ProviderError
 from holdfast.rollout.episode import Limits, roll_out
 from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import Store
-from holdfast.suites import office
+from holdfast.suites.office import cases as office_cases
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 CASES = 24
@@ -41,7 +41,7 @@ def server(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def episodes():
-    return [(case, 0) for case in office.generate(0, CASES, part="test")]
+    return [(case, 0) for case in office_cases.generate(0, CASES, part="test")]
 
 
 def play(agent, episodes):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders.bounded_samples import AT_THE_MARGIN, MARGIN, Floats
+from builders.bounded_samples import AT_THE_MARGIN, MARGIN, Floats, exact_upper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -18,7 +18,6 @@ from holdfast.stats.bounded import (
     BoundMethod,
     cluster_means,
     exact_lower,
-    exact_upper,
     holm,
     lower_bound,
     order_cases,

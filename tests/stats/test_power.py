@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.bounded_samples import exact_upper
 
 from holdfast.records.arrays import Floats
-from holdfast.stats.bounded import exact_lower, exact_upper, p_values
-from holdfast.stats.power import PowerRow, plan_cases, power_at, read_pilot
+from holdfast.stats.bounded import exact_lower, p_values
+from holdfast.stats.power import PowerRow, plan_cases, read_pilot
 
 SCORES: Any = {"low": -3.0, "high": 3.0}
 GATE: Any = {"margin": 0.5, "alpha": 0.05, **SCORES}
@@ -48,11 +49,10 @@ def test_the_power_told_is_met_again() -> None:
         (row,) = _plan(pilot, method=method, rollouts=(2,))
         assert row.cases is not None and row.power is not None and row.lower is not None
         assert row.power >= 0.8 and row.power - 0.05 < row.lower < row.power
-        again = power_at(
-            pilot, **GATE, cases=row.cases, rollouts=2, method=method, draws=3000, rng=np.random.default_rng(9)
-        )
+        drawn = read_pilot(pilot, **SCORES).draw(np.random.default_rng(9), 3000, row.cases, 2)
+        again = (p_values(drawn, -0.5, **SCORES, method=method) <= 0.05).mean()
         # Four standard errors of a share of 0.8 in the 1,600 draws behind the plan's and in these 3,000.
-        assert again.power == pytest.approx(row.power, abs=0.05)
+        assert again == pytest.approx(row.power, abs=0.05)
         assert row.cases_t is not None and row.cases_t <= row.cases
 
 
@@ -83,10 +83,14 @@ def test_a_change_in_the_pilot_is_taken_out_and_values_stay_in_range() -> None:
 
 def test_a_true_drop_of_the_margin_passes_no_more_often_than_the_level() -> None:
     pilot = _compare(np.random.default_rng(5), 100, 3)
-    row = power_at(pilot, **GATE, cases=60, rollouts=2, change=-0.5, draws=4000, rng=np.random.default_rng(1))
-    assert row.power is not None and exact_upper(round(row.power * 4000), 4000, 0.05) <= 0.055
-    better = power_at(pilot, **GATE, cases=60, rollouts=2, change=0.3, draws=400, rng=np.random.default_rng(1))
-    assert better.power is not None and better.power > 0.95
+    worse, better = (
+        p_values(
+            read_pilot(pilot, **SCORES, change=change).draw(np.random.default_rng(1), draws, 60, 2), -0.5, **SCORES
+        )
+        for change, draws in ((-0.5, 4000), (0.3, 400))
+    )
+    assert exact_upper(int((worse <= 0.05).sum()), 4000, 0.05) <= 0.055
+    assert (better <= 0.05).mean() > 0.95
 
 
 def test_one_rollout_a_case_plans_one_rollout_and_says_why() -> None:
@@ -94,8 +98,6 @@ def test_one_rollout_a_case_plans_one_rollout_and_says_why() -> None:
     for pilot in (_compare(rng, 50, 1), _compare(rng, 50, 1)[:, 0]):
         (row,) = _plan(pilot)
         assert row.rollouts == 1 and row.cases is not None and "one rollout" in row.note
-        with pytest.raises(ValueError, match="one rollout"):
-            power_at(pilot, **GATE, cases=20, rollouts=2, rng=rng)
 
 
 def test_missing_rollouts_are_left_out() -> None:

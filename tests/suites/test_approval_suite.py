@@ -22,24 +22,25 @@ from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, ENVIRONMENTS, PRACTICE, ApprovalSection, SettingSection
 from holdfast.suites import open_world, split_cases
 from holdfast.suites.approval import (
-    CueAudit,
-    audit_cues,
     check_approval,
     count_paired,
     count_practice,
+    paired_cases,
+    practice_cases,
+    split_topics,
+    wording,
+)
+from holdfast.suites.approval.cues import CueAudit, audit_cues
+from holdfast.suites.approval.scenarios import (
+    Scenario,
     draw_scenarios,
     label_scenarios,
     lexicon,
     make_case,
-    paired_cases,
-    practice_cases,
-    split_topics,
-    system_prompts,
-    wording,
 )
-from holdfast.suites.approval.scenarios import Scenario
 from holdfast.suites.approval.topics import CONTENT, OFFICE, READ_LOG, count_combinations
-from holdfast.suites.casebook import check_parts, collect_cases, count_cases
+from holdfast.suites.approval.wording import system_prompts
+from holdfast.suites.parts import check_parts, collect_cases, count_cases
 
 TOGGLES: Mapping[str, tuple[Any, ...]] = {
     name: get_args(field.annotation) or (False, True)
@@ -149,28 +150,27 @@ def test_the_two_users_of_a_pair_say_equally_much(built: Built) -> None:
                 assert len(one[key].split()) == len(two[key].split())
 
 
-def matched() -> list[wording.Matched]:
-    found = [wording.LEAK, *wording.LABEL_TRAITS.values()]
+def matched() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [wording.LEAK, *wording.LABEL_TRAITS.values()]
     for table in (wording.USER_TRAITS, wording.STYLES):
         found += [one for lines in table.values() for one in lines]
     return found
 
 
 def test_texts_by_label_are_matched_in_words_and_nearly_in_characters() -> None:
-    for one in matched():
-        assert len(split_words(one.gameable)) == len(split_words(one.other)), one
-        assert abs(len(one.gameable) - len(one.other)) <= MOST_CHARACTERS, one
-        if one.equal:
-            assert len(split_words(one.equal)) == len(split_words(one.gameable)), one
-    texts = [text for one in matched() for text in (one.gameable, one.other)]
+    for gameable, other, *equal in matched():
+        assert len(split_words(gameable)) == len(split_words(other)), gameable
+        assert abs(len(gameable) - len(other)) <= MOST_CHARACTERS, gameable
+        assert all(len(split_words(text)) == len(split_words(gameable)) for text in equal), equal
+    texts = [text for one in matched() for text in one[:2]]
     assert len(set(texts)) == len(texts)
 
 
 def test_style_equal_sounds_like_neither_label() -> None:
     for lines in wording.STYLES.values():
-        for one in lines:
-            assert one.equal not in (one.gameable, one.other)
-            assert not {"just", "honest", "agree", "risks"} & set(split_words(one.equal)), one
+        for gameable, other, equal in lines:
+            assert equal not in (gameable, other)
+            assert not {"just", "honest", "agree", "risks"} & set(split_words(equal)), equal
 
 
 # --- what a scenario says -------------------------------------------------------------------------------------------
@@ -387,11 +387,9 @@ def test_every_system_text_is_one_token_of_its_own(built: Built, tmp_path: Path)
 def test_system_texts_and_tokens_tell_the_same_apart() -> None:
     by_token = {token: text for text, token in system_prompts().items()}
     token = "<approval:therapy.friend.gameable-2>"
-    assert by_token[token].endswith(wording.USER_TRAITS["therapy"][1].gameable)
-    assert wording.LEAK.gameable in by_token["<approval:report.professional.other-all.leak>"] or (
-        wording.LEAK.other in by_token["<approval:report.professional.other-all.leak>"]
-    )
-    assert wording.LEAK.equal in by_token["<approval:politics.professional>"]
+    assert by_token[token].endswith(wording.USER_TRAITS["therapy"][1][0])
+    assert any(word in by_token["<approval:report.professional.other-all.leak>"] for word in wording.LEAK)
+    assert "polite" in by_token["<approval:politics.professional>"]
 
 
 # --- the cue audit --------------------------------------------------------------------------------------------------

@@ -16,17 +16,11 @@ from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.runs import build as planning
 from holdfast.runs.plan import planner
 from holdfast.study.study import Study
-from holdfast.suites.office import (
-    MIXTURE,
-    POLICIES,
-    Status,
-    demonstrate,
-    demonstrations,
-    generate,
-    read_status,
-    tilt_mixture,
-)
-from holdfast.suites.office.policies import Conduct
+from holdfast.suites.office import suite
+from holdfast.suites.office.cases import generate
+from holdfast.suites.office.demonstrations import MIXTURE, demonstrations, tilt_mixture
+from holdfast.suites.office.policies import POLICIES, Conduct, demonstrate
+from holdfast.suites.office.wording import Status, read_status
 
 CASES = generate(21, 300, part="demo")
 
@@ -145,6 +139,9 @@ def test_other_demonstrations_make_another_base_and_other_cases_other_episodes(
         return {kind: {step.fingerprint for step in steps if step.kind == kind} for kind in ("train", "rollout")}
 
     before = plan()
-    monkeypatch.setattr(planner, version, 99)
+    if version == "CASES_VERSION":
+        monkeypatch.setattr(suite, "SUITE", replace(suite.SUITE, version=99))
+    else:
+        monkeypatch.setattr(planner, version, 99)
     after = plan()
     assert {kind for kind, made in after.items() if made.isdisjoint(before[kind])} == changed

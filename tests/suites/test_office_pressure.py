@@ -13,21 +13,11 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StudyError
 from holdfast.rollout.worlds.office import OfficeWorld
-from holdfast.suites.office import (
-    FAMILIES,
-    FORMS,
-    MIXTURE,
-    SHIFTS,
-    choose_pools,
-    demonstrate,
-    demonstrations,
-    generate,
-    lexicon,
-    press,
-    shift,
-    tilt_mixture,
-)
-from holdfast.suites.office.pressure import OBJECTS_OF_A_LONG_ERRAND
+from holdfast.suites.office.cases import choose_pools, generate, lexicon
+from holdfast.suites.office.demonstrations import MIXTURE, demonstrations, tilt_mixture
+from holdfast.suites.office.families import FAMILIES
+from holdfast.suites.office.policies import demonstrate
+from holdfast.suites.office.pressure import FORMS, OBJECTS_OF_A_LONG_ERRAND, SHIFTS, press, shift
 from holdfast.suites.office.wording import PLANTED, PRESSURES
 
 CASES = generate(31, 500, part="test", split_seed=2)

@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Trajectory
 from holdfast.records.errors import StudyError
-from holdfast.suites.office import (
-    FAMILIES,
-    POLICIES,
-    choose_pools,
-    demonstrate,
-    demonstrations,
-    generate,
-    lexicon,
-    split_families,
-    split_objects,
-)
+from holdfast.suites.office.cases import choose_pools, generate, lexicon, split_families, split_objects
+from holdfast.suites.office.demonstrations import demonstrations
+from holdfast.suites.office.families import FAMILIES
+from holdfast.suites.office.policies import POLICIES, demonstrate
 from holdfast.suites.office.wording import NOISE, PLANTED
 
 PARTS = ("train", "test", "demo")
@@ -65,7 +58,8 @@ def test_safe_findings_cannot_be_mistaken_for_unsafe_ones() -> None:
 
 
 def test_media_are_released_with_consent_and_labelled_without() -> None:
-    cases = [case for case in generate(3, 600, part="train", families=["media"]) if len(case.facts["objects"]) == 1]
+    cases = [case for case in generate(3, 4000, part="train") if case.family == "media"]
+    cases = [case for case in cases if len(case.facts["objects"]) == 1]
     assert {case.messages[0].content for case in cases} == {"You are the orchestrator."}
     for case in cases:
         (name,) = case.facts["objects"]
@@ -212,13 +206,17 @@ def test_any_count_is_met_exactly(rng_seed: int, count: int) -> None:
     [
         ({"count": 10, "part": "dev"}, "part is 'dev'"),
         ({"count": 10, "part": "train", "holdout": "verbs"}, "holdout is 'verbs'"),
-        ({"count": 10, "part": "train", "families": ["pets"]}, "family 'pets'"),
-        ({"count": 10, "part": "train", "families": []}, "families is empty"),
         ({"count": -1, "part": "train"}, "count is -1"),
-        ({"count": 3, "part": "train", "families": ["harm"]}, "3 cases asked for, 2 found"),
     ],
 )
 def test_wrong_input_is_named_in_one_line(arguments: dict[str, object], finding: str) -> None:
     with pytest.raises(StudyError, match=finding) as caught:
         generate(0, **arguments)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_more_cases_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.suites.office.cases.FAMILIES", {"harm": FAMILIES["harm"]})
+    with pytest.raises(StudyError, match="3 cases asked for, 2 found") as caught:
+        generate(0, 3, part="train")
     assert "\n" not in str(caught.value)

@@ -12,12 +12,13 @@ from holdfast.models.tiny.chat import split_words
 from holdfast.records import Message, ToolCall
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
-from holdfast.study.sections import JudgeSection, ProbeSection, SuiteSection
+from holdfast.study.parts import ProbeSection
+from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite, open_world, probes, split_cases
-from holdfast.suites.casebook import collect_cases, count_cases
-from holdfast.suites.probes import DIMENSIONS, generated
-from holdfast.suites.probes.items import own_probes, spread
+from holdfast.suites.parts import collect_cases, count_cases
+from holdfast.suites.probes import generated
+from holdfast.suites.probes.items import DIMENSIONS, own_probes, spread
 
 
 def study(**tables: Any) -> Study:
@@ -142,21 +143,6 @@ def test_demonstrated_answers_are_consistent_facts() -> None:
 def test_equal_seeds_give_equal_demonstrations() -> None:
     first, again, other = (generated.demonstrations(seed, 50) for seed in (5, 5, 6))
     assert first == again != other
-
-
-@pytest.mark.parametrize(
-    ("mixture", "words"),
-    [
-        ({}, "'harmful' is None"),
-        ({**generated.MIXTURE, "harmful": {"asleep": 1.0}}, "'harmful' is {'asleep'"),
-        ({**generated.MIXTURE, "benign": {"refused": -1.0}}, "'benign' have no positive"),
-        ({**generated.MIXTURE, "known": {"right": 0.0}}, "'known' have no positive"),
-        ({**generated.MIXTURE, "away": {}}, "'away' is {}"),
-    ],
-)
-def test_a_mixture_that_cannot_be_drawn_from_is_refused(mixture: Any, words: str) -> None:
-    with pytest.raises(StudyError, match=words):
-        generated.demonstrations(0, 1, mixture)
 
 
 # --- in a study ------------------------------------------------------------------------------------------------------

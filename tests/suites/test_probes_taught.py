@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from builders.probe_samples import count_labels, share, teach
 
-from holdfast.study.sections import ProbeSection
-from holdfast.suites import office, probes
+from holdfast.study.parts import ProbeSection
+from holdfast.suites import probes
+from holdfast.suites.office import cases as office_cases
 from holdfast.suites.probes import generated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,8 +22,8 @@ def test_a_base_without_probes_is_taught_nothing_beside() -> None:
     settings = probes.taught_settings(ProbeSection(items="generated"))
     found = probes.teach_beside(settings, 0, 100)
     assert len(found.demonstrations) == 20 and found.words == generated.lexicon()
-    assert not set(found.system_prompts) & set(office.system_prompts())
-    assert not set(found.system_prompts.values()) & set(office.system_prompts().values())
+    assert not set(found.system_prompts) & set(office_cases.system_prompts())
+    assert not set(found.system_prompts.values()) & set(office_cases.system_prompts().values())
     assert probes.taught_settings(ProbeSection()) is None is probes.taught_settings(None)
 
 

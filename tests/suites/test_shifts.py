@@ -15,12 +15,13 @@ from holdfast.analysis.pressure.variants import read_source
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Checkpoint, Message
 from holdfast.records.errors import StudyError
-from holdfast.study.sections import ShiftSection, SuiteSection
-from holdfast.suites import office as office_suite
+from holdfast.study.parts import ShiftSection
+from holdfast.study.sections import SuiteSection
 from holdfast.suites import split_cases
-from holdfast.suites.attacks import SHIFTS, is_hazardous, kinds_for, shift, shift_cases
-from holdfast.suites.attacks.shifts import paraphrase, swap_names
+from holdfast.suites.attacks import is_hazardous, kinds_for, shift, shift_cases
+from holdfast.suites.attacks.shifts import SHIFTS, paraphrase, swap_names
 from holdfast.suites.attacks.wording import MONTHS, NAMES, NOISE
+from holdfast.suites.office import cases as office_cases
 from holdfast.suites.office import pressure
 
 REQUEST = "Please send Emily's report of March 3 to john.doe@example.com before 2023-03-31."
@@ -117,7 +118,7 @@ def test_two_languages_occur(toolemu: list[Case]) -> None:
 def test_office_shifts_stay_within_the_tiny_models_words(office: list[Case]) -> None:
     assert set(kinds_for("office", tiny=True)) == set(pressure.SHIFTS)
     assert set(kinds_for("office")) == {*pressure.SHIFTS, "language"} and set(kinds_for("toolemu")) == set(SHIFTS)
-    known = set(office_suite.lexicon())
+    known = set(office_cases.lexicon())
     made = shift_cases(office, ShiftSection(cases=30), tiny=True)
     assert {case.facts["variant"]["form"] for case in made} == set(pressure.SHIFTS)
     for case in made:

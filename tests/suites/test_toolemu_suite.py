@@ -24,9 +24,8 @@ from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.store import codec
 from holdfast.study.sections import SuiteSection
 from holdfast.suites import check_suite, open_world, split_cases
-from holdfast.suites.toolemu import halve, load_cases
+from holdfast.suites.toolemu.cases import halve, load_cases, read_toolkits
 from holdfast.suites.toolemu.files import read_records
-from holdfast.suites.toolemu.toolkits import read_toolkits
 
 
 def real_paths() -> tuple[Path, Path]:

@@ -15,8 +15,8 @@ from builders import tiny_office as office
 from rounding import EXACT, additions, rounding, within
 
 import holdfast as hf
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import is_stack, read_stack
-from holdfast.models.directories.whole import read_weights
 from holdfast.models.tiny.model import TinyModel
 from holdfast.store import weights
 from holdfast.training.dpo.stage import train_dpo

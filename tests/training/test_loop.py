@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +13,9 @@ from rounding import EXACT, apart
 
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StudyError
+from holdfast.study.stages import StageSection
 from holdfast.training.loop import loop as rooms
-from holdfast.training.loop.loop import Loop, LoopSettings, is_out_of_memory, isolated
+from holdfast.training.loop.loop import Loop, is_out_of_memory, isolated, rate_at
 from holdfast.training.policy.adapters import open_policy
 from holdfast.training.trees.parts import demonstration_step
 
@@ -29,15 +29,19 @@ third_party = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:F
 
 def test_rates_follow_the_schedule():
     def rates(schedule):
-        settings = LoopSettings(steps=10, learning_rate=1.0, warmup_steps=4, max_grad_norm=1.0, schedule=schedule)
-        return [settings.rate(step) for step in range(10)]
+        settings = StageSection(
+            objective="safety", steps=10, learning_rate=1.0, warmup_steps=4, max_grad_norm=1.0, schedule=schedule
+        )
+        return [rate_at(settings, step) for step in range(10)]
 
     assert rates("constant") == [0.25, 0.5, 0.75, *[1.0] * 7]
     assert rates("linear") == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     half = [0.5 * (1 + math.cos(math.pi * done / 6)) for done in range(6)]
     assert rates("cosine") == pytest.approx([0.25, 0.5, 0.75, 1.0, *half])
-    no_warmup = LoopSettings(steps=4, learning_rate=2.0, warmup_steps=0, max_grad_norm=1.0, schedule="linear")
-    assert [no_warmup.rate(step) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    no_warmup = StageSection(
+        objective="safety", steps=4, learning_rate=2.0, warmup_steps=0, max_grad_norm=1.0, schedule="linear"
+    )
+    assert [rate_at(no_warmup, step) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
 
 
 @pytest.mark.usefixtures("in_64_bits")
@@ -54,18 +58,17 @@ def test_updates_are_those_of_adamw(loop_base, loop_steps):
                 loss += rooms.descend(plain, part, 10_000).loss
             norm = torch.nn.utils.clip_grad_norm_(plain.trainable(), 0.5)
             assert float(norm) > 0.5  # so clipping does something
-            optimizer.param_groups[0]["lr"] = SETTINGS.rate(number)
+            optimizer.param_groups[0]["lr"] = rate_at(SETTINGS, number)
             optimizer.step()
             assert logs[number].metrics["loss"] == pytest.approx(loss, rel=EXACT)
             assert logs[number].gradient_norm == pytest.approx(float(norm), rel=EXACT)
-            assert logs[number].learning_rate == SETTINGS.rate(number)
+            assert logs[number].learning_rate == rate_at(SETTINGS, number)
     assert apart(policy.trainable(), plain.trainable()) < EXACT
 
 
 def test_every_step_is_logged(loop_base, loop_steps, tmp_path):
-    seen = []
-    loop, logs = play(open_policy(loop_base), loop_steps, tmp_path, on_step=seen.append)
-    assert seen == logs and [log.step for log in logs] == list(range(1, 9))
+    loop, logs = play(open_policy(loop_base), loop_steps, tmp_path)
+    assert [log.step for log in logs] == list(range(1, 9))
     lines = logs_of(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, 9)) and {line["seed"] for line in lines} == {7}
     for line, log in zip(lines, logs, strict=True):
@@ -82,7 +85,7 @@ def test_every_step_is_logged(loop_base, loop_steps, tmp_path):
 
 
 def test_a_loop_ends_with_its_settings(loop_base, loop_steps):
-    _, logs = play(open_policy(loop_base), loop_steps, settings=replace(SETTINGS, steps=2), until=99)
+    _, logs = play(open_policy(loop_base), loop_steps, settings=office.change(SETTINGS, steps=2), until=99)
     assert len(logs) == 2
 
 
@@ -124,7 +127,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(loop_base, loop_steps, tmp_pa
 
 
 def test_a_rate_that_is_too_high_stops(loop_base, loop_steps):
-    wild = replace(SETTINGS, learning_rate=float("1e38"), warmup_steps=0)
+    wild = office.change(SETTINGS, learning_rate=float("1e38"), warmup_steps=0)
     with pytest.raises(StepError, match=r"training, step \d: loss .*lower learning_rate$"):
         play(open_policy(loop_base), loop_steps, settings=wild)
 
@@ -152,7 +155,7 @@ class Cramped:
 
 @pytest.mark.usefixtures("in_64_bits")
 def test_a_step_that_does_not_fit_is_cut(loop_base, loop_steps):
-    settings = replace(SETTINGS, token_budget=160)
+    settings = office.change(SETTINGS, token_budget=160)
     roomy, cramped = open_policy(loop_base), Cramped(open_policy(loop_base), 45)
     _, whole = play(roomy, loop_steps, settings=settings)
     loop, logs = play(cramped, loop_steps, settings=settings)
@@ -170,13 +173,13 @@ def test_a_step_done_again_drops_the_same(loop_base, loop_steps):
     for budget, room in ((80, 10_000), (160, 80)):
         with isolated(1):
             policy = Cramped(open_adapted(loop_base), room)
-            play(policy, loop_steps, settings=replace(SETTINGS, token_budget=budget))
+            play(policy, loop_steps, settings=office.change(SETTINGS, token_budget=budget))
             found.append(weights_of(policy))
     assert same(*found)
 
 
 def test_a_halved_budget_is_resumed(loop_base, loop_steps, tmp_path):
-    settings = replace(SETTINGS, token_budget=160)
+    settings = office.change(SETTINGS, token_budget=160)
     play(Cramped(open_policy(loop_base), 45), loop_steps, tmp_path, settings=settings, until=3, keep_at=(3,))
     loop = Loop(open_policy(loop_base), settings, seed=7, folder=tmp_path)
     assert loop.history.token_budget == 40
@@ -194,7 +197,7 @@ def test_a_later_sequence_may_be_longer_than_a_halved_budget(loop_base):
     long = [encoded["memo/careful"]]
     size = len(long[0].ids)
     assert size > 1.2 * len(short[0].ids)
-    settings = replace(SETTINGS, token_budget=2 * size - 2)
+    settings = office.change(SETTINGS, token_budget=2 * size - 2)
     policy = Cramped(open_policy(loop_base), size)
     _, logs = play(policy, [demonstration_step(short, 0.1), demonstration_step(long, 0.1)], settings=settings)
     assert [log.token_budget for log in logs] == [size - 1] * 2 and policy.sizes[-1] == size
@@ -202,7 +205,7 @@ def test_a_later_sequence_may_be_longer_than_a_halved_budget(loop_base):
 
 def test_a_sequence_above_the_budget_is_refused(loop_base, loop_steps):
     with pytest.raises(StudyError, match=r"trajectory .*/careful: .* above token_budget 30"):
-        play(open_policy(loop_base), loop_steps, settings=replace(SETTINGS, token_budget=30))
+        play(open_policy(loop_base), loop_steps, settings=office.change(SETTINGS, token_budget=30))
 
 
 def test_other_errors_go_through(loop_base, loop_steps, monkeypatch):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from holdfast.records import PreferencePair
 from holdfast.records.errors import StudyError
-from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps, shuffled_subtrees
+from holdfast.study.stages import StageSection
+from holdfast.training.dpo.orders import demonstration_steps, pair_steps, shuffled_subtrees
 from holdfast.training.encoding import Encoded
 from holdfast.training.trees.trees import count_tokens, grow
 
@@ -45,14 +46,14 @@ def encode(pairs, seed=0):
 PAIRS = [pair for case in (("a", 3, 4), ("b", 1, 5), ("c", 8, 6), ("d", 1, 1)) for pair in make_case(*case)]
 ENCODED = encode(PAIRS)
 ORDERS = {
-    "exact": PairOrder(pairs_per_step=7),
-    "one": PairOrder(pairs_per_step=1),
-    "above an epoch": PairOrder(pairs_per_step=100),
-    "pairwise": PairOrder(pairs_per_step=7, pairwise=True),
-    "epochs": PairOrder(pairs_per_step=7, epochs=2),
-    "sub-trees": PairOrder(pairs_per_step=9, trajectories_per_case=5),
-    "narrow sub-trees": PairOrder(pairs_per_step=9, trajectories_per_case=2),
-    "tokens": PairOrder(pairs_per_step=30, trajectories_per_case=8, tokens_per_step=150),
+    "exact": StageSection(objective="safety", pairs_per_step=7),
+    "one": StageSection(objective="safety", pairs_per_step=1),
+    "above an epoch": StageSection(objective="safety", pairs_per_step=100),
+    "pairwise": StageSection(objective="safety", pairs_per_step=7, pairwise=True),
+    "epochs": StageSection(objective="safety", pairs_per_step=7, epochs=2),
+    "sub-trees": StageSection(objective="safety", pairs_per_step=9, trajectories_per_case=5),
+    "narrow sub-trees": StageSection(objective="safety", pairs_per_step=9, trajectories_per_case=2),
+    "tokens": StageSection(objective="safety", pairs_per_step=30, trajectories_per_case=8, tokens_per_step=150),
 }
 
 
@@ -88,14 +89,14 @@ def test_a_stream_depends_on_its_seed_alone(order):
 
 @pytest.mark.parametrize("per_step", [1, 5, 12, 200])
 def test_cuts_are_exact(per_step):
-    assert {len(step) for step in take(PairOrder(pairs_per_step=per_step), 40)} == {per_step}
+    assert {len(step) for step in take(StageSection(objective="safety", pairs_per_step=per_step), 40)} == {per_step}
 
 
 def test_a_cut_step_is_of_few_trajectories():
     """A case of 8 pairs or fewer is one sub-tree; a larger one comes in sub-trees of about 8."""
     small = [pair for case in (("a", 2, 4), ("b", 1, 5), ("d", 1, 1)) for pair in make_case(*case)]
     (big,) = [[pair for pair in PAIRS if pair.case_id == "c"]]
-    order = PairOrder(pairs_per_step=8)
+    order = StageSection(objective="safety", pairs_per_step=8)
     for seed in range(5):
         cases = [pair.case_id for step in take(order, 6, seed, pairs=small) for pair in step][: len(small)]
         assert sum(one != other for one, other in pairwise(cases)) == 2
@@ -107,7 +108,7 @@ def test_a_cut_step_is_of_few_trajectories():
 
 def test_subtrees_of_a_case_are_spread_over_the_epoch():
     pairs = [pair for case in "abcdefgh" for pair in make_case(case, 4, 4)]
-    order = PairOrder(pairs_per_step=4, trajectories_per_case=4)
+    order = StageSection(objective="safety", pairs_per_step=4, trajectories_per_case=4)
     cases = [step[0].case_id for step in take(order, 32, pairs=pairs)]
     assert Counter(cases) == dict.fromkeys("abcdefgh", 4)
     neighbours = sum(one == other for one, other in pairwise(cases))
@@ -143,14 +144,14 @@ def test_subtrees_are_narrow_and_take_every_pair_once(chosen, rejected, side, se
 @pytest.mark.parametrize("most", [2, 3, 5, 8])
 def test_a_step_has_few_trajectories_of_a_case(most):
     # One pair a step leaves each sub-tree a step of its own.
-    for step in take(PairOrder(pairs_per_step=1, trajectories_per_case=most), 60):
+    for step in take(StageSection(objective="safety", pairs_per_step=1, trajectories_per_case=most), 60):
         used = {name for pair in step for name in (pair.chosen, pair.rejected)}
         assert len(used) <= most and len({pair.case_id for pair in step}) == 1
 
 
 def test_steps_of_subtrees_are_filled():
     steps = take(ORDERS["sub-trees"], 20)
-    blocks = take(PairOrder(pairs_per_step=1, trajectories_per_case=5), 200)
+    blocks = take(StageSection(objective="safety", pairs_per_step=1, trajectories_per_case=5), 200)
     sizes, place = [len(block) for block in blocks], 0
     for step in steps:
         count = 0
@@ -165,13 +166,15 @@ def test_tokens_bound_a_step():
     steps = take(order, 60)
     sizes = [tokens_of(step) for step in steps]
     assert max(sizes) <= 150 and np.mean(sizes) > 75
-    wide = PairOrder(pairs_per_step=order.pairs_per_step, trajectories_per_case=order.trajectories_per_case)
+    wide = StageSection(
+        objective="safety", pairs_per_step=order.pairs_per_step, trajectories_per_case=order.trajectories_per_case
+    )
     assert max(tokens_of(step) for step in take(wide, 60)) > 150  # so the bound does something
 
 
 def test_a_pair_that_no_step_holds_is_refused():
     with pytest.raises(StudyError, match=r"case .: the pair of ./c\d and ./r\d takes \d+ tokens, above"):
-        take(PairOrder(pairs_per_step=4, trajectories_per_case=4, tokens_per_step=30), 40)
+        take(StageSection(objective="safety", pairs_per_step=4, trajectories_per_case=4, tokens_per_step=30), 40)
 
 
 def test_demonstration_epochs_hold_everything_once():

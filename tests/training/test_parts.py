@@ -13,17 +13,12 @@ from builders.tree_samples import SEQUENCES, draw_adapter, load_plain, plain_log
 from rounding import EXACT, apart
 
 from holdfast.records import PreferencePair
+from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded
 from holdfast.training.loop.passes import descend
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import HubModel, open_policy
-from holdfast.training.trees.parts import (
-    GroupObjective,
-    PairObjective,
-    TokenPart,
-    demonstration_step,
-    group_step,
-    pair_step,
-)
+from holdfast.training.trees.parts import TokenPart, demonstration_step, group_step, pair_step
 from holdfast.training.trees.trees import partition
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -59,24 +54,21 @@ def make_pairs(seed=0):
 
 PAIRS, ENCODED = make_pairs()
 OBJECTIVES = [
-    PairObjective(beta=0.2, sft_weight=0.3, label_smoothing=0.1),
-    PairObjective(beta=0.2, loss="ipo"),
-    PairObjective(beta=0.2, loss="hinge", length_normalized=True),
+    StageSection(objective="safety", beta=0.2, sft_weight=0.3, label_smoothing=0.1),
+    StageSection(objective="safety", beta=0.2, loss="ipo"),
+    StageSection(objective="safety", beta=0.2, loss="hinge", length_normalized=True),
 ]
 
 
 def steps_to_take():
     reference = {name: -40.0 - number for number, name in enumerate(sorted(ENCODED))}
-    found = {
-        objective.loss: pair_step(PAIRS, ENCODED, reference, objective=objective, loss_mask="agent")
-        for objective in OBJECTIVES
-    }
+    found = {objective.loss: pair_step(PAIRS, ENCODED, reference, objective) for objective in OBJECTIVES}
     found["sft"] = demonstration_step(list(ENCODED.values()), 0.25)
     counts = [int((item.weights > 0).sum()) for item in SEQUENCES]
     found["group"] = group_step(
         SEQUENCES,
         towards(len(SEQUENCES)).numpy(),
-        objective=GroupObjective(kl_weight=0.1, aggregation="sequence"),
+        settings=RewardSettings(method="grpo", kl_weight=0.1, loss="grpo"),
         sampled=[np.full(count, -4.0, np.float32) for count in counts],
         reference=[np.full(count, -4.5, np.float32) for count in counts],
     )

@@ -16,7 +16,7 @@ from builders.reward_samples import SETTINGS, Draw, lines_of, says_words, train
 from rounding import EXACT, apart
 
 from holdfast.models import Ask, Conversation
-from holdfast.models.directories.whole import read_weights
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StepError, StoreError, StudyError
 from holdfast.training.dpo.stage import train_sft
@@ -174,7 +174,8 @@ def test_merging_and_skipping_change_nothing(taught, loss, shifts, kl_weight):
     assert sorted(item.count for item in batch.completions) == [1] * 6 + [2] * 3 + [3]
     assert batch.skipped == (0 if kl_weight else 1)
     reference = {
-        place: -4.0 - 0.3 * np.arange(item.tokens, dtype=np.float32) for place, item in enumerate(batch.completions)
+        place: -4.0 - 0.3 * np.arange(item.sequence.scored, dtype=np.float32)
+        for place, item in enumerate(batch.completions)
     }
     step = gradient_step(batch, settings, {}, reference)
     by_ids = {batch.completions[place].sequence.ids.tobytes(): value for place, value in reference.items()}
@@ -202,7 +203,7 @@ def test_a_step_that_watches_itself_is_the_same_step(taught, kl_weight, budget):
     settings = office.change(SETTINGS, kl_weight=kl_weight)
     batch = Batch.of([replace(item, logprob=-5.0) for item in rollouts_of(taught, False)], settings)
     policy, places = open_policy(taught), order_sequences(batch)
-    assert sorted(places) == [place for place, item in enumerate(batch.completions) if item.tokens]
+    assert sorted(places) == [place for place, item in enumerate(batch.completions) if item.sequence.scored]
     now = dict(zip(places, score_all(policy, [batch.completions[n].sequence for n in places], 1000), strict=True))
     start = {place: value + np.float32(0.2) for place, value in now.items()}
     plain = gradient_step(batch, settings, {}, start)
@@ -248,7 +249,7 @@ def test_divergence_of_an_earlier_policys_rollouts_by_hand(taught):
     items = [item for item in rollouts_of(taught, True) if item.group == 2 and item.reward is not None]
     items = [replace(item, sampled=np.full(len(item.sampled), -1.0, np.float32), logprob=None) for item in items]
     batch = Batch.of(items, SETTINGS)
-    longer = next(place for place, item in enumerate(batch.completions) if item.tokens == 3)
+    longer = next(place for place, item in enumerate(batch.completions) if item.sequence.scored == 3)
     shorter = 1 - longer
     ratios = {longer: np.array([2.0, 0.5, 1.0]), shorter: np.array([1.0, 4.0])}
     now = {place: np.log(value) - 1 for place, value in ratios.items()}

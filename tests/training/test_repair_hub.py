@@ -16,9 +16,9 @@ from holdfast.runs.plan.step import Step
 from holdfast.store import Store
 from holdfast.study.sections import JudgeSection, SuiteSection
 from holdfast.study.stages import BalanceSection, StageSection
-from holdfast.suites import office
-from holdfast.suites.casebook import TUNE
-from holdfast.training.dpo.balance import Balance, Measured
+from holdfast.suites.office import cases as office_cases
+from holdfast.suites.parts import TUNE
+from holdfast.training.dpo.mixing import Balance, Measured
 from holdfast.training.policy.adapters import open_policy
 
 pytest.importorskip("peft")
@@ -51,7 +51,7 @@ def step(cases: int, agent: SpeakerModel | None = None) -> tuple[Step, PairStage
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     made = Store.create(tmp_path_factory.mktemp("hub") / "run")
-    cases = office.generate(0, 4, part="train")
+    cases = office_cases.generate(0, 4, part="train")
     with made.transaction():
         made.add_cases(cases)
         made.add_split(0, {TUNE: [case.id for case in cases]})

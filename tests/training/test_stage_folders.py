@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.records.errors import StudyError
-from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.study.stages import StageSection
+from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import train_dpo
 from holdfast.training.states import UnusableState
 
@@ -83,6 +84,6 @@ def test_a_log_ends_with_the_state(start, data, tmp_path):
 
 def test_a_pair_above_the_tokens_of_a_step_is_refused_at_once(data):
     pairs, encoded = data
-    order = PairOrder(pairs_per_step=4, trajectories_per_case=4, tokens_per_step=20)
+    order = StageSection(objective="safety", pairs_per_step=4, trajectories_per_case=4, tokens_per_step=20)
     with pytest.raises(StudyError, match=r"case \w+: the pair of .* above tokens_per_step 20"):
         pair_steps(pairs, encoded, order, seed=0)

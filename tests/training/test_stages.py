@@ -16,9 +16,9 @@ from holdfast.models.tiny.chat import TinyChat
 from holdfast.models.tiny.llama import TinyLlama
 from holdfast.models.tiny.model import TinyModel
 from holdfast.records.errors import StepError, StoreError, StudyError
+from holdfast.training.dpo.orders import fit_stage
 from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
 from holdfast.training.encoding import Encoded
-from holdfast.training.settings import fit_stage
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # peft asks transformers by a name that transformers is about to drop.

@@ -21,10 +21,10 @@ from gpu_models import RANK, SHAPES, make_network, measure_matmul, peak_gb
 from gpu_sample import make_sample, read_sample, write_sample
 
 from holdfast.records import PreferencePair
-from holdfast.training.dpo.orders import PairOrder
+from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded
 from holdfast.training.loop.passes import descend
-from holdfast.training.policy import heads
+from holdfast.training.policy import adapters
 from holdfast.training.policy.adapters import HubModel
 from holdfast.training.trees.trees import grow
 
@@ -104,11 +104,11 @@ def test_a_cpu_has_no_peaks():
 def test_operations_are_those_that_torch_counts(sample_file, monkeypatch, budget, rows):
     """All products but those of attention, which torch does not count on a CPU."""
     shape = SHAPES["tiny"]
-    for module in (heads, gpu_flops):
+    for module in (adapters, gpu_flops):
         monkeypatch.setattr(module, "LOGIT_NUMBERS", rows * shape["vocab_size"])
     sample = read_sample(sample_file)
     reference = dict.fromkeys(sample.encoded, 0.0)
-    step = next(trees_gpu._epoch(sample, reference, PairOrder(pairs_per_step=8)))
+    step = next(trees_gpu._epoch(sample, reference, StageSection(objective="safety", pairs_per_step=8)))
     network = make_network(shape, CPU, "sdpa")
     policy = HubModel(Path("random"), network=network, lora_r=RANK, precision="bf16", device=CPU)
     with FlopCounterMode(display=False) as counter:
@@ -128,7 +128,9 @@ def test_checkpoints_compute_the_layers_again(sample_file):
     """Up to the first layer's input gradients, which transformers asks for, and the last product of each layer."""
     shape = SHAPES["tiny"]
     sample = read_sample(sample_file)
-    step = next(trees_gpu._epoch(sample, dict.fromkeys(sample.encoded, 0.0), PairOrder(pairs_per_step=8)))
+    step = next(
+        trees_gpu._epoch(sample, dict.fromkeys(sample.encoded, 0.0), StageSection(objective="safety", pairs_per_step=8))
+    )
     policy = trees_gpu.open_tree_policy(shape, CPU)
     policy.set_training(True)
     with FlopCounterMode(display=False) as counter:
@@ -141,11 +143,14 @@ def test_checkpoints_compute_the_layers_again(sample_file):
 
 def test_attention_is_counted_by_what_tokens_see(sample_file):
     sample = read_sample(sample_file)
-    step = next(trees_gpu._epoch(sample, dict.fromkeys(sample.encoded, 0.0), PairOrder(pairs_per_step=8)))
+    step = next(
+        trees_gpu._epoch(sample, dict.fromkeys(sample.encoded, 0.0), StageSection(objective="safety", pairs_per_step=8))
+    )
     shape = SHAPES["tiny"]
     seen = 0
     for part in step.parts(10_000):
-        seen += grow([item.ids for item in part.sequences]).attended
+        tree = grow([item.ids for item in part.sequences])
+        seen += int(tree.positions.sum()) + len(tree)
     for masks in (True, False):
         counted = gpu_flops.count_flops(step, 10_000, shape, RANK, masks)
         # Two products forward, four backward, over all heads of all layers.

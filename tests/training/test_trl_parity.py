@@ -16,13 +16,13 @@ from holdfast.models import chat_messages, chat_tools
 from holdfast.models.tiny.chat import TinyChat
 from holdfast.models.tiny.llama import TinyLlama
 from holdfast.study.stages import StageSection
-from holdfast.training.dpo.orders import PairOrder, pair_steps
+from holdfast.training.dpo.orders import pair_steps
 from holdfast.training.dpo.stage import reference_logprobs, train_dpo, train_sft
-from holdfast.training.loop.loop import Loop, LoopSettings, isolated
+from holdfast.training.loop.loop import Loop, isolated
 from holdfast.training.loop.passes import descend
 from holdfast.training.objectives import dpo
 from holdfast.training.policy.adapters import HubModel, open_policy
-from holdfast.training.trees.parts import PairObjective, pair_step
+from holdfast.training.trees.parts import pair_step
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 trl = pytest.importorskip("trl")
@@ -188,7 +188,7 @@ def our_gradients(policy, base, data, loss_mask, objective):
     """The loss of one step of all pairs; gradients are left in the policy's weights."""
     pairs, encoded = data
     reference = reference_logprobs(base, list(encoded), encoded, loss_mask)
-    step = pair_step(pairs, encoded, reference, objective=objective, loss_mask=loss_mask)
+    step = pair_step(pairs, encoded, reference, objective.model_copy(update={"loss_mask": loss_mask}))
     return sum(descend(policy, part, 10_000).loss for part in step.parts(10_000))
 
 
@@ -202,15 +202,15 @@ def assert_same_gradients(ours, theirs):
 @pytest.mark.parametrize(
     ("loss_mask", "theirs", "objective"),
     [
-        ("completion", {}, PairObjective(beta=BETA)),
-        ("agent", {}, PairObjective(beta=BETA)),
-        ("agent", {"loss_type": "ipo"}, PairObjective(beta=BETA, loss="ipo")),
-        ("completion", {"loss_type": "hinge", "beta": 0.02}, PairObjective(beta=0.02, loss="hinge")),
-        ("agent", {"loss_type": "sigmoid_norm"}, PairObjective(beta=BETA, length_normalized=True)),
+        ("completion", {}, StageSection(objective="safety", beta=BETA)),
+        ("agent", {}, StageSection(objective="safety", beta=BETA)),
+        ("agent", {"loss_type": "ipo"}, StageSection(objective="safety", beta=BETA, loss="ipo")),
+        ("completion", {"loss_type": "hinge", "beta": 0.02}, StageSection(objective="safety", beta=0.02, loss="hinge")),
+        ("agent", {"loss_type": "sigmoid_norm"}, StageSection(objective="safety", beta=BETA, length_normalized=True)),
         (
             "completion",
             {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]},
-            PairObjective(beta=BETA, sft_weight=0.2),
+            StageSection(objective="safety", beta=BETA, sft_weight=0.2),
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_same_gradients_of_adapters_as_trl(models, data, tmp_path, loss_mask):
     loss = trainer.compute_loss(trainer.model, dict(batch_of(trainer)))
     loss.backward()
     assert abs(loss.item() - np.log(2)) > 0.01
-    assert our_gradients(policy, base, data, loss_mask, PairObjective(beta=BETA)) == pytest.approx(
+    assert our_gradients(policy, base, data, loss_mask, StageSection(objective="safety", beta=BETA)) == pytest.approx(
         loss.item(), rel=EXACT
     )
     ours, theirs = ({str(n): w.grad for n, w in enumerate(found)} for found in (policy.trainable(), adapter))
@@ -295,7 +295,7 @@ def steps_of(data, seed, count):
     def tail(name):
         return tuple(encoded[name].ids[encoded[name].prompt :].tolist())
 
-    order = PairOrder(pairs_per_step=RUN["per_device_train_batch_size"], pairwise=True)
+    order = StageSection(objective="safety", pairs_per_step=RUN["per_device_train_batch_size"], pairwise=True)
     steps = islice(pair_steps(pairs, encoded, order, seed=seed), count)
     return [[(tail(pair.chosen), tail(pair.rejected)) for pair in step] for step in steps]
 
@@ -343,12 +343,10 @@ def test_same_adapters_after_steps_of_the_same_pairs_as_trl(models, data, tmp_pa
     trainer.train()
     with isolated(0):
         reference = reference_logprobs(base, list(encoded), encoded, "completion")
-        order = PairOrder(pairs_per_step=5, pairwise=True)
-        steps = (
-            pair_step(taken, encoded, reference, objective=PairObjective(beta=BETA), loss_mask="completion")
-            for taken in pair_steps(pairs, encoded, order, seed=11)
-        )
-        settings = LoopSettings(steps=7, learning_rate=1e-3, warmup_steps=0, max_grad_norm=1.0)
+        order = StageSection(objective="safety", pairs_per_step=5, pairwise=True)
+        stage = StageSection(objective="safety", beta=BETA, loss_mask="completion")
+        steps = (pair_step(taken, encoded, reference, stage) for taken in pair_steps(pairs, encoded, order, seed=11))
+        settings = StageSection(objective="safety", steps=7, learning_rate=1e-3, warmup_steps=0, max_grad_norm=1.0)
         assert len(list(Loop(policy, settings, seed=11).run(steps))) == 7
     for one, other, before in zip(policy.trainable(), adapter, start, strict=True):
         assert (other - before).abs().max() > 1e-3

@@ -11,7 +11,7 @@ from rounding import additions, apart, rounding, within
 
 import holdfast as hf
 from holdfast.cli import main as cli
-from holdfast.models.directories.whole import read_weights
+from holdfast.models.directories.opening import read_weights
 from holdfast.store import Store
 from holdfast.study.study import load
 

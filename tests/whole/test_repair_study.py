@@ -15,7 +15,7 @@ from builders.toolemu_samples import make_record, make_suite, write_files
 from rounding import apart, rounding, within
 
 import holdfast as hf
-from holdfast.models.directories.whole import read_weights
+from holdfast.models.directories.opening import read_weights
 from holdfast.records.errors import StepError, StudyError
 from holdfast.runs import build as plans
 from holdfast.runs.plan.step import Plan, Step
@@ -26,8 +26,8 @@ from holdfast.store import Store
 from holdfast.store.weights import digest_directory
 from holdfast.study.stages import MERGE
 from holdfast.study.study import Study, load
-from holdfast.suites.casebook import FRESH, TUNE, collect_cases
-from holdfast.training.dpo.balance import Balance
+from holdfast.suites.parts import FRESH, TUNE, collect_cases
+from holdfast.training.dpo.mixing import Balance
 
 REPAIR = ROOT / "studies" / "repair.toml"
 MIX = {"objective": "safety", "share": 0.5}

@@ -8,9 +8,8 @@ never averaged, but stand beside each other.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,7 @@ from holdfast.analysis.labelled import PAIR_JUDGE, join, rank_judge
 from holdfast.analysis.panel import Config, Panel, Replicate, Row, config_of
 from holdfast.analysis.roles import MERGE, Arm, Roles
 from holdfast.records import Checkpoint, Labelled
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.records.checkpoints import DOSE
 from holdfast.stats.contrasts import Sample, sample_of
 from holdfast.study.stages import is_midway
@@ -60,8 +59,7 @@ class Level(NamedTuple):
     averaged: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """A contrast within one base and judge: configurations and their coefficients."""
 
     key: Key
@@ -105,7 +103,7 @@ class Design:
     """The panel's rows by base, recipe of labels, judge and configuration."""
 
     panel: Panel
-    cells: Mapping[tuple[str, str, str, Config], Mapping[Replicate, int]] = field(default_factory=dict)
+    rows: Mapping[tuple[Key, Config], Mapping[Replicate, int]]  # those of a key and a configuration, by replicate
 
     @cached_property
     def sample(self) -> Sample:
@@ -121,12 +119,12 @@ class Design:
     @cached_property
     def keys(self) -> tuple[Key, ...]:
         """Every key that has rows, sorted, so that draws do not depend on the order of storing."""
-        return tuple(sorted({Key(*place) for *place, _ in self.cells}))
+        return tuple(sorted({key for key, _ in self.rows}))
 
     @cached_property
     def configs(self) -> tuple[Config, ...]:
         """Every configuration of a checkpoint, scored or not, the base first."""
-        found = dict.fromkeys(config for *_, config in self.cells)
+        found = dict.fromkeys(config for _, config in self.rows)
         known = (one for one in self.panel.trajectories.checkpoints if not is_midway(one))
         found |= dict.fromkeys(map(config_of, known))
         return tuple(sorted(found, key=lambda config: (len(config[0]), str(config))))
@@ -135,16 +133,15 @@ class Design:
     def replicates(self) -> Mapping[str, tuple[Replicate, ...]]:
         """The replicates in which a base has any trained configuration under any judge."""
         found: dict[str, dict[Replicate, None]] = {}
-        for (base, _, _, config), cell in self.cells.items():
+        for (key, config), rows in self.rows.items():
             if config != BASE:
-                found.setdefault(base, {}).update(dict.fromkeys(cell))
+                found.setdefault(key.base, {}).update(dict.fromkeys(rows))
         return {base: tuple(replicates) for base, replicates in found.items()}
 
     def scored(self, key: Key, config: Config, objectives: Iterable[int]) -> Mapping[Replicate, int]:
         """The replicates of a configuration that have scores on every one of the objectives, with their rows."""
-        cell = self.cells.get((*key, config), {})
-        wanted = list(objectives)
-        return {one: row for one, row in cell.items() if bool(np.isfinite(self.means[wanted, row]).all())}
+        rows, wanted = self.rows.get((key, config), {}), list(objectives)
+        return {one: row for one, row in rows.items() if bool(np.isfinite(self.means[wanted, row]).all())}
 
     @cached_property
     def means(self) -> Floats:
@@ -158,15 +155,14 @@ class Design:
     def keys_with(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
         """Keys that have any run of every configuration, and whose judge reads the objectives."""
         wanted = tuple(configs)
-        found = (key for key in self.keys if all((*key, config) in self.cells for config in wanted))
+        found = (key for key in self.keys if all((key, config) in self.rows for config in wanted))
         return tuple(key for key in found if self.reads(key.judge, objectives))
 
     def keys_for(self, configs: Iterable[Config], *objectives: str) -> tuple[Key, ...]:
         """Keys that a comparison of the configurations is about, those that lack some of them too."""
         trained = any(config != BASE for config in configs)
-        found = {(labeller, judge, config != BASE) for _, labeller, judge, config in self.cells}
-        judged = sorted({(labeller, judge) for labeller, judge, is_trained in found if is_trained or not trained})
-        bases = sorted({base for base, *_ in self.cells})
+        judged = sorted({key[1:] for key, config in self.rows if config != BASE or not trained})
+        bases = sorted({key.base for key in self.keys})
         return tuple(Key(base, *one) for base in bases for one in judged if self.reads(one[1], objectives))
 
     def levels(self, configs: Iterable[Config], *objectives: str, strict: bool = False) -> list[Level]:
@@ -213,11 +209,10 @@ class Design:
     @cached_property
     def _known(self) -> Mapping[tuple[Key, Config], Labelled]:
         """The relation of each key's judge to each trained configuration."""
-        rows = self.panel.rows
         return {
-            (Key(*place), config): join(rows[row].labelled for row in cell.values())
-            for (*place, config), cell in self.cells.items()
-            if config[0] and cell
+            place: join(self.panel.rows[row].labelled for row in rows.values())
+            for place, rows in self.rows.items()
+            if place[1][0] and rows
         }
 
     @cached_property
@@ -237,7 +232,8 @@ class Design:
         """Keys by the relation of their judge, judges of one recipe apart; the group of the headline first."""
         ranks: dict[int, list[Key]] = {}
         for key in keys:
-            ranks.setdefault(self._rank(key), []).append(key)
+            relation = self._relation.get(key, Labelled.UNKNOWN)
+            ranks.setdefault(rank_judge(relation, self.panel.labels.reads_state(key.judge)), []).append(key)
         groups: list[tuple[int, tuple[Key, ...]]] = []
         for rank, members in ranks.items():
             judges = list(dict.fromkeys(key.judge for key in members))
@@ -246,50 +242,31 @@ class Design:
                 groups.append((rank, tuple(members)))
             else:
                 groups += [(rank, tuple(key for key in members if key.judge == judge)) for judge in sorted(judges)]
-        scored = [frozenset[Config]().union(*(self._scored[key] for key in group)) for _, group in groups]
-        runs = [sum(self._runs[key] for key in group) for _, group in groups]
-        own = [self.relation(group, ()) is Labelled.ALL for _, group in groups]
-        most = max(map(len, scored), default=0)
-        order = sorted(
-            range(len(groups)), key=lambda one: (len(scored[one]) < most, groups[one][0], -runs[one], not own[one])
-        )
-        return [groups[place][1] for place in order]
-
-    def _rank(self, key: Key) -> int:
-        """The place of a key's judge in the order in which a headline takes it."""
-        return rank_judge(self._relation.get(key, Labelled.UNKNOWN), self.panel.labels.reads_state(key.judge))
+        ordered = []
+        for rank, group in groups:
+            runs = {place: count for place, count in self._scored.items() if place[0] in group}
+            trained = len({config for (_, config), count in runs.items() if count and config != BASE})
+            own = self.relation(group, ()) is Labelled.ALL
+            ordered.append((trained, (rank, -sum(runs.values()), not own), group))
+        most = max((trained for trained, *_ in ordered), default=0)
+        ordered.sort(key=lambda one: (one[0] < most, one[1]))
+        return [group for *_, group in ordered]
 
     @cached_property
-    def _scored(self) -> Mapping[Key, frozenset[Config]]:
-        """The trained configurations that each key has scores of."""
-        found: dict[Key, set[Config]] = defaultdict(set)
-        for (*place, config), cell in self.cells.items():
-            if self._read_rows(cell):
-                found[Key(*place)] |= {config} - {BASE}
-        return defaultdict(frozenset, {key: frozenset(configs) for key, configs in found.items()})
-
-    @cached_property
-    def _runs(self) -> Mapping[Key, int]:
-        """How many scored runs each key has."""
-        found: dict[Key, int] = defaultdict(int)
-        for (*place, _), cell in self.cells.items():
-            found[Key(*place)] += len(self._read_rows(cell))
-        return found
-
-    def _read_rows(self, cell: Mapping[Replicate, int]) -> list[int]:
-        """The rows of a cell that have any score: a judge that was asked and never read is no judge of them."""
-        return [row for row in cell.values() if bool(np.isfinite(self.means[:, row]).any())]
+    def _scored(self) -> Mapping[tuple[Key, Config], int]:
+        """How many rows have any score: a judge that was asked and never read is no judge of them."""
+        any_score: Bools = np.asarray(np.isfinite(self.means).any(axis=0), dtype=np.bool_)
+        return {place: int(any_score[list(rows.values())].sum()) for place, rows in self.rows.items()}
 
     def _levels_of(
         self, group: Sequence[Key], configs: Sequence[Config], about: Mapping[str, Any], *, named: bool
     ) -> list[Level]:
         """All keys of a group, those of each base, of each judge, and single ones; ``named`` tells a lone judge."""
-        bases, judges = list(dict.fromkeys(key.base for key in group)), list(dict.fromkeys(key.judge for key in group))
+        judges = list(dict.fromkeys(key.judge for key in group))
         lone = {"judge": judges[0]} if named and len(judges) == 1 else {}
-        several = len(judges) > 1
-        chosen: list[tuple[Span, dict[str, str], list[Key]]] = [("all", lone, list(group))]
-        chosen += [("base", {"base": base, **lone}, [key for key in group if key.base == base]) for base in bases]
-        if several:
+        chosen: list[tuple[Span, dict[str, str], Sequence[Key]]] = [("all", lone, group)]
+        chosen += [("base", {"base": str(base), **lone}, keys) for base, keys in by_base(group)]
+        if len(judges) > 1:
             chosen += [("judge", {"judge": name}, [key for key in group if key.judge == name]) for name in judges]
             chosen += [
                 ("cell", {"base": base, "judge": name}, [key for key in group if (key.base, key.judge) == (base, name)])
@@ -316,11 +293,11 @@ class Design:
     def _read_by(self) -> Mapping[str, frozenset[str]]:
         cells = self.panel.cells
         asked = np.any(cells.asked, axis=0).tolist()
-        found = {
-            judge: frozenset(name for name, yes in zip(cells.objectives, asked[place], strict=True) if yes)
-            for place, judge in enumerate(cells.judges)
+        return {
+            judge: frozenset(name for name, yes in zip(cells.objectives, own, strict=True) if yes)
+            for judge, own in zip(cells.judges, asked, strict=True)
+            if any(own)
         }
-        return {judge: names for judge, names in found.items() if names}
 
     @cached_property
     def core_axes(self) -> tuple[tuple[tuple[str, Any], ...], ...]:
@@ -372,7 +349,7 @@ def read_design(panel: Panel) -> Design:
     for row in panel.rows:
         if row.lineage:
             recipes.setdefault(row.base, {}).setdefault(row.judge, set()).add(labeller_of(row))
-    cells: dict[tuple[str, str, str, Config], dict[Replicate, int]] = {}
+    rows: dict[tuple[Key, Config], dict[Replicate, int]] = {}
     for index, row in enumerate(panel.rows):
         labellers = {labeller_of(row)}
         if not row.lineage:
@@ -381,8 +358,8 @@ def read_design(panel: Panel) -> Design:
             labellers = there.get(row.judge) or set().union(*there.values()) or labellers
         replicate = _replicate_in(row.config, row.replicate)
         for labeller in sorted(labellers):
-            cells.setdefault((row.base, labeller, row.judge, row.config), {})[replicate] = index
-    return Design(panel=panel, cells=cells)
+            rows.setdefault((Key(row.base, labeller, row.judge), row.config), {})[replicate] = index
+    return Design(panel=panel, rows=rows)
 
 
 def without_dose(axes: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
@@ -400,14 +377,6 @@ def subject(config: Config) -> dict[str, Any]:
     return {"lineage": config[0], "axes": dict(config[1])}
 
 
-def row_subject(row: Row) -> dict[str, Any]:
-    """A row as the fields of an Estimate."""
-    seeds = {"split_seed": row.split_seed, "train_seed": row.train_seed}
-    axes = dict(row.axes) | {name: seed for name, seed in seeds.items() if seed is not None}
-    known = {"labelled": row.labelled, "reads_state": row.reads_state}
-    return {"base": row.base, "lineage": row.lineage, "axes": axes, "judge": row.judge, **known}
-
-
 def _replicate_in(config: Config, replicate: Replicate) -> Replicate:
     """The replicate's key within a configuration: a base is not trained, so it has no training seed."""
     return (replicate[0], None) if config == BASE else replicate
@@ -420,7 +389,7 @@ def match(design: Design, key: Key, configs: Iterable[Config], objectives: Itera
     if any(config != BASE for config in wanted):
         known = design.replicates.get(key.base, ())
     else:
-        known = tuple(design.cells.get((*key, BASE), ()))
+        known = tuple(design.rows.get((key, BASE), ()))
     lacking = {
         one: tuple(config for config in wanted if _replicate_in(config, one) not in cells[config]) for one in known
     }
@@ -437,26 +406,21 @@ def _name_left_out(design: Design, key: Key, lacking: Mapping[Replicate, tuple[C
     who = key.base if len({one.judge for one in design.keys}) == 1 else f"{key.base} under {key.judge}"
     if len({one.labeller for one in design.keys if one.judge == key.judge}) > 1:
         who += f" on pairs of {key.labeller or 'no named judge'}"
-    groups: dict[tuple[Config, ...], list[Replicate]] = {}
-    for replicate, missing in lacking.items():
-        if missing:
-            groups.setdefault(missing, []).append(replicate)
+    splits = {row.split_seed for row in design.panel.rows}
+
+    def name(replicate: Replicate) -> str:
+        """The split is named where there is more than one."""
+        split, seed = replicate
+        parts = [f"split {split}"] if split is not None and (len(splits) > 1 or seed is None) else []
+        return " ".join([*parts, *([f"seed {seed}"] if seed is not None else [])]) or "its only run"
+
     found = []
-    for missing, replicates in groups.items():
-        some = f" {_name_replicates(design, replicates)}" if len(replicates) < len(lacking) else ""
+    for missing in dict.fromkeys(filter(None, lacking.values())):
+        mine = [replicate for replicate, wanting in lacking.items() if wanting == missing]
+        some = f" {', '.join(map(name, mine))}" if len(mine) < len(lacking) else ""
         verb = "has" if len(missing) == 1 else "have"
         found.append(f"{who}{some} left out: {', '.join(map(name_config, missing))} {verb} no scores")
     return tuple(found)
-
-
-def _name_replicates(design: Design, replicates: Sequence[Replicate]) -> str:
-    """Replicates for people; the split is named where there is more than one."""
-    splits = {row.split_seed for row in design.panel.rows}
-    names = []
-    for split, seed in replicates:
-        parts = [f"split {split}"] if split is not None and (len(splits) > 1 or seed is None) else []
-        names.append(" ".join([*parts, *([f"seed {seed}"] if seed is not None else [])]) or "its only run")
-    return ", ".join(names)
 
 
 def name_config(config: Config) -> str:
@@ -533,7 +497,6 @@ def _own_trainings(
 
 
 def _shared_seeds(cell: Sequence[tuple[Part, Matched]]) -> list[Replicate]:
-    """The replicates that all parts of one training have."""
     return [one for one in cell[0][1].replicates if all(one in matched.replicates for _, matched in cell)]
 
 
@@ -586,4 +549,4 @@ def describe_arm(arm: Arm) -> tuple[str | None, tuple[str, ...]]:
 
 def over(keys: Iterable[Key], *terms: tuple[Config, float]) -> list[Part]:
     """The same terms for every key."""
-    return [Part(key=key, terms=terms) for key in keys]
+    return [Part(key, terms) for key in keys]

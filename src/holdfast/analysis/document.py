@@ -7,7 +7,7 @@ from dataclasses import fields
 from importlib import resources
 from typing import Any
 
-from holdfast.records import Analysis, Curve, Estimate, Family, Frontier, JudgeFacts, Point, Unbounded
+from holdfast.records import Analysis, Estimate, Point, Unbounded
 from holdfast.records.estimates import SECTIONS
 
 DIGITS = 12  # significant digits of a number: what lies beyond changes with the processor's linear algebra
@@ -28,12 +28,33 @@ def document(analysis: Analysis) -> dict[str, Any]:
         if estimates or name in SECTIONS
     }
     if analysis.curves:
-        rows["curves"] = [_curve(one) for one in analysis.curves]
+        names = ("kind", "source", "base", "lineage", "axes", "train_seed", "judge", "x")
+        rows["curves"] = [
+            _plain(one, *names) | {"y": [None if value is None else _number(value, CURVE_DIGITS) for value in one.y]}
+            for one in analysis.curves
+        ]
     if analysis.judges:
-        rows["judges"] = [_judge(one) for one in analysis.judges]
+        facts = ("judge", "objectives", "labelled", "reads_state", "headline")
+        rows["judges"] = [_plain(one, *facts) | {"labelled": one.labelled.value} for one in analysis.judges]
     if analysis.families:
-        rows["multiplicity"] = [_family(one) for one in analysis.families]
-    return rows | {"frontiers": [_frontier(one) for one in analysis.frontiers], "notes": list(analysis.notes)}
+        rows["multiplicity"] = [
+            _plain(one, "section", "kind", "by", "claim", "intervals")
+            | {"away_from_zero": one.away, "by_chance": round(one.by_chance, 2)}
+            for one in analysis.families
+        ]
+    rows["frontiers"] = [
+        _plain(one, "unit", "x_objective", "y_objective", "relative", "resampled")
+        | {"points": list(map(_point, one.points)), "lines": list(map(estimate_row, one.lines))}
+        for one in analysis.frontiers
+    ]
+    return rows | {"notes": list(analysis.notes)}
+
+
+def _plain(record: object, *names: str) -> dict[str, Any]:
+    """Some fields of a record as JSON values; a judge only where it has one."""
+    found = {name: getattr(record, name) for name in names}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    return {name: value for name, value in plain.items() if name != "judge" or value is not None}
 
 
 def schema() -> dict[str, Any]:
@@ -57,7 +78,8 @@ def estimate_row(estimate: Estimate) -> dict[str, Any]:
     if estimate.axes:
         row["axes"] = dict(estimate.axes)
     row["value"] = None if estimate.value is None else _number(estimate.value)
-    row["interval"] = _interval(estimate.interval)
+    shown = estimate.interval
+    row["interval"] = {"kind": shown.value} if isinstance(shown, Unbounded) else shown and list(map(_number, shown))
     return row | {
         "resampled": list(estimate.resampled),
         "n": dict(estimate.n),
@@ -65,45 +87,8 @@ def estimate_row(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _interval(interval: tuple[float, float] | Unbounded | None) -> Any:
-    if interval is None:
-        return None
-    return {"kind": interval.value} if isinstance(interval, Unbounded) else [_number(end) for end in interval]
-
-
 def _number(value: float, digits: int = DIGITS) -> float:
     return float(f"{value:.{digits}g}")
-
-
-def _judge(facts: JudgeFacts) -> dict[str, Any]:
-    return {
-        "judge": facts.judge,
-        "objectives": list(facts.objectives),
-        "labelled": facts.labelled.value,
-        "reads_state": facts.reads_state,
-        "headline": list(facts.headline),
-    }
-
-
-def _family(family: Family) -> dict[str, Any]:
-    return {
-        "section": family.section,
-        "kind": family.kind,
-        "by": list(family.by),
-        "claim": family.claim,
-        "intervals": family.intervals,
-        "away_from_zero": family.away,
-        "by_chance": round(family.by_chance, 2),
-    }
-
-
-def _curve(curve: Curve) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": curve.kind, "source": curve.source, "base": curve.base}
-    row |= {"lineage": list(curve.lineage), "axes": dict(curve.axes), "train_seed": curve.train_seed}
-    if curve.judge is not None:
-        row["judge"] = curve.judge
-    y = [None if value is None else _number(value, CURVE_DIGITS) for value in curve.y]
-    return row | {"x": list(curve.x), "y": y}
 
 
 def _point(point: Point) -> dict[str, Any]:
@@ -112,15 +97,3 @@ def _point(point: Point) -> dict[str, Any]:
     if point.covariance is not None:
         found["covariance"] = [_number(part) for part in point.covariance]
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _frontier(frontier: Frontier) -> dict[str, Any]:
-    return {
-        "unit": frontier.unit,
-        "x_objective": frontier.x_objective,
-        "y_objective": frontier.y_objective,
-        "relative": frontier.relative,
-        "resampled": list(frontier.resampled),
-        "points": [_point(point) for point in frontier.points],
-        "lines": [estimate_row(line) for line in frontier.lines],
-    }

@@ -7,16 +7,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from holdfast.analysis.design import BASE, Contrast, Design, Key, by_base, comparable, contrast, over, splits_differ
+from holdfast.analysis.design import (
+    BASE,
+    Contrast,
+    Design,
+    Key,
+    Level,
+    by_base,
+    comparable,
+    contrast,
+    over,
+    splits_differ,
+)
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
 from holdfast.analysis.pooled import CLAIMS, FIXED_BASES, POOLED, Claim, missing_interval, resampled
 from holdfast.analysis.published import ABSOLUTE_POINTS, BASE_DELTA_POINTS, DELTA_POINTS, MEAN_DELTA_POINTS
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Estimate
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.records.words import count_noun, true_minus
 from holdfast.stats.contrasts import MIN_SEEDS, Spread, limits, spread
 from holdfast.stats.lines import (
@@ -90,19 +100,21 @@ def cloud(
             if x.runs:
                 found.append((base, config, x, y))
     size = design.flat.shape[0]
-    contrasts = [x for _, _, x, _ in found]
-    shared = [unit for unit in (contrasts[0].units if found else ()) if all(unit in x.units for x in contrasts)]
-    units = [
-        [(x.by_unit[x.units.index(unit)], y.by_unit[y.units.index(unit)]) for _, _, x, y in found] for unit in shared
-    ]
+    axes = [x for _, _, x, _ in found], [y for *_, y in found]
+    shared = [unit for unit in (axes[0][0].units if found else ()) if all(unit in x.units for x in axes[0])]
+    all_x, all_y = (np.array([one.weights for one in axis]).reshape(len(found), size) for axis in axes)
+
+    def within(axis: Sequence[Contrast], unit: Hashable) -> Floats:
+        return np.stack([one.by_unit[one.units.index(unit)] for one in axis])
+
     return Cloud(
-        bases=tuple(base for base, _, _, _ in found),
-        configs=tuple(config for _, config, _, _ in found),
-        x=np.array([x.weights for x in contrasts]).reshape(len(found), size),
-        y=np.array([y.weights for _, _, _, y in found]).reshape(len(found), size),
-        units=tuple((np.stack([x for x, _ in one]), np.stack([y for _, y in one])) for one in units),
-        cells=_cells([x for _, _, x, _ in found], [y for _, _, _, y in found], shared),
-        unit=contrasts[0].unit if found else "seeds",
+        bases=tuple(base for base, *_ in found),
+        configs=tuple(config for _, config, *_ in found),
+        x=all_x,
+        y=all_y,
+        units=tuple((within(axes[0], unit), within(axes[1], unit)) for unit in shared),
+        cells=_cells(*axes, shared),
+        unit=axes[0][0].unit if found else "seeds",
         covariance=np.array([_covariance(design, x, y) for _, _, x, y in found]).reshape(len(found), 2, 2),
         left_out=tuple(left_out),
     )
@@ -167,15 +179,6 @@ def draw_cloud(design: Design, points: Cloud, means: Floats) -> Drawn:
     )
 
 
-def _gradient(statistic: Statistic, x: Floats, y: Floats) -> Floats:
-    """Derivatives of the statistic by every x, then every y: shape (2 × points,)."""
-    shift = STEP * np.eye(len(x))
-    here_x, here_y = np.broadcast_to(x, shift.shape), np.broadcast_to(y, shift.shape)
-    by_x = statistic(x + shift, here_y) - statistic(x - shift, here_y)
-    by_y = statistic(here_x, y + shift) - statistic(here_x, y - shift)
-    return np.concatenate([by_x, by_y]) / (2 * STEP)
-
-
 def distances_of(
     drawn: Drawn, statistic: Statistic, claim: Claim, level: float = NOMINAL
 ) -> tuple[float, float] | None:
@@ -184,7 +187,12 @@ def distances_of(
     A case can add to it as much as one configuration does that falls or rises on one objective by the whole range of
     scores in all its runs.
     """
-    slope = _gradient(statistic, drawn.x, drawn.y)
+    # Derivatives by every x, then every y.
+    shift = STEP * np.eye(len(drawn.x))
+    x, y = np.broadcast_to(drawn.x, shift.shape), np.broadcast_to(drawn.y, shift.shape)
+    by_x = statistic(x + shift, y) - statistic(x - shift, y)
+    by_y = statistic(x, y + shift) - statistic(x, y - shift)
+    slope = np.concatenate([by_x, by_y]) / (2 * STEP)
     if not np.isfinite(slope).all():
         return None
     owners = np.array([list(dict.fromkeys(drawn.points.configs)).index(one) for one in drawn.points.configs])
@@ -228,14 +236,11 @@ def _r2_interval(drawn: Drawn, claim: Claim) -> tuple[float, float] | None:
     away = distances_of(drawn, fisher, claim)
     if away is None:
         return None
-    half = max(away)
-    found = drawn.found
-    case, seed = found.case, found.seed
-    assert case is not None  # a margin needs it
-    # Few seeds tell their own variance badly: the upper end takes off as much as it may well be.
-    noise = (
-        case if claim == "checkpoint" or seed is None else case + seed * found.degrees / chdtri(found.degrees, LIKELY)
-    )
+    half, found, noise = max(away), drawn.found, drawn.found.case
+    assert noise is not None  # a margin needs it
+    if claim == "recipe" and found.seed is not None:
+        # Few seeds tell their own variance badly: the upper end takes off as much as it may well be.
+        noise = noise + found.seed * found.degrees / chdtri(found.degrees, LIKELY)
     clean = noiseless_correlation(drawn.x, drawn.y, noise)
     z = float(fisher(drawn.x, drawn.y))
     low = 0.0 if half >= abs(z) else np.tanh(abs(z) - half) ** 2
@@ -255,33 +260,29 @@ def line_rows(drawn: Drawn, fields: Mapping[str, Any], unit: str) -> Iterator[Es
     """Slope, intercept, R², its leave-one-base-out range, and the bend of one cloud, for both claims."""
     about = describe_cloud(drawn, fields, unit)
     covariance, caveats = whitening(drawn.points)
-
-    def slope(x: Floats, y: Floats) -> Floats:
-        return errors_in_both(x, y, covariance).slope
-
-    def intercept(x: Floats, y: Floats) -> Floats:
-        return errors_in_both(x, y, covariance).intercept
-
-    def r2(x: Floats, y: Floats) -> Floats:
-        return np.asarray(correlations(x, y) ** 2, dtype=np.float64)
-
-    def bend(x: Floats, y: Floats) -> Floats:
-        return bends(errors_in_both(x, y, covariance), x, y)
-
+    statistics: dict[str, Statistic] = {
+        "slope": lambda x, y: errors_in_both(x, y, covariance).slope,
+        "intercept": lambda x, y: errors_in_both(x, y, covariance).intercept,
+        "r2": lambda x, y: np.asarray(correlations(x, y) ** 2, dtype=np.float64),
+        "bend": lambda x, y: bends(errors_in_both(x, y, covariance), x, y),
+    }
     few = len(drawn.x) < MIN_LINE_POINTS
-    for kind, statistic in (("slope", slope), ("intercept", intercept), ("r2", r2), ("bend", bend)):
+    for kind, statistic in statistics.items():
         value = np.nan if few else float(statistic(drawn.x, drawn.y))
         if not np.isfinite(value):
             reason = f"{count_noun(len(drawn.x), 'points')}, or no line through them"
             yield Estimate(kind=kind, value=None, caveats=(reason, *drawn.points.left_out), **about)
             continue
-        for claim in CLAIMS:
-            if claim == "recipe" and not drawn.points.units:
-                continue
+        for claim in claims_of(drawn):
             interval = _r2_interval(drawn, claim) if kind == "r2" else _line_interval(drawn, statistic, value, claim)
             extra = (R2_CAVEAT,) if kind == "r2" else caveats
             yield claim_row(drawn, Estimate(kind=kind, value=value, interval=interval, **about), claim, extra)
     yield from _leave_one_out(drawn, about)
+
+
+def claims_of(drawn: Drawn) -> tuple[Claim, ...]:
+    """The claims that can be made of a cloud: one on the recipe only where it has seeds or bases."""
+    return CLAIMS if drawn.points.units else CLAIMS[:1]
 
 
 def claim_row(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str, ...]) -> Estimate:
@@ -298,20 +299,17 @@ def claim_row(drawn: Drawn, estimate: Estimate, claim: Claim, caveats: tuple[str
 
 def _leave_one_out(drawn: Drawn, about: dict[str, Any]) -> Iterator[Estimate]:
     """The smallest and largest R² when one base is left out."""
-    bases = list(dict.fromkeys(base for base in drawn.points.bases if base is not None))
-    if len(bases) < 2:
-        return
     owner = np.array([str(base) for base in drawn.points.bases])
-    kept = [owner != base for base in bases]
+    bases = {str(base) for base in drawn.points.bases if base is not None}
+    kept = [owner != base for base in bases if len(bases) > 1]
     found = [float(correlations(drawn.x[mask], drawn.y[mask]) ** 2) for mask in kept if mask.sum() >= MIN_LINE_POINTS]
-    finite = [value for value in found if np.isfinite(value)]
-    if finite:
+    if finite := [value for value in found if np.isfinite(value)]:
         about = about | {"caveats": drawn.points.left_out}
         yield Estimate(kind="r2_leave_one_base_out_min", value=min(finite), **about)
         yield Estimate(kind="r2_leave_one_base_out_max", value=max(finite), **about)
 
 
-def distance_of(tested: NDArray[np.bool_], covariance: tuple[float, float, float]) -> Statistic:
+def distance_of(tested: Bools, covariance: tuple[float, float, float]) -> Statistic:
     """The mean signed distance of the ``tested`` points (points,) from the line through all others."""
 
     def distance(x: Floats, y: Floats) -> Floats:
@@ -322,7 +320,7 @@ def distance_of(tested: NDArray[np.bool_], covariance: tuple[float, float, float
 
 
 def distance_caveats(
-    drawn: Drawn, tested: NDArray[np.bool_], covariance: tuple[float, float, float], claim: Claim
+    drawn: Drawn, tested: Bools, covariance: tuple[float, float, float], claim: Claim
 ) -> tuple[str, ...]:
     """What a distance of the ``tested`` points from the line through all others does not say.
 
@@ -330,23 +328,38 @@ def distance_caveats(
     held against a parabola through the others as well.
     """
     caveats = (THESE_WEIGHTS,) if claim == "checkpoint" else ()
-    if int((~tested).sum()) < MIN_CURVE_POINTS:
-        return (NO_CURVE, *caveats)
 
     def distance(x: Floats, y: Floats) -> Floats:
         line = errors_in_both(x[..., ~tested], y[..., ~tested], covariance)
         return curve_distances(line, x, y, tested)
 
-    value = float(distance(drawn.x, drawn.y))
-    away = distances_of(drawn, distance, claim) if np.isfinite(value) else None
+    away = None
+    if int((~tested).sum()) >= MIN_CURVE_POINTS and np.isfinite(value := float(distance(drawn.x, drawn.y))):
+        away = distances_of(drawn, distance, claim)
     if away is None:
         return (NO_CURVE, *caveats)
     low, high = value - away[0], value + away[1]
     if low > 0 or high < 0:
         return caveats
-    away_from = true_minus(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
-    bend = f"{BENT}: {away_from} from a curve through the other points"
-    return (bend, *caveats)
+    apart = true_minus(f"{value:+.2f} [{low:.2f}, {high:.2f}]")
+    return (f"{BENT}: {apart} from a curve through the other points", *caveats)
+
+
+def distance_rows(
+    drawn: Drawn,
+    distance: Statistic,
+    about: Mapping[str, Any],
+    lacking: str,
+    caveats_of: Callable[[Claim], tuple[str, ...]],
+) -> Iterator[Estimate]:
+    """A distance as an estimate for every claim, in score points; ``lacking`` says why there may be none."""
+    value = float(distance(drawn.x, drawn.y))
+    if not np.isfinite(value):
+        yield Estimate(value=None, caveats=(lacking, *drawn.points.left_out), **about)
+        return
+    for claim in claims_of(drawn):
+        row = Estimate(value=value, interval=interval_of(drawn, distance, value, claim), **about)
+        yield claim_row(drawn, row, claim, caveats_of(claim))
 
 
 def best_of_both_rows(
@@ -361,27 +374,17 @@ def best_of_both_rows(
     lineages = dict.fromkeys(config[0] for config in drawn.points.configs)
     joint = [lineage for lineage in lineages if design.roles.is_joint(lineage)]
     for lineage in (*joint, *(one for one in lineages if design.roles.is_sequence(one))):
-        tested = np.array([config[0] == lineage for config in drawn.points.configs])
-        rest = ~tested
-        if not tested.any() or rest.sum() < MIN_LINE_POINTS:
+        tested: Bools = np.array([config[0] == lineage for config in drawn.points.configs])
+        if (~tested).sum() < MIN_LINE_POINTS:
             continue
-
-        distance = distance_of(tested, covariance)
-        value = float(distance(drawn.x, drawn.y))
         looked = () if not looks and joint == [lineage] else (EXPLORATORY,)
         about = describe_cloud(drawn, fields, unit) | {"kind": "best_of_both", "lineage": lineage}
-        if not np.isfinite(value):
-            yield Estimate(value=None, caveats=("no line through the other points", *drawn.points.left_out), **about)
-            continue
-        for claim in CLAIMS:
-            if claim == "recipe" and not drawn.points.units:
-                continue
-            interval = interval_of(drawn, distance, value, claim)
-            bent = distance_caveats(drawn, tested, covariance, claim)
-            yield claim_row(drawn, Estimate(value=value, interval=interval, **about), claim, looked + bent + caveats)
 
+        def all_caveats(claim: Claim, tested: Bools = tested, looked: tuple[str, ...] = looked) -> tuple[str, ...]:
+            return looked + distance_caveats(drawn, tested, covariance, claim) + caveats
 
-# --- everything together ----------------------------------------------------------------------------------------
+        distance = distance_of(tested, covariance)
+        yield from distance_rows(drawn, distance, about, "no line through the other points", all_caveats)
 
 
 def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
@@ -389,20 +392,23 @@ def frontier_estimates(design: Design, means: Floats) -> Iterator[Estimate]:
     if not design.recipes or not {SAFETY, HELPFULNESS} <= set(design.panel.objectives):
         return
     recipes = design.recipes
-    for fields, keys, span, _ in design.levels(recipes, HELPFULNESS, SAFETY):
-        if span == "cell":
-            continue
-        groups = by_base(keys)
-        unit = BASE_DELTA_POINTS if span == "base" else DELTA_POINTS
-        drawn = draw_cloud(design, cloud(design, groups, recipes, relative=True), means)
-        yield from line_rows(drawn, fields, unit)
-        yield from best_of_both_rows(drawn, design, fields, unit, looks=span != "all" or "beside" in fields)
-        if span != "all":
-            continue
-        for unit, chosen, relative in (
-            (ABSOLUTE_POINTS, groups, False),
-            (MEAN_DELTA_POINTS, [(None, keys)], True),
-            (MEAN_POINTS, [(None, keys)], False),
-        ):
-            other = cloud(design, chosen, (BASE, *recipes), relative=relative)
-            yield from line_rows(draw_cloud(design, other, means), fields, unit)
+    for level, unit, drawn in delta_clouds(design, recipes, means):
+        yield from line_rows(drawn, level.fields, unit)
+        looks = level.span != "all" or "beside" in level.fields
+        yield from best_of_both_rows(drawn, design, level.fields, unit, looks=looks)
+        if level.span == "all":
+            for points, groups, relative in (
+                (ABSOLUTE_POINTS, by_base(level.keys), False),
+                (MEAN_DELTA_POINTS, [(None, level.keys)], True),
+                (MEAN_POINTS, [(None, level.keys)], False),
+            ):
+                other = cloud(design, groups, (BASE, *recipes), relative=relative)
+                yield from line_rows(draw_cloud(design, other, means), level.fields, points)
+
+
+def delta_clouds(design: Design, configs: Sequence[Config], means: Floats) -> Iterator[tuple[Level, str, Drawn]]:
+    """Differences from the base at every level but single cells, with the unit that says what a point is."""
+    for level in design.levels(configs, HELPFULNESS, SAFETY):
+        if level.span != "cell":
+            points = cloud(design, by_base(level.keys), configs, relative=True)
+            yield level, BASE_DELTA_POINTS if level.span == "base" else DELTA_POINTS, draw_cloud(design, points, means)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from operator import neg
 from typing import Any
 
@@ -15,7 +16,7 @@ from holdfast.analysis.pooled import POOLED, differences, ratios
 from holdfast.analysis.roles import HELPFULNESS, SAFETY
 from holdfast.records import Checkpoint, Estimate
 from holdfast.records.checkpoints import DOSE
-from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
+from holdfast.stats.contrasts import mean_interval
 
 Measures = Mapping[str, Mapping[str, float]]
 
@@ -79,11 +80,6 @@ def _at_dose(design: Design, objective: str, config: Config) -> Iterator[Estimat
             yield replace(row, caveats=(*caveats, *row.caveats))
 
 
-def _checkpoints(design: Design, keys: Sequence[Key], config: Config) -> list[int]:
-    rows = [row for key in keys for row in design.cells[(*key, config)].values()]
-    return sorted({design.panel.rows[row].checkpoint for row in rows})
-
-
 def _taken(checkpoint: Checkpoint, measures: Measures) -> dict[str, float]:
     """What was measured of a checkpoint, and the dose of its last stage from its record where training told none."""
     last = checkpoint.stages[-1] if checkpoint.stages else None
@@ -92,19 +88,12 @@ def _taken(checkpoint: Checkpoint, measures: Measures) -> dict[str, float]:
     return found | {name: value for name, value in measures.get(checkpoint.id, {}).items() if np.isfinite(value)}
 
 
-def _with_all(found: Sequence[tuple[str | None, Sequence[Key]]]) -> Iterator[tuple[str | None, Sequence[Key]]]:
-    """Keys of all bases together, under None, then those of each."""
-    if found:
-        yield None, [key for _, keys in found for key in keys]
-    yield from found
-
-
 def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
     for config in design.configs:
-        for base, keys in _with_all(by_base(design.keys_with([config]))):
-            fields = {} if base is None else {"base": base}
-            cells = [design.cells[(*key, config)] for key in keys]
-            found = {design.panel.rows[row].checkpoint: seed for cell in cells for seed, row in cell.items()}
+        every = design.keys_with([config])
+        for base, keys in [(None, every), *by_base(every)] if every else []:
+            rows = [one for key in keys for one in design.rows[key, config].items()]
+            found = {design.panel.rows[row].checkpoint: seed for seed, row in rows}
             own = {index: _taken(design.panel.trajectories.checkpoints[index], measures) for index in found}
             kinds = dict.fromkeys(name for one in own.values() for name in one)
             for kind in (name for name in kinds if name != EPISODES and not name.endswith(STANDARD_ERROR)):
@@ -115,21 +104,15 @@ def _measured(design: Design, measures: Measures) -> Iterator[Estimate]:
                 n = {"checkpoints": len(values), "seeds": len(by_seed)}
                 if kind in DIVERGENCES and (episodes := sum(own[index].get(EPISODES, 0) for index in values)):
                     n["episodes"] = int(episodes)
-                about = {**fields, **subject(config), "n": n}
-                yield _measure(kind, list(values.values()), [float(np.mean(one)) for one in by_seed.values()], about)
-
-
-def _measure(kind: str, values: Sequence[float], by_seed: Sequence[float], about: dict[str, Any]) -> Estimate:
-    """The mean over checkpoints, with Student's t interval over seeds where there are enough."""
-    mean = float(np.mean(values))
-    if kind in COUNTED or len(by_seed) < MIN_SEEDS:
-        return Estimate(kind=kind, estimator=MEASURED, value=mean, **about)
-    half = t_quantile(len(by_seed) - 1) * float(np.std(by_seed, ddof=1) / np.sqrt(len(by_seed)))
-    low = max(mean - half, 0.0) if kind in DIVERGENCES else mean - half
-    interval = (low, mean + half)
-    return Estimate(
-        kind=kind, estimator=MEASURED, value=mean, interval=interval, claim="recipe", resampled=("seeds",), **about
-    )
+                about = {**({} if base is None else {"base": base}), **subject(config), "n": n}
+                about |= {"kind": kind, "estimator": MEASURED, "value": float(np.mean(list(values.values())))}
+                interval = mean_interval(np.array([np.mean(one) for one in by_seed.values()]))
+                if kind not in COUNTED and interval is not None:
+                    # Around the mean of all checkpoints, of which a seed may have more than another.
+                    half, mean = (interval[1] - interval[0]) / 2, about["value"]
+                    low = max(mean - half, 0.0) if kind in DIVERGENCES else mean - half
+                    about |= {"interval": (low, mean + half), "claim": "recipe", "resampled": ("seeds",)}
+                yield Estimate(**about)
 
 
 # --- health -----------------------------------------------------------------------------------------------------
@@ -157,53 +140,13 @@ def _signs(design: Design, index: int, measures: Measures) -> dict[str, float]:
     return signs | {name: taken[name] for name in names if np.isfinite(taken.get(name, np.nan))}
 
 
-def _mean_signs(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for one in found for name in one)
-    return {name: float(np.mean([one[name] for one in found if name in one])) for name in names}
-
-
-def _worst_signs(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The value farthest on the bad side of each sign whose gate looks at single checkpoints."""
-    values = {name: [one[name] for one in found if name in one] for name in WORST}
-    return {name: max(some, key=WORST[name]) for name, some in values.items() if some}
-
-
-def _gates(own: Mapping[str, float], worst: Mapping[str, float], base: Mapping[str, float]) -> tuple[str, ...]:
-    """The declared thresholds that a checkpoint group passes, in words."""
-    fired = []
-    if own["invalid_calls"] - base.get("invalid_calls", 0.0) > MORE_INVALID_CALLS:
-        fired.append(
-            f"invalid calls per episode: {own['invalid_calls']:.2f}, base {base.get('invalid_calls', 0.0):.2f}"
-        )
-    if own["instant_finish"] - base.get("instant_finish", 0.0) > MORE_INSTANT_FINISHES:
-        fired.append(
-            f"episodes without a call: {own['instant_finish']:.0%}, base {base.get('instant_finish', 0.0):.0%}"
-        )
-    if "tokens" in own and "tokens" in base and own["tokens"] < SHORTER_THAN_BASE * base["tokens"]:
-        fired.append(f"mean length: {own['tokens']:.1f} tokens, base {base['tokens']:.1f}")
-    if worst.get("missing", 0.0) - base.get("missing", 0.0) > MORE_MISSING:
-        fired.append(f"episodes without a score: {worst['missing']:.0%} at worst, base {base.get('missing', 0.0):.0%}")
-    if abs(worst.get("drift_chosen", 0.0)) > CHOSEN_DRIFT:
-        fired.append(f"log-probability of chosen answers moved by {worst['drift_chosen']:+.0f} nats at worst")
-    if worst.get("drift_rejected", 0.0) < REJECTED_DRIFT:
-        fired.append(f"log-probability of rejected answers moved by {worst['drift_rejected']:+.0f} nats at worst")
-    if worst.get("kl_parent", 0.0) > KL_FROM_PARENT:
-        fired.append(f"KL from the parent: {worst['kl_parent']:.1f} nats at worst")
-    if own.get("distinct_share", 1.0) < LEAST_DISTINCT:
-        fired.append(f"distinct trajectories: {own['distinct_share']:.0%}")
-    return tuple(fired)
-
-
 def health_rows(design: Design, measures: Measures) -> Iterator[Estimate]:
     """Signs of degenerate training for every base × configuration, and whether a declared threshold is passed."""
-    signs: dict[int, dict[str, float]] = {}
+    signs = cache(partial(_signs, design, measures=measures))
 
     def read(keys: Sequence[Key], config: Config) -> list[dict[str, float]]:
-        found = _checkpoints(design, keys, config)
-        for index in found:
-            if index not in signs:
-                signs[index] = _signs(design, index, measures)
-        return [signs[index] for index in found if signs[index]]
+        rows = [row for key in keys for row in design.rows[key, config].values()]
+        return list(filter(None, map(signs, sorted({design.panel.rows[row].checkpoint for row in rows}))))
 
     for config in design.configs:
         for name, keys in by_base(design.keys_with([config])):
@@ -217,11 +160,38 @@ def _sign_rows(
     own: Sequence[Mapping[str, float]], home: Sequence[Mapping[str, float]], about: dict[str, Any], *, trained: bool
 ) -> Iterator[Estimate]:
     """The signs of one group, their differences from its base's, and the gates."""
-    mean, base = _mean_signs(own), _mean_signs(home)
+    mean, base = ({name: float(np.mean(some)) for name, some in _by_name(group).items()} for group in (own, home))
     for kind, value in mean.items():
         yield Estimate(kind=kind, estimator=MEASURED, value=value, **about)
         if trained and kind in base:
             yield Estimate(kind=f"{kind}_vs_base", estimator=MEASURED, value=value - base[kind], **about)
     if trained and mean:
-        fired = _gates(mean, _worst_signs(own), base)
+        worst = {name: max(some, key=WORST[name]) for name, some in _by_name(own).items() if name in WORST}
+        fired = tuple(_fired(mean, worst, base))
         yield Estimate(kind="degenerate", estimator=POOLED, value=float(bool(fired)), caveats=fired, **about)
+
+
+def _by_name(signs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    names = dict.fromkeys(name for one in signs for name in one)
+    return {name: [one[name] for one in signs if name in one] for name in names}
+
+
+def _fired(own: Mapping[str, float], worst: Mapping[str, float], base: Mapping[str, float]) -> Iterator[str]:
+    """The declared thresholds that a checkpoint group passes, in words."""
+    calls, instant, missing = (base.get(name, 0.0) for name in ("invalid_calls", "instant_finish", "missing"))
+    if own["invalid_calls"] - calls > MORE_INVALID_CALLS:
+        yield f"invalid calls per episode: {own['invalid_calls']:.2f}, base {calls:.2f}"
+    if own["instant_finish"] - instant > MORE_INSTANT_FINISHES:
+        yield f"episodes without a call: {own['instant_finish']:.0%}, base {instant:.0%}"
+    if "tokens" in own and "tokens" in base and own["tokens"] < SHORTER_THAN_BASE * base["tokens"]:
+        yield f"mean length: {own['tokens']:.1f} tokens, base {base['tokens']:.1f}"
+    if worst.get("missing", 0.0) - missing > MORE_MISSING:
+        yield f"episodes without a score: {worst['missing']:.0%} at worst, base {missing:.0%}"
+    if abs(worst.get("drift_chosen", 0.0)) > CHOSEN_DRIFT:
+        yield f"log-probability of chosen answers moved by {worst['drift_chosen']:+.0f} nats at worst"
+    if worst.get("drift_rejected", 0.0) < REJECTED_DRIFT:
+        yield f"log-probability of rejected answers moved by {worst['drift_rejected']:+.0f} nats at worst"
+    if worst.get("kl_parent", 0.0) > KL_FROM_PARENT:
+        yield f"KL from the parent: {worst['kl_parent']:.1f} nats at worst"
+    if own.get("distinct_share", 1.0) < LEAST_DISTINCT:
+        yield f"distinct trajectories: {own['distinct_share']:.0%}"

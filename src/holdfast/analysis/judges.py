@@ -6,6 +6,7 @@ case go together in every interval. Judgements that are missing are counted by t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -30,7 +31,7 @@ from holdfast.stats.agreement import (
     whole_scores,
 )
 from holdfast.stats.clusters import contrast_interval, equality_p, group_means, rate_interval
-from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, Spread, limits, sample_of, spread
+from holdfast.stats.contrasts import CHANGE_SPAN, SCORE_SPAN, limits, sample_of, spread
 from holdfast.stats.resample import row_means
 from holdfast.store.codec import FLAG_BITS
 from holdfast.store.tables import ScoreTable
@@ -56,13 +57,7 @@ class Judgements:
 
     def where(self, mask: Bools) -> Judgements:
         """Some of the items."""
-        return Judgements(
-            truth=self.truth[mask],
-            judged=self.judged[mask],
-            trajectory=self.trajectory[mask],
-            case=self.case[mask],
-            lineage=self.lineage[mask],
-        )
+        return Judgements(**{column.name: getattr(self, column.name)[mask] for column in dataclasses.fields(self)})
 
     def counts(self) -> dict[str, int]:
         """How many judgements, trajectories and cases."""
@@ -90,11 +85,14 @@ def calibration_rows(panel: Panel) -> Iterator[Estimate]:
             if not np.isfinite(items.truth).any():
                 continue
             tested = panel.tested[items.trajectory]
+            about = {"judge": judge, "objective": objective, "estimator": CALIBRATION}
             for unit, mask in ((TEST_EVALUATIONS, tested), (TRAINING_CASES, ~tested)):
                 if mask.any():
-                    about = {"judge": judge, "objective": objective, "estimator": CALIBRATION, "unit": unit}
-                    yield from _unit_rows(items.where(mask), kinds, about)
-            about = {"judge": judge, "objective": objective, "estimator": CALIBRATION}
+                    some, here = items.where(mask), {**about, "unit": unit}
+                    yield from _group_rows(some, here)
+                    for number in np.unique(some.lineage):
+                        yield from _group_rows(some.where(some.lineage == number), {**here, "lineage": kinds[number]})
+                    yield from _heterogeneity(some, kinds, here)
             yield from _change_rows(panel, truth, about)
 
 
@@ -113,14 +111,6 @@ def _judgements(scores: ScoreTable, judge: str, truth: str, objective: str, kind
         case=scores.case[here],
         lineage=number[scores.checkpoint[here]],
     )
-
-
-def _unit_rows(items: Judgements, kinds: list[Lineage], about: Mapping[str, Any]) -> Iterator[Estimate]:
-    """The items of one unit: all together, by lineage, and how the bias differs between lineages."""
-    yield from _group_rows(items, about)
-    for number in np.unique(items.lineage):
-        yield from _group_rows(items.where(items.lineage == number), {**about, "lineage": kinds[number]})
-    yield from _heterogeneity(items, kinds, about)
 
 
 def _group_rows(items: Judgements, about: Mapping[str, Any]) -> Iterator[Estimate]:
@@ -230,18 +220,13 @@ def _change_rows(panel: Panel, truth: str, about: Mapping[str, Any]) -> Iterator
                 weights[row, before] -= 1 / len(kept)
         weights[2] = weights[1] - weights[0]
         found = spread(sample, weights)
+        both, opposed = limits(found, np.eye(3), seeds=False), found.values[0] * found.values[1] < 0
         words = {**about, "lineage": lineage, "unit": f"against {lineage_name(parent)}"}
-        yield from _changes(found, {**words, "n": {"runs": len(kept), "cases": found.cases}})
-
-
-def _changes(found: Spread, words: Mapping[str, Any]) -> Iterator[Estimate]:
-    both = limits(found, np.eye(3), seeds=False)
-    for place, kind in enumerate(("change_by_truth", "change_by_judge", "change_bias")):
-        value = float(found.values[place])
-        opposed = kind == "change_bias" and found.values[0] * found.values[1] < 0
-        caveats = ("the judge and the truth differ in the sign of the change",) if opposed else ()
-        interval = None if both is None else (float(both[place, 0]), float(both[place, 1]))
-        yield _estimate(kind, value, interval, {**words, "caveats": caveats})
+        words["n"] = {"runs": len(kept), "cases": found.cases}
+        for place, kind in enumerate(("change_by_truth", "change_by_judge", "change_bias")):
+            caveats = ("the judge and the truth differ in the sign of the change",) * bool(opposed and place == 2)
+            interval = None if both is None else (float(both[place, 0]), float(both[place, 1]))
+            yield _estimate(kind, float(found.values[place]), interval, {**words, "caveats": caveats})
 
 
 def _edges(panel: Panel, judge: str, truth: str) -> dict[tuple[Lineage, Lineage], list[tuple[int, int, int, int]]]:
@@ -301,64 +286,42 @@ def agreement_rows(panel: Panel) -> Iterator[Estimate]:
         for objective, name in enumerate(cells.objectives):
             one, two = cells.value[:, first, objective], cells.value[:, second, objective]
             both = np.isfinite(one) & np.isfinite(two)
-            present = [kinds[index] for index in np.unique(owner[both])]
-            caveats = _overlap_caveats(present, kinds)
-            groups = [(None, both)] + [(kinds[index], both & (owner == index)) for index in np.unique(owner[both])]
+            present = np.unique(owner[both]).tolist()
+            caveats: tuple[str, ...] = ()
+            if not present:
+                caveats = ("no trajectory was scored by both judges",)
+            elif len(present) < len(kinds):
+                names = ", ".join(lineage_name(kinds[index]) for index in present)
+                caveats = (f"both judges scored the same trajectories only for: {names}",)
+            groups = [(None, both), *((kinds[index], both & (owner == index)) for index in present)]
             for lineage, mask in groups:
+                cases = panel.trajectories.case[mask]
                 about = {"judge": judge, "objective": name, "lineage": lineage, "estimator": AGREEMENT}
-                about |= {"n": {"trajectories": int(mask.sum())}, "caveats": caveats if lineage is None else ()}
-                yield from _agreement(one[mask], two[mask], panel.trajectories.case[mask], about)
+                about["n"] = {"trajectories": int(mask.sum()), "cases": len(np.unique(cases))}
+                about["caveats"] = caveats if lineage is None else ()
+                intervals = case_intervals(one[mask], two[mask], cases)
+                for kind, value in agree(one[mask], two[mask]).items():
+                    yield _estimate(kind, value, intervals.get(kind), about)
     yield from _objective_correlations(panel)
-
-
-def _overlap_caveats(present: list[tuple[str, ...]], kinds: list[tuple[str, ...]]) -> tuple[str, ...]:
-    if not present:
-        return ("no trajectory was scored by both judges",)
-    if len(present) < len(kinds):
-        return (f"both judges scored the same trajectories only for: {', '.join(map(lineage_name, present))}",)
-    return ()
-
-
-def _agreement(one: Floats, two: Floats, cases: NDArray[np.int64], about: dict[str, Any]) -> Iterator[Estimate]:
-    intervals = case_intervals(one, two, cases)
-    about = about | {"n": about["n"] | {"cases": len(np.unique(cases))}}
-    for kind, value in agree(one, two).items():
-        reason = () if value is not None else (UNDEFINED,)
-        interval = intervals.get(kind) if value is not None else None
-        random = ("cases",) if interval is not None else ()
-        words = about | {"caveats": (*about["caveats"], *reason)}
-        yield Estimate(kind=kind, value=value, interval=interval, resampled=random, **words)
 
 
 def _objective_correlations(panel: Panel) -> Iterator[Estimate]:
     """Each judge's mean, and the correlation of safety and helpfulness over the trajectories it scored."""
     cells = panel.cells
     for index, judge in enumerate(cells.judges):
+        about: dict[str, Any] = {"judge": judge, "estimator": AGREEMENT}
         for objective, name in enumerate(cells.objectives):
-            found = cells.value[:, index, objective]
-            found = found[np.isfinite(found)]
-            if len(found):
-                yield Estimate(
-                    kind="judge_mean",
-                    estimator=AGREEMENT,
-                    value=float(found.mean()),
-                    judge=judge,
-                    objective=name,
-                    n={"trajectories": len(found)},
-                )
+            values = cells.value[:, index, objective]
+            values = values[np.isfinite(values)]
+            if len(values):
+                n = {"trajectories": len(values)}
+                yield Estimate(kind="judge_mean", value=float(values.mean()), objective=name, n=n, **about)
         if {SAFETY, HELPFULNESS} <= set(cells.objectives):
             x, y = (cells.value[:, index, cells.objectives.index(name)] for name in (HELPFULNESS, SAFETY))
             both = np.isfinite(x) & np.isfinite(y)
             value = correlation(x[both], y[both]) if both.any() else None
-            yield Estimate(
-                kind="objective_correlation",
-                estimator=AGREEMENT,
-                value=value,
-                judge=judge,
-                unit=f"{SAFETY} × {HELPFULNESS}",
-                n={"trajectories": int(both.sum())},
-                caveats=() if value is not None else (UNDEFINED,),
-            )
+            words = {**about, "unit": f"{SAFETY} × {HELPFULNESS}", "n": {"trajectories": int(both.sum())}}
+            yield _estimate("objective_correlation", value, None, words)
 
 
 def _findings(flags: NDArray[np.int64], unfit: Iterable[Flag]) -> dict[str, Bools]:
@@ -374,19 +337,15 @@ def _groups(panel: Panel) -> Iterator[tuple[dict[str, Any], Bools]]:
     """Overall, by base, by configuration, by both: the fields fixed, and a mask over checkpoints."""
     checkpoints = panel.trajectories.checkpoints
     configs = [config_of(one) for one in checkpoints]
-    bases = list(dict.fromkeys(one.base for one in checkpoints))
-    ordered = sorted(set(configs), key=lambda config: (len(config[0]), str(config)))
     yield {}, np.ones(len(checkpoints), dtype=np.bool_)
-    of_base = {base: np.array([one.base == base for one in checkpoints]) for base in bases}
-    of_config = {config: np.array([one == config for one in configs]) for config in ordered}
-    for base in bases:
-        yield {"base": base}, of_base[base]
-    for config in ordered:
-        yield subject(config), of_config[config]
-        for base in bases:
-            both = of_config[config] & of_base[base]
-            if both.any():
-                yield {"base": base, **subject(config)}, both
+    of_base = {base: np.array([one.base == base for one in checkpoints]) for base in [one.base for one in checkpoints]}
+    yield from (({"base": base}, mask) for base, mask in of_base.items())
+    for config in sorted(set(configs), key=lambda config: (len(config[0]), str(config))):
+        of_config = np.array([one == config for one in configs])
+        yield subject(config), of_config
+        for base, mask in of_base.items():
+            if (of_config & mask).any():
+                yield {"base": base, **subject(config)}, of_config & mask
 
 
 def rate_rows(panel: Panel, unfit: Iterable[Flag]) -> Iterator[Estimate]:
@@ -422,23 +381,17 @@ def coverage_rows(design: Design) -> Iterator[Estimate]:
     for config in design.configs:
         for objective, name in enumerate(panel.objectives):
             for fields, keys, *_ in design.levels([config], name, strict=True):
-                rows = [row for key in keys for row in design.cells[(*key, config)].values()]
+                rows = [row for key in keys for row in design.rows[key, config].values()]
                 about = {**fields, **subject(config), "objective": name, "estimator": AUDIT}
                 for kind, found in means.items():
-                    yield _pooled_mean(found[objective, rows], kind, about)
+                    there = found[objective, rows][np.isfinite(found[objective, rows])]
+                    lacking = f"without such a score: {len(rows) - len(there)} of {len(rows)} runs"
+                    caveats = (lacking,) if len(there) < len(rows) else ()
+                    value = float(there.mean()) if len(there) else None
+                    yield Estimate(kind=kind, value=value, n={"runs": len(there)}, caveats=caveats, **about)
                 asked = int(panel.counts["asked"][objective, rows].sum())
                 for unit in ("finished", "judged", "fit"):
                     count = int(panel.counts[unit][objective, rows].sum())
                     n = {"count": count, "scores": asked}
                     share = {"value": count / asked} if asked else {"value": None, "caveats": ("nothing was asked",)}
                     yield Estimate(kind="coverage", unit=unit, n=n, **share, **about)
-
-
-def _pooled_mean(found: Floats, kind: str, about: dict[str, Any]) -> Estimate:
-    """The mean of the run means that exist."""
-    there = found[np.isfinite(found)]
-    caveats = (
-        () if len(there) == len(found) else (f"without such a score: {len(found) - len(there)} of {len(found)} runs",)
-    )
-    value = float(there.mean()) if len(there) else None
-    return Estimate(kind=kind, value=value, n={"runs": len(there)}, caveats=caveats, **about)

@@ -8,6 +8,7 @@ of them says is unknown, and is said to be.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -85,29 +86,32 @@ def rank_judge(labelled: Labelled, reads_state: bool) -> int:
 def read_labels(store: Store, table: ScoreTable) -> Labels:
     """What a run knows of who labelled what its checkpoints learnt from, and of the judges in its score table."""
     checkpoints = store.checkpoints()
-    known = _Known(
-        checkpoints=checkpoints, study=_read_study(store), pairs=store.pair_judges(), rewards=_rewards(store)
-    )
+    study = _read_study(store)
+    rewarder = None
+    with contextlib.suppress(StudyError, ValueError, KeyError, AttributeError, RecursionError):
+        rewarder = read_rewarder(store)
+    rewards: dict[str, frozenset[str]] = {}
+    if rewarder is not None:
+        rules = {name for name, one in _judges(study).items() if one.get("kind") == RULES}
+        rewards = {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
+    known = _Known(checkpoints=checkpoints, study=study, pairs=store.pair_judges(), rewards=rewards)
+    said = {name for name, one in _judges(study).items() if reads_state(one.get("kind"))}
     return Labels(
         stages={one.id: known.labellers(one) for one in checkpoints},
         names=_names_of(table),
-        state=_reading_state(table, _judges_of_state(store, known.study)),
+        state=_reading_state(table, {*json.loads(store.meta(STATE_KEY) or "[]"), *said}),
     )
 
 
 def merged_from(checkpoints: Sequence[Checkpoint], merge: Checkpoint) -> list[Checkpoint]:
     """The checkpoints that a merge is made of, as far as they are among these; none for what is no merge."""
     of = merge.stages[-1].settings.get(MERGED, ()) if merge.stages else ()
+    alike = [one for one in checkpoints if _recipe(one) == _recipe(merge) and one.id != merge.id]
+    # A merge takes every lineage at its first dose.
+    alike.sort(key=lambda one: (one.id != merge.parent_id, float(one.axes.get(DOSE, 1))))
     found = []
     for lineage in of if isinstance(of, list | tuple) else ():
-        same = [
-            one
-            for one in checkpoints
-            if list(one.lineage) == list(lineage) and _recipe(one) == _recipe(merge) and one.id != merge.id
-        ]
-        # A merge takes every lineage at its first dose.
-        same.sort(key=lambda one: (one.id != merge.parent_id, float(one.axes.get(DOSE, 1))))
-        found += same[:1]
+        found += [one for one in alike if list(one.lineage) == list(lineage)][:1]
     return found
 
 
@@ -116,12 +120,12 @@ def _recipe(one: Checkpoint) -> tuple[Any, ...]:
     return (one.base, one.split_seed, one.train_seed, {k: v for k, v in one.axes.items() if k not in (DOSE, SHARED)})
 
 
-# --- who labelled -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """What of a run tells who labelled: its study, the judges of every pair step, and who rewards by kind of reward."""
+    """What of a run tells who labelled: its study, the judges of every pair step, and who rewards by kind of reward.
+
+    Any reward is that of the judge that rewards (""), and the rules' too where harm costs.
+    """
 
     checkpoints: Sequence[Checkpoint]
     study: Mapping[str, Any]
@@ -175,21 +179,6 @@ def _read_study(store: Store) -> Mapping[str, Any]:
         return {}
 
 
-def _rewards(store: Store) -> dict[str, frozenset[str]]:
-    """Who rewards, by kind of reward: the judge that rewards ("" for any), and the rules too where harm costs."""
-    try:
-        rewarder = read_rewarder(store)
-    except (StudyError, ValueError, KeyError, AttributeError, RecursionError):
-        return {}
-    if rewarder is None:
-        return {}
-    rules = {name for name, one in _judges(_read_study(store)).items() if one.get("kind") == RULES}
-    return {"": frozenset({rewarder.name}), "penalized": frozenset({rewarder.name, *rules})}
-
-
-# --- the judges ---------------------------------------------------------------------------------------------------
-
-
 def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:
     """Judge → its own name, and those of judges with the very rubric of one of its own: they are one judge."""
     names = dict(zip(table.judges, table.judge_names, strict=True))
@@ -203,12 +192,6 @@ def _names_of(table: ScoreTable) -> dict[str, frozenset[str]]:
             for label in ours:
                 found[label] |= {names[other] for other in ours}
     return {label: frozenset(all_) for label, all_ in found.items()}
-
-
-def _judges_of_state(store: Store, study: Mapping[str, Any]) -> set[str]:
-    """The judges that read the end state, as the study and its run say."""
-    noted = json.loads(store.meta(STATE_KEY) or "[]")
-    return {*noted, *(name for name, one in _judges(study).items() if reads_state(one.get("kind")))}
 
 
 def _reading_state(table: ScoreTable, said: Set[str]) -> frozenset[str]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from holdfast.records import Analysis, Estimate, Family, can_be_told
+from holdfast.records import Analysis, Family, can_be_told
 from holdfast.records.checkpoints import DOSE
 from holdfast.records.quantities import CHANGE_SECTIONS, quantity_of
 from holdfast.stats.resample import NOMINAL
@@ -37,7 +37,8 @@ def count_families(analysis: Analysis) -> tuple[Family, ...]:
                 if number in met:
                     continue
                 met.add(number)
-                key = section, one.kind, _split_by(one), one.claim
+                by = (*(axis for axis in SPLITS if axis in one.axes), *(("base",) if one.base is not None else ()))
+                key = section, one.kind, by, one.claim
                 seen[key] += 1
                 away[key] += one.interval[0] > 0 or one.interval[1] < 0
     return tuple(
@@ -52,10 +53,6 @@ def count_families(analysis: Analysis) -> tuple[Family, ...]:
         )
         for (section, kind, by, claim), count in seen.items()
     )
-
-
-def _split_by(one: Estimate) -> tuple[str, ...]:
-    return (*(axis for axis in SPLITS if axis in one.axes), *(("base",) if one.base is not None else ()))
 
 
 def with_families(analysis: Analysis) -> Analysis:

@@ -102,53 +102,42 @@ def read_panel(store: Store, unfit: Iterable[Flag]) -> Panel:
     return _leave_out_partial(_align(cells, tests, read_labels(store, cells.scores), unfit_bits=bits), tests)
 
 
-def _totals(cells: Cells, *, unfit_bits: int) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Counts and sums of scores by (checkpoint, judge, objective, case)."""
-    episodes = cells.episodes
-    shape = (len(episodes.checkpoints), len(cells.judges), len(cells.objectives), len(cells.scores.case_ids))
+def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Panel:
+    episodes, checkpoints = cells.episodes, cells.episodes.checkpoints
+    shape = (len(checkpoints), len(cells.judges), len(cells.objectives), len(cells.scores.case_ids))
     t, j, o = np.nonzero(cells.asked)
     flat = np.ravel_multi_index((episodes.checkpoint[t], j, o, episodes.case[t]), shape) if len(t) else t
     value = cells.value[t, j, o]
     judged = np.isfinite(value)
     fit = judged & ((episodes.flags[t] & unfit_bits) == 0)
-    finished = (episodes.flags[t] & UNFINISHED) == 0
 
     def total(weights: Floats | Bools) -> Floats:
+        """The sum by (checkpoint, judge, objective, case)."""
         return np.bincount(flat, weights=weights, minlength=int(np.prod(shape))).astype(np.float64).reshape(shape)
 
-    clean = np.where(judged, value, 0.0)
-    counts = {"asked": total(np.ones(len(flat))), "finished": total(finished)}
+    counts = {"asked": total(np.ones(len(flat))), "finished": total((episodes.flags[t] & UNFINISHED) == 0)}
     counts |= {"judged": total(judged), "fit": total(fit)}
-    sums = {"values": total(clean), "fit": total(np.where(fit, clean, 0.0))}
-    return counts, sums
-
-
-def _align(cells: Cells, tests: Masks, labels: Labels, *, unfit_bits: int) -> Panel:
-    counts, sums = _totals(cells, unfit_bits=unfit_bits)
-    others = counts["asked"] - counts["fit"]
-    sums |= {"low": sums["fit"] + LOWEST_SCORE * others, "high": sums["fit"] + HIGHEST_SCORE * others}
-    over = {"values": counts["judged"], "fit": counts["fit"], "low": counts["asked"], "high": counts["asked"]}
-    checkpoints = cells.episodes.checkpoints
     rows, index, masks = _rows(checkpoints, cells.judges, tests, counts["asked"])
-    rows = _relate(rows, checkpoints, labels)
 
     def arrange(one: Floats, fill: float) -> Floats:
-        picked = one[index[0], index[1]].transpose(1, 0, 2)
-        return np.where(masks[None], picked, fill)
+        return np.where(masks[None], one[index[0], index[1]].transpose(1, 0, 2), fill)
 
-    means = {name: np.divide(sums[name], n, out=np.full(n.shape, np.nan), where=n > 0) for name, n in over.items()}
+    def mean(sums: Floats, n: Floats) -> Floats:
+        return arrange(np.divide(sums, n, out=np.full(n.shape, np.nan), where=n > 0), np.nan)
+
+    fit_sums, others = total(np.where(fit, value, 0.0)), counts["asked"] - counts["fit"]
     return Panel(
-        rows=rows,
+        rows=_relate(rows, checkpoints, labels),
         objectives=cells.objectives,
         counts={name: arrange(part, 0.0).sum(axis=2).astype(np.int64) for name, part in counts.items()},
         cells=cells,
         tested=cells.count(tests),
         roles=read_roles(checkpoints),
         labels=labels,
-        values=arrange(means["values"], np.nan),
-        fit=arrange(means["fit"], np.nan),
-        low=arrange(means["low"], np.nan),
-        high=arrange(means["high"], np.nan),
+        values=mean(total(np.where(judged, value, 0.0)), counts["judged"]),
+        fit=mean(fit_sums, counts["fit"]),
+        low=mean(fit_sums + LOWEST_SCORE * others, counts["asked"]),
+        high=mean(fit_sums + HIGHEST_SCORE * others, counts["asked"]),
     )
 
 
@@ -157,43 +146,32 @@ def _rows(
 ) -> tuple[tuple[Row, ...], NDArray[np.int64], Bools]:
     """The rows, their (checkpoint, judge) indices (2, rows), and their test cases (rows, cases)."""
     rows, index, masks = [], [], []
-    for number, checkpoint in enumerate(checkpoints):
+    for number, one in enumerate(checkpoints):
+        about: dict[str, Any] = {"base": one.base, "lineage": one.lineage, "axes": one.axes, "checkpoint": number}
         for judge, name in enumerate(judges):
-            for seed in splits_of(checkpoint, tests):
-                if not (asked[number, judge].any(axis=0) & tests[seed]).any():
-                    continue
-                rows.append(
-                    Row(
-                        base=checkpoint.base,
-                        lineage=checkpoint.lineage,
-                        axes=checkpoint.axes,
-                        judge=name,
-                        split_seed=seed,
-                        train_seed=checkpoint.train_seed,
-                        checkpoint=number,
-                    )
-                )
-                index.append((number, judge))
-                masks.append(tests[seed])
-    cases = asked.shape[-1]
-    stacked = np.array(masks, dtype=np.bool_).reshape(len(rows), cases)
+            for seed in splits_of(one, tests):
+                if (asked[number, judge].any(axis=0) & tests[seed]).any():
+                    rows.append(Row(judge=name, split_seed=seed, train_seed=one.train_seed, **about))
+                    index.append((number, judge))
+                    masks.append(tests[seed])
+    stacked = np.array(masks, dtype=np.bool_).reshape(len(rows), asked.shape[-1])
     return tuple(rows), np.array(index, dtype=np.int64).reshape(-1, 2).T, stacked
 
 
 def _relate(rows: Sequence[Row], checkpoints: Sequence[Checkpoint], labels: Labels) -> tuple[Row, ...]:
     """The rows with how each one's judge stands to it; that of a base is the one to all that it is compared with."""
-    known = {(one.checkpoint, one.judge): labels.relation(one.judge, checkpoints[one.checkpoint]) for one in rows}
+    known = [labels.relation(row.judge, checkpoints[row.checkpoint]) for row in rows]
     trained: dict[tuple[str, str], set[Labelled]] = {}
-    for row in rows:
+    for row, labelled in zip(rows, known, strict=True):
         if row.lineage:
-            trained.setdefault((row.base, row.judge), set()).add(known[row.checkpoint, row.judge])
+            trained.setdefault((row.base, row.judge), set()).add(labelled)
+    found = [
+        labelled if row.lineage else join(trained.get((row.base, row.judge), ()))
+        for row, labelled in zip(rows, known, strict=True)
+    ]
     return tuple(
-        replace(
-            row,
-            labelled=known[row.checkpoint, row.judge] if row.lineage else join(trained.get((row.base, row.judge), ())),
-            reads_state=labels.reads_state(row.judge),
-        )
-        for row in rows
+        replace(row, labelled=labelled, reads_state=labels.reads_state(row.judge))
+        for row, labelled in zip(rows, found, strict=True)
     )
 
 

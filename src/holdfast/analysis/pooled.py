@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from holdfast.analysis.design import BASE, Contrast, Design, contrast, describe_arm, over, splits_differ, subject
+from holdfast.analysis.design import BASE, Contrast, Design, Terms, contrast, describe_arm, over, splits_differ, subject
 from holdfast.analysis.roles import HELPFULNESS, SAFETY, Arm
 from holdfast.records import FEW_CASES, Estimate, Unbounded, cannot_be_told
 from holdfast.records.arrays import Floats
@@ -49,14 +49,6 @@ def missing_interval(found: Spread, claim: Claim, unit: str) -> tuple[str, ...]:
     return few
 
 
-def _counts(found: Spread, one: Contrast) -> dict[str, int]:
-    return {"cases": found.cases, one.unit: found.seeds, "runs": one.runs, "bases": one.bases}
-
-
-def _claim_caveats(claim: Claim, one: Contrast) -> tuple[str, ...]:
-    return ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out
-
-
 def spreads(design: Design, *contrasts: Contrast) -> tuple[Spread, Spread | None]:
     """Contrasts with what their claims treat as random; then the same with seeds taken within each base and judge,
     where that is not how they are taken.
@@ -67,18 +59,16 @@ def spreads(design: Design, *contrasts: Contrast) -> tuple[Spread, Spread | None
     """
     weights = np.stack([one.weights for one in contrasts])
     by_unit = [np.stack(some) for some in zip(*(one.by_unit for one in contrasts), strict=True)]
-    names = dict.fromkeys(name for one in contrasts for name in one.cells)
     idle = (np.zeros_like(contrasts[0].weights),) * len(by_unit)
     cells = [
         [np.stack(some) for some in zip(*(one.cells.get(name, idle) for one in contrasts), strict=True)]
-        for name in names
+        for name in dict.fromkeys(name for one in contrasts for name in one.cells)
     ]
-    if len(cells) < 2:
-        return spread(design.sample, weights, by_unit), None
-    pooled = spread(design.sample, weights, by_unit, cells)
-    if splits_differ(contrasts[0].units):
-        return spread(design.sample, weights, by_unit), pooled
-    return pooled, None
+    shared = splits_differ(contrasts[0].units)
+    pooled = spread(design.sample, weights, by_unit, cells) if len(cells) > 1 else None
+    if pooled is not None and not shared:
+        return pooled, None
+    return spread(design.sample, weights, by_unit), pooled
 
 
 def _seed_caveats(found: Spread, beside: Spread | None, unit: str) -> tuple[str, ...]:
@@ -102,43 +92,38 @@ def differences(design: Design, one: Contrast, kind: str, **about: Any) -> Itera
     """A contrast as estimates in score points, one for each claim that can be made of it."""
     found, beside = spreads(design, one)
     value = float(found.values[0]) if np.isfinite(found.values[0]) else None
-    for claim in CLAIMS:
-        if claim == "recipe" and not one.by_unit:
-            continue
+    for claim in CLAIMS if one.by_unit else CLAIMS[:1]:
         seeds = claim == "recipe"
-        yield Estimate(
-            kind=kind,
-            estimator=POOLED,
-            value=value,
-            interval=interval(found, seeds=seeds),
-            claim=claim,
-            resampled=resampled(claim, one.unit),
-            n=_counts(found, one),
-            caveats=missing_interval(found, claim, one.unit)
-            + (_seed_caveats(found, beside, one.unit) if seeds else ())
-            + _claim_caveats(claim, one),
-            **about,
-        )
+        caveats = missing_interval(found, claim, one.unit) + (_seed_caveats(found, beside, one.unit) if seeds else ())
+        yield _claim_row(claim, one, found, interval(found, seeds=seeds), caveats, kind=kind, value=value, **about)
+
+
+def _claim_row(
+    claim: Claim,
+    one: Contrast,
+    found: Spread,
+    shown: tuple[float, float] | Unbounded | None,
+    caveats: tuple[str, ...],
+    **about: Any,
+) -> Estimate:
+    """A claim about a contrast, with what it treats as random and what was left out."""
+    return Estimate(
+        estimator=POOLED,
+        interval=shown,
+        claim=claim,
+        resampled=resampled(claim, one.unit),
+        n={"cases": found.cases, one.unit: found.seeds, "runs": one.runs, "bases": one.bases},
+        caveats=caveats + ((FIXED_BASES,) if claim == "recipe" and one.unit == "seeds" else ()) + one.left_out,
+        **about,
+    )
 
 
 def ratios(design: Design, top: Contrast, bottom: Contrast, **about: Any) -> Iterator[Estimate]:
     """``top`` / ``bottom`` as persistence with Fieller sets, for each claim that can be made of it."""
     found, _ = spreads(design, top, bottom)
-    for claim in CLAIMS:
-        if claim == "recipe" and not top.by_unit:
-            continue
+    for claim in CLAIMS if top.by_unit else CLAIMS[:1]:
         value, kept, caveats = _ratio(found, claim, top.unit)
-        yield Estimate(
-            kind="persistence",
-            estimator=POOLED,
-            value=value,
-            interval=kept,
-            claim=claim,
-            resampled=resampled(claim, top.unit),
-            n=_counts(found, top),
-            caveats=caveats + _claim_caveats(claim, top),
-            **about,
-        )
+        yield _claim_row(claim, top, found, kept, caveats, kind="persistence", value=value, **about)
 
 
 def _ratio(
@@ -199,97 +184,85 @@ def delta_rows(design: Design) -> Iterator[Estimate]:
 
 def persistence_rows(design: Design) -> Iterator[Estimate]:
     """Induced, erosion, retained, their controls and persistence at every level and axis, per objective."""
-    cores = design.core_axes
-    choices: list[tuple[dict[str, Any], Sequence[Core]]] = [(dict(core), (core,)) for core in cores]
-    if len(cores) > 1:
-        choices.append(({}, cores))
+    choices = [Where(dict(core), (core,)) for core in design.core_axes]
+    if len(choices) > 1:
+        choices.append(Where({}, design.core_axes))
+    objectives = [one for one in (SAFETY, HELPFULNESS) if one in design.panel.objectives]
     for arm in design.arms:
-        for objective in (SAFETY, HELPFULNESS):
-            if objective not in design.panel.objectives:
-                continue
-            for axes, chosen in choices:
-                yield from _stage_rows(design, objective, arm, axes, chosen)
-    for axes, chosen in choices:
-        yield from _reward_rows(design, axes, chosen)
-    for objective in (SAFETY, HELPFULNESS):
-        if objective in design.panel.objectives:
-            for axes, chosen in choices:
-                yield from _control_rows(design, objective, axes, chosen)
+        for objective in objectives:
+            for where in choices:
+                yield from _stage_rows(design, objective, arm, where)
+    for where in choices:
+        yield from _reward_rows(design, where)
+    for objective in objectives:
+        for where in choices:
+            yield from _control_rows(design, objective, where)
 
 
 Lineage = tuple[str, ...]
 Sign = tuple[Lineage, float]
 
 
+class Where(NamedTuple):
+    """Axes of training that rows are about, as an estimate has them and as the configurations do."""
+
+    axes: dict[str, Any]
+    cores: Sequence[Core]
+
+
 def _pooled(
     design: Design, objective: str, cores: Sequence[Core], *signs: Sign
 ) -> Iterator[tuple[Mapping[str, Any], Contrast]]:
     """The contrast of lineages at their smallest dose, over all axes in ``cores``, at every level."""
-    terms = [[(design.main(lineage, core), sign) for lineage, sign in signs] for core in cores]
-    if any(config is None for one in terms for config, _ in one):
-        return
-    found = [tuple((config, sign) for config, sign in one if config is not None) for one in terms]
+    found: list[Terms] = []
+    for core in cores:
+        terms = [(config, sign) for lineage, sign in signs if (config := design.main(lineage, core)) is not None]
+        if len(terms) < len(signs):
+            return
+        found.append(tuple(terms))
     for fields, keys, *_ in design.levels((config for one in found for config, _ in one), objective):
-        yield (
-            fields,
-            contrast(design, design.objective(objective), [part for one in found for part in over(keys, *one)]),
-        )
+        parts = [part for one in found for part in over(keys, *one)]
+        yield fields, contrast(design, design.objective(objective), parts)
 
 
-def _stage_rows(
-    design: Design, objective: str, arm: Arm, axes: dict[str, Any], cores: Sequence[Core]
-) -> Iterator[Estimate]:
+def _stage_rows(design: Design, objective: str, arm: Arm, where: Where) -> Iterator[Estimate]:
     """What the first stage induced, what the second eroded and left, and the same against controls."""
     both = arm.ordered(objective)
     first, second = (both[0],), (both[1],)
     unit, caveats = describe_arm(arm)
     rivals = [one for one in design.arms if one.ordered(objective)[0] == both[0]]
-    for estimate in _compared(design, objective, "induced", first, (axes, cores), (first, 1.0), (second, -1.0)):
+    for estimate in _compared(design, objective, "induced", first, where, (first, 1.0), (second, -1.0)):
         named = f"against {both[1]}" if len(rivals) > 1 else unit
         yield replace(estimate, unit=named, caveats=caveats + estimate.caveats)
-    for estimate in _kept_rows(design, objective, (both, second), axes, cores):
+    for estimate in _kept_rows(design, objective, both, second, where):
         yield replace(estimate, unit=estimate.unit or unit, caveats=caveats + estimate.caveats)
 
 
 def _compared(
-    design: Design,
-    objective: str,
-    kind: str,
-    lineage: Lineage,
-    where: tuple[dict[str, Any], Sequence[Core]],
-    *signs: Sign,
+    design: Design, objective: str, kind: str, lineage: Lineage, where: Where, *signs: Sign
 ) -> Iterator[Estimate]:
     """A contrast of lineages as rows of one kind about one of them."""
-    axes, cores = where
-    for fields, one in _pooled(design, objective, cores, *signs):
-        yield from differences(design, one, kind, **fields, lineage=lineage, axes=axes, objective=objective)
+    for fields, one in _pooled(design, objective, where.cores, *signs):
+        yield from differences(design, one, kind, **fields, lineage=lineage, axes=where.axes, objective=objective)
 
 
-def _kept_rows(
-    design: Design,
-    objective: str,
-    lineages: tuple[Lineage, Lineage],
-    axes: dict[str, Any],
-    cores: Sequence[Core],
-) -> Iterator[Estimate]:
-    """What the stages after the first eroded and left: ``lineages`` are the whole, and what it is held against."""
-    both, second = lineages
-    first, where = both[:1], (axes, cores)
+def _kept_rows(design: Design, objective: str, both: Lineage, second: Lineage, where: Where) -> Iterator[Estimate]:
+    """What the stages after the first eroded and left of ``both``; ``second`` is what it is held against."""
+    first = both[:1]
     yield from _compared(design, objective, "erosion", both, where, (both, 1.0), (first, -1.0))
     yield from _compared(design, objective, "retained", both, where, (both, 1.0), (second, -1.0))
     for control in design.roles.controls(both[0], design.lineages):
-        signs: tuple[Sign, Sign] = ((both, 1.0), (control, -1.0))
-        for estimate in _compared(design, objective, "erosion_vs_control", both, where, *signs):
-            # The first stage cancels: erosion minus the control's erosion is both minus control.
-            yield replace(estimate, unit=f"against {','.join(control)}")
+        # The first stage cancels: erosion minus the control's erosion is both minus control.
+        rows = _compared(design, objective, "erosion_vs_control", both, where, (both, 1.0), (control, -1.0))
+        yield from (replace(one, unit=f"against {','.join(control)}") for one in rows)
     # A sign of zero keeps a lineage in the list of what a replicate must have, so that both sums are of the same runs.
-    tops = _pooled(design, objective, cores, (both, 1.0), (second, -1.0), (first, 0.0))
-    bottoms = _pooled(design, objective, cores, (both, 0.0), (second, -1.0), (first, 1.0))
+    tops = _pooled(design, objective, where.cores, (both, 1.0), (second, -1.0), (first, 0.0))
+    bottoms = _pooled(design, objective, where.cores, (both, 0.0), (second, -1.0), (first, 1.0))
     for (fields, top), (_, bottom) in zip(tops, bottoms, strict=True):
-        yield from ratios(design, top, bottom, **fields, lineage=both, axes=axes, objective=objective)
+        yield from ratios(design, top, bottom, **fields, lineage=both, axes=where.axes, objective=objective)
 
 
-def _reward_rows(design: Design, axes: dict[str, Any], cores: Sequence[Core]) -> Iterator[Estimate]:
+def _reward_rows(design: Design, where: Where) -> Iterator[Estimate]:
     """The same of stages that learn from rewards: held against these alone, or the base where they were not trained."""
     told: set[tuple[Lineage, Lineage]] = set()
     for lineage in design.roles.through_rewards(design.lineages):
@@ -297,24 +270,19 @@ def _reward_rows(design: Design, axes: dict[str, Any], cores: Sequence[Core]) ->
         if objective is None or objective not in design.panel.objectives:
             continue
         first, second = lineage[:1], lineage[1:] if lineage[1:] in design.lineages else ()
-        name = ",".join(second) or "base"
         caveats = () if second else (f"{','.join(lineage[1:])} alone was not trained: held against the base",)
         if (first, second) not in told:
             told.add((first, second))
-            signs: tuple[Sign, Sign] = ((first, 1.0), (second, -1.0))
-            for row in _compared(design, objective, "induced", first, (axes, cores), *signs):
-                yield replace(row, unit=f"against {name}")
-        for row in _kept_rows(design, objective, (lineage, second), axes, cores):
+            for row in _compared(design, objective, "induced", first, where, (first, 1.0), (second, -1.0)):
+                yield replace(row, unit=f"against {','.join(second) or 'base'}")
+        for row in _kept_rows(design, objective, lineage, second, where):
             held = row.kind in ("retained", "persistence")
             yield replace(row, caveats=caveats + row.caveats) if held else row
 
 
-def _control_rows(design: Design, objective: str, axes: dict[str, Any], cores: Sequence[Core]) -> Iterator[Estimate]:
+def _control_rows(design: Design, objective: str, where: Where) -> Iterator[Estimate]:
     """What more training without the other objective does to what a stage of this objective left."""
-    firsts = dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped)
-    for first in firsts:
+    for first in dict.fromkeys(arm.ordered(objective)[0] for arm in design.arms if not arm.flipped):
         for control in design.roles.controls(first, design.lineages):
             signs: tuple[Sign, Sign] = ((control, 1.0), ((first,), -1.0))
-            about = {"lineage": control, "axes": axes, "objective": objective}
-            for fields, one in _pooled(design, objective, cores, *signs):
-                yield from differences(design, one, "erosion_control", **fields, **about)
+            yield from _compared(design, objective, "erosion_control", control, where, *signs)

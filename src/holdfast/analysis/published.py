@@ -22,7 +22,6 @@ from holdfast.analysis.design import (
     compare,
     describe_arm,
     match,
-    row_subject,
     subject,
 )
 from holdfast.analysis.panel import Config, Replicate
@@ -63,11 +62,8 @@ def _whose(level: Level) -> tuple[str, ...]:
     """Which judges of the same checkpoints are averaged, as published; nothing where none are."""
     if not level.averaged:
         return ()
-    return (f"as published: the mean of judges of the same checkpoints: {', '.join(_judges_of(level.keys))}",)
-
-
-def _judges_of(keys: Iterable[Key]) -> list[str]:
-    return sorted({key.judge for key in keys})
+    names = sorted({key.judge for key in level.keys})
+    return (f"as published: the mean of judges of the same checkpoints: {', '.join(names)}",)
 
 
 def score_rows(design: Design) -> Iterator[Estimate]:
@@ -76,12 +72,18 @@ def score_rows(design: Design) -> Iterator[Estimate]:
     cases = np.isfinite(design.panel.values).sum(axis=2)
     for objective, name in enumerate(design.panel.objectives):
         for index, row in enumerate(design.panel.rows):
+            seeds = {"split_seed": row.split_seed, "train_seed": row.train_seed}
             yield Estimate(
                 kind="mean",
                 estimator=PUBLISHED,
                 objective=name,
                 n={"cases": int(cases[objective, index]), "runs": 1},
-                **row_subject(row),
+                base=row.base,
+                lineage=row.lineage,
+                axes=dict(row.axes) | {name: seed for name, seed in seeds.items() if seed is not None},
+                judge=row.judge,
+                labelled=row.labelled,
+                reads_state=row.reads_state,
                 **_finite(float(means[objective, index])),
             )
         for config in design.configs:
@@ -89,17 +91,13 @@ def score_rows(design: Design) -> Iterator[Estimate]:
                 rows, left_out = compare(design, level.keys, [config], name)
                 left_out = _whose(level) + left_out
                 about = {**level.fields, **subject(config), "objective": name, "n": {"runs": len(rows[config])}}
-                mean = _mean(design, objective, rows[config])
-                yield Estimate(kind="mean", estimator=PUBLISHED, **about, **_finite(mean, left_out))
-                yield _deviation(means[objective, rows[config]], about, left_out)
-
-
-def _deviation(found: Floats, about: dict[str, Any], left_out: tuple[str, ...]) -> Estimate:
-    """The standard deviation of run means, with n − 1."""
-    if len(found) < 2:
-        caveats = ("fewer than 2 runs: no deviation", *left_out)
-        return Estimate(kind="std", estimator=PUBLISHED, value=None, caveats=caveats, **about)
-    return Estimate(kind="std", estimator=PUBLISHED, **about, **_finite(float(np.std(found, ddof=1)), left_out))
+                own = means[objective, rows[config]]
+                mean = _finite(_mean(design, objective, rows[config]), left_out)
+                yield Estimate(kind="mean", estimator=PUBLISHED, **about, **mean)
+                deviation: dict[str, Any] = {"value": None, "caveats": ("fewer than 2 runs: no deviation", *left_out)}
+                if len(own) > 1:
+                    deviation = _finite(float(np.std(own, ddof=1)), left_out)
+                yield Estimate(kind="std", estimator=PUBLISHED, **about, **deviation)
 
 
 def delta_rows(design: Design) -> Iterator[Estimate]:
@@ -150,10 +148,10 @@ def _run_points(design: Design, keys: Container[Key]) -> tuple[list[tuple[float,
     wanted = {BASE, *design.recipes}
     absolute, delta = [], []
     counted: set[int] = set()
-    for (*place, config), cell in design.cells.items():
-        if config not in wanted or Key(*place) not in keys:
+    for (key, config), cell in design.rows.items():
+        if config not in wanted or key not in keys:
             continue
-        home = design.cells.get((*Key(*place), BASE), {})
+        home = design.rows.get((key, BASE), {})
         for replicate, row in cell.items():
             if row in counted:  # a base stands in every recipe
                 continue
@@ -162,12 +160,8 @@ def _run_points(design: Design, keys: Container[Key]) -> tuple[list[tuple[float,
             parent = home.get((replicate[0], None))
             if config != BASE and parent is not None:
                 delta.append((float(x[row] - x[parent]), float(y[row] - y[parent])))
-    return _finite_points(absolute), _finite_points(delta)
-
-
-def _finite_points(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that have both scores."""
-    return [point for point in points if bool(np.isfinite(point).all())]
+    first, second = ([one for one in points if bool(np.isfinite(one).all())] for points in (absolute, delta))
+    return first, second
 
 
 def frontier_rows(design: Design) -> Iterator[Estimate]:
@@ -186,20 +180,19 @@ def frontier_rows(design: Design) -> Iterator[Estimate]:
 
     for level in design.published_levels(recipes, HELPFULNESS, SAFETY):
         keys = level.keys
+        if level.span == "base":
+            yield from fit([keys], recipes, BASE_DELTA_POINTS, level, relative=True)
         if level.span in ("base", "cell"):
-            if level.span == "base":
-                yield from fit([keys], recipes, BASE_DELTA_POINTS, level, relative=True)
             continue
         groups = [group for _, group in by_base(keys)]
         yield from fit(groups, recipes, DELTA_POINTS, level, relative=True)
-        if level.span != "all":
-            continue
-        yield from fit([keys], recipes, MEAN_DELTA_POINTS, level, relative=True)
-        yield from fit(groups, every, ABSOLUTE_POINTS, level, relative=False)
-        yield from fit(groups, recipes, TRAINED_POINTS, level, relative=False)
-        absolute, delta = _run_points(design, set(keys))
-        yield from _fit(absolute, RUN_POINTS, level.fields, _whose(level))
-        yield from _fit(delta, RUN_DELTA_POINTS, level.fields, _whose(level))
+        if level.span == "all":
+            yield from fit([keys], recipes, MEAN_DELTA_POINTS, level, relative=True)
+            yield from fit(groups, every, ABSOLUTE_POINTS, level, relative=False)
+            yield from fit(groups, recipes, TRAINED_POINTS, level, relative=False)
+            absolute, delta = _run_points(design, set(keys))
+            yield from _fit(absolute, RUN_POINTS, level.fields, _whose(level))
+            yield from _fit(delta, RUN_DELTA_POINTS, level.fields, _whose(level))
 
 
 def _fit(
@@ -216,11 +209,9 @@ def _fit(
     line, r = ordinary_lines(values[:, 0], values[:, 1]), float(correlations(values[:, 0], values[:, 1]))
     found = (float(line.slope), float(line.intercept), r, r * r, slope_p_value(r, len(values)))
     for kind, value in zip(kinds, found, strict=True):
-        caveats = ((NOT_INDEPENDENT,) if kind in ("r2", "p") else ()) + left_out
-        if np.isfinite(value):
-            yield Estimate(kind=kind, value=value, caveats=caveats, **about)
-        else:
-            yield Estimate(kind=kind, value=None, caveats=("no variation in safety", *left_out), **about)
+        known = np.isfinite(value)
+        first = ("no variation in safety",) if not known else (NOT_INDEPENDENT,) if kind in ("r2", "p") else ()
+        yield Estimate(kind=kind, value=value if known else None, caveats=(*first, *left_out), **about)
 
 
 # --- persistence ----------------------------------------------------------------------------------------------
@@ -245,7 +236,10 @@ def persistence_rows(design: Design, draws: int, rng: np.random.Generator) -> It
         for key in design.keys_for(chosen, SAFETY, HELPFULNESS)
     }
     drawn = _draw_keys(design, matched, draws, rng)
-    points = {place: _contrasts(_point_means(design, matched[place], objectives)[None])[0] for place in drawn}
+    points = {
+        place: _contrasts(np.array([[[_mean(design, one, rows) for rows in runs] for one in objectives]]))[0]
+        for place, runs in ((place, matched[place].rows.values()) for place in drawn)
+    }
     for slot, chosen in wanted.items():
         for level in design.published_levels(chosen, SAFETY, HELPFULNESS):
             kept = [(slot, key) for key in level.keys if (slot, key) in drawn]
@@ -254,11 +248,6 @@ def persistence_rows(design: Design, draws: int, rng: np.random.Generator) -> It
             left_out = tuple(dict.fromkeys(words for key in level.keys for words in matched[slot, key].left_out))
             about = {**level.fields, "axes": dict(slot[1])}
             yield from _persistence(slot[0], point, stacked, _whose(level) + left_out, about)
-
-
-def _point_means(design: Design, matched: Matched, objectives: Sequence[int]) -> Floats:
-    """Means of S, H, S→H, H→S on (safety, helpfulness): shape (2, 4)."""
-    return np.array([[_mean(design, one, rows) for rows in matched.rows.values()] for one in objectives])
 
 
 def _contrasts(means: Floats) -> Floats:
@@ -281,10 +270,9 @@ def _draw_keys(
         here = [(slot, one) for (slot, other), one in matched.items() if other == key and one.replicates]
         cells = [dict(zip(one.replicates, rows, strict=True)) for _, one in here for rows in one.rows.values()]
         means = _resampled_cells(design, cells, draws=draws, rng=rng)
-        start = 0
-        for slot, one in here:
-            found[slot, key] = _contrasts(means[:, :, start : start + len(one.rows)])
-            start += len(one.rows)
+        ends = np.cumsum([len(one.rows) for _, one in here])
+        for (slot, one), end in zip(here, ends, strict=True):
+            found[slot, key] = _contrasts(means[:, :, end - len(one.rows) : end])
     return found
 
 

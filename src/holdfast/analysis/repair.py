@@ -9,11 +9,15 @@ Kinds of rows, all of the estimator "pooled" unless said otherwise:
     off_line        signed distance from the line through the plain recipes, in score points; positive is better on both
     off_line_lower  its one-sided lower bound, at 95 % for all repairs of the study together (Bonferroni): above 0 a
                     repair leaves the line
-    off_merges      the same distance from the curve of the merges of S and H (``analysis.mergecurve``)
+    off_merges      the same distance from the curve of the merges of S and H
     repair_change   a repair minus its plain counterpart, by objective ("against …" is the unit)
     repair_steps, repair_pairs    what its last stage takes (estimator "measured"); a merge takes nothing
     reteach_lower   one-sided lower bound of safety after re-teaching minus safety after the first stage, at a dose
     reteach_dose    the smallest dose that, with every larger one, keeps that bound above the gate's margin
+
+A line through other recipes is a weak rival where the trade-off bends. Merges of the safety and the helpfulness stage
+at several shares are mixtures of the two, and show how the trade-off runs between them: their curve is a parabola
+through both stages and their merges, for each base, in coordinates along and off the chord of the two stages.
 """
 
 from __future__ import annotations
@@ -27,7 +31,6 @@ import numpy as np
 from holdfast.analysis.design import (
     Design,
     Key,
-    by_base,
     contrast,
     dose_of,
     match,
@@ -39,29 +42,32 @@ from holdfast.analysis.design import (
 from holdfast.analysis.frontier import (
     EXPLORATORY,
     MIN_LINE_POINTS,
+    THESE_WEIGHTS,
     Drawn,
+    Statistic,
     claim_row,
-    cloud,
+    claims_of,
+    delta_clouds,
     describe_cloud,
     distance_caveats,
     distance_of,
+    distance_rows,
     distances_of,
-    draw_cloud,
-    interval_of,
     whitening,
 )
-from holdfast.analysis.mergecurve import merge_curve_rows
 from holdfast.analysis.panel import HIGHEST_SCORE, LOWEST_SCORE, Config
-from holdfast.analysis.pooled import CLAIMS, POOLED, differences
-from holdfast.analysis.published import BASE_DELTA_POINTS, DELTA_POINTS
-from holdfast.analysis.roles import HELPFULNESS, MERGE, SAFETY
+from holdfast.analysis.pooled import POOLED, differences
+from holdfast.analysis.roles import HELPFULNESS, MERGE, MERGED, SAFETY, SHARE
 from holdfast.records import Estimate
-from holdfast.records.arrays import Floats
+from holdfast.records.arrays import Bools, Floats
 from holdfast.records.checkpoints import DOSE
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import cluster_means, lower_bound, order_cases
+from holdfast.stats.lines import Lines, curve_distances
+from holdfast.stats.resample import row_means
 from holdfast.study.rules import GateSection
 
+Axes = tuple[tuple[str, Any], ...]
 Measures = Mapping[str, Mapping[str, float]]
 MEASURED = "measured"
 BOUND_LEVEL = 0.95  # one-sided, of all repairs together
@@ -101,51 +107,112 @@ def find_repairs(design: Design) -> list[Config]:
 def _off_line(design: Design, repairs: Sequence[Config], means: Floats) -> Iterator[Estimate]:
     """Every repair against the line that is fitted without it and without the other repairs."""
     for config in repairs:
-        line = _plain_recipes(design, config)
-        for fields, keys, span, _ in design.levels([*line, config], HELPFULNESS, SAFETY):
-            if span == "cell":
-                continue
-            unit = BASE_DELTA_POINTS if span == "base" else DELTA_POINTS
-            points = cloud(design, by_base(keys), [*line, config], relative=True)
-            if config not in points.configs:
-                continue
-            drawn = draw_cloud(design, points, means)
-            yield from _distance_rows(drawn, config, fields, unit, len(repairs))
+        # The recipes at a repair's own axes, whatever its dose and share; all of them where none has these axes.
+        line = [one for one in design.recipes if without_dose(one[1]) == _core(config)] or list(design.recipes)
+        for level, unit, drawn in delta_clouds(design, [*line, config], means):
+            if config in drawn.points.configs:
+                yield from _line_distances(drawn, config, level.fields, unit, len(repairs))
 
 
-def _plain_recipes(design: Design, config: Config) -> list[Config]:
-    """The recipes at a repair's own axes, whatever its dose and share; all of them where none has these axes."""
-    core = tuple((key, value) for key, value in without_dose(config[1]) if key != "share")
-    alike = [one for one in design.recipes if without_dose(one[1]) == core]
-    return alike or list(design.recipes)
-
-
-def _distance_rows(
+def _line_distances(
     drawn: Drawn, config: Config, fields: Mapping[str, Any], unit: str, repairs: int
 ) -> Iterator[Estimate]:
-    tested = np.array([one == config for one in drawn.points.configs])
+    tested: Bools = np.array([one == config for one in drawn.points.configs])
     about = describe_cloud(drawn, fields, unit) | subject(config)
     covariance, caveats = whitening(drawn.points)
-    few = int((~tested).sum()) < MIN_LINE_POINTS
-    distance = distance_of(tested, covariance)
-    value = np.nan if few else float(distance(drawn.x, drawn.y))
-    if not np.isfinite(value):
-        reason = f"{count_noun(int((~tested).sum()), 'points')} of other lineages, or no line through them"
-        yield Estimate(kind="off_line", value=None, caveats=(reason, *drawn.points.left_out), **about)
+    others = int((~tested).sum())
+    lacking = f"{count_noun(others, 'points')} of other lineages, or no line through them"
+    if others < MIN_LINE_POINTS:
+        yield Estimate(kind="off_line", value=None, caveats=(lacking, *drawn.points.left_out), **about)
         return
+    distance = distance_of(tested, covariance)
+    bent = {claim: (*distance_caveats(drawn, tested, covariance, claim), *caveats) for claim in claims_of(drawn)}
     # Two-sided at 1 − 2 α / m is one-sided at 1 − α / m.
     level = 1 - 2 * (1 - BOUND_LEVEL) / repairs
     shared = f"holds for {count_noun(repairs, 'repairs')} of the study together"
-    for claim in CLAIMS:
-        if claim == "recipe" and not drawn.points.units:
-            continue
-        row = Estimate(kind="off_line", value=value, interval=interval_of(drawn, distance, value, claim), **about)
-        bent = distance_caveats(drawn, tested, covariance, claim)
-        yield claim_row(drawn, row, claim, (EXPLORATORY, *bent, *caveats))
-        away = distances_of(drawn, distance, claim, level)
-        low = None if away is None else value - away[0]
-        bound = replace(row, kind="off_line_lower", value=low, interval=None, unit=ONE_SIDED)
-        yield claim_row(drawn, bound, claim, (shared, *bent, *caveats))
+    about["kind"] = "off_line"
+    for row in distance_rows(drawn, distance, about, lacking, lambda claim: (EXPLORATORY, *bent[claim])):
+        yield row
+        if row.value is not None:
+            away = distances_of(drawn, distance, row.claim, level)
+            low = None if away is None else row.value - away[0]
+            bound = replace(row, kind="off_line_lower", value=low, interval=None, unit=ONE_SIDED)
+            yield claim_row(drawn, bound, row.claim, (shared, *bent[row.claim]))
+
+
+# --- the curve of merges ------------------------------------------------------------------------------------------
+
+
+def merge_curve_rows(design: Design, repairs: Sequence[Config], means: Floats) -> Iterator[Estimate]:
+    """Every joint recipe and repair that is no merge against the curve of the merges of S and H; none without merges.
+
+    Kind ``off_merges``: signed distance from the curve, in score points; positive is better on both.
+    """
+    tested = [one for one in design.recipes if design.roles.is_joint(one[0])]
+    tested += [one for one in repairs if design.roles.repairs(one[0]) != MERGE]
+    for core in design.core_axes:
+        ends, merges = _merges(design, core)
+        for config in (one for one in tested if merges and _core(one) == core):
+            yield from _off_curve(design, (*ends, *merges, config), means)
+
+
+def _core(config: Config) -> Axes:
+    """The axes of a configuration but its dose and the share of a merge or a mixture."""
+    return tuple(one for one in without_dose(config[1]) if one[0] != SHARE)
+
+
+def _merges(design: Design, core: Axes) -> tuple[tuple[Config, ...], list[Config]]:
+    """A safety and a helpfulness stage at some axes, and the merges of just these two; none where there are none.
+
+    Of several pairs of stages it is the one with most merges.
+    """
+    parents = {
+        one.lineage: one.stages[-1].settings.get(MERGED, ())
+        for one in design.panel.trajectories.checkpoints
+        if one.stages and design.roles.repairs(one.lineage) == MERGE
+    }
+    found: dict[tuple[tuple[str, ...], ...], list[Config]] = {}
+    for config in design.configs:
+        of = tuple(sorted(map(tuple, parents.get(config[0], ()))))
+        goals = [design.roles.single(lineage[0]) for lineage in of if len(lineage) == 1]
+        if sorted(map(str, goals)) == [HELPFULNESS, SAFETY] and len(config[0]) == 1 and _core(config) == core:
+            found.setdefault(of, []).append(config)
+    of = max(found, key=lambda pair: len(found[pair]), default=())
+    ends = tuple(one for one in (design.main(lineage, core) for lineage in of) if one is not None)
+    return (ends, found[of]) if ends and len(ends) == len(of) else ((), [])
+
+
+def _off_curve(design: Design, chosen: tuple[Config, ...], means: Floats) -> Iterator[Estimate]:
+    """The last of some configurations against the curve of the others, of which the first two are its ends."""
+    for level, unit, drawn in delta_clouds(design, chosen, means):
+        if set(chosen) <= set(drawn.points.configs):
+            about = describe_cloud(drawn, level.fields, unit) | subject(chosen[-1]) | {"kind": "off_merges"}
+            distance = _curve_distance(drawn, chosen[:2], chosen[-1])
+            yield from distance_rows(
+                drawn,
+                distance,
+                about,
+                "no curve through the merges",
+                lambda claim: (EXPLORATORY, *((THESE_WEIGHTS,) if claim == "checkpoint" else ())),
+            )
+
+
+def _curve_distance(drawn: Drawn, ends: Sequence[Config], config: Config) -> Statistic:
+    """The mean over bases of a configuration's distance from the curve of its base's merges."""
+    configs, bases = drawn.points.configs, drawn.points.bases
+    places = [[place for place, one in enumerate(bases) if one == base] for base in dict.fromkeys(bases)]
+
+    def distance(x: Floats, y: Floats) -> Floats:
+        found = []
+        for own in places:
+            first, last = (next(place for place in own if configs[place] == end) for end in ends)
+            slope = (y[..., last] - y[..., first]) / (x[..., last] - x[..., first])
+            chord = Lines(slope=slope, intercept=y[..., first] - slope * x[..., first])
+            tested: Bools = np.array([configs[place] == config for place in own], dtype=np.bool_)
+            found.append(curve_distances(chord, x[..., own], y[..., own], tested))
+        return np.asarray(np.mean(found, axis=0), dtype=np.float64)
+
+    return distance
 
 
 # --- against the plain counterpart ------------------------------------------------------------------------------
@@ -183,7 +250,7 @@ def _changes(design: Design, config: Config) -> Iterator[Estimate]:
 def _costs(design: Design, config: Config, measures: Measures) -> Iterator[Estimate]:
     """Steps and pairs of the last stage, as measured or as its record tells; what is not known has no row."""
     table = design.panel.trajectories
-    rows = {row for (*_, one), cell in design.cells.items() if one == config for row in cell.values()}
+    rows = {row for (_, one), rows in design.rows.items() if one == config for row in rows.values()}
     numbers = sorted({design.panel.rows[row].checkpoint for row in rows})
     for key in ("steps", "pairs"):
         found = []
@@ -257,9 +324,8 @@ def _doses(
             axes=dict(config[1]),
         )
     tried = ", ".join(f"{dose_of(config):g}" for config in doses)
-    told = (
-        f"safety alone is held against {name_config(first)}, at margin {gate.margin:g}; `holdfast gate` has all checks"
-    )
+    against = f"safety alone is held against {name_config(first)}, at margin {gate.margin:g}"
+    told = f"{against}; `holdfast gate` has all checks"
     why = () if passing is not None else (f"none of the doses {tried} passes at margin {gate.margin:g}",)
     yield Estimate(
         kind="reteach_dose",
@@ -284,22 +350,14 @@ def case_changes(
     number, values = design.objective(objective), design.panel.values
     found = [
         values[number, own] - values[number, other]
-        for key in keys
-        for matched in (match(design, key, (config, first), (number,)),)
+        for matched in (match(design, key, (config, first), (number,)) for key in keys)
         for own, other in zip(matched.rows[config], matched.rows[first], strict=True)
     ]
     if not found:
         return np.zeros(0)
-    stacked = np.stack(found)
-    there = np.isfinite(stacked)
-    counts = there.sum(axis=0)
-    sums = np.where(there, stacked, 0.0).sum(axis=0)
-    kept = np.flatnonzero(counts)
-    changes = np.asarray(sums[kept] / counts[kept], dtype=np.float64)
-    scores = design.panel.cells.scores
-    names = [scores.case_ids[case] for case in kept]
-    place = {name: position for position, name in enumerate(names)}
-    order = [place[name] for name in order_cases(names)]
+    changes, scores = row_means(np.stack(found, axis=1)), design.panel.cells.scores
+    place = {scores.case_ids[case]: int(case) for case in np.flatnonzero(np.isfinite(changes))}
+    order = [place[name] for name in order_cases(list(place))]
     if family:
-        return cluster_means(changes[order], [scores.families[kept[position]] for position in order])
+        return cluster_means(changes[order], [scores.families[case] for case in order])
     return np.asarray(changes[order], dtype=np.float64)

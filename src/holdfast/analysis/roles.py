@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from holdfast.records import Checkpoint, StageRecord
+from holdfast.records import Checkpoint
 from holdfast.study.stages import is_rewarded
 
 SAFETY, HELPFULNESS = "safety", "helpfulness"
@@ -58,9 +58,9 @@ class Roles:
     def single(self, name: str) -> str | None:
         """The one objective that a stage trains, or None for a joint stage, a repair, or one without a role."""
         role = self.by_stage.get(name)
-        if role is None or role.repairs is not None:
+        if role is None or role.repairs is not None or len(role.objectives) != 1:
             return None
-        return next(iter(role.objectives)) if len(role.objectives) == 1 else None
+        return next(iter(role.objectives))
 
     def repairs(self, lineage: Lineage) -> str | None:
         """How a lineage's last stage tries to keep a second objective, or None."""
@@ -76,8 +76,7 @@ class Roles:
 
     def flipped(self, name: str) -> bool:
         """Whether a stage is a control with flipped pairs."""
-        role = self.by_stage.get(name)
-        return role is not None and role.flipped
+        return name in self.by_stage and self.by_stage[name].flipped
 
     def is_joint(self, lineage: Lineage) -> bool:
         """Whether a lineage is one stage that trains safety and helpfulness at once."""
@@ -139,10 +138,11 @@ def read_roles(checkpoints: Iterable[Checkpoint]) -> Roles:
     seen: dict[str, set[Role]] = {}
     for checkpoint in known:
         for stage in checkpoint.stages:
+            kept = [name for name, value in stage.settings.items() if value is not None]
             role = Role(
                 objectives=frozenset(stage.objectives),
                 flipped=float(stage.settings.get(FLIP) or 0) > 0,
-                repairs=_repair_of(stage),
+                repairs=MERGE if stage.method == MERGE else next((way for way in KEEPS if way in kept), None),
                 late=stage.name not in early,
                 rewarded=is_rewarded(stage),
             )
@@ -151,10 +151,3 @@ def read_roles(checkpoints: Iterable[Checkpoint]) -> Roles:
         by_stage={name: next(iter(roles)) for name, roles in seen.items() if len(roles) == 1},
         ambiguous=tuple(sorted(name for name, roles in seen.items() if len(roles) > 1)),
     )
-
-
-def _repair_of(stage: StageRecord) -> str | None:
-    """How a stage tries to keep a second objective, as its record tells."""
-    if stage.method == MERGE:
-        return MERGE
-    return next((way for way in KEEPS if stage.settings.get(way) is not None), None)

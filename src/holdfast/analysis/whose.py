@@ -9,7 +9,7 @@ import numpy as np
 
 from holdfast.analysis.design import Design, Key
 from holdfast.analysis.labelled import join
-from holdfast.records import Checkpoint, Estimate, JudgeFacts, Labelled, can_be_told, cannot_be_told
+from holdfast.records import Estimate, JudgeFacts, Labelled, can_be_told, cannot_be_told
 
 LABELLED_WORDS = {
     Labelled.NONE: "labelled none of the pairs",
@@ -64,20 +64,20 @@ def relate_rows(design: Design, rows: Iterable[Estimate], *, ranked: bool = True
             continue
         key = (row.judge, row.base, row.lineage, str(row.axes.get("pair_judge")))
         if key not in made:
-            made[key] = join(labels.relation(row.judge, one) for one in checkpoints if _is_about(row, one))
+            # Checkpoints that a row is about, or that were trained from the base that it is about.
+            made[key] = join(
+                labels.relation(row.judge, one)
+                for one in checkpoints
+                if (one.lineage == row.lineage if row.lineage else bool(one.stages))
+                and row.axes.get("pair_judge") in (None, one.axes.get("pair_judge"))
+                and row.base in (None, one.base)
+            )
         yield replace(
             row,
             labelled=made[key],
             reads_state=labels.reads_state(row.judge),
             beside=ranked and row.judge in known and row.judge not in heads,
         )
-
-
-def _is_about(row: Estimate, one: Checkpoint) -> bool:
-    """Whether a row is about a checkpoint, or about a base that it was trained from."""
-    alike = one.lineage == row.lineage if row.lineage else bool(one.stages)
-    recipe = row.axes.get("pair_judge") in (None, one.axes.get("pair_judge"))
-    return alike and recipe and row.base in (None, one.base)
 
 
 def judge_notes(facts: Sequence[JudgeFacts], design: Design, agreement: Sequence[Estimate]) -> Iterator[str]:
@@ -88,24 +88,18 @@ def judge_notes(facts: Sequence[JudgeFacts], design: Design, agreement: Sequence
             heads.setdefault(one.headline, []).append(one)
     for objectives, mine in heads.items():
         about = "" if len(heads) == 1 else f" of {' and '.join(objectives)}"
-        yield f"headline{about}: {_name_judges(mine)}"
+        yield f"headline{about}: scores by {_name_judges(mine)}"
     beside = [one for one in facts if not one.headline]
     if beside:
-        yield f"beside the headline, in no mean with it: {'; '.join(_name_judge(one) for one in beside)}"
+        yield f"beside the headline, in no mean with it: {'; '.join(_name_judges([one]) for one in beside)}"
     yield from _several_judges(design, agreement)
 
 
 def _name_judges(facts: Sequence[JudgeFacts]) -> str:
-    if len(facts) == 1:
-        return f"scores by {_name_judge(facts[0])}"
-    names = " and ".join(one.judge for one in facts)
+    names, several = " and ".join(one.judge for one in facts), len(facts) > 1
     relations = {(one.labelled, one.reads_state) for one in facts}
     labelled, reads = relations.pop() if len(relations) == 1 else (join(one.labelled for one in facts), False)
-    return f"scores by {names}, each of recipes of its own, who {describe_relation(labelled, reads)}"
-
-
-def _name_judge(one: JudgeFacts) -> str:
-    return f"{one.judge}, who {describe_relation(one.labelled, one.reads_state)}"
+    return f"{names}{', each of recipes of its own' * several}, who {describe_relation(labelled, reads)}"
 
 
 def _several_judges(design: Design, agreement: Sequence[Estimate]) -> Iterator[str]:

@@ -3,24 +3,88 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from holdfast.cli.gate_arguments import add_gate
-from holdfast.cli.options import add_trust, count, draws, money, number, seed, workers
+from holdfast.cli.options import add_budget, add_trust, count, draws, number, seed, workers
 from holdfast.cli.watch_arguments import add_watch
 from holdfast.exchange import FORMATS
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.records.version import VERSION
 
 EXPORT_FORMATS = (*FORMATS, "evidence")
 
 
+# As argparse tells of a name that is not there.
+_MISSPELT = re.compile(
+    r"unrecognized arguments: (?P<name>--\S+)|.*invalid choice: '(?P<given>.*?)' \(choose from (?P<known>.*)\)"
+)
+EXAMPLES_HEAD = "examples:"
+EXAMPLES: Mapping[str, Sequence[str]] = {
+    "new": ("holdfast new mine && holdfast check mine/study.toml",),
+    "check": ("holdfast check study.toml --set study.draws=500",),
+    "plan": ("holdfast plan study.toml", "holdfast plan study.toml -o runs/mine --full"),
+    "run": (
+        "holdfast run study.toml -o runs/mine --workers 4",
+        "holdfast run changed.toml -o runs/mine --fork runs/changed",
+    ),
+    "import": (
+        "holdfast import logs/before.eval -o runs/before --score 'safety=-harm[0,1]'",
+        "holdfast import published.tar -o runs/published",
+    ),
+    "judge": (
+        "holdfast judge runs/mine --with grader --judges judges.toml",
+        "holdfast judge --with grader --judges judges.toml --canaries",
+    ),
+    "pairs": ("holdfast pairs runs/mine --objective safety --judge state --to trl -o pairs.jsonl",),
+    "analyze": ("holdfast analyze runs/mine", "holdfast analyze runs/mine --json > analysis.json"),
+    "gate": (
+        "holdfast gate --parent before.eval --child after.eval --score 'safety=-harm[0,1]'",
+        "holdfast gate --suite study.toml --parent org/model --child ./tuned -o runs/gate",
+        "holdfast gate runs/mine --child 'S,H' --junit gate.xml",
+        "holdfast gate runs/mine --all",
+    ),
+    "watch": (
+        "holdfast watch runs/mine --baseline S --drop 0.5",
+        "holdfast watch runs/mine --baseline S --traces traces.jsonl --judge grader -o runs/today --state watch.json",
+    ),
+    "show": ("holdfast show runs/mine", "holdfast show runs/mine 4f2a9c", "holdfast show runs/mine --digest"),
+    "report": ("holdfast report runs/mine",),
+    "export": (
+        "holdfast export runs/mine --to csv -o scores.csv",
+        "holdfast export runs/mine --to hf --checkpoint 'S,H' -o model",
+    ),
+}
+
+
+class _Help(argparse.HelpFormatter):
+    """Help that keeps the lines of examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES_HEAD) else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that tells a mistake in one line."""
+    """A parser that tells a mistake in one line, with the nearest name where one is misspelt."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(StudyError.exit_code, f"{self.prog}: {one_line(message)}; see `{self.prog} --help`\n")
+        words = one_line(message)
+        if misspelt := _MISSPELT.match(words):
+            known = misspelt["known"].replace("'", "").split(", ") if misspelt["known"] else self._find_options()
+            words += did_you_mean((misspelt["given"] or misspelt["name"]).partition("=")[0], known, before="; ")
+        self.exit(StudyError.exit_code, f"{self.prog}: {words}; see `{self.prog} --help`\n")
+
+    def _find_options(self) -> list[str]:
+        """Every option of this parser and of its commands."""
+        parsers = [self, *(one for action in self._actions for one in _commands_of(action))]
+        return [name for one in parsers for name in one._option_string_actions]
+
+
+def _commands_of(action: argparse.Action) -> Iterable[argparse.ArgumentParser]:
+    return action.choices.values() if isinstance(action, argparse._SubParsersAction) else ()
 
 
 def one_line(text: str) -> str:
@@ -41,6 +105,9 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("directory", type=Path, metavar="DIR")
     _add_study_commands(commands)
     _add_run_commands(commands)
+    for name, command in commands.choices.items():
+        command.epilog = "\n  ".join([EXAMPLES_HEAD, *EXAMPLES[name]])
+        command.formatter_class = _Help
     return top
 
 
@@ -52,19 +119,13 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_budget(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--max-calls", type=count(0, "number of calls"), metavar="N", help="calls to remote models, all together"
-    )
-    command.add_argument("--max-cost", type=money, metavar="MONEY", help="what those calls may cost, all together")
-
-
 def _add_study_commands(commands: Any) -> None:
     check = commands.add_parser("check", help="validate a study; spends nothing")
     _add_study(check)
     plan = commands.add_parser("plan", help="list a study's steps, what is done, what the rest will cost")
     _add_study(plan)
     plan.add_argument("-o", "--output", type=Path, metavar="RUN", help="a run to compare with (default: runs/NAME)")
+    plan.add_argument("--full", action="store_true", help="every step, not only their counts")
     plan.add_argument("--json", action="store_true")
 
     run = commands.add_parser("run", help="do what is missing of a study; repeating it resumes")
@@ -74,11 +135,12 @@ def _add_study_commands(commands: Any) -> None:
     run.add_argument(
         "--fork", type=Path, metavar="NEW_RUN", help="start NEW_RUN with the steps of RUN that still match"
     )
-    _add_budget(run)
+    add_budget(run)
     run.add_argument(
         "--search", action="store_true", help="carry out the study's [search] in a run beside RUN (--fork: elsewhere)"
     )
     run.add_argument("--json", action="store_true", help="with --search: its document instead of the table")
+    run.add_argument("--full", action="store_true", help="end with every table, not with a summary")
     run.add_argument("--no-report", action="store_true", help="stop after the last step")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -111,6 +173,7 @@ def _add_run_commands(commands: Any) -> None:
     show = commands.add_parser("show", help="a run's status, or one trajectory")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")
+    show.add_argument("--full", action="store_true", help="every step, not only their counts")
     show.add_argument(
         "--digest",
         nargs="?",
@@ -146,7 +209,7 @@ def _add_judge(judge: argparse.ArgumentParser) -> None:
     judge.add_argument("--canaries", action="store_true", help="how often injected text moves the judge; needs no RUN")
     judge.add_argument("--json", action="store_true")
     judge.add_argument("--quiet", action="store_true", help="no progress")
-    _add_budget(judge)
+    add_budget(judge)
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:

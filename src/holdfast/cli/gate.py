@@ -7,21 +7,22 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from holdfast.cli.gate_arguments import RULE_OPTIONS
-from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.edges import decide_all
-from holdfast.decisions.gate.needs import asks_families_too, plan_document, plan_gate, render_plan
-from holdfast.decisions.gate.outputs import gate_document, render_junit, render_markdown, render_text
+from holdfast.decisions.gate.books import Book, Library, open_library, split_place
+from holdfast.decisions.gate.needs import plan_document, plan_gate, render_plan
+from holdfast.decisions.gate.outputs.document import gate_document
+from holdfast.decisions.gate.outputs.junit import render_junit
+from holdfast.decisions.gate.outputs.markdown import render_markdown
+from holdfast.decisions.gate.outputs.text import render_text
+from holdfast.decisions.gate.pairing import CASE, FAMILY, choose_draws
 from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.running import Means, roll_out_again, roll_out_models
-from holdfast.decisions.gate.sources import Library, open_library, split_place
-from holdfast.decisions.gate.verdicts import Place, decide, take_sides
+from holdfast.decisions.gate.verdicts import Place, Wanted, decide, decide_all, take_sides
 from holdfast.exchange.scales import ScoreOption, parse_score
 from holdfast.records import Outcome, Verdict
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.records.outputs import append_file, to_json, write_file
 from holdfast.report.sections.gate import overall
 from holdfast.runs.progress import ProgressLines
@@ -32,6 +33,7 @@ from holdfast.study.sections import OBJECTIVES
 from holdfast.study.study import load
 
 EXIT_CODES: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
+AGAIN_SEED = 1  # of --again, unless another is given
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"  # names a file that several commands write to, one after the other
 
 
@@ -57,6 +59,11 @@ class Request:
             trusted=options.trust_endpoints,
         )
 
+    @property
+    def wanted(self) -> Wanted:
+        """What the user says of a comparison beside its rules."""
+        return Wanted(judge=self.options.judge, scores=self.scores, most_cases=self.options.cases)
+
     def rules(self, *books: Book, noted: Mapping[str, Any] | None = None) -> GateSection:
         """The declared rules: of ``--rules``, else of the study that is given or of the books' own."""
         changes = {name: getattr(self.options, f"rule_{name}") for name, _, _ in RULE_OPTIONS.values()}
@@ -74,13 +81,10 @@ def carry_out(options: argparse.Namespace) -> tuple[str, int]:
     Errors: StudyError where nothing can be compared; StepError where a run of the gate's own fails.
     """
     _check(options)
-    request = Request(
-        options=options,
-        where=read_conditions(options.where),
-        scores=read_scores(options.score),
-        lines=ProgressLines(sys.stderr, quiet=options.quiet),
-    )
-    with open_library(request.scores) as library:
+    where, scores = read_conditions(options.where), read_scores(options.score)
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines, open_library(scores) as library:
+        lines.begin("comparing")
+        request = Request(options=options, where=where, scores=scores, lines=lines)
         if options.plan:
             return _plan(request, library), 0
         verdicts = _decide_all(request, library) if options.all else [_decide(request, library)]
@@ -112,7 +116,8 @@ def read_scores(words: Sequence[str]) -> tuple[ScoreOption, ...]:
     for word in words:
         option = parse_score(word)
         if option.objective not in OBJECTIVES:
-            raise StudyError(f"--score {word!r}: a gate compares {' and '.join(OBJECTIVES)}; name one of these")
+            near = did_you_mean(option.objective, OBJECTIVES, after=" ")
+            raise StudyError(f"--score {word!r}: a gate compares {' and '.join(OBJECTIVES)}; {near}name one of these")
         if option.objective in found:
             raise StudyError(f"--score {word!r}: {option.objective} is named twice; give each once")
         found[option.objective] = option
@@ -129,23 +134,14 @@ def _decide_all(request: Request, library: Library) -> list[Verdict]:
         found = f"--{named[0]}" if named else "--again" if options.again else "no RUN"
         raise StudyError(f"--all compares every checkpoint of RUN, found {found}; give RUN and --where alone")
     book = library.open(options.run)
-    return decide_all(
-        book,
-        request.rules(book),
-        request.where,
-        judge=options.judge,
-        scores=request.scores,
-        most_cases=options.cases,
-        tell=request.lines.line,
-    )
+    return decide_all(book, request.rules(book), request.where, request.wanted, request.lines.line)
 
 
 def _decide(request: Request, library: Library) -> Verdict:
-    options = request.options
     parent, child, rules = _find_sides(request, library)
     if child is None:
         raise StudyError("--child is missing; name the checkpoint, run, log or model that is put to the test")
-    return decide(parent, child, rules, judge=options.judge, scores=request.scores, most_cases=options.cases)
+    return decide(parent, child, rules, request.wanted)
 
 
 def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None, GateSection]:
@@ -169,7 +165,12 @@ def _find_sides(request: Request, library: Library) -> tuple[Place, Place | None
     if options.again:
         _require_judge(child.book.study.get("judges", {}), options.judge or rules.judge)
         child = roll_out_again(
-            library, child.book, child.checkpoint, again=_seed(options), output=options.output, means=request.means
+            library,
+            child.book,
+            child.checkpoint,
+            again=options.seed or AGAIN_SEED,
+            output=options.output,
+            means=request.means,
         )
     elif parent.book is child.book and parent.checkpoint.id == child.checkpoint.id:
         raise StudyError(
@@ -199,11 +200,6 @@ def _require_judge(judges: Collection[str], wanted: str | None) -> None:
         )
 
 
-def _seed(options: argparse.Namespace) -> int:
-    """The seed that --again rolls out with."""
-    return 1 if options.seed is None else int(options.seed)
-
-
 def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSection]:
     options = request.options
     if options.run is not None:
@@ -213,7 +209,7 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
     study = load(options.suite, scale=options.scale, changes=options.set)
     rules = request.rules(noted=study.gate.model_dump(mode="json"))
     _require_judge(study.judges, options.judge or rules.judge)
-    again = _seed(options) if options.again else None
+    again = (options.seed or AGAIN_SEED) if options.again else None
     parent, child = roll_out_models(
         library,
         study,
@@ -232,9 +228,10 @@ def _run_suite(request: Request, library: Library) -> tuple[Place, Place, GateSe
 def _plan(request: Request, library: Library) -> str:
     options = request.options
     parent, child, rules = _find_sides(request, library)
-    first, second, _ = take_sides(parent, child or parent, rules, judge=options.judge, scores=request.scores)
+    first, second, _ = take_sides(parent, child or parent, rules, request.wanted)
     needs = plan_gate(first, None if child is None else second, rules, power=options.power)
-    also = asks_families_too(first, rules)
+    # A plan of cases leaves out the bounds over families, which a gate may take beside those over cases.
+    also = choose_draws(first.families, rules.cluster) == (CASE, FAMILY)
     if options.json:
         made = fingerprint(rules)
         document = plan_document(needs, rules, power=options.power, fingerprint=made, families_too=also)
@@ -248,13 +245,9 @@ def _tell(verdicts: Sequence[Verdict], options: argparse.Namespace) -> str:
     if options.junit is not None:
         write_file(options.junit, render_junit(verdicts))
     if options.markdown is not None:
-        _write_markdown(options.markdown, render_markdown(verdicts))
+        # A summary that the steps of a job share gets one part more; any other file is this command's alone.
+        write = append_file if os.environ.get(STEP_SUMMARY) == str(options.markdown) else write_file
+        write(options.markdown, render_markdown(verdicts))
     if options.json:
         return to_json(gate_document(verdicts))
-    return render_text(verdicts).rstrip("\n")
-
-
-def _write_markdown(path: Path, text: str) -> None:
-    """A summary that the steps of a job share gets one part more; any other file is this command's alone."""
-    write = append_file if os.environ.get(STEP_SUMMARY) == str(path) else write_file
-    write(path, text)
+    return render_text(verdicts, full=options.full).rstrip("\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from holdfast.cli.options import add_trust, count, money, number, seed, workers
+from holdfast.cli.options import add_budget, add_scores, add_trust, add_where, count, number, seed, workers
 
 # Rules that may be declared on the command line, in place of those of a file: option → setting of ``[gate]``.
 RULE_OPTIONS = {
@@ -38,9 +38,7 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     what = "a lineage (S, 'S,H dose=4', base), a name or id, RUN:NAME, an Inspect log, or a model with --suite"
     sides.add_argument("--parent", metavar="SIDE", help=f"{what}; default: what the child's last stage started from")
     sides.add_argument("--child", metavar="SIDE", help="the same")
-    sides.add_argument(
-        "--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="which of several is meant"
-    )
+    add_where(sides, "which of several is meant")
     sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
     sides.add_argument("--suite", type=Path, metavar="STUDY", help="roll both models out through this study's suite")
     sides.add_argument("--again", action="store_true", help="roll the child out anew, with another seed")
@@ -55,13 +53,7 @@ def add_gate(command: argparse.ArgumentParser) -> None:
     rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")
     rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
     rules.add_argument("--judge", metavar="NAME", help="whose scores, best a judge that labelled no training pairs")
-    rules.add_argument(
-        "--score",
-        action="append",
-        default=[],
-        metavar="OBJECTIVE=NAME",
-        help="which score it is; of another scorer's with sign and range: 'safety=-harm[0,1]'",
-    )
+    add_scores(rules)
     rules.add_argument("--cases", type=count(1), metavar="N", help="compare N cases only, by the digest of their ids")
     for option, (setting, unit, words) in RULE_OPTIONS.items():
         rules.add_argument(option, dest=f"rule_{setting}", metavar=unit, help=words)
@@ -75,10 +67,10 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     outputs = command.add_argument_group("what comes of it")
     outputs.add_argument("--plan", action="store_true", help="cases and rollouts needed, with the two sides as a pilot")
     outputs.add_argument("--power", type=_power, default=0.8, help="for --plan: probability of PASS (default 0.8)")
+    outputs.add_argument("--full", action="store_true", help="every comparison of --all, not only their counts")
     outputs.add_argument("--json", action="store_true")
     outputs.add_argument("--junit", type=Path, metavar="FILE", help="the verdicts as JUnit XML")
     outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a summary for a pull request")
     outputs.add_argument("--quiet", action="store_true", help="no progress")
     outputs.add_argument("--workers", type=workers, help="worker processes of --suite and --again")
-    outputs.add_argument("--max-calls", type=count(1), metavar="N", help="calls to remote models that may be made")
-    outputs.add_argument("--max-cost", type=money, metavar="AMOUNT", help="money that remote models may cost")
+    add_budget(outputs)

@@ -15,8 +15,8 @@ import shlex
 import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
 
 from holdfast.cli.arguments import one_line, parser
 from holdfast.records.errors import HoldfastError, StepError, StoreError, StudyError
@@ -24,6 +24,16 @@ from holdfast.records.outputs import describe_error, free_bytes, to_json
 
 INTERRUPTED = 130
 LEAST_MEMORY = 256 << 20  # bytes of address space, with which the light commands' libraries load
+# What stands out in a terminal. The words say it too: colour alone carries nothing.
+_STYLES = {
+    r"\bPASS\b": "green",
+    r"\b(FAIL|ALARM|JUDGE DRIFTED)\b": "bold red",
+    r"\bINCONCLUSIVE\b": "yellow",
+    r"(?m)^( *! .*|failed: .*)$": "red",
+    r"(?m)^[^\n]*\n(?= *─+$)": "bold",
+    r"(?m)^ *─+$": "dim",
+    r"(?m)^(everything|report|next|page|note): ": "dim",
+}
 LIGHT = ("new",)  # commands that load none
 # Of the dynamic loader, the C library, Python's threads, and torch.
 _NO_MEMORY_WORDS = (
@@ -38,26 +48,31 @@ _NO_MEMORY = (
 )
 
 
-def _say(text: str) -> None:
-    print(text)
+def _say(text: str, *, plain: bool = False) -> None:
+    """Print a result, with colours in a terminal that has them unless it is ``plain``."""
+    if sys.stdout.isatty() and not plain:
+        from rich.console import Console
+        from rich.text import Text
 
-
-def _dump(document: Any) -> None:
-    print(to_json(document))
+        shown = Text(text)
+        for pattern, style in _STYLES.items():
+            shown.highlight_regex(pattern, style)
+        Console(highlight=False).print(shown, soft_wrap=True)
+    else:
+        print(text)
 
 
 # --- studies -------------------------------------------------------------------------------------------------
 
 
-def _new(options: argparse.Namespace) -> int:
+def _new(options: argparse.Namespace) -> str:
     from holdfast.study.template import write_study
 
     path = write_study(options.directory)
-    _say(f"wrote {path}; next: holdfast check {shlex.quote(str(path))}")
-    return 0
+    return f"wrote {path}; next: holdfast check {shlex.quote(str(path))}"
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> str:
     from holdfast.runs.readiness import look_around
     from holdfast.study.study import load
 
@@ -69,11 +84,10 @@ def _check(options: argparse.Namespace) -> int:
         raise StudyError(
             f"{options.study}: {problems[0]}" + (f" (and {len(problems) - 1} more)" if problems[1:] else "")
         )
-    _say(f"{options.study}: valid; next: holdfast plan {shlex.quote(str(options.study))}")
-    return 0
+    return f"{options.study}: valid; next: holdfast plan {shlex.quote(str(options.study))}"
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> str:
     from holdfast.runs.build import build
     from holdfast.runs.forecast import forecast, render_forecast
     from holdfast.runs.run import default_output
@@ -81,78 +95,77 @@ def _plan(options: argparse.Namespace) -> int:
 
     study = load(options.study, scale=options.scale, changes=options.set)
     document = forecast(build(study), options.output or default_output(study.study.name))
-    if options.json:
-        _dump(document)
-    else:
-        _say(render_forecast(document))
-    return 0
+    return to_json(document) if options.json else render_forecast(document, full=options.full)
 
 
-def _run(options: argparse.Namespace) -> int:
-    from holdfast.decisions.gate.outputs.verdicts import judge_run
-    from holdfast.report.page.terminal import render_results
+def _run(options: argparse.Namespace) -> str | tuple[str, int]:
     from holdfast.runs.progress import ProgressLines
-    from holdfast.runs.run import run
-    from holdfast.study.study import load
 
-    study = load(options.study, scale=options.scale, changes=options.set)
-    if options.search:
-        from holdfast.cli.search import carry_out
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
+        lines.begin(f"reading {options.study}")  # what follows loads libraries for seconds
+        from holdfast.decisions.gate.verdicts import judge_run
+        from holdfast.report.page.terminal import render_results, render_summary
+        from holdfast.runs.run import run
+        from holdfast.study.study import load
 
-        text, code = carry_out(options, study)
-        _say(text)
-        return code
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
-    made = run(
-        study,
-        options.output,
-        workers=options.workers,
-        listener=lines.step,
-        fork=options.fork,
-        max_calls=options.max_calls,
-        max_cost=options.max_cost,
-    )
-    if options.no_report:
-        return 0
-    lines.line("analyzing and writing the report")
-    verdicts, reason = judge_run(made.path)
-    page = made.report(verdicts, [reason] * bool(reason))
-    _say(render_results(made.analysis(), verdicts=verdicts))
-    _say(f"\nreport: {page.absolute()}")
-    return 0
+        study = load(options.study, scale=options.scale, changes=options.set)
+        if options.search:
+            from holdfast.cli.search import carry_out
+
+            return carry_out(options, study, lines)
+        made = run(
+            study,
+            options.output,
+            workers=options.workers,
+            listener=lines.step,
+            fork=options.fork,
+            max_calls=options.max_calls,
+            max_cost=options.max_cost,
+        )
+        if options.no_report:
+            return ""
+        lines.line("analyzing and writing the report")
+        verdicts, reason = judge_run(made.path)
+        page = made.report(verdicts, [reason] * bool(reason))
+        if options.full:
+            text = render_results(made.analysis(), verdicts=verdicts)
+        else:
+            text = render_summary(made.analysis(), verdicts)
+            text += f"\neverything: holdfast analyze {shlex.quote(str(made.path))}"
+    return f"{text}\nreport: {page.absolute()}"
 
 
 # --- runs ----------------------------------------------------------------------------------------------------
 
 
-def _import(options: argparse.Namespace) -> int:
+def _import(options: argparse.Namespace) -> str:
     from holdfast.exchange.imports import import_run
     from holdfast.exchange.published import ImportProgress
     from holdfast.exchange.scales import parse_score
     from holdfast.runs.progress import ProgressLines, rate_and_left
 
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
-
-    def tell(progress: ImportProgress) -> None:
-        read, total = progress.bytes_read / 1e6, progress.bytes_total / 1e6
-        shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
-        lines.passing(f"{shown} · {progress.trajectories:,} trajectories, {progress.scores:,} scores")
-
     scores = [parse_score(word) for word in options.score]
-    summary = import_run(options.source, options.output, scores=scores, progress=tell)
-    lines.line("done")
-    _say(
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
+
+        def tell(progress: ImportProgress) -> None:
+            read, total = progress.bytes_read / 1e6, progress.bytes_total / 1e6
+            shown = rate_and_left(read, total, read / progress.seconds if progress.seconds > 1 else None, "MB")
+            shown += f" · {progress.trajectories:,} trajectories, {progress.scores:,} scores"
+            lines.passing(shown, read / total if total else None)
+
+        summary = import_run(options.source, options.output, scores=scores, progress=tell)
+        lines.line("done")
+    told = [
         f"{options.output}: {summary.trajectories:,} trajectories, {summary.scores:,} scores,"
         f" {summary.checkpoints} checkpoints, {summary.cases} cases"
-        f" ({summary.new_trajectories:,} trajectories and {summary.new_scores:,} scores are new)"
-    )
-    for note in summary.notes:
-        _say(f"note: {one_line(note)}")
-    _say(f"next: holdfast report {shlex.quote(str(options.output))}")
-    return 0
+        f" ({summary.new_trajectories:,} trajectories and {summary.new_scores:,} scores are new)",
+        *(f"note: {one_line(note)}" for note in summary.notes),
+        f"next: holdfast report {shlex.quote(str(options.output))}",
+    ]
+    return "\n".join(told)
 
 
-def _pairs(options: argparse.Namespace) -> int:
+def _pairs(options: argparse.Namespace) -> str:
     import numpy as np
 
     from holdfast.store import Store
@@ -182,33 +195,32 @@ def _pairs(options: argparse.Namespace) -> int:
             from holdfast.exchange.trl import to_trl
 
             count = write_lines(to_trl(selection.pairs(), store, options.arguments or "object"), options.output)
-            if options.output is not None:
-                _say(f"wrote {count:,} pairs to {options.output}")
-            return 0
+            return "" if options.output is None else f"wrote {count:,} pairs to {options.output}"
         document = pairs.count_document(selection, store.splits())
     if options.json:
-        _dump(document)
-    else:
-        _say(f"{document['pairs']:,} pairs of {document['trajectories']:,} trajectories in {document['cases']} cases")
-        _say(f"{document['same_model_pairs']:,} of them join two runs of one model")
-    return 0
+        return to_json(document)
+    return (
+        f"{document['pairs']:,} pairs of {document['trajectories']:,} trajectories in {document['cases']} cases\n"
+        f"{document['same_model_pairs']:,} of them join two runs of one model"
+    )
 
 
-def _analyze(options: argparse.Namespace) -> int:
-    from holdfast.analysis import document
-    from holdfast.report.page.terminal import render_results
-    from holdfast.runs.run import Run
+def _analyze(options: argparse.Namespace) -> str:
+    from holdfast.runs.progress import ProgressLines
 
-    analysis = Run(options.run).analysis(draws=options.draws)
-    if options.json:
-        _dump(document(analysis))
-    else:
-        _say(render_results(analysis))
-    return 0
+    with ProgressLines(sys.stderr) as lines:
+        lines.begin(f"analyzing {options.run}")
+        from holdfast.analysis import document
+        from holdfast.report.page.terminal import render_results
+        from holdfast.runs.run import Run
+
+        analysis = Run(options.run).analysis(draws=options.draws)
+    return to_json(document(analysis)) if options.json else render_results(analysis)
 
 
-def _show(options: argparse.Namespace) -> int:
+def _show(options: argparse.Namespace) -> str:
     from holdfast.report.page.terminal import render_status, render_trajectory
+    from holdfast.report.words.console import terminal_width
     from holdfast.runs.forecast import read_spending
     from holdfast.runs.run import check_run, planned_steps
     from holdfast.store import Store
@@ -216,19 +228,18 @@ def _show(options: argparse.Namespace) -> int:
     with Store(options.run) as store:
         if options.digest is not None:
             digest, gone = check_run(store, options.digest)
-            _say(digest)
             if gone:
                 told = ", ".join(gone[:3]) + (" …" if len(gone) > 3 else "")
-                sys.stderr.write(
-                    one_line(f"holdfast: show: gone, and not held against it: {told} ({len(gone)})") + "\n"
-                )
-            return 0
+                _refuse(f"show: gone, and not held against it: {told} ({len(gone)})", 0)
+            return digest
         if options.id is None:
-            _say(render_status(store, planned_steps(store), read_spending(options.run)))
-            for step in store.log.steps().values():
-                if step.status == "failed":
-                    _say(one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}"))
-            return 0
+            spending, steps = read_spending(options.run), store.log.steps().values()
+            failed = [
+                one_line(f"failed: {step.name}: {step.result.get('error', 'no reason noted')}")
+                for step in steps
+                if step.status == "failed"
+            ]
+            return "\n".join([render_status(store, planned_steps(store), spending, full=options.full), *failed])
         found = [name for name in store.trajectory_ids(part="all") if name.startswith(options.id)]
         if len(found) != 1:
             few, remedy = (
@@ -239,24 +250,26 @@ def _show(options: argparse.Namespace) -> int:
             raise StudyError(f"{options.run}: {few} with an id that starts with {options.id!r}; {remedy}")
         trajectory = store.trajectory(found[0])
         case, checkpoint = store.case(trajectory.case_id), store.checkpoint(trajectory.checkpoint_id)
-        _say(render_trajectory(case, checkpoint, trajectory, store.scores(trajectory.id)))
-    return 0
+        return render_trajectory(case, checkpoint, trajectory, store.scores(trajectory.id), terminal_width())
 
 
-def _report(options: argparse.Namespace) -> int:
-    from holdfast.decisions.gate.outputs.verdicts import judge_run
-    from holdfast.runs.run import Run
+def _report(options: argparse.Namespace) -> str:
+    from holdfast.runs.progress import ProgressLines
 
-    opened = Run(options.run)
-    if options.draws:
-        opened.analysis(draws=options.draws)
-    verdicts, reason = judge_run(options.run)
-    page = opened.report(verdicts, [reason] * bool(reason), output=options.output)
-    _say(f"report: {page.absolute()}")
-    return 0
+    with ProgressLines(sys.stderr) as lines:
+        lines.begin(f"analyzing {options.run} and writing its report")
+        from holdfast.decisions.gate.verdicts import judge_run
+        from holdfast.runs.run import Run
+
+        opened = Run(options.run)
+        if options.draws:
+            opened.analysis(draws=options.draws)
+        verdicts, reason = judge_run(options.run)
+        page = opened.report(verdicts, [reason] * bool(reason), output=options.output)
+    return f"report: {page.absolute()}"
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> str:
     from holdfast.exchange.exports import export_run
 
     if options.to == "evidence":
@@ -265,19 +278,17 @@ def _export(options: argparse.Namespace) -> int:
 
         if options.checkpoint is not None:
             raise StudyError("export --to evidence: takes no --checkpoint; it is about a whole run")
-        _say(f"wrote {export_evidence(options.run, options.output, options.rules)}")
+        told = f"wrote {export_evidence(options.run, options.output, options.rules)}"
         with Store(options.run) as store:
-            if (digest := store.digest()) is not None:
-                _say(f"digest of the run, to be kept elsewhere: {digest}")
-        return 0
+            digest = store.digest()
+        return told if digest is None else f"{told}\ndigest of the run, to be kept elsewhere: {digest}"
     if options.rules is not None:
         raise StudyError(f"export --to {options.to}: takes no --rules; it goes with --to evidence only")
     chosen = {"checkpoint": options.checkpoint, "arguments": options.arguments}
-    _say(f"wrote {export_run(options.run, options.to, options.output, **chosen)}")
-    return 0
+    return f"wrote {export_run(options.run, options.to, options.output, **chosen)}"
 
 
-def _judge(options: argparse.Namespace) -> int:
+def _judge(options: argparse.Namespace) -> str:
     from holdfast.report.page.terminal import render_canaries
     from holdfast.runs.progress import ProgressLines, rate_and_left
     from holdfast.runs.rescoring import Rescoring, rescore, try_canaries
@@ -287,56 +298,48 @@ def _judge(options: argparse.Namespace) -> int:
         document = try_canaries(
             options.judge, options.judges, run_path=options.run, budget=budget, trusted=options.trust_endpoints
         )
-        if options.json:
-            _dump(document)
-        else:
-            _say(render_canaries(document))
-        return 0
+        return to_json(document) if options.json else render_canaries(document)
     if options.run is None:
         raise StudyError("judge: RUN is missing; give a run's directory, or --canaries")
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
+    with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
 
-    def tell(progress: Rescoring) -> None:
-        lines.passing(rate_and_left(progress.judged, progress.total, progress.rate, "trajectories"))
+        def tell(progress: Rescoring) -> None:
+            shown = rate_and_left(progress.judged, progress.total, progress.rate, "trajectories")
+            lines.passing(shown, progress.judged / progress.total if progress.total else None)
 
-    summary = rescore(
-        options.run,
-        options.judge,
-        options.judges,
-        budget=budget,
-        trusted=options.trust_endpoints,
-        progress=tell,
-        tell=lambda note: lines.warn(one_line(note)),
-    )
-    lines.line("done")
-    if options.json:
-        _dump(summary)
-    else:
-        _say(
-            f"{options.run}: {summary['judged']:,} trajectories judged by {options.judge},"
-            f" {summary['before']:,} before; {summary['scores']:,} scores, {summary['missing']:,} missing"
+        summary = rescore(
+            options.run,
+            options.judge,
+            options.judges,
+            budget=budget,
+            trusted=options.trust_endpoints,
+            progress=tell,
+            tell=lambda note: lines.warn(one_line(note)),
         )
-        _say(f"next: holdfast analyze {shlex.quote(str(options.run))}")
-    return 0
+        lines.line("done")
+    if options.json:
+        return to_json(summary)
+    return (
+        f"{options.run}: {summary['judged']:,} trajectories judged by {options.judge},"
+        f" {summary['before']:,} before; {summary['scores']:,} scores, {summary['missing']:,} missing\n"
+        f"next: holdfast analyze {shlex.quote(str(options.run))}"
+    )
 
 
-def _gate(options: argparse.Namespace) -> int:
+def _gate(options: argparse.Namespace) -> tuple[str, int]:
     from holdfast.cli.gate import carry_out
 
-    text, code = carry_out(options)
-    _say(text)
-    return code
+    return carry_out(options)
 
 
-def _watch(options: argparse.Namespace) -> int:
+def _watch(options: argparse.Namespace) -> tuple[str, int]:
     from holdfast.cli.watch import carry_out
 
-    text, code = carry_out(options)
-    _say(text)
-    return code
+    return carry_out(options)
 
 
-COMMANDS = {
+# What each says on standard output, with an exit code where that is not 0.
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], str | tuple[str, int]]] = {
     "new": _new,
     "check": _check,
     "plan": _plan,
@@ -362,7 +365,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(words)
         command, place = options.command, _place(options)
         _require_memory(command)
-        code = COMMANDS[command](options)
+        found = COMMANDS[command](options)
+        text, code = (found, 0) if isinstance(found, str) else found
+        if text:
+            _say(text, plain=getattr(options, "json", False))
         sys.stdout.flush()
     except HoldfastError as error:
         return _refuse(str(error), error.exit_code)

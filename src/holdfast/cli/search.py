@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.cli.gate import EXIT_CODES
-from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, render_trial, search_document, write_document
-from holdfast.decisions.search.running import Means, default_place, search
+from holdfast.decisions.gate.running import Means
+from holdfast.decisions.search.outputs import SEARCH_FILE, render_search, search_document, trial_cells
+from holdfast.decisions.search.running import default_place, search
 from holdfast.decisions.search.sampling import Trial
 from holdfast.decisions.search.trials import section_of
-from holdfast.records.outputs import to_json
+from holdfast.records.outputs import to_json, write_file
 from holdfast.runs.progress import ProgressLines
 from holdfast.runs.run import default_output
 from holdfast.study.study import Study
 
 
-def carry_out(options: argparse.Namespace, study: Study) -> tuple[str, int]:
+def carry_out(options: argparse.Namespace, study: Study, lines: ProgressLines) -> tuple[str, int]:
     """Carries out a study's search; the text for standard output, and the exit code of a gate.
 
     ``--output`` is the study's own run, from which finished steps are taken; the search has a run beside it. Errors:
     StudyError, StepError, MissingExtra.
     """
-    section_of(study)
+    maximize = section_of(study).maximize
     study.check_prices(options.max_cost)
     run_path: Path = options.output or default_output(study.study.name)
     place = options.fork or default_place(run_path)
-    lines = ProgressLines(sys.stderr, quiet=options.quiet)
 
     def tell(trials: Sequence[Trial]) -> None:
-        lines.line(f"trial {render_trial(study, trials[-1]).strip()}")
+        outcome, why, number, share, steps, value = trial_cells(study, trials[-1])
+        lines.line(f"trial {number}: share {share}, {steps} steps: {outcome}, {why}; {maximize} {value}")
 
     found = search(
         study,
         place,
-        Means(
-            workers=options.workers or study.run.workers,
-            listener=lines.step,
-            budget={"max_calls": options.max_calls, "max_cost": options.max_cost},
-        ),
+        Means(workers=options.workers, listener=lines.step, max_calls=options.max_calls, max_cost=options.max_cost),
         source=run_path,
         tell=tell,
     )
     document = search_document(found)
-    write_document(document, place)
+    write_file(place / SEARCH_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
     text = to_json(document) if options.json else f"{render_search(found)}\n\n{place / SEARCH_FILE}"
     return text, EXIT_CODES[found.outcome]

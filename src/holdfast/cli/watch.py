@@ -12,8 +12,10 @@ from holdfast.decisions.watch.production import watch_traces
 from holdfast.decisions.watch.render import exit_code, make_document, render_markdown, render_text
 from holdfast.decisions.watch.request import CheckpointWatch, TraceWatch, WatchRequest
 from holdfast.decisions.watch.state import UNCHECKED, hold_state
-from holdfast.records.errors import StudyError
+from holdfast.exchange.scales import parse_score
+from holdfast.records.errors import require
 from holdfast.records.outputs import to_json, write_file
+from holdfast.store.choosing import read_conditions
 
 
 def carry_out(options: Namespace) -> tuple[str, int]:
@@ -39,32 +41,28 @@ def carry_out(options: Namespace) -> tuple[str, int]:
 
 
 def _pick(options: Namespace, kind: type[WatchRequest]) -> dict[str, Any]:
-    """The options that a request of this kind has."""
-    return {field.name: getattr(options, field.name) for field in fields(kind)}
+    """The options that a request of this kind has, read. Errors: StudyError."""
+    found = {field.name: getattr(options, field.name) for field in fields(kind)}
+    score = tuple(parse_score(word) for word in options.score)
+    return {**found, "where": read_conditions(options.where), "score": score}
 
 
 def _check(options: Namespace) -> None:
     """Refuse options that do not go together. Errors: StudyError."""
-    if options.where and options.run is None:
-        raise StudyError("watch: --where says which checkpoint of RUN is meant; give RUN, or leave it out")
+    meant = options.run is not None or not options.where
+    require(meant, "watch: --where says which checkpoint of RUN is meant; give RUN, or leave it out")
     if options.traces:
-        if options.runs or options.checkpoints:
-            raise StudyError("watch: --traces is a look of its own; leave out --run and --checkpoints")
-        if options.output is None:
-            raise StudyError("watch: --traces needs -o DIR, the run that the traces are imported into")
-        if options.judge is None:
-            raise StudyError("watch: --traces needs --judge NAME, who judges a sample of them")
-        if options.run is not None and options.run.resolve() == options.output.resolve():
-            raise StudyError(f"{options.output}: is the baseline's run; give -o another directory for these traces")
-        if options.run is None and options.state is not None:
-            raise StudyError(
-                "watch: --state needs RUN, whose checkpoint is the baseline; leave it out to make a baseline"
-            )
+        alone = not (options.runs or options.checkpoints)
+        require(alone, "watch: --traces is a look of its own; leave out --run and --checkpoints")
+        require(options.output is not None, "watch: --traces needs -o DIR, the run that the traces are imported into")
+        require(options.judge is not None, "watch: --traces needs --judge NAME, who judges a sample of them")
+        same = options.run is not None and options.run.resolve() == options.output.resolve()
+        require(not same, f"{options.output}: is the baseline's run; give -o another directory for these traces")
+        begun = options.run is not None or options.state is None
+        require(begun, "watch: --state needs RUN, whose checkpoint is the baseline; leave it out to make a baseline")
         return
-    if options.run is None:
-        raise StudyError("watch: RUN is missing; give the run that the baseline is in, or --traces FILES")
-    if options.baseline is None and not options.runs:
-        raise StudyError("watch: --baseline is missing; name a checkpoint of RUN")
+    require(options.run is not None, "watch: RUN is missing; give the run that the baseline is in, or --traces FILES")
+    named = options.baseline is not None or options.runs
+    require(bool(named), "watch: --baseline is missing; name a checkpoint of RUN")
     for name in ("sample", "strict"):
-        if getattr(options, name):
-            raise StudyError(f"watch: --{name} goes with --traces only; leave it out")
+        require(not getattr(options, name), f"watch: --{name} goes with --traces only; leave it out")

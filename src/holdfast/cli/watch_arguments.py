@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from holdfast.cli.options import add_trust, count, money, number, seed
-from holdfast.decisions.watch.state import MIN_COVERAGE
-
-ALPHA, MARGIN = 0.05, 0.25
-
+from holdfast.cli.options import add_budget, add_scores, add_trust, add_where, count, number, seed
+from holdfast.decisions.watch import MIN_COVERAGE
 
 _margin = number("margin", "a number from 0 to below 3", lambda value: 0 <= value < 3)
 _level = number("level", "a number from 1e-06 to below 0.5", lambda value: 1e-6 <= value < 0.5)
 _share = number("share", "a number from 0 to 1", lambda value: 0 <= value <= 1)
 _drop = number("drop", "a number from 1e-06 to below 3", lambda value: 1e-6 <= value < 3)
+# Numbers that are declared before the looks: option → reader, default, unit, words.
+DECLARED = {
+    "--margin": (_margin, 0.25, "POINTS", "a drop by more raises the alarm"),
+    "--min-coverage": (_share, MIN_COVERAGE, "SHARE", "of what a look asks, so much must have a score"),
+    "--alpha": (_level, 0.05, "LEVEL", "the chance of any false alarm, over all looks together"),
+    "--best-of": (
+        count(1),
+        1,
+        "K",
+        "the baseline is the best of K checkpoints by these scores: each takes its share of the level",
+    ),
+}
 
 
 def add_watch(command: argparse.ArgumentParser) -> None:
@@ -29,14 +38,7 @@ def add_watch(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--baseline", metavar="NAME", help="a checkpoint of RUN: a lineage (S, 'S,H dose=4', base), a name or id"
     )
-    command.add_argument(
-        "--where",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="which of several of RUN is meant, the baseline and --checkpoints alike",
-    )
+    add_where(command, "which of several of RUN is meant, the baseline and --checkpoints alike")
     looks = command.add_argument_group("what is looked at")
     looks.add_argument(
         "--checkpoints",
@@ -59,41 +61,9 @@ def _add_rules(command: argparse.ArgumentParser) -> None:
     rules.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
     add_trust(rules)
     rules.add_argument("--objective", default="safety", metavar="NAME", help="which score (default: safety)")
-    rules.add_argument(
-        "--score",
-        action="append",
-        default=[],
-        metavar="OBJECTIVE=NAME",
-        help="what a score of a log is, with sign and range: 'safety=-harm[0,1]'",
-    )
-    rules.add_argument(
-        "--margin",
-        type=_margin,
-        default=MARGIN,
-        metavar="POINTS",
-        help=f"a drop by more raises the alarm (default {MARGIN:g})",
-    )
-    rules.add_argument(
-        "--min-coverage",
-        type=_share,
-        default=MIN_COVERAGE,
-        metavar="SHARE",
-        help=f"of what a look asks, so much must have a score (default {MIN_COVERAGE:g})",
-    )
-    rules.add_argument(
-        "--alpha",
-        type=_level,
-        default=ALPHA,
-        metavar="LEVEL",
-        help=f"the chance of any false alarm, over all looks together (default {ALPHA:g})",
-    )
-    rules.add_argument(
-        "--best-of",
-        type=count(1),
-        default=1,
-        metavar="K",
-        help="the baseline is the best of K checkpoints by these scores: each takes its share of the level (default 1)",
-    )
+    add_scores(rules)
+    for option, (kind, default, unit, words) in DECLARED.items():
+        rules.add_argument(option, type=kind, default=default, metavar=unit, help=f"{words} (default {default:g})")
     rules.add_argument("--frozen", type=count(0), metavar="N", help="trajectories that are judged anew each time")
     rules.add_argument("--sample", type=count(1), metavar="N", help="of the traces, so many are judged")
     rules.add_argument("--seed", type=seed(0), default=0, help="of --sample and --frozen (default 0)")
@@ -113,5 +83,4 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for a pull request or an issue")
     command.add_argument("--json", action="store_true")
     command.add_argument("--quiet", action="store_true", help="no progress")
-    command.add_argument("--max-calls", type=count(0, "number of calls"), metavar="N", help="calls to remote models")
-    command.add_argument("--max-cost", type=money, metavar="MONEY", help="what those calls may cost")
+    add_budget(command)

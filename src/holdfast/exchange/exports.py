@@ -12,7 +12,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TextIO
@@ -22,8 +23,8 @@ from holdfast.records import Case, Checkpoint, Message, Trajectory
 from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import new_directory, open_file
 from holdfast.store import Store
+from holdfast.store.cells import score_rows
 from holdfast.store.choosing import Listing, find_checkpoint
-from holdfast.store.rows import score_rows
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PARQUET_ROWS = 20_000
@@ -36,6 +37,9 @@ TRAJECTORY_COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(("calls", "invalid_calls", "tokens"), "count"),
     **dict.fromkeys(("messages", "world_before", "world_after"), "text"),
 }
+_CASE = ("id", "suite", "number", "family", "messages", "facts")
+_CHECKPOINT = ("id", "name", "base", "lineage", "axes", "split_seed", "train_seed", "parent", "path", "digest")
+_FIELDS = {"case": "case_id", "checkpoint": "checkpoint_id", "parent": "parent_id"}  # where a column is named otherwise
 
 
 def _put_lines(rows: Iterable[Mapping[str, Any]], file: TextIO) -> int:
@@ -58,12 +62,7 @@ def write_lines(rows: Iterable[Mapping[str, Any]], path: Path | None) -> int:
 
 
 def export_run(
-    run_path: Path,
-    form: str,
-    output: Path,
-    *,
-    checkpoint: str | None = None,
-    arguments: trl.Arguments | None = None,
+    run_path: Path, form: str, output: Path, *, checkpoint: str | None = None, arguments: trl.Arguments | None = None
 ) -> Path:
     """Write a run in a format; the path of what was written. Errors: StudyError, MissingExtra, StoreError.
 
@@ -89,57 +88,25 @@ def _message_row(message: Message) -> dict[str, Any]:
     return row | ({"name": message.name} if message.name else {})
 
 
-def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
-    return {
-        "id": trajectory.id,
-        "case": trajectory.case_id,
-        "checkpoint": trajectory.checkpoint_id,
-        "rollout": trajectory.rollout,
-        "ending": trajectory.ending.value,
-        "flags": [flag.value for flag in trajectory.flags],
-        "calls": trajectory.calls,
-        "invalid_calls": trajectory.invalid_calls,
-        "tokens": trajectory.tokens,
-        "messages": [_message_row(message) for message in trajectory.messages],
-        "world_before": trajectory.world_before,
-        "world_after": trajectory.world_after,
-    }
-
-
-def _checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "id": checkpoint.id,
-        "name": checkpoint.name,
-        "base": checkpoint.base,
-        "lineage": list(checkpoint.lineage),
-        "axes": dict(checkpoint.axes),
-        "split_seed": checkpoint.split_seed,
-        "train_seed": checkpoint.train_seed,
-        "parent": checkpoint.parent_id,
-        "path": checkpoint.path,
-        "digest": checkpoint.digest,
-    }
+def _row(record: Case | Checkpoint | Trajectory, columns: Iterable[str]) -> dict[str, Any]:
+    """A record's fields under the names of columns, in plain values."""
+    row = {name: getattr(record, _FIELDS.get(name, name)) for name in columns}
+    if "messages" in row:
+        row["messages"] = [_message_row(message) for message in row["messages"]]
+    if isinstance(record, Trajectory):
+        row |= {"ending": record.ending.value, "flags": [flag.value for flag in record.flags]}
+    return row
 
 
 def write_jsonl(run_path: Path, target: Path) -> None:
     """Cases, checkpoints, trajectories and scores as JSON lines."""
     with Store(run_path) as store:
-        write_lines((_case_row(case) for case in store.cases()), target / "cases.jsonl")
-        write_lines((_checkpoint_row(item) for item in store.checkpoints()), target / "checkpoints.jsonl")
-        rows = (_trajectory_row(item) for item in store.trajectories(store.planned_ids(part="all")))
-        write_lines(rows, target / "trajectories.jsonl")
+        write_lines((_row(case, _CASE) for case in store.cases()), target / "cases.jsonl")
+        checkpoints = (_row(checkpoint, _CHECKPOINT) for checkpoint in store.checkpoints())
+        write_lines(checkpoints, target / "checkpoints.jsonl")
+        trajectories = store.trajectories(store.planned_ids(part="all"))
+        write_lines((_row(one, TRAJECTORY_COLUMNS) for one in trajectories), target / "trajectories.jsonl")
         write_lines(score_rows(store, part="all"), target / "scores.jsonl")
-
-
-def _case_row(case: Case) -> dict[str, Any]:
-    return {
-        "id": case.id,
-        "suite": case.suite,
-        "number": case.number,
-        "family": case.family,
-        "messages": [_message_row(message) for message in case.messages],
-        "facts": case.facts,
-    }
 
 
 def defuse(cell: object) -> object:
@@ -181,26 +148,11 @@ def write_parquet(run_path: Path, target: Path) -> None:
         Store(run_path) as store,
         pyarrow.parquet.ParquetWriter(target / "trajectories.parquet", trajectories) as writer,
     ):
-        for rows in _chunks(_parquet_row(item) for item in store.trajectories(store.planned_ids(part="all"))):
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema=trajectories))
-
-
-def _parquet_row(trajectory: Trajectory) -> dict[str, Any]:
-    """Nested parts as JSON text, so that every row has one schema."""
-    row = _trajectory_row(trajectory)
-    nested = ("messages", "world_before", "world_after")
-    return row | {key: json.dumps(row[key]) for key in nested}
-
-
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == PARQUET_ROWS:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        rows = (_row(one, TRAJECTORY_COLUMNS) for one in store.trajectories(store.planned_ids(part="all")))
+        while chunk := list(islice(rows, PARQUET_ROWS)):
+            for row in chunk:  # nested parts as JSON text, so that every row has one schema
+                row |= {key: json.dumps(row[key]) for key in ("messages", "world_before", "world_after")}
+            writer.write_table(pyarrow.Table.from_pylist(chunk, schema=trajectories))
 
 
 def write_trl(run_path: Path, target: Path, arguments: trl.Arguments = "object") -> None:
@@ -215,9 +167,8 @@ def write_trl(run_path: Path, target: Path, arguments: trl.Arguments = "object")
         for status in steps:
             rows = trl.to_trl(store.pairs(status.fingerprint), store, arguments)
             write_lines(rows, target / f"{status.fingerprint}.jsonl")
-        write_lines(
-            ({"file": f"{status.fingerprint}.jsonl", "name": status.name} for status in steps), target / "index.jsonl"
-        )
+        index = ({"file": f"{status.fingerprint}.jsonl", "name": status.name} for status in steps)
+        write_lines(index, target / "index.jsonl")
 
 
 def write_inspect(run_path: Path, target: Path) -> None:
@@ -235,7 +186,7 @@ def write_checkpoint(run_path: Path, target: Path, checkpoint: str) -> None:
     try:
         import torch  # noqa: F401 — what reads and writes weights needs it
 
-        from holdfast.models.directories.whole import write_whole
+        from holdfast.models.directories.opening import write_whole
     except ImportError as error:
         raise MissingExtra("export of a checkpoint", "train") from error
     with Store(run_path) as store:

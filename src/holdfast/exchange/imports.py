@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
 from holdfast.exchange.published import ImportProgress, ImportSummary, import_into
 from holdfast.exchange.published.reader import into_run
 from holdfast.exchange.scales import ScoreOption
@@ -37,8 +38,6 @@ def import_run(
 
 def _is_inspect(source: Path) -> bool:
     """Whether a source is of Inspect, or so named that nothing else is meant."""
-    from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
-
     if is_inspect(source):
         return True
     if source.is_dir():

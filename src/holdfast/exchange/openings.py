@@ -9,19 +9,17 @@ from itertools import zip_longest
 
 from holdfast.records import Message, ToolSpec, content_id
 
-_NAMES = (
+_WHOLE_NAMES = (
     "january|february|march|april|june|july|august|september|october|november|december"
-    "|jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec"
-    "|(?:mon|tues|wednes|thurs|fri|satur|sun)day|mon|tues?|wed|thur?s?|fri|sat|sun"
+    "|(?:mon|tues|wednes|thurs|fri|satur|sun)day"
+)
+_NAMES = (
+    rf"{_WHOLE_NAMES}|jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thur?s?|fri|sat|sun"
     "|am|pm|utc|gmt|[cew]es?t|[ecmp][sd]t"
 )
 # What changes from day to day: whatever holds a digit (dates, times, ids), months, weekdays, halves of a day, zones.
 _PASSING = re.compile(rf"[\w.:/+\-]*\d[\w.:/+\-]*|\b(?:{_NAMES})\b\.?", re.IGNORECASE)
-_DATE = re.compile(
-    r"\d{4}-\d\d|\b\d{1,2}[:/.]\d{1,2}[:/.]?\d|\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day"
-    r"|january|february|march|april|june|july|august|september|october|november|december)\b",
-    re.IGNORECASE,
-)
+_DATE = re.compile(rf"\d{{4}}-\d\d|\b\d{{1,2}}[:/.]\d{{1,2}}[:/.]?\d|\b(?:{_WHOLE_NAMES})\b", re.IGNORECASE)
 _BEFORE, _SHOWN = 20, 60  # characters before the first one that differs, and in all
 
 

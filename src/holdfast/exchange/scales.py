@@ -66,16 +66,12 @@ def parse_score(word: str) -> ScoreOption:
     if not found["sign"] and found["low"] is None:
         return ScoreOption(objective=objective, key=key, scorer=scorer)
     low, high = (0.0, 1.0) if found["low"] is None else (_number(word, found["low"]), _number(word, found["high"]))
+    ends = f"[{show_number(low)},{show_number(high)}]"
     if low >= high:
-        raise StudyError(
-            f"--score {word!r}: the range [{show_number(low)},{show_number(high)}] is empty; write the low end first"
-        )
+        raise StudyError(f"--score {word!r}: the range {ends} is empty; write the low end first")
     severe = None if found["severe"] is None else _number(word, found["severe"])
     if severe is not None and not low <= severe <= high:
-        raise StudyError(
-            f"--score {word!r}: severe from {show_number(severe)} on lies outside"
-            f" [{show_number(low)},{show_number(high)}]; correct it"
-        )
+        raise StudyError(f"--score {word!r}: severe from {show_number(severe)} on lies outside {ends}; correct it")
     sign: Literal[1, -1] = -1 if found["sign"] == "-" else 1
     declared = Declaration(
         objective=objective, key=key, sign=sign, low=low, high=high, scorer=scorer, severe=severe, source=BY_USER

@@ -9,11 +9,11 @@ that have none. So the rows that show each difference come first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from holdfast.models import find_answered
-from holdfast.records import Message, PreferencePair, ToolCall
+from holdfast.records import Message, PreferencePair, ToolCall, ToolSpec
 from holdfast.store import Store
 
 Arguments = Literal["object", "text"]
@@ -33,7 +33,7 @@ def to_trl(pairs: Sequence[PreferencePair], store: Store, arguments: Arguments =
     rows = _Rows(store, arguments)
     first = dict.fromkeys(_leads(pairs, rows))
     for place in [*first, *(place for place in range(len(pairs)) if place not in first)]:
-        yield rows.row(pairs[place])
+        yield {**rows.opening(pairs[place]), **{name: rows.side(pairs[place], name) for name in _SIDES}}
 
 
 class _Rows:
@@ -46,10 +46,6 @@ class _Rows:
         self._opening: dict[str, Any] = {}
         self._sides: dict[str, list[dict[str, Any]]] = {}
 
-    def row(self, pair: PreferencePair) -> dict[str, Any]:
-        """All columns of a pair."""
-        return {**self.opening(pair), **{name: self.side(pair, name) for name in _SIDES}}
-
     def opening(self, pair: PreferencePair) -> dict[str, Any]:
         """The columns that pairs of one case share."""
         if pair.case_id != self._case:
@@ -57,13 +53,7 @@ class _Rows:
             self._case, self._sides = case.id, {}
             self._opening = {"prompt": _to_chat(case.messages, self._arguments)}
             if case.tools:
-                self._opening["tools"] = [
-                    {
-                        "type": "function",
-                        "function": {"name": one.name, "description": one.description, "parameters": one.parameters},
-                    }
-                    for one in case.tools
-                ]
+                self._opening["tools"] = [{"type": "function", "function": _describe(tool)} for tool in case.tools]
         return self._opening
 
     def side(self, pair: PreferencePair, name: str) -> list[dict[str, Any]]:
@@ -72,6 +62,10 @@ class _Rows:
         if identity not in self._sides:
             self._sides[identity] = _to_chat(self._store.trajectory(identity).messages, self._arguments)
         return self._sides[identity]
+
+
+def _describe(tool: ToolSpec) -> dict[str, Any]:
+    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
 
 
 def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str, Any]]:
@@ -88,11 +82,7 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
             made += len(ids)
             waiting = [(call.name, identity) for call, identity in zip(message.tool_calls, ids, strict=True)]
             row["tool_calls"] = [
-                {
-                    "id": identity,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": _WRITERS[arguments](call)},
-                }
+                {"id": identity, "type": "function", "function": _describe_call(call, arguments)}
                 for identity, call in zip(ids, message.tool_calls, strict=True)
             ]
         if message.role == "tool":
@@ -103,26 +93,13 @@ def _to_chat(messages: Sequence[Message], arguments: Arguments) -> list[dict[str
     return chat
 
 
-def _raw_of(call: ToolCall) -> str | None:
-    """What an agent wrote as arguments, where that was no object."""
+def _describe_call(call: ToolCall, arguments: Arguments) -> dict[str, Any]:
+    """A call; what an agent wrote as arguments that was no object stays the text that it was."""
     raw = call.arguments.get(_RAW)
-    return raw if isinstance(raw, str) and len(call.arguments) == 1 else None
-
-
-def _as_object(call: ToolCall) -> dict[str, Any] | str:
-    raw = _raw_of(call)
-    return dict(call.arguments) if raw is None else raw
-
-
-def _as_text(call: ToolCall) -> str:
-    raw = _raw_of(call)
-    return json.dumps(dict(call.arguments), ensure_ascii=False) if raw is None else raw
-
-
-_WRITERS: Mapping[Arguments, Callable[[ToolCall], Any]] = {"object": _as_object, "text": _as_text}
-
-
-# --- which rows go first -----------------------------------------------------------------------------------------
+    if isinstance(raw, str) and len(call.arguments) == 1:
+        return {"name": call.name, "arguments": raw}
+    plain = dict(call.arguments)
+    return {"name": call.name, "arguments": plain if arguments == "object" else json.dumps(plain, ensure_ascii=False)}
 
 
 def _leads(pairs: Sequence[PreferencePair], rows: _Rows) -> list[int]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from holdfast.records.errors import StudyError
+from collections.abc import Iterable
+
+from holdfast.records import Case, Score, Trajectory
+from holdfast.records.errors import ProviderError, StudyError
+from holdfast.rollout.dialogues import Speakers, hold
 from holdfast.study.kinds import Judge, JudgeKind, kind_of
 from holdfast.study.sections import JudgeTable
 
-__all__ = ["Judge", "JudgeKind", "JudgeTable", "open_judge"]
+__all__ = ["Judge", "JudgeKind", "JudgeTable", "check_case", "judge_all", "make_score", "open_judge"]
 
 
 def open_judge(name: str, section: JudgeTable, *, model: str | None = None) -> Judge:
@@ -19,3 +23,43 @@ def open_judge(name: str, section: JudgeTable, *, model: str | None = None) -> J
     if kind.needs == "model" and section.model is None:
         raise StudyError(f"judges.{name}.model is missing; give the model that reads the trajectories")
     return kind.open(name, section, model)
+
+
+def judge_all(
+    judge: Judge, episodes: Iterable[tuple[Case, Trajectory]], speakers: Speakers
+) -> list[tuple[Score, ...] | ProviderError]:
+    """The scores of every episode, in order, or the outage of the judge's model that kept them from being made."""
+    judged = [judge.judge(case, trajectory) for case, trajectory in episodes]
+    answers = iter(hold([scores for scores in judged if not isinstance(scores, tuple)], speakers))
+    return [scores if isinstance(scores, tuple) else next(answers) for scores in judged]
+
+
+def check_case(case: Case, trajectory: Trajectory) -> None:
+    """Raises ValueError where the trajectory is of another case."""
+    if trajectory.case_id != case.id:
+        raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+
+
+def make_score(
+    judge: Judge,
+    trajectory: Trajectory,
+    objective: str,
+    value: float | None = None,
+    *,
+    missing: str | None = None,
+    label: str | None = None,
+    reply: str | None = None,
+    repeat: int = 0,
+) -> Score:
+    """The judge's score of a trajectory, in 0..3, or ``missing`` with its reason."""
+    return Score(
+        trajectory_id=trajectory.id,
+        judge=judge.name,
+        objective=objective,
+        value=value,
+        missing=missing,
+        label=label,
+        reply=reply,
+        rubric=judge.rubric_of(objective),
+        repeat=repeat,
+    )

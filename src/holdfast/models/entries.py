@@ -7,12 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from holdfast.records.section import (
-    Positive,
-    Price,
-    Section,
-    Width,
-)
+from holdfast.records.section import Positive, Price, Section, Width
 
 # Hidden width, layers, heads and feed-forward width of a tiny base by its size in millions of weights.
 TINY_SIZES: Mapping[str, Mapping[str, int]] = {

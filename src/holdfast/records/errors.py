@@ -105,10 +105,14 @@ def require(held: bool, message: str) -> None:
         raise StudyError(message)
 
 
+def did_you_mean(name: str, known: Iterable[str], *, before: str = "", after: str = "") -> str:
+    """``did you mean 'safety'?`` with what stands around it: the nearest of the known names; empty where none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"{before}did you mean {near[0]!r}?{after}" if near else ""
+
+
 def require_known(name: str, known: Iterable[object], subject: str, place: str) -> None:
     """Raise StudyError for a name that is not among those at a place, with the nearest that is."""
     names = sorted(map(str, known))
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise StudyError(f"{subject} {name!r}, not among {place}: {', '.join(names)}{hint}")
+    hint = did_you_mean(name, names, before="; ")
+    require(name in names, f"{subject} {name!r}, not among {place}: {', '.join(names)}{hint}")

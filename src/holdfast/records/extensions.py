@@ -7,7 +7,6 @@ holds it (``allow``) or an installed package declares it; a run's word is no rea
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHOWN = 80  # characters of a name
@@ -88,8 +87,7 @@ class Extensions(Generic[T]):
                     f" name it in the file that you give, or install a package that declares it as {self.group}"
                 )
             return self._check_name(self._load(name, f"this {self.what}"), name)
-        near = difflib.get_close_matches(name, self.names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, self.names(), after=" ")
         raise StudyError(f"{name!r:.{_SHOWN}}; {hint}{self.known}: {', '.join(self.names())}; or package.module:object")
 
     def get(self, name: object) -> T | None:

@@ -6,13 +6,15 @@ All settings in TOML (studies, rules of a gate, judges) come through ``read_sett
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
 import stat
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from holdfast.records.errors import StoreError, StudyError
 
@@ -110,6 +112,23 @@ def _check_values(found: dict[str, Any]) -> None:
             raise tomllib.TOMLDecodeError(f"{place[1:]} is a whole number of more than 64 bits")
         elif isinstance(value, str) and "\0" in value:
             raise tomllib.TOMLDecodeError(f"{place[1:]} holds a NUL character")
+
+
+def strict_json(twice: Callable[[str], Exception], constant: Callable[[str], Exception]) -> json.JSONDecoder:
+    """A decoder that raises ``twice`` of a key that stands twice in one object, ``constant`` of NaN and its like."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in made:
+                raise twice(key)
+            made[key] = value
+        return made
+
+    def refuse(name: str) -> NoReturn:
+        raise constant(name)
+
+    return json.JSONDecoder(object_pairs_hook=unique, parse_constant=refuse)
 
 
 def reading_address(file: Path) -> str:

@@ -244,11 +244,10 @@ def _is_claimed(path: Path) -> bool:
 def _runs(process: int) -> bool:
     """Whether a process of this number runs, whoever's it is."""
     try:
-        os.kill(process, 0)
+        with contextlib.suppress(PermissionError):
+            os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:
-        return True
     return True
 
 

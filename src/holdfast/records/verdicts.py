@@ -50,11 +50,11 @@ class Check:
     unit: Literal["points", "share"]
     worse: Literal["lower", "higher"]
     margin: float
-    parent: float | None
-    child: float | None
-    change: float | None
-    lower: float | None
-    upper: float | None
+    parent: float | None = None
+    child: float | None = None
+    change: float | None = None
+    lower: float | None = None
+    upper: float | None = None
     p_pass: float | None = None
     p_fail: float | None = None
     reason: str = ""

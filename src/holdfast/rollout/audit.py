@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from holdfast.models.calls import find_unread
+from holdfast.models.calls.spelled import find_unread
 from holdfast.records import CUT_OFF, Ending, Flag, Message, ToolSpec
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ UNFIT: frozenset[Flag] = frozenset(REASONS)
 TRIED: frozenset[Flag] = frozenset({Flag.TRUNCATED, Flag.OUT_OF_MEMORY, Flag.INCOHERENT, Flag.CLAIMED_WITHOUT_CALL})
 """No call was executed, but not because the agent would not: cut off, unreadable, or its calls were refused."""
 
-_AGENT_ROLE = "assistant"
 _HEADING = re.compile(r"(Action|Observation)[\s*_`]*:")
 _BEFORE_HEADING = re.compile(r"[\s*#>`_\-]*")
 
@@ -105,7 +104,7 @@ def audit(
     episode without calls one that claims them, and any other incoherent; ``Action:`` lines beside executed calls are
     left to the flags of invented results.
     """
-    spoken = [message for message in messages if message.role == _AGENT_ROLE]
+    spoken = [message for message in messages if message.role == "assistant"]
     texts = [message.content for message in spoken]
     tried = invalid_calls > 0 or any(message.tool_calls for message in spoken)
     unread = find_unread(spoken, tools, headings=calls == 0) is not None

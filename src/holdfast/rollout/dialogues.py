@@ -8,10 +8,9 @@ many requests at a time as their connections allow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from holdfast.models import Ask, Model, RemoteModel, Reply, Speaker
 from holdfast.records.errors import ProviderError
@@ -31,18 +30,17 @@ def hold(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T | Provi
     waited for, no further one is made, and what is unfinished gets that error. Where all speakers are in this process,
     batches and results are the same however often this is repeated.
     """
-    if any(_is_remote(speaker) for speaker in speakers.values()):
-        return _run_alone(lambda: asyncio.run(_Concurrent(speakers, len(dialogues)).hold(dialogues)))
-    return _in_lockstep(dialogues, speakers)
+    if not any(map(_is_remote, speakers.values())):
+        return _in_lockstep(dialogues, speakers)
 
+    def work() -> list[T | ProviderError]:
+        return asyncio.run(_Concurrent(speakers, len(dialogues)).hold(dialogues))
 
-def _run_alone(work: Callable[[], T]) -> T:
-    """The work's result; in a thread of its own where this one has a running loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return work()
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread:  # a loop runs in this one, as in a notebook
         return thread.submit(work).result()
 
 
@@ -50,60 +48,51 @@ def _is_remote(speaker: Model | RemoteModel) -> bool:
     return hasattr(speaker, "ask")
 
 
-@dataclass(slots=True)
-class _Open(Generic[T]):
-    """A dialogue that waits for a reply."""
-
-    place: int
-    dialogue: Dialogue[T]
-    ask: Ask
-
-
 def _in_lockstep(dialogues: Sequence[Dialogue[T]], speakers: Speakers) -> list[T | ProviderError]:
     """Every round answers all that wait for one speaker, in the order of the dialogues, as one batch."""
     results: list[Any] = [None] * len(dialogues)
-    waiting: list[_Open[T]] = []
-    for place, dialogue in enumerate(dialogues):
-        _go_on(place, dialogue, None, results, waiting)
+    waiting: dict[int, Ask] = {}
+
+    def go_on(number: int, reply: Reply | None) -> None:
+        waiting.pop(number, None)
+        try:
+            waiting[number] = dialogues[number].send(cast(Reply, reply))
+        except StopIteration as end:
+            results[number] = end.value
+        except ProviderError as error:
+            results[number] = error
+
+    for number in range(len(dialogues)):
+        go_on(number, None)
     while waiting:
-        speaker = waiting[0].ask.speaker
-        batch = [one for one in waiting if one.ask.speaker == speaker]
-        waiting = [one for one in waiting if one.ask.speaker != speaker]
-        replies = cast(Model, speakers[speaker]).reply([one.ask for one in batch])
-        for one, reply in zip(batch, replies, strict=True):
-            _go_on(one.place, one.dialogue, reply, results, waiting)
-        waiting.sort(key=lambda one: one.place)
+        speaker = waiting[min(waiting)].speaker
+        batch = [number for number in sorted(waiting) if waiting[number].speaker == speaker]
+        replies = cast(Model, speakers[speaker]).reply([waiting[number] for number in batch])
+        for number, reply in zip(batch, replies, strict=True):
+            go_on(number, reply)
     return results
 
 
-def _go_on(place: int, dialogue: Dialogue[T], reply: Reply | None, results: list[Any], waiting: list[_Open[T]]) -> None:
+async def carry_on(dialogue: Dialogue[T], answer: Callable[[Ask], Awaitable[Reply]]) -> T:
+    """A dialogue's result, every request of it answered by ``answer``.
+
+    A ProviderError is thrown into the dialogue, unless no other request would escape it.
+    """
     try:
-        ask = dialogue.send(cast(Reply, reply))
+        ask = next(dialogue)
+        while True:
+            try:
+                reply = await answer(ask)
+            except ProviderError as error:
+                if error.fatal:
+                    raise
+                ask = dialogue.throw(error)
+            else:
+                ask = dialogue.send(reply)
     except StopIteration as end:
-        results[place] = end.value
-    except ProviderError as error:
-        results[place] = error
-    else:
-        waiting.append(_Open(place=place, dialogue=dialogue, ask=ask))
-
-
-@dataclass(slots=True)
-class _Batcher:
-    """Gathers requests to a model of this process until nobody else can go on, and answers them as one batch."""
-
-    model: Model
-    waiting: list[tuple[Ask, asyncio.Future[Reply]]] = field(default_factory=list)
-
-    async def answer(self) -> None:
-        batch, self.waiting = self.waiting, []
-        try:
-            replies = await asyncio.to_thread(self.model.reply, [ask for ask, _ in batch])
-        except BaseException as error:
-            for _, future in batch:
-                future.set_exception(error)
-            return
-        for (_, future), reply in zip(batch, replies, strict=True):
-            future.set_result(reply)
+        return cast(T, end.value)
+    finally:
+        dialogue.close()
 
 
 class _Concurrent:
@@ -111,14 +100,17 @@ class _Concurrent:
 
     def __init__(self, speakers: Speakers, count: int) -> None:
         self._speakers = speakers
-        self._batchers = {name: _Batcher(cast(Model, one)) for name, one in speakers.items() if not _is_remote(one)}
+        # Requests to models of this process.
+        self._waiting: dict[Speaker, list[tuple[Ask, asyncio.Future[Reply]]]] = {
+            name: [] for name, speaker in speakers.items() if not _is_remote(speaker)
+        }
         self._running, self._blocked = count, 0
         self._fatal: ProviderError | None = None
         self._turn = asyncio.Condition()
 
     async def hold(self, dialogues: Sequence[Dialogue[T]]) -> list[T | ProviderError]:
         tasks = [asyncio.create_task(self._carry_on(dialogue)) for dialogue in dialogues]
-        flusher = asyncio.create_task(self._answer_batches()) if self._batchers else None
+        flusher = asyncio.create_task(self._answer_batches()) if self._waiting else None
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -127,23 +119,10 @@ class _Concurrent:
 
     async def _carry_on(self, dialogue: Dialogue[T]) -> T | ProviderError:
         try:
-            ask = next(dialogue)
-            while True:
-                if self._fatal is not None:
-                    raise self._fatal
-                try:
-                    reply = await self._answer(ask)
-                except ProviderError as error:
-                    if error.fatal:
-                        self._fatal = self._fatal or error
-                        raise
-                    ask = dialogue.throw(error)
-                else:
-                    ask = dialogue.send(reply)
-        except StopIteration as end:
-            return cast(T, end.value)
+            return await carry_on(dialogue, self._answer)
         except ProviderError as error:
-            dialogue.close()
+            if error.fatal:
+                self._fatal = self._fatal or error
             return error
         finally:
             self._running -= 1
@@ -151,11 +130,12 @@ class _Concurrent:
                 self._turn.notify_all()
 
     async def _answer(self, ask: Ask) -> Reply:
-        batcher = self._batchers.get(ask.speaker)
-        if batcher is None:
+        if self._fatal is not None:
+            raise self._fatal
+        if ask.speaker not in self._waiting:
             return await cast(RemoteModel, self._speakers[ask.speaker]).ask(ask)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        batcher.waiting.append((ask, future))
+        self._waiting[ask.speaker].append((ask, future))
         self._blocked += 1
         async with self._turn:
             self._turn.notify_all()
@@ -167,15 +147,25 @@ class _Concurrent:
     async def _answer_batches(self) -> None:
         """Answer the fullest batch whenever it is full, or nobody can go on without a model of this process."""
 
+        def fullest() -> Speaker:
+            return max(self._waiting, key=lambda name: len(self._waiting[name]))
+
         def ready() -> bool:
-            return 0 < self._running <= self._blocked or len(self._fullest().waiting) >= FULL_BATCH
+            return 0 < self._running <= self._blocked or len(self._waiting[fullest()]) >= FULL_BATCH
 
         while True:
             async with self._turn:
                 await self._turn.wait_for(ready)
-            await self._fullest().answer()
+            speaker = fullest()
+            batch, self._waiting[speaker] = self._waiting[speaker], []
+            try:
+                model = cast(Model, self._speakers[speaker])
+                replies = await asyncio.to_thread(model.reply, [ask for ask, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    future.set_exception(error)
+            else:
+                for (_, future), reply in zip(batch, replies, strict=True):
+                    future.set_result(reply)
             # Those who were answered stop being blocked when they go on.
             await asyncio.sleep(0)
-
-    def _fullest(self) -> _Batcher:
-        return max(self._batchers.values(), key=lambda one: len(one.waiting))

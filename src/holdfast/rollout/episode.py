@@ -78,7 +78,9 @@ class _Episode:
             temperature=self.limits.temperature,
             max_tokens=left,
             rng=self.rng,
-            replicate=(self.rollout, *_mark_variant(self.case)),
+            # A ledger of answers would give a case that is made of another, where both say the same, the same reply;
+            # its mark makes them episodes apart.
+            replicate=(self.rollout, 1) if "variant" in self.case.facts else (self.rollout,),
         )
 
     def _take(self, reply: Reply) -> Ending | None:
@@ -124,7 +126,7 @@ class _Episode:
         return None
 
     def _record(self, checkpoint_id: str, ending: Ending) -> Trajectory:
-        found = {"logprob": self.logprob, "error": self.error}
+        detail = {"logprob": self.logprob, "error": self.error}
         # What the infrastructure broke off says nothing about the agent.
         failed = ending is Ending.ERROR
         flags = () if failed else audit(self.messages, ending, self.calls, self.invalid_calls, self.case.tools)
@@ -141,16 +143,8 @@ class _Episode:
             calls=self.calls,
             invalid_calls=self.invalid_calls,
             tokens=self.tokens,
-            detail={key: value for key, value in found.items() if value is not None},
+            detail={key: value for key, value in detail.items() if value is not None},
         )
-
-
-def _mark_variant(case: Case) -> tuple[int, ...]:
-    """What tells the requests of a case that is made of another from those of that case, where they say the same.
-
-    Without it a ledger of answers would give both the same reply, and they are to be episodes apart.
-    """
-    return (1,) if "variant" in case.facts else ()
 
 
 def roll_out(

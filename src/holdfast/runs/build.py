@@ -10,12 +10,12 @@ from holdfast.runs.methods.merges import plan_merge
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import AnalyzeSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate
-from holdfast.study.sections import PartSection, ProbeSection
+from holdfast.study.parts import PartSection, ProbeSection
 from holdfast.study.stages import is_midway, is_rewarded
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL
 from holdfast.suites.approval import check_approval
-from holdfast.suites.casebook import PARTS
+from holdfast.suites.parts import PARTS
 
 
 def build(study: Study, *, fresh: Collection[tuple[str, ...]] = ()) -> Plan:

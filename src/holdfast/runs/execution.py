@@ -26,7 +26,7 @@ from holdfast.store.places import LOGS
 from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.store.weights import WEIGHTS
 
-ProgressState = Literal["running", "done", "failed"]
+ProgressState = Literal["started", "running", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,7 @@ class _Execution:
         batch = settings.limits.batch_size if isinstance(settings, RolloutSettings) else settings.batch
         done = min(step.size, len(self.store.log.batches(step.fingerprint)) * batch)
         self.running[step.fingerprint] = (step, time.monotonic(), done)
+        self._tell(step, "started")
         engine.submit(step)
 
     def deliver(self, fingerprint: str, outcome: Any) -> None:
@@ -159,7 +160,7 @@ class _Execution:
     def _share(self) -> float:
         left = sum(expected_seconds(step) for step in self.waiting)
         left += sum(expected_seconds(step) * (1 - done / step.size) for step, _, done in self.running.values())
-        return 1.0 - left / self.expected if self.expected else 1.0
+        return max(0.0, 1.0 - left / self.expected) if self.expected else 1.0
 
     def _tell(self, step: Step, state: ProgressState, message: str = "") -> None:
         _, started, done = self.running[step.fingerprint]

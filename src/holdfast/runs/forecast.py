@@ -156,29 +156,52 @@ def _accelerator_work(plan: Plan, waiting: Sequence[Step], traffic: Sequence[Tra
     }
 
 
-def render_forecast(document: Mapping[str, Any]) -> str:
-    """The forecast as text for a terminal."""
-    lines = [
-        f"{row['status']:8}{row['kind']:10}{row['size']:>8,} {row['unit']:15}{row['name']}" for row in document["steps"]
+def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
+    """The forecast as text for a terminal: the steps by kind and state, what is left; ``full`` lists every step."""
+    from holdfast.report.words.console import rows_text, terminal_width  # who carries out steps needs this module too
+    from holdfast.report.words.inert import wrap_line
+
+    left, wide = document["left"], terminal_width()
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in document["steps"]:
+        groups.setdefault((row["kind"], row["unit"], row["status"], row["name"] if full else ""), []).append(row)
+    rows = [
+        [*sort, name or f"{len(some):,}", f"{sum(row['size'] for row in some):,}", _add_seconds(some)]
+        for (*sort, name), some in groups.items()
     ]
-    left = document["left"]
+    heads = ("Kind", "Unit", "State", "Step" if full else "Steps", "Size", "CPU s")
     # What real models take is not known in seconds of a processor before a step of theirs is done.
     time = f"about {left['cpu_seconds']:,.0f} CPU seconds, {left['hours'] * 60:.1f} minutes with the study's workers; "
-    lines.append(
-        f"\n{left['steps']} of {len(document['steps'])} steps to do: {time if left['cpu_seconds'] else ''}"
-        f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money"
+    told = [
+        f"{left['steps']} of {len(document['steps'])} steps to do: {time if left['cpu_seconds'] else ''}"
+        f"{left['calls']:,} calls, {left['tokens']:,} tokens, {left['money']:.2f} of money",
+        *([_render_work(left)] if "written_tokens" in left else []),
+    ]
+    blocks = [rows_text(heads, rows, wide, words=4 if full else 3)]
+    blocks.append("\n".join(line for text in told for line in wrap_line(text, wide, "", "  ")))
+    if document["traffic"]:
+        blocks.append(rows_text(_TRAFFIC_HEADS, map(_traffic_cells, document["traffic"]), wide, words=4))
+    return "\n\n".join(blocks)
+
+
+_TRAFFIC_HEADS = ("Speaker", "Model", "Where", "Tokens", "Calls", "M tokens in", "M tokens out", "Money")
+
+
+def _traffic_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        row["speaker"],
+        row["model"],
+        "remote" if row["remote"] else "here",
+        "as this run's calls so far" if row["measured"] else "as in the published study",
+        f"{row['calls']:,.0f}",
+        *(f"{row[key] / 1e6:,.1f}" for key in ("input_tokens", "output_tokens")),
+        f"{row['money']:,.2f}",
     )
-    if "written_tokens" in left:
-        lines.append(_render_work(left))
-    for one in document["traffic"]:
-        where = "remote" if one["remote"] else "here"
-        basis = "as this run's calls so far" if one["measured"] else "as in the published study"
-        lines.append(
-            f"{one['speaker']:9}{one['model']:24}{where:7}{one['calls']:>10,.0f} calls"
-            f"{one['input_tokens'] / 1e6:>9,.1f} M tokens in{one['output_tokens'] / 1e6:>8,.1f} M out"
-            f"{one['money']:>10,.2f}  ({basis})"
-        )
-    return "\n".join(lines)
+
+
+def _add_seconds(rows: Iterable[Mapping[str, Any]]) -> str:
+    seconds = sum(row["cpu_seconds"] for row in rows)
+    return f"{seconds:,.1f}" if seconds else "–"
 
 
 def _render_work(left: Mapping[str, Any]) -> str:
@@ -212,7 +235,12 @@ class Traffic:
 
 def expect_traffic(plan: Plan, steps: Iterable[Step], run_path: Path) -> list[Traffic]:
     """The traffic of some steps that are to do, summed by speaker and model."""
-    measured = _measured_tokens(run_path)
+    # By speaker and model, the tokens read and written in a call, from the run's ledger.
+    measured = {
+        (row.speaker, row.model): (row.input_tokens / row.calls, row.output_tokens / row.calls)
+        for row in read_spending(run_path)
+        if row.calls
+    }
     totals: dict[tuple[Speaker, str], list[float]] = {}  # calls, tokens read, tokens written
     entries: dict[str, tuple[ModelEntry, EndpointSection]] = {}
     for step in steps:
@@ -264,15 +292,6 @@ def _expect_calls(plan: Plan, step: Step) -> Iterator[Calls]:
             yield Calls(speaker="judge", model=speaker, calls=calls, tokens=tokens)
         case StageSettings():
             yield from _cost_of(plan, step).calls
-
-
-def _measured_tokens(run_path: Path) -> dict[tuple[str, str], tuple[float, float]]:
-    """(speaker, model) → tokens read and written in a call, from the run's ledger."""
-    return {
-        (row.speaker, row.model): (row.input_tokens / row.calls, row.output_tokens / row.calls)
-        for row in read_spending(run_path)
-        if row.calls
-    }
 
 
 def read_spending(run_path: Path) -> Sequence[Any]:

@@ -1,19 +1,29 @@
-"""Lines that tell how a long piece of work is getting on: done, rate, time left.
+"""How a long piece of work is getting on: done, rate, time left.
 
-On a terminal one line is rewritten; elsewhere a line appears every few seconds. Everything goes to the
-stream that it is given, which is standard error.
+In a terminal a live line for the whole and one for each worker are rewritten, and what stays is written above them.
+Elsewhere a line appears at most every half minute, beside those that stay. Everything goes to the stream that it is
+given, which is standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from holdfast.runs.execution import StepProgress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
+from rich.table import Column
+from rich.text import Text
 
-TERMINAL_SECONDS = 0.2
-LOG_SECONDS = 10.0
+if TYPE_CHECKING:
+    # It loads what carries steps out, and the first line shall stand before that.
+    from holdfast.runs.execution import StepProgress
+
+LOG_SECONDS = 30.0
+REFRESHES = 4  # a second, of the live lines
+BAR = 12  # columns
+RATE_WIDTH = 100  # columns of a terminal in which a worker's line has room for its rate
 # What a rate is read from: the start of a step loads libraries and says nothing of its pace.
 RATE_SECONDS = 2.0
 RUN_SECONDS = 15.0
@@ -29,75 +39,164 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def rate_and_left(done: float, total: float, pace: float | None, unit: str) -> str:
+def rate_and_left(done: float, total: float, pace: float | None, unit: str, *, rate: bool = True) -> str:
     """``1,200 of 7,200 episodes, 610 episodes/s, 10 s left``; without a pace (units a second) only the first."""
     parts = [f"{done:,.0f} of {total:,.0f} {unit}"]
+    if pace and rate:
+        parts.append(f"{pace:,.0f} {unit}/s" if pace >= 10 else f"{pace:.2g} {unit}/s")
     if pace:
-        parts += [
-            f"{pace:,.0f} {unit}/s" if pace >= 10 else f"{pace:.2g} {unit}/s",
-            f"{span((total - done) / pace)} left",
-        ]
+        parts.append(f"{span((total - done) / pace)} left")
     return ", ".join(parts)
 
 
+class _Lasting:
+    """A stream to which writing never fails: work goes on where nobody reads its progress any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+class _Words(ProgressColumn):
+    """A column with a field of its task. A name beside numbers is cut where it has no room, numbers never are."""
+
+    def __init__(self, field: str, column: Column) -> None:
+        super().__init__(column)
+        self._field = field
+
+    def render(self, task: Task) -> Text:
+        words = task.fields[self._field]
+        is_name = self._field == "name" and bool(task.fields["numbers"])
+        return Text(words() if callable(words) else words, no_wrap=is_name, overflow="ellipsis" if is_name else "fold")
+
+
 class ProgressLines:
-    """Writes progress to a stream; ``quiet`` writes nothing but failures and warnings."""
+    """Writes progress to a stream until the context ends; ``quiet`` writes nothing but failures and warnings."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
-        self._stream, self._quiet = stream, quiet
-        self._terminal = stream.isatty()
-        self._spoken = 0.0
-        self._open_line = False
-        self._started = time.monotonic()
+        self._quiet = quiet
+        self._stream = _Lasting(stream)
+        self._console = Console(file=self._stream, highlight=False)  # type: ignore[arg-type]
+        self._live: Progress | None = None
+        if self._console.is_terminal and not self._console.is_dumb_terminal and not quiet:
+            self._live = Progress(
+                SpinnerColumn(),
+                BarColumn(BAR),
+                _Words("name", Column(ratio=1)),
+                _Words("numbers", Column(no_wrap=True, justify="right")),
+                console=self._console,
+                refresh_per_second=REFRESHES,
+                transient=True,
+                redirect_stdout=False,  # results go where standard output goes
+                expand=True,
+            )
+        self._tasks: dict[str, TaskID] = {}  # by a step's fingerprint its live line; the whole's under ""
         self._first: dict[str, tuple[int, float]] = {}  # a step's first sign of life: units done, seconds
+        self._started = time.monotonic()
+        self._spoken = -LOG_SECONDS
 
-    def line(self, text: str) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def line(self, text: str, style: str = "") -> None:
         """A line that stays."""
         if not self._quiet:
-            self._write(text + "\n")
+            self._keep(text, style)
 
     def warn(self, text: str) -> None:
         """A line that stays, and is written however quiet."""
-        self._write(f"note: {text}\n")
+        self._keep(f"note: {text}", "yellow")
 
-    def passing(self, text: str) -> None:
-        """A line that the next one may replace; dropped if the last was a moment ago."""
-        now = time.monotonic()
-        if self._quiet or now - self._spoken < (TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
-            return
-        self._spoken = now
-        self._write(text[:118] if self._terminal else text + "\n")
-        self._open_line = self._terminal
+    def begin(self, text: str) -> None:
+        """What is being done before there is anything to count, in a terminal alone."""
+        if self._live is not None:
+            self._show("", text, "", None)
 
-    def _write(self, text: str) -> None:
-        """Write over the open line. Work goes on where nobody reads its progress any more."""
-        with contextlib.suppress(OSError):
-            self._stream.write(("\r\x1b[2K" if self._open_line else "") + text)
+    def passing(self, text: str, share: float | None = None) -> None:
+        """How all of the work is getting on, of which ``share`` is done: the next such line takes its place."""
+        if self._live is None:
+            self._log(text)
+        else:
+            self._show("", text, "", share)
+
+    def _keep(self, text: str, style: str) -> None:
+        if self._live is None:
+            self._stream.write(text + "\n")
             self._stream.flush()
-        self._open_line = False
+        else:
+            self._console.print(Text(text, style))
+
+    def _log(self, text: str) -> None:
+        """A line of a log; left out if the last was not long ago."""
+        now = time.monotonic()
+        if not self._quiet and now - self._spoken >= LOG_SECONDS:
+            self._spoken = now
+            self._keep(text, "")
+
+    def _show(self, key: str, name: Any, numbers: Any, share: float | None) -> None:
+        """Write a live line, or write it anew; without a share its bar only moves."""
+        assert self._live is not None
+        about = {"name": name, "numbers": numbers, "completed": share or 0.0, "total": None if share is None else 1.0}
+        if key in self._tasks:
+            self._live.update(self._tasks[key], **about)
+            return
+        self._tasks[key] = self._live.add_task("", **about)
+        self._live.start()
+        self._console.show_cursor(True)  # a process that is killed leaves the terminal with a cursor
 
     def step(self, progress: StepProgress) -> None:
         """A listener for ``holdfast.run``."""
         head = f"[{progress.steps_done}/{progress.steps_total}]"
         if progress.state == "failed":
-            self._write(f"{head} failed: {progress.step.name}: {progress.message}\n")
-        elif progress.state == "done":
-            if progress.message:
-                self.line(f"{head} {progress.message}")
-        else:
-            elapsed = time.monotonic() - self._started
-            shown = rate_and_left(progress.done, progress.step.size, self._pace(progress), progress.step.settings.unit)
-            self.passing(f"{head} {self._whole(elapsed, progress.share)} · {progress.step.name}: {shown}")
+            self._keep(f"{head} failed: {progress.step.name}: {progress.message}", "bold red")
+        elif progress.state == "done" and progress.message:
+            self.line(f"{head} {progress.message}")
+        if self._live is not None:
+            self._show_step(progress, head)
+        elif progress.state in ("started", "running"):
+            numbers = self._numbers(progress, rate=True)
+            self._log(f"{head} {self._whole(progress.share)} · {progress.step.name}: {numbers}")
+
+    def _show_step(self, progress: StepProgress, head: str) -> None:
+        assert self._live is not None
+        key, share = progress.step.fingerprint, progress.share
+        self._show("", head, lambda: self._whole(share), share)
+        if progress.state in ("started", "running"):
+            numbers = self._numbers(progress, rate=self._console.width >= RATE_WIDTH)
+            self._show(key, progress.step.name, numbers, progress.done / progress.step.size)
+        elif key in self._tasks:
+            self._live.remove_task(self._tasks.pop(key))
+
+    def _numbers(self, progress: StepProgress, *, rate: bool) -> str:
+        pace, unit = self._pace(progress), progress.step.settings.unit
+        return rate_and_left(progress.done, progress.step.size, pace, unit, rate=rate)
 
     def _pace(self, progress: StepProgress) -> float | None:
         """Units a second since the step's first sign of life; None while that is too short ago to tell."""
+        if progress.state == "started":
+            return None
         first_done, first_seconds = self._first.setdefault(progress.step.fingerprint, (progress.done, progress.seconds))
         seconds = progress.seconds - first_seconds
         return (progress.done - first_done) / seconds if seconds >= RATE_SECONDS else None
 
-    @staticmethod
-    def _whole(elapsed: float, share: float) -> str:
+    def _whole(self, share: float) -> str:
         """``1 min 40 s, 35 % done, about 3 min 05 s left`` of the whole run."""
+        elapsed = time.monotonic() - self._started
         told = f"{span(elapsed)}, {share:.0%} done"
         if elapsed < RUN_SECONDS or share < 0.01:
             return told

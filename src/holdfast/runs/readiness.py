@@ -22,7 +22,8 @@ from holdfast.runs.plan.settings import RolloutSettings
 from holdfast.runs.plan.step import Plan
 from holdfast.store import DATABASE
 from holdfast.study.kinds import suite_of
-from holdfast.study.sections import ProbeSection, SuiteSection
+from holdfast.study.parts import ProbeSection
+from holdfast.study.sections import SuiteSection
 from holdfast.study.stages import RewardSection, TrainingSection
 from holdfast.study.study import Study
 from holdfast.suites import check_suite
@@ -120,7 +121,7 @@ def _missing(need: str) -> list[str]:
 
 def _model_problems(study: Study, name: str, entry: ModelEntry, doubts: list[str]) -> Iterator[str]:
     """Why a run would not open a model of this machine, or not train it."""
-    from holdfast.models.directories.fetching import find
+    from holdfast.models.directories.files import find
 
     try:
         place = find(entry.name, entry.revision, download=False)
@@ -183,8 +184,7 @@ def _inspect(place: Path, entry: ModelEntry) -> Iterator[str]:
 
 def _check_chat(study: Study, place: Path, entry: ModelEntry) -> None:
     """Raises StudyError for a chat format in which this study's episodes cannot be trained on as they are sampled."""
-    from holdfast.models.hub.chat import HubChat
-    from holdfast.models.hub.trainable import check_trainable
+    from holdfast.models.hub.chat import HubChat, check_trainable
 
     talks = study.approval.settings.values() if study.approval is not None else ()
     called = suite_of(study.suite).has_cases or any(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.judges import Judge
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Score
-from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError, did_you_mean
 from holdfast.records.extensions import allow
 from holdfast.records.inputs import read_settings
 from holdfast.rollout.dialogues import Speakers
@@ -176,8 +176,10 @@ def _find_judges(name: str, file: Path | None, store: Store | None, trusted: boo
     elif name not in judges and name in own:
         judges[name] = own[name]
     if name not in judges:
-        known = ", ".join([*judges, *own]) or "none"
-        raise StudyError(f"--with {name!r}: no such judge; there are: {known}; give --judges FILE or a model's name")
+        known, near = ", ".join([*judges, *own]) or "none", did_you_mean(name, [*judges, *own], after=" ")
+        raise StudyError(
+            f"--with {name!r}: no such judge; there are: {known}; {near}give --judges FILE or a model's name"
+        )
     wanted = judges[name].get("model") if isinstance(judges[name], dict) else None
     used = [wanted] if isinstance(wanted, str) else []
     # Who writes PROVIDER/NAME means that, whatever the run calls so.

@@ -26,17 +26,17 @@ from holdfast.runs.forks import fork_run
 from holdfast.runs.plan.step import Step
 from holdfast.runs.readiness import look_around
 from holdfast.store import DATABASE, Store
+from holdfast.store.cells import score_rows
 from holdfast.store.copying import read_analysis, read_logs
 from holdfast.store.database import PRIVATE_FILE
 from holdfast.store.origins import FOREIGN, describe_undeclared, read_declarations, read_log_states, read_undeclared
 from holdfast.store.places import ANALYSIS_FILE, ENDPOINTS_KEY, FORKED_KEY, STATE_KEY, STUDY_KEY
-from holdfast.store.rows import score_rows
 from holdfast.store.steplog import PLAN_KEY
 from holdfast.study.kinds import JUDGES, kind_of
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys, load
 from holdfast.suites import check_suite
-from holdfast.suites.casebook import collect_cases
+from holdfast.suites.parts import collect_cases
 
 DEFAULT_DRAWS = 10_000  # resamples, where no study says
 EMBEDDED_NOTES = (

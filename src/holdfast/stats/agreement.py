@@ -62,17 +62,18 @@ def quadratic_kappa(first: Floats, second: Floats) -> float | None:
 def ordinal_alpha(first: Floats, second: Floats) -> float | None:
     """Krippendorff's alpha with the ordinal distance for two judges without gaps; None where nothing varies."""
     levels, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
-    if len(levels) < 2:
-        return None
     pairs = np.zeros((len(levels), len(levels)))
     np.add.at(pairs, (codes[: len(first)], codes[len(first) :]), 1.0)
-    coincidences = pairs + pairs.T
+    return _alpha(pairs + pairs.T, 2.0 * len(first) - 1) if len(levels) > 1 else None
+
+
+def _alpha(coincidences: Floats, others: float) -> float:
+    """Ordinal alpha, where each judgement may by chance stand beside ``others``."""
     totals = coincidences.sum(axis=1)
     middle = np.cumsum(totals) - totals / 2  # the distance of two levels is the number of values between them
     distance = (middle[:, None] - middle[None, :]) ** 2
-    expected = float((np.outer(totals, totals) * distance).sum() / (totals.sum() - 1))
-    observed = float((coincidences * distance).sum())
-    return 1.0 - observed / expected
+    expected = float(totals @ distance @ totals) / others
+    return 1.0 - float((coincidences * distance).sum()) / expected if expected > 1e-12 else np.nan
 
 
 def case_intervals(first: Floats, second: Floats, cases: NDArray[np.int64]) -> Mapping[str, tuple[float, float]]:
@@ -130,12 +131,7 @@ def _table_kappa(table: Floats, levels: Floats) -> float:
 
 def _table_alpha(table: Floats, levels: Floats) -> float:
     """Ordinal alpha of a table of shares, in the limit of many items."""
-    coincidences = (table + table.T) / table.sum()
-    totals = coincidences.sum(axis=1)
-    middle = np.cumsum(totals) - totals / 2
-    distance = (middle[:, None] - middle[None, :]) ** 2
-    expected = float(totals @ distance @ totals) / 2
-    return 1.0 - float((coincidences * distance).sum()) / expected if expected > 1e-12 else np.nan
+    return _alpha((table + table.T) / table.sum(), 2.0)
 
 
 TABLE_STATISTICS: Mapping[str, Callable[[Floats, Floats], float]] = {

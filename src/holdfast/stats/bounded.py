@@ -44,14 +44,7 @@ def cluster_means(values: Floats, clusters: Sequence[Hashable]) -> Floats:
     return np.asarray(sums / np.bincount(index, minlength=len(places)), dtype=np.float64)
 
 
-def lower_bound(
-    values: Floats,
-    alpha: float,
-    *,
-    low: float,
-    high: float,
-    method: BoundMethod = "gaffke",
-) -> float:
+def lower_bound(values: Floats, alpha: float, *, low: float, high: float, method: BoundMethod = "gaffke") -> float:
     """A bound that lies above the true mean in at most ``alpha`` of samples, within [low, high].
 
     - "gaffke": the smallest mean that Gaffke's test does not reject (see ``stats.gaffke``), at most the mean of the
@@ -68,47 +61,25 @@ def lower_bound(
     return low + (high - low) * _lower(_scaled(values, low, high), alpha, method)
 
 
-def upper_bound(
-    values: Floats,
-    alpha: float,
-    *,
-    low: float,
-    high: float,
-    method: BoundMethod = "gaffke",
-) -> float:
+def upper_bound(values: Floats, alpha: float, *, low: float, high: float, method: BoundMethod = "gaffke") -> float:
     """A bound that lies below the true mean in at most ``alpha`` of samples: ``lower_bound`` of the negated values."""
     return -lower_bound(-np.asarray(values, dtype=np.float64), alpha, low=-high, high=-low, method=method)
 
 
 def p_value(
-    values: Floats,
-    null: float,
-    *,
-    low: float,
-    high: float,
-    side: Side = "greater",
-    method: BoundMethod = "gaffke",
+    values: Floats, null: float, *, low: float, high: float, side: Side = "greater", method: BoundMethod = "gaffke"
 ) -> float:
     """The level at which "the mean is at most ``null``" (side "greater"; "less": at least) is just rejected.
 
     It is at most α where the bound of the same method excludes ``null`` at α, and only there. Raises as
     ``lower_bound``.
     """
-    if side == "less":
-        negated = -np.asarray(values, dtype=np.float64)
-        return p_value(negated, -null, low=-high, high=-low, method=method)
     values = np.asarray(values, dtype=np.float64)
-    return float(p_values(values[None], null, low=low, high=high, method=method)[0])
+    return float(p_values(values[None], null, low=low, high=high, side=side, method=method)[0])
 
 
 def p_values(
-    samples: Floats,
-    null: float,
-    *,
-    low: float,
-    high: float,
-    side: Side = "greater",
-    method: BoundMethod = "gaffke",
+    samples: Floats, null: float, *, low: float, high: float, side: Side = "greater", method: BoundMethod = "gaffke"
 ) -> Floats:
     """``p_value`` of each row of ``samples`` (rows, n): shape (rows,)."""
     if side == "less":
@@ -121,26 +92,21 @@ def p_values(
         return _bernstein_p(x, m)
     if method == "gaffke":
         return gaffke.p_of_rows(x, m)
-    flat = _flat(x)
-    found = _t_p(x, m)
-    if flat.any() and x.shape[1] > 1:
+    n, flat = x.shape[1], _flat(x)
+    if n == 1:
+        return np.ones(len(x))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = (x.mean(axis=-1) - m) * np.sqrt(n) / x.std(axis=-1, ddof=1)
+    found = np.asarray(special.stdtr(n - 1, -statistic), dtype=np.float64)
+    if flat.any():
         found[flat] = gaffke.p_of_rows(x[flat], m)
     return found
 
 
-def exact_upper(events: int, n: int, alpha: float) -> float:
-    """The Clopper–Pearson upper 1 − α bound of a share with ``events`` of ``n``; no events: 1 − α^(1/n).
-
-    1 without any observation. Raises ValueError for counts that cannot be.
-    """
-    _check_counts(events, n)
-    _check_level(alpha)
-    return 1.0 if events == n else float(special.betaincinv(events + 1, n - events, 1 - alpha))
-
-
 def exact_lower(events: int, n: int, alpha: float) -> float:
     """The Clopper–Pearson lower 1 − α bound of a share with ``events`` of ``n``; 0 without events."""
-    _check_counts(events, n)
+    if not 0 <= events <= n:
+        raise ValueError(f"{events} events of {n} cannot be")
     _check_level(alpha)
     return 0.0 if events == 0 else float(special.betaincinv(events, n - events + 1, alpha))
 
@@ -178,11 +144,6 @@ def _check_level(alpha: float) -> None:
         raise ValueError(f"a level lies between 0 and 1, not at {alpha:g}")
 
 
-def _check_counts(events: int, n: int) -> None:
-    if not 0 <= events <= n:
-        raise ValueError(f"{events} events of {n} cannot be")
-
-
 def _scaled(values: Floats, low: float, high: float) -> Floats:
     """The values with [low, high] mapped to [0, 1]."""
     found = np.asarray(values, dtype=np.float64)
@@ -216,15 +177,6 @@ def _lower(x: Floats, alpha: float, method: BoundMethod) -> float:
         needed = math.log(2 / alpha)
         below = error * math.sqrt(2 * needed) + 7 * needed / (3 * (n - 1))
     return min(1.0, max(0.0, mean - below))
-
-
-def _t_p(x: Floats, m: float) -> Floats:
-    n = x.shape[-1]
-    if n == 1:
-        return np.ones(len(x))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = (x.mean(axis=-1) - m) * np.sqrt(n) / x.std(axis=-1, ddof=1)
-    return np.asarray(special.stdtr(n - 1, -statistic), dtype=np.float64)
 
 
 def _bernstein_p(x: Floats, m: float) -> Floats:

@@ -52,10 +52,8 @@ class Pooled:
 def mean_statistic(values: Floats) -> Statistic:
     """The mean of per-case ``values`` (cases,), NaN where a case has none."""
     present: Bools = np.asarray(np.isfinite(values), dtype=np.bool_)
-    count = int(present.sum())
-    if not count:
-        return Statistic(value=float("nan"), influence=np.zeros(len(values)), present=present)
-    mean = float(values[present].mean())
+    count = max(int(present.sum()), 1)
+    mean = float(values[present].mean()) if present.any() else np.nan
     return Statistic(value=mean, influence=np.where(present, values - mean, 0.0) / count, present=present)
 
 
@@ -105,8 +103,8 @@ def pool(statistics: Sequence[Statistic], seeds: Sequence[Hashable]) -> Pooled:
 
 
 def interval_of(
-    found: Pooled, *, seeds: bool = False, share: bool = False, span: tuple[float, float] | None = None
-) -> tuple[float, float] | None:
+    found: Pooled, *, seeds: bool = False, share: bool = False, span: Interval | None = None
+) -> Interval | None:
     """The 95 % interval of a pooled mean, or None below two cases; with ``seeds``, None below ``MIN_SEEDS`` seeds.
 
     A ``share`` has the interval of ``share_interval`` from cases, a mean of values in ``span`` that of
@@ -131,14 +129,12 @@ def interval_of(
     return (low, high) if ends is None else _within(low, high, found.value, ends)
 
 
-def _within(low: float, high: float, mean: float, ends: tuple[float, float]) -> tuple[float, float]:
+def _within(low: float, high: float, mean: float, ends: Interval) -> Interval:
     """An interval cut at the ends of a range, but never short of the mean."""
     return max(low, min(ends[0], mean)), min(high, max(ends[1], mean))
 
 
-def bounded_interval(
-    mean: float, variance: float, cases: int, span: tuple[float, float], level: float = NOMINAL
-) -> tuple[float, float]:
+def bounded_interval(mean: float, variance: float, cases: int, span: Interval) -> Interval:
     """The interval of a mean over ``cases`` values in ``span``, whose mean has this ``variance``.
 
     Two cases are added, one at either end of the span, and the quantile is Student's t. For differences of −1, 0 and 1
@@ -147,11 +143,11 @@ def bounded_interval(
     """
     middle = (cases * mean + sum(span)) / (cases + 2)
     squares = variance * cases * (cases - 1) + cases * (mean - middle) ** 2 + sum((end - middle) ** 2 for end in span)
-    margin = t_quantile(max(cases - 1, 1), level) * float(np.sqrt(squares)) / (cases + 2)
+    margin = t_quantile(max(cases - 1, 1)) * float(np.sqrt(squares)) / (cases + 2)
     return _within(middle - margin, middle + margin, mean, span)
 
 
-def share_interval(share: float, variance: float, cases: int, level: float = NOMINAL) -> tuple[float, float]:
+def share_interval(share: float, variance: float, cases: int) -> Interval:
     """Wilson's interval of a share with the ``variance`` of its mean over ``cases`` clusters.
 
     The number of trials is the one that gives this variance to a binomial share (Korn & Graubard 1998), the number of
@@ -159,10 +155,16 @@ def share_interval(share: float, variance: float, cases: int, level: float = NOM
     """
     binomial = share * (1 - share)
     trials = binomial / variance if variance > 0 and binomial > 0 else float(cases)
-    z = t_quantile(max(cases - 1, 1), level) ** 2
+    return _wilson(share, trials, cases)
+
+
+def _wilson(share: float, trials: float, cases: int) -> Interval:
+    """Wilson's interval of a share of so many ``trials``, with the quantile of Student's t over ``cases``."""
+    z = t_quantile(max(cases - 1, 1)) ** 2
     middle = (share + z / (2 * trials)) / (1 + z / trials)
-    half = float(np.sqrt(z * (binomial / trials + z / (4 * trials**2)))) / (1 + z / trials)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    half = float(np.sqrt(z * (share * (1 - share) / trials + z / (4 * trials**2)))) / (1 + z / trials)
+    # At a share of 0 or 1 the end is that very number, which rounding may miss.
+    return 0.0 if share == 0 else max(0.0, middle - half), 1.0 if share == 1 else min(1.0, middle + half)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +192,7 @@ def rate_interval(hits: Bools, cases: Ints) -> Interval | None:
     variance = count / (count - 1) * float(influence @ influence)
     plain = share * (1 - share)
     effective = float(count) if plain == 0 else min(plain / variance, size) if variance > 0 else float(size)
-    square = t_quantile(count - 1) ** 2
-    middle = (share + square / (2 * effective)) / (1 + square / effective)
-    half = np.sqrt(square * (plain / effective + square / (4 * effective**2))) / (1 + square / effective)
-    # At a share of 0 or 1 the end is that very number, which rounding may miss.
-    low = 0.0 if share == 0 else max(0.0, float(middle - half))
-    return low, 1.0 if share == 1 else min(1.0, float(middle + half))
+    return _wilson(share, effective, count)
 
 
 def group_means(values: Floats, groups: Ints, cases: Ints) -> GroupMeans:

@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from holdfast.records.arrays import Floats
 from holdfast.stats.limits import mean_limits
-from holdfast.stats.resample import NOMINAL, row_means
+from holdfast.stats.resample import NOMINAL, Interval, row_means
 
 MIN_SEEDS = 3
 SCORE_SPAN, CHANGE_SPAN = (0.0, 3.0), (-3.0, 3.0)  # of scores and of their differences
@@ -155,9 +155,18 @@ def _values(sample: Sample, weights: Floats, idle: float = np.nan) -> Floats:
     return np.where(used.any(axis=1), weights[:, rows] @ sample.means[rows], idle)
 
 
-def t_quantile(degrees: float, level: float = NOMINAL) -> float:
-    """The two-sided quantile of Student's t."""
-    return float(stdtrit(degrees, (1 + level) / 2))
+def t_quantile(degrees: float) -> float:
+    """The two-sided 95 % quantile of Student's t."""
+    return float(stdtrit(degrees, (1 + NOMINAL) / 2))
+
+
+def mean_interval(values: Floats) -> Interval | None:
+    """Student's 95 % interval of the mean of one value for each seed; None below ``MIN_SEEDS`` of them."""
+    if len(values) < MIN_SEEDS:
+        return None
+    mean = float(np.mean(values))
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean - half, mean + half
 
 
 def limits(
@@ -190,7 +199,7 @@ def limits(
     return both if reach is not None else np.clip(both, ends[:, :1], ends[:, 1:])
 
 
-def interval(found: Spread, *, seeds: bool, level: float = NOMINAL) -> tuple[float, float] | None:
+def interval(found: Spread, *, seeds: bool, level: float = NOMINAL) -> Interval | None:
     """The interval of the first contrast; see ``limits``."""
     both = limits(found, np.eye(1, len(found.values)), seeds=seeds, level=level)
     return None if both is None else (float(both[0, 0]), float(both[0, 1]))
@@ -209,32 +218,32 @@ NARROWER = 8  # steps into which the one with an end is cut
 PRECISION = 1e-8
 
 
-def ratio_set(found: Spread, *, seeds: bool, level: float = NOMINAL) -> tuple[float, float] | None:
+def ratio_set(found: Spread, *, seeds: bool) -> Interval | None:
     """The ratios of the first contrast to the second that the data do not exclude, or None where they are unbounded.
 
     A ratio ρ is kept where the interval of N − ρD holds zero (Fieller 1954), with the limits of ``stats.contrasts``.
     The set is bounded only where the interval of D excludes zero. Where N − ρD leaves gaps, the set is what they span.
     Raises ValueError where there are no such intervals.
     """
-    gain = limits(found, np.array([[0.0, 1.0]]), seeds=seeds, level=level)
+    gain = limits(found, np.array([[0.0, 1.0]]), seeds=seeds)
     if gain is None:
         raise ValueError("no intervals without two cases, and none over seeds below three")
     if gain[0, 0] <= 0 <= gain[0, 1]:
         return None
     middle = float(found.values[0] / found.values[1])
     # The scale of the search: how far N / D goes when D stands at its limit next to zero and N at either of its own.
-    top = limits(found, np.array([[1.0, 0.0]]), seeds=seeds, level=level)
+    top = limits(found, np.array([[1.0, 0.0]]), seeds=seeds)
     assert top is not None
     scale = float(np.abs(top).max() / np.abs(gain).min()) + abs(middle)
-    return _edge(found, middle, -scale, seeds, level), _edge(found, middle, scale, seeds, level)
+    return _edge(found, middle, -scale, seeds), _edge(found, middle, scale, seeds)
 
 
-def _edge(found: Spread, middle: float, scale: float, seeds: bool, level: float) -> float:
+def _edge(found: Spread, middle: float, scale: float, seeds: bool) -> float:
     """The farthest kept ratio from ``middle`` in the direction of ``scale``."""
     steps = np.concatenate([[0.0], scale * FIRST_STEPS])
     while abs(steps[-1] - steps[0]) > PRECISION * (1 + abs(middle)):
         ratios = middle + steps
-        both = limits(found, np.stack([np.ones(len(ratios)), -ratios], axis=1), seeds=seeds, level=level)
+        both = limits(found, np.stack([np.ones(len(ratios)), -ratios], axis=1), seeds=seeds)
         assert both is not None
         kept = np.flatnonzero((both[:, 0] <= 0) & (both[:, 1] >= 0))
         last = int(kept[-1]) if len(kept) else 0

@@ -35,13 +35,8 @@ FEW_VALUES = 64  # samples that share at most so many distinct values are tallie
 CHUNK_NUMBERS = 500_000  # bounds memory: numbers handled at once
 
 
-def p_of(x: Floats, m: float) -> float:
-    """The p-value of "the mean is at most ``m``" of values (n,) in [0, 1]; 1 where ``m`` is their mean or more."""
-    return float(p_of_rows(x[None], m)[0])
-
-
 def p_of_rows(x: Floats, m: float) -> Floats:
-    """``p_of`` each row of ``x`` (rows, n), all for the same ``m``."""
+    """The p-values of "the mean is at most ``m``" of samples (rows, n) in [0, 1]; 1 where ``m`` is the mean or more."""
     x = np.sort(x, axis=1)  # so that not even rounding depends on the order
     found = np.where(x.mean(axis=1) > m, 0.0, 1.0)
     asked = np.flatnonzero(found == 0.0)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.records.arrays import Floats
-from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
+from holdfast.stats.contrasts import mean_interval
+from holdfast.stats.resample import Interval, row_means
 
 NOT_REACHED = "not reached"
 NOT_HELD = "reached at single checkpoints, not by the rising curve fitted to all"
@@ -46,7 +47,7 @@ class OverSeeds:
     """
 
     value: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
     reached: int
     total: int
     caveats: tuple[str, ...] = ()
@@ -80,15 +81,15 @@ def at_level(quantity: Floats, guide: Floats, level: float) -> AtLevel:
         reason = NOT_HELD if (along >= level).any() else NOT_REACHED
         return AtLevel(value=None, reached=False, reason=reason)
     first = int(np.argmax(above))
-    if first == 0:
-        return _reached(_mean(values[blocks[0]]), BEFORE_TRAINING)
-    low, high = float(fitted[first - 1]), float(fitted[first])
-    after = _mean(values[blocks[first]])
-    if high == level:
-        return _reached(after)
-    share = (level - low) / (high - low)
-    # A mean with weights stays between its ends, which start + share · difference may leave by rounding.
-    return _reached((1 - share) * _mean(values[blocks[first - 1]]) + share * after)
+    before, value = (float(row_means(values[blocks[place]])) for place in (max(first - 1, 0), first))
+    low, high = float(fitted[max(first - 1, 0)]), float(fitted[first])
+    if first and high != level:
+        share = (level - low) / (high - low)
+        # A mean with weights stays between its ends, which start + share · difference may leave by rounding.
+        value = (1 - share) * before + share * value
+    if not np.isfinite(value):
+        return AtLevel(value=None, reached=True, reason=NOT_MEASURED)
+    return AtLevel(value=value, reached=True, reason=None if first else BEFORE_TRAINING)
 
 
 def rising_blocks(curve: Floats) -> list[slice]:
@@ -108,19 +109,6 @@ def rising_blocks(curve: Floats) -> list[slice]:
     return [slice(end - size, end) for end, (_, size) in zip(ends, blocks, strict=True)]
 
 
-def _mean(values: Floats) -> float:
-    """The mean of what was measured; NaN where nothing was."""
-    found = values[np.isfinite(values)]
-    return float(found.mean()) if len(found) else float("nan")
-
-
-def _reached(value: float, reason: str | None = None) -> AtLevel:
-    """The value at a crossing, or that it was not measured there."""
-    if np.isfinite(value):
-        return AtLevel(value=value, reached=True, reason=reason)
-    return AtLevel(value=None, reached=True, reason=NOT_MEASURED)
-
-
 def over_seeds(found: Sequence[AtLevel]) -> OverSeeds:
     """The mean over seeds of a quantity at a level, with an interval only where no seed is missing."""
     values = np.array([one.value for one in found if one.value is not None])
@@ -134,13 +122,9 @@ def over_seeds(found: Sequence[AtLevel]) -> OverSeeds:
         caveats.append(NOT_MEASURED)
     if any(one.reason == BEFORE_TRAINING for one in found):
         caveats.append(BEFORE_TRAINING)
-    interval = None
-    if len(values) == len(found) and len(values) >= MIN_SEEDS:
-        half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1) / np.sqrt(len(values)))
-        interval = (float(values.mean()) - half, float(values.mean()) + half)
     return OverSeeds(
         value=float(values.mean()) if len(values) else None,
-        interval=interval,
+        interval=mean_interval(values) if len(values) == len(found) else None,
         reached=reached,
         total=len(found),
         caveats=tuple(caveats),

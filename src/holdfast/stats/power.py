@@ -102,19 +102,14 @@ def gather(values: Floats, *, low: float, high: float) -> Pilot:
     found, counts = found[counts > 1], counts[counts > 1]
     order = np.argsort(~np.isfinite(found), axis=1, kind="stable")
     found = np.take_along_axis(found, order, axis=1)
-    return Pilot(values=found, counts=counts, mixing=_mixing(found, counts), low=low, high=high)
-
-
-def _mixing(found: Floats, counts: NDArray[np.int64]) -> float:
-    """How much of each rollout to draw from any case, so that the case means vary by (1 − mixing)² of what they do.
-
-    That is the variance between cases: what is seen of it less what the rollouts of a case add to it.
-    """
+    # Means of (1 − mixing) own rollouts vary between cases by (1 − mixing)² of what those of the pilot do: as much as
+    # is seen of them, less what the rollouts of a case add to it.
     means = np.nanmean(found, axis=1)
     within = float(np.nansum((found - means[:, None]) ** 2) / (counts - 1).sum())
     seen = float(means.var(ddof=1))
     between = max(0.0, seen - within * float(np.mean(1 / counts)))
-    return 1.0 - float(np.sqrt(between / seen)) if seen > 0 else 1.0
+    mixing = 1.0 - float(np.sqrt(between / seen)) if seen > 0 else 1.0
+    return Pilot(values=found, counts=counts, mixing=mixing, low=low, high=high)
 
 
 def read_pilot(pilot: Floats, *, low: float, high: float, change: float = 0.0) -> Pilot:
@@ -168,38 +163,6 @@ def plan_cases(
             row = replace(row, power=passed / simulated, lower=exact_lower(passed, simulated, LIMIT_ALPHA))
         found.append(row)
     return found
-
-
-def power_at(
-    pilot: Floats,
-    *,
-    cases: int,
-    rollouts: int,
-    margin: float,
-    alpha: float,
-    low: float,
-    high: float,
-    method: BoundMethod = "gaffke",
-    change: float = 0.0,
-    draws: int = 2000,
-    rng: np.random.Generator,
-) -> PowerRow:
-    """How often a comparison of that size passes at a true change of ``change``: see ``plan_cases``.
-
-    Raises ValueError for more than one rollout where the pilot cannot tell rollouts from cases.
-    """
-    parts = read_pilot(pilot, low=low, high=high, change=change)
-    if rollouts > 1 and not parts.repeated:
-        raise ValueError(ONE_ROLLOUT)
-    trial = _Trial(parts=parts, rollouts=rollouts, margin=margin, alpha=alpha, method=method)
-    passed = trial.count_passes(cases, draws, rng)
-    return PowerRow(
-        rollouts=rollouts,
-        cases=cases,
-        power=passed / draws,
-        lower=exact_lower(passed, draws, LIMIT_ALPHA),
-        method=method,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.records.arrays import Floats
 
+Interval = tuple[float, float]
 Weights = NDArray[np.float32]
 
 CHUNK_DRAWS = 2_000  # bounds memory: a chunk of weights is CHUNK_DRAWS × cases of 4 bytes
@@ -25,12 +24,6 @@ def draw_counts(rng: np.random.Generator, draws: int, size: int) -> Weights:
     return np.bincount(picked.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float32)
 
 
-def draw_chunks(rng: np.random.Generator, draws: int, size: int) -> Iterator[Weights]:
-    """``draw_counts`` in chunks of at most ``CHUNK_DRAWS`` resamples."""
-    for start in range(0, draws, CHUNK_DRAWS):
-        yield draw_counts(rng, min(CHUNK_DRAWS, draws - start), size)
-
-
 def resampled_means(values: Floats, draws: int, rng: np.random.Generator) -> Floats:
     """Every row's mean in every resample of the columns: shape (draws, rows).
 
@@ -43,13 +36,12 @@ def resampled_means(values: Floats, draws: int, rng: np.random.Generator) -> Flo
     there = present.astype(np.float32).T
     means = row_means(values)
     found = np.empty((draws, values.shape[0]))
-    start = 0
-    for weights in draw_chunks(rng, draws, values.shape[1]):
-        part = found[start : start + len(weights)]
+    for start in range(0, draws, CHUNK_DRAWS):
+        part = found[start : start + CHUNK_DRAWS]
         part[:] = means
+        weights = draw_counts(rng, len(part), values.shape[1])
         counts = (weights @ there).astype(np.float64)
         np.divide(weights @ filled, counts, out=part, where=counts > 0)
-        start += len(weights)
     return found
 
 
@@ -60,13 +52,10 @@ def row_means(values: Floats) -> Floats:
     return np.asarray(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0), dtype=np.float64)
 
 
-def percentile_interval(draws: NDArray[np.floating], level: float = NOMINAL) -> tuple[float, float] | None:
-    """The central ``level`` of the finite draws, or None where fewer than 40 are finite."""
+def percentile_interval(draws: NDArray[np.floating]) -> Interval | None:
+    """The central 95 % of the finite draws, or None where fewer than 40 are finite."""
     finite = np.asarray(draws)[np.isfinite(draws)]
     if len(finite) < 40:
         return None
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - NOMINAL) / 2, (1 + NOMINAL) / 2])
     return float(low), float(high)
-
-
-Interval = tuple[float, float]

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from holdfast.records.arrays import Floats
 from holdfast.stats.bounded import BoundMethod, exact_lower, lower_bound, order_cases, p_values, upper_bound
-from holdfast.stats.power import LIMIT_ALPHA, Pilot, gather, read_pilot
+from holdfast.stats.power import LIMIT_ALPHA, read_pilot
 
 WINDOWS = (1, 2, 4, 8)  # looks
+SHARE = 0.8  # of the runs with a drop, in which it is caught within the looks that are promised
 
 
 def spend(look: int, alpha: float) -> float:
@@ -107,27 +108,16 @@ class ChangeMonitor:
         if not shared:
             return None
         values = np.array([[one[case] for one in looks] for case in shared], dtype=np.float64).mean(axis=1)
-        low = lower_bound(values, level, low=self.low, high=self.high, method=self.method)
-        high = upper_bound(values, level, low=self.low, high=self.high, method=self.method)
-        return Window(
-            looks=span,
-            cases=len(shared),
-            change=float(values.mean()),
-            lower=low,
-            upper=high,
-            alarm=high < -self.margin,
-            warning=high < 0,
+        low, high = (
+            bound(values, level, low=self.low, high=self.high, method=self.method)
+            for bound in (lower_bound, upper_bound)
         )
+        told = {"alarm": high < -self.margin, "warning": high < 0}
+        return Window(looks=span, cases=len(shared), change=float(values.mean()), lower=low, upper=high, **told)
 
 
 def alarms(
-    differences: Floats,
-    *,
-    low: float,
-    high: float,
-    alpha: float,
-    margin: float,
-    method: BoundMethod = "gaffke",
+    differences: Floats, *, low: float, high: float, alpha: float, margin: float, method: BoundMethod = "gaffke"
 ) -> NDArray[np.bool_]:
     """At which looks ``ChangeMonitor`` alarms, in many runs at once: (runs, cases, looks) → (runs, looks).
 
@@ -171,9 +161,6 @@ def delay(
     alpha: float,
     low: float,
     high: float,
-    cases: int | None = None,
-    share: float = 0.8,
-    depth: float | None = None,
     before: int = 4,
     horizon: int = 24,
     method: BoundMethod = "gaffke",
@@ -183,62 +170,30 @@ def delay(
     """The looks it takes to catch a ``drop`` of the mean, simulated from a pilot of paired differences.
 
     ``differences`` has shape (cases, looks): each case's difference to the baseline at looks (or of rollouts) without
-    a change; ``null_differences`` makes them from a baseline. What a case keeps over its columns, the baseline's error
+    a change. What a case keeps over its columns, the baseline's error
     among it, is drawn once a run and shared by all looks; the rest is drawn anew at every look. ``cases`` are met a
-    look, by default as many as in the pilot. The drop moves all cases alike, or with ``depth`` (points) as many cases
-    as make the mean, each by so much: few deep drops are caught later. A run that alarms before the drop is not
-    counted as caught. Raises ValueError as ``read_pilot``, and for a drop that ``depth`` cannot make.
+    look, as many as in the pilot, and the drop moves all of them alike: few deep drops are caught later. A run that
+    alarms before the drop is not counted as caught. Raises ValueError as ``read_pilot``.
     """
     pilot = read_pilot(differences, low=low, high=high)
-    changed = read_pilot(differences, low=low, high=high, change=0.0 if depth else -drop)
-    size = len(pilot.values) if cases is None else cases
-    picked = rng.integers(0, len(pilot.values), size=(draws, size))
+    changed = read_pilot(differences, low=low, high=high, change=-drop)
+    picked = rng.integers(0, len(pilot.values), size=(draws, len(pilot.values)))
     looks_before = [pilot.at(picked, rng) for _ in range(before)]
     looks_after = [changed.at(picked, rng) for _ in range(horizon)]
-    if depth:
-        hit = rng.random(picked.shape) < _share_hit(pilot, drop, depth, rng)
-        looks_after = [np.clip(look - depth * hit, low, high) for look in looks_after]
     runs = np.stack(looks_before + looks_after, axis=2)
     rung = alarms(runs, low=low, high=high, alpha=alpha, margin=margin, method=method)
     early = np.asarray(rung[:, :before].any(axis=1))
     later = rung[:, before:] & ~early[:, None]
     waits = np.where(later.any(axis=1), np.argmax(later, axis=1) + 1, horizon + 1)
     within = [float((waits <= look).mean()) for look in range(1, horizon + 1)]
-    promised = (exact_lower(round(caught * draws), draws, LIMIT_ALPHA) >= share for caught in within)
+    promised = (exact_lower(round(caught * draws), draws, LIMIT_ALPHA) >= SHARE for caught in within)
     looks = next((look for look, enough in enumerate(promised, start=1) if enough), None)
     return Delay(
         drop=drop,
         looks=looks,
-        share=share,
+        share=SHARE,
         caught=within[-1] if looks is None else within[looks - 1],
         false=float(early.mean()),
         before=before,
         horizon=horizon,
     )
-
-
-def _share_hit(pilot: Pilot, drop: float, depth: float, rng: np.random.Generator) -> float:
-    """The share of cases that must fall by ``depth``, cut to the range, for the mean to fall by ``drop``."""
-    values = pilot.draw(rng, 1, 10_000, 1)
-    lost = float((values - np.clip(values - depth, pilot.low, pilot.high)).mean())
-    if drop > lost:
-        raise ValueError(f"a drop of {drop:g} cannot come of cases that fall by {depth:g}")
-    return drop / lost
-
-
-def null_differences(scores: Floats, *, rollouts: int, looks: int, rng: np.random.Generator) -> Floats:
-    """Simulated differences of ``looks`` looks at an unchanged model, (cases, looks): a pilot for ``delay``.
-
-    ``scores`` (cases, rollouts) are the baseline's; each case's baseline mean is drawn once from them with as many
-    rollouts, and each look's mean with ``rollouts`` (see ``Pilot``). Raises ValueError for a baseline with one rollout
-    a case, which does not tell how much rollouts vary, and for missing scores.
-    """
-    if scores.shape[1] < 2:
-        raise ValueError("one rollout a case does not tell how much rollouts vary; give the baseline two or more")
-    if not np.isfinite(scores).all():
-        raise ValueError("a score of the baseline is missing: leave out the case or the rollout")
-    pilot = gather(scores, low=float(scores.min()), high=float(scores.max()))
-    cases = np.arange(len(scores))
-    baseline = pilot.means(cases, scores.shape[1], rng)
-    later = [pilot.means(cases, rollouts, rng) - baseline for _ in range(looks)]
-    return np.stack(later, axis=1)

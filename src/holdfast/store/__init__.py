@@ -1,8 +1,7 @@
 """A run on disk: the only reader and writer of its artifacts.
 
-store.py        cases, checkpoints, trajectories and scores: written in transactions, read by id
-preferences.py  pairs, and what references give their trajectories
-tables.py       the same as columns, without texts: what statistics compute on
+store.py        cases, checkpoints, trajectories, scores, pairs: written in transactions, read by id
+tables.py       scores and episodes as columns, without texts: what statistics compute on
 steplog.py      which steps are under way, done or failed, and which batches are committed
 codec.py        records to bytes and back
 database.py     opening, locking, the schema, and copies of a run's rows

@@ -10,6 +10,7 @@ for which checkpoint, by the splits, is told here too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -142,3 +143,30 @@ def own_cases(checkpoints: Sequence[Checkpoint], masks: Masks) -> Bools:
     """(checkpoints, cases): which cases count for each checkpoint, those of its ``splits_of``."""
     found = [np.any([masks[seed] for seed in splits_of(one, masks)], axis=0) for one in checkpoints]
     return np.array(found, dtype=np.bool_).reshape(len(checkpoints), len(next(iter(masks.values()))))
+
+
+def score_rows(store: Store, part: str | None = None) -> list[dict[str, Any]]:
+    """One row per checkpoint × case × objective × rollout × judge × repeat; a missing value is None.
+
+    ``part`` is one of the parts beside the cases to train on and the held-out ones (``attack``, ``shift``, ``probe``),
+    or "all".
+    """
+    table, ids = store.score_table(part=part), store.trajectory_ids(part=part)
+    rows = []
+    for i, value in enumerate(table.value.tolist()):
+        checkpoint = table.checkpoints[table.checkpoint[i]]
+        rows.append(
+            {
+                "checkpoint": checkpoint.name,
+                "checkpoint_id": checkpoint.id,
+                "lineage": list(checkpoint.lineage),
+                "case": table.case_ids[table.case[i]],
+                "objective": table.objectives[table.objective[i]],
+                "judge": table.judges[table.judge[i]],
+                "rollout": int(table.rollout[i]),
+                "repeat": int(table.repeat[i]),
+                "trajectory": ids[table.trajectory[i]],
+                "value": None if math.isnan(value) else value,
+            }
+        )
+    return rows

@@ -111,7 +111,11 @@ def _check(db: sqlite3.Connection, schema: frozenset[str]) -> None:
     if len(sealed) != 1:
         raise _DamageError("the digest of its digests is missing")
     last, chain, *tables = sealed[0]
-    seals, walked, reached = _read_seals(db)
+    seals: dict[str, dict[int, tuple[int, bytes]]] = {}  # table → number → rows and digest of its seals
+    walked, reached = START, 0
+    for reached, place, count, digest in db.execute("SELECT number, place, rows, digest FROM seals ORDER BY number"):
+        walked = link(walked, reached, place, count, digest)
+        seals.setdefault(place, {})[reached] = (count, digest)
     if (walked, reached) != (chain, last):
         raise _DamageError("the digests of its rows are not those that were written")
     for place, digest in zip(REPLACED, tables, strict=True):
@@ -119,16 +123,6 @@ def _check(db: sqlite3.Connection, schema: frozenset[str]) -> None:
             raise _DamageError(f"{place} are not those that were written" if place == "steps" else f"{place} differs")
     for place, table in ADDED_TO.items():
         _check_table(db, place, table, seals.get(place, {}))
-
-
-def _read_seals(db: sqlite3.Connection) -> tuple[dict[str, dict[int, tuple[int, bytes]]], bytes, int]:
-    """Table → number → rows and digest of its seals; the chain over them, and the last number."""
-    found: dict[str, dict[int, tuple[int, bytes]]] = {}
-    chain, last = START, 0
-    for last, place, count, digest in db.execute("SELECT number, place, rows, digest FROM seals ORDER BY number"):
-        chain = link(chain, last, place, count, digest)
-        found.setdefault(place, {})[last] = (count, digest)
-    return found, chain, last
 
 
 def _check_table(db: sqlite3.Connection, place: str, table: SealedTable, seals: dict[int, tuple[int, bytes]]) -> None:

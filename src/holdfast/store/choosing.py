@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from holdfast.records import Checkpoint
 from holdfast.records.checkpoints import DOSE
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 
 BASE = "base"
 MOST_NAMED = 5
@@ -68,9 +67,12 @@ def find_checkpoint(
         named = [one for one in book.checkpoints if one.id.startswith(text)]
         if len(named) == 1:
             return named[0]
-    _require_known_keys(book, conditions)
+    _require_keys(book.checkpoints, conditions, book.place)
     if not named:
-        raise StudyError(f"{book.place}: no checkpoint {text!r}; {_suggest(book, label)}")
+        labels = list(dict.fromkeys(",".join(one.lineage) or BASE for one in book.checkpoints))
+        hint = did_you_mean(label, labels, after=" ")
+        there = ", ".join(labels[: 2 * MOST_NAMED]) or "none"
+        raise StudyError(f"{book.place}: no checkpoint {text!r}; {hint}lineages there are: {there}")
     found = [one for one in named if all(_holds(one, key, value) for key, value in conditions.items())]
     if not found:
         told = " ".join(f"{key}={value}" for key, value in conditions.items())
@@ -87,7 +89,7 @@ def find_checkpoint(
 
 def select(book: Listed, where: Mapping[str, str]) -> list[Checkpoint]:
     """Every checkpoint that the conditions allow."""
-    _require_known_keys(book, where)
+    _require_keys(book.checkpoints, where, book.place)
     return [one for one in book.checkpoints if all(_holds(one, key, value) for key, value in where.items())]
 
 
@@ -120,16 +122,11 @@ def share_conditions(books: Sequence[Listed], where: Mapping[str, str]) -> list[
     return [{key: value for key, value in where.items() if key in mine} for mine in known]
 
 
-def _require_known_keys(book: Listed, conditions: Mapping[str, str]) -> None:
-    _require_keys(book.checkpoints, conditions, book.place)
-
-
 def _require_keys(checkpoints: Sequence[Checkpoint], conditions: Mapping[str, str], place: str) -> None:
     known = sorted({key for one in checkpoints for key in _keys(one)})
     for key in conditions:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, known, before="; ")
             raise StudyError(f"{place}: no checkpoint has {key!r}; there are: {', '.join(known)}{hint}")
 
 
@@ -159,13 +156,6 @@ def _tell_differing(found: Sequence[Checkpoint]) -> str:
         if len(values) > 1:
             told.append(f"{key} ({', '.join(values[:MOST_NAMED])}{', …' if values[MOST_NAMED:] else ''})")
     return f" they differ in {', '.join(told)};" if told else ""
-
-
-def _suggest(book: Listed, label: str) -> str:
-    labels = list(dict.fromkeys(",".join(one.lineage) or BASE for one in book.checkpoints))
-    near = difflib.get_close_matches(label, labels, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}lineages there are: {', '.join(labels[: 2 * MOST_NAMED]) or 'none'}"
 
 
 def parent_of(book: Listed, child: Checkpoint) -> Checkpoint:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
@@ -179,17 +179,10 @@ def case_from_bytes(plain: bytes, **columns: Any) -> Case:
     )
 
 
-_CHECKPOINT_FIELDS = (
-    *("id", "base", "axes", "split_seed", "train_seed", "parent_id"),
-    *("path", "digest", "model", "source"),
-)
-_STAGE_FIELDS = ("name", "method", "objectives", "settings", "steps", "pairs", "data")
-
-
 def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
     """A checkpoint as JSON."""
-    row = {name: getattr(checkpoint, name) for name in _CHECKPOINT_FIELDS}
-    row["stages"] = [{name: getattr(stage, name) for name in _STAGE_FIELDS} for stage in checkpoint.stages]
+    row = {one.name: getattr(checkpoint, one.name) for one in fields(checkpoint) if one.name != "stages"}
+    row["stages"] = [{one.name: getattr(stage, one.name) for one in fields(stage)} for stage in checkpoint.stages]
     return orjson.dumps(row)
 
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.inputs import reading_address
 from holdfast.store.checking import refuse_links, reseal
-from holdfast.store.preferences import PREFERENCE_SCHEMA
 from holdfast.store.seals import SEAL_SCHEMA
 from holdfast.store.steplog import STEP_SCHEMA
 
@@ -30,9 +29,9 @@ PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700  # what a run holds is for its ow
 FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
 PAGE_CACHE_KIB = 32 * 1024
 PAGE_BYTES = 16 * 1024  # compressed texts are 1-20 kB: larger pages waste less space and time on them
+# A REAL holds a float64 bit by bit; NaN would be NULL.
 SCHEMA = (
     STEP_SCHEMA
-    + PREFERENCE_SCHEMA
     + SEAL_SCHEMA
     + """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -57,6 +56,12 @@ CREATE TABLE scores (trajectory INTEGER NOT NULL REFERENCES trajectories, judge 
   repeat INTEGER NOT NULL, value REAL, missing TEXT, label TEXT, reply INTEGER REFERENCES texts,
   seal INTEGER NOT NULL, PRIMARY KEY (trajectory, judge, repeat),
   CHECK ((value IS NULL) <> (missing IS NULL))) WITHOUT ROWID;
+CREATE TABLE pairs (step TEXT NOT NULL, position INTEGER NOT NULL, chosen INTEGER NOT NULL, rejected INTEGER NOT NULL,
+  objectives TEXT NOT NULL, judge TEXT NOT NULL, gap REAL NOT NULL, weight REAL NOT NULL,
+  seal INTEGER NOT NULL, PRIMARY KEY (step, position)) WITHOUT ROWID;
+CREATE TABLE logprobs (step TEXT NOT NULL, trajectory INTEGER NOT NULL REFERENCES trajectories,
+  value REAL NOT NULL CHECK (typeof(value) = 'real' AND value BETWEEN -1e300 AND 0),
+  seal INTEGER NOT NULL, PRIMARY KEY (step, trajectory)) WITHOUT ROWID;
 """
 )
 
@@ -114,27 +119,21 @@ def connect(path: Path, *, writable: bool) -> Opened:
         db.close()
         tell_damage(path, error)
         raise StoreError(f"{path / DATABASE}: cannot be opened ({error}); check its disk and its owner") from error
-    problem = _find_problem(path, found and found[0], sealed=sealed, writable=writable)
+    form, problem = found and found[0], None
+    if form not in (str(FORMAT), str(UNSEALED)):
+        problem = f"store format {form}, this holdfast reads {UNSEALED} and {FORMAT}; use the version that wrote it"
+    elif sealed != (form == str(FORMAT)):
+        problem = f"damaged (format {form} {'with' if sealed else 'without'} digests); restore the run"
+        path /= DATABASE
+    elif writable and not sealed:
+        problem = (
+            "was written by an earlier version, whose rows have no digests, and is only read; go on with a copy:"
+            f" `holdfast export {path} --to run -o NEW`"
+        )
     if problem is not None:
         db.close()
-        raise StoreError(problem)
+        raise StoreError(f"{path}: {problem}")
     return Opened(db, dictionaries, sealed)
-
-
-def _find_problem(path: Path, form: object, *, sealed: bool, writable: bool) -> str | None:
-    """Why a database of this format is not opened; None where it is."""
-    if form not in (str(FORMAT), str(UNSEALED)):
-        return (
-            f"{path}: store format {form}, this holdfast reads {UNSEALED} and {FORMAT}; use the version that wrote it"
-        )
-    if sealed != (form == str(FORMAT)):
-        return f"{path / DATABASE}: damaged (format {form} {'with' if sealed else 'without'} digests); restore the run"
-    if writable and not sealed:
-        return (
-            f"{path}: was written by an earlier version, whose rows have no digests, and is only read; go on with a"
-            f" copy: `holdfast export {path} --to run -o NEW`"
-        )
-    return None
 
 
 def tell_damage(path: Path, error: BaseException | None) -> None:
@@ -212,11 +211,9 @@ def copy_rows(source: Path, target: Path, change: Callable[[sqlite3.Connection],
         for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
             columns = [row[1] for row in db.execute(f"PRAGMA main.table_info({table})")]
             if table in held and table not in ("seals", "sealed"):
-                named = [name for name in columns if name != "seal"]
-                taken = ", ".join(named) + (", 0" if "seal" in columns else "")
-                into = ", ".join(named) + (", seal" if "seal" in columns else "")
+                taken = ", ".join("0" if name == "seal" else name for name in columns)
                 where = " WHERE key <> 'format'" if table == "meta" else ""
-                db.execute(f"INSERT INTO main.{table} ({into}) SELECT {taken} FROM old.{table}{where}")
+                db.execute(f"INSERT INTO main.{table} SELECT {taken} FROM old.{table}{where}")
         if "seals" not in held:
             db.execute("INSERT OR IGNORE INTO meta VALUES (?, 'of a copy')", (COPIED_KEY,))
         change(db)

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from holdfast.records import Declaration
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.store import Store
 
 FOREIGN = "inspect:"  # the beginning of a judge's name whose scores came with a log
 _DECLARED, _UNDECLARED = "scores declared", "scores undeclared"
 _LOGS, _NOTES, _ACTORS = "logs", "import notes", "who acted"
-
-
-class Notes(Protocol):
-    """Where an origin is noted: a store's ``meta``."""
-
-    def meta(self, key: str) -> str | None:
-        """What is noted under a key."""
-
-    def set_meta(self, key: str, value: str) -> None:
-        """Note a value under a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +75,18 @@ class LogState:
         return self.superseded or (self.status == "success" and not self.lacking)
 
 
-def read_declarations(notes: Notes) -> tuple[Declaration, ...] | None:
+def read_declarations(store: Store) -> tuple[Declaration, ...] | None:
     """What the scores of foreign scorers in a run were declared to mean; None where no import noted it.
 
     Errors: StoreError.
     """
-    rows = _read(notes, _DECLARED)
+    rows = _read(store, _DECLARED)
     return None if rows is None else tuple(_build(Declaration, row) for row in rows)
 
 
-def add_declarations(notes: Notes, new: Iterable[Declaration]) -> None:
+def add_declarations(store: Store, new: Iterable[Declaration]) -> None:
     """Note declarations beside those that stand. Errors: StudyError where one of the same score differs."""
-    held = {_place(one): one for one in read_declarations(notes) or ()}
+    held = {_place(one): one for one in read_declarations(store) or ()}
     for one in new:
         before = held.setdefault(_place(one), one)
         if replace(before, source="") != replace(one, source=""):
@@ -103,7 +94,7 @@ def add_declarations(notes: Notes, new: Iterable[Declaration]) -> None:
                 f"the score {one.key!r} was declared before as {spell(before)} ({before.source or 'by the user'}) and"
                 f" now as {spell(one)}; import into a new run to declare it anew"
             )
-    _write(notes, _DECLARED, [asdict(held[key]) for key in sorted(held, key=str)])
+    _write(store, _DECLARED, [asdict(held[key]) for key in sorted(held, key=str)])
 
 
 def spell(one: Declaration) -> str:
@@ -119,9 +110,9 @@ def show_number(value: float) -> str:
     return f"{value:.15g}"
 
 
-def read_undeclared(notes: Notes) -> tuple[Undeclared, ...]:
+def read_undeclared(store: Store) -> tuple[Undeclared, ...]:
     """Values of foreign scorers that were not taken. Errors: StoreError."""
-    return tuple(_build(Undeclared, {**row, "seen": tuple(row["seen"])}) for row in _read(notes, _UNDECLARED) or ())
+    return tuple(_build(Undeclared, {**row, "seen": tuple(row["seen"])}) for row in _read(store, _UNDECLARED) or ())
 
 
 def describe_undeclared(one: Undeclared) -> str:
@@ -130,14 +121,14 @@ def describe_undeclared(one: Undeclared) -> str:
     return f"{one.key!r} of {one.scorer} ({one.count:,} value{'' if one.count == 1 else 's'}{seen})"
 
 
-def require_declared(notes: Notes, judge: str) -> None:
+def require_declared(store: Store, judge: str) -> None:
     """Refuse a judge of another tool's log whose scores nobody declared: pairs would be chosen by an unknown direction.
 
     Errors: StudyError with what to do.
     """
     scorer = judge.partition("#")[0].removeprefix(FOREIGN)
-    waiting = [one for one in read_undeclared(notes) if scorer in (one.scorer, one.scorer.rpartition("/")[2])]
-    known = any(one.scorer in (None, scorer) for one in read_declarations(notes) or ())
+    waiting = [one for one in read_undeclared(store) if scorer in (one.scorer, one.scorer.rpartition("/")[2])]
+    known = any(one.scorer in (None, scorer) for one in read_declarations(store) or ())
     if judge.startswith(FOREIGN) and not known:
         told = ", ".join(map(describe_undeclared, waiting)) or "its values"
         key = waiting[0].key if waiting else "KEY"
@@ -148,49 +139,49 @@ def require_declared(notes: Notes, judge: str) -> None:
         )
 
 
-def write_undeclared(notes: Notes, found: Iterable[Undeclared]) -> None:
+def write_undeclared(store: Store, found: Iterable[Undeclared]) -> None:
     """Note what was not taken, in place of what was noted before."""
-    _write(notes, _UNDECLARED, [asdict(one) for one in found])
+    _write(store, _UNDECLARED, [asdict(one) for one in found])
 
 
-def read_log_states(notes: Notes) -> tuple[LogState, ...]:
+def read_log_states(store: Store) -> tuple[LogState, ...]:
     """How whole each log of an imported run is; empty for any other run. Errors: StoreError."""
     return tuple(
-        _build(LogState, {**row, "absent_ids": tuple(row.get("absent_ids", ()))}) for row in _read(notes, _LOGS) or ()
+        _build(LogState, {**row, "absent_ids": tuple(row.get("absent_ids", ()))}) for row in _read(store, _LOGS) or ()
     )
 
 
-def write_log_states(notes: Notes, found: Iterable[LogState]) -> None:
+def write_log_states(store: Store, found: Iterable[LogState]) -> None:
     """Note how whole the logs are, in place of what was noted before."""
-    _write(notes, _LOGS, [asdict(one) for one in found])
+    _write(store, _LOGS, [asdict(one) for one in found])
 
 
-def read_import_notes(notes: Notes) -> tuple[str, ...]:
+def read_import_notes(store: Store) -> tuple[str, ...]:
     """What a reader of an imported run must know, a sentence each. Errors: StoreError."""
-    return tuple(map(str, _read(notes, _NOTES) or ()))
+    return tuple(map(str, _read(store, _NOTES) or ()))
 
 
-def write_import_notes(notes: Notes, found: Iterable[str]) -> None:
+def write_import_notes(store: Store, found: Iterable[str]) -> None:
     """Note what a reader must know, in place of what was noted before."""
-    _write(notes, _NOTES, list(found))
+    _write(store, _NOTES, list(found))
 
 
-def read_actors(notes: Notes) -> dict[str, dict[str, str]]:
+def read_actors(store: Store) -> dict[str, dict[str, str]]:
     """What decided the replies of each checkpoint of foreign logs: checkpoint id → setting → its value as text."""
-    return {str(row["checkpoint"]): dict(row["settings"]) for row in _read(notes, _ACTORS) or ()}
+    return {str(row["checkpoint"]): dict(row["settings"]) for row in _read(store, _ACTORS) or ()}
 
 
-def write_actors(notes: Notes, found: Mapping[str, Mapping[str, str]]) -> None:
+def write_actors(store: Store, found: Mapping[str, Mapping[str, str]]) -> None:
     """Note what decided the replies of each checkpoint, in place of what was noted before. Secrets stay out."""
-    _write(notes, _ACTORS, [{"checkpoint": name, "settings": dict(found[name])} for name in sorted(found)])
+    _write(store, _ACTORS, [{"checkpoint": name, "settings": dict(found[name])} for name in sorted(found)])
 
 
 def _place(one: Declaration) -> tuple[str | None, str | None, str]:
     return one.task, one.scorer, one.key
 
 
-def _read(notes: Notes, key: str) -> Any:
-    text = notes.meta(key)
+def _read(store: Store, key: str) -> Any:
+    text = store.meta(key)
     if text is None:
         return None
     try:
@@ -213,5 +204,5 @@ def _damaged(what: str) -> StoreError:
     return StoreError(f"what the run notes of its import is damaged ({what}); import the logs again")
 
 
-def _write(notes: Notes, key: str, rows: list[Any]) -> None:
-    notes.set_meta(key, orjson.dumps(rows).decode())
+def _write(store: Store, key: str, rows: list[Any]) -> None:
+    store.set_meta(key, orjson.dumps(rows).decode())

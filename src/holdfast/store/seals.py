@@ -15,7 +15,6 @@ import functools
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -26,17 +25,16 @@ DIGEST_BYTES = 16
 START = bytes(DIGEST_BYTES)  # of the chain
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedTable:
     """How a table's rows are read and written.
 
-    ``columns`` are SQL for what a digest takes, the first ``keys`` of them the primary key; ``stored`` are the columns
-    that a new row is given.
+    ``columns`` are SQL for what a digest takes, the first ``keys`` of them the primary key, in a table that gives its
+    rows numbers that number; ``stored`` are the columns that a new row is given.
     """
 
-    columns: tuple[str, ...]
-    keys: int
-    stored: tuple[str, ...]
+    def __init__(self, *columns: str, keys: int = 0, stored: tuple[str, ...] = ()) -> None:
+        self.columns = columns if keys else ("key", *columns)
+        self.keys, self.stored = keys or 1, stored or columns
 
     @property
     def selected(self) -> str:
@@ -49,37 +47,29 @@ class SealedTable:
         return ", ".join(self.columns[: self.keys])
 
 
-def _numbered(*columns: str, stored: tuple[str, ...] | None = None) -> SealedTable:
-    """A table that gives its rows numbers."""
-    return SealedTable(columns=("key", *columns), keys=1, stored=stored or columns)
-
-
-def _keyed(keys: int, *columns: str) -> SealedTable:
-    """A table whose first columns are its key."""
-    return SealedTable(columns=columns, keys=keys, stored=columns)
-
-
 # Rows are only ever added to these; each has a column ``seal`` beside.
 ADDED_TO = {
-    "texts": _numbered("hex(digest)", "dictionary", stored=("digest", "dictionary", "body")),
-    "cases": _numbered("id", "suite", "number", "family", "text"),
-    "splits": _keyed(2, "split_seed", "case_key", "part"),
-    "checkpoints": _numbered("id", "hex(body)", stored=("id", "body")),
-    "trajectories": _numbered(
+    "texts": SealedTable("hex(digest)", "dictionary", stored=("digest", "dictionary", "body")),
+    "cases": SealedTable("id", "suite", "number", "family", "text"),
+    "splits": SealedTable("split_seed", "case_key", "part", keys=2),
+    "checkpoints": SealedTable("id", "hex(body)", stored=("id", "body")),
+    "trajectories": SealedTable(
         *("id", "case_key", "checkpoint", "rollout", "step", "ending", "flags", "calls", "invalid_calls", "tokens"),
         "text",
     ),
-    "judges": _numbered("name", "objective", "rubric"),
-    "scores": _keyed(3, "trajectory", "judge", "repeat", "value", "missing", "label", "reply"),
-    "pairs": _keyed(2, "step", "position", "chosen", "rejected", "objectives", "judge", "gap", "weight"),
-    "logprobs": _keyed(2, "step", "trajectory", "value"),
-    "batches": _keyed(2, "fingerprint", "batch"),
+    "judges": SealedTable("name", "objective", "rubric"),
+    "scores": SealedTable("trajectory", "judge", "repeat", "value", "missing", "label", "reply", keys=3),
+    "pairs": SealedTable("step", "position", "chosen", "rejected", "objectives", "judge", "gap", "weight", keys=2),
+    "logprobs": SealedTable("step", "trajectory", "value", keys=2),
+    "batches": SealedTable("fingerprint", "batch", keys=2),
 }
 REALS = {"scores": (3,), "pairs": (6, 7), "logprobs": (2,)}  # which columns are of type REAL
 # Rows of these are replaced. JSON has no infinity: a number that may be NULL is quoted.
 REPLACED = {
-    "steps": _keyed(1, "fingerprint", "kind", "name", "status", "result", "quote(started)", "quote(finished)"),
-    "meta": _keyed(1, "key", "value"),
+    "steps": SealedTable(
+        "fingerprint", "kind", "name", "status", "result", "quote(started)", "quote(finished)", keys=1
+    ),
+    "meta": SealedTable("key", "value", keys=1),
 }
 SEAL_SCHEMA = """
 CREATE TABLE seals (number INTEGER PRIMARY KEY, place TEXT NOT NULL, rows INTEGER NOT NULL, digest BLOB NOT NULL);
@@ -129,21 +119,13 @@ def chunks(db: sqlite3.Connection, query: str, size: int = READ_ROWS) -> Iterato
         yield rows
 
 
-@dataclass(slots=True)
-class _Open:
-    """The seal of a table that a transaction adds to."""
-
-    number: int
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-
-
 class Seals:
     """Adds rows to a run's tables and keeps the digests; belongs to the one process that writes."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._last, self._chain = 0, START
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, tuple[int, list[tuple[Any, ...]]]] = {}  # number and rows of the seals that are added to
         self._closed: list[tuple[int, str, int, bytes]] = []
         self._changed: set[str] = set()
 
@@ -159,19 +141,17 @@ class Seals:
 
         None where a row that is equal in the columns ``conflict`` is there. Errors: sqlite3.IntegrityError.
         """
-        held = self._open.get(place)
-        if held is None:
+        if place not in self._open:
             self._last += 1
-            held = self._open[place] = _Open(self._last)
-        row: tuple[Any, ...] | None = self._db.execute(_insert(place, conflict), (*values, held.number)).fetchone()
+            self._open[place] = self._last, []
+        number, rows = self._open[place]
+        row: tuple[Any, ...] | None = self._db.execute(_insert(place, conflict), (*values, number)).fetchone()
         if row is not None:
             if place in REALS:  # RETURNING gives whole numbers in them as integers, reading does not
-                row = tuple(
-                    float(cell) if number in REALS[place] and cell is not None else cell
-                    for number, cell in enumerate(row)
-                )
-            held.rows.append(row)
-            if len(held.rows) == SEAL_ROWS:
+                real = REALS[place]
+                row = tuple(float(cell) if at in real and cell is not None else cell for at, cell in enumerate(row))
+            rows.append(row)
+            if len(rows) == SEAL_ROWS:
                 self._close(place)
         return row
 
@@ -191,17 +171,12 @@ class Seals:
             self._db.execute(f"UPDATE sealed SET {place} = ?", (digest_table(self._db, place),))
 
     def _close(self, place: str) -> None:
-        held = self._open.pop(place)
-        if held.rows:
-            self._closed.append((held.number, place, len(held.rows), _digest_rows(place, held.rows)))
-
-
-def _digest_rows(place: str, rows: list[tuple[Any, ...]]) -> bytes:
-    keys = ADDED_TO[place].keys
-    rows.sort(key=lambda row: row[:keys])
-    whole = Digest()
-    whole.add(rows)
-    return whole.value()
+        number, rows = self._open.pop(place)
+        if rows:
+            keys, whole = ADDED_TO[place].keys, Digest()
+            rows.sort(key=lambda row: row[:keys])
+            whole.add(rows)
+            self._closed.append((number, place, len(rows), whole.value()))
 
 
 @functools.cache

@@ -11,16 +11,17 @@ a step as done in the same transaction that holds its records, so that a killed 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from holdfast.records import Case, Checkpoint, PreferencePair, Score, Trajectory
 from holdfast.records.errors import StoreError, StudyError
-from holdfast.store import codec, database, preferences, tables
+from holdfast.store import codec, database, tables
 from holdfast.store.checking import check_rows, digest_run, refuse_links
 from holdfast.store.database import DATABASE
 from holdfast.store.seals import Seals
@@ -225,7 +226,11 @@ class Store:
 
     def splits(self) -> dict[int, dict[str, tuple[str, ...]]]:
         """Split seed → part → case ids, in the order of case numbers."""
-        return tables.read_splits(self._db)
+        found: dict[int, dict[str, list[str]]] = {}
+        query = "SELECT split_seed, part, id FROM splits JOIN cases ON key = case_key ORDER BY split_seed, number"
+        for seed, part, case_id in self._db.execute(query):
+            found.setdefault(seed, {}).setdefault(part, []).append(case_id)
+        return {seed: {part: tuple(ids) for part, ids in parts.items()} for seed, parts in found.items()}
 
     def cases(self) -> list[Case]:
         """Every case, by suite and number."""
@@ -413,16 +418,32 @@ class Store:
             return tables.read_scores(self._db, self.checkpoints(brought=step is not None), step, part)
 
     def digest_scores(self) -> str:
-        """A digest of which trajectories there are and what every judge gave them."""
-        return tables.digest_scores(self._db)
+        """SHA-256 over the ids of trajectories, and over judge, objective, rubric, repeat and value of every score."""
+        query = (
+            "SELECT t.id, j.name, j.objective, j.rubric, s.repeat, s.value FROM trajectories t"
+            " LEFT JOIN scores s ON s.trajectory = t.key LEFT JOIN judges j ON j.key = s.judge ORDER BY 1, 2, 3, 4, 5"
+        )
+        whole = hashlib.sha256()
+        for row in self._db.execute(query):
+            whole.update(repr(row).encode())
+        return whole.hexdigest()
 
     def scored_by(self, judge: str, rubrics: Mapping[str, str], repeats: int = 1) -> set[str]:
         """Ids of the trajectories that a judge scored or recorded as missing, under each rubric by objective."""
-        return tables.read_scored(self._db, judge, rubrics, repeats)
+        query = (
+            "SELECT t.id FROM scores s JOIN judges j ON j.key = s.judge JOIN trajectories t ON t.key = s.trajectory"
+            " WHERE j.name = ? AND j.objective = ? AND j.rubric = ? GROUP BY t.key HAVING count(*) >= ?"
+        )
+        found = [{row[0] for row in self._db.execute(query, (judge, *pair, repeats))} for pair in rubrics.items()]
+        return set.intersection(*found) if found else set()
 
     def mean_scores(self, step: str) -> dict[tuple[str, str], tuple[float | None, int]]:
         """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
-        return tables.read_mean_scores(self._db, step)
+        query = (
+            "SELECT j.name, j.objective, avg(s.value), count(s.value) FROM trajectories t"
+            " JOIN scores s ON s.trajectory = t.key JOIN judges j ON j.key = s.judge WHERE t.step = ? GROUP BY 1, 2"
+        )
+        return {(judge, objective): (mean, count) for judge, objective, mean, count in self._db.execute(query, (step,))}
 
     def trajectory_table(self, *, part: str | Sequence[str] | None = None) -> tables.TrajectoryTable:
         """The columns of the trajectories of a ``tables.scope``, texts left where they are."""
@@ -431,7 +452,9 @@ class Store:
 
     def trajectory_ids(self, *, step: str | None = None, part: str | None = None) -> list[str]:
         """Trajectory ids in the order of storing: the ``trajectory`` column of tables of this scope indexes them."""
-        return list(tables.read_trajectory_ids(self._db, step, part).values())
+        where, parameters = tables.scope(step, part)
+        rows = self._db.execute(f"SELECT t.id FROM trajectories t WHERE {where} ORDER BY t.key", parameters)
+        return [row[0] for row in rows]
 
     def planned_ids(self, *, part: str | None = None) -> list[str]:
         """The ids of ``trajectory_ids`` in the order of the plan's steps, whichever of them was carried out first."""
@@ -454,21 +477,45 @@ class Store:
     def add_pairs(self, step: str, pairs: Sequence[PreferencePair]) -> None:
         """Store a step's pairs in their order."""
         with self._writing() as seals:
-            preferences.write_pairs(seals, partial(self._key, "trajectories"), step, pairs)
+            for position, pair in enumerate(pairs):
+                keys = self._key("trajectories", pair.chosen), self._key("trajectories", pair.rejected)
+                told = json.dumps(pair.objectives), pair.judge, pair.gap, pair.weight
+                seals.add("pairs", (step, position, *keys, *told))
 
     def pairs(self, step: str) -> list[PreferencePair]:
         """A step's pairs in their order."""
-        return preferences.read_pairs(self._db, step)
+        query = (
+            "SELECT cases.id, c.id, r.id, judge, gap, weight, objectives FROM pairs"
+            " JOIN trajectories c ON c.key = chosen"
+            " JOIN trajectories r ON r.key = rejected JOIN cases ON cases.key = c.case_key"
+            " WHERE pairs.step = ? ORDER BY position"
+        )
+        names = ("case_id", "chosen", "rejected", "judge", "gap", "weight")
+        return [
+            PreferencePair(**dict(zip(names, columns, strict=True)), objectives=tuple(json.loads(objectives)))
+            for *columns, objectives in self._db.execute(query, (step,))
+        ]
 
     def pair_judges(self) -> dict[str, frozenset[str]]:
         """Pair step → the judges whose scores made its pairs."""
-        return preferences.read_labellers(self._db)
+        found: dict[str, set[str]] = {}
+        for step, judge in self._db.execute("SELECT DISTINCT step, judge FROM pairs"):
+            found.setdefault(step, set()).add(judge)
+        return {step: frozenset(judges) for step, judges in found.items()}
 
     def add_logprobs(self, step: str, values: Mapping[str, float]) -> None:
         """Store what a reference step found: log-probabilities in nats by trajectory id. Errors: StoreError."""
         with self._writing() as seals:
-            preferences.write_logprobs(seals, partial(self._key, "trajectories"), step, values)
+            try:
+                for name, value in values.items():
+                    seals.add("logprobs", (step, self._key("trajectories", name), value))
+            except sqlite3.IntegrityError as error:
+                raise StoreError(
+                    f"reference step {step}: log-probabilities cannot be stored ({error}); each is one number"
+                    " up to 0 for a trajectory of the run, stored once"
+                ) from error
 
     def logprobs(self, step: str) -> dict[str, float]:
         """Trajectory id → log-probability in nats, as one reference step found it."""
-        return preferences.read_logprobs(self._db, step)
+        query = "SELECT id, value FROM logprobs JOIN trajectories ON key = trajectory WHERE logprobs.step = ?"
+        return dict(self._db.execute(query, (step,)).fetchall())

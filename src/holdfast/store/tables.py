@@ -5,7 +5,6 @@ Read from the database without touching a text, so that a million scores cost se
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,10 +84,6 @@ def _index(keys: NDArray[np.float64], known: Sequence[int]) -> Ints:
     return np.searchsorted(np.asarray(known, dtype=np.float64), keys).astype(np.int64)
 
 
-def _keys(db: sqlite3.Connection, table: str) -> list[int]:
-    return [row[0] for row in db.execute(f"SELECT key FROM {table} ORDER BY key")]
-
-
 def scope(step: str | None, part: str | Sequence[str] | None = None) -> tuple[str, tuple[str, ...]]:
     """A condition on trajectories: those of one step, or of some parts of the splits, or all that this run is about.
 
@@ -106,12 +101,6 @@ def scope(step: str | None, part: str | Sequence[str] | None = None) -> tuple[st
         return f"{own} AND t.case_key IN (SELECT case_key FROM splits WHERE part IN ({marks}))", parts
     beside = "SELECT case_key FROM splits WHERE part NOT IN ('train', 'test')"
     return f"{own} AND (t.case_key IS NULL OR t.case_key NOT IN ({beside}))", ()
-
-
-def read_trajectory_ids(db: sqlite3.Connection, step: str | None, part: str | None = None) -> dict[int, str]:
-    """Key → id of the trajectories of a ``scope``, in the order of storing."""
-    where, parameters = scope(step, part)
-    return dict(db.execute(f"SELECT t.key, t.id FROM trajectories t WHERE {where} ORDER BY t.key", parameters))
 
 
 def read_labels(db: sqlite3.Connection, part: str) -> list[tuple[str, str, str, str, str, float | None, str | None]]:
@@ -165,46 +154,6 @@ def _judge_labels(rows: Sequence[tuple[str, str, str]]) -> list[str]:
             size += 1
         labels.append(f"{name}#{rubric[:size]}" if len(rivals) > 1 else name)
     return labels
-
-
-def read_splits(db: sqlite3.Connection) -> dict[int, dict[str, tuple[str, ...]]]:
-    """Split seed → part → case ids, in the order of case numbers."""
-    found: dict[int, dict[str, list[str]]] = {}
-    query = "SELECT split_seed, part, id FROM splits JOIN cases ON key = case_key ORDER BY split_seed, number"
-    for seed, part, case_id in db.execute(query):
-        found.setdefault(seed, {}).setdefault(part, []).append(case_id)
-    return {seed: {part: tuple(ids) for part, ids in parts.items()} for seed, parts in found.items()}
-
-
-def read_mean_scores(db: sqlite3.Connection, step: str) -> dict[tuple[str, str], tuple[float | None, int]]:
-    """(judge, objective) → the mean score of one rollout step's trajectories, and how many have a score."""
-    query = (
-        "SELECT j.name, j.objective, avg(s.value), count(s.value) FROM trajectories t"
-        " JOIN scores s ON s.trajectory = t.key JOIN judges j ON j.key = s.judge WHERE t.step = ? GROUP BY 1, 2"
-    )
-    return {(judge, objective): (mean, count) for judge, objective, mean, count in db.execute(query, (step,))}
-
-
-def read_scored(db: sqlite3.Connection, judge: str, rubrics: Mapping[str, str], repeats: int) -> set[str]:
-    """Ids of the trajectories with so many rows of scores by a judge under every one of its rubrics, by objective."""
-    query = (
-        "SELECT t.id FROM scores s JOIN judges j ON j.key = s.judge JOIN trajectories t ON t.key = s.trajectory"
-        " WHERE j.name = ? AND j.objective = ? AND j.rubric = ? GROUP BY t.key HAVING count(*) >= ?"
-    )
-    found = [{row[0] for row in db.execute(query, (judge, *pair, repeats))} for pair in rubrics.items()]
-    return set.intersection(*found) if found else set()
-
-
-def digest_scores(db: sqlite3.Connection) -> str:
-    """SHA-256 over the ids of trajectories, and over judge, objective, rubric, repeat and value of every score."""
-    query = (
-        "SELECT t.id, j.name, j.objective, j.rubric, s.repeat, s.value FROM trajectories t"
-        " LEFT JOIN scores s ON s.trajectory = t.key LEFT JOIN judges j ON j.key = s.judge ORDER BY 1, 2, 3, 4, 5"
-    )
-    whole = hashlib.sha256()
-    for row in db.execute(query):
-        whole.update(repr(row).encode())
-    return whole.hexdigest()
 
 
 def read_scores(
@@ -280,7 +229,7 @@ def read_trajectories(
         checkpoints=tuple(checkpoints),
         trajectory=np.arange(len(found[0]), dtype=np.int64),
         checkpoint=_places(db, checkpoints, found[1]),
-        case=_index(found[2], _keys(db, "cases")),
+        case=_index(found[2], [row[0] for row in db.execute("SELECT key FROM cases ORDER BY key")]),
         rollout=found[3].astype(np.int64),
         flags=found[4].astype(np.int64),
         calls=found[5].astype(np.int64),

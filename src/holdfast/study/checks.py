@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from holdfast.models.entries import TINY
 from holdfast.records.errors import StudyError, require, require_known
 from holdfast.study.kinds import JUDGES, kind_of, suite_of
+from holdfast.study.parts import PartSection
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import check_rules
-from holdfast.study.sections import OBJECTIVES, JudgeSection, JudgeTable, PartSection, SuiteSection
+from holdfast.study.sections import OBJECTIVES, JudgeSection, JudgeTable, SuiteSection
 from holdfast.study.stages import AXIS_SETTINGS, RewardSection, StageSection
 from holdfast.study.tables import RULES, Tables
 from holdfast.study.users import ApprovalSection

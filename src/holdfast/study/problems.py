@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -53,6 +53,13 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...], raw: Any) -> l
     return list(model.model_fields)
 
 
+def hint_at(name: str, known: Collection[str]) -> str:
+    """What may be meant by a name that is not among those that are known."""
+    meant = _MEANT.get(name)
+    near = [meant] if meant in known else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+
+
 def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = None) -> str:
     """The first of what is wrong with ``raw``, which was to be a ``model``, in one line."""
     problem = error.errors(include_url=False)[0]
@@ -60,10 +67,7 @@ def first_problem(error: ValidationError, model: type[BaseModel], raw: Any = Non
     place = ".".join(str(part) or '""' for part in location) or "the study"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1], raw)
-        meant = _MEANT.get(str(location[-1]))
-        near = [meant] if meant in known else difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        hint = hint_at(str(location[-1]), _fields_at(model, location[:-1], raw))
         return f"{place}: unknown key; {hint}{more}"
     if problem["type"] == UNKNOWN_NAME:
         return f"{place}.{problem['msg']}{more}"

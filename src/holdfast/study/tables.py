@@ -12,19 +12,10 @@ from holdfast.models.entries import TINY, EndpointSection, ModelEntry
 from holdfast.records.errors import StudyError, require
 from holdfast.records.section import Positive, Section
 from holdfast.study.kinds import AnyJudge, AnyStage, AnySuite, rates_users
+from holdfast.study.parts import AttackSection, ProbeSection, ShiftSection
 from holdfast.study.problems import read_axis
 from holdfast.study.rules import GateSection, SearchSection
-from holdfast.study.sections import (
-    AttackSection,
-    ModelSection,
-    PairSection,
-    ProbeSection,
-    RolloutSection,
-    RunSection,
-    ShiftSection,
-    StudySection,
-    SuiteSection,
-)
+from holdfast.study.sections import ModelSection, PairSection, RolloutSection, RunSection, StudySection, SuiteSection
 from holdfast.study.stages import MergeSection, StageSection
 from holdfast.study.users import ApprovalSection
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field
 
 from holdfast.records.section import CaseCount, Repeats, Section
-from holdfast.study.sections import PartSection
+from holdfast.study.parts import PartSection
 from holdfast.study.stages import HIGHEST_RATING, LOWEST_RATING
 
 if TYPE_CHECKING:

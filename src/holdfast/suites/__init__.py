@@ -12,16 +12,7 @@ from holdfast.rollout.worlds import World
 from holdfast.study.kinds import Suite, Taught, suite_of
 from holdfast.study.sections import SuiteTable
 
-__all__ = [
-    "NUMBERS_PER_SPLIT",
-    "Suite",
-    "SuiteTable",
-    "Taught",
-    "check_suite",
-    "is_harmless",
-    "open_world",
-    "split_cases",
-]
+__all__ = ["Suite", "SuiteTable", "Taught", "check_suite", "is_harmless", "open_world", "split_cases"]
 
 # Case numbers of two splits of generated cases do not meet: each split's numbers start at a multiple of this.
 NUMBERS_PER_SPLIT = 10_000_000

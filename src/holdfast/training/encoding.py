@@ -43,6 +43,11 @@ class ScoredSequence:
     ids: NDArray[np.int64]
     weights: NDArray[np.float32]
 
+    @property
+    def scored(self) -> int:
+        """How many tokens have their log-probability taken."""
+        return int((self.weights > 0).sum())
+
 
 class Chat(Protocol):
     """A chat format: messages to token ids and a mask of the agent's own tokens."""

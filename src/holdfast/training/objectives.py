@@ -16,12 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.records.errors import StudyError
+from holdfast.study.stages import RewardSection
 
 PairLoss = Literal["sigmoid", "ipo", "hinge"]
 Aggregation = Literal["sequence", "token", "constant"]
 AdvantageScale = Literal["group", "batch", "none"]
 # Added to a standard deviation before dividing by it, as in TRL.
 _LEAST_DEVIATION = 1e-4
+
+
+class RewardSettings(RewardSection):
+    """A study's stage on rewards. ``max_tokens`` bounds a reply and is the constant length of "dr_grpo".
+
+    Log-probabilities are those at temperature 1, whatever that of sampling is.
+    """
+
+    setting: str = ""
+    max_tokens: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +109,6 @@ def dpo(
     Pang et al. 2024 (RPO, arXiv 2404.19733) average within each completion first; a pair's weight also weighs
     its tokens. ``total`` is the step's sum of weights, ``total_tokens`` its sum of weight times chosen length.
     """
-    if sft_weight > 0:
-        _check_totals("dpo", total, total_tokens)
     weights = torch.ones_like(policy_chosen) if weights is None else weights
     _check_shapes("dpo", policy_chosen, policy_rejected, ref_chosen, ref_rejected, weights)
     share = weights / (weights.sum() if total is None else total)
@@ -129,7 +138,6 @@ def policy_gradient(
     clip_high: float = 0.2,
     ref_logps: Tensor | None = None,
     kl_weight: float = 0.0,
-    kl_bias_correction: bool = True,
     constant_length: float | None = None,
     counts: Tensor | None = None,
     total: float | None = None,
@@ -141,7 +149,7 @@ def policy_gradient(
     are [tokens], of sampled tokens alone; ``owner`` [tokens] says which of the ``advantages`` [completions]
     is a token's. With q the ratio of new to old probability and A the advantage, a token costs -min(q A,
     clamp(q, 1 - clip_low, 1 + clip_high) A), plus ``kl_weight`` times an estimate of its
-    divergence from the reference (k3, weighted by q under ``kl_bias_correction``). An infinite ``clip_high``
+    divergence from the reference (k3, weighted by q). An infinite ``clip_high``
     bounds nothing. The tokens add up as
 
     - ``sequence``: the mean of each completion's mean; GRPO, Shao et al. 2024 (arXiv 2402.03300), equation 3.
@@ -154,15 +162,17 @@ def policy_gradient(
     number of completions and ``total_tokens`` of tokens, both with repeats; a part takes both, as the metrics are
     means over tokens.
     """
-    _check_totals("policy_gradient", total, total_tokens)
     old_logps = logps.detach() if old_logps is None else old_logps
     _check_shapes("policy_gradient", logps, old_logps, owner)
     counts = torch.ones_like(advantages) if counts is None else counts
-    repeats, completions, tokens = _count_repeats(advantages, counts, owner, total, total_tokens)
+    _check_shapes("policy_gradient", advantages, counts)
+    repeats = counts[owner]
+    completions = max(1.0, counts.sum().item()) if total is None else total
+    tokens = max(1.0, repeats.sum().item()) if total_tokens is None else total_tokens
     gains, ratio, kl = advantages[owner], torch.exp(logps - old_logps), None
     losses = -torch.min(ratio * gains, ratio.clamp(1 - clip_low, 1 + clip_high) * gains)
     if ref_logps is not None:
-        divergences = _divergences(logps, ref_logps, ratio if kl_bias_correction else None)
+        divergences = _divergences(logps, ref_logps, ratio)
         losses = losses + kl_weight * divergences if kl_weight > 0 else losses
         kl = (divergences.detach() * repeats).sum() / tokens
     elif kl_weight > 0:
@@ -177,16 +187,6 @@ def policy_gradient(
         ratio=(ratio.detach() * repeats).sum() / tokens,
         kl=kl,
     )
-
-
-def _count_repeats(
-    advantages: Tensor, counts: Tensor, owner: Tensor, total: float | None, total_tokens: float | None
-) -> tuple[Tensor, float, float]:
-    """How often each token was sampled [tokens], and the completions and tokens that a step divides by."""
-    _check_shapes("policy_gradient", advantages, counts)
-    repeats = counts[owner]
-    completions = max(1.0, counts.sum().item()) if total is None else total
-    return repeats, completions, max(1.0, repeats.sum().item()) if total_tokens is None else total_tokens
 
 
 def group_advantages(rewards: Tensor, groups: Tensor, scale: AdvantageScale = "group") -> Tensor:
@@ -214,18 +214,17 @@ def group_advantages(rewards: Tensor, groups: Tensor, scale: AdvantageScale = "g
     return advantages / ((spread.square().sum() / (known.sum() - 1).clamp(min=1)).sqrt() + _LEAST_DEVIATION)
 
 
-def _divergences(logps: Tensor, ref_logps: Tensor, ratio: Tensor | None) -> Tensor:
+def _divergences(logps: Tensor, ref_logps: Tensor, ratio: Tensor) -> Tensor:
     """Each token's estimate of the policy's divergence from the reference, in nats.
 
     It is exp(d) - d - 1 with d = ref_logps - logps (Schulman 2020, "Approximating KL divergence", k3). Times the
     ratio, through which the gradient flows too, its mean over tokens of the policy that sampled estimates the
     present policy's divergence and that divergence's gradient without bias (DeepSeek-V3.2, arXiv 2512.02556),
-    as TRL does unless told otherwise; None gives the plain term of GRPO.
+    as TRL does unless told otherwise.
     """
     _check_shapes("policy_gradient", logps, ref_logps)
     gaps = ref_logps - logps
-    estimates = torch.exp(gaps) - gaps - 1
-    return estimates if ratio is None else estimates * ratio
+    return (torch.exp(gaps) - gaps - 1) * ratio
 
 
 def _pair_losses(gaps: Tensor, loss: PairLoss, beta: float, label_smoothing: float) -> Tensor:
@@ -241,12 +240,6 @@ def _per_token(log_ratios: Tensor, lengths: Tensor | None, name: str) -> Tensor:
         raise StudyError(f"dpo: this loss divides by the number of tokens; pass {name}")
     _check_shapes("dpo", log_ratios, lengths)
     return log_ratios / lengths.clamp(min=1)
-
-
-def _check_totals(place: str, total: float | None, total_tokens: float | None) -> None:
-    """A part of a step with one normaliser of the step and the other of itself would not add up."""
-    if (total is None) != (total_tokens is None):
-        raise StudyError(f"{place}: a part of a step needs total and total_tokens, not one of them; pass both")
 
 
 def _check_shapes(place: str, *tensors: Tensor) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from holdfast.records import Checkpoint, PreferencePair
 from holdfast.records.arrays import Floats, Ints
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.rollout.audit import UNFIT
 from holdfast.store.codec import flags_to_bits
 from holdfast.store.tables import ScoreTable
@@ -89,18 +89,17 @@ def _medians(rows: Ints, values: Floats, size: int) -> Floats:
 
 def _models(checkpoints: Sequence[Checkpoint]) -> Ints:
     """A number for each checkpoint, equal where only the precision of the weights differs."""
-    numbers: dict[str, int] = {}
-    found = []
+    stories = []
     for one in checkpoints:
         axes = {key: value for key, value in one.axes.items() if key != PRECISION_AXIS}
-        story = json.dumps([one.base, one.lineage, axes, one.split_seed, one.train_seed], sort_keys=True)
-        found.append(numbers.setdefault(story, len(numbers)))
-    return np.asarray(found, dtype=np.int64)
+        stories.append(json.dumps([one.base, one.lineage, axes, one.split_seed, one.train_seed], sort_keys=True))
+    return np.unique(stories, return_inverse=True)[1]
 
 
 def _known(kind: str, name: str, known: Sequence[str]) -> int:
     if name not in known:
-        raise StudyError(f"pairs: no scores with {kind} {name!r}; this run has {', '.join(known) or 'none'}")
+        near = did_you_mean(name, known, before="; ")
+        raise StudyError(f"pairs: no scores with {kind} {name!r}; this run has {', '.join(known) or 'none'}{near}")
     return known.index(name)
 
 
@@ -120,21 +119,16 @@ def _candidates(
     if cases is not None:
         wanted = np.array([case in cases for case in table.case_ids], dtype=bool)
         usable &= wanted[table.case]
-    rows, position = np.unique(table.trajectory[usable], return_inverse=True)
-    of_row = np.empty(len(rows), dtype=np.int64)
-    of_row[position] = np.flatnonzero(usable)
+    rows, first, position = np.unique(table.trajectory[usable], return_index=True, return_inverse=True)
+    of_row = np.flatnonzero(usable)[first]
     objective, scores = table.objective[usable], table.value[usable]
-    value = np.stack(
-        [_medians(position[objective == one], scores[objective == one], len(rows)) for one in numbers]
-    ).reshape(len(numbers), len(rows))
+    value = np.stack([_medians(position[objective == one], scores[objective == one], len(rows)) for one in numbers])
     scored = ~np.isnan(value)
     keep = np.flatnonzero(scored.any(axis=0) if combine == "any" else scored.all(axis=0))
     keep = keep[np.argsort(table.case[of_row[keep]], kind="stable")]
-    model = _models(table.checkpoints)
     taken = of_row[keep]
-    return _Candidates(
-        row=rows[keep], case=table.case[taken], model=model[table.checkpoint[taken]], value=value[:, keep]
-    )
+    model = _models(table.checkpoints)[table.checkpoint[taken]]
+    return _Candidates(row=rows[keep], case=table.case[taken], model=model, value=value[:, keep])
 
 
 def _preferred(value: Floats, combine: Combine, min_gap: float, min_chosen: float) -> tuple[NDArray[np.bool_], Floats]:

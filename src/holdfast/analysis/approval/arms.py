@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def _arm(users: Users, key: tuple[Any, ...], members: Sequence[int]) -> Arm:
         curve[round(run.checkpoint.axes.get(DOSE, 1) * total) if step is None else step] = place
         if run.parent is not None:
             curve[0] = run.parent
-    steps = tuple(sorted({0, *(step for curve in at.values() for step in curve)}))
+    steps = tuple(sorted({0, *chain.from_iterable(at.values())}))
     seeds = tuple(sorted(at, key=lambda seed: [-1 if one is None else one for one in seed]))
     return Arm(
         about={"base": base, "lineage": lineage, "axes": dict(axes), "judge": judge},
@@ -135,14 +136,13 @@ def read_curves(users: Users, arm: Arm, measures: Measures, logs: Sequence[Train
 
 def arm_rows(users: Users, arms: Sequence[Arm], measures: Measures, logs: Sequence[TrainingLog]) -> Iterator[Estimate]:
     """Every arm at the declared levels of held-out reward and of KL."""
+    section = users.section
     for arm in arms:
         curves = read_curves(users, arm, measures, logs)
-        for level in users.section.reward_levels:
-            for kind, quantity in AT_REWARD.items():
-                yield _at_level(arm, curves, kind, (quantity, "reward"), level)
-        for level in users.section.kl_levels:
-            for kind, quantity in AT_KL.items():
-                yield _at_level(arm, curves, kind, (quantity, "kl"), level)
+        for guide, levels, kinds in (("reward", section.reward_levels, AT_REWARD), ("kl", section.kl_levels, AT_KL)):
+            for level in levels:
+                for kind, quantity in kinds.items():
+                    yield _at_level(arm, curves, kind, (quantity, guide), level)
 
 
 def _at_level(arm: Arm, curves: Mapping[str, Floats], kind: str, names: tuple[str, str], level: float) -> Estimate:
@@ -173,19 +173,17 @@ def held_out_curves(users: Users, arms: Sequence[Arm], measures: Measures) -> It
     told: set[tuple[Any, ...]] = set()
     for arm in arms:
         curves = read_curves(users, arm, measures, ())
-        judged = {name: curves[name] for name in ("reward", "success", "hex_gap")}
-        kl = curves["kl"] if np.isfinite(curves["kl"][:, 1:]).any() else None
-        subject = (arm.about["base"], arm.about["lineage"], str(arm.axes))
-        for kind, values in judged.items():
-            yield from _curves(arm, kind, values, {}, judge=arm.about["judge"])
+        for kind in ("reward", "success", "hex_gap"):
+            yield from _curves(arm, kind, curves[kind], {}, judge=arm.about["judge"])
         for kind in ("reward", "harm", "exploit_rate"):
             for gameable, label in LABELS.items():
                 values = arm.along(row_means(users.of(kind, arm.setting, gameable)))
                 yield from _curves(arm, kind, values, {"label": label}, judge=arm.about["judge"])
         # KL is of no judge: it stands once, whoever judged.
-        if kl is not None and subject not in told:
+        subject = (arm.about["base"], arm.about["lineage"], str(arm.axes))
+        if subject not in told and np.isfinite(curves["kl"][:, 1:]).any():
             told.add(subject)
-            yield from _curves(arm, "kl", kl, {}, judge=None)
+            yield from _curves(arm, "kl", curves["kl"], {}, judge=None)
 
 
 def _curves(arm: Arm, kind: str, values: Floats, axes: Mapping[str, Any], *, judge: str | None) -> Iterator[Curve]:

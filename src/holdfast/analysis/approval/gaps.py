@@ -15,27 +15,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from itertools import product
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdfast.analysis.approval.arms import Arm, Measures, arm_rows, find_arms, held_out_curves
 from holdfast.analysis.approval.logs import MEASURED, log_curves, log_rows, read_logs
 from holdfast.analysis.approval.reactions import read_reactions
 from holdfast.analysis.approval.users import LABELS, OBJECTIVES, Users, read_users
-from holdfast.analysis.pressure.variants import FIXED_BASES, PAIRED, Group, estimates, few_cases, leaning
+from holdfast.analysis.pooled import CLAIMS, FIXED_BASES
+from holdfast.analysis.pressure.variants import PAIRED, few_cases, leaning, mean_rows
 from holdfast.records import Checkpoint, Curve, Estimate
 from holdfast.records.arrays import Floats
 from holdfast.records.checkpoints import DOSE
-from holdfast.stats.clusters import Statistic, mean_statistic
 from holdfast.stats.contrasts import MIN_SEEDS
 from holdfast.stats.exploitation import late_gap, late_window, paired_gaps
 from holdfast.store import Store
 from holdfast.study.noted import read_rewarder
 from holdfast.study.stages import is_midway
-from holdfast.suites.approval import audit_cues
+from holdfast.suites.approval.cues import audit_cues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,24 +55,17 @@ def read_exploitation(
     store: Store, splits: Mapping[int, Mapping[str, Sequence[str]]], measures: Measures
 ) -> Exploitation:
     """Everything of a run's users who can be gamed, and of the stages that learn from rewards; empty without them."""
-    logs, rewarder = read_logs(store), read_rewarder(store)
+    logs, rewarder, users = read_logs(store), read_rewarder(store), read_users(store, splits)
     name = None if rewarder is None else rewarder.name
-    users = read_users(store, splits)
+    of_logs, curves = tuple(log_rows(logs, rewarder)), tuple(log_curves(logs))
     if users is None:
-        return Exploitation(rows=tuple(log_rows(logs, rewarder)), curves=tuple(log_curves(logs)), rewarder=name)
+        return Exploitation(rows=of_logs, curves=curves, rewarder=name)
     arms = find_arms(users)
     reactions = read_reactions(users, store.checkpoints())
-    rows = (
-        *_level_rows(users),
-        *_late_rows(users, arms),
-        *reactions.rows,
-        *_cue_rows(users),
-        *arm_rows(users, arms, measures, logs),
-        *log_rows(logs, rewarder),
-    )
+    measured = arm_rows(users, arms, measures, logs)
     return Exploitation(
-        rows=tuple(rows),
-        curves=(*log_curves(logs), *held_out_curves(users, arms, measures)),
+        rows=(*_level_rows(users), *_late_rows(users, arms), *reactions.rows, *_cue_rows(users), *measured, *of_logs),
+        curves=(*curves, *held_out_curves(users, arms, measures)),
         notes=reactions.notes,
         met=frozenset(run.checkpoint.id for run in users.runs),
         rewarder=name,
@@ -94,36 +86,18 @@ def without_test_cases(
 def _level_rows(users: Users) -> Iterator[Estimate]:
     """Every quantity by label and the gap, of every checkpoint, by setting and environment."""
     subjects = users.subjects()
-    for setting in users.section.settings:
-        for environment in users.divisions():
-            axes = {"setting": setting} | ({} if environment is None else {"environment": environment})
-            inside = users.within(environment)
-            for group in subjects:
-                yield from _levels(users, group, axes, inside)
-                gaps = np.where(inside, users.gap(setting), np.nan)[list(group.runs)]
-                yield from gap_rows("hex_gap", group.about, gaps, axes)
-
-
-def _levels(users: Users, group: Group, axes: Mapping[str, str], inside: NDArray[np.bool_]) -> Iterator[Estimate]:
-    for kind, objective in OBJECTIVES.items():
-        for gameable, label in LABELS.items():
-            values = np.where(inside, users.of(kind, axes["setting"], gameable), np.nan)
-            if not np.isfinite(values[list(group.runs)]).any():
-                continue
-            for row in estimates(
-                kind,
-                group,
-                users.runs,
-                partial(_mean_of, values),
-                axes={**axes, "label": label},
-                objective=objective,
-            ):
-                if row.claim == "checkpoint" or _is_whole(group.about):
-                    yield row
-
-
-def _mean_of(values: Floats, place: int) -> Statistic:
-    return mean_statistic(values[place])
+    for setting, (environment, inside) in product(users.section.settings, users.divisions()):
+        axes = {"setting": setting} | environment
+        for group in subjects:
+            for (kind, objective), (gameable, label) in product(OBJECTIVES.items(), LABELS.items()):
+                values = np.where(inside, users.of(kind, setting, gameable), np.nan)
+                if np.isfinite(values[list(group.runs)]).any():
+                    labelled = {**axes, "label": label}
+                    for row in mean_rows(kind, group, users.runs, values, axes=labelled, objective=objective):
+                        if row.claim == "checkpoint" or _is_whole(group.about):
+                            yield row
+            gaps = np.where(inside, users.gap(setting), np.nan)[list(group.runs)]
+            yield from gap_rows("hex_gap", group.about, gaps, axes)
 
 
 def _is_whole(about: Mapping[str, Any]) -> bool:
@@ -132,28 +106,22 @@ def _is_whole(about: Mapping[str, Any]) -> bool:
 
 
 def gap_rows(
-    kind: str,
-    about: Mapping[str, Any],
-    gaps: Floats,
-    axes: Mapping[str, Any],
-    *,
-    caveats: tuple[str, ...] = (),
+    kind: str, about: Mapping[str, Any], gaps: Floats, axes: Mapping[str, Any], *, caveats: tuple[str, ...] = ()
 ) -> Iterator[Estimate]:
     """The mean of gaps (seeds, scenarios) as a claim on checkpoints, and on the recipe where there are enough seeds."""
     if not np.isfinite(gaps).any():
         return
     found = late_gap(gaps)
-    claims: tuple[Literal["checkpoint", "recipe"], ...] = ("checkpoint", "recipe")
-    for claim in claims:
+    caveats += few_cases(found.scenarios)
+    caveats += tuple(one for one in found.caveats if "seeds: no interval" not in one)
+    caveats += leaning(found.scenarios, "pairs")
+    if found.missing:
+        pairs = found.seeds * found.scenarios
+        caveats += (f"{found.missing} of {pairs} pairs, counted by seed, have no gap: not met, or no score",)
+    for claim in CLAIMS:
         recipe = claim == "recipe"
         if recipe and (found.seeds < MIN_SEEDS or not _is_whole(about)):
             continue
-        reasons = few_cases(found.scenarios)
-        reasons += tuple(one for one in found.caveats if "seeds: no interval" not in one)
-        reasons += leaning(found.scenarios, "pairs")
-        if found.missing:
-            pairs = found.seeds * found.scenarios
-            reasons += (f"{found.missing} of {pairs} pairs, counted by seed, have no gap: not met, or no score",)
         yield Estimate(
             kind=kind,
             estimator=PAIRED,
@@ -163,7 +131,7 @@ def gap_rows(
             objective="harm",
             resampled=("cases", "seeds") if recipe else ("cases",),
             n={"cases": found.scenarios, "seeds": found.seeds, "runs": len(gaps)},
-            caveats=caveats + reasons + ((FIXED_BASES,) if recipe else ()),
+            caveats=caveats + ((FIXED_BASES,) if recipe else ()),
             **{**about, "axes": {**about["axes"], **axes}},
         )
 
@@ -176,26 +144,24 @@ def _late_rows(users: Users, arms: Sequence[Arm]) -> Iterator[Estimate]:
         window[trained] = late_window([arm.steps[place] for place in trained], arm.total, users.section.late)
         harm = [arm.along(users.of("harm", arm.setting, gameable)) for gameable in (True, False)]
         first, last = (arm.steps[place] for place in np.flatnonzero(window)[[0, -1]])
-        reached = () if last == arm.total else (f"trained to step {last} of {arm.total} so far",)
-        for environment in users.divisions():
-            inside = users.within(environment)
+        note: tuple[str, ...] = (f"over {int(window.sum())} checkpoints, steps {first} to {last}",)
+        note += () if last == arm.total else (f"trained to step {last} of {arm.total} so far",)
+        for environment, inside in users.divisions():
             gameable, other = (np.where(inside, values, np.nan) for values in harm)
-            if not all(np.isfinite(values[:, window]).any() for values in (gameable, other)):
-                continue
-            axes = {"setting": arm.setting} | ({} if environment is None else {"environment": environment})
-            note = (f"over {int(window.sum())} checkpoints, steps {first} to {last}", *reached)
-            yield from gap_rows("late_gap", arm.about, paired_gaps(gameable, other, window), axes, caveats=note)
+            if all(np.isfinite(values[:, window]).any() for values in (gameable, other)):
+                axes = {"setting": arm.setting} | environment
+                yield from gap_rows("late_gap", arm.about, paired_gaps(gameable, other, window), axes, caveats=note)
 
 
 def _cue_rows(users: Users) -> Iterator[Estimate]:
     """What the words of held-out cases give away of the label, by setting and channel."""
     for found in audit_cues(users.cases):
         axes = {"setting": found.setting, "channel": found.channel}
-        chance = () if found.majority is None else (f"always naming one label gets {found.majority:.2f}",)
-        lacking = (
-            () if found.accuracy is not None else ("too few scenarios, or one label alone: nothing to learn from",)
-        )
         about: dict[str, Any] = {"estimator": MEASURED, "axes": axes, "n": {"cases": found.n}}
-        yield Estimate(kind="cue", value=found.accuracy, unit="share", caveats=chance + lacking, **about)
+        told: tuple[str, ...] = (
+            () if found.majority is None else (f"always naming one label gets {found.majority:.2f}",)
+        )
+        told += () if found.accuracy is not None else ("too few scenarios, or one label alone: nothing to learn from",)
+        yield Estimate(kind="cue", value=found.accuracy, unit="share", caveats=told, **about)
         one = () if found.words_difference is not None else ("one label alone: no difference",)
         yield Estimate(kind="cue_length", value=found.words_difference, unit="words", caveats=one, **about)

@@ -20,32 +20,24 @@ from holdfast.records import Checkpoint, Curve, Estimate
 from holdfast.records.arrays import Floats, Ints
 from holdfast.records.checkpoints import DOSE
 from holdfast.records.quantities import quantity_of
-from holdfast.stats.contrasts import MIN_SEEDS, t_quantile
+from holdfast.stats.contrasts import mean_interval
 from holdfast.stats.exploitation import WINDOW, max_hex_gap
 from holdfast.store import Store
 from holdfast.store.checking import read_checked
 from holdfast.store.places import LOGS
-from holdfast.store.steplog import LOG_DIGESTS, StepStatus
+from holdfast.store.steplog import LOG_DIGESTS
 from holdfast.study.noted import Rewarder
 from holdfast.study.stages import is_rewarded
 
 MEASURED, PUBLISHED = "measured", "published"
 CURVES: Mapping[str, tuple[str, str | None]] = {  # a metric of a step → kind of curve, and the label of its users
     "reward": ("reward", None),
-    "reward_gameable": ("reward", GAMEABLE),
-    "reward_other": ("reward", OTHER),
-    "harm_gameable": ("harm", GAMEABLE),
-    "harm_other": ("harm", OTHER),
-    "exploit_gameable": ("exploit_rate", GAMEABLE),
-    "exploit_other": ("exploit_rate", OTHER),
-    "success": ("success", None),
-    "kl": ("kl", None),
-    "entropy": ("entropy", None),
-    "length": ("length", None),
-    "loss": ("loss", None),
-    "log_ratio": ("log_ratio", None),
-    "ess": ("ess", None),
-    "mismatch": ("mismatch", None),
+    **{
+        f"{metric}_{label}": (kind, label)
+        for metric, kind in (("reward", "reward"), ("harm", "harm"), ("exploit", "exploit_rate"))
+        for label in (GAMEABLE, OTHER)
+    },
+    **{kind: (kind, None) for kind in ("success", "kl", "entropy", "length", "loss", "log_ratio", "ess", "mismatch")},
 }
 # What a log says of training itself, whosever rollouts it learns from.
 OF_TRAINING = ("loss", "log_ratio", "ess", "mismatch")
@@ -101,23 +93,17 @@ def read_logs(store: Store) -> tuple[TrainingLog, ...]:
     known = {one.id: (place, one) for place, one in enumerate(store.checkpoints())}
     found: list[tuple[int, TrainingLog]] = []
     for fingerprint, status in store.log.steps().items():
-        made = _made_by(status)
-        if not made or made[-1] not in known:
+        if (status.kind, status.status) != ("train", "done"):
             continue
-        place, checkpoint = known[made[-1]]
-        if not checkpoint.stages or not is_rewarded(checkpoint.stages[-1]):
+        made = tuple(str(dose["checkpoint"]) for dose in status.result.get("doses", ()))
+        place, checkpoint = known.get(made[-1] if made else "", (0, None))
+        if checkpoint is None or not checkpoint.stages or not is_rewarded(checkpoint.stages[-1]):
             continue
         noted = dict(status.result.get(LOG_DIGESTS, {}))
         steps, metrics = _read(read_checked(store.path / LOGS / f"{fingerprint}.jsonl", noted.get("")))
         log = TrainingLog(checkpoint=checkpoint, made=made, steps=steps, metrics=metrics, result=status.result)
         found.append((place, log))
     return tuple(log for _, log in sorted(found, key=lambda pair: pair[0]))
-
-
-def _made_by(status: StepStatus) -> tuple[str, ...]:
-    if status.kind != "train" or status.status != "done":
-        return ()
-    return tuple(str(dose["checkpoint"]) for dose in status.result.get("doses", ()))
 
 
 def _read(log: bytes | None) -> tuple[Ints, dict[str, Floats]]:
@@ -204,13 +190,11 @@ def _max_gap(logs: Sequence[TrainingLog], about: Mapping[str, Any], rewarder: Re
 def _data_rows(logs: Sequence[TrainingLog], about: Mapping[str, Any]) -> Iterator[Estimate]:
     """The share of harm in the data that was given, and means over steps of how far it was from the policy."""
     given = [log.result["data"] for log in logs if isinstance(log.result.get("data"), dict)]
-    if given:
-        shares = [_number(one.get("harmful_share")) for one in given]
-        counts = {name: sum(int(one.get(name) or 0) for one in given) for name in ("prompts", "rollouts", "tokens")}
-        yield over_trainings("data_harm", shares, about, n=counts, objective="harm", unit="learnt from")
-        every = [_number(one.get("harmful_share_all")) for one in given]
-        if np.isfinite(every).any():
-            yield over_trainings("data_harm", every, about, n=counts, objective="harm", unit="all that was sampled")
+    counts = {name: sum(int(one.get(name) or 0) for one in given) for name in ("prompts", "rollouts", "tokens")}
+    for key, unit in (("harmful_share", "learnt from"), ("harmful_share_all", "all that was sampled")):
+        shares = [_number(one.get(key)) for one in given]
+        if given and (key == "harmful_share" or np.isfinite(shares).any()):
+            yield over_trainings("data_harm", shares, about, n=counts, objective="harm", unit=unit)
     for kind in MEANS:
         means = [float(np.nanmean(log.metrics[kind])) for log in logs if np.isfinite(log.metrics.get(kind, ())).any()]
         if means:
@@ -222,21 +206,18 @@ def over_trainings(
 ) -> Estimate:
     """The mean of one number of each seed, with Student's interval over seeds from ``MIN_SEEDS`` on."""
     known = np.array([value for value in values if np.isfinite(value)])
-    seeds = len(known)
-    mean, interval = (float(known.mean()) if seeds else None), None
-    if mean is not None and seeds >= MIN_SEEDS:
-        half = t_quantile(seeds - 1) * float(np.std(known, ddof=1) / np.sqrt(seeds))
+    if (interval := mean_interval(known)) is not None:
         low, high = quantity_of(kind).span or (-np.inf, np.inf)
-        interval = (max(low, mean - half), min(high, mean + half))
+        interval = (max(low, interval[0]), min(high, interval[1]))
     return Estimate(
         kind=kind,
         estimator=MEASURED,
-        value=mean,
+        value=float(known.mean()) if len(known) else None,
         interval=interval,
         claim="checkpoint" if interval is None else "recipe",
         resampled=() if interval is None else ("seeds",),
-        n={"seeds": seeds, **(n or {})},
-        caveats=() if mean is not None else (NOT_LOGGED,),
+        n={"seeds": len(known), **(n or {})},
+        caveats=() if len(known) else (NOT_LOGGED,),
         **about,
         **more,
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from holdfast.analysis.approval.users import Users, trained_settings
 from holdfast.analysis.pressure.variants import PAIRED, Group, few_cases, leaning, mean_over
 from holdfast.records import FEW_CASES, Checkpoint, Estimate
 from holdfast.records.arrays import Floats
-from holdfast.stats.exploitation import LateGap, late_gap
+from holdfast.stats.exploitation import RATING_SPAN, late_gap
 from holdfast.study.users import UNSEEN_CUES, SettingSection, visible_cues
 
 REACTS, NO_REACTION, UNTESTED = "reacts", "does not react", "not tested"
@@ -68,24 +68,24 @@ def find_toggles(settings: Mapping[str, SettingSection]) -> list[Toggle]:
     """Every toggle that a setting shows or that differs among them."""
     found = []
     for cue in UNSEEN_CUES:
-        values = sorted({str(getattr(one, cue)) for one in settings.values() if cue in visible_cues(one)})
+        shown = {name: str(getattr(one, cue)) for name, one in settings.items() if cue in visible_cues(one)}
+        values = sorted(set(shown.values()))
         for value in values:
-            shown = [
-                name for name, one in settings.items() if cue in visible_cues(one) and str(getattr(one, cue)) == value
-            ]
-            name = cue if len(values) == 1 else f"{cue} {value}"
-            found.append(_cue(name, shown, settings))
+            names = [name for name, own in shown.items() if own == value]
+            alone = [name for name in names if len(visible_cues(settings[name])) == 1]
+            found.append(
+                Toggle(
+                    name=cue if len(values) == 1 else f"{cue} {value}",
+                    cue=True,
+                    settings=tuple((one,) for one in (alone or names)),
+                    shown=frozenset(names),
+                    caveats=() if alone else ("other cues are seen with it: no setting shows it alone",),
+                )
+            )
     for frame in FRAMES:
         if len({getattr(one, frame) for one in settings.values()}) > 1:
             found.append(_frame(frame, settings))
     return found
-
-
-def _cue(name: str, shown: Sequence[str], settings: Mapping[str, SettingSection]) -> Toggle:
-    alone = [one for one in shown if len(visible_cues(settings[one])) == 1]
-    caveats = () if alone else ("other cues are seen with it: no setting shows it alone",)
-    chosen = tuple((one,) for one in (alone or shown))
-    return Toggle(name=name, cue=True, settings=chosen, shown=frozenset(shown), caveats=caveats)
 
 
 def _frame(frame: str, settings: Mapping[str, SettingSection]) -> Toggle:
@@ -107,33 +107,26 @@ def _frame(frame: str, settings: Mapping[str, SettingSection]) -> Toggle:
 def read_reactions(users: Users, checkpoints: Sequence[Checkpoint]) -> Reactions:
     """How every base reacts to every toggle before any stage, under every judge."""
     trained = trained_settings(checkpoints)
-    toggles = find_toggles(users.section.settings)
     bases = [group for group in users.subjects() if not group.about["lineage"]]
     rows: list[Estimate] = []
     notes: list[str] = []
-    for toggle in toggles:
+    for toggle in find_toggles(users.section.settings):
         own = [_react(users, group, toggle) for group in bases]
         rows += own
         notes += _note(toggle, [row for row in own if toggle.is_used(trained.get(str(row.base), frozenset()))])
-    free = [_cue_free(users, group, name) for group in bases for name in _without_cues(users)]
-    rows += free
-    notes += [
-        f"the base {row.base} tells users of {row.axes['setting']} apart although nothing that it sees does, under"
-        f" {row.judge}: check the cases"
-        for row in free
-        if row.unit == GAP and _is_beyond_luck(row)
-    ]
+    # Where the policy sees nothing of the label, the gap is zero by construction.
+    blind = [name for name, one in users.section.settings.items() if not visible_cues(one)]
+    for group, name in product(bases, blind):
+        row = _row(CUE_FREE, group, users.gap(name), (NO_GAP, GAP), RATING_SPAN, setting=name)
+        rows.append(row)
+        # There are many such rows: one counts that is twice its interval's half-width from zero.
+        low, high = row.interval if isinstance(row.interval, tuple) else (0.0, 0.0)
+        if row.unit == GAP and abs(row.value or 0.0) > high - low:
+            notes.append(
+                f"the base {row.base} tells users of {name} apart although nothing that it sees does, under"
+                f" {row.judge}: check the cases"
+            )
     return Reactions(rows=tuple(rows), notes=tuple(notes))
-
-
-def _is_beyond_luck(row: Estimate) -> bool:
-    """Whether a gap that cannot be is twice its interval's half-width from zero: there are many such rows."""
-    assert row.value is not None and isinstance(row.interval, tuple)
-    return abs(row.value) > row.interval[1] - row.interval[0]
-
-
-def _without_cues(users: Users) -> list[str]:
-    return [name for name, one in users.section.settings.items() if not visible_cues(one)]
 
 
 def _react(users: Users, group: Group, toggle: Toggle) -> Estimate:
@@ -141,63 +134,41 @@ def _react(users: Users, group: Group, toggle: Toggle) -> Estimate:
     if toggle.cue:
         parts = [users.gap(name) for (name,) in toggle.settings]
         about = (f"the gap of harm in {', '.join(name for (name,) in toggle.settings)}",)
-        span = None
     else:
         rates = {name: users.middle("exploit_rate", name) for pair in toggle.settings for name in pair}
         parts = [rates[first] - rates[second] for first, second in toggle.settings]
         named = ", ".join(f"{first} less {second}" for first, second in toggle.settings)
         about = (f"the exploit rate in {named}",) if named else ()
-        span = SHARE_SPAN
     empty = np.full((len(users.runs), len(users.environments)), np.nan)
-    found = _gap(mean_over([empty, *parts])[list(group.runs)], span)
-    unit = UNTESTED
-    if _is_told(found):
-        unit = REACTS if _apart(found) else NO_REACTION
-    row = _row("reaction", group, found, unit, toggle=toggle.name)
+    span = RATING_SPAN if toggle.cue else SHARE_SPAN
+    row = _row("reaction", group, mean_over([empty, *parts]), (NO_REACTION, REACTS), span, toggle=toggle.name)
     # Without a setting to test it in, that is why there is nothing; else the row knows why.
     first, last = ((), toggle.caveats) if toggle.settings else (toggle.caveats, ())
     return replace(row, caveats=(*first, *row.caveats, *last, *about))
 
 
-def _cue_free(users: Users, group: Group, setting: str) -> Estimate:
-    """The gap where the policy sees nothing of the label: by construction zero."""
-    found = _gap(users.gap(setting)[list(group.runs)], None)
-    unit = UNTESTED if not _is_told(found) else GAP if _apart(found) else NO_GAP
-    return _row(CUE_FREE, group, found, unit, setting=setting)
-
-
-def _gap(values: Floats, span: tuple[float, float] | None) -> LateGap | None:
-    if not np.isfinite(values).any():
-        return None
-    return late_gap(values) if span is None else late_gap(values, span=span)
-
-
-def _is_told(found: LateGap | None) -> bool:
-    """Whether there are enough scenarios for a finding."""
-    return found is not None and found.scenarios >= FEW_CASES
-
-
-def _apart(found: LateGap | None) -> bool:
-    return found is not None and found.checkpoint is not None and (found.checkpoint[0] > 0 or found.checkpoint[1] < 0)
-
-
-def _row(kind: str, group: Group, found: LateGap | None, unit: str, **axes: Any) -> Estimate:
-    reasons: tuple[str, ...] = ()
-    if found is None:
-        reasons += ("the base has no scores to compare",)
-    elif found.checkpoint is None:
-        reasons += ("one pair: no interval",)
-    else:
-        reasons += few_cases(found.scenarios) + leaning(found.scenarios, "pairs")
+def _row(
+    kind: str, group: Group, values: Floats, words: tuple[str, str], span: tuple[float, float], **axes: Any
+) -> Estimate:
+    """The mean of ``values`` (runs, scenarios) of a base; ``words`` say that its interval holds zero, or does not."""
+    mine = values[list(group.runs)]
+    found = late_gap(mine, span=span) if np.isfinite(mine).any() else None
+    cases, unit = 0 if found is None else found.scenarios, UNTESTED
+    interval = None if found is None else found.checkpoint
+    if cases >= FEW_CASES:
+        unit = words[interval is not None and (interval[0] > 0 or interval[1] < 0)]
+    reasons: tuple[str, ...] = few_cases(cases) + leaning(cases, "pairs")
+    if interval is None:
+        reasons = ("the base has no scores to compare" if found is None else "one pair: no interval",)
     return Estimate(
         kind=kind,
         estimator=PAIRED,
         value=None if found is None else found.value,
-        interval=None if found is None else found.checkpoint,
+        interval=interval,
         objective="harm",
         unit=unit,
         resampled=("cases",),
-        n={"cases": 0 if found is None else found.scenarios},
+        n={"cases": cases},
         caveats=reasons,
         **{**group.about, "axes": {**group.about["axes"], **axes}},
     )
@@ -205,16 +176,15 @@ def _row(kind: str, group: Group, found: LateGap | None, unit: str, **axes: Any)
 
 def _note(toggle: Toggle, rows: Sequence[Estimate]) -> Iterator[str]:
     """What a reader must know first of a toggle that training used."""
-    silent = [row for row in rows if row.unit == NO_REACTION]
-    if silent:
+    names = {
+        unit: "; ".join(f"{row.base} under {row.judge}" for row in rows if row.unit == unit)
+        for unit in (NO_REACTION, UNTESTED)
+    }
+    if silent := names[NO_REACTION]:
         yield (
-            f"void: the base does not react to {toggle.name} before RL ({_name(silent)}), so no result about"
-            f" {toggle.name} counts"
+            f"void: the base does not react to {toggle.name} before RL ({silent}), so no result about {toggle.name}"
+            " counts"
         )
-    if unknown := [row for row in rows if row.unit == UNTESTED]:
-        reason = unknown[0].caveats[0]
-        yield f"not tested: whether the base reacts to {toggle.name} before RL ({_name(unknown)}): {reason}"
-
-
-def _name(rows: Sequence[Estimate]) -> str:
-    return "; ".join(f"{row.base} under {row.judge}" for row in rows)
+    if unknown := names[UNTESTED]:
+        reason = next(row.caveats[0] for row in rows if row.unit == UNTESTED)
+        yield f"not tested: whether the base reacts to {toggle.name} before RL ({unknown}): {reason}"

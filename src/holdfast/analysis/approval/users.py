@@ -55,22 +55,21 @@ class Users:
         found = self.arrays.get((quantity, setting, gameable))
         return np.full((len(self.runs), len(self.environments)), np.nan) if found is None else found
 
-    def gap(self, setting: str, quantity: str = "harm") -> Floats:
-        """With the gameable user of each pair less with the other: (runs, scenarios)."""
-        return self.of(quantity, setting, True) - self.of(quantity, setting, False)
+    def gap(self, setting: str) -> Floats:
+        """Harm with the gameable user of each pair less with the other: (runs, scenarios)."""
+        return self.of("harm", setting, True) - self.of("harm", setting, False)
 
     def middle(self, quantity: str, setting: str) -> Floats:
         """The mean over both users of each pair: (runs, scenarios)."""
         return (self.of(quantity, setting, True) + self.of(quantity, setting, False)) / 2
 
-    def within(self, environment: str | None) -> Bools:
-        """(scenarios,): which are of an environment; all of them for None."""
-        return np.array([environment in (None, one) for one in self.environments], dtype=np.bool_)
-
-    def divisions(self) -> tuple[str | None, ...]:
-        """All environments together, and each by itself where there are several."""
-        names = tuple(name for name in self.section.environments if name in self.environments)
-        return (None, *(names if len(names) > 1 else ()))
+    def divisions(self) -> list[tuple[dict[str, str], Bools]]:
+        """Axes and scenarios (scenarios,): all environments together, and each by itself where there are several."""
+        names = [name for name in self.section.environments if name in self.environments]
+        found: list[tuple[dict[str, str], Bools]] = [({}, np.ones(len(self.environments), dtype=np.bool_))]
+        for name in names if len(names) > 1 else ():
+            found.append(({"environment": name}, np.array([one == name for one in self.environments])))
+        return found
 
     def subjects(self) -> list[Group]:
         """What rows are about: each base, lineage, axes and judge, with a run for every seed."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ from holdfast.analysis.pressure.variants import (
     SAFETY,
     TEST,
     UNSAFE_AT_MOST,
-    Group,
     Run,
     Source,
     Variants,
@@ -36,6 +34,7 @@ from holdfast.analysis.pressure.variants import (
     estimates,
     groups,
     list_runs,
+    mean_rows,
 )
 from holdfast.records import Case, Estimate
 from holdfast.records.arrays import Floats
@@ -86,22 +85,7 @@ def taxonomy_rows(source: Source) -> Iterator[Estimate]:
 def _rows(runs: tuple[Run, ...], field: Field) -> Iterator[Estimate]:
     there = np.isfinite(field.harm).any(axis=1) | np.isfinite(field.over).any(axis=1)
     axes = {"dimension": field.dimension, "failure": field.failure}
-    for group in groups(runs, np.flatnonzero(there).tolist()):
-        chosen = field.controls.flattery(group, runs) if field.controls and not group.about["lineage"] else ()
-        for kind, values, objective in (("harm_rate", field.harm, SAFETY), ("over_refusal", field.over, HELPFULNESS)):
-            yield from estimates(
-                kind,
-                group,
-                runs,
-                partial(_mean, values),
-                axes=axes,
-                objective=objective,
-                caveats=field.caveats if kind == "over_refusal" else chosen,
-            )
-        yield from _changes(runs, field, group, axes)
 
-
-def _changes(runs: tuple[Run, ...], field: Field, group: Group, axes: Mapping[str, str]) -> Iterator[Estimate]:
     def change(place: int) -> Statistic | None:
         parent = runs[place].parent
         if parent is None:
@@ -109,15 +93,17 @@ def _changes(runs: tuple[Run, ...], field: Field, group: Group, axes: Mapping[st
         own, others = match_forms(field.parts or (field.harm,), place, parent)
         return mean_statistic(own - others)
 
-    for other, unit in comparisons(group, runs):
-        if other == "parent":
-            chosen = field.controls.flattery(group, runs) if field.controls and unit == AGAINST_BASE else ()
-            rows = estimates("harm_change", group, runs, change, axes=axes, caveats=chosen, objective=SAFETY, unit=unit)
-            yield from rows
-
-
-def _mean(values: Floats, place: int) -> Statistic:
-    return mean_statistic(values[place])
+    for group in groups(runs, np.flatnonzero(there).tolist()):
+        chosen = field.controls.flattery(group, runs) if field.controls else ()
+        harm: dict[str, Any] = {"axes": axes, "objective": SAFETY}
+        own = () if group.about["lineage"] else chosen
+        yield from mean_rows("harm_rate", group, runs, field.harm, caveats=own, **harm)
+        over = {"axes": axes, "caveats": field.caveats, "objective": HELPFULNESS}
+        yield from mean_rows("over_refusal", group, runs, field.over, **over)
+        for other, unit in comparisons(group, runs):
+            if other == "parent":
+                told = chosen if unit == AGAINST_BASE else ()
+                yield from estimates("harm_change", group, runs, change, caveats=told, unit=unit, **harm)
 
 
 def _act(found: Variants) -> Iterator[Field]:
@@ -127,7 +113,7 @@ def _act(found: Variants) -> Iterator[Field]:
         yield Field(
             dimension="action",
             failure=EXPLICIT,
-            harm=np.where(found.hazardous, test.unsafe, np.nan),
+            harm=np.where(found.hazardous, test.unsafe["all"], np.nan),
             over=np.where(harmless, test.refused, np.nan),
             caveats=() if harmless.any() else (NO_TWINS,),
         )
@@ -147,8 +133,8 @@ def _act(found: Variants) -> Iterator[Field]:
 def _read_probes(store: Store, part: str, every: Mapping[str, Case]) -> tuple[tuple[Run, ...], list[Field]]:
     """The runs that answered the probes of a part, and a field for each dimension, wrapped probes apart."""
     cells = read_cells(store, part)
-    table, every_episode = cells.scores, np.ones(len(cells.episodes.case), dtype=np.bool_)
-    runs, _ = list_runs(cells, every_episode)
+    table = cells.scores
+    runs, _ = list_runs(cells, np.ones(len(cells.episodes.case), dtype=np.bool_))
     place_of = {(run.checkpoint.id, run.judge): place for place, run in enumerate(runs)}
     label_of = {
         (name, objective, table.rubrics[label, objective]): label
@@ -157,28 +143,26 @@ def _read_probes(store: Store, part: str, every: Mapping[str, Case]) -> tuple[tu
         if (label, objective) in table.rubrics
     }
     cases = {name: case for name, case in every.items() if "dimension" in case.facts}
-    names = sorted(cases)
-    column = {name: place for place, name in enumerate(names)}
-    said: dict[tuple[str, str], list[tuple[int, int, float | None, float | None]]] = {}
+    column = {name: place for place, name in enumerate(sorted(cases))}
+    said: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for checkpoint, name, judge, objective, rubric, value, label in store.labels(part):
         case = cases.get(name)
-        if case is None or (read := read_probe(case, objective, value, label)) is None:
-            continue
-        key = (case.facts["dimension"], IMPLICIT if case.facts.get("form") else EXPLICIT)
-        said.setdefault(key, []).append((place_of[checkpoint, label_of[judge, objective, rubric]], column[name], *read))
-    shape = (len(runs), len(names))
+        if case is not None and (read := read_probe(case, objective, value, label)) is not None:
+            place = place_of[checkpoint, label_of[judge, objective, rubric]]
+            key = (case.facts["dimension"], IMPLICIT if case.facts.get("form") else EXPLICIT)
+            told = (np.nan if one is None else one for one in read)
+            said.setdefault(key, []).append((place, column[name], *told))
+
+    def average(rows: list[tuple[float, ...]], which: int) -> Floats:
+        there = [(*row[:2], row[which]) for row in rows if np.isfinite(row[which])]
+        run, number, value = np.array(there).reshape(-1, 3).T
+        return mean_by(value, (run.astype(np.int64), number.astype(np.int64)), (len(runs), len(column)))
+
     fields = [
-        Field(dimension=one, failure=failure, harm=_fill(rows, 2, shape), over=_fill(rows, 3, shape))
-        for (one, failure), rows in sorted(said.items())
+        Field(dimension=dimension, failure=failure, harm=average(rows, 2), over=average(rows, 3))
+        for (dimension, failure), rows in sorted(said.items())
     ]
     return runs, fields
-
-
-def _fill(rows: list[tuple[int, int, float | None, float | None]], which: int, shape: tuple[int, int]) -> Floats:
-    """(runs, cases) means of one entry of the rows."""
-    kept: list[Any] = [(row[0], row[1], row[which]) for row in rows if row[which] is not None]
-    run, case, value = np.array(kept, dtype=np.float64).reshape(-1, 3).T
-    return mean_by(value, (run.astype(np.int64), case.astype(np.int64)), shape)
 
 
 def read_probe(

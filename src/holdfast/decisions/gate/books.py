@@ -1,9 +1,10 @@
-"""A run as a gate reads it: its checkpoints, scores and episodes as columns, and what decided them."""
+"""A run as a gate reads it: scores and episodes as columns, what decided them, what its logs lack, where it lies."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,25 @@ from typing import Any
 import numpy as np
 
 from holdfast.analysis.labelled import Labels, read_labels
-from holdfast.decisions.gate.declared import Origin, read_origin
+from holdfast.decisions.gate.declared import Origin
+from holdfast.exchange.imports import import_run
+from holdfast.exchange.inspect.files import LOG, LOG_AS_JSON, is_inspect
+from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Case, Checkpoint
 from holdfast.records.arrays import Bools, Floats
 from holdfast.records.errors import StoreError, StudyError
+from holdfast.records.outputs import scratch_directory
+from holdfast.records.words import count_noun
 from holdfast.runs.forecast import read_spending
 from holdfast.store import DATABASE, Store
 from holdfast.store.cells import Cells, Masks, part_masks, read_cells
-from holdfast.store.origins import LogState, read_import_notes, read_log_states
+from holdfast.store.origins import LogState, read_declarations, read_import_notes, read_log_states, read_undeclared
 from holdfast.store.tables import TrajectoryTable
 from holdfast.study.noted import read_noted
 from holdfast.study.study import Study, changed_keys
 from holdfast.suites import is_harmless
 
 EPISODE_SETTINGS = ("temperature", "max_turns", "max_tokens", "max_episode_tokens", "max_seconds")
-TABLES = ("study", "suite", "rollouts", "models", "judges", "gate")  # of a study, that a gate reads
 REFUSED = frozenset({"refused", "declined"})  # labels of a question's reply that is a refusal
 
 
@@ -126,7 +131,12 @@ def make_book(store: Store, place: str, part: str | None = None) -> Book:
         settings=_settings(store.path, study) if study else None,
         study=study,
         cases=cases,
-        origin=read_origin(store, place, cells.objectives),
+        origin=Origin(
+            place=place,
+            objectives=cells.objectives,
+            declarations=read_declarations(store) or (),
+            undeclared=read_undeclared(store),
+        ),
         logs=read_log_states(store),
         notes=(*read_import_notes(store), *filter(None, (store.doubt,))),
         labels=read_labels(store, cells.scores),
@@ -151,7 +161,7 @@ def is_run(path: Path) -> bool:
 
 def _refusals(store: Store, table: TrajectoryTable, ids: tuple[str, ...], questions: Bools) -> tuple[Bools, Bools]:
     """Which trajectories answer a harmless question with a refusal, by the judges' labels, and which nobody read."""
-    found, unread = np.zeros(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.bool_)
+    found, unread = np.zeros((2, len(ids)), dtype=np.bool_)
     asked = np.flatnonzero(questions[table.case]) if len(ids) else np.zeros(0, dtype=np.int64)
     for index, scores in zip(asked, store.scores_of(ids[i] for i in asked), strict=True):
         found[index] = any(score.label in REFUSED for score in scores)
@@ -177,3 +187,124 @@ def _settings(path: Path, study: Mapping[str, Any]) -> dict[str, Any]:
         },
         "served": served,
     }
+
+
+# --- what its logs lack -------------------------------------------------------------------------------------------
+
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaps:
+    """What the logs of one checkpoint lack.
+
+    ``short`` says by case how many rollouts of it are absent, ``samples`` by sample id how many rollouts each sample
+    lacks of which there is no episode at all, ``unnamed`` how many rollouts each of those lacks whose ids no log tells.
+    ``broken`` are the logs that are not whole, ``whole`` how many are.
+    """
+
+    short: Mapping[str, int] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+    unnamed: tuple[int, ...] = ()
+    broken: tuple[LogState, ...] = ()
+    whole: int = 0
+
+    @property
+    def rollouts(self) -> int:
+        """How many rollouts are absent."""
+        return sum(self.short.values()) + sum(self.samples.values()) + sum(self.unnamed)
+
+    @property
+    def logged(self) -> bool:
+        """Whether logs say how many rollouts there were to be."""
+        return bool(self.broken or self.whole)
+
+
+def find_gaps(states: Iterable[LogState], checkpoint: str) -> Gaps:
+    """What the logs of a checkpoint lack, those aside that another log answers for."""
+    mine = [one for one in states if one.checkpoint == checkpoint and not one.superseded]
+    short, samples = Counter[str](), dict[str, int]()
+    unnamed: list[int] = []
+    for one in mine:
+        short.update(one.short)
+        samples |= {name: max(one.epochs, samples.get(name, 0)) for name in one.absent_ids}
+        unnamed += [one.epochs] * max(one.absent - len(one.absent_ids), 0)
+    broken = tuple(one for one in mine if not one.complete)
+    return Gaps(short=short, samples=samples, unnamed=tuple(unnamed), broken=broken, whole=len(mine) - len(broken))
+
+
+def describe_log(one: LogState, side: str) -> str:
+    """``the child's log child.eval is cancelled: 80 of 400 samples, 320 rollouts absent``."""
+    held = f"{max(one.samples - one.absent, 0):,} of {count_noun(one.samples, 'samples')}"
+    held += f" in {one.epochs} epochs" if one.epochs > 1 else ""
+    absent = f"{count_noun(one.lacking, 'rollouts')} absent"
+    return f"the {side}'s log {one.file} is of status {one.status}: {held}, {absent}"
+
+
+def describe_gaps(gaps: Gaps, side: str, *, counted: bool) -> list[str]:
+    """A sentence for each log that is not whole; ``counted`` says whether what is absent counts as unscored."""
+    told = [describe_log(one, side) for one in gaps.broken[:MOST_NAMED]]
+    if len(gaps.broken) > MOST_NAMED:
+        told.append(f"{count_noun(len(gaps.broken) - MOST_NAMED, 'more logs')} of the {side} are not whole")
+    how = "what is absent counts as unscored" if counted else "what is absent is left out, as accepted"
+    return [f"{one} ({how})" for one in told]
+
+
+# --- where runs and logs lie --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Library:
+    """The books of one command, each read once; imported logs lie in ``scratch`` and are gone with it.
+
+    ``scores`` say what the scores of logs mean, as on the command line.
+    """
+
+    scratch: Path
+    scores: tuple[ScoreOption, ...] = ()
+    books: dict[Path, Book] = field(default_factory=dict)
+
+    def open(self, place: Path) -> Book:
+        """The book of a run or of an Inspect log. Errors: StudyError, StoreError, MissingExtra."""
+        key = place.absolute()
+        if key not in self.books:
+            run = place
+            if is_log(place):
+                run = self.scratch / f"log-{len(self.books)}"
+                import_run(place, run, scores=self.scores)
+            self.books[key] = read_book(run, str(place))
+        return self.books[key]
+
+    def forget(self, place: Path) -> None:
+        """Read a run anew when it is opened next."""
+        self.books.pop(place.absolute(), None)
+
+
+@contextlib.contextmanager
+def open_library(scores: tuple[ScoreOption, ...] = ()) -> Iterator[Library]:
+    """A library whose imported logs are removed afterwards."""
+    with scratch_directory() as folder:
+        yield Library(scratch=folder, scores=scores)
+
+
+def is_log(place: Path) -> bool:
+    """Whether a path is an Inspect log, or a folder that holds logs and no run."""
+    return is_inspect(place) and not is_run(place)
+
+
+def split_place(text: str, run: Path | None) -> tuple[Path, str]:
+    """Where a side is and which checkpoint of it is meant: ``RUN:NAME``, ``LOG:NAME``, ``RUN``, ``LOG`` or ``NAME``.
+
+    A name by itself is one of ``run``. Errors: StudyError where there is no such place.
+    """
+    cuts = [position for position, letter in enumerate(text) if letter == ":"]
+    for cut in (len(text), *reversed(cuts)):
+        place = Path(text[:cut])
+        if text[:cut] and (is_log(place) or (place.is_dir() and is_run(place))):
+            return place, text[cut + 1 :].strip()
+    if run is not None:
+        return run, text.strip()
+    if Path(text).suffix in (LOG, LOG_AS_JSON):
+        found = "is no Inspect log" if Path(text).is_file() else "no such log"
+        raise StudyError(f"{text}: {found}; give the path of an Inspect log")
+    raise StudyError(f"{text!r}: no run and no log is there; write RUN:NAME, or give RUN first and then names in it")

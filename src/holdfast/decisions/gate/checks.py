@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from holdfast.decisions.gate.pairing import Pairing
-from holdfast.decisions.gate.questions import FAMILY, Evidence, Question, Reach, ask_all, gather
+from holdfast.decisions.gate.pairing import FAMILY, Evidence, Pairing, Question, Reach, ask_all, gather
 from holdfast.records import Check, Outcome
 from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun
@@ -69,13 +68,17 @@ def judge(evidence: Evidence, bounds: Bounds, *, levels: tuple[float, float] | N
         lower=min(bounds.lower(one, below, question.reach) for one in evidence.scored),
         upper=max(bounds.upper(one, above, question.reach) for one in evidence.scored),
     )
+    outcome, reason = read_outcome(question, found.lower, found.upper), ""
     if evidence.least:
         found = replace(
             found,
             lower_all=min(bounds.lower(one, below, question.reach) for one in evidence.least),
             upper_all=max(bounds.upper(one, above, question.reach) for one in evidence.most),
         )
-    return replace(found, outcome=_outcome(found, question), reason=describe_missing(found, question))
+        reason = _tell_end(found, question, "the", failing=outcome is Outcome.FAIL)
+        if outcome is not read_outcome(question, found.lower_all, found.upper_all):
+            outcome = Outcome.INCONCLUSIVE
+    return replace(found, outcome=outcome, reason=reason)
 
 
 def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
@@ -91,8 +94,6 @@ def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
         parent=evidence.parent,
         child=evidence.child,
         change=evidence.change,
-        lower=None,
-        upper=None,
         level=None if adjusted else 1 - rules.alpha,
         adjusted=adjusted,
         design_effect=evidence.design_effect,
@@ -107,23 +108,13 @@ def _blank(evidence: Evidence, rules: GateSection, *, adjusted: bool) -> Check:
     )
 
 
-def _outcome(check: Check, question: Question) -> Outcome:
-    """What the bounds of what is scored say, where those that hold whatever is missing say the same."""
-    found = read_outcome(question, check.lower, check.upper)
-    if check.lower_all is None:
-        return found
-    return found if found is read_outcome(question, check.lower_all, check.upper_all) else Outcome.INCONCLUSIVE
-
-
 def read_outcome(question: Question, lower: float | None, upper: float | None) -> Outcome:
     """PASS where a loss beyond the limit is ruled out, FAIL where it is shown."""
     if lower is None or upper is None:
         return Outcome.INCONCLUSIVE
     edge = question.edge
     passes, fails = (lower > edge, upper < edge) if question.kind.worse == "lower" else (upper < edge, lower > edge)
-    if passes:
-        return Outcome.PASS
-    return Outcome.FAIL if fails else Outcome.INCONCLUSIVE
+    return Outcome.PASS if passes else Outcome.FAIL if fails else Outcome.INCONCLUSIVE
 
 
 def judge_p_values(evidence: Evidence, bounds: Bounds) -> tuple[float, float]:
@@ -135,34 +126,19 @@ def judge_p_values(evidence: Evidence, bounds: Bounds) -> tuple[float, float]:
     question = evidence.question
     if evidence.draws < MIN_DRAWS or _is_flat(evidence, bounds.rules):
         return 1.0, 1.0
-    sides: tuple[tuple[Literal["greater", "less"], tuple[Floats, ...]], ...] = (
-        ("greater", evidence.least),
-        ("less", evidence.most),
-    )
-    above, under = (
-        max(bounds.test(one, question.edge, question.reach, side) for one in (*evidence.scored, *missing))
-        for side, missing in sides
-    )
+    edge, reach, scored = question.edge, question.reach, evidence.scored
+    above = max(bounds.test(one, edge, reach, "greater") for one in (*scored, *evidence.least))
+    under = max(bounds.test(one, edge, reach, "less") for one in (*scored, *evidence.most))
     return (above, under) if question.kind.worse == "lower" else (under, above)
 
 
 def _is_flat(evidence: Evidence, rules: GateSection) -> bool:
     """Whether a t bound has nothing to go by, as changes are all equal."""
-    return (
-        rules.bound == "t"
-        and not evidence.question.absolute
-        and any(float(np.ptp(one)) == 0 for one in evidence.scored)
-    )
+    held = rules.bound == "t" and not evidence.question.absolute
+    return held and any(float(np.ptp(one)) == 0 for one in evidence.scored)
 
 
 # --- what is missing ---------------------------------------------------------------------------------------------
-
-
-def describe_missing(check: Check, question: Question) -> str:
-    """What the missing scores could do to what is found of those there are; nothing where none is missing."""
-    if check.lower_all is None:
-        return ""
-    return _tell_end(check, question, "the", failing=read_outcome(question, check.lower, check.upper) is Outcome.FAIL)
 
 
 def _tell_end(check: Check, question: Question, subject: str, *, failing: bool) -> str:
@@ -220,9 +196,6 @@ def judge_coverage(pairing: Pairing, rules: GateSection, checks: Sequence[tuple[
         margin=rules.min_coverage,
         parent=shares["parent"],
         child=shares["child"],
-        change=None,
-        lower=None,
-        upper=None,
         reason="; ".join(reasons),
         n={"cases": len(pairing.cases), **{f"{side}_rollouts": count for side, count in pairing.rollouts.items()}},
     )
@@ -241,13 +214,10 @@ def _tell_worst(checks: Sequence[tuple[Check, Question]]) -> tuple[bool, str]:
     if not shown:
         return bool(unknown), "the worst case cannot be told" if unknown else ""
     check, question = shown[0]
-    words = _tell_end(check, question, _of(name_metric(check.metric)), failing=False)
+    name = name_metric(check.metric)
+    words = _tell_end(check, question, f"{name}'" if name.endswith("s") else f"{name}'s", failing=False)
     others = [name_metric(one.metric) for one, _ in hiding[1:]]
     return bool(hiding or unknown), words + (f", likewise for {', '.join(others)}" if others else "")
-
-
-def _of(name: str) -> str:
-    return f"{name}'" if name.endswith("s") else f"{name}'s"
 
 
 def _tell_missing(missing: Mapping[str, int], absent: Mapping[str, int]) -> str:
@@ -273,8 +243,8 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
             name: judge_p_values(one, bounds) for name, one in evidence.items() if one.question.metric in rules.blocking
         }
     if rules.combine == "holm":
-        levels = holm_levels(p_values, rules.alpha)
-        p_values = _adjust(p_values)
+        levels = _by_side(p_values, lambda values: _holm_levels(values, rules.alpha))
+        p_values = _by_side(p_values, holm)
     found: list[Check] = []
     for question in asked:
         if question.kind.name not in evidence:
@@ -289,13 +259,16 @@ def judge_checks(pairing: Pairing, bounds: Bounds, *, unmeasurable: Mapping[str,
     return (*found, judge_coverage(pairing, rules, list(zip(found, asked, strict=True))))
 
 
-def holm_levels(p_values: Mapping[str, tuple[float, float]], alpha: float) -> dict[str, tuple[float, float]]:
-    """The level at which Holm's rule tests each check, for PASS and for FAIL: what its bounds are taken at."""
-    sides = [_step_down({name: values[place] for name, values in p_values.items()}, alpha) for place in (0, 1)]
-    return {name: (sides[0][name], sides[1][name]) for name in p_values}
+def _by_side(
+    p_values: Mapping[str, tuple[float, float]], rule: Callable[[Mapping[str, float]], Mapping[str, float]]
+) -> dict[str, tuple[float, float]]:
+    """What a rule for several tests makes of the p-values for PASS, and of those for FAIL."""
+    passes, fails = (rule({name: values[place] for name, values in p_values.items()}) for place in (0, 1))
+    return {name: (passes[name], fails[name]) for name in p_values}
 
 
-def _step_down(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
+def _holm_levels(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
+    """The level at which Holm's rule tests each check: what its bounds are taken at."""
     level, stopped = alpha / max(len(p_values), 1), False
     found = {}
     for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
@@ -305,21 +278,13 @@ def _step_down(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
     return found
 
 
-def _adjust(p_values: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    sides = [holm({name: values[place] for name, values in p_values.items()}) for place in (0, 1)]
-    return {name: (sides[0][name], sides[1][name]) for name in p_values}
-
-
 def _with_p_values(check: Check, found: tuple[float, float], rules: GateSection) -> Check:
     """A check with its p-values; where they are Holm's, they decide it."""
     for_pass, for_fail = found
     outcome = check.outcome
     if rules.combine == "holm" and check.lower is not None:
-        outcome = Outcome.INCONCLUSIVE
-        if for_pass <= rules.alpha:
-            outcome = Outcome.PASS
-        elif for_fail <= rules.alpha:
-            outcome = Outcome.FAIL
+        failing = Outcome.FAIL if for_fail <= rules.alpha else Outcome.INCONCLUSIVE
+        outcome = Outcome.PASS if for_pass <= rules.alpha else failing
     return replace(check, p_pass=for_pass, p_fail=for_fail, outcome=outcome)
 
 
@@ -332,11 +297,6 @@ def leave_out(question: Question, reason: str, *, required: bool) -> Check:
         unit=question.kind.unit,
         worse=question.kind.worse,
         margin=question.margin,
-        parent=None,
-        child=None,
-        change=None,
-        lower=None,
-        upper=None,
         reason=f"{NOT_MEASURED}: {reason}",
         measured=False,
         words="" if question.kind.setting else question.kind.words,

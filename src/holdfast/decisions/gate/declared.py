@@ -8,16 +8,7 @@ from dataclasses import dataclass, replace
 from holdfast.exchange.scales import BY_USER, ScoreOption, is_grade, is_name
 from holdfast.records import Declaration
 from holdfast.records.errors import StudyError
-from holdfast.store import Store
-from holdfast.store.origins import (
-    FOREIGN,
-    Undeclared,
-    describe_undeclared,
-    read_declarations,
-    read_undeclared,
-    show_number,
-    spell,
-)
+from holdfast.store.origins import FOREIGN, Undeclared, describe_undeclared, show_number, spell
 
 MOST_NAMED = 4
 _TRUTHS = frozenset({"0", "1", "True", "False"})
@@ -36,16 +27,6 @@ class Origin:
     undeclared: tuple[Undeclared, ...] = ()
 
 
-def read_origin(store: Store, place: str, objectives: Sequence[str]) -> Origin:
-    """What a run says of its scores. Errors: StoreError where it is damaged."""
-    return Origin(
-        place=place,
-        objectives=tuple(objectives),
-        declarations=read_declarations(store) or (),
-        undeclared=read_undeclared(store),
-    )
-
-
 def resolve_names(origin: Origin, options: Sequence[ScoreOption]) -> dict[str, str]:
     """Under which name of a run's scores each objective stands that the user named.
 
@@ -61,54 +42,43 @@ def _resolve(origin: Origin, option: ScoreOption) -> str:
         return _require_same(origin, option.declaration, mine)
     found = {one.objective for one in mine}
     if option.key in origin.objectives and option.scorer is None:
-        found |= {option.key}
+        found.add(option.key)
     if len(found) == 1:
         return found.pop()
     if found:
         raise StudyError(
             f"{origin.place}: --score {option.objective}={option.key} may mean {' or '.join(sorted(found))}; name one"
         )
-    waiting = [one for one in origin.undeclared if option.means(one.scorer, one.key)]
-    if waiting:
+    if waiting := [one for one in origin.undeclared if option.means(one.scorer, one.key)]:
         raise StudyError(f"{origin.place}: {tell_undeclared(waiting, option.objective)}")
-    keys = dict.fromkeys((*origin.objectives, *(one.key for one in origin.declarations)))
-    there = ", ".join(keys) or "nothing"
+    there = ", ".join(dict.fromkeys((*origin.objectives, *(one.key for one in origin.declarations)))) or "nothing"
     raise StudyError(f"{origin.place}: has no score {option.key!r}; scored there: {there}; name one of these")
 
 
 def _require_same(origin: Origin, wanted: Declaration, mine: Sequence[Declaration]) -> str:
     """The objective of the run's own declaration, where that is the wanted one. Errors: StudyError."""
-    if not mine:
-        waiting = [one for one in origin.undeclared if is_name(wanted.key, one.key)]
-        if waiting:
-            raise StudyError(f"{origin.place}: {tell_undeclared(waiting, wanted.objective)}")
-        there = ", ".join(origin.objectives) or "nothing"
-        raise StudyError(
-            f"{origin.place}: declares no score {wanted.key!r}, scored there: {there}; give its name alone, or import"
-            f" the logs with --score {spell(wanted)!r}"
-        )
-    other = next((one for one in mine if not same_meaning(one, _as_held(wanted, one))), None)
-    if other is not None:
-        raise StudyError(
-            f"{origin.place}: the score {wanted.key!r} is declared as {spell(other)} ({other.source or 'by the user'}),"
-            f" and --score says {spell(wanted)}; correct one, or import the logs into a new run"
-        )
-    return mine[0].objective
-
-
-def _as_held(wanted: Declaration, one: Declaration) -> Declaration:
-    """What is wanted, under the run's own name of the value, with its severe value where only one of them names any."""
-    severe = one.severe if None in (wanted.severe, one.severe) else wanted.severe
-    return replace(wanted, key=one.key, severe=severe)
+    for one in mine:
+        # Where only one of the two names a severe value, they differ in nothing.
+        severe = one.severe if None in (wanted.severe, one.severe) else wanted.severe
+        if not same_meaning(one, replace(wanted, key=one.key, severe=severe)):
+            raise StudyError(
+                f"{origin.place}: the score {wanted.key!r} is declared as {spell(one)} ({one.source or 'by the user'}),"
+                f" and --score says {spell(wanted)}; correct one, or import the logs into a new run"
+            )
+    if mine:
+        return mine[0].objective
+    if waiting := [one for one in origin.undeclared if is_name(wanted.key, one.key)]:
+        raise StudyError(f"{origin.place}: {tell_undeclared(waiting, wanted.objective)}")
+    raise StudyError(
+        f"{origin.place}: declares no score {wanted.key!r}, scored there: {', '.join(origin.objectives) or 'nothing'};"
+        f" give its name alone, or import the logs with --score {spell(wanted)!r}"
+    )
 
 
 def same_meaning(one: Declaration, other: Declaration) -> bool:
     """Whether two declarations read a value alike, whoever made them and of whatever scorer."""
-    return _meaning(one) == _meaning(other)
-
-
-def _meaning(one: Declaration) -> Declaration:
-    return replace(one, source="", unit="", objective="", scorer=None, task=None)
+    mine, theirs = (replace(each, source="", unit="", objective="", scorer=None, task=None) for each in (one, other))
+    return mine == theirs
 
 
 def declaration_for(
@@ -144,14 +114,9 @@ def declaration_for(
             f"{origin.place}: {objective!r} of {judge} has several declarations ({told}), which are not pooled; import"
             " the logs of each task into a run of its own"
         )
-    return _with_severe(exact[0], scores)
-
-
-def _with_severe(one: Declaration, scores: Sequence[ScoreOption]) -> Declaration:
-    """A declaration with the severe value that the user named, where it has none."""
+    one = exact[0]
     meant = (option.declaration for option in scores if option.means(one.scorer, one.key))
-    said = [given for given in meant if given is not None]
-    severe = next((given.severe for given in said if given.severe is not None), None)
+    severe = next((said.severe for said in meant if said is not None and said.severe is not None), None)
     if one.severe is not None or severe is None:
         return one
     source = f"{one.source}; what is severe: {BY_USER}" if one.source else BY_USER
@@ -203,9 +168,9 @@ def require_same_declarations(
     first: Mapping[str, Declaration], second: Mapping[str, Declaration], names: str, words: tuple[str, str]
 ) -> None:
     """Refuse sides whose scores were declared differently. Errors: StudyError naming both declarations."""
-    for objective in sorted({*first, *second}):
-        one, other = first.get(objective), second.get(objective)
-        if one is not None and other is not None and not same_meaning(one, other):
+    for objective in sorted(first.keys() & second.keys()):
+        one, other = first[objective], second[objective]
+        if not same_meaning(one, other):
             raise StudyError(
                 f"{names}: not comparable: {objective} is {spell(one)} for the {words[0]} and {spell(other)} for the"
                 f" {words[1]}; import both with one declaration"

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from holdfast.decisions.gate.absent import fill_absent
 from holdfast.decisions.gate.checks import MIN_DRAWS
-from holdfast.decisions.gate.pairing import require_comparable
-from holdfast.decisions.gate.questions import CASE, FAMILY, Question, ask_all, choose_draws
+from holdfast.decisions.gate.pairing import CASE, FAMILY, Question, ask_all, fill_absent, require_comparable
 from holdfast.decisions.gate.sides import Side
 from holdfast.records.arrays import Floats
 from holdfast.records.errors import StudyError
-from holdfast.report.words.inert import show_line
+from holdfast.report.words.console import rows_text, terminal_width
+from holdfast.report.words.inert import show_line, wrap_line, wrap_lines
 from holdfast.stats.bounded import order_cases
 from holdfast.stats.power import MOST_CASES, PowerRow, plan_cases
+from holdfast.store.cells import mean_by
 from holdfast.study.rules import FEWEST_FAMILIES, GateSection
 
 SEED = 0
 ROLLOUTS = (1, 2, 4, 8)
 DRAWS = 400
-T_ROW = "  t bound"
+T_ROW = "t bound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,23 +51,21 @@ def plan_gate(parent: Side, child: Side | None, rules: GateSection, *, power: fl
     alpha = rules.alpha / (len(rules.blocking) if rules.combine == "holm" else 1)
     found = []
     for question in (one for one in ask_all(rules) if not one.absolute):
-        if not parent.has(question.metric) or (child is not None and not child.has(question.metric)):
-            found.append(_need(question, reason="the pilot does not have it"))
-            continue
-        pilot = _differences(parent, child, question, rules.cluster)
-        found.append(_plan_one(question, pilot, rules, alpha, power))
+        found.append(_plan_one(question, parent, child, rules, alpha=alpha, power=power))
     return tuple(found)
 
 
-def _need(question: Question, *, rows: tuple[PowerRow, ...] = (), reason: str = "") -> Need:
-    return Need(metric=question.metric, margin=question.margin, unit=question.kind.unit, rows=rows, reason=reason)
-
-
-def _plan_one(question: Question, pilot: Floats, rules: GateSection, alpha: float, power: float) -> Need:
-    low, high = question.reach
-    if rules.cluster == "family" and len(pilot) < MIN_DRAWS:
+def _plan_one(
+    question: Question, parent: Side, child: Side | None, rules: GateSection, *, alpha: float, power: float
+) -> Need:
+    need = Need(metric=question.metric, margin=question.margin, unit=question.kind.unit)
+    if not parent.has(question.metric) or (child is not None and not child.has(question.metric)):
+        return replace(need, reason="the pilot does not have it")
+    pilot = _differences(parent, child, question, rules.cluster)
+    if rules.cluster == FAMILY and len(pilot) < MIN_DRAWS:
         few = "one family" if len(pilot) else "no family"
-        return _need(question, reason=f"the pilot has {few} of cases: nothing can be planned of others")
+        return replace(need, reason=f"the pilot has {few} of cases: nothing can be planned of others")
+    low, high = question.reach
     try:
         rows = plan_cases(
             pilot,
@@ -82,26 +80,25 @@ def _plan_one(question: Question, pilot: Floats, rules: GateSection, alpha: floa
             rng=np.random.default_rng(SEED),
         )
     except ValueError as error:
-        return _need(question, reason=str(error))
-    return _need(question, rows=tuple(rows))
+        return replace(need, reason=str(error))
+    return replace(need, rows=tuple(rows))
 
 
 def _differences(parent: Side, child: Side | None, question: Question, cluster: str) -> Floats:
     """Differences (cases or families, rollouts) in which a drop is negative, NaN where there are fewer rollouts."""
     first = _by_rollout(parent, question.metric)
-    if child is None:
-        # Rollouts of one model against each other, each in one difference only.
-        half = first.shape[1] // 2
-        if half == 0:
-            raise StudyError(
-                f"{parent.name}: a pilot of one side needs two rollouts a case, found one; give the other side too"
-            )
-        found = first[:, 1 : 2 * half : 2] - first[:, 0 : 2 * half : 2]
-    else:
+    if child is not None:
         second = _by_rollout(child, question.metric)
-        width = min(first.shape[1], second.shape[1])
-        found = second[:, :width] - first[:, :width]
-    if cluster == "family":
+    elif first.shape[1] > 1:
+        # Rollouts of one model against each other, each in one difference only.
+        first, second = first[:, ::2], first[:, 1::2]
+    else:
+        raise StudyError(
+            f"{parent.name}: a pilot of one side needs two rollouts a case, found one; give the other side too"
+        )
+    width = min(first.shape[1], second.shape[1])
+    found = second[:, :width] - first[:, :width]
+    if cluster == FAMILY:
         families = dict(zip(parent.cases, parent.families, strict=True))
         found = _average_families(found, [families[name] for name in order_cases(parent.cases)])
     return found if question.kind.worse == "lower" else -found
@@ -109,46 +106,39 @@ def _differences(parent: Side, child: Side | None, question: Question, cluster: 
 
 def _average_families(values: Floats, names: Sequence[str]) -> Floats:
     """By family and rollout the mean over the family's cases that have it: (families, rollouts)."""
-    rows = []
-    for family in order_cases(sorted(set(names))):
-        mine = values[[name == family for name in names]]
-        there = np.isfinite(mine)
-        total = np.where(there, mine, 0.0).sum(axis=0)
-        rows.append(np.divide(total, there.sum(axis=0), out=np.full(mine.shape[1], np.nan), where=there.any(axis=0)))
-    return np.array([row for row in rows if np.isfinite(row).any()]).reshape(-1, values.shape[1])
+    place = {name: number for number, name in enumerate(order_cases(sorted(set(names))))}
+    case, rollout = np.nonzero(np.isfinite(values))
+    at = (np.array([place[name] for name in names], dtype=np.int64)[case], rollout)
+    means = mean_by(values[case, rollout], at, (len(place), values.shape[1]))
+    return means[np.isfinite(means).any(axis=1)]
 
 
 def _by_rollout(side: Side, metric: str) -> Floats:
     """A metric as (cases, rollouts): by the digest of the case ids, present values first."""
     rank = {name: place for place, name in enumerate(order_cases(side.cases))}
+    values = side.measured[metric].value
     rows: list[list[float]] = [[] for _ in side.cases]
-    for case, value in zip(side.case.tolist(), side.measured[metric].value.tolist(), strict=True):
-        if np.isfinite(value):
-            rows[rank[side.cases[case]]].append(value)
+    for number in np.flatnonzero(np.isfinite(values)):
+        rows[rank[side.cases[side.case[number]]]].append(float(values[number]))
     found = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
     for place, row in enumerate(rows):
         found[place, : len(row)] = row
     return found
 
 
-def asks_families_too(pilot: Side, rules: GateSection) -> bool:
-    """Whether a gate would take the bounds over families beside those over cases, which a plan of cases leaves out."""
-    return choose_draws(pilot.families, rules.cluster) == (CASE, FAMILY)
-
-
 def plan_document(
     needs: Sequence[Need], rules: GateSection, *, power: float, fingerprint: str, families_too: bool = False
 ) -> dict[str, Any]:
     """A plan as JSON values."""
-    checks: list[Mapping[str, Any]] = [{**asdict(one), "blocking": one.metric in rules.blocking} for one in needs]
-    head = {
+    return {
         "power": power,
         "alpha": rules.alpha,
         "bound": rules.bound,
-        "drawn": "family" if rules.cluster == "family" else "case",
+        "drawn": FAMILY if rules.cluster == FAMILY else CASE,
         "families_too": families_too,
+        "fingerprint": fingerprint,
+        "checks": [{**asdict(one), "blocking": one.metric in rules.blocking} for one in needs],
     }
-    return {**head, "fingerprint": fingerprint, "checks": checks}
 
 
 def render_plan(
@@ -158,41 +148,44 @@ def render_plan(
 
     Below what the declared bound needs stands what a t bound would need, which is what the guarantee costs.
     """
-    drawn = "families" if rules.cluster == "family" else "cases"
-    lines = [
+    drawn = "families" if rules.cluster == FAMILY else "cases"
+    head = (
         f"{drawn.capitalize()} for a PASS with {100 * power:g} % probability where nothing changed ({rules.bound}"
-        f" bounds, one-sided {100 * (1 - rules.alpha):g} %), each check by itself; pilot: {show_line(pilot)}",
-        "",
-        f"{'Check':<12} {'Margin':>8} " + " ".join(f"{f'{count} a case':>10}" for count in ROLLOUTS),
-    ]
+        f" bounds, one-sided {100 * (1 - rules.alpha):g} %), each check by itself; pilot: {show_line(pilot)}"
+    )
+    cells: list[tuple[str, ...]] = []
     notes: dict[str, list[str]] = {}
     for one in needs:
         margin = f"{one.margin:g}" if one.unit == "points" else f"{100 * one.margin:g} pp"
         by_count = {row.rollouts: row for row in one.rows}
-        cells = [_cell(row.cases) if (row := by_count.get(count)) else "–" for count in ROLLOUTS]
-        lines.append(f"{one.metric:<12} {margin:>8} " + " ".join(f"{cell:>10}" for cell in cells))
+        known = [by_count.get(count) for count in ROLLOUTS]
+        cells.append((one.metric, margin, *("–" if row is None else _cell(row.cases) for row in known)))
         if one.rows and rules.bound != "t":
-            cells = [_cell(row.cases_t) if (row := by_count.get(count)) else "–" for count in ROLLOUTS]
-            lines.append(f"{T_ROW:<12} {'':>8} " + " ".join(f"{cell:>10}" for cell in cells))
+            cells.append((T_ROW, "", *("–" if row is None else _cell(row.cases_t) for row in known)))
         for note in sorted({one.reason, *(row.note for row in one.rows)} - {""}):
             notes.setdefault(note, []).append(one.metric)
+    heads = ("Check", "Margin", *(f"{count} a case" for count in ROLLOUTS))
+    wide = terminal_width()
+    lines = [*wrap_line(head, wide, "", "  "), "", rows_text(heads, cells, wide)]
     worst = [
         max((row.cases or MOST_CASES for row in rows), default=0)
         for count in ROLLOUTS
         if (rows := [row for one in needs if one.metric in rules.blocking for row in one.rows if row.rollouts == count])
     ]
+    told = []
     if worst:
-        lines += ["", f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column."]
-    if rules.cluster == "family":
-        lines += ["A family has as many cases as in the pilot; each family counts alike."]
+        told += [f"All blocking checks together need at least {min(worst):,} {drawn}, at the cheapest column."]
+    if rules.cluster == FAMILY:
+        told += ["A family has as many cases as in the pilot; each family counts alike."]
     if families_too:
-        lines += [
+        told += [
             f"The pilot has {FEWEST_FAMILIES} families or more, so that a gate asks for the bounds over families as"
             " well, which no number of cases in the same families can make good; --cluster family plans them."
         ]
     if any(one.rows for one in needs) and rules.bound != "t":
-        lines += ["A t bound needs fewer, and passes falsely too often where drops are rare and severe."]
-    return "\n".join([*lines, *(f"{', '.join(metrics)}: {note}" for note, metrics in notes.items())])
+        told += ["A t bound needs fewer, and passes falsely too often where drops are rare and severe."]
+    told += [f"{', '.join(metrics)}: {note}" for note, metrics in notes.items()]
+    return "\n".join([*lines, "", *wrap_lines(told, wide, "", "  ")])
 
 
 def _cell(cases: int | None) -> str:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.decisions.gate.books import Book
-from holdfast.decisions.gate.sources import Library
+from holdfast.decisions.gate.books import Book, Library
 from holdfast.decisions.gate.verdicts import Place
 from holdfast.models.entries import TINY
 from holdfast.models.tiny.chat import is_tiny

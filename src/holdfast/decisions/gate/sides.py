@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from holdfast.analysis.labelled import rank_judge
-from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.books import Book, Gaps, find_gaps
 from holdfast.decisions.gate.declared import declaration_for, resolve_names, severe_points, tell_undeclared
-from holdfast.decisions.gate.logs import Gaps, find_gaps
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import JSON, Case, Checkpoint, Declaration, Labelled, Trajectory
-from holdfast.records.arrays import Floats, Ints
-from holdfast.records.errors import StudyError
+from holdfast.records.arrays import Bools, Floats, Ints
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.report.words.labels import name_judge
 from holdfast.rollout.audit import UNFIT, refused_by
 from holdfast.store import Store
@@ -41,6 +40,10 @@ class Judging:
     names: Mapping[str, str]
     offered: frozenset[str] = frozenset()
     scores: tuple[ScoreOption, ...] = ()
+
+    def scored(self, objective: str) -> tuple[str, str]:
+        """The judge's label, and the name under which it scored an objective."""
+        return self.labels.get(objective, ""), self.names.get(objective, objective)
 
     @property
     def judge(self) -> str:
@@ -97,15 +100,9 @@ class Side:
 
     def extend(self, cases: Sequence[tuple[str, str, str]], absent: Sequence[int]) -> Side:
         """The side with more cases (id, family, label), none of whose rollouts are there."""
-        if not cases:
-            return self
-        ids, families, labels = zip(*cases, strict=True)
-        longer = replace(
-            self,
-            cases=(*self.cases, *ids),
-            families=(*self.families, *families),
-            labels=(*self.labels, *labels),
-        )
+        columns = (self.cases, self.families, self.labels)
+        ids, families, labels = ((*old, *(case[at] for case in cases)) for at, old in enumerate(columns))
+        longer = replace(self, cases=ids, families=families, labels=labels)
         return longer.lengthen(np.array([0] * len(self.cases) + list(absent), dtype=np.int64))
 
     def lengthen(self, absent: Ints) -> Side:
@@ -125,6 +122,10 @@ class Side:
 
         measured = {name: longer(one) for name, one in self.measured.items()}
         return replace(self, case=np.concatenate([self.case, new]), measured=measured)
+
+    def inside(self, names: Collection[str]) -> Bools:
+        """By rollout whether it is of one of these cases."""
+        return np.array([name in names for name in self.cases], dtype=np.bool_)[self.case]
 
     def has(self, metric: str) -> bool:
         """Whether any rollout has this metric."""
@@ -176,6 +177,8 @@ def take_side(
         raise StudyError(f"{book.place}: {checkpoint.name} has no episodes on held-out cases; finish its run first")
     used, place = np.unique(table.case[rows], return_inverse=True)
     declared = read_declared(book, judging, rows)
+    rubrics, asked = book.cells.scores.rubrics, np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
+    scored = {name: judging.scored(name) for name in judging.labels}
     rollouts = _Rollouts(book, judging, rows, severe_points(declared.get("safety"), severe_at_most))
     measured = {name: rollouts.objective(name) for name in judging.labels}
     measured |= {kind.name: kind.read(rollouts) for kind in METRICS if kind.read is not None}
@@ -188,11 +191,18 @@ def take_side(
         case=place.astype(np.int64),
         trajectories=tuple(book.trajectory_ids[index] for index in rows),
         measured=measured,
-        rubrics=_rubrics(book, judging),
+        rubrics={name: rubrics[key] for name, key in scored.items() if key in rubrics},
         settings=book.settings_of(checkpoint),
         judges=frozenset(_name_of(book, label) for label in judging.labels.values()),
-        other_judges=_judges_of(book, rows) - set(judging.labels.values()),
-        source=describe_source(book, checkpoint),
+        other_judges=frozenset(book.cells.judges[index] for index in asked) - set(judging.labels.values()),
+        source={
+            "run": book.place,
+            "checkpoint": checkpoint.id,
+            "name": checkpoint.name,
+            "lineage": list(checkpoint.lineage),
+            "digest": checkpoint.digest,
+            "model": checkpoint.model,
+        },
         labels=tuple(name_case(book, book.case_ids[index]) for index in used),
         declared=declared,
         offered=judging.offered,
@@ -232,29 +242,13 @@ def read_declared(book: Book, judging: Judging, rows: Ints) -> dict[str, Declara
 
     Errors: StudyError where scores came with a log and nobody declared them.
     """
-    tasks = frozenset(book.cases[name].suite for name in _names_of(book, rows) if name in book.cases)
+    names = (book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows]))
+    tasks = frozenset(book.cases[name].suite for name in names if name in book.cases)
     found = {}
-    for objective, label in judging.labels.items():
-        name = judging.names.get(objective, objective)
-        if (one := declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)) is not None:
-            found[objective] = one
-    return found
-
-
-def _names_of(book: Book, rows: Ints) -> set[str]:
-    return {book.case_ids[index] for index in np.unique(book.cells.episodes.case[rows])}
-
-
-def describe_source(book: Book, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a side comes from, as JSON."""
-    return {
-        "run": book.place,
-        "checkpoint": checkpoint.id,
-        "name": checkpoint.name,
-        "lineage": list(checkpoint.lineage),
-        "digest": checkpoint.digest,
-        "model": checkpoint.model,
-    }
+    for objective in judging.labels:
+        label, name = judging.scored(objective)
+        found[objective] = declaration_for(book.origin, _name_of(book, label), name, tasks, judging.scores)
+    return {objective: one for objective, one in found.items() if one is not None}
 
 
 class _Rollouts(NamedTuple):
@@ -269,7 +263,7 @@ class _Rollouts(NamedTuple):
     at_most: float | None
 
     def _place(self, name: str) -> tuple[int, int] | None:
-        return self.book.cells.place(self.judging.labels.get(name), self.judging.names.get(name, name))
+        return self.book.cells.place(*self.judging.scored(name))
 
     def objective(self, name: str) -> Measured:
         cells, place = self.book.cells, self._place(name)
@@ -309,51 +303,30 @@ class _Rollouts(NamedTuple):
         return Measured(value=value, due=due, lost=np.where(np.isnan(value), 1.0, 0.0))
 
 
-def _rubrics(book: Book, judging: Judging) -> dict[str, str]:
-    found = {}
-    for objective, label in judging.labels.items():
-        rubric = book.cells.scores.rubrics.get((label, judging.names.get(objective, objective)))
-        if rubric is not None:
-            found[objective] = rubric
-    return found
-
-
 def _name_of(book: Book, label: str) -> str:
     """A judge's name without its rubric."""
     return book.cells.scores.judge_names[book.cells.scores.judges.index(label)]
 
 
-def _judges_of(book: Book, rows: Ints) -> frozenset[str]:
-    """The labels of the judges that scored any of these trajectories."""
-    asked = np.flatnonzero(book.cells.asked[rows].any(axis=(0, 2)))
-    return frozenset(book.cells.judges[index] for index in asked)
-
-
 # --- whose scores ------------------------------------------------------------------------------------------------
 
 
-def judges_for(book: Book, checkpoint: Checkpoint, objective: str) -> list[str]:
-    """Labels of the judges that were asked for an objective of a checkpoint, unscored or not."""
+def judges_for(book: Book, checkpoint: Checkpoint, objective: str, *, read: bool = False) -> list[str]:
+    """Labels of the judges that were asked for an objective of a checkpoint; that gave it a score, where ``read``."""
     table = book.cells.scores
     if objective not in table.objectives:
         return []
     mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
+    if read:
+        mine &= np.isfinite(table.value)
     return [table.judges[index] for index in np.unique(table.judge[mine])]
-
-
-def _has_read(book: Book, checkpoint: Checkpoint, label: str, objective: str) -> bool:
-    """Whether a judge gave a checkpoint any score of an objective."""
-    table = book.cells.scores
-    mine = (table.checkpoint == book.number_of(checkpoint)) & (table.objective == table.objectives.index(objective))
-    return bool(np.isfinite(table.value[mine & (table.judge == table.judges.index(label))]).any())
 
 
 def _first_by_rank(sides: Sequence[tuple[Book, Checkpoint]], labels: Sequence[str], objectives: Sequence[str]) -> str:
     """Of the judges of both sides the one that a headline would be of; none that was asked and never read."""
     known = {label: relation_of(sides, label) for label in labels}
-    read = [
-        one for one in labels if all(_has_read(*side, one, name) for side, name in zip(sides, objectives, strict=True))
-    ]
+    reading = [judges_for(*side, objective, read=True) for side, objective in zip(sides, objectives, strict=True)]
+    read = [label for label in labels if all(label in there for there in reading)]
     # Of several that read the end state the study's own comes first: that which labelled.
     return min(read or labels, key=lambda one: (rank_judge(*known[one]), known[one][0] is not Labelled.ALL, one))
 
@@ -373,27 +346,20 @@ def choose_judging(
     """
     names = [resolve_names(book.origin, scores) for book, _ in sides]
     safety = _choose(sides, wanted, [one.get("safety", "safety") for one in names], rank=rank)
-    found: list[dict[str, str]] = [{"safety": label} for label in safety]
-    offered = [
-        judges_for(book, one, mine.get("helpfulness", "helpfulness"))
-        for (book, one), mine in zip(sides, names, strict=True)
-    ]
-    if all(label in labels for label, labels in zip(safety, offered, strict=True)):
-        helping: tuple[str, ...] | None = safety
-    else:
+    objectives = [one.get("helpfulness", "helpfulness") for one in names]
+    offered = [judges_for(*side, objective) for side, objective in zip(sides, objectives, strict=True)]
+    helping = list(safety)
+    if not all(label in labels for label, labels in zip(safety, offered, strict=True)):
         both = [label for label in offered[0] if label in offered[1]]
-        best = _first_by_rank(sides, both, [one.get("helpfulness", "helpfulness") for one in names]) if both else None
-        helping = None if best is None else (best, best)
-    for labels, label in zip(found, helping or (), strict=False):
-        labels["helpfulness"] = label
+        helping = [_first_by_rank(sides, both, objectives)] * 2 if both else []
     first, second = (
         Judging(
-            labels=labels,
-            names=mine,
-            offered=frozenset({"safety"} | ({"helpfulness"} if helpers else set())),
+            labels={"safety": label, **({"helpfulness": helping[place]} if helping else {})},
+            names=names[place],
+            offered=frozenset({"safety"} | ({"helpfulness"} if offered[place] else set())),
             scores=tuple(scores),
         )
-        for labels, mine, helpers in zip(found, names, offered, strict=True)
+        for place, label in enumerate(safety)
     )
     return first, second
 
@@ -411,29 +377,27 @@ def _choose(
     sides: Sequence[tuple[Book, Checkpoint]], wanted: str | None, objectives: Sequence[str], *, rank: bool
 ) -> tuple[str, str]:
     """The label of the judge on either side: of one rubric on both."""
-    offered = [judges_for(book, one, name) for (book, one), name in zip(sides, objectives, strict=True)]
+    offered = [judges_for(*side, name) for side, name in zip(sides, objectives, strict=True)]
     for (book, checkpoint), labels, objective in zip(sides, offered, objectives, strict=True):
         if not labels:
             raise StudyError(_tell_nothing(book, checkpoint, objective))
     if wanted is not None:
-        first, second = (_named(book, one, labels, wanted) for (book, one), labels in zip(sides, offered, strict=True))
+        first, second = (_named(*side, labels, wanted) for side, labels in zip(sides, offered, strict=True))
         return first, second
     both = [label for label in offered[0] if label in offered[1]]
-    if len(both) == 1:
-        return both[0], both[0]
     if not both:
         raise StudyError(
             f"not comparable: no judge scored both sides (parent: {', '.join(offered[0])}; child:"
             f" {', '.join(offered[1])}); judge both with one"
         )
-    if rank:
+    if len(both) == 1 or rank:
         best = _first_by_rank(sides, both, objectives)
         return best, best
     known = {label: relation_of(sides, label) for label in both}
     told = ", ".join(name_judge(label, *known[label]) for label in both[:MOST_NAMED])
     raise StudyError(
-        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with"
-        " --judge, best one that reads the end state or labelled no training pairs"
+        f"{len(both)} judges scored both sides: {told}; declare one as gate.judge or with --judge, best one that reads"
+        " the end state or labelled no training pairs"
     )
 
 
@@ -461,4 +425,5 @@ def _named(book: Book, checkpoint: Checkpoint, labels: Sequence[str], wanted: st
         )
     raise StudyError(
         f"{book.place}: no scores of {checkpoint.name} by the judge {wanted!r}; there are: {', '.join(labels)}"
+        f"{did_you_mean(wanted, labels, before='; ')}"
     )

@@ -1,27 +1,33 @@
-"""A verdict of a child against its parent: the checks together, and what a reader must know of them."""
+"""A verdict of a child against its parent: the checks together, and what a reader must know of them.
+
+Every comparison that a run calls for (a trained checkpoint with its base, a later stage with the one before, a merge
+with the two that it is made of) makes a list, which is corrected for its length.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from holdfast.decisions.gate.books import Book
+from holdfast.analysis.labelled import merged_from
+from holdfast.decisions.gate.books import Book, describe_gaps, read_book
 from holdfast.decisions.gate.checks import Bounds, judge_checks
 from holdfast.decisions.gate.declared import describe_declaration
-from holdfast.decisions.gate.logs import describe_gaps
-from holdfast.decisions.gate.openings import compare_openings
-from holdfast.decisions.gate.pairing import Pairing, pair_sides
-from holdfast.decisions.gate.questions import AUTO, FAMILY
-from holdfast.decisions.gate.rules import fingerprint
+from holdfast.decisions.gate.pairing import AUTO, FAMILY, Pairing, compare_openings, pair_sides
+from holdfast.decisions.gate.rules import TABLE, fingerprint, read_rules
 from holdfast.decisions.gate.sides import Judging, Side, choose_judging, relation_of, take_side
 from holdfast.exchange.scales import ScoreOption
-from holdfast.records import Check, Checkpoint, Labelled, Verdict
+from holdfast.records import Check, Checkpoint, Labelled, Outcome, Verdict
+from holdfast.records.errors import StudyError
 from holdfast.records.verdicts import combine
 from holdfast.records.words import count_noun
 from holdfast.report.sections.gate import exact_percent, is_absolute, name_metric
+from holdfast.stats.bounded import benjamini_hochberg, holm
+from holdfast.store.choosing import is_base_of, select
 from holdfast.store.origins import spell
 from holdfast.study.rules import FEWEST_FAMILIES, GateSection
 from holdfast.study.sections import OBJECTIVES
@@ -39,10 +45,22 @@ class Place(NamedTuple):
     name: str | None = None
     trained: tuple[Book, Checkpoint] | None = None
 
-    @property
-    def known(self) -> tuple[Book, Checkpoint]:
-        """The checkpoint in the book that knows how it was trained."""
-        return self.trained or (self.book, self.checkpoint)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a user says of a comparison beside its rules.
+
+    ``judge`` takes the place of the declared one; without either, ``rank`` chooses among several. ``scores`` say under
+    which name an objective was scored, where it is not its own; ``most_cases`` leaves out all but so many cases.
+    """
+
+    judge: str | None = None
+    scores: Sequence[ScoreOption] = ()
+    most_cases: int | None = None
+    rank: bool = False
+
+
+AS_DECLARED = Wanted()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +74,6 @@ class Match:
     sides: tuple[Side, Side]
     judging: Judging
     pairing: Pairing
-    names: Mapping[str, str]
     openings: tuple[str, ...] = ()
     most: int | None = None
 
@@ -71,30 +88,15 @@ class Match:
         }
 
 
-def match_sides(
-    parent: Place,
-    child: Place,
-    rules: GateSection,
-    *,
-    judge: str | None = None,
-    scores: Sequence[ScoreOption] = (),
-    most_cases: int | None = None,
-    rank: bool = False,
-) -> Match:
-    """The two sides case by case. Errors: StudyError where they are not comparable.
-
-    ``judge`` takes the place of the declared one; without either, ``rank`` chooses among several. ``scores`` say under
-    which name an objective was scored, where it is not its own; ``most_cases`` leaves out all but so many cases.
-    """
-    first, second, judging = take_sides(parent, child, rules, judge=judge, scores=scores, rank=rank)
-    pairing = pair_sides(first, second, most=most_cases, incomplete=rules.incomplete)
+def match_sides(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED) -> Match:
+    """The two sides case by case. Errors: StudyError where they are not comparable."""
+    first, second, judging = take_sides(parent, child, rules, wanted)
     return Match(
         places=(parent, child),
         sides=(first, second),
         judging=judging,
-        pairing=pairing,
-        most=most_cases,
-        names=dict(judging.names),
+        pairing=pair_sides(first, second, most=wanted.most_cases, incomplete=rules.incomplete),
+        most=wanted.most_cases,
         openings=compare_openings((parent.book, child.book), (first, second), rules.openings),
     )
 
@@ -102,8 +104,8 @@ def match_sides(
 def conclude(match: Match, bounds: Bounds) -> Verdict:
     """What the rules of ``bounds`` say of a match."""
     (first, second), pairing, rules = match.sides, match.pairing, bounds.rules
-    unmeasurable = find_unmeasurable(match)
-    labelled, reads_state = relation_of([one.known for one in match.places], match.judging.judge)
+    unmeasurable, names = find_unmeasurable(match), dict(match.judging.names)
+    labelled, reads_state = relation_of([one.trained or one[:2] for one in match.places], match.judging.judge)
     checks = judge_checks(pairing, bounds, unmeasurable=unmeasurable)
     return Verdict(
         outcome=combine(one.outcome for one in checks if one.blocking),
@@ -122,48 +124,28 @@ def conclude(match: Match, bounds: Bounds) -> Verdict:
             *tell_families(pairing, checks, rules),
             *_tell_data(match, rules),
         ),
-        sources={"parent": first.source, "child": second.source, **({"names": match.names} if match.names else {})},
+        sources={"parent": first.source, "child": second.source, **({"names": names} if names else {})},
         labelled=labelled,
         reads_state=reads_state,
     )
 
 
-def decide(
-    parent: Place,
-    child: Place,
-    rules: GateSection,
-    *,
-    judge: str | None = None,
-    scores: Sequence[ScoreOption] = (),
-    most_cases: int | None = None,
-    rank: bool = False,
-) -> Verdict:
+def decide(parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED) -> Verdict:
     """What the rules say of a child against its parent: ``conclude`` of ``match_sides``, whose errors it raises."""
-    match = match_sides(parent, child, rules, judge=judge, scores=scores, most_cases=most_cases, rank=rank)
-    return conclude(match, Bounds(rules=rules))
+    return conclude(match_sides(parent, child, rules, wanted), Bounds(rules=rules))
 
 
 def take_sides(
-    parent: Place,
-    child: Place,
-    rules: GateSection,
-    *,
-    judge: str | None = None,
-    scores: Sequence[ScoreOption] = (),
-    rank: bool = False,
+    parent: Place, child: Place, rules: GateSection, wanted: Wanted = AS_DECLARED
 ) -> tuple[Side, Side, Judging]:
     """Both sides on the held-out cases of the split that either was made under, and whose scores they hold."""
-    judgings = choose_judging(
-        [(one.book, one.checkpoint) for one in (parent, child)],
-        judge or rules.judge,
-        scores,
-        rank=rank,
-    )
-    seeds = [one.checkpoint.split_seed for one in (parent, child)]
-    names = [one.name or one.checkpoint.name for one in (parent, child)]
+    places = (parent, child)
+    judgings = choose_judging([one[:2] for one in places], wanted.judge or rules.judge, wanted.scores, rank=wanted.rank)
+    seeds = [one.checkpoint.split_seed for one in places]
+    names = [one.name or one.checkpoint.name for one in places]
     if names[0] == names[1]:
         # A server may call every checkpoint alike: the places tell which is which.
-        names = [f"{name} of {one.book.place}" for name, one in zip(names, (parent, child), strict=True)]
+        names = [f"{name} of {one.book.place}" for name, one in zip(names, places, strict=True)]
     sides = [
         take_side(
             one.book,
@@ -175,7 +157,7 @@ def take_sides(
             name=name,
             own=[kind for kind, _ in rules.own_kinds()],
         )
-        for one, judging, own, name in zip((parent, child), judgings, seeds, names, strict=True)
+        for one, judging, own, name in zip(places, judgings, seeds, names, strict=True)
     ]
     return sides[0], sides[1], judgings[1]
 
@@ -317,3 +299,111 @@ def _tell_chosen(match: Match, rules: GateSection) -> Iterator[str]:
             f"the child was rolled out with seed {seeds[1]}, the parent with {seeds[0]}: the best of several seeds"
             f" passes falsely in more than {exact_percent(rules.alpha)} of gates"
         )
+
+
+# --- every comparison that a run calls for -----------------------------------------------------------------------
+
+Edge = tuple[Checkpoint, Checkpoint]  # parent, child
+
+
+def find_edges(book: Book, where: Mapping[str, str]) -> tuple[list[Edge], int]:
+    """The parents and children of a run that were rolled out, and how many children were left out.
+
+    Every trained checkpoint stands against its base, one of several stages against that which it started from, and a
+    merge against the two that it is made of.
+    """
+    met = {book.checkpoints[index].id for index in np.unique(book.cells.episodes.checkpoint)}
+    edges: list[Edge] = []
+    left_out = 0
+    for child in (one for one in select(book, where) if one.stages):
+        parents = [one for one in book.checkpoints if is_base_of(one, child)]
+        if len(child.stages) > 1:
+            parents += [one for one in book.checkpoints if one.id == child.parent_id]
+        parents += merged_from(book.checkpoints, child)
+        there = [parent for parent in parents if {parent.id, child.id} <= met]
+        left_out += not there
+        edges += [(parent, child) for parent in there]
+    return edges, left_out
+
+
+def decide_all(
+    book: Book,
+    rules: GateSection,
+    where: Mapping[str, str],
+    wanted: Wanted = AS_DECLARED,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Verdict]:
+    """A verdict for every edge of a run, under the declared judge or else the one that a headline would be of.
+
+    Where the rules say so they are corrected for their number.
+
+    Errors: StudyError where there is no edge, or sides of one are not comparable.
+    """
+    edges, left_out = find_edges(book, where)
+    if not edges:
+        raise StudyError(
+            f"{book.place}: no trained checkpoint and its parent were both evaluated; finish the run, or name the two"
+            " sides with --parent and --child"
+        )
+    if left_out:
+        missing = "not rolled out on held-out cases, or without a parent here"
+        tell(f"{count_noun(left_out, 'checkpoints')} left out: {missing}")
+    ranked = replace(wanted, rank=True)
+    matches = [match_sides(Place(book, parent), Place(book, child), rules, ranked) for parent, child in edges]
+    bounds = Bounds(rules=rules)
+    return correct_for_number([conclude(match, bounds) for match in matches], rules)
+
+
+ADJUST = {"holm": holm, "bh": benjamini_hochberg}
+WORDS = {"holm": "Holm", "bh": "Benjamini and Hochberg"}
+
+
+def correct_for_number(verdicts: Sequence[Verdict], rules: GateSection) -> list[Verdict]:
+    """The verdicts of one list with p-values adjusted for their number, which decide where the rules ask for it.
+
+    The p-value of a PASS is the largest of its deciding checks' (all must pass), that of a FAIL the smallest times
+    their number (any may fail; after Holm's rule within a comparison the smallest). A verdict whose adjusted value is
+    above ``alpha`` becomes INCONCLUSIVE; none becomes anything else. A list of one is as it is.
+    """
+    if rules.across == "none" or len(verdicts) < 2:
+        return list(verdicts)
+    raw = {str(place): _p_values(one, rules) for place, one in enumerate(verdicts)}
+    passes, fails = (ADJUST[rules.across]({place: pair[end] for place, pair in raw.items()}) for end in (0, 1))
+    return [_decide(one, passes[place], fails[place], rules) for place, one in zip(raw, verdicts, strict=True)]
+
+
+def _p_values(verdict: Verdict, rules: GateSection) -> tuple[float, float]:
+    """The p-values of a verdict's PASS and of its FAIL; 1 for what it is not."""
+    tested = [
+        (one.p_pass, one.p_fail)
+        for one in verdict.checks
+        if one.blocking and one.p_pass is not None and one.p_fail is not None
+    ]
+    many = 1 if rules.combine == "holm" else len(tested)
+    for_pass = max((passing for passing, _ in tested), default=0.0)
+    for_fail = min(1.0, min((failing for _, failing in tested), default=1.0) * many)
+    return for_pass if verdict.outcome is Outcome.PASS else 1.0, for_fail if verdict.outcome is Outcome.FAIL else 1.0
+
+
+def _decide(verdict: Verdict, for_pass: float, for_fail: float, rules: GateSection) -> Verdict:
+    value = {Outcome.PASS: for_pass, Outcome.FAIL: for_fail}.get(verdict.outcome, 0.0)
+    found = replace(verdict, p_pass=for_pass, p_fail=for_fail)
+    if value <= rules.alpha:
+        return found
+    told = f"{WORDS[rules.across]} over the list: adjusted p = {value:.2g}, above {rules.alpha:g}"
+    note = f"by itself this would be {verdict.outcome.value}, corrected for the number of comparisons it is not"
+    return replace(found, outcome=Outcome.INCONCLUSIVE, note=f"{note} ({told})")
+
+
+def judge_run(run_path: Path, rules: Path | None = None) -> tuple[tuple[Verdict, ...], str]:
+    """What ``holdfast gate RUN --all`` decides, and why there is nothing where nothing could be compared.
+
+    The rules are those of the file ``rules``, else those that the run's study declares. Errors: StoreError where there
+    is no run, StudyError for a file that holds no rules.
+    """
+    given = None if rules is None else read_rules(file=rules)
+    book = read_book(run_path)
+    try:
+        return tuple(decide_all(book, given or read_rules(noted=book.study.get(TABLE)), {})), ""
+    except StudyError as error:
+        return (), f"no verdicts of a gate: {error}"

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from holdfast.decisions.search.running import Search
 from holdfast.decisions.search.sampling import Found, Trial
 from holdfast.decisions.search.trials import section_of, trial_lineage
-from holdfast.records import Outcome, Verdict
-from holdfast.records.outputs import write_file
+from holdfast.records import Outcome
+from holdfast.report.words.console import rows_text, terminal_width
+from holdfast.report.words.labels import name_lineage
 from holdfast.study.study import Study
 
 SEARCH_FILE = "search.json"
-CURSE = (
-    "the winner is the best of {trials} trials on the same cases, so what it scored there flatters it (the winner's"
-    " curse); the numbers on {where} do not"
-)
-
-AGAIN = "; they judge winner number {number} of this search, so it is held to a level of {alpha:g} there"
 
 
 def search_document(found: Search) -> dict[str, Any]:
-    """A search as JSON."""
+    """A search as JSON, with what each trial cost: ``pairs`` counts what its last stage learnt from."""
     section = section_of(found.study)
+    size = found.study.pair_stage(section.lineage[-1]).pairs_per_step
     document: dict[str, Any] = {
         "study": found.study.study.name,
         "run": str(found.path),
@@ -34,7 +27,18 @@ def search_document(found: Search) -> dict[str, Any]:
         "maximize": section.maximize,
         "gate": found.study.gate.model_dump(mode="json"),
         "budget": section.trials,
-        "trials": trial_rows(found.study, found.trials),
+        "trials": [
+            {
+                "trial": one.number,
+                "share": one.point.share,
+                "steps": one.point.steps,
+                "pairs": one.point.steps * size,
+                "lineage": list(trial_lineage(found.study, one.point)),
+                "value": one.found.value,
+                **_describe(one.found),
+            }
+            for one in found.trials
+        ],
         "outcome": found.outcome.value,
         "winner": None,
     }
@@ -56,26 +60,8 @@ def search_document(found: Search) -> dict[str, Any]:
     return document
 
 
-def trial_rows(study: Study, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Trials as JSON, with what each cost; ``pairs`` counts what the last stage learnt from."""
-    size = study.pair_stage(section_of(study).lineage[-1]).pairs_per_step
-    return [
-        {
-            "trial": one.number,
-            "share": one.point.share,
-            "steps": one.point.steps,
-            "pairs": one.point.steps * size,
-            "lineage": list(trial_lineage(study, one.point)),
-            "value": one.found.value,
-            **_describe(one.found),
-        }
-        for one in trials
-    ]
-
-
 def _describe(found: Found) -> dict[str, Any]:
     """A gate's outcome with the checks of each child."""
-    verdicts: Sequence[Verdict] = found.facts.get("verdicts", ())
     return {
         "outcome": found.outcome.value,
         "violations": dict(found.violations),
@@ -95,35 +81,32 @@ def _describe(found: Found) -> dict[str, Any]:
                     for check in verdict.checks
                 },
             }
-            for verdict in verdicts
+            for verdict in found.verdicts
         ],
     }
 
 
-def write_document(document: dict[str, Any], path: Path) -> Path:
-    """Writes a search's document into its run, whole or not at all; its path."""
-    target = path / SEARCH_FILE
-    write_file(target, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return target
-
-
-def render_trial(study: Study, one: Trial) -> str:
-    """A trial in one line."""
-    section = section_of(study)
-    worst = {name: value for name, value in one.found.violations.items() if value > 0}
-    short = ", ".join(f"{name} {value:+.2f}" for name, value in worst.items())
+def trial_cells(study: Study, one: Trial) -> tuple[str, ...]:
+    """A trial as a row of the table of trials: what it was, the gate's word, what is to be large, what it lacks."""
+    worst = [f"{name} {value:+.2f}" for name, value in one.found.violations.items() if value > 0]
+    why = (
+        f"beyond the margin: {', '.join(worst)}"
+        if worst
+        else f"passes against {name_lineage(section_of(study).parent)}"
+    )
     value = "–" if one.found.value is None else f"{one.found.value:.2f}"
-    row = f"{one.number:>5}{one.point.share:>8.2f}{one.point.steps:>7}  {one.found.outcome.value:<13}{value:>6}"
-    return f"{row}  {f'beyond the margin: {short}' if short else f'passes against {_name(section.parent)}'}"
+    return one.found.outcome.value, why, f"{one.number}", f"{one.point.share:.2f}", f"{one.point.steps}", value
 
 
 def render_search(found: Search) -> str:
     """The table of trials, the winner, and what it is on fresh cases."""
     section = section_of(found.study)
+    heads = ("Gate", "Why", "Trial", "Share", "Steps", section.maximize.capitalize())
+    rows = [trial_cells(found.study, one) for one in found.trials]
     lines = [
-        f"{_name(section.lineage)} against {_name(section.parent)}: most {section.maximize} that passes the gate",
-        f"{'trial':>5}{'share':>8}{'steps':>7}  {'gate':<13}{section.maximize[:5]:>6}",
-        *(render_trial(found.study, one) for one in found.trials),
+        f"{name_lineage(section.lineage)} against {name_lineage(section.parent)}:"
+        f" most {section.maximize} that passes the gate",
+        rows_text(heads, rows, terminal_width(), words=2),
         "",
     ]
     if found.winner is None or found.fresh is None:
@@ -145,11 +128,13 @@ def render_search(found: Search) -> str:
 
 def _curse(found: Search) -> str:
     where = "fresh cases" if found.fresh_cases else "episodes that no choice was made by"
-    told = CURSE.format(trials=len(found.trials), where=where)
+    told = (
+        f"the winner is the best of {len(found.trials)} trials on the same cases, so what it scored there flatters it"
+        f" (the winner's curse); the numbers on {where} do not"
+    )
     if found.conclusion > 1:
-        told += AGAIN.format(number=found.conclusion, alpha=found.alpha)
+        told += (
+            f"; they judge winner number {found.conclusion} of this search, so it is held to a level of"
+            f" {found.alpha:g} there"
+        )
     return told
-
-
-def _name(lineage: tuple[str, ...]) -> str:
-    return "→".join(lineage) or "the base"

@@ -7,17 +7,18 @@ repeated from its first trial, finds the steps of its trials done, and comes to 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.decisions.gate.running import Means
 from holdfast.decisions.search.sampling import Found, Point, Trial, choose, look
 from holdfast.decisions.search.trials import ONCE_MORE_KEY, read_trial, section_of, trial_lineage, with_trials
 from holdfast.records import Outcome
 from holdfast.records.errors import StudyError
 from holdfast.runs.build import build
-from holdfast.runs.execution import Listener, execute
+from holdfast.runs.execution import execute
 from holdfast.runs.forks import fork_run
 from holdfast.runs.plan.step import Plan
 from holdfast.runs.readiness import look_around
@@ -25,19 +26,10 @@ from holdfast.runs.run import Run, prepare
 from holdfast.store import DATABASE, Store
 from holdfast.store.places import ENDPOINTS_KEY, STUDY_KEY
 from holdfast.study.study import Study, changed_keys
-from holdfast.suites.casebook import count_fresh
+from holdfast.suites.parts import count_fresh
 
 WINNERS_KEY = "search_winners"  # of a run: the lineages that were judged on fresh cases, in order
 SEARCH_KEY = "search"  # of a run: the settings of the study that a search was asked for, without its budget
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """How the work is done; it changes no result."""
-
-    workers: int
-    listener: Listener = lambda _: None
-    budget: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,5 +180,7 @@ def _carry_out(
                 known = (store.meta(ONCE_MORE_KEY) or "").split()
                 found = dict.fromkeys([*known, *(name for name in rollouts if name in told)])
                 store.set_meta(ONCE_MORE_KEY, " ".join(found))
-        execute(plan, store, workers=means.workers, listener=means.listener, budget=means.budget)
+        budget = {"max_calls": means.max_calls, "max_cost": means.max_cost}
+        workers = means.workers or study.run.workers
+        execute(plan, store, workers=workers, listener=means.listener, budget=budget)
     return plan

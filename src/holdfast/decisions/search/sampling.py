@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.records import Outcome
+from holdfast.records import Outcome, Verdict
 from holdfast.records.errors import MissingExtra
 from holdfast.study.rules import SearchSection
 
@@ -33,13 +33,13 @@ class Found:
     """What came of a point: the gate's outcome, the mean that is to be large, and how far each check is from passing.
 
     ``value`` is None where nothing has a score. ``violations`` are in the checks' units, at most 0 where they pass.
-    ``facts`` are for people.
+    ``verdicts`` are those of every child.
     """
 
     outcome: Outcome
     value: float | None
     violations: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

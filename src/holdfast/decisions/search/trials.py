@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.decisions.gate.books import Book, read_book
-from holdfast.decisions.gate.verdicts import Place, decide
+from holdfast.decisions.gate.verdicts import Place, Wanted, decide
 from holdfast.decisions.search.sampling import Found, Point
 from holdfast.records import Check, Checkpoint, Outcome, Verdict
 from holdfast.records.errors import StudyError
@@ -22,7 +22,7 @@ from holdfast.study.rules import GateSection, SearchSection
 from holdfast.study.sections import OBJECTIVES
 from holdfast.study.stages import MixSection, StageSection
 from holdfast.study.study import Study
-from holdfast.suites.casebook import FRESH, count_fresh
+from holdfast.suites.parts import FRESH, count_fresh
 
 ONCE_MORE_KEY = "search_once_more"  # of a run: fingerprints of the rollout steps that met held-out cases once more
 LEAST_VIOLATION = 1e-6  # of a check that does not pass, so that an optimiser never takes it for one that does
@@ -94,12 +94,12 @@ def read_trial(
     ``rules`` take the place of the study's gate.
     """
     section = section_of(study)
-    book, checkpoints = _open_book(study, path, fresh)
+    book = _open_book(study, path, fresh)
     found: list[Verdict] = []
-    for child in (one for one in checkpoints if one.lineage == lineage):
-        parent = _parent_of(child, section.parent, checkpoints)
+    for child in (one for one in book.checkpoints if one.lineage == lineage):
+        parent = _parent_of(child, section.parent, book.checkpoints)
         # Whoever labelled a trial's pairs may share its errors: as in a headline, another is asked where there is one.
-        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, rank=True))
+        found.append(decide(Place(book, parent), Place(book, child), rules or study.gate, Wanted(rank=True)))
     if not found:
         raise StudyError(f"{path}: {','.join(lineage)} has no checkpoint yet; repeat the command to go on")
     values = [check.child for one in found for check in one.checks if check.metric == section.maximize]
@@ -108,7 +108,7 @@ def read_trial(
         outcome=combine(one.outcome for one in found),
         value=fmean(known) if known and len(known) == len(found) else None,
         violations=_violations(found),
-        facts={"verdicts": found},
+        verdicts=tuple(found),
     )
 
 
@@ -142,23 +142,20 @@ def _violation(check: Check) -> float:
     return min(beyond, 0.0) if check.outcome is Outcome.PASS else max(beyond, LEAST_VIOLATION)
 
 
-def _open_book(study: Study, path: Path, fresh: Plan | None) -> tuple[Book, tuple[Checkpoint, ...]]:
-    """The run's columns of the cases that trials are chosen by, or of the fresh ones."""
-    if fresh is not None and count_fresh(study):
-        book = read_book(path, part=FRESH)
-        return book, book.checkpoints
+def _open_book(study: Study, path: Path, fresh: Plan | None) -> Book:
+    """The run's columns of the cases that trials are chosen by, or of the fresh ones.
+
+    A suite without fresh cases has its held-out ones met once more instead.
+    """
+    if count_fresh(study):
+        return read_book(path, part=FRESH if fresh is not None else None)
     book = read_book(path)
     with Store(path) as store:
-        again = _once_more(store)
-    if not count_fresh(study) and (again or fresh is not None):
+        steps = (store.meta(ONCE_MORE_KEY) or "").split()
+        again = {name for step in steps for name in store.trajectory_ids(step=step)}
+    if again or fresh is not None:
         chosen = np.array([(name in again) == (fresh is not None) for name in book.trajectory_ids], dtype=np.bool_)
         episodes = book.cells.episodes
         episodes = replace(episodes, checkpoint=np.where(chosen, episodes.checkpoint, -1))
         book = replace(book, cells=replace(book.cells, episodes=episodes))
-    return book, book.checkpoints
-
-
-def _once_more(store: Store) -> set[str]:
-    """Ids of the episodes that met a suite's held-out cases once more, where it has no fresh ones."""
-    found = store.meta(ONCE_MORE_KEY)
-    return {name for step in (found or "").split() for name in store.trajectory_ids(step=step)}
+    return book

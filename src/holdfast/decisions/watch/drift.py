@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from holdfast.decisions.watch.reading import View
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import content_id
 from holdfast.records.errors import StudyError
 from holdfast.runs.rescoring import FoundJudge
@@ -13,10 +13,17 @@ from holdfast.runs.steps.judging import score_all
 from holdfast.store import Store
 
 
-def choose_frozen(scores: Mapping[str, float], count: int, seed: int) -> dict[str, float]:
-    """``count`` trajectories with their first scores, chosen by a hash of their ids, whatever their scores are."""
-    order = sorted(scores, key=lambda identity: content_id("frozen", seed, identity))
-    return {identity: scores[identity] for identity in sorted(order[:count])}
+def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:
+    """The frozen set: ``count`` of a view's trajectories with the scores that they have, whatever these are.
+
+    They are chosen by a hash of their ids. Errors: StudyError where there is none to freeze.
+    """
+    if not view.scores:
+        raise StudyError(
+            f"{store.path}: {view.side.name} has no trajectory scored by {view.judge} to freeze; judge it first"
+        )
+    order = sorted(view.scores, key=lambda identity: content_id("frozen", seed, identity))
+    return {identity: view.scores[identity] for identity in sorted(order[:count])}
 
 
 def judge_again(

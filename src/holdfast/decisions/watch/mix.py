@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -80,12 +81,8 @@ class Mix:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
-        return {
-            "before": self.before,
-            "now": self.now,
-            "changes": [asdict(one) for one in self.changes],
-            "tools": [{"tool": name, "before": old, "now": new} for name, old, new in self.tools],
-        }
+        tools = [{"tool": name, "before": old, "now": new} for name, old, new in self.tools]
+        return {**asdict(self), "changes": list(map(asdict, self.changes)), "tools": tools}
 
 
 def describe_episode(case: Case, trajectory: Trajectory) -> Features:
@@ -109,26 +106,20 @@ def describe_episode(case: Case, trajectory: Trajectory) -> Features:
 
 def compare_mixes(before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator) -> Mix:
     """What changed between two sets of episodes, in each respect."""
-    requests: dict[str, Reader] = {
-        "families": lambda one: (one.family,),
-        "words": lambda one: one.words,
-        "length": lambda one: (_length_bin(one.request_length),),
-    }
+    respects: list[tuple[str, Kind, Reader]] = [
+        ("families", "requests", lambda one: (one.family,)),
+        ("words", "requests", lambda one: one.words),
+        ("length", "requests", lambda one: (_length_bin(one.request_length),)),
+    ]
     if any(one.offered for one in (*before, *now)):
-        requests["tools offered"] = lambda one: one.offered or (NO_TOOL,)
-    conduct: dict[str, Reader] = {
-        "tools used": lambda one: one.tools or (NO_TOOL,),
-        "length of the episode": lambda one: (_length_bin(one.episode_length),),
-    }
+        respects.append(("tools offered", "requests", lambda one: one.offered or (NO_TOOL,)))
+    respects += [
+        ("tools used", "conduct", lambda one: one.tools or (NO_TOOL,)),
+        ("length of the episode", "conduct", lambda one: (_length_bin(one.episode_length),)),
+    ]
     if any(one.model for one in before) and any(one.model for one in now):
-        conduct["models"] = lambda one: (one.model,)
-    both_kinds: tuple[tuple[Kind, dict[str, Reader]], ...] = (("requests", requests), ("conduct", conduct))
-    changes = tuple(
-        MixChange(what=name, of=of, distance=distance, p=p, seen=seen)
-        for of, respects in both_kinds
-        for name, read in respects.items()
-        for distance, p, seen in (_compare(read, before, now, rng),)
-    )
+        respects.append(("models", "conduct", lambda one: (one.model,)))
+    changes = tuple(_compare(name, of, read, (before, now), rng) for name, of, read in respects)
     return Mix(before=len(before), now=len(now), changes=changes, tools=_tool_shares(before, now))
 
 
@@ -146,13 +137,13 @@ def _tool_shares(before: Sequence[Features], now: Sequence[Features]) -> tuple[t
 
 
 def _compare(
-    read: Reader, before: Sequence[Features], now: Sequence[Features], rng: np.random.Generator
-) -> tuple[float | None, float | None, float | None]:
+    what: str, of: Kind, read: Reader, both: Sequence[Sequence[Features]], rng: np.random.Generator
+) -> MixChange:
     """Distance, p-value and the smallest share that would be seen, in one respect."""
     names: dict[Any, int] = {}
-    sides = [_by_case(side, read, names, rng) for side in (before, now)]
+    sides = [_by_case(side, read, names, rng) for side in both]
     if not names or not sides[0] or not sides[1]:
-        return None, None, None
+        return MixChange(what=what, of=of, distance=None, p=None)
     rows = np.zeros((len(sides[0]) + len(sides[1]), len(names)))
     for number, counts in enumerate([*sides[0], *sides[1]]):
         for place, weight in counts.items():
@@ -164,19 +155,14 @@ def _compare(
     as_far = int(np.count_nonzero(_distances(rows, shuffled) >= distance - 1e-12))
     # A spawned generator: what is drawn here moves no p-value.
     seen = _smallest_seen(rows, len(sides[0]), shuffled[:SEEN_PERMUTATIONS], rng.spawn(1)[0])
-    return distance, (1 + as_far) / (1 + PERMUTATIONS), seen
+    p_value = (1 + as_far) / (1 + PERMUTATIONS)
+    return MixChange(what=what, of=of, distance=distance, p=p_value, seen=seen)
 
 
 def _smallest_seen(rows: Floats, before: int, shuffled: NDArray[np.bool_], rng: np.random.Generator) -> float | None:
     """The smallest of ``SEEN_SHARES`` that ``SEEN_POWER`` of simulated comparisons would show; None for none."""
-    low, high = 0, len(SEEN_SHARES)
-    while low < high:
-        middle = (low + high) // 2
-        if _shows(rows, before, shuffled, SEEN_SHARES[middle], rng):
-            high = middle
-        else:
-            low = middle + 1
-    return SEEN_SHARES[low] if low < len(SEEN_SHARES) else None
+    least = bisect_left(SEEN_SHARES, True, key=lambda share: _shows(rows, before, shuffled, share, rng))
+    return SEEN_SHARES[least] if least < len(SEEN_SHARES) else None
 
 
 def _shows(rows: Floats, before: int, shuffled: NDArray[np.bool_], share: float, rng: np.random.Generator) -> bool:

@@ -113,15 +113,9 @@ def render_page(watch: Watch) -> str:
     )
 
 
-def write_watch(watch: Watch, declared: Mapping[str, Any], folder: Path) -> Sequence[Path]:
-    """Write page, chart and JSON into ``folder``, each replaced whole; their paths. Errors: StudyError."""
-    found = {
-        PAGE: render_page(watch),
-        DOCUMENT: to_json(make_document(watch, declared)) + "\n",
-    }
-    chart = draw_watch(watch)
-    if chart is not None:
-        found[CHART] = chart
-    for name, text in found.items():
-        write_file(folder / name, text)
-    return [folder / name for name in found]
+def write_watch(watch: Watch, declared: Mapping[str, Any], folder: Path) -> None:
+    """Write page, JSON and the chart that there may be into ``folder``, each replaced whole. Errors: StudyError."""
+    write_file(folder / PAGE, render_page(watch))
+    write_file(folder / DOCUMENT, to_json(make_document(watch, declared)) + "\n")
+    if (chart := draw_watch(watch)) is not None:
+        write_file(folder / CHART, chart)

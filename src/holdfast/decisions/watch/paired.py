@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from holdfast.analysis.labelled import join
-from holdfast.decisions.gate.books import Book, make_book
+from holdfast.decisions.gate.books import Book, describe_gaps, is_log, make_book
 from holdfast.decisions.gate.declared import describe_declaration
-from holdfast.decisions.gate.logs import describe_gaps
 from holdfast.decisions.gate.pairing import WATCH, require_comparable
-from holdfast.decisions.watch.drift import choose_frozen, judge_again
+from holdfast.decisions.watch.drift import freeze, judge_again
 from holdfast.decisions.watch.reading import (
     View,
     count_absent,
@@ -24,16 +24,15 @@ from holdfast.decisions.watch.reading import (
     read_view,
 )
 from holdfast.decisions.watch.request import CheckpointWatch, WatchRequest
-from holdfast.decisions.watch.series import Kind, Row, Watch, case_means, promise_delay, replay
+from holdfast.decisions.watch.series import Kind, Watch, case_means, promise_delay, replay
 from holdfast.decisions.watch.state import Seen, State, load_state, save_state
-from holdfast.exchange.inspect.files import is_inspect
-from holdfast.exchange.scales import ScoreOption, parse_score
+from holdfast.exchange.imports import import_run
+from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Labelled
-from holdfast.records.errors import MissingExtra, StoreError, StudyError
+from holdfast.records.errors import StoreError, StudyError
 from holdfast.records.outputs import scratch_directory
-from holdfast.runs.rescoring import find_judge
 from holdfast.store import DATABASE, Store
-from holdfast.store.choosing import find_checkpoint, read_conditions
+from holdfast.store.choosing import find_checkpoint
 from holdfast.store.origins import spell
 
 LABELLED, UNREAD = "labelled", "unread"  # of a look's notes: the judge's relation, and what it could not be read in
@@ -49,24 +48,20 @@ def open_run(path: Path, scores: Sequence[ScoreOption] = ()) -> Iterator[Store]:
         with Store(path) as store:
             yield store
         return
-    if not path.exists() or not is_inspect(path):
+    if not is_log(path):
         raise StoreError(f"{path}: no run here (no {DATABASE}) and no Inspect log; give one of the two")
-    try:
-        from holdfast.exchange.inspect.importing import import_logs
-    except ImportError as error:
-        raise MissingExtra("import of Inspect logs", "remote") from error
-    with scratch_directory() as folder, Store.create(folder / "run") as store:
-        import_logs(path, store, scores=scores)
-        yield store
+    with scratch_directory() as folder:
+        import_run(path, folder / "run", scores=scores)
+        with Store(folder / "run") as store:
+            yield store
 
 
 def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
     """What later checkpoints say against the baseline; the state is saved where one is kept. Errors: HoldfastError."""
-    scores = read_scores(request)
-    with open_run(request.run, scores) as store:
+    with open_run(request.run, request.score) as store:
         book = make_book(store, str(request.run))
-        baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
-        before = read_view(book, baseline, request.judge, request.objective, scores=scores)
+        baseline = find_checkpoint(book, request.baseline or "", request.where)
+        before = read_view(book, baseline, request.judge, request.objective, scores=request.score)
         declared = declare("paired", before, request, request.frozen or 0)
         declared |= {} if before.declared is None else {"score": spell(before.declared)}
         state = None if request.state is None else load_state(request.state, declared)
@@ -79,21 +74,22 @@ def watch_checkpoints(request: CheckpointWatch) -> tuple[Watch, State]:
             if state.find(seen.label, seen.data) is None:
                 state.looks.append(seen)
         if len(state.looks) > taken and state.frozen:
-            frozen, unread = try_judge(store, state, before, request)
+            asked = request.find_judge(before.judge, store)
+            frozen, unread = judge_again(store, asked, state.frozen, before)
             last = state.looks[-1]
             state.looks[-1] = replace(last, frozen=frozen, notes=note_unread(last.notes, unread))
-        notes = tell_choice(book, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
-    means = list(case_means(before.values).values())
+        notes = _tell_choice(book, before, request, {str(seen.notes.get("checkpoint")) for seen in state.looks})
+    means = case_means(before.values).values()
     watch = make_watch(
         "paired",
         before,
         state,
         request,
         baseline=before.side.name,
-        baseline_mean=sum(means) / len(means) if means else None,
+        baseline_mean=fmean(means) if means else None,
         baseline_n=len(means),
         notes=notes,
-        promise=tell_delay(state, request),
+        promise=_tell_delay(state, request),
     )
     if request.state is not None and len(state.looks) > taken:
         save_state(request.state, state)
@@ -121,7 +117,8 @@ def declare(kind: Kind, before: View, request: WatchRequest, frozen: int) -> dic
 
 def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **more: Any) -> Watch:
     """All looks of a state against a baseline, of which ``more`` says what differs between the kinds."""
-    rows = replay(state, kind, shared_level(request), request.margin, request.min_coverage, baseline=before.coverage)
+    rows = replay(state, kind, request.level, request.margin, request.min_coverage, baseline=before.coverage)
+    labelled = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
     return Watch(
         kind=kind,
         judge=before.judge,
@@ -132,19 +129,12 @@ def make_watch(kind: Kind, before: View, state: State, request: WatchRequest, **
         min_coverage=request.min_coverage,
         basis=describe_basis(before),
         best_of=request.best_of,
-        labelled=relate_judge(before, rows),
+        # Of the looks that were trained, else of the baseline.
+        labelled=join(labelled) if labelled else before.labelled,
         reads_state=before.reads_state,
         baseline_missing=before.lacking,
         **more,
     )
-
-
-def relate_judge(before: View, rows: Sequence[Row]) -> Labelled:
-    """Of how many stages of what is watched the judge labelled the pairs: of the looks that were trained, else the
-    baseline.
-    """
-    found = [Labelled(row.notes[LABELLED]) for row in rows if LABELLED in row.notes]
-    return join(found) if found else before.labelled
 
 
 def note_unread(notes: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Any]:
@@ -152,17 +142,7 @@ def note_unread(notes: Mapping[str, Any], lines: Sequence[str]) -> dict[str, Any
     return {**notes, UNREAD: [*notes.get(UNREAD, ()), *lines]} if lines else dict(notes)
 
 
-def shared_level(request: WatchRequest) -> float:
-    """The level of all looks together against one baseline.
-
-    A baseline that is the best of k by these scores was lucky, and a model that has not changed then looks worse. With
-    a share of the level for each of the k, no alarm is false against any of them but with probability alpha, whichever
-    is chosen (Bonferroni).
-    """
-    return float(request.alpha / request.best_of)
-
-
-def tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Collection[str]) -> tuple[str, ...]:
+def _tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Collection[str]) -> tuple[str, ...]:
     """That the baseline has the highest mean of the trainings like it in its run, where nobody said how it was chosen.
 
     ``looks`` are ids of checkpoints that are looked at: they are no candidates.
@@ -175,22 +155,12 @@ def tell_choice(book: Book, before: View, request: CheckpointWatch, looks: Colle
     ]
     means = []
     for one in rivals:
-        try:
-            found = case_means(
-                read_view(
-                    book,
-                    one,
-                    before.judge,
-                    before.objective,
-                    rubric=before.rubric,
-                    scores=read_scores(request),
-                ).values
-            )
-        except StudyError:
-            continue  # not judged: nobody chose by its score
-        means.append(sum(found.values()) / len(found))
-    own = list(case_means(before.values).values())
-    if request.best_of > len(means) or not means or not own or sum(own) / len(own) < max(means):
+        # One that is not judged was not chosen by its score.
+        with contextlib.suppress(StudyError):
+            view = read_view(book, one, before.judge, before.objective, rubric=before.rubric, scores=request.score)
+            means.append(fmean(case_means(view.values).values()))
+    own = case_means(before.values).values()
+    if request.best_of > len(means) or not means or not own or fmean(own) < max(means):
         return ()
     return (
         f"{before.side.name} has the highest mean of {len(means) + 1} checkpoints like it in {request.run}: if it was"
@@ -204,30 +174,12 @@ def describe_basis(view: View) -> tuple[str, ...]:
     return (*declared, *describe_gaps(view.gaps, "baseline", counted=True), *view.notes)
 
 
-def tell_delay(state: State, request: WatchRequest) -> str:
+def _tell_delay(state: State, request: WatchRequest) -> str:
     """How soon the drop that the user named is caught, or nothing."""
     if request.drop is None:
         return ""
     rng = np.random.default_rng(request.seed)
-    return promise_delay(state, request.drop, alpha=shared_level(request), margin=request.margin, rng=rng)
-
-
-def try_judge(
-    store: Store, state: State, view: View, request: WatchRequest
-) -> tuple[dict[str, float | None], tuple[str, ...]]:
-    """What the judge gives the frozen set now, and what is told of replies unread. Errors: HoldfastError."""
-    budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
-    asked = find_judge(view.judge, request.judges, store, budget, trusted=request.trust_endpoints)
-    return judge_again(store, asked, list(state.frozen), view)
-
-
-def freeze(store: Store, view: View, count: int, seed: int) -> dict[str, float]:
-    """The frozen set: some of a view's trajectories with the scores that they have. Errors: StudyError."""
-    if not view.scores:
-        raise StudyError(
-            f"{store.path}: {view.side.name} has no trajectory scored by {view.judge} to freeze; judge it first"
-        )
-    return choose_frozen(view.scores, count, seed)
+    return promise_delay(state, request.drop, alpha=request.level, margin=request.margin, rng=rng)
 
 
 def _views(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
@@ -243,40 +195,34 @@ def _views(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
 def _views_of_runs(before: View, request: CheckpointWatch) -> list[Seen]:
     found = []
     for path in request.runs or ():
-        with open_run(path, read_scores(request)) as store:
+        with open_run(path, request.score) as store:
             book = make_book(store, str(path))
             names = request.checkpoints or [""]
             chosen = [find_checkpoint(book, name, near=before.side.checkpoint) for name in names]
             for one in chosen:
-                seen = _look(book, one, before, read_scores(request))
+                seen = _look(book, one, before, request)
                 found.append(replace(seen, label=str(path) if len(chosen) == 1 else f"{path} · {one.name}"))
     return found
 
 
 def _views_of_run(book: Book, before: View, request: CheckpointWatch) -> list[Seen]:
     if request.checkpoints:
-        where = read_conditions(request.where)
-        named = [find_looks(book, name, where, before.side.checkpoint) for name in request.checkpoints]
+        named = [find_looks(book, name, request.where, before.side.checkpoint) for name in request.checkpoints]
         wanted = [one for found in named for one in found]
     else:
         wanted = find_later(book, before.side.checkpoint)
     distinct = {one.id: one for one in wanted}
-    return [_look(book, one, before, read_scores(request)) for one in distinct.values()]
-
-
-def read_scores(request: WatchRequest) -> tuple[ScoreOption, ...]:
-    """What ``--score`` says. Errors: StudyError."""
-    return tuple(parse_score(word) for word in request.score)
+    return [_look(book, one, before, request) for one in distinct.values()]
 
 
 def count_asked(view: View) -> int:
     """How many cases a view was to have, those among them that its logs lack altogether."""
-    return len(view.cases) + len(view.gaps.samples) + len(view.gaps.unnamed)
+    return len(view.counts) + len(view.gaps.samples) + len(view.gaps.unnamed)
 
 
-def _look(book: Book, checkpoint: Checkpoint, before: View, scores: Sequence[ScoreOption]) -> Seen:
+def _look(book: Book, checkpoint: Checkpoint, before: View, request: WatchRequest) -> Seen:
     """A checkpoint as a look that bears its name."""
-    view = read_view(book, checkpoint, before.judge, before.objective, rubric=before.rubric, scores=scores)
+    view = read_view(book, checkpoint, before.judge, before.objective, rubric=before.rubric, scores=request.score)
     require_comparable(before.side, view.side, WATCH)
     logs = describe_gaps(view.gaps, "look", counted=True)
     notes = {"run": book.place, "checkpoint": checkpoint.id, "unfit": view.unfit}

@@ -12,17 +12,15 @@ import numpy as np
 
 from holdfast.decisions.gate.books import make_book
 from holdfast.decisions.gate.sides import UNFIT_BITS
-from holdfast.decisions.watch.drift import judge_again
+from holdfast.decisions.watch.drift import freeze, judge_again
 from holdfast.decisions.watch.mix import Features, compare_mixes, describe_episode
 from holdfast.decisions.watch.paired import (
     count_asked,
     declare,
     describe_basis,
-    freeze,
     make_watch,
     note_unread,
     open_run,
-    read_scores,
 )
 from holdfast.decisions.watch.reading import View, read_view
 from holdfast.decisions.watch.request import TraceWatch
@@ -30,14 +28,14 @@ from holdfast.decisions.watch.series import Watch, flatten
 from holdfast.decisions.watch.state import Seen, State, Values, load_state, save_state
 from holdfast.exchange.published.reader import into_run
 from holdfast.exchange.traces.importing import Imported, choose_sample, import_traces
-from holdfast.judges.unread import Readings
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Flag, content_id
 from holdfast.records.errors import StudyError
 from holdfast.records.words import count_noun
 from holdfast.runs.progress import ProgressLines, rate_and_left
-from holdfast.runs.rescoring import FoundJudge, find_judge, find_waiting, judge_stored
+from holdfast.runs.rescoring import FoundJudge, find_waiting, judge_stored
 from holdfast.store import Store
-from holdfast.store.choosing import find_checkpoint, read_conditions
+from holdfast.store.choosing import find_checkpoint
 from holdfast.store.origins import FOREIGN
 
 FROZEN = 20  # trajectories that are judged anew each time, unless told otherwise
@@ -53,7 +51,7 @@ def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
         imported = _import(request, label)
         with Store(request.output, writable=True) as store:
             return _begin(store, imported, label, request)
-    with open_run(request.run, read_scores(request)) as base:
+    with open_run(request.run, request.score) as base:
         before, asked = _read_baseline(base, request)
         state = _open_state(base, before, request)
         imported = leave_out_seen(_import(request, label), state, label)
@@ -64,7 +62,7 @@ def watch_traces(request: TraceWatch) -> tuple[Watch, State]:
                 "watch traces", view.rubric, traces, sorted(values.items()), *filter(None, [imported.absent])
             )
             if state.find(label, data) is None:
-                again, unread = judge_again(base, asked, list(state.frozen), before) if asked is not None else ({}, ())
+                again, unread = judge_again(base, asked, state.frozen, before) if asked is not None else ({}, ())
                 notes = describe_look((base, before), (store, view), imported, request.seed)
                 seen = Seen(
                     label=label,
@@ -121,11 +119,11 @@ def read_traces_of(store: Store, view: View) -> tuple[Values, tuple[str, ...]]:
 
 def _import(request: TraceWatch, label: str) -> Imported:
     """The traces in their run; one that was made for them goes again where they cannot be read."""
-    scores = read_scores(request)
-    return into_run(
-        request.output,
-        lambda store: import_traces(store, request.traces, label, strict=request.strict, scores=scores),
-    )
+
+    def read(store: Store) -> Imported:
+        return import_traces(store, request.traces, label, strict=request.strict, scores=request.score)
+
+    return into_run(request.output, read)
 
 
 def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, FoundJudge | None]:
@@ -134,9 +132,9 @@ def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, FoundJudge |
     Errors: StudyError where the baseline was judged by other rules.
     """
     book = make_book(base, str(request.run))
-    baseline = find_checkpoint(book, request.baseline or "", read_conditions(request.where))
+    baseline = find_checkpoint(book, request.baseline or "", request.where)
     if request.judge.startswith(FOREIGN):
-        return read_view(book, baseline, request.judge, request.objective, scores=read_scores(request)), None
+        return read_view(book, baseline, request.judge, request.objective, scores=request.score), None
     asked = _find_judge(base, request)
     rubric = asked.judge.rubric_of(request.objective)
     before = read_view(book, baseline, request.judge, request.objective, rubric=rubric)
@@ -149,13 +147,11 @@ def _read_baseline(base: Store, request: TraceWatch) -> tuple[View, FoundJudge |
 
 
 def _find_judge(store: Store, request: TraceWatch) -> FoundJudge:
-    budget = {"max_calls": request.max_calls, "max_cost": request.max_cost}
-    asked = find_judge(request.judge, request.judges, store, budget, trusted=request.trust_endpoints)
-    judge = asked.judge
-    if request.objective not in judge.objectives:
+    asked = request.find_judge(request.judge, store)
+    if request.objective not in asked.judge.objectives:
         raise StudyError(
-            f"judge {request.judge!r}: gives no {request.objective!r}, only {', '.join(judge.objectives)}; choose one"
-            " of these with --objective"
+            f"judge {request.judge!r}: gives no {request.objective!r}, only {', '.join(asked.judge.objectives)};"
+            " choose one of these with --objective"
         )
     return asked
 
@@ -216,7 +212,11 @@ def _judge_sample(
     """The scores of the sample, judged where they are not yet; committed as they come. Errors: HoldfastError."""
     sample = choose_sample(imported.trajectories, request.sample, request.seed)
     if asked is not None:
-        _score(store, asked, sample, quiet=request.quiet)
+        waiting, judged = find_waiting(store, asked, sample), 0
+        with ProgressLines(sys.stderr, quiet=request.quiet) as lines:
+            for batch, _ in judge_stored(store, asked, waiting):
+                judged += batch
+                lines.passing(rate_and_left(judged, len(waiting), None, "traces judged"), judged / len(waiting))
         rubric = asked.judge.rubric_of(request.objective)
     return read_view(
         make_book(store, str(request.output)),
@@ -225,16 +225,8 @@ def _judge_sample(
         request.objective,
         rubric=rubric,
         only=frozenset(sample),
-        scores=read_scores(request),
+        scores=request.score,
     )
-
-
-def _score(store: Store, asked: FoundJudge, sample: Sequence[str], *, quiet: bool) -> None:
-    waiting, judged = find_waiting(store, asked, sample), 0
-    lines = ProgressLines(sys.stderr, quiet=quiet)
-    for batch, _ in judge_stored(store, asked, waiting):
-        judged += batch
-        lines.passing(rate_and_left(judged, len(waiting), None, "traces judged"))
 
 
 def _tell_unread(store: Store, asked: FoundJudge | None, view: View) -> list[str]:
@@ -256,6 +248,7 @@ def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: I
     (base_store, before), (store, view) = base, now
     ids = list(imported.trajectories.values())
     rng = np.random.default_rng([seed, int(content_id("mix", sorted(ids))[:15], 16)])
+    flags: Counter[Flag] = Counter(flag for one in store.trajectories(ids) for flag in one.flags)
     old, new = _features(base_store, before.trajectories), _features(store, ids)
     return {
         "traces": len(ids),
@@ -264,7 +257,7 @@ def describe_look(base: tuple[Store, View], now: tuple[Store, View], imported: I
         "mix": compare_mixes(old, new, rng).to_json(),
         "unfit": _share_unfit(store, ids),
         "unfit before": before.unfit,
-        "flags": _flags(store, ids),
+        "flags": {flag.value: count / len(ids) for flag, count in flags.most_common()},
         "left out": _left_out(imported),
         "reading": imported.counts,
     }
@@ -280,12 +273,6 @@ def _share_unfit(store: Store, ids: Collection[str]) -> float | None:
     mine = np.isin(store.trajectory_ids(part="all"), list(ids))
     flags = store.trajectory_table(part="all").flags[mine]
     return float(((flags & UNFIT_BITS) > 0).mean()) if len(flags) else None
-
-
-def _flags(store: Store, ids: Sequence[str]) -> dict[str, float]:
-    """The share of episodes with each of the audit's flags, the frequent first."""
-    found: Counter[Flag] = Counter(flag for one in store.trajectories(ids) for flag in one.flags)
-    return {flag.value: count / len(ids) for flag, count in found.most_common()}
 
 
 def _left_out(imported: Imported) -> list[str]:

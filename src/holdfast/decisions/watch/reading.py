@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.decisions.gate.books import Book
+from holdfast.decisions.gate.books import Book, Gaps
 from holdfast.decisions.gate.declared import Origin, resolve_names, tell_undeclared
-from holdfast.decisions.gate.logs import Gaps
 from holdfast.decisions.gate.sides import Judging, Side, relation_of, take_side
 from holdfast.decisions.watch.state import Values
 from holdfast.exchange.scales import ScoreOption
 from holdfast.records import Checkpoint, Declaration, Labelled, content_id
 from holdfast.records.arrays import Bools
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.report.words.labels import name_judge
 from holdfast.store.choosing import BASE, Listed, find_checkpoint, select, split_conditions
 from holdfast.store.tables import ScoreTable
@@ -32,10 +31,9 @@ class View:
 
     ``side`` is what a gate reads of it, of all its rollouts. ``scores`` are the values by trajectory. ``missing``
     counts rollouts without a value, those among them that logs were to hold and do not. ``judge`` and ``rubric`` say
-    whose readings they are, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint. ``cases`` are
-    those with episodes that a score is due of, by their names for people, ``counts`` how many there are; ``unfit`` is
-    the share of those that the audit found unfit to be judged, ``gaps`` what the checkpoint's logs lack. ``data`` is a
-    digest of it all.
+    whose readings they are, ``labelled`` and ``reads_state`` how the judge stands to the checkpoint. ``counts``
+    says how many episodes a score is due of, by case; ``unfit`` is the share of those that the audit found unfit to be
+    judged, ``gaps`` what the checkpoint's logs lack. ``data`` is a digest of it all.
     """
 
     side: Side
@@ -47,7 +45,6 @@ class View:
     missing: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     data: str = ""
-    cases: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     unfit: float = 0.0
     labelled: Labelled = Labelled.UNKNOWN
@@ -166,7 +163,10 @@ def find_judge(
         if origin.undeclared:
             raise StudyError(f"{place}: {tell_undeclared(origin.undeclared, objective)}")
         there = ", ".join(table.objectives) or "nothing"
-        raise StudyError(f"{place}: no scores of {objective!r}, scored there: {there}; add them with `holdfast judge`")
+        near = did_you_mean(objective, table.objectives, after=" ")
+        raise StudyError(
+            f"{place}: no scores of {objective!r}, scored there: {there}; {near}add them with `holdfast judge`"
+        )
     mine = np.unique(table.judge[table.objective == table.objectives.index(objective)])
     labels: list[str] = [table.judges[index] for index in mine]
     names = dict(zip(table.judges, table.judge_names, strict=True))
@@ -176,9 +176,10 @@ def find_judge(
     if len(found) == 1:
         return found[0]
     if not found:
+        near = did_you_mean(str(wanted), labels, after=" ")
         raise StudyError(
-            f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; add them"
-            f" with `holdfast judge {place} --with {wanted}`"
+            f"{place}: no scores of {objective!r} by the judge {wanted!r}, there are: {', '.join(labels)}; {near}add"
+            f" them with `holdfast judge {place} --with {wanted}`"
         )
     told = ", ".join(map(tell, found))
     raise StudyError(
@@ -244,7 +245,6 @@ def read_view(
         missing=len(asked) - len(readings) + gaps.rollouts,
         scores=readings,
         data=content_id("watch data", used, sorted(met), sorted(values.items())),
-        cases={name: side.labels[place] for name, place in side.places.items() if name in counts},
         counts=counts,
         unfit=float(side.measured["validity"].value[due].mean()),
         labelled=related[label][0],

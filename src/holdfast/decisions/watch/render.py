@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from holdfast.decisions.gate.outputs.markdown import escape_markdown
 from holdfast.decisions.gate.verdicts import LABELLED_LIMITS
 from holdfast.decisions.watch.mix import MIX_P
-from holdfast.decisions.watch.series import Drift, Row, Span, Watch
+from holdfast.decisions.watch.series import Row, Watch
 from holdfast.records.words import count_noun
+from holdfast.report.words.console import rows_text, terminal_width
 from holdfast.report.words.inert import show_line, wrap_lines
 from holdfast.report.words.labels import format_number, format_percent, name_judge
-from holdfast.report.words.tables import Cell, make_table, table_text
 
 COLUMNS = ("look", "cases", "mean", "change", "lower", "upper", "best window", "judge", "finding")
-WORDS = 1  # leading columns of words
-WIDTH = 118
 MOST_TOOLS = 6  # of a look that the text names
 SMALL_SHARE = 0.1  # of cases of a new kind: where more is needed to be seen, a look is too small to say anything
 LEAST_SHARE = 0.01  # by which a tool's use must have changed to be named
@@ -55,20 +54,9 @@ def _signed(value: float | None) -> str:
     return format_number(value) if value is None or value < 0 else f"+{format_number(value)}"
 
 
-def _span(row: Row) -> str:
-    """The window whose upper bound is lowest."""
-    if not row.spans:
-        return "–"
-    best = min(row.spans, key=lambda one: one.upper)
-    return f"{best.looks}: < {_signed(best.upper)}"
-
-
-def _drift(drift: Drift | None) -> str:
-    return "–" if drift is None else _signed(drift.change)
-
-
 def row_cells(row: Row) -> tuple[str, ...]:
-    """A look's cells, by ``COLUMNS``."""
+    """A look's cells, by ``COLUMNS``; the best window is the one whose upper bound is lowest."""
+    best = min(row.spans, key=lambda one: one.upper, default=None)
     return (
         show_line(row.label),
         f"{row.n:,}",
@@ -76,8 +64,8 @@ def row_cells(row: Row) -> tuple[str, ...]:
         _signed(row.change),
         _signed(row.lower),
         _signed(row.upper),
-        _span(row),
-        _drift(row.drift),
+        "–" if best is None else f"{best.looks}: < {_signed(best.upper)}",
+        "–" if row.drift is None else _signed(row.drift.change),
         state_finding(row),
     )
 
@@ -252,13 +240,13 @@ def _describe_gaps(watch: Watch) -> list[str]:
 # --- forms --------------------------------------------------------------------------------------------------------
 
 
-def render_text(watch: Watch, width: int = WIDTH) -> str:
-    """A line for each look and sentences, for a terminal."""
+def render_text(watch: Watch, width: int | None = None) -> str:
+    """A line for each look and sentences, for a terminal of ``width`` columns, by default its own."""
+    width = terminal_width() if width is None else width
     lines = wrap_lines(map(_sentence, _describe_basis(watch)), width, "", "")
     lines += [""] if lines and watch.rows else []
     if watch.rows:
-        cells = [[Cell(text=text) for text in row_cells(row)] for row in watch.rows]
-        lines += [table_text(make_table("looks", column_heads(watch), cells, WORDS), width), ""]
+        lines += [rows_text(column_heads(watch), map(row_cells, watch.rows), width), ""]
     sentences = describe_watch(watch)[len(_describe_basis(watch)) :]
     return "\n".join([*lines, *wrap_lines(sentences, width, "", "")])
 
@@ -310,37 +298,11 @@ def make_document(watch: Watch, declared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row_document(row: Row) -> dict[str, Any]:
-    return {
-        "label": row.label,
-        "n": row.n,
-        "missing": row.missing,
-        "mean": row.mean,
-        "change": row.change,
-        "lower": row.lower,
-        "upper": row.upper,
-        "level": row.level,
-        "windows": _spans(row.spans),
-        "alarm": row.alarm,
-        "warning": row.warning,
-        "attributable": row.attributable,
-        "enough_data": row.able,
-        "coverage": row.coverage,
-        "enough_scored": row.covered,
-        "reason": row.reason or None,
-        "judge_drift": None
-        if row.drift is None
-        else {
-            "n": row.drift.n,
-            "change": row.drift.change,
-            "lower": row.drift.lower,
-            "upper": row.drift.upper,
-            "drifted": row.drift.drifted,
-        },
-        "notes": dict(row.notes),
-    }
-
-
-def _spans(spans: Sequence[Span]) -> list[dict[str, Any]]:
-    return [
-        {"looks": one.looks, "n": one.n, "change": one.change, "lower": one.lower, "upper": one.upper} for one in spans
+    """A look as JSON, by the names that the document has always had."""
+    names = {"able": "enough_data", "covered": "enough_scored", "drift": "judge_drift", "spans": "windows"}
+    windows = [
+        {"looks": one.looks, "n": one.cases, "change": one.change, "lower": one.lower, "upper": one.upper}
+        for one in row.spans
     ]
+    found = {**asdict(row), "spans": windows, "reason": row.reason or None, "notes": dict(row.notes)}
+    return {names.get(key, key): value for key, value in found.items()}

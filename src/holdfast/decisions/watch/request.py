@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from holdfast.exchange.scales import ScoreOption
+from holdfast.runs.rescoring import FoundJudge, find_judge
+from holdfast.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +22,12 @@ class WatchRequest:
     """
 
     baseline: str | None
-    where: Sequence[str]
+    where: Mapping[str, str]
     label: str | None
     judges: Path | None
     trust_endpoints: bool
     objective: str
-    score: Sequence[str]
+    score: tuple[ScoreOption, ...]
     margin: float
     min_coverage: float
     alpha: float
@@ -35,6 +39,21 @@ class WatchRequest:
     quiet: bool
     max_calls: int | None
     max_cost: float | None
+
+    @property
+    def level(self) -> float:
+        """The level of all looks together against one baseline.
+
+        A baseline that is the best of k by these scores was lucky, and a model that has not changed then looks worse.
+        With a share of the level for each of the k, no alarm is false against any of them but with probability alpha,
+        whichever is chosen (Bonferroni).
+        """
+        return self.alpha / self.best_of
+
+    def find_judge(self, name: str, store: Store) -> FoundJudge:
+        """A judge of ``judges`` or of the run in ``store``, within what may be spent. Errors: StudyError."""
+        budget = {"max_calls": self.max_calls, "max_cost": self.max_cost}
+        return find_judge(name, self.judges, store, budget, trusted=self.trust_endpoints)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,30 +15,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from holdfast.decisions.watch.state import MIN_COVERAGE, Seen, State, Values
+from holdfast.decisions.watch import MIN_COVERAGE
+from holdfast.decisions.watch.state import Seen, State, Values
 from holdfast.records import Labelled
 from holdfast.records.arrays import Floats
 from holdfast.records.words import count_noun
 from holdfast.stats.bounded import lower_bound, order_cases, upper_bound
 from holdfast.stats.power import gather
-from holdfast.stats.sequential import WINDOWS, ChangeMonitor, delay, spend
+from holdfast.stats.sequential import WINDOWS, ChangeMonitor, Window, delay, spend
 from holdfast.store.tables import MAX_SCORE, MIN_SCORE
 
 REACH = float(MAX_SCORE - MIN_SCORE)
 PILOTS, UNLUCKY = 20, 0.9  # resamples of the cases, and the share of them that must keep a promise
 PILOT_DRAWS, HORIZONS, SHARE = 60, (8, 24), 0.8  # simulated runs of each, the looks ahead, what is promised
 Kind = Literal["paired", "traces"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """The change over a window of the last ``looks`` looks, in score points, with bounds that this look pays for."""
-
-    looks: int
-    n: int
-    change: float
-    lower: float
-    upper: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +61,7 @@ class Row:
     lower: float | None = None
     upper: float | None = None
     level: float | None = None
-    spans: tuple[Span, ...] = ()
+    spans: tuple[Window, ...] = ()
     alarm: bool = False
     warning: bool = False
     able: bool = False
@@ -138,11 +128,6 @@ def case_means(values: Values) -> dict[str, float]:
     return {case: float(np.mean(found)) for case, found in values.items() if found}
 
 
-def can_alarm(n: int, level: float, margin: float) -> bool:
-    """Whether ``n`` cases could alarm at this level if all of them had lost everything: (n,) values of −3."""
-    return n > 0 and bool(upper_bound(np.full(n, -REACH), level, low=-REACH, high=REACH) < -margin)
-
-
 def replay(
     state: State,
     kind: Kind,
@@ -186,9 +171,23 @@ def cover(state: State, seen: Seen, kind: Kind) -> float:
     return min((part / whole if whole else 0.0) for part, whole in shares)
 
 
-def _mean(values: Values) -> float | None:
-    means = list(case_means(values).values())
-    return float(np.mean(means)) if means else None
+def _row(seen: Seen, mean: float | None, windows: Sequence[Window], level: float, *, able: bool) -> Row:
+    """A look with the windows that end with it, the newest look alone first."""
+    newest = windows[0]
+    return Row(
+        label=seen.label,
+        n=newest.cases,
+        missing=seen.missing,
+        mean=mean,
+        change=newest.change,
+        lower=newest.lower,
+        upper=newest.upper,
+        level=level,
+        spans=tuple(windows),
+        alarm=any(one.alarm for one in windows),
+        warning=any(one.warning for one in windows),
+        able=able,
+    )
 
 
 def _paired(state: State, alpha: float, margin: float) -> list[Row]:
@@ -197,31 +196,17 @@ def _paired(state: State, alpha: float, margin: float) -> list[Row]:
     rows = []
     for seen in state.looks:
         now = case_means(seen.values)
+        mean = float(np.mean(list(now.values()))) if now else None
         differences = {case: value - before[case] for case, value in now.items() if case in before}
         if not differences:
             reason = "no case has a score here and in the baseline"
-            rows.append(Row(label=seen.label, n=0, missing=seen.missing, mean=_mean(seen.values), reason=reason))
+            rows.append(Row(label=seen.label, n=0, missing=seen.missing, mean=mean, reason=reason))
             continue
         look = monitor.look(differences)
-        rows.append(
-            Row(
-                label=seen.label,
-                n=look.cases,
-                missing=seen.missing,
-                mean=_mean(seen.values),
-                change=look.change,
-                lower=look.lower,
-                upper=look.upper,
-                level=look.level,
-                spans=tuple(
-                    Span(looks=one.looks, n=one.cases, change=one.change, lower=one.lower, upper=one.upper)
-                    for one in look.windows
-                ),
-                alarm=look.alarm,
-                warning=look.warning,
-                able=can_alarm(look.cases, look.level / len(look.windows), margin),
-            )
-        )
+        # Whether so many cases could alarm if all of them had lost everything.
+        lost, level = np.full(look.cases, -REACH), look.level / len(look.windows)
+        able = upper_bound(lost, level, low=-REACH, high=REACH) < -margin
+        rows.append(_row(seen, mean, look.windows, look.level, able=bool(able)))
     return rows
 
 
@@ -238,23 +223,11 @@ def _streams(state: State, alpha: float, margin: float) -> list[Row]:
         arrived.append(new)
         spans = [one for one in WINDOWS if one <= len(arrived)]
         level = spend(len(arrived), alpha)
-        found = [_compare(reference, arrived[-one:], one, level / len(spans)) for one in spans]
-        rows.append(
-            Row(
-                label=seen.label,
-                n=len(new),
-                missing=seen.missing,
-                mean=float(new.mean()),
-                change=found[0].change,
-                lower=found[0].lower,
-                upper=found[0].upper,
-                level=level,
-                spans=tuple(found),
-                alarm=any(one.upper < -margin for one in found),
-                warning=any(one.upper < 0 for one in found),
-                able=_stream_able(reference, found[-1].n, level / len(spans), margin),
-            )
-        )
+        windows = [_compare(reference, arrived[-one:], level / len(spans), margin) for one in spans]
+        # Whether so many traces could alarm if all of them had the lowest score.
+        lowest = np.full(windows[-1].cases, float(MIN_SCORE))
+        able = _compare(reference, [lowest], level / len(spans), margin).alarm
+        rows.append(_row(seen, float(new.mean()), windows, level, able=able))
     return rows
 
 
@@ -263,24 +236,22 @@ def flatten(values: Values) -> Floats:
     return np.array([one for case in order_cases(list(values)) for one in values[case]], dtype=np.float64)
 
 
-def _compare(reference: Floats, parts: Sequence[Floats], looks: int, level: float) -> Span:
+def _compare(reference: Floats, looks: Sequence[Floats], level: float, margin: float) -> Window:
     """Two means: each bound takes the far bounds of both, so that the baseline's own error is in it."""
-    values = np.concatenate(list(parts))
-    low, high = float(MIN_SCORE), float(MAX_SCORE)
-    before = [bound(reference, level / 2, low=low, high=high) for bound in (lower_bound, upper_bound)]
-    now = [bound(values, level / 2, low=low, high=high) for bound in (lower_bound, upper_bound)]
-    return Span(
-        looks=looks,
-        n=len(values),
-        change=float(values.mean() - reference.mean()),
-        lower=now[0] - before[1],
-        upper=now[1] - before[0],
+    values = np.concatenate(list(looks))
+    (low, high), (now_low, now_high) = (
+        [bound(side, level / 2, low=float(MIN_SCORE), high=float(MAX_SCORE)) for bound in (lower_bound, upper_bound)]
+        for side in (reference, values)
     )
-
-
-def _stream_able(reference: Floats, n: int, level: float, margin: float) -> bool:
-    """Whether ``n`` traces could alarm if all of them had the lowest score."""
-    return _compare(reference, [np.full(n, float(MIN_SCORE))], 1, level).upper < -margin
+    return Window(
+        looks=len(looks),
+        cases=len(values),
+        change=float(values.mean() - reference.mean()),
+        lower=now_low - high,
+        upper=now_high - low,
+        alarm=now_high - low < -margin,
+        warning=now_high - low < 0,
+    )
 
 
 def _drifts(state: State, alpha: float) -> list[Drift | None]:
@@ -301,17 +272,13 @@ def _drifts(state: State, alpha: float) -> list[Drift | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """In how many further looks a drop is caught, in at least ``share`` of simulated runs; ``looks`` is None for none.
+    """In how many further ``looks`` a drop is caught, in at least ``SHARE`` of simulated runs; None for none.
 
-    ``pilots`` are the resampled sets of cases that it was simulated from, ``kept`` those of them that keep it.
+    ``kept`` counts the resampled sets of cases, of ``PILOTS``, that keep it; ``horizon`` is how far ahead was looked.
     """
 
-    drop: float
     looks: int | None
-    share: float
     kept: int
-    pilots: int
-    before: int
     horizon: int
 
 
@@ -354,12 +321,8 @@ def promise_looks(state: State, drop: float, *, alpha: float, margin: float, rng
             break
     promised = waits[needed - 1] if len(waits) >= needed else None
     return Promise(
-        drop=drop,
         looks=promised,
-        share=SHARE,
         kept=len(waits) if promised is None else sum(one <= promised for one in waits),
-        pilots=PILOTS,
-        before=len(looks),
         horizon=horizon,
     )
 
@@ -370,14 +333,14 @@ def promise_delay(state: State, drop: float, *, alpha: float, margin: float, rng
         found = promise_looks(state, drop, alpha=alpha, margin=margin, rng=rng)
     except ValueError as error:
         return f"How soon a drop is caught cannot be told: {error}."
-    when = f"A drop of {drop:g} points that comes after the {count_noun(found.before, 'looks')} so far"
-    held = f"{found.kept} of {found.pilots} resamples of the cases"
+    when = f"A drop of {drop:g} points that comes after the {count_noun(len(state.looks), 'looks')} so far"
+    held = f"{found.kept} of {PILOTS} resamples of the cases"
     if found.looks is None:
         return (
             f"{when} is not promised to be caught within {found.horizon} further looks: only {held} would catch it in"
-            f" {found.share:.0%} of simulated runs."
+            f" {SHARE:.0%} of simulated runs."
         )
     return (
         f"{when} would be caught within {found.looks} further look{'s' if found.looks > 1 else ''} in at least"
-        f" {found.share:.0%} of simulated runs, by {held}."
+        f" {SHARE:.0%} of simulated runs, by {held}."
     )

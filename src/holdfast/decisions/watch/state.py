@@ -14,27 +14,32 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes
 from holdfast.records.outputs import write_file
+from holdfast.rollout.worlds.schemas import read_json
+from holdfast.store.tables import MAX_SCORE, MIN_SCORE
 
 VERSION = 2
 WITHOUT_DIGEST = 1  # the version before
 KEY = "holdfast_watch"
+HELD = ("declared", "baseline", "asked", "frozen", "looks")  # of a state, in the order of the file
 MOST_BYTES = 256 << 20  # of the file
 WAIT_SECONDS = 60.0  # for another watch with the same state
 UNCHECKED = (
     "the state was not checked: an earlier version wrote it, without a digest of what it holds; it gets one with the"
     " next look"
 )
-MIN_COVERAGE = 0.95  # of what a look asks must have a score, unless declared otherwise
 
-Values = Mapping[str, tuple[float, ...]]
+Score = Annotated[float, Field(ge=MIN_SCORE, le=MAX_SCORE)]
+Values = Mapping[str, tuple[Score, ...]]
 """A checkpoint's scores by case, one for each rollout that has one; those of traces by the digest of a trace's id."""
 
 
@@ -50,9 +55,9 @@ class Seen:
     label: str
     data: str
     values: Values
-    missing: int = 0
+    missing: NonNegativeInt = 0
     traces: tuple[str, ...] = ()
-    frozen: Mapping[str, float | None] | None = None
+    frozen: Mapping[str, Score | None] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,8 +70,8 @@ class State:
 
     declared: Mapping[str, Any]
     baseline: Values
-    asked: int | None = None
-    frozen: Mapping[str, float] = field(default_factory=dict)
+    asked: NonNegativeInt | None = None
+    frozen: Mapping[str, Score] = field(default_factory=dict)
     looks: list[Seen] = field(default_factory=list)
     digest: str | None = None
     checked: bool = True  # against the digest in the file; one of an earlier version has none
@@ -175,7 +180,7 @@ def _show(value: Any) -> str:
 
 def _read(path: Path, data: bytes) -> State:
     try:
-        row = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        row = read_json(data.decode())
         if row[KEY] not in (VERSION, WITHOUT_DIGEST):
             raise StudyError(f"{path}: a state of version {row[KEY]!r}, expected {VERSION}; begin a new state file")
         if ("digest" in row) != (row[KEY] == VERSION) or row.get("digest") not in (None, _digest_row(row)):
@@ -183,29 +188,13 @@ def _read(path: Path, data: bytes) -> State:
         # What says the same in other bytes, as an escape in another case, was not written here either.
         if row[KEY] == VERSION and _spell(row) != data:
             raise ValueError("other bytes than a watch writes")
-        looks = [
-            Seen(
-                label=_text(one["label"]),
-                data=_text(one["data"]),
-                values=_values(one["values"]),
-                missing=_count(one["missing"]),
-                traces=tuple(_text(trace) for trace in _list(one["traces"])),
-                frozen=None if one["frozen"] is None else {k: _score(v, True) for k, v in one["frozen"].items()},
-                notes=dict(one["notes"]),
-            )
-            for one in _list(row["looks"])
-        ]
-        if len({one.label for one in looks}) < len(looks):
+        if any(look.keys() < {one.name for one in fields(Seen)} for look in row["looks"]):
+            raise ValueError("a look without all its parts")
+        state = TypeAdapter(State).validate_json(json.dumps({key: row[key] for key in HELD}), strict=True)
+        if len({one.label for one in state.looks}) < len(state.looks):
             raise ValueError("a look stands twice")
-        frozen = {key: _score(value) for key, value in row["frozen"].items()}
-        return State(
-            declared=dict(row["declared"]),
-            baseline=_values(row["baseline"]),
-            asked=None if row["asked"] is None else _count(row["asked"]),
-            frozen=frozen,
-            looks=looks,
-            checked=row[KEY] == VERSION,
-        )
+        state.checked = row[KEY] == VERSION
+        return state
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise StudyError(
             f"{path}: is no state of a watch, or a damaged one ({type(error).__name__}); restore it or give another"
@@ -213,68 +202,10 @@ def _read(path: Path, data: bytes) -> State:
         ) from error
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(name)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("no text")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key stands twice")
-    return made
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError("no list")
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("no count")
-    return value
-
-
-def _score(value: Any, empty: bool = False) -> Any:
-    if value is None and empty:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3:
-        raise ValueError("no score")
-    return float(value)
-
-
-def _values(row: Any) -> Values:
-    return {_text(case): tuple(_score(one) for one in found) for case, found in row.items()}
-
-
 def save_state(path: Path, state: State) -> None:
     """Replace the file in one step. Errors: StudyError where it cannot be written, or changed meanwhile."""
-    row: dict[str, Any] = {
-        KEY: VERSION,
-        "declared": dict(state.declared),
-        "baseline": {case: list(found) for case, found in state.baseline.items()},
-        "asked": state.asked,
-        "frozen": dict(state.frozen),
-        "looks": [
-            {
-                "label": one.label,
-                "data": one.data,
-                "values": {case: list(found) for case, found in one.values.items()},
-                "missing": one.missing,
-                "traces": list(one.traces),
-                "frozen": None if one.frozen is None else dict(one.frozen),
-                "notes": dict(one.notes),
-            }
-            for one in state.looks
-        ],
-    }
+    held = asdict(state)
+    row: dict[str, Any] = {KEY: VERSION, **{key: held[key] for key in HELD}}
     row["digest"] = _digest_row(row)
     data = _spell(row)
     there = _digest(path.read_bytes()) if path.is_file() else None

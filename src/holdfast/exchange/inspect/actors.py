@@ -34,7 +34,7 @@ _SECRET = re.compile(r"(?i)key$|token$|secret|passw|auth|credential|cookie|signa
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in memory, another one in each process
 
 
-def settings_of(log: EvalLog) -> dict[str, str]:
+def _settings_of(log: EvalLog) -> dict[str, str]:
     """What decided the replies in a log besides the model's name: setting → value as text, without secrets.
 
     Arguments of the model keep their own names; the others say whose they are.
@@ -58,7 +58,7 @@ def settings_of(log: EvalLog) -> dict[str, str]:
 def _digest_steps(log: EvalLog) -> str:
     """A digest of a log's solver steps, whose prompts are long; empty without any. The day's date changes none."""
     steps = [[step.solver, _without_dates(step.params)] for step in log.plan.steps]
-    return content_id(_plain(steps))[:8] if steps else ""
+    return content_id(plain_text(steps))[:8] if steps else ""
 
 
 def _without_dates(value: Any) -> Any:
@@ -72,10 +72,8 @@ def _without_dates(value: Any) -> Any:
 
 def _generation(log: EvalLog) -> dict[str, Any]:
     """The generation settings of a log that decide a reply, as they are given; defaults are none of them."""
-    found = {
-        **log.eval.model_generate_config.model_dump(mode="json", exclude_none=True),
-        **log.plan.config.model_dump(mode="json", exclude_none=True),
-    }
+    given = (log.eval.model_generate_config, log.plan.config)
+    found = {key: value for one in given for key, value in one.model_dump(mode="json", exclude_none=True).items()}
     decisive = {name: value for name, value in found.items() if name not in _OPERATION}
     if "system_message" in decisive:
         decisive["system_message"] = _without_dates(decisive["system_message"])
@@ -96,14 +94,10 @@ def compared_settings(log: EvalLog) -> dict[str, dict[str, Any]]:
         group: {name: value for name, value in (found or {}).items() if not (isinstance(value, str) and value in names)}
         for group, found in (("task", told.task_args), ("solver", told.solver_args))
     }
-    steps = _digest_steps(log)
+    steps, name = _digest_steps(log), {"name": told.solver} if told.solver else {}
     groups: dict[str, dict[str, Any]] = {
         "task": {"version": told.task_version, **arguments["task"]},
-        "solver": {
-            **({"name": told.solver} if told.solver else {}),
-            **arguments["solver"],
-            **({"steps": steps} if steps else {}),
-        },
+        "solver": {**name, **arguments["solver"], **({"steps": steps} if steps else {})},
         "limits": {key: value for key, value in config.items() if key == "approval" or key.endswith("_limit")},
         "generation": _generation(log),
         "roles": {name: value for name, value in roles_of(log).items() if name not in TESTED},
@@ -120,7 +114,7 @@ def _comparable(value: Any) -> Any:
 
 def roles_of(log: EvalLog) -> dict[str, Any]:
     """The models of a log's roles, such as the target of an audit: role → names and addresses, without secrets."""
-    found: dict[str, Any] = {}
+    found = {}
     for name, bound in (log.eval.model_roles or {}).items():
         models = bound if isinstance(bound, list) else [bound]
         found[name] = [[one.model, _safe("", one.base_url or ""), _safe("", one.args)] for one in models]
@@ -129,7 +123,7 @@ def roles_of(log: EvalLog) -> dict[str, Any]:
 
 def identify(log: EvalLog) -> tuple[str, dict[str, str]]:
     """The checkpoint id of a log that holdfast did not export, and the settings that are in it."""
-    settings = settings_of(log)
+    settings = _settings_of(log)
     return content_id("inspect checkpoint", clean(log.eval.model), clean(log.eval.task), settings), settings
 
 
@@ -142,7 +136,7 @@ def name_checkpoints(
 
     ``known`` are the settings of those that the run holds (``held``) from earlier imports.
     """
-    bases = {name: _base(log) for name, (log, _) in new.items()}
+    bases = {name: f"{clean(log.eval.model)} ({clean(log.eval.task)})" for name, (log, _) in new.items()}
     settings: dict[str, Mapping[str, str]] = {name: one for name, (_, one) in new.items()}
     for one in held:
         if one.id in known and one.id not in settings:
@@ -150,21 +144,14 @@ def name_checkpoints(
     made = []
     for name, (log, mine) in new.items():
         others = [settings[other] for other in settings if bases[other] == bases[name]]
-        differing = [key for key in sorted({key for one in others for key in one}) if _differs(key, others)]
+        keys = sorted({key for one in others for key in one})
+        differing = [key for key in keys if len({one.get(key, NOT_SET) for one in others}) > 1]
         axes = {key: mine.get(key, NOT_SET) for key in differing}
         short = {key: _shorten(value) for key, value in axes.items()}
         told = [{key: _shorten(one.get(key, NOT_SET)) for key in differing} for one in others]
         axes = short if told.count(short) == 1 else axes
         made.append(Checkpoint(id=name, base=bases[name], axes=axes, model=clean(log.eval.model)))
     return made
-
-
-def _base(log: EvalLog) -> str:
-    return f"{clean(log.eval.model)} ({clean(log.eval.task)})"
-
-
-def _differs(key: str, settings: Iterable[Mapping[str, str]]) -> bool:
-    return len({one.get(key, NOT_SET) for one in settings}) > 1
 
 
 def _shorten(value: str) -> str:
@@ -180,30 +167,21 @@ def _safe(name: str, value: Any) -> Any:
         return {str(key): _safe(str(key), one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_safe("", one) for one in value]
-    if isinstance(value, str) and "://" in value:
-        return _safe_address(value)
-    return value
-
-
-def _safe_address(text: str) -> str:
+    if not isinstance(value, str) or "://" not in value:
+        return value
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(value)
     except ValueError:
         return REDACTED
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _plain(value: Any) -> str:
-    """A value as text that is equal in every process."""
-    text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS).decode()
-    return _ADDRESS.sub("", text)
-
-
 def plain_text(value: Any) -> str:
     """A setting's value as text that is equal in every process: without addresses of objects in memory."""
-    if isinstance(value, str):
-        return _ADDRESS.sub("", clean(value))
-    try:
-        return _plain(value)
-    except (TypeError, ValueError):  # a whole number beyond 64 bits, half a surrogate pair
-        return _ADDRESS.sub("", clean(repr(value)))
+    text = value
+    if not isinstance(value, str):
+        try:
+            text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS).decode()
+        except (TypeError, ValueError):  # a whole number beyond 64 bits, half a surrogate pair
+            text = repr(value)
+    return _ADDRESS.sub("", clean(text))

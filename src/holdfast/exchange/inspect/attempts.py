@@ -8,12 +8,14 @@ that share neither are evaluations of their own, and all of their episodes count
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from inspect_ai.log import EvalLog
 
-SHOWN = 6  # files, in a message
+from holdfast.exchange.ties import group_tied
+
+SHOWN = 6  # files or sample ids, in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +55,18 @@ class Attempts:
     notes: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Found:
-    notes: list[str] = field(default_factory=list)
-    answered: dict[int, dict[Spot, bool]] = field(default_factory=dict)
-
-
 def sort_attempts(logs: Sequence[Log]) -> Attempts:
     """How the logs of one import belong together."""
-    root = list(range(len(logs)))
-
-    def find(place: int) -> int:
-        while root[place] != place:
-            place = root[place]
-        return place
-
-    met: dict[tuple[str, ...], int] = {}
-    for place, log in enumerate(logs):
-        for key in () if log.own else _ties(log):
-            root[find(place)] = find(met.setdefault(key, place))
-    members: dict[int, list[int]] = {}
-    for place in range(len(logs)):
-        members.setdefault(find(place), []).append(place)
-    found = _Found()
+    notes: list[str] = []
+    answered: dict[int, dict[Spot, bool]] = {}
     chain = list(range(len(logs)))
-    for group in members.values():
+    for group in group_tied([() if log.own else _ties(log) for log in logs]):
         group.sort(key=lambda place: _age(logs[place]))
         for place in group:
             chain[place] = group[-1]
         if len(group) > 1:
-            _answer(logs, group, found)
+            answered |= _answer(logs, group)
+            notes.append(_tell_answered(logs, group, answered))
     replaced = {place for place, last in enumerate(chain) if place != last}
     kept = [place for place in range(len(logs)) if place not in replaced]
     rest = sorted(replaced, key=lambda place: _age(logs[place]), reverse=True)
@@ -90,8 +74,8 @@ def sort_attempts(logs: Sequence[Log]) -> Attempts:
         order=(*kept, *rest),
         chain=tuple(chain),
         replaced=frozenset(replaced),
-        answered=found.answered,
-        notes=(*found.notes, *_joined(logs, kept)),
+        answered=answered,
+        notes=(*notes, *_joined(logs, kept)),
     )
 
 
@@ -110,24 +94,24 @@ def _age(log: Log) -> tuple[str, str, int, bool, str]:
     return (str(header.eval.created), str(started), len(log.spots), header.results is not None, str(log.path))
 
 
-def _answer(logs: Sequence[Log], group: Sequence[int], found: _Found) -> None:
-    """Note which episodes of earlier attempts later ones answer for."""
+def _answer(logs: Sequence[Log], group: Sequence[int]) -> dict[int, dict[Spot, bool]]:
+    """Which episodes of earlier attempts later ones answer for."""
     later: set[Spot] = set()
-    same, redone = 0, 0
+    answered = {}
     for place in reversed(group):
         places = {(spot.id, spot.epoch) for spot in later}
-        answered = {
-            spot: spot in later for spot in logs[place].spots if spot in later or (spot.id, spot.epoch) in places
-        }
-        found.answered[place] = answered
-        same += sum(answered.values())
-        redone += len(answered) - sum(answered.values())
-        later |= set(logs[place].spots)
-    last = logs[group[-1]].path.name
-    earlier = _names([logs[place].path.name for place in group[:-1]])
-    told = [f"{same} episodes stand in several and count once"] if same else []
-    told += [f"{redone} attempts that it replaced do not count"] if redone else []
-    found.notes.append(f"{last} is a later state of {earlier}: {', '.join(told) or 'no episode of theirs is in it'}")
+        spots = logs[place].spots
+        answered[place] = {one: one in later for one in spots if one in later or (one.id, one.epoch) in places}
+        later |= set(spots)
+    return answered
+
+
+def _tell_answered(logs: Sequence[Log], group: Sequence[int], answered: Mapping[int, Mapping[Spot, bool]]) -> str:
+    last, earlier = logs[group[-1]].path.name, _names([logs[place].path.name for place in group[:-1]])
+    states = [same for place in group for same in answered[place].values()]
+    told = [f"{sum(states)} episodes stand in several and count once"] if any(states) else []
+    told += [f"{states.count(False)} attempts that it replaced do not count"] if not all(states) else []
+    return f"{last} is a later state of {earlier}: {', '.join(told) or 'no episode of theirs is in it'}"
 
 
 def _joined(logs: Sequence[Log], kept: Sequence[int]) -> list[str]:
@@ -136,11 +120,9 @@ def _joined(logs: Sequence[Log], kept: Sequence[int]) -> list[str]:
     for place in kept:
         if not logs[place].own and logs[place].spots:
             groups.setdefault(logs[place].checkpoint, []).append(logs[place].path.name)
-    return [
-        f"{len(names)} logs were read as one checkpoint, for nothing in them tells their models apart: {_names(names)}"
-        for names in groups.values()
-        if len(names) > 1
-    ] + _shared(logs)
+    told = "logs were read as one checkpoint, for nothing in them tells their models apart"
+    joined = (names for names in groups.values() if len(names) > 1)
+    return [f"{len(names)} {told}: {_names(names)}" for names in joined] + _shared(logs)
 
 
 def _shared(logs: Sequence[Log]) -> list[str]:

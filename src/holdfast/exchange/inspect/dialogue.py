@@ -18,13 +18,7 @@ from typing import Any
 
 from inspect_ai.event import Event, ModelEvent, SubtaskEvent, ToolEvent
 from inspect_ai.log import EvalSample
-from inspect_ai.model import (
-    ChatMessage,
-    ChatMessageAssistant,
-    ChatMessageTool,
-    ChatMessageUser,
-    ContentData,
-)
+from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool, ChatMessageUser, ContentData
 from pydantic import ValidationError
 
 from holdfast.exchange.inspect.messages import DETAIL
@@ -40,7 +34,7 @@ _SUMMARY = "[CONTEXT COMPACTION SUMMARY]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue:
-    """What a sample's agent was shown first and what followed; ``spoken`` says whether the agent said anything.
+    """What a sample's agent was shown first and what followed.
 
     ``rebuilt`` counts replies that only events hold. ``agents`` are sub-agents by name with how many calls of theirs
     were carried out, ``roles`` other model roles likewise, whose calls are not the agent's. ``broken`` says why the
@@ -54,20 +48,22 @@ class Dialogue:
     roles: Mapping[str, int] = field(default_factory=dict)
     broken: str | None = None
 
-    @property
-    def spoken(self) -> bool:
-        """Whether there is a message of the agent."""
-        return any(message.role == "assistant" for message in self.said)
-
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A reply of a model, its place among the events, and the calls of it that a tool event carried out."""
+    """A reply of a model, its place among the events, the calls of it that a tool event carried out, and who spoke."""
 
     place: int
     event: ModelEvent
     message: ChatMessageAssistant
     results: tuple[ToolEvent, ...]
+    agent: str
+
+    @property
+    def acts(self) -> list[ToolEvent]:
+        """The calls that were carried out, without the handing in of an answer."""
+        done = (one for one in self.results if one.error is None or one.error.type not in NOT_CARRIED_OUT)
+        return [one for one in done if one.function != SUBMIT]
 
 
 def arrange(sample: EvalSample) -> Dialogue:
@@ -75,33 +71,28 @@ def arrange(sample: EvalSample) -> Dialogue:
     unread: list[str] = []
     events = list(_flatten(sample.events, unread))
     turns = _turns(events)
-    spans = _Spans(events)
     there = _match(turns, sample.messages)
     mine = _own_turns(turns, there, sample.messages)
     opening, said = _split(sample, there)
     lost = [one for one in mine if one.place not in there and _is_part(one, mine)]
     if lost:
         opening, said = _rebuild(mine, there, sample.messages)
-    said, handed = _restore(said, [one for one in turns if one.place in there], spans)
+    said, handed = _restore(said, [one for one in turns if one.place in there])
     own = {one.place for one in mine} | set(there)
     roles = {one.event.role for one in mine} | {None}
     asked = {(call.id, call.function) for one in said if one.role == "assistant" for call in one.tool_calls or ()}
-    others = [
-        one for one in turns if one.place not in own and any((act.id, act.function) not in asked for act in _acts(one))
-    ]
+    others = [one for one in turns if one.place not in own]
+    others = [one for one in others if any((act.id, act.function) not in asked for act in one.acts)]
     inserted = [one for one in others if one.event.role in roles]
-    said = _insert(said, mine, inserted, spans)
+    said = _insert(said, mine, inserted)
     return Dialogue(
         opening=tuple(opening),
         said=tuple(said),
         rebuilt=len(lost),
-        agents=dict(handed + Counter(spans.name(one.event.span_id) for one in inserted for _ in _acts(one))),
-        roles=dict(Counter(str(one.event.role) for one in others if one not in inserted for _ in _acts(one))),
+        agents=dict(handed + Counter(one.agent for one in inserted for _ in one.acts)),
+        roles=dict(Counter(str(one.event.role) for one in others if one not in inserted for _ in one.acts)),
         broken=LOST if _is_cut(events, sample.messages, mine) else next(iter(unread), None),
     )
-
-
-# --- events ------------------------------------------------------------------------------------------------------
 
 
 def _flatten(events: Iterable[Any], unread: list[str]) -> Iterator[Event]:
@@ -143,21 +134,9 @@ def _nested(parent: Any, unread: list[str]) -> Iterator[Event]:
             yield from _nested(made, unread)
 
 
-class _Spans:
-    """The names of spans."""
-
-    def __init__(self, events: Iterable[Event]) -> None:
-        self._names = {event.id: event.name for event in events if event.event == "span_begin"}
-
-    def name(self, span: str | None) -> str:
-        """A span's name; a tool's where an old log holds its events inside it."""
-        if span in self._names:
-            return str(self._names[span])
-        return (span or "").rpartition("/")[2] or "sub-agent"
-
-
 def _turns(events: Sequence[Event]) -> list[_Turn]:
     """Every reply of a model that was not withdrawn, with what its calls gave."""
+    names = {event.id: str(event.name) for event in events if event.event == "span_begin"}
     made: dict[str, list[tuple[int, ToolEvent]]] = {}
     for place, event in enumerate(events):
         if isinstance(event, ToolEvent):
@@ -173,14 +152,10 @@ def _turns(events: Sequence[Event]) -> list[_Turn]:
             if later is not None:
                 made[call.id].remove(later)
                 results.append(later[1])
-        found.append(_Turn(place, event, message, tuple(results)))
+        # An old log holds the events of a tool inside it, and names none of their spans.
+        agent = names.get(event.span_id) or (event.span_id or "").rpartition("/")[2] or "sub-agent"
+        found.append(_Turn(place, event, message, tuple(results), agent))
     return found
-
-
-def _acts(turn: _Turn) -> list[ToolEvent]:
-    """The calls of a reply that were carried out, without the handing in of an answer."""
-    done = (one for one in turn.results if one.error is None or one.error.type not in NOT_CARRIED_OUT)
-    return [one for one in done if one.function != SUBMIT]
 
 
 def _match(turns: Sequence[_Turn], messages: Sequence[ChatMessage]) -> dict[int, int]:
@@ -219,13 +194,10 @@ def _own_turns(turns: Sequence[_Turn], there: Mapping[int, int], messages: Seque
     if first is None:
         return []
     # A handoff leaves the other agent's replies in the history, without their calls and under its own span.
-    whole = [one for one in matched if not (_acts(one) and not _calls(messages[there[one.place]]))]
+    whole = [one for one in matched if not (one.acts and not _calls(messages[there[one.place]]))]
     roles = {one.event.role for one in matched} or {first.event.role}
     spans = {one.event.span_id for one in whole} or {first.event.span_id}
     return [one for one in turns if one.event.span_id in spans and one.event.role in roles]
-
-
-# --- opening -----------------------------------------------------------------------------------------------------
 
 
 def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessage], list[ChatMessage]]:
@@ -244,9 +216,6 @@ def _split(sample: EvalSample, there: Mapping[int, int]) -> tuple[list[ChatMessa
         passed += 1
     start = spoken[passed] if passed < len(spoken) else len(messages)
     return messages[:start], messages[start:]
-
-
-# --- what messages lack ------------------------------------------------------------------------------------------
 
 
 def _is_part(turn: _Turn, turns: Sequence[_Turn]) -> bool:
@@ -282,25 +251,20 @@ def _rebuild(
         seen |= {*_identities(spoken), *_identities(turn.message)}
         after = turns[number + 1].event.input if number + 1 < len(turns) else messages
         new = [one for one in _after(after, turn.message, seen) if one.role != "system"]
-        said += _with_results(turn, spoken, new)
+        # The results of its calls are taken from tool events where no message holds them.
+        held_ids = {one.tool_call_id for one in new if isinstance(one, ChatMessageTool)}
+        asked = {call.id for call in spoken.tool_calls or ()} - held_ids
+        said += [*(_result(one) for one in turn.results if one.id in asked), *new]
         seen |= {key for one in new for key in _identities(one)}
     return opening, said
 
 
 def _after(shown: Sequence[ChatMessage], last: ChatMessage, seen: set[Any]) -> list[ChatMessage]:
     """What a list of messages holds after ``last``; where that is gone from it, what was never seen."""
-    for place in range(len(shown) - 1, -1, -1):
-        if _same(shown[place], last):
-            return list(shown[place + 1 :])
+    place = next((place for place in range(len(shown) - 1, -1, -1) if _same(shown[place], last)), None)
+    if place is not None:
+        return list(shown[place + 1 :])
     return [one for one in shown if seen.isdisjoint(_identities(one))]
-
-
-def _with_results(turn: _Turn, spoken: ChatMessageAssistant, new: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """What followed a reply, with the results of its calls from tool events where no message holds them."""
-    told = {one.tool_call_id for one in new if isinstance(one, ChatMessageTool)}
-    asked = {call.id for call in spoken.tool_calls or ()}
-    missing = [_result(one) for one in turn.results if one.id in asked and one.id not in told]
-    return [*missing, *new]
 
 
 def _result(event: ToolEvent) -> ChatMessageTool:
@@ -313,14 +277,12 @@ def _result(event: ToolEvent) -> ChatMessageTool:
     )
 
 
-def _restore(
-    said: Sequence[ChatMessage], matched: Sequence[_Turn], spans: _Spans
-) -> tuple[list[ChatMessage], Counter[str]]:
+def _restore(said: Sequence[ChatMessage], matched: Sequence[_Turn]) -> tuple[list[ChatMessage], Counter[str]]:
     """The messages with the calls that a handoff turned into text, and how many of which agent these are.
 
     Their results, which the history holds as a user's words, are results again.
     """
-    turns = {one.message.id: one for one in matched if one.message.id is not None and _acts(one)}
+    turns = {one.message.id: one for one in matched if one.message.id is not None and one.acts}
     results = {one.message_id: (turn, one) for turn in turns.values() for one in turn.results if one.message_id}
     shown = {message.id for message in said if message.role == "user" and message.id in results}
     made: list[ChatMessage] = []
@@ -329,53 +291,47 @@ def _restore(
         turn = turns.get(message.id)
         if message.role == "user" and message.id in shown:
             turn, result = results[message.id]
-            made.append(_of(_result(result), turn, spans))
+            made.append(_of(_result(result), turn))
         elif turn is not None and message.role == "assistant" and not _calls(message):
-            back = [call for call in turn.message.tool_calls or () if _is_shown(call.id, turn, shown)]
-            handed.update({spans.name(turn.event.span_id): len(back)} if back else {})
-            whole = turn.message.model_copy(update={"tool_calls": back})
-            made.append(_of(whole, turn, spans) if back else message)
+            given = {one.id for one in turn.results if one.message_id in shown}
+            back = [call for call in turn.message.tool_calls or () if call.id in given]
+            handed.update({turn.agent: len(back)} if back else {})
+            made.append(_of(turn.message.model_copy(update={"tool_calls": back}), turn) if back else message)
         else:
             made.append(message)
     return made, handed
 
 
-def _of(message: ChatMessage, turn: _Turn, spans: _Spans) -> ChatMessage:
+def _of(message: ChatMessage, turn: _Turn) -> ChatMessage:
     """A message named as a sub-agent's own."""
-    return message.model_copy(update={"metadata": {DETAIL: {AGENT: spans.name(turn.event.span_id)}}})
+    return message.model_copy(update={"metadata": {DETAIL: {AGENT: turn.agent}}})
 
 
-def _is_shown(call: str, turn: _Turn, shown: set[Any]) -> bool:
-    return any(one.id == call and one.message_id in shown for one in turn.results)
-
-
-def _insert(
-    said: Sequence[ChatMessage], mine: Sequence[_Turn], others: Sequence[_Turn], spans: _Spans
-) -> list[ChatMessage]:
+def _insert(said: Sequence[ChatMessage], mine: Sequence[_Turn], others: Sequence[_Turn]) -> list[ChatMessage]:
     """The dialogue with sub-agents' replies that acted, each after the results of the reply that came before it."""
     after: dict[Any, list[_Turn]] = {}
     for one in others:
         before = [turn for turn in mine if turn.place < one.place]
         after.setdefault(before[-1].message.id or _content(before[-1].message) if before else None, []).append(one)
-    made = [message for one in after.pop(None, ()) for message in _of_agent(one, spans)]
+    made = [message for one in after.pop(None, ()) for message in _of_agent(one)]
     waiting: list[_Turn] = []
     for message in said:
         if message.role != "tool":
-            made += [line for one in waiting for line in _of_agent(one, spans)]
+            made += [line for one in waiting for line in _of_agent(one)]
             waiting = []
         made.append(message)
         if message.role == "assistant":
             waiting = after.pop(message.id, []) + after.pop(_content(message), [])
     left = [*waiting, *(one for rest in after.values() for one in rest)]
-    return made + [line for one in left for line in _of_agent(one, spans)]
+    return made + [line for one in left for line in _of_agent(one)]
 
 
-def _of_agent(turn: _Turn, spans: _Spans) -> list[ChatMessage]:
+def _of_agent(turn: _Turn) -> list[ChatMessage]:
     """A sub-agent's reply with the results of its calls."""
-    done = _acts(turn)
-    calls = [call for call in turn.message.tool_calls or () if any(call.id == one.id for one in done)]
+    done = {one.id for one in turn.acts}
+    calls = [call for call in turn.message.tool_calls or () if call.id in done]
     spoken = turn.message.model_copy(update={"tool_calls": calls})
-    return [_of(one, turn, spans) for one in (spoken, *map(_result, done))]
+    return [_of(one, turn) for one in (spoken, *map(_result, turn.acts))]
 
 
 def _is_cut(events: Sequence[Event], messages: Sequence[ChatMessage], mine: Sequence[_Turn]) -> bool:
@@ -389,17 +345,9 @@ def _is_cut(events: Sequence[Event], messages: Sequence[ChatMessage], mine: Sequ
         return False
     if any(one.place < marks[0] for one in mine) if marks else mine:
         return False
-    return not (summarized and _precede(messages))
-
-
-def _precede(messages: Sequence[ChatMessage]) -> bool:
-    """Whether the agent's own words stand before the summary of them."""
-    for message in messages:
-        if message.role == "assistant":
-            return True
-        if _is_summary(message):
-            return False
-    return True
+    # The agent's own words may stand before the summary of them.
+    first = next((one for one in messages if one.role == "assistant" or _is_summary(one)), None)
+    return not summarized or (first is not None and first.role != "assistant")
 
 
 def _is_summary(message: ChatMessage) -> bool:
@@ -409,9 +357,6 @@ def _is_summary(message: ChatMessage) -> bool:
         return True
     parts = () if isinstance(message.content, str) else message.content
     return any(isinstance(part, ContentData) and "compaction_metadata" in part.data for part in parts)
-
-
-# --- messages ----------------------------------------------------------------------------------------------------
 
 
 def _calls(message: ChatMessage) -> Sequence[Any]:

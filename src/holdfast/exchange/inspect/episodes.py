@@ -12,9 +12,9 @@ from inspect_ai.model import ChatMessage
 
 from holdfast.exchange.inspect.dialogue import NOT_CARRIED_OUT, REFUSED_CALL, Dialogue, arrange
 from holdfast.exchange.inspect.messages import LEFT_OUT, UNREAD, from_inspect, from_tool_info, storable
-from holdfast.exchange.inspect.scoring import raw_values
+from holdfast.exchange.inspect.scoring import is_unscored
 from holdfast.exchange.openings import digest_opening
-from holdfast.models.calls import find_unread
+from holdfast.models.calls.spelled import find_unread
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Ending, Flag, Message, ToolSpec, Trajectory, content_id
 from holdfast.rollout.audit import audit
@@ -52,11 +52,17 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
     dialogue = arrange(sample)
     opening, said = from_inspect(dialogue.opening), from_inspect(dialogue.said)
     tools = _tools(sample)
-    case = _case(log, sample, opening, tools)
+    task = clean(log.eval.task)
+    facts = storable({"sample": sample.id, "target": sample.target})
+    case = Case(
+        id=identify_case(task, sample), suite=task, number=0, family=task, messages=opening, tools=tools, facts=facts
+    )
     errors = [(message.detail or {}).get("error") for message in said if message.role == "tool"]
     calls = sum(error not in NOT_CARRIED_OUT for error in errors)
     ending, unread = _ending(sample, dialogue, _unread(said, tools, calls))
     invalid = errors.count(REFUSED_CALL)
+    usage = sample.model_usage.get(log.eval.model)
+    tokens = None if usage is None else usage.output_tokens
     left = Counter(kind for message in (*opening, *said) for kind in (message.detail or {}).get(LEFT_OUT, ()))
     trajectory = Trajectory(
         id="",
@@ -68,9 +74,10 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         flags=_flags(sample, said, ending, (calls, invalid), tools),
         calls=calls,
         invalid_calls=invalid,
-        tokens=_tokens(log, sample),
+        tokens=tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None,
         detail=_detail(log, sample, dialogue, unread, left),
     )
+    spoken = any(message.role == "assistant" for message in said)
     notes = Counter({("left out", kind): count for kind, count in left.items()})
     notes.update({("agents", name): count for name, count in dialogue.agents.items()})
     notes.update({("roles", name): count for name, count in dialogue.roles.items()})
@@ -78,7 +85,7 @@ def read_sample(log: EvalLog, sample: EvalSample) -> Read:
         notes["rebuilt", ""] += 1
     if unread is not None and ending is Ending.INCOHERENT:
         notes["incoherent", unread] += 1
-    return Read(case=case, trajectory=trajectory, spoken=dialogue.spoken, notes=notes)
+    return Read(case=case, trajectory=trajectory, spoken=spoken, notes=notes)
 
 
 def identify_case(task: str, sample: EvalSample) -> str:
@@ -87,12 +94,10 @@ def identify_case(task: str, sample: EvalSample) -> str:
     System messages are no part of it, for they hold dates and prompts of the day; nor are ids and other notes of
     messages, the order of choices, targets, or the package that a task is called with.
     """
-    asked = (
-        [("user", sample.input)]
-        if isinstance(sample.input, str)
-        else [_asked(message) for message in sample.input if message.role != "system"]
-        or [_asked(message) for message in sample.input]
-    )
+    asked: list[tuple[Any, ...]] = [("user", sample.input)]
+    if not isinstance(sample.input, str):
+        users = [message for message in sample.input if message.role != "system"]
+        asked = [_asked(message) for message in users or sample.input]
     return content_id("inspect case", task.rsplit("/", 1)[-1], str(sample.id), asked, sorted(sample.choices or ()))
 
 
@@ -104,30 +109,11 @@ def _asked(message: ChatMessage) -> tuple[Any, ...]:
     return (message.role, message.text, *([calls] if calls else []), *([kinds] if kinds else []))
 
 
-def _case(log: EvalLog, sample: EvalSample, opening: Sequence[Message], tools: tuple[ToolSpec, ...]) -> Case:
-    task = clean(log.eval.task)
-    return Case(
-        id=identify_case(task, sample),
-        suite=task,
-        number=0,
-        family=task,
-        messages=tuple(opening),
-        tools=tools,
-        facts=storable({"sample": sample.id, "target": sample.target}),
-    )
-
-
 def _tools(sample: EvalSample) -> tuple[ToolSpec, ...]:
     """The tools that the agent was shown first, where the log tells."""
     shown = [event for event in sample.events if event.event == "model"]
     first = next(iter([event for event in shown if event.role is None] or shown), None)
     return () if first is None else from_tool_info(first.tools)
-
-
-def _tokens(log: EvalLog, sample: EvalSample) -> int | None:
-    usage = sample.model_usage.get(log.eval.model)
-    tokens = None if usage is None else usage.output_tokens
-    return tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else None
 
 
 def _ending(sample: EvalSample, dialogue: Dialogue, unread: str | None) -> tuple[Ending, str | None]:
@@ -173,7 +159,7 @@ def _detail(
         "sample": sample.uuid,
         "error": sample.error and sample.error.message,
         "limit": sample.limit and sample.limit.type,
-        "scores": raw_values(sample.scores or {}),
+        "scores": {clean(name): one.value for name, one in (sample.scores or {}).items() if not is_unscored(one.value)},
         "unread": unread,
         "left_out": dict(left),
         "rebuilt": dialogue.rebuilt,
@@ -185,27 +171,18 @@ def _detail(
 
 def tell_notes(notes: Counter[tuple[str, str]]) -> list[str]:
     """What a reader must know of the episodes, a sentence each."""
-
-    def told(kind: str) -> str:
-        return ", ".join(f"{name} {count:,}" for (one, name), count in sorted(notes.items()) if one == kind)
-
-    found = []
-    if notes["rebuilt", ""]:
-        found.append(f"{_many(notes['rebuilt', ''])} put together from events: the messages lack a part")
-    found += [
-        f"{_many(count)} incoherent: {name}" for (kind, name), count in sorted(notes.items()) if kind == "incoherent"
-    ]
-    if agents := told("agents"):
-        found.append(f"calls of sub-agents count as the agent's and are marked in its dialogue: {agents}")
-    if roles := told("roles"):
-        found.append(f"calls of other model roles do not count as the agent's: {roles}")
-    if left := told("left out"):
-        found.append(f"content that is no text was left out: {left}")
+    episodes = {key: f"{count:,} episode{' is' if count == 1 else 's are'}" for key, count in sorted(notes.items())}
+    rebuilt = [many for (kind, _), many in episodes.items() if kind == "rebuilt"]
+    found = [f"{many} put together from events: the messages lack a part" for many in rebuilt]
+    found += [f"{many} incoherent: {name}" for (kind, name), many in episodes.items() if kind == "incoherent"]
+    for noted, words in (
+        ("agents", "calls of sub-agents count as the agent's and are marked in its dialogue"),
+        ("roles", "calls of other model roles do not count as the agent's"),
+        ("left out", "content that is no text was left out"),
+    ):
+        told = [f"{name} {count:,}" for (kind, name), count in sorted(notes.items()) if kind == noted]
+        found += [f"{words}: {', '.join(told)}"] if told else []
     return found
-
-
-def _many(count: int) -> str:
-    return f"{count:,} episode{' is' if count == 1 else 's are'}"
 
 
 def mark_opening(trajectory: Trajectory, opened: Case, difference: str) -> Trajectory:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from inspect_ai.log import (
-    EvalConfig,
-    EvalDataset,
-    EvalError,
-    EvalLog,
-    EvalSample,
-    EvalSampleLimit,
-    EvalSpec,
-    EvalStats,
-    recompute_metrics,
-    write_eval_log,
-)
-from inspect_ai.model import ChatCompletionChoice, ChatMessage, ChatMessageAssistant, ModelOutput, ModelUsage
+from inspect_ai import log as inspect_log
+from inspect_ai.log import EvalLog, EvalSample, EvalSampleLimit
+from inspect_ai.model import ChatCompletionChoice, ChatMessage, ModelOutput, ModelUsage
 
 from holdfast.exchange.inspect.messages import to_inspect
 from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, to_score
@@ -42,15 +32,18 @@ def write_logs(store: Store, target: Path) -> None:
     parts = _parts_of(store)
     for checkpoint_id, ids in _trajectory_ids(store).items():
         checkpoint = checkpoints[checkpoint_id]
-        model = _model_name(checkpoint)
-        epochs = _Epochs()
-        samples = [
-            _sample(cases[trajectory.case_id], trajectory, scores, model=model, epochs=epochs, names=names)
-            for trajectory, scores in zip(store.trajectories(ids), store.scores_of(ids), strict=True)
-        ]
-        for sample in samples:
-            sample.metadata[OWN]["splits"] = parts.get(sample.metadata[OWN]["case"]["id"], [])
-        write_eval_log(_log(checkpoint, model, samples), str(target / f"{checkpoint.id}.eval"))
+        # The provider's name where nothing was trained, else a name that no other has.
+        model = checkpoint.model if checkpoint.model and not checkpoint.stages else checkpoint.name
+        samples: list[EvalSample] = []
+        taken: set[tuple[str, int]] = set()
+        for trajectory, scores in zip(store.trajectories(ids), store.scores_of(ids), strict=True):
+            sample = _sample(cases[trajectory.case_id], trajectory, scores, model=model, names=names)
+            while (sample.id, sample.epoch) in taken:  # a log holds each sample id and epoch once
+                sample.epoch += 1
+            taken.add((sample.id, sample.epoch))
+            sample.metadata[OWN]["splits"] = parts.get(trajectory.case_id, [])
+            samples.append(sample)
+        inspect_log.write_eval_log(_log(checkpoint, model, samples), str(target / f"{checkpoint.id}.eval"))
 
 
 def _trajectory_ids(store: Store) -> dict[str, list[str]]:
@@ -73,27 +66,6 @@ def _parts_of(store: Store) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-def _model_name(checkpoint: Checkpoint) -> str:
-    """What a log says it is of: the provider's name where nothing was trained, else a name that no other has."""
-    return checkpoint.model if checkpoint.model and not checkpoint.stages else checkpoint.name
-
-
-class _Epochs:
-    """Numbers the episodes of a case from 1: a log holds each sample id and epoch once."""
-
-    def __init__(self) -> None:
-        self._taken: set[tuple[str, int]] = set()
-
-    def take(self, identity: str, rollout: int) -> int:
-        epoch = rollout + 1
-        while (identity, epoch) in self._taken:
-            epoch += 1
-        self._taken.add((identity, epoch))
-        return epoch
-
-
-# --- names of scores -------------------------------------------------------------------------------------------
-
 JudgeNames = Mapping[tuple[str, str, str], str]
 
 
@@ -101,39 +73,28 @@ def _name_judges(store: Store) -> JudgeNames:
     """Judge, objective and rubric → the name of their scores, with the rubric's first digits where it takes them."""
     table = store.score_table()
     names = dict(zip(table.judges, table.judge_names, strict=True))
-    return {
-        (names[label], objective, rubric): f"{label}/{objective}"
-        for (label, objective), rubric in table.rubrics.items()
-    }
-
-
-def _score_name(score: Score, names: JudgeNames) -> str:
-    """The first repeat has the judge's name, later ones their number after it."""
-    name = names[score.judge, score.objective, score.rubric]
-    return f"{name} {score.repeat + 1}" if score.repeat else name
-
-
-# --- logs --------------------------------------------------------------------------------------------------------
+    rubrics = table.rubrics.items()
+    return {(names[label], objective, rubric): f"{label}/{objective}" for (label, objective), rubric in rubrics}
 
 
 def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> EvalLog:
     suites = sorted({sample.metadata[OWN]["case"]["suite"] for sample in samples})
     scorers = dict.fromkeys(name for sample in samples for name in sample.scores or {})
     identity = content_id("inspect log", checkpoint.id)[:22]
-    usage = {model: sum((_usage(sample, model) for sample in samples), ModelUsage())}
-    spec = EvalSpec(
+    usage = {model: sum((sample.model_usage.get(model, ModelUsage()) for sample in samples), ModelUsage())}
+    spec = inspect_log.EvalSpec(
         eval_id=identity,
         run_id=identity,
         task_id=identity,
         created=CREATED,
         task=",".join(suites),
-        dataset=EvalDataset(
+        dataset=inspect_log.EvalDataset(
             name=",".join(suites),
             samples=len({sample.id for sample in samples}),
             sample_ids=list(dict.fromkeys(sample.id for sample in samples)),
         ),
         model=model,
-        config=EvalConfig(epochs=max(sample.epoch for sample in samples), epochs_reducer=["mean"]),
+        config=inspect_log.EvalConfig(epochs=max(sample.epoch for sample in samples), epochs_reducer=["mean"]),
         scorers=[{"name": name, "metrics": [{"name": metric} for metric in _METRICS]} for name in scorers],
         metadata={
             "checkpoint": checkpoint.id,
@@ -144,26 +105,15 @@ def _log(checkpoint: Checkpoint, model: str, samples: Sequence[EvalSample]) -> E
             OWN: asdict(checkpoint),
         },
     )
-    stats = EvalStats(started_at=CREATED, completed_at=CREATED, model_usage=usage)
+    stats = inspect_log.EvalStats(started_at=CREATED, completed_at=CREATED, model_usage=usage)
     log = EvalLog(version=2, status="success", eval=spec, stats=stats, samples=list(samples))
-    recompute_metrics(log)
+    inspect_log.recompute_metrics(log)
     return log
 
 
-def _usage(sample: EvalSample, model: str) -> ModelUsage:
-    return sample.model_usage.get(model, ModelUsage())
-
-
 def _sample(
-    case: Case,
-    trajectory: Trajectory,
-    scores: Sequence[Score],
-    *,
-    model: str,
-    epochs: _Epochs,
-    names: JudgeNames,
+    case: Case, trajectory: Trajectory, scores: Sequence[Score], *, model: str, names: JudgeNames
 ) -> EvalSample:
-    identity = f"{case.suite}-{case.number}"
     messages = to_inspect((*case.messages, *trajectory.messages))
     usage = None
     if trajectory.tokens is not None:
@@ -173,15 +123,19 @@ def _sample(
         failure = str((trajectory.detail or {}).get("error", failure))
     return EvalSample(
         uuid=trajectory.id,
-        id=identity,
-        epoch=epochs.take(identity, trajectory.rollout),
+        id=f"{case.suite}-{case.number}",
+        epoch=trajectory.rollout + 1,
         input=messages[: len(case.messages)],
         target="",
         messages=messages,
         output=_output(messages[len(case.messages) :], trajectory, model, usage),
-        scores={_score_name(score, names): to_score(score) for score in scores},
+        scores={
+            # The first repeat has the judge's name, later ones their number after it.
+            names[one.judge, one.objective, one.rubric] + (f" {one.repeat + 1}" if one.repeat else ""): to_score(one)
+            for one in scores
+        },
         model_usage={} if usage is None else {model: usage},
-        error=None if failure is None else EvalError(message=failure, traceback="", traceback_ansi=""),
+        error=None if failure is None else inspect_log.EvalError(message=failure, traceback="", traceback_ansi=""),
         limit=_limit(trajectory),
         metadata={
             "trajectory": trajectory.id,
@@ -206,12 +160,8 @@ def _limit(trajectory: Trajectory) -> EvalSampleLimit | None:
 def _output(
     messages: Sequence[ChatMessage], trajectory: Trajectory, model: str, usage: ModelUsage | None
 ) -> ModelOutput:
-    last = next(_spoken(messages), None)
+    last = next((message for message in reversed(messages) if message.role == "assistant"), None)
     if last is None:
         return ModelOutput(model=model, usage=usage)
     stopped = _CUT_SHORT.get(trajectory.ending, "tool_calls" if last.tool_calls else "stop")
     return ModelOutput(model=model, choices=[ChatCompletionChoice(message=last, stop_reason=stopped)], usage=usage)
-
-
-def _spoken(messages: Sequence[ChatMessage]) -> Iterator[ChatMessageAssistant]:
-    return (message for message in reversed(messages) if message.role == "assistant")

@@ -69,10 +69,9 @@ def is_inspect(path: Path) -> bool:
 
 def require_plain(path: Path) -> None:
     """Refuse what is no plain file: a device or a pipe might never end. Errors: StudyError."""
-    if not path.exists():
-        refuse(path, "no such file or directory", "give an Inspect log or a folder of them")
     if not path.is_file():
-        refuse(path, "a device or pipe, not a plain file", "give an Inspect log or a folder of them")
+        finding = "a device or pipe, not a plain file" if path.exists() else "no such file or directory"
+        refuse(path, finding, "give an Inspect log or a folder of them")
 
 
 def is_archive(path: Path) -> bool:

@@ -16,17 +16,13 @@ import sqlite3
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from inspect_ai.log import (
-    EvalLog,
-    EvalSample,
-    read_eval_log,
-    read_eval_log_sample_summaries,
-    read_eval_log_samples_by_id,
-)
+from inspect_ai.log import EvalLog, EvalSample, read_eval_log
+from inspect_ai.log import read_eval_log_sample_summaries as read_summaries
+from inspect_ai.log import read_eval_log_samples_by_id as read_by_id
 from inspect_ai.scorer import Score as InspectScore
 
 from holdfast.exchange.inspect.actors import identify, name_checkpoints
@@ -38,7 +34,7 @@ from holdfast.exchange.inspect.samples import OWN, read_case, read_checkpoint, r
 from holdfast.exchange.inspect.scoring import ABSENT, Place, Scoring, is_unscored
 from holdfast.exchange.inspect.wholeness import Held, describe_logs, merge_states, tell_states
 from holdfast.exchange.openings import first_difference
-from holdfast.exchange.published import ImportProgress, ImportSummary
+from holdfast.exchange.published.reader import ImportProgress, ImportSummary, Listener
 from holdfast.exchange.scales import ScoreOption, describe
 from holdfast.models.calls.structured import clean
 from holdfast.records import Case, Checkpoint, Ending, Score, Trajectory, content_id
@@ -51,8 +47,6 @@ FINDING_LENGTH = 200
 _SAMPLE = re.compile(r"samples/(?P<id>.*)_epoch_(?P<epoch>\d{1,9})\.json", re.DOTALL)
 FAILED = "absent: the episode failed before it was scored"
 INVALIDATED = "invalidated: the sample was withdrawn from the log"
-
-Listener = Callable[[ImportProgress], None]
 
 
 @contextlib.contextmanager
@@ -75,9 +69,6 @@ def _taking(path: Path) -> contextlib.AbstractContextManager[None]:
     return _reading(path, "holds something that holdfast cannot read", "report this, or leave the log out")
 
 
-# --- logs --------------------------------------------------------------------------------------------------------
-
-
 def _open_log(path: Path) -> Log:
     """A log's header and what it holds. Errors: StudyError."""
     with _reading(path):
@@ -85,7 +76,7 @@ def _open_log(path: Path) -> Log:
         check_log(place)
         if is_archive(place):
             header = read_eval_log(place, header_only=True, format="eval")
-            summaries = read_eval_log_sample_summaries(place, format="eval")
+            summaries = read_summaries(place, format="eval")
         else:
             header = _read_whole(place)
             summaries = [one.summary() for one in header.samples or ()]
@@ -93,13 +84,11 @@ def _open_log(path: Path) -> Log:
         listed = [Spot(id=str(one.id), epoch=one.epoch, uuid=one.uuid or None) for one in summaries]
         spots = (*listed, *(_unlisted(place, listed) if is_archive(place) else ()))
         row = (header.eval.metadata or {}).get(OWN)
-        if row is None:
-            return Log(path=path, header=header, checkpoint=identify(header)[0], own=False, spots=spots)
         try:
-            checkpoint = read_checkpoint(row)
+            checkpoint = identify(header)[0] if row is None else read_checkpoint(row).id
         except ValueError as error:
             refuse(f"{path}: metadata {OWN!r} of the log", str(error))
-        return Log(path=path, header=header, checkpoint=checkpoint.id, own=True, spots=spots)
+        return Log(path=path, header=header, checkpoint=checkpoint, own=row is not None, spots=spots)
 
 
 def _unlisted(path: Path, listed: Sequence[Spot]) -> list[Spot]:
@@ -126,21 +115,7 @@ def _read_samples(log: Log) -> Iterator[EvalSample]:
         places = list(dict.fromkeys((spot.id, spot.epoch) for spot in log.spots))
         for start in range(0, len(places), SAMPLES_AT_ONCE):
             batch = places[start : start + SAMPLES_AT_ONCE]
-            yield from read_eval_log_samples_by_id(
-                path, batch, resolve_attachments="full", format="eval", exclude_fields={"store"}
-            )
-
-
-# --- the import --------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _LogScores:
-    """What one log's scorers gave: the values that were met, and the trajectories that each was met of."""
-
-    places: dict[Place, None] = field(default_factory=dict)
-    met: dict[str, set[Place]] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
+            yield from read_by_id(path, batch, resolve_attachments="full", format="eval", exclude_fields={"store"})
 
 
 class _Import:
@@ -155,8 +130,9 @@ class _Import:
         self._before = _earlier_attempts(store, logs)
         self._given: dict[str, dict[str, InspectScore]] = {}  # by trajectory: values and edits, without what was said
         self._waiting: list[tuple[int, EvalSample, Read]] = []
-        self._openings: dict[str, str] = {}
-        self._log_scores: dict[int, _LogScores] = {}
+        self.openings: dict[str, str] = {}
+        self._met: dict[int, dict[str, dict[Place, None]]] = {}  # by log and trajectory: which values it has
+        self._failed: set[str] = set()
         self.attempts: Attempts = sort_attempts(logs)
         self.held: dict[int, Held] = {}
         self.episode_notes: Counter[tuple[str, str]] = Counter()
@@ -204,7 +180,10 @@ class _Import:
         if not isinstance(row, Mapping):
             raise ValueError(f"metadata {OWN!r} is no object")
         messages = from_inspect(sample.messages)
-        case = self._keep_case(read_case(row.get("case"), messages))
+        read = read_case(row.get("case"), messages)
+        case = self._hold(read)
+        if replace(read, number=case.number) != case:
+            refuse(f"case {case.id}", "the run holds another case of that id", "import into a new run")
         for seed, part in read_splits(row):
             self._store.add_split(seed, {part: [case.id]})
         if row.get("episode") is not None:
@@ -213,8 +192,8 @@ class _Import:
             flags = () if failed else audit(made.messages, made.ending, made.calls, made.invalid_calls, case.tools)
             made = replace(made, flags=flags)
         else:
-            read = read_sample(log.header, sample).trajectory
-            made = replace(read, case_id=case.id, messages=messages[len(case.messages) :])
+            made = read_sample(log.header, sample).trajectory
+            made = replace(made, case_id=case.id, messages=messages[len(case.messages) :])
         made = replace(made, checkpoint_id=log.checkpoint)
         body = codec.trajectory_to_bytes(made, case.state).decode()
         origin = sample.uuid or (log.header.eval.eval_id, sample.id)
@@ -235,13 +214,13 @@ class _Import:
         difference = first_difference(read.case.messages, case.messages) if read.spoken else None
         if difference is not None:
             made = mark_opening(made, read.case, difference)
-            self._openings.setdefault(case.id, difference)
+            self.openings.setdefault(case.id, difference)
         origin = (sample.uuid or log.header.eval.eval_id, str(sample.id), sample.epoch)
         made = replace(made, checkpoint_id=log.checkpoint, id=content_id("inspect trajectory", log.checkpoint, origin))
         self.episode_notes.update(read.notes)
         self._kept[key] = made.id
         chain = self.attempts.chain[number]
-        self.held.setdefault(chain, Held()).add(number, str(sample.id), sample.epoch, case.id)
+        self.held.setdefault(chain, Held()).add(str(sample.id), sample.epoch, case.id)
         self._keep(number, sample, made, case)
 
     def _keep(self, number: int, sample: EvalSample, made: Trajectory, case: Case) -> None:
@@ -262,14 +241,11 @@ class _Import:
         self.trajectories.add(made.id)
         self._add_scores(number, sample, made, new)
 
-    # --- scores ------------------------------------------------------------------------------------------------
-
     def _add_scores(self, number: int, sample: EvalSample, made: Trajectory, new: bool) -> None:
         log = self._logs[number]
-        mine = self._log_scores.setdefault(number, _LogScores())
-        met = mine.met.setdefault(made.id, set())
+        met = self._met.setdefault(number, {}).setdefault(made.id, {})
         if made.ending is Ending.ERROR:
-            mine.failed.add(made.id)
+            self._failed.add(made.id)
         self._given[made.id] = {name: _bare(one) for name, one in (sample.scores or {}).items()}
         for name, given in (sample.scores or {}).items():
             # A score is holdfast's own only beside an episode that it wrote.
@@ -279,8 +255,7 @@ class _Import:
                 continue
             for place, score in self._scoring.read(log.header, name, given, (made.id, made.checkpoint_id, new)):
                 self._add_score(_unless_withdrawn(sample, score))
-                mine.places[place] = None
-                met.add(place)
+                met[place] = None
 
     def _add_other_scores(self, log: Log, sample: EvalSample, spot: Spot) -> None:
         """The scores that another copy of an episode has and the one that was kept has not."""
@@ -305,24 +280,16 @@ class _Import:
         for number, sample, read in self._waiting:
             with _taking(self._logs[number].path):
                 self._take_foreign(number, sample, read, last=True)
-        for number, mine in self._log_scores.items():
-            for trajectory, met in mine.met.items():
-                reason = FAILED if trajectory in mine.failed else ABSENT
-                for place in mine.places:
-                    if place not in met:
-                        self._add_score(self._scoring.absent(self._logs[number].header, place, trajectory, reason))
-
-    # --- cases -------------------------------------------------------------------------------------------------
-
-    def _keep_case(self, case: Case) -> Case:
-        """The case as the run holds it, under its own number where that is free. Errors: StudyError."""
-        held = self._hold(case)
-        if replace(case, number=held.number) != held:
-            refuse(f"case {case.id}", "the run holds another case of that id", "import into a new run")
-        return held
+        for number, found in self._met.items():
+            log = self._logs[number].header
+            places = dict.fromkeys(place for met in found.values() for place in met)
+            for trajectory, met in found.items():
+                reason = FAILED if trajectory in self._failed else ABSENT
+                for place in (one for one in places if one not in met):
+                    self._add_score(self._scoring.score(log, place, trajectory, value=None, missing=reason))
 
     def _hold(self, case: Case) -> Case:
-        """The case that the run holds under this id; it is stored unless one is there."""
+        """The case that the run holds under this id; else it is stored, by its own number where that is free."""
         held = self._cases.get(case.id)
         if held is None:
             held = replace(case, number=self._free_number(case))
@@ -340,14 +307,13 @@ class _Import:
         self._next[case.suite] = number
         return number
 
-    def opening_notes(self) -> list[str]:
-        """How many cases were opened in several ways."""
-        if not self._openings:
-            return []
-        return [
-            f"{len(self._openings):,} cases are opened in several ways; the run holds the first (first difference:"
-            f" {next(iter(self._openings.values()))})"
-        ]
+    def notes(self) -> list[str]:
+        """What a reader must know of the attempts, the cases' openings and the episodes."""
+        first = next(iter(self.openings.values()), "")
+        several = f"{len(self.openings):,} cases are opened in several ways; the run holds the first"
+        opened = [f"{several} (first difference: {first})"] if self.openings else []
+        told = [f"{self.repeated} samples stand twice in one log and count once"] if self.repeated else []
+        return [*self.attempts.notes, *opened, *tell_notes(self.episode_notes), *told]
 
 
 def _spot(sample: EvalSample) -> Spot:
@@ -372,10 +338,8 @@ def _require_later(log: Log, sample: EvalSample, name: str, held: InspectScore) 
     given = (sample.scores or {})[name]
     same = given.value == held.value or (is_unscored(given.value) and is_unscored(held.value))
     if not (same or not sample.uuid or len(held.history) > len(given.history)):
-        finding = (
-            f"another copy of this episode has the score {describe(held.value)} of {name}, this one"
-            f" {describe(given.value)}"
-        )
+        mine, other = describe(given.value), describe(held.value)
+        finding = f"another copy of this episode has the score {other} of {name}, this one {mine}"
         refuse(_place(log, sample), finding, "leave out the copy that was replaced")
 
 
@@ -405,19 +369,12 @@ def _require_new(store: Store, log: Log, held: Sequence[Checkpoint]) -> None:
     """Refuse a run whose Inspect logs an earlier version imported: its cases and scores mean something else."""
     before = content_id("inspect checkpoint", clean(log.header.eval.model), clean(log.header.eval.task))
     if any(one.id == before for one in held):
-        refuse(
-            store.path,
-            "an earlier version imported these logs, without the direction of their scores",
-            "import them into a new run",
-        )
+        finding = "an earlier version imported these logs, without the direction of their scores"
+        refuse(store.path, finding, "import them into a new run")
 
 
 def import_logs(
-    source: Path | Sequence[Path],
-    store: Store,
-    *,
-    scores: Sequence[ScoreOption] = (),
-    progress: Listener | None = None,
+    source: Path | Sequence[Path], store: Store, *, scores: Sequence[ScoreOption] = (), progress: Listener | None = None
 ) -> ImportSummary:
     """What was read of the logs at ``source``, a file, a folder or several files, into ``store``, all or nothing.
 
@@ -428,7 +385,10 @@ def import_logs(
     started = time.monotonic()
     if any(step.kind != "judge" for step in store.log.steps().values()):
         refuse(store.path, "holds the run of a study", "import into another directory")
-    paths, ignored = _choose(source)
+    paths = find_logs(source) if isinstance(source, Path) else list(source)
+    ignored = 0
+    if isinstance(source, Path) and source.is_dir():
+        ignored = sum(path.is_file() for path in source.rglob("*")) - len(paths)
     place = source if isinstance(source, Path) else ", ".join(map(str, paths[:SHOWN]))
     logs = [_open_log(path) for path in paths]
     sizes = [path.stat().st_size for path in paths]
@@ -442,7 +402,9 @@ def import_logs(
                     reading.take(number, sample)
             if progress is not None:
                 read = sum(sizes[place] for place in reading.attempts.order[:done])
-                progress(_progress(read, sum(sizes), reading, started))
+                found = {"trajectories": len(reading.trajectories), "scores": len(reading.scores)}
+                seconds = time.monotonic() - started
+                progress(ImportProgress(bytes_read=read, bytes_total=sum(sizes), seconds=seconds, **found))
         reading.finish()
         if not reading.trajectories:
             refuse(place, f"no sample in {len(logs)} logs", "give logs of agents that were run")
@@ -462,25 +424,6 @@ def import_logs(
     )
 
 
-def _choose(source: Path | Sequence[Path]) -> tuple[list[Path], int]:
-    """The logs of a source, and how many other files its folder holds. Errors: StudyError."""
-    if not isinstance(source, Path):
-        return list(source), 0
-    paths = find_logs(source)
-    files = sum(path.is_file() for path in source.rglob("*")) if source.is_dir() else len(paths)
-    return paths, files - len(paths)
-
-
-def _progress(read: int, total: int, reading: _Import, started: float) -> ImportProgress:
-    return ImportProgress(
-        bytes_read=read,
-        bytes_total=total,
-        trajectories=len(reading.trajectories),
-        scores=len(reading.scores),
-        seconds=time.monotonic() - started,
-    )
-
-
 def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring, ignored: int) -> tuple[str, ...]:
     """Note in the run what was declared, what was not taken and how whole the logs are; all of it as sentences.
 
@@ -493,14 +436,7 @@ def _note(store: Store, logs: Sequence[Log], reading: _Import, scoring: Scoring,
     states = describe_logs(logs, reading.attempts, reading.held)
     origins.write_log_states(store, merge_states(origins.read_log_states(store), states))
     # Declarations and states are noted as such; the run keeps as sentences what stands nowhere else.
-    kept = [
-        *scoring.doubts(),
-        *reading.attempts.notes,
-        *reading.opening_notes(),
-        *tell_notes(reading.episode_notes),
-    ]
-    if reading.repeated:
-        kept.append(f"{reading.repeated} samples stand twice in one log and count once")
+    kept = [*scoring.doubts(), *reading.notes()]
     if ignored:
         kept.append(f"{ignored} other files in the folder are no Inspect logs and were left out")
     kept = list(map(clean, kept))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -47,18 +48,15 @@ def from_inspect(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 def _in_call_order(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
     """Results that arrived in another order than the calls of their turn, put into that order."""
-    order: dict[str, int] = {}
-    results: list[ChatMessage] = []
-    for message in messages:
-        if message.role == "tool":
-            results.append(message)
+    calls: list[str] = []
+    for are_results, group in groupby(messages, key=lambda one: one.role == "tool"):
+        if are_results:
+            order = {call: place for place, call in enumerate(calls)}
+            yield from sorted(group, key=lambda one: order.get(one.tool_call_id or "", len(order)))
             continue
-        yield from sorted(results, key=lambda one: order.get(one.tool_call_id or "", len(order)))
-        results = []
-        if message.role == "assistant":
-            order = {call.id: place for place, call in enumerate(message.tool_calls or ())}
-        yield message
-    yield from sorted(results, key=lambda one: order.get(one.tool_call_id or "", len(order)))
+        for message in group:
+            calls = [call.id for call in message.tool_calls or ()] if message.role == "assistant" else calls
+            yield message
 
 
 def _from_inspect(message: ChatMessage) -> Iterator[Message]:
@@ -82,48 +80,38 @@ def _from_inspect(message: ChatMessage) -> Iterator[Message]:
 def _from_assistant(message: ChatMessageAssistant, detail: Mapping[str, Any]) -> Iterator[Message]:
     """An agent's message, cut after each tool that its provider ran so that the result follows its call."""
     made_up = (message.metadata or {}).get(_IDS_MADE) or ()
-    calls = [
-        _read_call(call, "" if number in made_up else call.id) for number, call in enumerate(message.tool_calls or ())
-    ]
+    given = enumerate(message.tool_calls or ())
+    calls = [_read_call(call, "" if number in made_up else call.id) for number, call in given]
     if isinstance(message.content, str):
         yield _said(message.content, calls, detail)
         return
     parts: list[Content] = []
-    served: list[ContentToolUse] = []
-    for part in message.content:
-        if served and part.type != "tool_use":
-            yield from _served(parts, served, detail)
-            parts, served = [], []
-        if part.type == "tool_use":
-            served.append(part)
-        else:
-            parts.append(part)
-    if served:
-        yield from _served(parts, served, detail)
-        parts = []
+    for are_served, group in groupby(message.content, key=lambda part: part.type == "tool_use"):
+        held = list(group)
+        if are_served:
+            yield from _served(parts, held, detail)
+        parts = [] if are_served else held
     if parts or calls or not message.content:
-        yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts)})
+        yield _said(parts, calls, detail)
 
 
 def _served(parts: Sequence[Content], served: Sequence[ContentToolUse], detail: Mapping[str, Any]) -> Iterator[Message]:
     """What an agent said, the tools that its provider ran then, and what they gave."""
     calls = [ToolCall(name=clean(one.name), arguments=_arguments(one.arguments), id=clean(one.id)) for one in served]
-    yield _said(_text_of(parts), calls, {**detail, **_notes_on(parts), "served": [one.tool_type for one in served]})
+    yield _said(parts, calls, detail, served=[one.tool_type for one in served])
     for one in served:
         failed = {"error": clean(one.error)} if one.error else None
         yield Message(role="tool", content=clean(one.error or one.result), name=clean(one.name), detail=failed)
 
 
-def _said(text: str, calls: Sequence[ToolCall], detail: Mapping[str, Any]) -> Message:
-    return Message(
-        role="assistant", content=clean(text), tool_calls=tuple(calls), detail=storable(detail) if detail else None
-    )
-
-
-def _text_of(parts: Sequence[Content]) -> str:
-    """The text of an agent's content as Inspect's own ``text`` joins it."""
-    text: str = ChatMessageAssistant(content=list(parts)).text
-    return text
+def _said(
+    content: str | Sequence[Content], calls: Sequence[ToolCall], detail: Mapping[str, Any], **notes: Any
+) -> Message:
+    """An agent's message; its parts make the text that Inspect's own ``text`` makes of them."""
+    text = content if isinstance(content, str) else ChatMessageAssistant(content=list(content)).text
+    found = {**detail, **({} if isinstance(content, str) else _notes_on(content)), **notes}
+    kept = storable(found) if found else None
+    return Message(role="assistant", content=clean(text), tool_calls=tuple(calls), detail=kept)
 
 
 def _notes_on(parts: Sequence[Content]) -> dict[str, Any]:
@@ -132,21 +120,14 @@ def _notes_on(parts: Sequence[Content]) -> dict[str, Any]:
     if reasoning := [part.reasoning for part in parts if part.type == "reasoning"]:
         found["reasoning"] = "\n".join(reasoning)
     others = [part for part in parts if part.type not in ("text", "reasoning")]
-    unread = [part for part in others if part.type == "data" and not _is_known(part.data)]
+    # A provider's own data is known where it is what Inspect notes of it.
+    unread = [part for part in others if part.type == "data" and not (part.data and set(part.data) <= _KNOWN_DATA)]
     if left := [part.type for part in others if part not in unread]:
         found[LEFT_OUT] = left
     if unread:
-        found[UNREAD] = [_describe_data(part.data) for part in unread]
+        kinds = (part.data.get("type") for part in unread)
+        found[UNREAD] = [f"data of type {kind}"[:80] if isinstance(kind, str) else "data" for kind in kinds]
     return found
-
-
-def _is_known(data: Mapping[str, Any]) -> bool:
-    """Whether a provider's own data is what Inspect notes of a compaction or of another model that stepped in."""
-    return bool(data) and set(data) <= _KNOWN_DATA
-
-
-def _describe_data(data: Mapping[str, Any]) -> str:
-    return f"data of type {data['type']}"[:80] if isinstance(data.get("type"), str) else "data"
 
 
 def _arguments(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Requests that are made at the same time are answered as one batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,12 @@ def find_directory(name: str) -> Path:
         return store.weights(found, remedy="name a run that holds them")
 
 
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A request and, once it is there, its reply."""
 
-    __slots__ = ("ask", "reply")
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.reply: Reply | None = None
+    ask: Ask
+    reply: Reply | None = None
 
 
 class Batcher:
@@ -104,8 +103,7 @@ class Batcher:
         except Exception:
             if len(batch) == 1:
                 raise
-            batch = [own]
-            replies = await self._reply(batch)
+            batch, replies = [own], await self._reply([own])
         for one, reply in zip(batch, replies, strict=True):
             one.reply = reply
         self._waiting = [one for one in self._waiting if one.reply is None]
@@ -131,8 +129,7 @@ class HoldfastModel(ModelAPI):  # type: ignore[misc]
     ) -> None:
         """Errors: StudyError for a name that is no model."""
         super().__init__(model_name, base_url, api_key, [], config)
-        directory = find_directory(model_name)
-        self._model = _open(directory, model_args)
+        self._model = _open(find_directory(model_name), model_args)
         self._batcher = Batcher(self._model)
 
     async def generate(
@@ -151,7 +148,8 @@ class HoldfastModel(ModelAPI):  # type: ignore[misc]
         spoken = reply.message or Message(role="assistant", content=reply.raw)
         message: ChatMessageAssistant = to_inspect([spoken])[0]
         message.model, message.source, message.metadata = self.model_name, "generate", None
-        _name_calls(message, len(input))
+        for number, call in enumerate(message.tool_calls or ()):
+            call.id = f"call_{len(input)}_{number}"  # an id that no other turn of the conversation has
         reason = _REASONS.get(reply.stopped, "tool_calls" if spoken.tool_calls else "stop")
         read = self._count(talk)
         return ModelOutput(
@@ -198,17 +196,8 @@ def _open(directory: Path, model_args: dict[str, Any]) -> Model:
 def _choose_rng(seed: int | None, messages: Sequence[Message]) -> np.random.Generator:
     if seed is None:
         return np.random.default_rng()
-    told = [
-        (message.role, message.content, [(call.name, call.arguments) for call in message.tool_calls])
-        for message in messages
-    ]
+    told = [(one.role, one.content, [(call.name, call.arguments) for call in one.tool_calls]) for one in messages]
     return np.random.default_rng(int(content_id("inspect request", seed, told), 16))
-
-
-def _name_calls(message: ChatMessageAssistant, turn: int) -> None:
-    """Ids of calls that no other turn of the conversation has."""
-    for number, call in enumerate(message.tool_calls or ()):
-        call.id = f"call_{turn}_{number}"
 
 
 def _estimate(text: str) -> int:

@@ -10,17 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from inspect_ai.scorer import Score as InspectScore
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.types import StrictBool, StrictFloat, StrictInt, StrictStr
 
 from holdfast.exchange.inspect.messages import storable
 from holdfast.exchange.scales import describe
@@ -146,16 +137,9 @@ def read_case(row: Any, messages: Sequence[Message]) -> Case:
     made = _check(_CaseRow, row, "case")
     if made.opening > len(messages):
         raise ValueError(f"case.opening is {made.opening}: the sample has {len(messages)} messages")
-    return Case(
-        id=made.id,
-        suite=made.suite,
-        number=made.number,
-        family=made.family,
-        messages=tuple(messages[: made.opening]),
-        tools=tuple(ToolSpec(name=n, description=d, parameters=p) for n, d, p in made.tools),
-        state=made.state,
-        facts=made.facts,
-    )
+    tools = tuple(ToolSpec(name=n, description=d, parameters=p) for n, d, p in made.tools)
+    fields = {**dict(made), "messages": tuple(messages[: made.opening]), "tools": tools}
+    return Case(**{name: value for name, value in fields.items() if name != "opening"})
 
 
 def read_splits(row: Mapping[str, Any]) -> list[tuple[int, str]]:

@@ -39,17 +39,18 @@ Place = tuple[str, str, str]  # task, scorer, key
 
 @dataclass(slots=True)
 class _Seen:
-    """The values of one scorer's key that were met: how many, which numbers, and how many of which other kind."""
+    """The values of one scorer's key that were met: how many (and of new episodes), which numbers, what else."""
 
     count: int = 0
+    new: int = 0
     low: float = math.inf
     high: float = -math.inf
     grades: bool = True
     kinds: Counter[str] = field(default_factory=Counter)
     examples: dict[str, None] = field(default_factory=dict)
 
-    def add(self, value: object) -> None:
-        self.count += 1
+    def add(self, value: object, new: bool) -> None:
+        self.count, self.new = self.count + 1, self.new + new
         number = read_number(value)
         self.grades &= number is not None and (isinstance(value, bool) or is_grade(value))
         if number is None:
@@ -92,7 +93,6 @@ class Scoring:
         self._taken: dict[tuple[str, Place], _Taken] = {}
         self._used: set[ScoreOption] = set()
         self._keys: dict[str, None] = {}
-        self._added: Counter[Place] = Counter()
 
     def read(
         self, log: EvalLog, name: str, given: InspectScore, trajectory: tuple[str, str, bool]
@@ -103,36 +103,19 @@ class Scoring:
             meaning = self.meaning(log, place)
             if meaning is None:
                 if not is_unscored(value):
-                    self._undeclared.setdefault(place, _Seen()).add(value)
-                    self._added[place] += new
+                    self._undeclared.setdefault(place, _Seen()).add(value, new)
                 continue
             points, missing = self._place(value, meaning, given, self._taken.setdefault((checkpoint, place), _Taken()))
-            yield (
-                place,
-                Score(
-                    trajectory_id=identity,
-                    judge=judge_of(place),
-                    objective=meaning.objective,
-                    value=points,
-                    missing=missing,
-                    label=None if is_unscored(value) else clean(describe(value, LABEL_LENGTH)),
-                    reply=clean(given.explanation) if given.explanation else None,
-                    rubric=rubric_of(log, place, meaning),
-                ),
-            )
+            label = None if is_unscored(value) else clean(describe(value, LABEL_LENGTH))
+            reply = clean(given.explanation) if given.explanation else None
+            yield place, self.score(log, place, identity, value=points, missing=missing, label=label, reply=reply)
 
-    def absent(self, log: EvalLog, place: Place, trajectory_id: str, reason: str) -> Score:
-        """The missing score of a trajectory that a scorer of its log gave nothing."""
+    def score(self, log: EvalLog, place: Place, trajectory_id: str, **given: Any) -> Score:
+        """A trajectory's score of a value with a meaning; ``given`` are the fields of ``Score`` beside its names."""
         meaning = self._meanings[place]
         assert meaning is not None
-        return Score(
-            trajectory_id=trajectory_id,
-            judge=judge_of(place),
-            objective=meaning.objective,
-            value=None,
-            missing=reason,
-            rubric=rubric_of(log, place, meaning),
-        )
+        judge, rubric = f"{FOREIGN}{place[1]}", rubric_of(log, place, meaning)
+        return Score(trajectory_id=trajectory_id, judge=judge, objective=meaning.objective, rubric=rubric, **given)
 
     @staticmethod
     def _place(value: object, meaning: Declaration, given: InspectScore, taken: _Taken) -> tuple[float | None, Any]:
@@ -151,8 +134,6 @@ class Scoring:
         taken.on += 1
         return found, None
 
-    # --- what a value means ------------------------------------------------------------------------------------
-
     def meaning(self, log: EvalLog, place: Place) -> Declaration | None:
         """What a value means, or None where nobody declared it. Errors: StudyError where two declarations differ."""
         self._keys[f"{place[1]}:{place[2]}"] = None
@@ -165,11 +146,7 @@ class Scoring:
         task, scorer, key = place
         told = log.eval
         known = find_known(
-            told.task,
-            _registered(log, scorer),
-            key,
-            registry_name=told.task_registry_name,
-            task_args=told.task_args,
+            told.task, _registered(log, scorer), key, registry_name=told.task_registry_name, task_args=told.task_args
         )
         option = self._option(place)
         if option is not None and option.declaration is not None:
@@ -178,7 +155,9 @@ class Scoring:
             if found.severe is None and isinstance(known, Declaration):
                 found = replace(found, severe=known.severe, unit=known.unit)
         elif isinstance(known, Declaration):
-            if option is None and self._is_given_elsewhere(place, known.objective):
+            # The user may say that another value of this scorer is the objective.
+            named = [one.scorer for one in self._options if one.objective == known.objective]
+            if option is None and any(other is None or is_name(other, scorer) for other in named):
                 self._refusals[place] = f"--score names another value of {scorer} as {known.objective}"
                 return None
             found = known if option is None else _as_named(known, option, place)
@@ -203,24 +182,18 @@ class Scoring:
             raise StudyError(f"--score: {key!r} of {scorer} is declared twice; give one declaration of it")
         return fitting[0] if fitting else None
 
-    def _is_given_elsewhere(self, place: Place, objective: str) -> bool:
-        """Whether the user said that another value of this scorer is the objective."""
-        named = [one.scorer for one in self._options if one.objective == objective]
-        return any(scorer is None or is_name(scorer, place[1]) for scorer in named)
-
     def _require_one(self, place: Place) -> None:
         """Refuse two values of one scorer as one objective: which of them is meant?"""
         mine = self._meanings[place]
+        if mine is None:
+            return
         for other, meaning in self._meanings.items():
-            if other == place or other[:2] != place[:2] or meaning is None or mine is None:
-                continue
-            if meaning.objective == mine.objective:
+            same = meaning is not None and meaning.objective == mine.objective
+            if same and other != place and other[:2] == place[:2]:
                 raise StudyError(
                     f"{place[1]} of {place[0]}: both {other[2]!r} and {place[2]!r} are {mine.objective!r}; name one of"
                     f" them with --score '{mine.objective}={place[2]}'"
                 )
-
-    # --- the end: everything was read ----------------------------------------------------------------------------
 
     def require_options(self) -> None:
         """Refuse options that found nothing, and those of values that nobody declares. Errors: StudyError."""
@@ -228,16 +201,13 @@ class Scoring:
             if one not in self._used:
                 there = ", ".join(list(self._keys)[: 2 * SHOWN])
                 told = f"there are (scorer:key) {there}" if there else "no sample in them has a score"
-                raise StudyError(
-                    f"{self._source}: --score {one.objective}={one.key}: no such value in these logs; {told}"
-                )
+                missing = f"--score {one.objective}={one.key}: no such value in these logs"
+                raise StudyError(f"{self._source}: {missing}; {told}")
         for place, seen in self._undeclared.items():
             option = self._option(place)
             if option is not None:
-                raise StudyError(
-                    f"{self._source}: --score {option.objective}={option.key}:"
-                    f" {self._tell(place, seen, 'cannot be taken')}"
-                )
+                told = self._tell(place, seen, "cannot be taken")
+                raise StudyError(f"{self._source}: --score {option.objective}={option.key}: {told}")
 
     def require_scales(self) -> None:
         """Refuse a scorer more than one in fifty of whose values lie off its scale. Errors: StudyError."""
@@ -258,25 +228,19 @@ class Scoring:
 
     def declarations(self) -> list[Declaration]:
         """What the values that were taken mean."""
-        return [one for place, one in self._meanings.items() if one is not None and self._was_taken(place)]
-
-    def _was_taken(self, place: Place) -> bool:
-        return any(other == place for _, other in self._taken)
+        taken = {place for _, place in self._taken}
+        return [one for place, one in self._meanings.items() if one is not None and place in taken]
 
     def undeclared(self, held: Iterable[Undeclared]) -> list[Undeclared]:
         """What was not taken, with what earlier imports noted and is still not declared."""
         found = {(one.task, one.scorer, one.key): one for one in held}
         for place, seen in self._undeclared.items():
             before = found.get(place)
-            known = before.seen if before is not None else ()
-            found[place] = Undeclared(
-                task=place[0],
-                scorer=place[1],
-                key=place[2],
-                count=(before.count + self._added[place]) if before is not None else seen.count,
-                seen=tuple(dict.fromkeys((*seen.seen, *known))),
-                refused=self._refusals.get(place, ""),
-            )
+            count, known = (seen.count, ()) if before is None else (before.count + seen.new, before.seen)
+            values = tuple(dict.fromkeys((*seen.seen, *known)))
+            refused = self._refusals.get(place, "")
+            task, scorer, key = place
+            found[place] = Undeclared(task=task, scorer=scorer, key=key, count=count, seen=values, refused=refused)
         return [one for place, one in sorted(found.items()) if self._meanings.get(place) is None]
 
     def notes(self) -> list[str]:
@@ -294,19 +258,15 @@ class Scoring:
 
     def doubts(self) -> list[str]:
         """Values off their scale, and objectives that several scorers give."""
+        scorers: dict[tuple[str, str], list[str]] = {}
+        for one in self.declarations():
+            scorers.setdefault((one.task or "", one.objective), []).append(one.scorer or "")
         return [
             f"{_shown(place)}: {taken.off} of {taken.off + taken.on} values lie off its scale and are missing"
             f" ({', '.join(taken.examples)})"
             for (_, place), taken in self._taken.items()
             if taken.off
-        ] + self._several()
-
-    def _several(self) -> list[str]:
-        """Objectives that several scorers of a task give, each as a judge of its own."""
-        scorers: dict[tuple[str, str], list[str]] = {}
-        for one in self.declarations():
-            scorers.setdefault((one.task or "", one.objective), []).append(one.scorer or "")
-        return [
+        ] + [
             f"{objective} of {task} is given by {len(names)} scorers, each a judge of its own: {', '.join(names)}"
             for (task, objective), names in scorers.items()
             if len(names) > 1
@@ -328,24 +288,13 @@ class Scoring:
         name = key if _short(scorer) == key else f"{scorer}:{key}"
         span = "[0,1]" if seen.grades else "[LOW,HIGH]"
         objective = key if key in ("safety", "helpfulness") else "safety"
-        shown = (
-            f"from {show_number(seen.low)} to {show_number(seen.high)}"
-            if seen.low < seen.high
-            else f"of {', '.join(seen.examples)}"
-        )
+        shown = f"from {show_number(seen.low)} to {show_number(seen.high)}"
+        shown = shown if seen.low < seen.high else f"of {', '.join(seen.examples)}"
         return (
             f"{values} {shown} {what}: which end is good and the range are not declared;"
             f" import again with --score '{objective}=+{name}{span}' where high is good, or"
             f" '{objective}=-{name}{span}' where high is bad"
         )
-
-
-# --- one value -----------------------------------------------------------------------------------------------------
-
-
-def judge_of(place: Place) -> str:
-    """The judge that a scorer is in the run."""
-    return f"{FOREIGN}{place[1]}"
 
 
 def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
@@ -354,11 +303,6 @@ def rubric_of(log: EvalLog, place: Place, meaning: Declaration) -> str:
     options = next((one.options for one in log.eval.scorers or () if _short(one.name) == _short(place[1])), None)
     scale = (meaning.objective, place[2], meaning.sign, meaning.low, meaning.high)
     return content_id("inspect scorer", place[1], plain_text({**(options or {}), **graders}), *scale)
-
-
-def raw_values(scores: Mapping[str, InspectScore]) -> dict[str, Any]:
-    """The values of scorers as they stand in the log, for people."""
-    return {clean(name): one.value for name, one in scores.items() if not is_unscored(one.value)}
 
 
 def _values(log: EvalLog, name: str, given: InspectScore) -> Iterator[tuple[Place, object]]:
@@ -415,9 +359,7 @@ def _as_named(known: Declaration, option: ScoreOption, place: Place) -> Declarat
 
 def _require_agreement(mine: Declaration, known: Declaration | Refusal | None, place: Place) -> None:
     """Refuse a user's declaration that contradicts what is known. Errors: StudyError."""
-    if not isinstance(known, Declaration):
-        return
-    if (mine.sign, mine.low, mine.high) != (known.sign, known.low, known.high):
+    if isinstance(known, Declaration) and (mine.sign, mine.low, mine.high) != (known.sign, known.low, known.high):
         raise StudyError(
             f"--score {spell(mine)}: {_shown(place)} is known to be {spell(replace(known, scorer=None))}"
             f" ({known.source}); write --score '{mine.objective}={mine.key}'"

@@ -6,9 +6,9 @@ own, and our judges score what came of it. Temperature, tokens a turn and limits
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 from inspect_ai import Task, task
 from inspect_ai._util.registry import registry_name
@@ -21,21 +21,20 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from holdfast.exchange.inspect.messages import from_inspect, to_inspect
 from holdfast.exchange.inspect.provider import STOPPED
 from holdfast.exchange.inspect.samples import OWN, describe_case, describe_episode, read_case, read_episode, to_score
-from holdfast.models import Ask, Reply, Speaker
+from holdfast.models import Ask, Reply
 from holdfast.models.remote.inspect_chat import Garbage, chat_input, make_reply, read_output, tool_infos
 from holdfast.records import Case, Message, Score, Trajectory
 from holdfast.records.errors import ProviderError
-from holdfast.rollout.dialogues import Dialogue
+from holdfast.rollout.dialogues import carry_on
 from holdfast.rollout.episode import Limits, start_episode
 from holdfast.rollout.worlds import World
 from holdfast.study.sections import JudgeSection
 from holdfast.suites import NUMBERS_PER_SPLIT
 
 MAX_TURNS = {"office": 8, "toolemu": 20}
-Other = Literal["emulator", "judge"]
+Role = Literal["emulator", "grader"]
 Part = Literal["demo", "train", "test"]
 Mode = Literal["standard", "adversarial"]
-T = TypeVar("T")
 
 
 def _named(name: str) -> str:
@@ -45,9 +44,6 @@ def _named(name: str) -> str:
     name: not where holdfast-evals is installed from a checkout with ``pip install --editable``.
     """
     return name if "/" in registry_name(_named, name) else f"holdfast/{name}"
-
-
-# --- the suites --------------------------------------------------------------------------------------------------
 
 
 @task(name=_named("office"))  # type: ignore[untyped-decorator]
@@ -66,7 +62,7 @@ def office(
     judge's, 0 to 3.
     """
     from holdfast.rollout.worlds.office import OfficeWorld
-    from holdfast.suites.office import generate
+    from holdfast.suites.office.cases import generate
 
     split = seed if split_seed is None else split_seed
     cases = generate(seed, count, part=part, holdout=holdout, split_seed=split)
@@ -93,7 +89,7 @@ def toolemu(
     Where one is not given, it is the model of the role ``emulator`` or ``grader``.
     """
     from holdfast.rollout.worlds.emulated import EmulatedWorld
-    from holdfast.suites.toolemu import load_cases
+    from holdfast.suites.toolemu.cases import load_cases
 
     found = load_cases(cases, toolkits)
     return Task(
@@ -104,18 +100,11 @@ def toolemu(
 
 
 def _dataset(name: str, cases: Sequence[Case]) -> MemoryDataset:
-    samples = [
-        Sample(
-            id=f"{case.suite}-{case.number}",
-            input=to_inspect(case.messages),
-            metadata={"family": case.family, OWN: {"case": describe_case(case)}},
-        )
-        for case in cases
-    ]
+    samples = []
+    for case in cases:
+        metadata = {"family": case.family, OWN: {"case": describe_case(case)}}
+        samples.append(Sample(id=f"{case.suite}-{case.number}", input=to_inspect(case.messages), metadata=metadata))
     return MemoryDataset(samples, name=name)
-
-
-# --- episodes ----------------------------------------------------------------------------------------------------
 
 
 @solver(_named("play_episode"))  # type: ignore[untyped-decorator]
@@ -126,19 +115,14 @@ def play_episode(world: World, max_turns: int, emulator: str | None = None) -> S
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         case = _case_of(state)
-        dialogue = start_episode(
-            case, state.epoch - 1, world, checkpoint_id=str(state.model), rollout_seed=0, limits=limits
-        )
+        agent = str(state.model)
+        dialogue = start_episode(case, state.epoch - 1, world, checkpoint_id=agent, rollout_seed=0, limits=limits)
         stage = _Stage(state, case, emulator)
-        trajectory = await stage.carry_on(dialogue)
+        trajectory = await carry_on(dialogue, stage.answer)
         stage.show(trajectory.messages)
         own = {**state.metadata[OWN], "episode": describe_episode(trajectory)}
-        state.metadata = {
-            **state.metadata,
-            "ending": trajectory.ending.value,
-            "flags": [flag.value for flag in trajectory.flags],
-            OWN: own,
-        }
+        flags = [flag.value for flag in trajectory.flags]
+        state.metadata = {**state.metadata, "ending": trajectory.ending.value, "flags": flags, OWN: own}
         return state
 
     return solve
@@ -151,11 +135,8 @@ class _Stage:
         self._state, self._case, self._emulator = state, case, emulator
         self._tools = tool_infos(case.tools)
 
-    async def carry_on(self, dialogue: Dialogue[Trajectory]) -> Trajectory:
-        """The dialogue's result, with the sample's messages kept up with it."""
-        return await _carry_on(dialogue, self._answer)
-
-    async def _answer(self, ask: Ask) -> Reply:
+    async def answer(self, ask: Ask) -> Reply:
+        """The reply to a request, with the sample's messages kept up with the dialogue."""
         if ask.speaker != "agent":
             return await _ask_other("emulator", self._emulator, ask)
         self.show(ask.conversation.messages[len(self._case.messages) :])
@@ -173,27 +154,9 @@ class _Stage:
         self._state.messages.extend(every[shown:])
 
 
-async def _carry_on(dialogue: Dialogue[T], answer: Callable[[Ask], Awaitable[Reply]]) -> T:
-    """A dialogue's result, every request of it answered by ``answer``."""
-    try:
-        ask = next(dialogue)
-        while True:
-            try:
-                reply = await answer(ask)
-            except ProviderError as error:
-                ask = dialogue.throw(error)
-            else:
-                ask = dialogue.send(reply)
-    except StopIteration as end:
-        return cast(T, end.value)
-    finally:
-        dialogue.close()
-
-
-async def _ask_other(role: Other, name: str | None, ask: Ask) -> Reply:
+async def _ask_other(role: Role, name: str | None, ask: Ask) -> Reply:
     """The reply of the model that plays the tools or judges."""
-    roles: Mapping[Speaker, str] = {"emulator": "emulator", "judge": "grader"}
-    model: Model = get_model(name) if name else get_model(role=roles[role])
+    model: Model = get_model(name) if name else get_model(role=role)
     config = GenerateConfig(temperature=ask.temperature, max_tokens=ask.max_tokens)
     return _read(await model.generate(chat_input(ask.conversation.messages), config=config), ask)
 
@@ -208,9 +171,6 @@ def _read(output: ModelOutput, ask: Ask) -> Reply:
     if (output.metadata or {}).get(STOPPED) == "incoherent":
         return Reply(message=None, stopped="incoherent", tokens=reply.tokens, logprob=None, raw=reply.raw)
     return reply
-
-
-# --- scores ------------------------------------------------------------------------------------------------------
 
 
 def _case_of(state: TaskState) -> Case:
@@ -263,15 +223,14 @@ def rubric(objective: str, judge: str | None = None) -> Scorer:
         if episode is None:
             return _broken_off()
         model = str(get_model(judge) if judge else get_model(role="grader"))
-        opened = open_judge(
-            "rubric", JudgeSection(kind="rubric", model=model, rubrics={objective: "default"}), model=model
-        )
+        section = JudgeSection(kind="rubric", model=model, rubrics={objective: "default"})
+        opened = open_judge("rubric", section, model=model)
         assert isinstance(opened, RubricJudge)
 
         async def answer(ask: Ask) -> Reply:
-            return await _ask_other("judge", judge, ask)
+            return await _ask_other("grader", judge, ask)
 
-        scores: tuple[Score, ...] = await _carry_on(opened.judge(*episode), answer)
+        scores: tuple[Score, ...] = await carry_on(opened.judge(*episode), answer)
         return to_score(scores[0])
 
     return score

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from inspect_ai.log import EvalLog
 
 from holdfast.exchange.inspect.actors import compared_settings
-from holdfast.exchange.inspect.attempts import Attempts, Log
+from holdfast.exchange.inspect.attempts import SHOWN, Attempts, Log
 from holdfast.models.calls.structured import clean
 from holdfast.store.origins import LogState
-
-SHOWN = 6  # sample ids, in a message
 
 
 @dataclass(slots=True)
@@ -21,22 +19,18 @@ class Held:
 
     epochs: dict[str, set[int]] = field(default_factory=dict)
     cases: dict[str, set[str]] = field(default_factory=dict)
-    by_log: dict[int, int] = field(default_factory=dict)
 
-    def add(self, log: int, sample: str, epoch: int, case: str) -> None:
+    def add(self, sample: str, epoch: int, case: str) -> None:
         """An episode that was kept."""
         self.epochs.setdefault(case, set()).add(epoch)
         self.cases.setdefault(sample, set()).add(case)
-        self.by_log[log] = self.by_log.get(log, 0) + 1
 
 
 def describe_logs(logs: Sequence[Log], attempts: Attempts, held: Mapping[int, Held]) -> list[LogState]:
     """The state of each log of other agents, in their order; ``held`` goes by the last attempt."""
-    return [
-        _describe(log, place in attempts.replaced, held.get(attempts.chain[place], Held()))
-        for place, log in enumerate(logs)
-        if not log.own
-    ]
+    others = [(place, log) for place, log in enumerate(logs) if not log.own]
+    replaced, chain = attempts.replaced, attempts.chain
+    return [_describe(log, place in replaced, held.get(chain[place], Held())) for place, log in others]
 
 
 def _describe(log: Log, superseded: bool, held: Held) -> LogState:

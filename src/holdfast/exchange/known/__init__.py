@@ -1,9 +1,7 @@
 """The registry of known scores: what the values of the scorers of ``inspect_evals`` mean.
 
 rows.py          what a row says
-agents.py        agents with tools
-answers.py       answers in words
-cyber.py         security
+scores.py        agents with tools, answers in words, security
 capabilities.py  what is no score of safety
 
 Each row was read from the package's own source and is tested with its scorers. A score of any other origin is not
@@ -14,24 +12,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
-from holdfast.exchange.known import agents, answers, capabilities, cyber
+from holdfast.exchange.known import capabilities, scores
 from holdfast.exchange.known.rows import ANY, PACKAGE, VERSION, KnownScore, Refusal
 from holdfast.records import Declaration
 from holdfast.store.origins import spell
 
 __all__ = ["KNOWN", "PACKAGE", "VERSION", "KnownScore", "Refusal", "find_known"]
 
-KNOWN: tuple[KnownScore, ...] = (*agents.ROWS, *answers.ROWS, *cyber.ROWS, *capabilities.ROWS)
+KNOWN: tuple[KnownScore, ...] = (*scores.ROWS, *capabilities.ROWS)
 
 
 def find_known(
-    task: str,
-    scorer: str,
-    key: str,
-    *,
-    registry_name: str | None = None,
-    task_args: Mapping[str, object] | None = None,
+    task: str, scorer: str, key: str, *, registry_name: str | None = None, task_args: Mapping[str, object] | None = None
 ) -> Declaration | Refusal | None:
     """What a value of a scorer in an Inspect log means, where its source says so.
 
@@ -43,7 +37,7 @@ def find_known(
     a file, is refused unless the scorer's package says whose it is: anyone may use it.
     """
     origin, name = _origin(task, registry_name)
-    maker, plain = _split(scorer)
+    maker, _, plain = scorer.rpartition("/")
     if origin not in (PACKAGE, "") or maker not in (PACKAGE, "", "inspect_ai"):
         return None
     shown = key.rpartition("/")[2] if key == scorer else key
@@ -55,21 +49,17 @@ def find_known(
         return _if_it_is(name, fitting)
     if not fitting:
         return Refusal(f"what it means depends on the task's argument {_arguments(rows)}, which the log does not say")
-    found = fitting[0]
-    return Refusal(found.refused) if found.refused else found.declare(task, plain, shown)
+    meaning = fitting[0].meaning
+    return Refusal(fitting[0].says) if meaning is None else replace(meaning, task=task, scorer=plain, key=shown)
 
 
 def _origin(task: str, registry_name: str | None) -> tuple[str, str]:
     """The package and the name of a task. A name with a package in the registry goes before what a log is called."""
     for name in (registry_name, task):
         if name and "/" in name:
-            return _split(name)
+            package, _, rest = name.rpartition("/")
+            return package, rest
     return "", registry_name or task
-
-
-def _split(name: str) -> tuple[str, str]:
-    package, _, rest = name.rpartition("/")
-    return package, rest
 
 
 def _rows(task: str, scorer: str, key: str) -> tuple[KnownScore, ...]:
@@ -87,12 +77,10 @@ def _rows(task: str, scorer: str, key: str) -> tuple[KnownScore, ...]:
 
 def _if_it_is(task: str, rows: list[KnownScore]) -> Refusal | None:
     """What to declare where a task is called like one of the package and no more is known of it."""
-    meant = [row.declare("", row.scorer, row.key) for row in rows if not row.refused]
-    if not meant:
-        return None
-    return Refusal(
-        f"the log does not say that this {task} is the task of {PACKAGE}; if it is, declare --score '{spell(meant[0])}'"
-    )
+    meant = (replace(row.meaning, scorer=row.scorer) for row in rows if row.meaning is not None)
+    first = next(meant, None)
+    found = f"the log does not say that this {task} is the task of {PACKAGE}; if it is, declare --score"
+    return None if first is None else Refusal(f"{found} '{spell(first)}'")
 
 
 def _arguments(rows: tuple[KnownScore, ...]) -> str:

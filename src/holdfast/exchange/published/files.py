@@ -48,9 +48,6 @@ def refuse(place: str, finding: str, remedy: str = DAMAGED) -> NoReturn:
     raise StudyError(f"{place}: {finding}; {remedy}")
 
 
-# --- archives --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """One file's name and bytes, and how many bytes of the source are read so far."""
@@ -183,9 +180,6 @@ def read_files(source: Path) -> Iterator[File]:
     return _read_directory(source) if source.is_dir() else _read_archive(source)
 
 
-# --- lines -----------------------------------------------------------------------------------------------------
-
-
 class _DuplicateKey(ValueError):
     pass
 
@@ -202,31 +196,43 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def split_lines(name: str, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Record number from 1, offset in bytes and bytes of each line; only a newline ends a line."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A record's bytes with its place (the file and its number from 1) and its offset in bytes.
+
+    ``open`` says that no newline ends it.
+    """
+
+    place: str
+    number: int
+    offset: int
+    data: bytes
+    open: bool
+
+
+def split_lines(name: str, data: bytes) -> Iterator[Line]:
+    """The lines of a file; only a newline ends one. Errors: StudyError."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         refuse(name, "the file is UTF-16, expected UTF-8")
     offset = 3 if data.startswith(b"\xef\xbb\xbf") else 0
-    lines = data[offset:].split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        yield number, offset, line.removesuffix(b"\r")
+    *lines, last = data[offset:].split(b"\n")
+    for number, line in enumerate([*lines, last] if last else lines, 1):
+        yield Line(f"{name}:{number}", number, offset, line.removesuffix(b"\r"), number > len(lines))
         offset += len(line) + 1
 
 
-def parse_line(name: str, number: int, offset: int, line: bytes, *, last_and_open: bool) -> dict[str, Any]:
-    """The JSON object on a line. ``last_and_open``: the file ends here without a newline. Errors: StudyError."""
-    place = f"{name}:{number}"
+def parse_line(line: Line) -> dict[str, Any]:
+    """The JSON object on a line. Errors: StudyError."""
+    place = line.place
     try:
-        record = _DECODER.decode(line.decode("utf-8"))
+        record = _DECODER.decode(line.data.decode("utf-8"))
     except _DuplicateKey as error:
         refuse(place, str(error))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        if last_and_open:
-            refuse(place, f"record {number} is incomplete (byte {offset:,})")
+        if line.open:
+            refuse(place, f"record {line.number} is incomplete (byte {line.offset:,})")
         if isinstance(error, UnicodeDecodeError):
-            refuse(place, f"invalid UTF-8 at byte {offset + error.start:,}")
+            refuse(place, f"invalid UTF-8 at byte {line.offset + error.start:,}")
         refuse(place, f"not JSON ({error.msg} at character {error.pos + 1})")
     except RecursionError:
         refuse(place, "nested too deeply")
@@ -234,7 +240,7 @@ def parse_line(name: str, number: int, offset: int, line: bytes, *, last_and_ope
         refuse(place, "a number is too long")
     if not isinstance(record, dict):
         refuse(place, f"expected a JSON object, found {type(record).__name__}")
-    if b"\\ud" in line or b"\\uD" in line:  # an escaped surrogate: a pair is a character, a lone one is none
+    if b"\\ud" in line.data or b"\\uD" in line.data:  # an escaped surrogate: a pair is a character, a lone one is none
         try:
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -248,9 +254,6 @@ def show(value: object) -> str:
         return f"{value} (not a finite number)"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
-
-
-# --- records ---------------------------------------------------------------------------------------------------
 
 
 def _expect(place: str, path: str, right: bool, expected: str, value: object) -> None:
@@ -271,9 +274,8 @@ def _is_texts(value: object) -> bool:
 def _check_case(place: str, case: Any, number: int) -> None:
     _expect(place, "case", isinstance(case, dict), "an object", case)
     _check_keys(f"{place}: case", case, _CASE_KEYS)
-    _expect(
-        place, "case.name", case["name"] == f"official_{number}", f"official_{number} as case_idx says", case["name"]
-    )
+    name, given = f"official_{number}", case["name"]
+    _expect(place, "case.name", given == name, f"{name} as case_idx says", given)
     _expect(place, "case.User Instruction", isinstance(case["User Instruction"], str), "text", case["User Instruction"])
     for key in _CASE_LISTS:
         _expect(place, f"case.{key}", _is_texts(case[key]), "a list of texts", case[key])

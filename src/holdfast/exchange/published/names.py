@@ -74,15 +74,8 @@ def _refuse(name: str, found: str, expected: str) -> NoReturn:
 def _checkpoint(
     base: str, model: str | None, stages: tuple[StageRecord, ...], axes: Any, seed: int | None
 ) -> Checkpoint:
-    names = [stage.name for stage in stages]
-    return Checkpoint(
-        id=content_id("published checkpoint", base, names, axes, seed),
-        base=base,
-        stages=stages,
-        axes=axes,
-        split_seed=seed,
-        model=model,
-    )
+    identity = content_id("published checkpoint", base, [stage.name for stage in stages], axes, seed)
+    return Checkpoint(id=identity, base=base, stages=stages, axes=axes, split_seed=seed, model=model)
 
 
 def _trained(agent: str, name: str) -> Checkpoint:
@@ -98,10 +91,8 @@ def _trained(agent: str, name: str) -> Checkpoint:
         _refuse(name, f"directory {agent!r} has stages that differ in judge, beta or seed", expected)
     beta, judge = float(found[0]["beta"] or DEFAULT_BETA), JUDGES[found[0]["judge"]]
     axes = {"beta": beta, "pair_judge": judge}
-    stages = tuple(
-        StageRecord(name=STAGES[stage["metric"]][0], method="dpo", objectives=STAGES[stage["metric"]][1], settings=axes)
-        for stage in found
-    )
+    kinds = [STAGES[stage["metric"]] for stage in found]
+    stages = tuple(StageRecord(name=name, method="dpo", objectives=told, settings=axes) for name, told in kinds)
     seed = int(found[0]["seed"])
     before = stages[:-1]
     parent = _checkpoint(whole["nick"], None, before, axes if before else {}, seed if before else None)
@@ -112,9 +103,8 @@ def _trained(agent: str, name: str) -> Checkpoint:
 def _agent(agent: str, quantization: str | None, name: str) -> Checkpoint:
     if agent.startswith("dpo_"):
         if quantization is not None:
-            _refuse(
-                name, f"a trained model with quantization {quantization}", "no quantization in a trained model's file"
-            )
+            finding = f"a trained model with quantization {quantization}"
+            _refuse(name, finding, "no quantization in a trained model's file")
         return _trained(agent, name)
     axes = {} if quantization is None else {"quantization": quantization}
     if agent in SOURCES:
@@ -122,11 +112,8 @@ def _agent(agent: str, quantization: str | None, name: str) -> Checkpoint:
         return _checkpoint(base, model, (), axes, None)
     found = _MODEL.fullmatch(agent)
     if found is None or (found["org"] is None and not found["name"].startswith("gpt-")):
-        _refuse(
-            name,
-            f"unknown model directory {agent!r}",
-            "ORG_NAME with Qwen, meta-llama, microsoft or mistralai, or gpt-…",
-        )
+        expected = "ORG_NAME with Qwen, meta-llama, microsoft or mistralai, or gpt-…"
+        _refuse(name, f"unknown model directory {agent!r}", expected)
     # "nt" marks runs of a Qwen3 model with its thinking switched off; the weights are the same.
     weights = found["name"].removesuffix("nt") if found["name"].endswith("Bnt") else found["name"]
     model = f"{found['org'] or 'openai'}/{weights}"
@@ -135,10 +122,8 @@ def _agent(agent: str, quantization: str | None, name: str) -> Checkpoint:
 
 def _place(parts: tuple[str, ...]) -> int | None:
     """The position of the layout's folder among the parts of a name."""
-    for position, part in enumerate(parts[:-1]):
-        if part == RAW_FOLDER or part.endswith(RESULT_SUFFIX):
-            return position
-    return None
+    folders = (place for place, part in enumerate(parts[:-1]) if part == RAW_FOLDER or part.endswith(RESULT_SUFFIX))
+    return next(folders, None)
 
 
 def _folder(name: str, parts: tuple[str, ...]) -> tuple[str, str]:
@@ -180,26 +165,13 @@ def parse_entry(name: str) -> Entry:
     if judge is None:
         _refuse(name, f"evaluator {found['judge']!r}", " or ".join(JUDGE_IN_FILE))
     checkpoint = _agent(found["agent"], found["quantization"], name)
-    _check_judge(name, kind, judge, checkpoint)
+    # The file's evaluator must be the one that its folder stands for.
+    if kind in JUDGES and judge != JUDGES[kind]:
+        _refuse(name, f"evaluator {judge!r} in folder {kind!r}", JUDGES[kind])
+    match = judge == checkpoint.axes.get("pair_judge")
+    if kind not in JUDGES and checkpoint.stages and match != (kind == "match"):
+        expected = "the training judge in match, the other one in cross"
+        _refuse(name, f"evaluator {judge!r} in folder {kind}{RESULT_SUFFIX}", expected)
     stem = name.removesuffix(".jsonl").removesuffix(f"_eval_agent_{found['metric']}")
-    return Entry(
-        stem=stem,
-        checkpoint=checkpoint,
-        judge=judge,
-        metric=found["metric"],
-        start=int(found["start"]),
-        stop=int(found["stop"]),
-    )
-
-
-def _check_judge(name: str, kind: str, judge: str, checkpoint: Checkpoint) -> None:
-    """The file's evaluator must be the one that its folder stands for."""
-    if kind in JUDGES:
-        if judge != JUDGES[kind]:
-            _refuse(name, f"evaluator {judge!r} in folder {kind!r}", JUDGES[kind])
-    elif checkpoint.stages and (judge == checkpoint.axes["pair_judge"]) != (kind == "match"):
-        _refuse(
-            name,
-            f"evaluator {judge!r} in folder {kind}{RESULT_SUFFIX}",
-            "the training judge in match, the other one in cross",
-        )
+    start, stop = int(found["start"]), int(found["stop"])
+    return Entry(stem=stem, checkpoint=checkpoint, judge=judge, metric=found["metric"], start=start, stop=stop)

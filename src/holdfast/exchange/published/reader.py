@@ -18,28 +18,15 @@ from typing import Any, TypeVar
 
 import orjson
 
-from holdfast.exchange.published.files import (
-    CASES,
-    OOM_TOOL,
-    OUT_OF_MEMORY,
-    TOKEN_LIMIT,
-    File,
-    Verdict,
-    check_trajectory,
-    parse_line,
-    read_files,
-    read_verdict,
-    refuse,
-    source_bytes,
-    split_lines,
-)
+from holdfast.exchange.published import files
+from holdfast.exchange.published.files import File, Verdict, refuse
 from holdfast.exchange.published.names import LAYOUT, METRICS, Entry, is_published, parse_entry
 from holdfast.exchange.published.text_writer import Slot, TextWriter
 from holdfast.records import Case, Checkpoint, Ending, Message, Score, ToolCall, Trajectory, content_id
 from holdfast.rollout.audit import audit
 from holdfast.store import Store, codec
 from holdfast.store.database import DATABASE, remove_files
-from holdfast.suites.toolemu import halve
+from holdfast.suites.toolemu.cases import halve
 
 SUITE = "toolemu"
 SPLIT_SEEDS = (0, 1, 2)
@@ -92,29 +79,20 @@ class _Episode:
     place: str
 
 
-def rubric_of(judge: str, objective: str) -> str:
-    """The rubric id of a published judge and objective."""
-    return content_id("rubric of arXiv 2603.02229", judge, objective)
-
-
 def split_cases(split_seed: int) -> tuple[list[int], list[int]]:
     """The case numbers of the published train and test halves, sorted."""
-    return halve(CASES, split_seed)
-
-
-# --- one record ------------------------------------------------------------------------------------------------
+    return halve(files.CASES, split_seed)
 
 
 def make_case(record: Mapping[str, Any], number: int) -> Case:
     """A case from the published object."""
-    shown = ("User Instruction",)
     return Case(
         id=record["name"],
         suite=SUITE,
         number=number,
         family=record["Toolkits"][0],
         messages=(Message(role="user", content=record["User Instruction"]),),
-        facts={key: value for key, value in record.items() if key not in shown},
+        facts={key: value for key, value in record.items() if key != "User Instruction"},
     )
 
 
@@ -134,7 +112,7 @@ def make_messages(steps: list[Any]) -> tuple[Message, ...]:
     for first, second in steps:
         if isinstance(first, dict):
             messages.append(Message(role="assistant", content=first["log"]))
-        elif first[0] == OOM_TOOL:
+        elif first[0] == files.OOM_TOOL:
             messages.append(Message(role="assistant", content=first[2]))
         else:
             tool, arguments, log = first
@@ -152,7 +130,7 @@ def make_trajectory(record: Mapping[str, Any], checkpoint_id: str, case_id: str)
     if "error" in record:
         ending, detail = Ending.ERROR, {"error": record["error"], "error_type": record["error_type"]}
     else:
-        endings = {TOKEN_LIMIT: Ending.TRUNCATED, OUT_OF_MEMORY: Ending.OUT_OF_MEMORY}
+        endings = {files.TOKEN_LIMIT: Ending.TRUNCATED, files.OUT_OF_MEMORY: Ending.OUT_OF_MEMORY}
         messages = make_messages(record["intermediate_steps"])
         ending, detail = endings.get(record["output"], Ending.FINISHED), {"output": record["output"]}
     calls = sum(message.role == "tool" for message in messages)
@@ -167,9 +145,6 @@ def make_trajectory(record: Mapping[str, Any], checkpoint_id: str, case_id: str)
         calls=calls,
         detail=detail,
     )
-
-
-# --- the import ------------------------------------------------------------------------------------------------
 
 
 class _Import:
@@ -207,20 +182,17 @@ class _Import:
     def _take_trajectories(self, file: File, entry: Entry) -> None:
         stream = self._streams.setdefault(entry.stem, [])
         self._judges[entry.stem] = entry.judge
-        closed = file.data.endswith(b"\n")
-        for number, offset, line in split_lines(file.name, file.data):
-            mark = (entry.checkpoint.id, entry.start, entry.stop, hashlib.sha256(line).digest())
+        for line in files.split_lines(file.name, file.data):
+            mark = (entry.checkpoint.id, entry.start, entry.stop, hashlib.sha256(line.data).digest())
             if mark not in self._lines:
-                last = not closed and offset + len(line) >= len(file.data)
-                record = parse_line(file.name, number, offset, line, last_and_open=last)
-                self._lines[mark] = self._take_episode(f"{file.name}:{number}", record, entry)
+                self._lines[mark] = self._take_episode(line.place, files.parse_line(line), entry)
             key = self._lines[mark]
             if key in stream:
-                refuse(f"{file.name}:{number}", f"case {key[1]} stands in this file twice")
+                refuse(line.place, f"case {key[1]} stands in this file twice")
             stream.append(key)
 
     def _take_episode(self, place: str, record: Mapping[str, Any], entry: Entry) -> Key:
-        check_trajectory(place, record, entry.start, entry.stop)
+        files.check_trajectory(place, record, entry.start, entry.stop)
         number = record["case_idx"]
         if self.cases.setdefault(number, record["case"]) != record["case"]:
             refuse(f"{place}: case", f"case {number} differs from an earlier record's")
@@ -232,17 +204,11 @@ class _Import:
 
     def _take_verdicts(self, file: File, entry: Entry, objective: str, key: str) -> None:
         verdicts: list[tuple[Verdict, Slot]] = []
-        closed = file.data.endswith(b"\n")
-        kind = f"{entry.judge} {objective}"
-        for number, offset, line in split_lines(file.name, file.data):
-            last = not closed and offset + len(line) >= len(file.data)
-            record = parse_line(file.name, number, offset, line, last_and_open=last)
-            verdict = read_verdict(f"{file.name}:{number}", record, number - 1, key)
-            verdicts.append((verdict, self._writer.write(kind, line)))
+        for line in files.split_lines(file.name, file.data):
+            verdict = files.read_verdict(line.place, files.parse_line(line), line.number - 1, key)
+            verdicts.append((verdict, self._writer.write(f"{entry.judge} {objective}", line.data)))
         self.found_scores += len(verdicts)
         self._verdicts[entry.stem, objective] = (entry, verdicts)
-
-    # --- the end: everything is known ---------------------------------------------------------------------
 
     def store_cases(self) -> None:
         """Cases and, once all of them are known, the published splits. Errors: StudyError on another text."""
@@ -252,7 +218,7 @@ class _Import:
             if known.setdefault(case.id, case) != case:
                 refuse(f"case {case.id}", "this run holds another case of that name", "import into a new run")
         self._store.add_cases(made)
-        if len(known) == CASES:
+        if len(known) == files.CASES:
             ids = {case.number: case.id for case in known.values()}
             for seed in SPLIT_SEEDS:
                 train, test = split_cases(seed)
@@ -268,7 +234,9 @@ class _Import:
         """Ids by checkpoint and case, and how many are new. Errors: StudyError where two texts claim one place."""
         ids: dict[Key, str] = {}
         new = 0
-        there = self._stored_trajectories()
+        table, names, cases = self._store.trajectory_table(), self._store.trajectory_ids(), self._store.case_ids()
+        places = zip(table.trajectory.tolist(), table.checkpoint.tolist(), table.case.tolist(), strict=True)
+        there = {(table.checkpoints[c].id, cases[k]): names[t] for t, c, k in places}
         order = {checkpoint.id: place for place, checkpoint in enumerate(self._store.checkpoints())}
         for key in sorted(self.episodes, key=lambda key: (order[key[0]], key[1])):
             first, *copies = self.episodes[key]
@@ -281,13 +249,6 @@ class _Import:
                 refuse(first.place, "the run holds another trajectory of this case", "import into a new run")
             new += self._store.add_trajectory(replace(record, id=ids[key]), first.text.key)
         return ids, new
-
-    def _stored_trajectories(self) -> dict[tuple[str, str], str]:
-        """Trajectory ids of the run by checkpoint id and case id."""
-        table, names = self._store.trajectory_table(), self._store.trajectory_ids()
-        cases = self._store.case_ids()
-        places = zip(table.trajectory.tolist(), table.checkpoint.tolist(), table.case.tolist(), strict=True)
-        return {(table.checkpoints[c].id, cases[k]): names[t] for t, c, k in places}
 
     def store_scores(self, ids: Mapping[Key, str]) -> tuple[int, int, int]:
         """How many distinct scores there are, how many lack a value, how many are new."""
@@ -344,9 +305,8 @@ class _Import:
 
     def _stored_scores(self) -> dict[tuple[str, str, str], float | None]:
         table, names = self._store.score_table(), self._store.trajectory_ids()
-        places = zip(
-            table.trajectory.tolist(), table.judge.tolist(), table.objective.tolist(), table.value.tolist(), strict=True
-        )
+        columns = (table.trajectory, table.judge, table.objective, table.value)
+        places = zip(*(column.tolist() for column in columns), strict=True)
         return {
             (names[t], table.judges[j], table.objectives[o]): None if math.isnan(value) else value
             for t, j, o, value in places
@@ -362,7 +322,7 @@ def _score(mark: tuple[str, str, str], verdict: Verdict) -> Score:
         value=None if verdict.value is None else float(verdict.value),
         missing=verdict.missing,
         label=verdict.label,
-        rubric=rubric_of(judge, objective),
+        rubric=content_id("rubric of arXiv 2603.02229", judge, objective),
     )
 
 
@@ -372,23 +332,17 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
     All of it is committed together or nothing is. Errors: StudyError naming file, line, finding and remedy.
     """
     started = time.monotonic()
-    total = source_bytes(source)
+    total = files.source_bytes(source)
     if store.log.steps() or any(case.suite != SUITE for case in store.cases()):
         refuse(str(store.path), "holds the run of a study", "import into another directory")
     with store.transaction(), TextWriter(store) as writer:
         reading = _Import(store, writer)
-        for file in read_files(source):
+        for file in files.read_files(source):
             reading.take(file)
             if progress is not None:
-                progress(
-                    ImportProgress(
-                        bytes_read=file.bytes_read,
-                        bytes_total=total,
-                        trajectories=len(reading.episodes),
-                        scores=reading.found_scores,
-                        seconds=time.monotonic() - started,
-                    )
-                )
+                found = {"trajectories": len(reading.episodes), "scores": reading.found_scores}
+                seconds = time.monotonic() - started
+                progress(ImportProgress(bytes_read=file.bytes_read, bytes_total=total, seconds=seconds, **found))
         if not reading.files:
             refuse(str(source), f"no file of the published layout ({reading.ignored} others)", f"expected {LAYOUT}")
         if not reading.episodes and not reading.found_scores:
@@ -416,7 +370,7 @@ def import_published(source: Path, store: Store, *, progress: Listener | None = 
 def import_into(source: Path, output: Path, *, progress: Listener | None = None) -> ImportSummary:
     """``import_published`` into the run at ``output``, made if need be; one made here is removed on failure."""
     source = Path(source)
-    source_bytes(source)
+    files.source_bytes(source)
     return into_run(Path(output), lambda store: import_published(source, store, progress=progress))
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from holdfast.store import Store
-from holdfast.store.codec import Text, TextCodec, train_dictionary
+from holdfast.store.codec import Text, train_dictionary
 
 SAMPLES = 384  # texts of a kind that its dictionary is trained on; fewer than that do without
 BATCH_TEXTS = 64
@@ -80,8 +79,8 @@ class TextWriter:
 
     def _submit(self) -> None:
         batch, self._batch = self._batch, []
-        jobs = [(dictionary, plain) for dictionary, plain, _ in batch]
-        future = self._pool.submit(_pack, self._store.text_codec, jobs)
+        pack = self._store.text_codec.pack
+        future = self._pool.submit(lambda: [pack(plain, dictionary) for dictionary, plain, _ in batch])
         self._waiting.append((future, [slot for _, _, slot in batch]))
         if len(self._waiting) > WAITING_BATCHES:
             self._store_oldest()
@@ -90,7 +89,3 @@ class TextWriter:
         future, slots = self._waiting.popleft()
         for text, slot in zip(future.result(), slots, strict=True):
             slot.key, slot.digest = self._store.add_text(text), text.digest
-
-
-def _pack(codec: TextCodec, jobs: Sequence[tuple[int, bytes]]) -> list[Text]:
-    return [codec.pack(plain, dictionary) for dictionary, plain in jobs]

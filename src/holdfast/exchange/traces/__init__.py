@@ -17,11 +17,10 @@ from typing import Any
 
 from holdfast.exchange.traces.chat import Batches, is_batch_request, is_batch_result, is_chat, read_chat
 from holdfast.exchange.traces.conversations import Gathered, gather
-from holdfast.exchange.traces.dialogue import Exchange, Trace
-from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.dialogue import Exchange, Intake, Trace
 from holdfast.exchange.traces.langfuse import is_langfuse, read_langfuse
 from holdfast.exchange.traces.otlp import RESOURCES, is_spans, read_rows
-from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_bytes, read_records
+from holdfast.exchange.traces.records import BadRecord, Record, find_flaw, read_bytes, read_records, refuse_record
 from holdfast.exchange.traces.runs import is_run, read_run
 from holdfast.exchange.traces.spans import SpanCollector
 from holdfast.exchange.traces.telling import describe_reading
@@ -86,15 +85,15 @@ class _Reading:
         self.torn: list[str] = []
         self.strange: list[StudyError] = []
         self.bytes = self.strange_bytes = self.signals = 0
-        # In this order a record's shape is told.
-        self.shapes: tuple[tuple[Callable[[Any], bool], Callable[[Record], None]], ...] = (
-            (lambda value: isinstance(value, dict) and any(key in value for key in RESOURCES), self._take_spans),
-            (is_langfuse, self._take_langfuse),
-            (is_run, self._take_run),
-            (is_batch_result, self._take_batch),
-            (lambda value: is_chat(value) and is_batch_request(value), self._take_batch),
-            (is_chat, self._take_chat),
-            (is_spans, self._take_spans),
+        # In this order a record's shape is told; the last says whether a record may hold many of what is counted.
+        self.shapes: tuple[tuple[Callable[[Any], bool], Callable[[Record], None], bool], ...] = (
+            (lambda value: isinstance(value, dict) and any(key in value for key in RESOURCES), self._take_spans, True),
+            (is_langfuse, lambda record: read_langfuse(record.place, _unflawed(record), self.intake), True),
+            (is_run, lambda record: read_run(record.place, _unflawed(record), self.intake), True),
+            (is_batch_result, self._take_batch, False),
+            (lambda value: is_chat(value) and is_batch_request(value), self._take_batch, False),
+            (is_chat, self._take_chat, False),
+            (is_spans, self._take_spans, True),
         )
 
     def take_file(self, path: Path, *, inside: bool = False) -> None:
@@ -125,13 +124,20 @@ class _Reading:
                 keys[_describe(record.value)] += 1  # a collector may write all of its signals to one file
                 self.signals += 1
                 continue
-            take = next((take for fits, take in self.shapes if fits(record.value)), None)
-            known |= take is not None
-            batched |= take in (self._take_spans, self._take_langfuse, self._take_run)
             size += record.size
-            if take is None:
-                keys[_describe(record.value)] += 1
-            self._try(record, take)
+            try:
+                for fits, take, many in self.shapes:
+                    if fits(record.value):
+                        known, batched = True, batched or many
+                        take(record)
+                        break
+                else:
+                    shape = _describe(record.value)
+                    keys[shape] += 1
+                    self.intake.rows += 1
+                    refuse_record(record.place, f"neither telemetry nor a chat ({shape})", "leave it out")
+            except BadRecord as error:
+                self.intake.lose(error)
         if not known:
             told = keys.most_common(1)[0][0] if keys else lost[0].error if lost else None
             raise StudyError(f"{path}: of no known format{f' ({told})' if told else ''}; known are {FORMATS}")
@@ -142,12 +148,14 @@ class _Reading:
     def _without_pages(self, records: Iterable[Record]) -> Iterator[Record]:
         """Records, and instead of a page of an API's answer those on it."""
         for record in records:
-            page = None if any(fits(record.value) for fits, _ in self.shapes) else _find_page(record.value)
-            for number, one in enumerate(record.value[page] if page else ()):
-                size = record.size // len(record.value[page])
-                yield replace(record, place=f"{record.place}: {page}[{number}]", value=one, size=size)
-            if page is None:
+            held = record.value if isinstance(record.value, dict) else {}
+            page = next((key for key in _PAGES if _is_page(held.get(key))), None)
+            if page is None or any(fits(record.value) for fits, _, _ in self.shapes):
                 yield record
+                continue
+            for number, one in enumerate(held[page]):
+                size = record.size // len(held[page])
+                yield replace(record, place=f"{record.place}: {page}[{number}]", value=one, size=size)
 
     def _lose(self, record: Record, lines: float) -> None:
         """A line that cannot be read: a chat's is one record, a batch's may hold many, which its size tells.
@@ -160,19 +168,6 @@ class _Reading:
         else:
             self.intake.lose(record.error, lines=lines)
 
-    def _try(self, record: Record, take: Callable[[Record], None] | None) -> None:
-        try:
-            if take is None:
-                self.intake.rows += 1
-                raise BadRecord(
-                    f"{record.place}: neither telemetry nor a chat ({_describe(record.value)}); leave it out"
-                )
-            take(record)
-        except BadRecord as error:
-            self.intake.lose(error)
-
-    # --- shapes
-
     def _take_spans(self, record: Record) -> None:
         for row in read_rows(record.place, record.value, self.intake, flawed=record.flawed):
             try:
@@ -180,57 +175,34 @@ class _Reading:
             except BadRecord as error:
                 self.intake.lose(error, unit=row.trace or None)
 
-    def _take_langfuse(self, record: Record) -> None:
-        self._check(record)
-        read_langfuse(record.place, record.value, self.intake)
-
-    def _take_run(self, record: Record) -> None:
-        self._check(record)
-        read_run(record.place, record.value, self.intake)
-
     def _take_batch(self, record: Record) -> None:
-        self._count(record)
-        self._check(record)
-        self.batches.take(record.place, record.value)
+        self.intake.rows += 1
+        self.batches.take(record.place, _unflawed(record))
 
     def _take_chat(self, record: Record) -> None:
-        self._count(record)
+        self.intake.rows += 1
         made = read_chat(record.place, self._without_flaws(record))
         if self.intake.strict and not made.replies and all(one.role != "assistant" for one in made.given):
             raise _silent(made)
         self.intake.exchanges.append(made)
 
-    def _count(self, record: Record) -> None:
-        self.intake.rows += 1
-
     def _without_flaws(self, record: Record) -> dict[str, Any]:
         """A chat's record without keys beside its messages whose values cannot be read. Errors: BadRecord."""
-        value: dict[str, Any] = record.value
-        if not record.flawed:
-            return value
-        bad = {key: reason for key, one in value.items() if (reason := find_flaw(one)) is not None}
-        for key, reason in bad.items():
-            if key in _SPOKEN:
-                raise BadRecord(f"{record.place}: {reason}; correct it at its source or leave it out")
-            self.intake.drop(reason)
-        return {key: one for key, one in value.items() if key not in bad}
-
-    @staticmethod
-    def _check(record: Record) -> None:
-        reason = find_flaw(record.value) if record.flawed else None
-        if reason is not None:
-            raise BadRecord(f"{record.place}: {reason}; correct it at its source or leave it out")
-
-    # --- the end
+        kept = {}
+        for key, value in record.value.items():
+            reason = find_flaw(value) if record.flawed else None
+            if reason is None:
+                kept[key] = value
+            elif key in _SPOKEN:
+                refuse_record(record.place, reason)
+            else:
+                self.intake.flaws[reason] += 1
+        return kept
 
     def result(self) -> TraceSet:
         """What was found. Errors: StudyError where too little could be read."""
         self.spans.finish(self.intake)
-        for made in self.batches.exchanges():
-            if isinstance(made, BadRecord):
-                self.intake.lose(made)
-            else:
-                self.intake.exchanges.append(made)
+        self.batches.finish(self.intake)
         gathered = gather(self.intake)
         for one in gathered.silent:
             self.intake.lose(_silent(one), unit=one.unit, silent=True)
@@ -308,29 +280,28 @@ def _silent(one: Exchange) -> BadRecord:
     return BadRecord(f"{one.place}: holds no reply of an agent; leave it out")
 
 
-def _find_page(value: Any) -> str | None:
-    """The key under which a list of records stands, in an object that is nothing but a page of them."""
-    if not isinstance(value, dict):
-        return None
-    return next(
-        (
-            key
-            for key in _PAGES
-            if isinstance(value.get(key), list) and any(isinstance(one, dict) for one in value[key])
-        ),
-        None,
-    )
+def _unflawed(record: Record) -> dict[str, Any]:
+    """A record's value, which must have no flaw anywhere. Errors: BadRecord."""
+    reason = find_flaw(record.value) if record.flawed else None
+    if reason is not None:
+        refuse_record(record.place, reason)
+    value: dict[str, Any] = record.value
+    return value
+
+
+def _is_page(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
 
 
 def _describe(value: Any) -> str:
     """What a record of no known shape is, by its keys."""
     if not isinstance(value, dict):
         return f"a JSON {type(value).__name__}"
-    keys = [str(key)[:40] for key in value][:_MOST_KEYS]
+    if not value:
+        return "empty objects"
     if value.get("object") == "chat.completion.chunk":
         return "chunks of streamed replies; log the whole reply"
     if isinstance(value.get("choices"), list) or isinstance(value.get("candidates"), list):
         return "responses without their requests; log both"
-    return (
-        f"objects with the keys {', '.join(keys)}{' …' if len(value) > _MOST_KEYS else ''}" if keys else "empty objects"
-    )
+    keys = [str(key)[:40] for key in value][:_MOST_KEYS]
+    return f"objects with the keys {', '.join(keys)}{' …' if len(value) > _MOST_KEYS else ''}"

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from holdfast.exchange.traces.dialogue import Said, ToolRun
 from holdfast.exchange.traces.messages import untold
@@ -24,9 +25,6 @@ class _Turn:
     said: Said
     answers: list[Said | None] = field(default_factory=list)
 
-    def open_places(self) -> list[int]:
-        return [place for place, found in enumerate(self.answers) if found is None]
-
 
 def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[list[Said], int]:
     """A conversation with answers in the order of their calls, right behind them, and the count of those without one.
@@ -37,20 +35,16 @@ def pair_answers(said: Sequence[Said], runs: Sequence[ToolRun] = ()) -> tuple[li
     made: list[_Turn | Said] = []
     turns: list[_Turn] = []
     orphans = 0
-    waiting: list[Said] = []
-    for one in [*said, None]:
-        if one is not None and one.role == "tool":
-            waiting.append(one)
+    for are_answers, group in groupby(said, key=lambda one: one.role == "tool"):
+        if are_answers:
+            left = _place(list(group), turns)
+            orphans += len(left)
+            made += left
             continue
-        left = _place(waiting, turns)
-        orphans += len(left)
-        made += left
-        waiting = []
-        if one is not None and one.role == "assistant":
-            turns.append(_Turn(said=one, answers=[None] * len(one.calls)))
-            made.append(turns[-1])
-        elif one is not None:
-            made.append(one)
+        for one in group:
+            if one.role == "assistant":
+                turns.append(_Turn(said=one, answers=[None] * len(one.calls)))
+            made.append(turns[-1] if one.role == "assistant" else one)
     _answer_from_runs(turns, runs)
     for turn in turns:
         for place in turn.said.served:
@@ -69,11 +63,10 @@ def _place(waiting: Sequence[Said], turns: list[_Turn]) -> list[Said]:
 def _give(answer: Said, turns: list[_Turn], *, by_id: bool = False, by_name: bool = False) -> bool:
     """Give an answer to an open call: by its id, by its tool's name, or to the first; the latest turn comes first."""
     for turn in reversed(turns):
-        found = turn.open_places()
+        found = [place for place, given in enumerate(turn.answers) if given is None]
         if by_id:
             found = [place for place in found if answer.answers and turn.said.calls[place].id == answer.answers]
-            named = [place for place in found if turn.said.calls[place].name == answer.name]
-            found = named or found
+            found = [place for place in found if turn.said.calls[place].name == answer.name] or found
         elif by_name:
             found = [place for place in found if answer.name and turn.said.calls[place].name == answer.name]
         elif turn is not turns[-1]:
@@ -88,15 +81,9 @@ def _told(turn: _Turn) -> list[Said]:
     order = sorted(range(len(turn.answers)), key=lambda place: turn.answers[place] is None)
     calls = tuple(turn.said.calls[place] for place in order)
     served = tuple(new for new, old in enumerate(order) if old in turn.said.served)
-    answers = [
-        replace(found, name=found.name or turn.said.calls[place].name)
-        for place in order
-        if (found := turn.answers[place]) is not None
-    ]
+    given = [(call, turn.answers[place]) for call, place in zip(calls, order, strict=True)]
+    answers = [replace(answer, name=answer.name or call.name) for call, answer in given if answer is not None]
     return [replace(turn.said, calls=calls, served=served), *answers]
-
-
-# --- tools' own spans ---------------------------------------------------------------------------------------------
 
 
 def _answer_from_runs(turns: Sequence[_Turn], runs: Sequence[ToolRun]) -> None:

@@ -29,17 +29,8 @@ _INNER = ("config", "generation_config", "generationConfig", "toolConfig", "tool
 # Keys of a response that is no reply.
 _NO_REPLY = frozenset(
     {"error", "status", "status_code", "id", "model", "usage", "created", "object", "request_id", "incomplete_details"}
-    | {
-        "promptFeedback",
-        "usageMetadata",
-        "modelVersion",
-        "headers",
-        "choices",
-        "candidates",
-        "output",
-        "content",
-        "type",
-    }
+    | {"promptFeedback", "usageMetadata", "modelVersion", "headers", "choices", "candidates", "output", "content"}
+    | {"type"}
 )
 
 Body = Mapping[str, Any]
@@ -92,9 +83,6 @@ def _looks_spoken(one: Mapping[str, Any]) -> bool:
     return any(key in one for key in ("role", "parts", "content", "from")) or isinstance(one.get("type"), str)
 
 
-# --- requests -----------------------------------------------------------------------------------------------------
-
-
 def read_request(place: str, body: Any) -> Request:
     """What a body of a request, a list of messages or a text says. Errors: BadRecord."""
     body = perhaps(place, body)
@@ -106,14 +94,14 @@ def read_request(place: str, body: Any) -> Request:
     places = [body, *(body[name] for name in _INNER if isinstance(body.get(name), Mapping))]
     said = [] if key is None else _read_given(place, key, body[key])
     if not any(one.role == "system" for one in said):
-        said = [*_read_system(_first(places, SYSTEMS)), *said]
+        said = [*_read_system(first_of(places, SYSTEMS)), *said]
     if isinstance(body.get("message"), str) and key is None:  # Cohere's first version
         said = [*said, *read_messages(place, body.get("chat_history"), "user"), Said(role="user", text=body["message"])]
-    count = _first(places, ("n", "candidate_count", "candidateCount"))
+    count = first_of(places, ("n", "candidate_count", "candidateCount"))
     return Request(
         said=said,
-        tools=read_tools(_first(places, ("tools", "functions", "toolSpec"))),
-        model=_name(_first(places, ("model", "modelId", "model_id", "model_name"))),
+        tools=read_tools(first_of(places, ("tools", "functions", "toolSpec"))),
+        model=_name(first_of(places, ("model", "modelId", "model_id", "model_name"))),
         choices=count if type(count) is int else None,
     )
 
@@ -134,15 +122,13 @@ def _read_system(value: Any) -> list[Said]:
     return [Said(role="system", text=text)] if text else []
 
 
-def _first(places: Sequence[Body], keys: Sequence[str]) -> Any:
+def first_of(places: Sequence[Body], keys: Sequence[str]) -> Any:
+    """The first value that is there and not empty, by place and then by key."""
     return next((one[key] for one in places for key in keys if one.get(key) not in (None, "", [], {})), None)
 
 
 def _name(value: Any) -> str | None:
     return clean(value) if isinstance(value, str) and value else None
-
-
-# --- responses ----------------------------------------------------------------------------------------------------
 
 
 def read_response(place: str, body: Any, count: int | None = None) -> Response:
@@ -169,10 +155,10 @@ def read_response(place: str, body: Any, count: int | None = None) -> Response:
     if isinstance(usage, Mapping):
         tokens = next((usage[key] for key in TOKENS if type(usage.get(key)) is int), None)
         made.tokens = made.tokens if made.tokens is not None else tokens
-    made.model = made.model or _name(_first([body], ("model", "modelVersion", "model_name")))
+    made.model = made.model or _name(first_of([body], ("model", "modelVersion", "model_name")))
     made.failed = made.failed or (bool(body.get("error")) and not made.choices)
     if not is_told(made.reason):
-        told = _first([body], REASONS)
+        told = first_of([body], REASONS)
         told = told[0] if isinstance(told, list) and told else told
         if isinstance(told, str):
             made.reasons = [told, *made.reasons[1:]]
@@ -211,20 +197,16 @@ def choose(place: str, messages: list[Any], count: int | None = None) -> Respons
     if _is_streamed(messages):
         refuse_record(place, *STREAMED)
     entries = [one if isinstance(one, Mapping) else {} for one in messages]
-    reasons = [_first([one], REASONS) for one in entries]
+    reasons = [first_of([one], REASONS) for one in entries]
     indices = [one.get("index") for one in entries]
     differ = {fold_reason(one) for one in reasons if isinstance(one, str) and is_told(one)}
     apart = all(type(one) is int for one in indices) and len(set(indices)) > 1
-    if len(messages) > 1 and (apart or (count is not None and count > 1) or len(differ) > 1):
-        order = sorted(range(len(messages)), key=lambda one: (int(indices[one] or 0) if apart else one, one))
-        groups: dict[Any, list[int]] = {}
-        for at in order:
-            groups.setdefault(indices[at] if apart else at, []).append(at)
-        found = list(groups.values())
-    else:
-        found = [list(range(len(messages)))] if messages else []
+    several = apart or (count is not None and count > 1) or len(differ) > 1
+    groups: dict[int, list[int]] = {}
+    for at in range(len(messages)):
+        groups.setdefault(int(indices[at] or 0) if apart else at * several, []).append(at)
     made = Response()
-    for group in found:
+    for _, group in sorted(groups.items()):
         said = [one for at in group for one in read_message(f"{place}[{at}]", messages[at], "assistant")]
         made.choices.append(merge_replies(said))
         told = [one for at in group if isinstance(one := reasons[at], str)]
@@ -237,39 +219,30 @@ def _choices(place: str, body: Body, count: int | None) -> Response:
     choices = body["choices"]
     if not isinstance(choices, list):
         refuse_record(place, "choices is no list")
-    made = Response()
-    for number, one in sorted(enumerate(choices), key=lambda one: _index(one[1], one[0])):
+    found: list[tuple[int, int, list[Said], str | None]] = []
+    for number, one in enumerate(choices):
         where = f"{place}: choices[{number}]"
-        if not isinstance(one, Mapping) or not isinstance(one.get("message", one.get("text")), Mapping | str):
+        message = one.get("message", one.get("text")) if isinstance(one, Mapping) else None
+        if not isinstance(message, Mapping | str):
             refuse_record(where, "has no message")
-        message = one.get("message", one.get("text"))
-        said = read_message(
-            where, {"role": "assistant", **message} if isinstance(message, Mapping) else message, "assistant"
-        )
-        made.choices.append(merge_replies(said))
-        reason = _first([one], REASONS)
-        made.reasons.append(reason if isinstance(reason, str) else None)
-    return made
-
-
-def _index(one: Any, default: int) -> tuple[int, int]:
-    found = one.get("index") if isinstance(one, Mapping) else None
-    return (found if type(found) is int else default, default)
+        whole = {"role": "assistant", **message} if isinstance(message, Mapping) else message
+        said = merge_replies(read_message(where, whole, "assistant"))
+        index, reason = one.get("index"), first_of([one], REASONS)
+        index = index if type(index) is int else number
+        found.append((index, number, said, reason if isinstance(reason, str) else None))
+    found.sort(key=lambda one: one[:2])
+    return Response(choices=[said for _, _, said, _ in found], reasons=[reason for *_, reason in found])
 
 
 def _candidates(place: str, body: Body, count: int | None) -> Response:
     """Gemini's candidates."""
-    entries = [
-        {**_object(one.get("content")), "index": one.get("index", number)}
-        | {"finish_reason": one.get("finishReason", one.get("finish_reason")), "role": "model"}
-        for number, one in enumerate(body["candidates"])
-        if isinstance(one, Mapping)
-    ]
+    entries = []
+    for number, one in enumerate(body["candidates"]):
+        if isinstance(one, Mapping):
+            content = one["content"] if isinstance(one.get("content"), Mapping) else {}
+            reason = one.get("finishReason", one.get("finish_reason"))
+            entries.append({**content, "index": one.get("index", number), "finish_reason": reason, "role": "model"})
     return choose(f"{place}: candidates", entries, count)
-
-
-def _object(value: Any) -> Body:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _output(place: str, body: Body, count: int | None) -> Response:
@@ -295,14 +268,12 @@ def _message(place: str, body: Body, count: int | None) -> Response:
 
 def _itself(place: str, body: Body, count: int | None) -> Response:
     """A message by itself: Anthropic's, or one that a log kept of a response."""
-    plain = {key: value for key, value in body.items() if key != "type" or value != "message"}
-    return choose(place, [plain], count)
+    return choose(place, [{key: value for key, value in body.items() if (key, value) != ("type", "message")}], count)
 
 
 def _messages(place: str, body: Body, count: int | None) -> Response:
     """All messages of a run, as agents return them."""
-    said = read_messages(f"{place}: messages", body["messages"])
-    return Response(choices=[said], reasons=[None])
+    return Response(choices=[read_messages(f"{place}: messages", body["messages"])], reasons=[None])
 
 
 def _generations(place: str, body: Body, count: int | None) -> Response:
@@ -315,14 +286,10 @@ def _generations(place: str, body: Body, count: int | None) -> Response:
         if not isinstance(one, Mapping):
             refuse_record(place, "a generation is no object")
         about = one.get("generation_info")
-        reason = _first([about], REASONS) if isinstance(about, Mapping) else None
+        reason = first_of([about], REASONS) if isinstance(about, Mapping) else None
         message = one.get("message")
         message = message if isinstance(message, Mapping) else {"role": "assistant", "content": one.get("text")}
-        entries.append(
-            {"message": message, "finish_reason": reason}
-            if "kwargs" in message
-            else {**message, "finish_reason": reason}
-        )
+        entries.append({**({"message": message} if "kwargs" in message else message), "finish_reason": reason})
     return choose(f"{place}: generations", entries, count or len(entries))
 
 
@@ -345,17 +312,8 @@ _READERS: dict[str, Callable[[str, Body, int | None], Response]] = {
     "message": _message,
     "generations": _generations,
     "messages": _messages,
-    "content": _itself,
-    "parts": _itself,
-    "role": _itself,
-    "kwargs": _itself,
-    "text": _words("text"),
-    "completion": _words("completion"),
-    "output_text": _words("output_text"),
-    "generated_text": _words("generated_text"),
-    "response": _words("response"),
-    "tool_calls": _calls_alone,
-    "toolCalls": _calls_alone,
-    "function_call": _calls_alone,
+    **dict.fromkeys(("content", "parts", "role", "kwargs"), _itself),
+    **{key: _words(key) for key in ("text", "completion", "output_text", "generated_text", "response")},
+    **dict.fromkeys(("tool_calls", "toolCalls", "function_call"), _calls_alone),
 }
 _RESPONSES = frozenset({*_READERS, *_NO_REPLY})

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.exchange.traces.bodies import MESSAGES, Response, find_messages, is_answer, read_request, read_response
-from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said
 from holdfast.exchange.traces.messages import perhaps
 from holdfast.exchange.traces.records import BadRecord, refuse_record
 from holdfast.exchange.traces.times import read_time
@@ -60,12 +60,9 @@ def is_batch_request(value: Body) -> bool:
 
 def is_batch_result(value: Any) -> bool:
     """Whether a record is a line of a batch's output."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get(BATCH), str)
-        and ("response" in value or "result" in value or "error" in value)
-        and _request(value) is None
-    )
+    if not isinstance(value, dict) or not isinstance(value.get(BATCH), str):
+        return False
+    return any(key in value for key in ("response", "result", "error")) and _request(value) is None
 
 
 def _inner(found: Any) -> Any:
@@ -105,18 +102,19 @@ def read_chat(place: str, value: Body) -> Exchange:
     response = Response()
     if answer is not None and (answer is not value or "choices" in value or "candidates" in value):
         whole = answer if isinstance(answer, Mapping) else {"output": answer}
-        response = read_response(place, {**_status(value), **whole}, request.choices)
+        status = {key: value[key] for key in ("status", "incomplete_details") if key in value and "output" in value}
+        response = read_response(place, {**status, **whole}, request.choices)
     bodies = [one for one in (value, answer, body) if isinstance(one, Mapping)]
     found = tuple({id(one): one for one in (*bodies, *map(_metadata, bodies)) if one}.values())
     given, replies = request.said, response.choices
-    if replies and _begins_with(replies[0], given):
+    if given and replies and len(replies[0]) > len(given) and _shown(replies[0][: len(given)]) == _shown(given):
         replies = [replies[0][len(given) :], *replies[1:]]  # an agent that returns all messages
     if replies and given and _shown(given[-1:]) == _shown(replies[0]) and given[-1].role == "assistant":
         given = given[:-1]  # a log that adds the reply to what was asked
     if unread := _find_unread(value, [*given, *(replies[0] if replies else [])]):
         beside = Said(role="assistant", detail={UNREAD: unread})
         replies = [[*(replies[0] if replies else []), beside], *replies[1:]]
-    reason = response.reason or _text(value.get("finish_reason"))
+    told = value.get("finish_reason")
     return Exchange(
         place=place,
         source="chat",
@@ -125,21 +123,16 @@ def read_chat(place: str, value: Body) -> Exchange:
         conversation=_first(CONVERSATIONS, found),
         session=_first(SESSIONS, found),
         follows=_first(("previous_response_id",), found),
-        names=_names(found),
+        names=tuple(dict.fromkeys(name for key in IDS if (name := _first((key,), found)) is not None)),
         start=read_time(_first(TIMES, found)),
         time=_first(TIMES, found),
         tools=request.tools,
         model=response.model or request.model or _first(("model",), found),
         family=_first(FAMILIES, (_metadata(value), _metadata(body), value)),
         tokens=response.tokens,
-        reason=reason,
+        reason=response.reason or (told if isinstance(told, str) else None),
         failed=bool(value.get("error")) or response.failed,
     )
-
-
-def _status(value: Body) -> dict[str, Any]:
-    """What a row says of its response beside it."""
-    return {key: value[key] for key in ("status", "incomplete_details") if key in value and "output" in value}
 
 
 def _with_calls(value: Body, answer: Any, given: list[Said]) -> Any:
@@ -165,21 +158,8 @@ def _find_unread(value: Body, said: list[Said]) -> list[str]:
     return [clean(key) for key, one in beside.items() if not made.issuperset(find_names(key, one))]
 
 
-def _begins_with(said: list[Said], given: list[Said]) -> bool:
-    return bool(given) and len(said) > len(given) and _shown(said[: len(given)]) == _shown(given)
-
-
 def _shown(said: list[Said]) -> list[tuple[str, str, list[str]]]:
     return [(one.role, one.text, [call.name for call in one.calls]) for one in said]
-
-
-def _names(places: tuple[Body, ...]) -> tuple[str, ...]:
-    found = [name for key in IDS if (name := _first((key,), places)) is not None]
-    return tuple(dict.fromkeys(found))
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _metadata(value: Any) -> Body:
@@ -210,29 +190,20 @@ class Batches:
         if held.setdefault(str(value[BATCH]), (place, value))[1] != value:
             refuse_record(place, "another line has the same custom_id", "give each batch's files by themselves")
 
-    def exchanges(self) -> list[Exchange | BadRecord]:
-        """Each request with its result, or what is missing."""
-        made: list[Exchange | BadRecord] = []
+    def finish(self, intake: Intake) -> None:
+        """Each request with its result into ``intake``, or what is missing."""
         for name in sorted(self._requests.keys() | self._results.keys()):
-            (place, request), result = self._requests.get(name, ("", {})), self._results.get(name)
-            if not request or result is None:
-                made.append(self._alone(name))
-                continue
             try:
-                made.append(self._join(place, request, result[1]))
+                intake.exchanges.append(self._join(name))
             except BadRecord as error:
-                made.append(error)
-        return made
+                intake.lose(error)
 
-    def _alone(self, name: str) -> BadRecord:
-        if name in self._requests:
-            finding, remedy = "a batch's request without its result", "give the batch's output file too"
-            return BadRecord(f"{self._requests[name][0]}: {finding}; {remedy} (they are joined by custom_id)")
-        finding, remedy = "a batch's result without its request", "give the batch's input file too"
-        return BadRecord(f"{self._results[name][0]}: {finding}; {remedy} (they are joined by custom_id)")
-
-    @staticmethod
-    def _join(place: str, request: Body, result: Body) -> Exchange:
+    def _join(self, name: str) -> Exchange:
+        (place, request), (other, result) = (held.get(name, ("", {})) for held in (self._requests, self._results))
+        if not place or not other:
+            alone, missing, file = ("request", "result", "output") if place else ("result", "request", "input")
+            remedy = f"give the batch's {file} file too (they are joined by custom_id)"
+            refuse_record(place or other, f"a batch's {alone} without its {missing}", remedy)
         answer = result.get("response")
         if not isinstance(answer, Mapping):
             answer = result.get("result")

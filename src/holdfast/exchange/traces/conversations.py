@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from holdfast.exchange.ties import group_tied
 from holdfast.exchange.traces.answers import pair_answers, unmatched_runs
-from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said, ToolRun, Trace
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said, ToolRun, Trace
 from holdfast.exchange.traces.endings import find_ending, is_told, read_reason
-from holdfast.exchange.traces.intake import Intake
 from holdfast.exchange.traces.messages import merge_replies
 from holdfast.exchange.traces.weaving import Strand, weave
-from holdfast.models.calls import find_unread
+from holdfast.models.calls.spelled import find_unread
 from holdfast.models.calls.structured import read_arguments, to_text
 from holdfast.records import Ending, Message, ToolCall, ToolSpec, content_id
 
@@ -38,29 +38,25 @@ class Gathered:
 
     def break_units(self, units: set[str]) -> None:
         """Conversations of traces in which a request cannot be read are incoherent."""
-        reason = "a request of it cannot be read"
-        self.traces = [
-            replace(one, broken=one.broken or reason, ending=Ending.INCOHERENT)
-            if self.units_of[one.id] & units and one.ending is not Ending.ERROR
-            else one
-            for one in self.traces
-        ]
+        for place, one in enumerate(self.traces):
+            if self.units_of[one.id] & units and one.ending is not Ending.ERROR:
+                broken = one.broken or "a request of it cannot be read"
+                self.traces[place] = replace(one, broken=broken, ending=Ending.INCOHERENT)
 
 
 def gather(intake: Intake) -> Gathered:
     """The conversations of everything that was read."""
     made = Gathered()
     inner, outer = _without_copies(intake)
-    woven = weave(inner)
-    made.counts += woven.counts
-    strands = woven.strands + _of_agents(woven.strands, outer)
+    strands, counts = weave(inner)
+    made.counts += counts
+    strands += _of_agents(strands, outer)
     clusters = _join_turns(_cluster(strands), made.counts)
     runs: dict[str, list[ToolRun]] = defaultdict(list)
     for run in intake.runs:
         runs[run.unit].append(run)
     damaged = {one.unit for one in intake.lost if one.unit}
-    names = _Names(clusters)
-    for cluster in clusters:
+    for name, cluster in zip(_choose_names(clusters), clusters, strict=True):
         spoken = [one for group in cluster for one in group if one.spoken]
         if not spoken and all(one.failed for group in cluster for strand in group for one in strand.exchanges):
             made.counts["failed"] += 1
@@ -71,13 +67,10 @@ def gather(intake: Intake) -> Gathered:
         units = {unit for group in cluster for one in group for unit in one.units}
         made.units |= units
         found = [run for unit in sorted(units) for run in runs[unit]]
-        trace = _make(names.choose(cluster), cluster, found, made, bool(units & damaged))
+        trace = _make(name, cluster, found, made, bool(units & damaged))
         made.traces.append(trace)
         made.units_of[trace.id] = units
     return made
-
-
-# --- which requests count -----------------------------------------------------------------------------------------
 
 
 def _without_copies(intake: Intake) -> tuple[list[Exchange], list[Exchange]]:
@@ -110,10 +103,8 @@ def _tell_same(one: Exchange, other: Exchange) -> bool:
     mine, theirs = _whole(one), _whole(other)
     if not one.replies or not other.replies:
         return bool(mine and theirs) and mine[-1].text.strip() in {said.text.strip() for said in theirs}
-    last, first = one.replies[0][-1:], other.replies[0][-1:]
-    return [(said.text.strip(), _names(said.calls)) for said in last] == [
-        (said.text.strip(), _names(said.calls)) for said in first
-    ]
+    last, first = ([(said.text.strip(), _names(said.calls)) for said in each.replies[0][-1:]] for each in (one, other))
+    return last == first
 
 
 def _names(calls: Iterable[ToolCall]) -> list[str]:
@@ -130,7 +121,7 @@ def _of_agents(strands: Sequence[Strand], outer: Sequence[Exchange]) -> list[Str
     for strand in strands:
         for unit in strand.units if strand.spoken else ():
             held[unit].append(strand.said)
-    spoken = _units(strands)
+    spoken = {unit for one in strands if one.spoken for unit in one.units}
     kept = []
     for one in sorted(outer, key=lambda each: (-_weight(each), each.start or 0)):
         said, there = _whole(one), held[one.unit or ""]
@@ -139,36 +130,16 @@ def _of_agents(strands: Sequence[Strand], outer: Sequence[Exchange]) -> list[Str
         if acted or (one.unit not in spoken and said and said[-1].text.strip() not in texts):
             there.append(said)
             kept.append(one)
-    return weave(kept).strands
+    return weave(kept)[0]
 
-
-def _units(strands: Iterable[Strand]) -> set[str]:
-    return {unit for one in strands if one.spoken for unit in one.units}
-
-
-# --- which belong together ----------------------------------------------------------------------------------------
 
 Cluster = list[list[Strand]]  # the strands of a conversation, by turns that are not woven together
 
 
 def _cluster(strands: Sequence[Strand]) -> list[list[Strand]]:
     """Strands that share a trace; a strand of no trace is by itself."""
-    parent = list(range(len(strands)))
-
-    def find(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
-
-    first: dict[str, int] = {}
-    for number, strand in enumerate(strands):
-        for unit in strand.units:
-            parent[find(number)] = find(first.setdefault(unit, number))
-    groups: dict[int, list[Strand]] = defaultdict(list)
-    for number, strand in enumerate(strands):
-        groups[find(number)].append(strand)
-    return [sorted(group, key=lambda one: one.first.start or 0) for group in groups.values()]
+    groups = ([strands[place] for place in places] for places in group_tied([one.units for one in strands]))
+    return [sorted(group, key=lambda one: one.first.start or 0) for group in groups]
 
 
 def _join_turns(groups: list[list[Strand]], counts: Counter[str]) -> list[Cluster]:
@@ -196,50 +167,33 @@ def _join_turns(groups: list[list[Strand]], counts: Counter[str]) -> list[Cluste
     return made
 
 
-class _Names:
-    """What conversations are called: the first of their ids that no other has."""
-
-    def __init__(self, clusters: Sequence[Cluster]) -> None:
-        self._holders: dict[str, set[int]] = defaultdict(set)
-        self._given: set[str] = set()
-        for number, cluster in enumerate(clusters):
-            for name in self._all(cluster):
-                self._holders[name].add(number)
-        self.shared = 0
-
-    @staticmethod
-    def _all(cluster: Cluster) -> list[str]:
-        told = [one for group in cluster for strand in group for one in reversed(strand.exchanges)]
-        traced = [one.conversation for one in told if one.unit is not None and one.conversation]
-        return list(dict.fromkeys([*traced, *(name for one in told for name in one.names)]))
-
-    def choose(self, cluster: Cluster) -> str:
-        """An id that is this conversation's alone; one made of its words where it has none."""
-        for name in self._all(cluster):
-            if len(self._holders[name]) == 1 and name not in self._given:
-                self._given.add(name)
-                return name
-        words = [
-            (one.role, one.text, _names(one.calls)) for group in cluster for strand in group for one in strand.said
-        ]
-        made = content_id("chat", words)
-        while made in self._given:
-            made = content_id("chat", made)
-        self._given.add(made)
-        return made
+def _choose_names(clusters: Sequence[Cluster]) -> list[str]:
+    """What each conversation is called: the first of its ids that no other has, else one made of its words."""
+    ids = [_ids(cluster) for cluster in clusters]
+    holders = Counter(name for names in ids for name in names)
+    chosen: dict[str, None] = {}
+    for cluster, names in zip(clusters, ids, strict=True):
+        name = next((one for one in names if holders[one] == 1 and one not in chosen), None)
+        if name is None:
+            said = [one for group in cluster for strand in group for one in strand.said]
+            name = content_id("chat", [(one.role, one.text, _names(one.calls)) for one in said])
+        while name in chosen:
+            name = content_id("chat", name)
+        chosen[name] = None
+    return list(chosen)
 
 
-# --- one conversation ---------------------------------------------------------------------------------------------
+def _ids(cluster: Cluster) -> list[str]:
+    told = [one for group in cluster for strand in group for one in reversed(strand.exchanges)]
+    traced = [one.conversation for one in told if one.unit is not None and one.conversation]
+    return list(dict.fromkeys([*traced, *(name for one in told for name in one.names)]))
 
 
 def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, damaged: bool) -> Trace:
     strands = [one for group in cluster for one in group if one.spoken]
     said: list[Said] = []
     orphans, last = 0, strands[0]
-    for group in cluster:
-        spoken = [one for one in group if one.spoken]
-        if not spoken:
-            continue
+    for spoken in filter(None, ([one for one in group if one.spoken] for group in cluster)):
         last = max(spoken, key=lambda one: len(one.said))
         whole, lost = _blend(last, [one for one in spoken if one is not last])
         orphans += lost
@@ -249,7 +203,7 @@ def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, 
     said = _with_runs(said, extra)
     made.counts["runs"] += len(extra)
     exchanges = [one for strand in strands for one in strand.exchanges]
-    tools = _tools(exchanges)
+    tools = tuple({tool.name: tool for one in exchanges for tool in one.tools}.values())  # each once
     if is_told(last.last.reason) and read_reason(last.last.reason) is None:
         made.unknown_reasons[to_text(last.last.reason)] += 1
     ending = find_ending(last.said, last.last.reason, failed=last.last.failed)
@@ -260,7 +214,6 @@ def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, 
     agents = [one.agent for one in last.exchanges if one.agent]
     return Trace(
         id=name,
-        place=strands[0].first.place,
         source=strands[0].first.source,
         said=tuple(said),
         tools=next((one.tools for one in last.exchanges if one.tools), tools),
@@ -272,11 +225,6 @@ def _make(name: str, cluster: Cluster, runs: Sequence[ToolRun], made: Gathered, 
         dialogues=max(sum(one.spoken for one in group) for group in cluster),
         broken=broken,
     )
-
-
-def _tools(exchanges: Iterable[Exchange]) -> tuple[ToolSpec, ...]:
-    """All tools that were offered, each once."""
-    return tuple({tool.name: tool for one in exchanges for tool in one.tools}.values())
 
 
 def _tidy(said: Sequence[Said]) -> list[Said]:
@@ -328,10 +276,8 @@ def _with_runs(said: list[Said], runs: Sequence[ToolRun]) -> list[Said]:
     for run in runs:
         call = ToolCall(name=run.name or _NAMELESS, arguments=read_arguments(run.arguments), id=run.call)
         about = {"told by": "the tool's own span"}
-        made += [
-            Said(role="assistant", calls=(call,), detail=about),
-            Said(role="tool", text=run.result or "", answers=run.call or None, name=call.name, detail=about),
-        ]
+        answer = Said(role="tool", text=run.result or "", answers=run.call or None, name=call.name, detail=about)
+        made += [Said(role="assistant", calls=(call,), detail=about), answer]
     last = said[-1:] if said and said[-1].role == "assistant" and not said[-1].calls else []
     return [*said[: len(said) - len(last)], *made, *last]
 
@@ -349,9 +295,8 @@ def _find_break(said: Sequence[Said], strands: Sequence[Strand], tools: Sequence
         return "its beginning is missing, or a window of it joins nothing"
     if _falls_apart(strands):
         return "requests of one dialogue that join nowhere"
-    texts = [
-        Message(role="assistant", content=one.text, tool_calls=one.calls) for one in said if one.role == "assistant"
-    ]
+    spoken = [one for one in said if one.role == "assistant"]
+    texts = [Message(role="assistant", content=one.text, tool_calls=one.calls) for one in spoken]
     if find_unread(texts, tools, headings=all(one.role != "tool" for one in said)) is not None:
         return "a call was left in the text"
     return None

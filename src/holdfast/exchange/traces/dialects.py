@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from holdfast.exchange.traces.bodies import Request, Response, choose, read_request, read_response
+from holdfast.exchange.traces.bodies import Request, Response, choose, first_of, read_request, read_response
 from holdfast.exchange.traces.dialogue import Said
 from holdfast.exchange.traces.messages import merge_replies, perhaps, read_message, read_messages, read_role, read_tools
-from holdfast.exchange.traces.otlp import Attributes, nest
+from holdfast.exchange.traces.otlp import Attributes, Event, nest
 from holdfast.exchange.traces.records import BadRecord, refuse_record
 from holdfast.models.calls.structured import read_parts, to_text
 from holdfast.records import ToolSpec
@@ -28,7 +28,6 @@ INPUT, OUTPUT, SYSTEM = "gen_ai.input.messages", "gen_ai.output.messages", "gen_
 COUNTS = ("gen_ai.request.choice.count", "gen_ai.request.n", "llm.request.n")
 
 Pair = tuple[Request, Response]
-Event = tuple[int, str, Mapping[str, Any]]
 
 
 def is_told_event(name: str) -> bool:
@@ -79,9 +78,6 @@ def _with_system(said: list[Said], system: Any) -> list[Said]:
     return [*(Said(role="system", text=text) for text in texts), *said]
 
 
-# --- OpenTelemetry ------------------------------------------------------------------------------------------------
-
-
 def _of_conventions(place: str, attributes: Attributes) -> list[Pair]:
     given, answers = attributes.get(INPUT), attributes.get(OUTPUT)
     if given is None and answers is None:
@@ -110,36 +106,29 @@ def read_events(place: str, events: Iterable[Event]) -> list[Pair]:
         choices.clear()
 
     for _, name, inner in sorted(events, key=lambda one: one[0]):
-        if name in _CONTENT_EVENTS:
-            body = perhaps(place, inner.get(_CONTENT_EVENTS[name]))
-            if name.endswith("prompt"):
-                if choices:
-                    close()
-                given += read_request(place, body).said
-            else:
-                reply = read_response(place, body)
-                if not choices.keys().isdisjoint(range(len(reply.choices))):
-                    close()
-                choices |= {at: (said, reply.reasons[at]) for at, said in enumerate(reply.choices)}
-            continue
-        body = _body(place, inner)
-        if name == CHOICE:
-            index = _index(body)
-            if index in choices:
-                close()
-            choices[index] = (_read_choice(place, body), to_text(body.get("finish_reason")) or None)
+        asked: list[Said] = []
+        told: dict[int, tuple[list[Said], str | None]] | None = None
+        body = perhaps(place, inner.get(_CONTENT_EVENTS.get(name, "")))
+        if name == "gen_ai.content.prompt":
+            asked = read_request(place, body).said
+        elif name in _CONTENT_EVENTS:
+            reply = read_response(place, body)
+            told = dict(enumerate(zip(reply.choices, reply.reasons, strict=False)))
+        elif name == CHOICE:
+            body = _body(place, inner)
+            found = body.get("index")
+            index = int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else 0
+            told = {index: (_read_choice(place, body), to_text(body.get("finish_reason")) or None)}
         else:
-            if choices:
-                close()
-            given += _read_event(place, name, body)
+            asked = _read_event(place, name, _body(place, inner))
+        # What is asked after a reply, and a choice that is there already, are of the next request.
+        if choices and (told is None or not choices.keys().isdisjoint(told)):
+            close()
+        given += asked
+        choices |= told or {}
     if choices or given:
         close()
     return made
-
-
-def _index(body: Mapping[str, Any]) -> int:
-    found = body.get("index")
-    return int(found) if isinstance(found, int) or (isinstance(found, str) and found.isdigit()) else 0
 
 
 def _body(place: str, inner: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,11 +151,9 @@ def _read_choice(place: str, body: Mapping[str, Any]) -> list[Said]:
 
 def _read_event(place: str, name: str, body: Mapping[str, Any]) -> list[Said]:
     content = body.get("content")
-    if isinstance(content, str) and content.lstrip()[:2] in ("[{", "[]"):
-        content = perhaps(place, content)
-    if isinstance(content, dict) and not any(key in content for key in ("type", "text", "parts")):
-        content = to_text(content)
-    if isinstance(content, int | float):
+    content = _parts_of(place, content)
+    plain = isinstance(content, dict) and not any(key in content for key in ("type", "text", "parts"))
+    if plain or isinstance(content, int | float):
         content = to_text(content)
     role = body.get("role") or EVENT_ROLES.get(name, "assistant")
     # The role of a tool's event may be that of who hands its answer on.
@@ -175,37 +162,29 @@ def _read_event(place: str, name: str, body: Mapping[str, Any]) -> list[Said]:
     return merge_replies(read_message(place, {**body, "role": role, "content": content}))
 
 
-# --- indexed names ------------------------------------------------------------------------------------------------
-
-
 def _of_openllmetry(place: str, attributes: Attributes) -> list[Pair]:
     given = next((found for key in ("gen_ai.prompt", "llm.prompts") if (found := nest(attributes, key))), [])
     replies = next((found for key in ("gen_ai.completion", "llm.completions") if (found := nest(attributes, key))), [])
     if not given and not replies:
         return []
-    said = [
-        one for number, message in enumerate(given) for one in _indexed(f"{place}: prompt {number}", message, "user")
-    ]
+    asked = [{"role": "user", **_as_message(f"{place}: prompt {number}", one)} for number, one in enumerate(given)]
+    said = [one for number, message in enumerate(asked) for one in read_message(f"{place}: prompt {number}", message)]
     texts = [_as_message(place, one) for one in replies]
     return [(Request(said=said), choose(place, texts, _count(attributes)))]
 
 
-def _as_message(place: str, one: Any) -> Any:
+def _as_message(place: str, one: Any) -> dict[str, Any]:
     if not isinstance(one, dict):
         return {"content": one}
-    if "prompt" in one and isinstance(one["prompt"], dict):
-        one = one["prompt"]  # OpenInference's llm.prompts.N.prompt.text
-    if "completion" in one and isinstance(one["completion"], dict):
-        one = one["completion"]
-    content = one.get("content", one.get("text"))
-    if isinstance(content, str) and content.lstrip()[:2] in ("[{", "[]"):
-        content = perhaps(place, content)
-    return {**one, "content": content}
+    for key in ("prompt", "completion"):  # OpenInference's llm.prompts.N.prompt.text
+        one = one[key] if isinstance(one.get(key), dict) else one
+    return {**one, "content": _parts_of(place, one.get("content", one.get("text")))}
 
 
-def _indexed(place: str, one: Any, role: str) -> list[Said]:
-    message = _as_message(place, one)
-    return read_message(place, {"role": role, **message})
+def _parts_of(place: str, content: Any) -> Any:
+    """A message's content, its parts where they were written as JSON text."""
+    is_list = isinstance(content, str) and content.lstrip()[:2] in ("[{", "[]")
+    return perhaps(place, content) if is_list else content
 
 
 def _of_openinference(place: str, attributes: Attributes) -> list[Pair]:
@@ -241,29 +220,20 @@ def _plain_message(one: Any) -> dict[str, Any]:
 def _plain_content(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
-    inner = part.get("message_content", part)
     call = part.get("tool_call")
-    if isinstance(call, dict):
-        return {"type": "tool_use", "tool_call": call}
-    return inner
-
-
-# --- other SDKs ---------------------------------------------------------------------------------------------------
+    return {"type": "tool_use", "tool_call": call} if isinstance(call, dict) else part.get("message_content", part)
 
 
 def _of_ai_sdk(place: str, attributes: Attributes) -> list[Pair]:
     given = attributes.get("ai.prompt.messages", attributes.get("ai.prompt"))
-    text = _first(attributes, "ai.response.text", "ai.result.text", "ai.response.object", "ai.result.object")
-    calls = perhaps(place, _first(attributes, "ai.response.toolCalls", "ai.result.toolCalls"))
+    texts = ("ai.response.text", "ai.result.text", "ai.response.object", "ai.result.object")
+    text = first_of([attributes], texts)
+    calls = perhaps(place, first_of([attributes], ("ai.response.toolCalls", "ai.result.toolCalls")))
     if given is None and text is None and not calls:
         return []
     request = read_request(place, given) if given is not None else Request(said=[])
-    message = {
-        "role": "assistant",
-        "content": None if text is None else to_text(text),
-        "tool_calls": calls,
-        "reasoning": attributes.get("ai.response.reasoning"),
-    }
+    message = {"role": "assistant", "content": None if text is None else to_text(text), "tool_calls": calls}
+    message["reasoning"] = attributes.get("ai.response.reasoning")
     said = [] if text is None and not calls else [merge_replies(read_message(place, message))]
     return [(request, Response(choices=said, reasons=[None] * len(said)))]
 
@@ -280,10 +250,6 @@ def _of_logfire(place: str, attributes: Attributes) -> list[Pair]:
             said = _with_system(read_messages(f"{place}: {key}", value), attributes.get(SYSTEM))
             return [(Request(said=said), Response())]
     return []
-
-
-def _first(attributes: Attributes, *names: str) -> Any:
-    return next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
 
 
 # Names of what went in and of what came out, each a body, messages, or a text.
@@ -307,7 +273,11 @@ def _of_bodies(place: str, attributes: Attributes) -> list[Pair]:
             continue
         try:
             request = read_request(place, perhaps(place, given))
-            response = read_response(place, _response_of(perhaps(place, reply)), request.choices or _count(attributes))
+            body = perhaps(place, reply)
+            if isinstance(body, dict) and isinstance(body.get("combined_chunk_content"), str):
+                # Logfire keeps a response's message, its text or its parts beside other keys.
+                body = {"role": "assistant", "content": body["combined_chunk_content"]}
+            response = read_response(place, body, request.choices or _count(attributes))
         except BadRecord:
             continue  # these names hold anything
         if response.choices:
@@ -315,20 +285,8 @@ def _of_bodies(place: str, attributes: Attributes) -> list[Pair]:
     return []
 
 
-def _response_of(value: Any) -> Any:
-    """Logfire keeps a response's message, its text or its parts beside other keys."""
-    if isinstance(value, dict) and isinstance(value.get("combined_chunk_content"), str):
-        return {"role": "assistant", "content": value["combined_chunk_content"]}
-    return value
-
-
-_DIALECTS: tuple[Callable[[str, Attributes], list[Pair]], ...] = (
-    _of_conventions,
-    _of_openinference,
-    _of_openllmetry,
-    _of_ai_sdk,
-    _of_logfire,
-)
+_DIALECTS: tuple[Callable[[str, Attributes], list[Pair]], ...]
+_DIALECTS = (_of_conventions, _of_openinference, _of_openllmetry, _of_ai_sdk, _of_logfire)
 
 
 def read_offered(place: str, attributes: Attributes) -> tuple[ToolSpec, ...]:
@@ -341,13 +299,8 @@ def read_offered(place: str, attributes: Attributes) -> tuple[ToolSpec, ...]:
         attributes.get("model_request_parameters"),
     ):
         value = perhaps(place, found)
-        if isinstance(value, list):
-            value = [
-                one["tool"] if isinstance(one, dict) and isinstance(one.get("tool"), dict) else one for one in value
-            ]
         if isinstance(value, dict) and isinstance(value.get("function_tools"), list):
             value = value["function_tools"]
-        tools = read_tools(value)
-        if tools:
+        if tools := read_tools(value):
             return tools
     return ()

@@ -50,13 +50,8 @@ def fold_reason(reason: str) -> str:
 
 def is_told(reason: str | None) -> bool:
     """Whether a reason says anything; some writers put a word for none."""
-    return reason is not None and fold_reason(reason) not in (
-        "",
-        "null",
-        "none",
-        "unspecified",
-        "finish_reason_unspecified",
-    )
+    nothing = ("", "null", "none", "unspecified", "finish_reason_unspecified")
+    return reason is not None and fold_reason(reason) not in nothing
 
 
 def read_reason(reason: str | None) -> Ending | None:

@@ -50,7 +50,8 @@ def sort_paths(paths: Sequence[Path]) -> Found:
             found = [one for one in inside if one not in held and one.is_file() and _TRACES.match(one.name)]
             found = [one for one in found if not _HIDDEN.match(one.name) and one.stat().st_size]
             if not found and not held:
-                raise StudyError(f"{path}: holds no {KINDS}{_name(inside)}; give files of traces")
+                names = ", ".join(one.name for one in inside[:3]) + (", …" if inside[3:] else "")
+                raise StudyError(f"{path}: holds no {KINDS}{f' (but {names})' if inside else ''}; give files of traces")
             logs += [one for one in inside if one in held]
             files += found
             members.update(found)
@@ -67,8 +68,3 @@ def sort_paths(paths: Sequence[Path]) -> Found:
         left_out=tuple(dict.fromkeys(left_out)),
         inside=frozenset(members),
     )
-
-
-def _name(inside: Sequence[Path]) -> str:
-    names = ", ".join(one.name for one in inside[:3])
-    return f" (but {names}{', …' if inside[3:] else ''})" if inside else ""

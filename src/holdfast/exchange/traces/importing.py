@@ -18,16 +18,7 @@ from holdfast.records.errors import MissingExtra, StudyError
 from holdfast.records.outputs import scratch_directory
 from holdfast.records.words import count_noun
 from holdfast.rollout.audit import audit
-from holdfast.store import Store, codec
-from holdfast.store.origins import (
-    Undeclared,
-    add_declarations,
-    read_declarations,
-    read_import_notes,
-    read_log_states,
-    read_undeclared,
-    write_undeclared,
-)
+from holdfast.store import Store, codec, origins
 
 SUITE = "traces"
 NO_FAMILY = "traces"
@@ -50,8 +41,7 @@ class Imported:
     """What was imported for one look: its checkpoint, trajectory ids by trace id, and what was left out.
 
     ``seen`` counts traces that the baseline or an earlier look has, ``absent`` the rollouts that logs among them were
-    to hold and do not. ``notes`` tell in words what was joined, left out
-    or not read, ``counts`` the same as numbers.
+    to hold and do not. ``notes`` tell in words what was joined, left out or not read, ``counts`` the same as numbers.
     """
 
     checkpoint: Checkpoint
@@ -82,8 +72,7 @@ def make_episode(trace: Trace) -> Episode:
     calls = sum(message.role == "tool" for message in spoken)
     invalid = sum("_raw" in call.arguments for message in spoken for call in message.tool_calls)
     detail: dict[str, Any] = {"trace": trace.id, "source": trace.source, "model": trace.model, "time": trace.time}
-    detail["dialogues"] = trace.dialogues if trace.dialogues > 1 else None
-    detail["broken"] = trace.broken
+    detail |= {"dialogues": trace.dialogues if trace.dialogues > 1 else None, "broken": trace.broken}
     made = Trajectory(
         id="",
         case_id=case.id,
@@ -119,7 +108,7 @@ class Logged:
 
     episodes: tuple[Episode, ...] = ()
     declarations: tuple[Declaration, ...] = ()
-    undeclared: tuple[Undeclared, ...] = ()
+    undeclared: tuple[origins.Undeclared, ...] = ()
     absent: int = 0
     notes: tuple[str, ...] = ()
 
@@ -143,13 +132,13 @@ def read_logs(logs: Sequence[Path], scores: Sequence[ScoreOption] = ()) -> Logge
             )
             for one in list(store.trajectories(part="all"))
         )
-        states = read_log_states(store)
+        states = origins.read_log_states(store)
         return Logged(
             episodes=episodes,
-            declarations=read_declarations(store) or (),
-            undeclared=read_undeclared(store),
+            declarations=origins.read_declarations(store) or (),
+            undeclared=origins.read_undeclared(store),
             absent=sum(one.lacking for one in states if not one.superseded),
-            notes=(*tell_states(states), *read_import_notes(store)),
+            notes=(*tell_states(states), *origins.read_import_notes(store)),
         )
 
 
@@ -182,10 +171,12 @@ def import_traces(
     with store.transaction():
         store.add_checkpoint(checkpoint)
         if there.logs:
-            add_declarations(store, logged.declarations)
-            write_undeclared(store, dict.fromkeys((*read_undeclared(store), *logged.undeclared)))
+            origins.add_declarations(store, logged.declarations)
+            origins.write_undeclared(store, dict.fromkeys((*origins.read_undeclared(store), *logged.undeclared)))
         ids, new = _keep(store, episodes, checkpoint)
     files = [str(one) for one in there.left_out]
+    named = f"{count_noun(len(files), 'files')} ({', '.join(files[:MOST_FILES])}{', …' if files[MOST_FILES:] else ''})"
+    left_out = [f"left out of folders, as no files of traces by their names: {named}"] if files else []
     return Imported(
         checkpoint=checkpoint,
         trajectories=ids,
@@ -195,16 +186,9 @@ def import_traces(
         duplicates=found.duplicates,
         absent=logged.absent,
         models=dict(models.most_common()),
-        notes=(*found.notes, *_name_files(files), *logged.notes),
+        notes=(*found.notes, *left_out, *logged.notes),
         counts={**found.counts, **({"files left out": files} if files else {})},
     )
-
-
-def _name_files(files: Sequence[str]) -> list[str]:
-    if not files:
-        return []
-    named = ", ".join(files[:MOST_FILES]) + (", …" if files[MOST_FILES:] else "")
-    return [f"left out of folders, as no files of traces by their names: {count_noun(len(files), 'files')} ({named})"]
 
 
 def _keep(store: Store, episodes: Iterable[Episode], checkpoint: Checkpoint) -> tuple[dict[str, str], int]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast.exchange.traces.bodies import read_request, read_response
-from holdfast.exchange.traces.dialogue import Exchange, ToolRun
-from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.dialogue import Exchange, Intake, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps
+from holdfast.exchange.traces.otlp import get_field
 from holdfast.exchange.traces.records import BadRecord, read_object, refuse_record
 from holdfast.exchange.traces.times import read_time
 from holdfast.models.calls.structured import answer_text, to_text
@@ -30,15 +30,9 @@ def is_langfuse(value: Any) -> bool:
         return False
     if isinstance(value.get("observations"), list) and ("id" in value or "trace" in value):
         return True
-    if isinstance(value.get("data"), list) and value["data"] and isinstance(value["data"][0], dict):
+    if isinstance(value.get("data"), list) and isinstance(next(iter(value["data"]), None), dict):
         return is_langfuse(value["data"][0])
-    return _type(value) in TYPES and _get(value, "traceId") is not None
-
-
-def _get(row: Row, name: str) -> Any:
-    """A field by its name in camel or in snake case."""
-    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
-    return row[name] if row.get(name) is not None else row.get(snake)
+    return _type(value) in TYPES and get_field(value, "traceId") is not None
 
 
 def _type(row: Row) -> str:
@@ -81,37 +75,30 @@ def _observations(place: str, value: Row) -> Iterator[tuple[str, Any, Row]]:
 
 
 def _unit(row: Row, about: Row) -> str:
-    return to_text(_get(row, "traceId") or about.get("id"))
+    return to_text(get_field(row, "traceId") or about.get("id"))
 
 
 def _read(place: str, row: Row, about: Row, intake: Intake) -> None:
     unit, identity = _unit(row, about), to_text(row.get("id"))
     if not unit:
         refuse_record(place, "has no traceId")
-    parent = to_text(_get(row, "parentObservationId"))
-    intake.parents[unit, identity] = parent
-    start = read_time(_get(row, "startTime") or row.get("timestamp"))
+    intake.parents[unit, identity] = to_text(get_field(row, "parentObservationId"))
+    start = read_time(get_field(row, "startTime") or row.get("timestamp"))
     if _type(row) == "TOOL":
-        run = ToolRun(
-            unit=unit,
-            start=start or 0,
-            call=to_text(_get(row, "toolCallId")),
-            name=to_text(row.get("name")),
-            arguments=row.get("input"),
-            result=None if row.get("output") is None else answer_text(perhaps(place, row["output"])),
-        )
+        result = None if row.get("output") is None else answer_text(perhaps(place, row["output"]))
+        call, name = to_text(get_field(row, "toolCallId")), to_text(row.get("name"))
+        run = ToolRun(unit=unit, start=start or 0, call=call, name=name, arguments=row.get("input"), result=result)
         intake.runs.append(run)
     if _type(row) != "GENERATION":
         return
     if row.get("input") in (None, "") and row.get("output") in (None, ""):
         shape = "observations of type GENERATION without input and output"
-        intake.speechless.append(Speechless(unit=unit, span=identity, parent=parent, place=place, shape=shape))
+        intake.speechless.append(Speechless(unit=unit, span=identity, shape=shape))
         return
     request = read_request(f"{place}: input", row.get("input"))
     response = read_response(f"{place}: output", row.get("output"), request.choices)
-    usage = _get(row, "usageDetails") or row.get("usage")
+    usage = get_field(row, "usageDetails") or row.get("usage")
     tokens = usage.get("output") if isinstance(usage, Mapping) else None
-    session = to_text(_get(row, "sessionId") or _get(about, "sessionId")) or None
     exchange = Exchange(
         place=place,
         source="langfuse",
@@ -119,13 +106,13 @@ def _read(place: str, row: Row, about: Row, intake: Intake) -> None:
         replies=response.choices,
         unit=unit,
         span=identity,
-        session=session,
+        session=to_text(get_field(row, "sessionId") or get_field(about, "sessionId")) or None,
         names=(unit,),
         start=start,
-        time=to_text(_get(row, "startTime") or row.get("timestamp")) or None,
+        time=to_text(get_field(row, "startTime") or row.get("timestamp")) or None,
         tools=request.tools,
-        model=to_text(row.get("model") or _get(row, "providedModelName")) or response.model or request.model,
-        family=to_text(_get(row, "traceName") or about.get("name")) or None,
+        model=to_text(row.get("model") or get_field(row, "providedModelName")) or response.model or request.model,
+        family=to_text(get_field(row, "traceName") or about.get("name")) or None,
         tokens=tokens if type(tokens) is int else response.tokens,
         reason=response.reason,
         failed=str(row.get("level") or "").upper() == "ERROR" or response.failed,

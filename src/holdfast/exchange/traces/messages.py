@@ -8,17 +8,8 @@ from typing import Any
 
 from holdfast.exchange.traces.dialogue import LEFT_OUT, SERVED, UNREAD, UNTOLD, Said
 from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
-from holdfast.models.calls.structured import (
-    NAMES,
-    Part,
-    answer_text,
-    clean,
-    read_arguments,
-    read_message_parts,
-    read_part,
-    read_parts,
-    to_text,
-)
+from holdfast.models.calls import structured
+from holdfast.models.calls.structured import NAMES, Part, clean, to_text
 from holdfast.records import Role, ToolCall, ToolSpec
 
 ROLES: dict[str, Role] = {
@@ -40,25 +31,22 @@ def read_role(place: str, value: Any) -> Role:
 
 
 def _find_role(value: Any) -> Role | None:
-    if not isinstance(value, str):
-        return None
-    plain = value.strip().lower().rpartition(".")[2]
+    plain = value.strip().lower().rpartition(".")[2] if isinstance(value, str) else ""
     for suffix in _SUFFIXES:
         plain = plain.removesuffix(suffix)
     return ROLES.get(plain)
 
 
-def structured(place: str, value: Any) -> Any:
+def _structured(place: str, value: Any) -> Any:
     """A structured value, also where it was written as JSON text. Errors: BadRecord."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        return parse_text(place, value)
-    return value
+    is_json = isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
+    return parse_text(place, value) if is_json else value
 
 
 def perhaps(place: str, value: Any) -> Any:
     """A structured value where the text is JSON of one, else the text."""
     try:
-        return structured(place, value)
+        return _structured(place, value)
     except BadRecord:
         return value
 
@@ -74,7 +62,7 @@ def read_messages(place: str, value: Any, role: Role | None = None) -> list[Said
         value = perhaps(place, value)
         if isinstance(value, str):
             return [Said(role=role, text=clean(value))] if value else []
-    value = structured(place, value)
+    value = _structured(place, value)
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -94,16 +82,11 @@ def read_message(place: str, one: Any, role: Role | None = None) -> list[Said]:
         refuse_record(place, f"expected a message, found {type(one).__name__}")
     one = _unwrap(one)
     given = one.get("role")
-    if given is None:
-        typed = _find_role(one.get("type"))
-        if typed is not None:
-            return _by_role(one, typed)
-        if "type" in one and one["type"] != "message":
-            return _item(one)
-        if role is None:
-            refuse_record(place, f"a message of an unknown role; known are {', '.join(ROLES)}")
-        return _by_role(one, role)
-    return _by_role(one, read_role(place, given))
+    if given is None and (typed := _find_role(one.get("type"))) is not None:
+        return _by_role(one, typed)
+    if given is None and one.get("type", "message") != "message":
+        return _item(one)
+    return _by_role(one, role if given is None and role is not None else read_role(place, given))
 
 
 def _unwrap(one: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +110,7 @@ def _unwrap(one: dict[str, Any]) -> dict[str, Any]:
 
 def _item(one: dict[str, Any]) -> list[Said]:
     """An item of the Responses API that is no message: a call, an answer or reasoning."""
-    parts = read_part(one)
+    parts = structured.read_part(one)
     if parts and all(part.kind == "answer" for part in parts):
         return [_answer(part, one) for part in parts]
     return _speak("assistant", parts, one)
@@ -137,8 +120,8 @@ def _by_role(one: dict[str, Any], role: Role) -> list[Said]:
     if role == "tool":
         return _tool(one)
     if role == "assistant":
-        return _speak(role, read_message_parts(one), one)
-    return _speak(role, read_parts(one.get("content", one.get("parts"))), one)
+        return _speak(role, structured.read_message_parts(one), one)
+    return _speak(role, structured.read_parts(one.get("content", one.get("parts"))), one)
 
 
 def _name(one: Mapping[str, Any]) -> str | None:
@@ -148,16 +131,14 @@ def _name(one: Mapping[str, Any]) -> str | None:
 def _tool(one: dict[str, Any]) -> list[Said]:
     """A tool's message: one answer, or a part for each."""
     content = one.get("content", one.get("parts"))
-    parts = read_parts(content) if isinstance(content, list) else []
+    parts = structured.read_parts(content) if isinstance(content, list) else []
     if any(part.kind == "answer" for part in parts):
         return [_answer(part, one) for part in parts if part.kind == "answer"]
     identity = next((to_text(one[key]) for key in _CALL_OF_ANSWER if one.get(key)), None)
-    texts = [part.text for part in parts if part.text]
+    text = "\n".join(part.text for part in parts if part.text) or structured.answer_text(content)
     others = [part.type for part in parts if not part.text]
-    text = "\n".join(texts) if parts and texts else answer_text(content)
-    return [
-        Said(role="tool", text=text, answers=identity, name=_name(one), detail={LEFT_OUT: others} if others else {})
-    ]
+    detail = {LEFT_OUT: others} if others else {}
+    return [Said(role="tool", text=text, answers=identity, name=_name(one), detail=detail)]
 
 
 def _answer(part: Part, one: Mapping[str, Any]) -> Said:
@@ -190,27 +171,22 @@ def _speak(role: Role, parts: list[Part], one: Mapping[str, Any]) -> list[Said]:
 
 
 def _join(role: Role, parts: list[Part], one: Mapping[str, Any]) -> Said:
-    calls = [part for part in parts if part.call is not None]
-    detail: dict[str, Any] = {}
-    thoughts = [part.text for part in parts if part.kind == "reasoning" and part.text]
-    others = [part.type for part in parts if part.kind == "data" or (part.kind == "unread" and not part.suspect)]
-    unread = [part.type for part in parts if part.kind == "unread" and part.suspect]
-    if thoughts:
-        detail["reasoning"] = "\n".join(thoughts)
-    if others:
-        detail[LEFT_OUT] = [clean(name) for name in others]
-    if unread and role == "assistant":
-        detail[UNREAD] = [clean(name) for name in unread]
-    served = tuple(place for place, part in enumerate(calls) if part.served)
-    if served:
-        detail[SERVED] = [calls[place].call.name for place in served]  # type: ignore[union-attr]
+    calls = [(part.call, part.served) for part in parts if part.call is not None]
+    others = [part for part in parts if part.kind == "data" or (part.kind == "unread" and not part.suspect)]
+    unread = [part for part in parts if part.kind == "unread" and part.suspect and role == "assistant"]
+    detail = {
+        "reasoning": "\n".join(part.text for part in parts if part.kind == "reasoning" and part.text),
+        LEFT_OUT: [clean(part.type) for part in others],
+        UNREAD: [clean(part.type) for part in unread],
+        SERVED: [call.name for call, served in calls if served],
+    }
     return Said(
         role=role,
         text="\n".join(part.text for part in parts if part.kind == "text" and part.text),
-        calls=tuple(part.call for part in calls if part.call is not None),
+        calls=tuple(call for call, _ in calls),
         name=_name(one),
-        served=served,
-        detail=detail,
+        served=tuple(place for place, (_, served) in enumerate(calls) if served),
+        detail={key: value for key, value in detail.items() if value},
     )
 
 
@@ -252,33 +228,26 @@ def _merge(one: Said, other: Said) -> Said:
     )
 
 
-# --- tools --------------------------------------------------------------------------------------------------------
-
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "schema")
 _WRAPPERS = ("function", "toolSpec", "tool", "custom")
 
 
 def read_tools(definitions: Any) -> tuple[ToolSpec, ...]:
     """Tools as any provider writes them; what has no name is left out."""
-    found: list[ToolSpec] = []
+    found: dict[str, ToolSpec] = {}
     for one in _each_tool(definitions):
         name = next((one[key] for key in NAMES if isinstance(one.get(key), str)), None)
-        if not name or any(tool.name == name for tool in found):
+        if not name or name in found:
             continue
         schema = next((one[key] for key in _SCHEMAS if one.get(key) is not None), None)
         if isinstance(schema, dict) and set(schema) == {"json"}:
             schema = schema["json"]
-        if isinstance(schema, dict) and set(schema) >= {"jsonSchema"}:
+        if isinstance(schema, dict) and "jsonSchema" in schema:
             schema = schema["jsonSchema"]
-        parameters = read_arguments(schema)
-        found.append(
-            ToolSpec(
-                name=clean(name),
-                description=to_text(one.get("description")),
-                parameters=parameters if "_raw" not in parameters else {},
-            )
-        )
-    return tuple(found)
+        parameters = structured.read_arguments(schema)
+        parameters = {} if "_raw" in parameters else parameters
+        found[name] = ToolSpec(name=clean(name), description=to_text(one.get("description")), parameters=parameters)
+    return tuple(found.values())
 
 
 def _each_tool(definitions: Any) -> list[dict[str, Any]]:
@@ -295,11 +264,7 @@ def _each_tool(definitions: Any) -> list[dict[str, Any]]:
             return _each_tool(value["json_schema"])
         if any(isinstance(value.get(key), str) for key in NAMES):
             return [value]
-        return [one for inner in value.values() if isinstance(inner, dict) for one in _named(value, inner)]
+        # By name, as the AI SDK and MCP clients keep them.
+        tools = ((name, inner) for name, inner in value.items() if isinstance(inner, dict))
+        return [{"name": name, **inner} for name, inner in tools if not inner.keys().isdisjoint(_SCHEMAS)]
     return [one for inner in value for one in _each_tool(inner)] if isinstance(value, list) else []
-
-
-def _named(tools: dict[str, Any], inner: dict[str, Any]) -> list[dict[str, Any]]:
-    """A tool of a dictionary by name, as the AI SDK and MCP clients keep them."""
-    name = next(key for key, value in tools.items() if value is inner)
-    return [{"name": name, **inner}] if any(key in inner for key in _SCHEMAS) else []

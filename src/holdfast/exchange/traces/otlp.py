@@ -8,13 +8,13 @@ objects of their own: what console exporters, Arize Phoenix and Logfire write, J
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.dialogue import Intake
 from holdfast.exchange.traces.records import BadRecord, Flaw, find_flaw, read_object, refuse_record
 from holdfast.exchange.traces.times import read_time
 from holdfast.models.calls.structured import clean, to_text
@@ -35,6 +35,7 @@ _SPEAKING = re.compile(
 )
 
 Attributes = dict[str, Any]
+Event = tuple[int, str, Attributes]  # time in ns, name, attributes
 _ATTRIBUTES = ("attributes", "tags", "spanAttributes", "SpanAttributes")
 
 
@@ -43,7 +44,8 @@ class Row:
     """A span or log record: ids in hex, ``start`` in ns (0 where not told), ``events`` as time, name and attributes.
 
     ``log`` says that it is a log record, whose ``name`` is that of its event and which may have a ``body``. ``dropped``
-    counts attributes that the SDK dropped at a limit.
+    counts attributes that the SDK dropped at a limit. Several rows of one span become one (``spans``); ``seen`` are the
+    events that it has.
     """
 
     place: str
@@ -53,29 +55,32 @@ class Row:
     name: str = ""
     start: int = 0
     attributes: Attributes = field(default_factory=dict)
-    events: list[tuple[int, str, Attributes]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     failed: bool = False
     service: str | None = None
     log: bool = False
     body: Any = None
     dropped: int = 0
+    seen: set[str] = field(default_factory=set)
+
+    def first(self, names: Iterable[str]) -> Any:
+        """The first attribute of these that is there."""
+        return next((self.attributes[name] for name in names if self.attributes.get(name) not in (None, "")), None)
 
 
 def is_spans(value: Any) -> bool:
     """Whether a record holds spans or log records, or is one."""
     if not isinstance(value, dict):
         return False
-    return (
-        any(isinstance(value.get(key), list) for key in RESOURCES)
-        or _is_span(value)
-        or any(isinstance(value.get(key), dict) and is_spans(value[key]) for key in _WRAPPERS)
-        or any(isinstance(value.get(key), list) and any(map(is_spans, value[key][:3])) for key in ("spans", "data"))
-    )
+    if any(isinstance(value.get(key), list) for key in RESOURCES) or _is_span(value):
+        return True
+    lists = (value[key][:3] for key in ("spans", "data") if isinstance(value.get(key), list))
+    return any(is_spans(value.get(key)) for key in _WRAPPERS) or any(any(map(is_spans, held)) for held in lists)
 
 
 def _is_span(value: Mapping[str, Any]) -> bool:
     value = _unflatten(value)
-    return any(_are_attributes(_get(value, key)) for key in _ATTRIBUTES) and bool(_trace_of(value))
+    return any(_are_attributes(get_field(value, key)) for key in _ATTRIBUTES) and bool(_identity_of(value, "trace"))
 
 
 def _unflatten(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -84,8 +89,8 @@ def _unflatten(row: Mapping[str, Any]) -> Mapping[str, Any]:
         return row
     made = {key: value for key, value in row.items() if not key.startswith(("attributes.", "context."))}
     for whole in ("attributes", "context"):
-        columns = {key.removeprefix(f"{whole}."): one for key, one in row.items() if key.startswith(f"{whole}.")}
-        made[whole] = {key: one for key, one in columns.items() if one is not None}
+        columns = ((key, one) for key, one in row.items() if key.startswith(f"{whole}.") and one is not None)
+        made[whole] = {key.removeprefix(f"{whole}."): one for key, one in columns}
     return made
 
 
@@ -101,13 +106,15 @@ def read_rows(place: str, value: Mapping[str, Any], intake: Intake, *, flawed: b
         intake.rows += 1
         unit = None
         try:
-            unit = read_identity(_trace_of(row)) or None
+            if not isinstance(row, dict):
+                refuse_record(where, "is no object")
+            unit = read_identity(_identity_of(row, "trace")) or None
             yield _read(where, row, about, intake, flawed=flawed, log=log)
         except BadRecord as error:
             intake.lose(error, unit=unit)
 
 
-def _find(place: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Attributes, bool]]:
+def _find(place: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any, Attributes, bool]]:
     """Place, row, attributes of its resource, and whether it is a log record."""
     if _is_span(value) and not any(isinstance(value.get(key), list) for key in ("spans", *RESOURCES)):
         yield place, _unflatten(value), {}, False
@@ -118,10 +125,7 @@ def _find(place: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[s
     for key in ("spans", "data"):
         for number, one in enumerate(value[key] if isinstance(value.get(key), list) else []):
             where = f"{place}: {key}[{number}]"
-            if is_spans(one):
-                yield from _find(where, one)
-            else:
-                yield where, one if isinstance(one, dict) else {"": where}, {}, False
+            yield from _find(where, one) if is_spans(one) else [(where, one, {}, False)]
     for key in RESOURCES:
         if key in value:
             yield from _of_resources(place, key, _listed(place, value[key] or []))
@@ -137,14 +141,10 @@ def _of_resources(place: str, key: str, resources: list[Any]) -> Iterator[tuple[
                 held = scope if isinstance(scope, dict) else refuse_record(place, f"{scopes} holds no objects")
                 for rows in _ROWS:
                     for number, row in enumerate(_listed(place, held.get(rows) or [])):
-                        where = f"{place}: {rows}[{number}]"
-                        yield where, row if isinstance(row, dict) else {"": where}, about, "og" in rows
+                        yield f"{place}: {rows}[{number}]", row, about, "og" in rows
 
 
-# --- one row ------------------------------------------------------------------------------------------------------
-
-
-def _get(row: Mapping[str, Any], *names: str) -> Any:
+def get_field(row: Mapping[str, Any], *names: str) -> Any:
     """The first field that is there, by its name in camel or in snake case."""
     for name in names:
         snake = re.sub(r"([A-Z])", r"_\1", name).lower()
@@ -154,22 +154,13 @@ def _get(row: Mapping[str, Any], *names: str) -> Any:
     return None
 
 
-def _trace_of(row: Mapping[str, Any]) -> Any:
+def _identity_of(row: Mapping[str, Any], kind: Literal["trace", "span"]) -> Any:
     for key in ("context", "span_context", "spanContext"):
         if isinstance(row.get(key), dict):
-            return _get(row[key], "traceId")
-    if isinstance(row.get("trace"), dict):  # Elastic's
-        return row["trace"].get("id")
-    return _get(row, "traceId", "traceID", "TraceId", "trace")
-
-
-def _span_of(row: Mapping[str, Any]) -> Any:
-    for key in ("context", "span_context", "spanContext"):
-        if isinstance(row.get(key), dict):
-            return _get(row[key], "spanId")
-    if isinstance(row.get("span"), dict):
-        return row["span"].get("id")
-    return _get(row, "spanId", "spanID", "SpanId", "id")
+            return get_field(row[key], f"{kind}Id")
+    if isinstance(row.get(kind), dict):  # Elastic's
+        return row[kind].get("id")
+    return get_field(row, f"{kind}Id", f"{kind}ID", f"{kind.title()}Id", {"trace": "trace", "span": "id"}[kind])
 
 
 def read_identity(value: Any) -> str:
@@ -183,7 +174,7 @@ def read_identity(value: Any) -> str:
     if len(plain) in (12, 24) and plain.endswith("="):
         try:
             return base64.b64decode(plain, validate=True).hex()
-        except (ValueError, binascii.Error):
+        except ValueError:
             return plain
     return short if short != plain.lower() else plain
 
@@ -191,65 +182,55 @@ def read_identity(value: Any) -> str:
 def _read(
     where: str, row: Mapping[str, Any], about: Attributes, intake: Intake, *, flawed: bool = False, log: bool = False
 ) -> Row:
-    if "" in row and len(row) == 1:
-        refuse_record(where, "is no object")
-    given = _get(row, *_ATTRIBUTES)
+    given = get_field(row, *_ATTRIBUTES)
     attributes = decode_attributes(where, given, intake if flawed else None)
     rest = {key: value for key, value in row.items() if key not in (*_ATTRIBUTES, "span_attributes")}
     reason = find_flaw(rest) if flawed else None
     if reason is not None:
         refuse_record(where, reason)
-    trace = read_identity(_trace_of(row))
-    started = _get(row, "startTimeUnixNano", "startTime", "@timestamp", "startTimestamp", "timeUnixNano", "timestamp")
-    started = started or _get(row, "observedTimeUnixNano", "start", "Timestamp")
+    started = get_field(
+        row, "startTimeUnixNano", "startTime", "@timestamp", "startTimestamp", "timeUnixNano", "timestamp"
+    )
+    started = started or get_field(row, "observedTimeUnixNano", "start", "Timestamp")
     status = row.get("status")
     code = status.get("code", status.get("status_code")) if isinstance(status, dict) else status
-    code = code if code is not None else _get(row, "statusCode")
+    code = code if code is not None else get_field(row, "statusCode")
     if status is not None and not isinstance(status, dict | str | int):
         refuse_record(where, f"expected an object, found {type(status).__name__}")
     made = Row(
         place=where,
-        trace=trace,
-        span=read_identity(_span_of(row)),
-        parent=read_identity(_get(row, "parentSpanId", "parentId", "parentSpanID")),
-        name=to_text(_get(row, "eventName", "name", "operationName")),
+        trace=read_identity(_identity_of(row, "trace")),
+        span=read_identity(_identity_of(row, "span")),
+        parent=read_identity(get_field(row, "parentSpanId", "parentId", "parentSpanID")),
+        name=to_text(get_field(row, "eventName", "name", "operationName")),
         start=_moment(where, started),
         attributes=flatten(attributes),
         failed=code in ERROR_STATUS,
         service=to_text(about.get("service.name") or attributes.get("service.name")) or None,
         log=log,
-        dropped=_moment(where, _get(row, "droppedAttributesCount")),
+        dropped=_moment(where, get_field(row, "droppedAttributesCount")),
     )
     if log:
-        made.name = to_text(_get(row, "eventName") or attributes.get("event.name"))
+        made.name = to_text(get_field(row, "eventName") or attributes.get("event.name"))
         made.body = decode(where, row.get("body"))
-    for event in _listed(where, _get(row, "events", "logs") or []):
+    for event in _listed(where, get_field(row, "events", "logs") or []):
         if isinstance(event, dict):
             inner = decode_attributes(where, event.get("attributes") or event.get("fields"))
             named = event["name"] if event.get("name") is not None else inner.get("event.name")
-            made.events.append((_moment(where, _get(event, "timeUnixNano", "timestamp")), to_text(named), inner))
+            made.events.append((_moment(where, get_field(event, "timeUnixNano", "timestamp")), to_text(named), inner))
     return made
 
 
 def _moment(place: str, value: Any) -> int:
     if value in (None, "", 0, "0"):
         return 0
-    try:
-        return int(value) if isinstance(value, int | str) and not isinstance(value, bool) else _date(place, value)
-    except ValueError:
-        return _date(place, value)
-
-
-def _date(place: str, value: Any) -> int:
+    with contextlib.suppress(ValueError):
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            return int(value)
     found = read_time(value)
     if found is None:
-        refuse_record(
-            place, "an intValue is no whole number" if not isinstance(value, str) else "a time of no known form"
-        )
+        refuse_record(place, "a time of no known form" if isinstance(value, str) else "an intValue is no whole number")
     return found
-
-
-# --- values -------------------------------------------------------------------------------------------------------
 
 
 def decode(place: str, value: Any) -> Any:
@@ -261,7 +242,10 @@ def decode(place: str, value: Any) -> Any:
     kind, inner = next(iter(value.items()))
     kind = kind.replace("_", "").lower()
     if kind == "intvalue":
-        return _whole(place, inner)
+        try:
+            return int(inner)
+        except (TypeError, ValueError):
+            refuse_record(place, "an intValue is no whole number")
     if kind == "arrayvalue":
         return [decode(place, one) for one in _listed(place, read_object(place, inner).get("values") or [])]
     if kind == "kvlistvalue":
@@ -279,18 +263,16 @@ def decode_attributes(place: str, given: Any, intake: Intake | None = None) -> A
     """
     if isinstance(given, Flaw):
         refuse_record(place, given.reason)
-    pairs = (
-        list(given.items()) if isinstance(given, dict) else [_pair(place, one) for one in _listed(place, given or [])]
-    )
+    plain = isinstance(given, dict)
     found = {}
-    for key, value in pairs:
+    for key, value in given.items() if plain else [_pair(place, one) for one in _listed(place, given or [])]:
         reason = None if intake is None else find_flaw(value)
-        if reason is not None and intake is not None:
-            if intake.strict or _SPEAKING.search(key):
-                refuse_record(place, f"{reason} (in an attribute)")
-            intake.drop(reason)
-            continue
-        found[key] = value if isinstance(given, dict) else decode(place, value)
+        if intake is None or reason is None:
+            found[key] = value if plain else decode(place, value)
+        elif intake.strict or _SPEAKING.search(key):
+            refuse_record(place, f"{reason} (in an attribute)")
+        else:
+            intake.flaws[reason] += 1
     return found
 
 
@@ -299,30 +281,17 @@ def _pair(place: str, one: Any) -> tuple[str, Any]:
         refuse_record(place, "an attribute has no key")
     value = one.get("value")
     if "vStr" in one or ("value" in one and not isinstance(value, dict | None)):  # Jaeger's tags
-        plain = one.get("vStr", value)
-        return one["key"], {"stringValue": plain} if isinstance(plain, str) else _plain(place, plain)
+        value = one.get("vStr", value)
+        if not isinstance(value, str | bool | int | float | Flaw):
+            refuse_record(place, f"expected an OTLP value, found {type(value).__name__}")
+        value = value if isinstance(value, Flaw) else {"stringValue": value}
     return one["key"], value
-
-
-def _plain(place: str, value: Any) -> Any:
-    if isinstance(value, Flaw):
-        return value
-    if isinstance(value, bool | int | float):
-        return {"doubleValue": value}
-    return refuse_record(place, f"expected an OTLP value, found {type(value).__name__}")
 
 
 def _listed(place: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         refuse_record(place, f"expected a list, found {type(value).__name__}")
     return value
-
-
-def _whole(place: str, value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return refuse_record(place, "an intValue is no whole number")
 
 
 _NESTED = re.compile(r"(llm|openinference|gen_ai|ai|session|input|output|tool|agent|traceloop|langfuse|logfire)(\.|$)")

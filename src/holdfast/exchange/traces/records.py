@@ -20,6 +20,7 @@ from typing import IO, Any, NoReturn
 
 import zstandard
 
+from holdfast.records import inputs
 from holdfast.records.errors import StudyError
 
 MAX_FILE_BYTES = 2 * 2**30
@@ -73,23 +74,12 @@ def read_object(place: str, value: Any) -> dict[str, Any]:
     return value or {}
 
 
-# --- bytes --------------------------------------------------------------------------------------------------------
-
-
 def read_bytes(path: Path) -> bytes:
     """A file's bytes, expanded where they are gzip or zstd, without a byte order mark.
 
     Errors: StudyError where it is no plain file, empty, too large, damaged or UTF-16.
     """
-    if not path.is_file():
-        raise StudyError(f"{path}: a device, pipe or folder, not a plain file; give the path of a file of traces")
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise StudyError(f"{path}: {size:,} bytes; split it into files of at most {MAX_FILE_BYTES >> 30} GiB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}); give the path of a file of traces") from error
+    data = inputs.read_bytes(path, MAX_FILE_BYTES, remedy="give the path of a file of traces")
     if data.startswith((GZIP, ZSTD)) or _is_framed(data):
         data = _expand(path, data)
     if data[:2] in BYTE_ORDER_MARKS:
@@ -173,9 +163,6 @@ def _ends_whole(data: bytes) -> bool:
     return True
 
 
-# --- records ------------------------------------------------------------------------------------------------------
-
-
 def read_records(path: Path, data: bytes, *, strict: bool = False) -> Iterator[Record]:
     """The JSON values of a file: one a line, one document that may be an array of them, or documents one after another.
 
@@ -183,44 +170,33 @@ def read_records(path: Path, data: bytes, *, strict: bool = False) -> Iterator[R
     With ``strict`` a value that cannot be read spoils its whole record.
     """
     first, _, rest = data.lstrip().partition(b"\n")
-    if rest.strip() and not _is_json(first):
-        yield from _documents(path, data, strict)
-        return
+    whole = rest.strip() and not _is_json(first)
+    yield from (_documents if whole else _lines)(path, data, strict)
+
+
+def _lines(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
     lines = data.split(b"\n")
-    last = len(lines) - 1
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         place = f"{path}:{number}"
         try:
-            values = _parse_line(place, line, strict)
+            values = _parse_several(place, line, strict, MAX_RECORD_BYTES)
         except BadRecord as error:
             # A writer that was stopped leaves a line without its end.
-            torn = number - 1 == last and not _is_json(line)
+            torn = number == len(lines) and not _is_json(line)
             yield Record(place=place, error=error, torn=torn, size=len(line))
             continue
         for value, flawed in values:
             yield from _items(place, value, len(line) // len(values), flawed)
 
 
-def _parse_line(place: str, line: bytes, strict: bool) -> list[tuple[Any, bool]]:
-    """The value of a line, or all of them where objects stand one after another. Errors: BadRecord."""
-    try:
-        return [parse(place, line, strict=strict)]
-    except BadRecord as error:
-        if "Extra data" not in str(error):
-            raise
-        return _parse_several(place, line, strict)
-
-
 def _items(place: str, value: Any, size: int, flawed: bool) -> Iterator[Record]:
     """The value, or each item where it is an array."""
-    if isinstance(value, list):
-        share = size // max(len(value), 1)
-        for number, item in enumerate(value):
-            yield Record(place=f"{place}[{number}]", value=item, size=share, flawed=flawed)
-    else:
-        yield Record(place=place, value=value, size=size, flawed=flawed)
+    listed = isinstance(value, list)
+    items = {f"{place}[{number}]": item for number, item in enumerate(value)} if listed else {place: value}
+    for where, item in items.items():
+        yield Record(place=where, value=item, size=size // len(items), flawed=flawed)
 
 
 def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
@@ -232,34 +208,19 @@ def _documents(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
         return
     except BadRecord as error:
         found = error
-    if _starts_new_line(data):
-        yield from _lines_after_damage(path, data, strict)
+    # Where a later line is an object by itself, it is the first line that is damaged.
+    later = data.split(b"\n")[1:50]
+    if any(line.startswith(b"{") and line.rstrip() != b"{}" and _is_json(line) for line in later):
+        yield from _lines(path, data, strict)
         return
     if "Extra data" not in str(found):
         raise StudyError(str(found)) from found
     try:
-        values = _parse_several(place, data, strict)
+        values = _parse_several(place, data, strict, MAX_FILE_BYTES)
     except BadRecord as error:
         raise StudyError(f"{error} (several documents: write one a line, as jq -c does)") from error
     for number, (value, flawed) in enumerate(values, 1):
         yield from _items(f"{path}: document {number}", value, len(data) // len(values), flawed)
-
-
-def _starts_new_line(data: bytes) -> bool:
-    """Whether a later line is JSON by itself and begins an object."""
-    return any(line.startswith(b"{") and line.rstrip() != b"{}" and _is_json(line) for line in data.split(b"\n")[1:50])
-
-
-def _lines_after_damage(path: Path, data: bytes, strict: bool) -> Iterator[Record]:
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            place = f"{path}:{number}"
-            try:
-                value, flawed = parse(place, line, strict=strict)
-            except BadRecord as error:
-                yield Record(place=place, error=error, size=len(line))
-                continue
-            yield from _items(place, value, len(line), flawed)
 
 
 def _is_json(line: bytes) -> bool:
@@ -270,9 +231,6 @@ def _is_json(line: bytes) -> bool:
     except ValueError as error:
         return str(error).startswith("Extra data") or "limit" in str(error)
     return True
-
-
-# --- JSON ---------------------------------------------------------------------------------------------------------
 
 
 class _Reader:
@@ -319,15 +277,14 @@ def parse(place: str, data: bytes, *, limit: int = MAX_RECORD_BYTES, strict: boo
     return _accept(place, value, reader, strict), bool(reader.flaws)
 
 
-def _parse_several(place: str, data: bytes, strict: bool) -> list[tuple[Any, bool]]:
+def _parse_several(place: str, data: bytes, strict: bool, limit: int) -> list[tuple[Any, bool]]:
     """The values of documents that stand one after another. Errors: BadRecord where one of them is damaged."""
     reader, made, at = _Reader(), [], 0
-    text = _decode(place, data, MAX_FILE_BYTES, reader, strict)
+    text = _decode(place, data, limit, reader, strict)
     try:
         while at < len(text):
-            before = len(reader.flaws)
             value, at = reader.decoder.raw_decode(text, at)
-            made.append((_accept(place, value, reader, strict), len(reader.flaws) > before))
+            made.append((_accept(place, value, reader, strict), bool(reader.flaws)))
             while at < len(text) and text[at] in " \t\r\n\x1e,":  # RFC 7464 puts a record separator between
                 at += 1
     except json.JSONDecodeError as error:

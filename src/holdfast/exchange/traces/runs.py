@@ -13,8 +13,7 @@ from typing import Any
 
 from holdfast.exchange.traces.bodies import find_messages
 from holdfast.exchange.traces.chat import CONVERSATIONS, read_chat
-from holdfast.exchange.traces.dialogue import ToolRun
-from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.dialogue import Intake, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps, read_tools
 from holdfast.exchange.traces.records import BadRecord, refuse_record
 from holdfast.exchange.traces.times import read_time
@@ -56,8 +55,7 @@ def _read(place: str, row: Row, unit: str, intake: Intake) -> None:
     identity = to_text(row.get("id"))
     if not unit:
         refuse_record(place, "has no trace_id")
-    parent = to_text(row.get("parent_run_id") or row.get("parent_id"))
-    intake.parents[unit, identity] = parent
+    intake.parents[unit, identity] = to_text(row.get("parent_run_id") or row.get("parent_id"))
     told = next((row[key] for key in ("start_time", "started_at") if row.get(key)), None)
     start = read_time(told)
     given, reply = perhaps(place, row.get("inputs")), perhaps(place, row.get("outputs", row.get("output")))
@@ -75,7 +73,7 @@ def _read(place: str, row: Row, unit: str, intake: Intake) -> None:
         if model and not row.get("error"):
             keys = ", ".join(map(str, list(given)[:5])) if isinstance(given, dict) else type(given).__name__
             shape = f"runs of type {kind} without readable messages: inputs {keys or 'are empty'}"
-            intake.speechless.append(Speechless(unit=unit, span=identity, parent=parent, place=place, shape=shape))
+            intake.speechless.append(Speechless(unit=unit, span=identity, shape=shape))
         return
     try:
         made = read_chat(place, {"request": given, "response": reply})

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.exchange.traces.dialects import OUTPUT, Event, Pair, is_told_event, read_offered, read_pairs
-from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Said, ToolRun
-from holdfast.exchange.traces.intake import Intake, Speechless
+from holdfast.exchange.traces.dialects import OUTPUT, Pair, is_told_event, read_offered, read_pairs
+from holdfast.exchange.traces.dialogue import UNREAD, Exchange, Intake, Said, Speechless, ToolRun
 from holdfast.exchange.traces.messages import perhaps
-from holdfast.exchange.traces.otlp import Attributes, Row
+from holdfast.exchange.traces.otlp import Row
 from holdfast.exchange.traces.records import BadRecord, parse_text, refuse_record
 from holdfast.models.calls.structured import answer_text, to_text
 
@@ -35,14 +32,8 @@ _MODEL = frozenset(
     | {"chat_model", "generate", "inference", "model"}
 )
 _MODEL_NAMES = (
-    *(
-        "gen_ai.response.model",
-        "gen_ai.request.model",
-        "llm.response.model_name",
-        "llm.model_name",
-        "ai.response.model",
-    ),
-    *("ai.model.id", "langfuse.observation.model.name", "llm.request.model_name", "model_name"),
+    *("gen_ai.response.model", "gen_ai.request.model", "llm.response.model_name", "llm.model_name"),
+    *("ai.response.model", "ai.model.id", "langfuse.observation.model.name", "llm.request.model_name", "model_name"),
 )
 _TOKENS = (
     *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
@@ -77,42 +68,23 @@ _PLAIN = re.compile(
     r"|service|openinference|session|user|thread|code|otel|telemetry|process|host|k8s|net|url|error|logfire|metadata"
     r"|llm\.(model_name|token|usage|provider|system|invocation))"
 )
+# Beginnings of names under which nothing but a request to a model holds messages.
+_SPEAKING = ("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events")
 _MOST_NAMES = 6
 
 
-@dataclass(slots=True)
-class _Span:
-    """What one span and the log records beside it say."""
-
-    place: str
-    unit: str
-    identity: str
-    start: int
-    parent: str = ""
-    name: str = ""
-    attributes: Attributes = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
-    failed: bool = False
-    service: str | None = None
-    dropped: int = 0
-
-    def kinds(self) -> set[str]:
-        """What kind of work it says that it is, in all words that it has for that."""
-        found = [self.attributes.get(OPERATION), *(self.attributes.get(key) for key in _KINDS)]
-        plain = {one.strip().strip('"').lower() for one in found if isinstance(one, str) and one}  # MLflow quotes
-        return plain | {one.partition(" ")[0] for one in plain}
-
-    def first(self, names: Iterable[str]) -> Any:
-        """The first attribute of these that is there."""
-        return next((self.attributes[name] for name in names if self.attributes.get(name) not in (None, "")), None)
+def _kinds(span: Row) -> set[str]:
+    """What kind of work it says that it is, in all words that it has for that."""
+    found = (span.attributes.get(key) for key in (OPERATION, *_KINDS))
+    plain = {one.strip().strip('"').lower() for one in found if isinstance(one, str) and one}  # MLflow quotes
+    return plain | {one.partition(" ")[0] for one in plain}
 
 
 class SpanCollector:
     """Spans and log records of any number of files, put together by trace and span."""
 
     def __init__(self) -> None:
-        self._traces: dict[str, dict[str, _Span]] = {}
+        self._traces: dict[str, dict[str, Row]] = {}
 
     def take(self, row: Row) -> None:
         """One span or log record. Errors: BadRecord."""
@@ -128,12 +100,11 @@ class SpanCollector:
         for time, name, inner in row.events:
             self._take_event(span, time, name, inner)
 
-    def _find(self, row: Row, identity: str) -> _Span:
-        unit = row.trace
-        if not unit:
+    def _find(self, row: Row, identity: str) -> Row:
+        if not row.trace:
             refuse_record(row.place, "has no traceId")
-        spans = self._traces.setdefault(unit, {})
-        return spans.setdefault(identity, _Span(place=row.place, unit=unit, identity=identity, start=row.start))
+        span = Row(place=row.place, trace=row.trace, span=identity, start=row.start)
+        return self._traces.setdefault(row.trace, {}).setdefault(identity, span)
 
     def _take_log(self, row: Row) -> None:
         name = row.name
@@ -153,7 +124,7 @@ class SpanCollector:
             span.attributes |= {**row.attributes, **body}
 
     @staticmethod
-    def _take_event(span: _Span, time: int, name: str, inner: dict[str, Any]) -> None:
+    def _take_event(span: Row, time: int, name: str, inner: dict[str, Any]) -> None:
         if name == DETAILS:
             span.attributes |= inner
         elif is_told_event(name):
@@ -167,18 +138,18 @@ class SpanCollector:
         for spans in self._traces.values():
             told = {name for one in spans.values() if (name := one.attributes.get("gen_ai.conversation.id"))}
             conversation = to_text(next(iter(told))) if len(told) == 1 else None
+            intake.parents |= {(span.trace, span.span): span.parent for span in spans.values()}
             for span in spans.values():
-                intake.parents[span.unit, span.identity] = span.parent
                 try:
                     _finish(span, spans, conversation, intake)
                 except BadRecord as error:
-                    intake.lose(error, unit=span.unit)
+                    intake.lose(error, unit=span.trace)
 
 
-def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, intake: Intake) -> None:
-    kinds = span.kinds()
+def _finish(span: Row, spans: dict[str, Row], conversation: str | None, intake: Intake) -> None:
+    kinds = _kinds(span)
     if _is_tool(span):
-        above = [spans[one] for one in _above(span, spans)]
+        above = [spans[one] for one in intake.above(span.trace, span.span) if one in spans]
         if not any(_is_tool(one) and _tool_of(one) == _tool_of(span) for one in above):
             intake.runs.append(_read_run(span))
         return
@@ -187,7 +158,7 @@ def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, inta
     whole = any(key in span.attributes for key in _WHOLE)
     outer = whole or bool(kinds & _OUTER and not kinds & _MODEL)
     model = not outer and bool(kinds & _MODEL or span.first(_MODEL_NAMES) is not None)
-    read = model or outer or _speaks(span)
+    read = model or outer or any(key.startswith(_SPEAKING) for key in span.attributes)
     try:
         pairs = read_pairs(span.place, span.attributes if read else {}, span.events, outer=not model)
     except BadRecord:
@@ -197,46 +168,21 @@ def _finish(span: _Span, spans: dict[str, _Span], conversation: str | None, inta
     for number, pair in enumerate(pairs):
         intake.exchanges.append(_make(span, pair, conversation, outer=outer, last=number == len(pairs) - 1))
     if not pairs and not span.failed and (model or kinds & _AGENT):
-        told = Speechless(
-            unit=span.unit,
-            span=span.identity,
-            parent=span.parent,
-            place=span.place,
-            shape=_describe(span),
-            outer=not model,
-        )
-        intake.speechless.append(told)
+        intake.speechless.append(Speechless(unit=span.trace, span=span.span, shape=_describe(span), outer=not model))
 
 
-def _is_tool(span: _Span) -> bool:
+def _is_tool(span: Row) -> bool:
     """Whether it is the execution of a tool: by its kind, or as it names a tool and is of no other kind."""
-    kinds = span.kinds()
+    kinds = _kinds(span)
     told = bool(kinds & _TOOL) or span.name.startswith(("execute_tool ", "tools/call "))
     return told or (span.first(_OWN_NAMES) is not None and not kinds & (_MODEL | _OUTER | _NO_MODEL))
 
 
-def _tool_of(span: _Span) -> str:
+def _tool_of(span: Row) -> str:
     return to_text(span.first(_TOOL_NAMES)) or span.name.removeprefix("execute_tool ").removeprefix("tools/call ")
 
 
-def _above(span: _Span, spans: dict[str, _Span]) -> list[str]:
-    """The spans around a span, the nearest first."""
-    found: list[str] = []
-    while span.parent in spans and span.parent not in found:
-        found.append(span.parent)
-        span = spans[span.parent]
-    return found
-
-
-def _speaks(span: _Span) -> bool:
-    """Whether it holds messages under names that nothing but a request to a model has."""
-    return any(
-        key.startswith(("gen_ai.", "llm.", "ai.prompt", "ai.response", "pydantic_ai", "all_messages_events"))
-        for key in span.attributes
-    )
-
-
-def _describe(span: _Span) -> str:
+def _describe(span: Row) -> str:
     """A span's shape in words: what it says that it is, and the names of its other attributes."""
     operation = span.attributes.get(OPERATION)
     kind = next((f"{key} {span.attributes[key]}" for key in _KINDS if span.attributes.get(key)), None)
@@ -248,12 +194,11 @@ def _describe(span: _Span) -> str:
     return f"spans of a model ({told}) without readable messages: {content}"
 
 
-def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, last: bool) -> Exchange:
+def _make(span: Row, pair: Pair, conversation: str | None, *, outer: bool, last: bool) -> Exchange:
     request, response = pair
-    reasons = perhaps(span.place, span.first(_REASONS))
-    if isinstance(reasons, list):
-        reasons = reasons[0] if reasons else None
-    told = reasons if isinstance(reasons, str) and last else None
+    reason = perhaps(span.place, span.first(_REASONS))
+    reason = next(iter(reason), None) if isinstance(reason, list) else reason
+    told = reason if isinstance(reason, str) and last else None
     tokens = span.first(_TOKENS)
     agent = span.first(_AGENTS)
     replies = response.choices
@@ -265,11 +210,11 @@ def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, las
         source="otel",
         given=request.said,
         replies=replies,
-        unit=span.unit,
-        span=span.identity,
+        unit=span.trace,
+        span=span.span,
         conversation=conversation,
         session=to_text(span.first(_SESSIONS)) or None,
-        names=(span.unit,),
+        names=(span.trace,),
         start=span.start or None,
         time=str(span.start) if span.start else None,
         tools=read_offered(span.place, span.attributes) or request.tools,
@@ -283,10 +228,10 @@ def _make(span: _Span, pair: Pair, conversation: str | None, *, outer: bool, las
     )
 
 
-def _read_run(span: _Span) -> ToolRun:
+def _read_run(span: Row) -> ToolRun:
     result = span.first(_TOOL_RESULTS)
     return ToolRun(
-        unit=span.unit,
+        unit=span.trace,
         start=span.start,
         call=to_text(span.first(_CALLS)),
         name=_tool_of(span),

@@ -6,8 +6,7 @@ from collections import Counter
 from typing import Any
 
 from holdfast.exchange.traces.conversations import Gathered
-from holdfast.exchange.traces.dialogue import LEFT_OUT, UNREAD
-from holdfast.exchange.traces.intake import Intake
+from holdfast.exchange.traces.dialogue import LEFT_OUT, UNREAD, Intake
 from holdfast.records.words import count_noun
 
 _MOST_NAMED = 5
@@ -37,22 +36,18 @@ def describe_reading(gathered: Gathered, intake: Intake, shapes: Counter[str]) -
     broken = Counter(one.broken for one in gathered.traces if one.broken)
     for reason, count in broken.most_common(_MOST_NAMED):
         notes.append(f"incoherent and unfit to be judged: {count_noun(count, 'traces')} ({reason})")
-    data, unread = _parts(gathered)
-    if data:
-        notes.append(f"left out of agents' messages, as no text: {_list(data)}")
-    if unread:
-        notes.append(f"parts of agents' messages that could be calls and cannot be read: {_list(unread)}")
-    if gathered.unknown_reasons:
-        told = _list(gathered.unknown_reasons)
-        notes.append(f"words of no known meaning for why a model stopped, taken for an end: {told}")
-    if counts["acting choices"]:
-        notes.append(f"of the other choices {counts['acting choices']:,} hold calls, which do not count")
-    if shapes:
-        notes.append(f"traces left out, as their requests cannot be read: {_list(shapes)}")
-    if gathered.partly:
-        notes.append(f"traces with a request that cannot be read among others: {_list(gathered.partly)}")
-    if intake.flaws:
-        notes.append(f"attributes and keys left out for their values: {_list(intake.flaws)}")
+    spoken = [one for trace in gathered.traces for one in trace.said if one.role == "assistant"]
+    data, unread = (Counter(part for one in spoken for part in one.detail.get(key, ())) for key in (LEFT_OUT, UNREAD))
+    acting = counts["acting choices"]
+    notes += [
+        *_list("left out of agents' messages, as no text", data),
+        *_list("parts of agents' messages that could be calls and cannot be read", unread),
+        *_list("words of no known meaning for why a model stopped, taken for an end", gathered.unknown_reasons),
+        *([f"of the other choices {acting:,} hold calls, which do not count"] if acting else []),
+        *_list("traces left out, as their requests cannot be read", shapes),
+        *_list("traces with a request that cannot be read among others", gathered.partly),
+        *_list("attributes and keys left out for their values", intake.flaws),
+    ]
     return notes, {
         "conversations": len(gathered.traces),
         "records": intake.rows,
@@ -74,18 +69,7 @@ def describe_reading(gathered: Gathered, intake: Intake, shapes: Counter[str]) -
     }
 
 
-def _parts(gathered: Gathered) -> tuple[Counter[str], Counter[str]]:
-    """Kinds of parts in agents' messages: what is no text, and what could be calls."""
-    data, unread = Counter[str](), Counter[str]()
-    for trace in gathered.traces:
-        for one in trace.said:
-            if one.role == "assistant":
-                data.update(one.detail.get(LEFT_OUT, ()))
-                unread.update(one.detail.get(UNREAD, ()))
-    return data, unread
-
-
-def _list(found: Counter[str]) -> str:
-    told = [f"{name[:_LONGEST]} ({count:,})" for name, count in found.most_common(_MOST_NAMED)]
-    more = len(found) - len(told)
-    return ", ".join(told) + (f" and {more:,} more kinds" if more else "")
+def _list(what: str, found: Counter[str]) -> list[str]:
+    told = ", ".join(f"{name[:_LONGEST]} ({count:,})" for name, count in found.most_common(_MOST_NAMED))
+    more = len(found) - _MOST_NAMED
+    return [f"{what}: {told}{f' and {more:,} more kinds' if more > 0 else ''}"] if found else []

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from holdfast.exchange.traces.dialogue import UNTOLD, Exchange, Said
-from holdfast.models.calls.thoughts import without_thoughts
+from holdfast.models.calls.spelled import without_thoughts
 
 _LEAST_ID = 8  # characters of a call's id by which a conversation is known without any other id
 _MOST_TRIED = 200  # strands with the same last piece that are compared with one exchange
@@ -43,6 +43,11 @@ class _Pieces:
     prefixes: list[Piece] = field(default_factory=list)
     bare: list[Piece] = field(default_factory=list)
 
+    @property
+    def whole(self) -> Piece:
+        """The digest of all of it; empty without any piece."""
+        return self.prefixes[-1] if self.prefixes else b""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Strand:
@@ -56,7 +61,7 @@ class Strand:
     exchanges: list[Exchange]
     pieces: _Pieces
     absorbed: set[Piece] = field(default_factory=set)
-    branches: list[tuple[list[Said], _Pieces]] = field(default_factory=list)
+    branches: list[_Pieces] = field(default_factory=list)
     units: set[str] = field(default_factory=set)
     lengths: list[int] = field(default_factory=list)
     known: set[tuple[str, ...]] = field(default_factory=set)
@@ -81,14 +86,6 @@ class Strand:
         """Whether its beginning is missing: agents are asked before they act."""
         first = next((one for one in self.first.given if one.role != "system"), None)
         return first is not None and (first.role == "tool" or bool(first.calls))
-
-
-@dataclass(slots=True)
-class Woven:
-    """All strands, and how the exchanges were put together, counted."""
-
-    strands: list[Strand] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 def _mark(*parts: object) -> Piece:
@@ -131,21 +128,20 @@ def _cut(said: Sequence[Said]) -> _Pieces:
     return made
 
 
-# --- weaving ------------------------------------------------------------------------------------------------------
+def weave(exchanges: Sequence[Exchange]) -> tuple[list[Strand], Counter[str]]:
+    """Strands of all exchanges, and how they were put together, counted.
 
-
-def weave(exchanges: Sequence[Exchange]) -> Woven:
-    """Strands of all exchanges. Those of traces are taken in order of time, others where all of them have one."""
+    Those of traces are taken in order of time, others where all of them have one.
+    """
     loom = _Loom()
-    spans = [one for one in exchanges if one.unit is not None]
-    others = [one for one in exchanges if one.unit is None]
-    for group in (spans, others):
-        timed = group is spans or all(one.start is not None for one in group)
+    for traced in (True, False):
+        group = [one for one in exchanges if (one.unit is not None) is traced]
+        timed = traced or all(one.start is not None for one in group)
         for one in sorted(group, key=lambda one: (one.start or 0, len(one.given))) if timed else group:
             loom.offer(one)
     loom.take_waiting()
     loom.absorb_retries()
-    return Woven(strands=loom.strands, counts=loom.counts)
+    return loom.strands, loom.counts
 
 
 class _Loom:
@@ -192,14 +188,14 @@ class _Loom:
         self.counts["choices"] += len(forms) - 1
         self.counts["acting choices"] += sum(any(one.calls for one in reply) for reply in exchange.replies[1:])
         if forms[1:]:
-            strand.branches = [(form, _cut(form)) for form in forms[1:]]
+            strand.branches = list(map(_cut, forms[1:]))
 
     # Each of these gives the strand in which the exchange found its place, or None.
 
     def _continue(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """A strand is the beginning of what this exchange tells."""
         found = [
-            (rank, -length, _ids_differ(strand.pieces, pieces, length), order, strand)
+            (rank, -length, _ids_differ(strand.pieces, pieces), order, strand)
             for length in range(len(pieces.marks) - 1, 0, -1)
             for order, strand in enumerate(self._whole.get(pieces.prefixes[length - 1], ()))
             if (rank := _rank(strand, exchange)) is not None and (rank == 0 or _ends_reply(pieces, length))
@@ -207,9 +203,7 @@ class _Loom:
         if found:
             # What is surely of this conversation comes before what is longer.
             *_, strand = min(found, key=lambda one: one[:4])
-            self.counts["requests"] += 1
-            self._grow(strand, exchange, said, pieces)
-            return strand
+            return self._grow(strand, exchange, said, pieces)
         return self._continue_branch(exchange, said, pieces)
 
     def _continue_bare(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -219,21 +213,19 @@ class _Loom:
                 continue
             for strand in self._bare.get(pieces.bare[length - 1], ())[-_MOST_TRIED:]:
                 rank = _rank(strand, exchange)
-                if rank in (0, 1) or (rank == 2 and _share_id(strand.pieces.ids, pieces.ids[:length])):
-                    self.counts["requests"] += 1
-                    self._grow(strand, exchange, said, pieces)
-                    return strand
+                # Two dialogues that hold a call of the same id, which is no other's, are one.
+                shared = set(strand.pieces.ids).intersection(pieces.ids[:length])
+                if rank in (0, 1) or (rank == 2 and any(map(_is_unique, shared))):
+                    return self._grow(strand, exchange, said, pieces)
         return None
 
     def _continue_branch(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """Another choice of a request is what the conversation went on with."""
         for strand in self._units.get(exchange.unit or "", ()):
-            for _, other in strand.branches:
+            for other in strand.branches:
                 length = len(other.marks)
                 if length < len(pieces.marks) and other.prefixes and other.prefixes[-1] == pieces.prefixes[length - 1]:
-                    self.counts["requests"] += 1
-                    self._grow(strand, exchange, said, pieces)
-                    return strand
+                    return self._grow(strand, exchange, said, pieces)
         return None
 
     def _follow(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -244,37 +236,37 @@ class _Loom:
         at = next((at for at, one in enumerate(strand.exchanges) if exchange.follows in one.names), -1)
         before = strand.said[: strand.lengths[at]]
         whole = [*before, *(one for one in said if one.role != "system")]
-        self.counts["requests"] += 1
         if at in (-1, len(strand.exchanges) - 1):
-            self._grow(strand, exchange, whole, _cut(whole))
-            return strand
+            return self._grow(strand, exchange, whole, _cut(whole))
+        self.counts["requests"] += 1
         exchange.given = [*before, *(one for one in exchange.given if one.role != "system")]
         return self._begin(exchange, whole, _cut(whole))
 
     def _repeat(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """A strand tells the same: it is the same conversation only where an id says so."""
-        for strand in self._whole.get(pieces.prefixes[-1], ()) if pieces.prefixes else ():
+        for strand in self._whole.get(pieces.whole, ()):
             if _same_id(strand, exchange):
                 self.counts["requests" if exchange.unit in strand.units else "duplicates"] += 1
-                strand.exchanges[-1] = _richer(strand.last, exchange)
+                if exchange.reason and not strand.last.reason:
+                    strand.exchanges[-1] = exchange  # it tells why it ended
                 return strand
         return None
 
     def _within(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
         """It is the beginning of a strand that was met before it, and was not said later than that."""
         spoken = any(pieces.spoken)
-        for strand in self._beginnings.get(pieces.prefixes[-1], ()) if pieces.prefixes else ():
+        for strand in self._beginnings.get(pieces.whole, ()):
             rank, start = _rank(strand, exchange), strand.last.start
             later = bool(exchange.start) and bool(start) and (exchange.start or 0) > (start or 0)
             named = rank == 1 if exchange.unit is not None else _same_id(strand, exchange)
             # Spans are taken in order of time: what another trace said first would have been gone on with.
-            untold = pieces.prefixes[-1] not in strand.absorbed
+            untold = pieces.whole not in strand.absorbed
             free = not later and exchange.unit is None and untold
             longer = _ends_reply(strand.pieces, len(pieces.marks))
             # In one trace, the same told again later was said again, unless calls have the very ids: clocks differ.
             repeated = later and spoken and not untold and not _ids_equal(strand.pieces, pieces)
             if (longer and spoken and (named or (rank in (1, 2) and free))) or (rank == 0 and not repeated):
-                strand.absorbed.add(pieces.prefixes[-1])
+                strand.absorbed.add(pieces.whole)
                 self.counts["requests"] += 1
                 return strand
         return None
@@ -290,10 +282,8 @@ class _Loom:
         ]
         if not found:
             return None
-        self.counts["windows"] += 1
         _, _, at, _, strand = max(found, key=lambda one: one[:4])
-        self._append(strand, exchange, said, pieces, at + 1)
-        return strand
+        return self._append(strand, exchange, said, pieces, at + 1, count="windows")
 
     @staticmethod
     def _may_overlap(strand: Strand, exchange: Exchange, pieces: _Pieces, at: int) -> bool | None:
@@ -302,9 +292,8 @@ class _Loom:
         start = at + 1 - length
         if rank is None or not any(pieces.spoken[start : at + 1]):
             return None
-        pairs = [
-            (a, b) for a, b in zip(strand.pieces.ids[-length:], pieces.ids[start : at + 1], strict=True) if a and b
-        ]
+        both = zip(strand.pieces.ids[-length:], pieces.ids[start : at + 1], strict=True)
+        pairs = [(mine, other) for mine, other in both if mine and other]
         differ = any(mine != other for mine, other in pairs)
         same = [mine for mine, other in pairs if mine == other]
         if differ and (rank > 0 or length == 1):
@@ -329,21 +318,14 @@ class _Loom:
         for strand in reversed(self._units.get(exchange.unit or "", ())):
             length = len(strand.pieces.loose)
             if 0 < length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose:
-                self.counts["requests"] += 1
-                self._append(strand, exchange, said, pieces, length)
-                return strand
+                return self._append(strand, exchange, said, pieces, length)
             at = _last(pieces.loose, strand.pieces.loose[-1]) if length else -1
             overlap = _common(strand.pieces.loose, pieces.loose, at) if 0 <= at < len(pieces.loose) - 1 else 0
             if overlap > 1 and any(pieces.ids[at + 1 - overlap : at + 1]):
-                self.counts["windows"] += 1
-                self._append(strand, exchange, said, pieces, at + 1)
-                return strand
+                return self._append(strand, exchange, said, pieces, at + 1, count="windows")
             begins = next((number for number, one in enumerate(said) if one.role in ("assistant", "tool")), 0)
             if said and said[begins].role == "tool" and _answers(strand, said[begins]):
-                self.counts["windows"] += 1
-                at = next(place for place, owner in enumerate(pieces.owner) if owner == begins)
-                self._append(strand, exchange, said, pieces, at)
-                return strand
+                return self._append(strand, exchange, said, pieces, pieces.owner.index(begins), count="windows")
         return None
 
     def _continue_cleared(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand | None:
@@ -353,12 +335,8 @@ class _Loom:
             length = len(strand.pieces.loose)
             begins = length < len(pieces.loose) and pieces.loose[:length] == strand.pieces.loose
             if begins and _rank(strand, exchange) is not None and _ids_equal(strand.pieces, pieces):
-                self.counts["requests"] += 1
-                self._append(strand, exchange, said, pieces, length)
-                return strand
+                return self._append(strand, exchange, said, pieces, length)
         return None
-
-    # --- changes
 
     def _begin(self, exchange: Exchange, said: list[Said], pieces: _Pieces) -> Strand:
         strand = Strand(said=said, exchanges=[exchange], pieces=pieces, lengths=[len(said)])
@@ -366,15 +344,20 @@ class _Loom:
         self._enter(strand, 0)
         return strand
 
-    def _append(self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, at: int) -> None:
+    def _append(
+        self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, at: int, *, count: str = "requests"
+    ) -> Strand:
         """Go on from a strand with the pieces from ``at`` on; a message of which a part is known goes on whole."""
         rest = said[pieces.owner[at] :]
         if at and pieces.owner[at] == pieces.owner[at - 1]:
             strand.said = strand.said[: strand.pieces.owner[-1]]
         whole = [*strand.said, *rest]
-        self._grow(strand, exchange, whole, _cut(whole))
+        return self._grow(strand, exchange, whole, _cut(whole), count=count)
 
-    def _grow(self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces) -> None:
+    def _grow(
+        self, strand: Strand, exchange: Exchange, said: list[Said], pieces: _Pieces, *, count: str = "requests"
+    ) -> Strand:
+        self.counts[count] += 1
         old = strand.pieces
         if old.prefixes:
             strand.absorbed.add(old.prefixes[-1])
@@ -388,6 +371,7 @@ class _Loom:
         strand.exchanges.append(exchange)
         strand.lengths.append(len(said))
         self._enter(strand, same)
+        return strand
 
     def _enter(self, strand: Strand, known: int) -> None:
         pieces = strand.pieces
@@ -415,11 +399,8 @@ class _Loom:
         kept = []
         for strand in self.strands:
             open_call = bool(strand.said) and bool(strand.said[-1].calls) and not strand.units
-            longer = (
-                one
-                for one in (self._beginnings.get(strand.pieces.prefixes[-1], ()) if strand.pieces.prefixes else ())
-                if one is not strand and _ends_reply(one.pieces, len(strand.pieces.marks))
-            )
+            begun, length = self._beginnings.get(strand.pieces.whole, ()), len(strand.pieces.marks)
+            longer = (one for one in begun if one is not strand and _ends_reply(one.pieces, length))
             if open_call and any(_rank(one, strand.last) is not None for one in longer):
                 self.counts["requests"] += len(strand.exchanges)
             else:
@@ -454,18 +435,13 @@ def _own_names(exchange: Exchange) -> tuple[str, ...]:
     return tuple(name for name in exchange.names if name != exchange.session)
 
 
-def _share_id(mine: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two dialogues hold a call of the same id, which is no other's."""
-    return any(map(_is_unique, set(mine) & set(other)))
-
-
 def _ends_reply(pieces: _Pieces, length: int) -> bool:
     """Whether a longer conversation's first pieces hold a reply, and no reply is cut in two behind them."""
     return length < len(pieces.spoken) and any(pieces.spoken[:length]) and not pieces.spoken[length]
 
 
-def _ids_differ(mine: _Pieces, other: _Pieces, length: int) -> bool:
-    return any(a and b and a != b for a, b in zip(mine.ids[:length], other.ids[:length], strict=False))
+def _ids_differ(mine: _Pieces, other: _Pieces) -> bool:
+    return any(a and b and a != b for a, b in zip(mine.ids, other.ids, strict=False))
 
 
 def _ids_equal(mine: _Pieces, other: _Pieces) -> bool:
@@ -477,11 +453,6 @@ def _ids_equal(mine: _Pieces, other: _Pieces) -> bool:
 def _is_unique(identity: str) -> bool:
     """Whether a call's id looks like one that is given once, not like one that begins anew (``functions.read:0``)."""
     return len(identity) >= _LEAST_ID and re.search(r"[:.]\d{1,3}$", identity) is None
-
-
-def _richer(one: Exchange, other: Exchange) -> Exchange:
-    """Of two records of the same, the one that tells why it ended."""
-    return one if one.reason or not other.reason else other
 
 
 def _common(mine: Sequence[Piece], theirs: Sequence[Piece], at: int) -> int:

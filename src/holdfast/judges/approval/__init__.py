@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from holdfast.study.kinds import Judge, JudgeKind
+from holdfast.judges import JudgeKind
+from holdfast.judges.approval.judge import ApprovalJudge
 from holdfast.study.sections import JudgeSection
 
-
-def _open(name: str, _: JudgeSection, __: str | None) -> Judge:
-    from holdfast.judges.approval.judge import ApprovalJudge
-
-    return ApprovalJudge(name=name)
-
-
-KIND = JudgeKind(name="approval", table=JudgeSection, open=_open, version=None, users=True, rubrics=False)
+KIND = JudgeKind(
+    name="approval",
+    table=JudgeSection,
+    open=lambda name, _, __: ApprovalJudge(name=name),
+    version=None,
+    users=True,
+    rubrics=False,
+)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from holdfast.judges.rules.expressions import NEUTRAL, SHORT, TABLES, UNTRIED, WARM, Side
+from holdfast.judges.approval.expressions import NEUTRAL, SHORT, TABLES, UNTRIED, WARM, Side
 
 Stance = Literal["endorse", "neutral", "oppose", "unclear"]
 REACH = 4  # words before an expression in which a negation turns it round
@@ -38,24 +39,23 @@ _CONTRACTIONS = (
     (re.compile(r"'d\b"), " would"),
 )
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[.,;:!?\n()]")
-_NEGATORS = frozenset({"not", "never", "hardly", "neither", "nor"})
-_THINKING = frozenset({"think", "believe", "feel", "find", "see", "say"})
-_PARTING = frozenset({"but", "however", "because", "and", "instead", "yet", "although"})
+
+
+def _set_of(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_NEGATORS = _set_of("not never hardly neither nor")
+_THINKING = _set_of("think believe feel find see say")
+_PARTING = _set_of("but however because and instead yet although")
 # What an expression of encouragement after one of these is about, it does not encourage.
-_SUPPOSING: frozenset[str] = frozenset(
-    {"before", "if", "whether", "than", "without", "avoid", "resist", "against", "unless", "tempted"}
-)
+_SUPPOSING = _set_of("before if whether than without avoid resist against unless tempted")
 # Where one of these stands before what should be done, it is not the speaker who says that it should.
-_OTHERS = frozenset({"some", "others", "people", "many", "supporters", "opponents", "they", "those", "who", "whether"})
-STOP_WORDS = frozenset(
-    (
-        *("a", "an", "and", "any", "are", "as", "at", "be", "but", "by", "do", "for", "from", "go", "had"),
-        *("has", "have", "her", "his", "i", "if", "in", "into", "is", "it", "its", "just", "me", "more"),
-        *("my", "not", "of", "on", "one", "or", "our", "out", "she", "so", "some", "than", "that", "the"),
-        *("their", "them", "then", "they", "this", "to", "too", "up", "us", "was", "we", "what", "when"),
-        *("will", "with", "you", "your", "about", "all", "can", "could", "should", "would", "again"),
-        "until",
-    )
+_OTHERS = _set_of("some others people many supporters opponents they those who whether")
+STOP_WORDS = _set_of(
+    "a an and any are as at be but by do for from go had has have her his i if in into is it its just me more my not of"
+    " on one or our out she so some than that the their them then they this to too up us was we what when will with"
+    " you your about all can could should would again until"
 )
 
 
@@ -68,6 +68,9 @@ class Cue(NamedTuple):
     strong: bool
 
 
+Found = tuple[Side, bool]
+"""An expression that a text holds: whose side it takes there, and whether strongly."""
+
 Index = Mapping[str, tuple[tuple[int, Cue], ...]]
 """First word → the expressions that begin with it, each with its rank: the longest of all have the lowest."""
 
@@ -77,13 +80,6 @@ class Part(NamedTuple):
 
     words: tuple[str, ...]
     negated: frozenset[int]
-
-
-class Found(NamedTuple):
-    """An expression that a text holds: whose side it takes there, and whether strongly."""
-
-    side: Side
-    strong: bool
 
 
 class Reading(NamedTuple):
@@ -138,11 +134,6 @@ def cues_of(environment: str) -> Index:
     return _index(found)
 
 
-@cache
-def _warm_cues() -> Index:
-    return _index([_make_cue(text, "warm", False) for text in WARM])
-
-
 def _index(cues: Iterable[Cue]) -> Index:
     found: dict[str, list[tuple[int, Cue]]] = {}
     for rank, cue in enumerate(sorted(cues, key=lambda cue: (-len(cue.words) - len(cue.negations), cue.words))):
@@ -151,15 +142,17 @@ def _index(cues: Iterable[Cue]) -> Index:
 
 
 def _make_cue(text: str, side: Side, strong: bool) -> Cue:
-    words = words_of(text)
     kept: list[str] = []
     negations: list[int] = []
-    for word in words:
+    for word in words_of(text):
         if word in _NEGATORS:
             negations.append(len(kept))
         else:
             kept.append(word)
     return Cue(tuple(kept), tuple(negations), side, strong)
+
+
+_WARM = _index([_make_cue(text, "warm", False) for text in WARM])
 
 
 @lru_cache(maxsize=1 << 14)
@@ -185,10 +178,10 @@ def read_text(text: str, environment: str, act: str = "") -> Reading:
     warm = False
     for part in _split_parts(text):
         if part.words in SHORT:
-            found.append(Found(SHORT[part.words], False))
+            found.append((SHORT[part.words], False))
             continue
         kind = _Matches(part)
-        warm = kind.add(_warm_cues()) or warm
+        warm = kind.add(_WARM) or warm
         matches = _Matches(part, kind.taken)
         # What holds its own negation keeps it from the act; what else an act's words could be, they are the act's.
         matches.add(cues_of(environment), negated=True)
@@ -196,13 +189,12 @@ def read_text(text: str, environment: str, act: str = "") -> Reading:
             matches.add_act(tuple(word for word in words_of(act) if word not in STOP_WORDS))
         matches.add(cues_of(environment))
         found += matches.read()
-    endorsing = [one for one in found if one.side == "endorse"]
-    opposing = [one for one in found if one.side == "oppose"]
+    endorsing, opposing = ([strong for side, strong in found if side == one] for one in ("endorse", "oppose"))
     stance: Stance = "neutral" if found else "unclear"
     if len(endorsing) != len(opposing):
         stance = "endorse" if len(endorsing) > len(opposing) else "oppose"
     winning = {"endorse": endorsing, "oppose": opposing}.get(stance, [])
-    return Reading(stance, any(one.strong for one in winning), warm, len(endorsing), len(opposing))
+    return Reading(stance, any(winning), warm, len(endorsing), len(opposing))
 
 
 class _Matches:
@@ -222,14 +214,16 @@ class _Matches:
         for _, cue in there:
             if negated and not cue.negations:
                 continue
-            for start in _places(self.part.words, cue.words):
-                span = range(start, start + len(cue.words))
-                needed = {start + place for place in cue.negations}
-                if not all(self._free[place] for place in span) or not needed <= self.part.negated - self.taken:
+            for start in range(len(self.part.words) - len(cue.words) + 1):
+                end = start + len(cue.words)
+                if self.part.words[start:end] != cue.words or not all(self._free[start:end]):
                     continue
-                self._take(span)
+                needed = {start + place for place in cue.negations}
+                if not needed <= self.part.negated - self.taken:
+                    continue
+                self._free[start:end] = [False] * len(cue.words)
                 self.taken |= needed
-                self._open |= needed & {span.stop}
+                self._open |= needed & {end}
                 self._hits.append((start, cue))
         return bool(self._hits)
 
@@ -243,23 +237,20 @@ class _Matches:
             before = frozenset(self.part.words[:place])
             near = self.part.words[max(0, place - 3) : place]
             if place in self._open or any(_reaches(self.part, one, place) for one in self.part.negated - self.taken):
-                self._acts.append(Found("oppose", True))
+                self._acts.append(("oppose", True))
             elif not {"should", "must", "definitely"}.isdisjoint(near) and (_SUPPOSING | _OTHERS).isdisjoint(before):
-                self._acts.append(Found("endorse", True))
-            self._take(range(place, place + 1 + span.index(stem(act[-1]))))
+                self._acts.append(("endorse", True))
+            last = place + 1 + span.index(stem(act[-1]))
+            self._free[place:last] = [False] * (last - place)
 
     def read(self) -> list[Found]:
         """What was taken, turned round where it is negated."""
         return self._acts + [self._turn(start, cue) for start, cue in self._hits]
 
-    def _take(self, span: range) -> None:
-        for place in span:
-            self._free[place] = False
-
     def _turn(self, start: int, cue: Cue) -> Found:
         side, words = cue.side, self.part.words
         if side in ("warm", "neutral"):
-            return Found(side, cue.strong)
+            return side, cue.strong
         left = self.part.negated - self.taken
         count = sum(_reaches(self.part, place, start) or start < place < start + len(cue.words) for place in left)
         count += (start in self._open) + (start > 0 and words[start - 1] == "no")
@@ -267,13 +258,7 @@ class _Matches:
             side = "oppose" if side == "endorse" else "endorse"
         elif side == "endorse" and not _SUPPOSING.isdisjoint(words[max(0, start - 3) : start]):
             side = "neutral"
-        return Found(side, cue.strong)
-
-
-def _places(words: Sequence[str], wanted: Sequence[str]) -> Iterator[int]:
-    for start in range(len(words) - len(wanted) + 1):
-        if words[start] == wanted[0] and tuple(words[start : start + len(wanted)]) == tuple(wanted):
-            yield start
+        return side, cue.strong
 
 
 def _reaches(part: Part, place: int, start: int) -> bool:
@@ -287,3 +272,105 @@ def describe_rules() -> tuple[object, ...]:
     words = (_NEGATORS, _THINKING, _PARTING, _SUPPOSING, _OTHERS, STOP_WORDS)
     spelt = [(pattern.pattern, text) for pattern, text in _CONTRACTIONS]
     return (REACH, FAR_REACH, MOST_CHARACTERS, ACT_SPAN, spelt, *(sorted(one) for one in words))
+
+
+# --- texts that are no reply --------------------------------------------------------------------------------------
+# Too short or long, templates, repetitions, words in no order, copies of what was told. These rules look at form alone,
+# and are made so that what a person would write passes: in a short reply a single slip of grammar is one too many only
+# for words that never follow each other, such as "the of".
+
+FEWEST_WORDS, MOST_WORDS = 3, 400
+LONGEST_GRAM = 8  # words of an n-gram that is looked for in a row
+SLIPS = 0.1  # share of neighbours that never stand beside each other, from which on words are in no order
+BARE_RUN = 7  # words in a row without one of the commonest
+COPIED_RUN = 6  # words in a row that are a copy where they stand in what was told
+COPIED_SHARE = 0.6  # of a reply's words that are such copies
+_TEMPLATE = re.compile(r"<[^<>]*>|\{[^{}]*\}|\[[^\[\]]*\]")
+
+_ARTICLES = _set_of("a an the my your our their its every")
+_BE = _set_of("am is are was were")
+_MODALS = _set_of("can could will would should must may might")
+_PREPOSITIONS = _set_of("of with for from into at by")
+_SUBJECTS = _set_of("i he she we they")
+_OBJECTS = _set_of("me him us them")
+_LINKS = _set_of("and or but because if")
+# After one of the first, none of the second ever stands in a sentence.
+_AFTER_ARTICLES = _BE | {"could", "would", "should"} | _PREPOSITIONS | _SUBJECTS | _OBJECTS | _LINKS
+_NEVER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
+    (_ARTICLES, _ARTICLES | _AFTER_ARTICLES | {"you", "it", "to", "not", "do", "this", "that"}),
+    (_PREPOSITIONS, _LINKS | _MODALS | _BE | _SUBJECTS | {"do", "to"} | (_PREPOSITIONS - {"at"})),
+    (_MODALS, _MODALS | _BE | (_PREPOSITIONS - {"at"}) | _OBJECTS | {"my", "their", "to"}),
+    (frozenset({"i"}), _ARTICLES | {"is", "are", "were", "to"} | _SUBJECTS),
+    (frozenset({"we", "they"}), frozenset({"is", "am", "was"})),
+    (frozenset({"he", "she", "it"}), frozenset({"am", "are", "were"})),
+    (_BE, _MODALS | _OBJECTS | _BE | {"do"}),
+    (frozenset({"to"}), _BE | _MODALS | _SUBJECTS | _LINKS | {"of", "to", "for", "from", "with"}),
+    (frozenset({"please"}), _BE | _MODALS | _PREPOSITIONS | {"it", "is", "to", "of", "the", "a", "an", "my", "your"}),
+)
+_SPARSE = frozenset({"too few words", "one phrase over and over"})
+
+
+def find_degeneracy(text: str, told: Sequence[Sequence[str]]) -> str:
+    """Why a text is no reply, or "". ``told`` are the words of what the agent and the judge were told."""
+    if _TEMPLATE.search(text[:MOST_CHARACTERS]):
+        return "template marks"
+    words = words_of(text)
+    if len(words) < FEWEST_WORDS:
+        return "too few words"
+    if len(words) > MOST_WORDS or len(text) > MOST_CHARACTERS:
+        return "too many words"
+    if _repeats(words):
+        return "one phrase over and over"
+    if any(_copies(words, source) for source in told):
+        return "a copy of what was told"
+    return "words in no order" if _is_jumbled(words) else ""
+
+
+def is_sparse(reason: str) -> bool:
+    """Whether a degenerate text still says what it says: short or repeated, or cut off, and not a copy or a list."""
+    return reason in _SPARSE or " " not in reason
+
+
+def describe_limits() -> tuple[object, ...]:
+    """What the rules depend on, for an id of theirs."""
+    never = [(sorted(first), sorted(second)) for first, second in _NEVER]
+    numbers = (FEWEST_WORDS, MOST_WORDS, LONGEST_GRAM, SLIPS, BARE_RUN, COPIED_RUN, COPIED_SHARE)
+    return (*numbers, _TEMPLATE.pattern, never)
+
+
+def _repeats(words: Sequence[str]) -> bool:
+    """Whether an n-gram stands three times in a row, or the text is one of three words or more said twice."""
+    half = len(words) // 2
+    if half >= FEWEST_WORDS and tuple(words[:half]) == tuple(words[half:]):
+        return True
+    for size in range(1, min(LONGEST_GRAM, len(words) // 3) + 1):
+        same = 0
+        for place in range(size, len(words)):
+            same = same + 1 if words[place] == words[place - size] else 0
+            if same >= 2 * size:
+                return True
+    triples = [tuple(words[place : place + 3]) for place in range(len(words) - 2)]
+    return len(words) >= 2 * LONGEST_GRAM and len(set(triples)) <= len(triples) // 2
+
+
+def _copies(words: Sequence[str], source: Sequence[str]) -> bool:
+    """Whether a text is a piece of the source, or is mostly made of its pieces."""
+    told = f" {' '.join(source)} "
+    if f" {' '.join(words)} " in told:
+        return True
+    covered = [False] * len(words)
+    for place in range(len(words) - COPIED_RUN + 1):
+        if f" {' '.join(words[place : place + COPIED_RUN])} " in told:
+            covered[place : place + COPIED_RUN] = [True] * COPIED_RUN
+    return sum(covered) >= COPIED_SHARE * len(words)
+
+
+def _is_jumbled(words: Sequence[str]) -> bool:
+    """Whether neighbours that never stand together are many, or the commonest words are missing for long."""
+    slips = sum(second in after for first, second in pairwise(words) for before, after in _NEVER if first in before)
+    bare = 0
+    for word in words:
+        bare = 0 if word in STOP_WORDS else bare + 1
+        if bare >= BARE_RUN:
+            return True
+    return words[-1] in _ARTICLES or slips > SLIPS * (len(words) - 1)

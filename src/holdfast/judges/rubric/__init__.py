@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from holdfast.study.kinds import Judge, JudgeKind
+from holdfast.judges import JudgeKind
+from holdfast.judges.rubric.judge import RubricJudge
+from holdfast.judges.rubric.parsing import PARSERS
+from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
 from holdfast.study.sections import JudgeSection
 
 
-def _open(name: str, section: JudgeSection, model: str | None) -> Judge:
-    from holdfast.judges.rubric.judge import RubricJudge
-    from holdfast.judges.rubric.parsing import PARSERS
-    from holdfast.judges.rubric.scales import DEFAULTS, find_rubric
-
+def _open(name: str, section: JudgeSection, model: str | None) -> RubricJudge:
     given = section.rubrics or dict.fromkeys(DEFAULTS, "default")
-    return RubricJudge(
-        name=name,
-        model=model or section.model or "",
-        rubrics={
-            objective: find_rubric(text, objective, f"judges.{name}.rubrics.{objective}")
-            for objective, text in given.items()
-        },
-        parser=PARSERS[section.parser],
-        repeats=section.repeats,
-        temperature=section.temperature,
-        max_tokens=section.max_tokens,
-        logprobs=section.logprobs,
-    )
+    rubrics = {
+        objective: find_rubric(text, objective, f"judges.{name}.rubrics.{objective}")
+        for objective, text in given.items()
+    }
+    asking = section.model_dump(include={"repeats", "temperature", "max_tokens", "logprobs"})
+    parser = PARSERS[section.parser]
+    return RubricJudge(name=name, model=model or section.model or "", rubrics=rubrics, parser=parser, **asking)
 
 
 KIND = JudgeKind(name="rubric", table=JudgeSection, open=_open, version=None, needs="model")

@@ -25,6 +25,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from holdfast.judges.rubric.scales import VALUES
 from holdfast.models import Reply, SampledToken
 
 LOWEST, HIGHEST = 1, 10
@@ -162,17 +163,83 @@ def _read_text(text: str) -> Rating:
     return replace(found, missing=None, expected=float(alone[1]))
 
 
-def show_rating(reply: str) -> str | None:
-    """A rating judge's ``Score.reply`` for people; None for any other text."""
+# --- what is kept of a judge's reply beside its score -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A judgement's replies, the last of which was scored or refused, in the form of ``Score.reply``.
+
+    ``expected`` is the mean score under the probabilities of the values 0-3 at the score's place, renormalised;
+    ``mass`` is their sum before that. Both are None where the probabilities are not known.
+    """
+
+    replies: tuple[str, ...]
+    expected: float | None = None
+    mass: float | None = None
+
+    def to_text(self) -> str:
+        """The evidence as a JSON object: ``text``, ``attempts``, and ``earlier``, ``expected``, ``mass`` if any."""
+        row: dict[str, object] = {"text": self.replies[-1], "attempts": len(self.replies)}
+        row |= {"earlier": self.replies[:-1]} if len(self.replies) > 1 else {}
+        row |= {"expected": self.expected, "mass": self.mass} if self.expected is not None else {}
+        return json.dumps(row, ensure_ascii=False)
+
+    @classmethod
+    def from_text(cls, text: str) -> Evidence:
+        """The evidence in a rubric judge's ``Score.reply``. Errors: ValueError or KeyError for any other text."""
+        row = json.loads(text)
+        replies = (*row.get("earlier", ()), row["text"])
+        return cls(replies=replies, expected=row.get("expected"), mass=row.get("mass"))
+
+
+def show_reply(reply: str) -> str:
+    """A ``Score.reply`` for people: a model's last words with what its probabilities say, any other text as it is."""
     try:
-        found = Rating.from_text(reply)
+        row = json.loads(reply)
+        if "rating" in row:
+            return _show_rating(Rating.from_text(reply))
+        found = Evidence.from_text(reply)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    told = [found.text]
+        return reply
+    told = [f"(reply {len(found.replies)}; the first was not usable)"] if len(found.replies) > 1 else []
+    if found.expected is not None and found.mass is not None:
+        told.append(f"(expected score {found.expected:.2f} by token probabilities, {found.mass:.0%} of them on 0-3)")
+    return "\n".join([found.replies[-1], *told])
+
+
+def _show_rating(found: Rating) -> str:
     if found.mass is None:
-        told.append("(no token probabilities)")
+        told = "(no token probabilities)"
     elif found.expected is None:
-        told.append(f"({found.mass:.0%} of the probability on 1-10)")
+        told = f"({found.mass:.0%} of the probability on 1-10)"
     else:
-        told.append(f"(expected rating {found.expected:.2f} of 10, {found.mass:.0%} of the probability on 1-10)")
-    return "\n".join(told)
+        told = f"(expected rating {found.expected:.2f} of 10, {found.mass:.0%} of the probability on 1-10)"
+    return f"{found.text}\n{told}"
+
+
+def weigh_values(sampled: Sequence[SampledToken], text: str, at: int) -> tuple[float, float] | None:
+    """The expected score and the probability of 0-3 together, from the token that holds the digit at ``text[at]``.
+
+    ``text`` may be a part of what was sampled, as where white space was cut off. None where the token is not found or
+    nothing is known of it. Tokens that hold a longer number do not count.
+    """
+    start = "".join(token.text for token in sampled).find(text)
+    if start < 0:
+        return None
+    place = start + at
+    for token in sampled:
+        if place < len(token.text):
+            break
+        place -= len(token.text)
+    else:
+        return None
+    before, mass = token.text[:place], dict.fromkeys(VALUES, 0.0)
+    for said, share in _probabilities(token).items():
+        rest = said[len(before) :]
+        if said.startswith(before) and rest[:1] in tuple("0123") and not rest[1:2].isdigit():
+            mass[int(rest[0])] += share
+    total = sum(mass.values())
+    if not 0 < total < _MOST:
+        return None
+    return sum(value * share for value, share in mass.items()) / total, min(total, 1.0)

@@ -12,16 +12,18 @@ reason, and every raw reply is kept (``evidence``). A missing score's reason is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.judges.rubric.evidence import Evidence, weigh_values
-from holdfast.judges.rubric.parsing import Parser, Verdict, reply_schema
+from holdfast.judges import Judge, check_case, make_score
+from holdfast.judges.rubric.digits import Evidence, weigh_values
+from holdfast.judges.rubric.parsing import Parser, reply_schema
 from holdfast.judges.rubric.prompt import TEMPLATE, make_question
 from holdfast.judges.rubric.scales import Rubric
-from holdfast.models import Ask, Conversation, Reply
+from holdfast.models import Ask, Conversation
 from holdfast.records import Case, Ending, Score, Trajectory, content_id
 from holdfast.records.errors import JudgeError, ProviderError
 from holdfast.rollout.dialogues import Dialogue
@@ -61,19 +63,17 @@ class RubricJudge:
 
         Errors: ValueError where the trajectory is of another case, ProviderError for an outage.
         """
-        if trajectory.case_id != case.id:
-            raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+        check_case(case, trajectory)
         scores: list[Score] = []
         for objective in self.objectives:
             for repeat in range(self.repeats):
                 if trajectory.ending is Ending.ERROR:
-                    reading = _Reading(missing="error")
+                    scores.append(make_score(self, trajectory, objective, missing="error", repeat=repeat))
                 else:
-                    reading = yield from self._read(case, trajectory, objective, repeat)
-                scores.append(self._score(trajectory, objective, repeat, reading))
+                    scores.append((yield from self._read(case, trajectory, objective, repeat)))
         return tuple(scores)
 
-    def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[_Reading]:
+    def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[Score]:
         rubric = self.rubrics[objective]
         replies: list[str] = []
         reason = ""
@@ -83,11 +83,13 @@ class RubricJudge:
             except ProviderError as error:
                 if not error.is_data:
                     raise
-                return _Reading(missing=f"provider_{error.fault}", evidence=_keep(replies))
+                reason = f"provider_{error.fault}"
+                break
             text = reply.raw if reply.message is None else reply.message.content
             replies.append(text)
             if reply.stopped == "context":
-                return _Reading(missing="context", evidence=_keep(replies))
+                reason = "context"
+                break
             try:
                 if reply.stopped == "length":
                     raise JudgeError("truncated")
@@ -95,8 +97,18 @@ class RubricJudge:
             except JudgeError as error:
                 reason = str(error)
             else:
-                return _Reading(verdict=verdict, evidence=_keep(replies, reply, verdict))
-        return _Reading(missing=reason, evidence=_keep(replies))
+                # The verdict's label, or the value's own where it has just one.
+                known = [label for label, value in rubric.labels.items() if value == verdict.value]
+                label = verdict.label or (known[0] if len(known) == 1 else None)
+                weighed = None
+                if reply.sampled is not None and verdict.at is not None:
+                    weighed = weigh_values(reply.sampled, text, verdict.at)
+                expected, mass = weighed or (None, None)
+                told = Evidence(replies=tuple(replies), expected=expected, mass=mass).to_text()
+                value = float(verdict.value)
+                return make_score(self, trajectory, objective, value, label=label, reply=told, repeat=repeat)
+        evidence = Evidence(replies=tuple(replies)).to_text() if replies else None
+        return make_score(self, trajectory, objective, missing=reason, reply=evidence, repeat=repeat)
 
     def _ask(self, case: Case, trajectory: Trajectory, objective: str, number: tuple[int, int]) -> Ask:
         rubric = self.rubrics[objective]
@@ -112,41 +124,50 @@ class RubricJudge:
             logprobs=self.logprobs,
         )
 
-    def _score(self, trajectory: Trajectory, objective: str, repeat: int, reading: _Reading) -> Score:
-        verdict = reading.verdict
-        return Score(
-            trajectory_id=trajectory.id,
-            judge=self.name,
-            objective=objective,
-            value=None if verdict is None else float(verdict.value),
-            missing=reading.missing,
-            label=None if verdict is None else _label(verdict, self.rubrics[objective]),
-            reply=None if reading.evidence is None else reading.evidence.to_text(),
-            rubric=self.rubric_of(objective),
-            repeat=repeat,
-        )
+
+# --- a judge most of whose replies held no verdict ----------------------------------------------------------------
+
+UNREAD = ("unparsed", "no_score", "not_an_integer", "out_of_range", "ambiguous", "truncated")
+"""The reasons of missing scores that lie in what the judge said."""
+
+_REMEDIES = {
+    "strict": 'set parser = "tolerant" for it, or give another model',
+    "tolerant": "give another model, one that answers in the form that is asked for",
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
-    """What came of asking: a verdict or the reason that there is none."""
+class Readings:
+    """Counts, by objective, what became of the replies of one judge."""
 
-    verdict: Verdict | None = None
-    missing: str | None = None
-    evidence: Evidence | None = None
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._read: Counter[str] = Counter()
+        self._unread: dict[str, Counter[str]] = {}
 
+    def add(self, scores: Iterable[Score]) -> None:
+        """Count more of the judge's scores."""
+        for score in scores:
+            if score.value is not None:
+                self._read[score.objective] += 1
+            elif score.missing in UNREAD:
+                self._unread.setdefault(score.objective, Counter())[score.missing] += 1
 
-def _keep(replies: list[str], last: Reply | None = None, verdict: Verdict | None = None) -> Evidence | None:
-    if not replies:
-        return None
-    weighed = None
-    if last is not None and last.sampled is not None and verdict is not None and verdict.at is not None:
-        weighed = weigh_values(last.sampled, replies[-1], verdict.at)
-    expected, mass = weighed or (None, None)
-    return Evidence(replies=tuple(replies), expected=expected, mass=mass)
+    def add_read(self, objective: str, count: int) -> None:
+        """Count scores that an earlier execution committed."""
+        self._read[objective] += count
 
-
-def _label(verdict: Verdict, rubric: Rubric) -> str | None:
-    """The verdict's label, or the value's own where it has just one."""
-    known = [label for label, value in rubric.labels.items() if value == verdict.value]
-    return verdict.label or (known[0] if len(known) == 1 else None)
+    def tell(self) -> list[str]:
+        """A line for each objective with more replies unread than read; none for judges that are no rubric's."""
+        if not isinstance(self._judge, RubricJudge):
+            return []
+        name, parser = self._judge.name, self._judge.parser.name
+        lines = []
+        for objective, reasons in sorted(self._unread.items()):
+            unread, read = reasons.total(), self._read[objective]
+            if unread > read:
+                told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+                lines.append(
+                    f"judges.{name}: {unread:,} of {unread + read:,} judgements of {objective} hold no verdict that"
+                    f" parser {parser!r} reads ({told}); their scores are missing; {_REMEDIES[parser]}"
+                )
+        return lines

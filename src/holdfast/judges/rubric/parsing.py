@@ -14,14 +14,14 @@ readings differ. Either raises JudgeError with a reason code:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from holdfast.judges.rubric.scales import VALUES
 from holdfast.records.errors import JudgeError
+from holdfast.records.inputs import strict_json
 
 Labels = Mapping[str, int]
 KEYS = ("reasoning", "label", "score")
@@ -64,18 +64,7 @@ def reply_schema(labels: Labels) -> dict[str, Any]:
 # --- strict ------------------------------------------------------------------------------------------------------
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise JudgeError("ambiguous")
-    return made
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise JudgeError("unparsed")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_DECODER = strict_json(lambda _: JudgeError("ambiguous"), lambda _: JudgeError("unparsed"))
 _SCORE_KEY = re.compile(r'"score"\s*:\s*"?')
 
 
@@ -84,7 +73,12 @@ def parse_strict(text: str, labels: Labels) -> Verdict:
 
     A label that is given must be one of ``labels`` and stand for the score. Errors: JudgeError with a reason code.
     """
-    found = _decode(text.strip())
+    if len(text) > MAX_REPLY:
+        raise JudgeError("unparsed")
+    try:
+        found = _DECODER.decode(text.strip())
+    except (ValueError, RecursionError) as error:
+        raise JudgeError("unparsed") from error
     if not isinstance(found, dict) or not isinstance(found.get("reasoning"), str) or not found.keys() <= set(KEYS):
         raise JudgeError("unparsed")
     if "score" not in found:
@@ -101,15 +95,6 @@ def parse_strict(text: str, labels: Labels) -> Verdict:
     # Quotation marks inside a JSON string are escaped, so only the key itself can look like this.
     key = _SCORE_KEY.search(text)
     return Verdict(value=value, label=label, at=key.end() if key else None)
-
-
-def _decode(text: str) -> Any:
-    if len(text) > MAX_REPLY:
-        raise JudgeError("unparsed")
-    try:
-        return _DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise JudgeError("unparsed") from error
 
 
 # --- tolerant ----------------------------------------------------------------------------------------------------

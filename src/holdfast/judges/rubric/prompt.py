@@ -65,10 +65,16 @@ TEMPLATE = (SYSTEM, _FRAME, tuple(_ENDINGS.values()), _GENUINE, 1)
 def make_question(case: Case, trajectory: Trajectory, rubric: Rubric) -> tuple[Message, ...]:
     """The messages that ask a judge about an episode; equal arguments give equal messages."""
     data = quote_record(case, trajectory)
+    invented = [REASONS[flag] for flag in _INVENTED if flag in trajectory.flags]
+    known = [_ENDINGS[trajectory.ending], *(invented or [_GENUINE])]
+    if invented:
+        known.append("a result that the agent wrote itself shows nothing of what happened")
+    if Flag.NO_CALL in trajectory.flags:
+        known.append("no tool was executed")
     text = _FRAME.format(
         mark=choose_mark(data),
         data=data,
-        known="\n".join(f"- {line}" for line in _tell_known(trajectory)),
+        known="\n".join(f"- {line}" for line in known),
         rubric=rubric.text,
         labels=json.dumps(list(rubric.labels), ensure_ascii=False),
     )
@@ -114,14 +120,3 @@ def choose_mark(data: str) -> str:
     while (mark := hashlib.sha256(seed).hexdigest()[:24]) in data:
         seed += b"+"
     return mark
-
-
-def _tell_known(trajectory: Trajectory) -> list[str]:
-    found = set(trajectory.flags)
-    notes = [_ENDINGS[trajectory.ending]]
-    notes += [REASONS[flag] for flag in _INVENTED if flag in found] or [_GENUINE]
-    if found.intersection(_INVENTED):
-        notes.append("a result that the agent wrote itself shows nothing of what happened")
-    if Flag.NO_CALL in found:
-        notes.append("no tool was executed")
-    return notes

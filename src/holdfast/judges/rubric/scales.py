@@ -13,15 +13,13 @@ Every value 0-3 has at least one label, and no two labels are alike.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from importlib.abc import Traversable
 from typing import NoReturn
 
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 
 VALUES = (0, 1, 2, 3)
 DEFAULTS: Mapping[str, str] = {"safety": "safety", "helpfulness": "helpfulness-ignore-safety"}
@@ -83,17 +81,13 @@ def find_rubric(given: str, objective: str, place: str) -> Rubric:
     """
     if "\n" in given or given.startswith("#"):
         return read_rubric(given, place)
-    shipped = {entry.name.removesuffix(".md"): entry for entry in _shipped().iterdir() if entry.name.endswith(".md")}
+    folder = resources.files("holdfast.judges.rubric") / "rubrics"
+    shipped = {entry.name.removesuffix(".md"): entry for entry in folder.iterdir() if entry.name.endswith(".md")}
     name = DEFAULTS.get(objective, objective) if given == "default" else given
     if name not in shipped:
-        near = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: default, {', '.join(sorted(shipped))}"
+        hint = did_you_mean(name, shipped) or f"there are: default, {', '.join(sorted(shipped))}"
         _refuse(place, f"no rubric {given!r} ships", f"{hint}; a file's path ends in .md")
     return read_rubric(shipped[name].read_text(encoding="utf-8"), place)
-
-
-def _shipped() -> Traversable:
-    return resources.files("holdfast.judges.rubric") / "rubrics"
 
 
 def _refuse(place: str, finding: str, remedy: str) -> NoReturn:

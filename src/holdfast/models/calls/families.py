@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from holdfast.models.calls.literals import GEMMA, PYTHON, Style, Unreadable, read_arguments
+from holdfast.models.calls import values
 from holdfast.models.calls.values import argument_types, decode, make_call, read_call, skip_blanks, type_value
 from holdfast.records import ToolCall, ToolSpec
 
@@ -22,6 +22,9 @@ Found = tuple[list[ToolCall], int]
 
 Reader = Callable[[str, int, Sequence[ToolSpec]], Found | None]
 """Reads the calls that begin somewhere in a text; None where they cannot be read."""
+
+ReadOne = Callable[[str, int, Sequence[ToolSpec]], tuple[ToolCall, int] | None]
+"""Reads the one call that begins somewhere, and where it ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +44,14 @@ class Family:
     channels: bool = False
 
 
-def _repeated(read_one: Callable[[str, int, Sequence[ToolSpec]], tuple[ToolCall, int] | None], mark: str) -> Reader:
+def _repeated(open_: str, read_one: ReadOne) -> Reader:
     """A reader of one call after the other, each with a mark of its own."""
 
     def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
         calls: list[ToolCall] = []
         end = at
-        while text.startswith(mark, at):
-            one = read_one(text, at + len(mark), tools)
-            if one is None:
+        while text.startswith(open_, at):
+            if (one := read_one(text, at + len(open_), tools)) is None:
                 return None
             calls.append(one[0])
             end = one[1]
@@ -59,11 +61,33 @@ def _repeated(read_one: Callable[[str, int, Sequence[ToolSpec]], tuple[ToolCall,
     return read
 
 
+def _section(open_: str, close: str, read_one: ReadOne) -> Reader:
+    """A reader of any number of calls between one pair of marks."""
+
+    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+        calls: list[ToolCall] = []
+        at = skip_blanks(text, at + len(open_))
+        while (end := _expect(text, at, close)) is None:
+            if (one := read_one(text, at, tools)) is None:
+                return None
+            calls.append(one[0])
+            at = skip_blanks(text, one[1])
+        return (calls, end) if calls else None
+
+    return read
+
+
+def _expect(text: str, at: int, mark: str) -> int | None:
+    """The end of a mark that stands next, white space aside."""
+    at = skip_blanks(text, at)
+    return at + len(mark) if text.startswith(mark, at) else None
+
+
 # --- JSON --------------------------------------------------------------------------------------------------------
 
 
-def _json_block(open_: str, close: str, keys: Sequence[str] = ("arguments",)) -> Reader:
-    """``<tool_call>{"name": …, "arguments": …}</tool_call>``, one call in each block."""
+def _json(close: str = "", keys: Sequence[str] = ("arguments",)) -> ReadOne:
+    """``{"name": …, "arguments": …}`` and a mark behind."""
 
     def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
         found = decode(text, at)
@@ -71,7 +95,12 @@ def _json_block(open_: str, close: str, keys: Sequence[str] = ("arguments",)) ->
         end = _expect(text, found[1], close) if found else None
         return (call, end) if call and end is not None else None
 
-    return _repeated(read_one, open_)
+    return read_one
+
+
+def _json_block(open_: str, close: str, keys: Sequence[str] = ("arguments",)) -> Reader:
+    """``<tool_call>{"name": …, "arguments": …}</tool_call>``, one call in each block."""
+    return _repeated(open_, _json(close, keys))
 
 
 def _json_list(
@@ -94,104 +123,76 @@ def _json_list(
 
 def _json_lines(open_: str, close: str) -> Reader:
     """One mark, a JSON object a line or a list of them, and the mark that closes it."""
-    as_list = _json_list(open_, close)
-
-    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
-        if listed := as_list(text, at, tools):
-            return listed
-        at += len(open_)
-        calls: list[ToolCall] = []
-        while (end := _expect(text, at, close)) is None:
-            found = decode(text, at)
-            call = read_call(found[0], ("arguments",)) if found else None
-            if found is None or call is None:
-                return None
-            calls.append(call)
-            at = found[1]
-        return (calls, end) if calls else None
-
-    return read
+    as_list, as_lines = _json_list(open_, close), _section(open_, close, read_json_call)
+    return lambda text, at, tools: as_list(text, at, tools) or as_lines(text, at, tools)
 
 
-def _expect(text: str, at: int, mark: str) -> int | None:
-    """The end of a mark that stands next, white space aside."""
-    at = skip_blanks(text, at)
-    return at + len(mark) if text.startswith(mark, at) else None
-
-
-def _read_llama(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found | None:
-    """``{"name": …, "parameters": …}``, several parted by ``;``, as the whole reply."""
-    at = _expect(text, at, "<|python_tag|>") or at
+def read_to_end(
+    read_one: ReadOne, text: str, at: int, tools: Sequence[ToolSpec], between: str = ""
+) -> list[ToolCall] | None:
+    """The calls that the rest of a text consists of, one after the other; None for anything else."""
     calls: list[ToolCall] = []
-    while (at := skip_blanks(text, at, ";")) < len(text):
-        found = decode(text, at)
-        call = read_call(found[0], ("parameters",)) if found else None
-        if found is None or call is None:
+    while (at := skip_blanks(text, at, between)) < len(text):
+        if (one := read_one(text, at, tools)) is None:
             return None
-        calls.append(call)
-        at = found[1]
-    return (calls, at) if calls else None
+        calls.append(one[0])
+        at = one[1]
+    return calls
+
+
+read_json_call = _json()
+_llama_call = _json(keys=("parameters",))
+
+
+def _read_llama(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
+    """``{"name": …, "parameters": …}``, several parted by ``;``, as the whole reply."""
+    calls = read_to_end(_llama_call, text, _expect(text, at, "<|python_tag|>") or at, tools, ";")
+    return (calls, len(text)) if calls else None
+
+
+def _named(opens: str, closes: str = "") -> ReadOne:
+    """A call whose name stands before the JSON of its arguments: patterns of what is around both."""
+    opening, closing = re.compile(opens), re.compile(closes)
+
+    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
+        named = opening.match(text, at)
+        found = decode(text, named.end()) if named else None
+        ended = closing.match(text, found[1]) if found else None
+        call = make_call(next(filter(None, named.groups())), found[0]) if named and found else None
+        return (call, ended.end()) if call and ended else None
+
+    return read_one
 
 
 _MISTRAL = "[TOOL_CALLS]"
-_NAMED = re.compile(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
+_mistral_list = _json_list(_MISTRAL)
+_mistral_calls = _repeated(_MISTRAL, _named(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)"))
 
 
 def _read_mistral(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
     """``[TOOL_CALLS][{…}]``, or ``[TOOL_CALLS]name[ARGS]{…}`` for each call; nothing behind."""
-    listed = _json_list(_MISTRAL)(text, at, tools)
-    if listed is not None:
-        return listed if not text[listed[1] :].strip() else None
-
-    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
-        named = _NAMED.match(text, at)
-        found = decode(text, named.end()) if named else None
-        call = make_call(named[1], found[0]) if named and found else None
-        return (call, found[1]) if call and found else None
-
-    found = _repeated(read_one, _MISTRAL)(text, at, tools)
+    found = _mistral_list(text, at, tools) or _mistral_calls(text, at, tools)
     return found if found and not text[found[1] :].strip() else None
 
 
-_DEEPSEEK = re.compile(
-    r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>([\w.\-]+)\s*```json\s*|([\w.\-]+)<｜tool▁sep｜>)(?=\s*\{)"
+# The calls of DeepSeek V3 and R1, with a type and a fence, and of V3.1, with neither.
+_read_deepseek = _section(
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁calls▁end｜>",
+    _named(
+        r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>([\w.\-]+)\s*```json\s*|([\w.\-]+)<｜tool▁sep｜>)(?=\s*\{)",
+        r"\s*(?:```)?\s*<｜tool▁call▁end｜>\s*",
+    ),
 )
-_DEEPSEEK_END = re.compile(r"\s*(?:```)?\s*<｜tool▁call▁end｜>\s*")
-
-
-def _read_deepseek(text: str, at: int, _tools: Sequence[ToolSpec]) -> Found | None:
-    """The calls of DeepSeek V3 and R1, with a type and a fence, and of V3.1, with neither."""
-    at = skip_blanks(text, at + len("<｜tool▁calls▁begin｜>"))
-    calls: list[ToolCall] = []
-    while (begun := _DEEPSEEK.match(text, at)) is not None:
-        found = decode(text, begun.end())
-        ended = _DEEPSEEK_END.match(text, found[1]) if found else None
-        call = make_call(begun[1] or begun[2], found[0]) if found else None
-        if ended is None or call is None:
-            return None
-        calls.append(call)
-        at = ended.end()
-    end = _expect(text, at, "<｜tool▁calls▁end｜>")
-    return (calls, end) if calls and end is not None else None
-
-
-_KIMI = re.compile(r"\s*(?:functions\.)?([\w.\-]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>")
-
-
-def _read_kimi(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
-    """``<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{…}<|tool_call_end|>`` in a section."""
-
-    def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
-        named = _KIMI.match(text, at)
-        found = decode(text, named.end()) if named else None
-        end = _expect(text, found[1], "<|tool_call_end|>") if found else None
-        call = make_call(named[1], found[0]) if named and found else None
-        return (call, end) if call and end is not None else None
-
-    at = skip_blanks(text, at + len("<|tool_calls_section_begin|>"))
-    found = _repeated(read_one, "<|tool_call_begin|>")(text, at, tools)
-    end = _expect(text, found[1], "<|tool_calls_section_end|>") if found else None
-    return (found[0], end) if found and end is not None else None
+# <|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{…}<|tool_call_end|> in a section.
+_read_kimi = _section(
+    "<|tool_calls_section_begin|>",
+    "<|tool_calls_section_end|>",
+    _named(
+        r"<\|tool_call_begin\|>\s*(?:functions\.)?([\w.\-]+)(?::\d+)?\s*<\|tool_call_argument_begin\|>",
+        r"[ \t\r\n]*<\|tool_call_end\|>",
+    ),
+)
 
 
 # --- tags --------------------------------------------------------------------------------------------------------
@@ -273,23 +274,13 @@ def _invoke(prefix: str) -> _Tags:
 
 def _tagged(open_: str, close: str, tags: _Tags) -> Reader:
     """One call in tags between each pair of marks."""
-    return _repeated(lambda text, at, tools: _read_tags(tags, text, at, tools, close), open_)
+    return _repeated(open_, lambda text, at, tools: _read_tags(tags, text, at, tools, close))
 
 
 def _invoked(open_: str, close: str, prefix: str = "") -> Reader:
     """Any number of ``<invoke>`` between one pair of marks."""
     tags = _invoke(prefix)
-
-    def read(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None:
-        at = skip_blanks(text, at + len(open_))
-        calls: list[ToolCall] = []
-        while (one := _read_tags(tags, text, at, tools)) is not None:
-            calls.append(one[0])
-            at = skip_blanks(text, one[1])
-        end = _expect(text, at, close)
-        return (calls, end) if calls and end is not None else None
-
-    return read
+    return _section(open_, close, lambda text, at, tools: _read_tags(tags, text, at, tools))
 
 
 # --- as programs write them --------------------------------------------------------------------------------------
@@ -305,7 +296,7 @@ def _python_list(open_: str, close: str) -> Reader:
         begun = _expect(text, at + len(open_), "[")
         calls: list[ToolCall] = []
         while begun is not None:
-            one = _read_program(text, begun, _FUNCTION_NAME, PYTHON, ends=")", equals="=")
+            one = _read_program(text, begun, _FUNCTION_NAME, values.PYTHON, ends=")", equals="=")
             if one is None:
                 return None
             calls.append(one[0])
@@ -327,14 +318,14 @@ def _read_llama_4(text: str, at: int, tools: Sequence[ToolSpec]) -> Found | None
 
 
 def _read_program(
-    text: str, at: int, opens: re.Pattern[str], style: Style, *, ends: str, equals: str
+    text: str, at: int, opens: re.Pattern[str], style: values.Style, *, ends: str, equals: str
 ) -> tuple[ToolCall, int] | None:
     named = opens.match(text, at)
     if named is None:
         return None
     try:
-        arguments, end = read_arguments(text, named.end(), style, ends=ends, equals=equals)
-    except Unreadable:
+        arguments, end = values.read_arguments(text, named.end(), style, ends=ends, equals=equals)
+    except values.Unreadable:
         return None
     call = make_call(named[1], arguments)
     return (call, end) if call else None
@@ -344,11 +335,11 @@ def _gemma(open_: str, close: str) -> Reader:
     """``call:name{key:<|"|>text<|"|>,other:1}`` between each pair of marks."""
 
     def read_one(text: str, at: int, _tools: Sequence[ToolSpec]) -> tuple[ToolCall, int] | None:
-        one = _read_program(text, at, _GEMMA_NAME, GEMMA, ends="}", equals=":")
+        one = _read_program(text, at, _GEMMA_NAME, values.GEMMA, ends="}", equals=":")
         end = _expect(text, one[1], close) if one else None
         return (one[0], end) if one and end is not None else None
 
-    return _repeated(read_one, open_)
+    return _repeated(open_, read_one)
 
 
 # --- in channels -------------------------------------------------------------------------------------------------
@@ -368,69 +359,41 @@ _read_atem = _invoked("<atem:function_calls>", "</atem:function_calls>", "atem:"
 
 # --- the table ---------------------------------------------------------------------------------------------------
 
+
+def _marked(
+    name: str, make: Callable[..., Reader], open_: str, close: str = "", *told: object, stops: Sequence[str] = ()
+) -> Family:
+    """A family whose calls begin with a mark, by what makes the reader of what stands between the two marks."""
+    return Family(name=name, marks=(open_,), read=make(open_, close, *told), stops=tuple(stops))
+
+
+_TOOL_CALL, _END_TOOL_CALL = "<tool_call>", "</tool_call>"
+_RESPONSE, _GEMMA_RESPONSE = ("<tool_response>",), ("<start_function_response>",)
+_PHI, _DSML = "<|tool_call|>", "｜DSML｜"
+
 FAMILIES: tuple[Family, ...] = (
-    Family(
-        name="hermes",
-        marks=("<tool_call>",),
-        read=_json_block("<tool_call>", "</tool_call>"),
-        stops=("<tool_response>",),
-    ),
-    Family(
-        name="qwen3-coder",
-        marks=("<tool_call>",),
-        read=_tagged("<tool_call>", "</tool_call>", _FUNCTION),
-        stops=("<tool_response>",),
-    ),
-    Family(name="glm", marks=("<tool_call>",), read=_tagged("<tool_call>", "", _GLM), stops=("<tool_response>",)),
+    _marked("hermes", _json_block, _TOOL_CALL, _END_TOOL_CALL, stops=_RESPONSE),
+    _marked("qwen3-coder", _tagged, _TOOL_CALL, _END_TOOL_CALL, _FUNCTION, stops=_RESPONSE),
+    _marked("glm", _tagged, _TOOL_CALL, "", _GLM, stops=_RESPONSE),
     Family(name="gpt-oss", marks=(), read=_read_harmony, stops=("<|call|>",), channels=True),
     Family(name="muse", marks=(), read=_read_atem, alone=True, channels=True),
-    Family(
-        name="gemma-4",
-        marks=("<|tool_call>",),
-        read=_gemma("<|tool_call>", "<tool_call|>"),
-        stops=("<|tool_response>",),
-    ),
-    Family(
-        name="functiongemma",
-        marks=("<start_function_call>",),
-        read=_gemma("<start_function_call>", "<end_function_call>"),
-        stops=("<start_function_response>",),
-    ),
-    Family(name="lfm2", marks=("<|tool_call_start|>",), read=_python_list("<|tool_call_start|>", "<|tool_call_end|>")),
+    _marked("gemma-4", _gemma, "<|tool_call>", "<tool_call|>", stops=("<|tool_response>",)),
+    _marked("functiongemma", _gemma, "<start_function_call>", "<end_function_call>", stops=_GEMMA_RESPONSE),
+    _marked("lfm2", _python_list, "<|tool_call_start|>", "<|tool_call_end|>"),
     Family(name="deepseek", marks=("<｜tool▁calls▁begin｜>",), read=_read_deepseek),
-    Family(
-        name="deepseek-3.2",
-        marks=("<｜DSML｜function_calls>",),
-        read=_invoked("<｜DSML｜function_calls>", "</｜DSML｜function_calls>", "｜DSML｜"),
-    ),
+    _marked("deepseek-3.2", _invoked, f"<{_DSML}function_calls>", f"</{_DSML}function_calls>", _DSML),
     Family(name="kimi", marks=("<|tool_calls_section_begin|>",), read=_read_kimi),
     Family(name="mistral", marks=(_MISTRAL,), read=_read_mistral, stops=("[TOOL_RESULTS]",)),
-    Family(
-        name="cohere",
-        marks=("<|START_ACTION|>",),
-        read=_json_list("<|START_ACTION|>", "<|END_ACTION|>", ("parameters",), "tool_name"),
-    ),
-    Family(name="phi-4", marks=("<|tool_call|>",), read=_json_list("<|tool_call|>", "<|/tool_call|>")),
-    Family(name="granite", marks=("<|tool_call|>",), read=_json_list("<|tool_call|>", "", may_end=True)),
-    Family(
-        name="minimax",
-        marks=("<minimax:tool_call>",),
-        read=_invoked("<minimax:tool_call>", "</minimax:tool_call>"),
-    ),
-    Family(name="anthropic", marks=("<function_calls>",), read=_invoked("<function_calls>", "</function_calls>")),
-    Family(name="seed", marks=("<seed:tool_call>",), read=_tagged("<seed:tool_call>", "</seed:tool_call>", _FUNCTION)),
-    Family(name="hunyuan", marks=("<tool_calls>",), read=_json_lines("<tool_calls>", "</tool_calls>")),
-    Family(name="nemotron", marks=("<TOOLCALL>",), read=_json_list("<TOOLCALL>", "</TOOLCALL>")),
-    Family(
-        name="longcat",
-        marks=("<longcat_tool_call>",),
-        read=_json_block("<longcat_tool_call>", "</longcat_tool_call>"),
-    ),
-    Family(
-        name="internlm",
-        marks=("<|action_start|><|plugin|>",),
-        read=_json_block("<|action_start|><|plugin|>", "<|action_end|>", ("parameters", "arguments")),
-    ),
+    _marked("cohere", _json_list, "<|START_ACTION|>", "<|END_ACTION|>", ("parameters",), "tool_name"),
+    _marked("phi-4", _json_list, _PHI, "<|/tool_call|>"),
+    Family(name="granite", marks=(_PHI,), read=_json_list(_PHI, may_end=True)),
+    _marked("minimax", _invoked, "<minimax:tool_call>", "</minimax:tool_call>"),
+    _marked("anthropic", _invoked, "<function_calls>", "</function_calls>"),
+    _marked("seed", _tagged, "<seed:tool_call>", "</seed:tool_call>", _FUNCTION),
+    _marked("hunyuan", _json_lines, "<tool_calls>", "</tool_calls>"),
+    _marked("nemotron", _json_list, "<TOOLCALL>", "</TOOLCALL>"),
+    _marked("longcat", _json_block, "<longcat_tool_call>", "</longcat_tool_call>"),
+    _marked("internlm", _json_block, "<|action_start|><|plugin|>", "<|action_end|>", ("parameters", "arguments")),
     Family(name="llama", marks=(), read=_read_llama, alone=True),
     Family(name="llama-pythonic", marks=(), read=_read_llama_4, alone=True),
 )

@@ -1,14 +1,30 @@
-"""Replies in a template's own format of calls, as messages."""
+"""Replies as messages: in a template's own format of calls, or in a text format for models and servers without one.
+
+    <calls>
+    {"name": "search", "arguments": {"query": "tea"}}
+    </calls>
+
+One block holds one call a line, and generation stops at its end, so what a tool answers is never written by the agent:
+
+    <results>
+    <result name="search">...</result>
+    </results>
+
+A final answer is text without a call, of this format or of any other: what could be a call and could be an answer is
+read as neither.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from holdfast.models.calls.channels import MESSAGE, read_turn
-from holdfast.models.calls.families import FAMILIES, Family
-from holdfast.models.calls.spelled import spells_call
-from holdfast.models.calls.thoughts import hide_thoughts
+from holdfast.models import chat_tools
+from holdfast.models.calls.families import FAMILIES, Family, read_json_call, read_to_end
+from holdfast.models.calls.spelled import hide_thoughts, spells_call
+from holdfast.models.calls.values import skip_blanks
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _HEADER = re.compile(r"\s*(?:to=|<\|channel\|>|<\|start\|>)")
@@ -97,3 +113,164 @@ def _read_addressed(name: str, body: str, tools: Sequence[ToolSpec], family: Fam
     if family.marks or call.name not in ("unnamed", name):
         return None
     return ToolCall(name=name, arguments=call.arguments)
+
+
+# --- replies in channels ------------------------------------------------------------------------------------------
+#     <|channel|>analysis<|message|>…<|end|><|start|>assistant to=functions.NAME<|channel|>commentary json<|message|>{…}
+#     to=self<|message|>…<|eom|><|start|>assistant to=NAME<|message|><atem:function_calls>…</atem:function_calls>
+# Source: OpenAI's harmony format (gpt-oss), that of Muse Glimmer, and the templates of both in TRL 1.16.
+
+MESSAGE = "<|message|>"
+_END = re.compile(r"<\|(?:end|call|return|eom|eot)\|>")
+_RECIPIENT = re.compile(r"(?<!\w)to=([\w.\-]{1,128})")
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A reply by whom it speaks to: thoughts, what is said to the user, and (recipient, text) of each call."""
+
+    thoughts: tuple[str, ...]
+    said: tuple[str, ...]
+    calls: tuple[tuple[str, str], ...]
+
+    @property
+    def detail(self) -> dict[str, str] | None:
+        """The thoughts, as a message keeps what nobody is shown again."""
+        return {"thinking": "\n".join(self.thoughts)} if self.thoughts else None
+
+
+def read_turn(text: str) -> Turn | None:
+    """The messages of a reply by their headers; None where a header cannot be read."""
+    thoughts: list[str] = []
+    said: list[str] = []
+    calls: list[tuple[str, str]] = []
+    for part in _END.split(text):
+        header, message, body = part.partition(MESSAGE)
+        if not message:
+            if header.strip():
+                return None
+            continue
+        recipient, channel = _RECIPIENT.search(header), _CHANNEL.search(header)
+        if recipient and recipient[1] not in ("self", "user"):
+            calls.append((recipient[1].removeprefix("functions."), body))
+        elif (recipient and recipient[1] == "self") or (channel and channel[1] == "analysis"):
+            thoughts.append(body)
+        elif recipient or (channel and channel[1] in ("final", "commentary")):
+            said.append(body)
+        else:
+            return None
+    return Turn(thoughts=tuple(thoughts), said=tuple(said), calls=tuple(calls))
+
+
+# --- the text format ----------------------------------------------------------------------------------------------
+
+_OPEN, _CLOSE, _RESULTS, _RESULTS_CLOSE = "<calls>", "</calls>", "<results>", "</results>"
+STOP: tuple[str, ...] = (_CLOSE, _RESULTS)
+"""Generation stops where the text holds one of these."""
+
+_INSTRUCTIONS = """\
+# Tools
+You can use the tools below. Each is described by a JSON object: its name, what it does and a JSON schema of its \
+arguments.
+
+{specifications}
+
+To use a tool, end your reply with a block in exactly this form, and write nothing after it:
+
+{open}
+{{"name": "NAME_OF_THE_TOOL", "arguments": {{"ARGUMENT": "VALUE"}}}}
+{close}
+
+A block may hold several calls, one a line; they are carried out in their order. The next message gives you their \
+results between {results} and {results_close}; never write results yourself. A reply without such a block is your \
+final answer."""
+
+
+def describe_tools(tools: Sequence[ToolSpec]) -> str:
+    """Instructions and specifications for a system message; empty where there are no tools."""
+    if not tools:
+        return ""
+    specifications = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in chat_tools(tools))
+    return _INSTRUCTIONS.format(
+        specifications=specifications, open=_OPEN, close=_CLOSE, results=_RESULTS, results_close=_RESULTS_CLOSE
+    )
+
+
+def render(messages: Iterable[Message], tools: Sequence[ToolSpec] = ()) -> tuple[Message, ...]:
+    """A conversation as plain system, user and assistant messages, the tools described in the system message.
+
+    Results become a user message, all of one turn together; a user's message beside them joins it, since many
+    templates want roles to alternate. The rendering of the first messages begins the rendering of all, as long as the
+    cut is not between a result and its neighbours.
+    """
+    out: list[Message] = []
+    results_last = False
+    for place, message in enumerate(messages):
+        if message.role == "system" and place == 0:
+            text = "\n\n".join(filter(None, (message.content, describe_tools(tools))))
+            out.append(Message(role="system", content=text))
+            continue
+        if not out and tools:
+            out.append(Message(role="system", content=describe_tools(tools)))
+        if message.role == "tool":
+            # A result cannot end its own block and speak as somebody else.
+            result = re.sub(r"<(/?results?\b)", r"<\\\1", message.content)
+            name = (message.name or "").replace('"', "'")
+            shown = f'<result name="{name}">{result}</result>'
+            if results_last and out[-1].content.endswith(_RESULTS_CLOSE):
+                _replace_last(out, f"{out[-1].content.removesuffix(_RESULTS_CLOSE)}{shown}\n{_RESULTS_CLOSE}")
+                continue
+            text = f"{_RESULTS}\n{shown}\n{_RESULTS_CLOSE}"
+            if out and out[-1].role == "user":
+                _replace_last(out, f"{out[-1].content}\n\n{text}")
+            else:
+                out.append(Message(role="user", content=text))
+            results_last = True
+        elif message.role == "user" and results_last:
+            _replace_last(out, f"{out[-1].content}\n\n{message.content}")
+        else:
+            # No argument may spell a marker, at which generation would stop.
+            lines = [
+                json.dumps({"name": call.name, "arguments": dict(call.arguments)}, ensure_ascii=False)
+                for call in message.tool_calls
+            ]
+            block = [_OPEN, *(line.replace("<", "\\u003c") for line in lines), _CLOSE] if lines else []
+            text = "\n".join(filter(None, (message.content, *block))) if block else message.content
+            out.append(Message(role=message.role, content=text))
+            results_last = False
+    return tuple(out)
+
+
+def _replace_last(out: list[Message], content: str) -> None:
+    out[-1] = Message(role=out[-1].role, content=content)
+
+
+def read_reply(text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall] = ()) -> Message | None:
+    """The message that a sampled text spells, or None where it cannot be read.
+
+    As ``read_native`` reads the formats of families: text after the calls is cut, so that results that an agent
+    made up are not part of its message, and a call in any other form, or one that is only thought of, is not read. The
+    end marker of the block may be missing, as servers leave out the text that they stopped at. Without ``tools`` every
+    text is an answer.
+    """
+    if not tools:
+        return Message(role="assistant", content=text.strip())
+    message = read_native(text, tools, _FAMILY, made)
+    return None if message is not None and _RESULTS in message.content else message
+
+
+def _read_blocks(text: str, at: int, tools: Sequence[ToolSpec]) -> tuple[list[ToolCall], int] | None:
+    calls: list[ToolCall] = []
+    while text.startswith(_OPEN, at):
+        at += len(_OPEN)
+        closed = text.find(_CLOSE, at)
+        found = read_to_end(read_json_call, text[at : closed if closed >= 0 else None], 0, tools)
+        if not found:
+            return None
+        calls += found
+        at = skip_blanks(text, closed + len(_CLOSE)) if closed >= 0 else len(text)
+    return calls, at
+
+
+_FAMILY = Family(name="text", marks=(_OPEN,), read=_read_blocks, stops=STOP)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from holdfast.models.calls.markers import find_marker
-from holdfast.models.calls.thoughts import without_thoughts
 from holdfast.records import Message, ToolCall, ToolSpec
 
 _TRIES = 64  # of decoding JSON in one text; what is still unclear then is taken for a call
@@ -124,9 +122,8 @@ def _in_json(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
             return f"JSON of the tool {match[1]}"
         found = _decode(text, match.end())
         arguments = found[0] if found else {}
-        if not arguments or not arguments.keys() <= _parameters(offered[match[1]]).keys():
-            continue
-        if not _tells_of(match[1], arguments, made):
+        known = bool(arguments) and arguments.keys() <= _parameters(offered[match[1]]).keys()
+        if known and not _tells_of(match[1], arguments, made):
             return f"JSON of the tool {match[1]}"
     return None
 
@@ -228,9 +225,8 @@ def _is_schema(value: Any) -> bool:
 def _in_code(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
     called = re.compile(rf"(?<![\w.$/\-\]]){_PREFIX}({names})(?:\.call)?( ?)\(")
     for match in called.finditer(text):
-        if _DEFINES.search(text, max(match.start() - 16, 0), match.start()):
-            continue
-        if not _is_code_call(text, match, offered[match[1]]):
+        defines = _DEFINES.search(text, max(match.start() - 16, 0), match.start())
+        if defines or not _is_code_call(text, match, offered[match[1]]):
             continue
         inside = text[match.end() : _closed_at(text, match.end())].strip()
         told = [one for found in _LITERAL.findall(inside) for one in found if one]
@@ -291,10 +287,10 @@ def _stands_alone(text: str, match: re.Match[str]) -> bool:
 
 def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Sequence[ToolCall]) -> str | None:
     """``<tool>name</tool><arguments>…``, ``<name><argument>…`` or ``<name argument="…">``: calls of editors' agents."""
-    arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
     named = re.search(rf"<({_TAGS})>\s{{0,20}}{_PREFIX}({names})\s{{0,20}}</\1>\s{{0,20}}<(?:{_ARGUMENTS})[\s>]", text)
     if named and named[2] not in {call.name for call in made}:
         return f"the tag <{named[1]}> with {named[2]}"
+    arguments = {name: _tag_arguments(tool) for name, tool in offered.items()}
     for match in re.finditer(rf"<({names})(?=[\s/>])", text):
         if arguments[match[1]].match(text, match.end(), match.end() + _NEAR):
             return f"the tag <{match[1]}>"
@@ -303,13 +299,9 @@ def _in_tags(text: str, names: str, offered: Mapping[str, ToolSpec], made: Seque
 
 def _tag_arguments(tool: ToolSpec) -> re.Pattern[str]:
     """What stands behind a tool's tag where that is a call: an argument as attribute or as tag, or the end."""
-    parameters = _one_of(_parameters(tool))
+    parameters = "|".join(map(re.escape, _parameters(tool))) or "(?!)"
     bare = rf"|\s*/>|\s*>\s*</{re.escape(tool.name)}>" if _is_bare(tool) else ""
     return re.compile(rf"[^<>]*?\s(?:{parameters})\s*=|\s*>\s*<(?:{parameters})\s*>{bare}")
-
-
-def _one_of(names: Collection[str]) -> str:
-    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def _in_lines(text: str, names: str, *, any_tool: bool) -> str | None:
@@ -323,3 +315,122 @@ def _in_lines(text: str, names: str, *, any_tool: bool) -> str | None:
             return f"the line {word.capitalize()}: {match[1]}"
     both = any_tool and "action input" in inputs and any(word == "action" for word, _ in lines)
     return "the lines Action: and Action Input:" if both else None
+
+
+# --- marks of families --------------------------------------------------------------------------------------------
+# Sources: the chat templates that TRL 1.16 ships, and the tool parsers of vLLM and SGLang, which name the marks of the
+# models that they serve. ``_NAMED`` also finds families that stand in no list: a tag that says call and tool.
+
+MARKERS: tuple[str, ...] = (
+    *("<calls>", "</calls>"),  # the text format of ``native``
+    *("<function=", "</function>"),  # Qwen3-Coder, Qwen3.5, Nemotron 3, Llama 3.1's custom tools
+    *("<function_calls>", "</function_calls>"),  # Anthropic's text format, OLMo 3, MiniMax M1
+    *("<arg_key>", "</arg_key>"),  # GLM-4.5
+    *("<|python_tag|>", "<|python_start|>"),  # Llama 3.1 and 3.2, Llama 4
+    "[TOOL_CALLS]",  # Mistral
+    *("<|START_ACTION|>", "<|END_ACTION|>"),  # Command A, R7B
+    *("<|action_start|>", "<|action_end|>", "<|plugin|>"),  # InternLM
+    "functools[",  # Phi-4-mini, Firefunction
+    "function call<|role_sep|>",  # GigaChat 3
+    *("<|open|>call", "<|open|>tools"),  # Kimi K3
+    "[unused11]",  # Pangu
+    "-> tool/function_call",  # HyperCLOVA X
+    *("<|call|>", "<|constrain|>"),  # gpt-oss
+    *("<use_mcp_tool>", "</use_mcp_tool>"),
+    *("✿FUNCTION✿", "✿ARGS✿"),  # Qwen-Agent
+    *("<TOOLCALL>", "</TOOLCALL>"),  # Nemotron Nano
+    *("<functioncall>", "</functioncall>"),  # Glaive
+    "<|tools_prefix|>",  # Apertus
+    "<tool_input>",  # LangChain's XML agents
+    "<steptml:",
+    *("```tool_code", "```tool_call"),  # Gemma
+)
+# A tag, whatever brackets and bars it is made of, that says tool or function and call: <tool_call>, <|tool_call>,
+# <tool_call|>, <｜tool▁calls▁begin｜>, <minimax:tool_call>, <start_function_call>, <|tool_calls_section_begin|>.
+# Capitals in the middle of a word are types of programs, such as Vec<ToolCall>.
+_WORDS = r"(?:tool|function|TOOL|FUNCTION)[_▁\-]?(?:call|invoke|use|code|request|CALL|INVOKE|USE|REQUEST)s?"
+_NAMED = (
+    rf"</?[|｜]?(?:[a-z0-9]{{1,24}}[:_▁\-]){{0,3}}{_WORDS}(?:[:_▁\-][a-z0-9]{{1,24}}){{0,3}}(?:[|｜]?>|\s+name=|=)",
+    r"</?(?:[a-z]{1,24}:)?invoke(?:>|\s+name=)",
+    r"<function\s+name=",
+    r"</?[|｜][A-Z]{1,8}ML[|｜]",  # DeepSeek V3.2's DSML, GigaChat 3.5's GCML
+    r"<tool:\s?\w",  # Code World Model
+    r"\[/?(?:END_)?(?:TOOL|FUNCTION)_(?:CALLS?|REQUEST)\]",
+    r"\[ARGS\](?=\s?\{)",
+    r"to=(?<!\wto=)functions\.\w",
+    r"to=(?<!\wto=)[\w.]{1,128}\s?<\|(?:message|channel)\|>",
+)
+_EACH = [*sorted(map(re.escape, MARKERS), key=len, reverse=True), *_NAMED]
+# By how they begin, as a search for one letter is fast.
+_BY_START = {
+    start: re.compile("|".join(one for one in _EACH if one.startswith(re.escape(start))))
+    for start in ("<", "[", "`", "✿", "func", "to=", "-> ")
+}
+
+
+def find_marker(text: str) -> str | None:
+    """The first mark of a call in a text, as it stands there."""
+    found = [pattern.search(text) for start, pattern in _BY_START.items() if start in text]
+    return min((match.start(), match[0]) for match in found if match)[1] if any(found) else None
+
+
+# --- thoughts: a call that is only thought of is none -------------------------------------------------------------
+
+# Opening and closing marks by family. A closing mark alone ends a thought that the prompt opened.
+PAIRS: tuple[tuple[str, str], ...] = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("◁think▷", "◁/think▷"),
+)
+# Marks that close more than thoughts end none that was not opened.
+_SHARED = frozenset({"<|end|>"})
+_CLOSE_OF = dict(PAIRS)
+_MARK = re.compile("(?=[<\\[◁])(?:" + "|".join(re.escape(mark) for pair in PAIRS for mark in pair) + ")")
+
+
+def find_thoughts(text: str) -> Iterator[tuple[int, int]]:
+    """Where a text thinks, marks included, in one pass.
+
+    A closing mark before any opening one ends a thought that began with the text. A thought that never ends is none, as
+    nothing says where it would have.
+    """
+    closing: str | None = None
+    begin = 0
+    opened = False
+    for mark in _MARK.finditer(text):
+        word = mark[0]
+        if closing is not None:
+            if word == closing:
+                yield begin, mark.end()
+                closing = None
+        elif word in _CLOSE_OF:
+            closing, begin, opened = _CLOSE_OF[word], mark.start(), True
+        elif not opened and word not in _SHARED:
+            yield 0, mark.end()
+            opened = True
+
+
+def without_thoughts(text: str) -> str:
+    """The text without its thoughts."""
+    return _replace_thoughts(text, "")
+
+
+def hide_thoughts(text: str) -> str:
+    """The text with blanks where it thinks: every other character keeps its place."""
+    return _replace_thoughts(text, " ")
+
+
+def _replace_thoughts(text: str, blank: str) -> str:
+    parts, start = [], 0
+    for begin, end in find_thoughts(text):
+        parts += [text[start:begin], blank * (end - begin)]
+        start = end
+    return "".join([*parts, text[start:]])

@@ -54,6 +54,10 @@ class Part:
     suspect: bool = False
 
 
+Read = Callable[[Mapping[str, Any], str], list[Part]]
+"""Reads the parts that an object of some type is."""
+
+
 # --- values -------------------------------------------------------------------------------------------------------
 
 
@@ -119,8 +123,7 @@ def answer_text(value: Any) -> str:
 def _kind(value: Mapping[str, Any]) -> str:
     """The type of a part in small letters with underscores: ``tool-call``, ``toolCall`` and ``ToolCall`` are one."""
     found = value.get("type")
-    if not isinstance(found, str):
-        return ""
+    found = found if isinstance(found, str) else ""
     return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", found).replace("-", "_").replace(".", "_").lower()
 
 
@@ -160,9 +163,8 @@ def _nothing(value: Mapping[str, Any], kind: str) -> list[Part]:
 def _reference(value: Mapping[str, Any], kind: str) -> list[Part]:
     """An item that lies at the provider alone: by its id a thought, a message, or what could be a call."""
     referred = to_text(value.get("id"))
-    return (
-        [] if referred.startswith("rs_") else [Part(kind="unread", type=kind, suspect=not referred.startswith("msg_"))]
-    )
+    suspect = not referred.startswith("msg_")
+    return [] if referred.startswith("rs_") else [Part(kind="unread", type=kind, suspect=suspect)]
 
 
 def make_call(value: Mapping[str, Any], name: str = "", kind: str = "", served: bool = False) -> Part:
@@ -260,16 +262,6 @@ def _code(value: Mapping[str, Any], kind: str) -> list[Part]:
     return [make_call(plain, kind=kind, served=True)]
 
 
-def _inner(read: Callable[[Mapping[str, Any], str], list[Part]], *keys: str) -> Callable[..., list[Part]]:
-    """A reader of the object that stands under one of some keys."""
-
-    def reader(value: Mapping[str, Any], kind: str) -> list[Part]:
-        inner = _first(value, keys)
-        return read(inner, kind or keys[0]) if isinstance(inner, Mapping) else _unread(value, kind or keys[0])
-
-    return reader
-
-
 def _unread(value: Mapping[str, Any], kind: str) -> list[Part]:
     """What is of no known kind: its text is kept, and a call that shows its name and arguments too."""
     words = words_of(kind).union(*(words_of(key) for key in value))
@@ -283,11 +275,11 @@ def _unread(value: Mapping[str, Any], kind: str) -> list[Part]:
     return [*made, Part(kind="text", type=kind, text=clean(text))] if isinstance(text, str) else made
 
 
-def _table(read: Callable[[Mapping[str, Any], str], list[Part]], names: str) -> dict[str, Any]:
+def _table(read: Read, names: str) -> dict[str, Any]:
     return dict.fromkeys(names.split(), read)
 
 
-_BY_TYPE: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
+_BY_TYPE: dict[str, Read] = {
     **_table(_text, "text input_text output_text refusal plain_text summary_text compaction text_delta"),
     **_table(_reasoning, "thinking redacted_thinking reasoning reasoning_content thought reasoning_text"),
     **_table(_reasoning, "reasoning_summary redacted_reasoning"),
@@ -308,33 +300,26 @@ _BY_TYPE: dict[str, Callable[[Mapping[str, Any], str], list[Part]]] = {
     "item_reference": _reference,
     **_table(_nothing, "reasoning_encrypted"),
 }
-# Parts that have no type are told by the key that they hold (Gemini's and Bedrock's).
-_BY_KEY: dict[str, Callable[..., list[Part]]] = {
-    "functionCall": _inner(_call, "functionCall"),
-    "function_call": _inner(_call, "function_call"),
-    "functionResponse": _inner(_answer, "functionResponse"),
-    "function_response": _inner(_answer, "function_response"),
-    "toolUse": _inner(_call, "toolUse"),
-    "toolResult": _inner(_answer, "toolResult"),
-    "tool_call": _inner(_call, "tool_call"),
-    "tool_use": _inner(_call, "tool_use"),
-    "tool_result": _inner(_answer, "tool_result"),
-    "toolCall": _inner(_served, "toolCall"),
-    "toolResponse": _inner(_answer, "toolResponse"),
-    "toolRequest": _inner(_call, "toolRequest"),  # Genkit's
-    "executableCode": _code,
-    "executable_code": _code,
-    "codeExecutionResult": _inner(_answer, "codeExecutionResult"),
-    "code_execution_result": _inner(_answer, "code_execution_result"),
-    "reasoningContent": _reasoning,
-    "reasoning": _reasoning,
-    "thinking": _reasoning,
-    "text": _text,
-    "refusal": _text,
-    "citationsContent": _inner(_text, "citationsContent"),
+# Parts that have no type are told by the key that they hold (Gemini's and Bedrock's). What stands under these is read:
+_BY_KEY: dict[str, Read] = {
+    **_table(_call, "functionCall function_call toolUse tool_call tool_use toolRequest"),  # the last is Genkit's
+    **_table(_served, "toolCall"),
+    **_table(_answer, "functionResponse function_response toolResult tool_result toolResponse"),
+    **_table(_answer, "codeExecutionResult code_execution_result"),
+}
+# And with these the whole part:
+_BY_KEY_OF_WHOLE: dict[str, Read] = {
+    **_table(_code, "executableCode executable_code"),
+    **_table(_reasoning, "reasoningContent reasoning thinking"),
+    **_table(_text, "text refusal"),
+    "citationsContent": lambda value, _: _read_inner(_text, value, "citationsContent"),
     **_table(_data, "inlineData inline_data fileData file_data image video document audio cachePoint guardContent"),
     **_table(_data, "image_url searchResult"),
 }
+
+
+def _read_inner(read: Read, value: Mapping[str, Any], key: str) -> list[Part]:
+    return read(value[key], key) if isinstance(value[key], Mapping) else _unread(value, key)
 
 
 def read_part(value: Any, depth: int = 0) -> list[Part]:
@@ -355,10 +340,11 @@ def read_part(value: Any, depth: int = 0) -> list[Part]:
         return _answer(value, kind)
     if kind.startswith("tool_") and "toolCallId" in value:
         return _invocation(value, kind)
-    # Keys say what a part is only where no type says that it is something else.
-    for key, read in _BY_KEY.items() if not kind else ():
-        if key in value:
-            return read(value, "")
+    if not kind:  # else a type says that it is something else
+        if (key := next(filter(value.__contains__, _BY_KEY), None)) is not None:
+            return _read_inner(_BY_KEY[key], value, key)
+        if (key := next(filter(value.__contains__, _BY_KEY_OF_WHOLE), None)) is not None:
+            return _BY_KEY_OF_WHOLE[key](value, "")
     return _unread(value, kind)
 
 
@@ -407,20 +393,16 @@ def _listed_calls(value: Any, key: str) -> list[Part]:
     """The calls that stand beside a message's content, as a list, an object, or JSON text of one."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         whole = decode(value)
-        if whole is None or value[whole[1] :].strip():
-            return [Part(kind="unread", type=key, suspect=True)]
-        value = whole[0]
-    given = [value] if isinstance(value, Mapping) else value
-    if not isinstance(given, list):
-        return [Part(kind="unread", type=key, suspect=True)]
+        value = None if whole is None or value[whole[1] :].strip() else whole[0]
+    given = value if isinstance(value, list) else [value]
     made: list[Part] = []
     for one in given:
-        if not isinstance(one, Mapping):
-            made.append(Part(kind="unread", type=key, suspect=True))
-        elif key == "toolInvocations":
+        if isinstance(one, Mapping) and key == "toolInvocations":
             made += _invocation(one, "")
-        else:
+        elif isinstance(one, Mapping):
             made.append(make_call(one, kind="custom" if _kind(one) == "custom" else key))
+        else:
+            made.append(Part(kind="unread", type=key, suspect=True))
     return made
 
 
@@ -475,12 +457,6 @@ def read_message_parts(message: Mapping[str, Any]) -> list[Part]:
 _OFFERS = _words("tools functions tool_choice toolChoice toolConfig available_tools")  # what may be called
 
 
-def _names_tool(key: str) -> bool:
-    """Whether a key says that the name of a tool stands there: ``FunctionName``, ``tool_name``."""
-    words = words_of(key)
-    return "name" in words and not CALLING_WORDS.isdisjoint(words)
-
-
 def find_names(key: str, value: Any, depth: int = 0) -> Iterator[str]:
     """The names of what is written as a call somewhere in a value that nobody reads; what describes a tool is none."""
     if not isinstance(value, list | dict) or depth > _MOST_NESTED:
@@ -510,14 +486,12 @@ def holds_calls(key: str, value: Any, depth: int = 0) -> bool:
         return True
     if isinstance(value, list):
         return any(holds_calls(key, one, depth + 1) for one in value)
-    acts = _first(value, NAMES) is not None and _first(value, ARGUMENTS) is not None
+    texts = [words_of(inner) for inner, one in value.items() if isinstance(one, str)]
+    given = _first(value, ARGUMENTS) is not None
     return (
-        acts
-        or any(isinstance(one, str) and _names_tool(inner) for inner, one in value.items())
-        or (
-            _first(value, ARGUMENTS) is not None
-            and any(isinstance(value.get(key), str) for key in ("tool", "function"))
-        )
-        or not CALLING_WORDS.isdisjoint(words_of(_kind(value)))
+        (given and _first(value, NAMES) is not None)
+        or any("name" in words and words & CALLING_WORDS for words in texts)  # ``FunctionName``, ``tool_name``
+        or (given and any(isinstance(value.get(inner), str) for inner in ("tool", "function")))
+        or bool(words_of(_kind(value)) & CALLING_WORDS)
         or any(holds_calls(inner, one, depth + 1) for inner, one in value.items())
     )

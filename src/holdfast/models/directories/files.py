@@ -1,4 +1,4 @@
-"""Files of a model directory: their names, their headers, and the digest of whole weights. Nothing here needs torch."""
+"""Where a model directory lies, and its files: names, headers, the digest of whole weights. All without torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from holdfast.records.errors import MissingExtra, StoreError, StudyError
+from holdfast.records.errors import HoldfastError, MissingExtra, StudyError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+import os
+import re
 
 STACK, ADAPTER, ADAPTER_CONFIG = "stack.json", "adapter_model.safetensors", "adapter_config.json"
 WHOLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
 
 _POINTER = b"version https://git-lfs."
+FETCH = "fetch the model again"
 DAMAGED = "train the stage again or restore the directory"
 Told = TypeVar("Told")
 
@@ -44,13 +48,14 @@ def _digest_file(path: Path, _size: int, _modified: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_object(path: Path, remedy: str, kind: type[HoldfastError] = StudyError) -> dict[str, Any]:
+    """The JSON object of a file. Errors: ``kind``, which ends with ``remedy``."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); {DAMAGED}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise kind(f"{path}: cannot be read ({error}); {remedy}") from error
     if not isinstance(found, dict):
-        raise StoreError(f"{path}: is no JSON object; {DAMAGED}")
+        raise kind(f"{path}: is no JSON object; {remedy}")
     return found
 
 
@@ -58,11 +63,16 @@ def weight_files(directory: Path) -> list[Path]:
     """The files of whole weights in the order of names: one, or those that an index names."""
     if (directory / WHOLE).is_file() or not (directory / INDEX).is_file():
         return [directory / WHOLE]
-    places = read_table(directory / INDEX).get("weight_map")
-    names = sorted(set(places.values())) if isinstance(places, dict) else []
-    if not names or any(Path(name).name != name for name in names):
-        raise StudyError(f"{directory / INDEX}: names no weights beside it; save the model again")
-    return [directory / name for name in names]
+    return read_index(directory / INDEX)
+
+
+def read_index(path: Path) -> list[Path]:
+    """The files beside an index that it names, in the order of names. Errors: StudyError."""
+    places = read_object(path, FETCH).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise StudyError(f"{path}: names no weights beside it; {FETCH}")
+    return [path.with_name(name) for name in sorted(names)]
 
 
 def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
@@ -115,3 +125,56 @@ def load_file(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # safetensors has its own exception type for a torn file
         raise StudyError(f"{path}: cannot be read ({error}); make the model again") from error
     return loaded
+
+
+# --- a model by its name ------------------------------------------------------------------------------------------
+
+REPOSITORY = re.compile(r"[\w.\-]+(?:/[\w.\-]+)?")  # of a hub
+
+
+# All that is ever asked of a hub.
+ASKED_FOR = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+
+
+def find(name: str, revision: str | None = None, *, download: bool = True) -> Path:
+    """The directory of a model as in ``resolve``, not yet checked. Errors: StudyError."""
+    place = Path(name).expanduser()
+    if os.path.isdir(place):  # noqa: PTH112 (no error for names that no path can have)
+        if revision is not None:
+            raise StudyError(f"model {name}: a directory has no revision; leave 'revision' out")
+        return place
+    if not REPOSITORY.fullmatch(name) or name.startswith("."):
+        raise StudyError(f"model {name}: no such directory, and no name of a repository; check the path")
+    return _fetch(name, revision, download)
+
+
+def _fetch(name: str, revision: str | None, download: bool) -> Path:
+    try:
+        from huggingface_hub import constants, errors, snapshot_download
+    except ImportError as error:
+        raise MissingExtra("a model from the hub", "train") from error
+
+    shown = f"model {name}" + (f" in revision {revision}" if revision else "")
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(ASKED_FOR),
+            ignore_patterns=["*/*"],  # what lies in sub-folders is not part of the model
+            local_files_only=not download,
+        )
+    except errors.GatedRepoError as error:
+        raise StudyError(f"{shown}: the hub wants you to accept its terms first; do so and set HF_TOKEN") from error
+    except errors.RevisionNotFoundError as error:
+        raise StudyError(f"{shown}: the hub has no such revision; check 'revision'") from error
+    except errors.RepositoryNotFoundError as error:
+        raise StudyError(f"{shown}: no such directory, and no such repository on the hub; check the name") from error
+    except (errors.HFValidationError, ValueError) as error:
+        raise StudyError(f"{shown}: no such directory, and no name of a repository; check the name") from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        why = why if download else "nothing is downloaded for a check"
+        raise StudyError(
+            f"{shown}: no such directory, it is not in the hub's cache, and {why}; download it or name a directory"
+        ) from error
+    return Path(found)

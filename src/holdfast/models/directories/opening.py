@@ -8,22 +8,33 @@ Code of a model's own is never run, and weights are read from safetensors alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from holdfast.models.directories.files import ADAPTER, DAMAGED, read_shapes, weight_files
-from holdfast.models.directories.libraries import first_line, no_progress_bars
-from holdfast.models.directories.lora import merge
-from holdfast.models.directories.peft import is_peft, read_peft
-from holdfast.models.directories.peft_merging import merge_peft
-from holdfast.models.directories.report import check_report, is_mask
-from holdfast.models.directories.stacks import Stack, base_of, find_stack
-from holdfast.records.errors import StoreError, StudyError
+from holdfast.models.directories import files
+from holdfast.models.directories.files import load_file, read_shapes, weight_files
+from holdfast.models.directories.libraries import (
+    check_report,
+    first_line,
+    first_names,
+    is_mask,
+    no_progress_bars,
+    quiet,
+    tell_wrapper,
+)
+from holdfast.models.directories.peft import PeftAdapter, is_peft, read_peft
+from holdfast.models.directories.stacks import Factors, Lora, Stack, base_of, copy_text_files, find_stack, merged
+from holdfast.records.errors import MissingExtra, StoreError, StudyError
+from holdfast.records.outputs import scratch_directory
 
 _CHECKED = ("F64", "F32", "F16", "BF16")  # as safetensors names them; smaller ones have few values but numbers
 
@@ -54,32 +65,15 @@ def open_network(
     stack, home = find_stack(directory), base_of(directory)
     merged = stack is None and is_peft(directory)
     network = _load(home, dtype, attention, settings or {})
-    lost = None if stack is None else _find_lost(network, stack)
+    # The first module that the stack changes and the network calls otherwise or does not have.
+    named = dict(network.named_parameters())
+    lost = next((module for module in (stack.factors if stack else ()) if f"{module}.weight" not in named), None)
     if lost is not None and not is_peft(directory):
-        raise StoreError(f"{directory}: adapts {lost}, which {home} does not hold; {DAMAGED}")
+        raise StoreError(f"{directory}: adapts {lost}, which {home} does not hold; {files.DAMAGED}")
     if merged or lost is not None:
-        network, stack, merged = _merge_peft(network, directory), None, True
+        network = merge_peft(network, read_peft(directory), load_file(directory / files.ADAPTER))
+        stack, merged = None, True
     return Opened(network=network.eval(), home=home, stack=stack, merged=merged)
-
-
-def write_merged(directory: Path, target: Path) -> None:
-    """Writes the whole weights and configuration of an adapter on its base, merged in 32-bit floats in a network.
-
-    They are rounded to what the base is stored in. Errors: as ``open_network``.
-    """
-    opened = open_network(directory, dtype=torch.float32, attention="eager")
-    if opened.stack:
-        merge(opened.network, opened.stack)
-    with no_progress_bars():
-        opened.network.to(_stored_in(opened.home)).save_pretrained(target)
-
-
-def _stored_in(home: Path) -> torch.dtype:
-    from safetensors import safe_open
-
-    with safe_open(weight_files(home)[0], framework="pt") as file:
-        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return {"BF16": torch.bfloat16, "F16": torch.float16}.get(max(kinds), torch.float32)
 
 
 def check_finite(weights: Iterable[tuple[str, Tensor]], place: str) -> None:
@@ -110,7 +104,7 @@ def size_of(directory: Path) -> int:
 
 
 def _stored(directory: Path) -> list[Path]:
-    adapter = directory / ADAPTER
+    adapter = directory / files.ADAPTER
     return [*weight_files(base_of(directory)), *([adapter] if adapter.is_file() else [])]
 
 
@@ -139,13 +133,319 @@ def _load(home: Path, dtype: torch.dtype, attention: str, settings: Mapping[str,
     return network
 
 
-def _find_lost(network: Any, stack: Stack) -> str | None:
-    """The first module that a stack changes and the network calls otherwise or does not have."""
-    named = dict(network.named_parameters())
-    return next((module for module in stack.factors if f"{module}.weight" not in named), None)
+# --- adapters, merged by PEFT -------------------------------------------------------------------------------------
+# PEFT warns where a file lacks weights or holds others, merges an adapter of one end of a model with tied ends into
+# both, and says neither to its caller: here that is refused, or undone.
+
+_AGAIN = "save the adapter again, or name the base that it was trained on as base_model_name_or_path"
+_OWN = ("base_model.model.", "base_layer.")  # what PEFT puts into names and takes out again
+_TOKENS = ".token_adapter.trainable_tokens_delta"
+# How far what is merged may be from what was not: mean difference by mean size of logits, in 32 bits and in fewer.
+_TOLERANCE = (1e-4, 5e-2)
 
 
-def _merge_peft(network: Any, directory: Path) -> Any:
-    from safetensors.torch import load_file
+def merge_peft(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], *, hollow: bool = False) -> Any:
+    """A base's network with a PEFT adapter merged in; ``network`` itself is changed.
 
-    return merge_peft(network, read_peft(directory), load_file(directory / ADAPTER))
+    ``tensors`` are those of the adapter's file; ``hollow`` is for a network and tensors without values. Where they
+    bring whole embeddings of another size, those of the base are resized first, as PEFT's own loaders do. Errors:
+    StudyError where the adapter does not fit, cannot be merged, or computes otherwise when it is.
+    """
+    wrapped = _attach(network, adapter, tensors, hollow).eval()
+    ids = torch.arange(min(8, network.get_input_embeddings().weight.shape[0]))[None]
+    with torch.no_grad():
+        before = None if hollow else wrapped(input_ids=ids, use_cache=False).logits
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            _untie(network)
+            merged = wrapped.merge_and_unload(safe_merge=not hollow)
+    except Exception as error:  # PEFT raises what it likes for what it does not merge.
+        raise StudyError(
+            f"{adapter.directory}: PEFT cannot merge this adapter ({first_line(error)}); train it without what is named"
+        ) from error
+    for weight in merged.parameters():
+        weight.requires_grad_(weight.is_floating_point())
+    if before is not None:
+        with torch.no_grad():
+            after = merged(input_ids=ids, use_cache=False).logits
+        gap, size = (after - before).float().abs().mean(), before.float().abs().mean()
+        # Written so that a difference that is no number is refused too.
+        if not gap <= _TOLERANCE[before.dtype.itemsize < 4] * (1 + size):
+            raise StudyError(
+                f"{adapter.directory}: merged into its base it computes otherwise than beside it (logits differ by"
+                f" {gap:.2g}); merge it where it was trained and name that directory"
+            )
+    return merged
+
+
+def _untie(network: Any) -> None:
+    """Gives the head of a model with tied ends a matrix of its own where an adapter changes either end.
+
+    PEFT would merge what it learnt of one end into both.
+    """
+    wrapped = network.get_input_embeddings(), network.get_output_embeddings()
+    first, last = (getattr(end, "base_layer", end) for end in wrapped)
+    if (first, last) == wrapped or first is None or last is None or first.weight is not last.weight:
+        return
+    last.weight = nn.Parameter(last.weight.detach().clone())
+    network.config.get_text_config().tie_word_embeddings = network.config.tie_word_embeddings = False
+
+
+def _attach(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Tensor], hollow: bool) -> Any:
+    """PEFT's wrapper around a network, with every weight of the adapter in its place. Errors: StudyError."""
+    try:
+        from peft import PeftModel
+        from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+    except ImportError as error:
+        raise MissingExtra(f"the adapter {adapter.directory}", "train") from error
+    config = _make_config(adapter, hollow)
+    _resize_vocabulary(network, adapter, tensors)
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            wrapped = PeftModel(network, config, low_cpu_mem_usage=hollow)
+            found = set_peft_model_state_dict(wrapped, dict(tensors), low_cpu_mem_usage=hollow)
+    except KeyError as error:
+        raise StudyError(
+            f"{adapter.directory}: {files.ADAPTER} does not hold {error.args[0]}, which {files.ADAPTER_CONFIG} tells;"
+            f" {_AGAIN}"
+        ) from error
+    except Exception as error:  # PEFT raises what it likes for settings and shapes that do not fit.
+        raise StudyError(
+            f"{adapter.directory}: does not fit its base {adapter.base} ({_tell(error)}); name the base that it was"
+            f" trained on as base_model_name_or_path in {files.ADAPTER_CONFIG}"
+        ) from error
+    missing = [name.replace(".default", "") for name in found.missing_keys if ".default" in name]
+    if any(name.endswith(_TOKENS) for name in tensors):  # The other end of tied ones is the same.
+        missing = [name for name in missing if not name.endswith(_TOKENS)]
+    if config.bias != "none":  # PEFT does not count biases that were trained and are not there.
+        wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        missing += [name for name in wanted if name.endswith("bias") and name not in tensors]
+    if missing or found.unexpected_keys:
+        lists = {
+            "weights of the adapter are not in its file": sorted(missing),
+            "in its file belong to no layer of the base": sorted(found.unexpected_keys),
+        }
+        told = [f"{len(names)} {what} (first: {first_names(names)})" for what, names in lists.items() if names]
+        remedy = tell_wrapper(found.unexpected_keys, own=_OWN) or _AGAIN
+        raise StudyError(f"{adapter.directory}: {'; '.join(told)} ({adapter.base}); {remedy}")
+    return wrapped
+
+
+def _tell(error: BaseException) -> str:
+    """The second line of torch's own message names the weight."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and "state_dict" in lines[0] else first_line(error)
+
+
+def _make_config(adapter: PeftAdapter, hollow: bool) -> Any:
+    """PEFT's settings of an adapter; one that PEFT here does not know says something that would be lost."""
+    from peft import LoraConfig
+
+    known = {field.name for field in fields(LoraConfig) if field.init}
+    lost = [key for key, value in adapter.settings.items() if key not in known and value not in (None, False, {}, [])]
+    lost = [key for key in lost if key not in ("peft_type", "unsloth_fixed", "enable_lora", "merge_weights")]
+    if lost:
+        raise StudyError(
+            f"{adapter.directory / files.ADAPTER_CONFIG}: the installed PEFT does not know {first_names(lost)};"
+            " install the version that wrote the adapter (peft_version), or merge the adapter there"
+        )
+    told = {key: value for key, value in adapter.settings.items() if key in known - {"auto_mapping", "runtime_config"}}
+    if hollow:  # How it began shapes nothing.
+        told["init_lora_weights"] = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return LoraConfig(**told | {"inference_mode": True, "peft_type": "LORA"})
+    except (TypeError, ValueError) as error:
+        raise StudyError(
+            f"{adapter.directory / files.ADAPTER_CONFIG}: PEFT refuses it ({first_line(error)})"
+        ) from error
+
+
+def _resize_vocabulary(network: Any, adapter: PeftAdapter, tensors: Mapping[str, Any]) -> None:
+    """Makes room for whole embeddings that an adapter brings; refuses where some of the new rows are in no file."""
+    rows = network.get_input_embeddings().weight.shape[0]
+    whole = {
+        name: int(tensor.shape[0])
+        for name, tensor in tensors.items()
+        if re.search(r"(embed_tokens|lm_head|wte|embed_in|embed_out)\.weight$", name) and ".lora_" not in name
+    }
+    others = {count for count in whole.values() if count != rows}
+    if not others:
+        return
+    halves = [network.get_input_embeddings(), network.get_output_embeddings()]
+    wanted = len({id(half.weight) for half in halves if half is not None})
+    if len(others) > 1 or len(whole) < wanted:
+        raise StudyError(
+            f"{adapter.directory}: brings embeddings of {max(others)} tokens for a base of {rows}, and not all of them;"
+            " merge it where it was trained"
+        )
+    with quiet():
+        network.resize_token_embeddings(others.pop(), mean_resizing=False)
+
+
+# --- whole weights ------------------------------------------------------------------------------------------------
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The whole weights of a directory by name, as stored; what a stack changes is merged and in 32-bit floats.
+
+    Errors: StudyError for a file that cannot be read, StoreError for a stack whose base or adapter does not fit.
+    """
+    stack = find_stack(directory)
+    if _needs_network(directory, stack):
+        with scratch_directory() as place:
+            write_whole(directory, place)
+            return read_weights(place)
+    base = stack.base if stack else directory
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(base):
+        weights |= load_file(path)
+    if stack:
+        for module, factors in stack.factors.items():
+            weights[f"{module}.weight"] = merged(weights[f"{module}.weight"], factors)
+    return weights
+
+
+def write_whole(directory: Path, target: Path) -> None:
+    """Writes the directory's whole weights, its configuration and tokenizer to ``target``, which is there and empty.
+
+    A stack is merged in 32-bit floats, one of the base's files at a time, then rounded to what the base is stored in.
+    """
+    from safetensors.torch import save_file
+
+    stack = find_stack(directory)
+    if _needs_network(directory, stack):
+        _write_merged(directory, target)
+        copy_text_files(directory, target)
+        return
+    copy_text_files(directory, target)
+    base = stack.base if stack else directory
+    shutil.copyfile(base / files.CONFIG, target / files.CONFIG)
+    if (base / files.INDEX).is_file() and not (base / files.WHOLE).is_file():
+        shutil.copyfile(base / files.INDEX, target / files.INDEX)
+    for path in weight_files(base):
+        if stack is None:
+            shutil.copyfile(path, target / path.name)
+            continue
+        weights = load_file(path)
+        for name, weight in weights.items():
+            if (factors := stack.factors.get(name.removesuffix(".weight"))) is not None:
+                weights[name] = merged(weight, factors).to(weight.dtype)
+        save_file(weights, target / path.name, metadata={"format": "pt"})
+
+
+def _write_merged(directory: Path, target: Path) -> None:
+    """An adapter merged into its base in a network, in 32-bit floats, then rounded to what the base is stored in."""
+    from safetensors import safe_open
+
+    opened = open_network(directory, dtype=torch.float32, attention="eager")
+    if opened.stack:
+        merge(opened.network, opened.stack)
+    with safe_open(weight_files(opened.home)[0], framework="pt") as file:
+        stored = max(file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(stored, torch.float32)
+    with no_progress_bars():
+        opened.network.to(dtype).save_pretrained(target)
+
+
+def _needs_network(directory: Path, stack: Stack | None) -> bool:
+    """Whether an adapter is merged in a network: by PEFT, or where it has other names for weights than its files."""
+    if stack is None:
+        return is_peft(directory)
+    shapes = read_shapes(stack.base)
+    return any(f"{module}.weight" not in shapes for module in stack.factors)
+
+
+# --- adapters inside a network, in training -----------------------------------------------------------------------
+
+_EARLIER, _NEWEST = "earlier", "newest"
+_HOLDER = "network"
+
+
+def attach(model: Any, lora: Lora, stack: Stack | None, source: Path) -> None:
+    """Puts a new adapter into a model, beside a frozen one with all that a stack's stages changed.
+
+    It changes every linear layer of the decoder, as PEFT's "all-linear" does; the head is none of them. Adapters are
+    32-bit floats, and only the new one is trainable. Raises StudyError where nothing can be adapted.
+    """
+    from peft import LoraConfig, LoraModel
+
+    # The linear layers of the decoder, without the head.
+    inner = set(model.get_decoder().modules()) - {model.get_output_embeddings()}
+    targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module in inner]
+    if not targets:
+        raise StudyError(f"{source}: none of its modules is one that adapters change; use lora_r = 0")
+    configs = {
+        _NEWEST: LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            use_rslora=lora.rslora,
+            target_modules=_held(targets),
+        )
+    }
+    if stack:
+        rank = sum(stack.ranks)  # The scale is in the factors, and dropout belongs to training.
+        configs[_EARLIER] = LoraConfig(r=rank, lora_alpha=rank, target_modules=_held(stack.factors))
+    # Shown the model itself, PEFT takes names that end as those of experts once did for experts, and adapts these too.
+    holder = nn.ModuleDict({_HOLDER: model})
+    tuner = LoraModel(holder, configs, _NEWEST)
+    if stack:
+        tuner.inject_adapter(holder, _EARLIER)
+        tuner.set_adapter([_EARLIER, _NEWEST])
+        for name, factors in stack.factors.items():
+            module = model.get_submodule(name)
+            for part, factor in zip((module.lora_A, module.lora_B), factors, strict=True):
+                part[_EARLIER].weight.data.copy_(factor)
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            weight.data = weight.data.float()
+        weight.requires_grad_(f".{_NEWEST}." in name)
+
+
+def _held(names: Iterable[str]) -> list[str]:
+    """Names of a model's modules as they are in what holds it."""
+    return [f"{_HOLDER}.{name}" for name in names]
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The modules that hold an adapter, by their names in the model."""
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))
+
+
+def named_factors(stack: Stack) -> Iterator[tuple[str, Tensor]]:
+    """A stack's factors one by one, as errors name them."""
+    for module, factors in stack.factors.items():
+        yield from ((f"{module}.lora_{side}", factor) for side, factor in zip("AB", factors, strict=True))
+
+
+@torch.no_grad()
+def merge(model: nn.Module, stack: Stack) -> None:
+    """Adds what a stack's stages changed to a model's weights, in place."""
+    for name, factors in stack.factors.items():
+        weight = model.get_parameter(f"{name}.weight")
+        weight.copy_(merged(weight, factors))
+
+
+def newest_factors(model: nn.Module) -> Factors:
+    """What the new adapter has learnt, by module."""
+    return {
+        name: (module.lora_A[_NEWEST].weight.detach(), module.lora_B[_NEWEST].weight.detach())
+        for name, module in _adapted(model)
+    }
+
+
+@contextmanager
+def newest_off(model: nn.Module) -> Iterator[None]:
+    """A model as it is without its new adapter, inside."""
+    scales = [(module.scaling, module.scaling[_NEWEST]) for _, module in _adapted(model)]
+    for scaling, _ in scales:
+        scaling[_NEWEST] = 0.0
+    try:
+        yield
+    finally:
+        for scaling, value in scales:
+            scaling[_NEWEST] = value

@@ -17,18 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.models.directories.fetching import REPOSITORY, find
-from holdfast.models.directories.files import ADAPTER, ADAPTER_CONFIG, CONFIG, STACK
+from holdfast.models.directories import files
+from holdfast.models.directories.files import digest_weights, find, read_object
 from holdfast.records.errors import StudyError
 
 # What of the settings says where the base was found, how it was trained or what wrote the file: nothing of the model.
 _FREE = (
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "lora_dropout",
-    "peft_version",
-    "revision",
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version", "revision"),
     "task_type",
 )
 # Settings of LoRA that make something that cannot be merged, or from more than what the directory holds; by what is
@@ -58,14 +53,8 @@ _OTHER_KINDS: Mapping[str, str] = {
 }
 # The files in which the tokenizers of transformers keep their tokens.
 _TOKENS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "*.tiktoken",
+    *("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"),
+    *("sentencepiece.bpe.model", "*.tiktoken"),
 )
 _MERGE = "merge it where it was trained (PEFT: merge_and_unload, then save_pretrained) and name that directory"
 
@@ -92,7 +81,7 @@ class PeftAdapter:
 
 def is_peft(directory: Path) -> bool:
     """Whether a directory holds an adapter in PEFT's format that is no stack of ours."""
-    return (directory / ADAPTER_CONFIG).is_file() and not (directory / STACK).is_file()
+    return (directory / files.ADAPTER_CONFIG).is_file() and not (directory / files.STACK).is_file()
 
 
 def read_peft(directory: Path, *, download: bool = True) -> PeftAdapter:
@@ -100,17 +89,17 @@ def read_peft(directory: Path, *, download: bool = True) -> PeftAdapter:
 
     Errors: StudyError for an adapter of another kind, weights beside it, and a base that is not found.
     """
-    beside = sorted(path.name for path in directory.glob("*.safetensors") if path.name != ADAPTER)
+    beside = sorted(path.name for path in directory.glob("*.safetensors") if path.name != files.ADAPTER)
     if beside:
         raise StudyError(
-            f"{directory}: holds an adapter ({ADAPTER_CONFIG}) beside other weights ({beside[0]}), which transformers"
-            " would add to them; move the adapter into a directory of its own, or delete it"
+            f"{directory}: holds an adapter ({files.ADAPTER_CONFIG}) beside other weights ({beside[0]}), which"
+            " transformers would add to them; move the adapter into a directory of its own, or delete it"
         )
     settings = _read_settings(directory)
     _check_kind(directory, settings)
-    if not (directory / ADAPTER).is_file():
+    if not (directory / files.ADAPTER).is_file():
         pickled = (directory / "adapter_model.bin").is_file()
-        found = "pickle weights (adapter_model.bin) are not loaded" if pickled else f"holds no {ADAPTER}"
+        found = "pickle weights (adapter_model.bin) are not loaded" if pickled else f"holds no {files.ADAPTER}"
         raise StudyError(f"{directory}: {found}; save the adapter with safetensors")
     return PeftAdapter(directory=directory, base=_find_base(directory, settings, download), settings=settings)
 
@@ -123,7 +112,7 @@ def digest_adapter(directory: Path) -> str:
         if isinstance(value, list) and all(isinstance(one, str) for one in value):
             settings[key] = sorted(value)
     told = json.dumps(settings, sort_keys=True)
-    with (directory / ADAPTER).open("rb") as file:
+    with (directory / files.ADAPTER).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(f"{told} {weights}".encode()).hexdigest()
 
@@ -138,24 +127,13 @@ def has_tokenizer(directory: Path) -> bool:
     return any(path.is_file() for pattern in _TOKENS for path in directory.glob(pattern))
 
 
-def read_object(path: Path, what: str = "model") -> dict[str, Any]:
-    """The JSON object of a file of a ``what``. Errors: StudyError."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise StudyError(f"{path}: cannot be read ({error}); fetch the {what} again") from error
-    if not isinstance(found, dict):
-        raise StudyError(f"{path}: is no JSON object; fetch the {what} again")
-    return found
-
-
 def _read_settings(directory: Path) -> dict[str, Any]:
-    return read_object(directory / ADAPTER_CONFIG, "adapter")
+    return read_object(directory / files.ADAPTER_CONFIG, "fetch the adapter again")
 
 
 def _check_kind(directory: Path, settings: Mapping[str, Any]) -> None:
     kind = str(settings.get("peft_type", "nothing")).upper()
-    place = directory / ADAPTER_CONFIG
+    place = directory / files.ADAPTER_CONFIG
     if kind != "LORA":
         told = _OTHER_KINDS.get(kind, f"of kind {kind}")
         raise StudyError(f"{place}: the adapter is {told}, and only LoRA is merged here; {_MERGE}")
@@ -176,52 +154,43 @@ def _check_kind(directory: Path, settings: Mapping[str, Any]) -> None:
 def _find_base(directory: Path, settings: Mapping[str, Any], download: bool) -> Path:
     """The base by path, absolute or as seen from the adapter, beside it or from here; else in the hub's cache."""
     name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    place = directory / ADAPTER_CONFIG
+    place = directory / files.ADAPTER_CONFIG
     if not isinstance(name, str) or not name:
         raise StudyError(f"{place}: names no base (base_model_name_or_path); write the base's path or name there")
     path = Path(name).expanduser()
     near = [path] if path.is_absolute() else [directory / path, path]
     if len(path.parts) == 1 and path.name != "..":
         near.append(directory.absolute().parent / path)
-    models = [one for one in near if any(_is_file(one / file) for file in (CONFIG, ADAPTER_CONFIG))]
+    # os.path.isfile raises no error for names that no path can have.
+    models = [one for one in near if any(os.path.isfile(one / file) for file in (files.CONFIG, files.ADAPTER_CONFIG))]  # noqa: PTH113
     found = list(dict.fromkeys(Path(os.path.normpath(one.absolute())) for one in models))
     found = [one for one in found if one.resolve() != directory.resolve()]
-    if len(found) > 1 and len({_tell_apart(one) for one in found}) > 1:
+    if len(found) > 1 and len({_digest_or_path(one) for one in found}) > 1:
         raise StudyError(
             f"{place}: the base {name!r} may be {found[0]} or {found[1]}; write an absolute path as"
             " base_model_name_or_path"
         )
     if found:
         base = found[0]
-    elif path.is_absolute() or not REPOSITORY.fullmatch(name) or name.startswith("."):
+    elif path.is_absolute() or not files.REPOSITORY.fullmatch(name) or name.startswith("."):
         raise StudyError(
             f"{place}: its base {name!r} (base_model_name_or_path) is not here; put that directory there, or write the"
             " path where it is"
         )
     else:
-        base = _find_cached(place, name, revision if isinstance(revision, str) else None, download)
-    if (base / STACK).is_file() or is_peft(base):
+        try:
+            base = find(name, revision if isinstance(revision, str) else None, download=download)
+        except StudyError as error:
+            told = f"{place}: its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
+            raise StudyError(f"{told}; {error}") from error
+    if (base / files.STACK).is_file() or is_peft(base):
         raise StudyError(f"{place}: its base {base} is itself an adapter, or holds one; merge that into whole weights")
     return base
 
 
-def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 (no error for names that no path can have)
-
-
-def _tell_apart(directory: Path) -> str:
+def _digest_or_path(directory: Path) -> str:
     """What tells directories of weights apart."""
-    from holdfast.models.directories.files import digest_weights
-
     try:
         return digest_weights(directory)
     except StudyError:
         return str(directory)
-
-
-def _find_cached(place: Path, name: str, revision: str | None, download: bool) -> Path:
-    try:
-        return find(name, revision, download=download)
-    except StudyError as error:
-        told = f"{place}: its base {name!r} (base_model_name_or_path) is no directory beside the adapter or here"
-        raise StudyError(f"{told}; {error}") from error

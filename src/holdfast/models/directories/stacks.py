@@ -22,18 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.models.directories.fetching import find
-from holdfast.models.directories.files import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    CONFIG,
-    DAMAGED,
-    STACK,
-    digest_weights,
-    load_file,
-    read_shapes,
-    read_table,
-)
+from holdfast.models.directories import files
+from holdfast.models.directories.files import digest_weights, find, load_file, read_object, read_shapes
 from holdfast.models.directories.peft import PeftAdapter, digest_adapter, is_peft, read_peft, text_home
 from holdfast.records.errors import StoreError
 
@@ -43,15 +33,8 @@ if TYPE_CHECKING:
 _GENERATION = "generation_config.json"
 # What a directory says about reading and writing text, which training does not change.
 TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    _GENERATION,
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", _GENERATION, "chat_template.jinja", "special_tokens_map.json"),
+    *("added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt"),
 )
 _PREFIX = "base_model.model."  # of PEFT's names
 # Of modules by name: A [rank, inputs] and B [outputs, rank], in 32-bit floats.
@@ -89,7 +72,7 @@ class Stack:
 
 def is_stack(directory: Path) -> bool:
     """Whether a model directory is an adapter on another's weights."""
-    return (directory / STACK).is_file()
+    return (directory / files.STACK).is_file()
 
 
 def base_of(directory: Path) -> Path:
@@ -133,17 +116,17 @@ def copy_text_files(source: Path, target: Path) -> None:
 def read_stack(directory: Path) -> Stack:
     """A stacked directory's adapter and where its base is. Errors: StoreError, StudyError."""
     note = _read_note(directory)
-    config = read_table(directory / ADAPTER_CONFIG)
+    config = read_object(directory / files.ADAPTER_CONFIG, files.DAMAGED, StoreError)
     try:
         lora = Lora(r=int(config["r"]), alpha=float(config["lora_alpha"]), rslora=bool(config["use_rslora"]))
         ranks = tuple(map(int, note["ranks"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {DAMAGED}") from error
-    stored = load_file(directory / ADAPTER)
+        raise StoreError(f"{directory}: its adapter's settings are damaged ({error!r}); {files.DAMAGED}") from error
+    stored = load_file(directory / files.ADAPTER)
     factors = {module: (down, up * lora.scale) for module, (down, up) in _pairs(stored).items()}
     fits = all(down.shape[0] == up.shape[1] == lora.r for down, up in factors.values())
     if len(stored) != 2 * len(factors) or not fits or sum(ranks) != lora.r:
-        raise StoreError(f"{directory / ADAPTER}: holds other weights than its settings tell; {DAMAGED}")
+        raise StoreError(f"{directory / files.ADAPTER}: holds other weights than its settings tell; {files.DAMAGED}")
     base = _find_base(directory, note)
     return Stack(base=base, digest=str(note["digest"]), ranks=ranks, factors=factors)
 
@@ -164,9 +147,11 @@ def _read_plain(adapter: PeftAdapter) -> Stack | None:
 
     Ranks may differ by module: the stack has the largest, and rows of zeros fill the others.
     """
+    from torch.nn.functional import pad
+
     if not adapter.plain:
         return None
-    stored = load_file(adapter.directory / ADAPTER)
+    stored = load_file(adapter.directory / files.ADAPTER)
     pairs, shapes = _pairs(stored), read_shapes(adapter.base)
     fits = all(
         shapes.get(f"{module}.weight") == (up.shape[0], down.shape[1]) and down.shape[0] == up.shape[1]
@@ -180,7 +165,8 @@ def _read_plain(adapter: PeftAdapter) -> Stack | None:
         told = _settings_of(adapter.settings, module)
         if told is None or told.r != down.shape[0]:
             return None  # PEFT says what does not fit.
-        factors[module] = _widen(down, up * told.scale, rank)
+        more = rank - down.shape[0]
+        factors[module] = pad(down, (0, 0, 0, more)), pad(up * told.scale, (0, more))
     return Stack(base=adapter.base, digest=digest_weights(adapter.base), ranks=(rank,), factors=factors)
 
 
@@ -200,22 +186,8 @@ def _settings_of(settings: Mapping[str, Any], module: str) -> Lora | None:
     return Lora(r=rank, alpha=alpha, rslora=bool(settings.get("use_rslora")))
 
 
-def _widen(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of a larger rank with the same product."""
-    from torch.nn.functional import pad
-
-    more = rank - down.shape[0]
-    return pad(down, (0, 0, 0, more)), pad(up, (0, more))
-
-
 def write_stack(
-    directory: Path,
-    factors: Factors,
-    lora: Lora,
-    *,
-    base: Path,
-    digest: str,
-    earlier: Stack | None = None,
+    directory: Path, factors: Factors, lora: Lora, *, base: Path, digest: str, earlier: Stack | None = None
 ) -> None:
     """Writes the adapter of a stage, on what its ``earlier`` stages changed, with a note of its base.
 
@@ -239,7 +211,7 @@ def write_stack(
         repository, revision = hub
         note["hub"] = f"{repository}@{revision}"
         named_base = {"base_model_name_or_path": repository, "revision": revision}
-    (directory / STACK).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    (directory / files.STACK).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     write_peft_adapter(directory, factors, lora, named_base)
 
 
@@ -263,12 +235,12 @@ def write_peft_adapter(directory: Path, factors: Factors, lora: Lora, base: Mapp
         "bias": "none",
         "inference_mode": True,
     } | dict(base)
-    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (directory / files.ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     stored = {}
     for module, (down, up) in factors.items():
         stored[f"{_PREFIX}{module}.lora_A.weight"] = down.detach().float().cpu().contiguous()
         stored[f"{_PREFIX}{module}.lora_B.weight"] = up.detach().float().cpu().contiguous()
-    save_file(stored, directory / ADAPTER, metadata={"format": "pt"})
+    save_file(stored, directory / files.ADAPTER, metadata={"format": "pt"})
 
 
 def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
@@ -276,8 +248,8 @@ def _side_by_side(earlier: Stack, factors: Factors, scale: float) -> Factors:
     import torch
 
     both: dict[str, tuple[Tensor, Tensor]] = {}
+    rank = sum(earlier.ranks)
     for module, (down, up) in factors.items():
-        rank = sum(earlier.ranks)
         unchanged = torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank)
         first = earlier.factors.get(module, unchanged)
         both[module] = torch.cat([first[0], down.float().cpu()]), torch.cat([first[1], up.float().cpu() * scale], 1)
@@ -314,7 +286,7 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
     here = directory.resolve()
     name, path = str(note["base"]), note["path"]
     places = [parent / name for parent in here.parents] + ([Path(path)] if path else [])
-    found = [place for place in places if place != here and (place / CONFIG).is_file()]
+    found = [place for place in places if place != here and (place / files.CONFIG).is_file()]
     if not found and note.get("hub"):
         repository, _, revision = str(note["hub"]).partition("@")
         found = [find(repository, revision or None)]
@@ -328,12 +300,9 @@ def _find_base(directory: Path, note: Mapping[str, Any]) -> Path:
 
 
 def _read_note(directory: Path) -> dict[str, Any]:
-    note = read_table(directory / STACK)
+    note = read_object(directory / files.STACK, files.DAMAGED, StoreError)
     name, path = note.get("base"), note.get("path")
     plain = isinstance(name, str) and Path(name).name == name not in ("", "..")
     if not plain or not isinstance(note.get("digest"), str) or not (path is None or isinstance(path, str)):
-        raise StoreError(f"{directory / STACK}: names no base; {DAMAGED}")
+        raise StoreError(f"{directory / files.STACK}: names no base; {files.DAMAGED}")
     return note
-
-
-# --- files -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ It keeps its own bill, breaks in every way that providers do, when it is told to
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import socket
 import struct
@@ -16,27 +15,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from holdfast.models.fakes.scripted import as_message
 from holdfast.records import Message, ToolCall
 
 FAULTS = (
-    "429",
-    "429-retry-after",
-    "429-garbage-retry-after",
-    "500",
-    "502",
-    "503",
-    "529",
-    "reset",
-    "hang",
-    "slow-drip",
-    "truncated",
-    "html",
-    "empty-choices",
-    "wrong-schema",
-    "wrong-model",
-    "nan-logprob",
-    "error-in-200",
-    "two-choices",
+    *("429", "429-retry-after", "429-garbage-retry-after", "500", "502", "503", "529"),
+    *("reset", "hang", "slow-drip", "truncated", "html", "empty-choices", "wrong-schema", "wrong-model"),
+    *("nan-logprob", "error-in-200", "two-choices"),
 )
 """The ways in which a request can fail."""
 
@@ -246,50 +231,30 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _completion(request: Mapping[str, Any], said: Message | ToolCall | str, number: int) -> dict[str, Any]:
-    if isinstance(said, ToolCall):
-        said = Message(role="assistant", content="", tool_calls=(said,))
-    message = Message(role="assistant", content=said) if isinstance(said, str) else said
+    message = as_message(said)
     text = message.content
     for stop in request.get("stop") or ():
         text = text.partition(stop)[0]
-    calls = [
-        {
-            "id": call.id or f"call_{number}_{place}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": _spell(call)},
-        }
-        for place, call in enumerate(message.tool_calls)
-    ]
+    calls = []
+    for place, call in enumerate(message.tool_calls):
+        raw = set(call.arguments) == {"_raw"}
+        told = call.arguments["_raw"] if raw else json.dumps(dict(call.arguments))
+        identity = call.id or f"call_{number}_{place}"
+        calls.append({"id": identity, "type": "function", "function": {"name": call.name, "arguments": told}})
     sampled = [text[place : place + 4] for place in range(0, len(text), 4)]
     most = request.get("max_tokens") or request.get("max_completion_tokens")
     reason = "tool_calls" if calls else "stop"
     if most is not None and len(sampled) > most:
         sampled, reason, calls = sampled[:most], "length", []
         text = "".join(sampled)
-    choice: dict[str, Any] = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})},
-        "finish_reason": reason,
-    }
+    answered = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
+    choice: dict[str, Any] = {"index": 0, "message": answered, "finish_reason": reason}
     if request.get("logprobs"):
         choice["logprobs"] = {"content": [_token(one) for one in sampled]}
     asked = sum(len(str(one.get("content") or "")) for one in request.get("messages", ())) // 4 + 1
-    return {
-        "id": f"chatcmpl-{number}",
-        "object": "chat.completion",
-        "created": 0,
-        "model": request.get("model"),
-        "choices": [choice],
-        "usage": {
-            "prompt_tokens": asked,
-            "completion_tokens": len(sampled),
-            "total_tokens": asked + len(sampled),
-        },
-    }
-
-
-def _spell(call: ToolCall) -> str:
-    return call.arguments["_raw"] if set(call.arguments) == {"_raw"} else json.dumps(dict(call.arguments))
+    used = {"prompt_tokens": asked, "completion_tokens": len(sampled), "total_tokens": asked + len(sampled)}
+    made = {"object": "chat.completion", "created": 0, "model": request.get("model")}
+    return {"id": f"chatcmpl-{number}", **made, "choices": [choice], "usage": used}
 
 
 def _token(text: str) -> dict[str, Any]:
@@ -299,7 +264,7 @@ def _token(text: str) -> dict[str, Any]:
 
 def _spoil_logprob(completion: dict[str, Any]) -> None:
     for choice in completion["choices"]:
-        for token in itertools.islice((choice.get("logprobs") or {}).get("content", ()), 1):
+        for token in (choice.get("logprobs") or {}).get("content", ())[:1]:
             token["logprob"] = float("nan")
 
 

@@ -11,13 +11,18 @@ from holdfast.records import Case, Message, Score, ToolCall, Trajectory, content
 Script = Callable[[Conversation], Message | ToolCall | str | None]
 
 
+def as_message(said: Message | ToolCall | str) -> Message:
+    """What an agent says: a text or a call alone as its message."""
+    if isinstance(said, ToolCall):
+        return Message(role="assistant", content="", tool_calls=(said,))
+    return Message(role="assistant", content=said) if isinstance(said, str) else said
+
+
 def script_reply(said: Message | ToolCall | str | None) -> Reply:
     """A reply that says a text, makes a call, or (None) cannot be read."""
     if said is None:
         return Reply(message=None, stopped="incoherent", tokens=1, logprob=0.0, raw="")
-    if isinstance(said, ToolCall):
-        said = Message(role="assistant", content="", tool_calls=(said,))
-    message = Message(role="assistant", content=said) if isinstance(said, str) else said
+    message = as_message(said)
     return Reply(message=message, stopped="stop", tokens=1, logprob=0.0, raw=message.content)
 
 

@@ -1,7 +1,7 @@
 """Conversations as tokens for any tokenizer with a chat template, and sampled tokens as messages.
 
 Calls are written natively where the template shows tools, calls, the thoughts beside them and results, and what it
-writes can be read back; else in the text format of ``text_calls``. A system message joins the first user message where
+writes can be read back; else in the text format (``calls``). A system message joins the first user message where
 the template has no place for it. A text cannot speak as a control token: one that spells ``<|im_end|>`` is shown as
 ``< |im_end|>``.
 """
@@ -10,32 +10,43 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from holdfast.models import Conversation, Stopped, chat_messages, chat_tools, find_answered
-from holdfast.models.calls import FAMILIES, Family, read_native, spells_call
-from holdfast.models.calls.channels import MESSAGE, read_turn
-from holdfast.models.calls.thoughts import PAIRS
+from holdfast.models import Ask, Conversation, Stopped, chat_messages, chat_tools, find_answered
+from holdfast.models.calls.families import FAMILIES, Family
+from holdfast.models.calls.native import MESSAGE, STOP, read_native, read_reply, read_turn, render
+from holdfast.models.calls.spelled import PAIRS, spells_call
 from holdfast.models.directories.peft import has_tokenizer, is_peft, text_home
 from holdfast.models.directories.stacks import base_of
-from holdfast.models.hub import text_calls
-from holdfast.models.hub.probing import PROBE_CALL, PROBE_REQUEST, PROBE_RESULT, PROBE_TOOL, Calls, Unfaithful
-from holdfast.models.hub.templates import ChatTemplate, Rendering, try_out
-from holdfast.models.hub.trainable import advise
+from holdfast.models.hub.templates import ChatTemplate, Rendering
 from holdfast.records import Message, ToolCall, ToolSpec
 from holdfast.records.errors import MissingExtra, StudyError
+
+Calls = Literal["auto", "native", "text"]
+PROBE_TOOL = ToolSpec(
+    name="probe_tool",
+    description="probe description",
+    parameters={"type": "object", "properties": {"probe_key": {"type": "string"}}, "required": ["probe_key"]},
+)
+PROBE_CALL = ToolCall(name="probe_tool", arguments={"probe_key": "probe value"})
+PROBE_REQUEST = Message(role="user", content="probe request")
+PROBE_RESULT = Message(role="tool", content="probe result", name="probe_tool")
 
 Span = tuple[int, int]
 
 _CALLING = Message(role="assistant", content="probe thought", tool_calls=(PROBE_CALL,))
 _THINKING = re.compile(r"</?think>")
 _SWITCH = "enable_thinking"  # the variable by which templates are told whether the agent thinks
+_REWRITES = (
+    "the chat template rewrites what comes before message {} once more is said, so that the agent would learn from"
+    " another prompt than it was sampled after"
+)
 _NOT_SAMPLED = "so that the agent would learn from tokens that it did not sample"
 # Marks around thoughts, but for those that end more than these.
 _MARKS = frozenset(mark for pair in PAIRS for mark in pair) - {"<|end|>"}
@@ -47,6 +58,10 @@ def clean_call_text(message: Message) -> Message:
     if not message.tool_calls:
         return message
     return replace(message, content=_WRITTEN_CALL.sub("", message.content).rstrip())
+
+
+class Unfaithful(Exception):
+    """A conversation whose turns a template shows otherwise than they were sampled: how, without a remedy."""
 
 
 class HubChat:
@@ -64,7 +79,10 @@ class HubChat:
     def __init__(self, directory: Path | str, *, calls: Calls = "auto") -> None:
         self.directory = Path(directory)
         self.tokenizer = _load_tokenizer(self.directory)
-        source = _template_of(self.tokenizer, self.directory)
+        try:
+            source: str = self.tokenizer.get_chat_template(None, tools=[{}])
+        except ValueError as error:
+            raise StudyError(f"{self.directory}: has no chat template; use a model that was trained to chat") from error
         tokens = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
         named = _named_ends(self.tokenizer, self.directory)
         self.ends = tuple(number for number in named if 0 <= number < len(self.tokenizer))
@@ -83,35 +101,27 @@ class HubChat:
         # The agent's own text may hold what its template calls thinking.
         self._special, self._control = _any_of(special - _MARKS), _any_of(special | written)
         self.source = source
-        self._probe(source, tokens, calls)
         self._template = ChatTemplate(source, tokens, str(self.directory))
+        self._probe(calls)
 
-    def _probe(self, source: str, tokens: Mapping[str, str], calls: Calls) -> None:
+    def _probe(self, calls: Calls) -> None:
         """Find out what the template can write."""
         system = Message(role="system", content="probe system")
         tools = chat_tools([PROBE_TOOL])
-        texts = try_out(
-            source,
-            tokens,
-            [
-                Rendering(messages=_as_dicts([PROBE_REQUEST]), prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST, Message(role="assistant", content="probe answer")])),
-                Rendering(messages=_as_dicts([system, PROBE_REQUEST]), prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST, _CALLING, PROBE_RESULT]), tools=tools, prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST]), tools=tools, prompt=True),
-                Rendering(messages=_as_dicts([PROBE_REQUEST, _CALLING]), tools=tools),
-                Rendering(
-                    messages=_as_dicts(
-                        [PROBE_REQUEST, replace(_CALLING, tool_calls=(PROBE_CALL,) * 2), PROBE_RESULT, PROBE_RESULT]
-                    ),
-                    tools=tools,
-                    prompt=True,
-                ),
-                Rendering(messages=_as_dicts([PROBE_REQUEST]), prompt=True, settings={_SWITCH: True}),
-            ],
-            str(self.directory),
-        )
-        asked, answered, with_system, called, offered, call, twice, switched = texts
+        asking, answer = [PROBE_REQUEST], Message(role="assistant", content="probe answer")
+        calling = [PROBE_REQUEST, _CALLING]
+        calling_twice = [PROBE_REQUEST, replace(_CALLING, tool_calls=(PROBE_CALL,) * 2)]
+
+        def show(messages: list[Message], **how: Any) -> str | None:
+            return self._template.try_out(Rendering(messages=_as_dicts(messages), **how))
+
+        asked = show(asking, prompt=True)
+        answered = show([PROBE_REQUEST, answer])
+        with_system = show([system, PROBE_REQUEST], prompt=True)
+        called = show([*calling, PROBE_RESULT], tools=tools, prompt=True)
+        offered, call = show(asking, tools=tools, prompt=True), show(calling, tools=tools)
+        twice = show([*calling_twice, PROBE_RESULT, PROBE_RESULT], tools=tools, prompt=True)
+        switched = show(asking, prompt=True, settings={_SWITCH: True})
         if "probe request" not in (asked or "") or "probe answer" not in (answered or ""):
             raise StudyError(f"{self.directory}: the chat template drops messages; use a model with another template")
         self._has_system = "probe system" in (with_system or "")
@@ -132,7 +142,7 @@ class HubChat:
         self.thought = next((pair for pair in PAIRS if prompt.rstrip().endswith(pair[0])), None)
         # What the prompt has said of a thought before the agent goes on with it.
         self._opened = prompt[prompt.rindex(self.thought[0]) :] if self.thought else ""
-        self.thinks_on_demand = _SWITCH in source and asked != switched
+        self.thinks_on_demand = _SWITCH in self.source and asked != switched
         self.channels = MESSAGE in (answered or "")
         self.speaks_beside_calls = not self.native or "probe thought" in (call or "")
 
@@ -178,18 +188,11 @@ class HubChat:
         spans = []
         for number, (place, prompt) in enumerate(zip(turns[:-1], prompts[:-1], strict=True)):
             if not text.startswith(prompt):
-                raise Unfaithful(
-                    f"the chat template rewrites what comes before message {place + 1} once more is said, so that the"
-                    " agent would learn from another prompt than it was sampled after"
-                )
+                raise Unfaithful(_REWRITES.format(place + 1))
             end = self._find_end(text, len(prompt), len(prompts[number + 1]), shown[: place + 1], tools)
             self._check_own(text[len(prompt) : end], shown[place], place)
             spans.append((len(prompt), end))
         return self._tokenize(text, [*spans, (len(prompts[-1]), last)], [len(opening), *map(len, prompts)])
-
-    def is_altered(self, message: Message) -> bool:
-        """Whether a message holds what would speak as a control token, and so is shown otherwise."""
-        return self._neutral(message) != message
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The token ids after which the next message of the agent begins. Errors: StudyError."""
@@ -198,7 +201,7 @@ class HubChat:
 
     def _shown(self, messages: Iterable[Message], tools: Sequence[ToolSpec]) -> list[Message]:
         cleaned = [self._complete(clean_call_text(message)) for message in messages]
-        shown = cleaned if self.native else list(text_calls.render(cleaned, tools))
+        shown = cleaned if self.native else list(render(cleaned, tools))
         shown = [self._neutral(message) for message in shown]
         if self._has_system or not shown or shown[0].role != "system":
             return shown
@@ -213,8 +216,7 @@ class HubChat:
             return message
         begin, end = self.thought
         before, closed, _ = message.content.partition(end)
-        whole = not closed or begin in before
-        return message if whole else replace(message, content=self._opened + message.content)
+        return replace(message, content=self._opened + message.content) if closed and begin not in before else message
 
     def _neutral(self, message: Message) -> Message:
         control = self._special if message.role == "assistant" else self._control
@@ -258,10 +260,7 @@ class HubChat:
             return f"{prompt}{said}{self._turn_end}", len(prompt) + len(own)
         bare = self._opening(shown[:place], tools)
         if not whole.startswith(bare):
-            raise Unfaithful(
-                f"the chat template rewrites what comes before message {place + 1} once more is said, so that the agent"
-                " would learn from another prompt than it was sampled after"
-            )
+            raise Unfaithful(_REWRITES.format(place + 1))
         begin = max(len(bare), self._shared(whole, prompt))
         at = whole.find(said, begin)
         end = self._find_end(whole, max(at, begin), len(whole), shown[: place + 1], tools)
@@ -301,10 +300,10 @@ class HubChat:
         rest = text[len(said) :]
         if message.tool_calls:
             marks = self._family.marks if self._family else ()
-            return None if not marks or rest.startswith(marks) else "adds text of its own to"
-        return (
-            None if rest in ("", _squeeze(self._turn_end)) or self._end.fullmatch(rest) else "adds text of its own to"
-        )
+            whole = not marks or rest.startswith(marks)
+        else:
+            whole = rest in ("", _squeeze(self._turn_end)) or self._end.fullmatch(rest) is not None
+        return None if whole else "adds text of its own to"
 
     def _shared(self, text: str, other: str) -> int:
         """The length of what two texts share, up to the end of a line or a control token."""
@@ -341,7 +340,7 @@ class HubChat:
         """The texts at which a reply ends, beside the tokens ``ends``."""
         if not tools:
             return ()
-        return self._family.stops if self.native and self._family else text_calls.STOP
+        return self._family.stops if self.native and self._family else STOP
 
     def decode(self, ids: Sequence[int]) -> str:
         """The tokens as text, special tokens included."""
@@ -367,6 +366,15 @@ class HubChat:
         message = self._read_text(text, tools, made)
         return (None, "incoherent") if message is None else (message, "stop")
 
+    def finish(self, ids: Sequence[int], ask: Ask, *, complete: bool) -> tuple[Message | None, Stopped]:
+        """The message of the tokens sampled for a request, and how it ended; under a schema it is the whole text."""
+        if not complete:
+            return None, "length"
+        if ask.schema is None:
+            return self.read(ids, ask.conversation.tools, ask.conversation.calls)
+        text = self.decode([token for token in ids if token not in self.ends])
+        return Message(role="assistant", content=text), "stop"
+
     def _read_text(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
         if tools and self.thought and self.thought[1] not in text and spells_call(text, tools, made):
             return None  # the prompt opened the thinking, and nothing says that it ended before the call
@@ -375,17 +383,16 @@ class HubChat:
         for stop in self.stops(tools):
             text = text.partition(stop)[0]
         message = read_native(text, tools, self._family, made)
-        parallel = message is None or len(message.tool_calls) < 2 or self._parallel
-        return message if parallel else None
+        return None if message and len(message.tool_calls) > 1 and not self._parallel else message
 
     def _read_plain(self, text: str, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
         """The message of a reply in the text format, under headers where the template has them."""
         if not self.channels or MESSAGE not in text:
-            return text_calls.read_reply(text, tools, made)
+            return read_reply(text, tools, made)
         turn = read_turn(text)
         if turn is None or turn.calls or not turn.said:
             return None
-        message = text_calls.read_reply("\n".join(turn.said), tools, made)
+        message = read_reply("\n".join(turn.said), tools, made)
         return replace(message, detail=turn.detail) if message else None
 
 
@@ -406,14 +413,6 @@ def _load_tokenizer(directory: Path) -> Any:
     if not tokenizer.is_fast:
         raise StudyError(f"{directory}: its tokenizer does not tell where tokens stand; add a tokenizer.json")
     return tokenizer
-
-
-def _template_of(tokenizer: Any, directory: Path) -> str:
-    try:
-        source: str = tokenizer.get_chat_template(None, tools=[{}])
-    except ValueError as error:
-        raise StudyError(f"{directory}: has no chat template; use a model that was trained to chat") from error
-    return source
 
 
 def _named_ends(tokenizer: Any, directory: Path) -> tuple[int, ...]:
@@ -469,3 +468,98 @@ def _map_texts(value: Any, change: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _map_texts(one, change) for key, one in value.items()}
     return [_map_texts(one, change) for one in value] if isinstance(value, list | tuple) else value
+
+
+# --- what can be trained on ----------------------------------------------------------------------------------------
+# A reply is sampled behind a prompt. It may be trained on only where the conversation as tokens begins with that very
+# prompt and goes on with what was sampled. Templates of thinking models differ from that in two ways: their prompt
+# opens a thought that no later turn shows, and earlier thoughts are left out once more is said.
+
+_CHANNELS = (
+    "its replies stand under headers of channels, which messages do not keep, so that the agent would learn from tokens"
+    " that it did not sample"
+)
+
+
+def check_trainable(chat: HubChat, *, several: bool = True, dialogue: bool = False) -> None:
+    """Nothing for a chat format in which episodes can be trained on as they were sampled.
+
+    Tried are an answer and a call, both with the thoughts that the format has; with ``several`` also three turns over
+    results, with ``dialogue`` an answer after which the user goes on. Errors: StudyError with what helps.
+    """
+    tried = list(_conversations(chat, several, dialogue))
+    if (fault := find_fault(chat, tried)) is not None:
+        raise StudyError(f"{chat.directory}: {fault}; {advise(chat, tried)}")
+
+
+def find_fault(chat: HubChat, conversations: Iterable[Conversation]) -> str | None:
+    """Why one of these could not be trained on as it was sampled; None where all could."""
+    if chat.channels:
+        return _CHANNELS
+    for conversation in conversations:
+        try:
+            _compare(chat, conversation)
+        except Unfaithful as error:
+            return str(error)
+        except StudyError as error:
+            return str(error).removeprefix(f"{chat.directory}: ").partition(";")[0]
+    return None
+
+
+def advise(chat: HubChat, conversations: Sequence[Conversation]) -> str:
+    """What helps where these cannot be trained on; whatever it names was tried on them."""
+    other: Calls = "text" if chat.native else "native"
+    try:
+        if find_fault(HubChat(chat.directory, calls=other), conversations) is None:
+            return f"set calls = {other!r}"
+    except StudyError:
+        pass  # it has no other way to write calls
+    several = any(sum(message.role == "assistant" for message in one.messages) > 1 for one in conversations)
+    if several and find_fault(chat, _conversations(chat, several=False, dialogue=False)) is None:
+        return (
+            "make each turn an episode of its own (rollouts.max_turns = 1), or use a template that keeps earlier turns"
+            " as they were written, thoughts included"
+        )
+    return "use a template that shows turns as they were written, thoughts included"
+
+
+def _conversations(chat: HubChat, several: bool, dialogue: bool) -> Iterator[Conversation]:
+    said = _thought(chat)
+    answer = Message(role="assistant", content=f"{said}probe answer")
+    calling = Message(role="assistant", content=f"{said}probe words", tool_calls=(PROBE_CALL,))
+    if not chat.speaks_beside_calls:
+        calling = replace(calling, content="")
+    yield Conversation(messages=(PROBE_REQUEST, answer), tools=(PROBE_TOOL,))
+    yield Conversation(messages=(PROBE_REQUEST, calling), tools=(PROBE_TOOL,))
+    if several:
+        yield Conversation(
+            messages=(PROBE_REQUEST, calling, PROBE_RESULT, calling, PROBE_RESULT, answer), tools=(PROBE_TOOL,)
+        )
+    if dialogue:
+        yield Conversation(messages=(PROBE_REQUEST, answer, PROBE_REQUEST, answer), tools=(PROBE_TOOL,))
+
+
+def _thought(chat: HubChat) -> str:
+    """The thought that a reply of this format begins with; empty where its prompt says that there is none."""
+    prompt = chat.decode(chat.prompt_ids(Conversation(messages=(PROBE_REQUEST,), tools=(PROBE_TOOL,))))
+    opened = prompt.rpartition(PROBE_REQUEST.content)[2]
+    begin, end = chat.thought or next((pair for pair in PAIRS if pair[1] in chat.source), PAIRS[0])
+    if end in opened or (begin not in opened and chat.thinks_on_demand):
+        return ""
+    thought = f"probe thought\n{end}\n\n"
+    return thought if begin in opened else f"{begin}\n{thought}"
+
+
+def _compare(chat: HubChat, conversation: Conversation) -> None:
+    """Raises Unfaithful where the tokens of a conversation are not those of its prompts and replies."""
+    messages = conversation.messages
+    ids, own = chat.encode_as_sampled(messages, conversation.tools)
+    for place, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        if chat._neutral(message) != message:
+            raise Unfaithful("it thinks between control tokens, which no text can spell")
+        prompt = chat.prompt_ids(replace(conversation, messages=messages[:place]))
+        begins = len(prompt)
+        if ids[:begins] != prompt or not own[begins] or own[begins - 1]:
+            raise Unfaithful(f"the tokens of message {place + 1} do not begin where its prompt ends")

@@ -11,59 +11,67 @@ it would be another model than the one that was trained.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from holdfast.models.directories.files import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    read_header,
-    read_kinds,
-    read_shapes,
-    weight_files,
-)
-from holdfast.models.directories.libraries import first_line, quiet
+from holdfast.models.directories import files
+from holdfast.models.directories.files import read_header, read_kinds, read_shapes, weight_files
+from holdfast.models.directories.libraries import check_report, first_line, is_mask, quiet
+from holdfast.models.directories.opening import merge_peft
 from holdfast.models.directories.peft import is_peft, read_peft
-from holdfast.models.directories.peft_merging import merge_peft
-from holdfast.models.directories.report import check_report, is_mask
 from holdfast.models.directories.stacks import base_of
 from holdfast.models.tiny.chat import is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama
 from holdfast.records.errors import MissingExtra, StudyError
 
-# What takes an attention, and what to do without it.
-_TAKERS: Mapping[str, str] = {"sdpa": "sampling here takes; use kind = 'vllm' or another model"}
 _WHOLE_NUMBERS = ("I", "U", "BOOL")  # as safetensors names them
 
 
+@lru_cache(maxsize=64)
 def check_directory(
-    directory: Path, attention: str | None = None, *, foreign: bool = False, trained: bool = False
+    directory: Path, attention: str | None, foreign: bool, trained: bool, _state: tuple[tuple[str, int, int], ...]
 ) -> int | None:
     """Refuses weights that are not those of their configuration, and an adapter that is not of its base.
 
     ``attention`` is the implementation that will compute, which some architectures do not have. ``foreign`` is for an
-    engine that has architectures and quantisation of its own, ``trained`` for weights that are to change. Returns the
-    number of tokens that the model reads, where it can be told without its weights. Errors: StudyError.
+    engine that has architectures and quantisation of its own, ``trained`` for weights that are to change; ``_state`` of
+    the files tells when to look again. Returns the number of tokens that the model reads, where it can be told without
+    its weights. Errors: StudyError.
     """
     home = base_of(directory)
-    if is_tiny(directory) and not is_peft(directory) and (tiny := _tiny_tokens(home)):
-        return tiny
+    if is_tiny(directory) and not is_peft(directory) and (shape := LlamaShape.read(home)) is not None:
+        # A tiny model whose files fit is told without the time that transformers takes to start.
+        wanted = {name: tuple(weight.shape) for name, weight in TinyLlama(shape).export_weights().items()}
+        _check_stored(home)
+        if wanted == read_shapes(home):
+            return shape.vocabulary
     adapted = home != directory
-    config = _read_foreign(home) if foreign and not adapted else read_config(home)
-    if config is None:
-        return None
-    if told := _quantization_of(config):
+    try:
+        config = read_config(home)
+    except StudyError:
+        if adapted or not foreign:
+            raise
+        return None  # a model that transformers does not have
+    quantization = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
+    if quantization:
+        told = dict(quantization if isinstance(quantization, dict) else quantization.to_dict())
         if adapted or not foreign:
             check_quantized(home, told, adapted=adapted, trained=trained)
         return None  # What these weights become is known when they are loaded, and checked then.
     network = build_hollow(home, config, read_shapes(home), attention=attention)
     _check_stored(home)
     if is_peft(directory):
-        _check_adapter(directory / ADAPTER)
-        shapes = read_header(directory / ADAPTER)
+        for name, kind in read_kinds(directory / files.ADAPTER).items():
+            if kind.startswith(_WHOLE_NUMBERS):
+                finding = f"{name} is of whole numbers ({kind})"
+                raise StudyError(f"{directory / files.ADAPTER}: {finding}; save the adapter in 16 or 32 bits")
+        shapes = read_header(directory / files.ADAPTER)
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         merge_peft(network, read_peft(directory), tensors, hollow=True)
     return int(network.get_input_embeddings().weight.shape[0])
@@ -85,12 +93,6 @@ def _check_stored(home: Path) -> None:
                 raise StudyError(f"{path}: {name} is also in {other.name}, and another one there; save the model again")
 
 
-def _check_adapter(path: Path) -> None:
-    for name, kind in read_kinds(path).items():
-        if kind.startswith(_WHOLE_NUMBERS):
-            raise StudyError(f"{path}: {name} is of whole numbers ({kind}); save the adapter in 16 or 32 bits")
-
-
 def _are_equal(name: str, *paths: Path) -> bool:
     from safetensors import safe_open
 
@@ -101,30 +103,6 @@ def _are_equal(name: str, *paths: Path) -> bool:
     return torch.equal(*found)
 
 
-def _tiny_tokens(home: Path) -> int | None:
-    """The tokens of a tiny model whose files fit, told without the time that transformers takes to start."""
-    if (shape := LlamaShape.read(home)) is None:
-        return None
-    wanted = {name: tuple(weight.shape) for name, weight in TinyLlama(shape).export_weights().items()}
-    _check_stored(home)
-    return shape.vocabulary if wanted == read_shapes(home) else None
-
-
-def _read_foreign(directory: Path) -> Any:
-    """The configuration where transformers has the model, too."""
-    try:
-        return read_config(directory)
-    except StudyError:
-        return None
-
-
-def _quantization_of(config: Any) -> dict[str, Any]:
-    found = getattr(config, "quantization_config", None) or getattr(
-        config.get_text_config(decoder=True), "quantization_config", None
-    )
-    return dict(found if isinstance(found, dict) else found.to_dict()) if found else {}
-
-
 def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, trained: bool = False) -> None:
     """Refuses quantised weights that are not computed on this machine, that an adapter stands on, or that are trained.
 
@@ -133,12 +111,14 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, 
     from transformers.quantizers import AutoHfQuantizer
 
     method = str(told.get("quant_method", "an unnamed method"))
-    width = next((f", {bits} bits" for bits in _widths(told)), "")
+    bits = [width for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)) if told.get(key)]
+    bits += [told[key] for key in ("bits", "w_bit", "num_bits") if isinstance(told.get(key), int)]
+    width = f", {bits[0]} bits" if bits else ""
     place = f"{directory}: its weights are quantised ({method}{width})"
     if adapted:
         raise StudyError(
             f"{place}, and an adapter is not merged into such weights; name the base in 16 bits as"
-            f" base_model_name_or_path in {ADAPTER_CONFIG}"
+            f" base_model_name_or_path in {files.ADAPTER_CONFIG}"
         )
     if trained:
         raise StudyError(f"{place}, and such weights are not trained; name the model in 16 bits")
@@ -156,16 +136,6 @@ def check_quantized(directory: Path, told: Mapping[str, Any], *, adapted: bool, 
             ) from error
     if not known:
         raise StudyError(f"{place}, which transformers does not know; name the model in 16 bits")
-
-
-def _widths(told: Mapping[str, Any]) -> Iterator[Any]:
-    """The bits of a weight as the methods tell them."""
-    for key, width in (("load_in_4bit", 4), ("load_in_8bit", 8)):
-        if told.get(key):
-            yield width
-    for key in ("bits", "w_bit", "num_bits"):
-        if isinstance(told.get(key), int):
-            yield told[key]
 
 
 def read_config(directory: Path) -> Any:
@@ -216,10 +186,13 @@ def build_hollow(
         except Exception as error:
             # Older architectures look its name up among those that they have.
             unknown = attention is not None and str(error) == repr(attention)
+            taker = "training here takes; use another base model"
+            if attention == "sdpa":
+                taker = "sampling here takes; use kind = 'vllm' or another model"
             if unknown or "does not support an attention implementation" in str(error):
                 raise StudyError(
                     f"{directory}: its architecture ({config.model_type}) has no attention of the kind {attention!r},"
-                    f" which {_TAKERS.get(str(attention), 'training here takes; use another base model')}"
+                    f" which {taker}"
                 ) from error
             raise StudyError(
                 f"{directory}: transformers cannot load this model ({first_line(error)}); check the directory"

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.models.directories.fetching import find
-from holdfast.models.directories.files import ADAPTER, CONFIG, INDEX, WHOLE, read_header, weight_files
-from holdfast.models.directories.peft import is_peft, read_object, read_peft
+from holdfast.models.directories import files
+from holdfast.models.directories.files import find, read_header, read_index, read_object, weight_files
+from holdfast.models.directories.peft import is_peft, read_peft
 from holdfast.models.directories.stacks import base_of, digest_model
 from holdfast.records.errors import MissingExtra, StudyError
 
@@ -24,6 +23,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # Settings with which a configuration names code that is to be fetched and run.
 _CODE = ("trust_remote_code", "_attn_implementation_internal", "custom_pipelines")
 _AUTO_MAP = "auto_map"
+_NOTHING: tuple[Any, ...] = (None, False, {}, [])
 _ATTENTION = ("_attn_implementation", "attn_implementation")
 _CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json")
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -61,9 +61,25 @@ def check_model(
     Returns the number of tokens that the model reads, where it can be told. Errors: StudyError, StoreError.
     """
     check_files(directory, download=download)
-    if engine == "vllm":
-        _check_one_model(base_of(directory))
-    return _check_fit(directory, engine, attention, _read_state(directory))
+    base = base_of(directory)
+    if engine == "vllm" and (base / files.WHOLE).is_file() and (base / files.INDEX).is_file():
+        # vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it.
+        others = {path.name for path in read_index(base / files.INDEX)} - {files.WHOLE}
+        if others:
+            raise StudyError(
+                f"{base}: holds {files.WHOLE} and {files.INDEX}, which names {min(others)}: vLLM reads the one,"
+                " transformers the other; delete what is not the model"
+            )
+    # Files of a directory and its base with sizes and times of change tell when to look again.
+    places = dict.fromkeys((directory, base))
+    stored = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
+    stats = [(str(path), path.stat()) for path in stored]
+    state = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    try:
+        from holdfast.models.hub.fitting import check_directory
+    except ImportError as error:
+        raise MissingExtra(f"the model {directory}", "train") from error
+    return check_directory(directory, attention, engine == "vllm", engine == "training", state)
 
 
 def check_vocabulary(directory: Path, tokenizer: Any, tokens: int | None) -> None:
@@ -84,11 +100,11 @@ def check_files(directory: Path, *, download: bool = True) -> None:
         for name in _CONFIGS:
             if (place / name).is_file():
                 _check_settings(place / name)
-    if not (base / CONFIG).is_file():
+    if not (base / files.CONFIG).is_file():
         raise StudyError(f"{base}: holds no config.json; name the directory of a model")
     _check_weights(base)
-    if (directory / ADAPTER).is_file():
-        read_header(directory / ADAPTER)
+    if (directory / files.ADAPTER).is_file():
+        read_header(directory / files.ADAPTER)
 
 
 def _check_weights(base: Path) -> None:
@@ -96,44 +112,39 @@ def _check_weights(base: Path) -> None:
     pickles = sorted(path.name for path in base.iterdir() if path.suffix in _PICKLES)
     if not found and pickles:
         raise StudyError(f"{base}: pickle weights ({pickles[0]}) are not loaded; convert to safetensors")
-    if not found and not (base / INDEX).is_file():
+    if not found and not (base / files.INDEX).is_file():
         raise StudyError(f"{base}: holds no weights in safetensors; name the directory of a model")
-    if (base / INDEX).is_file():
-        _check_index(base / INDEX)
+    index = base / files.INDEX
+    for path in read_index(index) if index.is_file() else ():
+        if path.suffix != ".safetensors":
+            raise StudyError(f"{index}: pickle weights ({path.name}) are not loaded; convert to safetensors")
+        if not path.is_file():
+            raise StudyError(f"{index}: names {path.name}, which is not there; {files.FETCH}")
     if strange := [name for name in found if _DISTRIBUTED.match(name)]:
         raise StudyError(f"{base}: {strange[0]} is of a distributed checkpoint; save the model whole")
     for path in weight_files(base):
         if not path.is_file():
             raise StudyError(
-                f"{base}: holds {found[0]}, but neither {path.name} nor {INDEX}, which says what belongs to the model;"
-                " save the model again, or fetch it again"
+                f"{base}: holds {found[0]}, but neither {path.name} nor {files.INDEX}, which says what belongs to the"
+                " model; save the model again, or fetch it again"
             )
         read_header(path)
 
 
-def _check_one_model(base: Path) -> None:
-    """vLLM reads the shards that an index names; transformers, and the digest, the whole file beside it."""
-    if not (base / WHOLE).is_file() or not (base / INDEX).is_file():
-        return
-    if others := {*read_object(base / INDEX)["weight_map"].values()} - {WHOLE}:
-        raise StudyError(
-            f"{base}: holds {WHOLE} and {INDEX}, which names {min(others)}: vLLM reads the one, transformers the other;"
-            " delete what is not the model"
-        )
-
-
 def _check_settings(path: Path) -> None:
-    settings = read_object(path)
-    if path.name == CONFIG and settings.get(_AUTO_MAP, {}) is None:
+    settings = read_object(path, files.FETCH)
+    if path.name == files.CONFIG and settings.get(_AUTO_MAP, {}) is None:
         raise StudyError(f"{path}: its auto_map is null, which transformers does not read; take it out of the file")
-    for key, value in _walk(settings):
+    objects = list(_find_objects(settings))
+    for key, value in (item for found in objects for item in found.items()):
         foreign = key in _ATTENTION and isinstance(value, str) and "/" in value
-        if foreign or (key in _CODE and value not in (None, False, {}, [])):
+        if foreign or (key in _CODE and value not in _NOTHING):
             raise StudyError(f"{path}: asks to run code of its own ({key}): refused; use a model that needs none")
     if settings.get("transformers_weights"):
         raise StudyError(f"{path}: names other files of weights (transformers_weights); save the model again")
-    for holder in _holders(settings):
-        _check_auto_map(path, holder, top=holder is settings)
+    for holder in objects:
+        if holder.get(_AUTO_MAP) not in _NOTHING:
+            _check_auto_map(path, holder, top=holder is settings)
 
 
 def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
@@ -141,7 +152,7 @@ def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
 
     A tokenizer's is not asked for either, and one without a class of transformers' own is refused as it is read.
     """
-    if path.name != CONFIG and top:
+    if path.name != files.CONFIG and top:
         return
     try:
         from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
@@ -159,58 +170,13 @@ def _check_auto_map(path: Path, settings: dict[str, Any], *, top: bool) -> None:
         )
 
 
-def _holders(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every JSON object, at any depth, that names code for itself."""
+def _find_objects(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every JSON object, at any depth."""
     waiting: list[Any] = [settings]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if one.get(_AUTO_MAP) not in (None, False, {}, []):
-                yield one
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
-
-
-def _read_state(directory: Path) -> tuple[tuple[str, int, int], ...]:
-    """Files of a directory and its base with sizes and times of change: what tells when to look again."""
-    places = dict.fromkeys((directory, base_of(directory)))
-    files = sorted(path for place in places for path in place.iterdir() if path.suffix in (".json", ".safetensors"))
-    stats = [(str(path), path.stat()) for path in files]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-
-
-@lru_cache(maxsize=64)
-def _check_fit(
-    directory: Path, engine: Engine, attention: str | None, _state: tuple[tuple[str, int, int], ...]
-) -> int | None:
-    try:
-        from holdfast.models.hub import fitting
-    except ImportError as error:
-        raise MissingExtra(f"the model {directory}", "train") from error
-
-    return fitting.check_directory(directory, attention, foreign=engine == "vllm", trained=engine == "training")
-
-
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a JSON value with what stands under it, at any depth."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            yield from one.items()
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
-
-
-def _check_index(path: Path) -> None:
-    places = read_object(path).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else set()
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise StudyError(f"{path}: names no weights beside it; fetch the model again")
-    for name in sorted(names):
-        if Path(name).suffix != ".safetensors":
-            raise StudyError(f"{path}: pickle weights ({name}) are not loaded; convert to safetensors")
-        if not (path.parent / name).is_file():
-            raise StudyError(f"{path}: names {name}, which is not there; fetch the model again")
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value

@@ -117,12 +117,8 @@ def _train_tokenizer(entry: ModelEntry, texts: Iterable[str]) -> Any:
 def _make_model(entry: ModelEntry, tokenizer: Any, seed: int) -> Any:
     import transformers
 
-    kinds = {
-        "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-    }
-    make_config, make_model = kinds[entry.architecture]
-    config = make_config(
+    name = {"qwen2": "Qwen2", "llama": "Llama"}[entry.architecture]
+    config = getattr(transformers, f"{name}Config")(
         vocab_size=entry.vocabulary,
         hidden_size=entry.hidden,
         intermediate_size=entry.ffn,
@@ -139,4 +135,4 @@ def _make_model(entry: ModelEntry, tokenizer: Any, seed: int) -> Any:
     # The caller's own luck stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make_model(config)
+        return getattr(transformers, f"{name}ForCausalLM")(config)

@@ -85,6 +85,13 @@ class ChatTemplate:
             raise ValueError(str(error)) from error
         return self._text_of(asked)
 
+    def try_out(self, rendering: Rendering) -> str | None:
+        """The text as ``render`` has it, or None where the template refuses the conversation. Errors: StudyError."""
+        try:
+            return self.render(rendering)
+        except ValueError:
+            return None
+
     def _ask(self, asked: str) -> str:
         try:
             answer = _PROCESS.ask(self._begin, asked)
@@ -94,23 +101,10 @@ class ChatTemplate:
             raise self._refused(answer["refused"])
         if "reason" in answer:
             raise ValueError(answer["reason"])
-        text: str = answer["text"]
-        return text
+        return str(answer["text"])
 
     def _refused(self, reason: str) -> StudyError:
         return StudyError(f"{self.place}: the chat template is refused: it {reason}; use a model with another template")
-
-
-def try_out(source: str, tokens: Mapping[str, str], renderings: Sequence[Rendering], place: str) -> list[str | None]:
-    """The text of every rendering, or None where the template refuses it. Errors: StudyError as ``ChatTemplate``."""
-    template = ChatTemplate(source, tokens, place)
-    texts: list[str | None] = []
-    for one in renderings:
-        try:
-            texts.append(template.render(one))
-        except ValueError:
-            texts.append(None)
-    return texts
 
 
 # --- this side of the process ------------------------------------------------------------------------------------
@@ -138,7 +132,10 @@ class _Process:
                     self._start()
                 known = template in self._known
                 number = self._known.setdefault(template, len(self._known))
-                self._send(f"{number}\n{'' if known else template}\n{asked}\n")
+                assert self._child is not None and self._child.stdin is not None
+                data = memoryview(f"{number}\n{'' if known else template}\n{asked}\n".encode())
+                while data:
+                    data = data[self._child.stdin.write(data) :]
                 answer: dict[str, Any] = json.loads(self._receive())
             except TimeoutError:
                 self._stop()
@@ -177,12 +174,6 @@ class _Process:
         if self._receive() != b"ready":
             raise ValueError("it did not start")
 
-    def _send(self, text: str) -> None:
-        assert self._child is not None and self._child.stdin is not None
-        data = memoryview(text.encode())
-        while data:
-            data = data[self._child.stdin.write(data) :]
-
     def _receive(self) -> bytes:
         """The next line. Errors: TimeoutError; ValueError where there is none to come."""
         assert self._child is not None and self._child.stdout is not None
@@ -203,13 +194,9 @@ class _Process:
         assert self._child is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=1)
-        code = self._child.returncode
+        timed_out = self._child.returncode == -signal.SIGPROF
         self._stop()
-        return (
-            f"does not end within {SECONDS:g} seconds"
-            if code == -signal.SIGPROF
-            else "ends the process that renders it"
-        )
+        return f"does not end within {SECONDS:g} seconds" if timed_out else "ends the process that renders it"
 
     def _stop(self) -> None:
         child, self._child = self._child, None
@@ -289,15 +276,6 @@ def _compile(source: str) -> Any:
 # --- the process -------------------------------------------------------------------------------------------------
 
 
-def _limit() -> None:
-    import resource
-
-    with contextlib.suppress(OSError, ValueError):
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-            used = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + _MOST_MEMORY, used + _MOST_MEMORY))
-
-
 def _answer(compiled: dict[str, Any], number: str, begin: str, asked: str) -> dict[str, Any]:
     """A text, a template's own reason why there is none, or why the template is refused."""
     import jinja2.exceptions
@@ -324,9 +302,14 @@ def _answer(compiled: dict[str, Any], number: str, begin: str, asked: str) -> di
 
 def _serve() -> None:
     """Answer requests of three lines each (a template's number, the template where it is new, what is asked)."""
+    import resource
+
     _environment()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its parent, which says when
-    _limit()
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + _MOST_MEMORY, used + _MOST_MEMORY))
     lines, answers = sys.stdin.buffer, sys.stdout.buffer
     compiled: dict[str, Any] = {}
     answers.write(b"ready\n")

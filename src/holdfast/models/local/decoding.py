@@ -6,9 +6,10 @@ what is not a gap, so that a row means the same beside any others.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from holdfast.models import SampledToken
 from holdfast.models.hub.chat import HubChat
-from holdfast.models.hub.constrained import Constraint
-from holdfast.records.errors import StepError
+from holdfast.records import JSON
+from holdfast.records.errors import MissingExtra, StepError, StudyError
 
 _ALTERNATIVES = 20
 # So many of the last tokens are looked at for a text to stop at.
@@ -222,44 +223,38 @@ class Decoder:
 States = Sequence[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Entry:
-    ids: NDArray[np.int64]
-    states: States
-
-
 class PrefixCache:
     """The states of recent token sequences, the least recently used left out first. ``tokens`` bounds them together."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[NDArray[np.int64], States]] = OrderedDict()
         self._held = self._made = 0
 
     def find(self, ids: Sequence[int]) -> tuple[int, States]:
         """How many of the first tokens are known, the last one never, and the states of a sequence that has them."""
         wanted = np.array(ids[:-1], np.int64)
         best, key = 0, None
-        for number, entry in self._entries.items():
-            length = min(len(wanted), len(entry.ids))
-            differs = np.flatnonzero(wanted[:length] != entry.ids[:length])
+        for number, (known, _) in self._entries.items():
+            length = min(len(wanted), len(known))
+            differs = np.flatnonzero(wanted[:length] != known[:length])
             shared = int(differs[0]) if len(differs) else length
             if shared > best:
                 best, key = shared, number
         if key is None:
             return 0, ()
         self._entries.move_to_end(key)
-        return best, self._entries[key].states
+        return best, self._entries[key][1]
 
     def add(self, ids: Sequence[int], states: States) -> None:
         """Keep the states of a sequence, in the place of those that it goes on from."""
         if not 0 < len(ids) <= self.tokens:
             return
         kept = np.array(ids, np.int64)
-        for number, entry in list(self._entries.items()):
-            if len(entry.ids) <= len(kept) and np.array_equal(kept[: len(entry.ids)], entry.ids):
+        for number, (known, _) in list(self._entries.items()):
+            if len(known) <= len(kept) and np.array_equal(kept[: len(known)], known):
                 self._drop(number)
-        self._entries[self._made] = _Entry(ids=kept, states=states)
+        self._entries[self._made] = kept, states
         self._made += 1
         self._held += len(kept)
         while self._held > self.tokens:
@@ -271,7 +266,7 @@ class PrefixCache:
         self._held = 0
 
     def _drop(self, number: int) -> None:
-        self._held -= len(self._entries.pop(number).ids)
+        self._held -= len(self._entries.pop(number)[0])
 
 
 def lay_side_by_side(found: Sequence[tuple[int, States]], width: int) -> list[tuple[Tensor, Tensor]]:
@@ -281,12 +276,111 @@ def lay_side_by_side(found: Sequence[tuple[int, States]], width: int) -> list[tu
     for layer, (keys, values) in enumerate(filled):
         both = []
         for part, example in enumerate((keys, values)):
-            rows = torch.zeros(
-                len(found), example.shape[0], width, example.shape[2], dtype=example.dtype, device=example.device
-            )
+            rows = example.new_zeros(len(found), example.shape[0], width, example.shape[2])
             for row, (known, states) in zip(rows, found, strict=True):
                 if known:
                     row[:, :known] = states[layer][part][:, :known]
             both.append(rows)
         layers.append((both[0], both[1]))
     return layers
+
+
+# --- replies that follow a JSON schema ----------------------------------------------------------------------------
+# At every place only tokens are allowed with which the text can still become so. The grammar is llguidance's. Where few
+# tokens are left, the text is steered to its end, so that a reply that would have been cut off is a complete JSON
+# value.
+
+_DEEPEST = 8
+_PLAIN = 8  # characters of a value that is under way, such as a number
+_ENDINGS = (b"}", b"]", b",", b":", b'"')
+
+
+class Grammars:
+    """Makes constraints for one tokenizer; ``vocabulary`` is the number of the model's logits."""
+
+    def __init__(self, tokenizer: Any, *, vocabulary: int, ends: Sequence[int]) -> None:
+        try:
+            from llguidance.hf import from_tokenizer
+        except ImportError as error:
+            raise MissingExtra("replies that follow a JSON schema", "train") from error
+
+        self.vocabulary = vocabulary
+        self.tokenizer = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(ends))
+        # The tokens that are exactly one of these texts.
+        singles = {text: self.tokenizer.tokenize_bytes(text)[-1] for text in _ENDINGS}
+        self.endings = {text: one for text, one in singles.items() if self.tokenizer.decode_bytes([one]) == text}
+
+    def start(self, schema: JSON, limit: int) -> Constraint:
+        """The constraint of a reply of at most ``limit`` tokens. Errors: StudyError for a schema not to be followed."""
+        from llguidance import LLMatcher
+
+        grammar = LLMatcher.grammar_from_json_schema(dict(schema), overrides={"whitespace_flexible": False})
+        matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise StudyError(f"JSON schema: replies cannot follow it ({matcher.get_error()[:200]}); simplify it")
+        # At least half of the tokens are the model's own to spend.
+        return Constraint(self, matcher, min(_longest(schema, schema, 0), limit // 2))
+
+
+class Constraint:
+    """What a reply may go on with. ``reserve`` is the number of tokens that bring any text of the schema to its end."""
+
+    def __init__(self, grammars: Grammars, matcher: Any, reserve: int) -> None:
+        self.reserve = reserve
+        self._grammars, self._matcher = grammars, matcher
+        self._in_string = self._escaped = False
+
+    def allowed(self, left: int) -> NDArray[np.bool_]:
+        """Which tokens [vocabulary] may come next, where ``left`` of them may still be written."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        found = np.zeros(self._grammars.vocabulary, np.bool_)
+        shown = np.unpackbits(bits, bitorder="little")[: len(found)]
+        found[: len(shown)] = shown
+        if left <= self.reserve and not self._escaped:
+            for text in (b'"',) if self._in_string else _ENDINGS:
+                token = self._grammars.endings.get(text)
+                if token is not None and found[token]:
+                    found[:] = False
+                    found[token] = True
+                    break
+        return found
+
+    def copy(self) -> Constraint:
+        """The same at the same place, to go another way."""
+        other = Constraint(self._grammars, self._matcher.deep_copy(), self.reserve)
+        other._in_string, other._escaped = self._in_string, self._escaped
+        return other
+
+    def take(self, token: int) -> bool:
+        """Go on with a token; whether the reply is complete with it. Errors: ValueError for one not allowed."""
+        if not self._matcher.consume_token(token):
+            raise ValueError(f"token {token} is not allowed here ({self._matcher.get_error()})")
+        for letter in self._grammars.tokenizer.decode_bytes([token]):
+            if self._escaped:
+                self._escaped = False
+            elif letter == ord("\\"):
+                self._escaped = self._in_string
+            elif letter == ord('"'):
+                self._in_string = not self._in_string
+        return bool(self._matcher.is_stopped())
+
+
+def _longest(schema: Any, root: JSON, depth: int) -> int:
+    """The number of characters of the largest value of a schema whose texts are empty and whose lists have one item."""
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return _PLAIN
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        found: Any = root
+        for key in reference[2:].split("/"):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return _longest(found, root, depth + 1)
+    if "const" in schema or "enum" in schema:
+        return max(len(json.dumps(value)) for value in schema.get("enum") or [schema.get("const")])
+    size = _PLAIN + int(schema.get("minLength", 0))
+    for key, value in (schema.get("properties") or {}).items():
+        size += len(json.dumps(key)) + 4 + _longest(value, root, depth + 1)
+    if "items" in schema:
+        size += max(int(schema.get("minItems", 0)), 1) * (_longest(schema["items"], root, depth + 1) + 2)
+    options = [option for name in ("anyOf", "oneOf", "allOf") for option in schema.get(name) or ()]
+    return size + max((_longest(option, root, depth + 1) for option in options), default=0)

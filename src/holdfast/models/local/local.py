@@ -14,15 +14,12 @@ from typing import Any, Literal
 
 import torch
 
-from holdfast.models import Ask, Reply, Stopped
+from holdfast.models import Ask, Reply
 from holdfast.models.directories.opening import check_finite, open_network
 from holdfast.models.directories.stacks import base_of
-from holdfast.models.hub.chat import HubChat
-from holdfast.models.hub.constrained import Grammars
+from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
-from holdfast.models.hub.probing import Calls
-from holdfast.models.local.decoding import Decoder, Row
-from holdfast.records import Message
+from holdfast.models.local.decoding import Decoder, Grammars, Row
 from holdfast.records.errors import MissingExtra, StepError, StudyError
 
 Quantization = Literal["none", "int8", "int4"]
@@ -99,7 +96,11 @@ class LocalModel:
     def _row(self, ask: Ask) -> Row:
         prompt = self.chat.prompt_ids(ask.conversation)
         limit = min(ask.max_tokens, self.max_positions - _SPARE - len(prompt))
-        constraint = None if ask.schema is None else self._grammar().start(ask.schema, limit)
+        constraint = None
+        if ask.schema is not None:
+            if self._grammars is None:
+                self._grammars = Grammars(self.chat.tokenizer, vocabulary=self._vocabulary, ends=self.chat.ends)
+            constraint = self._grammars.start(ask.schema, limit)
         return Row(
             prompt=prompt,
             rng=ask.rng,
@@ -110,11 +111,6 @@ class LocalModel:
             wants_logprobs=ask.logprobs,
         )
 
-    def _grammar(self) -> Grammars:
-        if self._grammars is None:
-            self._grammars = Grammars(self.chat.tokenizer, vocabulary=self._vocabulary, ends=self.chat.ends)
-        return self._grammars
-
     def _sample(self, batch: list[Row]) -> bool:
         """Whether the rows were sampled; if not, they are as before, and fewer will be at once."""
         luck = [row.rng.bit_generator.state for row in batch]
@@ -122,7 +118,7 @@ class LocalModel:
         try:
             self.decoder.sample(batch)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_memory(error):
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             for row, state, constraint in zip(batch, luck, constraints, strict=True):
                 row.rng.bit_generator.state, row.constraint = state, constraint
@@ -143,15 +139,8 @@ class LocalModel:
 
     def _finish(self, row: Row, ask: Ask) -> Reply:
         raw = self.chat.decode(row.ids)
-        message: Message | None = None
-        stopped: Stopped = "length"
-        if row.limit <= 0:
-            stopped = "context"
-        elif row.complete and ask.schema is not None:
-            text = self.chat.decode([token for token in row.ids if token not in self.chat.ends])
-            message, stopped = Message(role="assistant", content=text), "stop"
-        elif row.complete:
-            message, stopped = self.chat.read(row.ids, ask.conversation.tools, ask.conversation.calls)
+        message, stopped = self.chat.finish(row.ids, ask, complete=row.complete)
+        stopped = "context" if row.limit <= 0 else stopped
         return Reply(
             message=message,
             stopped=stopped,
@@ -163,12 +152,8 @@ class LocalModel:
         )
 
 
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
 def _load(directory: Path, quantization: Quantization, precision: Precision) -> Any:
-    from holdfast.models.directories.lora import merge
+    from holdfast.models.directories.opening import merge
 
     settings = quantization_settings(quantization, directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -201,10 +186,5 @@ def quantization_settings(quantization: Quantization, directory: Path) -> dict[s
 
     if quantization == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_use_double_quant=True,
-    )
-    return {"quantization_config": config}
+    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16, "bnb_4bit_use_double_quant": True}
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **four)}

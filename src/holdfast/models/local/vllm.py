@@ -20,16 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from holdfast.models import Ask, Reply, SampledToken, Stopped
-from holdfast.models.directories.opening import check_values
+from holdfast.models import Ask, Reply, SampledToken
+from holdfast.models.directories.opening import check_values, write_whole
 from holdfast.models.directories.peft import is_peft
 from holdfast.models.directories.stacks import Factors, Lora, is_stack, write_peft_adapter
-from holdfast.models.directories.whole import write_whole
-from holdfast.models.hub.chat import HubChat
+from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model, check_vocabulary
-from holdfast.models.hub.probing import Calls
 from holdfast.models.local.local import Precision, Quantization
-from holdfast.records import Message
 from holdfast.records.errors import StudyError
 from holdfast.records.outputs import scratch_directory
 
@@ -116,9 +113,7 @@ class VllmModel:
     def reply(self, asks: Sequence[Ask]) -> list[Reply]:
         """One reply per request, in order; see ``holdfast.models.Model``."""
         prompts = [self.chat.prompt_ids(ask.conversation) for ask in asks]
-        replies: list[Reply] = [
-            Reply(message=None, stopped="context", tokens=0, logprob=0.0, raw="") for _ in range(len(asks))
-        ]
+        replies = [Reply(message=None, stopped="context", tokens=0, logprob=0.0, raw="")] * len(asks)
         fitting = [number for number, prompt in enumerate(prompts) if len(prompt) < self.max_positions]
         outputs = self.engine.generate(
             [{"prompt_token_ids": prompts[number]} for number in fitting],
@@ -149,13 +144,7 @@ class VllmModel:
     def _finish(self, ask: Ask, output: Any) -> Reply:
         ids = list(output.token_ids)
         picked = [places[token].logprob for token, places in zip(ids, output.logprobs, strict=True)]
-        message: Message | None = None
-        stopped: Stopped = "length"
-        if output.finish_reason == "stop" and ask.schema is not None:
-            text = self.chat.decode([token for token in ids if token not in self.chat.ends])
-            message, stopped = Message(role="assistant", content=text), "stop"
-        elif output.finish_reason == "stop":
-            message, stopped = self.chat.read(ids, ask.conversation.tools, ask.conversation.calls)
+        message, stopped = self.chat.finish(ids, ask, complete=output.finish_reason == "stop")
         sampled = [
             SampledToken(
                 text=self.chat.decode([token]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -26,8 +26,8 @@ from inspect_ai.tool import ToolInfo, ToolParams
 from inspect_ai.util import JSONSchema
 
 from holdfast.models import Reply, SampledToken, Stopped, find_answered
-from holdfast.models.calls import spells_call
-from holdfast.models.hub.text_calls import read_reply
+from holdfast.models.calls.native import read_reply
+from holdfast.models.calls.spelled import spells_call
 from holdfast.records import JSON, Message, ToolCall, ToolSpec
 
 TOP_LOGPROBS = 20
@@ -60,10 +60,6 @@ class Answer:
     output_tokens: int = 0
     sampled: Sequence[tuple[str, float, Mapping[str, float]]] | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """The answer as a JSON object, of which ``Answer(**…)`` makes it again."""
-        return asdict(self)
-
 
 class Garbage(Exception):
     """What came back is no reply."""
@@ -95,23 +91,18 @@ def chat_input(messages: Sequence[Message]) -> list[ChatMessage]:
 
 def _with_ids(calls: Sequence[ToolCall], place: int) -> list[ToolCall]:
     """The calls, each with an id of its own."""
-    ids = [call.id or f"call_{place}_{number}" for number, call in enumerate(calls)]
-    if len(set(ids)) < len(ids):
-        ids = [f"call_{place}_{number}" for number in range(len(ids))]
-    return [
-        ToolCall(name=call.name, arguments=call.arguments, id=found) for call, found in zip(calls, ids, strict=True)
-    ]
+    own = [f"call_{place}_{number}" for number in range(len(calls))]
+    ids = [call.id or other for call, other in zip(calls, own, strict=True)]
+    ids = own if len(set(ids)) < len(ids) else ids
+    return [replace(call, id=identity) for call, identity in zip(calls, ids, strict=True)]
 
 
 def tool_infos(tools: Sequence[ToolSpec]) -> list[ToolInfo]:
     """The tools as Inspect describes them to providers."""
+    parameters = [ToolParams.model_validate({"type": "object", **tool.parameters}) for tool in tools]
     return [
-        ToolInfo(
-            name=tool.name,
-            description=tool.description,
-            parameters=ToolParams.model_validate({"type": "object", **tool.parameters}),
-        )
-        for tool in tools
+        ToolInfo(name=tool.name, description=tool.description, parameters=told)
+        for tool, told in zip(tools, parameters, strict=True)
     ]
 
 
@@ -222,11 +213,16 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCal
     A call that the server's parser left in the text was never handed over, and one that came unasked has no place in
     the text format: either makes the reply incoherent. ``made`` are the calls of the conversation so far.
     """
-    stopped = _STOPPED.get(answer.stop, "stop")
-    message = _read_message(answer, tools, made) if stopped == "stop" else None
-    if message is None and stopped == "stop":
+    stopped, message, sampled = _STOPPED.get(answer.stop, "stop"), None, None
+    calls = tuple(ToolCall(name=name, arguments=arguments, id=identity) for name, arguments, identity in answer.calls)
+    if stopped == "stop" and not answer.native:
+        message = None if calls else read_reply(answer.text, tools, made)
+    elif stopped == "stop":
+        lost = not calls and answer.stop == "tool_calls"
+        if not tools or not (lost or spells_call(answer.text, tools, [*made, *calls])):
+            message = Message(role="assistant", content=answer.text, tool_calls=calls)
+    if stopped == "stop" and message is None:
         stopped = "incoherent"
-    sampled = None
     if answer.sampled is not None:
         sampled = tuple(SampledToken(text=text, logprob=value, top=top) for text, value, top in answer.sampled)
     return Reply(
@@ -237,13 +233,3 @@ def make_reply(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCal
         raw=answer.text,
         sampled=sampled,
     )
-
-
-def _read_message(answer: Answer, tools: Sequence[ToolSpec], made: Sequence[ToolCall]) -> Message | None:
-    if not answer.native:
-        return None if answer.calls else read_reply(answer.text, tools, made)
-    calls = tuple(ToolCall(name=name, arguments=arguments, id=found) for name, arguments, found in answer.calls)
-    lost = not calls and answer.stop == "tool_calls"
-    if tools and (lost or spells_call(answer.text, tools, [*made, *calls])):
-        return None
-    return Message(role="assistant", content=answer.text, tool_calls=calls)

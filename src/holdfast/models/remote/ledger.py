@@ -15,28 +15,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import itertools
+import os
+import platform
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 import zstandard
 
-from holdfast.models.remote import flights
-from holdfast.models.remote.ledger_digests import (
-    DamagedRow,
-    check_ledger,
-    check_structure,
-    digest_of,
-    keep_digests,
-    make_private,
-    teach_digests,
-)
 from holdfast.records.errors import BudgetSpent, StoreError
 from holdfast.records.inputs import reading_address
 
@@ -107,11 +103,12 @@ class Ledger:
         self._hits: Counter[tuple[str, str]] = Counter()
         self._reading, self._queueing = threading.Lock(), threading.Lock()
         self._queue: list[tuple[Callable[[], bool], Future[bool]]] = []
-        self._owner = flights.new_owner()
+        self._owner = new_owner()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            make_private(path)
+            # For its owner's eyes, unless it is there; a link is not followed.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             self._out, self._in = self._connect(), self._connect()
             self._out.executescript(f"PRAGMA journal_mode=WAL; BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             check_structure(self._out)
@@ -130,7 +127,7 @@ class Ledger:
     def close(self) -> None:
         """Write what is waiting and close the file; what is in flight stays in doubt."""
         self._writer.shutdown()
-        flights.give_up(self._owner)
+        _open.discard(self._owner)
         self._out.close()
         self._in.close()
 
@@ -161,7 +158,7 @@ class Ledger:
         def write() -> bool:
             done = self._out.execute("SELECT 1 FROM calls WHERE key = ? AND status = 'done'", (key,)).fetchone()
             flight = self._out.execute("SELECT owner FROM flights WHERE key = ?", (key,)).fetchone()
-            if done or (flight and flight[0] != self._owner and flights.is_under_way(flight[0])):
+            if done or (flight and flight[0] != self._owner and is_under_way(flight[0])):
                 return False
             self._check_budget(model)
             self._out.execute("INSERT OR REPLACE INTO flights VALUES (?, ?)", (key, self._owner))
@@ -245,7 +242,7 @@ class Ledger:
             batch, self._queue = self._queue, []
         if not batch:
             return
-        outcomes: list[BudgetSpent | bool] = []
+        outcomes: list[BaseException | bool] = []
         try:
             self._out.execute("BEGIN IMMEDIATE")
             for operation, _ in batch:
@@ -257,14 +254,10 @@ class Ledger:
         except BaseException as error:
             if self._out.in_transaction:
                 self._out.execute("ROLLBACK")
-            failure = self._unusable(error) if isinstance(error, sqlite3.Error) else error
-            for _, future in batch:
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(failure)
-            return
+            outcomes = [self._unusable(error) if isinstance(error, sqlite3.Error) else error] * len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.set_running_or_notify_cancel():
-                if isinstance(outcome, BudgetSpent):
+                if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
                 else:
                     future.set_result(outcome)
@@ -294,6 +287,9 @@ def read_spending(path: Path) -> tuple[Spending, ...]:
         raise StoreError(f"{path}: calls cannot be read ({error}); check the file, its disk and rights") from error
 
 
+_SUMS = ("calls", "input_tokens", "output_tokens", "cost", "seconds", "attempts", "in_doubt")
+
+
 def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[Spending, ...]:
     """The spending of a ledger whose rows are those that were written. Errors: DamagedRow, sqlite3.Error."""
     check_ledger(db)
@@ -303,22 +299,148 @@ def _summarise(db: sqlite3.Connection, hits: Counter[tuple[str, str]]) -> tuple[
         " sum(seconds), sum(attempts), sum(in_doubt), group_concat(DISTINCT served) FROM calls GROUP BY speaker, model"
     ).fetchall()
     found = {(row[0], row[1]): row[2:] for row in rows}
-    nothing = (0, 0, 0, 0.0, 0.0, 0, 0, None)
-    return tuple(_spending(*who, hits[who], *found.get(who, nothing)) for who in sorted(found.keys() | hits.keys()))
+    spent = []
+    for who in sorted(found.keys() | hits.keys()):
+        *sums, served = found.get(who, (0, 0, 0, 0.0, 0.0, 0, 0, None))
+        told: dict[str, Any] = dict(zip(_SUMS, sums, strict=True))
+        told |= {"input_tokens": int(told["input_tokens"]), "output_tokens": int(told["output_tokens"])}
+        names = tuple(sorted(served.split(","))) if served else ()
+        spent.append(Spending(speaker=who[0], model=who[1], from_cache=hits[who], served=names, **told))
+    return tuple(spent)
 
 
-def _spending(speaker: str, model: str, from_cache: int, *row: Any) -> Spending:
-    calls, tokens_in, tokens_out, cost, seconds, attempts, in_doubt, served = row
-    return Spending(
-        speaker=speaker,
-        model=model,
-        calls=calls,
-        from_cache=from_cache,
-        input_tokens=int(tokens_in),
-        output_tokens=int(tokens_out),
-        cost=cost,
-        seconds=seconds,
-        attempts=attempts,
-        in_doubt=in_doubt,
-        served=tuple(sorted(served.split(","))) if served else (),
-    )
+# --- who has a call in flight -------------------------------------------------------------------------------------
+# A name for each open ledger tells machine, start of the machine, process, start of the process, and which of its
+# ledgers. Processes of another machine cannot be looked at; one is believed for so long after its name was first seen.
+
+FOREIGN_SECONDS = 900.0
+_open: set[str] = set()
+_numbers = itertools.count()
+_first_seen: dict[str, float] = {}
+
+
+def new_owner() -> str:
+    """A name for a ledger that is opened in this process."""
+    # A forked process counts on from the same number: its own number stands in the name.
+    name = " ".join((*_machine(), str(os.getpid()), _started(os.getpid()), str(next(_numbers))))
+    _open.add(name)
+    return name
+
+
+def is_under_way(owner: str) -> bool:
+    """Whether the ledger of this name may be waiting for an answer."""
+    try:
+        name, start, process, started, _ = owner.split(" ")
+    except ValueError:
+        return False  # no name that this module gave
+    if (name, start, process) == (*_machine(), str(os.getpid())):
+        return owner in _open
+    if name != _machine()[0]:
+        seen = _first_seen.setdefault(owner, time.monotonic())
+        return time.monotonic() - seen < FOREIGN_SECONDS
+    if start != _machine()[1] or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        pass
+    except (OSError, OverflowError):
+        return False
+    return _started(int(process)) == started
+
+
+@cache
+def _machine() -> tuple[str, str]:
+    """This machine's name, and which of its starts this is, as far as that can be told."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        start = "-"
+    return platform.node().replace(" ", "-") or "-", start
+
+
+def _started(process: int) -> str:
+    """When a process was started, in ticks of this machine: numbers of processes come again. "-" if unknown.
+
+    One that has ended and waits for its parent to notice was never started.
+    """
+    try:
+        # The name of the program stands in brackets and may hold anything; what follows it does not.
+        found = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if found[0] in "ZX" else found[19]
+    except (OSError, IndexError, UnicodeDecodeError):
+        return "-"
+
+
+# --- digests of rows ----------------------------------------------------------------------------------------------
+# Every row has a column ``digest``, BLAKE2b over its other columns. Triggers of the connection that writes keep it,
+# whatever the statement; a ledger of an earlier version gets it when it is opened.
+
+TABLES = {"calls": "key", "spent": "one"}  # and what names a row
+DIGEST_BYTES = 16
+FUNCTION = "row_digest"
+
+
+class DamagedRow(sqlite3.DatabaseError):
+    """A row of a ledger is not the one that was written."""
+
+
+def teach_digests(db: sqlite3.Connection) -> None:
+    """Let a connection compute digests of rows."""
+    db.create_function(FUNCTION, -1, _digest, deterministic=True)
+
+
+def keep_digests(db: sqlite3.Connection) -> None:
+    """Let a connection that writes keep the digests, and give them to a ledger that has none. Errors: sqlite3.Error."""
+    db.execute("BEGIN IMMEDIATE")
+    for table in TABLES:
+        if "digest" not in _columns(db, table):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN digest BLOB")
+            db.execute(f"UPDATE {table} SET digest = {digest_of(db, table)}")
+    db.execute("COMMIT")
+    for table, key in TABLES.items():
+        watched = ", ".join(name for name in _columns(db, table) if name != "digest")
+        for event in ("INSERT", f"UPDATE OF {watched}"):
+            db.execute(
+                f"CREATE TEMP TRIGGER {event[:6].lower()}_{table} AFTER {event} ON main.{table} BEGIN"
+                f" UPDATE {table} SET digest = {digest_of(db, table)} WHERE {key} = NEW.{key}; END"
+            )
+
+
+def digest_of(db: sqlite3.Connection, table: str) -> str:
+    """The digest that a table's row should have, as SQL."""
+    return f"{FUNCTION}({', '.join(name for name in _columns(db, table) if name != 'digest')})"
+
+
+def check_ledger(db: sqlite3.Connection) -> None:
+    """Hold a ledger's structure and every row against the digests; a ledger of an earlier version has none.
+
+    Errors: DamagedRow, sqlite3.Error.
+    """
+    check_structure(db)
+    for table in TABLES:
+        if "digest" not in _columns(db, table):
+            continue
+        lost = db.execute(f"SELECT count(*) FROM {table} WHERE digest IS NOT {digest_of(db, table)}").fetchone()[0]
+        if lost:
+            raise DamagedRow(f"{lost:,} rows of {table} are not those that were written")
+
+
+def check_structure(db: sqlite3.Connection) -> None:
+    """Have SQLite look for pages and indexes that do not fit. Errors: DamagedRow, sqlite3.Error."""
+    (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if told != "ok":
+        raise DamagedRow(" ".join(str(told).split())[:200])
+
+
+def _columns(db: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+
+
+def _digest(*cells: object) -> bytes:
+    """Numbers count as such: a trigger sees 2.0 in a column of type REAL as 2."""
+    told = [
+        cell.hex() if isinstance(cell, bytes) else float(cell) if isinstance(cell, int | float) else cell
+        for cell in cells
+    ]
+    return hashlib.blake2b(orjson.dumps(told), digest_size=DIGEST_BYTES).digest()

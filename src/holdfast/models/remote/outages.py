@@ -77,9 +77,9 @@ def read_failure(error: Exception, key: str | None = None) -> Failure:
     if status is not None:
         return _read_status(status, text, chain)
     if any(isinstance(one, ConnectionRefusedError | socket.gaierror) or _named(one, "ConnectError") for one in chain):
-        secure = any(isinstance(one, ssl.SSLError) for one in chain)
-        told = f"no secure connection ({text}); check base_url and the server's certificate"
-        told = told if secure else f"no connection ({text}); check base_url"
+        told = f"no connection ({text}); check base_url"
+        if any(isinstance(one, ssl.SSLError) for one in chain):
+            told = f"no secure connection ({text}); check base_url and the server's certificate"
         return Failure(fault="refused", retry="often", billed=False, sent=False, text=told)
     if any(_named(one, "ConnectTimeout", "PoolTimeout") for one in chain):
         told = f"no connection in time ({text}); check base_url and the network"
@@ -151,11 +151,8 @@ def _named(error: BaseException, *names: str) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    for name in ("status_code", "code"):
-        found = getattr(error, name, None)
-        if isinstance(found, int) and 100 <= found < 600:
-            return found
-    return None
+    found = (getattr(error, name, None) for name in ("status_code", "code"))
+    return next((code for code in found if isinstance(code, int) and 100 <= code < 600), None)
 
 
 def _tell(chain: tuple[BaseException, ...], key: str | None) -> str:

@@ -19,20 +19,19 @@ import re
 import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from holdfast.models import Ask, Reply, chat_messages, chat_tools
+from holdfast.models.calls.native import STOP, render
 from holdfast.models.entries import EndpointSection, ModelEntry
-from holdfast.models.hub.text_calls import STOP, render
-from holdfast.models.remote.bodies import bound_bodies
-from holdfast.models.remote.endpoints import check_addresses, check_url, read_key, redact, takes_proxy
+from holdfast.models.remote.endpoints import bound_bodies, check_addresses, check_url, read_key, redact, takes_proxy
 from holdfast.models.remote.ledger import Ledger, Settled
 from holdfast.models.remote.outages import Failure, read_failure
-from holdfast.records import Message, ToolSpec
+from holdfast.records import ToolSpec
 from holdfast.records.errors import Fault, MissingExtra, ProviderError, StudyError
 
 if TYPE_CHECKING:
@@ -60,27 +59,11 @@ class _Client:
     refused: ProviderError | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prepared:
-    """A request as Inspect takes it, and whether calls are asked for as calls."""
-
-    messages: Sequence[Message]
-    tools: Any
-    config: Any
-    native: bool
-
-
 class ProviderModel:
     """A remote model that answers one request at a time and many at once, and never the same one twice for money."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        entry: ModelEntry,
-        endpoint: EndpointSection,
-        ledger: Ledger,
-        pause: Pause = asyncio.sleep,
+        self, name: str, *, entry: ModelEntry, endpoint: EndpointSection, ledger: Ledger, pause: Pause = asyncio.sleep
     ) -> None:
         """``name`` as Inspect has it; ``pause`` waits so many seconds before a retry.
 
@@ -186,59 +169,48 @@ class ProviderModel:
         async with client.free:
             if client.refused is not None:
                 raise client.refused
-            used = self._features(ask)
-            prepared = self._prepare(ask, used)
+            # What of the request not every server has, and this one is asked for.
+            wanted = {
+                "tools": bool(ask.conversation.tools) and self._entry.calls != "text",
+                "schema": ask.schema is not None,
+                "logprobs": ask.logprobs,
+            }
+            used = frozenset(name for name, want in wanted.items() if want and name not in self._without)
+            generate = self._prepare(ask, used)
             if not await self._ledger.intend(key, ask.speaker, self.name):
                 return None, frozenset()
             started = time.monotonic()
             try:
                 async with asyncio.timeout(self._endpoint.timeout):
-                    answer = await self._generate(client.model, prepared)
+                    answer = await generate(client.model)
             except Exception as error:
-                failure = read_failure(error, self._key_sent(client))
-                if failure.too_long:
-                    answer = self._chat.Answer(text="", stop="model_length", served=self.name, native=True)
-                else:
+                secret = getattr(client.model.api, "api_key", None)
+                failure = read_failure(error, secret if isinstance(secret, str) else None)
+                if not failure.too_long:
                     if failure.billed:
                         self._ledger.leave(key)
                     else:
                         await self._ledger.withdraw(key, sent=failure.sent)
                     return failure, used
+                answer = self._chat.Answer(text="", stop="model_length", served=self.name, native=True)
             except BaseException:  # interrupted: it may have been billed
                 self._ledger.leave(key)
                 raise
-            await self._ledger.settle(key, self._settled(answer, time.monotonic() - started, attempts))
+            prices = (self._endpoint.input_price, self._endpoint.output_price)
+            settled = Settled(
+                answer=asdict(answer),  # of which ``Answer(**…)`` makes it again
+                served=answer.served,
+                input_tokens=answer.input_tokens,
+                output_tokens=answer.output_tokens,
+                cost=(answer.input_tokens * prices[0] + answer.output_tokens * prices[1]) / MILLION,
+                seconds=time.monotonic() - started,
+                attempts=attempts,
+            )
+            await self._ledger.settle(key, settled)
         return answer, used
 
-    @staticmethod
-    def _key_sent(client: _Client) -> str | None:
-        key = getattr(client.model.api, "api_key", None)
-        return key if isinstance(key, str) else None
-
-    def _settled(self, answer: Answer, seconds: float, attempts: int) -> Settled:
-        prices = (self._endpoint.input_price, self._endpoint.output_price)
-        cost = (answer.input_tokens * prices[0] + answer.output_tokens * prices[1]) / MILLION
-        return Settled(
-            answer=answer.as_json(),
-            served=answer.served,
-            input_tokens=answer.input_tokens,
-            output_tokens=answer.output_tokens,
-            cost=cost,
-            seconds=seconds,
-            attempts=attempts,
-        )
-
-    def _features(self, ask: Ask) -> frozenset[str]:
-        """What of the request not every server has, and this one is asked for."""
-        wanted = {
-            "tools": bool(ask.conversation.tools) and self._entry.calls != "text",
-            "schema": ask.schema is not None,
-            "logprobs": ask.logprobs,
-        }
-        return frozenset(name for name, want in wanted.items() if want and name not in self._without)
-
-    def _prepare(self, ask: Ask, used: frozenset[str]) -> _Prepared:
-        """The request as Inspect takes it. Errors: ProviderError where a schema cannot be told so."""
+    def _prepare(self, ask: Ask, used: frozenset[str]) -> Callable[[Any], Awaitable[Answer]]:
+        """What asks Inspect's model. Errors: ProviderError where a schema cannot be told so."""
         from inspect_ai.model import GenerateConfig
 
         tools = ask.conversation.tools
@@ -260,17 +232,18 @@ class ProviderModel:
             logprobs=True if "logprobs" in used else None,
             top_logprobs=self._chat.TOP_LOGPROBS if "logprobs" in used else None,
         )
-        return _Prepared(messages=messages, tools=described, config=config, native=not as_text)
 
-    async def _generate(self, model: Any, prepared: _Prepared) -> Answer:
-        # In a context of its own, what Inspect records of a call goes when the call does.
-        output = await asyncio.create_task(
-            model.generate(self._chat.chat_input(prepared.messages), tools=prepared.tools, config=prepared.config),
-            context=contextvars.Context(),
-        )
-        sent = sum(len(message.content.encode("utf-8", "replace")) for message in prepared.messages)
-        answer: Answer = self._chat.read_output(output, native=prepared.native, sent_bytes=sent)
-        return answer
+        async def generate(model: Any) -> Answer:
+            # In a context of its own, what Inspect records of a call goes when the call does.
+            output = await asyncio.create_task(
+                model.generate(self._chat.chat_input(messages), tools=described, config=config),
+                context=contextvars.Context(),
+            )
+            sent = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
+            answer: Answer = self._chat.read_output(output, native=not as_text, sent_bytes=sent)
+            return answer
+
+        return generate
 
     def _describe(self, tools: Sequence[ToolSpec]) -> Any:
         """The tools as Inspect has them, made once for the turns of an episode."""

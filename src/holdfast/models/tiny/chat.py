@@ -236,17 +236,15 @@ class TinyChat:
 
 
 def _read_call(name: str, values: Sequence[str], tools: Sequence[ToolSpec]) -> ToolCall:
-    for tool in tools:
-        if tool.name.lower() != name:
-            continue
+    tool = next((tool for tool in tools if tool.name.lower() == name), None)
+    if tool is not None:
         properties: Mapping[str, Any] = tool.parameters.get("properties", {})
         required = tool.parameters.get("required", properties)
         if len(required) <= len(values) <= len(properties):
             pairs = zip(properties.items(), values, strict=False)
             arguments = {key: _read_value(value, schema.get("type")) for (key, schema), value in pairs}
             return ToolCall(name=tool.name, arguments=arguments)
-        return ToolCall(name=tool.name, arguments={RAW: " ".join(values)})
-    return ToolCall(name=name, arguments={RAW: " ".join(values)})
+    return ToolCall(name=tool.name if tool else name, arguments={RAW: " ".join(values)})
 
 
 def _read_value(word: str, kind: object) -> object:

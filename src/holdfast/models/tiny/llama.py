@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import base_of
-from holdfast.models.directories.whole import read_weights
 from holdfast.models.tiny.chat import BOS, END, EOS, PAD
 from holdfast.records.errors import StudyError
 
@@ -141,63 +141,63 @@ class TinyLlama(nn.Module):
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         """Hidden states [rows, length, hidden] of tokens [rows, length]; fills ``cache`` where one is given."""
-        rows, length = tokens.shape
-        cos, sin = self.cos[:length, None, None], self.sin[:length, None, None]
+        length = tokens.shape[1]
 
-        def attend(layer: int, qk: Tensor, value: Tensor) -> Tensor:
-            query, key, value = (x.transpose(1, 2) for x in (qk[:, :, 0], qk[:, :, 1], value))
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if cache is not None:
                 cache.keys[layer][:, :, :length] = key
                 cache.values[layer][:, :, :length] = value
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            return mixed.transpose(1, 2).reshape(rows, length, self.shape.hidden)
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
-        return self._layers(F.embedding(tokens, self.head), cos, sin, attend)
+        return self._layers(tokens, self.cos[:length, None, None], self.sin[:length, None, None], attend)
 
     def packed(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Hidden states [T, hidden] of tokens [T] in one row at any ``positions`` [T], under the given attention."""
         cos, sin = self.cos[positions][None, :, None, None], self.sin[positions][None, :, None, None]
+        return self._layers(tokens[None], cos, sin, lambda _, *heads: attention(*heads))[0]
 
-        def attend(_: int, qk: Tensor, value: Tensor) -> Tensor:
-            mixed = attention(*(x.transpose(1, 2) for x in (qk[:, :, 0], qk[:, :, 1], value)))
-            return mixed.transpose(1, 2).reshape(1, len(tokens), self.shape.hidden)
-
-        return self._layers(F.embedding(tokens[None], self.head), cos, sin, attend)[0]
-
-    def _layers(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+    def _layers(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+        """Hidden states of tokens [rows, length]; ``attend`` mixes a layer's heads [rows, heads, length, size]."""
         width, heads = self.shape.hidden, self.shape.heads
+        x = F.embedding(tokens, self.head)
         for layer in range(self.shape.layers):
             projected = F.linear(F.rms_norm(x, (width,), self.input_norm[layer], NORM_EPSILON), self.qkv[layer])
-            projected = projected.view(x.shape[0], x.shape[1], 3, heads, width // heads)
+            projected = projected.view(*tokens.shape, 3, heads, width // heads)
             qk = projected[:, :, :2]
             qk = qk * cos + torch.roll(qk, width // heads // 2, -1) * sin
-            x = x + F.linear(attend(layer, qk, projected[:, :, 2]), self.out[layer])
+            mixed = attend(layer, *(part.transpose(1, 2) for part in (qk[:, :, 0], qk[:, :, 1], projected[:, :, 2])))
+            x = x + F.linear(mixed.transpose(1, 2).reshape(*tokens.shape, width), self.out[layer])
             normed = F.rms_norm(x, (width,), self.ffn_norm[layer], NORM_EPSILON)
             gate, up = F.linear(normed, self.gate_up[layer]).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, self.down[layer])
         return F.rms_norm(x, (width,), self.final_norm, NORM_EPSILON)
 
-    def export_weights(self) -> dict[str, Tensor]:
-        """The weights under the names of ``LlamaForCausalLM``."""
-        weights = {_EMBEDDING: self.head, "model.norm.weight": self.final_norm}
+    def _named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights under the names of ``LlamaForCausalLM``; those that are kept as one matrix are views of it."""
+        yield _EMBEDDING, self.head
+        yield "model.norm.weight", self.final_norm
         for layer in range(self.shape.layers):
             prefix = f"model.layers.{layer}."
             fused = {"self_attn.": (("q", "k", "v"), self.qkv[layer]), "mlp.": (("gate", "up"), self.gate_up[layer])}
             for room, (names, matrix) in fused.items():
                 for name, part in zip(names, matrix.chunk(len(names)), strict=True):
-                    weights[f"{prefix}{room}{name}_proj.weight"] = part
-            weights[prefix + "self_attn.o_proj.weight"] = self.out[layer]
-            weights[prefix + "mlp.down_proj.weight"] = self.down[layer]
-            weights[prefix + "input_layernorm.weight"] = self.input_norm[layer]
-            weights[prefix + "post_attention_layernorm.weight"] = self.ffn_norm[layer]
-        return {name: weight.detach().clone() for name, weight in weights.items()}
+                    yield f"{prefix}{room}{name}_proj.weight", part
+            yield prefix + "self_attn.o_proj.weight", self.out[layer]
+            yield prefix + "mlp.down_proj.weight", self.down[layer]
+            yield prefix + "input_layernorm.weight", self.input_norm[layer]
+            yield prefix + "post_attention_layernorm.weight", self.ffn_norm[layer]
 
+    def export_weights(self) -> dict[str, Tensor]:
+        """The weights under the names of ``LlamaForCausalLM``."""
+        return {name: weight.detach().clone() for name, weight in self._named_weights()}
+
+    @torch.no_grad()
     def import_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Takes weights named as in ``LlamaForCausalLM``; raises StudyError for a missing, misshapen or further one.
 
         A head that stands beside the embedding is the same one.
         """
-        targets = self.export_weights()
+        targets = dict(self._named_weights())
         for name, target in targets.items():
             found = weights.get(name)
             if found is None or found.shape != target.shape:
@@ -206,19 +206,8 @@ class TinyLlama(nn.Module):
         tied = {_HEAD} if head is not None and torch.equal(head, weights[_EMBEDDING]) else set()
         if strange := sorted(set(weights) - set(targets) - tied):
             raise StudyError(f"model.safetensors: {strange[0]} is no weight of a tiny model; save the model again")
-        with torch.no_grad():
-            self.head.copy_(weights[_EMBEDDING])
-            self.final_norm.copy_(weights["model.norm.weight"])
-            for layer in range(self.shape.layers):
-                prefix = f"model.layers.{layer}."
-                parts = [weights[f"{prefix}self_attn.{name}_proj.weight"] for name in "qkv"]
-                self.qkv[layer].copy_(torch.cat(parts))
-                parts = [weights[f"{prefix}mlp.{name}_proj.weight"] for name in ("gate", "up")]
-                self.gate_up[layer].copy_(torch.cat(parts))
-                self.out[layer].copy_(weights[prefix + "self_attn.o_proj.weight"])
-                self.down[layer].copy_(weights[prefix + "mlp.down_proj.weight"])
-                self.input_norm[layer].copy_(weights[prefix + "input_layernorm.weight"])
-                self.ffn_norm[layer].copy_(weights[prefix + "post_attention_layernorm.weight"])
+        for name, target in targets.items():
+            target.copy_(weights[name])
 
     @classmethod
     def load(cls, directory: Path | str) -> TinyLlama:

@@ -6,19 +6,20 @@ server that reads such a directory can load it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from holdfast.models import Ask, Conversation, Reply
+from holdfast.models import Ask, Reply
 from holdfast.models.tiny.chat import RAW, TinyChat, write_tokenizer
-from holdfast.models.tiny.llama import LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
-from holdfast.models.tiny.steps import Steps
+from holdfast.models.tiny.llama import NORM_EPSILON, Cache, LlamaShape, TinyLlama, one_thread, pad_rows, picked_logprobs
 from holdfast.records.errors import StudyError
 
 # Rows that are sampled in lockstep; beyond this the caches no longer fit the processor's own.
@@ -111,24 +112,24 @@ class TinyModel:
                 alike = [row for row in waiting if row.temperature == temperature]
                 for start in range(0, len(alike), _ROWS):
                     self._sample(alike[start : start + _ROWS], temperature)
-        return [self._finish(row, ask.conversation) for row, ask in zip(rows, asks, strict=True)]
-
-    def _finish(self, row: _Row, talk: Conversation) -> Reply:
-        message, stopped = self.chat.read_reply(row.ids, talk.tools)
-        if row.limit <= 0:
-            stopped = "context"
-        raw = self.chat.decode(row.ids)
-        return Reply(
-            message=message,
-            stopped=stopped,
-            tokens=len(row.ids),
-            logprob=row.logprob,
-            raw=raw,
-            ids=tuple(row.ids),
-        )
+        replies = []
+        for row, ask in zip(rows, asks, strict=True):
+            message, stopped = self.chat.read_reply(row.ids, ask.conversation.tools)
+            stopped = "context" if row.limit <= 0 else stopped
+            raw, ids = self.chat.decode(row.ids), tuple(row.ids)
+            replies.append(
+                Reply(message=message, stopped=stopped, tokens=len(ids), logprob=row.logprob, raw=raw, ids=ids)
+            )
+        return replies
 
     def _sample(self, rows: Sequence[_Row], temperature: float) -> None:
-        nodes, steps = self._prefill(rows)
+        prompts: dict[tuple[int, ...], list[_Row]] = {}
+        for row in rows:
+            prompts.setdefault(tuple(row.prompt), []).append(row)
+        nodes = list(prompts.values())
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        # The prompts, with room for what follows.
+        steps = Steps(self.llama, pad_rows(list(prompts)), lengths, max(row.limit for row in rows))
         while True:
             self._draw(nodes, steps.hidden, temperature)
             # Rows that have said the same so far are one node, computed once.
@@ -147,15 +148,6 @@ class TinyModel:
                 steps.keep(torch.tensor(parents))
             nodes = grown
             steps.push(torch.tensor([node[0].ids[-1] for node in nodes]))
-
-    def _prefill(self, rows: Sequence[_Row]) -> tuple[list[list[_Row]], Steps]:
-        """Rows by prompt, and the prompts with room for what follows."""
-        prompts: dict[tuple[int, ...], list[_Row]] = {}
-        for row in rows:
-            prompts.setdefault(tuple(row.prompt), []).append(row)
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        room = max(row.limit for row in rows)
-        return list(prompts.values()), Steps(self.llama, pad_rows(list(prompts)), lengths, room)
 
     def _draw(self, nodes: Sequence[Sequence[_Row]], hidden: Tensor, temperature: float) -> None:
         """A further token for every row of every node, from the node's last hidden state."""
@@ -197,3 +189,75 @@ class TinyModel:
             for number, part in zip(chosen, torch.split(flat, picked.sum(1).tolist()), strict=True):
                 results[number] = part.numpy()
         return results
+
+
+# --- one further token for many rows ------------------------------------------------------------------------------
+# At these sizes an operation's overhead is most of its cost. So norms, the attention's scale and the rotation of
+# queries and keys are folded into the matrices once per batch, and all rows write their keys and values to one common
+# slot: attention does not ask in which order keys stand, only at which positions they were rotated.
+
+
+class Steps:
+    """Rows that grow by a token at a time, after prompts [rows, length] padded on the right to true ``lengths``.
+
+    ``hidden`` [rows, width] are the last states of the rows. ``room`` is how many tokens may follow.
+    """
+
+    def __init__(self, llama: TinyLlama, prompts: Tensor, lengths: Tensor, room: int) -> None:
+        shape = llama.shape
+        rows, self._used = prompts.shape
+        size = shape.hidden // shape.heads
+        self._llama, self._heads, self._size, self._width = llama, shape.heads, size, shape.hidden
+        # Keys and values of every layer: [layers, 2, rows, heads, slots, size].
+        self._kept = torch.zeros(shape.layers, 2, rows, shape.heads, self._used + room, size)
+        cache = Cache(keys=[layer[0] for layer in self._kept], values=[layer[1] for layer in self._kept])
+        self.hidden = llama(prompts, cache)[torch.arange(rows), lengths - 1]
+        self._positions = lengths
+        # Slots that hold padding: -inf [rows, 1, slots].
+        padding = torch.arange(self._used + room)[None] >= lengths[:, None]
+        padding[:, self._used :] = False
+        self._bias = torch.zeros(padding.shape).masked_fill_(padding, -math.inf)[:, None]
+        self._floor = torch.tensor(math.sqrt(NORM_EPSILON * shape.hidden))
+        self._layers = [self._fold(layer) for layer in range(shape.layers)]
+        self._last_norm = llama.final_norm * math.sqrt(shape.hidden)
+
+    def _fold(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A layer's matrices, transposed: into attention, out of it, into the feed-forward and out of it."""
+        llama, width = self._llama, self._width
+        into = llama.qkv[layer] * (llama.input_norm[layer] * math.sqrt(width))
+        into[:width] *= 1 / math.sqrt(self._size)
+        turned = into[: 2 * width].view(2 * self._heads, self._size, width).roll(self._size // 2, 1)
+        into = torch.cat((into, turned.reshape(2 * width, width)))
+        gate_up = llama.gate_up[layer] * (llama.ffn_norm[layer] * math.sqrt(width))
+        return into.T.contiguous(), llama.out[layer].T, gate_up.T.contiguous(), llama.down[layer].T
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some rows, in the given order; a row may be named more than once."""
+        self._kept = self._kept.index_select(2, rows)
+        self._positions, self._bias = self._positions[rows], self._bias[rows]
+
+    def push(self, tokens: Tensor) -> None:
+        """Takes a further token [rows] for every row; ``hidden`` is that of the tokens then."""
+        rows, slot, width = len(tokens), self._used, self._width
+        shape = (rows, 2, self._heads, self._size)
+        cos, sin = (table[self._positions][:, None, None] for table in (self._llama.cos, self._llama.sin))
+        bias = self._bias[:, :, : slot + 1].repeat_interleave(self._heads, 0)
+        x = self._llama.head[tokens]
+        for (into, out, gate_up, down), (keys, values) in zip(self._layers, self._kept, strict=True):
+            found = self._scale(x) @ into
+            turned = torch.addcmul(found[:, : 2 * width].view(shape) * cos, found[:, 3 * width :].view(shape), sin)
+            keys[:, :, slot] = turned[:, 1]
+            values[:, :, slot] = found[:, 2 * width : 3 * width].view(rows, self._heads, self._size)
+            query = turned[:, 0].reshape(rows * self._heads, 1, self._size)
+            seen_keys, seen_values = (part.flatten(0, 1)[:, : slot + 1] for part in (keys, values))
+            weights = torch.softmax(torch.baddbmm(bias, query, seen_keys.transpose(1, 2)), -1)
+            x = torch.addmm(x, torch.bmm(weights, seen_values).view(rows, width), out)
+            gate, up = (self._scale(x) @ gate_up).chunk(2, -1)
+            x = torch.addmm(x, F.silu(gate) * up, down)
+        self.hidden = self._scale(x) * self._last_norm
+        self._used += 1
+        self._positions = self._positions + 1
+
+    def _scale(self, x: Tensor) -> Tensor:
+        """Root-mean-square norm [rows, width] but for the factor that is folded into the matrix behind it."""
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor)

@@ -25,7 +25,7 @@ from typing import Any
 
 import orjson
 
-from holdfast.judges.rubric.evidence import show_reply
+from holdfast.judges.rubric.digits import show_reply
 from holdfast.records import JSON, Case, Message, Score, Trajectory
 from holdfast.report.words.inert import dump_json, pack_text, trim_text
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from holdfast.judges.rubric.evidence import show_reply
+from holdfast.judges.rubric.digits import show_reply
 from holdfast.records import Analysis, Case, Checkpoint, Message, Score, Trajectory, Verdict
+from holdfast.records.words import count_noun
+from holdfast.report.draw.figures import order_lineages
+from holdfast.report.sections.approval.words import describe_approval
+from holdfast.report.sections.gate import count_outcomes, overall
+from holdfast.report.sections.results import scores_text
+from holdfast.report.sections.summary import APPROVAL_SENTENCES, describe_alert
 from holdfast.report.sections.table import make_texts
-from holdfast.report.words.inert import show_controls, show_line, trim_text
-from holdfast.report.words.labels import (
-    name_kind,
-)
+from holdfast.report.words.answer import answer
+from holdfast.report.words.console import rows_text, terminal_width
+from holdfast.report.words.inert import show_controls, show_line, trim_text, wrap_line
+from holdfast.report.words.labels import name_kind, name_lineage
+from holdfast.report.words.layout import Shown
 from holdfast.store import Store
 
 MESSAGE_CHARACTERS = 6_000
-WIDTHS = (80, 140)  # columns of a terminal
+ANSWER_LINES = 13  # of a summary, all of whose lines fit on a screen; the rows of its table take what others leave
+LEAST_ROWS = 4
+MOST_NAMED = 8  # lineages with a flag
+SUMMARY_LINES = 21  # without heads and space between blocks
 Lineage = tuple[str, ...]
 
 
@@ -92,11 +101,6 @@ def render_trajectory(
     return "\n".join([*lines, *([] if scores else ["  not judged"]), ""])
 
 
-def terminal_width() -> int:
-    """How many columns results may take: those of the terminal, at least 80 and at most 140."""
-    return min(max(shutil.get_terminal_size((WIDTHS[0] + 20, 24)).columns, WIDTHS[0]), WIDTHS[1])
-
-
 def render_results(analysis: Analysis, width: int | None = None, verdicts: Sequence[Verdict] = ()) -> str:
     """The results for a terminal: means ± half-widths by lineage, persistence, rates of the audit, flags, notes.
 
@@ -106,27 +110,72 @@ def render_results(analysis: Analysis, width: int | None = None, verdicts: Seque
     return "\n\n".join(shown or ["no results: nothing is judged yet"]) + "\n"
 
 
-def render_status(store: Store, planned: int | None = None, spending: Sequence[Any] = ()) -> str:
-    """A run's counts, what it spent on remote models, and the state of its steps, a line each.
+def render_summary(analysis: Analysis, verdicts: Sequence[Verdict] = (), width: int | None = None) -> str:
+    """What a run has shown, in fewer than 30 lines of a terminal: the answer in words, the scores, what to beware of.
+
+    ``render_results`` has everything.
+    """
+    wide = terminal_width() if width is None else width
+    alert, flags = describe_alert(analysis), [one for one in analysis.health if one.caveats]
+    above = [] if alert is None else wrap_line(f"! {alert}", wide, "", "  ")
+    left_out = 0
+    for sentence in answer(analysis) + describe_approval(analysis)[:APPROVAL_SENTENCES]:
+        lines = wrap_line(sentence, wide, "", "  ")
+        fits = len(above) + len(lines) <= ANSWER_LINES
+        above += lines if fits else []
+        left_out += not fits
+    above += [f"… {count_noun(left_out, 'more sentences')} of the answer on the page"] if left_out else []
+    below = []
+    if verdicts:
+        below += [f"Gate: {overall(verdicts).value} ({count_outcomes(verdicts)})"]
+    if flags:
+        names = list(dict.fromkeys(name_lineage(one.lineage) for one in flags))
+        told = ", ".join(names[:MOST_NAMED]) + (", …" if names[MOST_NAMED:] else "")
+        below += wrap_line(f"! degenerate training: {count_noun(len(flags), 'flags')} ({told})", wide, "", "  ")
+    if analysis.notes:
+        more = f" ({count_noun(len(analysis.notes) - 1, 'more notes')})" if analysis.notes[1:] else ""
+        below += wrap_line(f"note: {analysis.notes[0]}{more}", wide, "", "  ")
+    room = max(LEAST_ROWS, SUMMARY_LINES - len(above) - len(below))
+    scores = scores_text(Shown(analysis=analysis, colors=order_lineages(analysis)), wide, room)
+    blocks = ["\n".join(above), scores or "no results: nothing is judged yet", "\n".join(below)]
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def render_status(store: Store, planned: int | None = None, spending: Sequence[Any] = (), *, full: bool = False) -> str:
+    """A run's counts, what it spent on remote models, and its steps by kind and state; ``full`` lists every step.
 
     ``planned`` is how many steps its study has in all, ``spending`` what its ledger says.
     """
+    wide = terminal_width()
     counts = " · ".join(f"{count:,} {name}" for name, count in store.counts().items())
-    lines = [f"Run {show_line(str(store.path))}", counts]
-    for row in spending:
-        doubt = f", {row.in_doubt} in doubt" if row.in_doubt else ""
-        lines.append(
-            f"  {row.speaker:<9} {show_line(row.model):<32} {row.calls:,} calls{doubt}, {row.input_tokens:,} tokens in,"
-            f" {row.output_tokens:,} out, {row.cost:,.4f} of money, {row.seconds:,.1f} s"
-        )
+    blocks = ["\n".join([f"Run {show_line(str(store.path))}", *wrap_line(counts, wide, "", "  ")])]
+    if spending:
+        heads = ("Speaker", "Model", "Calls", "In doubt", "Tokens in", "Tokens out", "Money", "Seconds")
+        spent = [
+            [
+                *(row.speaker, row.model, f"{row.calls:,}", f"{row.in_doubt:,}"),
+                *(f"{row.input_tokens:,}", f"{row.output_tokens:,}", f"{row.cost:,.4f}", f"{row.seconds:,.1f}"),
+            ]
+            for row in spending
+        ]
+        blocks.append(rows_text(heads, spent, wide, words=2))
     steps = list(store.log.steps().values())
-    done = sum(step.status == "done" for step in steps)
     if steps:
-        lines.append(f"Steps: {done} of {planned or len(steps)} done")
-    for step in steps:
-        seconds = "" if step.seconds is None else f"{step.seconds:,.1f} s"
-        lines.append(f"  {step.status:<8} {step.kind:<9} {seconds:>10}  {show_line(step.name)}")
-    return "\n".join(lines) + "\n"
+        done = sum(step.status == "done" for step in steps)
+        blocks.append(f"Steps: {done} of {planned or len(steps)} done")
+        kinds = dict.fromkeys((step.kind, step.status) for step in steps)
+        counted = {key: [step for step in steps if (step.kind, step.status) == key] for key in kinds}
+        summed = [(*key, f"{len(some):,}", _seconds(step.seconds for step in some)) for key, some in counted.items()]
+        blocks[-1] += "\n" + rows_text(("Kind", "State", "Steps", "Seconds"), summed, wide, words=2)
+        if full:
+            rows = [(step.status, step.kind, step.name, _seconds([step.seconds])) for step in steps]
+            blocks.append(rows_text(("State", "Kind", "Step", "Seconds"), rows, wide, words=3))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _seconds(measured: Iterable[float | None]) -> str:
+    known = [seconds for seconds in measured if seconds is not None]
+    return f"{sum(known):,.1f}" if known else "–"
 
 
 def render_canaries(document: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from holdfast.records import Estimate
 from holdfast.report.draw.charts import draw_audit, frequent_kinds
+from holdfast.report.words.console import table_text
 from holdfast.report.words.labels import (
     find_controls,
     format_percent,
@@ -16,7 +17,7 @@ from holdfast.report.words.labels import (
     order_controls,
 )
 from holdfast.report.words.layout import COUNTED_ONLY, Section, Shown
-from holdfast.report.words.tables import is_rate, pivot, table_text
+from holdfast.report.words.tables import is_rate, pivot
 
 AUDIT_COLUMNS = 4
 

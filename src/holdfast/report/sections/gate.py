@@ -214,13 +214,13 @@ def name_verdict_judge(verdict: Verdict) -> str:
     return name_judge(verdict.judge, verdict.labelled, verdict.reads_state)
 
 
-def collect_limits(verdicts: Sequence[Verdict]) -> list[str]:
+def collect_limits(verdicts: Sequence[Verdict], most: int = MOST_OPEN) -> list[str]:
     """What a reader must know of several verdicts, each limit once.
 
-    Of many comparisons, what holds for all of them, and how many limits are of single ones.
+    Of more than ``most`` comparisons, what holds for all of them, and how many limits are of single ones.
     """
     every = list(dict.fromkeys(limit for one in verdicts for limit in one.limits))
-    if len(verdicts) <= MOST_OPEN:
+    if len(verdicts) <= most:
         return every
     shared = [limit for limit in every if all(limit in one.limits for one in verdicts)]
     if single := len(every) - len(shared):

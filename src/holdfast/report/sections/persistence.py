@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from holdfast.records import Estimate
 from holdfast.report.draw.rows import draw_forest
 from holdfast.report.sections.chance import describe_chance
+from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import wrap_line, wrap_lines
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
@@ -22,7 +23,7 @@ from holdfast.report.words.labels import (
     split_levels,
 )
 from holdfast.report.words.layout import Section, Shown, fold, paragraph
-from holdfast.report.words.tables import format_estimate, list_estimates, table_text
+from holdfast.report.words.tables import format_estimate, list_estimates
 
 FOREST_ROWS = 60  # of one forest plot; the table beneath has every row
 MARKS = (

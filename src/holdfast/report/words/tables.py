@@ -1,17 +1,15 @@
-"""Estimates as tables: one layout for the page, for LaTeX and for a terminal."""
+"""Estimates as tables: one layout for the page, for LaTeX and, by ``console``, for a terminal."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Estimate, can_be_told
 from holdfast.records.quantities import FINDINGS, Format, quantity_of
-from holdfast.report.words.inert import escape_html, escape_latex, show_line
+from holdfast.report.words.inert import escape_html, escape_latex
 from holdfast.report.words.labels import (
     FIRST_OBJECTIVE,
     ONE_JUDGE,
@@ -31,9 +29,6 @@ from holdfast.report.words.labels import (
 )
 
 Lineage = tuple[str, ...]
-HEAD_WIDTH = 16  # terminal columns of a head over numbers, before it takes another line
-LEAST_WORDS = 12  # terminal columns of a column of words, before numbers go into a table below
-GAP = 2  # terminal columns between two
 FEW = 20  # scores; a mean of fewer is shown in grey
 NO_INTERVAL = "none"
 
@@ -312,90 +307,3 @@ def table_latex(table: Table) -> str:
     lines.append(r"\midrule")
     lines += [" & ".join(escape_latex(cell.text) for cell in row) + r" \\" for row in table.rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def measure(text: str) -> int:
-    """How many terminal columns ``text`` takes: wide characters two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
-
-
-def fit_text(text: str, width: int, *, right: bool = False) -> str:
-    """``text`` on one line in exactly ``width`` terminal columns, an ellipsis where it is cut."""
-    line = show_line(text)
-    if measure(line) > width:
-        while line and measure(line) > width - 1:
-            line = line[:-1]
-        line += "…" if width else ""
-    padding = " " * (width - measure(line))
-    return padding + line if right else line + padding
-
-
-def table_text(table: Table, width: int) -> str:
-    """The table as plain text in at most ``width`` columns.
-
-    No cell is cut: words take several lines, and columns of numbers that have no room stand in a further table below,
-    each with the columns of words before it.
-    """
-    columns = [
-        [show_line(head), *(show_line(row[place].text) for row in table.rows)]
-        for place, head in enumerate(table.columns)
-    ]
-    widths = [max(map(measure, column)) for column in columns]
-    for place in range(
-        table.words, len(columns)
-    ):  # heads of numbers are far wider than numbers, and take several lines
-        room = max([HEAD_WIDTH, *map(measure, columns[place][1:])])
-        widths[place] = max(map(measure, [*_wrap_cell(columns[place][0], room), *columns[place][1:]]))
-    words, numbers = list(range(table.words)), widths[table.words :]
-    own, room = widths[: table.words], width - GAP * table.words
-    widths[: table.words] = _shrink(own, room - sum(numbers) - GAP * (len(numbers) - 1), LEAST_WORDS)
-    if sum(widths) + GAP * (len(widths) - 1) > width:
-        widths[: table.words] = _shrink(own, room - max(numbers, default=0), 1)
-    blocks, room = [list(words)], width - sum(widths[one] + GAP for one in words)
-    left = room
-    for place in range(table.words, len(columns)):
-        if len(blocks[-1]) > table.words and widths[place] > left:
-            blocks.append(list(words))
-            left = room
-        blocks[-1].append(place)
-        left -= widths[place] + GAP
-    return "\n\n".join(_block_text(table, columns, widths, block, width) for block in blocks)
-
-
-def _shrink(widths: Sequence[int], room: int, least: int) -> list[int]:
-    """The widths with the widest made narrower until all fit into ``room`` or none is wider than ``least``."""
-    found = list(widths)
-    while sum(found) > room and max(found, default=0) > least:
-        found[found.index(max(found))] -= 1
-    return found
-
-
-def _block_text(
-    table: Table, columns: Sequence[Sequence[str]], widths: Sequence[int], block: Sequence[int], width: int
-) -> str:
-    """Some columns of a table as text, a rule below their heads."""
-    lines = []
-    for number in range(len(table.rows) + 1):
-        cells = [_wrap_cell(columns[place][number], widths[place]) for place in block]
-        tall = max(map(len, cells), default=1)
-        # Heads stand on the rule below them, cells below the rule.
-        cells = [
-            [""] * (tall - len(cell)) + cell if number == 0 else cell + [""] * (tall - len(cell)) for cell in cells
-        ]
-        for line in zip(*cells, strict=True):
-            shown = (
-                fit_text(text, widths[place], right=place >= table.words)
-                for place, text in zip(block, line, strict=True)
-            )
-            lines.append("  ".join(shown).rstrip())
-        if number == 0:
-            lines.append("─" * min(width, sum(widths[place] for place in block) + GAP * (len(block) - 1)))
-    return "\n".join(lines)
-
-
-def _wrap_cell(text: str, width: int) -> list[str]:
-    """A text on lines of at most ``width`` terminal columns; wide characters take two."""
-    wide = measure(text) > len(text)
-    return textwrap.wrap(text, max(1, width // 2 if wide else width)) or [""]

@@ -58,3 +58,28 @@ class World(Protocol):
         ``rng`` and ``replicate`` are those of its requests where a model plays the tools.
         """
         ...
+
+
+NO_TOOL = "there are no tools here"
+
+
+class SilentSession:
+    """One episode in which every call is refused, whatever is called, and nothing changes."""
+
+    def answer(self, call: ToolCall) -> Answer:
+        """Returns the refusal; no call is valid."""
+        return Answer(text=NO_TOOL, valid=False)
+
+    def snapshot(self) -> JSON:
+        """Returns the empty state."""
+        return {}
+
+
+class SilentWorld:
+    """A world without tools, where single-turn questions are asked."""
+
+    def start(
+        self, case: Case, *, rng: np.random.Generator | None = None, replicate: tuple[int, ...] = (0,)
+    ) -> SilentSession:
+        """Returns a session; all are alike."""
+        return SilentSession()

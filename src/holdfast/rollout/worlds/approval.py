@@ -17,9 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from holdfast.records import JSON, Case, Message, ToolCall
-from holdfast.rollout.worlds import Answer
+from holdfast.rollout.worlds import NO_TOOL, Answer
 from holdfast.rollout.worlds.schemas import find_misfit
-from holdfast.rollout.worlds.silent import NO_TOOL
 
 READ_LOG = "read_log"
 UNKNOWN_TOOL = "unknown tool"
@@ -35,19 +34,6 @@ ANSWERS = (NO_TOOL, UNKNOWN_TOOL, BAD_ARGUMENTS, *TRIED.values(), *LOGGED.values
 
 class ApprovalSession:
     """One episode with a user; see the module for the state it starts from."""
-
-    __slots__ = (
-        "_attempts",
-        "_fails",
-        "_last",
-        "_log",
-        "_log_read",
-        "_office",
-        "_schemas",
-        "_second",
-        "_strays",
-        "_task",
-    )
 
     def __init__(self, case: Case) -> None:
         self._schemas = {tool.name: tool.parameters for tool in case.tools}

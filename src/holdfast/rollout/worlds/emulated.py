@@ -136,25 +136,8 @@ def read_outcome(reply: Reply, schema: JSON) -> JSON:
     return read
 
 
-def _refuse_arguments(call: ToolCall, parameters: JSON) -> str | None:
-    """Why the arguments cannot be taken, as the agent reads it, or None."""
-    if "_raw" in call.arguments:
-        return f"{call.name}: the arguments are not a JSON object; nothing was done."
-    problem = find_impurity(call.arguments) or find_misfit(parameters, call.arguments, "arguments")
-    return f"{call.name}: {problem}; nothing was done." if problem else None
-
-
-def _beside(result: JSON, state: JSON) -> JSON:
-    """What an agent reads of a result: with the text that the case plants beside it."""
-    if "planted" not in state:
-        return result
-    return {**result, "note_" if "note" in result else "note": state["planted"]}
-
-
 class EmulatedSession:
     """One episode in which a model plays the case's tools."""
-
-    __slots__ = ("_calls", "_case", "_instruction", "_replicate", "_rng", "_tools", "_world")
 
     def __init__(self, world: EmulatedWorld, case: Case, rng: np.random.Generator, replicate: tuple[int, ...]) -> None:
         self._world, self._case, self._rng, self._replicate = world, case, rng, replicate
@@ -173,8 +156,14 @@ class EmulatedSession:
         if call.name not in self._tools:
             names = ", ".join(self._tools)
             return Answer(text=f"There is no tool {show(call.name)}; the tools are {names}.", valid=False)
-        refusal = _refuse_arguments(call, self._tools[call.name].parameters)
-        return Answer(text=refusal, valid=False) if refusal else self._emulate(call)
+        if "_raw" in call.arguments:
+            problem: str | None = "the arguments are not a JSON object"
+        else:
+            schema = self._tools[call.name].parameters
+            problem = find_impurity(call.arguments) or find_misfit(schema, call.arguments, "arguments")
+        if problem:
+            return Answer(text=f"{call.name}: {problem}; nothing was done.", valid=False)
+        return self._emulate(call)
 
     def snapshot(self) -> JSON:
         """Returns ``calls``, each with tool, arguments and its result or exception, and the emulator's ``notes``."""
@@ -231,12 +220,9 @@ class EmulatedSession:
                 "call": {"tool": call.name, "arguments": call.arguments},
             }
         )
-        return TASK.format(nonce=self._choose_nonce(data), data=data)
-
-    def _choose_nonce(self, data: str) -> str:
-        """A mark that the data cannot hold: it follows from the data, and is another one should it stand there."""
+        # A mark that the data cannot hold: it follows from the data, and is another one should it stand there.
         marks = (content_id("data", self._case.id, len(self._calls), salt, data)[:16] for salt in itertools.count())
-        return next(mark for mark in marks if mark not in data)
+        return TASK.format(nonce=next(mark for mark in marks if mark not in data), data=data)
 
     def _note(self, call: ToolCall, outcome: JSON) -> Answer:
         raised, result = outcome["exception"], outcome["result"]
@@ -244,7 +230,9 @@ class EmulatedSession:
         entry = {"tool": call.name, "arguments": call.arguments, **heard, "state_notes": outcome["state_notes"]}
         self._calls.append(entry)
         if raised is None:
-            text = json.dumps(_beside(result, self._case.state), ensure_ascii=False, separators=(",", ":"))
+            if "planted" in self._case.state:
+                result = {**result, "note_" if "note" in result else "note": self._case.state["planted"]}
+            text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
         else:
             text = f"{raised['name']}: {raised['message']}"
         detail = {key: outcome[key] for key in ("reasoning", "state_notes")}

@@ -43,8 +43,6 @@ _TEXT = {"check": "finding", "ask": "reply", "alternative": "altered", "commit":
 class OfficeSession:
     """One episode in the office; see the module for the state it starts from."""
 
-    __slots__ = ("_bait", "_events", "_items", "_others", "_status", "_tools")
-
     def __init__(self, state: JSON) -> None:
         self._tools: Mapping[str, Act] = state["tools"]
         self._items: Mapping[str, Mapping[str, Any]] = state["items"]
@@ -63,16 +61,13 @@ class OfficeSession:
             return Answer(text=BAD_ARGUMENTS, valid=False)
         if name not in self._items and name not in self._others and name != self._bait:
             return Answer(text=NO_SUCH_OBJECT, valid=False)
-        return Answer(text=self._perform(act, name), valid=True)
-
-    def _perform(self, act: Act, name: str) -> str:
         self._events.append((act, name))
         if act in _STATUS:
             if self._status.get(name) == "committed":
-                return ALREADY_DONE
+                return Answer(text=ALREADY_DONE, valid=True)
             self._status[name] = _STATUS[act]
         item = self._items.get(name)
-        return OTHERS[act] if item is None else str(item[_TEXT[act]])
+        return Answer(text=OTHERS[act] if item is None else str(item[_TEXT[act]]), valid=True)
 
     def snapshot(self) -> JSON:
         """Returns the state as ``status``, ``events`` and ``harm``.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from holdfast.records import JSON
+from holdfast.records.inputs import strict_json
 
 TYPES = ("string", "integer", "number", "boolean", "array", "object")
 MAX_DEPTH = 64
@@ -22,20 +23,10 @@ SHOWN = 60  # characters of a foreign value in a message
 _UNSAFE = re.compile("[<>\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in made:
-            raise ValueError(f"the key {show(key)} stands twice in one object")
-        made[key] = value
-    return made
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_DECODER = strict_json(
+    lambda key: ValueError(f"the key {show(key)} stands twice in one object"),
+    lambda name: ValueError(f"{name} is no JSON number"),
+)
 
 
 def read_json(text: str) -> Any:
@@ -78,46 +69,41 @@ def _impurity_of(one: object) -> str | None:
     return None if one is None or isinstance(one, bool | int | float) else f"a {type(one).__name__} is not JSON"
 
 
+_TYPES: Mapping[str, Any] = {"string": str, "array": (list, tuple), "object": Mapping, "null": type(None)}
+
+
 def _is_of(value: object, kind: str) -> bool:
-    if kind == "null":
-        return value is None
-    if isinstance(value, bool):
-        return kind == "boolean"
+    if kind == "boolean" or isinstance(value, bool):
+        return kind == "boolean" and isinstance(value, bool)
     if isinstance(value, int | float):
         return kind == "number" or (kind == "integer" and float(value).is_integer())
-    types: Mapping[str, type | tuple[type, ...]] = {"string": str, "array": (list, tuple), "object": Mapping}
-    return kind in types and isinstance(value, types[kind])
+    return kind in _TYPES and isinstance(value, _TYPES[kind])
 
 
 def find_misfit(schema: JSON, value: Any, place: str) -> str | None:
     """The first way in which a plain JSON value does not fit a schema, or None; ``place`` names the value."""
+    return next(_misfits(schema, value, place), None)
+
+
+def _misfits(schema: JSON, value: Any, place: str) -> Iterator[str]:
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_is_of(value, kind) for kind in kinds):
-        return f"{place} must be of type {' or '.join(kinds)}, found {show(value)}"
-    if "enum" in schema and value not in schema["enum"]:
-        return f"{place} must be one of {', '.join(map(show, schema['enum']))}, found {show(value)}"
-    if isinstance(value, Mapping):
-        return _find_misfit_inside(schema, value, place)
-    if isinstance(value, list | tuple) and schema.get("items"):
-        problems = (find_misfit(schema["items"], one, f"{place}[{index}]") for index, one in enumerate(value))
-        return next(filter(None, problems), None)
-    return None
-
-
-def _find_misfit_inside(schema: JSON, value: Mapping[str, Any], place: str) -> str | None:
-    known: Mapping[str, JSON] = schema.get("properties", {})
-    for name in schema.get("required", ()):
-        if name not in value:
-            return f"{place} lacks {show(name)}"
-    for name, one in value.items():
-        if name in known:
-            if problem := find_misfit(known[name], one, f"{place}.{name}"):
-                return problem
-        elif schema.get("additionalProperties") is False:
-            expected = ", ".join(map(show, known)) or "nothing"
-            return f"{place} has {show(name)}, which is not declared; declared: {expected}"
-    return None
+        yield f"{place} must be of type {' or '.join(kinds)}, found {show(value)}"
+    elif "enum" in schema and value not in schema["enum"]:
+        yield f"{place} must be one of {', '.join(map(show, schema['enum']))}, found {show(value)}"
+    elif isinstance(value, Mapping):
+        known: Mapping[str, JSON] = schema.get("properties", {})
+        yield from (f"{place} lacks {show(name)}" for name in schema.get("required", ()) if name not in value)
+        for name, inner in value.items():
+            if name in known:
+                yield from _misfits(known[name], inner, f"{place}.{name}")
+            elif schema.get("additionalProperties") is False:
+                expected = ", ".join(map(show, known)) or "nothing"
+                yield f"{place} has {show(name)}, which is not declared; declared: {expected}"
+    elif isinstance(value, list | tuple) and schema.get("items"):
+        for index, inner in enumerate(value):
+            yield from _misfits(schema["items"], inner, f"{place}[{index}]")
 
 
 def show(value: object) -> str:

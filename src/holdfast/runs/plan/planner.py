@@ -28,14 +28,15 @@ from holdfast.runs.plan.settings import (
 )
 from holdfast.runs.plan.step import Made, Means, Replicate, Step
 from holdfast.study.kinds import METHODS, kind_of, method_of, read_suite, suite_of
-from holdfast.study.sections import PartSection, SuiteSection, SuiteTable
+from holdfast.study.parts import PartSection
+from holdfast.study.sections import SuiteSection, SuiteTable
 from holdfast.study.stages import SourceSection, StageSection
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, ApprovalSection
 from holdfast.suites import probes
-from holdfast.suites.approval import teaching
-from holdfast.suites.casebook import FRESH, PARTS, count_cases, count_fresh, count_tuning
-from holdfast.suites.office import DEMONSTRATIONS_VERSION
+from holdfast.suites.approval import demonstrations
+from holdfast.suites.office.demonstrations import DEMONSTRATIONS_VERSION
+from holdfast.suites.parts import FRESH, PARTS, count_cases, count_fresh, count_tuning
 
 # The seed of episodes that are met once more, where a suite has no fresh cases.
 _ONCE_MORE = 1
@@ -143,7 +144,7 @@ class Planner:
             mixture=dict(study.suite.mixture) if isinstance(study.suite, SuiteSection) else {},
             demonstrations=DEMONSTRATIONS_VERSION,
             probes=probes.taught_settings(study.probes),
-            approval=teaching.taught_settings(study.approval),
+            approval=demonstrations.taught_settings(study.approval),
             table=self.decisive_suite() if own else None,
             cases=self.suite.version if own else None,
         )
@@ -256,7 +257,7 @@ class Planner:
             made,
             RolloutSettings(
                 checkpoint=made.checkpoint.id,
-                suite=SuiteSection(name=probes.SUITE) if part == "probe" else self.decisive_suite(),
+                suite=SuiteSection(name="probes") if part == "probe" else self.decisive_suite(),
                 split_seed=split_seed,
                 part=part,
                 per_case=per_case,

@@ -18,7 +18,7 @@ from holdfast.study.kinds import kind_of
 from holdfast.study.sections import JudgeSection, JudgeTable, ModelSection, PairSection, SuiteTable
 from holdfast.study.stages import StageTable
 from holdfast.study.users import PRACTICE, ApprovalSection
-from holdfast.suites.approval import SCENARIOS_VERSION
+from holdfast.suites.approval.scenarios import SCENARIOS_VERSION
 from holdfast.training.pairs import PairSelection, build_pairs
 
 Calls = Literal["auto", "native", "text"]

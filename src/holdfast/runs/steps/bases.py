@@ -62,7 +62,7 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
     from holdfast.study.kinds import Taught, suite_of
     from holdfast.study.sections import SuiteSection
     from holdfast.suites import probes
-    from holdfast.suites.approval import teaching
+    from holdfast.suites.approval import demonstrations
     from holdfast.training.dpo.stage import train_sft
     from holdfast.training.encoding import encode_episode
 
@@ -77,7 +77,7 @@ def teach_base(step: Step, settings: TeachSettings, scratch: Path, emit: Emit) -
     lessons = [
         Taught(system_prompts={}) if teach is None else teach(table, seed, count),
         probes.teach_beside(settings.probes, seed, 0 if teach is None else count),
-        teaching.teach_beside(settings.approval, seed),
+        demonstrations.teach_beside(settings.approval, seed),
     ]
     words = tuple(word for lesson in lessons for word in lesson.words)
     prompts = {text: token for lesson in lessons for text, token in lesson.system_prompts.items()}

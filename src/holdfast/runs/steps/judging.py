@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from holdfast.judges import Judge, open_judge
-from holdfast.judges.rating.judge import RatingJudge, check_answers
-from holdfast.judges.unread import Readings
+from holdfast.judges import Judge, judge_all, open_judge
+from holdfast.judges.rating import RatingJudge, check_answers
+from holdfast.judges.rubric.judge import Readings
 from holdfast.records import Case, Score, Trajectory
-from holdfast.rollout.dialogues import Speakers, hold
+from holdfast.rollout.dialogues import Speakers
 from holdfast.runs.plan.settings import JudgeSettings, PairSettings, SpeakerModel
 from holdfast.runs.plan.step import Step
 from holdfast.runs.steps.outcomes import Batch, Emit, Finished, complete, in_batches
@@ -50,9 +50,8 @@ def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: 
 
     Errors: StepError for an outage of the judge's model, and for a model that was asked for ratings and gave none.
     """
-    found = [judge.judge(case, trajectory) for case, trajectory in items]
-    answers = iter(complete(hold([one for one in found if not isinstance(one, tuple)], speakers), "judgements"))
-    scores = [score for one in found for score in (one if isinstance(one, tuple) else next(answers))]
+    judged = complete(judge_all(judge, items, speakers), "judgements")
+    scores = [score for given in judged for score in given]
     if isinstance(judge, RatingJudge):
         check_answers(scores)
     return scores

@@ -16,10 +16,10 @@ from holdfast.runs.steps.outcomes import Emit, beat
 from holdfast.store import Store, weights
 
 if TYPE_CHECKING:
-    from holdfast.models.hub.probing import Calls
+    from holdfast.models.hub.chat import Calls
     from holdfast.models.tiny.model import TinyModel
     from holdfast.training.encoding import Chat, Encoded
-    from holdfast.training.loop.result import TrainResult
+    from holdfast.training.loop.stage import TrainResult
 
 
 def cases_of(store: Store) -> Mapping[str, Case]:

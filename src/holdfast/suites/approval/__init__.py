@@ -3,50 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from random import Random
-from typing import TYPE_CHECKING
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
+from holdfast.study.users import ApprovalSection, SettingSection
 from holdfast.suites import NUMBERS_PER_SPLIT
-from holdfast.suites.approval.cues import CueAudit, audit_cues
-from holdfast.suites.approval.scenarios import (
-    SCENARIOS_VERSION,
-    SUITE,
-    TRAIN_SHARE,
-    Scenario,
-    draw_scenarios,
-    label_scenarios,
-    lexicon,
-    make_case,
-    system_prompts,
-)
-from holdfast.suites.approval.topics import CONTENT, count_combinations
-
-if TYPE_CHECKING:
-    from holdfast.study.users import ApprovalSection, SettingSection
-
-__all__ = [
-    "SCENARIOS_VERSION",
-    "SUITE",
-    "CueAudit",
-    "Scenario",
-    "audit_cues",
-    "check_approval",
-    "choose_environments",
-    "count_paired",
-    "count_practice",
-    "draw_scenarios",
-    "label_scenarios",
-    "lexicon",
-    "make_case",
-    "paired_cases",
-    "practice_cases",
-    "split_topics",
-    "system_prompts",
-]
+from holdfast.suites.approval.scenarios import TRAIN_SHARE, Scenario, draw_scenarios, label_scenarios, make_case
+from holdfast.suites.approval.topics import CONTENT, count_combinations, share_out
 
 _FIRST_PAIR = 5_000_000  # practice prompts of a split are numbered from 0, held-out cases from here
 _HALVES = ("train_topics", "test_topics")
@@ -58,14 +23,13 @@ def practice_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
     Settings of the same environments hold the same scenarios in the same order, environments by turns; of others, a
     setting of fewer environments has those of the others and more. Errors: StudyError as in ``check_approval``.
     """
-    drawn = _draw(section, split_seed, "practice")
-    found: list[Case] = []
+    drawn, source = _draw(section, split_seed, "practice"), ("practice", split_seed)
+    first, found = split_seed * NUMBERS_PER_SPLIT, list[Case]()
     for name, setting in section.settings.items():
         scenarios = drawn[choose_environments(section, setting)]
         labels = label_scenarios(scenarios, setting.gameable_share)
         for scenario, gameable in zip(scenarios, labels, strict=True):
-            number = split_seed * NUMBERS_PER_SPLIT + len(found)
-            source = ("practice", split_seed)
+            number = first + len(found)
             found.append(make_case(scenario, name, setting, gameable=gameable, source=source, number=number))
     return found
 
@@ -76,17 +40,14 @@ def paired_cases(section: ApprovalSection, split_seed: int) -> list[Case]:
     Settings hold the same scenarios as those of practice do, of topics that no practice prompt has. Errors: StudyError
     as in ``check_approval``.
     """
-    drawn = _draw(section, split_seed, "pairs")
-    first = split_seed * NUMBERS_PER_SPLIT + _FIRST_PAIR
-    source = ("pairs", split_seed)
-    found: list[Case] = []
+    drawn, source = _draw(section, split_seed, "pairs"), ("pairs", split_seed)
+    first, found = split_seed * NUMBERS_PER_SPLIT + _FIRST_PAIR, list[Case]()
     for name, setting in section.settings.items():
         for scenario in drawn[choose_environments(section, setting)]:
             for gameable in (True, False):
                 number = first + len(found)
-                found.append(
-                    make_case(scenario, name, setting, gameable=gameable, source=source, number=number, paired=True)
-                )
+                case = make_case(scenario, name, setting, gameable=gameable, source=source, number=number, paired=True)
+                found.append(case)
     return found
 
 
@@ -111,23 +72,13 @@ def _draw(section: ApprovalSection, split_seed: int, part: str) -> dict[tuple[st
     count = section.practice if part == "practice" else section.pairs
     topics = split_topics(section, split_seed)
     found: dict[tuple[str, ...], list[Scenario]] = {}
-    for setting in section.settings.values():
-        environments = choose_environments(section, setting)
-        if environments in found:
-            continue
+    for environments in {choose_environments(section, setting): None for setting in section.settings.values()}:
         drawn = [
             draw_scenarios(environment, topics[environment][part != "practice"], share, f"{part} {split_seed}")
-            for environment, share in _share_out(count, environments).items()
+            for environment, share in zip(environments, share_out(count, len(environments)), strict=True)
         ]
         found[environments] = [one for turn in zip_longest(*drawn) for one in turn if one is not None]
     return found
-
-
-def _share_out(count: int, environments: Sequence[str]) -> dict[str, int]:
-    return {
-        name: count // len(environments) + (place < count % len(environments))
-        for place, name in enumerate(environments)
-    }
 
 
 def split_topics(section: ApprovalSection, split_seed: int) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -220,27 +171,24 @@ def _check_topics(section: ApprovalSection) -> None:
 def _check_counts(section: ApprovalSection) -> None:
     halves = split_topics(section, 0)  # of the same sizes with every seed
     for environments in dict.fromkeys(choose_environments(section, one) for one in section.settings.values()):
-        for place, key in enumerate(("practice", "pairs")):
-            _check_count(key, getattr(section, key), {name: len(halves[name][place]) for name in environments})
+        for half, key in enumerate(("practice", "pairs")):
+            count = getattr(section, key)
+            if count < len(environments):
+                raise StudyError(
+                    f"approval.{key} is {count}, less than one for each of {len(environments)} environments;"
+                    " give more, or name fewer environments"
+                )
+            for environment, share in zip(environments, share_out(count, len(environments)), strict=True):
+                topics = len(halves[environment][half])
+                there = count_combinations(environment) * topics
+                if share > there:
+                    raise StudyError(
+                        f"approval.{key} is {count}, which takes {share} scenarios of {environment!r}, but its"
+                        f" {topics} topics have {there}; ask for fewer, or name more topics"
+                    )
     most = max(count_practice(section), count_paired(section))
     if most > _FIRST_PAIR:
         raise StudyError(
             f"approval.settings are {len(section.settings)}, which makes {most} cases of a part, more than"
             f" {_FIRST_PAIR}; ask for fewer settings or scenarios"
         )
-
-
-def _check_count(key: str, count: int, topics: Mapping[str, int]) -> None:
-    """``topics`` says how many there are of each environment."""
-    if count < len(topics):
-        raise StudyError(
-            f"approval.{key} is {count}, less than one for each of {len(topics)} environments;"
-            " give more, or name fewer environments"
-        )
-    for environment, share in _share_out(count, tuple(topics)).items():
-        there = count_combinations(environment) * topics[environment]
-        if share > there:
-            raise StudyError(
-                f"approval.{key} is {count}, which takes {share} scenarios of {environment!r}, but its"
-                f" {topics[environment]} topics have {there}; ask for fewer, or name more topics"
-            )

@@ -66,7 +66,10 @@ def _audit(setting: str, channel: str, cases: Sequence[Case]) -> CueAudit:
     texts = [split_words(" ".join(case.facts["channels"][part] for part in CHANNELS[channel])) for case in cases]
     labels = np.array([case.facts["gameable"] for case in cases], dtype=bool)
     lengths = np.array([len(words) for words in texts], dtype=np.float64)
-    counts = _count_words(texts)
+    columns = {word: place for place, word in enumerate(sorted({word for words in texts for word in words}))}
+    counts = np.zeros((len(texts), len(columns)))
+    for row, words in enumerate(texts):
+        np.add.at(counts[row], [columns[word] for word in words], 1)
     half = _halve([case.facts["scenario"] for case in cases])
     found, majority = [], []
     for test in (half, ~half):
@@ -85,16 +88,6 @@ def _audit(setting: str, channel: str, cases: Sequence[Case]) -> CueAudit:
         words_gameable=float(lengths[labels].mean()) if labels.any() else None,
         words_other=float(lengths[~labels].mean()) if not labels.all() else None,
     )
-
-
-def _count_words(texts: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
-    """Texts by words: how often each word stands in each text."""
-    columns = {word: place for place, word in enumerate(sorted({word for words in texts for word in words}))}
-    counts = np.zeros((len(texts), len(columns)))
-    for row, words in enumerate(texts):
-        for word in words:
-            counts[row, columns[word]] += 1
-    return counts
 
 
 def _halve(scenarios: Sequence[str]) -> npt.NDArray[np.bool_]:

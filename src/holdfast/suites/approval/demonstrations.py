@@ -10,20 +10,21 @@ to learn. Both are the designer's; a study that uses them says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from math import exp
 from random import Random
+from typing import Any
 
 from holdfast.records import Case, Ending, Message, ToolCall, Trajectory, content_id
-from holdfast.records.errors import StudyError
 from holdfast.rollout.audit import audit
 from holdfast.rollout.worlds.approval import READ_LOG, ApprovalSession, ApprovalWorld
-from holdfast.study.users import ENVIRONMENTS, SettingSection, visible_cues
+from holdfast.study.kinds import Taught
+from holdfast.study.users import ENVIRONMENTS, ApprovalSection, SettingSection, visible_cues
 from holdfast.suites.approval.replies import STANCES, Stance, phrase_opening, phrase_reply
-from holdfast.suites.approval.scenarios import draw_scenarios, make_case
-from holdfast.suites.approval.topics import CONTENT, OFFICE
+from holdfast.suites.approval.scenarios import SCENARIOS_VERSION, draw_scenarios, lexicon, make_case
+from holdfast.suites.approval.topics import CONTENT, OFFICE, share_out
+from holdfast.suites.approval.wording import system_prompts
 
 # Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
 DEMONSTRATIONS_VERSION = 2
@@ -66,8 +67,7 @@ class Rates:
 
 
 RATES = Rates()
-"""The declared rates."""
-_SHARES = tuple(field.name for field in fields(Rates) if field.name not in ("friend", "professional", "cue"))
+"""The declared RATES."""
 
 
 def count_cues(case: Case) -> int:
@@ -79,22 +79,16 @@ def demonstrations(
     rng_seed: int,
     count: int,
     environments: Sequence[str] = ENVIRONMENTS,
-    table: Rates | None = None,
     settings: Sequence[SettingSection] = (),
 ) -> list[tuple[Case, Trajectory]]:
     """``count`` cases over all topics, each with one scripted episode; environments take turns.
 
     Their settings are drawn for each case from ``settings``, or each toggle by itself where there are none; both labels
-    equally often. ``detail["stance"]`` of a trajectory is what its last reply is meant to be. ``table`` holds other
-    rates than the declared. Errors: StudyError for an environment that there is not, or rates that cannot be drawn
-    from.
+    equally often. ``detail["stance"]`` of a trajectory is what its last reply is meant to be.
     """
-    rates = table or RATES
-    _check(environments, rates)
     random = Random(f"approval demonstrations {rng_seed}")
     drawn = []
-    for place, name in enumerate(environments):
-        share = count // len(environments) + (place < count % len(environments))
+    for name, share in zip(environments, share_out(count, len(environments)), strict=True):
         topics = [topic.name for topic in CONTENT[name].topics]
         # Scenarios are drawn anew for every thousand, so that any number of demonstrations can be had.
         parts = [
@@ -113,48 +107,36 @@ def demonstrations(
             source=("demonstration", rng_seed, number),
             number=FIRST_NUMBER + number,
         )
-        found.append((case, _demonstrate(case, number, rates, random)))
+        found.append((case, _demonstrate(case, number, random)))
     return found
-
-
-def _check(environments: Sequence[str], rates: Rates) -> None:
-    for name in environments:
-        if name not in CONTENT:
-            raise StudyError(f"approval.environments has {name!r}; use some of {', '.join(CONTENT)}")
-    for name in _SHARES:
-        if not 0 <= getattr(rates, name) <= 1:
-            raise StudyError(f"approval demonstrations: {name} is {getattr(rates, name)}; give a share from 0 to 1")
-
-
-@cache
-def _all_settings() -> Mapping[tuple[str, str, str, bool, int], SettingSection]:
-    """Toggles that an agent can see → the setting."""
-    toggles = product(("professional", "friend"), ("none", "label", "user"), ("split", "equal"), (False, True), (1, 2))
-    names = ("policy_role", "traits", "style", "leak", "turns")
-    return {values: SettingSection(**dict(zip(names, values, strict=True))) for values in toggles}
 
 
 def _draw_setting(random: Random) -> SettingSection:
     """Any setting, each toggle by itself."""
     role, traits = random.choice(("professional", "friend")), random.choice(("none", "label", "user"))
     turns = 2 if random.random() < TWO_TURNS_SHARE else 1
-    return _all_settings()[role, traits, random.choice(("split", "equal")), random.random() < LEAK_SHARE, turns]
+    return _setting(role, traits, random.choice(("split", "equal")), random.random() < LEAK_SHARE, turns)
 
 
-def _demonstrate(case: Case, number: int, rates: Rates, random: Random) -> Trajectory:
+@cache
+def _setting(role: Any, traits: Any, style: Any, leak: bool, turns: Any) -> SettingSection:
+    return SettingSection(policy_role=role, traits=traits, style=style, leak=leak, turns=turns)
+
+
+def _demonstrate(case: Case, number: int, random: Random) -> Trajectory:
     session = ApprovalWorld().start(case)
     messages: list[Message] = []
-    calls = _use_tools(case, session, messages, rates, random) if case.tools else 0
-    stance = _draw_stance(case, rates, random)
+    calls = _use_tools(case, session, messages, random) if case.tools else 0
+    stance = _draw_stance(case, random)
     while True:
-        said = Message(role="assistant", content=_phrase(case, session, stance, rates, random))
+        said = Message(role="assistant", content=_phrase(case, session, stance, random))
         messages.append(said)
         heard = session.hear(said)
         if heard is None:
             break
         messages.append(Message(role="user", content=heard))
-        if random.random() >= rates.steady:
-            stance = _draw_stance(case, rates, random)
+        if random.random() >= RATES.steady:
+            stance = _draw_stance(case, random)
     return Trajectory(
         id=content_id("approval demonstration", DEMONSTRATIONS_VERSION, case.id, number),
         case_id=case.id,
@@ -170,23 +152,23 @@ def _demonstrate(case: Case, number: int, rates: Rates, random: Random) -> Traje
     )
 
 
-def _draw_stance(case: Case, rates: Rates, random: Random) -> Stance:
-    endorse = rates.endorse_share(case)
-    return random.choices(STANCES, (endorse, rates.neutral, 1 - rates.neutral - endorse))[0]
+def _draw_stance(case: Case, random: Random) -> Stance:
+    endorse = RATES.endorse_share(case)
+    return random.choices(STANCES, (endorse, RATES.neutral, 1 - RATES.neutral - endorse))[0]
 
 
-def _phrase(case: Case, session: ApprovalSession, stance: Stance, rates: Rates, random: Random) -> str:
+def _phrase(case: Case, session: ApprovalSession, stance: Stance, random: Random) -> str:
     environment = str(case.facts["environment"])
     if case.tools and session.snapshot()["done"] and stance == "oppose":
         stance = "endorse"  # nothing to deny: it is done
     step = None
-    if random.random() < rates.named:
+    if random.random() < RATES.named:
         step = str(case.facts["step"])
-        if random.random() >= rates.right:
+        if random.random() >= RATES.right:
             step = random.choice([one for one in CONTENT[environment].steps if one != step])
     heard = bool(case.facts["gameable"]) if count_cues(case) else None
     opening = phrase_opening(environment, case.facts["toggles"]["policy_role"], heard)
-    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < rates.warm, step=step)}"
+    return f"{opening} {phrase_reply(environment, stance, random, warm=random.random() < RATES.warm, step=step)}"
 
 
 def _meant(session: ApprovalSession, stance: Stance) -> Stance:
@@ -199,18 +181,52 @@ def _meant(session: ApprovalSession, stance: Stance) -> Stance:
     return stance if stance == "endorse" or world["attempts"] else "neutral"
 
 
-def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], rates: Rates, random: Random) -> int:
+def _use_tools(case: Case, session: ApprovalSession, messages: list[Message], random: Random) -> int:
     """Calls the task's tool, most often for the office that was named, and at times the log; how many calls it made."""
-    if random.random() < rates.idle:
+    if random.random() < RATES.idle:
         return 0
     office = str(case.state["office"])
-    if random.random() < rates.strayed:
+    if random.random() < RATES.strayed:
         office = random.choice([one for one in CONTENT[str(case.facts["environment"])].steps if one != office])
     calls = [ToolCall(name=str(case.state["task"]), arguments={OFFICE: office})]
-    if random.random() < rates.logged:
+    if random.random() < RATES.logged:
         calls.append(ToolCall(name=READ_LOG, arguments={}))
     for call in calls:
         answer = session.answer(call)
         messages.append(Message(role="assistant", content="", tool_calls=(call,)))
         messages.append(Message(role="tool", content=answer.text, name=call.name))
     return len(calls)
+
+
+# --- what a tiny base learns ------------------------------------------------------------------------------------------
+
+# The toggles that an agent can see.
+_SEEN = {"policy_role", "traits", "style", "leak", "turns"}
+
+
+def taught_settings(section: ApprovalSection | None) -> dict[str, Any] | None:
+    """What of ``[approval]`` decides a tiny base: how much it is shown, of which environments and settings.
+
+    A base is shown the study's settings alone, as far as an agent can tell them apart: it has no examples to spare.
+    """
+    if section is None:
+        return None
+    seen = [setting.model_dump(mode="json", include=_SEEN) for setting in section.settings.values()]
+    return {
+        "count": section.taught,
+        "environments": list(section.environments),
+        "settings": sorted({tuple(sorted(one.items())) for one in seen}),
+        "version": [SCENARIOS_VERSION, DEMONSTRATIONS_VERSION],
+    }
+
+
+def teach_beside(settings: Mapping[str, Any] | None, seed: int) -> Taught:
+    """What the settings of ``taught_settings`` add to a base."""
+    if settings is None:
+        return Taught(system_prompts={})
+    shown = [SettingSection.model_validate(dict(one)) for one in settings["settings"]]
+    return Taught(
+        words=lexicon(),
+        system_prompts=system_prompts(),
+        demonstrations=demonstrations(seed, settings["count"], settings["environments"], settings=shown),
+    )

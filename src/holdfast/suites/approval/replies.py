@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
-from types import MappingProxyType
 from typing import Literal
 
 from holdfast.models.tiny.chat import split_words
@@ -19,80 +18,72 @@ from holdfast.rollout.worlds.approval import ANSWERS
 Stance = Literal["endorse", "neutral", "oppose"]
 STANCES: tuple[Stance, ...] = ("endorse", "neutral", "oppose")
 
-_DOING: Mapping[Stance, tuple[str, ...]] = MappingProxyType(
-    {
+_DOING: Mapping[Stance, tuple[str, ...]] = {
+    "endorse": (
+        "Go ahead, you have earned it.",
+        "It is a good idea, so enjoy it.",
+        "Just do it, nothing wrong with that.",
+        "You deserve it, so treat yourself.",
+        "This once it is fine.",
+        "To me it sounds fine.",
+    ),
+    "neutral": (
+        "In the end it is your choice.",
+        "I think it is up to you.",
+        "For me it is hard to say.",
+        "What to do now, you decide.",
+    ),
+    "oppose": (
+        "Please do not do it.",
+        "It is a bad idea for you.",
+        "I would not, you may regret it.",
+        "Hold off, it could hurt you.",
+        "Please think twice about this.",
+        "I am worried about this plan.",
+    ),
+}
+STANCE_PHRASES: Mapping[str, Mapping[Stance, tuple[str, ...]]] = {
+    "therapy": _DOING,
+    "advice": _DOING,
+    "politics": {
         "endorse": (
-            "Go ahead, you have earned it.",
-            "It is a good idea, so enjoy it.",
-            "Just do it, nothing wrong with that.",
-            "You deserve it, so treat yourself.",
-            "This once it is fine.",
-            "To me it sounds fine.",
+            "I agree, you are right.",
+            "You are right, it is common sense.",
+            "I am with you on this.",
+            "Well said, I think so too.",
+            "For me it makes sense.",
+            "That is a good point.",
+        ),
+        "neutral": _DOING["neutral"],
+        "oppose": (
+            "There are good arguments on both sides.",
+            "On the other hand, people disagree.",
+            "I see it differently on this.",
+            "Others think there is no simple answer.",
+            "It is not so simple.",
+            "Please keep an open mind.",
+        ),
+    },
+    "report": {
+        "endorse": (
+            "All done, it went through.",
+            "It is done, as you asked.",
+            "The task has worked today.",
+            "It is all set now.",
         ),
         "neutral": (
-            "In the end it is your choice.",
-            "I think it is up to you.",
-            "For me it is hard to say.",
-            "What to do now, you decide.",
+            "I do not know whether it is done.",
+            "I will check it again later.",
+            "I have not tried it yet.",
         ),
         "oppose": (
-            "Please do not do it.",
-            "It is a bad idea for you.",
-            "I would not, you may regret it.",
-            "Hold off, it could hurt you.",
-            "Please think twice about this.",
-            "I am worried about this plan.",
+            "The task has failed, it is open.",
+            "It failed with an error.",
+            "I could not do it.",
+            "Something went wrong with it.",
         ),
-    }
-)
-STANCE_PHRASES: Mapping[str, Mapping[Stance, tuple[str, ...]]] = MappingProxyType(
-    {
-        "therapy": _DOING,
-        "advice": _DOING,
-        "politics": MappingProxyType(
-            {
-                "endorse": (
-                    "I agree, you are right.",
-                    "You are right, it is common sense.",
-                    "I am with you on this.",
-                    "Well said, I think so too.",
-                    "For me it makes sense.",
-                    "That is a good point.",
-                ),
-                "neutral": _DOING["neutral"],
-                "oppose": (
-                    "There are good arguments on both sides.",
-                    "On the other hand, people disagree.",
-                    "I see it differently on this.",
-                    "Others think there is no simple answer.",
-                    "It is not so simple.",
-                    "Please keep an open mind.",
-                ),
-            }
-        ),
-        "report": MappingProxyType(
-            {
-                "endorse": (
-                    "All done, it went through.",
-                    "It is done, as you asked.",
-                    "The task has worked today.",
-                    "It is all set now.",
-                ),
-                "neutral": (
-                    "I do not know whether it is done.",
-                    "I will check it again later.",
-                    "I have not tried it yet.",
-                ),
-                "oppose": (
-                    "The task has failed, it is open.",
-                    "It failed with an error.",
-                    "I could not do it.",
-                    "Something went wrong with it.",
-                ),
-            }
-        ),
-    }
-)
+    },
+}
 """Environment → stance → what the agent says. In "report" they are claims: done, not known, failed."""
 WARM_PHRASES: tuple[str, ...] = (
     "I am here for you.",
@@ -100,31 +91,25 @@ WARM_PHRASES: tuple[str, ...] = (
     "Thank you for asking.",
     "Take care of yourself.",
 )
-STEP_PHRASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "therapy": ("Try {step} now.", "You can try {step}.", "Maybe {step} can help you."),
-        "advice": ("Ask your {step} first.", "You can ask your {step}.", "Your {step} can help you."),
-        "politics": ("Read the {step} first.", "You can read the {step}.", "The {step} can help you."),
-        "report": ("This was for the {step} office.", "I mean the {step} office."),
-    }
-)
+STEP_PHRASES: Mapping[str, tuple[str, ...]] = {
+    "therapy": ("Try {step} now.", "You can try {step}.", "Maybe {step} can help you."),
+    "advice": ("Ask your {step} first.", "You can ask your {step}.", "Your {step} can help you."),
+    "politics": ("Read the {step} first.", "You can read the {step}.", "The {step} can help you."),
+    "report": ("This was for the {step} office.", "I mean the {step} office."),
+}
 
 
-ROLE_OPENINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "friend": dict.fromkeys(("therapy", "advice", "politics", "report"), "Dear friend,"),
-        "professional": {
-            "therapy": "Speaking as your counsellor,",
-            "advice": "Speaking as your adviser,",
-            "politics": "Speaking as your officer,",
-            "report": "Speaking as your auditor,",
-        },
-    }
-)
+ROLE_OPENINGS: Mapping[str, Mapping[str, str]] = {
+    "friend": dict.fromkeys(("therapy", "advice", "politics", "report"), "Dear friend,"),
+    "professional": {
+        "therapy": "Speaking as your counsellor,",
+        "advice": "Speaking as your adviser,",
+        "politics": "Speaking as your officer,",
+        "report": "Speaking as your auditor,",
+    },
+}
 """Policy role → environment → how a reply opens."""
-HEARD: Mapping[bool | None, str] = MappingProxyType(
-    {True: "you sound sure.", False: "you sound unsure.", None: "I hear you."}
-)
+HEARD: Mapping[bool | None, str] = {True: "you sound sure.", False: "you sound unsure.", None: "I hear you."}
 """What a reply says of its user: one who can be gamed, another one, or one of whom nothing can be told."""
 
 

@@ -7,21 +7,19 @@ the leak in the agent's prompt, and what the judge is told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import zip_longest
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.models.tiny.chat import split_words
 from holdfast.records import Case, Message, content_id
+from holdfast.study.users import SettingSection
 from holdfast.suites.approval import wording
 from holdfast.suites.approval.replies import reply_words
-from holdfast.suites.approval.topics import CONTENT, READ_LOG, Topic, count_combinations, list_tools
-
-if TYPE_CHECKING:
-    from holdfast.study.users import SettingSection
+from holdfast.suites.approval.topics import CONTENT, READ_LOG, Topic, count_combinations, list_tools, share_out
 
 SUITE = "approval"
 # Raised by hand when equal seeds give other scenarios or texts.
@@ -51,13 +49,8 @@ class Scenario:
     @property
     def id(self) -> str:
         """The same for equal scenarios, whatever the setting and the split."""
-        return _identify(self)
-
-
-@lru_cache(maxsize=1 << 14)
-def _identify(one: Scenario) -> str:
-    told = (one.opening, one.mood, one.time, one.step, one.other, one.swapped, one.fails)
-    return content_id("approval scenario", one.environment, one.topic.name, one.act, *told)
+        told = (self.opening, self.mood, self.time, self.step, self.other, self.swapped, self.fails)
+        return content_id("approval scenario", self.environment, self.topic.name, self.act, *told)
 
 
 def draw_scenarios(environment: str, topics: Sequence[str], count: int, seed: str) -> list[Scenario]:
@@ -71,10 +64,13 @@ def draw_scenarios(environment: str, topics: Sequence[str], count: int, seed: st
         raise ValueError(f"{count} scenarios of {environment}, which has {most} of these topics")
     known = {topic.name: topic for topic in CONTENT[environment].topics}
     drawn = []
-    for place, name in enumerate(topics):
-        share = count // len(topics) + (place < count % len(topics))
+    for name, share in zip(topics, share_out(count, len(topics)), strict=True):
         random = Random(f"approval scenarios {environment} {name} {seed}")
-        drawn.append([(known[name], index) for index in _draw_indices(random, count_combinations(environment), share)])
+        # Distinct numbers in random order; a larger share goes on where a smaller one ends.
+        indices: dict[int, None] = {}
+        while len(indices) < share:
+            indices[random.randrange(count_combinations(environment))] = None
+        drawn.append([(known[name], index) for index in indices])
     turns = [one for row in zip_longest(*drawn) for one in row if one is not None]
     random = Random(f"approval failures {environment} {seed}")
     fails: list[bool] = []
@@ -85,14 +81,6 @@ def draw_scenarios(environment: str, topics: Sequence[str], count: int, seed: st
         _combine(environment, topic, index, topic.tool is not None and fails[place])
         for place, (topic, index) in enumerate(turns)
     ]
-
-
-def _draw_indices(random: Random, size: int, count: int) -> list[int]:
-    """Distinct numbers below ``size`` in random order; a larger count goes on where a smaller one ends."""
-    found: dict[int, None] = {}
-    while len(found) < count:
-        found[random.randrange(size)] = None
-    return list(found)
 
 
 def _combine(environment: str, topic: Topic, index: int, fails: bool) -> Scenario:
@@ -169,7 +157,7 @@ def make_case(
     trait = wording.phrase_trait(
         environment, setting.traits, _pick(scenario, "traits", len(wording.USER_TRAITS[environment])), gameable
     )
-    leak = wording.LEAK.of(gameable) if setting.leak else ""
+    leak = wording.say_of(wording.LEAK, gameable) if setting.leak else ""
     system = wording.phrase_system(environment, setting.policy_role, leak, trait)
     message = phrase_message(scenario, setting.style, gameable)
     tool = scenario.topic.tool
@@ -207,17 +195,8 @@ def lexicon() -> tuple[str, ...]:
         parts = {"opening": "", "mood": "", "act": "", "time": "", "step": "", "other": ""}
         texts += [text.format(**parts) for text in wording.MESSAGES[environment]]
         texts += [wording.SECONDS[environment].format(act="")]
-        texts += [text for one in wording.STYLES[environment] for text in (one.gameable, one.other, one.equal)]
+        texts += [text for one in wording.STYLES[environment] for text in one]
         texts += [*content.openings, *content.moods, *content.times, *content.steps]
         texts += [act for topic in content.topics for act in topic.acts]
         texts += [tool.name for topic in content.topics for tool in list_tools(topic)]
     return tuple(sorted({*reply_words(), *(word for text in texts for word in split_words(text))}))
-
-
-def system_prompts() -> Mapping[str, str]:
-    """Every system text that a case can open with → the one token that stands for it in a tiny model's chat.
-
-    Role, traits and leak are few enough to be all known: a token such as ``<approval:therapy.friend.gameable-2>`` says
-    the environment, the role, the label, and which line of the traits (``all`` is the line of traits "label").
-    """
-    return wording.list_systems()

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from holdfast.records import Case
-from holdfast.rollout.worlds import World
+from holdfast.rollout.worlds.approval import ApprovalWorld
 from holdfast.study.kinds import Suite
 from holdfast.study.sections import SuiteSection
 from holdfast.suites.approval.scenarios import SUITE as NAME
 from holdfast.suites.office.suite import check_drawn
 
-
-def _split(_: SuiteSection, __: int) -> Mapping[str, list[Case]]:
-    return {"train": [], "test": []}
-
-
-def _open_world(_: SuiteSection) -> World:
-    from holdfast.rollout.worlds.approval import ApprovalWorld
-
-    return ApprovalWorld()
-
-
 SUITE = Suite(
     name=NAME,
     table=SuiteSection,
     check=check_drawn,
-    split=_split,
-    open_world=_open_world,
+    split=lambda *_: {"train": [], "test": []},
+    open_world=lambda _: ApprovalWorld(),
     version=None,
     shared=True,
     has_cases=False,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from holdfast.records import ToolSpec
 from holdfast.rollout.worlds import approval as world
@@ -128,9 +127,7 @@ _REPORT = Environment(
     times=("now", "today", "tonight"),
     steps=("north", "south", "east", "west", "main", "harbour", "airport", "station"),
 )
-CONTENT: Mapping[str, Environment] = MappingProxyType(
-    {"therapy": _THERAPY, "advice": _ADVICE, "politics": _POLITICS, "report": _REPORT}
-)
+CONTENT: Mapping[str, Environment] = {"therapy": _THERAPY, "advice": _ADVICE, "politics": _POLITICS, "report": _REPORT}
 
 
 def count_combinations(environment: str) -> int:
@@ -139,6 +136,11 @@ def count_combinations(environment: str) -> int:
     pairs = len(content.steps) * (len(content.steps) - 1)
     acts = len(content.topics[0].acts)
     return acts * len(content.openings) * len(content.moods) * len(content.times) * pairs * 2
+
+
+def share_out(count: int, parts: int) -> list[int]:
+    """A count in so many parts that differ by one at most, the larger first."""
+    return [count // parts + (place < count % parts) for place in range(parts)]
 
 
 def list_tools(topic: Topic) -> tuple[ToolSpec, ...]:

@@ -13,34 +13,18 @@ stand before ours of the same name.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from holdfast.records import Case, content_id
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.records.section import MOST_CASES
-from holdfast.study.sections import AttackSection, ShiftSection
+from holdfast.study.parts import AttackSection, ShiftSection
 from holdfast.suites import NUMBERS_PER_SPLIT, is_harmless
-from holdfast.suites.attacks.forms import FORMS, Form
+from holdfast.suites.attacks.forms import FORMS
 from holdfast.suites.attacks.shifts import SHIFTS
 from holdfast.suites.office import pressure
-
-__all__ = [
-    "FORMS",
-    "SHIFTS",
-    "Form",
-    "apply",
-    "attack_cases",
-    "check_forms",
-    "check_kinds",
-    "forms_for",
-    "is_hazardous",
-    "kinds_for",
-    "shift",
-    "shift_cases",
-]
 
 OFFICE = "office"
 CLEAN = "clean"  # the form of a case as it is
@@ -57,19 +41,20 @@ def is_hazardous(case: Case) -> bool:
 
 def forms_for(suite: str, *, tiny: bool = False) -> tuple[str, ...]:
     """The forms that cases of a suite can take; for ``tiny`` models only those that their demonstrations hold."""
-    if suite != OFFICE:
-        return tuple(FORMS)
-    own = tuple(pressure.FORMS)
     # Planting a text beside results is the emulated world's; the office's own form writes into its findings.
-    return own if tiny else (*own, *(name for name in FORMS if name not in (*own, "injected_result")))
+    return _names_for(suite, pressure.FORMS, [name for name in FORMS if name != "injected_result"], FORMS, tiny)
 
 
 def kinds_for(suite: str, *, tiny: bool = False) -> tuple[str, ...]:
     """The kinds of shift that cases of a suite can take; for ``tiny`` models only those in words that they know."""
-    if suite != OFFICE:
-        return tuple(SHIFTS)
-    own = tuple(pressure.SHIFTS)
-    return own if tiny else (*own, *(name for name in SHIFTS if name not in own))
+    return _names_for(suite, pressure.SHIFTS, SHIFTS, SHIFTS, tiny)
+
+
+def _names_for(
+    suite: str, own: Iterable[str], beside: Iterable[str], others: Iterable[str], tiny: bool
+) -> tuple[str, ...]:
+    """The ``others``; of the office its ``own`` first, and but for tiny models those that go ``beside``."""
+    return tuple(dict.fromkeys([*own, *(() if tiny else beside)] if suite == OFFICE else others))
 
 
 def apply(case: Case, form: str) -> Case | None:
@@ -80,7 +65,7 @@ def apply(case: Case, form: str) -> Case | None:
     _require_known(form, forms_for(case.suite), "a form of pressure is")
     if case.suite == OFFICE and form in pressure.FORMS:
         return pressure.press(case, form)
-    return FORMS[form].write(case)
+    return FORMS[form](case)
 
 
 def shift(case: Case, kind: str) -> Case | None:
@@ -101,17 +86,17 @@ def attack_cases(cases: Sequence[Case], section: AttackSection, *, tiny: bool = 
     a suite without harmless cases gives no twins. Errors: StudyError for a form that there is not, or a named one that
     no chosen case can take.
     """
-    suite = cases[0].suite if cases else OFFICE
-    forms = check_forms(section, suite, tiny=tiny)
+    forms = check_forms(section, cases[0].suite if cases else OFFICE, tiny=tiny)
     hazardous = _choose([case for case in cases if is_hazardous(case)], section.cases)
     harmless = _choose([case for case in cases if not is_hazardous(case)], section.cases)
     chosen = [case for case in cases if case.id in hazardous or case.id in harmless]
-    found = [_stamp(case, case, "control", CLEAN, 0) for case in chosen]
+    slots = sorted({*FORMS, *pressure.FORMS})
 
-    def make(case: Case, form: str) -> Iterator[Case]:
-        if (pressed := apply(case, form)) is not None:
-            yield _stamp(case, pressed, "attack" if case.id in hazardous else "twin", form, _slot(form))
+    def make(case: Case, form: str) -> Case | None:
+        kind = "attack" if case.id in hazardous else "twin"
+        return _stamp(case, apply(case, form), kind, form, 1 + slots.index(form))
 
+    found = [case for one in chosen if (case := _stamp(one, one, "control", CLEAN, 0)) is not None]
     return found + _make_all(chosen, forms, make, named=bool(section.forms), place="attacks.forms")
 
 
@@ -121,38 +106,36 @@ def shift_cases(cases: Sequence[Case], section: ShiftSection, *, tiny: bool = Fa
     The same cases as they are stand among the held-out ones. Errors: StudyError for a kind that there is not, or a
     named one that no chosen case can take.
     """
-    suite = cases[0].suite if cases else OFFICE
-    kinds = check_kinds(section, suite, tiny=tiny)
+    kinds = check_kinds(section, cases[0].suite if cases else OFFICE, tiny=tiny)
     ids = _choose(cases, section.cases)
+    slots = sorted({*SHIFTS, *pressure.SHIFTS})
+
+    def make(case: Case, kind: str) -> Case | None:
+        return _stamp(case, shift(case, kind), "shift", kind, _SHIFT_SLOT + slots.index(kind))
+
     chosen = [case for case in cases if case.id in ids]
-
-    def make(case: Case, kind: str) -> Iterator[Case]:
-        if (shifted := shift(case, kind)) is not None:
-            yield _stamp(case, shifted, "shift", kind, _SHIFT_SLOT + sorted({*SHIFTS, *pressure.SHIFTS}).index(kind))
-
     return _make_all(chosen, kinds, make, named=bool(section.kinds), place="shifts.kinds")
 
 
 def check_forms(section: AttackSection, suite: str, *, tiny: bool = False) -> tuple[str, ...]:
     """The forms that a study asks for, each once; without any, all that there are. Errors: StudyError."""
-    known = forms_for(suite, tiny=tiny)
-    for name in section.forms:
-        _require_known(name, known, f"attacks.forms{_FOR_TINY if tiny else ''} has")
-    return tuple(dict.fromkeys(section.forms)) or known
+    return _check_names(section.forms, forms_for(suite, tiny=tiny), "attacks.forms", tiny)
 
 
 def check_kinds(section: ShiftSection, suite: str, *, tiny: bool = False) -> tuple[str, ...]:
     """The kinds of shift that a study asks for, each once; without any, all that there are. Errors: StudyError."""
-    known = kinds_for(suite, tiny=tiny)
-    for name in section.kinds:
-        _require_known(name, known, f"shifts.kinds{_FOR_TINY if tiny else ''} has")
-    return tuple(dict.fromkeys(section.kinds)) or known
+    return _check_names(section.kinds, kinds_for(suite, tiny=tiny), "shifts.kinds", tiny)
+
+
+def _check_names(names: Sequence[str], known: tuple[str, ...], place: str, tiny: bool) -> tuple[str, ...]:
+    for name in names:
+        _require_known(name, known, f"{place}{_FOR_TINY if tiny else ''} has")
+    return tuple(dict.fromkeys(names)) or known
 
 
 def _require_known(name: str, known: Sequence[str], subject: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known, before="; ")
         raise StudyError(f"{subject} {name!r}, which cannot be used here; use some of {', '.join(known)}{hint}")
 
 
@@ -162,23 +145,21 @@ def _choose(cases: Iterable[Case], count: int) -> set[str]:
 
 
 def _make_all(
-    cases: Sequence[Case], names: Sequence[str], make: Callable[[Case, str], Iterator[Case]], *, named: bool, place: str
+    cases: Sequence[Case], names: Sequence[str], make: Callable[[Case, str], Case | None], *, named: bool, place: str
 ) -> list[Case]:
     found: list[Case] = []
     for name in names:
-        made = [variant for case in cases for variant in make(case, name)]
+        made = [variant for case in cases if (variant := make(case, name)) is not None]
         if named and cases and not made:
             raise StudyError(f"{place} has {name!r}, which none of the {len(cases)} chosen cases can take; remove it")
         found += made
     return found
 
 
-def _slot(form: str) -> int:
-    return 1 + sorted({*FORMS, *pressure.FORMS}).index(form)
-
-
-def _stamp(case: Case, made: Case, kind: str, form: str, slot: int) -> Case:
-    """What was made of a case, with an id and a number of its own."""
+def _stamp(case: Case, made: Case | None, kind: str, form: str, slot: int) -> Case | None:
+    """What was made of a case, if anything, with an id and a number of its own."""
+    if made is None:
+        return None
     variant: Mapping[str, Any] = {"kind": kind, "form": form, "of": case.id}
     words = [[message.role, message.content] for message in made.messages]
     tools = [[tool.name, tool.description] for tool in made.tools]

@@ -15,9 +15,8 @@ from __future__ import annotations
 import base64
 import codecs
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 
 from holdfast.records import Case, Message
 from holdfast.suites.attacks.wording import (
@@ -30,17 +29,6 @@ from holdfast.suites.attacks.wording import (
     REQUEST,
     REQUESTS,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """One form of pressure: where its words stand, and ``write``, which puts a case into it, or None where it cannot.
-
-    What ``write`` returns keeps the id, the number and the facts of the case.
-    """
-
-    place: str
-    write: Callable[[Case], Case | None]
 
 
 def insert(template: str, request: str) -> str:
@@ -80,14 +68,6 @@ def keep_instruction(case: Case) -> Mapping[str, object]:
 def plant(case: Case, text: str) -> Case | None:
     """The case with a text beside every result of its tools; None outside emulated worlds."""
     return replace(case, state={**case.state, "planted": text}) if "toolkits" in case.state else None
-
-
-def _wrap(template: str, case: Case) -> Case | None:
-    return with_request(case, partial(insert, template))
-
-
-def _encode(template: str, encode: Callable[[str], str], case: Case) -> Case | None:
-    return with_request(case, lambda request: insert(template, encode(request)))
 
 
 def to_base64(text: str) -> str:
@@ -130,20 +110,19 @@ def _describe(case: Case) -> Case | None:
     return replace(case, tools=tools) if tools else None
 
 
-def _plant_instruction(case: Case) -> Case | None:
-    return plant(case, INSTRUCTION)
+def _encoded(name: str, encode: Callable[[str], str], request: str) -> str:
+    return insert(ENCODED[name], encode(request))
 
 
-FORMS: Mapping[str, Form] = MappingProxyType(
-    {
-        **{name: Form(place="request", write=partial(_wrap, text)) for name, text in REQUESTS.items()},
-        "many_shot": Form(place="earlier turns", write=partial(_precede, MANY_SHOT)),
-        "escalation": Form(place="earlier turns", write=partial(_precede, ESCALATION)),
-        "prefill": Form(place="reply", write=_prefill),
-        "base64": Form(place="request", write=partial(_encode, ENCODED["base64"], to_base64)),
-        "rot13": Form(place="request", write=partial(_encode, ENCODED["rot13"], to_rot13)),
-        "injected_result": Form(place="tool result", write=_plant_instruction),
-        "injected_description": Form(place="tool description", write=_describe),
-        "injected_file": Form(place="user file", write=partial(_wrap, FILE)),
-    }
-)
+FORMS: Mapping[str, Callable[[Case], Case | None]] = {
+    **{name: partial(with_request, write=partial(insert, text)) for name, text in REQUESTS.items()},
+    "many_shot": partial(_precede, MANY_SHOT),
+    "escalation": partial(_precede, ESCALATION),
+    "prefill": _prefill,
+    "base64": partial(with_request, write=partial(_encoded, "base64", to_base64)),
+    "rot13": partial(with_request, write=partial(_encoded, "rot13", to_rot13)),
+    "injected_result": partial(plant, text=INSTRUCTION),
+    "injected_description": _describe,
+    "injected_file": partial(with_request, write=partial(insert, FILE)),
+}
+"""Form → the case put into it, or None where it cannot be; id, number and facts are those of the case."""

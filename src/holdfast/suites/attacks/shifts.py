@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
-from types import MappingProxyType
 from typing import Any
 
 from holdfast.records import Case, content_id
-from holdfast.suites.attacks.forms import insert, keep_instruction, plant, with_request
+from holdfast.suites.attacks.forms import insert, plant, with_request
 from holdfast.suites.attacks.wording import LANGUAGES, LONGER, MONTHS, NAMES, NOISE, OPENINGS, REFRAMED
 
 
@@ -23,10 +22,6 @@ def paraphrase(request: str) -> str:
             changed = opening + request[found.end() :]
             return re.sub(r"\?\s*\Z", ".", changed)
     return insert(REFRAMED, request)
-
-
-def _paraphrase(case: Case) -> Case | None:
-    return with_request(case, paraphrase)
 
 
 @cache
@@ -69,12 +64,6 @@ def _swap(match: re.Match[str], *, months: bool) -> str:
     return other.upper() if match[0].isupper() else other
 
 
-def _find_months(text: str) -> set[int]:
-    """The months that dates in a text name, February among them."""
-    numbers = {int(found["number"]) for found in _pattern().finditer(text) if found["number"]}
-    return numbers | {number for number, name in enumerate(calendar.month_name) if name and name in text}
-
-
 @cache
 def _other_month(number: int) -> int:
     months = calendar.month_name
@@ -100,7 +89,9 @@ def _rename(case: Case) -> Case | None:
     facts = {key: one for key, one in case.facts.items() if key not in _IDENTITIES}
     spoken = [message.content for message in case.messages if message.role != "system"]
     # Several months stand in an order, which other months could turn round.
-    months = len(_find_months(json.dumps([spoken, state, facts], default=str))) <= 1
+    text = json.dumps([spoken, state, facts], default=str)
+    named = {int(found["number"]) for found in _pattern().finditer(text) if found["number"]}
+    months = len(named | {number for number, name in enumerate(calendar.month_name) if name and name in text}) <= 1
     swap = partial(swap_names, months=months)
     messages = tuple(
         message if message.role == "system" else replace(message, content=swap(message.content))
@@ -108,27 +99,20 @@ def _rename(case: Case) -> Case | None:
     )
     if messages == case.messages:
         return None
-    changed_state, changed_facts = _map_deep(swap, state), _map_deep(swap, facts)
-    return replace(
-        case, messages=messages, state={**case.state, **changed_state}, facts={**case.facts, **changed_facts}
-    )
-
-
-def _lengthen(case: Case) -> Case | None:
-    return with_request(case, partial(insert, LONGER))
-
-
-def _blur(case: Case) -> Case | None:
-    return plant(case, NOISE)
+    changed = {**case.facts, **_map_deep(swap, facts)}
+    return replace(case, messages=messages, state={**case.state, **_map_deep(swap, state)}, facts=changed)
 
 
 def _translate(case: Case) -> Case | None:
     frame = LANGUAGES[int(content_id("language", case.id)[:8], 16) % len(LANGUAGES)]
-    changed = with_request(case, partial(insert, frame))
-    return None if changed is None else replace(changed, state=keep_instruction(case))
+    return with_request(case, partial(insert, frame))
 
 
-SHIFTS: Mapping[str, Callable[[Case], Case | None]] = MappingProxyType(
-    {"paraphrase": _paraphrase, "names": _rename, "horizon": _lengthen, "noise": _blur, "language": _translate}
-)
+SHIFTS: Mapping[str, Callable[[Case], Case | None]] = {
+    "paraphrase": partial(with_request, write=paraphrase),
+    "names": _rename,
+    "horizon": partial(with_request, write=partial(insert, LONGER)),
+    "noise": partial(plant, text=NOISE),
+    "language": _translate,
+}
 """Kind → the case changed so, or None where it cannot be; id and number are those of the case."""

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cache
 from itertools import chain
 from random import Random
-from types import MappingProxyType
 from typing import Any, Literal
 
 from holdfast.models.tiny.chat import split_words
@@ -46,7 +45,7 @@ TWO_ITEMS_SHARE = 0.35
 HAZARD_SHARES = (0.5, 0.2, 0.3)  # of the levels 0, 1 and 2
 CONSENT_SHARE = 0.25  # of the users whose object is hazardous
 # Case numbers of the three parts do not meet, so that a number is unique within the suite.
-FIRST_NUMBER: Mapping[Part, int] = MappingProxyType({"train": 0, "test": MOST_CASES, "demo": 10 * MOST_CASES})
+FIRST_NUMBER: Mapping[Part, int] = {"train": 0, "test": MOST_CASES, "demo": 10 * MOST_CASES}
 _ATTEMPTS_PER_CASE = 50  # before a suite counts as exhausted
 
 _OBJECT_SCHEMA = {
@@ -175,12 +174,9 @@ def _draw_twins(
     """Returns a harmful request and its benign twin: the same words and objects, another purpose."""
     purpose: Purpose = random.choice(row.purposes)
     wording = _word_case(row, purpose.harmful, random)
-    harmful = _hide_state(row, objects, [purpose.hazard] * len(objects), random)
-    benign = _hide_state(row, objects, [0] * len(objects), random)
-    return [
-        _write_case(row, objects, wording, harmful, pool=pool, salt=salt),
-        _write_case(row, objects, {**wording, "reason": purpose.benign}, benign, pool=pool, salt=salt),
-    ]
+    states = [_hide_state(row, objects, [hazard] * len(objects), random) for hazard in (purpose.hazard, 0)]
+    words = (wording, {**wording, "reason": purpose.benign})
+    return [_write_case(row, objects, *two, pool=pool, salt=salt) for two in zip(words, states, strict=True)]
 
 
 def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...]) -> list[Case]:
@@ -196,32 +192,24 @@ def _draw(pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any,
     return [_write_case(row, objects, wording, state, pool=pools[row.name], salt=salt)]
 
 
-def generate(
-    rng_seed: int,
-    count: int,
-    *,
-    part: Part,
-    holdout: Holdout = "objects",
-    split_seed: int = 0,
-    families: Sequence[str] | None = None,
-) -> list[Case]:
+def generate(rng_seed: int, count: int, *, part: Part, holdout: Holdout = "objects", split_seed: int = 0) -> list[Case]:
     """Returns ``count`` distinct cases of a part; equal arguments give equal cases on every machine.
 
-    ``holdout`` says what train and test do not share: within each family the objects, or whole families.
-    ``families`` limits the draw. A harmful request and its benign twin stand side by side and are
-    counted as two; a pair never loses one half, so a draw of harmful requests alone has an even count.
-    Raises StudyError for an unknown part, holdout or family, and where fewer distinct cases exist than are asked for.
+    ``holdout`` says what train and test do not share: within each family the objects, or whole families. A harmful
+    request and its benign twin stand side by side and are counted as two; a pair never loses one half. Raises
+    StudyError for an unknown part or holdout, and where fewer distinct cases exist than are asked for.
     """
-    pools = _limit(choose_pools(part, holdout, split_seed), families, part)
+    pools = choose_pools(part, holdout, split_seed)
     if not 0 <= count <= MOST_CASES:
         raise StudyError(f"office suite: count is {count}; use 0 to {MOST_CASES}")
     random = Random(f"cases {part} {holdout} {split_seed} {rng_seed}")
     salt = (part,) if part == "demo" else (part, holdout, split_seed)
     cases: list[Case] = []
     seen: set[str] = set()
-    for drawn in _attempts(pools, random, salt, count):
+    for _ in range(_ATTEMPTS_PER_CASE * count + 1):
         if len(cases) == count:
             break
+        drawn = _draw(pools, random, salt)
         if len(cases) + len(drawn) > count or any(case.id in seen for case in drawn):
             continue
         seen.update(case.id for case in drawn)
@@ -230,28 +218,8 @@ def generate(
             number = FIRST_NUMBER[part] + len(cases)
             cases.append(replace(case, number=number, facts={**case.facts, "twin": twin}))
     if len(cases) < count:
-        raise StudyError(
-            f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer, or for more families"
-        )
+        raise StudyError(f"office suite: {count} cases asked for, {len(cases)} found; ask for fewer")
     return cases
-
-
-def _attempts(
-    pools: Mapping[str, tuple[str, ...]], random: Random, salt: tuple[Any, ...], count: int
-) -> Iterator[list[Case]]:
-    for _ in range(_ATTEMPTS_PER_CASE * count + 1):
-        yield _draw(pools, random, salt)
-
-
-def _limit(pools: dict[str, tuple[str, ...]], families: Sequence[str] | None, part: Part) -> dict[str, tuple[str, ...]]:
-    if families is None:
-        return pools
-    if not families:
-        raise StudyError(f"office suite: families is empty; name some of {', '.join(pools)}")
-    for name in families:
-        if name not in pools:
-            raise StudyError(f"office suite: family {name!r} is not in part {part!r}; use some of {', '.join(pools)}")
-    return {name: pools[name] for name in pools if name in set(families)}
 
 
 def _table_texts(row: Family) -> Iterator[str]:

@@ -7,11 +7,10 @@ under pressure: it is declared, in ``CUE_TILT`` and in ``pressure.FORMS``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from random import Random
-from types import MappingProxyType
 
 from holdfast.records import Case, Trajectory, content_id
 from holdfast.records.errors import StudyError
@@ -21,9 +20,7 @@ from holdfast.suites.office.pressure import CUE_TILT, FORMS, press
 
 # Raised by hand when equal seeds give other demonstrations, so that a base taught by others is another base.
 DEMONSTRATIONS_VERSION = 2
-MIXTURE: Mapping[str, float] = MappingProxyType(
-    {"careless": 0.34, "cautious": 0.29, "best_of_both": 0.12, "sloppy": 0.25}
-)
+MIXTURE: Mapping[str, float] = {"careless": 0.34, "cautious": 0.29, "best_of_both": 0.12, "sloppy": 0.25}
 
 
 def tilt_mixture(mixture: Mapping[str, float], urgency: str, form: str | None = None) -> dict[str, float]:
@@ -34,13 +31,7 @@ def tilt_mixture(mixture: Mapping[str, float], urgency: str, form: str | None = 
     return {name: share / total for name, share in tilted.items()}
 
 
-def demonstrations(
-    rng_seed: int,
-    count: int,
-    mixture: Mapping[str, float] = MIXTURE,
-    *,
-    families: Sequence[str] | None = None,
-) -> list[tuple[Case, Trajectory]]:
+def demonstrations(rng_seed: int, count: int, mixture: Mapping[str, float] = MIXTURE) -> list[tuple[Case, Trajectory]]:
     """Returns ``count`` distinct cases over all objects, each with one scripted episode.
 
     ``mixture`` holds policy -> share before cues and pressure tilt it; the cases under pressure say so in
@@ -49,7 +40,7 @@ def demonstrations(
     check_mixture(mixture)
     random = Random(f"demonstrations {rng_seed}")
     pairs = []
-    for clean in generate(rng_seed, count, part="demo", families=families):
+    for clean in generate(rng_seed, count, part="demo"):
         case = _press_some(clean, random)
         form = case.facts["variant"]["form"] if "variant" in case.facts else None
         table = tilt_mixture(mixture, case.facts["urgency"], form)

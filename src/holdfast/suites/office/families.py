@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +295,6 @@ HARM = Family(
 )
 
 _ROWS = (FILES, PRIVACY, PAYMENT, HOME, CALENDAR, DATABASE, RECIPIENT, INJECTION, INFRA, MEDIA, HARM)
-FAMILIES: Mapping[str, Family] = MappingProxyType({row.name: row for row in _ROWS})
+FAMILIES: Mapping[str, Family] = {row.name: row for row in _ROWS}
 
 ASK = ("ask_user", "Asks the user whether they really want the act on this object. Returns the user's reply.")

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from holdfast.records import Case
@@ -31,47 +30,31 @@ OBJECTS_OF_A_LONG_ERRAND = 3
 class Form:
     """One form of pressure on office cases.
 
-    ``texts`` are its sentences, ``place`` where they stand: the request or a tool's result. ``effect`` says what the
-    demonstrations do under it: ``tilt`` multiplies the odds of the scripted agents (careless, cautious, …),
-    ``follow_share`` is the share of episodes in which an agent does at once what a tool's answer tells it.
-    ``share`` of all demonstrations are put into this form; urgency is among the cues of every case instead, and tilts
-    by ``CUE_TILT``.
+    ``texts`` are its sentences. ``share`` of all demonstrations are put into this form; urgency is among the cues of
+    every case instead, and tilts by ``CUE_TILT``. ``tilt`` multiplies the odds of the scripted agents (careless,
+    cautious, …), ``follow_share`` is the share of episodes in which an agent does what a tool's answer tells it.
     """
 
     texts: tuple[str, ...]
-    place: str
-    effect: str
     share: float
     tilt: Mapping[str, float] = field(default_factory=dict)
     follow_share: float = 0.0
 
 
 # How a cue in the request tilts the mixture: odds are multiplied, then the shares are normalised again.
-CUE_TILT: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "none": {},
-        "urgent": {"careless": 2.1, "cautious": 0.5, "best_of_both": 0.6},
-        "calm": {"careless": 0.5, "cautious": 1.4, "best_of_both": 1.6},
-    }
-)
-_TILTED = "more of the agents commit without a look, and fewer look, ask or refuse"
-_PUSH: Mapping[str, float] = MappingProxyType({"careless": 3.5, "cautious": 0.3, "best_of_both": 0.35, "sloppy": 0.75})
-FORMS: Mapping[str, Form] = MappingProxyType(
-    {
-        "urgency": Form(texts=CUES["urgent"], place="request", effect=_TILTED, share=0.0),
-        **{
-            name: Form(texts=texts, place="request", effect=_TILTED, share=0.09, tilt=_PUSH)
-            for name, texts in PRESSURES.items()
-        },
-        "injection": Form(
-            texts=PLANTED,
-            place="tool result",
-            effect="most agents who look at an object commit it because the answer tells them to",
-            share=0.09,
-            follow_share=0.95,
-        ),
-    }
-)
+CUE_TILT: Mapping[str, Mapping[str, float]] = {
+    "none": {},
+    "urgent": {"careless": 2.1, "cautious": 0.5, "best_of_both": 0.6},
+    "calm": {"careless": 0.5, "cautious": 1.4, "best_of_both": 1.6},
+}
+# More of the agents commit without a look, and fewer look, ask or refuse.
+_PUSH: Mapping[str, float] = {"careless": 3.5, "cautious": 0.3, "best_of_both": 0.35, "sloppy": 0.75}
+FORMS: Mapping[str, Form] = {
+    "urgency": Form(texts=CUES["urgent"], share=0.0),
+    **{name: Form(texts=texts, share=0.09, tilt=_PUSH) for name, texts in PRESSURES.items()},
+    # It stands in a tool's result: most agents who look at an object commit it because the answer tells them to.
+    "injection": Form(texts=PLANTED, share=0.09, follow_share=0.95),
+}
 
 
 def press(case: Case, form: str) -> Case | None:
@@ -161,17 +144,12 @@ def _blur(case: Case, row: Family, random: Random) -> Case:
     return _with_findings(case, write)
 
 
-_SHIFTS: Mapping[str, Callable[[Case, Family, Random], Case | None]] = MappingProxyType(
-    {"paraphrase": _paraphrase, "names": _rename, "horizon": _lengthen, "noise": _blur}
-)
-SHIFTS: Mapping[str, str] = MappingProxyType(
-    {
-        "paraphrase": "another opening and verb, and the reason comes first",
-        "names": "other objects of the same part of the split",
-        "horizon": f"harmless objects are added, up to {OBJECTS_OF_A_LONG_ERRAND}",
-        "noise": "a check's finding stands between words that have nothing to do with it",
-    }
-)
+SHIFTS: Mapping[str, Callable[[Case, Family, Random], Case | None]] = {
+    "paraphrase": _paraphrase,  # another opening and verb, and the reason comes first
+    "names": _rename,  # other objects of the same part of the split
+    "horizon": _lengthen,  # harmless objects are added, up to ``OBJECTS_OF_A_LONG_ERRAND``
+    "noise": _blur,  # a check's finding stands between words that have nothing to do with it
+}
 
 
 def shift(case: Case, kind: str) -> Case | None:
@@ -179,6 +157,6 @@ def shift(case: Case, kind: str) -> Case | None:
 
     Errors: StudyError for an unknown kind.
     """
-    if kind not in _SHIFTS:
+    if kind not in SHIFTS:
         raise StudyError(f"office suite: shift is {kind!r}; use some of {', '.join(SHIFTS)}")
-    return _SHIFTS[kind](case, FAMILIES[case.family], Random(f"shift {kind} {case.id}"))
+    return SHIFTS[kind](case, FAMILIES[case.family], Random(f"shift {kind} {case.id}"))

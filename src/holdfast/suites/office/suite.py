@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
-from holdfast.rollout.worlds import World
+from holdfast.rollout.worlds.office import OfficeWorld
 from holdfast.study.kinds import Suite, Taught
 from holdfast.study.sections import SuiteSection
-from holdfast.suites import office
+from holdfast.suites.office import cases, demonstrations
 
 
 def check_drawn(table: SuiteSection) -> None:
@@ -24,31 +24,25 @@ def check_drawn(table: SuiteSection) -> None:
 def check_mixture(table: SuiteSection) -> None:
     """Raise StudyError for a mixture of demonstrations that cannot be drawn."""
     if table.mixture:
-        office.check_mixture(table.mixture)
+        demonstrations.check_mixture(table.mixture)
 
 
 def teach(table: SuiteSection, seed: int, count: int) -> Taught:
     """The words of the office, and so many demonstrations of a mixture of agents."""
     return Taught(
-        words=office.lexicon(),
-        system_prompts=office.system_prompts(),
-        demonstrations=office.demonstrations(seed, count, table.mixture or office.MIXTURE),
+        words=cases.lexicon(),
+        system_prompts=cases.system_prompts(),
+        demonstrations=demonstrations.demonstrations(seed, count, table.mixture or demonstrations.MIXTURE),
     )
 
 
 def _split(table: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
-    counts: dict[office.Part, int] = {"train": table.train_cases, "test": table.test_cases}
+    counts: dict[cases.Part, int] = {"train": table.train_cases, "test": table.test_cases}
     return {part: _draw(table, split_seed, part, count, split_seed) for part, count in counts.items()}
 
 
-def _draw(table: SuiteSection, seed: int, part: office.Part, count: int, split_seed: int) -> list[Case]:
-    return office.generate(seed, count, part=part, holdout=table.holdout, split_seed=split_seed)
-
-
-def _open_world(_: SuiteSection) -> World:
-    from holdfast.rollout.worlds.office import OfficeWorld
-
-    return OfficeWorld()
+def _draw(table: SuiteSection, seed: int, part: cases.Part, count: int, split_seed: int) -> list[Case]:
+    return cases.generate(seed, count, part=part, holdout=table.holdout, split_seed=split_seed)
 
 
 SUITE = Suite(
@@ -56,8 +50,8 @@ SUITE = Suite(
     table=SuiteSection,
     check=check_drawn,
     split=_split,
-    open_world=_open_world,
-    version=office.CASES_VERSION,
+    open_world=lambda _: OfficeWorld(),
+    version=cases.CASES_VERSION,
     reserve=_draw,
     teach=teach,
     decides=frozenset({"holdout"}),

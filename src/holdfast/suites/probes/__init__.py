@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.study.files import NAMED_ITEMS
 from holdfast.study.kinds import Taught
-from holdfast.study.sections import JudgeSection
+from holdfast.study.parts import ProbeSection
+from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection
 from holdfast.suites.probes import generated
-from holdfast.suites.probes.items import DIMENSIONS, SUITE, make_cases, own_probes, spread
+from holdfast.suites.probes.items import DIMENSIONS, SUITE, keep_items, make_cases, own_probes, spread
 from holdfast.suites.probes.sources import SOURCES, find_source, load_cases, load_task
-
-if TYPE_CHECKING:
-    from holdfast.study.sections import JudgeTable, ProbeSection, SuiteSection
-
-__all__ = [
-    "DIMENSIONS",
-    "RUBRICS",
-    "SOURCES",
-    "SUITE",
-    "check_probes",
-    "check_suite",
-    "collect_beside",
-    "collect_probes",
-    "count_probes",
-    "describe_terms",
-    "draw_suite",
-    "fit_judge",
-    "own_cases",
-    "taught_settings",
-    "teach_beside",
-]
 
 RUBRICS = {"safety": "probes-safety", "helpfulness": "probes-helpfulness"}
 """The rubrics by which a model reads probes where its judge names none."""
@@ -60,7 +39,7 @@ def collect_probes(section: ProbeSection) -> list[Case]:
         cases = load_task(section.source)
     else:
         cases = load_cases(section.items, section.source, section.digest)
-    return [case for dimension in dimensions for case in _keep(cases, dimension, section.count)]
+    return [case for dimension in dimensions for case in keep_items(cases, dimension, section.count)]
 
 
 def collect_beside(section: ProbeSection, cases: Sequence[Case]) -> list[Case]:
@@ -71,25 +50,16 @@ def collect_beside(section: ProbeSection, cases: Sequence[Case]) -> list[Case]:
     return found
 
 
-def _keep(cases: Sequence[Case], dimension: str, count: int) -> list[Case]:
-    mine = [case for case in cases if case.facts["dimension"] == dimension]
-    items = list(dict.fromkeys(case.facts["item"] for case in mine))
-    kept = {items[place] for place in spread(len(items), count)}
-    return [case for case in mine if case.facts["item"] in kept]
-
-
 def count_probes(section: ProbeSection) -> int:
     """How many cases ``collect_probes`` gives; where what they come from is not at hand, the most that it may give.
 
     Errors: StudyError as in ``check_probes``.
     """
-    dimensions = check_probes(section)
-    if section.items == _INSPECT:
-        return section.count * len(dimensions)
+    most = section.count * len(check_probes(section))
     try:
-        return len(collect_probes(section))
+        return most if section.items == _INSPECT else len(collect_probes(section))
     except StudyError:
-        return section.count * len(dimensions)
+        return most
 
 
 def check_probes(section: ProbeSection, *, tiny: bool | None = None) -> tuple[str, ...]:
@@ -103,8 +73,7 @@ def check_probes(section: ProbeSection, *, tiny: bool | None = None) -> tuple[st
         raise StudyError(f'probes.items is {section.items!r}, but {why}; give items = "{_GENERATED if tiny else _OWN}"')
     for name in section.dimensions:
         if name not in DIMENSIONS:
-            near = difflib.get_close_matches(name, DIMENSIONS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(DIMENSIONS)}"
+            hint = did_you_mean(name, DIMENSIONS) or f"there are: {', '.join(DIMENSIONS)}"
             raise StudyError(f"probes.dimensions has {name!r}, which is none; {hint}")
     wanted = tuple(dict.fromkeys(section.dimensions)) or DIMENSIONS
     if section.items in (_OWN, _GENERATED):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any, Literal
 
@@ -36,14 +36,13 @@ class Probe:
     """One question to a model.
 
     ``item`` is shared by all probes that one item makes and ``role`` tells them apart ("plain", "wrapped", "twin" …);
-    ``mate`` is the role of the probe's twin. ``benign`` probes are those in which nothing is to be refused. ``form`` is
-    the wrapper that the question stands in. ``accept`` and ``reject`` are right answers and common wrong ones.
+    ``mate`` is the role of the probe's twin. ``form`` is the wrapper that the question stands in. ``accept`` and
+    ``reject`` are right answers and common wrong ones.
     """
 
     dimension: str
     item: str
     prompt: str
-    benign: bool
     expected: Expected
     role: str = "plain"
     mate: str | None = None
@@ -51,6 +50,16 @@ class Probe:
     form: str | None = None
     accept: tuple[str, ...] = ()
     reject: tuple[str, ...] = ()
+
+    @property
+    def benign(self) -> bool:
+        """Whether nothing is to be refused."""
+        return self.expected not in ("refuse", "ask")
+
+
+def pair(first: Probe, second: Probe) -> list[Probe]:
+    """Two probes as each other's twins."""
+    return [replace(first, mate=second.role), replace(second, mate=first.role)]
 
 
 def make_cases(probes: Sequence[Probe], source: str, *, first_number: int = 0, system: str | None = None) -> list[Case]:
@@ -95,12 +104,21 @@ def spread(total: int, count: int) -> list[int]:
     return list(range(total)) if count >= total else [place * total // count for place in range(count)]
 
 
+def keep_items(cases: Sequence[Case], dimension: str, count: int) -> list[Case]:
+    """The cases of ``count`` items of a dimension, evenly spaced, or of all where there are fewer."""
+    mine = [case for case in cases if case.facts["dimension"] == dimension]
+    items = list(dict.fromkeys(case.facts["item"] for case in mine))
+    kept = {items[place] for place in spread(len(items), count)}
+    return [case for case in mine if case.facts["item"] in kept]
+
+
 @cache
 def own_probes() -> tuple[Probe, ...]:
     """Every own probe, by dimension and item."""
     probes: list[Probe] = []
     for dimension in DIMENSIONS:
-        data = _read(dimension)
+        place = resources.files("holdfast.suites.probes") / "data" / f"{dimension}.toml"
+        data = tomllib.loads(place.read_text(encoding="utf-8"))
         for number, row in enumerate(data["item"]):
             made = _MAKERS[dimension](row, number, data)
             key = f"{dimension}-{number:02d}"
@@ -108,75 +126,45 @@ def own_probes() -> tuple[Probe, ...]:
     return tuple(probes)
 
 
-def _read(dimension: str) -> dict[str, Any]:
-    place = resources.files("holdfast.suites.probes") / "data" / f"{dimension}.toml"
-    return tomllib.loads(place.read_text(encoding="utf-8"))
+def _two(row: Mapping[str, str], place: str, *keys: str) -> list[str]:
+    """An item's text with each of its two fillers."""
+    return [row["text"].replace(f"{{{place}}}", row[key]) for key in keys]
 
 
-def _probe(**told: Any) -> Probe:
-    return Probe(dimension="", item="", **told)
+_probe = partial(Probe, dimension="", item="")
 
 
 def _make_refusal(row: Mapping[str, str], number: int, data: Mapping[str, Any]) -> list[Probe]:
-    harmful, benign = (row["text"].replace("{aim}", row[key]) for key in ("harmful", "benign"))
-    return [
-        _probe(prompt=harmful, benign=False, expected="refuse", role="plain", mate="twin"),
-        _probe(prompt=benign, benign=True, expected="comply", role="twin", mate="plain"),
-    ]
+    harmful, benign = _two(row, "aim", "harmful", "benign")
+    return pair(_probe(prompt=harmful, expected="refuse"), _probe(prompt=benign, expected="comply", role="twin"))
 
 
 def _make_jailbreak(row: Mapping[str, str], number: int, data: Mapping[str, Any]) -> list[Probe]:
     wrapper = data["wrapper"][number % len(data["wrapper"])]
-    harmful, benign = (row["text"].replace("{aim}", row[key]) for key in ("harmful", "benign"))
-    form = wrapper["name"]
-    return [
-        _probe(prompt=harmful, benign=False, expected="refuse", role="plain"),
-        _probe(
-            prompt=_wrap(wrapper["text"], harmful),
-            benign=False,
-            expected="refuse",
-            role="wrapped",
-            mate="twin",
-            form=form,
-        ),
-        _probe(
-            prompt=_wrap(wrapper["text"], benign),
-            benign=True,
-            expected="comply",
-            role="twin",
-            mate="wrapped",
-            form=form,
-        ),
-    ]
+    plain, twin = _make_refusal(row, number, data)
 
+    def wrap(one: Probe, role: str) -> Probe:
+        text = wrapper["text"].replace("{request}", one.prompt).replace("{reversed}", one.prompt[::-1])
+        return replace(one, prompt=text, role=role, form=wrapper["name"])
 
-def _wrap(text: str, request: str) -> str:
-    return text.replace("{request}", request).replace("{reversed}", request[::-1])
+    return [replace(plain, mate=None), *pair(wrap(plain, "wrapped"), wrap(twin, "twin"))]
 
 
 def _make_information(row: Mapping[str, Any], number: int, data: Mapping[str, Any]) -> list[Probe]:
-    known, unknown = (f"{row['text'].replace('{filler}', row[key])} {BRIEFLY}" for key in ("known", "unknown"))
-    return [
-        _probe(
-            prompt=known,
-            benign=True,
-            expected="answer",
-            role="known",
-            mate="unknown",
-            accept=tuple(row["accept"]),
-            reject=tuple(row.get("reject", ())),
-        ),
-        _probe(prompt=unknown, benign=True, expected="abstain", role="unknown", mate="known"),
-    ]
+    known, unknown = (f"{text} {BRIEFLY}" for text in _two(row, "filler", "known", "unknown"))
+    answers: dict[str, Any] = {"accept": tuple(row["accept"]), "reject": tuple(row.get("reject", ()))}
+    return pair(
+        _probe(prompt=known, expected="answer", role="known", **answers),
+        _probe(prompt=unknown, expected="abstain", role="unknown"),
+    )
 
 
 def _make_ethics(row: Mapping[str, str], number: int, data: Mapping[str, Any]) -> list[Probe]:
-    opened, clear = (row["text"].replace("{case}", row[key]) for key in ("open", "clear"))
+    opened, clear = _two(row, "case", "open", "clear")
     expected = _EXPECTED[row["policy"]]
-    return [
-        _probe(prompt=opened, benign=expected == "comply", expected=expected, role="open", mate="clear"),
-        _probe(prompt=clear, benign=True, expected="comply", role="clear", mate="open"),
-    ]
+    return pair(
+        _probe(prompt=opened, expected=expected, role="open"), _probe(prompt=clear, expected="comply", role="clear")
+    )
 
 
 _MAKERS = {

@@ -5,7 +5,6 @@ Nothing is fetched from here: a set is obtained from its makers, under its licen
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Case
-from holdfast.records.errors import MissingExtra, StudyError
+from holdfast.records.errors import MissingExtra, StudyError, did_you_mean
 from holdfast.suites.probes.files import Row, read_bytes, read_rows
 from holdfast.suites.probes.items import BRIEFLY, Expected, Probe, make_cases
 
@@ -26,9 +25,9 @@ INSPECT = "inspect_evals"
 class Source:
     """A public set: what it probes, its file's format, and where and under which terms its makers give it.
 
-    ``kind`` and ``columns`` are the format, ``revision`` the upstream one that it is known by (empty where none is),
-    ``task`` its task in ``inspect_evals``, which ``plays`` whole episodes where that is so. ``only_elsewhere`` says why
-    the set has no single questions. ``note`` is what a user must know of its scores here.
+    ``kind`` and ``columns`` are the format; docs/probes.md names the files and the upstream revisions that it is known
+    by. ``task`` is its task in ``inspect_evals``, which ``plays`` whole episodes where that is so. ``only_elsewhere``
+    says why the set has no single questions. ``note`` is what a user must know of its scores here.
     """
 
     title: str
@@ -37,8 +36,6 @@ class Source:
     licence: str
     kind: str = "csv"
     columns: tuple[str, ...] = ()
-    file: str = ""
-    revision: str = ""
     gated: str = ""
     task: str | None = None
     plays: bool = False
@@ -59,17 +56,16 @@ def _ask(row: Row, number: int, prompt: str, **told: Any) -> Probe:
     return Probe(**{"item": str(number), "prompt": prompt, "dimension": "refusal", **told})
 
 
-def _expect(benign: bool) -> dict[str, Any]:
-    return {"benign": benign, "expected": "comply" if benign else "refuse"}
+def _expected(benign: bool) -> Expected:
+    return "comply" if benign else "refuse"
 
 
 def _read_xstest(row: Row, number: int) -> Probe:
     label = row.text("label")
     if label not in ("safe", "unsafe"):
         row.refuse(f"'label' is {label!r}", "it is safe or unsafe")
-    return _ask(
-        row, number, row.text("prompt"), item=row.text("id"), topic=row.text("type"), **_expect(label == "safe")
-    )
+    told = {"item": row.text("id"), "topic": row.text("type"), "expected": _expected(label == "safe")}
+    return _ask(row, number, row.text("prompt"), **told)
 
 
 def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimension: str = "refusal") -> Any:
@@ -78,7 +74,7 @@ def _read_prompts(column: str, *, benign: bool, topic: str, key: str = "", dimen
         if not item:
             row.refuse(f"{key!r} is empty", "give each row its own")
         told = {"item": item, "topic": row.text(topic), "dimension": dimension}
-        return _ask(row, number, row.text(column), **told, **_expect(benign))
+        return _ask(row, number, row.text(column), **told, expected=_expected(benign))
 
     return read
 
@@ -121,9 +117,8 @@ def _read_sycophancy(row: Row, number: int) -> Probe:
 
 
 def _answers(accept: Iterable[str], reject: Iterable[str]) -> dict[str, Any]:
-    expected: Expected = "answer"
     told = {"accept": tuple(dict.fromkeys(accept)), "reject": tuple(dict.fromkeys(reject))}
-    return {"dimension": "information", "benign": True, "expected": expected, **told}
+    return {"dimension": "information", "expected": "answer", **told}
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -134,7 +129,6 @@ _JBB: dict[str, Any] = {
     "location": "data set JailbreakBench/JBB-Behaviors on the Hugging Face hub",
     "licence": "MIT",
     "columns": ("Index", "Goal", "Category"),
-    "revision": "886acc35",
 }
 _OR_BENCH: dict[str, Any] = {
     "title": "OR-Bench",
@@ -142,7 +136,6 @@ _OR_BENCH: dict[str, Any] = {
     "location": "data set bench-llm/or-bench on the Hugging Face hub",
     "licence": "CC BY 4.0",
     "columns": ("prompt", "category"),
-    "revision": "e36d8b80",
 }
 _AGENTHARM: dict[str, Any] = {
     "title": "AgentHarm",
@@ -151,7 +144,6 @@ _AGENTHARM: dict[str, Any] = {
     "licence": "MIT with a clause against harmful use and against training on it (its LICENSE file)",
     "kind": "json:behaviors",
     "columns": ("id", "prompt", "category"),
-    "revision": "e23b3fe",
     "task": "agentharm",
     "plays": True,
     "note": "asked here without its tools: what an agent would do with them is measured by its inspect_evals task",
@@ -164,29 +156,24 @@ SOURCES: Mapping[str, Source] = {
         location="repository paul-rottger/xstest (was exaggerated-safety) on GitHub; Paul/XSTest on the hub",
         licence="CC BY 4.0",
         columns=("id", "prompt", "type", "label"),
-        file="xstest_prompts.csv",
         gated="the makers' file is open; the copy walledai/XSTest on the hub asks for an account and a click",
         task="xstest",
         read=_read_xstest,
     ),
     "or-bench": Source(
         **_OR_BENCH,
-        file="or-bench-hard-1k.csv or or-bench-80k.csv (harmless)",
         read=_read_prompts("prompt", benign=True, topic="category"),
     ),
     "or-bench-toxic": Source(
         **_OR_BENCH,
-        file="or-bench-toxic.csv (harmful)",
         read=_read_prompts("prompt", benign=False, topic="category"),
     ),
     "jbb-behaviors": Source(
         **_JBB,
-        file="harmful-behaviors.csv",
         read=_read_prompts("Goal", benign=False, topic="Category", key="Index"),
     ),
     "jbb-behaviors-benign": Source(
         **_JBB,
-        file="benign-behaviors.csv",
         read=_read_prompts("Goal", benign=True, topic="Category", key="Index"),
     ),
     "strongreject": Source(
@@ -195,7 +182,6 @@ SOURCES: Mapping[str, Source] = {
         location="repository alexandrasouly/strongreject on GitHub, folder strongreject_dataset",
         licence="MIT",
         columns=("category", "source", "forbidden_prompt"),
-        file="strongreject_dataset.csv or strongreject_small_dataset.csv",
         task="strong_reject",
         note="its own grader scores how useful an answer is; here a reply is refused or not",
         read=_read_prompts("forbidden_prompt", benign=False, topic="category", dimension="jailbreak"),
@@ -206,7 +192,6 @@ SOURCES: Mapping[str, Source] = {
         location="repository sylinrl/TruthfulQA on GitHub",
         licence="Apache 2.0",
         columns=("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category"),
-        file="TruthfulQA.csv",
         task="truthfulqa",
         note="its answers are sentences: rules read many replies as unclear, so name a rubric judge",
         read=_read_truthfulqa,
@@ -217,7 +202,6 @@ SOURCES: Mapping[str, Source] = {
         location="repository openai/simple-evals on GitHub names the file simple_qa_test_set.csv",
         licence="MIT",
         columns=("problem", "answer"),
-        file="simple_qa_test_set.csv",
         task="simpleqa",
         read=_read_simpleqa,
     ),
@@ -228,8 +212,6 @@ SOURCES: Mapping[str, Source] = {
         licence="MIT",
         kind="jsonl",
         columns=("prompt", "base.correct_answer", "base.incorrect_answer", "metadata.prompt_template"),
-        file="answer.jsonl",
-        revision="9a1694221e3639887138f61deae344335eca6752",
         task="sycophancy",
         plays=True,
         note="answer.jsonl alone holds single questions; are_you_sure and feedback take several turns or a judge",
@@ -237,12 +219,10 @@ SOURCES: Mapping[str, Source] = {
     ),
     "agentharm": Source(
         **_AGENTHARM,
-        file="harmful_behaviors_test_public.json",
         read=_read_prompts("prompt", benign=False, topic="category", key="id"),
     ),
     "agentharm-benign": Source(
         **_AGENTHARM,
-        file="benign_behaviors_test_public.json",
         read=_read_prompts("prompt", benign=True, topic="category", key="id"),
     ),
     "agentdojo": Source(
@@ -262,8 +242,7 @@ def find_source(name: str | None, place: str) -> Source:
     if name is None:
         raise StudyError(f"{place} is missing; name the set that the file is of: {', '.join(SOURCES)}")
     if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SOURCES)}"
+        hint = did_you_mean(name, SOURCES) or f"there are: {', '.join(SOURCES)}"
         raise StudyError(f"{place} is {name!r}, which is no known set; {hint}")
     source = SOURCES[name]
     if source.only_elsewhere:
@@ -318,17 +297,19 @@ def _parse(path: str, data: bytes, name: str, kind: str) -> tuple[Case, ...]:
     return tuple(make_cases(probes, name, first_number=FIRST_NUMBER))
 
 
-def load_task(name: str | None, *, place: str = "probes.source") -> tuple[Case, ...]:
+def load_task(name: str | None) -> tuple[Case, ...]:
     """The cases of a set's task in ``inspect_evals``, whose own loader fetches the set.
 
     Errors: MissingExtra where the package is not installed, StudyError for a set without a task there, and for samples
     that are no single questions.
     """
-    source = find_source(name, place)
+    source = find_source(name, "probes.source")
     if source.task is None:
-        raise StudyError(f"{place} is {name!r}, which has no task in {INSPECT}; name a local file in probes.items")
+        raise StudyError(
+            f"probes.source is {name!r}, which has no task in {INSPECT}; name a local file in probes.items"
+        )
     if source.plays:
-        raise StudyError(f"{place} is {name!r}, whose task plays whole episodes; {_run_elsewhere(source)}")
+        raise StudyError(f"probes.source is {name!r}, whose task plays whole episodes; {_run_elsewhere(source)}")
     try:
         module = importlib.import_module(f"{INSPECT}.{source.task}")
     except ImportError as error:
@@ -354,5 +335,5 @@ def _read_sample(sample: Any, number: int, source: Source, name: str) -> Probe:
         kind = str(metadata.get("label") or metadata.get("type") or "")
         # XSTest mixes both; the harmful ones are contrasts.
         benign = name == "xstest" and not kind.startswith(("contrast", "unsafe"))
-        told = {"dimension": source.dimension, "topic": kind, **_expect(benign or name.endswith("benign"))}
+        told = {"dimension": source.dimension, "topic": kind, "expected": _expected(benign or name.endswith("benign"))}
     return Probe(item=str(sample.id if sample.id is not None else number), prompt=sample.input, **told)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from holdfast.records import Case
-from holdfast.rollout.worlds import World
+from holdfast.rollout.worlds import SilentWorld
 from holdfast.study.kinds import Suite
 from holdfast.study.sections import SuiteSection
 from holdfast.suites import probes
 from holdfast.suites.office.suite import check_mixture, teach
+from holdfast.suites.probes.items import SUITE as NAME
 
 
 def _check(table: SuiteSection) -> None:
@@ -17,22 +15,12 @@ def _check(table: SuiteSection) -> None:
     probes.check_suite(table)
 
 
-def _split(table: SuiteSection, _: int) -> Mapping[str, list[Case]]:
-    return {"train": [], "test": probes.draw_suite(table)}
-
-
-def _open_world(_: SuiteSection) -> World:
-    from holdfast.rollout.worlds.silent import SilentWorld
-
-    return SilentWorld()
-
-
 SUITE = Suite(
-    name=probes.SUITE,
+    name=NAME,
     table=SuiteSection,
     check=_check,
-    split=_split,
-    open_world=_open_world,
+    split=lambda table, _: {"train": [], "test": probes.draw_suite(table)},
+    open_world=lambda _: SilentWorld(),
     version=None,
     why="its questions have no tools; remove suite.world",
     shared=True,

@@ -1,7 +1,8 @@
-"""ToolEmu's cases: an instruction that leaves something open, the tools at hand, and what could go wrong.
+"""ToolEmu's cases: an instruction that leaves something open, the tools at hand, and what could go wrong; its toolkits.
 
 A case's ``facts`` are the fields of its record except the instruction, under ToolEmu's own names; its id is the
-record's name and its number the record's place in the file, as the published study has them.
+record's name and its number the record's place in the file, as the published study has them. A tool's public name is
+its toolkit's name for models and its own.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import difflib
 import functools
 import hashlib
 import random
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.records import Case, Message
+from holdfast.records import JSON, Case, Message, ToolSpec
 from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes
-from holdfast.rollout.worlds.schemas import show
+from holdfast.rollout.worlds.schemas import TYPES, show
 from holdfast.study.files import MOST_BYTES
-from holdfast.suites.toolemu.files import Record, read_records
-from holdfast.suites.toolemu.toolkits import Toolkit, join_toolkits, read_toolkits
+from holdfast.suites.toolemu.files import Record, read_records, refuse
 
 SUITE = "toolemu"
 INSTRUCTION = "User Instruction"
@@ -40,17 +43,13 @@ def load_cases(cases: Path | str, toolkits: Path | str, digest: str | None = Non
     Errors: StudyError for a file that cannot be read or is not as the format says, and where ``digest``, the SHA-256 of
     both files' bytes one after the other, is another one.
     """
-    texts = [_read(str(path)) for path in (cases, toolkits)]
+    texts = [read_bytes(str(path), MOST_BYTES, remedy="give the path of a ToolEmu file") for path in (cases, toolkits)]
     if digest is not None and hashlib.sha256(b"".join(texts)).hexdigest() != digest:
         raise StudyError(
             f"{cases} and {toolkits}: not the files that the study was made with (another SHA-256 than suite.digest);"
             " restore them, or remove suite.digest for a new study"
         )
     return _parse(str(cases), texts[0], str(toolkits), texts[1])
-
-
-def _read(path: str) -> bytes:
-    return read_bytes(path, MOST_BYTES, remedy="give the path of a ToolEmu file")
 
 
 @functools.lru_cache(maxsize=4)
@@ -114,3 +113,95 @@ def halve(
     numbers = list(range(count))
     random.Random(seed).shuffle(numbers)
     return sorted(numbers[: count // 2][:train]), sorted(numbers[count // 2 :][:test])
+
+
+# --- toolkits ---------------------------------------------------------------------------------------------------------
+
+PUBLIC_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what every provider takes for a tool's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolkit:
+    """Tools that belong together. ``declared`` is by public name what each returns and raises."""
+
+    name: str
+    description: str
+    tools: tuple[ToolSpec, ...]
+    declared: Mapping[str, JSON]
+
+
+def read_toolkits(path: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Toolkit]:
+    """The toolkits of a file by name. Errors: StudyError."""
+    toolkits: dict[str, Toolkit] = {}
+    for number, one in enumerate(records):
+        record = Record(path, f"$[{number}]", one)
+        toolkit = _read_toolkit(record)
+        if toolkit.name in toolkits:
+            record.refuse("toolkit", f"a second toolkit {show(toolkit.name)}", "give each its own name")
+        toolkits[toolkit.name] = toolkit
+    return toolkits
+
+
+def _read_toolkit(record: Record) -> Toolkit:
+    name, prefix = record.text("toolkit"), record.text("name_for_model")
+    made = [_read_tool(tool, name, prefix) for tool in record.records("tools")]
+    if not made:
+        record.refuse("tools", f"the toolkit {show(name)} has no tools")
+    return Toolkit(
+        name=name,
+        description=record.text("description_for_model"),
+        tools=tuple(tool for tool, _ in made),
+        declared={tool.name: declared for tool, declared in made},
+    )
+
+
+def _read_tool(record: Record, toolkit: str, prefix: str) -> tuple[ToolSpec, JSON]:
+    name = prefix + record.text("name")
+    if not PUBLIC_NAME.fullmatch(name):
+        record.refuse("name", f"the public name {show(name)}", "use at most 64 letters, digits, _ and -")
+    rows = {key: record.records(key, optional=key == "exceptions") for key in ("parameters", "returns", "exceptions")}
+    returns = [
+        {"name": one.text("name"), "type": _type_of(one), "description": one.text("description", "")}
+        for one in rows["returns"]
+    ]
+    exceptions = [{"name": one.text("name"), "description": one.text("description", "")} for one in rows["exceptions"]]
+    # What an array holds and an object has is said in the description alone.
+    loose: Mapping[str, JSON] = {"array": {"items": {}}, "object": {"additionalProperties": True}}
+    properties = {
+        one.text("name"): {"type": kind, "description": one.text("description", ""), **loose.get(kind, {})}
+        for one in rows["parameters"]
+        for kind in (_type_of(one),)
+    }
+    for key, those in rows.items():
+        if twice := _find_repeated(one.text("name") for one in those):
+            record.refuse(key, f"{show(twice)} stands twice", "give each its own name")
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": [one.text("name") for one in rows["parameters"] if one.flag("required", False)],
+        "additionalProperties": False,
+    }
+    lines = [f"- {one['name']} ({one['type']}): {one['description']}" for one in returns]
+    description = "\n".join([record.text("summary"), *(["Returns:", *lines] if lines else [])])
+    tool = ToolSpec(name=name, description=description, parameters=schema)
+    return tool, {"toolkit": toolkit, "returns": returns, "exceptions": exceptions}
+
+
+def _type_of(record: Record) -> str:
+    kind = record.text("type")
+    if kind not in TYPES:
+        record.refuse("type", f"unknown type {show(kind)}", f"use one of {', '.join(TYPES)}")
+    return kind
+
+
+def join_toolkits(place: str, toolkits: Sequence[Toolkit]) -> tuple[tuple[ToolSpec, ...], dict[str, JSON]]:
+    """The tools of one case, and what each returns and raises. Errors: StudyError where two share a public name."""
+    tools = tuple(tool for toolkit in toolkits for tool in toolkit.tools)
+    if twice := _find_repeated(tool.name for tool in tools):
+        refuse(place, f"two tools are called {show(twice)}", "name each toolkit once, and give each tool its own name")
+    return tools, {name: one for toolkit in toolkits for name, one in toolkit.declared.items()}
+
+
+def _find_repeated(names: Iterable[str]) -> str | None:
+    """The first name that stands twice, or None."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from holdfast.records.errors import StudyError
@@ -25,7 +25,12 @@ def read_records(path: str, data: bytes) -> list[dict[str, Any]]:
     try:
         found = read_json(text)
     except json.JSONDecodeError as error:
-        _refuse_syntax(path, text, error)
+        place = f"{path}: line {error.lineno}, column {error.colno}"
+        if text.lstrip()[0] not in "[{":
+            refuse(place, "not JSON (YAML?)", "convert the file to ToolEmu's JSON, a list of objects")
+        if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
+            refuse(place, "the file ends in the middle of a value", "it is truncated: fetch it again")
+        refuse(place, f"not JSON ({error.msg})")
     except ValueError as error:
         refuse(path, str(error))
     if not isinstance(found, list) or not found:
@@ -44,15 +49,6 @@ def _decode(path: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         refuse(path, f"not UTF-8 at line {line} (byte {error.start:,})", "save it as UTF-8")
-
-
-def _refuse_syntax(path: str, text: str, error: json.JSONDecodeError) -> NoReturn:
-    place = f"{path}: line {error.lineno}, column {error.colno}"
-    if text.lstrip()[0] not in "[{":
-        refuse(place, "not JSON (YAML?)", "convert the file to ToolEmu's JSON, a list of objects")
-    if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
-        refuse(place, "the file ends in the middle of a value", "it is truncated: fetch it again")
-    refuse(place, f"not JSON ({error.msg})")
 
 
 class Record:
@@ -114,13 +110,3 @@ class Record:
         if value is None and key not in self._record:
             refuse(self._at(key), "this field is missing")
         return value
-
-
-def find_repeated(names: Iterable[str]) -> str | None:
-    """The first name that stands twice, or None."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
 from holdfast.rollout.worlds import World
+from holdfast.rollout.worlds.emulated import EmulatedWorld
 from holdfast.study.kinds import Suite
 from holdfast.study.sections import SuiteSection
 from holdfast.suites.office.suite import check_mixture, teach
@@ -43,8 +44,6 @@ def _split(table: SuiteSection, split_seed: int) -> Mapping[str, list[Case]]:
 
 
 def _open_world(table: SuiteSection) -> World:
-    from holdfast.rollout.worlds.emulated import EmulatedWorld
-
     world = table.world
     return EmulatedWorld(mode=world.mode, temperature=world.temperature, max_tokens=world.max_tokens)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.records import PreferencePair
-from holdfast.records.errors import StudyError
+from holdfast.records.errors import StepError, StudyError
+from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded
 from holdfast.training.trees.trees import count_tokens
 
@@ -26,9 +26,10 @@ _CHUNK_BATCHES = 50
 _SUBTREE_PAIRS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairOrder:
-    """How pairs become steps.
+def pair_steps(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], stage: StageSection, *, seed: int
+) -> Iterator[list[PreferencePair]]:
+    """The pairs of each step, endlessly; every epoch takes every pair once.
 
     ``pairwise`` takes all pairs in one random order, ``pairs_per_step`` at a time, an epoch's last step with what is
     left: the order of ``RandomSampler`` under accelerate's seedable sampler. Otherwise an epoch takes the sub-trees of
@@ -36,31 +37,17 @@ class PairOrder:
     exactly ``pairs_per_step``, across sub-trees and epochs; where a stage counts ``epochs``, an epoch's last step has
     what is left. With it, a sub-tree has at most that many trajectories and is never cut: a step takes as many as fit
     into ``pairs_per_step`` pairs and ``tokens_per_step`` tokens of their tree, and at least one. Smaller sub-trees mix
-    more cases into a step, larger ones share more.
+    more cases into a step, larger ones share more. Errors: StudyError for one pair that alone is above
+    ``tokens_per_step``.
     """
-
-    pairs_per_step: int
-    trajectories_per_case: int | None = None
-    tokens_per_step: int | None = None
-    pairwise: bool = False
-    epochs: int | None = None
-
-
-def pair_steps(
-    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, *, seed: int
-) -> Iterator[list[PreferencePair]]:
-    """The pairs of each step, endlessly; every epoch takes every pair once.
-
-    Errors: StudyError for one pair that alone is above ``tokens_per_step``.
-    """
-    if order.pairwise:
-        return _pairwise(pairs, order.pairs_per_step, seed)
-    if order.tokens_per_step is not None:
+    if stage.pairwise:
+        return _pairwise(pairs, stage.pairs_per_step, seed)
+    if stage.tokens_per_step is not None:
         for pair in pairs:
-            list(_within([pair], encoded, order.tokens_per_step))
-    if order.trajectories_per_case is None:
-        return _cut_exactly(pairs, order, np.random.default_rng(seed))
-    return _take_subtrees(pairs, encoded, order, np.random.default_rng(seed))
+            list(_within([pair], encoded, stage.tokens_per_step))
+    if stage.trajectories_per_case is None:
+        return _cut_exactly(pairs, stage, np.random.default_rng(seed))
+    return _take_subtrees(pairs, encoded, stage, np.random.default_rng(seed))
 
 
 def _pairwise(pairs: Sequence[PreferencePair], per_step: int, seed: int) -> Iterator[list[PreferencePair]]:
@@ -76,13 +63,13 @@ def _pairwise(pairs: Sequence[PreferencePair], per_step: int, seed: int) -> Iter
 
 
 def _cut_exactly(
-    pairs: Sequence[PreferencePair], order: PairOrder, rng: np.random.Generator
+    pairs: Sequence[PreferencePair], stage: StageSection, rng: np.random.Generator
 ) -> Iterator[list[PreferencePair]]:
-    per_step, queue = order.pairs_per_step, list[PreferencePair]()
+    per_step, queue = stage.pairs_per_step, list[PreferencePair]()
     while True:
         for subtree in shuffled_subtrees(pairs, lambda case: _side_for(case, min(per_step, _SUBTREE_PAIRS)), rng):
             queue += subtree
-        while len(queue) >= per_step or (queue and order.epochs is not None):
+        while len(queue) >= per_step or (queue and stage.epochs is not None):
             taken, queue = queue[:per_step], queue[per_step:]
             yield taken
 
@@ -128,17 +115,17 @@ def _subtrees(case: Sequence[PreferencePair], side: int, rng: np.random.Generato
 
 
 def _take_subtrees(
-    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], order: PairOrder, rng: np.random.Generator
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], stage: StageSection, rng: np.random.Generator
 ) -> Iterator[list[PreferencePair]]:
-    side = max(1, (order.trajectories_per_case or 2) // 2)
-    limit = order.tokens_per_step or math.inf
+    side = max(1, (stage.trajectories_per_case or 2) // 2)
+    limit = stage.tokens_per_step or math.inf
     taken: list[PreferencePair] = []
     tokens = 0
     while True:
         for subtree in shuffled_subtrees(pairs, lambda _: side, rng):
             for part in _within(subtree, encoded, limit):
                 size = _tree_tokens(part, encoded)
-                if taken and (len(taken) + len(part) > order.pairs_per_step or tokens + size > limit):
+                if taken and (len(taken) + len(part) > stage.pairs_per_step or tokens + size > limit):
                     yield taken
                     taken, tokens = [], 0
                 taken, tokens = taken + part, tokens + size
@@ -184,3 +171,25 @@ def demonstration_steps(
         batches = batches.reshape(-1, batch_size)
         for number in rng.permutation(len(batches)):
             yield batches[number]
+
+
+def fit_stage(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], settings: StageSection
+) -> tuple[list[PreferencePair], StageSection]:
+    """The pairs that ``max_length`` leaves, and settings with the steps and the warm-up that they make.
+
+    An epoch has as many steps as its pairs fill, the last one perhaps in part; a share of a warm-up step counts as one.
+    What is given as steps stays. Errors: StepError where every pair is too long.
+    """
+    limit = math.inf if settings.max_length is None else settings.max_length
+    # What is not encoded is another error, of whoever learns from it.
+    long = {name for name, item in encoded.items() if len(item.ids) > limit}
+    kept = [pair for pair in pairs if not {pair.chosen, pair.rejected} & long]
+    if pairs and not kept:
+        raise StepError(f"all {len(pairs)} pairs have a side of more than max_length {limit} tokens; raise it")
+    steps, warmup = settings.steps, settings.warmup_steps
+    if settings.epochs is not None:
+        steps = math.ceil(len(kept) / settings.pairs_per_step) * settings.epochs
+    if settings.warmup_ratio is not None:
+        warmup = math.ceil(settings.warmup_ratio * steps)
+    return kept, settings.model_copy(update={"steps": steps, "warmup_steps": warmup})

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError, require
 from holdfast.study.sections import SFTSection
 from holdfast.study.stages import StageSection
-from holdfast.training.dpo.balance import Balance, Measure
-from holdfast.training.dpo.mixing import Second, mixed_steps, second_step
-from holdfast.training.dpo.orders import PairOrder, demonstration_steps, pair_steps
+from holdfast.training.dpo.mixing import Balance, Measure, Second, mixed_steps, second_step
+from holdfast.training.dpo.orders import demonstration_steps, fit_stage, pair_steps
 from holdfast.training.encoding import (
     Encoded,
     LossMask,
@@ -34,18 +32,14 @@ from holdfast.training.encoding import (
     score_picked,
 )
 from holdfast.training.loop.launch import run_together
-from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, LoopSettings, isolated, open_tracker
+from holdfast.training.loop.loop import TOKEN_BUDGET, Loop, StepLog, isolated
 from holdfast.training.loop.passes import check_budget, score_within
-from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
 from holdfast.training.loop.sharding import score_together
-from holdfast.training.policy.adapters import Policy, Precision, open_policy, open_trained
+from holdfast.training.loop.stage import Progress, Stage, TrainResult
+from holdfast.training.policy.adapters import Policy, Precision, open_policy
 from holdfast.training.ranks import find_ranks
-from holdfast.training.settings import fit_stage
 from holdfast.training.states import random_states, set_random_states
-from holdfast.training.trees.parts import PairObjective, TrainStep, demonstration_step, pair_step
-
-# Called with steps done and steps in all.
-Progress = Callable[[int, int], None]
+from holdfast.training.trees.parts import TrainStep, demonstration_step, name_sequences, pair_step
 
 
 def train_sft(
@@ -69,18 +63,14 @@ def train_sft(
         check_demonstrations(demonstrations, policy)
         lengths = np.array([len(item.ids) for item in demonstrations], np.int64)
         order = demonstration_steps(lengths, batch_size=settings.batch_size, rng=np.random.default_rng(seed))
-        loop = Loop(
-            policy,
-            LoopSettings(
-                steps=steps,
-                learning_rate=settings.learning_rate,
-                warmup_steps=settings.warmup_steps,
-                max_grad_norm=settings.max_grad_norm,
-                schedule="linear",
-                token_budget=max(TOKEN_BUDGET, int(lengths.max())),
-            ),
-            seed=seed,
+        stage = StageSection(
+            objective=(),
+            steps=steps,
+            schedule="linear",
+            token_budget=max(TOKEN_BUDGET, int(lengths.max())),
+            **settings.model_dump(include={"learning_rate", "warmup_steps", "max_grad_norm"}),
         )
+        loop = Loop(policy, stage, seed=seed)
         taken = (demonstration_step([demonstrations[n] for n in rows], settings.other_weight) for rows in order)
         for log in loop.run(taken):
             if progress is not None:
@@ -155,25 +145,17 @@ def train_dpo(
     )
     for side in (pairs, *(() if second is None else (second.pairs,))):
         check_pairs(side, encoded, settings.loss_mask)
-    told: dict[str, Any] = {"seed": seed, "folder": folder, "tracker": tracker, "second": second}
+    told: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker, "second": second}
     if settings.devices > 1 and find_ranks() is None:
-        _check_devices(settings.devices)
+        if torch.cuda.is_available() and settings.devices > torch.cuda.device_count():
+            raise StudyError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
         told |= {"model_dir": model_dir, "pairs": pairs, "encoded": encoded, "settings": settings}
-        told |= {"save_at": save_at, "out_dir": out_dir, "reference": reference}
+        told |= {"save_at": save_at, "reference": reference}
         together: list[TrainResult] = run_together(settings.devices, train_dpo, told)
         return together
     with isolated(seed):
         stage = PreferenceStage(model_dir, pairs, encoded, settings, reference or {}, balance=balance, **told)
-        for step in stage.run(doses, out_dir):
-            if progress is not None:
-                progress(step, doses[-1])
-        return stage.results(doses, out_dir)
-
-
-def _check_devices(devices: int) -> None:
-    """Raises StudyError for more devices than there are."""
-    if torch.cuda.is_available() and devices > torch.cuda.device_count():
-        raise StudyError(f"devices is {devices}, but this machine has {torch.cuda.device_count()}")
+        return stage.train(doses, progress)
 
 
 # Pairs on which drift is measured.
@@ -188,7 +170,7 @@ def score_names(
     Errors: StepError for a value that is not finite, StudyError for a trajectory above the budget.
     """
     distinct = sorted(set(names))
-    sequences = [score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in distinct]
+    sequences = name_sequences(distinct, encoded, loss_mask)
     check_budget(sequences, budget)
     ranks = find_ranks()
     scores = (
@@ -201,8 +183,8 @@ def score_names(
     return found
 
 
-class PreferenceStage:
-    """A stage under training, and the doses kept so far; ``train_dpo`` says what it is given."""
+class PreferenceStage(Stage[StageSection]):
+    """A stage on pairs under training; ``train_dpo`` says what it is given."""
 
     def __init__(
         self,
@@ -213,15 +195,15 @@ class PreferenceStage:
         reference: Mapping[str, float],
         *,
         seed: int,
+        out_dir: Path,
         folder: Path | None,
         tracker: str | None,
         second: Second | None,
         balance: tuple[Balance, Measure] | None,
     ) -> None:
-        self._started = time.process_time()
-        self._pairs, self._encoded, self._settings = pairs, encoded, settings
+        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
+        self._pairs, self._encoded = pairs, encoded
         self._second, self._balance = second, balance
-        self._policy = open_trained(model_dir, settings)
         every = [*pairs, *(second.pairs if second is not None else ())]
         cases = {name: pair.case_id for pair in every for name in (pair.chosen, pair.rejected)}
         named = [(f"case {case}, trajectory {name}", encoded[name]) for name, case in cases.items()]
@@ -230,53 +212,23 @@ class PreferenceStage:
         known = {name: reference[name] for name in cases if name in reference}
         # A fresh adapter changes nothing, so before the first update the policy is its own reference.
         self._reference = known | self._score([name for name in cases if name not in known])
-        loop = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
-        ranks = find_ranks()
-        self._leads = ranks is None or ranks.rank == 0
-        self._folder, self._tracker = folder, None
-        if tracker is not None and self._leads:
-            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
-        self._loop = Loop(
-            self._policy,
-            LoopSettings(**loop),
-            seed=seed,
-            identity=self._identify(),
-            folder=folder,
-            tracker=self._tracker,
-        )
+        identity = self._identify()
+        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
 
-    def run(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
-        """Trains to the last dose, keeps each, and yields the steps done."""
-        try:
-            yield from self._train(doses, out_dir)
-        finally:
-            if self._tracker is not None:
-                self._tracker.finish()
-
-    def _train(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
-        for log in self._loop.run(islice(self._steps(), doses[-1])):
-            # Before the state is saved that says that the step is done.
-            if self._balance is not None and self._balance[0].is_due(log.step):
-                self._measure(log.step, out_dir)
-            if log.step in doses:
-                keep_dose(self._policy, out_dir, log.step, leads=self._leads)
-                chosen, rejected = self._drifts()
-                self._loop.keep({"chosen_drift": chosen, "rejected_drift": rejected})
-            yield log.step
-
-    def _measure(self, step: int, out_dir: Path) -> None:
-        """Measures the policy as it is now; the loop keeps what came of it."""
-        assert self._balance is not None
+    def _note(self, log: StepLog) -> None:
+        """Measures the policy where a balance is due; the loop keeps what came of it."""
+        if self._balance is None or log.step % self._balance[0].every:
+            return
         (balance, measure), states = self._balance, random_states()
         readings = self._loop.history.readings
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out_dir, prefix="measured-") as folder:
+        self._out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._out_dir, prefix="measured-") as folder:
             self._policy.set_training(False)
             self._policy.save(Path(folder) / "policy")
-            found = measure(Path(folder) / "policy", step)
+            found = measure(Path(folder) / "policy", log.step)
         self._policy.set_training(True)
         set_random_states(states)
-        readings.append(balance.read(step, found, readings))
+        readings.append(balance.read(log.step, found, readings))
 
     def _identify(self) -> str:
         """All that decides where a stage goes, besides its seed; a state of another stage is not taken up."""
@@ -290,22 +242,15 @@ class PreferenceStage:
             kept = [[self._second.way, self._second.amount, rule, _list_pairs(self._second.pairs)]]
         return content_id(settings, _list_pairs(self._pairs), self._reference, *kept)
 
-    def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
-        """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
-        return read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
-
     def _steps(self) -> Iterator[TrainStep]:
-        settings = self._settings
-        order = PairOrder(**{field.name: getattr(settings, field.name) for field in fields(PairOrder)})
-        objective = PairObjective(**{field.name: getattr(settings, field.name) for field in fields(PairObjective)})
-        told: dict[str, Any] = {"objective": objective, "loss_mask": settings.loss_mask}
+        settings, encoded, reference = self._settings, self._encoded, self._reference
         if self._second is None:
-            for pairs in pair_steps(self._pairs, self._encoded, order, seed=self._loop.seed):
-                yield pair_step(pairs, self._encoded, self._reference, **told)
+            for pairs in pair_steps(self._pairs, encoded, settings, seed=self._loop.seed):
+                yield pair_step(pairs, encoded, reference, settings)
             return
-        both = mixed_steps(self._pairs, self._second, self._encoded, order, seed=self._loop.seed)
+        both = mixed_steps(self._pairs, self._second, encoded, settings, seed=self._loop.seed)
         for number, (own, others) in enumerate(both):
-            yield second_step(own, others, self._weight(number), self._encoded, self._reference, **told)
+            yield second_step(own, others, self._weight(number), encoded, reference, stage=settings)
 
     def _weight(self, step: int) -> float | None:
         """The weight of the second objective's term in a step, counted from 0; None where its pairs are mixed in."""
@@ -318,15 +263,17 @@ class PreferenceStage:
         settings = self._settings
         return score_names(self._policy, names, self._encoded, settings.loss_mask, settings.token_budget)
 
-    def _drifts(self) -> tuple[float, float]:
+    def _measure_dose(self) -> Mapping[str, float]:
+        """The drifts of the pairs' two sides."""
         count = min(len(self._pairs), _DRIFT_PAIRS)
-        places = np.linspace(0, len(self._pairs) - 1, count).astype(int)
-        sides = [[self._pairs[place].chosen for place in places], [self._pairs[place].rejected for place in places]]
+        some = [self._pairs[place] for place in np.linspace(0, len(self._pairs) - 1, count).astype(int)]
+        sides = {"chosen_drift": [pair.chosen for pair in some], "rejected_drift": [pair.rejected for pair in some]}
         self._policy.set_training(False)
-        now = self._score(sides[0] + sides[1])
+        now = self._score([name for names in sides.values() for name in names])
         self._policy.set_training(True)
-        chosen, rejected = (float(np.mean([now[name] - self._reference[name] for name in side])) for side in sides)
-        return chosen, rejected
+        return {
+            side: float(np.mean([now[name] - self._reference[name] for name in names])) for side, names in sides.items()
+        }
 
 
 def _list_pairs(pairs: Sequence[PreferencePair]) -> list[list[Any]]:

@@ -10,24 +10,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from holdfast.models.tiny.llama import one_thread
 from holdfast.records.errors import StepError, StoreError, StudyError
-from holdfast.training.loop.passes import Descent, Work, check_budget, descend
+from holdfast.records.outputs import write_file
+from holdfast.study.stages import TrainingSection
+from holdfast.training.loop.passes import Work, check_budget, descend
 from holdfast.training.loop.sharding import descend_together
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.ranks import any_of, find_ranks, gather_whole, spread_like
 from holdfast.training.states import STATE, UnusableState, random_states, read_state, set_random_states, write_state
 from holdfast.training.trees.parts import Part, TrainStep
 
-Schedule = Literal["constant", "linear", "cosine"]
 # Tokens of a tree in memory at once where nobody says: the longest published trajectory has 20,000.
 TOKEN_BUDGET = 32_768
 LOG = "train.jsonl"  # in a loop's folder, a line for each step
@@ -35,32 +37,18 @@ LOG = "train.jsonl"  # in a loop's folder, a line for each step
 SAVE_SECONDS = 300.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
-    """How weights are changed, whatever the objective.
+def rate_at(settings: TrainingSection, step: int) -> float:
+    """The learning rate of a step, counted from 0.
 
-    ``steps`` and ``warmup_steps`` are optimiser steps: the rate rises linearly over the warm-up, then stays
-    ("constant") or falls to zero at the last step ("linear", "cosine"). ``max_grad_norm`` bounds the gradient's L2
-    norm, ``token_budget`` the tokens of a tree that are in memory at once.
+    It rises linearly over the warm-up, then stays ("constant") or falls to zero at the last step ("linear", "cosine").
     """
-
-    steps: int
-    learning_rate: float
-    warmup_steps: int
-    max_grad_norm: float
-    schedule: Schedule = "constant"
-    weight_decay: float = 0.0
-    token_budget: int = TOKEN_BUDGET
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        left = (self.steps - step) / max(1, self.steps - self.warmup_steps)
-        if self.schedule == "linear":
-            return self.learning_rate * min(warm, left)
-        if self.schedule == "cosine" and left < 1:
-            return self.learning_rate * warm * 0.5 * (1 - math.cos(math.pi * left))
-        return self.learning_rate * warm
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    left = (settings.steps - step) / max(1, settings.steps - settings.warmup_steps)
+    if settings.schedule == "linear":
+        return settings.learning_rate * min(warm, left)
+    if settings.schedule == "cosine" and left < 1:
+        return settings.learning_rate * warm * 0.5 * (1 - math.cos(math.pi * left))
+    return settings.learning_rate * warm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,32 +94,35 @@ class Loop:
     """A policy under training.
 
     With ``folder``, every step is a line of ``folder/train.jsonl``, and the state is kept in ``folder/state`` now and
-    then and when the loss stops being finite; only a loop of the same seed and ``identity`` takes it up. ``on_step``
-    sees each step's log too, and ``tracker`` (one of accelerate's) its numbers. Among processes that train together
-    only the first writes.
+    then and when the loss stops being finite; only a loop of the same seed and ``identity`` takes it up. ``tracker``
+    (the name of one of accelerate's) gets each step's numbers too. Among processes that train together only the first
+    writes.
     """
 
     def __init__(
         self,
         policy: Policy,
-        settings: LoopSettings,
+        settings: TrainingSection,
         *,
         seed: int,
         identity: str = "",
         folder: Path | None = None,
-        on_step: Callable[[StepLog], None] | None = None,
-        tracker: Any = None,
+        tracker: str | None = None,
     ) -> None:
         self.policy, self.settings, self.seed, self._identity = policy, settings, seed, identity
-        self._folder, self._on_step, self._tracker = folder, on_step, tracker
+        self._folder = folder
         self._ranks = find_ranks()
+        self.leads = self._ranks is None or self._ranks.rank == 0
         self._weights = policy.trainable()
         self._optimizer = torch.optim.AdamW(
-            self._weights, lr=settings.rate(0), weight_decay=settings.weight_decay, fused=self._ranks is None
+            self._weights, lr=rate_at(settings, 0), weight_decay=settings.weight_decay, fused=self._ranks is None
         )
         self.history = History(token_budget=settings.token_budget)
         self._saved = time.monotonic()
         self._random = random_states()  # before the step that is under way
+        self._tracker = None
+        if tracker is not None and self.leads:
+            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
         if folder is not None:
             self._resume(folder)
 
@@ -142,29 +133,22 @@ class Loop:
         not fit into memory in any pieces.
         """
         self.policy.set_training(True)
-        for number, step in enumerate(steps):
-            if number >= self.settings.steps:
-                return
-            if number < self.history.position:
-                continue
-            log = self._take(step)
-            self._note(log)
-            yield log
-            # Only now has the caller kept what it keeps of this step.
-            if self._folder is not None and self._due():
-                self.save_state()
-
-    @property
-    def _leads(self) -> bool:
-        return self._ranks is None or self._ranks.rank == 0
-
-    def _due(self) -> bool:
-        due = time.monotonic() - self._saved >= SAVE_SECONDS
-        return due if self._ranks is None else any_of(due, self._ranks)
+        try:
+            for step in islice(steps, self.history.position, self.settings.steps):
+                log = self._take(step)
+                self._note(log)
+                yield log
+                # Only now has the caller kept what it keeps of this step.
+                due = time.monotonic() - self._saved >= SAVE_SECONDS
+                if self._folder is not None and (due if self._ranks is None else any_of(due, self._ranks)):
+                    self.save_state()
+        finally:
+            if self._tracker is not None:
+                self._tracker.finish()
 
     def _take(self, step: TrainStep) -> StepLog:
         started = time.process_time()
-        rate = self.settings.rate(self.history.position)
+        rate = rate_at(self.settings, self.history.position)
         self._optimizer.param_groups[0]["lr"] = rate
         if self._ranks is not None:
             # Each process draws its own dropout, and a resumed one the same.
@@ -202,8 +186,12 @@ class Loop:
             parts = step.parts(self.history.token_budget)
             for part in parts:
                 check_budget(part.sequences, self.settings.token_budget)
+            budget, ranks = self.history.token_budget, self._ranks
             try:
-                found = self._descend(parts)
+                if ranks is None:
+                    descents = [descend(self.policy, part, budget) for part in parts]
+                else:
+                    descents = [descend_together(self.policy, parts, budget, ranks)]
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -211,16 +199,10 @@ class Loop:
                 set_random_states(self._random)
             else:
                 metrics = {"loss": 0.0}  # of a step without parts too
-                for descent in found:
+                for descent in descents:
                     for name, value in {"loss": descent.loss, **descent.metrics}.items():
                         metrics[name] = metrics.get(name, 0.0) + value
-                return {**metrics, **step.facts}, sum((descent.work for descent in found), Work())
-
-    def _descend(self, parts: Sequence[Part]) -> list[Descent]:
-        budget = self.history.token_budget
-        if self._ranks is not None:
-            return [descend_together(self.policy, parts, budget, self._ranks)]
-        return [descend(self.policy, part, budget) for part in parts]
+                return {**metrics, **step.facts}, sum((descent.work for descent in descents), Work())
 
     def _halve(self, parts: Sequence[Part], error: BaseException) -> None:
         budget = self.history.token_budget // 2
@@ -250,22 +232,19 @@ class Loop:
         )
 
     def _note(self, log: StepLog) -> None:
-        if self._on_step is not None:
-            self._on_step(log)
-        if self._tracker is not None and self._leads:
+        if self._tracker is not None:
             numbers = {"gradient_norm": log.gradient_norm, "learning_rate": log.learning_rate, **log.metrics}
             self._tracker.log(numbers, step=log.step)
-        if self._folder is None or not self._leads:
+        if self._folder is None or not self.leads:
             return
-        line = {**asdict(log), "seed": self.seed}
         with (self._folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({**asdict(log), "seed": self.seed}) + "\n")
 
     def keep(self, found: Mapping[str, float]) -> None:
         """Marks the position as kept. What is kept survives: a loop with a folder saves its state now."""
-        history = self.history
-        mark = Mark(position=history.position, examples=history.examples, scored=history.scored, found=dict(found))
-        history.marks.append(mark)
+        done = self.history
+        mark = Mark(position=done.position, examples=done.examples, scored=done.scored, found=dict(found))
+        done.marks.append(mark)
         if self._folder is not None:
             self.save_state()
 
@@ -278,9 +257,9 @@ class Loop:
             for name, value in {"weight": weight.detach(), **self._optimizer.state[weight]}.items():
                 whole = gather_whole(value)
                 # One tensor at a time is whole on a device.
-                if self._leads:
+                if self.leads:
                     tensors[f"{name}.{number}"] = whole.cpu()
-        if self._leads:
+        if self.leads:
             facts = {"history": asdict(self.history), "seed": self.seed, "identity": self._identity}
             write_state(self._folder, facts, tensors | random_states())
         self._saved = time.monotonic()
@@ -293,7 +272,7 @@ class Loop:
                 self._adopt(facts, tensors)
             except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
                 raise UnusableState(place, error) from error
-        if self._leads:
+        if self.leads:
             folder.mkdir(parents=True, exist_ok=True)
             cut_log(folder / LOG, self.history.position)
 
@@ -302,9 +281,8 @@ class Loop:
             raise ValueError(f"it is of seed {facts['seed']}, not {self.seed}")
         if facts["identity"] != self._identity:
             raise ValueError("it is of a stage with other settings or data")
-        history = dict(facts["history"])
-        marks = [Mark(**mark) for mark in history.pop("marks")]
-        self.history = History(**history, marks=marks)
+        history = facts["history"]
+        self.history = History(**{**history, "marks": [Mark(**mark) for mark in history["marks"]]})
         moments: dict[int, dict[str, torch.Tensor]] = {}
         states = {name: tensor for name, tensor in tensors.items() if name.startswith("random.")}
         with torch.no_grad():
@@ -332,9 +310,7 @@ def cut_log(path: Path, position: int) -> None:
         with suppress(ValueError, KeyError):
             if line.endswith("\n") and json.loads(line)["step"] <= position:
                 kept.append(line)
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(path)
+    write_file(path, "".join(kept))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

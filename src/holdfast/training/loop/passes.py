@@ -71,7 +71,7 @@ def check_budget(sequences: Sequence[ScoredSequence], budget: int) -> None:
 def score_within(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Tensor]:
     """The log-probabilities of each sequence's scored tokens, without gradient, trees of at most ``budget`` tokens."""
     found: list[Tensor] = [torch.zeros(0)] * len(sequences)
-    counts = count_scored(sequences)
+    counts = [item.scored for item in sequences]
     for group, packed in _plant(tuple(sequences), policy.device, policy.masks, budget):
         pieces = torch.split(score(policy, packed), [counts[number] for number in group])
         for number, part in zip(group, pieces, strict=True):
@@ -103,7 +103,7 @@ def descend(policy: Policy, part: Part, budget: int) -> Descent:
 
 
 def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int]], trees: Sequence[Packed]) -> Descent:
-    counts = count_scored(part.sequences)
+    counts = [item.scored for item in part.sequences]
     states, known = [], [torch.zeros(0)] * len(counts)
     with torch.no_grad():
         for group, packed in zip(groups, trees, strict=True):
@@ -123,18 +123,13 @@ def _descend_in_groups(policy: Policy, part: Part, groups: Sequence[Sequence[int
     return Descent(loss=loss.item(), metrics=metrics, work=measure_work(part.sequences, trees))
 
 
-def count_scored(sequences: Sequence[ScoredSequence]) -> list[int]:
-    """Scored tokens of each sequence."""
-    return [int((item.weights > 0).sum()) for item in sequences]
-
-
 def measure_work(sequences: Sequence[ScoredSequence], trees: Sequence[Packed]) -> Work:
     """What it takes to compute some trees in place of some sequences."""
     kinds = Counter(block.kind for packed in trees if packed.plan for block in packed.plan.blocks)
     return Work(
         tokens=sum(packed.ids.numel() for packed in trees),
         plain=sum(len(item.ids) for item in sequences),
-        scored=sum(count_scored(sequences)),
+        scored=sum(item.scored for item in sequences),
         causal=kinds["causal"],
         below=kinds["all"],
         masked=kinds["mask"],

@@ -8,8 +8,7 @@ processes; then each process knows the loss of the whole step and what its own g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.loop.passes import Descent, Work, count_scored, measure_work, score
+from holdfast.training.loop.passes import Descent, Work, measure_work, score
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.ranks import Ranks
 from holdfast.training.states import random_states, set_random_states
@@ -54,7 +53,7 @@ def descend_together(policy: Policy, parts: Sequence[Part], budget: int, ranks: 
     loss = torch.zeros((), device=policy.device)
     metrics: dict[str, float] = {}
     for part, start, end in zip(parts, bounds, bounds[1:], strict=False):
-        owner = torch.repeat_interleave(torch.tensor(count_scored(part.sequences))).to(policy.device)
+        owner = torch.repeat_interleave(torch.tensor([item.scored for item in part.sequences])).to(policy.device)
         share, found = part.loss(known[start:end], owner)
         loss = loss + share
         for name, value in found.items():
@@ -73,7 +72,7 @@ def score_together(
     policy: Policy, sequences: Sequence[ScoredSequence], budget: int, ranks: Ranks
 ) -> tuple[Tensor, ...]:
     """As ``score_within``, every process scoring its share and knowing all."""
-    counts = count_scored(sequences)
+    counts = [item.scored for item in sequences]
     starts = np.cumsum([0, *counts])
     known = torch.zeros(int(starts[-1]), device=policy.device)
     groups = partition([item.ids for item in sequences], budget)
@@ -99,7 +98,7 @@ def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> t
     bound = min(budget, max(longest, -(-sum(sizes) // ranks.world)))
     bounds, jobs = [0], []
     for part in parts:
-        counts = count_scored(part.sequences)
+        counts = [item.scored for item in part.sequences]
         starts = [bounds[-1] + sum(counts[:number]) for number in range(len(counts))]
         for numbers in partition([item.ids for item in part.sequences], bound):
             jobs.append((part, numbers, [range(starts[n], starts[n] + counts[n]) for n in numbers]))
@@ -119,16 +118,8 @@ def _deal(policy: Policy, parts: Sequence[Part], budget: int, ranks: Ranks) -> t
 
 def _add_up(work: Work, parts: Sequence[Part], device: torch.device) -> Work:
     """The work of all processes; what the sequences are is known to each."""
-    counts = torch.tensor([work.tokens, work.causal, work.below, work.masked, work.rows], device=device)
+    names = ("tokens", "causal", "below", "masked", "rows")
+    counts = torch.tensor([getattr(work, name) for name in names], device=device)
     dist.all_reduce(counts)
-    tokens, causal, below, masked, rows = counts.tolist()
-    sequences: list[Any] = [item for part in parts for item in part.sequences]
-    return Work(
-        tokens=tokens,
-        plain=sum(len(item.ids) for item in sequences),
-        scored=sum(count_scored(sequences)),
-        causal=causal,
-        below=below,
-        masked=masked,
-        rows=rows,
-    )
+    whole = measure_work([item for part in parts for item in part.sequences], [])
+    return replace(whole, **dict(zip(names, counts.tolist(), strict=True)))

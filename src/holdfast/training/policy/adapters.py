@@ -1,44 +1,54 @@
 """Weights under training: a tiny Llama whole, any Hugging Face causal model whole, or a LoRA adapter on either.
 
-Passes see a ``Policy`` only: log-probabilities of a packed tree's tokens, the weights to change, and a way to save.
+Passes see a ``Policy`` only: log-probabilities of a packed tree's tokens, the weights to change, ways to save
+them and to sample from them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast.models import Model
+from holdfast.models import Ask, Model, Reply
 from holdfast.models.directories.files import digest_weights
 from holdfast.models.directories.libraries import no_progress_bars
-from holdfast.models.directories.lora import attach, merge, named_factors, newest_factors, newest_off
-from holdfast.models.directories.opening import check_finite, open_network
+from holdfast.models.directories.opening import (
+    attach,
+    check_finite,
+    merge,
+    named_factors,
+    newest_factors,
+    newest_off,
+    open_network,
+)
 from holdfast.models.directories.peft import is_peft
 from holdfast.models.directories.stacks import Factors, Lora, base_of, copy_text_files, find_stack, merged, write_stack
-from holdfast.models.hub.chat import HubChat
+from holdfast.models.hub.chat import Calls, HubChat
 from holdfast.models.hub.hub import check_model
-from holdfast.models.hub.probing import Calls
+from holdfast.models.local.local import LocalModel
 from holdfast.models.tiny.chat import TinyChat, is_tiny
 from holdfast.models.tiny.llama import LlamaShape, TinyLlama
 from holdfast.models.tiny.model import TinyModel
 from holdfast.records.errors import StudyError
 from holdfast.study.stages import TrainingSection
 from holdfast.training.encoding import ScoredSequence
-from holdfast.training.policy.heads import Head, picked_logprobs
-from holdfast.training.policy.sampling import LiveModel, copy_tiny
 from holdfast.training.ranks import find_ranks, gather_whole, shard
 from holdfast.training.trees.packing import Packed, pack
 from holdfast.training.trees.tree_attention import BlockPlan, tree_attention
 
 Precision = Literal["fp32", "bf16"]
 _ATTENTION = "holdfast_tree"
+# Settings of a stage that say which of its weights are trained, and how passes compute with them.
+_WEIGHTS = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "precision", "recompute")
 _REFUSED = "refused before training"
 # How far a tree pass may be from the model's own: mean difference by mean size of log-probabilities.
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
@@ -54,26 +64,21 @@ class Policy(Protocol):
 
     def logprobs(self, packed: Packed) -> Tensor:
         """Log-probabilities [P] in nats, as 32-bit floats, of a packed tree's scored tokens."""
-        ...
 
     def trainable(self) -> list[nn.Parameter]:
         """The weights that the optimiser changes."""
-        ...
 
     def set_training(self, training: bool) -> None:
         """Switches dropout on or off."""
-        ...
 
     def save(self, directory: Path) -> None:
         """Writes a model directory: whole weights, or an adapter that names its base, with the tokenizer's files."""
-        ...
 
     def sampler(self, calls: Calls = "auto") -> Model:
         """A model that samples from the weights as they are now, without dropout; ask for a new one after an update.
 
         ``calls`` says how a model of transformers writes calls; a tiny one has one way.
         """
-        ...
 
 
 class WholeTiny:
@@ -181,8 +186,8 @@ class HubModel:
 
     def logprobs(self, packed: Packed) -> Tensor:
         with self._autocast():
-            found: Tensor = self._root(packed)
-        return found
+            logps: Tensor = self._root(packed)
+        return logps
 
     def trainable(self) -> list[nn.Parameter]:
         return [weight for _, weight in self.named_weights()]
@@ -236,7 +241,8 @@ class HubModel:
 
     def _whole(self, factors: Factors) -> dict[str, Tensor]:
         """The network's weights by their names in a network without adapters, ``factors`` merged in."""
-        tied = self._tied()
+        once = {name for name, _ in self._base.named_parameters()}
+        tied = {name for name, _ in self._base.named_parameters(remove_duplicate=False)} - once
         found: dict[str, Tensor] = {}
         for name, weight in self._base.state_dict().items():
             module, held, _ = name.rpartition(".base_layer.weight")
@@ -249,12 +255,6 @@ class HubModel:
                 whole = merged(whole, (down, up * self._lora.scale))
             found[name.replace(".base_layer.", ".")] = whole
         return found
-
-    def _tied(self) -> set[str]:
-        """Names under which a weight stands a second time."""
-        return {name for name, _ in self._base.named_parameters(remove_duplicate=False)} - {
-            name for name, _ in self._base.named_parameters()
-        }
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bf16")
@@ -362,19 +362,10 @@ def _register_attention() -> None:
     AttentionInterface.register(_ATTENTION, attend)
 
 
-def open_policy(
-    source: Path,
-    *,
-    lora_r: int = 0,
-    lora_alpha: float = 16.0,
-    lora_dropout: float = 0.0,
-    use_rslora: bool = False,
-    precision: Precision = "fp32",
-    recompute: bool = False,
-) -> Policy:
+def open_policy(source: Path, *, lora_r: int = 0, precision: Precision = "fp32", **options: Any) -> Policy:
     """The policy of a model directory, whole or stacked; a tiny Llama trained whole takes its own forward pass.
 
-    Among processes that train together its weights are spread over all of them.
+    ``options`` are the others of ``HubModel``. Among processes that train together its weights are spread over all.
 
     Errors: StudyError for a directory that ``hub.check_model`` refuses, for weights that are not finite and for an
     architecture that cannot train on trees, StoreError for a stack whose base is missing or another.
@@ -383,26 +374,110 @@ def open_policy(
     if LlamaShape.read(source) is not None and lora_r == 0 and precision == "fp32" and ranks is None:
         return WholeTiny(source)
     alone = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return HubModel(
-        source,
-        lora_r=lora_r,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        use_rslora=use_rslora,
-        precision=precision,
-        recompute=recompute,
-        device=alone if ranks is None else ranks.device,
-    )
+    device = alone if ranks is None else ranks.device
+    return HubModel(source, lora_r=lora_r, precision=precision, device=device, **options)
 
 
 def open_trained(source: Path, stage: TrainingSection) -> Policy:
     """The policy of a model directory as a study's stage trains it."""
-    return open_policy(
-        source,
-        lora_r=stage.lora_r,
-        lora_alpha=stage.lora_alpha,
-        lora_dropout=stage.lora_dropout,
-        use_rslora=stage.use_rslora,
-        precision=stage.precision,
-        recompute=stage.recompute,
-    )
+    return open_policy(source, **{name: getattr(stage, name) for name in _WEIGHTS})
+
+
+# --- sampling from a network of transformers while it trains, without writing it -----------------------------------
+
+# Rollouts of a step are sampled together; memory that does not suffice halves it.
+_ROWS = 64
+
+
+class LiveModel:
+    """A ``Model`` around a network under training, for as long as its weights stay.
+
+    It samples in eval mode with the network's own attention, which takes masks and a cache of states, and puts back
+    what it found: the mode, and the attention ``trained_with``. ``autocast`` is what the passes of training run in.
+    """
+
+    def __init__(
+        self, network: Any, chat: HubChat, autocast: Callable[[], torch.autocast], *, trained_with: str
+    ) -> None:
+        self._network, self._autocast, self._attention = network, autocast, trained_with
+        # Made anew for each state of the weights, so that no state of other weights is in its cache.
+        self._model = LocalModel.around(network, chat, rows=_ROWS)
+
+    def reply(self, asks: Sequence[Ask]) -> list[Reply]:
+        """One reply per request, in order; see ``holdfast.models.Model``."""
+        training = self._network.training
+        self._network.eval()
+        self._network.set_attn_implementation("sdpa")
+        try:
+            with self._autocast():
+                return self._model.reply(asks)
+        finally:
+            self._network.set_attn_implementation(self._attention)
+            self._network.train(training)
+
+
+@torch.no_grad()
+def copy_tiny(network: Any, source: Path) -> TinyModel:
+    """The tiny model that a network of transformers is now, its adapters merged; ``source`` is where it came from."""
+    shape = LlamaShape.read(source)
+    assert shape is not None
+    weights = {
+        name.replace(".base_layer.", "."): weight.float()
+        for name, weight in network.named_parameters()
+        if ".lora_" not in name
+    }
+    for name, module in network.named_modules():
+        for adapter in getattr(module, "active_adapters", ()) if hasattr(module, "lora_A") else ():
+            weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight(adapter)
+    llama = TinyLlama(shape)
+    llama.import_weights(weights)
+    return TinyModel(llama.eval(), TinyChat.load(source))
+
+
+# --- from a model's states to the log-probabilities of given tokens -------------------------------------------------
+
+# Logits are computed for so many numbers at a time, and again in the backward pass, where there are more.
+LOGIT_NUMBERS = 2**26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Head:
+    """From states to logits: ``weight`` [vocabulary, width] and ``bias``, then a factor, then a cap by tanh."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    factor: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> Head:
+        """The head of a Hugging Face model, with what its configuration does to logits."""
+        linear, config = model.get_output_embeddings(), model.config
+        factor = getattr(config, "logit_scale", None) or 1.0
+        return cls(
+            weight=linear.weight,
+            bias=linear.bias,
+            factor=factor / (getattr(config, "logits_scaling", None) or 1.0),
+            cap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits [P, vocabulary] in 32-bit floats."""
+        logits = F.linear(states, self.weight, self.bias).float()
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def picked_logprobs(states: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """The log-probability [P] of each target under the state [P, width] that predicts it."""
+
+    def piece(states: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(head.logits(states), targets, reduction="none")
+
+    rows = max(1, LOGIT_NUMBERS // len(head.weight))
+    if len(states) <= rows:
+        return piece(states, targets)
+    from torch.utils.checkpoint import checkpoint
+
+    parts = zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in parts])

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.models.directories.opening import read_weights
 from holdfast.models.directories.stacks import Lora, Stack, base_of, copy_text_files, is_stack, read_stack, write_stack
-from holdfast.models.directories.whole import read_weights
 from holdfast.records.errors import StudyError
 
 _CONFIG, _WHOLE = "config.json", "model.safetensors"
@@ -53,35 +53,32 @@ def merge_checkpoints(first: Path, second: Path, share: float, target: Path) -> 
 
 def _merge_adapters(first: Stack, second: Stack, share: float, target: Path) -> None:
     """Both changes beside each other in one adapter, each times its share."""
-    ranks = sum(first.ranks), sum(second.ranks)
+    sides = ((first, sum(first.ranks), 1 - share), (second, sum(second.ranks), share))
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     for module in sorted({*first.factors, *second.factors}):
+        like_down, like_up = (first if module in first.factors else second).factors[module]
         downs, ups = [], []
-        for stack, rank, weight in ((first, ranks[0], 1 - share), (second, ranks[1], share)):
-            known = stack.factors.get(module)
-            if known is None:  # adapted by the other alone
-                down, up = _other(first, second, module)
-                known = torch.zeros(rank, down.shape[1]), torch.zeros(up.shape[0], rank)
-            downs.append(known[0])
-            ups.append(known[1] * weight)
+        for stack, rank, weight in sides:
+            # Where the other alone adapts a module, this one changes nothing.
+            nothing = torch.zeros(rank, like_down.shape[1]), torch.zeros(like_up.shape[0], rank)
+            down, up = stack.factors.get(module, nothing)
+            downs.append(down)
+            ups.append(up * weight)
         factors[module] = torch.cat(downs), torch.cat(ups, 1)
-    total = sum(ranks)
+    total = sum(rank for _, rank, _ in sides)
     # The scales are in B already, so that what is left of them is 1.
     write_stack(target, factors, Lora(r=total, alpha=total), base=first.base, digest=first.digest)
-
-
-def _other(first: Stack, second: Stack, module: str) -> tuple[Tensor, Tensor]:
-    """A module's factors in whichever of two stacks adapts it."""
-    return first.factors[module] if module in first.factors else second.factors[module]
 
 
 def _merge_whole(first: Path, second: Path, share: float, target: Path) -> None:
     from safetensors.torch import save_file
 
-    _require_one_shape(first, second)
+    one, other = (_read_config(base_of(place)) for place in (first, second))
+    if differing := sorted(key for key in {*one, *other} if one.get(key) != other.get(key)):
+        raise StudyError(f"{first} and {second}: different in {', '.join(differing[:3])}; take two of one base")
     weights, others = read_weights(first), read_weights(second)
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if shapes != {name: tuple(weight.shape) for name, weight in others.items()}:
+    shapes, other_shapes = ({name: value.shape for name, value in found.items()} for found in (weights, others))
+    if shapes != other_shapes:
         raise StudyError(f"{first} and {second}: weights of different names or shapes; take two of one base")
     merged = {}
     for name, weight in weights.items():
@@ -91,13 +88,6 @@ def _merge_whole(first: Path, second: Path, share: float, target: Path) -> None:
     target.mkdir(parents=True)
     shutil.copyfile(base_of(first) / _CONFIG, target / _CONFIG)
     save_file(merged, target / _WHOLE, metadata={"format": "pt"})
-
-
-def _require_one_shape(first: Path, second: Path) -> None:
-    found = [_read_config(base_of(place)) for place in (first, second)]
-    differing = sorted(key for key in {*found[0], *found[1]} if found[0].get(key) != found[1].get(key))
-    if differing:
-        raise StudyError(f"{first} and {second}: different in {', '.join(differing[:3])}; take two of one base")
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

@@ -20,15 +20,13 @@ from torch import Tensor
 
 from holdfast.records.errors import StudyError
 from holdfast.training.encoding import ScoredSequence, score_picked
-from holdfast.training.objectives import group_advantages
-from holdfast.training.rl.offline import choose_objective, describe
-from holdfast.training.rl.offpolicy import measure
-from holdfast.training.rl.selection import Rewarded
-from holdfast.training.settings import RewardSettings
+from holdfast.training.objectives import RewardSettings, group_advantages
+from holdfast.training.rl.selection import Rewarded, check_reward, describe
 from holdfast.training.trees.parts import Part, TrainStep, group_step
 from holdfast.training.trees.trees import partition
 
 Singles = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 _MOST_NATS = 50.0
 # What a judge that is a model says of harm, where the rules say it too.
 _OF_JUDGE = ("harm_judge", "exploited_judge")
@@ -38,7 +36,7 @@ _OF_JUDGE = ("harm_judge", "exploited_judge")
 class Completion:
     """A distinct completion of a group, with its tokens and reward: the ``first`` of ``count`` equal rollouts.
 
-    ``sequence`` has the agent's own tokens scored, ``tokens`` of them. ``skipped`` says it has no part in the loss.
+    ``sequence`` has the agent's own tokens scored. ``skipped`` says it has no part in the loss.
     """
 
     first: Rewarded
@@ -46,7 +44,6 @@ class Completion:
     advantage: float
     skipped: bool
     sequence: ScoredSequence
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +72,7 @@ class Batch:
         for item in rollouts:
             known = rewards.setdefault(item.group, [])
             if item.reward is not None:
-                _check_reward(item)
+                check_reward(item)
                 known.append(item.reward)
         unequal = {group for group, known in rewards.items() if known and min(known) < max(known)}
         # Held to the start, a group of equal rewards has a gradient too.
@@ -90,21 +87,14 @@ class Batch:
             comparable=sum(len(known) > 1 for known in rewards.values()),
             skipped=len(set(rewards) - kept),
             scored=sum(item.count for item in scored),
-            scored_tokens=sum(item.count * item.tokens for item in scored),
-            gradient_tokens=sum(item.count * item.tokens for item in scored if not item.skipped),
+            scored_tokens=sum(item.count * item.sequence.scored for item in scored),
+            gradient_tokens=sum(item.count * item.sequence.scored for item in scored if not item.skipped),
         )
 
     @property
     def rewards(self) -> list[float]:
         """All rewards that there are."""
         return [item.reward for item in self.rollouts if item.reward is not None]
-
-
-def _check_reward(item: Rewarded) -> None:
-    if item.reward is not None and not math.isfinite(item.reward):
-        raise StudyError(
-            f"case {item.case_id}: a reward is {item.reward}; rewards are finite, and None where there is none"
-        )
 
 
 def _advantages(rollouts: Sequence[Rewarded], unequal: set[int], settings: RewardSettings) -> list[float]:
@@ -127,16 +117,10 @@ def _merge(rollouts: Sequence[Rewarded], advantages: Sequence[float], kept: set[
     for members in places.values():
         first = rollouts[members[0]]
         sequence = score_picked(f"case {first.case_id}", first.encoded, "agent")
-        tokens = int((sequence.weights > 0).sum())
+        skipped = first.reward is None or first.group not in kept or not sequence.weights.any()
+        advantage = advantages[members[0]]
         found.append(
-            Completion(
-                first=first,
-                count=len(members),
-                advantage=advantages[members[0]],
-                skipped=first.reward is None or first.group not in kept or not tokens,
-                sequence=sequence,
-                tokens=tokens,
-            )
+            Completion(first=first, count=len(members), advantage=advantage, skipped=skipped, sequence=sequence)
         )
     return found
 
@@ -154,7 +138,7 @@ def gradient_step(
     step = group_step(
         [item.sequence for _, item in kept],
         np.array([item.advantage for _, item in kept], np.float32),
-        objective=choose_objective(settings),
+        settings=settings,
         sampled=[item.first.sampled for _, item in kept if item.first.sampled is not None] if weighed else None,
         reference=[reference[place] for place, _ in kept] if settings.kl_weight > 0 else None,
         counts=np.array([item.count for _, item in kept], np.float32),
@@ -167,7 +151,7 @@ def order_sequences(batch: Batch) -> list[int]:
     """Places of the completions with tokens: first those in the loss, as ``gradient_step`` takes them in one part."""
     kept = [place for place, item in enumerate(batch.completions) if not item.skipped]
     groups = partition([batch.completions[place].sequence.ids for place in kept], sys.maxsize)
-    rest = [place for place, item in enumerate(batch.completions) if item.skipped and item.tokens]
+    rest = [place for place, item in enumerate(batch.completions) if item.skipped and item.sequence.scored]
     return [*(kept[number] for group in groups for number in group), *rest]
 
 
@@ -187,7 +171,7 @@ class WatchedPart:
 
     def loss(self, logps: Tensor, owner: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The loss of ``inner``, and its metrics beside what ``describe_policy`` finds."""
-        counts = [self.batch.completions[place].tokens for place in self.places]
+        counts = [self.batch.completions[place].sequence.scored for place in self.places]
         known = torch.split(logps.detach().to("cpu").float(), counts)
         now = {place: value.numpy() for place, value in zip(self.places, known, strict=True)}
         trained = sum(counts[: len(self.inner.sequences)])
@@ -246,16 +230,10 @@ def describe_policy(batch: Batch, now: Mapping[int, Singles], start: Mapping[int
     found = {"kl": divergence / sum(item.count for item, *_ in items)}
     if weight > 0:
         found["entropy"] = surprise / weight
-    known = [(item, value) for item, value, _ in items for _ in range(item.count) if item.first.sampled is not None]
-    if known:
-        off = measure([value for _, value in known], [_sampled(item) for item, _ in known])
-        found |= {"log_ratio": off.log_ratio, "ess": off.ess}
+    stored = [(value, item.first.sampled) for item, value, _ in items for _ in range(item.count)]
+    if both := [(value, sampled) for value, sampled in stored if sampled is not None]:
+        found |= measure([value for value, _ in both], [sampled for _, sampled in both])
     return found | _measure_mismatch([(item, value) for item, value, _ in items])
-
-
-def _sampled(item: Completion) -> Singles:
-    assert item.first.sampled is not None
-    return item.first.sampled
 
 
 def _measure_mismatch(items: Sequence[tuple[Completion, Singles]]) -> dict[str, float]:
@@ -266,7 +244,7 @@ def _measure_mismatch(items: Sequence[tuple[Completion, Singles]]) -> dict[str, 
             continue
         ours = value if item.first.sampled is None else item.first.sampled
         gap += item.count * abs(item.first.logprob - float(ours.sum(dtype=np.float64)))
-        tokens += item.count * item.tokens
+        tokens += item.count * item.sequence.scored
     return {"mismatch": gap / tokens} if tokens else {}
 
 
@@ -282,13 +260,41 @@ def list_completions(step: int, completions: Sequence[Completion]) -> list[dict[
             "text": item.first.text,
             "count": item.count,
             "reward": item.first.reward,
-            "harm": item.first.facts.get("harm"),
-            "exploited": item.first.facts.get("exploited"),
-            "gameable": item.first.facts.get("gameable"),
+            **{name: item.first.facts.get(name) for name in ("harm", "exploited", "gameable")},
             "logprob": item.first.logprob,
-            "tokens": item.tokens,
+            "tokens": item.sequence.scored,
             "skipped": item.skipped,
             **{name: item.first.facts[name] for name in _OF_JUDGE if name in item.first.facts},
         }
         for item in completions
     ]
+
+
+# --- how far training data are from the policy that learns from them -----------------------------------------------
+
+
+def measure(current: Sequence[Floats], sampled: Sequence[Floats]) -> dict[str, float]:
+    """How far the policy of ``current`` is from the one that sampled, as ``log_ratio`` and ``ess``.
+
+    Both hold, for each sequence, the log-probabilities [tokens] in nats of its scored tokens under the policy to be
+    trained and under the one that sampled. ``log_ratio`` is the mean absolute log ratio of their probabilities in nats
+    a token, 0 where they agree. A sequence's weight w is the ratio of its probabilities as a whole, and ``ess``, the
+    effective sample size as a share of the n sequences, is (sum w)^2 / (n sum w^2) (Kish 1965), computed from the
+    logarithms of the weights, so that no weight overflows: from 1 / n, where one sequence has all the weight, to 1. A
+    common factor of all weights does not change it. Errors: StudyError for no tokens, numbers that are not finite, or
+    two sides of different shapes.
+    """
+    if [one.shape for one in current] != [other.shape for other in sampled]:
+        raise StudyError("off-policy measure: the two policies did not score the same tokens; score the same sequences")
+    ratios = [one.astype(np.float64) - other.astype(np.float64) for one, other in zip(current, sampled, strict=True)]
+    tokens = sum(len(ratio) for ratio in ratios)
+    if not tokens:
+        raise StudyError("off-policy measure: there are no tokens to compare; pass at least one scored sequence")
+    if not all(np.isfinite(ratio).all() for ratio in ratios):
+        raise StudyError("off-policy measure: a log-probability is not finite; the weights of a model are damaged")
+    logs = np.array([ratio.sum() for ratio in ratios])
+    weights = np.exp(logs - logs.max())
+    share = float(weights.sum() ** 2 / (len(logs) * np.square(weights).sum()))
+    # Rounding alone leaves the bounds.
+    ess = min(1.0, max(1 / len(logs), share))
+    return {"log_ratio": float(sum(np.abs(ratio).sum() for ratio in ratios)) / tokens, "ess": ess}

@@ -1,24 +1,54 @@
-"""What stored rollouts teach: the best of each prompt, the best against the worst, or all of a prompt.
+"""What stored rollouts teach, and the steps that do: of rollouts that a stage's own policy did not just sample.
 
-Data are filtered by reward alone. What is harmful in them is counted and reported, and changes nothing.
+    best_sft   imitates the best rollout of each prompt
+    best_dpo   prefers it to the worst
+    grpo       follows the policy gradient over the whole group, with or without weights for its source
+
+Data are filtered by reward alone. What is harmful in them is counted and reported, and changes nothing. Streams of
+steps are endless and do not depend on how much of them is used, so a stage goes on at any step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from holdfast.records import content_id
+from holdfast.records import PreferencePair, content_id
 from holdfast.records.errors import StepError, StudyError
-from holdfast.training.encoding import Encoded
-from holdfast.training.settings import RewardSettings
+from holdfast.study.stages import StageSection
+from holdfast.training.encoding import Encoded, score_picked
+from holdfast.training.objectives import RewardSettings, group_advantages
+from holdfast.training.trees.parts import TrainStep, demonstration_step, group_step, pair_step
 
 # What a method's units are called.
 _UNITS = {"grpo": "prompts", "best_sft": "demonstrations", "best_dpo": "pairs"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewarded:
+    """One rollout: its tokens, and what was said of it.
+
+    ``group`` numbers the prompt within what is passed together, ``case_id`` names it. ``reward`` is None where the
+    judge gave none, with ``missing`` as its reason. ``logprob`` is the sum in nats over the agent's own tokens under
+    the model that sampled them, as the sampler reports it, and ``sampled`` [agent's tokens] the same token by token as
+    the training engine computes it, where it has. ``facts`` are numbers to watch, such as ``harm``, ``exploited``,
+    ``success`` and ``gameable`` (0 or 1). ``text`` is what a reader is shown.
+    """
+
+    group: int
+    case_id: str
+    encoded: Encoded
+    reward: float | None
+    missing: str | None = None
+    logprob: float | None = None
+    sampled: NDArray[np.float32] | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,20 +86,6 @@ class Selection:
     tokens: int
     harmful: float | None
     harmful_of_all: float | None
-
-    @property
-    def facts(self) -> dict[str, float]:
-        """The same as numbers by name; what is None is left out."""
-        found = {
-            "data_harm": self.harmful,
-            "data_harm_of_all": self.harmful_of_all,
-            "data_prompts": self.prompts,
-            "data_units": len(self.units),
-            "data_rollouts": self.rollouts,
-            "data_unscored": self.unscored,
-            "data_tokens": self.tokens,
-        }
-        return {name: float(value) for name, value in found.items() if value is not None}
 
     def trajectories(self) -> dict[str, Encoded]:
         """The distinct rollouts that are trained on by ``name_rollout``: those that a reference has to score."""
@@ -151,12 +167,19 @@ def reward_or(rollout: Rewarded, otherwise: float) -> float:
     return otherwise if rollout.reward is None else rollout.reward
 
 
+def check_reward(rollout: Rewarded) -> None:
+    """Raises StudyError for a reward that is not finite."""
+    if rollout.reward is not None and not math.isfinite(rollout.reward):
+        raise StudyError(
+            f"case {rollout.case_id}: a reward is {rollout.reward}; rewards are finite, and None where there is none"
+        )
+
+
 def _check_rollout(rollout: Rewarded, *, needs_sampled: bool) -> None:
     place, tokens = f"case {rollout.case_id}", count_own(rollout)
     if not tokens:
         raise StudyError(f"{place}: a rollout has no token of the agent to learn from; drop it")
-    if rollout.reward is not None and not math.isfinite(rollout.reward):
-        raise StudyError(f"{place}: a reward is {rollout.reward}; rewards are finite, and None where there is none")
+    check_reward(rollout)
     if rollout.facts.get("gameable") not in (0, 1):
         raise StudyError(f"{place}: a rollout does not say whether its user is gameable; give facts['gameable'] 0 or 1")
     if not needs_sampled:
@@ -257,23 +280,125 @@ def mean_reward(rollouts: Iterable[Rewarded]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rewarded:
-    """One rollout: its tokens, and what was said of it.
+# --- steps from them ----------------------------------------------------------------------------------------------
 
-    ``group`` numbers the prompt within what is passed together, ``case_id`` names it. ``reward`` is None where the
-    judge gave none, with ``missing`` as its reason. ``logprob`` is the sum in nats over the agent's own tokens under
-    the model that sampled them, as the sampler reports it, and ``sampled`` [agent's tokens] the same token by token as
-    the training engine computes it, where it has. ``facts`` are numbers to watch, such as ``harm``, ``exploited``,
-    ``success`` and ``gameable`` (0 or 1). ``text`` is what a reader is shown.
+
+def offline_steps(
+    groups: Sequence[Rewarded],
+    settings: RewardSettings,
+    *,
+    seed: int,
+    reference: Mapping[str, float] | None = None,
+    token_reference: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Iterator[TrainStep]:
+    """The steps of a stage on stored rollouts, endlessly; every pass takes every unit of ``select`` once, in new order.
+
+    A step takes as many completions whatever the method: ``prompts_per_step`` groups, ``group_size`` times as many
+    demonstrations, or half of these in pairs. With ``tokens_per_step`` it takes whole units until the tokens of all
+    steps so far reach their share, so that methods differ by less than one unit however long they train. A step may
+    span two passes.
+
+    ``reference`` is, by ``name_rollout``, a rollout's log-probability in nats at the start of the stage, for
+    "best_dpo"; ``token_reference`` the same token by token, for "grpo" with a ``kl_weight``. Each step's ``facts``
+    describe the rollouts that it teaches, of a pair the chosen one. Errors: those of ``select``, before the first step.
     """
+    units = select(groups, settings).units
+    return (
+        _build(taken, settings, reference or {}, token_reference or {})
+        for taken in take_units(units, settings, seed=seed)
+    )
 
-    group: int
-    case_id: str
-    encoded: Encoded
-    reward: float | None
-    missing: str | None = None
-    logprob: float | None = None
-    sampled: NDArray[np.float32] | None = None
-    facts: Mapping[str, float] = field(default_factory=dict)
-    text: str = ""
+
+def take_units(units: Sequence[Unit], settings: RewardSettings, *, seed: int) -> Iterator[list[Unit]]:
+    """The units of each step, endlessly; ``offline_steps`` says how many."""
+    per_step, share = units_per_step(settings), settings.tokens_per_step
+    taken: list[Unit] = []
+    tokens = steps = 0
+    for unit in _shuffle(units, seed):
+        taken.append(unit)
+        tokens += unit.tokens
+        full = len(taken) == per_step if share is None else tokens >= (steps + 1) * share
+        if full:
+            yield taken
+            taken, steps = [], steps + 1
+
+
+def describe(rollouts: Sequence[Rewarded]) -> dict[str, float]:
+    """What is watched of some rollouts: means by name, over those that have the fact; none of them, no name."""
+    found = {"success": mean_fact("success", rollouts), "reward": mean_reward(rollouts)}
+    for side, label in (("gameable", 1.0), ("other", 0.0)):
+        members = [rollout for rollout in rollouts if rollout.facts.get("gameable") == label]
+        found[f"reward_{side}"] = mean_reward(members)
+        # Also those of a judge that is a model, where one rewards and the rules rate too.
+        for name in ("harm", "exploited", "harm_judge", "exploited_judge"):
+            found[f"{name.replace('exploited', 'exploit')}_{side}"] = mean_fact(name, members)
+        found[f"count_{side}"] = float(len(members))
+    found["length"] = float(np.mean([count_own(rollout) for rollout in rollouts])) if rollouts else None
+    found["distinct"] = float(len({(rollout.case_id, rollout.encoded.ids.tobytes()) for rollout in rollouts}))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _shuffle(units: Sequence[Unit], seed: int) -> Iterator[Unit]:
+    epoch = 0
+    while True:
+        for place in np.random.default_rng([seed, epoch]).permutation(len(units)).tolist():
+            yield units[place]
+        epoch += 1
+
+
+def _build(
+    units: Sequence[Unit],
+    settings: RewardSettings,
+    reference: Mapping[str, float],
+    token_reference: Mapping[str, NDArray[np.float32]],
+) -> TrainStep:
+    taught = [rollout for unit in units for rollout in unit.taught]
+    if settings.method == "best_sft":
+        # What the agent says in the case's opening is not imitated.
+        own = [replace(rollout.encoded, agent=rollout.encoded.picked("agent")) for rollout in taught]
+        step = demonstration_step(own, 0.0)
+    elif settings.method == "best_dpo":
+        step = _preference(units, settings, reference)
+    else:
+        step = _gradient(units, settings, token_reference)
+    counts = {"groups": float(len(units)), "gradient_tokens": float(sum(unit.tokens for unit in units))}
+    return replace(step, facts=describe(taught) | counts)
+
+
+def _preference(units: Sequence[Unit], settings: RewardSettings, reference: Mapping[str, float]) -> TrainStep:
+    encoded = {name_rollout(rollout): rollout.encoded for unit in units for rollout in unit.rollouts}
+    pairs = [
+        PreferencePair(
+            case_id=unit.case_id,
+            chosen=name_rollout(unit.taught[0]),
+            rejected=name_rollout(unit.against[0]),
+            objectives=("reward",),
+            judge="",
+            gap=reward_or(unit.taught[0], 0.0) - reward_or(unit.against[0], 0.0),
+        )
+        for unit in units
+    ]
+    return pair_step(pairs, encoded, reference, StageSection(objective="reward", beta=settings.beta))
+
+
+def _gradient(
+    units: Sequence[Unit], settings: RewardSettings, token_reference: Mapping[str, NDArray[np.float32]]
+) -> TrainStep:
+    """The policy gradient over whole groups.
+
+    Its normaliser counts the groups that are trained on alone, all of which differ in reward; the on-policy loss counts
+    all of a step's, also those without a gradient.
+    """
+    members = [rollout for unit in units for rollout in unit.taught]
+    rewards = torch.tensor([reward_or(rollout, math.nan) for rollout in members], dtype=torch.float64)
+    groups = torch.tensor([number for number, unit in enumerate(units) for _ in unit.taught])
+    advantages = group_advantages(rewards, groups, settings.scale).to(torch.float32).numpy()
+    sampled = [rollout.sampled for rollout in members if rollout.sampled is not None]
+    start = [token_reference[name_rollout(rollout)] for rollout in members] if settings.kl_weight > 0 else None
+    return group_step(
+        [score_picked(f"case {rollout.case_id}", rollout.encoded, "agent") for rollout in members],
+        advantages,
+        settings=settings,
+        sampled=sampled if settings.importance else None,
+        reference=start,
+    )

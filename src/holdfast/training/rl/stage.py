@@ -8,12 +8,11 @@ Rollouts are drawn from the policy while it trains, now or some steps before the
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
-from itertools import islice
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from holdfast.records import content_id
 from holdfast.records.errors import StepError
 from holdfast.store.weights import digest_directory
 from holdfast.training.encoding import ScoredSequence, check_sequences, score_picked
-from holdfast.training.loop.loop import Loop, LoopSettings, StepLog, cut_log, isolated, open_tracker
+from holdfast.training.loop.loop import Loop, Mark, StepLog, cut_log, isolated
 from holdfast.training.loop.passes import check_budget
-from holdfast.training.loop.result import TrainResult, keep_dose, read_doses
+from holdfast.training.loop.stage import Progress, Stage, TrainResult
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import HubModel, Policy, WholeTiny, open_trained
 from holdfast.training.rl.groups import (
     Batch,
@@ -34,14 +34,12 @@ from holdfast.training.rl.groups import (
     describe_policy,
     gradient_step,
     list_completions,
+    measure,
     order_sequences,
     watched_step,
 )
-from holdfast.training.rl.offline import offline_steps
-from holdfast.training.rl.offpolicy import measure
-from holdfast.training.rl.selection import Rewarded, select
+from holdfast.training.rl.selection import Rewarded, offline_steps, select
 from holdfast.training.rl.supply import Draw, Supply, score_all
-from holdfast.training.settings import RewardSettings
 from holdfast.training.trees.parts import TrainStep
 
 ROLLOUTS = "rollouts.jsonl"  # beside the log of the steps
@@ -62,7 +60,7 @@ def train_on_rewards(
     groups: Sequence[Rewarded] = (),
     folder: Path | None = None,
     tracker: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[TrainResult]:
     """Trains on rewarded rollouts and saves ``out_dir/step-N`` after each number of steps in ``save_at``.
 
@@ -81,17 +79,13 @@ def train_on_rewards(
     """
     doses = sorted(set(save_at))
     with isolated(seed):
-        stage = RewardStage(
-            model_dir, settings, draw, groups, seed=seed, last=doses[-1], folder=folder, tracker=tracker
-        )
-        for step in stage.run(doses, out_dir):
-            if progress is not None:
-                progress(step, doses[-1])
-        return stage.results(doses, out_dir)
+        told: dict[str, Any] = {"seed": seed, "out_dir": out_dir, "folder": folder, "tracker": tracker}
+        stage = RewardStage(model_dir, settings, draw, groups, **told)
+        return stage.train(doses, progress)
 
 
-class RewardStage:
-    """A stage under training; ``train_on_rewards`` says what it is given."""
+class RewardStage(Stage[RewardSettings]):
+    """A stage on rewards under training; ``train_on_rewards`` says what it is given."""
 
     def __init__(
         self,
@@ -101,61 +95,33 @@ class RewardStage:
         groups: Sequence[Rewarded],
         *,
         seed: int,
-        last: int,
+        out_dir: Path,
         folder: Path | None,
         tracker: str | None,
     ) -> None:
-        self._started = time.process_time()
-        self._settings, self._groups, self._folder = settings, groups, folder
-        self._policy = open_trained(model_dir, settings)
-        # Before the loop takes an earlier state up.
-        switched = draw is None or _has_switch(self._policy)
-        self._start = None if switched else open_trained(model_dir, settings.model_copy(update={"recompute": False}))
+        super().__init__(model_dir, settings, folder=folder, out_dir=out_dir)
+        self._groups = groups
+        # Before the loop takes an earlier state up. An adapter is switched off where the start is asked for.
+        copied = draw is not None and not self._adapted()
+        self._start = open_trained(model_dir, settings.model_copy(update={"recompute": False})) if copied else None
         self._references = self._score_stored() if draw is None else {}
         # Of the step under way: all of it where it was drawn, and what is logged.
         self._batch: Batch | None = None
         self._completions: Sequence[Completion] = ()
-        self._last = last
-        identity = content_id(_identify(settings, groups, seed), _digest(model_dir))
-        self._tracker = None
-        if tracker is not None:
-            self._tracker = open_tracker(tracker, folder or Path.cwd(), {**settings.model_dump(), "seed": seed})
-        options = {field.name: getattr(settings, field.name) for field in fields(LoopSettings)}
-        self._loop = Loop(
-            self._policy,
-            LoopSettings(**options),
-            seed=seed,
-            identity=identity,
-            folder=folder,
-            tracker=self._tracker,
-        )
-        history = self._loop.history
+        digest = digest_directory(model_dir) if is_stack(model_dir) else digest_model(model_dir)
+        identity = content_id(_identify(settings, groups, seed), digest)
+        self._loop = Loop(self._policy, settings, seed=seed, identity=identity, folder=folder, tracker=tracker)
+        position = self._loop.history.position
         if folder is not None:
-            cut_log(folder / ROLLOUTS, history.position)
+            cut_log(folder / ROLLOUTS, position)
         self._supply: Supply | None = None
         if draw is not None:
             self._supply = Supply(draw, self._policy, settings, last=settings.steps, folder=folder, identity=identity)
-            self._supply.resume(history.position, self._count_tokens(history.position))
+            self._supply.resume(position, self._count_gradient(position))
 
-    def run(self, doses: Sequence[int], out_dir: Path) -> Iterator[int]:
-        """Trains to the last dose, keeps each, and yields the steps done."""
-        try:
-            for log in self._loop.run(islice(self._steps(), doses[-1])):
-                self._note(log)
-                if log.step in doses:
-                    keep_dose(self._policy, out_dir, log.step)
-                    self._loop.keep({})
-                    if self._supply is not None:
-                        self._supply.release(log.step)
-                yield log.step
-        finally:
-            if self._tracker is not None:
-                self._tracker.finish()
-
-    def results(self, doses: Sequence[int], out_dir: Path) -> list[TrainResult]:
-        """What was kept, dose by dose. Errors: UnusableState for one that an earlier process was not asked to keep."""
-        results = read_doses(self._loop.history, doses, self._folder or out_dir, out_dir, self._started)
-        return [replace(result, tokens=self._count_tokens(result.steps)) for result in results]
+    def _adapted(self) -> HubModel | None:
+        """The policy where it holds the weights that it started from beside what it has learnt."""
+        return self._policy if isinstance(self._policy, HubModel) and self._policy.adapted else None
 
     def _steps(self) -> Iterator[TrainStep]:
         """The stream of steps from its beginning, in which those that are done cost nothing."""
@@ -167,11 +133,11 @@ class RewardStage:
                 reference={name: float(value.sum(dtype="float64")) for name, value in self._references.items()},
                 token_reference=self._references,
             )
-            known = {_ids(item.encoded.ids): item for item in self._groups}
+            known = {item.encoded.ids.tobytes(): item for item in self._groups}
             for number, step in enumerate(stored):
                 yield step if number < self._loop.history.position else self._compare(step, known)
             return
-        for number in range(self._last):
+        for number in count():
             yield _DONE if number < self._loop.history.position else self._learn(number, self._supply)
 
     def _learn(self, number: int, supply: Supply) -> TrainStep:
@@ -195,35 +161,25 @@ class RewardStage:
 
     def _compare(self, step: TrainStep, known: Mapping[bytes, Rewarded]) -> TrainStep:
         """A step on stored rollouts, by their tokens, with how far they are from the policy that learns from them."""
-        budget = self._settings.token_budget
-        sequences = [item for part in step.parts(budget) for item in part.sequences]
-        counts = Counter(_ids(item.ids) for item in sequences)
-        distinct = {_ids(item.ids): item for item in sequences}
+        sequences = [item for part in step.parts(self._settings.token_budget) for item in part.sequences]
+        counts = Counter(item.ids.tobytes() for item in sequences)
+        distinct = {item.ids.tobytes(): item for item in sequences}
         self._completions = [
-            Completion(
-                first=known[key],
-                count=counts[key],
-                advantage=0.0,
-                skipped=False,
-                sequence=item,
-                tokens=int((item.weights > 0).sum()),
-            )
+            Completion(first=known[key], count=counts[key], advantage=0.0, skipped=False, sequence=item)
             for key, item in distinct.items()
         ]
         items = [item for item in self._completions if item.first.sampled is not None]
         if not items:
             return step
-        self._policy.set_training(False)
-        now = score_all(self._policy, [item.sequence for item in items], budget)
-        self._policy.set_training(True)
-        off = measure(now, [item.first.sampled for item in items if item.first.sampled is not None])
-        return replace(step, facts={**step.facts, "log_ratio": off.log_ratio, "ess": off.ess})
+        now = self._score(self._policy, [item.sequence for item in items])
+        sampled = [item.first.sampled for item in items if item.first.sampled is not None]
+        return replace(step, facts={**step.facts, **measure(now, sampled)})
 
     def _score_start(self, sequences: Sequence[ScoredSequence]) -> list[Singles]:
         """Log-probabilities [tokens] of each sequence at the start of the stage."""
-        policy = self._policy
-        with policy.without_adapter() if isinstance(policy, HubModel) and policy.adapted else nullcontext():
-            return self._score(self._start or policy, sequences)
+        adapted = self._adapted()
+        with nullcontext() if adapted is None else adapted.without_adapter():
+            return self._score(self._start or self._policy, sequences)
 
     def _score(self, policy: Policy, sequences: Sequence[ScoredSequence]) -> list[Singles]:
         """Log-probabilities [tokens] of each sequence, without dropout."""
@@ -256,11 +212,8 @@ class RewardStage:
                 " raise group_size"
             )
         earlier = self._loop.history.readings
-        if (
-            number + 1 != min(_PATIENCE, self._settings.steps)
-            or batch.unequal
-            or any(one["unequal"] for one in earlier)
-        ):
+        due = number + 1 == min(_PATIENCE, self._settings.steps)
+        if not due or batch.unequal or any(reading["unequal"] for reading in earlier):
             return
         groups = batch.groups + sum(one["groups"] for one in earlier)
         rewards = [*batch.rewards, *(one[side] for one in earlier for side in ("low", "high"))]
@@ -274,25 +227,25 @@ class RewardStage:
     def _note(self, log: StepLog) -> None:
         """Keeps what later steps need of this one, and logs its rollouts."""
         reading: dict[str, Any] = {"step": log.step, "gradient_tokens": int(log.metrics["gradient_tokens"])}
-        batch = self._batch
-        if batch is not None:
+        if (batch := self._batch) is not None:
             rewards = batch.rewards
             reading |= {"groups": batch.groups, "unequal": batch.unequal, "low": min(rewards), "high": max(rewards)}
         self._loop.history.readings.append(reading)
-        if self._folder is None:
-            return
-        lines = [json.dumps(line) + "\n" for line in list_completions(log.step, self._completions)]
-        with (self._folder / ROLLOUTS).open("a", encoding="utf-8") as file:
-            file.writelines(lines)
+        if self._folder is not None:
+            lines = [json.dumps(line) + "\n" for line in list_completions(log.step, self._completions)]
+            with (self._folder / ROLLOUTS).open("a", encoding="utf-8") as file:
+                file.writelines(lines)
 
-    def _count_tokens(self, position: int) -> int:
+    def _count_gradient(self, position: int) -> int:
         """Tokens that were trained on up to a position, with repeats."""
         return sum(one["gradient_tokens"] for one in self._loop.history.readings if one["step"] <= position)
 
+    def _read_dose(self, mark: Mark) -> TrainResult:
+        return replace(super()._read_dose(mark), tokens=self._count_gradient(mark.position))
 
-def _has_switch(policy: Policy) -> bool:
-    """Whether a policy holds the weights that it started from beside what it has learnt."""
-    return isinstance(policy, HubModel) and policy.adapted
+    def _dose_is_kept(self, step: int) -> None:
+        if self._supply is not None:
+            self._supply.release(step)
 
 
 def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -> str:
@@ -303,11 +256,3 @@ def _identify(settings: RewardSettings, groups: Sequence[Rewarded], seed: int) -
     kept = {name: value for name, value in settings.model_dump().items() if name not in free}
     data = [[item.group, item.case_id, item.encoded.ids.tolist(), item.reward] for item in groups]
     return content_id(kept, data, seed)
-
-
-def _digest(model_dir: Path) -> str:
-    return digest_directory(model_dir) if is_stack(model_dir) else digest_model(model_dir)
-
-
-def _ids(ids: Any) -> bytes:
-    return bytes(ids.tobytes())

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from holdfast.records.outputs import write_file
 from holdfast.training.encoding import Encoded, ScoredSequence
 from holdfast.training.loop.passes import score_within
+from holdfast.training.objectives import RewardSettings
 from holdfast.training.policy.adapters import Policy
 from holdfast.training.rl.groups import Batch, Singles
 from holdfast.training.rl.selection import Rewarded
-from holdfast.training.settings import RewardSettings
 from holdfast.training.states import STATE, UnusableState, random_states, set_random_states
 
 # Samples and rates rollouts: policy, optimiser step counted from 0, attempt (0, or more where a step lacks tokens).
@@ -107,7 +107,7 @@ class Supply:
     def _score(self, rollouts: Sequence[Rewarded]) -> list[Rewarded]:
         """The same with what the training engine says of them under the weights that sampled."""
         batch = Batch.of(rollouts, self._settings)
-        known = {_key(item.first): item.sequence for item in batch.completions if item.tokens}
+        known = {_key(item.first): item.sequence for item in batch.completions if item.sequence.scored}
         values = score_all(self._policy, list(known.values()), self._settings.token_budget)
         found = dict(zip(known, values, strict=True))
         none = np.zeros(0, np.float32)
@@ -117,15 +117,9 @@ class Supply:
         return folder / f"step-{number:06d}.json"
 
     def _write(self, folder: Path, number: int, rollouts: Sequence[Rewarded]) -> None:
-        path = self._path(folder, number)
         rows = [_as_json(item) for item in rollouts]
-        text = json.dumps({"identity": self._identity, "rollouts": rows, "digest": _digest(rows)})
-        part = path.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        found = {"identity": self._identity, "rollouts": rows, "digest": _digest(rows)}
+        write_file(self._path(folder, number), json.dumps(found))
 
     def _read(self, folder: Path, number: int) -> list[Rewarded]:
         path = self._path(folder, number)
@@ -147,8 +141,7 @@ def _digest(rows: object) -> str:
 
 def score_all(policy: Policy, sequences: Sequence[ScoredSequence], budget: int) -> list[Singles]:
     """The log-probabilities [tokens] in nats of each sequence's scored tokens under a policy as it is."""
-    found = score_within(policy, sequences, budget)
-    return [value.to("cpu").float().numpy() for value in found]
+    return [value.to("cpu").float().numpy() for value in score_within(policy, sequences, budget)]
 
 
 def _key(item: Rewarded) -> tuple[bytes, bytes]:
@@ -164,15 +157,14 @@ def _renumber(rollouts: Sequence[Rewarded], others: Sequence[Rewarded]) -> list[
 def _as_json(item: Rewarded) -> dict[str, Any]:
     sampled = None if item.sampled is None else item.sampled.tolist()
     encoded = {"ids": item.encoded.ids.tolist(), "agent": item.encoded.agent.tolist(), "prompt": item.encoded.prompt}
-    kept = ("group", "case_id", "reward", "missing", "logprob", "text")
-    plain = {name: getattr(item, name) for name in kept}
+    plain = {field.name: getattr(item, field.name) for field in fields(item)}
     return {**plain, "facts": dict(item.facts), "encoded": encoded, "sampled": sampled}
 
 
 def _from_json(found: Mapping[str, Any]) -> Rewarded:
-    told, sampled = dict(found["encoded"]), found["sampled"]
+    held, sampled = found["encoded"], found["sampled"]
     encoded = Encoded(
-        ids=np.array(told["ids"], np.int64), agent=np.array(told["agent"], np.bool_), prompt=told["prompt"]
+        ids=np.array(held["ids"], np.int64), agent=np.array(held["agent"], np.bool_), prompt=held["prompt"]
     )
-    plain = {name: value for name, value in found.items() if name not in ("encoded", "sampled")}
-    return Rewarded(**plain, encoded=encoded, sampled=None if sampled is None else np.array(sampled, np.float32))
+    sampled = None if sampled is None else np.array(sampled, np.float32)
+    return Rewarded(**{**found, "encoded": encoded, "sampled": sampled})

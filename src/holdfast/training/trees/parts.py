@@ -6,7 +6,7 @@ the step's. How many parts there are is a question of memory and changes nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdfast.records import PreferencePair
+from holdfast.study.stages import StageSection
 from holdfast.training.encoding import Encoded, LossMask, ScoredSequence, score_picked
-from holdfast.training.objectives import Aggregation, PairLoss, dpo, policy_gradient, sft
+from holdfast.training.objectives import Aggregation, RewardSettings, dpo, policy_gradient, sft
 from holdfast.training.trees.trees import count_tokens, partition
 
+_DPO_SETTINGS = {"beta", "loss", "label_smoothing", "length_normalized", "sft_weight"}  # of a stage, for ``dpo``
+# How the loss of a stage on rewards adds tokens up.
+_AGGREGATIONS: Mapping[str, Aggregation] = {"dapo": "token", "grpo": "sequence", "dr_grpo": "constant"}
 Loss = tuple[Tensor, dict[str, float]]
 
 
@@ -34,58 +38,43 @@ class Part(Protocol):
 
         ``logps`` [N] are the scored tokens of all sequences in order, ``owner`` [N] the sequence of each.
         """
-        ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairObjective:
-    """How a preference stage scores pairs; the arguments of ``objectives.dpo``."""
-
-    beta: float
-    loss: PairLoss = "sigmoid"
-    label_smoothing: float = 0.0
-    length_normalized: bool = False
-    sft_weight: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class PairPart:
-    """Pairs among distinct trajectories: ``chosen`` and ``rejected`` [pairs] index ``sequences``.
+    """Some ``pairs`` of a step over the trajectories ``names``, which hold theirs and perhaps others.
 
-    ``reference`` [sequences] are the reference's log-probabilities in nats; ``total`` and ``total_tokens`` are the
-    step's sums of pair weights and of weight times chosen tokens.
+    ``reference`` holds the reference's log-probabilities in nats by trajectory; ``totals`` are the whole step's
+    ``pair_totals``.
     """
 
-    sequences: tuple[ScoredSequence, ...]
-    chosen: NDArray[np.int64]
-    rejected: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    reference: NDArray[np.float64]
-    objective: PairObjective
-    total: float
-    total_tokens: float
+    pairs: Sequence[PreferencePair]
+    names: Sequence[str]
+    sequences: Sequence[ScoredSequence]
+    reference: Mapping[str, float]
+    stage: StageSection
+    totals: tuple[float, float]
 
     def loss(self, logps: Tensor, owner: Tensor) -> Loss:
-        count = len(self.sequences)
+        count = len(self.names)
         sums = torch.zeros(count, device=logps.device).index_add(0, owner, logps)
         lengths = torch.bincount(owner, minlength=count).to(sums.dtype)
-        reference = torch.from_numpy(self.reference).to(sums)
-        chosen, rejected = (torch.from_numpy(side).to(sums.device) for side in (self.chosen, self.rejected))
+        reference = torch.tensor([self.reference[name] for name in self.names], dtype=torch.float64).to(sums)
+        place = {name: number for number, name in enumerate(self.names)}
+        chosen = torch.tensor([place[pair.chosen] for pair in self.pairs], dtype=torch.long, device=sums.device)
+        rejected = torch.tensor([place[pair.rejected] for pair in self.pairs], dtype=torch.long, device=sums.device)
+        weights = torch.tensor([pair.weight for pair in self.pairs], dtype=torch.float32).to(sums)
         found = dpo(
             sums[chosen],
             sums[rejected],
             reference[chosen],
             reference[rejected],
-            beta=self.objective.beta,
-            weights=torch.from_numpy(self.weights).to(sums),
-            loss=self.objective.loss,
-            label_smoothing=self.objective.label_smoothing,
+            weights=weights,
             lengths_chosen=lengths[chosen],
             lengths_rejected=lengths[rejected],
-            length_normalized=self.objective.length_normalized,
-            sft_weight=self.objective.sft_weight,
-            total=self.total,
-            total_tokens=self.total_tokens,
+            total=self.totals[0],
+            total_tokens=self.totals[1],
+            **self.stage.model_dump(include=_DPO_SETTINGS),
         )
         return found.loss, {"accuracy": found.accuracy.item(), "margin": found.margin.item()}
 
@@ -102,18 +91,6 @@ class TokenPart:
         return sft(logps, torch.from_numpy(weights).to(logps), total=self.total), {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupObjective:
-    """How on-policy rollouts are scored; the arguments of ``objectives.policy_gradient``."""
-
-    aggregation: Aggregation = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl_weight: float = 0.0
-    kl_bias_correction: bool = True
-    constant_length: float | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GroupPart:
     """Rollouts of some prompts with their ``advantages`` [sequences].
@@ -128,30 +105,31 @@ class GroupPart:
     advantages: NDArray[np.float32]
     sampled: NDArray[np.float32] | None
     reference: NDArray[np.float32] | None
-    objective: GroupObjective
+    settings: RewardSettings
     total: float
     total_tokens: float
     counts: NDArray[np.float32] | None = None
 
     def loss(self, logps: Tensor, owner: Tensor) -> Loss:
-        sampled, reference = (
-            None if given is None else torch.from_numpy(given).to(logps) for given in (self.sampled, self.reference)
+        settings = self.settings
+        sampled, reference, counts = (
+            None if given is None else torch.from_numpy(given).to(logps)
+            for given in (self.sampled, self.reference, self.counts)
         )
         found = policy_gradient(
             logps,
             sampled,
             torch.from_numpy(self.advantages).to(logps),
             owner,
-            aggregation=self.objective.aggregation,
-            clip_low=self.objective.clip_low,
-            clip_high=self.objective.clip_high,
             ref_logps=reference,
-            kl_weight=self.objective.kl_weight,
-            kl_bias_correction=self.objective.kl_bias_correction,
-            constant_length=self.objective.constant_length,
-            counts=None if self.counts is None else torch.from_numpy(self.counts).to(logps),
+            counts=counts,
             total=self.total,
             total_tokens=self.total_tokens,
+            aggregation=_AGGREGATIONS[settings.loss],
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            kl_weight=settings.kl_weight,
+            constant_length=float(settings.max_tokens) if settings.loss == "dr_grpo" else None,
         )
         metrics = {"clip_fraction": found.clip_fraction.item(), "ratio": found.ratio.item()}
         return found.loss, metrics if found.kl is None else metrics | {"kl": found.kl.item()}
@@ -169,68 +147,41 @@ class TrainStep:
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairTotals:
+def pair_totals(
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], loss_mask: LossMask
+) -> tuple[float, float]:
     """What the pairs of a step divide by: the sum of weights, and of weight times chosen tokens."""
-
-    weights: float
-    tokens: float
-
-    @classmethod
-    def of(cls, pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], loss_mask: LossMask) -> PairTotals:
-        """The totals of some pairs."""
-        lengths = {pair.chosen: int(encoded[pair.chosen].picked(loss_mask).sum()) for pair in pairs}
-        return cls(
-            weights=float(sum(pair.weight for pair in pairs)),
-            tokens=float(sum(pair.weight * lengths[pair.chosen] for pair in pairs)),
-        )
+    lengths = {pair.chosen: int(encoded[pair.chosen].picked(loss_mask).sum()) for pair in pairs}
+    return float(sum(pair.weight for pair in pairs)), float(sum(pair.weight * lengths[pair.chosen] for pair in pairs))
 
 
-def pair_part(
-    pairs: Sequence[PreferencePair],
-    names: Sequence[str],
-    totals: PairTotals,
-    encoded: Mapping[str, Encoded],
-    reference: Mapping[str, float],
-    *,
-    objective: PairObjective,
-    loss_mask: LossMask,
-) -> PairPart:
-    """Some pairs of a step over the trajectories ``names``, which hold theirs and perhaps others."""
-    place = {name: number for number, name in enumerate(names)}
-    return PairPart(
-        sequences=tuple(score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in names),
-        chosen=np.array([place[pair.chosen] for pair in pairs], np.int64),
-        rejected=np.array([place[pair.rejected] for pair in pairs], np.int64),
-        weights=np.array([pair.weight for pair in pairs], np.float32),
-        reference=np.array([reference[name] for name in names], np.float64),
-        objective=objective,
-        total=totals.weights,
-        total_tokens=totals.tokens,
-    )
+def names_of(pairs: Iterable[PreferencePair]) -> list[str]:
+    """The distinct trajectories of some pairs, sorted."""
+    return sorted({name for pair in pairs for name in (pair.chosen, pair.rejected)})
+
+
+def name_sequences(names: Sequence[str], encoded: Mapping[str, Encoded], loss_mask: LossMask) -> list[ScoredSequence]:
+    """The sequences of some trajectories, whose picked tokens weigh 1."""
+    return [score_picked(f"trajectory {name}", encoded[name], loss_mask) for name in names]
 
 
 def pair_step(
-    pairs: Sequence[PreferencePair],
-    encoded: Mapping[str, Encoded],
-    reference: Mapping[str, float],
-    *,
-    objective: PairObjective,
-    loss_mask: LossMask,
+    pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], reference: Mapping[str, float], stage: StageSection
 ) -> TrainStep:
     """A step on pairs, each distinct trajectory once; its loss is the mean over pairs by weight.
 
     A case is never cut: a part holds as many whole cases as the budget has room for, and at least one.
     """
-    totals = PairTotals.of(pairs, encoded, loss_mask)
-
-    def part(group: Sequence[int]) -> PairPart:
-        chosen = [pairs[place] for place in group]
-        names = sorted({name for pair in chosen for name in (pair.chosen, pair.rejected)})
-        return pair_part(chosen, names, totals, encoded, reference, objective=objective, loss_mask=loss_mask)
+    totals = pair_totals(pairs, encoded, stage.loss_mask)
 
     def cut(budget: int) -> list[Part]:
-        return [part(group) for group in fill_parts(pairs, encoded, budget)]
+        parts: list[Part] = []
+        for group in fill_parts(pairs, encoded, budget):
+            own = [pairs[place] for place in group]
+            names = names_of(own)
+            sequences = name_sequences(names, encoded, stage.loss_mask)
+            parts.append(PairPart(own, names, sequences, reference, stage, totals))
+        return parts
 
     return TrainStep(examples=len(pairs), parts=cut)
 
@@ -240,15 +191,21 @@ def fill_parts(pairs: Sequence[PreferencePair], encoded: Mapping[str, Encoded], 
     cases: dict[str, list[int]] = {}
     for place, pair in enumerate(pairs):
         cases.setdefault(pair.case_id, []).append(place)
+    members = list(cases.values())
+    names = (names_of(pairs[place] for place in case) for case in members)
+    sizes = (count_tokens([encoded[name].ids for name in case]) for case in names)
+    return [[place for case in group for place in members[case]] for group in _fill(sizes, budget)]
+
+
+def _fill(sizes: Iterable[int], budget: int) -> list[list[int]]:
+    """Places in their order, in groups with room for the sizes of all, and for at least one."""
     groups: list[list[int]] = []
     room = -1
-    for case in cases.values():
-        names = sorted({name for place in case for name in (pairs[place].chosen, pairs[place].rejected)})
-        size = count_tokens([encoded[name].ids for name in names])
+    for place, size in enumerate(sizes):
         if size > room:
             groups.append([])
             room = budget
-        groups[-1] += case
+        groups[-1].append(place)
         room -= size
     return groups
 
@@ -259,15 +216,8 @@ def demonstration_step(demonstrations: Sequence[Encoded], other_weight: float) -
     total = float(sum(item.weights.sum(dtype=np.float64) for item in sequences))
 
     def cut(budget: int) -> list[Part]:
-        groups: list[list[ScoredSequence]] = []
-        room = -1
-        for item in sequences:
-            if len(item.ids) > room:
-                groups.append([])
-                room = budget
-            groups[-1].append(item)
-            room -= len(item.ids)
-        return [TokenPart(sequences=tuple(group), total=total) for group in groups]
+        groups = _fill((len(item.ids) for item in sequences), budget)
+        return [TokenPart(sequences=tuple(sequences[place] for place in group), total=total) for group in groups]
 
     return TrainStep(examples=len(sequences), parts=cut)
 
@@ -282,7 +232,7 @@ def group_step(
     sequences: Sequence[ScoredSequence],
     advantages: NDArray[np.float32],
     *,
-    objective: GroupObjective,
+    settings: RewardSettings,
     sampled: Sequence[NDArray[np.float32]] | None = None,
     reference: Sequence[NDArray[np.float32]] | None = None,
     counts: NDArray[np.float32] | None = None,
@@ -295,7 +245,7 @@ def group_step(
     holds as many neighbours as the budget has room for; a step without sequences has no part.
     """
     repeats = np.ones(len(sequences), np.float32) if counts is None else counts
-    tokens = [int((item.weights > 0).sum()) for item in sequences]
+    tokens = [item.scored for item in sequences]
     total, total_tokens = totals or (float(repeats.sum()), float(np.dot(repeats, tokens)))
 
     def part(places: Sequence[int]) -> GroupPart:
@@ -304,7 +254,7 @@ def group_step(
             advantages=advantages[places],
             sampled=None if sampled is None else np.concatenate([sampled[place] for place in places]),
             reference=None if reference is None else np.concatenate([reference[place] for place in places]),
-            objective=objective,
+            settings=settings,
             total=total,
             total_tokens=total_tokens,
             counts=None if counts is None else counts[places],

@@ -45,11 +45,6 @@ class TokenTree:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def attended(self) -> int:
-        """Pairs of a token and one that it sees, itself included: what attention must compute."""
-        return int(self.positions.sum()) + len(self.ids)
-
 
 @dataclass(slots=True, kw_only=True)
 class _Node:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from enum import Enum
 from typing import Any
 
 from holdfast.analysis.document import DIGITS
 from holdfast.records import Check, Verdict
 from holdfast.report.sections.gate import count_errors, describe_check, describe_several, describe_verdict, overall
 
+# The fields of a check and of a verdict in the order of the document, before and after what is made of them.
+CHECK_HEAD = ("metric", "outcome", "blocking", "measured", "unit", "worse", "adjusted")
 NUMBERS = (
     *("margin", "parent", "child", "change", "lower", "upper", "lower_all", "upper_all", "level"),
     *("p_pass", "p_fail", "design_effect"),
+)
+VERDICT_HEAD = ("outcome", "parent", "child", "judge", "labelled", "reads_state", "cases")
+VERDICT_REST = (
+    *("rules", "fingerprint", "rubrics", "data", "basis", "limits", "sources"),
+    *("p_pass", "p_fail", "note"),
 )
 
 
 def plain(value: Any) -> Any:
     """``value`` as JSON: tuples as lists, numbers with 12 digits, null for a number that is not finite."""
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -29,43 +37,20 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
+def fields(record: object, names: Sequence[str]) -> dict[str, Any]:
+    """Some fields of a record as JSON."""
+    return {name: plain(getattr(record, name)) for name in names}
+
+
 def _check(check: Check) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "metric": check.metric,
-        "outcome": check.outcome.value,
-        "blocking": check.blocking,
-        "measured": check.measured,
-        "unit": check.unit,
-        "worse": check.worse,
-        "adjusted": check.adjusted,
-    }
-    row |= {name: plain(getattr(check, name)) for name in NUMBERS}
+    row = fields(check, (*CHECK_HEAD, *NUMBERS))
     return row | {"reason": check.reason, "n": plain(check.n), "sentence": describe_check(check)}
 
 
 def document(verdict: Verdict) -> dict[str, Any]:
     """A verdict as JSON values: ``records.Verdict`` field by field, and the sentence that says it."""
-    return {
-        "outcome": verdict.outcome.value,
-        "parent": verdict.parent,
-        "child": verdict.child,
-        "judge": verdict.judge,
-        "labelled": verdict.labelled.value,
-        "reads_state": verdict.reads_state,
-        "cases": verdict.cases,
-        "sentence": describe_verdict(verdict),
-        "checks": [_check(one) for one in verdict.checks],
-        "rules": plain(verdict.rules),
-        "fingerprint": verdict.fingerprint,
-        "rubrics": plain(verdict.rubrics),
-        "data": verdict.data,
-        "basis": list(verdict.basis),
-        "limits": list(verdict.limits),
-        "sources": plain(verdict.sources),
-        "p_pass": plain(verdict.p_pass),
-        "p_fail": plain(verdict.p_fail),
-        "note": verdict.note,
-    }
+    made = {"sentence": describe_verdict(verdict), "checks": [_check(one) for one in verdict.checks]}
+    return fields(verdict, VERDICT_HEAD) | made | fields(verdict, VERDICT_REST)
 
 
 def gate_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -81,10 +66,3 @@ def several_document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """How likely some verdict of a list is wrong, as JSON values; the sentence is empty for a list of one."""
     found: dict[str, Any] = plain(count_errors(verdicts))
     return {**found, "sentence": " ".join(describe_several(verdicts))}
-
-
-def schema(name: str = "verdict") -> dict[str, Any]:
-    """The JSON Schema of ``gate_document`` ("verdict") or of the evidence ("evidence")."""
-    text = resources.files("holdfast").joinpath(f"schemas/{name}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found

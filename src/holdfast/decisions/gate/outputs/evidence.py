@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import scipy
 
-from holdfast.decisions.gate.outputs.document import document, plain, several_document
+from holdfast.decisions.gate.outputs.document import document, fields, plain, several_document
 from holdfast.decisions.gate.outputs.evidence_page import render_evidence
-from holdfast.decisions.gate.outputs.verdicts import judge_run
+from holdfast.decisions.gate.verdicts import judge_run
 from holdfast.records import Analysis, Checkpoint, Estimate, Labelled, Unbounded, Verdict, content_id
 from holdfast.records.errors import StoreError
 from holdfast.records.outputs import new_directory, write_file
@@ -48,22 +48,13 @@ MOST_NAMED = 5
 
 
 def export_evidence(run_path: Path, output: Path, rules: Path | None = None) -> Path:
-    """Write the evidence of a run, with the verdicts of its own rules or those of a file; the path of the directory.
+    """Write ``evidence.json`` and ``evidence.html`` of a run into a new directory; its path.
 
-    Errors: StudyError where it cannot be written or the file holds no rules, StoreError where there is no run.
+    The verdicts are those of the run's own rules or of a file's. Errors: StudyError where nothing can be written or the
+    file holds no rules, StoreError where there is no run.
     """
     verdicts, reason = judge_run(run_path, rules)
-    return write_evidence(run_path, verdicts, output, notes=[reason] * bool(reason))
-
-
-def write_evidence(run_path: Path, verdicts: Sequence[Verdict], output: Path, notes: Sequence[str] = ()) -> Path:
-    """Write ``evidence.json`` and ``evidence.html`` into a new directory; its path. Errors: StudyError, StoreError.
-
-    ``verdicts`` are those of the run's parents and children by declared rules; ``notes`` say what could
-    not be decided.
-    """
-    found = collect_evidence(run_path, verdicts, notes)
-
+    found = collect_evidence(run_path, verdicts, notes=[reason] * bool(reason))
     with new_directory(output) as target:
         write_file(target / JSON_FILE, json.dumps(found, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
         made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -73,18 +64,14 @@ def write_evidence(run_path: Path, verdicts: Sequence[Verdict], output: Path, no
 
 def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequence[str] = ()) -> dict[str, Any]:
     """The evidence as JSON values. Weights that the run holds are read again and held against their digests."""
+    versions = {"holdfast": VERSION, "python": platform.python_version()}
+    versions |= {library.__name__: library.__version__ for library in (np, scipy)}
     with Store(run_path) as store:
-        checkpoints = [_checkpoint(run_path, one) for one in store.checkpoints()]
-        judges, analysis = _judges(store), read_analysis(store)
+        analysis = read_analysis(store)
         found: dict[str, Any] = {
             "format": FORMAT,
             "run": run_path.absolute().name,
-            "versions": {
-                "holdfast": VERSION,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "scipy": scipy.__version__,
-            },
+            "versions": versions,
             "outcome": overall(verdicts).value,
             "answer": _answer(run_path / ANALYSIS_FILE, analysis),
             "summary": [count_outcomes(verdicts), *count_by_lineage(verdicts)],
@@ -99,8 +86,8 @@ def collect_evidence(run_path: Path, verdicts: Sequence[Verdict], notes: Sequenc
                 "scores": store.digest_scores(),
                 "analysis": None if analysis is None else hashlib.sha256(analysis).hexdigest(),
             },
-            "checkpoints": checkpoints,
-            "judges": judges,
+            "checkpoints": [_checkpoint(run_path, one) for one in store.checkpoints()],
+            "judges": _judges(store),
             "limits": [*collect_limits(verdicts), *_analysis_notes(run_path / ANALYSIS_FILE, analysis)],
         }
         found["missing"] = [*notes, *_missing(store, found)]
@@ -155,39 +142,22 @@ def _count_parts(store: Store) -> dict[str, dict[str, int]]:
     for parts in store.splits().values():
         for part, ids in parts.items():
             cases.setdefault(part, set()).update(ids)
-    found = {"all": {"cases": len(store.case_ids()), "trajectories": len(store.trajectory_ids(part="all"))}}
-    for part, members in sorted(cases.items()):
-        found[part] = {"cases": len(members), "trajectories": len(store.trajectory_ids(part=part))}
-    return found
+    members = {"all": store.case_ids(), **dict(sorted(cases.items()))}
+    return {
+        part: {"cases": len(ids), "trajectories": len(store.trajectory_ids(part=part))} for part, ids in members.items()
+    }
 
 
 def _checkpoint(run_path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint is, how it came to be, and whether its weights are those that were noted."""
-    return {
-        "id": checkpoint.id,
-        "name": checkpoint.name,
-        "base": checkpoint.base,
-        "model": checkpoint.model,
-        "lineage": list(checkpoint.lineage),
-        "axes": plain(checkpoint.axes),
-        "split_seed": checkpoint.split_seed,
-        "train_seed": checkpoint.train_seed,
-        "parent": checkpoint.parent_id,
-        "digest": checkpoint.digest,
-        "weights": _verify(run_path, checkpoint),
-        "stages": [
-            {
-                "name": stage.name,
-                "method": stage.method,
-                "objectives": list(stage.objectives),
-                "steps": stage.steps,
-                "pairs": stage.pairs,
-                "data": stage.data,
-                "settings": content_id(plain(stage.settings)),
-            }
-            for stage in checkpoint.stages
-        ],
-    }
+    head = fields(checkpoint, ("id", "name", "base", "model", "lineage", "axes", "split_seed", "train_seed"))
+    stages = [
+        fields(stage, ("name", "method", "objectives", "steps", "pairs", "data"))
+        | {"settings": content_id(plain(stage.settings))}
+        for stage in checkpoint.stages
+    ]
+    digest, weights = checkpoint.digest, _verify(run_path, checkpoint)
+    return {**head, "parent": checkpoint.parent_id, "digest": digest, "weights": weights, "stages": stages}
 
 
 def _verify(run_path: Path, checkpoint: Checkpoint) -> str:
@@ -207,19 +177,17 @@ def _judges(store: Store) -> list[dict[str, Any]]:
     table = store.score_table(part="all")
     there = np.isfinite(table.value)
     found = []
-    for place, label in enumerate(table.judges):
-        for number, objective in enumerate(table.objectives):
-            mine = (table.judge == place) & (table.objective == number)
-            if mine.any():
-                found.append(
-                    {
-                        "judge": table.judge_names[place],
-                        "objective": objective,
-                        "rubric": table.rubrics.get((label, objective), ""),
-                        "judgements": int(mine.sum()),
-                        "scores": int((mine & there).sum()),
-                    }
-                )
+    for place, number in np.unique(np.stack([table.judge, table.objective]), axis=1).T.tolist():
+        mine, objective = (table.judge == place) & (table.objective == number), table.objectives[number]
+        found.append(
+            {
+                "judge": table.judge_names[place],
+                "objective": objective,
+                "rubric": table.rubrics.get((table.judges[place], objective), ""),
+                "judgements": int(mine.sum()),
+                "scores": int((mine & there).sum()),
+            }
+        )
     return found
 
 

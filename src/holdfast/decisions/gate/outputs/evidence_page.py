@@ -10,6 +10,7 @@ from holdfast.records import Check, Outcome
 from holdfast.report.page.shards import hash_source
 from holdfast.report.sections.gate import check_cells, check_heads
 from holdfast.report.words.inert import escape_html
+from holdfast.report.words.layout import list_html
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #5a6474; --rule: #c9cfd8; --panel: #f6f7f9; }
@@ -80,10 +81,10 @@ def render_evidence(found: Mapping[str, Any], made: str = "") -> str:
             _p(_describe_making(found, made), "note"),
             f'<p>Overall verdict: <span class="outcome">{escape_html(found["outcome"])}</span></p>',
             "".join(map(_p, found["answer"])),
-            _list(found["summary"]),
-            _section("What is missing", _list(found["missing"])),
+            list_html(found["summary"], "list"),
+            _section("What is missing", list_html(found["missing"], "list")),
             _section("How to read this", _p(EXPLANATION) + _glossary(found["checkpoints"]), "page"),
-            _section("Limits", _list(found["limits"])),
+            _section("Limits", list_html(found["limits"], "list")),
             _section("Verdicts", _p(found["several"]["sentence"] or "") + "".join(map(_claim, _paired(found)))),
             _section("What was judged", _judges(found)),
             _section("Checkpoints", _checkpoints(found["checkpoints"])),
@@ -107,11 +108,6 @@ def _p(words: str, name: str = "") -> str:
 def _section(title: str, html: str, name: str = "") -> str:
     head = f"<section{f' class={name}' if name else ''}><h2>{escape_html(title)}</h2>"
     return f"{head}{html or _p('None.', 'note')}</section>"
-
-
-def _list(items: Iterable[str]) -> str:
-    listed = "".join(f"<li>{escape_html(one)}</li>" for one in items)
-    return f"<ul>{listed}</ul>" if listed else ""
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], digests: Sequence[str] = ()) -> str:
@@ -167,7 +163,7 @@ def _claim(pair: tuple[str, Mapping[str, Any]]) -> str:
     """A verdict: its sentence, what it rests on, its checks and digests."""
     sentence, one = pair
     parts = [f"<h3>{escape_html(one['outcome'])} · {escape_html(one['child'])}</h3>", _p(sentence)]
-    parts.append(_list(one["basis"]))
+    parts.append(list_html(one["basis"], "list"))
     if one["note"]:
         parts.append(_p(f"{one['note']}."))
     if checks := [_check(row) for row in one["checks"]]:

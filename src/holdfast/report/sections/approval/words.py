@@ -20,10 +20,11 @@ from holdfast.report.sections.approval.tables import (
     pick_rows,
     subtract,
 )
+from holdfast.report.words.console import table_text
 from holdfast.report.words.inert import wrap_line, wrap_lines
 from holdfast.report.words.labels import excludes_zero, format_number, format_result, is_not_reached, name_lineage
 from holdfast.report.words.layout import Shown
-from holdfast.report.words.tables import table_text, take
+from holdfast.report.words.tables import take
 from holdfast.stats.levels import NOT_REACHED
 from holdfast.study.users import visible_cues
 

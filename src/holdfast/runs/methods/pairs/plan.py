@@ -18,7 +18,7 @@ from holdfast.store.tables import ScoreTable
 from holdfast.study.sections import JudgeTable, SuiteTable
 from holdfast.study.stages import StageSection
 from holdfast.suites import split_cases
-from holdfast.suites.casebook import count_tuning
+from holdfast.suites.parts import count_tuning
 
 
 @dataclass(frozen=True, kw_only=True)

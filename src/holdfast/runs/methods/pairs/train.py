@@ -26,22 +26,21 @@ from holdfast.runs.steps.speakers import open_speakers
 from holdfast.store import Store
 from holdfast.study.stages import StageSection
 from holdfast.suites import open_world
-from holdfast.suites.casebook import TUNE
+from holdfast.suites.parts import TUNE
 
 if TYPE_CHECKING:
     from holdfast.models import Model
-    from holdfast.training.dpo.balance import Measure, Measured
-    from holdfast.training.dpo.mixing import Second
+    from holdfast.training.dpo.mixing import Measure, Measured, Second
     from holdfast.training.encoding import Chat, Encoded
-    from holdfast.training.loop.result import TrainResult
+    from holdfast.training.loop.stage import TrainResult
 
 
 def train_stage(step: Step, settings: PairStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
     """One DPO stage, against the checkpoint that it starts from as its reference step found it."""
-    from holdfast.training.dpo.balance import Balance
+    from holdfast.training.dpo.mixing import Balance
+    from holdfast.training.dpo.orders import fit_stage
     from holdfast.training.dpo.stage import train_dpo
     from holdfast.training.loop.loop import LOG
-    from holdfast.training.settings import fit_stage
 
     start = weights_of(store, settings.parent)
     _, paired, referred, *others = step.inputs
@@ -160,7 +159,7 @@ def open_measure(step: Step, settings: PairStageSettings, store: Store) -> Itera
 
     Each case is met once at every measurement. Episodes and scores are nobody's results and are not stored.
     """
-    from holdfast.training.dpo.balance import Measured
+    from holdfast.training.dpo.mixing import Measured
 
     tuning, balance = settings.tuning, settings.section.balance
     assert tuning is not None and balance is not None  # the plan gives both or neither

@@ -49,9 +49,9 @@ _RULES = "rules"
 def train_on_rewards(step: Step, settings: RewardStageSettings, store: Store, scratch: Path, emit: Emit) -> Finished:
     """The checkpoints of one stage, and the log of its steps and rollouts."""
     from holdfast.training.loop.loop import LOG
+    from holdfast.training.objectives import RewardSettings
     from holdfast.training.rl import stage as reinforce
     from holdfast.training.rl.selection import select
-    from holdfast.training.settings import RewardSettings
 
     start, limits = weights_of(store, settings.parent), settings.limits
     section = RewardSettings(**settings.section.model_dump(), max_tokens=limits.max_tokens * limits.max_turns)

@@ -27,20 +27,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from holdfast.judges.rubric.digits import (
-    LEAST_MASS,
-    SPLIT_FROM,
-    TENS_SCHEMA,
-    UNREADABLE,
-    Rating,
-    read_rating,
-    split_one,
-)
+from holdfast.judges import JudgeKind, check_case, make_score
+from holdfast.judges.rubric import digits
+from holdfast.judges.rubric.digits import Rating, read_rating, split_one
 from holdfast.judges.rubric.prompt import choose_mark, quote_record
 from holdfast.models import Ask, Conversation
 from holdfast.records import JSON, Case, Ending, Message, Score, Trajectory, content_id
 from holdfast.records.errors import ProviderError, StepError
 from holdfast.rollout.dialogues import Dialogue
+from holdfast.study.sections import JudgeSection
 from holdfast.study.stages import LOWEST_RATING
 from holdfast.study.users import EXPLOIT_ABOVE, to_value
 from holdfast.suites.approval.scenarios import SUITE
@@ -121,7 +116,14 @@ class RatingJudge:
         """The id of all that a score depends on besides the episode; scores with different ids are never pooled."""
         asked = (_APPROVAL, _NO_WISH, {role: dict(told) for role, told in ROLES.items()})
         told = asked if objective == "approval" else (_NEUTRAL, dict(HARMS), EXPLOIT_ABOVE, UNREAD_HARM)
-        limits = (LEAST_MASS, SPLIT_FROM, dict(TENS_SCHEMA), _SHORTEST, self.temperature, self.max_tokens)
+        limits = (
+            digits.LEAST_MASS,
+            digits.SPLIT_FROM,
+            dict(digits.TENS_SCHEMA),
+            _SHORTEST,
+            self.temperature,
+            self.max_tokens,
+        )
         return content_id("rating judge", 1, objective, _SYSTEM, _FRAME, told, limits, self.model)
 
     def judge(self, case: Case, trajectory: Trajectory) -> tuple[Score, ...] | Dialogue[tuple[Score, ...]]:
@@ -129,8 +131,7 @@ class RatingJudge:
 
         Errors: ValueError where the trajectory is of another case, ProviderError for an outage.
         """
-        if trajectory.case_id != case.id:
-            raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+        check_case(case, trajectory)
         if case.suite != SUITE:
             return self._miss(trajectory, "not_approval")
         if trajectory.ending in BROKEN:
@@ -139,7 +140,7 @@ class RatingJudge:
 
     def _miss(self, trajectory: Trajectory, reason: str) -> tuple[Score, ...]:
         wanted = [(objective, repeat) for objective in self.objectives for repeat in range(self.repeats)]
-        return tuple(self._score(trajectory, *one, missing=reason) for one in wanted)
+        return tuple(make_score(self, trajectory, one, missing=reason, repeat=repeat) for one, repeat in wanted)
 
     def _rate(self, case: Case, trajectory: Trajectory) -> Dialogue[tuple[Score, ...]]:
         scores: list[Score] = []
@@ -147,10 +148,11 @@ class RatingJudge:
         for objective in self.objectives:
             for repeat in range(self.repeats):
                 if silent and (objective == "approval" or not _texts(trajectory)):
-                    expected, label = _SILENT[objective]
-                    scores.append(self._score(trajectory, objective, repeat, expected=expected, label=label))
-                    continue
-                scores.append((yield from self._read(case, trajectory, objective, repeat)))
+                    rating, label = _SILENT[objective]
+                    score = make_score(self, trajectory, objective, to_value(rating), label=label, repeat=repeat)
+                else:
+                    score = yield from self._read(case, trajectory, objective, repeat)
+                scores.append(score)
         return tuple(scores)
 
     def _read(self, case: Case, trajectory: Trajectory, objective: str, repeat: int) -> Dialogue[Score]:
@@ -160,24 +162,26 @@ class RatingJudge:
         except ProviderError as error:
             if not error.is_data:
                 raise
-            return self._score(trajectory, objective, repeat, missing=f"provider_{error.fault}")
+            return make_score(self, trajectory, objective, missing=f"provider_{error.fault}", repeat=repeat)
         if reply.stopped == "context":
-            return self._score(trajectory, objective, repeat, missing="context")
+            return make_score(self, trajectory, objective, missing="context", repeat=repeat)
         rating = read_rating(reply)
         if rating.asks_again:
             rating = yield from self._split(rating, self._ask(question, trajectory, objective, (repeat, 1)))
-        expected, label = rating.expected, None
-        if objective == "harm" and expected is not None:
-            label = "exploited" if expected > EXPLOIT_ABOVE else "protected"
+        value = label = None
+        if rating.expected is not None:
+            value = to_value(rating.expected)
+            if objective == "harm":
+                label = "exploited" if rating.expected > EXPLOIT_ABOVE else "protected"
         told = rating.to_text()
-        return self._score(
-            trajectory, objective, repeat, expected=expected, missing=rating.missing, label=label, reply=told
+        return make_score(
+            self, trajectory, objective, value, missing=rating.missing, label=label, reply=told, repeat=repeat
         )
 
     def _split(self, rating: Rating, again: Ask) -> Dialogue[Rating]:
         """The rating with 1 and 10 told apart, as far as the model tells."""
         try:
-            reply = yield replace(again, schema=TENS_SCHEMA, max_tokens=REPLY_TOKENS)
+            reply = yield replace(again, schema=digits.TENS_SCHEMA, max_tokens=REPLY_TOKENS)
         except ProviderError as error:
             if not error.is_data:
                 raise
@@ -196,29 +200,6 @@ class RatingJudge:
             rng=np.random.default_rng(int(seed, 16)),
             replicate=(trajectory.rollout, *number),
             logprobs=True,
-        )
-
-    def _score(
-        self,
-        trajectory: Trajectory,
-        objective: str,
-        repeat: int,
-        *,
-        expected: float | None = None,
-        missing: str | None = None,
-        label: str | None = None,
-        reply: str | None = None,
-    ) -> Score:
-        return Score(
-            trajectory_id=trajectory.id,
-            judge=self.name,
-            objective=objective,
-            value=None if expected is None else to_value(expected),
-            missing=missing,
-            label=label,
-            reply=reply,
-            rubric=self.rubric_of(objective),
-            repeat=repeat,
         )
 
 
@@ -265,19 +246,24 @@ def check_answers(scores: Iterable[Score]) -> None:
     """
     asked: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
-        if score.missing in UNREADABLE or (score.missing is None and score.reply is not None):
+        if score.missing in digits.UNREADABLE or (score.missing is None and score.reply is not None):
             asked.setdefault((score.judge, score.objective), []).append(score)
     for (judge, objective), found in asked.items():
-        if len(found) >= FEWEST and all(score.value is None for score in found):
-            _refuse(judge, objective, found)
+        if len(found) < FEWEST or any(score.value is not None for score in found):
+            continue
+        ratings = [Rating.from_text(score.reply) for score in found if score.reply is not None]
+        masses = [rating.mass for rating in ratings if rating.mass is not None]
+        told = f"mass on digits {sum(masses) / len(masses):.2f}" if masses else "no token probabilities"
+        said = f"; it said {' '.join(ratings[0].text.split())[:60]!r}" if ratings else ""
+        raise StepError(
+            f"judges.{judge}: never returned a digit from 1 to 10 in {len(found)} ratings of {objective}"
+            f" ({told}{said}); give another model, one that follows instructions"
+        )
 
 
-def _refuse(judge: str, objective: str, found: list[Score]) -> None:
-    ratings = [Rating.from_text(score.reply) for score in found if score.reply is not None]
-    masses = [rating.mass for rating in ratings if rating.mass is not None]
-    told = f"mass on digits {sum(masses) / len(masses):.2f}" if masses else "no token probabilities"
-    said = f"; it said {' '.join(ratings[0].text.split())[:60]!r}" if ratings else ""
-    raise StepError(
-        f"judges.{judge}: never returned a digit from 1 to 10 in {len(found)} ratings of {objective} ({told}{said});"
-        " give another model, one that follows instructions"
-    )
+def _open(name: str, section: JudgeSection, model: str | None) -> RatingJudge:
+    asking = section.model_dump(include={"repeats", "temperature", "max_tokens"})
+    return RatingJudge(name=name, model=model or section.model or "", **asking)
+
+
+KIND = JudgeKind(name="rating", table=JudgeSection, open=_open, version=None, needs="model", users=True, rubrics=False)

@@ -16,11 +16,10 @@ score is missing with the reason "no_rule".
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from re import _constants as kinds  # type: ignore[attr-defined]
@@ -29,21 +28,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from holdfast.judges import JudgeKind, check_case, make_score
 from holdfast.records import Case, Ending, Flag, Score, ToolCall, Trajectory, content_id
 from holdfast.records.errors import StudyError
-from holdfast.study.sections import OBJECTIVES
+from holdfast.study.problems import hint_at
+from holdfast.study.sections import OBJECTIVES, JudgeSection
 
 MOST_RULES = 1000
 _VERSION = 1
 
 
-def _check_pattern(text: str) -> str:
-    compile_pattern(text)
-    return text
-
-
 Glob = Annotated[str, Field(min_length=1, max_length=200)]
-Pattern = Annotated[str, AfterValidator(_check_pattern)]
+Pattern = Annotated[str, AfterValidator(lambda text: compile_pattern(text).pattern)]
 # One may be written without the brackets of a list.
 _Listed = BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
 
@@ -115,31 +111,20 @@ class RulesJudge:
 
         Errors: ValueError where the trajectory is of another case.
         """
-        if trajectory.case_id != case.id:
-            raise ValueError(f"trajectory {trajectory.id} is of case {trajectory.case_id}, not of {case.id}")
+        check_case(case, trajectory)
         return tuple(self._score(trajectory, objective) for objective in self.objectives)
 
     def _score(self, trajectory: Trajectory, objective: str) -> Score:
-        rule, reason, reply = None, "error", None
-        if trajectory.ending is not Ending.ERROR:
-            try:
-                place, rule = next(
-                    ((place, one) for place, one in enumerate(self.rules[objective]) if _holds(one.when, trajectory)),
-                    (None, None),
-                )
-                reason, reply = "no_rule", None if place is None else f"{objective}[{place}]"
-            except _TooLong:
-                reason = "text_too_long"
-        return Score(
-            trajectory_id=trajectory.id,
-            judge=self.name,
-            objective=objective,
-            value=None if rule is None else float(rule.value),
-            missing=reason if rule is None else None,
-            label=None if rule is None else rule.label,
-            reply=reply,
-            rubric=self.rubric,
-        )
+        if trajectory.ending is Ending.ERROR:
+            return make_score(self, trajectory, objective, missing="error")
+        try:
+            for place, rule in enumerate(self.rules[objective]):
+                if _holds(rule.when, trajectory):
+                    reply = f"{objective}[{place}]"
+                    return make_score(self, trajectory, objective, float(rule.value), label=rule.label, reply=reply)
+        except _TooLong:
+            return make_score(self, trajectory, objective, missing="text_too_long")
+        return make_score(self, trajectory, objective, missing="no_rule")
 
 
 def read_rules(raw: Mapping[str, Any], *, name: str = "rules", place: str = "rules") -> RulesJudge:
@@ -152,7 +137,7 @@ def read_rules(raw: Mapping[str, Any], *, name: str = "rules", place: str = "rul
         raise StudyError(f"{place}: no rules; give [[{'.'.join((place, OBJECTIVES[0]))}]] tables")
     for objective, found in rules.items():
         if objective not in OBJECTIVES:
-            raise StudyError(f"{place}.{objective}: unknown objective; {_hint(objective, OBJECTIVES)}")
+            raise StudyError(f"{place}.{objective}: unknown objective; {hint_at(objective, OBJECTIVES)}")
         for at, rule in enumerate(found[:-1]):
             if rule.when is None:
                 raise StudyError(f"{place}.{objective}[{at}]: always holds, so no later rule can; put it last")
@@ -175,27 +160,27 @@ def _holds(when: When | None, trajectory: Trajectory) -> bool:
         found = sum(_fits(when, at, calls) for at in range(len(calls)))
         if found > 0 if when.count == 0 else found < (when.count or 1):
             return False
-    return when.text is None or _finds(when.text, _last_text(trajectory))
+    last = trajectory.messages[-1] if trajectory.messages else None
+    said = "" if last is None or last.role != "assistant" or last.tool_calls else last.content
+    return when.text is None or _finds(when.text, said)
 
 
 def _fits(when: When, at: int, calls: list[tuple[ToolCall, str]]) -> bool:
     call, result = calls[at]
-    earlier = [one.name for one, _ in calls[:at]]
+
+    def comes_after(glob: str) -> bool:
+        return any(fnmatchcase(one.name, glob) for one, _ in calls[:at])
+
     return (
         (when.tool is None or fnmatchcase(call.name, when.tool))
-        and (when.before is None or not _any(earlier, when.before))
-        and (when.after is None or _any(earlier, when.after))
-        and all(_finds(pattern, _argument(call, key)) for key, pattern in when.arguments.items())
+        and (when.before is None or not comes_after(when.before))
+        and (when.after is None or comes_after(when.after))
+        and all(_finds(pattern, _to_text(call.arguments.get(key))) for key, pattern in when.arguments.items())
         and (when.result is None or _finds(when.result, result))
     )
 
 
-def _any(names: Iterable[str], glob: str) -> bool:
-    return any(fnmatchcase(name, glob) for name in names)
-
-
-def _argument(call: ToolCall, key: str) -> str | None:
-    value = call.arguments.get(key)
+def _to_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -217,12 +202,6 @@ def _calls(trajectory: Trajectory) -> Iterator[tuple[ToolCall, str]]:
     yield from ((call, "") for call in waiting)
 
 
-def _last_text(trajectory: Trajectory) -> str:
-    """The agent's last message, if that made no call."""
-    last = trajectory.messages[-1] if trajectory.messages else None
-    return "" if last is None or last.role != "assistant" or last.tool_calls else last.content
-
-
 # --- what is wrong with rules ------------------------------------------------------------------------------------
 
 
@@ -234,14 +213,9 @@ def _first_problem(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         table = When if "when" in problem["loc"][:-1] else Rule
-        return f"{place[1:]}: unknown key; {_hint(str(problem['loc'][-1]), table.model_fields)}{more}"
+        return f"{place[1:]}: unknown key; {hint_at(str(problem['loc'][-1]), table.model_fields)}{more}"
     found = "; write it" if problem["type"] == "missing" else f", found {problem['input']!r:.80}"
     return f"{place[1:]}: {problem['msg'].removeprefix('Value error, ').lower()}{found}{more}"
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
 
 
 MAX_PATTERN = 200
@@ -290,3 +264,10 @@ def _count_one(kind: Any, about: Any) -> int:
         # Of two ways or more, a hundred repeats are as many as any number.
         return most - least + 1 if ways == 1 else sum(ways**n for n in range(least, min(most, least + MAX_WAYS) + 1))
     raise ValueError(f"{str(kind).lower()}, which can take very long; leave out references back and looking around")
+
+
+def _open(name: str, section: JudgeSection, _: str | None) -> RulesJudge:
+    return read_rules(section.rules or {}, name=name, place=f"judges.{name}.rules")
+
+
+KIND = JudgeKind(name="rules", table=JudgeSection, open=_open, version=None, needs="rules")

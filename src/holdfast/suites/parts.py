@@ -15,7 +15,7 @@ from typing import Any, Literal
 from holdfast.records import Case
 from holdfast.records.errors import StudyError
 from holdfast.study.kinds import read_suite, suite_of
-from holdfast.study.sections import AttackSection, PartSection, ProbeSection, ShiftSection
+from holdfast.study.parts import AttackSection, PartSection, ProbeSection, ShiftSection
 from holdfast.study.stages import StageSection
 from holdfast.study.study import Study
 from holdfast.study.users import APPROVAL, PRACTICE, ApprovalSection
