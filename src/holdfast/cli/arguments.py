@@ -1,23 +1,85 @@
-"""The command line's arguments: what can be asked for, and mistakes told in one line."""
+"""The command line's arguments. Numbers are read by readers that say what they take instead of what they were given."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from holdfast.cli.gate_arguments import add_gate
-from holdfast.cli.options import add_budget, add_trust, count, draws, number, seed, workers
-from holdfast.cli.watch_arguments import add_watch
+from holdfast.decisions.watch import MIN_COVERAGE
 from holdfast.exchange import FORMATS
 from holdfast.records.errors import StudyError, did_you_mean
 from holdfast.records.version import VERSION
 
+MOST = 10**9  # of anything that is counted
+_SHOWN = 40  # characters of a word that cannot be read
+
+
+def number(
+    what: str, hint: str, takes: Callable[[Any], bool], kind: Callable[[str], Any] = float
+) -> Callable[[str], Any]:
+    """A reader of a number that ``takes`` accepts; ``hint`` says in words which those are."""
+
+    def read(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if takes(value := kind(text)):
+                return value
+        shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
+        raise argparse.ArgumentTypeError(f"{shown} is no {what}: give {hint}")
+
+    return read
+
+
+def count(least: int, what: str = "count", *, most: int = MOST) -> Callable[[str], Any]:
+    """A reader of a whole number from ``least`` to ``most``."""
+    return number(what, f"a whole number from {least} to {most:,}", lambda value: least <= value <= most, int)
+
+
+def add_trust(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option by which a run's own addresses and names of keys are taken."""
+    command.add_argument(
+        "--trust-endpoints", action="store_true", help="reach remote models where RUN's own study says, by its keys"
+    )
+
+
+def add_budget(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options that bound what remote models cost."""
+    calls = count(0, "number of calls")
+    command.add_argument("--max-calls", type=calls, metavar="N", help="calls to remote models, all together")
+    command.add_argument("--max-cost", type=money, metavar="AMOUNT", help="money that those may cost, all together")
+
+
+def add_where(command: argparse.ArgumentParser | argparse._ArgumentGroup, words: str) -> None:
+    """Add the option that says which of several checkpoints is meant."""
+    command.add_argument("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=words)
+
+
+def add_scores(command: argparse._ArgumentGroup) -> None:
+    """Add the option that says what the scores of logs mean."""
+    words = "which score it is; of another scorer's with sign and range: 'safety=-harm[0,1]'"
+    command.add_argument("--score", action="append", default=[], metavar="OBJECTIVE=NAME", help=words)
+
+
+def seed(least: int) -> Callable[[str], Any]:
+    """A reader of a seed from ``least``."""
+    return count(least, "seed", most=2**63 - 1)
+
+
+# A study allows no more of either.
+workers = count(1, most=1024)
+draws = count(1, "number of draws", most=1_000_000)
+money = number("amount", "a number from 0", lambda value: 0 <= value < float("inf"))
+_score = number("score", "a number from 0 to 3", lambda value: 0 <= value <= 3)
+_power = number("power", "a number between 0 and 1", lambda value: 0 < value < 1)
+_margin = number("margin", "a number from 0 to below 3", lambda value: 0 <= value < 3)
+_level = number("level", "a number from 1e-06 to below 0.5", lambda value: 1e-6 <= value < 0.5)
+_share = number("share", "a number from 0 to 1", lambda value: 0 <= value <= 1)
+_drop = number("drop", "a number from 1e-06 to below 3", lambda value: 1e-6 <= value < 3)
+
 EXPORT_FORMATS = (*FORMATS, "evidence")
-
-
 # As argparse tells of a name that is not there.
 _MISSPELT = re.compile(
     r"unrecognized arguments: (?P<name>--\S+)|.*invalid choice: '(?P<given>.*?)' \(choose from (?P<known>.*)\)"
@@ -92,9 +154,6 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in " ".join(text.splitlines()))
 
 
-_score = number("score", "a number from 0 to 3", lambda value: 0 <= value <= 3)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     top = _Parser(prog="holdfast", description="Did this training stage cost us safety, and does it hold?")
@@ -145,17 +204,11 @@ def _add_study_commands(commands: Any) -> None:
     run.add_argument("--quiet", action="store_true", help="no progress")
 
     bring = commands.add_parser("import", help="a published study, or Inspect logs → a run")
-    bring.add_argument(
-        "source", type=Path, metavar="SRC", help="a .tar, .tar.zst or an unpacked directory; .eval or .json logs"
-    )
+    words = "a .tar, .tar.zst or an unpacked directory; .eval or .json logs"
+    bring.add_argument("source", type=Path, metavar="SRC", help=words)
     bring.add_argument("-o", "--output", type=Path, metavar="RUN", required=True)
-    bring.add_argument(
-        "--score",
-        action="append",
-        default=[],
-        metavar="WHAT",
-        help="what a scorer's value in Inspect logs means: safety=-score[0,1] (- where high is bad), repeatable",
-    )
+    words = "what a scorer's value in Inspect logs means: safety=-score[0,1] (- where high is bad), repeatable"
+    bring.add_argument("--score", action="append", default=[], metavar="WHAT", help=words)
     bring.add_argument("--quiet", action="store_true")
 
 
@@ -167,20 +220,15 @@ def _add_run_commands(commands: Any) -> None:
     analyze.add_argument("--draws", type=draws, help="resamples (default: the study's, else 10,000)")
     analyze.add_argument("--json", action="store_true")
 
-    add_gate(commands.add_parser("gate", help="did a child lose safety against its parent"))
-    add_watch(commands.add_parser("watch", help="checkpoints or traces in time, with alarms"))
+    _add_gate(commands.add_parser("gate", help="did a child lose safety against its parent"))
+    _add_watch(commands.add_parser("watch", help="checkpoints or traces in time, with alarms"))
 
     show = commands.add_parser("show", help="a run's status, or one trajectory")
     show.add_argument("run", type=Path, metavar="RUN")
     show.add_argument("id", nargs="?", metavar="ID", help="a trajectory's id, or its first digits")
     show.add_argument("--full", action="store_true", help="every step, not only their counts")
-    show.add_argument(
-        "--digest",
-        nargs="?",
-        const="",
-        metavar="KEPT",
-        help="print the run's digest, over its rows, texts and weights, or hold the run against one that was kept",
-    )
+    words = "print the run's digest, over its rows, texts and weights, or hold the run against one that was kept"
+    show.add_argument("--digest", nargs="?", const="", metavar="KEPT", help=words)
     report = commands.add_parser("report", help="tables, figures and one HTML page")
     report.add_argument("run", type=Path, metavar="RUN")
     report.add_argument("--draws", type=draws, help="resamples (default: the study's, else 10,000)")
@@ -197,13 +245,8 @@ def _add_run_commands(commands: Any) -> None:
 
 def _add_judge(judge: argparse.ArgumentParser) -> None:
     judge.add_argument("run", type=Path, nargs="?", metavar="RUN")
-    judge.add_argument(
-        "--with",
-        dest="judge",
-        required=True,
-        metavar="NAME",
-        help="a judge of the run's study or of --judges, or a model that judges by the default rubrics",
-    )
+    words = "a judge of the run's study or of --judges, or a model that judges by the default rubrics"
+    judge.add_argument("--with", dest="judge", required=True, metavar="NAME", help=words)
     judge.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
     add_trust(judge)
     judge.add_argument("--canaries", action="store_true", help="how often injected text moves the judge; needs no RUN")
@@ -213,11 +256,8 @@ def _add_judge(judge: argparse.ArgumentParser) -> None:
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--arguments",
-        choices=("object", "text"),
-        help="with --to trl: arguments of calls as TRL documents them (default: object), or as JSON text",
-    )
+    words = "with --to trl: arguments of calls as TRL documents them (default: object), or as JSON text"
+    command.add_argument("--arguments", choices=("object", "text"), help=words)
 
 
 def _add_pairs(pairs: argparse.ArgumentParser) -> None:
@@ -236,3 +276,129 @@ def _add_pairs(pairs: argparse.ArgumentParser) -> None:
     _add_arguments(pairs)
     pairs.add_argument("-o", "--output", type=Path, metavar="FILE", help="where --to writes (default: standard output)")
     pairs.add_argument("--json", action="store_true")
+
+
+# Rules that may be declared on the command line, in place of those of a file: option → setting of ``[gate]``.
+RULE_OPTIONS = {
+    "--margin": ("margin", "POINTS", "what safety may fall by, in score points"),
+    "--helpfulness-margin": ("helpfulness_margin", "POINTS", "the same of helpfulness"),
+    "--severe-margin": ("severe_margin", "SHARE", "what the share of severe events may rise by"),
+    "--severe-ceiling": ("severe_ceiling", "SHARE", "bounds the child's own share of severe episodes"),
+    "--alpha": ("alpha", "LEVEL", "one-sided level of every bound"),
+    "--cluster": ("cluster", "UNIT", "what is drawn independently: auto (default), case or family"),
+    "--across": ("across", "HOW", "correction for the number of comparisons of --all: none (default), holm or bh"),
+    "--incomplete": (
+        "incomplete",
+        "HOW",
+        "logs that broke off: count (what is absent is unscored, nothing passes), accept or refuse",
+    ),
+}
+
+
+def _add_gate(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Holds a child against its parent with margins that were declared before. Exit code 0 PASS, 1 FAIL,"
+        " 3 INCONCLUSIVE, 2 where the two cannot be compared."
+    )
+    command.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's directory, for names without one")
+    sides = command.add_argument_group("the two sides")
+    what = "a lineage (S, 'S,H dose=4', base), a name or id, RUN:NAME, an Inspect log, or a model with --suite"
+    sides.add_argument("--parent", metavar="SIDE", help=f"{what}; default: what the child's last stage started from")
+    sides.add_argument("--child", metavar="SIDE", help="the same")
+    add_where(sides, "which of several is meant")
+    sides.add_argument("--all", action="store_true", help="every trained checkpoint of RUN against its parents")
+    sides.add_argument("--suite", type=Path, metavar="STUDY", help="roll both models out through this study's suite")
+    sides.add_argument("--again", action="store_true", help="roll the child out anew, with another seed")
+    sides.add_argument("--seed", type=seed(1), help="for --again: which other seed (default 1)")
+    sides.add_argument(
+        "--judges", type=Path, metavar="FILE", help="for --again: a TOML file with [endpoints.NAME] of remote models"
+    )
+    add_trust(sides)
+    sides.add_argument("-o", "--output", type=Path, metavar="NEW_RUN", help="where --suite and --again put episodes")
+    sides.add_argument("--scale", metavar="NAME", help="for --suite: a table [scales.NAME] of the study")
+    sides.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for --suite: a changed setting")
+    rules = command.add_argument_group("what is declared (default: [gate] of the run's study)")
+    rules.add_argument("--rules", type=Path, metavar="FILE", help="a TOML file with a [gate] table")
+    rules.add_argument("--judge", metavar="NAME", help="whose scores, best a judge that labelled no training pairs")
+    add_scores(rules)
+    rules.add_argument("--cases", type=count(1), metavar="N", help="compare N cases only, by the digest of their ids")
+    for option, (setting, unit, words) in RULE_OPTIONS.items():
+        rules.add_argument(option, dest=f"rule_{setting}", metavar=unit, help=words)
+    rules.add_argument(
+        "--accept-openings", action="store_true", help="compare cases that open with other words or tools"
+    )
+    _add_gate_outputs(command)
+
+
+def _add_gate_outputs(command: argparse.ArgumentParser) -> None:
+    outputs = command.add_argument_group("what comes of it")
+    outputs.add_argument("--plan", action="store_true", help="cases and rollouts needed, with the two sides as a pilot")
+    outputs.add_argument("--power", type=_power, default=0.8, help="for --plan: probability of PASS (default 0.8)")
+    outputs.add_argument("--full", action="store_true", help="every comparison of --all, not only their counts")
+    outputs.add_argument("--json", action="store_true")
+    outputs.add_argument("--junit", type=Path, metavar="FILE", help="the verdicts as JUnit XML")
+    outputs.add_argument("--markdown", type=Path, metavar="FILE", help="a summary for a pull request")
+    outputs.add_argument("--quiet", action="store_true", help="no progress")
+    outputs.add_argument("--workers", type=workers, help="worker processes of --suite and --again")
+    add_budget(outputs)
+
+
+# Numbers that are declared before the looks: option → reader, default, unit, words.
+_DECLARED = {
+    "--margin": (_margin, 0.25, "POINTS", "a drop by more raises the alarm"),
+    "--min-coverage": (_share, MIN_COVERAGE, "SHARE", "of what a look asks, so much must have a score"),
+    "--alpha": (_level, 0.05, "LEVEL", "the chance of any false alarm, over all looks together"),
+    "--best-of": (
+        count(1),
+        1,
+        "K",
+        "the baseline is the best of K checkpoints by these scores: each takes its share of the level",
+    ),
+}
+
+
+def _add_watch(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Later checkpoints, deployments or production traces against a baseline, with bounds that hold however often"
+        " one looks. Exit code 0: no alarm; 1: an alarm, or the judge has drifted; 3: too little data to say anything."
+    )
+    words = "the run, or Inspect logs, that the baseline is in"
+    command.add_argument("run", type=Path, nargs="?", metavar="RUN", help=words)
+    words = "a checkpoint of RUN: a lineage (S, 'S,H dose=4', base), a name or id"
+    command.add_argument("--baseline", metavar="NAME", help=words)
+    add_where(command, "which of several of RUN is meant, the baseline and --checkpoints alike")
+    looks = command.add_argument_group("what is looked at")
+    words = "checkpoints of RUN (of each --run: which one) in order of time; default: the doses of the next stage"
+    looks.add_argument("--checkpoints", nargs="+", metavar="NAME", help=words)
+    words = "a later run or Inspect log; repeatable"
+    looks.add_argument("--run", dest="runs", action="append", type=Path, metavar="RUN", help=words)
+    looks.add_argument("--traces", nargs="+", type=Path, metavar="FILE", help="production traces: one look, not paired")
+    looks.add_argument("--label", metavar="TEXT", help="what the look is called (default: the files' names)")
+    _add_watch_rules(command)
+    _add_watch_outputs(command)
+
+
+def _add_watch_rules(command: argparse.ArgumentParser) -> None:
+    rules = command.add_argument_group("what is declared")
+    rules.add_argument("--judge", metavar="NAME", help="whose scores; with --traces and --frozen, who judges")
+    rules.add_argument("--judges", type=Path, metavar="FILE", help="a TOML file with [judges.NAME] and what they need")
+    add_trust(rules)
+    rules.add_argument("--objective", default="safety", metavar="NAME", help="which score (default: safety)")
+    add_scores(rules)
+    for option, (kind, default, unit, words) in _DECLARED.items():
+        rules.add_argument(option, type=kind, default=default, metavar=unit, help=f"{words} (default {default:g})")
+    rules.add_argument("--frozen", type=count(0), metavar="N", help="trajectories that are judged anew each time")
+    rules.add_argument("--sample", type=count(1), metavar="N", help="of the traces, so many are judged")
+    rules.add_argument("--seed", type=seed(0), default=0, help="of --sample and --frozen (default 0)")
+
+
+def _add_watch_outputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--state", type=Path, metavar="FILE", help="what was seen so far; read, and replaced")
+    command.add_argument("--strict", action="store_true", help="refuse a record of a trace that cannot be read")
+    command.add_argument("--drop", type=_drop, metavar="POINTS", help="say how soon it is caught")
+    words = "where the page and the JSON go; with --traces, the traces' run"
+    command.add_argument("-o", "--output", type=Path, metavar="DIR", help=words)
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write a summary for a pull request or an issue")
+    command.add_argument("--json", action="store_true")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    add_budget(command)

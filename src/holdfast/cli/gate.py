@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.cli.gate_arguments import RULE_OPTIONS
+from holdfast.cli.arguments import RULE_OPTIONS
 from holdfast.decisions.gate.books import Book, Library, open_library, split_place
 from holdfast.decisions.gate.needs import plan_document, plan_gate, render_plan
 from holdfast.decisions.gate.outputs.document import gate_document
