@@ -403,7 +403,7 @@ def _tell_error(error: Exception, command: str, place: str, words: Sequence[str]
         return _refuse(told, StepError.exit_code)
     from holdfast.cli import unexpected
 
-    if unexpected.is_debugged():
+    if os.environ.get(unexpected.DEBUG) == "1":
         raise error
     return _refuse(unexpected.describe_unexpected(error, command, words), unexpected.EXIT_CODE)
 

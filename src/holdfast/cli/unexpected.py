@@ -20,11 +20,6 @@ _MOST_SHOWN = 200  # characters of an error's own words
 _MOST_KEPT = 1 << 18  # characters of a trace
 
 
-def is_debugged() -> bool:
-    """Whether the user asked for errors as Python raises them."""
-    return os.environ.get(DEBUG) == "1"
-
-
 def describe_unexpected(error: Exception, command: str, words: Sequence[str]) -> str:
     """The line that tells of an unexpected error, whose trace it keeps in a file that only the user can read.
 

@@ -1,4 +1,4 @@
-"""What the rest of a study will cost. Spends nothing."""
+"""What steps cost: calls to models, pairs and tokens to learn from, time; and what the rest of a study will."""
 
 from __future__ import annotations
 
@@ -9,16 +9,6 @@ from typing import Any
 
 from holdfast.models import Speaker
 from holdfast.models.entries import EndpointSection, ModelEntry
-from holdfast.runs.plan.costs import (
-    PUBLISHED_CALLS,
-    PUBLISHED_TOKENS,
-    RATED_OBJECTIVES,
-    RATING_TOKENS,
-    TALK_TOKENS,
-    Calls,
-    Cost,
-    calls_with_users,
-)
 from holdfast.runs.plan.settings import (
     JudgeSettings,
     ReferenceSettings,
@@ -33,6 +23,20 @@ from holdfast.store.places import LEDGER
 from holdfast.store.steplog import StepStatus
 from holdfast.study.kinds import METHODS, rates_users
 from holdfast.study.sections import JudgeSection
+from holdfast.study.users import ApprovalSection
+
+# By speaker: calls of one episode, or of one judgement.
+PUBLISHED_CALLS: Mapping[str, float] = {"agent": 2.0, "emulator": 1.0, "judge": 1.0}
+# By speaker: tokens read and written in one call.
+PUBLISHED_TOKENS: Mapping[str, tuple[float, float]] = {
+    "agent": (3_400, 400),
+    "emulator": (3_500, 2_000),
+    "judge": (4_500, 750),
+}
+# The same of one call in talk with users, and of one rating.
+TALK_TOKENS = (350, 120)
+RATING_TOKENS = (400, 4)
+RATED_OBJECTIVES = 2
 
 # CPU seconds per unit of a tiny model's work, from benchmarks/results/quick_study.json; a run's own finished
 # steps replace them as soon as there are any.
@@ -49,9 +53,32 @@ _USUAL_WEIGHTS, _SIZE_EXPONENT = 0.35, 0.6
 TOKENS_PER_PAIR = 7_600 / 5.6
 
 
-def _is_measured(status: StepStatus) -> bool:
-    """Whether a step's seconds say what its work costs; those of a base that came from the cache do not."""
-    return "cpu_seconds" in status.result and not status.result.get("cached")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """How often a model is asked in a step, and the tokens read and written in one call."""
+
+    speaker: Speaker
+    model: SpeakerModel
+    calls: float
+    tokens: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a train step takes: the pairs that it learns from, None before they can be counted, other tokens, calls."""
+
+    pairs: int | None = 0
+    tokens: float = 0.0
+    calls: Sequence[Calls] = ()
+
+
+def calls_with_users(users: ApprovalSection) -> float:
+    """The agent's replies in an episode with a user, on average over settings: one a turn, and a call to report on."""
+    found = []
+    for one in users.settings.values():
+        environments = one.environments or users.environments
+        found.append(one.turns + environments.count("report") / len(environments))
+    return float(sum(found) / len(found))
 
 
 def expected_seconds(step: Step) -> float:
@@ -83,11 +110,13 @@ def forecast(plan: Plan, run_path: Path) -> dict[str, Any]:
     # A tiny agent's paces say nothing of other models'.
     paces = {step.settings.work: 0.0 if real else _usual_pace(step.settings) for step in plan.steps}
     amounts = _count_work(plan)
+    # The seconds of a base that came from the cache do not say what its work costs.
+    measured = {name: one.result.get("cpu_seconds") for name, one in known.items() if not one.result.get("cached")}
     for sort in paces:
         finished = [
-            (known[step.fingerprint].result["cpu_seconds"], amounts[step.fingerprint])
+            (seconds, amounts[step.fingerprint])
             for step in plan.steps
-            if step.settings.work == sort and step.fingerprint in known and _is_measured(known[step.fingerprint])
+            if step.settings.work == sort and (seconds := measured.get(step.fingerprint)) is not None
         ]
         if finished:
             paces[sort] = sum(seconds for seconds, _ in finished) / sum(size for _, size in finished)
@@ -165,10 +194,10 @@ def render_forecast(document: Mapping[str, Any], *, full: bool = True) -> str:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in document["steps"]:
         groups.setdefault((row["kind"], row["unit"], row["status"], row["name"] if full else ""), []).append(row)
-    rows = [
-        [*sort, name or f"{len(some):,}", f"{sum(row['size'] for row in some):,}", _add_seconds(some)]
-        for (*sort, name), some in groups.items()
-    ]
+    rows = []
+    for (*sort, name), some in groups.items():
+        size, seconds = (sum(row[key] for row in some) for key in ("size", "cpu_seconds"))
+        rows.append([*sort, name or f"{len(some):,}", f"{size:,}", f"{seconds:,.1f}" if seconds else "–"])
     heads = ("Kind", "Unit", "State", "Step" if full else "Steps", "Size", "CPU s")
     # What real models take is not known in seconds of a processor before a step of theirs is done.
     time = f"about {left['cpu_seconds']:,.0f} CPU seconds, {left['hours'] * 60:.1f} minutes with the study's workers; "
@@ -197,11 +226,6 @@ def _traffic_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         *(f"{row[key] / 1e6:,.1f}" for key in ("input_tokens", "output_tokens")),
         f"{row['money']:,.2f}",
     )
-
-
-def _add_seconds(rows: Iterable[Mapping[str, Any]]) -> str:
-    seconds = sum(row["cpu_seconds"] for row in rows)
-    return f"{seconds:,.1f}" if seconds else "–"
 
 
 def _render_work(left: Mapping[str, Any]) -> str:

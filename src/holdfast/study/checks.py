@@ -39,10 +39,8 @@ def check_study(study: Tables) -> None:
     _check_rollouts(study)
     for label, doses in study.doses.items():
         require_known(label, study.labels, "doses names the lineage", "study.lineages")
-        require(
-            1 in doses and list(doses) == sorted(set(doses)),
-            f"doses.{label!r} must rise from 1, found {list(doses)}",
-        )
+        rising = 1 in doses and list(doses) == sorted(set(doses))
+        require(rising, f"doses.{label!r} must rise from 1, found {list(doses)}")
         last = study.stages[label.split(",")[-1]]
         if not isinstance(last, StageSection):
             kept = isinstance(last, RewardSection)
@@ -61,13 +59,15 @@ def check_study(study: Tables) -> None:
             _check_stage(study, name, stage)
     for name, judge in study.judges.items():
         _check_judge(name, judge)
-    if study.pairs.judge is not None:
-        require_known(study.pairs.judge, study.judges, "pairs.judge names", "[judges.…]")
+    probe_judge = None if study.probes is None else study.probes.judge
+    for place, wanted in (("pairs", study.pairs.judge), ("gate", study.gate.judge), ("probes", probe_judge)):
+        if wanted is not None:
+            require_known(wanted, study.judges, f"{place}.judge names", "[judges.…]")
+    check_rules(study.gate, "gate")
     _check_world(study)
     _check_endpoints(study)
     _require_distinct(study.study.train_seeds, "study.train_seeds")
     _check_merges(study)
-    _check_gate(study)
     _check_parts(study)
     _check_search(study)
     _check_axes(study)
@@ -191,12 +191,6 @@ def _check_merges(study: Tables) -> None:
         _require_distinct(merge.shares, f"merges.{name}.shares")
 
 
-def _check_gate(study: Tables) -> None:
-    check_rules(study.gate, "gate")
-    if study.gate.judge is not None:
-        require_known(study.gate.judge, study.judges, "gate.judge names", "[judges.…]")
-
-
 def _check_parts(study: Tables) -> None:
     """What is met beside the held-out cases is met by lineages of the study, and read by its judges."""
     labels = study.labels | set(study.merges)
@@ -204,8 +198,6 @@ def _check_parts(study: Tables) -> None:
         part: PartSection | None = getattr(study, place)
         for lineage in () if part is None else part.lineages or ():
             require_known(",".join(lineage), labels, f"{place}.lineages has", "study.lineages and [merges.…]")
-    if study.probes is not None and study.probes.judge is not None:
-        require_known(study.probes.judge, study.judges, "probes.judge names", "[judges.…]")
 
 
 def _check_search(study: Tables) -> None:
@@ -316,9 +308,8 @@ def _check_balance(study: Tables, place: str, stage: StageSection) -> None:
 def _check_axes(study: Tables) -> None:
     for axis, values in study.axes.items():
         require_known(axis, (*AXIS_SETTINGS, "split_seed", "pair_judge"), "axes has", "the axes there are")
-        if axis == "pair_judge":
-            for value in values:
-                require_known(str(value), study.judges, "axes.pair_judge names", "[judges.…]")
+        for value in values if axis == "pair_judge" else ():
+            require_known(str(value), study.judges, "axes.pair_judge names", "[judges.…]")
         _require_distinct([read_axis(axis, value) for value in values], f"axes.{axis}")
 
 
@@ -440,18 +431,16 @@ def _check_reward_stage(study: Tables, name: str, stage: RewardSection) -> None:
 
 def _check_inert(place: str, stage: RewardSection) -> None:
     """Nothing is set that the stage makes nothing of."""
-    plain = [
-        key for key in INERT.get(stage.method, ()) if getattr(stage, key) != RewardSection.model_fields[key].default
-    ]
-    for key in plain:
-        raise StudyError(f"{place}.{key} has no effect on method {stage.method!r}; remove it")
+    defaults = {key: field.default for key, field in RewardSection.model_fields.items()}
+    for key in INERT.get(stage.method, ()):
+        unset = getattr(stage, key) == defaults[key]
+        require(unset, f"{place}.{key} has no effect on method {stage.method!r}; remove it")
     require(
         stage.importance or not stage.on_policy or stage.lag > 0,
         f"{place}.importance has no effect on rollouts of the present weights; remove it",
     )
-    default = RewardSection.model_fields["weight"].default
     require(
-        stage.weight == default or stage.reward in ("mixture", "penalized"),
+        stage.weight == defaults["weight"] or stage.reward in ("mixture", "penalized"),
         f"{place}.weight has no effect on reward {stage.reward!r}; remove it, or take 'mixture' or 'penalized'",
     )
 

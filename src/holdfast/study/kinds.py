@@ -130,7 +130,7 @@ class Method:
 
     ``plan(planner, replicate, parent, lineage)`` adds the train step of a lineage's last name, with the steps that it
     needs, and returns ``runs.plan.step.Made``, as ``parent``, which it starts from, is one; without it, a stage needs
-    that checkpoint alone. ``cost(plan, step)`` is what a step takes (``runs.plan.costs.Cost``);
+    that checkpoint alone. ``cost(plan, step)`` is what a step takes (``runs.forecast.Cost``);
     ``cpu_seconds`` are those of one of its units with a tiny model, before any was measured.
     """
 

@@ -47,16 +47,12 @@ agree = "all"               # pairs on which both objectives agree
 """
 
 
-def _quoted(name: str) -> str:
-    """A directory's name as the name of a study, in the quotes of TOML."""
-    plain = "".join(letter for letter in name if letter.isprintable()).lstrip(".")[:NAME_LENGTH]
-    return json.dumps(plain.replace("\\", "-") or "study", ensure_ascii=False)
-
-
 def write_study(directory: Path) -> Path:
     """Write a study file into a directory; its path. Errors: StudyError where one is there or it cannot be written."""
     path = directory / "study.toml"
     if path.exists() or path.is_symlink():
         raise StudyError(f"{path}: is there already; choose another directory")
-    write_file(path, STUDY.format(name=_quoted(directory.resolve().name)), remedy="choose another directory")
+    plain = "".join(letter for letter in directory.resolve().name if letter.isprintable()).lstrip(".")[:NAME_LENGTH]
+    name = json.dumps(plain.replace("\\", "-") or "study", ensure_ascii=False)  # in the quotes of TOML
+    write_file(path, STUDY.format(name=name), remedy="choose another directory")
     return path

@@ -64,11 +64,6 @@ class SpeakerModel(Record):
     entry: ModelEntry
     checkpoint: str | None = None
 
-    @property
-    def full_name(self) -> str | None:
-        """The model's own name and revision behind the study's name for it."""
-        return "@".join(part for part in (self.entry.name, self.entry.revision) if part) or None
-
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLimits(Limits, Record):

@@ -42,7 +42,8 @@ def judge_episodes(step: Step, settings: JudgeSettings, store: Store, emit: Emit
 
 def open_judge_of(name: str, section: JudgeTable, speaker: SpeakerModel | None) -> Judge:
     """A judge that a study calls ``name``; behind the study's name for its model stands the model's own."""
-    return open_judge(name, section, model=None if speaker is None else speaker.full_name)
+    full_name = [] if speaker is None else [speaker.entry.name, speaker.entry.revision]
+    return open_judge(name, section, model="@".join(filter(None, full_name)) or None)
 
 
 def score_all(judge: Judge, items: Sequence[tuple[Case, Trajectory]], speakers: Speakers) -> list[Score]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from holdfast.records import Case
 from holdfast.records.errors import StudyError, did_you_mean
-from holdfast.study.files import NAMED_ITEMS
 from holdfast.study.kinds import Taught
 from holdfast.study.parts import ProbeSection
 from holdfast.study.sections import JudgeSection, JudgeTable, SuiteSection
+from holdfast.study.study import NAMED_ITEMS
 from holdfast.suites.probes import generated
 from holdfast.suites.probes.items import DIMENSIONS, SUITE, keep_items, make_cases, own_probes, spread
 from holdfast.suites.probes.sources import SOURCES, find_source, load_cases, load_task

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from holdfast.records import inputs
 from holdfast.records.errors import StudyError
-from holdfast.study.files import MOST_BYTES
+from holdfast.study.study import MOST_BYTES
 
 MOST_ROWS = 200_000
 MOST_CHARACTERS = 100_000  # of one question

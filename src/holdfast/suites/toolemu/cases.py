@@ -22,7 +22,7 @@ from holdfast.records import JSON, Case, Message, ToolSpec
 from holdfast.records.errors import StudyError
 from holdfast.records.inputs import read_bytes
 from holdfast.rollout.worlds.schemas import TYPES, show
-from holdfast.study.files import MOST_BYTES
+from holdfast.study.study import MOST_BYTES
 from holdfast.suites.toolemu.files import Record, read_records, refuse
 
 SUITE = "toolemu"

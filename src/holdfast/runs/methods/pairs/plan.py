@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.records import StageRecord
-from holdfast.runs.plan.costs import Cost
+from holdfast.runs.forecast import Cost
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import BringSettings, EpisodeLimits, PairSettings, Record, SpeakerModel, StageSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from holdfast.judges import open_judge
 from holdfast.judges.approval.judge import ApprovalJudge
 from holdfast.records import StageRecord
-from holdfast.runs.plan.costs import RATED_OBJECTIVES, RATING_TOKENS, TALK_TOKENS, Calls, Cost, calls_with_users
+from holdfast.runs.forecast import RATED_OBJECTIVES, RATING_TOKENS, TALK_TOKENS, Calls, Cost, calls_with_users
 from holdfast.runs.plan.planner import Planner
 from holdfast.runs.plan.settings import EpisodeLimits, SpeakerModel, StageSettings, UserSettings
 from holdfast.runs.plan.step import Made, Plan, Replicate, Step
