@@ -291,7 +291,7 @@ def _export(options: argparse.Namespace) -> str:
 def _judge(options: argparse.Namespace) -> str:
     from holdfast.report.page.terminal import render_canaries
     from holdfast.runs.progress import ProgressLines, rate_and_left
-    from holdfast.runs.rescoring import Rescoring, rescore, try_canaries
+    from holdfast.runs.rescoring import rescore, try_canaries
 
     budget = {"max_calls": options.max_calls, "max_cost": options.max_cost}
     if options.canaries:
@@ -303,9 +303,8 @@ def _judge(options: argparse.Namespace) -> str:
         raise StudyError("judge: RUN is missing; give a run's directory, or --canaries")
     with ProgressLines(sys.stderr, quiet=options.quiet) as lines:
 
-        def tell(progress: Rescoring) -> None:
-            shown = rate_and_left(progress.judged, progress.total, progress.rate, "trajectories")
-            lines.passing(shown, progress.judged / progress.total if progress.total else None)
+        def tell(judged: int, total: int, rate: float | None) -> None:
+            lines.passing(rate_and_left(judged, total, rate, "trajectories"), judged / total if total else None)
 
         summary = rescore(
             options.run,

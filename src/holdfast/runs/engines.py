@@ -1,8 +1,9 @@
 """Where steps run: in this process, or in worker processes of one thread each.
 
-An engine is given steps and delivers their outcomes in the order they come. It knows nothing of what a step
-does: ``carry_out`` takes a step, the run's directory and a function that it gives each outcome to. A worker
-that dies fails its step and no other; workers whose parent is gone stop by themselves.
+An engine is given steps, at most ``capacity`` at a time, and delivers what comes of them, in the order it comes: a
+step's fingerprint with an outcome, a Failure or its End. It knows nothing of what a step does: ``carry_out`` takes a
+step, the run's directory and a function that it gives each outcome to. A worker that dies fails its step and no other;
+workers whose parent is gone stop by themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from holdfast.models.remote.endpoints import redact
 from holdfast.records.errors import HoldfastError
@@ -44,24 +45,6 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class End:
     """A step whose outcomes have all been delivered."""
-
-
-class Engine(Protocol):
-    """Carries out steps, ``capacity`` of them at a time."""
-
-    capacity: int
-
-    def submit(self, step: Step) -> None:
-        """Start a step; at most ``capacity`` are under way."""
-        ...
-
-    def wait(self, deliver: Deliver) -> None:
-        """Wait for a step under way and deliver what it gives: its fingerprint and an outcome, Failure or End."""
-        ...
-
-    def close(self) -> None:
-        """Stop everything that is under way."""
-        ...
 
 
 def describe_failure(error: BaseException, run_path: Path) -> Failure:
@@ -202,3 +185,6 @@ class Workers:
             process.terminate()
             process.join()
         self._idle, self._busy = [], {}
+
+
+Engine = InProcess | Workers

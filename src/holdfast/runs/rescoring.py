@@ -37,20 +37,6 @@ TABLES = ("judges", "models", "endpoints")  # of a file of judges
 Budget = Mapping[str, float | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rescoring:
-    """How far it is: trajectories ``judged`` of the ``total`` that had no score by this judge."""
-
-    judged: int
-    total: int
-    seconds: float
-
-    @property
-    def rate(self) -> float | None:
-        """Trajectories a second, once that can be told."""
-        return self.judged / self.seconds if self.seconds > 1 else None
-
-
 def rescore(
     run_path: Path,
     name: str,
@@ -58,12 +44,13 @@ def rescore(
     *,
     budget: Budget | None = None,
     trusted: bool = False,
-    progress: Callable[[Rescoring], None] = lambda _: None,
+    progress: Callable[[int, int, float | None], None] = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, int]:
     """Judge every trajectory of a run that this judge has not scored; counts of what was done.
 
-    ``tell`` gets a line for what a reader of the scores must know, such as a judge whose replies cannot be read.
+    ``progress`` gets how many are judged, of how many, and how many a second once that can be told; ``tell`` a line for
+    what a reader of the scores must know, such as a judge whose replies cannot be read.
 
     ``name`` is a judge of ``file``, of the run's study, or a model's name, which then judges by the default rubrics.
     Scores are committed as they come, so that a stopped command goes on where it was. How the judge's model is reached
@@ -86,7 +73,7 @@ def rescore(
             counts["scores"] += sum(score.value is not None for score in scores)
             counts["missing"] += sum(score.value is None for score in scores)
             seconds = time.monotonic() - started
-            progress(Rescoring(judged=counts["judged"], total=len(waiting), seconds=seconds))
+            progress(counts["judged"], len(waiting), counts["judged"] / seconds if seconds > 1 else None)
     for line in readings.tell():
         tell(line)
     return counts
